@@ -1,0 +1,79 @@
+"""The error tree: who must act on a failure, told by its type.
+
+Raise in the core, translate once at the edge (a gRPC status, a ROS service response, a CLI line).
+Every message names the offending value and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class GymnastError(Exception):
+    """Root of every error this project raises on purpose."""
+
+
+class ContractError(GymnastError):
+    """A caller broke a contract: our bug, never retried."""
+
+
+class ShapeError(ContractError):
+    """An array has the wrong shape or dtype."""
+
+
+class EpisodeOverError(ContractError):
+    """A finished batch was stepped; call reset() first."""
+
+
+class ConfigError(GymnastError):
+    """A user-supplied setting is invalid; the message names the setting and the valid range."""
+
+
+class SafetyError(GymnastError):
+    """The arm must stop."""
+
+
+class ActionOutOfBoundsError(SafetyError):
+    """A commanded value is not finite or exceeds a limit."""
+
+
+class StaleCommandError(SafetyError):
+    """A command or an observation is older than the deadman allows."""
+
+
+class EstopLatchedError(SafetyError):
+    """The emergency stop is latched; an operator must re-arm explicitly."""
+
+
+class UnreachableError(SafetyError):
+    """Inverse kinematics found no joint solution within limits."""
+
+
+class StorageError(GymnastError):
+    """A file, database or disk failed, or holds something it should not."""
+
+
+class CorruptError(StorageError):
+    """Stored bytes do not match their digest or format."""
+
+
+class DiskFullError(StorageError):
+    """No space left; the operator must free some. Nothing was dropped."""
+
+
+class CheckpointError(StorageError):
+    """A checkpoint folder is incomplete, altered, or of the wrong kind."""
+
+
+class BridgeError(GymnastError):
+    """The link between robot and trainer failed."""
+
+
+class TransientBridgeError(BridgeError):
+    """Worth retrying: the peer is away, busy, or the link broke."""
+
+
+class RejectedBridgeError(BridgeError):
+    """The peer understood and refused; retrying the same call cannot help."""
+
+
+class NotTrustedError(GymnastError):
+    """An audit or a calibration is outside its bounds; training is refused."""

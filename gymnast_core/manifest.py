@@ -1,0 +1,136 @@
+"""A checkpoint: safetensors plus a manifest that says what it is and where it comes from.
+
+A checkpoint folder holds weights.safetensors and manifest.json and is immutable; its id is derived from its
+content, so an id can never be reused for something else. Only safetensors are read: nothing is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gymnast_core.errors import CheckpointError
+
+WEIGHTS_NAME = "weights.safetensors"
+MANIFEST_NAME = "manifest.json"
+KINDS = ("policy", "world_model", "judge")
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one byte string for a JSON value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint is.
+
+    Attributes:
+        kind: policy, world_model or judge.
+        architecture: which class reads it, e.g. "compact_policy".
+        config: that class's configuration, JSON values.
+        weights_sha256: hex digest of weights.safetensors.
+        weights_bytes: its size.
+        parents: ids of the checkpoints it was made from.
+        action_space: name of the action convention.
+        normalisation: statistics the class needs to read observations and write actions.
+        lineage: what made it: stage, seed, code version, episode ids, world model, judge, audit.
+    """
+
+    kind: str
+    architecture: str
+    config: Mapping[str, Any]
+    weights_sha256: str
+    weights_bytes: int
+    parents: tuple[str, ...] = ()
+    action_space: str = "bridge_delta_ee_7"
+    normalisation: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """kind + the first 16 hex digits of the SHA-256 of the canonical manifest."""
+        return f"{self.kind}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}"
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON; what gets hashed and signed."""
+        return canonical_json(asdict(self))
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Manifest:
+        """Parse and check a manifest.
+
+        Raises:
+            CheckpointError: not JSON, a field missing or unknown, or an unknown kind.
+        """
+        try:
+            fields = json.loads(data)
+            manifest = Manifest(**{**fields, "parents": tuple(fields.get("parents", ()))})
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"unreadable manifest: {error}") from error
+        if manifest.kind not in KINDS:
+            raise CheckpointError(f"manifest kind {manifest.kind!r} is not one of {KINDS}")
+        return manifest
+
+
+def write_checkpoint(
+    folder: Path, weights: bytes, *, kind: str, architecture: str, config: Mapping[str, Any], **fields: Any
+) -> Manifest:
+    """Write a new checkpoint folder and return its manifest; atomic, so a reader never sees half of one.
+
+    Args:
+        folder: must not exist yet.
+        weights: a safetensors file's bytes (safetensors.torch.save).
+        kind: policy, world_model or judge.
+        architecture: which class reads it.
+        config: its configuration.
+        **fields: parents, normalisation, lineage, action_space.
+
+    Raises:
+        CheckpointError: the folder exists: checkpoints are immutable.
+    """
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists; checkpoints are immutable, choose another folder")
+    manifest = Manifest(kind, architecture, config, hashlib.sha256(weights).hexdigest(), len(weights), **fields)
+    staging = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    staging.mkdir(parents=True, exist_ok=True)
+    for name, data in ((WEIGHTS_NAME, weights), (MANIFEST_NAME, manifest.to_bytes())):
+        with (staging / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    staging.rename(folder)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a checkpoint's manifest.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be parsed.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no {MANIFEST_NAME}; is it a checkpoint folder?")
+    return Manifest.from_bytes(path.read_bytes())
+
+
+def read_checkpoint(folder: Path, *, kind: str | None = None, architecture: str | None = None) -> tuple[Manifest, bytes]:
+    """Read and verify a checkpoint; returns its manifest and the safetensors bytes.
+
+    Raises:
+        CheckpointError: digest or size differ, or it is of another kind or architecture than asked for.
+    """
+    manifest = read_manifest(folder)
+    for name, wanted in (("kind", kind), ("architecture", architecture)):
+        if wanted is not None and getattr(manifest, name) != wanted:
+            raise CheckpointError(f"{folder} is a {getattr(manifest, name)!r}, not a {wanted!r} ({name})")
+    weights = (folder / WEIGHTS_NAME).read_bytes()
+    if hashlib.sha256(weights).hexdigest() != manifest.weights_sha256:
+        raise CheckpointError(f"{folder}/{WEIGHTS_NAME} does not match its manifest digest; fetch it again")
+    return manifest, weights

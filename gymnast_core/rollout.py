@@ -1,0 +1,74 @@
+"""The one loop that drives any environment with any policy; recorders and screens observe it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from gymnast_core.env import Env, instructions_for
+from gymnast_core.policy import Policy
+from gymnast_core.types import ActionChunk, FloatArray, Observation, StepResult
+
+
+class Observer(Protocol):
+    """Watches a loop; may record, never steers."""
+
+    def on_reset(self, instructions: Sequence[str], observation: Observation) -> None:
+        """The first observation."""
+        ...
+
+    def on_step(self, action_BA: FloatArray, result: StepResult, chunk: ActionChunk, index: int) -> None:
+        """One action done: chunk.actions_BKA[:, index] was asked, result.commanded_BA executed."""
+        ...
+
+
+def run_episode(
+    env: Env,
+    policy: Policy,
+    instruction: str | Sequence[str],
+    *,
+    seed: int,
+    rng: np.random.Generator | None = None,
+    observers: Sequence[Observer] = (),
+    cancelled: Callable[[], bool] = lambda: False,
+) -> StepResult:
+    """Run one batch of episodes to its end and return the last step.
+
+    Args:
+        env: reset here; its spec.max_steps bounds the episode.
+        policy: asked again every chunk_length steps.
+        instruction: one for all rows, or B of them.
+        seed: of the start states.
+        rng: sampling noise of the policy; None is greedy.
+        observers: called in order after the reset and after every step.
+        cancelled: asked before every step; True ends the loop after the step before.
+
+    Returns:
+        The last StepResult; its rows are not all done only if cancelled.
+
+    Raises:
+        ContractError: cancelled before the first step.
+    """
+    rows = instructions_for(instruction, env.spec.batch_size)
+    observation = env.reset(rows, seed=seed)
+    for observer in observers:
+        observer.on_reset(rows, observation)
+    result = StepResult(observation, *_nothing_done(env.spec.batch_size))
+    while not result.done_B.all():
+        chunk = policy.act(result.observation, rows, rng=rng)
+        for index in range(chunk.actions_BKA.shape[1]):
+            if cancelled():
+                return result
+            action_BA = chunk.actions_BKA[:, index]
+            result = env.step(action_BA)
+            for observer in observers:
+                observer.on_step(action_BA, result, chunk, index)
+            if result.done_B.all():
+                break
+    return result
+
+
+def _nothing_done(batch_size: int) -> tuple[np.ndarray, np.ndarray, FloatArray]:
+    return np.zeros(batch_size, bool), np.zeros(batch_size, bool), np.zeros((batch_size, 7), np.float32)

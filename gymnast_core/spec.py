@@ -1,0 +1,106 @@
+"""What an arm can do, stated once: limits, rates, poses.
+
+Source: rail-berkeley/bridge_data_robot (action box, workspace, neutral pose, 5 Hz) and the WidowX 250s
+description (joint and velocity limits, screw axes live in gymnast_core.kinematics).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gymnast_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """Limits and conventions of one arm. SI units, REP 103 frames.
+
+    Attributes:
+        name: robot model, as Interbotix spells it.
+        control_hz: control rate.
+        max_translation_m: largest |dx|, |dy|, |dz| in one step.
+        max_rotation_rad: largest |droll|, |dpitch|, |dyaw| in one step.
+        workspace_low_m: lower corner of the box the end-effector target is clipped to.
+        workspace_high_m: upper corner.
+        joint_low_rad: lower joint limits, 6.
+        joint_high_rad: upper joint limits, 6.
+        joint_velocity_rad_s: velocity limit of every joint.
+        neutral_joints_rad: pose the arm starts episodes from.
+        sleep_joints_rad: pose in which torque may go off.
+        finger_closed_m: finger position, closed.
+        finger_open_m: finger position, open.
+    """
+
+    name: str
+    control_hz: float
+    max_translation_m: float
+    max_rotation_rad: float
+    workspace_low_m: tuple[float, float, float]
+    workspace_high_m: tuple[float, float, float]
+    joint_low_rad: tuple[float, ...]
+    joint_high_rad: tuple[float, ...]
+    joint_velocity_rad_s: float
+    neutral_joints_rad: tuple[float, ...]
+    sleep_joints_rad: tuple[float, ...]
+    finger_closed_m: float
+    finger_open_m: float
+
+    @property
+    def step_s(self) -> float:
+        """Duration of one control step."""
+        return 1.0 / self.control_hz
+
+    @property
+    def step_ns(self) -> int:
+        """Duration of one control step in nanoseconds."""
+        return round(1e9 / self.control_hz)
+
+
+JOINT_NAMES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
+
+WIDOWX_250S = RobotSpec(
+    name="wx250s",
+    control_hz=5.0,
+    max_translation_m=0.05,
+    max_rotation_rad=0.25,
+    workspace_low_m=(0.10, -0.20, -0.01),
+    workspace_high_m=(0.45, 0.25, 0.30),
+    joint_low_rad=(-np.pi, -1.885, -2.147, -np.pi, -1.745, -np.pi),
+    joint_high_rad=(np.pi, 1.990, 1.606, np.pi, 2.147, np.pi),
+    joint_velocity_rad_s=np.pi,
+    neutral_joints_rad=(-0.1319, -0.7624, 0.4449, -0.0199, 1.7564, -0.1595),
+    sleep_joints_rad=(0.0, -1.80, 1.55, 0.0, 0.8, 0.0),
+    finger_closed_m=0.015,
+    finger_open_m=0.037,
+)
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an environment promises about its arrays.
+
+    Attributes:
+        batch_size: B, rows stepped together.
+        cameras: camera names, in order; the first is the one policies use by default.
+        image_height: H in pixels.
+        image_width: W in pixels.
+        max_steps: T, after which every row is truncated.
+        robot: the arm behind it.
+    """
+
+    batch_size: int
+    cameras: tuple[str, ...]
+    image_height: int
+    image_width: int
+    max_steps: int
+    robot: RobotSpec = WIDOWX_250S
+
+    def __post_init__(self) -> None:
+        """Refuse empty or negative sizes."""
+        for name in ("batch_size", "image_height", "image_width", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.cameras:
+            raise ConfigError("cameras must name at least one camera")

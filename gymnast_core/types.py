@@ -1,0 +1,175 @@
+"""What travels between environment, policy, recorder and judge.
+
+Axes: B batch, T steps, K chunk, A action (7), P proprioception (7), H W C image, J joints (6).
+Time: a_t is what is commanded between observation t and observation t+1. T actions, T+1 observations.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gymnast_core.errors import ShapeError
+
+FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+ACTION_DIM = 7
+"""[dx, dy, dz (m), droll, dpitch, dyaw (rad), gripper (0 closed, 1 open)]."""
+
+PROPRIO_DIM = 7
+"""[x, y, z (m), roll, pitch, yaw (rad, relative to Bridge's default rotation), gripper (0..1)]."""
+
+
+class Outcome(enum.StrEnum):
+    """How an episode or rollout ended, in the eyes of whoever labelled it."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ABSTAIN = "abstain"
+    UNLABELLED = "unlabelled"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy may see, batched.
+
+    Attributes:
+        images: camera name -> (B, H, W, 3) uint8 RGB. May be a lazy mapping: a world model decodes on access.
+        proprio_BP: (B, 7) float32, see PROPRIO_DIM.
+        time_ns_B: (B,) int64, sensor time of the frame; simulated or imagined time where that is the clock.
+    """
+
+    images: Mapping[str, ByteArray]
+    proprio_BP: FloatArray
+    time_ns_B: IntArray
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return int(self.proprio_BP.shape[0])
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The answer of an environment to one action.
+
+    Attributes:
+        observation: after the action.
+        terminated_B: (B,) bool, the row ended by itself (arm fault, model lost trust).
+        truncated_B: (B,) bool, the row ran out of steps or was cancelled.
+        commanded_BA: (B, 7) float32, what was really executed: after the command gate's limits.
+    """
+
+    observation: Observation
+    terminated_B: BoolArray
+    truncated_B: BoolArray
+    commanded_BA: FloatArray
+
+    @property
+    def done_B(self) -> BoolArray:
+        """(B,) bool, rows that will not move any more."""
+        return self.terminated_B | self.truncated_B
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """K actions a policy wants executed, in physical units.
+
+    Attributes:
+        actions_BKA: (B, K, 7) float32, see ACTION_DIM.
+        policy_version: id of the checkpoint that chose them.
+        tokens_BKA: (B, K, 7) int64 action tokens 0..255, where the policy is discrete.
+        log_probs_BKA: (B, K, 7) float32, log-probability of each token at the sampling temperature.
+    """
+
+    actions_BKA: FloatArray
+    policy_version: str
+    tokens_BKA: IntArray | None = None
+    log_probs_BKA: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse anything but (B, K, 7) float32."""
+        if self.actions_BKA.ndim != 3 or self.actions_BKA.shape[2] != ACTION_DIM:
+            raise ShapeError(f"actions_BKA must be (B, K, {ACTION_DIM}), got {self.actions_BKA.shape}")
+        if self.actions_BKA.dtype != np.float32:
+            raise ShapeError(f"actions_BKA must be float32, got {self.actions_BKA.dtype}")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded episode in memory: what the MCAP reader returns and what trainers consume.
+
+    Attributes:
+        episode_id: never reused, [A-Za-z0-9_-]{1,64}.
+        instruction: what the arm was asked to do.
+        images: camera name -> (T+1, H, W, 3) uint8 RGB.
+        proprio_TP: (T+1, 7) float32.
+        actions_TA: (T, 7) float32, what was commanded after the gate.
+        time_ns_T: (T+1,) int64.
+        outcome: label.
+        labelled_by: who gave the label ("operator:<name>", "judge:<id>"), empty when unlabelled.
+        policy_versions: one per step, length T.
+        truncated_reason: empty when the episode ran to its end; else why it is cut ("crash", "estop", ...).
+        metadata: JSON values: robot, task, seed, scene, gate counts.
+    """
+
+    episode_id: str
+    instruction: str
+    images: Mapping[str, ByteArray]
+    proprio_TP: FloatArray
+    actions_TA: FloatArray
+    time_ns_T: IntArray
+    outcome: Outcome = Outcome.UNLABELLED
+    labelled_by: str = ""
+    policy_versions: Sequence[str] = ()
+    truncated_reason: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not line up: T actions, T+1 observations."""
+        steps = self.actions_TA.shape[0]
+        lengths = {name: frames.shape[0] for name, frames in self.images.items()}
+        lengths |= {"proprio_TP": self.proprio_TP.shape[0], "time_ns_T": self.time_ns_T.shape[0]}
+        wrong = {name: n for name, n in lengths.items() if n != steps + 1}
+        if wrong:
+            raise ShapeError(f"episode {self.episode_id}: {steps} actions need {steps + 1} observations, got {wrong}")
+
+    @property
+    def steps(self) -> int:
+        """T, the number of actions."""
+        return int(self.actions_TA.shape[0])
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Rollouts generated for learning, as the judge and the learner see them.
+
+    Attributes:
+        instructions: B strings.
+        frame_steps_F: (F,) int64, the step index of each kept frame (0 = start, T = after the last action).
+        frames_BFHWC: (B, F, H, W, 3) uint8.
+        actions_BTA: (B, T, 7) float32.
+        tokens_BTA: (B, T, 7) int64.
+        log_probs_BTA: (B, T, 7) float32 at the sampling temperature.
+        length_B: (B,) int64, valid steps per row (<= T).
+        policy_version: what generated them.
+        group_B: (B,) int64, rows of one group share instruction and start.
+    """
+
+    instructions: Sequence[str]
+    frame_steps_F: IntArray
+    frames_BFHWC: ByteArray
+    actions_BTA: FloatArray
+    tokens_BTA: IntArray
+    log_probs_BTA: FloatArray
+    length_B: IntArray
+    policy_version: str
+    group_B: IntArray
