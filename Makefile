@@ -1,0 +1,57 @@
+# Two commands: `make demo` (the loop, on this machine) and `make test` (everything we promise).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SEED   ?= 0
+ROUNDS ?= 1
+# Two busy cores and two torch threads each are slower than one thread each (README, "Speed").
+export OMP_NUM_THREADS ?= 1
+export MUJOCO_GL ?= egl
+
+.PHONY: demo demo-smoke demo-seeds pretrain test lint types stubs faults clean egl
+.DELETE_ON_ERROR:
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sim]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ $(VENV)/.demo
+
+egl:
+	@sh config/install-egl.sh
+
+demo: $(VENV)/.demo egl
+	$(BIN)/gymnast demo --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
+
+demo-smoke: $(VENV)/.demo egl
+	$(BIN)/gymnast demo --smoke --seed $(SEED) $(ARGS)
+
+demo-seeds: $(VENV)/.demo egl
+	$(BIN)/python -m benchmarks.demo_seeds $(ARGS)
+
+pretrain: $(VENV)/.demo egl
+	$(BIN)/gymnast pretrain $(ARGS)
+
+test: $(VENV)/.test egl
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy gymnast_core gymnast_ros cloud_trainer gymnast_cli
+
+stubs: $(VENV)/.test
+	$(BIN)/python -m gymnast_core.wire.generate
+
+faults: $(VENV)/.test
+	$(BIN)/python -m tests.faults.run --faults $(or $(N),10000)
+
+clean:
+	rm -rf $(VENV) build *.egg-info
