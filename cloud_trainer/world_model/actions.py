@@ -1,0 +1,70 @@
+"""Between the arm's actions and what the network is conditioned on.
+
+Ours: 7 physical numbers, a_t commanded between observation t and t+1. The network's: 10 numbers per frame, rescaled;
+frame t+1 carries a_t; the first frame of an episode carries zeros ("nothing was commanded yet").
+Source of the ranges: WorldGym's Bridge rescaling (shared facts, section 2; golden/rescale_bridge_action.json).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gymnast_core.errors import ShapeError
+from gymnast_core.types import ACTION_DIM, FloatArray
+
+CONDITION_DIM = 10
+"""xyz 3, rpy 3, gripper 1, base displacement 2, base rotation 1 (the last is also the null-action flag)."""
+
+TRANSLATION_GAIN = np.float32(1.75 / 0.05)
+ROTATION_GAIN = np.float32(1.4 / 0.25)
+_TRANSLATION_LIMIT = np.float32(1.75)
+_ROTATION_LIMIT = np.float32(1.4)
+_OPEN_ABOVE = np.float32(0.8)
+
+
+def rescale_bridge(action: FloatArray) -> FloatArray:
+    """Return a rescaled copy: xyz +-0.05 m -> +-1.75, rpy +-0.25 rad -> +-1.4, clamped; gripper > 0.8 -> -1, else +1.
+
+    Args:
+        action: (..., 7 or more) float32; components from 7 on are copied.
+    """
+    out = np.array(action, np.float32)
+    out[..., :3] = np.clip(out[..., :3] * TRANSLATION_GAIN, -_TRANSLATION_LIMIT, _TRANSLATION_LIMIT)
+    out[..., 3:6] = np.clip(out[..., 3:6] * ROTATION_GAIN, -_ROTATION_LIMIT, _ROTATION_LIMIT)
+    out[..., 6] = np.where(out[..., 6] > _OPEN_ABOVE, np.float32(-1), np.float32(1))
+    return out
+
+
+def physical_from_bridge(rescaled: FloatArray) -> FloatArray:
+    """Undo rescale_bridge where it can be undone: (..., 7) metres, radians, gripper 0 closed / 1 open.
+
+    Values clamped on the way in stay clamped; a gripper of -1 becomes 1 (open), anything above 0 becomes 0.
+    """
+    out = np.array(rescaled[..., :ACTION_DIM], np.float32)
+    out[..., :3] /= TRANSLATION_GAIN
+    out[..., 3:6] /= ROTATION_GAIN
+    out[..., 6] = np.where(out[..., 6] < 0, np.float32(1), np.float32(0))
+    return out
+
+
+def condition(actions_TA: FloatArray) -> FloatArray:
+    """Return (..., 10) network conditions for (..., 7) physical actions, without any shift in time.
+
+    Raises:
+        ShapeError: the last axis is not 7.
+    """
+    if actions_TA.shape[-1] != ACTION_DIM:
+        raise ShapeError(f"actions must end in {ACTION_DIM} numbers, got shape {actions_TA.shape}")
+    out = np.zeros((*actions_TA.shape[:-1], CONDITION_DIM), np.float32)
+    out[..., :ACTION_DIM] = rescale_bridge(actions_TA)
+    return out
+
+
+def frame_conditions(actions_TA: FloatArray) -> FloatArray:
+    """Return (..., T+1, 10), one condition per frame: zeros for the first, then a_t for frame t+1.
+
+    Args:
+        actions_TA: (..., T, 7), a_t commanded between frame t and frame t+1.
+    """
+    first = np.zeros((*actions_TA.shape[:-2], 1, CONDITION_DIM), np.float32)
+    return np.concatenate((first, condition(actions_TA)), axis=-2)
