@@ -1,0 +1,296 @@
+"""Where the WidowX 250s' gripper is, how it moves, and which joint angles put it where it should be.
+
+Product of exponentials in the space frame (Lynch and Park, Modern Robotics, eq. 4.14 and 5.11), numpy only.
+Frames: x forward, y left, z up, origin under the waist joint; at the home pose the gripper points along x.
+
+Source: screw axes and home pose of wx250s in Interbotix/interbotix_ros_toolboxes (mr_descriptions); Bridge's
+conventions (default rotation, deltas on the previous target) in rail-berkeley/bridge_data_robot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gymnast_core.errors import ActionOutOfBoundsError, ShapeError, UnreachableError
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
+from gymnast_core.types import FloatArray
+
+Array = npt.NDArray[np.float64]
+
+SCREW_AXES_JX: Array = np.array(
+    [
+        [0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, -0.11065, 0.0, 0.0],
+        [0.0, 1.0, 0.0, -0.36065, 0.0, 0.04975],
+        [1.0, 0.0, 0.0, 0.0, 0.36065, 0.0],
+        [0.0, 1.0, 0.0, -0.36065, 0.0, 0.29975],
+        [1.0, 0.0, 0.0, 0.0, 0.36065, 0.0],
+    ]
+)
+"""(6, 6) rows [w, v] of waist, shoulder, elbow, forearm_roll, wrist_angle, wrist_rotate at the home pose."""
+
+HOME_M: Array = np.array([0.458325, 0.0, 0.36065])
+"""Gripper position at zero joints; its rotation is the identity there."""
+
+DEFAULT_ROTATION: Array = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
+"""Gripper straight down: the rotation Bridge's roll, pitch and yaw are relative to."""
+
+
+def _skew(vector: Array) -> Array:
+    x, y, z = vector
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+
+
+_W_JXX = np.stack([_skew(row[:3]) for row in SCREW_AXES_JX])
+_W2_JXX = _W_JXX @ _W_JXX
+_V_JX = SCREW_AXES_JX[:, 3:]
+_WV_JX = np.einsum("jab,jb->ja", _W_JXX, _V_JX)
+_W2V_JX = np.einsum("jab,jb->ja", _W2_JXX, _V_JX)
+
+
+def _link_transforms(joints_J: Array) -> Array:
+    """(7, 4, 4): row j is the product of the exponentials of joints 0..j-1; row 6 times home is the gripper."""
+    angle = joints_J[:, None]
+    sine, versine = np.sin(angle), 1.0 - np.cos(angle)
+    steps = np.zeros((6, 4, 4))
+    steps[:, :3, :3] = np.eye(3) + sine[:, :, None] * _W_JXX + versine[:, :, None] * _W2_JXX
+    steps[:, :3, 3] = angle * _V_JX + versine * _WV_JX + (angle - sine) * _W2V_JX
+    steps[:, 3, 3] = 1.0
+    product = np.empty((7, 4, 4))
+    product[0] = np.eye(4)
+    for joint in range(6):
+        product[joint + 1] = product[joint] @ steps[joint]
+    return product
+
+
+def _checked_joints(joints: npt.ArrayLike) -> Array:
+    joints_J = np.asarray(joints, np.float64)
+    if joints_J.shape != (6,):
+        raise ShapeError(f"joints must be (6,), got {joints_J.shape}")
+    return joints_J
+
+
+def _gripper_and_jacobian(joints_J: Array) -> tuple[Array, Array, Array]:
+    """Position (3,), rotation (3, 3), Jacobian (6, 6) in one pass over the chain."""
+    product = _link_transforms(joints_J)
+    rotation_XX = product[6, :3, :3]
+    position_X = rotation_XX @ HOME_M + product[6, :3, 3]
+    rotations = product[:6, :3, :3]
+    w_JX = np.einsum("jab,jb->ja", rotations, SCREW_AXES_JX[:, :3])
+    v_JX = np.einsum("jab,jb->ja", rotations, _V_JX) + np.cross(product[:6, :3, 3], w_JX)
+    linear_JX = v_JX + np.cross(w_JX, position_X)
+    return position_X, rotation_XX, np.concatenate([w_JX, linear_JX], axis=1).T
+
+
+def forward(joints: npt.ArrayLike) -> tuple[Array, Array]:
+    """Return the gripper's position (3,) [m] and rotation (3, 3) at six joint angles [rad].
+
+    Raises:
+        ShapeError: joints is not (6,).
+    """
+    product = _link_transforms(_checked_joints(joints))[6]
+    return product[:3, :3] @ HOME_M + product[:3, 3], product[:3, :3].copy()
+
+
+def jacobian(joints: npt.ArrayLike) -> Array:
+    """Return (6, 6): gripper velocity [angular rad/s; linear m/s], world axes, per joint velocity.
+
+    Raises:
+        ShapeError: joints is not (6,).
+    """
+    return _gripper_and_jacobian(_checked_joints(joints))[2]
+
+
+def rotation_vector(rotation_XX: Array) -> Array:
+    """Return the (3,) rotation vector [rad] of a rotation matrix: its logarithm, angle in [0, pi]."""
+    axis = np.array(
+        [
+            rotation_XX[2, 1] - rotation_XX[1, 2],
+            rotation_XX[0, 2] - rotation_XX[2, 0],
+            rotation_XX[1, 0] - rotation_XX[0, 1],
+        ]
+    )
+    sine = float(np.sqrt(axis @ axis)) / 2.0
+    cosine = (float(np.trace(rotation_XX)) - 1.0) / 2.0
+    angle = float(np.arctan2(sine, cosine))
+    if sine > 1e-6:
+        return axis * (angle / (2.0 * sine))
+    if cosine > 0:
+        return axis / 2.0
+    # Half a turn: the axis is the dominant column of (R + I) / 2.
+    outer = (rotation_XX + np.eye(3)) / 2.0
+    column = outer[:, int(np.argmax(np.diag(outer)))]
+    return np.asarray(column / np.linalg.norm(column) * angle)
+
+
+def within_limits(joints: npt.ArrayLike, spec: RobotSpec = WIDOWX_250S) -> bool:
+    """True if all six joints are finite and inside the arm's limits (1e-9 rad of slack)."""
+    joints_J = _checked_joints(joints)
+    low, high = np.array(spec.joint_low_rad), np.array(spec.joint_high_rad)
+    return bool(np.all(joints_J >= low - 1e-9) and np.all(joints_J <= high + 1e-9))
+
+
+def inverse(
+    position_m: npt.ArrayLike,
+    rotation: npt.ArrayLike,
+    guess: npt.ArrayLike,
+    *,
+    spec: RobotSpec = WIDOWX_250S,
+    tolerance_m: float = 1e-4,
+    tolerance_rad: float = 1e-3,
+    max_iterations: int = 60,
+) -> Array:
+    """Find joints that put the gripper at a pose: damped least squares (Wampler 1986), clipped to the limits.
+
+    Args:
+        position_m: (3,) gripper position.
+        rotation: (3, 3) gripper rotation.
+        guess: (6,) joints to start from; the nearest solution to it is found, so pass the current ones.
+        spec: the arm; its joint limits hold in every iteration.
+        tolerance_m: largest position error accepted.
+        tolerance_rad: largest rotation error accepted.
+        max_iterations: give up after that many (about 60 microseconds each).
+
+    Returns:
+        (6,) joints within the limits.
+
+    Raises:
+        UnreachableError: no solution was found; the caller should hold the arm where it is.
+    """
+    goal_X, goal_XX = np.asarray(position_m, np.float64), np.asarray(rotation, np.float64)
+    low, high = np.array(spec.joint_low_rad), np.array(spec.joint_high_rad)
+    joints_J = np.clip(_checked_joints(guess), low, high)
+    damping, previous = 1e-3, np.inf
+    error_m = error_rad = np.inf
+    for _ in range(max_iterations):
+        position_X, rotation_XX, jacobian_XJ = _gripper_and_jacobian(joints_J)
+        error = np.concatenate([rotation_vector(goal_XX @ rotation_XX.T), goal_X - position_X])
+        error_rad, error_m = float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
+        if error_m < tolerance_m and error_rad < tolerance_rad:
+            return joints_J
+        size = error_m + 0.2 * error_rad
+        damping = max(damping * 0.3, 1e-6) if size < previous else min(damping * 10.0, 1.0)
+        previous = size
+        square = jacobian_XJ @ jacobian_XJ.T + damping * np.eye(6)
+        change = jacobian_XJ.T @ np.linalg.solve(square, error)
+        largest = float(np.abs(change).max())
+        joints_J = np.clip(joints_J + change * min(1.0, 0.5 / max(largest, 1e-12)), low, high)
+    raise UnreachableError(
+        f"no joints within limits reach position {np.round(goal_X, 4).tolist()} m with the asked rotation: "
+        f"{error_m * 1000:.1f} mm and {error_rad:.3f} rad short after {max_iterations} iterations; hold the arm"
+    )
+
+
+def euler_to_rotation(euler_X: npt.ArrayLike) -> Array:
+    """Return the rotation (..., 3, 3) of roll, pitch, yaw (..., 3) [rad] about the fixed world axes: Rz Ry Rx."""
+    roll, pitch, yaw = np.moveaxis(np.asarray(euler_X, np.float64), -1, 0)
+    cr, sr, cp, sp, cy, sy = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch), np.cos(yaw), np.sin(yaw)
+    rows = [
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+        [-sp, cp * sr, cp * cr],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def rotation_to_euler(rotation: npt.ArrayLike) -> Array:
+    """Return roll, pitch, yaw (..., 3) [rad], pitch in [-pi/2, pi/2]; the inverse of euler_to_rotation."""
+    matrix = np.asarray(rotation, np.float64)
+    pitch = np.arctan2(-matrix[..., 2, 0], np.hypot(matrix[..., 0, 0], matrix[..., 1, 0]))
+    roll = np.arctan2(matrix[..., 2, 1], matrix[..., 2, 2])
+    yaw = np.arctan2(matrix[..., 1, 0], matrix[..., 0, 0])
+    return np.stack([roll, pitch, yaw], axis=-1)
+
+
+def proprioception(position_m: npt.ArrayLike, rotation: npt.ArrayLike, gripper: float) -> FloatArray:
+    """Return Bridge's (7,) float32 [xyz m, roll pitch yaw relative to DEFAULT_ROTATION, gripper 0..1]."""
+    euler = rotation_to_euler(np.asarray(rotation, np.float64) @ DEFAULT_ROTATION.T)
+    return np.concatenate([np.asarray(position_m, np.float64), euler, [gripper]]).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class EndEffectorTarget:
+    """The pose the arm was told to be in: what Bridge's deltas add up to.
+
+    Attributes:
+        position_m: (3,) xyz.
+        rotation: (3, 3).
+        gripper: 0 closed, 1 open.
+    """
+
+    position_m: Array
+    rotation: Array
+    gripper: float
+
+    @classmethod
+    def from_proprioception(cls, proprio_P: npt.ArrayLike) -> EndEffectorTarget:
+        """The target an arm rests at when it measures this (7,) proprioception."""
+        proprio = np.asarray(proprio_P, np.float64)
+        if proprio.shape != (7,):
+            raise ShapeError(f"proprioception must be (7,), got {proprio.shape}")
+        return cls(proprio[:3].copy(), euler_to_rotation(proprio[3:6]) @ DEFAULT_ROTATION, float(proprio[6]))
+
+    @property
+    def proprio_P(self) -> FloatArray:
+        """(7,) float32: what the arm would measure if it stood exactly here."""
+        return proprioception(self.position_m, self.rotation, self.gripper)
+
+    def advanced(self, action_A: npt.ArrayLike, spec: RobotSpec = WIDOWX_250S) -> tuple[EndEffectorTarget, FloatArray]:
+        """Add one action to the target, within the step limits and the workspace.
+
+        Args:
+            action_A: (7,) deltas and gripper, see gymnast_core.types.ACTION_DIM.
+            spec: limits.
+
+        Returns:
+            The next target and the action (7,) float32 that leads there: deltas beyond the step limits are cut
+            to them, xyz beyond the workspace to its face, the gripper to [0, 1].
+
+        Raises:
+            ShapeError: the action is not (7,).
+            ActionOutOfBoundsError: a value is not finite.
+        """
+        action = np.asarray(action_A, np.float64)
+        if action.shape != (7,):
+            raise ShapeError(f"action must be (7,), got {action.shape}")
+        if not np.isfinite(action).all():
+            raise ActionOutOfBoundsError(f"action {action.tolist()} has values that are not finite; nothing was sent")
+        move = np.clip(action[:3], -spec.max_translation_m, spec.max_translation_m)
+        turn = np.clip(action[3:6], -spec.max_rotation_rad, spec.max_rotation_rad)
+        position = np.clip(self.position_m + move, spec.workspace_low_m, spec.workspace_high_m)
+        gripper = float(np.clip(action[6], 0.0, 1.0))
+        rotation = euler_to_rotation(turn) @ self.rotation if turn.any() else self.rotation
+        commanded = np.concatenate([position - self.position_m, turn, [gripper]]).astype(np.float32)
+        return EndEffectorTarget(position, rotation, gripper), commanded
+
+
+def commanded_proprioception(
+    start_BP: npt.NDArray[np.floating], actions_BTA: npt.NDArray[np.floating], spec: RobotSpec = WIDOWX_250S
+) -> FloatArray:
+    """Return the poses a batch of action sequences commands, start included: the deltas summed as the arm sums them.
+
+    Args:
+        start_BP: (B, 7) proprioception at the start.
+        actions_BTA: (B, T, 7) actions; cut to the step limits and the workspace as EndEffectorTarget.advanced does.
+        spec: limits.
+
+    Returns:
+        (B, T + 1, 7) float32 commanded proprioception; [:, 0] is the start.
+    """
+    start, actions = np.asarray(start_BP, np.float64), np.asarray(actions_BTA, np.float64)
+    batch, steps = actions.shape[:2]
+    poses = np.empty((batch, steps + 1, 7))
+    poses[:, 0] = start
+    rotation = euler_to_rotation(start[:, 3:6])
+    turns = euler_to_rotation(np.clip(actions[..., 3:6], -spec.max_rotation_rad, spec.max_rotation_rad))
+    moves = np.clip(actions[..., :3], -spec.max_translation_m, spec.max_translation_m)
+    for step in range(steps):
+        moved = poses[:, step, :3] + moves[:, step]
+        poses[:, step + 1, :3] = np.clip(moved, spec.workspace_low_m, spec.workspace_high_m)
+        rotation = turns[:, step] @ rotation
+        poses[:, step + 1, 3:6] = rotation_to_euler(rotation)
+    poses[:, 1:, 6] = np.clip(actions[..., 6], 0.0, 1.0)
+    return poses.astype(np.float32)

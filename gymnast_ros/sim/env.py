@@ -1,0 +1,241 @@
+"""The simulated Bridge arm: MuJoCo behind gymnast_core.env.Env, no ROS."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gymnast_core.env import checked_action, instructions_for
+from gymnast_core.errors import EpisodeOverError, UnreachableError
+from gymnast_core.kinematics import DEFAULT_ROTATION, EndEffectorTarget, forward, inverse, proprioception
+from gymnast_core.spec import WIDOWX_250S, EnvSpec
+from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
+from gymnast_ros.sim import scene as scenes
+from gymnast_ros.sim.tasks import Layout, Oracle, Task, draw_layout, task_for
+
+os.environ.setdefault("MUJOCO_GL", "egl")  # before the import: mujoco picks its renderer there
+
+import mujoco
+
+Array = npt.NDArray[np.float64]
+
+MAX_STEPS = 15
+SUBSTEPS = 40
+"""Physics steps of 5 ms in one control step of 0.2 s."""
+RAMP = 10
+"""The joint target moves in this many equal pieces within a control step, as a servo's profile does."""
+_GUESS_J = np.array([0.0, 0.02, 0.18, 0.0, 1.37, 0.0])
+"""Joints of a gripper pointing down over the middle of the table."""
+
+
+class _LazyFrames(Mapping[str, ByteArray]):
+    """The camera's frame of one moment, drawn when first looked at and kept."""
+
+    def __init__(self, env: SimEnv) -> None:
+        self._env = env
+        self._state = env.visible_state()
+        self._frame: ByteArray | None = None
+
+    def __getitem__(self, camera: str) -> ByteArray:
+        if camera != scenes.CAMERA:
+            raise KeyError(camera)
+        if self._frame is None:
+            self._frame = self._env.render(self._state)[None]
+            self._frame.setflags(write=False)
+        return self._frame
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((scenes.CAMERA,))
+
+    def __len__(self) -> int:
+        return 1
+
+
+class SimEnv:
+    """One simulated WidowX 250s over a table, B = 1, 5 Hz delta control of the gripper.
+
+    reset(instruction, seed=) names the start state: the task the instruction asks for and the seed decide it.
+    An action beyond the step limits or the workspace is cut to them; a pose without joint solution holds the arm;
+    commanded_BA says what was done. Beyond the contract there are privileged methods for labels, evaluation and
+    the scripted expert: succeeded(), success_step, state_digest(), oracle(). They never reach an observation.
+
+    Args:
+        scene: looks and distractors.
+        max_steps: T, after which the episode is truncated.
+        image_size: side of the camera's square image in pixels.
+    """
+
+    def __init__(
+        self, scene: scenes.SceneConfig = scenes.STANDARD, max_steps: int = MAX_STEPS, image_size: int = 256
+    ) -> None:
+        self.scene = scene
+        self._spec = EnvSpec(1, (scenes.CAMERA,), image_size, image_size, max_steps, WIDOWX_250S)
+        self._model = mujoco.MjModel.from_xml_string(scenes.mjcf(scene, image_size))
+        self._data = mujoco.MjData(self._model)
+        self._seen = mujoco.MjData(self._model)
+        self._renderer: mujoco.Renderer | None = None
+        self._objects = {n: self._model.body(n).id for n in ("red_cube", "blue_block", "drawer")}
+        self._mocap = {n: int(self._model.body_mocapid[self._model.body(n).id]) for n in ("plate", "cabinet")}
+        self._drawer = int(self._model.joint("drawer").qposadr[0])
+        self._task: Task | None = None
+        self._target = EndEffectorTarget(np.zeros(3), DEFAULT_ROTATION, 1.0)
+        self._joints_J = _GUESS_J
+        self._block_start_X = np.zeros(3)
+        self._steps = 0
+        self._success_step: int | None = None
+        self._open = False
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Sizes and names."""
+        return self._spec
+
+    @property
+    def task(self) -> Task:
+        """The task of the running episode.
+
+        Raises:
+            EpisodeOverError: reset() was never called.
+        """
+        if self._task is None:
+            raise EpisodeOverError("there is no episode yet; call reset() first")
+        return self._task
+
+    def reset(self, instruction: str | Sequence[str], *, seed: int) -> Observation:
+        """Start an episode; see gymnast_core.env.Env.reset.
+
+        Raises:
+            ContractError: the instruction is none of the tasks' (gymnast_ros.sim.tasks.TASKS).
+        """
+        self._task = task_for(instructions_for(instruction, 1)[0])
+        layout = draw_layout(self._task, seed, self.scene.distractors)
+        mujoco.mj_resetData(self._model, self._data)
+        self._place(layout)
+        mujoco.mj_forward(self._model, self._data)
+        self._block_start_X = self._data.xpos[self._objects["blue_block"]].copy()
+        self._steps, self._success_step, self._open = 0, None, True
+        return self._observation()
+
+    def step(self, action_BA: FloatArray) -> StepResult:
+        """Command one action; see gymnast_core.env.Env.step."""
+        if not self._open:
+            raise EpisodeOverError("the episode is over or was never started; call reset() first")
+        action = checked_action(action_BA, 1)[0]
+        target, commanded = self._target.advanced(action, self._spec.robot)
+        try:
+            joints = inverse(target.position_m, target.rotation, self._joints_J, spec=self._spec.robot)
+        except UnreachableError:
+            target = EndEffectorTarget(self._target.position_m, self._target.rotation, target.gripper)
+            commanded[:6], joints = 0.0, self._joints_J
+        self._move(joints, target.gripper)
+        self._target, self._joints_J = target, joints
+        self._steps += 1
+        if self._success_step is None and self.task.succeeded(self.oracle()):
+            self._success_step = self._steps
+        self._open = self._steps < self._spec.max_steps
+        never = np.zeros(1, np.bool_)
+        return StepResult(self._observation(), never, np.array([not self._open]), commanded[None])
+
+    def close(self) -> None:
+        """Free the renderer; frames that were never looked at are lost."""
+        self._open = False
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def succeeded(self) -> bool:
+        """Privileged: whether the task was done in any state of this episode so far."""
+        return self._success_step is not None
+
+    @property
+    def success_step(self) -> int | None:
+        """Privileged: control steps until the task was first done; None if it never was."""
+        return self._success_step
+
+    def state_digest(self) -> str:
+        """Privileged: SHA-256 over everything that decides how the episode goes on."""
+        data = self._data
+        parts = (data.qpos, data.qvel, data.act, data.ctrl, data.mocap_pos, self._target.position_m)
+        digest = hashlib.sha256(self._target.rotation.tobytes())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).tobytes())
+        digest.update(f"{self.task.name} {self._steps}".encode())
+        return digest.hexdigest()
+
+    def oracle(self) -> Oracle:
+        """Privileged: the true state."""
+        plate, cabinet = (self._data.mocap_pos[self._mocap[name]] for name in ("plate", "cabinet"))
+        return Oracle(
+            step=self._steps,
+            red_cube_X=self._data.xpos[self._objects["red_cube"]].copy(),
+            blue_block_X=self._data.xpos[self._objects["blue_block"]].copy(),
+            blue_block_start_X=self._block_start_X.copy(),
+            plate_X=plate + np.array([0.0, 0.0, scenes.PLATE_HALF_HEIGHT_M]),
+            drawer_face_X=cabinet.copy(),
+            drawer_open_m=float(self._data.qpos[self._drawer]),
+            gripper_open=self._gripper_open(),
+            commanded_gripper=self._target.gripper,
+            target_X=self._target.position_m.copy(),
+        )
+
+    def visible_state(self) -> tuple[Array, Array]:
+        """Privileged: what render() needs to draw this moment later."""
+        return self._data.qpos.copy(), self._data.mocap_pos.copy()
+
+    def render(self, state: tuple[Array, Array]) -> ByteArray:
+        """Privileged: draw a state of this scene, (H, W, 3) uint8; about 1 ms."""
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self._model, self._spec.image_height, self._spec.image_width)
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self._renderer.scene.flags[flag] = False
+        self._seen.qpos[:], self._seen.mocap_pos[:] = state
+        mujoco.mj_kinematics(self._model, self._seen)
+        mujoco.mj_camlight(self._model, self._seen)
+        self._renderer.update_scene(self._seen, camera=scenes.CAMERA)
+        return np.asarray(self._renderer.render())
+
+    def _place(self, layout: Layout) -> None:
+        robot, data = self._spec.robot, self._data
+        self._target = EndEffectorTarget(layout.gripper_X, DEFAULT_ROTATION, 1.0)
+        self._joints_J = inverse(layout.gripper_X, DEFAULT_ROTATION, _GUESS_J, spec=robot)
+        data.qpos[:6] = self._joints_J
+        data.qpos[6:8] = robot.finger_open_m
+        data.ctrl[:] = data.qpos[:8]
+        for name, place_X, yaw in (
+            ("red_cube", layout.red_cube_X, layout.red_cube_rad),
+            ("blue_block", layout.blue_block_X, layout.blue_block_rad),
+        ):
+            pose = (*place_X, scenes.CUBE_HALF_M, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
+            data.joint(name).qpos[:] = pose
+        for name, place_X in zip(scenes.DISTRACTORS, layout.distractors_DX, strict=False):
+            data.joint(name).qpos[:] = (*place_X, 0.02, 1.0, 0.0, 0.0, 0.0)
+        data.mocap_pos[self._mocap["plate"]] = (*layout.plate_X, scenes.PLATE_HALF_HEIGHT_M)
+        data.mocap_pos[self._mocap["cabinet"]] = (*layout.drawer_face_X, 0.0)
+        data.qpos[self._drawer] = layout.drawer_open_m
+
+    def _move(self, joints_J: Array, gripper: float) -> None:
+        """Drive joints and fingers from where they were told to be to where they are told now, in 0.2 s."""
+        robot, control = self._spec.robot, self._data.ctrl
+        finger = robot.finger_closed_m + gripper * (robot.finger_open_m - robot.finger_closed_m)
+        start = control[:6].copy()
+        control[6:8] = finger
+        for piece in range(1, RAMP + 1):
+            control[:6] = start + (joints_J - start) * (piece / RAMP)
+            mujoco.mj_step(self._model, self._data, SUBSTEPS // RAMP)
+        mujoco.mj_kinematics(self._model, self._data)
+
+    def _gripper_open(self) -> float:
+        robot = self._spec.robot
+        finger = float(self._data.qpos[6:8].mean())
+        span = robot.finger_open_m - robot.finger_closed_m
+        return float(np.clip((finger - robot.finger_closed_m) / span, 0.0, 1.0))
+
+    def _observation(self) -> Observation:
+        position_X, rotation_XX = forward(self._data.qpos[:6])
+        proprio = proprioception(position_X, rotation_XX, self._gripper_open())
+        time_ns = np.array([self._steps * self._spec.robot.step_ns], np.int64)
+        return Observation(_LazyFrames(self), proprio[None], time_ns)
