@@ -1,0 +1,147 @@
+"""Runs one job of the service in a process of its own, so that training can neither stall nor crash the service.
+
+The service process holds the stores and the sockets; the worker process holds torch. They meet in a job folder:
+spec.json in, checkpoints and JSON lines out. A killed service finds the folder again and the worker resumes from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
+
+KINDS = ("improve", "adapt")
+CANCEL_NAME = "cancel"
+"""A file of this name in the job folder asks the worker to stop after its current iteration."""
+
+
+class JobFailedError(GymnastError):
+    """The worker of a job ended without a result."""
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """What a job needs from the stores, as files.
+
+    Attributes:
+        job_id: names the job folder.
+        kind: improve (refine, audit, GRPO) or adapt (test-time training for one scene).
+        spec: what the submitter asked for, see cloud_trainer.jobs.pipeline.
+        episodes: every committed episode of the tenant, oldest first.
+        checkpoint: id -> folder.
+    """
+
+    job_id: str
+    kind: str
+    spec: Mapping[str, Any]
+    episodes: tuple[Path, ...]
+    checkpoint: Callable[[str], Path]
+
+
+def run_in_process(
+    inputs: JobInputs,
+    folder: Path,
+    *,
+    emit: Callable[[str, Mapping[str, Any]], None],
+    cancelled: Callable[[], bool],
+    threads: int = 1,
+) -> Mapping[str, Any]:
+    """Run a job to its end in a worker process and return its result.
+
+    Args:
+        inputs: what to do, and with what.
+        folder: the jobs folder; the job works in folder/job_id and finds its own state there after a crash.
+        emit: told every progress line (kind, data).
+        cancelled: asked once a second and on every line; then the worker is asked to stop.
+        threads: torch threads of the worker.
+
+    Raises:
+        ConfigError: the kind is unknown or the spec names no checkpoints.
+        NotTrustedError: an audit or calibration refused the training; the message says which bound.
+        JobFailedError: the worker died; the message ends with its last words.
+    """
+    if inputs.kind not in KINDS:
+        raise ConfigError(f"job kind {inputs.kind!r} is not one of {KINDS}")
+    work = folder / inputs.job_id
+    work.mkdir(parents=True, exist_ok=True)
+    (work / CANCEL_NAME).unlink(missing_ok=True)
+    _write_spec(inputs, work)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with (work / "worker.log").open("ab") as log:
+        command = [sys.executable, "-m", "cloud_trainer.jobs.worker", str(work)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+        try:
+            return _relay(process, work, emit, cancelled)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _write_spec(inputs: JobInputs, work: Path) -> None:
+    missing = [name for name in ("policy", "world_model", "judge") if not inputs.spec.get(name)]
+    if missing:
+        raise ConfigError(f"job {inputs.kind} needs checkpoint ids for {missing}; add them to its spec")
+    folders = {name: str(inputs.checkpoint(str(inputs.spec[name]))) for name in ("policy", "world_model", "judge")}
+    document = {
+        "kind": inputs.kind,
+        "spec": dict(inputs.spec),
+        "checkpoints": folders,
+        "episodes": [str(path) for path in inputs.episodes],
+    }
+    staging = work / "spec.json.partial"
+    staging.write_text(json.dumps(document, indent=1, sort_keys=True))
+    staging.rename(work / "spec.json")
+
+
+def _relay(
+    process: subprocess.Popen[bytes],
+    work: Path,
+    emit: Callable[[str, Mapping[str, Any]], None],
+    cancelled: Callable[[], bool],
+) -> Mapping[str, Any]:
+    """Pass the worker's lines on until it ends; returns its result line."""
+    assert process.stdout is not None
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch_cancel, args=(work, cancelled, over), name="job-cancel", daemon=True)
+    watcher.start()
+    result: Mapping[str, Any] | None = None
+    refusal = ""
+    try:
+        for kind, data in _lines(process.stdout):
+            if kind == "result":
+                result = data
+            elif kind == "refused":
+                refusal = str(data["reason"])
+            emit(kind, data)
+    finally:
+        over.set()
+        watcher.join()
+    code = process.wait()
+    if refusal:
+        raise NotTrustedError(refusal)
+    if result is None:
+        tail = (work / "worker.log").read_text(errors="replace").strip().splitlines()[-1:]
+        raise JobFailedError(f"worker ended with code {code}: {' '.join(tail) or 'no output'}; see {work}/worker.log")
+    return result
+
+
+def _watch_cancel(work: Path, cancelled: Callable[[], bool], over: threading.Event) -> None:
+    while not over.wait(0.5):
+        if cancelled():
+            (work / CANCEL_NAME).touch()
+            return
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for line in stream:
+        document = json.loads(line)
+        yield document.pop("event"), document

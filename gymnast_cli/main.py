@@ -1,0 +1,76 @@
+"""The `gymnast` command line: finds the subcommand, runs it, turns errors into one clear line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from gymnast_core.errors import ConfigError, ContractError, GymnastError, NotTrustedError, SafetyError, TransientBridgeError
+
+COMMANDS = {
+    "demo": "the whole loop on this machine: base policy, practice in the world model, better policy",
+    "pretrain": "make the shipped checkpoints again from nothing",
+    "serve": "run the trainer: ingest, weights, jobs, console",
+    "up": "start the robot side's nodes without a ROS installation",
+    "enroll": "create the local certificate authority and issue an identity",
+    "collect": "run episodes on a started robot and ship them",
+    "evaluate": "compare checkpoints on a started robot, same start states for all",
+    "jobs": "submit, watch, list and cancel training jobs",
+    "weights": "publish, list, fetch and roll back checkpoints",
+    "ttt": "test-time training: adapt the policy to one scene",
+    "loop": "collect, refine, audit, train, canary, promote, again",
+    "episodes": "list, label, retract and show recorded episodes",
+    "audit": "how far to trust a world model",
+    "judge": "calibrate a judge against operator labels",
+    "why": "where a checkpoint comes from, down to every episode",
+}
+"""name -> help; gymnast_cli.commands.<name> has add_arguments(parser) and run(args, console) -> exit code."""
+
+EXIT_CODES: dict[type[GymnastError], int] = {
+    ConfigError: 2,
+    ContractError: 70,
+    NotTrustedError: 3,
+    SafetyError: 4,
+    TransientBridgeError: 75,
+}
+"""Exit code by error; every other GymnastError is 1. 130 is Ctrl-C."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="gymnast", description="Robots that practise in a dream and come back better.")
+    parser.add_argument("--json", action="store_true", help="print results as JSON lines, nothing else")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    wanted = next((word for word in arguments if word in COMMANDS), None)
+    for name, text in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=text, description=text)
+        if name == wanted:
+            importlib.import_module(f"gymnast_cli.commands.{name}").add_arguments(sub)
+    args = parser.parse_args(arguments)
+    console = Console(stderr=args.json, soft_wrap=True)
+    try:
+        command = importlib.import_module(f"gymnast_cli.commands.{args.command}")
+        return int(command.run(args, console))
+    except KeyboardInterrupt:
+        console.print("interrupted; what was finished is kept", style="yellow")
+        return 130
+    except GymnastError as error:
+        return _report(error, args.json, console)
+
+
+def _report(error: GymnastError, as_json: bool, console: Console) -> int:
+    code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+    if as_json:
+        print(json.dumps({"error": type(error).__name__, "message": str(error), "exit_code": code}))
+    console.print(f"[red]{type(error).__name__}[/]: {error}", highlight=False)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
