@@ -1,0 +1,69 @@
+"""The action tokeniser against the public one, to 1e-12, oddities included."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gymnast_core.errors import CheckpointError
+from gymnast_core.policies.openvla.tokens import (
+    BIN_CENTRES,
+    BIN_EDGES,
+    Statistics,
+    action_statistics,
+    decode_ids,
+    encode_actions,
+)
+
+EPSILON = {"oft": 1e-8, "original_openvla": 0.0}
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir):
+    return json.loads((golden_dir / "openvla_tiny" / "action_tokenizer.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def statistics(golden_dir):
+    return json.loads((golden_dir / "openvla_tiny" / "dataset_statistics.json").read_text())
+
+
+def test_bins(golden):
+    ends = golden["bins_first_last"], golden["bin_centers_first_last"]
+    for ours, theirs in zip((BIN_EDGES, BIN_CENTRES), ends, strict=True):
+        np.testing.assert_allclose([*ours[:2], *ours[-2:]], theirs, atol=1e-15)
+
+
+def test_decode(golden, statistics):
+    for case in golden["decode"]:
+        centres = decode_ids(np.array(case["token_ids"]))
+        np.testing.assert_allclose(centres, case["normalized"], atol=1e-12)
+        for key, variants in case["unnormalized"].items():
+            for variant, want in variants.items():
+                ours = action_statistics(statistics, key).unnormalise(centres, epsilon=EPSILON[variant])
+                np.testing.assert_allclose(ours, want, atol=1e-12)
+
+
+def test_encode(golden):
+    for case in golden["encode"]:
+        assert encode_actions(case["actions"]).tolist() == case["token_ids"]
+
+
+def test_only_the_first_id_does_not_survive(golden):
+    ids = np.arange(31744, 32000)
+    back = encode_actions(decode_ids(ids))
+    changed = [[int(a), int(b)] for a, b in zip(ids, back, strict=True) if a != b]
+    assert changed == golden["ids_changed_by_decode_then_encode"] == [[31744, 31745]]
+
+
+def test_missing_mask_scales_everything_and_unknown_keys_are_named(statistics):
+    plain = Statistics.from_json({"q01": [0.0, 0.0], "q99": [2.0, 4.0]})
+    np.testing.assert_allclose(plain.unnormalise(np.array([0.0, 1.0]), epsilon=0.0), [1.0, 4.0])
+    with pytest.raises(CheckpointError, match="'libero'.*bridge_dataset"):
+        action_statistics(statistics, "libero")
+
+
+def test_normalise_inverts_unnormalise(statistics):
+    stats = action_statistics(statistics, "bridge_dataset")
+    values = np.linspace(-0.9, 0.9, 7)
+    np.testing.assert_allclose(stats.normalise(stats.unnormalise(values, epsilon=1e-8)), values, atol=1e-9)
