@@ -127,13 +127,32 @@ def paired_difference(counts: PairCounts, *, confidence: float = 0.95) -> Interv
     n = counts.n
     after = wilson_interval(counts.both + counts.wins, n, confidence=confidence)
     before = wilson_interval(counts.both + counts.losses, n, confidence=confidence)
-    phi = _newcombe_phi(counts)
-    mean = (counts.wins - counts.losses) / n
-    down_after, up_after = after.mean - after.low, after.high - after.mean
-    down_before, up_before = before.mean - before.low, before.high - before.mean
-    low = mean - math.sqrt(max(down_after**2 - 2 * phi * down_after * up_before + up_before**2, 0.0))
-    high = mean + math.sqrt(max(up_after**2 - 2 * phi * up_after * down_before + down_before**2, 0.0))
-    return Interval(mean, max(low, -1.0), min(high, 1.0))
+    return _hybrid_score(before, after, _newcombe_phi(counts))
+
+
+def independent_difference(
+    before_successes: int, before_n: int, after_successes: int, after_n: int, *, confidence: float = 0.95
+) -> Interval:
+    """Return after minus before for two samples that share no start states, or whose pairs were not kept.
+
+    For positively correlated pairs the interval is too wide, never too narrow.
+
+    Args:
+        before_successes: 0..before_n.
+        before_n: trials before.
+        after_successes: 0..after_n.
+        after_n: trials after.
+        confidence: coverage, e.g. 0.95.
+
+    Raises:
+        ContractError: the counts are impossible.
+
+    Source:
+        Method 10 of R. G. Newcombe, Statistics in Medicine 17:873 (1998).
+    """
+    before = wilson_interval(before_successes, before_n, confidence=confidence)
+    after = wilson_interval(after_successes, after_n, confidence=confidence)
+    return _hybrid_score(before, after, 0.0)
 
 
 def bootstrap_difference(
@@ -188,6 +207,16 @@ def pearson(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     if x_N.size < 2 or x_N.std() == 0 or y_N.std() == 0:
         return math.nan
     return float(np.corrcoef(x_N, y_N)[0, 1])
+
+
+def _hybrid_score(before: Interval, after: Interval, phi: float) -> Interval:
+    """Combine two score intervals into one of their difference; phi is the correlation of the pairs."""
+    mean = after.mean - before.mean
+    down_after, up_after = after.mean - after.low, after.high - after.mean
+    down_before, up_before = before.mean - before.low, before.high - before.mean
+    low = mean - math.sqrt(max(down_after**2 - 2 * phi * down_after * up_before + up_before**2, 0.0))
+    high = mean + math.sqrt(max(up_after**2 - 2 * phi * up_after * down_before + down_before**2, 0.0))
+    return Interval(mean, max(low, -1.0), min(high, 1.0))
 
 
 def _newcombe_phi(counts: PairCounts) -> float:

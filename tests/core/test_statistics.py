@@ -9,6 +9,7 @@ from gymnast_core.errors import ContractError
 from gymnast_core.statistics import (
     PairCounts,
     bootstrap_difference,
+    independent_difference,
     mcnemar_exact,
     paired_difference,
     pearson,
@@ -66,6 +67,13 @@ def test_paired_difference_matches_newcombe_method_10_by_hand():
     assert difference.mean == pytest.approx(0.20)
     assert difference.low == pytest.approx(0.0562, abs=5e-5)
     assert difference.high == pytest.approx(0.3292, abs=5e-5)
+
+
+def test_independent_difference_matches_the_published_example_of_newcombe():
+    # method 10, 48/80 against 56/70: difference .2000 of 56/70 - 48/80, published interval .0524 to .3339
+    difference = independent_difference(48, 80, 56, 70)
+    assert difference.mean == pytest.approx(0.2)
+    assert (difference.low, difference.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 def test_paired_difference_is_antisymmetric():
