@@ -1,0 +1,219 @@
+"""Supervised fine-tuning of the compact policy, and its Iter-SFT relative; resumes bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
+from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windows_from_rollouts
+from cloud_trainer.training_state import Trained, load_state, save_state
+from gymnast_core.errors import ConfigError
+from gymnast_core.manifest import Manifest
+from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
+from gymnast_core.policies.text import bag_of_words
+from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.types import Episode, FloatArray, RolloutBatch
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """How to fine-tune.
+
+    Attributes:
+        iterations: optimiser steps, each on a batch; the learning rate falls as a cosine over them.
+        batch_size: windows a step.
+        learning_rate: peak, after `warmup` steps.
+        warmup: steps of linear rise.
+        weight_decay: of AdamW.
+        label_sigma_bins: width of the Gaussian soft label around the demonstrated bin.
+        expected_action_weight: weight of the squared error of the expected action, in units of half the range.
+        grad_clip: largest gradient norm.
+        seed: of initialisation and batches.
+    """
+
+    iterations: int = 1200
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 30
+    weight_decay: float = 1e-4
+    label_sigma_bins: float = 5.0
+    expected_action_weight: float = 5.0
+    grad_clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot train."""
+        if self.iterations < 1 or self.batch_size < 2 or self.learning_rate <= 0 or self.label_sigma_bins <= 0:
+            raise ConfigError(f"iterations >= 1, batch_size >= 2, learning_rate > 0, label_sigma_bins > 0; got {self}")
+
+
+def action_bins_of(actions_NA: FloatArray, bins: int) -> ActionBins:
+    """Return bins over the arm's whole step for translation and over the demonstrated range for rotation.
+
+    Reinforcement must be able to leave the demonstrated translations; rotation gets their 1-99 % range, widened by a
+    quarter and never narrower than +-0.02 rad, so that the token noise of an unused axis stays small.
+    """
+    low, high = np.quantile(actions_NA, [0.01, 0.99], axis=0)
+    margin = 0.25 * (high - low)
+    low, high = np.minimum(low - margin, -0.02), np.maximum(high + margin, 0.02)
+    limit = WIDOWX_250S.max_rotation_rad
+    low, high = np.maximum(low, -limit), np.minimum(high, limit)
+    low[:3], high[:3] = -WIDOWX_250S.max_translation_m, WIDOWX_250S.max_translation_m
+    low[6], high[6] = 0.0, 1.0
+    return ActionBins(low.astype(np.float32), high.astype(np.float32), bins)
+
+
+def sft_loss(logits_BKAN: Tensor, position_BKA: Tensor, valid_BK: Tensor, config: SftConfig) -> Tensor:
+    """Soft-label cross-entropy plus squared error of the expected action, mean over valid steps and components.
+
+    Args:
+        logits_BKAN: (B, K, 7, bins).
+        position_BKA: (B, K, 7) fractional bin index of the demonstrated action.
+        valid_BK: (B, K) bool.
+        config: widths and weights.
+    """
+    bins = logits_BKAN.shape[-1]
+    index_N = torch.arange(bins, dtype=logits_BKAN.dtype)
+    distance = (index_N - position_BKA[..., None]) / config.label_sigma_bins
+    target = F.softmax(-0.5 * distance.square(), dim=-1)
+    cross_entropy = -(target * F.log_softmax(logits_BKAN, dim=-1)).sum(-1)
+    expected = (F.softmax(logits_BKAN, dim=-1) * index_N).sum(-1)
+    error = (2.0 * (expected - position_BKA) / bins).square()
+    per_step = (cross_entropy + config.expected_action_weight * error).mean(-1)
+    return (per_step * valid_BK).sum() / valid_BK.sum().clamp(min=1)
+
+
+class SftTrainer:
+    """One fine-tuning run over fixed windows.
+
+    Attributes:
+        policy: what is trained.
+        step: optimiser steps done.
+        losses: one per step.
+    """
+
+    def __init__(self, policy: CompactPolicy, windows: Windows, config: SftConfig) -> None:
+        self.policy, self.windows, self.config = policy, windows, config
+        self.step = 0
+        self.losses: list[float] = []
+        self._bags = torch.from_numpy(bag_of_words(windows.instructions, policy.config.text_buckets))
+        self._position = torch.from_numpy(policy.action_bins.position(windows.actions_NKA))
+        self._valid = torch.from_numpy(windows.valid_NK)
+        self._images = torch.from_numpy(windows.images_NHWC)
+        self._optimiser = torch.optim.AdamW(
+            policy.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self._rng = np.random.default_rng(config.seed)
+
+    @property
+    def _trained(self) -> Trained:
+        return Trained({"policy": self.policy.network}, {"adamw": self._optimiser}, {"batches": self._rng})
+
+    def save(self, path: Path) -> None:
+        """Write the state file."""
+        save_state(path, self._trained, {"step": self.step, "losses": self.losses})
+
+    def load(self, path: Path) -> None:
+        """Continue from a state file."""
+        values, _ = load_state(path, self._trained)
+        self.step, self.losses = int(values["step"]), list(values["losses"])
+
+    def run_step(self) -> float:
+        """One optimiser step; returns the loss."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate()
+        index = torch.from_numpy(self.windows.draw(self.config.batch_size, self._rng))
+        logits = self.policy.network.train()(self._images[index], self._bags[index])
+        loss = sft_loss(logits, self._position[index], self._valid[index], self.config)
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.config.grad_clip)
+        self._optimiser.step()
+        self.policy.network.eval()
+        self.step += 1
+        self.losses.append(float(loss.detach()))
+        return self.losses[-1]
+
+    def _rate(self) -> float:
+        done = self.step / self.config.iterations
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+        return self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup) * cosine
+
+
+def train_sft(
+    episodes: Sequence[Episode],
+    config: SftConfig,
+    out: Path,
+    *,
+    parent: Path | None = None,
+    policy_config: CompactPolicyConfig | None = None,
+    imagined: tuple[RolloutBatch, Sequence[int]] | None = None,
+    state: Path | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+    cancelled: Cancelled = never,
+) -> Manifest:
+    """Imitate demonstrations and write a policy checkpoint.
+
+    Args:
+        episodes: demonstrations.
+        config: how.
+        out: checkpoint folder to create.
+        parent: a policy to start from; its action bins are kept. None starts fresh.
+        policy_config: sizes of a fresh policy.
+        imagined: rollouts and the rows the judge called successes, mixed 1:1 with the demonstrations (Iter-SFT).
+        state: state file; when it exists the run continues from it, and it is written every 100 steps.
+        lineage: goes into the manifest beside the configuration and the episode ids.
+        progress: called every 20 steps.
+        cancelled: asked every step.
+
+    Raises:
+        CancelledError: cancelled; the state file, if one was named, has the last whole step.
+    """
+    policy = _starting_policy(episodes, config, parent, policy_config)
+    size, chunk = policy.config.image_size, policy.chunk_length
+    windows = windows_from_episodes(episodes, chunk, size, camera=policy.config.camera)
+    if imagined is not None:
+        windows = mix(windows, windows_from_rollouts(*imagined, chunk, size))
+    trainer = SftTrainer(policy, windows, config)
+    if state is not None and state.exists():
+        trainer.load(state)
+    while trainer.step < config.iterations:
+        if cancelled():
+            if state is not None:
+                trainer.save(state)
+            raise CancelledError(f"fine-tuning cancelled at step {trainer.step} of {config.iterations}")
+        loss = trainer.run_step()
+        if state is not None and trainer.step % 100 == 0:
+            trainer.save(state)
+        if trainer.step % 20 == 0 or trainer.step == config.iterations:
+            progress(ProgressEvent("sft", trainer.step, config.iterations, {"loss": loss}))
+    made_from = {
+        "stage": "sft" if imagined is None else "iter_sft",
+        "sft": asdict(config),
+        "episodes": [episode.episode_id for episode in episodes],
+        "imagined_successes": 0 if imagined is None else len(imagined[1]),
+    }
+    parents = () if parent is None else (CompactPolicy.load(parent).version,)
+    return policy.save(out, parents=parents, lineage=made_from | dict(lineage or {}))
+
+
+def _starting_policy(
+    episodes: Sequence[Episode], config: SftConfig, parent: Path | None, sizes: CompactPolicyConfig | None
+) -> CompactPolicy:
+    if parent is not None:
+        return CompactPolicy.load(parent)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = CompactNetwork(sizes or CompactPolicyConfig())
+    bins = action_bins_of(np.concatenate([e.actions_TA for e in episodes]), network.config.bins)
+    return CompactPolicy(network, bins)

@@ -1,0 +1,112 @@
+"""What supervised fine-tuning learns from: an image, an instruction, and the actions that followed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.policies.images import area_downsample
+from gymnast_core.types import ACTION_DIM, BoolArray, ByteArray, Episode, FloatArray, RolloutBatch
+
+
+@dataclass(frozen=True)
+class Windows:
+    """N training windows.
+
+    Attributes:
+        images_NHWC: (N, 64, 64, 3) uint8, what was seen before the first action.
+        instructions: N strings.
+        actions_NKA: (N, K, 7) float32; rows past the episode's end repeat its last action.
+        valid_NK: (N, K) bool, False past the end.
+        weight_N: (N,) float32, how often a window is drawn.
+    """
+
+    images_NHWC: ByteArray
+    instructions: tuple[str, ...]
+    actions_NKA: FloatArray
+    valid_NK: BoolArray
+    weight_N: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.instructions)
+
+    def draw(self, count: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Draw window indices, with replacement, by weight."""
+        edges = np.cumsum(self.weight_N, dtype=np.float64)
+        return np.searchsorted(edges, rng.random(count) * edges[-1], side="right").astype(np.int64)
+
+
+def windows_from_episodes(
+    episodes: Sequence[Episode], chunk_length: int, size: int, *, camera: str = "", between_weight: float = 0.1
+) -> Windows:
+    """Cut every step of every episode into a window.
+
+    Args:
+        episodes: at least one.
+        chunk_length: K.
+        size: image size in pixels.
+        camera: empty for each episode's first.
+        between_weight: weight of a window that does not begin at a chunk start; those that do weigh 1, because
+            that is where the policy is asked.
+
+    Raises:
+        ConfigError: there are no episodes.
+    """
+    if not episodes:
+        raise ConfigError("no episodes to train on; collect some first")
+    images, actions, valid, weights, instructions = [], [], [], [], []
+    for episode in episodes:
+        frames = episode.images[camera or next(iter(episode.images))]
+        steps = np.arange(episode.steps)
+        images.append(area_downsample(frames[:-1], size))
+        index = steps[:, None] + np.arange(chunk_length)
+        actions.append(episode.actions_TA[np.minimum(index, episode.steps - 1)])
+        valid.append(index < episode.steps)
+        weights.append(np.where(steps % chunk_length == 0, 1.0, between_weight))
+        instructions += [episode.instruction] * episode.steps
+    return Windows(
+        np.concatenate(images),
+        tuple(instructions),
+        np.concatenate(actions).astype(np.float32),
+        np.concatenate(valid),
+        np.concatenate(weights).astype(np.float32),
+    )
+
+
+def windows_from_rollouts(rollouts: RolloutBatch, rows: Sequence[int], chunk_length: int, size: int) -> Windows:
+    """Cut chosen rollouts (say, imagined successes) at their kept frames, which must be the chunk starts.
+
+    Raises:
+        ContractError: the kept frames are not 0, K, 2K, ...
+    """
+    chunks = rollouts.actions_BTA.shape[1] // chunk_length
+    if list(rollouts.frame_steps_F[:chunks]) != [chunk_length * c for c in range(chunks)]:
+        raise ContractError(f"kept frames {rollouts.frame_steps_F} are not the starts of chunks of {chunk_length}")
+    pairs = [(b, c) for b in rows for c in range(chunks) if c * chunk_length < rollouts.length_B[b]]
+    steps = np.array([c * chunk_length + np.arange(chunk_length) for _, c in pairs]).reshape(-1, chunk_length)
+    row = np.array([b for b, _ in pairs], np.int64)
+    frames = [rollouts.frames_BFHWC[b, c] for b, c in pairs]
+    height, width = rollouts.frames_BFHWC.shape[2:4]
+    return Windows(
+        area_downsample(np.stack(frames) if frames else np.zeros((0, height, width, 3), np.uint8), size),
+        tuple(rollouts.instructions[b] for b, _ in pairs),
+        rollouts.actions_BTA[row[:, None], steps].reshape(-1, chunk_length, ACTION_DIM),
+        steps < rollouts.length_B[row][:, None],
+        np.ones(len(pairs), np.float32),
+    )
+
+
+def mix(first: Windows, second: Windows) -> Windows:
+    """Join two sets so that each is drawn half of the time."""
+    if len(first) == 0 or len(second) == 0:
+        return first if len(first) else second
+    return Windows(
+        np.concatenate([first.images_NHWC, second.images_NHWC]),
+        first.instructions + second.instructions,
+        np.concatenate([first.actions_NKA, second.actions_NKA]),
+        np.concatenate([first.valid_NK, second.valid_NK]),
+        np.concatenate([first.weight_N / first.weight_N.sum(), second.weight_N / second.weight_N.sum()]),
+    )

@@ -1,0 +1,168 @@
+"""Recorded episodes as the arrays the compact world model learns from, and the start states it dreams from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gymnast_core.errors import ConfigError
+from gymnast_core.policies.images import area_downsample
+from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.types import BoolArray, ByteArray, Episode, FloatArray, IntArray, Outcome
+
+
+def commanded_poses(start_P: FloatArray, actions_TA: FloatArray) -> FloatArray:
+    """Return the (T+1, 7) poses the arm was told to take: start plus summed deltas, kept inside the workspace.
+
+    Args:
+        start_P: (7,) proprioception before the first action, the arm at rest on its target.
+        actions_TA: (T, 7).
+    """
+    poses = np.empty((len(actions_TA) + 1, 7), np.float32)
+    poses[0] = start_P
+    for t, action in enumerate(actions_TA):
+        poses[t + 1] = next_pose(poses[t], action)
+    return poses
+
+
+def next_pose(pose: FloatArray, action: FloatArray) -> FloatArray:
+    """Pose (..., 7) after one commanded action (..., 7); the gripper takes its command."""
+    moved = pose + action
+    moved[..., :3] = np.clip(moved[..., :3], WIDOWX_250S.workspace_low_m, WIDOWX_250S.workspace_high_m)
+    moved[..., 6] = np.clip(action[..., 6], 0.0, 1.0)
+    return moved.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """N episodes, padded to the same length.
+
+    Attributes:
+        frames_NTHWC: (N, T+1, 64, 64, 3) uint8.
+        poses_NTP: (N, T+1, 7) float32, commanded.
+        actions_NTA: (N, T, 7) float32.
+        length_N: (N,) int64, valid actions.
+        instructions: N strings.
+        success_N: (N,) bool; meaningless where labelled_N is False.
+        labelled_N: (N,) bool.
+        episode_ids: N ids.
+    """
+
+    frames_NTHWC: ByteArray
+    poses_NTP: FloatArray
+    actions_NTA: FloatArray
+    length_N: IntArray
+    instructions: tuple[str, ...]
+    success_N: BoolArray
+    labelled_N: BoolArray
+    episode_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.instructions)
+
+    def take(self, rows: Sequence[int] | IntArray) -> Clips:
+        """Return chosen episodes."""
+        index = np.asarray(rows, np.int64)
+        return Clips(
+            self.frames_NTHWC[index],
+            self.poses_NTP[index],
+            self.actions_NTA[index],
+            self.length_N[index],
+            tuple(self.instructions[i] for i in index),
+            self.success_N[index],
+            self.labelled_N[index],
+            tuple(self.episode_ids[i] for i in index),
+        )
+
+
+def clips_of(episodes: Sequence[Episode], size: int, *, camera: str = "") -> Clips:
+    """Downsample and stack episodes; shorter ones repeat their last frame.
+
+    Raises:
+        ConfigError: there are no episodes.
+    """
+    if not episodes:
+        raise ConfigError("no episodes for the world model; collect some first")
+    count, longest = len(episodes), max(episode.steps for episode in episodes)
+    frames = np.empty((count, longest + 1, size, size, 3), np.uint8)
+    poses, actions = np.empty((count, longest + 1, 7), np.float32), np.zeros((count, longest, 7), np.float32)
+    for n, episode in enumerate(episodes):
+        steps = episode.steps
+        frames[n, : steps + 1] = area_downsample(episode.images[camera or next(iter(episode.images))], size)
+        frames[n, steps + 1 :] = frames[n, steps]
+        actions[n, :steps] = episode.actions_TA
+        poses[n, : steps + 1] = commanded_poses(episode.proprio_TP[0], episode.actions_TA)
+        poses[n, steps + 1 :] = poses[n, steps]
+    return Clips(
+        frames,
+        poses,
+        actions,
+        np.array([episode.steps for episode in episodes], np.int64),
+        tuple(episode.instruction for episode in episodes),
+        np.array([episode.outcome is Outcome.SUCCESS for episode in episodes]),
+        np.array([episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE) for episode in episodes]),
+        tuple(episode.episode_id for episode in episodes),
+    )
+
+
+def join(first: Clips, second: Clips) -> Clips:
+    """Put two sets of the same longest length behind each other."""
+    return Clips(
+        np.concatenate([first.frames_NTHWC, second.frames_NTHWC]),
+        np.concatenate([first.poses_NTP, second.poses_NTP]),
+        np.concatenate([first.actions_NTA, second.actions_NTA]),
+        np.concatenate([first.length_N, second.length_N]),
+        first.instructions + second.instructions,
+        np.concatenate([first.success_N, second.success_N]),
+        np.concatenate([first.labelled_N, second.labelled_N]),
+        first.episode_ids + second.episode_ids,
+    )
+
+
+def median_background(frames_NTHWC: ByteArray, *, samples: int = 400, seed: int = 0) -> ByteArray:
+    """Return the (64, 64, 3) per-pixel median over sampled frames: what a fixed camera sees behind arm and objects."""
+    rng = np.random.default_rng(seed)
+    n, t = frames_NTHWC.shape[:2]
+    picked = frames_NTHWC[rng.integers(0, n, samples), rng.integers(0, t, samples)]
+    background: ByteArray = np.median(picked, axis=0).astype(np.uint8)
+    return background
+
+
+@dataclass(frozen=True)
+class StartState:
+    """Where a dream may begin: a recorded step and the first frame of its episode.
+
+    Attributes:
+        first_HWC: (64, 64, 3) uint8, the episode's first frame, pinned as second context.
+        frame_HWC: (64, 64, 3) uint8, what was seen at the start step.
+        pose_P: (7,) float32, the commanded pose then.
+        instruction: what the arm should do.
+        step: control steps already spent; 0 for an episode's beginning.
+        episode_id: where it comes from.
+    """
+
+    first_HWC: ByteArray
+    frame_HWC: ByteArray
+    pose_P: FloatArray
+    instruction: str
+    step: int
+    episode_id: str
+
+
+def starts_of(clips: Clips, *, steps: Sequence[int] = (0,)) -> list[StartState]:
+    """Return the start states of every clip at the given steps (0 alone, or chunk starts for keyframe starts)."""
+    return [
+        StartState(
+            clips.frames_NTHWC[n, 0],
+            clips.frames_NTHWC[n, step],
+            clips.poses_NTP[n, step],
+            clips.instructions[n],
+            step,
+            clips.episode_ids[n],
+        )
+        for n in range(len(clips))
+        for step in steps
+        if step < clips.length_N[n]
+    ]

@@ -1,0 +1,265 @@
+"""The compact policy: instruction and one 64x64 image to a chunk of 5 actions as 256-bin tokens.
+
+About 1.3 M parameters, fp32, CPU. Log-probabilities are exact: the softmax the tokens were drawn from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gymnast_core.errors import CheckpointError, ConfigError, ContractError
+from gymnast_core.manifest import Manifest, read_checkpoint, write_checkpoint
+from gymnast_core.policies.images import area_downsample
+from gymnast_core.policies.text import bag_of_words
+from gymnast_core.policies.vision import Film, KeypointEncoder
+from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation
+
+ARCHITECTURE = "compact_policy"
+
+
+@dataclass(frozen=True)
+class CompactPolicyConfig:
+    """Sizes of the compact policy; stored in the manifest.
+
+    Attributes:
+        image_size: pixels the network sees, after area downsampling.
+        chunk_length: K, actions per call.
+        bins: tokens per action component.
+        text_buckets: hashed words.
+        text_dim: width of the instruction embedding.
+        widths: channels of the three convolution stages.
+        hidden: width of the trunk.
+        head: width of the layer below the token head.
+        temperature: the policy's own sampling temperature.
+        camera: which camera it looks through; empty means the first.
+    """
+
+    image_size: int = 64
+    chunk_length: int = 5
+    bins: int = 256
+    text_buckets: int = 256
+    text_dim: int = 48
+    widths: tuple[int, int, int] = (24, 40, 48)
+    hidden: int = 224
+    head: int = 112
+    temperature: float = 1.0
+    camera: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot work."""
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature must be above 0, got {self.temperature}; greedy is rng=None")
+        if min(self.image_size, self.chunk_length, self.bins - 1, self.hidden, self.head) < 1:
+            raise ConfigError(f"sizes must be positive and bins at least 2, got {self}")
+
+
+@dataclass(frozen=True)
+class ActionBins:
+    """Evenly spaced bins per action component, in physical units.
+
+    Attributes:
+        low_A: (7,) lower edge of the first bin.
+        high_A: (7,) upper edge of the last bin.
+        bins: how many.
+    """
+
+    low_A: FloatArray
+    high_A: FloatArray
+    bins: int
+
+    def decode(self, tokens: IntArray) -> FloatArray:
+        """Tokens (..., 7) -> bin centres (..., 7) float32."""
+        width_A = (self.high_A - self.low_A) / self.bins
+        return (self.low_A + (tokens + 0.5) * width_A).astype(np.float32)
+
+    def position(self, actions: FloatArray) -> FloatArray:
+        """Actions (..., 7) -> fractional bin index (..., 7), clipped to [0, bins - 1]."""
+        width_A = (self.high_A - self.low_A) / self.bins
+        return np.clip((actions - self.low_A) / width_A - 0.5, 0, self.bins - 1).astype(np.float32)
+
+    def encode(self, actions: FloatArray) -> IntArray:
+        """Actions (..., 7) -> nearest token (..., 7) int64."""
+        return np.rint(self.position(actions)).astype(np.int64)
+
+    def to_json(self) -> dict[str, list[float]]:
+        """JSON values for a manifest."""
+        return {"low": [float(x) for x in self.low_A], "high": [float(x) for x in self.high_A]}
+
+    @staticmethod
+    def from_json(fields: Mapping[str, Any], bins: int) -> ActionBins:
+        """Read what to_json wrote."""
+        low, high = (np.asarray(fields[name], np.float32) for name in ("low", "high"))
+        if low.shape != (ACTION_DIM,) or high.shape != (ACTION_DIM,) or not (low < high).all():
+            raise CheckpointError(f"normalisation must hold low < high, {ACTION_DIM} each, got {low} and {high}")
+        return ActionBins(low, high, bins)
+
+
+class CompactNetwork(nn.Module):
+    """Image and bag of words to token logits (B, K, 7, bins)."""
+
+    def __init__(self, config: CompactPolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = KeypointEncoder(3, config.text_buckets, config.text_dim, config.widths)
+        self.layer1 = nn.Linear(self.encoder.out_dim, config.hidden)
+        self.film = Film(config.text_dim, config.hidden)
+        self.layer2 = nn.Linear(config.hidden, config.hidden)
+        self.layer3 = nn.Linear(config.hidden, config.head)
+        self.head = nn.Linear(config.head, config.chunk_length * ACTION_DIM * config.bins)
+        _smooth_head(self.head, config)
+        self.to(memory_format=torch.channels_last)  # 1.1-1.5 times faster on the CPUs tried
+
+    def forward(self, image_BHWC: Tensor, bag_BV: Tensor) -> Tensor:
+        """image (B, 64, 64, 3) uint8, bag (B, buckets) -> logits (B, K, 7, bins)."""
+        x = image_BHWC.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+        features, text = self.encoder(x, bag_BV)
+        h = F.silu(self.film(self.layer1(features), text))
+        h = h + F.silu(self.layer2(h))
+        h = F.silu(self.layer3(h))
+        logits: Tensor = self.head(h)
+        return logits.view(-1, self.config.chunk_length, ACTION_DIM, self.config.bins)
+
+
+def _smooth_head(head: nn.Linear, config: CompactPolicyConfig, waves: int = 12) -> None:
+    """Start every output as a smooth function of its bin: a random sum of the first cosines, falling as 1/j."""
+    bin_N = (torch.arange(config.bins) + 0.5) / config.bins
+    basis_JN = torch.stack([torch.cos(math.pi * j * bin_N) / j for j in range(1, waves + 1)])
+    outputs = config.chunk_length * ACTION_DIM
+    weight = torch.randn(outputs, head.in_features, waves) @ basis_JN / math.sqrt(head.in_features)
+    with torch.no_grad():
+        head.weight.copy_(weight.transpose(1, 2).reshape(outputs * config.bins, head.in_features))
+        head.bias.zero_()
+
+
+class CompactPolicy:
+    """A checkpoint of the compact network, keeping gymnast_core.policy.Policy.
+
+    Attributes:
+        network: the torch module, in eval mode unless a trainer changes it.
+        config: its sizes.
+        action_bins: token <-> action.
+        row_by_row: act on each row separately, so that a row's tokens do not depend on its batch (a matrix product
+            rounds differently in another batch size). Turn off for large imagined batches.
+    """
+
+    def __init__(
+        self,
+        network: CompactNetwork,
+        action_bins: ActionBins,
+        *,
+        version: str = "unsaved",
+        row_by_row: bool = True,
+        temperature: float | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.config = network.config
+        self.action_bins = action_bins
+        self.row_by_row = row_by_row
+        self.temperature = self.config.temperature if temperature is None else temperature
+        self._version = version
+
+    @property
+    def version(self) -> str:
+        """Id of the checkpoint, "unsaved" before the first save."""
+        return self._version
+
+    @property
+    def chunk_length(self) -> int:
+        """K."""
+        return self.config.chunk_length
+
+    def act(
+        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
+    ) -> ActionChunk:
+        """Choose K actions for each row; rng draws B*K*7 uniforms, mapped through the inverse distribution."""
+        if len(instruction) != observation.batch_size:
+            raise ContractError(f"{len(instruction)} instructions for {observation.batch_size} rows; pass one per row")
+        images = area_downsample(self.image_of(observation), self.config.image_size)
+        log_probs = self._log_probs(images, instruction)
+        tokens = _greedy(log_probs) if rng is None else _draw(log_probs, rng.random(log_probs.shape[:3]))
+        chosen = np.take_along_axis(log_probs, tokens[..., None], -1)[..., 0]
+        return ActionChunk(self.action_bins.decode(tokens), self._version, tokens, chosen)
+
+    def image_of(self, observation: Observation) -> ByteArray:
+        """Return the frames of this policy's camera.
+
+        Raises:
+            ContractError: there is no such camera.
+        """
+        name = self.config.camera or next(iter(observation.images))
+        if name not in observation.images:
+            raise ContractError(f"policy needs camera {name!r}; the observation has {sorted(observation.images)}")
+        return observation.images[name]
+
+    def token_log_probs(self, images: ByteArray, instructions: Sequence[str], tokens_BKA: IntArray) -> Tensor:
+        """Return (B, K, 7) log-probabilities of given tokens at the policy's temperature, with gradients."""
+        logits = self.logits(images, instructions) / self.temperature
+        picked = torch.gather(F.log_softmax(logits, dim=-1), -1, torch.from_numpy(tokens_BKA)[..., None])
+        return picked[..., 0]
+
+    def logits(self, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+        """Return raw (B, K, 7, bins) logits of (B, 64, 64, 3) uint8 images."""
+        bags = torch.from_numpy(bag_of_words(instructions, self.config.text_buckets))
+        logits: Tensor = self.network(torch.from_numpy(np.ascontiguousarray(images)), bags)
+        return logits
+
+    @torch.no_grad()
+    def _log_probs(self, images: ByteArray, instructions: Sequence[str]) -> FloatArray:
+        rows = [slice(b, b + 1) for b in range(len(instructions))] if self.row_by_row else [slice(None)]
+        logits = torch.cat([self.logits(images[row], instructions[row]) for row in rows])
+        log_probs: FloatArray = F.log_softmax(logits / self.temperature, dim=-1).numpy()
+        return log_probs
+
+    def save(self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None) -> Manifest:
+        """Write an immutable checkpoint folder; this object takes its id as version."""
+        manifest = write_checkpoint(
+            folder,
+            safetensors.torch.save({k: v.contiguous() for k, v in self.network.state_dict().items()}),
+            kind="policy",
+            architecture=ARCHITECTURE,
+            config=asdict(self.config) | {"widths": list(self.config.widths)},
+            parents=parents,
+            normalisation=self.action_bins.to_json(),
+            lineage=lineage or {},
+        )
+        self._version = manifest.id
+        return manifest
+
+    @classmethod
+    def load(cls, folder: Path, *, row_by_row: bool = True, temperature: float | None = None) -> CompactPolicy:
+        """Read a checkpoint folder.
+
+        Raises:
+            CheckpointError: altered, of another kind, or with tensors that do not fit its configuration.
+        """
+        manifest, weights = read_checkpoint(folder, kind="policy", architecture=ARCHITECTURE)
+        config = CompactPolicyConfig(**{**manifest.config, "widths": tuple(manifest.config["widths"])})
+        network = CompactNetwork(config)
+        try:
+            network.load_state_dict(safetensors.torch.load(weights))
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: tensors do not fit the configuration: {error}") from error
+        bins = ActionBins.from_json(manifest.normalisation, config.bins)
+        return cls(network, bins, version=manifest.id, row_by_row=row_by_row, temperature=temperature)
+
+
+def _greedy(log_probs: FloatArray) -> IntArray:
+    tokens: IntArray = log_probs.argmax(-1).astype(np.int64)
+    return tokens
+
+
+def _draw(log_probs: FloatArray, uniform: np.ndarray[Any, Any]) -> IntArray:
+    """Inverse cumulative distribution at the uniforms; float64, so the last bin's sum is 1 to 1e-12."""
+    cumulative = np.cumsum(np.exp(log_probs.astype(np.float64)), axis=-1)
+    scaled = uniform[..., None] * cumulative[..., -1:]
+    return np.minimum((cumulative <= scaled).sum(-1), log_probs.shape[-1] - 1).astype(np.int64)
