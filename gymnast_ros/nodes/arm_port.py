@@ -1,0 +1,172 @@
+"""What any arm, simulated or real, says and hears on the wire; sim_world and widowx_arm publish through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+
+from gymnast_core.errors import ShapeError
+from gymnast_core.kinematics import EndEffectorTarget
+from gymnast_core.safety import ArmState
+from gymnast_core.spec import JOINT_NAMES
+from gymnast_core.types import ByteArray, FloatArray
+from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.runtime import LatchedJson
+
+TARGET_NAMES = (
+    "x", "y", "z", "r00", "r01", "r02", "r10", "r11", "r12", "r20", "r21", "r22", "gripper", *JOINT_NAMES,
+)  # fmt: skip
+EXECUTED_NAMES = (*topics.ACTION_NAMES, "terminated", "truncated")
+
+
+@dataclass(frozen=True)
+class ArmDescription:
+    """What an arm promises; latched JSON on arm/description.
+
+    Attributes:
+        robot: model name.
+        cameras: topic prefixes, the first is the one policies use by default.
+        image_height: pixels.
+        image_width: pixels.
+        max_steps: steps of an episode.
+        control_hz: control rate.
+        simulated: whether time is simulated and arm/truth exists.
+        session: changes when the arm process restarts.
+    """
+
+    robot: str
+    cameras: tuple[str, ...]
+    image_height: int
+    image_width: int
+    max_steps: int
+    control_hz: float
+    simulated: bool
+    session: str
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> ArmDescription:
+        """Parse arm/description.
+
+        Raises:
+            ShapeError: a field is missing or unknown.
+        """
+        try:
+            return ArmDescription(**{**value, "cameras": tuple(value["cameras"])})
+        except (KeyError, TypeError) as error:
+            raise ShapeError(f"arm/description is not ours: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class ArmReport:
+    """One observation with everything that belongs to it.
+
+    Attributes:
+        stamp_ns: of the frame.
+        images: camera -> (H, W, 3) uint8 RGB.
+        proprio_P: (7,) float32 measured.
+        joints_J: (6,) measured [rad].
+        target: pose the arm is told to be in.
+        target_joints_J: (6,) joints of it.
+        executed_A: (7,) action executed since the observation before; zeros after a reset.
+        executed_source: who wanted it.
+        terminated: the episode ended by itself.
+        truncated: it ran out of steps.
+        effort_J: (6,) effort, where measured.
+        velocity_J: (6,) [rad/s], where measured.
+    """
+
+    stamp_ns: int
+    images: dict[str, ByteArray]
+    proprio_P: FloatArray
+    joints_J: npt.NDArray[np.float64]
+    target: EndEffectorTarget
+    target_joints_J: npt.NDArray[np.float64]
+    executed_A: FloatArray
+    executed_source: str
+    terminated: bool = False
+    truncated: bool = False
+    effort_J: npt.NDArray[np.float64] | None = None
+    velocity_J: npt.NDArray[np.float64] | None = None
+
+
+class ArmPort:
+    """Publishers and the one command subscription of an arm node."""
+
+    def __init__(self, node: Node, description: ArmDescription, on_command: Callable[[FloatArray, int, str], None]) -> None:
+        """Create them.
+
+        Args:
+            node: the arm node.
+            description: latched at once.
+            on_command: called with action (7,), the stamp it answers, and who wanted it.
+        """
+        self._node, self._on_command = node, on_command
+        self._clock = node.create_publisher(Clock, topics.CLOCK, topics.STREAM) if description.simulated else None
+        self._images = {
+            name: node.create_publisher(Image, topics.image_topic(name), topics.STREAM) for name in description.cameras
+        }
+        self._joints = node.create_publisher(JointState, topics.JOINT_STATES, topics.STREAM)
+        self._proprio = node.create_publisher(JointState, topics.PROPRIOCEPTION, topics.STREAM)
+        self._target = node.create_publisher(JointState, topics.TARGET, topics.STREAM)
+        self._executed = node.create_publisher(JointState, topics.EXECUTED, topics.STREAM)
+        LatchedJson(node, topics.DESCRIPTION).publish(asdict(description))
+        node.create_subscription(JointState, topics.ARM_COMMAND, self._command, topics.STREAM)
+
+    def publish(self, report: ArmReport) -> None:
+        """Publish one observation; the gate's part first, the frame last, so that whoever sees it sees all."""
+        stamp_ns = report.stamp_ns
+        if self._clock is not None:
+            self._clock.publish(Clock(clock=messages.to_time(stamp_ns)))
+        self._target.publish(to_target(report.target, report.target_joints_J, stamp_ns, report.effort_J))
+        joints = messages.to_named(JOINT_NAMES, report.joints_J.tolist(), stamp_ns, topics.BASE_FRAME)
+        if report.effort_J is not None:
+            joints.effort = report.effort_J.tolist()
+        if report.velocity_J is not None:
+            joints.velocity = report.velocity_J.tolist()
+        self._joints.publish(joints)
+        self._proprio.publish(
+            messages.to_named(topics.PROPRIO_NAMES, report.proprio_P.tolist(), stamp_ns, topics.BASE_FRAME)
+        )
+        values = [*report.executed_A.tolist(), float(report.terminated), float(report.truncated)]
+        self._executed.publish(messages.to_named(EXECUTED_NAMES, values, stamp_ns, report.executed_source))
+        for name, publisher in self._images.items():
+            publisher.publish(messages.to_image(report.images[name], stamp_ns, f"{name}_optical_frame"))
+
+    def _command(self, message: JointState) -> None:
+        action_A = messages.from_named(message, topics.ACTION_NAMES)
+        self._on_command(action_A, messages.to_ns(message.header.stamp), message.header.frame_id)
+
+
+def to_target(
+    target: EndEffectorTarget,
+    joints_J: npt.NDArray[np.float64],
+    stamp_ns: int,
+    effort_J: npt.NDArray[np.float64] | None = None,
+) -> JointState:
+    """arm/target: pose, rotation matrix, gripper and joints, all float64 and exact."""
+    values = [*target.position_m.tolist(), *target.rotation.ravel().tolist(), target.gripper, *joints_J.tolist()]
+    message = messages.to_named(TARGET_NAMES, values, stamp_ns, topics.BASE_FRAME)
+    if effort_J is not None:
+        message.effort = effort_J.tolist()
+    return message
+
+
+def from_target(message: JointState) -> ArmState:
+    """What the gate needs of an arm.
+
+    Raises:
+        ShapeError: names or number of values differ from to_target's.
+    """
+    if tuple(message.name) != TARGET_NAMES or len(message.position) != len(TARGET_NAMES):
+        raise ShapeError(f"arm/target must name {TARGET_NAMES}, got {tuple(message.name)}")
+    values = np.asarray(message.position, np.float64)
+    target = EndEffectorTarget(values[:3].copy(), values[3:12].reshape(3, 3).copy(), float(values[12]))
+    effort_J = np.asarray(message.effort, np.float64) if len(message.effort) == 6 else None
+    return ArmState(messages.to_ns(message.header.stamp), target, values[13:19].copy(), effort_J)

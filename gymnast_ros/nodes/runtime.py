@@ -1,0 +1,173 @@
+"""How every node process starts, declares its settings, reports, and ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+
+from gymnast_ros.nodes import messages, topics
+
+Check = Callable[[Any], str]
+"""Returns what is wrong with a parameter value, or an empty string."""
+
+
+class Settings:
+    """Parameters of a node: declared with type, range and description, checked on every change."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._checks: dict[str, Check] = {}
+        node.add_on_set_parameters_callback(self._validate)
+
+    def declare(
+        self,
+        name: str,
+        default: Any,
+        description: str,
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        choices: Sequence[str] = (),
+        check: Check | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Declare one parameter; numbers may have a range, strings choices."""
+        descriptor = ParameterDescriptor(description=description, read_only=read_only)
+        if choices:
+            descriptor.additional_constraints = "one of " + ", ".join(choices)
+            self._checks[name] = lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
+        if check is not None:
+            self._checks[name] = check
+        if low is not None and high is not None:
+            if isinstance(default, int):
+                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
+            else:
+                descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
+        value = default if default != [] else Parameter.Type.STRING_ARRAY
+        self._node.declare_parameter(name, value, descriptor)
+
+    def __getitem__(self, name: str) -> Any:
+        """The present value; an unset list is an empty one."""
+        value = self._node.get_parameter(name).value
+        return [] if value is None else value
+
+    def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            check = self._checks.get(parameter.name)
+            wrong = check(parameter.value) if check else ""
+            if wrong:
+                return SetParametersResult(
+                    successful=False, reason=f"{parameter.name}={parameter.value!r}: {wrong}"
+                )
+        return SetParametersResult(successful=True)
+
+
+class LatchedJson:
+    """A latched status topic: publishes a JSON object when it differs from the last one."""
+
+    def __init__(self, node: Node, topic: str) -> None:
+        self._publisher = node.create_publisher(String, topic, topics.LATCHED)
+        self._last: dict[str, Any] | None = None
+
+    def publish(self, value: Mapping[str, Any]) -> None:
+        """Publish if it changed."""
+        if dict(value) != self._last:
+            self._last = dict(value)
+            self._publisher.publish(messages.to_json(value))
+
+
+class Diagnostics:
+    """Publishes one DiagnosticStatus a second on /diagnostics."""
+
+    def __init__(self, node: Node, hardware_id: str, read: Callable[[], tuple[int, str, Mapping[str, object]]]) -> None:
+        self._node, self._hardware_id, self._read = node, hardware_id, read
+        self._publisher = node.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, topics.STREAM)
+        self._timer = node.create_timer(1.0, self._publish, clock=rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME))
+
+    def _publish(self) -> None:
+        level, message, values = self._read()
+        status = DiagnosticStatus(
+            level=bytes([level]), name=self._node.get_fully_qualified_name(), message=message,
+            hardware_id=self._hardware_id,
+            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+        )  # fmt: skip
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(array)
+
+
+def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = lambda node: ()) -> int:
+    """Run one node process until SIGINT or SIGTERM; returns its exit code.
+
+    Args:
+        make: builds the node after rclpy.init.
+        also: further nodes that get an executor and a thread of their own (an e-stop must not queue).
+
+    The signal handlers are ours, because with rclpy's the context is already invalid when an arm node still has to
+    command a hold. A node with a method stop() is asked to finish its work while rclpy still works.
+    """
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    node = make()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    threads = [_Spinner(other) for other in also(node)]
+    try:
+        while not stopping.is_set() and rclpy.ok():
+            executor.spin_once(timeout_sec=0.1)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        stopping.set()
+    finally:
+        stop = getattr(node, "stop", None)
+        if stop is not None:
+            stop()
+        for thread in threads:
+            thread.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+class _Spinner:
+    """A node with an executor in a thread of its own."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name=node.get_name(), daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._executor.spin_once(timeout_sec=0.1)
+        except ExternalShutdownException:
+            return
+
+    def close(self) -> None:
+        """Join the thread before the node goes; an unjoined one aborts the process."""
+        self._closing.set()
+        self._thread.join(5.0)
+        self._executor.shutdown()
+        self._node.destroy_node()

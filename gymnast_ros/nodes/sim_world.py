@@ -1,0 +1,179 @@
+"""The simulated arm and camera as a node: lockstep, or paced at 5 Hz for watching."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import rclpy.clock
+from rclpy.clock import ClockType
+from rclpy.node import Node
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from gymnast_core.env import Env
+from gymnast_core.errors import GymnastError
+from gymnast_core.kinematics import EndEffectorTarget
+from gymnast_core.safety import hold_action
+from gymnast_core.types import FloatArray, Observation, StepResult
+from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.arm_port import ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
+
+Array = npt.NDArray[np.float64]
+
+
+class World(Env, Protocol):
+    """What the node needs of the simulator beyond Env, for one row."""
+
+    def succeeded(self) -> bool:
+        """Whether the task is done: plays the operator."""
+        ...
+
+    def state_digest(self) -> str:
+        """Hex digest of the full physics state."""
+        ...
+
+    def arm_target(self) -> tuple[EndEffectorTarget, Array]:
+        """Commanded pose and its joints (6,)."""
+        ...
+
+    def joints(self) -> tuple[Array, Array]:
+        """Measured joints (6,) and velocities."""
+        ...
+
+    def use_scene(self, name: str) -> None:
+        """Look of the next reset."""
+        ...
+
+
+class SimWorld(Node):  # type: ignore[misc]
+    """Owns one World; steps it only when the gate commands (lockstep) or every 0.2 s (paced)."""
+
+    def __init__(self, world: World, **node: object) -> None:
+        super().__init__(topics.ARM_NODE, **node)
+        self._world = world
+        settings = self._settings = Settings(self)
+        settings.declare("instruction", "lift the red cube", "task of the next episode", check=_not_blank)
+        settings.declare("seed", 0, "start state of the next episode", low=0, high=2**53)
+        settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
+        settings.declare("paced", False, "5 Hz wall-clock steps instead of lockstep", read_only=True)
+        spec = world.spec
+        session = f"{os.getpid()}-{time.monotonic_ns():x}"
+        self._port = ArmPort(
+            self,
+            ArmDescription(
+                spec.robot.name, spec.cameras, spec.image_height, spec.image_width, spec.max_steps,
+                spec.robot.control_hz, True, session,
+            ),
+            self._on_command,
+        )  # fmt: skip
+        self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
+        self.create_service(Trigger, topics.RESET, self._reset)
+        self._offset_ns = self._stamp_ns = 0
+        self._pending: tuple[FloatArray, str] | None = None
+        self._result: StepResult | None = None
+        self._episodes = self._steps = 0
+        self._diagnostics = Diagnostics(self, spec.robot.name, self._health)
+        if settings["paced"]:
+            steady = rclpy.clock.Clock(clock_type=ClockType.STEADY_TIME)
+            self.create_timer(spec.robot.step_s, self._tick, clock=steady)
+
+    def stop(self) -> None:
+        """Free the renderer."""
+        self._world.close()
+
+    def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        instruction, seed, scene = (self._settings[name] for name in ("instruction", "seed", "scene"))
+        try:
+            self._world.use_scene(scene)
+            observation = self._world.reset(instruction, seed=seed)
+        except GymnastError as error:
+            response.success, response.message = False, str(error)
+            return response
+        self._offset_ns = self._stamp_ns + self._world.spec.robot.step_ns - int(observation.time_ns_B[0])
+        nothing = np.zeros(1, bool)
+        self._result = StepResult(observation, nothing, nothing, np.zeros((1, 7), np.float32))
+        self._pending = None
+        self._episodes += 1
+        self._publish(observation, self._result, "")
+        response.success, response.message = True, json.dumps({"stamp_ns": self._stamp_ns})
+        return response
+
+    def _on_command(self, action_A: FloatArray, stamp_ns: int, source: str) -> None:
+        if self._result is None or stamp_ns != self._stamp_ns:
+            self.get_logger().warning(
+                f"command dropped answers_ns={stamp_ns} now_ns={self._stamp_ns}", throttle_duration_sec=5.0
+            )
+        elif self._settings_paced:
+            self._pending = (action_A, source)
+        else:
+            self._step(action_A, source)
+
+    @property
+    def _settings_paced(self) -> bool:
+        return bool(self._settings["paced"])
+
+    def _tick(self) -> None:
+        if self._result is None or self._result.done_B.all():
+            return
+        hold = (hold_action(self._world.arm_target()[0]), "hold")
+        action_A, source = self._pending or hold
+        self._pending = None
+        self._step(action_A, source)
+
+    def _step(self, action_A: FloatArray, source: str) -> None:
+        if self._result is None or self._result.done_B.all():
+            return
+        self._result = self._world.step(action_A[None])
+        self._steps += 1
+        self._publish(self._result.observation, self._result, source)
+
+    def _publish(self, observation: Observation, result: StepResult, source: str) -> None:
+        self._stamp_ns = self._offset_ns + int(observation.time_ns_B[0])
+        target, target_joints_J = self._world.arm_target()
+        joints_J, velocity_J = self._world.joints()
+        truth = {
+            "stamp_ns": self._stamp_ns, "succeeded": self._world.succeeded(),
+            "digest": self._world.state_digest(),
+        }  # fmt: skip
+        self._truth.publish(messages.to_json(truth))
+        self._port.publish(
+            ArmReport(
+                stamp_ns=self._stamp_ns,
+                images={name: frames[0] for name, frames in observation.images.items()},
+                proprio_P=observation.proprio_BP[0],
+                joints_J=joints_J,
+                velocity_J=velocity_J,
+                target=target,
+                target_joints_J=target_joints_J,
+                executed_A=result.commanded_BA[0],
+                executed_source=source,
+                terminated=bool(result.terminated_B[0]),
+                truncated=bool(result.truncated_B[0]),
+            )
+        )
+
+    def _health(self) -> tuple[int, str, dict[str, object]]:
+        running = self._result is not None and not self._result.done_B.all()
+        values = {"episodes": self._episodes, "steps": self._steps, "sim_time_s": self._stamp_ns / 1e9}
+        return 0, "episode running" if running else "waiting for a reset", dict(values)
+
+
+def _not_blank(value: str) -> str:
+    return "" if value.strip() else "must not be blank"
+
+
+def main() -> int:
+    """Run the node."""
+    from gymnast_ros.nodes.simulated_arm import SimulatedArm  # MuJoCo loads only where the simulator runs
+
+    return run(lambda: SimWorld(SimulatedArm()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

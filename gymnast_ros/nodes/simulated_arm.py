@@ -1,0 +1,85 @@
+"""The simulator with a choice of scenes and an arm that tells its target, as sim_world publishes it; no ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gymnast_core.kinematics import EndEffectorTarget
+from gymnast_core.spec import EnvSpec
+from gymnast_core.types import FloatArray, Observation, StepResult
+from gymnast_ros.sim.env import SimEnv
+from gymnast_ros.sim.scene import scene_named
+
+Array = npt.NDArray[np.float64]
+
+
+class _TellingSimEnv(SimEnv):
+    """SimEnv whose arm says where it was told to be, as the real one does."""
+
+    def arm_target(self) -> tuple[EndEffectorTarget, Array]:
+        """Commanded pose and its joints (6,) [rad]."""
+        return self._target, np.asarray(self._joints_J, np.float64)
+
+    def joints(self) -> tuple[Array, Array]:
+        """Measured joints (6,) [rad] and their velocities [rad/s]."""
+        return self._data.qpos[:6].copy(), self._data.qvel[:6].copy()
+
+
+class SimulatedArm:
+    """One arm in one of several scenes; use_scene() takes effect with the next reset()."""
+
+    def __init__(self, scene: str = "standard", *, max_steps: int = 15, image_size: int = 256) -> None:
+        self._max_steps, self._image_size = max_steps, image_size
+        self._envs: dict[str, _TellingSimEnv] = {}
+        self._next = self._current = self._env(scene)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Sizes and names; the same in every scene."""
+        return self._current.spec
+
+    def use_scene(self, name: str) -> None:
+        """Choose the scene of the next reset.
+
+        Raises:
+            ConfigError: there is no such scene.
+        """
+        self._next = self._env(name)
+
+    def reset(self, instruction: str | Sequence[str], *, seed: int) -> Observation:
+        """Start an episode in the chosen scene."""
+        self._current = self._next
+        return self._current.reset(instruction, seed=seed)
+
+    def step(self, action_BA: FloatArray) -> StepResult:
+        """Command one action."""
+        return self._current.step(action_BA)
+
+    def close(self) -> None:
+        """Free every renderer."""
+        for env in self._envs.values():
+            env.close()
+
+    def succeeded(self) -> bool:
+        """Whether the task was done at any time of this episode."""
+        return self._current.succeeded()
+
+    def state_digest(self) -> str:
+        """Digest of everything that decides how the episode goes on."""
+        return self._current.state_digest()
+
+    def arm_target(self) -> tuple[EndEffectorTarget, Array]:
+        """Commanded pose and its joints."""
+        return self._current.arm_target()
+
+    def joints(self) -> tuple[Array, Array]:
+        """Measured joints and velocities."""
+        return self._current.joints()
+
+    def _env(self, scene: str) -> _TellingSimEnv:
+        if scene not in self._envs:
+            self._envs[scene] = _TellingSimEnv(scene_named(scene), self._max_steps, self._image_size)
+        return self._envs[scene]

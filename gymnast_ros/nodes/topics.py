@@ -1,0 +1,61 @@
+"""Names, types and quality of service of everything on the wire, once.
+
+All names are relative, so a namespace (/left_arm) moves a whole arm. Frames are REP 103: base_link is x forward,
+z up; stamps are the sensor's clock (simulated time in the simulator); SI units.
+
+| topic | type | what |
+|---|---|---|
+| <camera>/image_raw | sensor_msgs/Image rgb8 | one per control step |
+| joint_states | sensor_msgs/JointState | measured joints [rad], gripper |
+| proprioception | sensor_msgs/JointState | Bridge proprioception, named values |
+| arm/target | sensor_msgs/JointState | commanded end-effector target (7) and its joints (6) |
+| arm/executed | sensor_msgs/JointState | the action the arm was told before this stamp, and whether it ended |
+| arm/description | std_msgs/String, latched | JSON: cameras, sizes, steps, rate |
+| command/policy, command/teleop | sensor_msgs/JointState | wanted action; stamp = the observation it answers |
+| command/arm | sensor_msgs/JointState | from the gate only: what the arm shall do |
+| command_gate/status, rollout/status, ... | std_msgs/String, latched | JSON |
+"""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+CLOCK = "/clock"
+JOINT_STATES = "joint_states"
+PROPRIOCEPTION = "proprioception"
+TARGET = "arm/target"
+EXECUTED = "arm/executed"
+DESCRIPTION = "arm/description"
+RESET = "arm/reset"
+ARM_NODE = "arm"
+POLICY_COMMAND = "command/policy"
+TELEOP_COMMAND = "command/teleop"
+ARM_COMMAND = "command/arm"
+GATE_STATUS = "command_gate/status"
+GATE_REPORT = "command_gate/report"
+ESTOP = "command_gate/estop"
+RE_ARM = "command_gate/re_arm"
+TRUTH = "arm/truth"
+DIAGNOSTICS = "/diagnostics"
+BASE_FRAME = "base_link"
+
+ACTION_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
+PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+
+
+def image_topic(camera: str) -> str:
+    """Topic of one camera, as usb_cam and realsense2_camera spell it."""
+    return f"{camera}/image_raw"
+
+
+def _qos(depth: int, durability: DurabilityPolicy) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=durability
+    )
+
+
+STREAM = _qos(10, DurabilityPolicy.VOLATILE)
+"""Commands, states and images: nothing may be lost in lockstep."""
+
+LATCHED = _qos(1, DurabilityPolicy.TRANSIENT_LOCAL)
+"""Status: whoever comes late still reads the last one."""
