@@ -7,7 +7,7 @@ are counted within the window) and a pinned anchor frame can stay while recent f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -140,16 +140,8 @@ class KVCache:
 
     def gather(self, rows: Tensor) -> KVCache:
         """Return a cache of the given rows (repeats allowed), e.g. to fan one start out to a group."""
-        shape = CacheShape(
-            self.shape.layers,
-            int(rows.numel()),
-            self.shape.tokens,
-            self.shape.heads,
-            self.shape.head_dim,
-            self.shape.capacity,
-            self.shape.pinned,
-        )
+        shape = replace(self.shape, batch=int(rows.numel()))
         copy = KVCache.__new__(KVCache)
         copy.shape, copy.static, copy._order = shape, self.static, list(self._order)
-        copy._keys, copy._values = self._keys[:, rows], self._values[:, rows]
+        copy._keys, copy._values = (part.index_select(1, rows.to(part.device)) for part in (self._keys, self._values))
         return copy

@@ -7,7 +7,7 @@ a noisy frame as context, and finished frames never see later ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,6 +123,15 @@ class RolloutSampler:
         weight = self.model.action_embedder.weight
         self._cache = KVCache(shape, device=weight.device, dtype=weight.dtype, static=self._static)
         self._write(context_BTHWC, actions_BTA, None)
+
+    def fan_out(self, rows: Sequence[int]) -> None:
+        """Go on with the given rows of the started batch, repeats allowed: one start, a whole group.
+
+        Args:
+            rows: indices into the batch start() was given.
+        """
+        index = torch.tensor([row + b * self._batch for b in range(self.config.branches) for row in rows])
+        self._cache, self._batch = self.cache.gather(index), len(rows)
 
     @torch.no_grad()
     def next_frame(self, action_BA: Tensor, noise_BHWC: Tensor, trace: Trace | None = None) -> Tensor:
