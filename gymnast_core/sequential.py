@@ -31,7 +31,11 @@ STAKE_SHARES = np.concatenate([np.full(3, 0.15 / 3), np.full(14, 0.85 / 14)])
 
 
 class Decision(str, enum.Enum):
-    """What a trial says so far."""
+    """What a trial says so far.
+
+    ROLL_BACK (shown to be worse), FUTILE (a worthwhile gain is excluded) and EXHAUSTED (out of budget) all keep the
+    running policy; they differ in what is known. Futility usually comes first: it needs less evidence than harm.
+    """
 
     CONTINUE = "continue"
     PROMOTE = "promote"
