@@ -33,7 +33,10 @@ _GUESS_J = np.array([0.0, 0.02, 0.18, 0.0, 1.37, 0.0])
 
 
 class _LazyFrames(Mapping[str, ByteArray]):
-    """The camera's frame of one moment, drawn when first looked at and kept."""
+    """The camera's frame of one moment, drawn when first looked at and kept.
+
+    It must be looked at in the thread that looked first: an OpenGL context belongs to one thread.
+    """
 
     def __init__(self, env: SimEnv) -> None:
         self._env = env
@@ -141,7 +144,7 @@ class SimEnv:
         return StepResult(self._observation(), never, np.array([not self._open]), commanded[None])
 
     def close(self) -> None:
-        """Free the renderer; frames that were never looked at are lost."""
+        """Free the renderer; a frame first looked at after this opens it again."""
         self._open = False
         if self._renderer is not None:
             self._renderer.close()
