@@ -9,7 +9,11 @@ from gymnast_core.errors import CheckpointError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policy import Policy
 
-ARCHITECTURES = {"compact_policy": "gymnast_core.policies.compact:CompactPolicy"}
+ARCHITECTURES = {
+    "compact_policy": "gymnast_core.policies.compact:CompactPolicy",
+    "openvla": "gymnast_core.policies.openvla.policy:OpenVLAPolicy",
+    "lora": "gymnast_core.policies.lora:AdaptedPolicy",
+}
 """architecture of a manifest -> module:class with a `load(folder)` class method."""
 
 

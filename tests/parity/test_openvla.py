@@ -23,8 +23,8 @@ def tiny_config(folder: Path, **changes) -> OpenVLAConfig:
     fields = json.loads((folder / "config.json").read_text())
     known = TowerConfig.__dataclass_fields__
     towers = [
-        TowerConfig(**{k: v for k, v in t.items() if k in known}, attention_pool=t["global_pool_attn_present_but_unused"])
-        for t in fields["vision"]
+        TowerConfig(**{k: v for k, v in tower.items() if k in known}, attention_pool=index == 1)
+        for index, tower in enumerate(fields["vision"])
     ]
     text = TextConfig(**{k: v for k, v in fields["text"].items() if k in TextConfig.__dataclass_fields__})
     return OpenVLAConfig(towers=tuple(towers), text=text, **changes)

@@ -59,7 +59,7 @@ def test_only_the_first_id_does_not_survive(golden):
 def test_missing_mask_scales_everything_and_unknown_keys_are_named(statistics):
     plain = Statistics.from_json({"q01": [0.0, 0.0], "q99": [2.0, 4.0]})
     np.testing.assert_allclose(plain.unnormalise(np.array([0.0, 1.0]), epsilon=0.0), [1.0, 4.0])
-    with pytest.raises(CheckpointError, match="'libero'.*bridge_dataset"):
+    with pytest.raises(CheckpointError, match=r"'libero'.*bridge_dataset"):
         action_statistics(statistics, "libero")
 
 

@@ -58,7 +58,9 @@ def lanczos(frames_BHWC: ByteArray, size: int) -> ByteArray:
     """Resize with an antialiased lanczos-3 filter; rounded and clipped to uint8."""
     rows = _lanczos_matrix(frames_BHWC.shape[1], size)
     columns = _lanczos_matrix(frames_BHWC.shape[2], size)
-    return np.clip(np.rint(_apply(frames_BHWC.astype(np.float32), rows, columns)), 0, 255).astype(np.uint8)
+    levels = np.rint(_apply(frames_BHWC.astype(np.float32), rows, columns))
+    resized: ByteArray = np.clip(levels, 0, 255).astype(np.uint8)
+    return resized
 
 
 def centre_crop(frames_BHWC: ByteArray, size: int, *, area: float = CROP_AREA) -> ByteArray:
@@ -70,7 +72,8 @@ def centre_crop(frames_BHWC: ByteArray, size: int, *, area: float = CROP_AREA) -
     rows = _crop_matrix(frames_BHWC.shape[1], size, math.sqrt(area))
     columns = _crop_matrix(frames_BHWC.shape[2], size, math.sqrt(area))
     unit = _apply(frames_BHWC.astype(np.float32) / np.float32(255.0), rows, columns)
-    return np.clip(unit * np.float32(255.5), 0, 255).astype(np.uint8)
+    cropped: ByteArray = np.clip(unit * np.float32(255.5), 0, 255).astype(np.uint8)
+    return cropped
 
 
 def to_pixels(
@@ -102,7 +105,7 @@ def _bicubic(frame_HWC: ByteArray, size: int) -> ByteArray:
 
 
 def _apply(frames_BHWC: FloatArray, rows: FloatArray, columns: FloatArray) -> FloatArray:
-    """rows (h, H) and columns (w, W) applied to (B, H, W, C)."""
+    """Weights rows (h, H) and columns (w, W) applied to (B, H, W, C)."""
     down = np.einsum("hH,BHWC->BhWC", rows, frames_BHWC, optimize=True)
     resized: FloatArray = np.einsum("wW,BhWC->BhwC", columns, down, optimize=True)
     return resized
@@ -116,7 +119,8 @@ def _lanczos_matrix(source: int, target: int, radius: float = 3.0) -> FloatArray
     centres = (np.arange(target) + 0.5) * scale
     x = np.abs(centres[:, None] - (np.arange(source) + 0.5)[None, :]) / widened
     weights = np.where(x < radius, np.sinc(x) * np.sinc(x / radius), 0.0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    normalised: FloatArray = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normalised
 
 
 @functools.lru_cache(maxsize=32)

@@ -13,7 +13,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from gymnast_core.errors import ContractError
-from gymnast_core.policies.openvla.config import ACTION_BINS, OpenVLAConfig, TextConfig
+from gymnast_core.policies.openvla.config import OpenVLAConfig, TextConfig
 from gymnast_core.policies.openvla.vit import FusedVision
 from gymnast_core.types import ACTION_DIM, PROPRIO_DIM
 
@@ -194,9 +194,11 @@ class OpenVLANetwork(nn.Module):
 
     def action_logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., 256) float32 logits of the action ids; the other 31,808 rows are not computed."""
-        first = self.config.first_action_id
-        weight = self.language_model.lm_head.weight[first : first + ACTION_BINS]
-        return F.linear(hidden, weight).float()
+        first, last = self.config.first_action_id, self.config.vocabulary_end
+        head = self.language_model.lm_head
+        if type(head) is not nn.Linear:  # adapted: its weight alone would leave the adapter out
+            return self.full_logits(hidden)[..., first:last]
+        return F.linear(hidden, head.weight[first:last]).float()
 
     def full_logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., vocabulary) float32: what the official code takes the maximum of."""

@@ -144,5 +144,5 @@ class FusedVision(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """(B, 6, H, W) -> (B, patches, sum of widths)."""
-        first, second = pixels_BCHW.split(3, dim=1)
+        first, second = pixels_BCHW[:, :3], pixels_BCHW[:, 3:]
         return torch.cat([self.featurizer(first), self.fused_featurizer(second)], dim=-1)

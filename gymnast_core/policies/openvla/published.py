@@ -1,0 +1,207 @@
+"""Reading a published OpenVLA folder: safetensors by tensor name, JSON settings, none of its code.
+
+Layout: config.json, model*.safetensors with an index, tokenizer.json, preprocessor_config.json,
+dataset_statistics.json, and optionally action_head--*.safetensors, proprio_projector--*.safetensors, lora_adapter/.
+Heads are published as .pt, which only a pickle reader can open; convert them once, away from robot and trainer:
+    python -c "import torch, safetensors.torch as s, sys; s.save_file({k: v.contiguous() for k, v in
+    torch.load(sys.argv[1], weights_only=True, map_location='cpu').items()}, sys.argv[2])" IN.pt OUT.safetensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gymnast_core.errors import CheckpointError
+from gymnast_core.policies import lora
+from gymnast_core.policies.openvla.config import OpenVLAConfig, text_config_of, towers_of
+from gymnast_core.policies.openvla.model import OpenVLANetwork
+from gymnast_core.policies.openvla.policy import OpenVLAPolicy, assign
+from gymnast_core.policies.openvla.prompt import PromptTokenizer
+from gymnast_core.policies.openvla.tokens import Statistics, action_statistics
+
+BRIDGE_KEYS = ("bridge_dataset", "bridge_orig")
+"""Statistics keys of the SFT base and of openvla-7b."""
+
+ADAPTER_FOLDER = "lora_adapter"
+
+
+def read_published(
+    folder: Path,
+    *,
+    base: Path | None = None,
+    head: str = "discrete",
+    statistics_key: str = "",
+    pipeline: str = "official",
+    temperature: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> OpenVLAPolicy:
+    """Load a published checkpoint folder.
+
+    Args:
+        folder: of a fine-tuned or the original model. If it holds model tensors, its lora_adapter/ is already
+            merged into them and is left alone; if it holds only an adapter, `base` is needed.
+        base: folder with the tensors the adapter was trained on.
+        head: discrete, l1 or causal.
+        statistics_key: whose statistics to un-normalise with; empty picks the Bridge one, or the only one.
+        pipeline: official or rl image preparation.
+        temperature: of sampling.
+        dtype: convert the weights; None keeps what is stored.
+
+    Raises:
+        CheckpointError: a file is missing or does not fit; the message says which.
+    """
+    model_folder = folder if _shards(folder) else base
+    if model_folder is None or not _shards(model_folder):
+        raise CheckpointError(f"{folder} has no model*.safetensors; pass base=, the folder its adapter was trained on")
+    settings = _read_json(model_folder / "config.json")
+    extras = _read_extras(folder, head)
+    statistics = _statistics((folder, model_folder), settings)
+    key = _choose_key(statistics, statistics_key)
+    config = _config(settings, folder, head, pipeline, key, temperature, proprio="proprio_projector" in extras)
+    network = OpenVLANetwork.without_memory(config)
+    tensors = _read_shards(model_folder)
+    for prefix, part in extras.items():
+        tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.items()}
+    assign(network, {name: _as(tensor, dtype) for name, tensor in tensors.items()}, where=str(folder))
+    files = [*_files(model_folder), *(_files(folder) if folder != model_folder else ())]
+    if folder != model_folder:
+        lora.merge_published(network, folder / ADAPTER_FOLDER)
+    proprio = statistics[key].get("proprio") if config.proprio else None
+    return OpenVLAPolicy(
+        network,
+        PromptTokenizer.read(folder if (folder / "tokenizer.json").is_file() else model_folder, config),
+        action_statistics(statistics, key),
+        proprio_statistics=None if proprio is None else Statistics.from_json(proprio),
+        version=f"published-{_digest(files)}",
+    )
+
+
+def _config(
+    settings: Mapping[str, Any],
+    folder: Path,
+    head: str,
+    pipeline: str,
+    key: str,
+    temperature: float,
+    *,
+    proprio: bool,
+) -> OpenVLAConfig:
+    causal = head == "causal"
+    config = OpenVLAConfig(
+        towers=towers_of(settings),
+        text=text_config_of(settings.get("text_config", {})),
+        head=head,
+        chunk_length=1 if causal else 5,
+        pipeline=pipeline,
+        range_epsilon=0.0 if causal else 1e-8,
+        statistics_key=key,
+        temperature=temperature,
+        proprio=proprio,
+    )
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return config
+    processor = _read_json(path)
+    means, stds = (tuple(tuple(row) for row in processor.get(name, ())) for name in ("means", "stds"))
+    return replace(config, means=means or config.means, stds=stds or config.stds)
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    paths = _shards(folder)
+    if index.is_file():
+        names = sorted(set(_read_json(index)["weight_map"].values()))
+        absent = [name for name in names if not (folder / name).is_file()]
+        if absent:
+            raise CheckpointError(f"{folder} lacks {absent[0]}, named in its index; fetch it again")
+        paths = [folder / name for name in names]
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        tensors |= _load(path)
+    return tensors
+
+
+def _read_extras(folder: Path, head: str) -> dict[str, dict[str, Tensor]]:
+    """Head and projector next to the model, without the prefix that data-parallel training left on the names."""
+    extras = {}
+    for prefix in ("action_head", "proprio_projector"):
+        if prefix == "action_head" and head != "l1":
+            continue
+        found = sorted(folder.glob(f"{prefix}--*.safetensors"))
+        pickled = sorted(folder.glob(f"{prefix}--*.pt"))
+        if pickled and not found:
+            raise CheckpointError(f"{pickled[0]} is a pickle, which is never opened here; convert it to safetensors "
+                                  "(the command is in the docstring of gymnast_core/policies/openvla/published.py)")
+        if found:
+            extras[prefix] = {name.removeprefix("module."): tensor for name, tensor in _load(found[-1]).items()}
+        elif prefix == "action_head":
+            raise CheckpointError(f"{folder} has no action_head--*.safetensors; use head='discrete'")
+    return extras
+
+
+def _statistics(folders: Iterable[Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The fine-tuned folder's own, else its base's, else what config.json lists."""
+    paths = [folder / "dataset_statistics.json" for folder in folders]
+    found = [path for path in paths if path.is_file()]
+    statistics = _read_json(found[0]) if found else dict(settings.get("norm_stats", {}))
+    if not statistics:
+        raise CheckpointError(f"{paths[0]} is missing and config.json has no norm_stats; actions cannot be scaled")
+    return statistics
+
+
+def _choose_key(statistics: Mapping[str, Any], wanted: str) -> str:
+    candidates = [wanted] if wanted else [key for key in BRIDGE_KEYS if key in statistics] or list(statistics)
+    if candidates[0] not in statistics or (not wanted and len(candidates) > 1 and candidates[0] not in BRIDGE_KEYS):
+        raise CheckpointError(f"statistics_key {wanted!r} does not pick one of {sorted(statistics)}; name one of them")
+    return candidates[0]
+
+
+def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """One-byte floats cannot be computed with; they become float32 unless a dtype is asked for."""
+    wanted = dtype or (torch.float32 if tensor.is_floating_point() and tensor.element_size() == 1 else tensor.dtype)
+    return tensor.to(wanted)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no readable safetensors file: {error}; fetch it again") from error
+    return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    return fields
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json"))
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Content id over every file read; reading 15 GB again costs some ten seconds and a reused name costs a run."""
+    total = hashlib.sha256()
+    for path in files:
+        total.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                total.update(block)
+    return total.hexdigest()[:16]
