@@ -41,7 +41,7 @@ class SceneConfig:
         light: brightness, 1 is normal.
         light_position_m: where the lamp hangs.
         camera_shift_m: added to the camera's place.
-        camera_turn_deg: added to its field of view; positive sees more.
+        camera_widening_deg: added to its field of view; positive sees more.
         distractors: 0..2 objects that are part of no task.
     """
 
@@ -54,7 +54,7 @@ class SceneConfig:
     light: float = 1.0
     light_position_m: Vector = (0.1, 0.3, 1.2)
     camera_shift_m: Vector = (0.0, 0.0, 0.0)
-    camera_turn_deg: float = 0.0
+    camera_widening_deg: float = 0.0
     distractors: int = 0
 
     def __post_init__(self) -> None:
@@ -164,7 +164,7 @@ def _camera(scene: SceneConfig) -> str:
     right = (-back[1], back[0], 0.0)
     up = (-back[2] * right[1], back[2] * right[0], back[0] * right[1] - back[1] * right[0])
     axes = " ".join(f"{value:.6f}" for value in (*right, *up))
-    return f'pos="{_triple((place[0], place[1], place[2]))}" xyaxes="{axes}" fovy="{38.0 + scene.camera_turn_deg:.3f}"'
+    return f'pos="{_triple((place[0], place[1], place[2]))}" xyaxes="{axes}" fovy="{38.0 + scene.camera_widening_deg:.3f}"'
 
 
 def _box(name: str, half_length_m: float, colour: Colour) -> str:
