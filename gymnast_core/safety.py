@@ -233,7 +233,8 @@ class CommandGate:
         if self.limits.effort_limit and arm.effort_J is not None:
             over = np.abs(arm.effort_J) > np.array(self.limits.effort_limit)
             if over.any() or not np.isfinite(arm.effort_J).all():
-                self.stop(f"effort {np.round(arm.effort_J).tolist()} beyond {list(self.limits.effort_limit)}; free the arm")
+                efforts, limits = np.round(arm.effort_J).tolist(), list(self.limits.effort_limit)
+                self.stop(f"effort {efforts} beyond {limits}; free the arm, then re-arm")
 
     def begin_episode(self) -> None:
         """The arm was reset and rests: the next command is smooth with standing still."""

@@ -99,7 +99,9 @@ class ArmReport:
 class ArmPort:
     """Publishers and the one command subscription of an arm node."""
 
-    def __init__(self, node: Node, description: ArmDescription, on_command: Callable[[FloatArray, int, str], None]) -> None:
+    def __init__(
+        self, node: Node, description: ArmDescription, on_command: Callable[[FloatArray, int, str], None]
+    ) -> None:
         """Create them.
 
         Args:

@@ -72,9 +72,7 @@ class Settings:
             check = self._checks.get(parameter.name)
             wrong = check(parameter.value) if check else ""
             if wrong:
-                return SetParametersResult(
-                    successful=False, reason=f"{parameter.name}={parameter.value!r}: {wrong}"
-                )
+                return SetParametersResult(successful=False, reason=f"{parameter.name}={parameter.value!r}: {wrong}")
         return SetParametersResult(successful=True)
 
 
@@ -98,7 +96,9 @@ class Diagnostics:
     def __init__(self, node: Node, hardware_id: str, read: Callable[[], tuple[int, str, Mapping[str, object]]]) -> None:
         self._node, self._hardware_id, self._read = node, hardware_id, read
         self._publisher = node.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, topics.STREAM)
-        self._timer = node.create_timer(1.0, self._publish, clock=rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME))
+        self._timer = node.create_timer(
+            1.0, self._publish, clock=rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
+        )
 
     def _publish(self) -> None:
         level, message, values = self._read()

@@ -135,14 +135,17 @@ class TopicEnv:
         self._session = description.session
         inbox.expect(description.cameras, description.simulated)
         for camera in description.cameras:
-            node.create_subscription(
-                Image, topics.image_topic(camera), partial(inbox.on_image, camera), topics.STREAM
-            )
+            node.create_subscription(Image, topics.image_topic(camera), partial(inbox.on_image, camera), topics.STREAM)
         if description.simulated:
             node.create_subscription(String, topics.TRUTH, inbox.on_truth, topics.STREAM)
         self._await_matches(timeout_s)
         return EnvSpec(
-            1, description.cameras, description.image_height, description.image_width, description.max_steps, WIDOWX_250S
+            1,
+            description.cameras,
+            description.image_height,
+            description.image_width,
+            description.max_steps,
+            WIDOWX_250S,
         )
 
     def _await_matches(self, timeout_s: float) -> None:
@@ -150,10 +153,12 @@ class TopicEnv:
         node, cameras = self._node, self._describe().cameras
         wanted = [topics.PROPRIOCEPTION, topics.EXECUTED, topics.ARM_COMMAND, *map(topics.image_topic, cameras)]
         self._spin_until(
-            lambda: all(node.count_publishers(node.resolve_topic_name(name)) for name in wanted)
-            and self._commands.get_subscription_count() > 0
-            and self._set_arm.service_is_ready()
-            and self._reset_arm.service_is_ready(),
+            lambda: (
+                all(node.count_publishers(node.resolve_topic_name(name)) for name in wanted)
+                and self._commands.get_subscription_count() > 0
+                and self._set_arm.service_is_ready()
+                and self._reset_arm.service_is_ready()
+            ),
             timeout_s,
             "arm, cameras and gate to appear",
         )

@@ -1,0 +1,194 @@
+"""One episode on the arm, recorded and labelled: what run_episode, evaluate and test-time training repeat."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gymnast_core.episodes import EpisodeRecorder, Spool
+from gymnast_core.errors import EstopLatchedError, SafetyError, StaleCommandError
+from gymnast_core.policy import Policy
+from gymnast_core.rollout import Observer, run_episode
+from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
+from gymnast_ros.nodes.topic_env import TopicEnv
+
+LOG = logging.getLogger(__name__)
+
+Label = Callable[[Mapping[str, Any]], tuple[Outcome | None, str]]
+"""Given the simulator's truth (empty on a real arm): outcome and labeller; outcome None discards the episode."""
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """What one episode shall be.
+
+    Attributes:
+        instruction: for the policy.
+        task: name for tables.
+        seed: start state, and sampling noise together with temperature_seed.
+        scene: look of the simulated world.
+        temperature_seed: negative is greedy, else seeds the sampling.
+        record: write it to the spool.
+        purpose: "collect", "evaluate", ...; rides in the metadata.
+    """
+
+    instruction: str
+    task: str
+    seed: int
+    scene: str = "standard"
+    temperature_seed: int = -1
+    record: bool = True
+    purpose: str = "collect"
+
+    def rng(self) -> np.random.Generator | None:
+        """Sampling noise of this episode alone; None is greedy."""
+        if self.temperature_seed < 0:
+            return None
+        return np.random.default_rng([self.temperature_seed, self.seed])
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    """How one episode went; a JSON row of every result.
+
+    Attributes:
+        policy: version.
+        task: name.
+        instruction: as asked.
+        seed: start state.
+        scene: look.
+        success: label; None when nobody labelled it.
+        labelled_by: who.
+        steps: actions done.
+        episode_id: of the recording, empty when not recorded.
+        truncated_reason: empty when it ran to its end, else "estop", "arm_lost", "cancelled", "fault".
+        detail: the error's own words.
+        interventions: steps at which the arm did something else than the policy asked.
+        teleop_steps: steps commanded by a human.
+    """
+
+    policy: str
+    task: str
+    instruction: str
+    seed: int
+    scene: str
+    success: bool | None
+    labelled_by: str
+    steps: int
+    episode_id: str
+    truncated_reason: str
+    detail: str
+    interventions: int
+    teleop_steps: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+class _Watcher:
+    """Counts what happened; who commanded each step."""
+
+    def __init__(self, env: TopicEnv) -> None:
+        self._env = env
+        self.steps = self.interventions = 0
+        self.sources: list[str] = []
+
+    def on_reset(self, instructions: Sequence[str], observation: Observation) -> None:
+        self.steps = self.interventions = 0
+        self.sources = []
+
+    def on_step(self, action_BA: FloatArray, result: StepResult, chunk: ActionChunk, index: int) -> None:
+        self.steps += 1
+        self.interventions += int(not np.array_equal(action_BA, result.commanded_BA))
+        self.sources.append(self._env.executed_source)
+
+
+class EpisodeRunner:
+    """Runs planned episodes on one arm.
+
+    Args:
+        env: the arm.
+        spool: where recordings go; None never records.
+        robot: its name in recordings.
+        label: asked once per finished episode.
+        observers: further ones (live screens).
+    """
+
+    def __init__(
+        self, env: TopicEnv, spool: Spool | None, robot: str, label: Label, observers: Sequence[Observer] = ()
+    ) -> None:
+        self.env = env
+        self._spool, self._label, self._observers = spool, label, tuple(observers)
+        self._recorder = EpisodeRecorder(spool.recording_folder, robot=robot) if spool is not None else None
+
+    def run(self, plan: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]) -> EpisodeRow:
+        """Run one episode to its end, whatever that is; a recording survives in any case.
+
+        Raises:
+            DiskFullError: the spool is full; nothing was started.
+        """
+        recorder = self._recorder if plan.record else None
+        if recorder is not None and self._spool is not None:
+            self._spool.check_space()
+            metadata = {"task": plan.task, "scene": plan.scene, "purpose": plan.purpose}
+            recorder.begin(metadata=metadata, seed=plan.seed)
+        watcher = _Watcher(self.env)
+        self.env.scene = plan.scene
+        observers: list[Observer] = [*([recorder] if recorder is not None else []), watcher, *self._observers]
+        reason = detail = ""
+        try:
+            result = run_episode(
+                self.env, policy, plan.instruction, seed=plan.seed, rng=plan.rng(), observers=observers,
+                cancelled=cancelled,
+            )  # fmt: skip
+            reason = _reason(result)
+        except SafetyError as error:
+            reason, detail = _fault(error), str(error)
+            LOG.warning("episode_cut reason=%s error=%s", reason, error)
+        outcome, labelled_by = self._label(self.env.truth) if not reason else (Outcome.UNLABELLED, "")
+        episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher)
+        success = outcome is Outcome.SUCCESS if outcome in (Outcome.SUCCESS, Outcome.FAILURE) else None
+        return EpisodeRow(
+            policy.version, plan.task, plan.instruction, plan.seed, plan.scene, success, labelled_by, watcher.steps,
+            episode_id, reason, detail, watcher.interventions, watcher.sources.count("teleop"),
+        )  # fmt: skip
+
+    def _finish(
+        self,
+        recorder: EpisodeRecorder | None,
+        outcome: Outcome | None,
+        labelled_by: str,
+        reason: str,
+        watcher: _Watcher,
+    ) -> str:
+        """Make the recording durable and hand it to the spool; returns its id."""
+        if recorder is None or recorder.episode_id is None or self._spool is None:
+            return ""
+        episode_id = recorder.episode_id
+        metadata = {"sources": watcher.sources, "interventions": watcher.interventions}
+        path: Path = recorder.finish(
+            outcome or Outcome.UNLABELLED, labelled_by, truncated_reason=reason, metadata=metadata
+        )
+        if outcome is None:
+            path.unlink()  # the operator asked for that
+            return ""
+        self._spool.enqueue(path)
+        return episode_id
+
+
+def _reason(result: StepResult) -> str:
+    if result.terminated_B.any():
+        return "fault"
+    return "" if result.done_B.all() else "cancelled"
+
+
+def _fault(error: SafetyError) -> str:
+    if isinstance(error, EstopLatchedError):
+        return "estop"
+    return "arm_lost" if isinstance(error, StaleCommandError) else "refused"

@@ -1,0 +1,124 @@
+"""Paired evaluation on the arm: the same start states for every checkpoint, rows and sums as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gymnast_core.errors import ConfigError, EstopLatchedError, SafetyError
+from gymnast_core.policy import Policy
+from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
+
+ATTEMPTS = 3
+"""Times an episode is tried when arm or gate are lost under it; it starts from the same state again."""
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What shall be evaluated.
+
+    Attributes:
+        tasks: (name, instruction) pairs.
+        seed_start: first start state; every task gets the same range.
+        seed_count: start states per task.
+        scene: look of the world.
+        temperature_seed: negative is greedy.
+        record: write every episode to the spool.
+        purpose: rides in the recordings' metadata.
+    """
+
+    tasks: tuple[tuple[str, str], ...]
+    seed_start: int
+    seed_count: int
+    scene: str = "standard"
+    temperature_seed: int = -1
+    record: bool = False
+    purpose: str = "evaluate"
+
+    def __post_init__(self) -> None:
+        """Refuse an empty plan."""
+        if not self.tasks:
+            raise ConfigError("an evaluation needs at least one task")
+        if self.seed_count < 1:
+            raise ConfigError(f"seed_count must be at least 1, got {self.seed_count}")
+
+    def episodes(self) -> list[EpisodePlan]:
+        """Every episode, tasks interleaved so that a drift of the machine hits all alike."""
+        return [
+            EpisodePlan(
+                instruction,
+                task,
+                self.seed_start + offset,
+                self.scene,
+                self.temperature_seed,
+                self.record,
+                self.purpose,
+            )
+            for offset in range(self.seed_count)
+            for task, instruction in self.tasks
+        ]
+
+
+def evaluate(
+    runner: EpisodeRunner,
+    policies: Sequence[Policy],
+    plan: EvaluationPlan,
+    *,
+    cancelled: Callable[[], bool],
+    progress: Callable[[int, int, Sequence[EpisodeRow]], None],
+) -> list[EpisodeRow]:
+    """Run every policy from every start state.
+
+    Returns:
+        The rows so far when cancelled, else one per policy and start state.
+
+    Raises:
+        EstopLatchedError: an operator stopped the arm; the rows are lost to the caller, the recordings are not.
+        SafetyError: arm or gate stayed away for three attempts.
+    """
+    episodes = plan.episodes()
+    rows: list[EpisodeRow] = []
+    for episode in episodes:
+        for policy in policies:
+            if cancelled():
+                return rows
+            row = _attempt(runner, episode, policy, cancelled)
+            if row.truncated_reason == "cancelled":
+                return rows
+            rows.append(row)
+            progress(len(rows), len(episodes) * len(policies), rows)
+    return rows
+
+
+def _attempt(runner: EpisodeRunner, episode: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]) -> EpisodeRow:
+    for _ in range(ATTEMPTS):
+        row = runner.run(episode, policy, cancelled)
+        if row.truncated_reason == "estop":
+            raise EstopLatchedError(row.detail)
+        if row.truncated_reason != "arm_lost" or cancelled():
+            return row
+    raise SafetyError(f"gave up after {ATTEMPTS} attempts: {row.detail}")
+
+
+def summarise(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
+    """{version: {successes, n, tasks: {task: {successes, n}}}}; an episode without a label is no success."""
+    policies: dict[str, Any] = {}
+    for row in rows:
+        policy = policies.setdefault(row.policy, {"successes": 0, "n": 0, "tasks": {}})
+        task = policy["tasks"].setdefault(row.task, {"successes": 0, "n": 0})
+        for count in (policy, task):
+            count["n"] += 1
+            count["successes"] += int(row.success is True)
+    return policies
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    staging.write_text(json.dumps(result, indent=1, sort_keys=True))
+    staging.replace(path)

@@ -1,0 +1,255 @@
+"""Runs policies on the arm: episodes, paired evaluations, hot swaps; the policy lives in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from gymnast_core.episodes import Spool
+from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.policy import Policy
+from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
+from gymnast_ros.nodes.evaluation import EvaluationPlan, evaluate, summarise, write_result
+from gymnast_ros.nodes.operator import LABELS, OperatorDesk
+from gymnast_ros.nodes.policy_source import PolicySource, Store
+from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
+from gymnast_ros.nodes.topic_env import TopicEnv
+from gymnast_ros.nodes.worker import Worker
+
+
+class RolloutNode(Node):  # type: ignore[misc]
+    """Services start jobs in a worker; the worker owns the arm's topics."""
+
+    def __init__(self, **node: Any) -> None:
+        super().__init__("rollout", **node)
+        self._settings = settings = Settings(self)
+        declare(settings)
+        folder = Path(settings["folder"])
+        self._results = folder / "results"
+        self._spool = Spool(folder / "spool")
+        recovered = self._spool.recover()
+        if recovered:
+            self.get_logger().warning(f"recovered episodes={len(recovered)} after a crash")
+        self._store = open_store(folder / "store", settings["robot_name"], settings["trusted_keys"])
+        self._policies = PolicySource(self._store, settings["policy"])
+        self._worker = Worker()
+        self._desk = OperatorDesk(self._waiting_for_label)
+        self._runner: EpisodeRunner | None = None
+        self._status: dict[str, Any] = {"state": "idle", "kind": "", "run_id": "", "done": 0, "total": 0}
+        self._status_topic = LatchedJson(self, "~/status")
+        self._version_topic = LatchedJson(self, "~/policy_version")
+        self._result_topic = LatchedJson(self, "~/result")
+        for name, handler in (
+            ("run_episode", partial(self._start, "run_episode", self._run_episode)),
+            ("evaluate", partial(self._start, "evaluate", self._evaluate)),
+            ("cancel", self._cancel),
+            ("label", self._label),
+            ("swap", self._swap),
+            ("rollback", self._rollback),
+        ):
+            self.create_service(Trigger, f"~/{name}", handler)
+        self._diagnostics = Diagnostics(self, settings["robot_name"], self._health)
+        self._set_status(state="idle")
+        self._tell_version()
+
+    def stop(self) -> None:
+        """End the running episode; its recording is kept."""
+        self._desk.cancel()
+        self._worker.close(10.0)
+        if self._runner is not None:
+            self._runner.env.close()
+
+    def _start(
+        self, kind: str, job: Callable[[str], dict[str, Any]], _: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        run_id = self._worker.start(kind, partial(self._guarded, kind, job))
+        response.success = run_id is not None
+        response.message = run_id or f"busy with {self._worker.kind} {self._status['run_id']}; cancel it or wait"
+        return response
+
+    def _guarded(self, kind: str, job: Callable[[str], dict[str, Any]], run_id: str) -> None:
+        """Run a job in the worker; whatever happens, a result with its run id is latched."""
+        self._set_status(state="running", kind=kind, run_id=run_id, done=0, total=0, successes=0, message="")
+        result: dict[str, Any] = {"run_id": run_id, "kind": kind, "ok": False, "error": "", "file": ""}
+        try:
+            result |= job(run_id)
+            result["ok"] = True
+        except (GymnastError, OSError) as error:
+            result["error"] = f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"{kind} failed run={run_id} error={error}")
+        self._result_topic.publish(result)
+        self._set_status(state="idle", message=result["error"])
+
+    def _run_episode(self, run_id: str) -> dict[str, Any]:
+        settings = self._settings
+        task, instruction = task_and_instruction(settings["instruction"])
+        plan = EpisodePlan(
+            instruction, task, settings["seed"], settings["scene"], settings["temperature_seed"], settings["record"],
+            settings["purpose"],
+        )  # fmt: skip
+        policy = self._open(settings["checkpoint"])
+        self._set_status(total=1)
+        row = self._arm().run(plan, policy, self._worker.cancelled)
+        return {"episode": row.to_json()}
+
+    def _evaluate(self, run_id: str) -> dict[str, Any]:
+        settings, started = self._settings, time.monotonic()
+        plan = EvaluationPlan(
+            tuple(task_and_instruction(name) for name in settings["tasks"]),
+            settings["seed_start"], settings["seed_count"], settings["scene"], settings["temperature_seed"],
+            settings["record"], settings["purpose"],
+        )  # fmt: skip
+        names = list(settings["checkpoints"]) or [""]
+        policies = [self._open(name) for name in names]
+        rows = evaluate(
+            self._arm(), policies, plan, cancelled=self._worker.cancelled, progress=partial(self._progress, run_id)
+        )
+        path = self._results / f"{run_id}.json"
+        result = {
+            "run_id": run_id, "scene": plan.scene, "temperature_seed": plan.temperature_seed,
+            "seed_start": plan.seed_start, "seed_count": plan.seed_count,
+            "checkpoints": [policy.version for policy in policies], "policies": summarise(rows),
+            "complete": len(rows) == len(plan.episodes()) * len(policies), "seconds": time.monotonic() - started,
+        }  # fmt: skip
+        write_result(path, {**result, "episodes": [row.to_json() for row in rows]})
+        return {**result, "file": str(path.resolve())}
+
+    def _progress(self, run_id: str, done: int, total: int, rows: Sequence[EpisodeRow]) -> None:
+        successes = int(self._status.get("successes", 0)) + int(rows[-1].success is True)
+        self._set_status(done=done, total=total, successes=successes, last_policy=rows[-1].policy)
+
+    def _arm(self) -> EpisodeRunner:
+        """Connect at first use and again after the connection broke."""
+        settings = self._settings
+        self._desk.automatic = settings["auto_label"]
+        self._desk.wait_s = settings["label_timeout_s"]
+        if self._runner is None:
+            env = TopicEnv(
+                step_timeout_s=settings["step_timeout_s"], reset_timeout_s=settings["reset_timeout_s"],
+                namespace=self.get_namespace(), context=self.context,
+            )  # fmt: skip
+            self._runner = EpisodeRunner(env, self._spool, settings["robot_name"], self._desk.label)
+        return self._runner
+
+    def _open(self, name: str) -> Policy:
+        policy = self._policies.open(name)
+        self._version_topic.publish({"policy_version": policy.version})
+        return policy
+
+    def _tell_version(self) -> None:
+        current = self._store.current() if self._store else None
+        self._version_topic.publish({"policy_version": current.name if current else ""})
+
+    def _cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = self._worker.cancel()
+        self._desk.cancel()
+        response.message = "ending after this step" if response.success else "nothing is running"
+        return response
+
+    def _label(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.message = self._desk.give(self._settings["label"], self._settings["labelled_by"])
+        response.success = not response.message
+        return response
+
+    def _swap(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._change_policy(response, lambda store: store.swap(self._settings["swap_to"] or _staged_id(store)))
+
+    def _rollback(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._change_policy(response, lambda store: store.rollback("operator"))
+
+    def _change_policy(self, response: Trigger.Response, change: Callable[[Store], Path]) -> Trigger.Response:
+        """The next episode opens what is current then: swaps happen at episode boundaries by construction."""
+        try:
+            if self._store is None:
+                raise ConfigError("this robot has no store; start it with robot_name and folder")
+            folder = change(self._store)
+        except GymnastError as error:
+            response.success, response.message = False, str(error)
+            return response
+        self._version_topic.publish({"policy_version": folder.name})
+        response.success, response.message = True, folder.name
+        return response
+
+    def _waiting_for_label(self, waiting: bool) -> None:
+        self._set_status(state="awaiting_label" if waiting else "running")
+
+    def _set_status(self, **changes: Any) -> None:
+        self._status = {**self._status, **changes}
+        self._status_topic.publish(self._status)
+
+    def _health(self) -> tuple[int, str, dict[str, object]]:
+        usage = self._spool.usage()
+        values = {**self._status, "spool_entries": usage.entries, "spool_bytes": usage.bytes}
+        return (2 if usage.full else 0), "spool full" if usage.full else str(self._status["state"]), values
+
+
+def declare(settings: Settings) -> None:
+    """Every parameter of the node, with its meaning."""
+    add = settings.declare
+    add("folder", "runs/robot", "spool/, store/ and results/ live here", read_only=True)
+    add("robot_name", "sim-0", "name in recordings and at the trainer", read_only=True)
+    add("trusted_keys", "", "file or folder of keys that may sign releases; empty trusts local files", read_only=True)
+    add("policy", "", "checkpoint folder used while the store has no current one")
+    add("checkpoint", "", "run_episode: folder, 'staged' or 'replay:FILE'; empty is the current one")
+    add("checkpoints", [], "evaluate: folders compared from the same starts; empty is the current one alone")
+    add("instruction", "lift the red cube", "run_episode: what to do, or a task's name")
+    add("tasks", [], "evaluate: instructions or task names")
+    add("seed", 0, "run_episode: start state", low=0, high=2**53)
+    add("seed_start", 2_000_000, "evaluate: first start state", low=0, high=2**53)
+    add("seed_count", 25, "evaluate: start states per task", low=1, high=1_000_000)
+    add("scene", "standard", "look of the simulated world")
+    add("temperature_seed", -1, "negative is greedy; else seeds the sampling", low=-1, high=2**53)
+    add("record", True, "write episodes to the spool")
+    add("purpose", "collect", "rides in the recordings' metadata")
+    add("auto_label", True, "let the simulator's state play the operator")
+    add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
+    add("label", "success", "for rollout/label", choices=LABELS)
+    add("labelled_by", "operator", "who labels")
+    add("swap_to", "", "for rollout/swap: checkpoint id; empty is the newest staged one")
+    add("step_timeout_s", 5.0, "longest wait for an observation", low=0.2, high=600.0)
+    add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
+
+
+def task_and_instruction(name: str) -> tuple[str, str]:
+    """A task's name and instruction; anything the simulator does not know is its own name."""
+    from gymnast_ros.sim.tasks import TASKS
+
+    for task in TASKS.values():
+        if name.strip().lower() in (task.name, task.instruction):
+            return task.name, task.instruction
+    return name, name
+
+
+def open_store(folder: Path, robot: str, trusted_keys: str) -> Store | None:
+    """The robot's checkpoints."""
+    try:
+        from gymnast_core.signing import TrustedKeys
+        from gymnast_ros.uplink import RobotStore
+    except ImportError:
+        return None
+
+    trusted = TrustedKeys.load(Path(trusted_keys)) if trusted_keys else None
+    store: Store = RobotStore(folder, robot=robot, trusted=trusted)
+    return store
+
+
+def _staged_id(store: Store) -> str:
+    staged = store.staged()
+    if staged is None:
+        raise ConfigError("no checkpoint is staged; publish one first")
+    return staged.name
+
+
+def main() -> int:
+    """Run the node."""
+    return run(RolloutNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
