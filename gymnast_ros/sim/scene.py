@@ -164,7 +164,8 @@ def _camera(scene: SceneConfig) -> str:
     right = (-back[1], back[0], 0.0)
     up = (-back[2] * right[1], back[2] * right[0], back[0] * right[1] - back[1] * right[0])
     axes = " ".join(f"{value:.6f}" for value in (*right, *up))
-    return f'pos="{_triple((place[0], place[1], place[2]))}" xyaxes="{axes}" fovy="{38.0 + scene.camera_widening_deg:.3f}"'
+    fovy = f"{38.0 + scene.camera_widening_deg:.3f}"
+    return f'pos="{_triple((place[0], place[1], place[2]))}" xyaxes="{axes}" fovy="{fovy}"'
 
 
 def _box(name: str, half_length_m: float, colour: Colour) -> str:
