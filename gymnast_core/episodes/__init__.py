@@ -1,0 +1,33 @@
+"""Episodes as MCAP files of standard ROS 2 messages: writer, recorder, reader, recovery, spool."""
+
+from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader, new_episode_id
+from gymnast_core.episodes.reader import (
+    EpisodeSummary,
+    read_episode,
+    read_header,
+    read_requested_actions,
+    read_summary,
+)
+from gymnast_core.episodes.recorder import EpisodeRecorder
+from gymnast_core.episodes.recovery import recover
+from gymnast_core.episodes.spool import Spool, SpoolEntry, SpoolUsage, file_digest
+from gymnast_core.episodes.writer import EpisodeWriter, write_episode
+
+__all__ = [
+    "EpisodeEnd",
+    "EpisodeHeader",
+    "EpisodeRecorder",
+    "EpisodeSummary",
+    "EpisodeWriter",
+    "Spool",
+    "SpoolEntry",
+    "SpoolUsage",
+    "file_digest",
+    "new_episode_id",
+    "read_episode",
+    "read_header",
+    "read_requested_actions",
+    "read_summary",
+    "recover",
+    "write_episode",
+]

@@ -1,0 +1,256 @@
+"""What an episode file holds: topics, standard ROS 2 message types and their definitions."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gymnast_core.episodes.cdr import CdrReader, CdrWriter
+from gymnast_core.errors import ContractError, CorruptError
+from gymnast_core.types import FloatArray, Outcome
+
+HEADER_TOPIC = "/episode/header"
+OUTCOME_TOPIC = "/episode/outcome"
+INSTRUCTION_TOPIC = "/instruction"
+PROPRIO_TOPIC = "/proprio"
+POSE_TOPIC = "/end_effector_pose"
+JOINTS_TOPIC = "/joint_states"
+COMMANDED_TOPIC = "/action/commanded"
+REQUESTED_TOPIC = "/action/requested"
+VERSION_TOPIC = "/policy_version"
+IMAGE_PREFIX = "/camera/"
+IMAGE_SUFFIX = "/image/compressed"
+
+ACTION_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
+PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+SCHEMA_VERSION = "gymnast-episode-1"
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RULE = "=" * 80 + "\n"
+_HEADER_DEF = "std_msgs/Header header\n"
+_HEADER_PARTS = (
+    f"{_RULE}MSG: std_msgs/Header\nbuiltin_interfaces/Time stamp\nstring frame_id\n"
+    f"{_RULE}MSG: builtin_interfaces/Time\nint32 sec\nuint32 nanosec\n"
+)
+DEFINITIONS: Mapping[str, str] = {
+    "std_msgs/msg/String": "string data\n",
+    "sensor_msgs/msg/CompressedImage": f"{_HEADER_DEF}string format\nuint8[] data\n{_HEADER_PARTS}",
+    "sensor_msgs/msg/JointState": (
+        f"{_HEADER_DEF}string[] name\nfloat64[] position\nfloat64[] velocity\nfloat64[] effort\n{_HEADER_PARTS}"
+    ),
+    "geometry_msgs/msg/PoseStamped": (
+        f"{_HEADER_DEF}geometry_msgs/Pose pose\n{_HEADER_PARTS}"
+        f"{_RULE}MSG: geometry_msgs/Pose\ngeometry_msgs/Point position\ngeometry_msgs/Quaternion orientation\n"
+        f"{_RULE}MSG: geometry_msgs/Point\nfloat64 x\nfloat64 y\nfloat64 z\n"
+        f"{_RULE}MSG: geometry_msgs/Quaternion\nfloat64 x\nfloat64 y\nfloat64 z\nfloat64 w\n"
+    ),
+}
+TOPIC_TYPES: Mapping[str, str] = {
+    HEADER_TOPIC: "std_msgs/msg/String",
+    OUTCOME_TOPIC: "std_msgs/msg/String",
+    INSTRUCTION_TOPIC: "std_msgs/msg/String",
+    VERSION_TOPIC: "std_msgs/msg/String",
+    PROPRIO_TOPIC: "sensor_msgs/msg/JointState",
+    JOINTS_TOPIC: "sensor_msgs/msg/JointState",
+    COMMANDED_TOPIC: "sensor_msgs/msg/JointState",
+    REQUESTED_TOPIC: "sensor_msgs/msg/JointState",
+    POSE_TOPIC: "geometry_msgs/msg/PoseStamped",
+}
+
+
+def image_topic(camera: str) -> str:
+    """The topic of a camera's frames."""
+    return f"{IMAGE_PREFIX}{camera}{IMAGE_SUFFIX}"
+
+
+def topic_type(topic: str) -> str:
+    """The ROS message type carried by a topic of an episode."""
+    return TOPIC_TYPES.get(topic, "sensor_msgs/msg/CompressedImage")
+
+
+def checked_id(value: str, what: str = "id") -> str:
+    """Return an id that is safe as a file name.
+
+    Raises:
+        ContractError: anything but one to 64 of A-Z a-z 0-9 _ -.
+    """
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise ContractError(f"{what} {value!r} must be 1 to 64 characters of A-Z a-z 0-9 _ -")
+    return value
+
+
+def new_episode_id(prefix: str = "ep") -> str:
+    """Return an id that was never used: seconds for people, 80 random bits for uniqueness."""
+    return checked_id(f"{prefix}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(10)}", "episode id")
+
+
+@dataclass(frozen=True)
+class EpisodeHeader:
+    """What is known of an episode before its first step.
+
+    Attributes:
+        episode_id: never reused, [A-Za-z0-9_-]{1,64}.
+        instruction: what the arm was asked to do.
+        robot: which arm.
+        created_ns: wall clock at the reset, nanoseconds since 1970.
+        cameras: camera names in order.
+        control_hz: control rate.
+        seed: of the start state, where there is one.
+        metadata: JSON values: task, scene, evaluation, gate limits.
+        schema: version of this layout.
+    """
+
+    episode_id: str
+    instruction: str
+    robot: str
+    created_ns: int
+    cameras: tuple[str, ...]
+    control_hz: float = 5.0
+    seed: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        """Refuse ids that cannot be file names."""
+        checked_id(self.episode_id, "episode id")
+        for camera in self.cameras:
+            checked_id(camera, "camera")
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> EpisodeHeader:
+        """Parse a header.
+
+        Raises:
+            CorruptError: not JSON, a field missing, unknown or of a wrong type, or an unknown schema.
+        """
+        try:
+            fields = json.loads(text)
+            header = EpisodeHeader(**{**fields, "cameras": tuple(fields["cameras"])})
+        except (ValueError, TypeError, KeyError, ContractError, RecursionError) as error:
+            raise CorruptError(f"unreadable episode header: {error}") from error
+        kinds = (
+            (header.instruction, str),
+            (header.robot, str),
+            (header.created_ns, int),
+            (header.control_hz, (int, float)),
+            (header.seed, (int, type(None))),
+            (header.metadata, dict),
+        )
+        if header.schema != SCHEMA_VERSION or not all(isinstance(value, kind) for value, kind in kinds):
+            raise CorruptError(f"episode header of schema {header.schema!r} is not a well-formed {SCHEMA_VERSION!r}")
+        return header
+
+
+@dataclass(frozen=True)
+class EpisodeEnd:
+    """What is known of an episode after its last step.
+
+    Attributes:
+        outcome: label.
+        labelled_by: who gave it, empty when unlabelled.
+        truncated_reason: empty when it ran to its end.
+        metadata: JSON values learned on the way: gate counts.
+    """
+
+    outcome: Outcome = Outcome.UNLABELLED
+    labelled_by: str = ""
+    truncated_reason: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps({**asdict(self), "outcome": self.outcome.value}, sort_keys=True, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> EpisodeEnd:
+        """Parse an end record.
+
+        Raises:
+            CorruptError: not JSON, an unknown outcome, or a wrong field.
+        """
+        try:
+            fields = json.loads(text)
+            end = EpisodeEnd(**{**fields, "outcome": Outcome(fields["outcome"])})
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise CorruptError(f"unreadable episode end: {error}") from error
+        if not isinstance(end.labelled_by, str) or not isinstance(end.truncated_reason, str):
+            raise CorruptError("labelled_by and truncated_reason of an episode end must be text")
+        if not isinstance(end.metadata, dict):
+            raise CorruptError("metadata of an episode end must be a JSON object")
+        return end
+
+
+def encode_string(text: str) -> bytes:
+    """std_msgs/String."""
+    return CdrWriter().string(text).done()
+
+
+def encode_image(stamp_ns: int, camera: str, jpeg: bytes) -> bytes:
+    """sensor_msgs/CompressedImage holding a JPEG."""
+    return CdrWriter().header(stamp_ns, camera).string("jpeg").octets(jpeg).done()
+
+
+def encode_named(stamp_ns: int, names: Sequence[str], values: Sequence[float], rates: Sequence[float] = ()) -> bytes:
+    """sensor_msgs/JointState: named numbers, with velocities where known."""
+    return CdrWriter().header(stamp_ns, "base").strings(names).floats64(values).floats64(rates).floats64(()).done()
+
+
+def encode_pose(stamp_ns: int, proprio_P: FloatArray) -> bytes:
+    """geometry_msgs/PoseStamped of a proprioception row (for viewers; the numbers to learn from are in /proprio)."""
+    x, y, z, roll, pitch, yaw = (float(value) for value in proprio_P[:6])
+    quaternion = _quaternion_from_rpy(roll, pitch, yaw)
+    return CdrWriter().header(stamp_ns, "base").float64((x, y, z, *quaternion)).done()
+
+
+def decode_string(data: bytes) -> str:
+    """The text of a std_msgs/String."""
+    return CdrReader(data).string()
+
+
+def decode_image(data: bytes) -> tuple[int, memoryview]:
+    """Stamp and JPEG bytes of a CompressedImage."""
+    reader = CdrReader(data)
+    stamp_ns = reader.stamp_ns()
+    if (encoding := reader.string()) != "jpeg":
+        raise CorruptError(f"image encoding {encoding!r} is not 'jpeg'")
+    return stamp_ns, reader.octets()
+
+
+def decode_named(data: bytes, names: Sequence[str]) -> tuple[int, FloatArray]:
+    """Stamp and values of a JointState whose names must be the given ones.
+
+    Raises:
+        CorruptError: other names, another number of values, or a value that is not finite.
+    """
+    reader = CdrReader(data)
+    stamp_ns, found, values = reader.stamp_ns(), reader.strings(), reader.floats64()
+    if found != tuple(names) or len(values) != len(names):
+        raise CorruptError(f"expected the {len(names)} values {tuple(names)}, got {len(values)} named {found[:8]}")
+    if not np.isfinite(values).all():
+        raise CorruptError(f"values {values.tolist()} of {found} are not all finite")
+    return stamp_ns, values.astype(np.float32)
+
+
+def _quaternion_from_rpy(roll: float, pitch: float, yaw: float) -> tuple[float, float, float, float]:
+    """Quaternion (x, y, z, w) of R = Rz(yaw) Ry(pitch) Rx(roll); Diebel 2006, "Representing Attitude", eq. 297."""
+    sr, cr = math.sin(roll / 2), math.cos(roll / 2)
+    sp, cp = math.sin(pitch / 2), math.cos(pitch / 2)
+    sy, cy = math.sin(yaw / 2), math.cos(yaw / 2)
+    return (
+        sr * cp * cy - cr * sp * sy,
+        cr * sp * cy + sr * cp * sy,
+        cr * cp * sy - sr * sp * cy,
+        cr * cp * cy + sr * sp * sy,
+    )

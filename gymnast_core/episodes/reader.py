@@ -1,0 +1,266 @@
+"""Reads episode files; whatever a stranger or a broken disk put into them ends in a CorruptError."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mcap.exceptions import McapError
+from mcap.records import Channel, Chunk, Message, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
+
+from gymnast_core.episodes import messages
+from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader
+from gymnast_core.errors import ContractError, CorruptError
+from gymnast_core.types import ByteArray, Episode, FloatArray
+
+MAX_RECORD_BYTES = 32 * 1024 * 1024
+MAX_IMAGE_SIDE = 4096
+MAX_STEPS = 20_000
+_START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
+_PARSE_ERRORS = (McapError, struct.error, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError)
+
+
+@dataclass(frozen=True)
+class EpisodeSummary:
+    """An episode without its pixels.
+
+    Attributes:
+        header: what was known before the first step.
+        end: label and truncation; the default one when the file has none.
+        steps: T, complete steps.
+        policy_versions: distinct versions, in order of appearance.
+    """
+
+    header: EpisodeHeader
+    end: EpisodeEnd
+    steps: int
+    policy_versions: tuple[str, ...]
+
+
+@dataclass
+class _Raw:
+    """Messages of one file, by meaning."""
+
+    header: EpisodeHeader | None = None
+    end: EpisodeEnd | None = None
+    frames: dict[str, list[memoryview]] = field(default_factory=dict)
+    proprio: list[FloatArray] = field(default_factory=list)
+    stamps_ns: list[int] = field(default_factory=list)
+    commanded: list[FloatArray] = field(default_factory=list)
+    requested: list[FloatArray] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+
+
+def jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
+    """Return (height, width) of a JPEG from its frame header, without decoding it.
+
+    Raises:
+        CorruptError: not a baseline or progressive JPEG, or larger than MAX_IMAGE_SIDE on a side.
+
+    Source:
+        ITU-T T.81, annex B.2.2: marker 0xFFC0..2, length, precision, height, width.
+    """
+    view = memoryview(data)
+    at = 2
+    if bytes(view[:2]) != b"\xff\xd8":
+        raise CorruptError(f"not a JPEG: starts with {bytes(view[:4])!r}")
+    while at + 9 <= len(view) and view[at] == 0xFF:
+        if view[at + 1] in _START_OF_FRAME:
+            height, width = struct.unpack(">HH", view[at + 5 : at + 9])
+            if not 0 < height <= MAX_IMAGE_SIDE or not 0 < width <= MAX_IMAGE_SIDE:
+                raise CorruptError(f"image of {height} x {width} is outside 1..{MAX_IMAGE_SIDE}")
+            return height, width
+        at += 2 + int(struct.unpack(">H", view[at + 2 : at + 4])[0])
+    raise CorruptError("a JPEG without a frame header")
+
+
+def decode_jpeg(data: bytes | memoryview) -> ByteArray:
+    """Decode a JPEG into (H, W, 3) uint8 RGB.
+
+    Raises:
+        CorruptError: not a JPEG, too large, or broken.
+    """
+    jpeg_size(data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise CorruptError(f"undecodable JPEG: {error}") from error
+    if image is None:
+        raise CorruptError("undecodable JPEG")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def iterate_messages(path: Path, *, until_cut: bool = False) -> Iterator[tuple[str, int, bytes]]:
+    """Yield (topic, time_ns, CDR bytes) in file order.
+
+    Args:
+        path: an episode file, finished or not.
+        until_cut: stop quietly where the file ends in the middle or its bytes go bad (recovery), instead of raising.
+
+    Raises:
+        CorruptError: not MCAP, a failed CRC, a compressed chunk, a record over MAX_RECORD_BYTES, or an early end.
+    """
+    channels: dict[int, str] = {}
+    with path.open("rb") as file:
+        reader = StreamReader(file, emit_chunks=True, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES)
+        try:
+            for record in reader.records:
+                if isinstance(record, Chunk):
+                    yield from _messages_of(_checked(record), channels)
+        except CorruptError:
+            if not until_cut:
+                raise
+        except _PARSE_ERRORS as error:
+            if not until_cut:
+                reason = str(error) or type(error).__name__
+                raise CorruptError(f"{path} is not a readable episode: {reason}") from error
+
+
+def read_summary(path: Path) -> EpisodeSummary:
+    """Read everything about an episode except its pixels.
+
+    Raises:
+        CorruptError: see read_episode.
+    """
+    raw = _read_raw(path, with_frames=False)
+    assert raw.header is not None  # _read_raw refuses files without one
+    steps = min(len(raw.commanded), len(raw.proprio) - 1)
+    return EpisodeSummary(raw.header, raw.end or EpisodeEnd(), steps, tuple(dict.fromkeys(raw.versions[:steps])))
+
+
+def read_header(path: Path) -> EpisodeHeader:
+    """Read an episode's header alone: the first message of the file.
+
+    Raises:
+        CorruptError: the file does not start with one.
+    """
+    for topic, _, data in iterate_messages(path):
+        if topic == messages.HEADER_TOPIC:
+            return EpisodeHeader.from_json(messages.decode_string(data))
+        break
+    raise CorruptError(f"{path} does not start with an episode header")
+
+
+def read_episode(
+    path: Path, cameras: Sequence[str] | None = None, image_size: tuple[int, int] | None = None
+) -> Episode:
+    """Read an episode into memory; one cut short is aligned to its last complete step.
+
+    Args:
+        path: a finished file.
+        cameras: which ones to decode; None decodes all.
+        image_size: (H, W) to resize frames to (area averaging); None keeps what was recorded.
+
+    Returns:
+        The episode; actions are what was commanded after the gate.
+
+    Raises:
+        CorruptError: broken, inconsistent, of another layout, or holding values no arm can have.
+        ContractError: a camera is asked for that the episode does not have.
+    """
+    raw = _read_raw(path, with_frames=True)
+    header, end = raw.header, raw.end or EpisodeEnd(truncated_reason="no end record")
+    assert header is not None  # _read_raw refuses files without one
+    wanted = header.cameras if cameras is None else tuple(cameras)
+    if missing := [camera for camera in wanted if camera not in header.cameras]:
+        raise ContractError(f"{path} has cameras {header.cameras}, not {missing}")
+    counts = [len(raw.proprio), *(len(raw.frames.get(camera, ())) for camera in header.cameras)]
+    steps = min(len(raw.commanded), min(counts) - 1)
+    if steps < 0:
+        raise CorruptError(f"{path} holds no complete observation")
+    if not end.truncated_reason and (len(raw.commanded) != steps or set(counts) != {steps + 1}):
+        raise CorruptError(f"{path}: {len(raw.commanded)} actions do not match observations {counts}")
+    images = {camera: _decode_frames(raw.frames[camera][: steps + 1], image_size) for camera in wanted}
+    return Episode(
+        episode_id=header.episode_id,
+        instruction=header.instruction,
+        images=images,
+        proprio_TP=np.stack(raw.proprio[: steps + 1]),
+        actions_TA=np.stack(raw.commanded[:steps]) if steps else np.zeros((0, 7), np.float32),
+        time_ns_T=np.array(raw.stamps_ns[: steps + 1], np.int64),
+        outcome=end.outcome,
+        labelled_by=end.labelled_by,
+        policy_versions=tuple(raw.versions[:steps]),
+        truncated_reason=end.truncated_reason,
+        metadata={**header.metadata, **end.metadata, "robot": header.robot, "seed": header.seed,
+                  "created_ns": header.created_ns},
+    )  # fmt: skip
+
+
+def read_requested_actions(path: Path) -> FloatArray:
+    """Return (T, 7) float32: what the policy asked for, before the gate."""
+    requested = _read_raw(path, with_frames=False).requested
+    return np.stack(requested) if requested else np.zeros((0, 7), np.float32)
+
+
+def _checked(chunk: Chunk) -> Chunk:
+    if chunk.compression:
+        raise CorruptError(f"a chunk is compressed with {chunk.compression[:16]!r}; episodes never are")
+    return chunk
+
+
+def _messages_of(chunk: Chunk, channels: dict[int, str]) -> Iterator[tuple[str, int, bytes]]:
+    for record in breakup_chunk(chunk, validate_crc=True):
+        if isinstance(record, Channel):
+            channels[record.id] = record.topic
+        elif isinstance(record, Message):
+            if record.channel_id not in channels:
+                raise CorruptError(f"a message names channel {record.channel_id}, which does not exist")
+            yield channels[record.channel_id], record.log_time, record.data
+        elif not isinstance(record, Schema):
+            raise CorruptError(f"a chunk holds a {type(record).__name__} record")
+
+
+def _read_raw(path: Path, *, with_frames: bool) -> _Raw:
+    raw = _Raw()
+    last_ns = -1
+    for topic, time_ns, data in iterate_messages(path):
+        if time_ns < last_ns:
+            raise CorruptError(f"{path}: time goes back from {last_ns} to {time_ns} ns on {topic}")
+        last_ns = time_ns
+        if with_frames or not topic.startswith(messages.IMAGE_PREFIX):
+            _sort_in(raw, topic, data)
+        if len(raw.proprio) > MAX_STEPS + 1:
+            raise CorruptError(f"{path} has more than {MAX_STEPS} steps")
+    if raw.header is None:
+        raise CorruptError(f"{path} has no episode header")
+    if any(later <= earlier for earlier, later in zip(raw.stamps_ns, raw.stamps_ns[1:], strict=False)):
+        raise CorruptError(f"{path}: observation times do not increase")
+    return raw
+
+
+def _sort_in(raw: _Raw, topic: str, data: bytes) -> None:
+    if topic == messages.HEADER_TOPIC:
+        raw.header = EpisodeHeader.from_json(messages.decode_string(data))
+    elif topic == messages.OUTCOME_TOPIC:
+        raw.end = EpisodeEnd.from_json(messages.decode_string(data))
+    elif topic == messages.PROPRIO_TOPIC:
+        stamp_ns, proprio_P = messages.decode_named(data, messages.PROPRIO_NAMES)
+        raw.stamps_ns.append(stamp_ns)
+        raw.proprio.append(proprio_P)
+    elif topic == messages.COMMANDED_TOPIC:
+        raw.commanded.append(messages.decode_named(data, messages.ACTION_NAMES)[1])
+    elif topic == messages.REQUESTED_TOPIC:
+        raw.requested.append(messages.decode_named(data, messages.ACTION_NAMES)[1])
+    elif topic == messages.VERSION_TOPIC:
+        raw.versions.append(messages.decode_string(data))
+    elif topic.startswith(messages.IMAGE_PREFIX) and topic.endswith(messages.IMAGE_SUFFIX):
+        camera = topic[len(messages.IMAGE_PREFIX) : -len(messages.IMAGE_SUFFIX)]
+        raw.frames.setdefault(camera, []).append(messages.decode_image(data)[1])
+
+
+def _decode_frames(frames: Sequence[memoryview], image_size: tuple[int, int] | None) -> ByteArray:
+    decoded = []
+    for data in frames:
+        image = decode_jpeg(data)
+        if image_size is not None and image.shape[:2] != tuple(image_size):
+            image = np.asarray(cv2.resize(image, image_size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        decoded.append(image)
+    if len({image.shape for image in decoded}) > 1:
+        raise CorruptError(f"frames of one camera differ in size: {sorted({image.shape for image in decoded})}")
+    return np.stack(decoded)
