@@ -90,12 +90,16 @@ class ArmState:
         target: pose it was last told.
         target_joints_J: (6,) joints of that pose [rad].
         effort_J: (6,) measured effort, where the arm has it.
+        episode: changes with every reset; the next command has no predecessor to be smooth with.
+        running: False after the episode's end, when silence is no fault.
     """
 
     stamp_ns: int
     target: EndEffectorTarget
     target_joints_J: Array
     effort_J: Array | None = None
+    episode: int = 0
+    running: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,17 +233,16 @@ class CommandGate:
         if memory.arm is not None and arm.stamp_ns < memory.arm.stamp_ns:
             self.stop(f"clock jumped back from {memory.arm.stamp_ns} to {arm.stamp_ns} ns; check the clocks, re-arm")
             memory.answered_ns = -1
+        if memory.arm is None or arm.episode != memory.arm.episode:
+            memory.last_action_A, memory.refusals = np.zeros(ACTION_DIM), 0
         memory.arm, memory.observed_at_ns = arm, now_ns
+        if not arm.running:
+            self._rest()
         if self.limits.effort_limit and arm.effort_J is not None:
             over = np.abs(arm.effort_J) > np.array(self.limits.effort_limit)
             if over.any() or not np.isfinite(arm.effort_J).all():
                 efforts, limits = np.round(arm.effort_J).tolist(), list(self.limits.effort_limit)
                 self.stop(f"effort {efforts} beyond {limits}; free the arm, then re-arm")
-
-    def begin_episode(self) -> None:
-        """The arm was reset and rests: the next command is smooth with standing still."""
-        self._memory.last_action_A = np.zeros(ACTION_DIM)
-        self._memory.refusals = 0
 
     def decide(self, command: Command, now_ns: int) -> Decision:
         """Judge one command at monotonic time now_ns."""
@@ -264,8 +267,8 @@ class CommandGate:
                 return self._hold(memory.arm, Verdict.HELD, f"silent_{name}")
         return None
 
-    def idle(self) -> None:
-        """Nobody is commanding on purpose (the episode ended); silence is no fault."""
+    def _rest(self) -> None:
+        """The episode is over; silence is no fault."""
         self._memory.commanded_at_ns = None
         if self._state is GateState.HOLDING:
             self._state, self._reason = GateState.ARMED, ""

@@ -22,6 +22,7 @@ from gymnast_ros.nodes.runtime import LatchedJson
 
 TARGET_NAMES = (
     "x", "y", "z", "r00", "r01", "r02", "r10", "r11", "r12", "r20", "r21", "r22", "gripper", *JOINT_NAMES,
+    "episode", "running",
 )  # fmt: skip
 EXECUTED_NAMES = (*topics.ACTION_NAMES, "terminated", "truncated")
 
@@ -76,6 +77,7 @@ class ArmReport:
         target_joints_J: (6,) joints of it.
         executed_A: (7,) action executed since the observation before; zeros after a reset.
         executed_source: who wanted it.
+        episode: counts resets.
         terminated: the episode ended by itself.
         truncated: it ran out of steps.
         effort_J: (6,) effort, where measured.
@@ -90,10 +92,16 @@ class ArmReport:
     target_joints_J: npt.NDArray[np.float64]
     executed_A: FloatArray
     executed_source: str
+    episode: int
     terminated: bool = False
     truncated: bool = False
     effort_J: npt.NDArray[np.float64] | None = None
     velocity_J: npt.NDArray[np.float64] | None = None
+
+    def arm_state(self) -> ArmState:
+        """The gate's part."""
+        running = not (self.terminated or self.truncated)
+        return ArmState(self.stamp_ns, self.target, self.target_joints_J, self.effort_J, self.episode, running)
 
 
 class ArmPort:
@@ -126,7 +134,7 @@ class ArmPort:
         stamp_ns = report.stamp_ns
         if self._clock is not None:
             self._clock.publish(Clock(clock=messages.to_time(stamp_ns)))
-        self._target.publish(to_target(report.target, report.target_joints_J, stamp_ns, report.effort_J))
+        self._target.publish(to_target(report.arm_state()))
         joints = messages.to_named(JOINT_NAMES, report.joints_J.tolist(), stamp_ns, topics.BASE_FRAME)
         if report.effort_J is not None:
             joints.effort = report.effort_J.tolist()
@@ -146,17 +154,14 @@ class ArmPort:
         self._on_command(action_A, messages.to_ns(message.header.stamp), message.header.frame_id)
 
 
-def to_target(
-    target: EndEffectorTarget,
-    joints_J: npt.NDArray[np.float64],
-    stamp_ns: int,
-    effort_J: npt.NDArray[np.float64] | None = None,
-) -> JointState:
-    """arm/target: pose, rotation matrix, gripper and joints, all float64 and exact."""
-    values = [*target.position_m.tolist(), *target.rotation.ravel().tolist(), target.gripper, *joints_J.tolist()]
-    message = messages.to_named(TARGET_NAMES, values, stamp_ns, topics.BASE_FRAME)
-    if effort_J is not None:
-        message.effort = effort_J.tolist()
+def to_target(arm: ArmState) -> JointState:
+    """arm/target: pose, rotation matrix, gripper, joints, episode; all float64 and exact."""
+    target = arm.target
+    pose = [*target.position_m.tolist(), *target.rotation.ravel().tolist(), target.gripper]
+    values = [*pose, *arm.target_joints_J.tolist(), arm.episode, arm.running]
+    message = messages.to_named(TARGET_NAMES, values, arm.stamp_ns, topics.BASE_FRAME)
+    if arm.effort_J is not None:
+        message.effort = arm.effort_J.tolist()
     return message
 
 
@@ -171,4 +176,4 @@ def from_target(message: JointState) -> ArmState:
     values = np.asarray(message.position, np.float64)
     target = EndEffectorTarget(values[:3].copy(), values[3:12].reshape(3, 3).copy(), float(values[12]))
     effort_J = np.asarray(message.effort, np.float64) if len(message.effort) == 6 else None
-    return ArmState(messages.to_ns(message.header.stamp), target, values[13:19].copy(), effort_J)
+    return ArmState(messages.to_ns(message.header.stamp), target, values[13:19].copy(), effort_J, int(values[19]), bool(values[20]))

@@ -153,6 +153,7 @@ class SimWorld(Node):  # type: ignore[misc]
                 target_joints_J=target_joints_J,
                 executed_A=result.commanded_BA[0],
                 executed_source=source,
+                episode=self._episodes,
                 terminated=bool(result.terminated_B[0]),
                 truncated=bool(result.truncated_B[0]),
             )

@@ -59,7 +59,7 @@ class TopicEnv:
         self._set_arm = self._node.create_client(SetParameters, f"{topics.ARM_NODE}/set_parameters")
         self._reset_arm = self._node.create_client(Trigger, topics.RESET)
         self._arm_settings: dict[str, Any] = {}
-        self._stamp_ns = -1
+        self._stamp_ns, self._start_ns = -1, 0
         self._result: StepResult | None = None
         self.truth: dict[str, Any] = {}
         self.executed_source = ""
@@ -88,6 +88,8 @@ class TopicEnv:
         if not response.success:
             raise SafetyError(f"the arm refused to reset: {response.message}")
         self._inbox.forget_before(stamp_ns := int(json.loads(response.message)["stamp_ns"]))
+        # Simulated time runs on over all episodes on the wire; an episode's own time starts at 0, as in process.
+        self._start_ns = stamp_ns if self._describe().simulated else 0
         observation = self._observe(lambda stamp: stamp >= stamp_ns)
         nothing = np.zeros(1, np.bool_)
         self._result = StepResult(observation, nothing, nothing, np.zeros((1, 7), np.float32))
@@ -110,8 +112,12 @@ class TopicEnv:
         self._result = self._ended(observation)
         return self._result
 
+    def abandon(self) -> None:
+        """Leave the running episode; only reset() may follow."""
+        self._result = None
+
     def close(self) -> None:
-        """Leave the graph."""
+        """Leave the graph; safe to call twice."""
         if self._node is not None:
             self._executor.shutdown()
             self._node.destroy_node()
@@ -214,7 +220,7 @@ class TopicEnv:
         return Observation(
             {camera: moment[f"image:{camera}"][None] for camera in self._describe().cameras},
             messages.from_named(moment["proprio"], topics.PROPRIO_NAMES)[None],
-            np.array([complete], np.int64),
+            np.array([complete - self._start_ns], np.int64),
         )
 
     def _ended(self, observation: Observation) -> StepResult:

@@ -1,0 +1,126 @@
+"""The arm over topics keeps the Env contract, and ends every episode exactly as the simulator in process does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from gymnast_core.env import Env
+from gymnast_core.errors import StaleCommandError
+from gymnast_core.gated import GatedEnv
+from gymnast_core.rollout import run_episode
+from gymnast_core.safety import ArmState, CommandGate
+from gymnast_ros.nodes.simulated_arm import SimulatedArm
+from gymnast_ros.nodes.topic_env import TopicEnv
+from gymnast_ros.sim.env import SimEnv
+from gymnast_ros.sim.expert import ScriptedExpert
+from tests.contracts.env_contract import EnvContract, frozen
+
+
+@pytest.fixture(scope="module")
+def arm(client, context) -> Iterator[TopicEnv]:
+    env = TopicEnv(context=context)
+    yield env
+    env.close()
+
+
+class TestTopicEnv(EnvContract):
+    """One connection serves all tests (discovery takes up to 4 s); only the ones that close it make their own."""
+
+    @pytest.fixture(autouse=True)
+    def _graph(self, client, context) -> None:
+        self._context = context
+
+    @pytest.fixture
+    def env(self, arm) -> Env:
+        arm.abandon()
+        return arm
+
+    def make_env(self) -> Env:
+        return TopicEnv(context=self._context)
+
+
+def expert_actions(instruction: str, seed: int) -> list[np.ndarray]:
+    env = SimEnv()
+    actions: list[np.ndarray] = []
+
+    class Keep:
+        def on_reset(self, instructions, observation) -> None:
+            pass
+
+        def on_step(self, action_BA, result, chunk, index) -> None:
+            actions.append(action_BA.copy())
+
+    run_episode(env, ScriptedExpert(env), instruction, seed=seed, observers=[Keep()])
+    assert env.succeeded()
+    env.close()
+    return actions
+
+
+def wild_actions(seed: int) -> list[np.ndarray]:
+    """Far beyond every limit: into walls, out of reach, spinning."""
+    rng = np.random.default_rng(seed)
+    scale = np.array([0.2, 0.2, 0.2, 0.1, 0.1, 0.4, 1.0])
+    drift = np.array([0.1, 0.05, -0.05, 0, 0, 0, 0.5]) * rng.choice([-1, 1], 7)
+    return [(rng.normal(0, 1, (1, 7)) * scale + drift).astype(np.float32) for _ in range(15)]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "seed"), [("lift the red cube", 11), ("push the blue block to the left", 12), ("close the drawer", 5)]
+)
+def test_expert_episode_over_the_graph_ends_as_in_process_step_by_step(arm, instruction, seed) -> None:
+    local = SimulatedArm()
+    assert_identical(arm, local, local, instruction, seed, expert_actions(instruction, seed))
+
+
+@pytest.mark.parametrize("scene", ["clutter", "evening"])
+def test_wild_episode_over_the_graph_ends_as_behind_the_same_gate_in_process(arm, scene) -> None:
+    local = SimulatedArm(scene)
+    gated = GatedEnv(local, CommandGate(armed=True), lambda: ArmState(0, *local.arm_target()))
+    arm.scene = scene
+    assert_identical(arm, gated, local, "push the blue block to the left", 12, wild_actions(12))
+
+
+def assert_identical(arm: TopicEnv, env: Env, local: SimulatedArm, instruction: str, seed: int, actions: list) -> None:
+    here, there = env.reset(instruction, seed=seed), arm.reset(instruction, seed=seed)
+    assert arm.truth["digest"] == local.state_digest()
+    for step, action_BA in enumerate(actions):
+        ours, theirs = env.step(action_BA), arm.step(action_BA)
+        assert arm.truth["digest"] == local.state_digest(), f"states differ after step {step}"
+        np.testing.assert_array_equal(theirs.commanded_BA, ours.commanded_BA)
+        here, there = frozen(ours.observation), frozen(theirs.observation)
+        for name, value in here.items():
+            np.testing.assert_array_equal(there[name], value, err_msg=f"{name} after step {step}")
+        np.testing.assert_array_equal(theirs.done_B, ours.done_B)
+    assert arm.truth["succeeded"] == local.succeeded()
+    local.close()
+
+
+def test_expert_succeeds_over_the_graph(arm) -> None:
+    arm.scene = "standard"
+    arm.reset("lift the red cube", seed=21)
+    for action_BA in expert_actions("lift the red cube", 21):
+        result = arm.step(action_BA)
+        np.testing.assert_array_equal(result.commanded_BA, action_BA)
+    assert arm.truth["succeeded"]
+
+
+def test_wild_actions_never_reach_the_arm(arm) -> None:
+    arm.reset("lift the red cube", seed=1)
+    for action_BA in wild_actions(1):
+        commanded_A = arm.step(action_BA).commanded_BA[0]
+        assert np.abs(commanded_A[:3]).max() <= 0.05 + 1e-6
+        assert np.abs(commanded_A[3:6]).max() <= 0.25 + 1e-6
+        assert 0.0 <= commanded_A[6] <= 1.0
+
+
+def test_no_arm_in_the_domain_is_named_in_the_error(domain_id) -> None:
+    import rclpy
+
+    lonely = rclpy.Context()
+    rclpy.init(context=lonely, domain_id=(domain_id + 50) % 100)
+    with pytest.raises(StaleCommandError, match="arm node"):
+        TopicEnv(context=lonely, connect_timeout_s=0.5)
+    lonely.try_shutdown()
