@@ -20,7 +20,10 @@ SECOND = TowerConfig(
 )
 TEXT = TextConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
                   num_key_value_heads=4)
-WORDS = "In : What action should the robot take to ? Out put cube on plate open drawer close a red".split()
+WORDS = [
+    *("In", ":", "What", "action", "should", "the", "robot", "take", "to", "?", "Out"),
+    *("put", "cube", "on", "plate", "open", "drawer", "close", "a", "red"),
+]
 STATISTICS = {
     "action": {"q01": [-0.03] * 6 + [0.0], "q99": [0.03] * 6 + [1.0], "mask": [True] * 6 + [False]},
     "proprio": {"q01": [-1.0] * 7, "q99": [1.0] * 7},

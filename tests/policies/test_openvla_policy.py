@@ -78,7 +78,7 @@ def test_a_row_does_not_depend_on_its_neighbours_prompt_length(policy):
 
 def test_prompt_padding_for_static_shapes_changes_nothing(folder, policy):
     padded = read_published(folder, pipeline="rl")
-    padded.tokenizer._config = OpenVLAConfig(prompt_multiple=32)
+    padded.tokenizer.config = OpenVLAConfig(prompt_multiple=32)
     ids, lengths = padded.tokenizer.batch(INSTRUCTIONS)
     assert ids.shape == (2, 32)
     assert (lengths < 32).all()

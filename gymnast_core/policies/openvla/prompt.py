@@ -23,11 +23,12 @@ class PromptTokenizer:
 
     Attributes:
         source: text of that file; travels inside our checkpoints.
+        config: names the special ids and the padding multiple.
     """
 
     def __init__(self, source: str, config: OpenVLAConfig) -> None:
         self.source = source
-        self._config = config
+        self.config = config
         self._tokenizer = Tokenizer.from_str(source)
 
     @classmethod
@@ -45,18 +46,18 @@ class PromptTokenizer:
     def ids_of(self, instruction: str) -> list[int]:
         """Ids of one prompt: first the BOS id, last the empty token that training put after "Out:"."""
         ids: list[int] = list(self._tokenizer.encode(prompt_of(instruction)).ids)
-        if not ids or ids[0] != self._config.bos_id:
-            ids.insert(0, self._config.bos_id)
-        if ids[-1] != self._config.empty_id:
-            ids.append(self._config.empty_id)
+        if not ids or ids[0] != self.config.bos_id:
+            ids.insert(0, self.config.bos_id)
+        if ids[-1] != self.config.empty_id:
+            ids.append(self.config.empty_id)
         return ids
 
     def batch(self, instructions: Sequence[str]) -> tuple[IntArray, IntArray]:
         """Return ids (B, L), padded on the right to a multiple of config.prompt_multiple, and lengths (B,)."""
         rows = [self.ids_of(instruction) for instruction in instructions]
-        multiple = self._config.prompt_multiple
+        multiple = self.config.prompt_multiple
         longest = -(-max(map(len, rows)) // multiple) * multiple
-        ids_BL = np.full((len(rows), longest), self._config.text.pad_token_id, np.int64)
+        ids_BL = np.full((len(rows), longest), self.config.text.pad_token_id, np.int64)
         for ids_L, row in zip(ids_BL, rows, strict=True):
             ids_L[: len(row)] = row
         return ids_BL, np.array([len(row) for row in rows], np.int64)
