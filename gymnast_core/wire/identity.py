@@ -1,0 +1,110 @@
+"""Who we are to the other side: a folder with a certificate, its key, the authority, and the release keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from gymnast_core.errors import ConfigError
+from gymnast_core.signing import TrustedKeys
+
+CERTIFICATE, KEY, AUTHORITY, TRUST = "cert.pem", "key.pem", "ca.pem", "trust.pub"
+ROLES = ("robot", "operator", "trainer", "admin", "server")
+_SCHEME = "gymnast://"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a verified certificate says.
+
+    Attributes:
+        name: of the robot, person or machine.
+        role: one of ROLES.
+        tenant: whose data it may touch.
+    """
+
+    name: str
+    role: str
+    tenant: str
+
+    def uri(self) -> str:
+        """As it is written into a certificate."""
+        return f"{_SCHEME}{self.tenant}/{self.role}/{self.name}"
+
+    @staticmethod
+    def from_uri(uri: str) -> Peer | None:
+        """Parse uri(); None for anything else."""
+        parts = uri.removeprefix(_SCHEME).split("/") if uri.startswith(_SCHEME) else []
+        if len(parts) != 3 or parts[1] not in ROLES:
+            return None
+        return Peer(name=parts[2], role=parts[1], tenant=parts[0])
+
+
+def peer_of(certificate_pem: bytes) -> Peer | None:
+    """Return whom a certificate names, or None when it is none of ours."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return None
+    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
+        if (peer := Peer.from_uri(uri)) is not None:
+            return peer
+    return None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """An identity folder in memory.
+
+    Attributes:
+        folder: where it was read from.
+        certificate: PEM.
+        key: PEM.
+        authority: PEM of the authority that vouches for the other side.
+        peer: what our own certificate says.
+    """
+
+    folder: Path
+    certificate: bytes
+    key: bytes
+    authority: bytes
+    peer: Peer
+
+    @staticmethod
+    def load(folder: Path) -> Identity:
+        """Read a folder made by `gymnast enroll`.
+
+        Raises:
+            ConfigError: a file is missing or the certificate is not ours.
+        """
+        missing = [name for name in (CERTIFICATE, KEY, AUTHORITY) if not (folder / name).is_file()]
+        if missing:
+            raise ConfigError(f"{folder} lacks {missing}; make it with `gymnast enroll`")
+        certificate = (folder / CERTIFICATE).read_bytes()
+        peer = peer_of(certificate)
+        if peer is None:
+            raise ConfigError(f"{folder / CERTIFICATE} was not made by `gymnast enroll`")
+        return Identity(folder, certificate, (folder / KEY).read_bytes(), (folder / AUTHORITY).read_bytes(), peer)
+
+    def trusted_keys(self) -> TrustedKeys:
+        """The keys releases must be signed with.
+
+        Raises:
+            ConfigError: the folder has none.
+        """
+        return TrustedKeys.load(self.folder / TRUST)
+
+    def fingerprint(self) -> tuple[int, int]:
+        """Changes when the certificate on the disk was rotated."""
+        status = (self.folder / CERTIFICATE).stat()
+        return status.st_mtime_ns, status.st_ino
+
+
+def common_name(certificate_pem: bytes) -> str:
+    """The subject's common name, for messages to people."""
+    subject = x509.load_pem_x509_certificate(certificate_pem).subject
+    return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
