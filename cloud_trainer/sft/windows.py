@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gymnast_core.errors import ConfigError, ContractError
-from gymnast_core.policies.images import area_downsample
+from gymnast_core.images import area_downsample
 from gymnast_core.types import ACTION_DIM, BoolArray, ByteArray, Episode, FloatArray, RolloutBatch
 
 

@@ -8,31 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies.images import area_downsample
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.images import area_downsample
+from gymnast_core.kinematics import commanded_proprioception
 from gymnast_core.types import BoolArray, ByteArray, Episode, FloatArray, IntArray, Outcome
 
 
-def commanded_poses(start_P: FloatArray, actions_TA: FloatArray) -> FloatArray:
-    """Return the (T+1, 7) poses the arm was told to take: start plus summed deltas, kept inside the workspace.
-
-    Args:
-        start_P: (7,) proprioception before the first action, the arm at rest on its target.
-        actions_TA: (T, 7).
-    """
-    poses = np.empty((len(actions_TA) + 1, 7), np.float32)
-    poses[0] = start_P
-    for t, action in enumerate(actions_TA):
-        poses[t + 1] = next_pose(poses[t], action)
-    return poses
-
-
-def next_pose(pose: FloatArray, action: FloatArray) -> FloatArray:
-    """Pose (..., 7) after one commanded action (..., 7); the gripper takes its command."""
-    moved = pose + action
-    moved[..., :3] = np.clip(moved[..., :3], WIDOWX_250S.workspace_low_m, WIDOWX_250S.workspace_high_m)
-    moved[..., 6] = np.clip(action[..., 6], 0.0, 1.0)
-    return moved.astype(np.float32)
+def next_pose(pose_BP: FloatArray, action_BA: FloatArray) -> FloatArray:
+    """Pose (B, 7) after one commanded action (B, 7), moved as the arm moves it."""
+    return commanded_proprioception(pose_BP, action_BA[:, None])[:, 1]
 
 
 @dataclass(frozen=True)
@@ -93,7 +76,7 @@ def clips_of(episodes: Sequence[Episode], size: int, *, camera: str = "") -> Cli
         frames[n, : steps + 1] = area_downsample(episode.images[camera or next(iter(episode.images))], size)
         frames[n, steps + 1 :] = frames[n, steps]
         actions[n, :steps] = episode.actions_TA
-        poses[n, : steps + 1] = commanded_poses(episode.proprio_TP[0], episode.actions_TA)
+        poses[n, : steps + 1] = commanded_proprioception(episode.proprio_TP[:1], episode.actions_TA[None])[0]
         poses[n, steps + 1 :] = poses[n, steps]
     return Clips(
         frames,

@@ -48,15 +48,15 @@ class WorldModelTraining:
         seed: of initialisation, batches and noise.
     """
 
-    iterations: int = 4800
+    iterations: int = 4400
     batch_size: int = 32
     learning_rate: float = 6e-4
     warmup: int = 100
     weight_decay: float = 1e-3
     ema: float = 0.998
     chunk_share: float = 0.65
-    own_context_share: float = 0.35
-    own_context_from: float = 0.35
+    own_context_share: float = 0.25
+    own_context_from: float = 0.5
     object_weight: float = 10.0
     motion_weight: float = 6.0
     recent: int = 0

@@ -1,0 +1,42 @@
+"""GRPO in the simulator with the true reward: the upper bound that learning in the world model is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cloud_trainer.grpo.trainer import GrpoConfig, Scored
+from cloud_trainer.jobs.imagine import imagine, join_rollouts
+from cloud_trainer.jobs.train import Sampler
+from gymnast_core.images import area_downsample
+from gymnast_core.policies.compact import CompactPolicy
+from gymnast_ros.sim.env import SimEnv
+from gymnast_ros.sim.tasks import TASKS
+
+
+def simulator_sampler(seeds: Sequence[int], config: GrpoConfig, *, tasks: Sequence[str] = tuple(TASKS)) -> Sampler:
+    """Return a sampler of groups in the simulator, rewarded by its state.
+
+    Args:
+        seeds: start states to draw groups from; take them from the training range.
+        config: group sizes.
+        tasks: names; groups take them in turn.
+    """
+    env = SimEnv()
+
+    def sample(policy: CompactPolicy, rng: np.random.Generator) -> Scored:
+        batches, rewards = [], []
+        for group in range(config.groups):
+            seed, instruction = int(rng.choice(seeds)), TASKS[tasks[group % len(tasks)]].instruction
+            for _ in range(config.group_size):
+                rollout = imagine(env, policy, instruction, seed=seed, rng=rng, group_B=np.array([group]))
+                small = area_downsample(rollout.frames_BFHWC, policy.config.image_size)
+                batches.append(replace(rollout, frames_BFHWC=small))
+                rewards.append(float(env.succeeded()))
+        rollouts = join_rollouts(batches)
+        return Scored(rollouts, np.array(rewards, np.float32), np.ones(len(rewards), bool))
+
+    return sample
+

@@ -1,0 +1,102 @@
+"""Teach the judge on real and imagined ends of the same episodes, and calibrate it where it will be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloud_trainer.jobs.imagine import replay_clips
+from cloud_trainer.judge.calibration import calibration_report, choose_thresholds
+from cloud_trainer.judge.learned import (
+    Examples,
+    JudgeTraining,
+    LearnedJudge,
+    examples_from_rollouts,
+    join_examples,
+    train_judge,
+)
+from cloud_trainer.progress import Cancelled, Progress, never, silent
+from cloud_trainer.world_model.compact_data import Clips
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class JudgeData:
+    """Labelled full-length episodes, apart from each other.
+
+    Attributes:
+        recorded: shown with their real ends; may be what the world model was trained on.
+        imagined: shown with imagined ends; best never seen by the world model, so that its mistakes look like those
+            it will make in a dream.
+        choosing: imagined ends that pick the thresholds; used for nothing else.
+    """
+
+    recorded: Clips
+    imagined: Clips
+    choosing: Clips
+
+
+def real_examples(clips: Clips) -> Examples:
+    """First and last recorded frames."""
+    last = clips.frames_NTHWC[np.arange(len(clips)), clips.length_N]
+    ones = np.ones(len(clips), np.float32)
+    return Examples(clips.frames_NTHWC[:, 0], last, clips.instructions, clips.success_N, ones)
+
+
+def imagined_examples(model: CompactWorldModel, clips: Clips, *, seed: int, cancelled: Cancelled = never) -> Examples:
+    """First recorded and last imagined frames, with what really happened."""
+    rollouts = replay_clips(model, clips, seed=seed, cancelled=cancelled)
+    return examples_from_rollouts(rollouts, clips.success_N, model.config.image_size)
+
+
+def refine_judge(
+    model: CompactWorldModel,
+    data: JudgeData,
+    config: JudgeTraining,
+    out: Path,
+    *,
+    parent: Path | None = None,
+    imagined_share: float = 0.6,
+    abstain: float = 0.08,
+    state: Path | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+    cancelled: Cancelled = never,
+) -> Manifest:
+    """Train (parent None) or refine a judge for this world model and write its checkpoint.
+
+    Args:
+        model: draws the imagined ends.
+        data: what to learn from and what to choose thresholds on.
+        config: how.
+        out: checkpoint folder to create.
+        parent: the judge to refine.
+        imagined_share: how often an imagined end is drawn.
+        abstain: share of the choosing examples to leave undecided.
+        state: state file of the training.
+        lineage: goes into the manifest beside configuration, episode ids and calibration.
+        progress: called every 20 steps.
+        cancelled: asked every step.
+    """
+    imagined = imagined_examples(model, data.imagined, seed=config.seed, cancelled=cancelled)
+    examples = join_examples(real_examples(data.recorded), imagined, shares=[1 - imagined_share, imagined_share])
+    judge = train_judge(examples, config, parent=parent, state=state, progress=progress, cancelled=cancelled)
+    held = imagined_examples(model, data.choosing, seed=config.seed + 1, cancelled=cancelled)
+    scores = judge.scores(held.first_NHWC, held.last_NHWC, held.instructions)
+    thresholds = choose_thresholds(scores, held.success_N, abstain=abstain)
+    made_from: dict[str, Any] = {
+        "stage": "judge",
+        "training": asdict(config),
+        "world_model": model.version,
+        "recorded": list(data.recorded.episode_ids),
+        "imagined": list(data.imagined.episode_ids),
+        "choosing": list(data.choosing.episode_ids),
+        "calibration": calibration_report(scores, held.success_N, held.instructions, thresholds),
+    }
+    parents = () if parent is None else (LearnedJudge.load(parent).version,)
+    return judge.save(out, parents=parents, lineage=made_from | dict(lineage or {}), thresholds=thresholds)

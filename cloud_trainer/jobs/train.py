@@ -1,0 +1,232 @@
+"""Reinforcement learning as a job: sample groups somewhere, reward them, update the policy, keep candidates.
+
+Where the groups come from is a function, so that the world model with a judge and the simulator with the true reward
+run through the same loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer, Scored, join_scored
+from cloud_trainer.jobs.audit import outcomes_of
+from cloud_trainer.jobs.imagine import imagine
+from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
+from cloud_trainer.world_model.compact_data import StartState
+from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.errors import ConfigError
+from gymnast_core.judge import Judge
+from gymnast_core.manifest import read_manifest
+from gymnast_core.policies.compact import CompactPolicy
+from gymnast_core.types import BoolArray, IntArray, RolloutBatch
+
+Sampler = Callable[[CompactPolicy, np.random.Generator], Scored]
+"""One round of groups from a policy: rollouts, rewards, and which rows count. Group names are made unique later."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint along the way; which one is offered is decided by real evidence, not by imagined reward."""
+
+    iteration: int
+    folder: Path
+    version: str
+    imagined_reward: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run left.
+
+    Attributes:
+        candidates: in order of iteration; the last is the fixed choice unless a small real evaluation says otherwise.
+        history: per iteration {iteration, imagined_reward, abstained, groups, trajectories, loss, clipped, kl, ...}.
+    """
+
+    candidates: tuple[Candidate, ...]
+    history: tuple[Mapping[str, Any], ...]
+
+
+def world_model_sampler(
+    model: CompactWorldModel,
+    judge: Judge,
+    starts: Sequence[StartState],
+    config: GrpoConfig,
+    *,
+    keyframes: Sequence[StartState] = (),
+    max_steps: int = 15,
+    cancelled: Cancelled = never,
+) -> Sampler:
+    """Return a sampler of imagined groups: each from one recorded start, rewarded 1 or 0 by the judge.
+
+    Args:
+        model: the world model.
+        judge: an abstention leaves the row out.
+        starts: recorded beginnings.
+        config: group sizes, keyframe share, success masking.
+        keyframes: recorded later chunk starts, for config.keyframe_share of the groups.
+        max_steps: T.
+        cancelled: asked before every imagined step.
+
+    Raises:
+        ConfigError: no starts, or a keyframe share without keyframes.
+    """
+    if not starts or (config.keyframe_share > 0 and not keyframes):
+        raise ConfigError(f"{len(starts)} starts and {len(keyframes)} keyframes for share {config.keyframe_share}")
+
+    def sample(policy: CompactPolicy, rng: np.random.Generator) -> Scored:
+        late = round(config.groups * config.keyframe_share)
+        chosen = [starts[i] for i in _spread(len(starts), config.groups - late, rng)]
+        chosen += [keyframes[i] for i in _spread(len(keyframes), late, rng)]
+        group_B = np.repeat(np.arange(len(chosen)), config.group_size)
+        rows = [chosen[group] for group in group_B]
+        env = CompactWorldModelEnv(model, rows, max_steps=max_steps, in_order=True)
+        seed = int(rng.integers(2**31))
+        texts = [start.instruction for start in rows]
+        rollouts = imagine(env, policy, texts, seed=seed, rng=rng, group_B=group_B, cancelled=cancelled)
+        return judged(rollouts, judge, np.stack([row.first_HWC for row in rows]), mask=config.mask_after_success)
+
+    return sample
+
+
+def _spread(available: int, count: int, rng: np.random.Generator) -> IntArray:
+    """Indices without repeats as long as there are enough."""
+    rounds = [rng.permutation(available) for _ in range(-(-count // available))] if count else []
+    return np.concatenate(rounds)[:count] if rounds else np.zeros(0, np.int64)
+
+
+def judged(rollouts: RolloutBatch, judge: Judge, first_BHWC: Any, *, mask: bool) -> Scored:
+    """Reward rollouts by a judge that sees the episode's first frame and the last imagined one.
+
+    With mask, every chunk end is judged, a row succeeds at the first success, and its length is cut there, so that
+    nothing is learned from what it did afterwards. A row counts if its deciding verdict is no abstention.
+    """
+    ends = range(1, len(rollouts.frame_steps_F)) if mask else [len(rollouts.frame_steps_F) - 1]
+    success = np.zeros(len(rollouts.length_B), bool)
+    decided = np.zeros(len(rollouts.length_B), bool)
+    length = rollouts.length_B.copy()
+    for end in ends:
+        seen = replace(
+            rollouts,
+            frame_steps_F=rollouts.frame_steps_F[[0, end]],
+            frames_BFHWC=np.stack([first_BHWC, rollouts.frames_BFHWC[:, end]], axis=1),
+        )
+        now, sure, _ = outcomes_of(judge.judge(seen))
+        first_time: BoolArray = now & ~success
+        length[first_time] = np.minimum(length[first_time], rollouts.frame_steps_F[end])
+        success |= now
+        decided = sure | success
+    return Scored(replace(rollouts, length_B=length), success.astype(np.float32), decided)
+
+
+def run_grpo(
+    parent: Path,
+    sampler: Sampler,
+    config: GrpoConfig,
+    out: Path,
+    *,
+    candidate_every: int = 5,
+    state: Path | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+    cancelled: Cancelled = never,
+) -> Training:
+    """Train a policy for config.iterations updates and write candidates out/iteration-NN.
+
+    Args:
+        parent: policy checkpoint to start from.
+        sampler: where groups come from.
+        config: how.
+        out: folder for the candidates; created.
+        candidate_every: iterations between candidates; the last iteration is always one.
+        state: state file; when it exists the run continues from it, and it is written after every iteration.
+        lineage: world model, judge, audit and data of this run, for the manifests.
+        progress: called after every iteration with imagined_reward and what the update did.
+        cancelled: asked before every iteration.
+
+    Raises:
+        CancelledError: cancelled; the state file has the last whole iteration.
+    """
+    policy = CompactPolicy.load(parent, row_by_row=False, temperature=config.temperature)
+    trainer = GrpoTrainer(policy, config)
+    start_version = policy.version
+    if state is not None and state.exists():
+        trainer.load(state)
+    out.mkdir(parents=True, exist_ok=True)
+    while trainer.updates < config.iterations:
+        if cancelled():
+            raise CancelledError(f"GRPO cancelled after {trainer.updates} of {config.iterations} iterations")
+        record = _iterate(trainer, sampler)
+        progress(ProgressEvent("grpo", trainer.updates, config.iterations, record))
+        if trainer.updates % candidate_every == 0 or trainer.updates == config.iterations:
+            _keep(trainer, out, start_version, lineage or {})
+        if state is not None:
+            trainer.save(state)
+    return Training(tuple(_candidates(out, trainer.history)), tuple(trainer.history))
+
+
+def _iterate(trainer: GrpoTrainer, sampler: Sampler) -> dict[str, Any]:
+    """Sample until there are enough informative groups (or rounds are spent), then update."""
+    config, kept, rewards, abstained = trainer.config, [], [], []
+    found = 0 if trainer.surplus is None else len(np.unique(trainer.surplus.rollouts.group_B))
+    for round_number in range(config.max_rounds):
+        scored = sampler(trainer.policy, trainer.rng)
+        unique = (trainer.updates * config.max_rounds + round_number) * 10_000
+        scored = replace(
+            scored,
+            rollouts=replace(scored.rollouts, group_B=scored.rollouts.group_B + unique),
+            born=trainer.updates,
+        )
+        rewards.append(scored.reward_B[scored.use_B])
+        abstained.append(~scored.use_B)
+        kept.append(trainer.informative(scored))
+        found += len(np.unique(kept[-1].rollouts.group_B))
+        if config.target_groups is None or found >= config.target_groups:
+            break
+    batch = kept[0]
+    for more in kept[1:]:
+        batch = join_scored(batch, more)
+    record: dict[str, Any] = {
+        "iteration": trainer.updates + 1,
+        "imagined_reward": float(np.concatenate(rewards).mean()) if sum(map(len, rewards)) else float("nan"),
+        "abstained": float(np.concatenate(abstained).mean()),
+    }
+    if len(batch.reward_B) or trainer.surplus is not None:
+        record |= trainer.update(batch).to_metrics()
+    else:  # nothing to learn from this time: every group was all success or all failure
+        trainer.updates += 1
+        record |= {"trajectories": 0.0, "groups": 0.0}
+    trainer.history.append(record)
+    return record
+
+
+def _keep(trainer: GrpoTrainer, out: Path, parent: str, lineage: Mapping[str, Any]) -> None:
+    """Write a candidate, unless a run that was interrupted right here already did."""
+    folder = out / f"iteration-{trainer.updates:02d}"
+    if folder.exists():
+        return
+    made_from = {
+        "stage": "grpo",
+        "grpo": asdict(trainer.config),
+        "iteration": trainer.updates,
+        "imagined_reward": trainer.history[-1]["imagined_reward"],
+    }
+    temperature, trainer.policy.temperature = trainer.policy.temperature, trainer.policy.config.temperature
+    trainer.policy.save(folder, parents=(parent,), lineage=made_from | dict(lineage))
+    trainer.policy.temperature = temperature
+
+
+def _candidates(out: Path, history: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+    found = []
+    for folder in sorted(out.glob("iteration-*")):
+        iteration = int(folder.name.removeprefix("iteration-"))
+        if iteration <= len(history):
+            reward = float(history[iteration - 1]["imagined_reward"])
+            found.append(Candidate(iteration, folder, read_manifest(folder).id, reward))
+    return found

@@ -1,0 +1,178 @@
+"""The recorded episodes `make pretrain` learns from, collected in the simulator by several kinds of driver.
+
+Every episode depends on (kind, task, seed) alone, so the work can be spread over processes in any way.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gymnast_core.policy import Policy
+from gymnast_core.types import ActionChunk, Episode, Observation, Outcome
+
+DEMO_OFFSET_M = (0.026, 0.0)
+"""The flaw of the demonstrations: every place is aimed at 2.6 cm too far from the arm's base."""
+
+KINDS = ("flawed", "expert", "offset", "noisy", "wander", "varied", "policy", "policy_greedy")
+
+
+class Wanderer:
+    """Moves at random: a velocity and a gripper command per chunk, jitter per step."""
+
+    version = "wanderer"
+    chunk_length = 5
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def act(
+        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
+    ) -> ActionChunk:
+        """Return a random chunk, downwards a little more often than up."""
+        actions = np.zeros((1, 5, 7), np.float32)
+        actions[..., :3] = self._rng.normal((0.0, 0.0, -0.004), 0.018, 3) + self._rng.normal(0, 0.006, (1, 5, 3))
+        actions[..., :3] = actions[..., :3].clip(-0.05, 0.05)
+        actions[..., 6] = float(self._rng.random() < 0.5)
+        return ActionChunk(actions, self.version)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A share of the collection.
+
+    Attributes:
+        kind: one of KINDS.
+        task: name of a task.
+        seeds: start states.
+        policy: checkpoint folder for the kinds that need one.
+    """
+
+    kind: str
+    task: str
+    seeds: tuple[int, ...]
+    policy: Path | None = None
+
+
+def collect_orders(orders: Sequence[Order], workers: int) -> list[Episode]:
+    """Fill orders in parallel; the episodes come back in the order asked for."""
+    parts = [replace(order, seeds=order.seeds[low : low + 25]) for order in orders for low in range(0, len(order.seeds), 25)]
+    if workers == 1:
+        return [episode for part in parts for episode in fill(part)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return [episode for episodes in pool.map(fill, parts) for episode in episodes]
+
+
+def fill(order: Order) -> list[Episode]:
+    """Collect one order in this process."""
+    import torch
+
+    from gymnast_core.policies import load_policy
+    from gymnast_ros.sim.collect import collect
+    from gymnast_ros.sim.env import SimEnv
+
+    torch.set_num_threads(1)
+    policy = load_policy(order.policy) if order.policy is not None else None
+    env = SimEnv()
+    episodes = []
+    for seed in order.seeds:
+        rng = np.random.default_rng((KINDS.index(order.kind), seed))
+        if order.kind == "varied":
+            env.close()
+            env = SimEnv(scene=_varied_scene(rng))
+        driver = policy if policy is not None else _driver(order.kind, env, rng)
+        sampled = rng if order.kind == "policy" else None
+        (episode,) = collect(env, driver, order.task, [seed], rng=sampled)
+        episodes.append(replace(episode, episode_id=f"{order.kind}-{order.task}-{seed}"))
+    env.close()
+    return episodes
+
+
+def _driver(kind: str, env: object, rng: np.random.Generator) -> Policy:
+    from gymnast_ros.sim.expert import ScriptedExpert
+
+    if kind == "wander":
+        return Wanderer(rng)
+    if kind == "varied":
+        kind = ("expert", "offset", "noisy")[int(rng.integers(3))]
+    offset, aim, action = (0.0, 0.0), 0.004, 0.003
+    if kind == "flawed":
+        offset, action = DEMO_OFFSET_M, 0.002
+    elif kind == "offset":
+        offset, action = (float(rng.uniform(-0.010, 0.036)), float(rng.normal(0.0, 0.008))), 0.005
+    elif kind == "noisy":
+        aim, action = 0.02, 0.010
+    return ScriptedExpert(env, aim_offset_m=offset, aim_noise_m=aim, action_noise_m=action, rng=rng)  # type: ignore[arg-type]
+
+
+def _varied_scene(rng: np.random.Generator) -> object:
+    """A random look around the standard one; the named novel scenes are never among them."""
+    from gymnast_ros.sim.scene import STANDARD
+
+    def near(colour: Sequence[float], spread: float) -> tuple[float, float, float]:
+        return tuple(float(c) for c in np.clip(np.array(colour) + rng.normal(0, spread, 3), 0.02, 1.0))  # type: ignore[return-value]
+
+    return replace(
+        STANDARD,
+        name="varied",
+        cube_colour=near(STANDARD.cube_colour, 0.1),
+        block_colour=near(STANDARD.block_colour, 0.1),
+        plate_colour=near(STANDARD.plate_colour, 0.1),
+        drawer_colour=near(STANDARD.drawer_colour, 0.1),
+        table_colour=near(STANDARD.table_colour, 0.12),
+        light=float(rng.uniform(0.6, 1.25)),
+        light_position_m=tuple(float(x) for x in rng.uniform((-0.3, -0.5, 0.8), (0.6, 0.5, 1.4))),
+        camera_shift_m=tuple(float(x) for x in rng.normal(0, 0.012, 3)),
+        distractors=int(rng.integers(3)),
+    )
+
+
+def save_episodes(path: Path, episodes: Sequence[Episode]) -> None:
+    """Write episodes of equal length and one camera to an .npz, atomically."""
+    (camera,) = episodes[0].images
+    header = [
+        {
+            "episode_id": e.episode_id,
+            "instruction": e.instruction,
+            "outcome": e.outcome.value,
+            "labelled_by": e.labelled_by,
+            "policy_versions": list(e.policy_versions),
+            "metadata": dict(e.metadata),
+        }
+        for e in episodes
+    ]
+    staging = path.with_suffix(".partial.npz")
+    staging.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        staging,
+        header=np.frombuffer(json.dumps({"camera": camera, "episodes": header}).encode(), np.uint8),
+        frames=np.stack([e.images[camera] for e in episodes]),
+        proprio=np.stack([e.proprio_TP for e in episodes]),
+        actions=np.stack([e.actions_TA for e in episodes]),
+        time_ns=np.stack([e.time_ns_T for e in episodes]),
+    )
+    staging.replace(path)
+
+
+def load_episodes(path: Path) -> list[Episode]:
+    """Read what save_episodes wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
+    header = json.loads(arrays["header"].tobytes())
+    return [
+        Episode(
+            images={header["camera"]: arrays["frames"][n]},
+            proprio_TP=arrays["proprio"][n],
+            actions_TA=arrays["actions"][n],
+            time_ns_T=arrays["time_ns"][n],
+            **{**fields, "outcome": Outcome(fields["outcome"])},
+        )
+        for n, fields in enumerate(header["episodes"])
+    ]
