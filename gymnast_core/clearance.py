@@ -58,9 +58,7 @@ def clearance(joints: npt.ArrayLike, *, table_height_m: float = 0.0) -> Clearanc
     wrist_X = gripper_X - rotation_XX[:, 0] * WRIST_TO_GRIPPER_M
     palm_X = gripper_X - rotation_XX[:, 0] * PALM_TO_GRIPPER_M
     palm_drop = abs(float(rotation_XX[2, 1])) * PALM_HALF_WIDTH_M + PALM_RADIUS_M
-    lowest = min(
-        float(elbow_X[2]) - ELBOW_RADIUS_M, float(wrist_X[2]) - WRIST_RADIUS_M, float(palm_X[2]) - palm_drop
-    )
+    lowest = min(float(elbow_X[2]) - ELBOW_RADIUS_M, float(wrist_X[2]) - WRIST_RADIUS_M, float(palm_X[2]) - palm_drop)
     base = (np.zeros(3), SHOULDER_M)
     gaps = (
         segment_distance(wrist_X, gripper_X, *base) - BASE_RADIUS_M - ARM_RADIUS_M,

@@ -312,17 +312,25 @@ class CommandGate:
         if not np.isfinite(wanted).all():
             raise _RefusedError("not_finite")
         reasons: list[str] = []
-        action = self._smooth(wanted.astype(np.float64), reasons)
+        action = self._smooth(self._cut(wanted.astype(np.float64), reasons), reasons)
         target, sent_A = self._advance(arm.target, action, reasons)
-        joints_J = kinematics.inverse(
-            target.position_m, target.rotation, arm.target_joints_J, spec=self.limits.spec
-        )
+        joints_J = kinematics.inverse(target.position_m, target.rotation, arm.target_joints_J, spec=self.limits.spec)
         step_rad = float(np.abs(joints_J - arm.target_joints_J).max())
         if step_rad > self.limits.joint_step_rad:
             target, sent_A, joints_J = self._slow(arm, action, step_rad)
             reasons.append("joint_velocity")
         self._check_clearance(joints_J, arm.target_joints_J)
         return sent_A, tuple(reasons)
+
+    def _cut(self, action: Array, reasons: list[str]) -> Array:
+        """Step limits and gripper range; float32 noise at a limit is no reason."""
+        spec = self.limits.spec
+        high = np.array([spec.max_translation_m] * 3 + [spec.max_rotation_rad] * 3 + [1.0])
+        low = np.append(-high[:6], 0.0)
+        cut = np.asarray(np.clip(action, low, high))
+        if (np.abs(cut - action) > 1e-6).any():
+            reasons.append("step_limit")
+        return cut
 
     def _smooth(self, action: Array, reasons: list[str]) -> Array:
         last = self._memory.last_action_A
@@ -336,13 +344,9 @@ class CommandGate:
     def _advance(
         self, target: EndEffectorTarget, action: Array, reasons: list[str]
     ) -> tuple[EndEffectorTarget, FloatArray]:
-        """Step limits and workspace. Cut deltas are rounded outward: the arm's own clip then lands on the wall."""
-        box = self.limits.box
-        following, sent_A = target.advanced(action, box)
-        limits = np.array([box.max_translation_m] * 3 + [box.max_rotation_rad] * 3)
-        if (np.abs(action[:6]) > limits * (1 + 1e-6)).any() or not 0.0 <= action[6] <= 1.0:
-            reasons.append("step_limit")
-        wanted = np.clip(action[:3], -limits[:3], limits[:3])
+        """Workspace. Cut deltas are rounded outward: the arm's own clip then lands on the wall."""
+        following, sent_A = target.advanced(action, self.limits.box)
+        wanted = action[:3]
         short = np.abs(following.position_m - target.position_m - wanted) > 1e-9
         if short.any():
             reasons.append("workspace")

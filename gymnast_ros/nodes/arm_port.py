@@ -176,4 +176,5 @@ def from_target(message: JointState) -> ArmState:
     values = np.asarray(message.position, np.float64)
     target = EndEffectorTarget(values[:3].copy(), values[3:12].reshape(3, 3).copy(), float(values[12]))
     effort_J = np.asarray(message.effort, np.float64) if len(message.effort) == 6 else None
-    return ArmState(messages.to_ns(message.header.stamp), target, values[13:19].copy(), effort_J, int(values[19]), bool(values[20]))
+    stamp_ns, episode, running = messages.to_ns(message.header.stamp), int(values[19]), bool(values[20])
+    return ArmState(stamp_ns, target, values[13:19].copy(), effort_J, episode, running)

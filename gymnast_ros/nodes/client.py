@@ -21,6 +21,8 @@ from std_srvs.srv import Trigger
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_ros.nodes import messages, topics
 
+LATCHED_TOPICS = ("rollout/status", "rollout/result", "rollout/policy_version", "bridge/status", "bridge/result")
+
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -56,13 +58,7 @@ class GraphClient:
         self._clients: dict[tuple[type, str], Any] = {}
         self._latched: dict[str, dict[str, Any]] = {}
         self._listeners: list[Progress] = []
-        for topic in (
-            "rollout/status",
-            "rollout/result",
-            "rollout/policy_version",
-            topics.GATE_STATUS,
-            "bridge/status",
-        ):
+        for topic in (*LATCHED_TOPICS, topics.GATE_STATUS):
             self._node.create_subscription(
                 String, topic, lambda message, topic=topic: self._hear(topic, message), topics.LATCHED
             )
@@ -225,6 +221,39 @@ class GraphClient:
         """Return to the checkpoint before; returns its id."""
         return self.call("rollout/rollback")
 
+    def submit_job(
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        key: str,
+        *,
+        timeout_s: float = 3600.0,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Submit a job through the bridge node and follow it to its end; returns its last event.
+
+        Args:
+            kind: of job.
+            spec: JSON values.
+            key: the same key never starts a second job.
+            timeout_s: longest wait; the job itself runs on.
+            progress: called with every event.
+        """
+        self.set("bridge", {"job": json.dumps({"kind": kind, "spec": dict(spec), "key": key})})
+        subscription = self._node.create_subscription(
+            String, "bridge/job_events", lambda message: self._on_event(key, progress, message), topics.JOB_EVENTS
+        )
+        try:
+            run_id = self.call("bridge/submit_job")
+            return dict(self._result_of("bridge", run_id, timeout_s)["last"])
+        finally:
+            self._node.destroy_subscription(subscription)
+
+    def flush(self, timeout_s: float = 120.0) -> None:
+        """Wait until every episode has been acknowledged by the trainer."""
+        self.set("bridge", {"flush_timeout_s": timeout_s})
+        self._result_of("bridge", self.call("bridge/flush"), timeout_s + 10.0)
+
     def wait_for(
         self, topic: str, wanted: Callable[[dict[str, Any]], bool], timeout_s: float, progress: Progress | None = None
     ) -> dict[str, Any]:
@@ -247,13 +276,22 @@ class GraphClient:
     def _run(self, service: str, timeout_s: float, progress: Progress | None) -> dict[str, Any]:
         run_id = self.call(service)
         try:
-            result = self.wait_for("rollout/result", lambda value: value["run_id"] == run_id, timeout_s, progress)
+            return self._result_of("rollout", run_id, timeout_s, progress)
         except RobotSilentError:
             self.cancel()
             raise
+
+    def _result_of(self, node: str, run_id: str, timeout_s: float, progress: Progress | None = None) -> dict[str, Any]:
+        result = self.wait_for(f"{node}/result", lambda value: value["run_id"] == run_id, timeout_s, progress)
         if not result["ok"]:
-            raise RobotRefusedError(f"{service}: {result['error']}")
+            raise RobotRefusedError(f"{run_id}: {result['error']}")
         return result
+
+    @staticmethod
+    def _on_event(key: str, progress: Progress | None, message: String) -> None:
+        event = messages.from_json(message)
+        if progress is not None and event["key"] == key:
+            progress(event)
 
     def _request(self, kind: type, service: str, request: Any, timeout_s: float) -> Any:
         deadline = time.monotonic() + timeout_s

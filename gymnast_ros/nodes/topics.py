@@ -59,3 +59,6 @@ STREAM = _qos(10, DurabilityPolicy.VOLATILE)
 
 LATCHED = _qos(1, DurabilityPolicy.TRANSIENT_LOCAL)
 """Status: whoever comes late still reads the last one."""
+
+JOB_EVENTS = _qos(1000, DurabilityPolicy.TRANSIENT_LOCAL)
+"""Events of a job: whoever comes late reads them all."""

@@ -68,7 +68,8 @@ def wild_actions(seed: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("instruction", "seed"), [("lift the red cube", 11), ("push the blue block to the left", 12), ("close the drawer", 5)]
+    ("instruction", "seed"),
+    [("lift the red cube", 11), ("push the blue block to the left", 12), ("close the drawer", 5)],
 )
 def test_expert_episode_over_the_graph_ends_as_in_process_step_by_step(arm, instruction, seed) -> None:
     local = SimulatedArm()

@@ -1,0 +1,156 @@
+"""Joins the robot to its trainer: episodes up, checkpoints down, jobs; nothing here can delay an episode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from gymnast_core.episodes import Spool
+from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.signing import TrustedKeys
+from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
+from gymnast_ros.nodes.worker import Worker
+from gymnast_ros.uplink import Identity, JobsClient, RobotStore, Uplink
+
+
+class BridgeNode(Node):  # type: ignore[misc]
+    """Owns the uplink; services start work in threads and answer with a run id."""
+
+    def __init__(self, **node: Any) -> None:
+        super().__init__("bridge", **node)
+        settings = self._settings = Settings(self)
+        _declare(settings)
+        folder, robot = Path(settings["folder"]), str(settings["robot_name"])
+        identity = None if settings["insecure"] else Identity.load(Path(settings["identity"]))
+        trusted = TrustedKeys.load(Path(settings["trusted_keys"])) if settings["trusted_keys"] else None
+        self._spool = Spool(folder / "spool")
+        self._store = RobotStore(folder / "store", robot=robot, trusted=trusted)
+        self._uplink = Uplink(settings["trainer"], identity, spool=self._spool, store=self._store)
+        self._jobs = JobsClient(settings["trainer"], identity)
+        self._workers = {"submit_job": Worker(), "flush": Worker()}
+        self._status_topic = LatchedJson(self, "~/status")
+        self._result_topic = LatchedJson(self, "~/result")
+        self._events = self.create_publisher(String, "~/job_events", topics.JOB_EVENTS)
+        for name, job in (("submit_job", self._submit), ("flush", self._flush)):
+            self.create_service(Trigger, f"~/{name}", partial(self._start, name, job))
+        self.create_service(Trigger, "~/cancel_job", self._cancel)
+        self._uplink.start()
+        self.create_timer(0.5, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._diagnostics = Diagnostics(self, robot, self._health)
+        self._publish_status()
+
+    def stop(self) -> None:
+        """Stop shipping; what is not acknowledged stays in the spool."""
+        for worker in self._workers.values():
+            worker.cancel()
+        self._uplink.stop(5.0)
+
+    def _start(
+        self, kind: str, job: Callable[[], Mapping[str, Any]], _: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        run_id = self._workers[kind].start(kind, partial(self._guarded, kind, job))
+        response.success = run_id is not None
+        response.message = run_id or f"busy with another {kind}; cancel it or wait"
+        return response
+
+    def _guarded(self, kind: str, job: Callable[[], Mapping[str, Any]], run_id: str) -> None:
+        """Whatever happens, a result with this run id is latched."""
+        result: dict[str, Any] = {"run_id": run_id, "kind": kind, "ok": False, "error": ""}
+        try:
+            result |= {**job(), "ok": True}
+        except (GymnastError, OSError, ValueError) as error:
+            result["error"] = f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"{kind} failed run={run_id} error={error}")
+        self._result_topic.publish(result)
+
+    def _submit(self) -> dict[str, Any]:
+        """Submit the parameter `job` and pass its events on until it ends."""
+        wanted = json.loads(self._settings["job"])
+        view = self._jobs.submit(wanted["kind"], wanted["spec"], wanted["key"])
+        last: dict[str, Any] = {"job_id": view.job_id, "key": wanted["key"], "sequence": 0, "kind": "submitted"}
+        self._events.publish(messages.to_json(last))
+        for event in self._jobs.watch(view.job_id):
+            last = {
+                "job_id": view.job_id, "key": wanted["key"], "sequence": event.sequence, "kind": event.kind,
+                "time_ns": event.time_ns, "data": dict(event.data),
+            }  # fmt: skip
+            self._events.publish(messages.to_json(last))
+            if self._workers["submit_job"].cancelled():
+                break
+        return {"job_id": view.job_id, "last": last}
+
+    def _flush(self) -> dict[str, Any]:
+        """Wait until the spool is empty."""
+        if not self._uplink.flush(float(self._settings["flush_timeout_s"])):
+            raise ConfigError(f"{self._spool.usage().entries} episodes still wait; is the trainer reachable?")
+        return {"entries": 0}
+
+    def _cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        job_id = self._settings["job_id"]
+        try:
+            self._jobs.cancel(job_id)
+        except GymnastError as error:
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.message = True, job_id
+        return response
+
+    def _publish_status(self) -> None:
+        usage, staged = self._spool.usage(), self._store.staged()
+        status = {
+            "entries": usage.entries, "bytes": usage.bytes, "full": usage.full,
+            "current": self._store.current_id() or "", "staged": staged.name if staged else "",
+            "uplink": _plain(self._uplink.status()),
+        }  # fmt: skip
+        self._status_topic.publish(status)
+
+    def _health(self) -> tuple[int, str, dict[str, object]]:
+        usage = self._spool.usage()
+        values: dict[str, object] = {"entries": usage.entries, "bytes": usage.bytes}
+        return (2 if usage.full else 0), "spool full" if usage.full else "shipping", values
+
+
+def _plain(status: object) -> dict[str, Any]:
+    """JSON values of a status dataclass."""
+    values: dict[str, Any] = json.loads(json.dumps(vars(status), default=str))
+    return values
+
+
+def _declare(settings: Settings) -> None:
+    add = settings.declare
+    add("folder", "runs/robot", "spool/ and store/ live here", read_only=True)
+    add("robot_name", "sim-0", "this robot's name at the trainer", read_only=True)
+    add("trainer", "127.0.0.1:50051", "host:port", read_only=True)
+    add("identity", "", "folder with cert.pem, key.pem, ca.pem", read_only=True)
+    add("insecure", False, "no TLS; tests on one machine", read_only=True)
+    add("trusted_keys", "", "file or folder of keys that may sign releases", read_only=True)
+    add("job", "{}", "submit_job: JSON {kind, spec, key}", check=_job_error)
+    add("job_id", "", "cancel_job: which one")
+    add("flush_timeout_s", 120.0, "longest wait for an empty spool", low=0.1, high=3600.0)
+
+
+def _job_error(value: str) -> str:
+    try:
+        job = json.loads(value)
+    except ValueError as error:
+        return f"is not JSON: {error}"
+    missing = [name for name in ("kind", "spec", "key") if name not in job] if job else []
+    return f"lacks {missing}" if missing else ""
+
+
+def main() -> int:
+    """Run the node."""
+    return run(BridgeNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
