@@ -217,6 +217,14 @@ class ProvenanceGraph:
         with self._lock:
             return [Node(*row) for row in self._database.execute(query, (record_id, record_id))]
 
+    def affected_by_role(self, record_id: str, role: str) -> list[Node]:
+        """Return the records that name this one in a role, oldest first, e.g. the labels of an episode."""
+        query = """SELECT below.id, below.kind, below.payload FROM record AS above
+            JOIN edge ON edge.parent = above.seq AND edge.role = ? JOIN record AS below ON below.seq = edge.child
+            WHERE above.id = ? ORDER BY below.seq"""
+        with self._lock:
+            return [Node(*row) for row in self._database.execute(query, (role, record_id))]
+
     def retract(self, record_id: str, *, reason: str, by: str, at_ns: int) -> list[Node]:
         """Withdraw a record and return what it touched; those checkpoints cannot be promoted any more.
 

@@ -1,0 +1,180 @@
+"""What the trainer writes into the provenance graph, and the two questions operators ask of it: why, and what if not.
+
+The keys read from a manifest's lineage are: episodes (ids, or {id, digest, outcome, labelled_by}), world_model, judge,
+audit, starts, judge_calls; everything else (stage, seed, code version, configuration) rides along as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gymnast_core.lineage import Lineage, Record
+from gymnast_core.manifest import Manifest, canonical_json
+from gymnast_core.provenance import LABELS, ProvenanceGraph
+
+LINKED_CHECKPOINTS = ("world_model", "judge", "base", "policy")
+
+
+def record_episode(graph: ProvenanceGraph, episode_id: str, *, digest: str, facts: Mapping[str, Any]) -> None:
+    """Write a committed episode.
+
+    Args:
+        graph: to write to.
+        episode_id: of the episode.
+        digest: of its MCAP file.
+        facts: JSON values that never change: robot, instruction, seed or start state, policy versions.
+
+    Raises:
+        ProvenanceError: the id stands for another episode.
+    """
+    acted = [str(version) for version in facts.get("policy_versions", ()) if str(version) in graph]
+    parents = tuple(("acted_by", version) for version in dict.fromkeys(acted))
+    graph.add(Record(episode_id, "episode", {**facts, "digest": digest}, parents))
+
+
+def record_label(
+    graph: ProvenanceGraph, episode_id: str, *, outcome: str, by: str, evidence: Mapping[str, Any] | None = None
+) -> str:
+    """Write a label of an episode and return its record id; the newest one counts, older ones stay.
+
+    Args:
+        graph: to write to.
+        episode_id: must be recorded.
+        outcome: success, failure or abstain.
+        by: "operator:<name>" or "judge:<version>".
+        evidence: JSON values: votes, score, reasons.
+
+    Raises:
+        ProvenanceError: the episode is unknown.
+    """
+    number = len(graph.affected_by_role(episode_id, LABELS))
+    payload = {"outcome": outcome, "by": by, "evidence": dict(evidence or {}), "number": number}
+    label_id = f"label-{_digest([episode_id, payload])}"
+    judge = by.removeprefix("judge:")
+    parents = [(LABELS, episode_id)] + ([("given_by", judge)] if by != judge and judge in graph else [])
+    graph.add(Record(label_id, "label", payload, tuple(parents)))
+    return label_id
+
+
+def record_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
+    """Write a checkpoint with everything its manifest says it was made from.
+
+    Parents that were never recorded (made elsewhere) are written as records of kind "external", so the answer to why
+    says where the trail ends instead of hiding it.
+
+    Raises:
+        ProvenanceError: the id stands for something else.
+    """
+    lineage = dict(manifest.lineage)
+    parents = [("parent", _known(graph, parent)) for parent in manifest.parents]
+    for role in LINKED_CHECKPOINTS:
+        if isinstance(lineage.get(role), str) and lineage[role]:
+            parents.append((role, _known(graph, lineage[role])))
+    for role in ("episodes", "starts"):
+        if lineage.get(role):
+            parents.append((role, record_dataset(graph, lineage.pop(role))))
+    if isinstance(lineage.get("audit"), Mapping):
+        audit = lineage.pop("audit")
+        audit_id = f"audit-{_digest(audit)}"
+        of = [("of", _known(graph, lineage["world_model"]))] if isinstance(lineage.get("world_model"), str) else []
+        graph.add(Record(audit_id, "audit", audit, tuple(of)))
+        parents.append(("audit", audit_id))
+    payload = {
+        "architecture": manifest.architecture,
+        "weights_sha256": manifest.weights_sha256,
+        "manifest_sha256": hashlib.sha256(manifest.to_bytes()).hexdigest(),
+        "config": dict(manifest.config),
+        "lineage": lineage,
+    }
+    graph.add(Record(manifest.id, manifest.kind, payload, tuple(dict.fromkeys(parents))))
+
+
+def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str, Any]]) -> str:
+    """Write a set of episodes, each through the label it had at that moment, and return its record id.
+
+    Raises:
+        ProvenanceError: an entry contradicts what is recorded of its episode.
+    """
+    members = sorted({_member(graph, entry) for entry in episodes})
+    dataset_id = f"dataset-{_digest(members)}"
+    if dataset_id not in graph:
+        parents = tuple(("holds", member) for member in members)
+        graph.add(Record(dataset_id, "dataset", {"n": len(members)}, parents))
+    return dataset_id
+
+
+def _member(graph: ProvenanceGraph, entry: str | Mapping[str, Any]) -> str:
+    """The record a dataset holds: the episode's newest label, else the episode."""
+    if isinstance(entry, str):
+        episode_id = _known(graph, entry)
+    else:
+        episode_id = str(entry["id"])
+        if episode_id not in graph:
+            facts = {
+                key: value for key, value in entry.items() if key not in ("id", "digest", "outcome", "labelled_by")
+            }
+            record_episode(graph, episode_id, digest=str(entry.get("digest", "")), facts=facts)
+    labels = graph.affected_by_role(episode_id, LABELS)
+    outcome = None if isinstance(entry, str) else entry.get("outcome")
+    if outcome and (not labels or labels[-1].payload["outcome"] != outcome):
+        assert not isinstance(entry, str)
+        return record_label(graph, episode_id, outcome=str(outcome), by=str(entry.get("labelled_by", "")))
+    return labels[-1].id if labels else episode_id
+
+
+def _known(graph: ProvenanceGraph, record_id: str) -> str:
+    if record_id not in graph:
+        graph.add(Record(record_id, "external", {"note": "made elsewhere; nothing more is recorded here"}))
+    return record_id
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
+
+
+def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> dict[str, Any]:
+    """Return what `gymnast why` prints: counts and the short lists, with taint, changed labels and damage.
+
+    Args:
+        graph: to ask.
+        record_id: usually a checkpoint.
+        verify: recompute every hash above it (2 s at 100,000 episodes); without it damage is None.
+
+    Raises:
+        ProvenanceError: the record is unknown.
+    """
+    lineage = graph.why(record_id)
+    labels = lineage.of_kind("label")
+    return {
+        "id": record_id,
+        "kind": lineage.root.kind,
+        "made_from": lineage.root.payload,
+        "counts": dict(Counter(node.kind for node in lineage.nodes[1:])),
+        "checkpoints": _listed(lineage, ("policy", "world_model", "judge", "external")),
+        "audits": [{"id": node.id, **node.payload} for node in lineage.of_kind("audit")],
+        "labels_by": dict(Counter(str(node.payload.get("by", "")) for node in labels)),
+        "retracted": [{"id": what.id, "kind": what.kind, **how.payload} for what, how in graph.taints(record_id)],
+        "changed_labels": [
+            {"was": old.payload["outcome"], "is": new.payload["outcome"], "by": new.payload["by"], "label": old.id}
+            for old, new in graph.changed_labels(record_id)
+        ],
+        "damage": [{"id": row.id, "what": row.what} for row in graph.verify(record_id)] if verify else None,
+    }
+
+
+def graph_json(lineage: Lineage) -> dict[str, Any]:
+    """Return the complete graph as JSON values: nodes and edges by index."""
+    return {
+        "nodes": [{"id": node.id, "kind": node.kind, "payload": node.payload} for node in lineage.nodes],
+        "edges": [
+            [int(child), role, int(parent)]
+            for child, role, parent in zip(lineage.child_E, lineage.roles_E, lineage.parent_E, strict=True)
+        ],
+    }
+
+
+def _listed(lineage: Lineage, kinds: Iterable[str]) -> list[dict[str, str]]:
+    return [{"id": node.id, "kind": node.kind} for node in lineage.nodes[1:] if node.kind in kinds]
