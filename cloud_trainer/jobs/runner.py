@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 
 KINDS = ("improve", "adapt")
@@ -66,6 +67,7 @@ def run_in_process(
     Raises:
         ConfigError: the kind is unknown or the spec names no checkpoints.
         NotTrustedError: an audit or calibration refused the training; the message says which bound.
+        CancelledError: somebody asked it to stop; the job folder has everything up to the last whole iteration.
         JobFailedError: the worker died; the message ends with its last words.
     """
     if inputs.kind not in KINDS:
@@ -114,13 +116,15 @@ def _relay(
     watcher = threading.Thread(target=_watch_cancel, args=(work, cancelled, over), name="job-cancel", daemon=True)
     watcher.start()
     result: Mapping[str, Any] | None = None
-    refusal = ""
+    refusal, stopped = "", ""
     try:
         for kind, data in _lines(process.stdout):
             if kind == "result":
                 result = data
             elif kind == "refused":
                 refusal = str(data["reason"])
+            elif kind == "cancelled":
+                stopped = str(data["reason"])
             emit(kind, data)
     finally:
         over.set()
@@ -128,6 +132,8 @@ def _relay(
     code = process.wait()
     if refusal:
         raise NotTrustedError(refusal)
+    if stopped:
+        raise CancelledError(stopped)
     if result is None:
         tail = (work / "worker.log").read_text(errors="replace").strip().splitlines()[-1:]
         raise JobFailedError(f"worker ended with code {code}: {' '.join(tail) or 'no output'}; see {work}/worker.log")

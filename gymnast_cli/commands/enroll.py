@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="who it is for, [A-Za-z0-9_-]; the service knows the holder by this name")
     parser.add_argument("--role", choices=ROLES, default="robot", help="what the holder may do (default: robot)")
     parser.add_argument("--tenant", default="default", help="whose data it sees")
-    parser.add_argument("--ca", type=Path, default=Path("trainer/ca"), help="folder of the certificate authority; made when missing")
+    parser.add_argument(
+        "--ca", type=Path, default=Path("trainer/ca"), help="folder of the certificate authority; made when missing"
+    )
     parser.add_argument("--out", type=Path, help="identity folder to write (default: identities/NAME)")
     parser.add_argument("--days", type=int, default=90, help="validity")
 
@@ -26,5 +28,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     out = args.out or Path("identities") / args.name
     folder = enroll(args.ca, args.name, args.role, tenant=args.tenant, out=out, days=args.days)
-    console.print(f"{folder}: {args.role} {args.name}, tenant {args.tenant}, {args.days} days. Keep key.pem to its holder.")
+    console.print(
+        f"{folder}: {args.role} {args.name}, tenant {args.tenant}, {args.days} days. Keep key.pem to its holder."
+    )
     return 0

@@ -1,0 +1,51 @@
+"""The worker process of one job: reads spec.json, prints JSON lines, leaves its results in the job folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cloud_trainer.jobs.pipeline import JOBS, Job
+from cloud_trainer.jobs.runner import CANCEL_NAME
+from cloud_trainer.progress import CancelledError, ProgressEvent
+from gymnast_core.errors import NotTrustedError
+
+
+def main(folder: Path) -> int:
+    """Run the job in `folder`; returns the exit code."""
+    torch.set_num_threads(1)
+    document = json.loads((folder / "spec.json").read_text())
+    job = Job(
+        spec=document["spec"],
+        checkpoints={name: Path(path) for name, path in document["checkpoints"].items()},
+        episodes=[Path(path) for path in document["episodes"]],
+        folder=folder,
+        progress=_progress,
+        cancelled=(folder / CANCEL_NAME).exists,
+    )
+    try:
+        _say("result", JOBS[document["kind"]](job))
+    except NotTrustedError as error:
+        _say("refused", {"reason": str(error)})
+    except CancelledError as error:
+        _say("cancelled", {"reason": str(error)})
+    return 0
+
+
+def _progress(event: ProgressEvent) -> None:
+    metrics = {name: value for name, value in event.metrics.items() if math.isfinite(value)}
+    _say("progress", {"stage": event.stage, "step": event.step, "total": event.total, "metrics": metrics})
+
+
+def _say(event: str, data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({"event": event, **data}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

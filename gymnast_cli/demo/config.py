@@ -1,0 +1,76 @@
+"""How much of everything one demo does. Fixed before the run: nothing here is chosen by what a run shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gymnast_core.errors import ConfigError
+
+TASKS = ("lift", "push", "put", "drawer")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """One run of the loop.
+
+    Attributes:
+        seed: of everything: episodes, refinement, judge, RL.
+        rounds: how often the loop goes round.
+        from_scratch: make the base checkpoints first instead of taking the shipped ones.
+        checkpoints: folder with policy/, world_model/ and judge/.
+        runs: where the run's folder goes.
+        evaluation_seeds: start states per task for before and after; never trained on, never chosen with.
+        choosing_seeds: start states per task by which one candidate is offered.
+        collect_seeds: on-policy episodes per task and round.
+        ttt_scene: the unseen scene of test-time training.
+        ttt_task: what is asked for there.
+        ttt_collect: real episodes collected in the scene before training (the operator's "collect a few first").
+        ttt_seeds: start states for before and after in the scene, and per other task in the standard scene.
+        ttt_budget_s: deadline of the adaptation job.
+        job: overrides of the training job's configuration (cloud_trainer.jobs.pipeline.PipelineConfig).
+    """
+
+    seed: int = 0
+    rounds: int = 1
+    from_scratch: bool = False
+    checkpoints: Path = Path("checkpoints")
+    runs: Path = Path("runs")
+    evaluation_seeds: int = 100
+    choosing_seeds: int = 25
+    collect_seeds: int = 150
+    ttt_scene: str = "dark_table"
+    ttt_task: str = "lift"
+    ttt_collect: int = 40
+    ttt_seeds: int = 40
+    ttt_budget_s: float = 120.0
+    job: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot work."""
+        if not 0 <= self.seed < 1000:
+            raise ConfigError(f"--seed must be 0..999 (each owns a range of start states), got {self.seed}")
+        if self.rounds < 1:
+            raise ConfigError(f"--rounds must be at least 1, got {self.rounds}")
+
+    def smoke(self) -> DemoConfig:
+        """Return the same path, minutes smaller: it shows that everything runs, not that it helps."""
+        job = {
+            **self.job,
+            "refine_iterations": 4,
+            "judge_iterations": 8,
+            "grpo_iterations": 1,
+            "groups": 4,
+            "check": False,
+        }
+        return replace(
+            self,
+            evaluation_seeds=2,
+            choosing_seeds=1,
+            collect_seeds=8,
+            ttt_collect=4,
+            ttt_seeds=1,
+            ttt_budget_s=20.0,
+            job=job,
+        )

@@ -1,0 +1,158 @@
+"""The demo's robot: the node graph, a client of it, and an operator's line to the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cloud_trainer.service import enroll
+from gymnast_cli.demo.config import TASKS, DemoConfig
+from gymnast_cli.jobs import follow
+from gymnast_cli.results import Trials
+from gymnast_cli.stages import Advance
+from gymnast_core.errors import StorageError
+from gymnast_ros.bringup import Graph, GraphConfig
+from gymnast_ros.nodes.client import GraphClient
+from gymnast_ros.sim.tasks import CHOOSING_SEEDS, EVALUATION_SEEDS, TRAINING_SEEDS
+from gymnast_ros.uplink import Identity, JobsClient, RobotStore
+
+SEEDS_PER_RUN = 1000
+"""Every --seed owns a range this long for each purpose, so that no two runs share start states."""
+COLLECT_OFFSET = 600_000
+"""Pretraining uses training seeds below this; the demo collects above it."""
+
+
+class Robot:
+    """A started robot."""
+
+    def __init__(self, graph: Graph, client: GraphClient, jobs: JobsClient, store: Path, seed: int) -> None:
+        self._graph, self._client, self._jobs, self._store, self._seed = graph, client, jobs, store, seed
+
+    @staticmethod
+    def start(folder: Path, trainer: str, policy: Path, *, seed: int, domain_id: int) -> Robot:
+        """Issue identities, start the nodes and wait until every one of them answers.
+
+        Args:
+            folder: of the run; the robot lives in folder/robot.
+            trainer: its address.
+            policy: checkpoint folder the robot starts with.
+            seed: of the run.
+            domain_id: DDS domain of the graph.
+        """
+        ca = folder / "trainer" / "ca"
+        identity = enroll(ca, "sim-0", "robot", out=folder / "identities" / "robot")
+        operator = enroll(ca, "demo", "operator", out=folder / "identities" / "operator")
+        config = GraphConfig(
+            robot="sim", folder=folder / "robot", robot_name="sim-0", domain_id=domain_id, trainer=trainer,
+            identity=identity, policy=str(policy),
+        )  # fmt: skip
+        graph = Graph(config)
+        graph.__enter__()
+        client = GraphClient(domain_id=domain_id)
+        client.__enter__()
+        client.wait_ready(timeout_s=60)
+        return Robot(graph, client, JobsClient(trainer, Identity.load(operator)), folder / "robot" / "store", seed)
+
+    def __enter__(self) -> Robot:
+        """Started already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the client, then the nodes."""
+        self._client.__exit__(kind, error, trace)
+        self._graph.__exit__(kind, error, trace)
+
+    def evaluate(
+        self,
+        versions: Sequence[str],
+        purpose: str,
+        count: int,
+        advance: Advance,
+        *,
+        tasks: Sequence[str] = TASKS,
+        scene: str = "standard",
+        round_number: int = 0,
+    ) -> dict[str, Trials]:
+        """Run every version greedily from the same start states; returns version -> trials.
+
+        Args:
+            versions: checkpoint ids in the robot's store.
+            purpose: "evaluation" or "choosing": which range of start states.
+            count: start states per task.
+            advance: told every episode.
+            tasks: names.
+            scene: name of the scene.
+            round_number: separates the choosing ranges of several rounds.
+        """
+        first = {"evaluation": EVALUATION_SEEDS, "choosing": CHOOSING_SEEDS}[purpose].start
+        result = self._client.evaluate(
+            tasks=list(tasks),
+            seed_start=first + self._seed * SEEDS_PER_RUN + round_number * 100,
+            seed_count=count,
+            checkpoints=[str(self.checkpoint(version)) for version in versions],
+            scene=scene,
+            timeout_s=1800,
+            progress=lambda status: advance(*_progress(status)),
+        )
+        trials: dict[str, dict[tuple[str, int], bool]] = {version: {} for version in versions}
+        for row in result["episodes"]:
+            trials[row["policy"]][row["task"], row["seed"]] = row["success"] is True
+        return {version: trials[version] for version in versions}
+
+    def collect(
+        self, count: int, advance: Advance, *, round_number: int, tasks: Sequence[str] = TASKS, scene: str = "standard"
+    ) -> None:
+        """Run and record `count` sampled on-policy episodes per task, and wait until the trainer has them all."""
+        self._client.evaluate(
+            tasks=list(tasks),
+            seed_start=TRAINING_SEEDS.start + COLLECT_OFFSET + self._seed * SEEDS_PER_RUN + round_number * 200,
+            seed_count=count,
+            checkpoints=[],
+            scene=scene,
+            temperature_seed=self._seed * 100 + round_number,
+            record=True,
+            timeout_s=1800,
+            progress=lambda status: advance(*_progress(status)),
+        )
+        self._client.flush(timeout_s=120)
+
+    def job(self, kind: str, spec: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
+        """Submit a job as the operator, follow it to its end and return its result."""
+        return follow(self._jobs, kind, spec, key=f"{kind}-{self._seed}-{spec['seed']}", advance=advance)
+
+    def choose(
+        self, current: str, candidates: Sequence[str], config: DemoConfig, round_number: int, advance: Advance
+    ) -> str:
+        """Offer the candidate that wins a small real evaluation against the version in force; a tie keeps the later one.
+
+        The rule is fixed beforehand: most successes on the choosing states; the current version wins only outright.
+        """
+        self._client.wait_staged(candidates, timeout_s=120)
+        versions = [current, *candidates]
+        trials = self.evaluate(versions, "choosing", config.choosing_seeds, advance, round_number=round_number)
+        return max(reversed(versions), key=lambda version: sum(trials[version].values()))
+
+    def swap(self, version: str) -> None:
+        """Make a staged version the one in force, at an episode boundary."""
+        if self._client.policy_version != version:
+            self._client.swap(checkpoint_id=version)
+
+    def checkpoint(self, version: str) -> Path:
+        """Folder of a checkpoint in the robot's store.
+
+        Raises:
+            StorageError: the robot does not hold it.
+        """
+        path = RobotStore.path_of(self._store, version)
+        if not path.is_dir():
+            raise StorageError(f"the robot does not hold {version}; is the bridge node connected?")
+        return path
+
+
+def _progress(status: Mapping[str, Any]) -> tuple[int, int, str]:
+    done, total, won = (int(status.get(key, 0)) for key in ("done", "total", "successes"))
+    return done, total, f"success {won}/{done}" if done else ""

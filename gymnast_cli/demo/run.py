@@ -1,0 +1,192 @@
+"""The loop on one machine, stage by stage: evaluate, collect, ship, refine, audit, train, choose, swap, evaluate."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gymnast_cli.demo.config import TASKS, DemoConfig
+from gymnast_cli.demo.film import film
+from gymnast_cli.demo.graph import Robot
+from gymnast_cli.demo.trainer_process import trainer_process
+from gymnast_cli.report import write_report
+from gymnast_cli.results import Trials, counts, difference
+from gymnast_cli.stages import Stages
+from gymnast_core.manifest import read_manifest
+
+
+@dataclass
+class Chain:
+    """The checkpoints in force, and what each round brought."""
+
+    policy: str
+    world_model: str
+    judge: str
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_demo(config: DemoConfig, console: Console) -> Path:
+    """Run the whole loop and return its folder, with result.json and report.html.
+
+    Raises:
+        GymnastError: a stage failed; what was measured before stays in result.json.
+    """
+    folder = config.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder.mkdir(parents=True)
+    console.print(f"Run folder: [bold]{folder}[/]")
+    kinds = {kind: config.checkpoints / kind for kind in ("policy", "world_model", "judge")}
+    chain = Chain(**{kind: read_manifest(path).id for kind, path in kinds.items()})
+    with Stages(console) as stages:
+        demo = Demo(config, folder, chain, kinds, stages)
+        try:
+            demo.run()
+        finally:
+            demo.write()
+    console.print(demo.table())
+    console.print(f"Report: [bold]{folder / 'report.html'}[/]")
+    return folder
+
+
+class Demo:
+    """One run: holds what was measured so far, so that an interrupted one still leaves its numbers."""
+
+    def __init__(
+        self, config: DemoConfig, folder: Path, chain: Chain, kinds: Mapping[str, Path], stages: Stages
+    ) -> None:
+        self.config, self.folder, self.chain, self.kinds, self.stages = config, folder, chain, dict(kinds), stages
+        self.base = chain.policy
+        self.before: Trials = {}
+        self.result: dict[str, Any] = {
+            "seed": config.seed,
+            "config": json.loads(json.dumps(asdict(config), default=str)),
+        }
+        self.media_folders: list[Path] = []
+        self.policy_folder = self.kinds["policy"]
+
+    def run(self) -> None:
+        """Run every stage."""
+        with trainer_process(self.folder / "trainer", list(self.kinds.values())) as address:
+            with self.stages.stage("start trainer and robot") as advance:
+                advance(0, 2, "trainer")
+                robot = Robot.start(self.folder, address, self.kinds["policy"])
+            with robot:
+                self._loop(robot)
+
+    def _loop(self, robot: Robot) -> None:
+        seeds = self.config.evaluation_seeds
+        with self.stages.stage("evaluate the base policy") as advance:
+            self.before = robot.evaluate([self.base], "evaluation", seeds, advance)[self.base]
+        self.result["before"] = counts(self.before)
+        for number in range(1, self.config.rounds + 1):
+            self._round(robot, number)
+        self._test_time_training(robot)
+
+    def _round(self, robot: Robot, number: int) -> None:
+        label = f" ({number}/{self.config.rounds})" if self.config.rounds > 1 else ""
+        with self.stages.stage(f"collect and ship episodes{label}") as advance:
+            robot.collect(self.config.collect_seeds, self.config.seed, number, advance)
+        with self.stages.stage(f"refine, audit, practise{label}") as advance:
+            job = robot.job("improve", self._spec(number), advance)
+        self._take(job)
+        candidates = [candidate["id"] for candidate in job["candidates"]]
+        with self.stages.stage(f"publish and choose on the robot{label}") as advance:
+            chosen = robot.choose(self.chain.policy, candidates, self.config, number, advance)
+        with self.stages.stage(f"swap and evaluate{label}") as advance:
+            robot.swap(chosen)
+            after = robot.evaluate([chosen], "evaluation", self.config.evaluation_seeds, advance)[chosen]
+        self.policy_folder = robot.checkpoint(chosen)
+        change = difference(self.before, after)
+        self.chain.policy = chosen
+        self.chain.rounds.append({"round": number, "policy": chosen, "after": counts(after), "difference": change})
+        self.result |= {"after": counts(after), "difference": change, "rounds": self.chain.rounds}
+
+    def _spec(self, number: int) -> dict[str, Any]:
+        chain = self.chain
+        return {
+            "policy": chain.policy,
+            "world_model": chain.world_model,
+            "judge": chain.judge,
+            "seed": self.config.seed * 100 + number,
+            "config": self.config.job,
+        }
+
+    def _take(self, job: Mapping[str, Any]) -> None:
+        """Keep what a training job brought: the refreshed models, the audit, the curve."""
+        self.chain.world_model, self.chain.judge = job["world_model"], job["judge"]
+        self.result["audit"] = job["audit"]
+        self.result.setdefault("imagined_reward", []).extend(job["imagined_reward"])
+        self.media_folders.append(Path(job["folder"]))
+
+    def _test_time_training(self, robot: Robot) -> None:
+        config, current = self.config, self.chain.policy
+        with self.stages.stage("test-time training in an unseen scene") as advance:
+            spec = {**self._spec(99), "scene": config.ttt_scene, "budget_s": config.ttt_budget_s}
+            adapted = robot.test_time_train(spec, config, advance)
+        versions = [current, adapted]
+        with self.stages.stage("evaluate there, and everywhere else") as advance:
+            there = robot.evaluate(
+                versions, "evaluation", config.ttt_seeds, advance, tasks=[config.ttt_task], scene=config.ttt_scene
+            )
+            others = [task for task in TASKS if task != config.ttt_task]
+            elsewhere = robot.evaluate(versions, "evaluation", config.ttt_seeds, advance, tasks=others)
+        self.result["ttt"] = {
+            "scene_name": config.ttt_scene,
+            "task": config.ttt_task,
+            "scene": _before_after(there, versions),
+            "other_tasks": _before_after(elsewhere, versions),
+            "policy": adapted,
+        }
+
+    def write(self) -> None:
+        """Write result.json and, once there is an after, report.html."""
+        chain = self.chain
+        self.result["versions"] = {
+            "base_policy": self.base,
+            "policy": chain.policy,
+            "world_model": chain.world_model,
+            "judge": chain.judge,
+        }
+        self.result["stages"] = self.stages.as_json()
+        self.result["run_id"] = self.folder.name
+        (self.folder / "result.json").write_text(json.dumps(self.result, indent=1, sort_keys=True))
+        if "after" in self.result:
+            media = film(self.kinds["policy"], self.policy_folder, self.media_folders)
+            write_report(self.result, media, self.folder / "report.html")
+
+    def table(self) -> Table:
+        """Before and after, task by task."""
+        table = Table(title=f"On the robot, same start states, greedy (seed {self.config.seed})")
+        for column in ("task", "before", "after", "difference [95 %]"):
+            table.add_column(column, justify="left" if column == "task" else "right")
+        before, after, change = (self.result.get(key) for key in ("before", "after", "difference"))
+        if before is None or after is None or change is None:
+            return table
+        for name in before["tasks"]:
+            table.add_row(name, *_cells(before["tasks"][name], after["tasks"][name], change["tasks"][name]))
+        table.add_section()
+        table.add_row("all", *_cells(before, after, change), style="bold")
+        ttt = self.result.get("ttt")
+        for key, name in (("scene", "test-time: new scene"), ("other_tasks", "test-time: other tasks")):
+            if ttt:
+                table.add_row(name, *_cells(ttt[key]["before"], ttt[key]["after"], ttt[key]["difference"]))
+        return table
+
+
+def _before_after(trials: Mapping[str, Trials], versions: Sequence[str]) -> dict[str, Any]:
+    before, after = (trials[version] for version in versions)
+    return {"before": counts(before), "after": counts(after), "difference": difference(before, after)}
+
+
+def _cells(before: Mapping[str, int], after: Mapping[str, int], change: Mapping[str, float]) -> list[str]:
+    def rate(count: Mapping[str, int]) -> str:
+        return f"{count['successes']}/{count['n']} = {count['successes'] / count['n']:.0%}"
+
+    return [rate(before), rate(after), f"{change['mean']:+.0%} [{change['low']:+.0%}, {change['high']:+.0%}]"]

@@ -1,0 +1,41 @@
+"""Following a training job from the command line: its stages as progress, its refusal as the error it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gymnast_cli.stages import Advance
+from gymnast_core.errors import GymnastError, NotTrustedError
+
+if TYPE_CHECKING:
+    from gymnast_ros.uplink import JobsClient
+
+
+class JobEndedError(GymnastError):
+    """A training job failed or was cancelled; the message is its last word."""
+
+
+def follow(jobs: JobsClient, kind: str, spec: Mapping[str, Any], *, key: str, advance: Advance) -> dict[str, Any]:
+    """Submit a job (once per key), show its progress, and return its result.
+
+    Raises:
+        NotTrustedError: an audit or a calibration refused the training.
+        JobEndedError: it failed or was cancelled.
+    """
+    job = jobs.submit(kind, spec, key)
+    for event in jobs.watch(job.job_id):
+        if event.kind == "progress":
+            advance(int(event.data["step"]), int(event.data["total"]), describe(event.data))
+    ended = jobs.get(job.job_id)
+    if ended.state == "succeeded":
+        return dict(ended.result)
+    if ended.error.startswith(NotTrustedError.__name__):
+        raise NotTrustedError(ended.error)
+    raise JobEndedError(f"job {job.job_id} {ended.state}: {ended.error or 'no reason given'}")
+
+
+def describe(data: Mapping[str, Any]) -> str:
+    """One short line: the stage and its newest numbers."""
+    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in data.get("metrics", {}).items())
+    return f"{data['stage'].replace('_', ' ')}{': ' + numbers if numbers else ''}"
