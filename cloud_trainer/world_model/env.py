@@ -17,6 +17,7 @@ from cloud_trainer.world_model.sampler import Network, RolloutSampler, SamplerCo
 from cloud_trainer.world_model.starts import StartState, padded
 from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import ConfigError, EpisodeOverError
+from gymnast_core.kinematics import EndEffectorTarget
 from gymnast_core.spec import WIDOWX_250S, EnvSpec, RobotSpec
 from gymnast_core.types import BoolArray, ByteArray, FloatArray, Observation, StepResult
 
@@ -94,7 +95,7 @@ class LazyImages(Mapping[str, ByteArray]):
 class WorldModelEnv:
     """Env over a DiT: keyframe starts, batched rollouts, frames decoded on demand.
 
-    Proprioception is dead reckoning: commanded deltas added to the start pose, positions kept in the workspace.
+    Proprioception is dead reckoning: the commanded target, which starts at the recorded pose.
     """
 
     def __init__(
@@ -169,11 +170,11 @@ class WorldModelEnv:
             raise EpisodeOverError("every row is finished; call reset()")
         asked = checked_action(action_BA, config.batch_size)
         live = ~episode.done_B
-        commanded = np.where(live[:, None], clipped(asked, config.robot), np.float32(0))
+        commanded = episode.command(asked, live, config.robot)
         actions = torch.from_numpy(np.tile(condition(commanded), (config.draws, 1))).to(self._device)
         latents = self._sampler.next_frame(actions, episode.noise(self._device))
         disagreement = _disagreement(latents, config.draws)
-        episode.advance(latents[: config.batch_size], commanded, disagreement, live, config.robot)
+        episode.advance(latents[: config.batch_size], disagreement, live, config.robot.step_ns)
         terminated = live & (disagreement > config.trust_limit)
         episode.terminated_B |= terminated
         episode.truncated_B |= ~episode.terminated_B & (episode.steps >= config.horizon)
@@ -227,6 +228,7 @@ class _Episode:
         rows = len(first)
         self.latents, self.starts, self.steps = latents, tuple(starts), 0
         self.proprio_BP = np.stack([start.proprio_P for start in first]).astype(np.float32)
+        self._targets = [EndEffectorTarget.from_proprioception(proprio) for proprio in self.proprio_BP]
         self.time_ns_B = np.array([start.time_ns for start in first], np.int64)
         self.terminated_B, self.truncated_B = np.zeros(rows, bool), np.zeros(rows, bool)
         self.disagreement_B = np.zeros(rows, np.float32)
@@ -241,34 +243,22 @@ class _Episode:
         shape = self.latents.shape[1:]
         return torch.stack([torch.randn(shape, generator=g) for g in self._generators]).to(device)
 
-    def advance(
-        self, latents: Tensor, commanded: FloatArray, disagreement_B: FloatArray, live: BoolArray, robot: RobotSpec
-    ) -> None:
+    def command(self, asked_BA: FloatArray, live: BoolArray, robot: RobotSpec) -> FloatArray:
+        """Move the targets of live rows; returns what the gate would have let through."""
+        commanded = np.zeros_like(asked_BA)
+        for row in np.flatnonzero(live):
+            self._targets[row], commanded[row] = self._targets[row].advanced(asked_BA[row], robot)
+        return commanded
+
+    def advance(self, latents: Tensor, disagreement_B: FloatArray, live: BoolArray, step_ns: int) -> None:
+        """Take the new frames of live rows; the others stay as they are."""
         keep = torch.from_numpy(live).to(latents.device)[:, None, None, None]
         self.latents = torch.where(keep, latents, self.latents)
         self.disagreement_B = np.where(live, disagreement_B, self.disagreement_B)
-        self.proprio_BP = np.where(live[:, None], _dead_reckoned(self.proprio_BP, commanded, robot), self.proprio_BP)
-        self.time_ns_B = np.where(live, self.time_ns_B + robot.step_ns, self.time_ns_B)
+        poses = np.stack([target.proprio_P for target in self._targets])
+        self.proprio_BP = np.where(live[:, None], poses, self.proprio_BP)
+        self.time_ns_B = np.where(live, self.time_ns_B + step_ns, self.time_ns_B)
         self.steps += 1
-
-
-def clipped(action_BA: FloatArray, robot: RobotSpec) -> FloatArray:
-    """Return the action within one step's limits."""
-    out = action_BA.copy()
-    np.clip(out[:, :3], -robot.max_translation_m, robot.max_translation_m, out=out[:, :3])
-    np.clip(out[:, 3:6], -robot.max_rotation_rad, robot.max_rotation_rad, out=out[:, 3:6])
-    np.clip(out[:, 6], 0, 1, out=out[:, 6])
-    return out
-
-
-def _dead_reckoned(proprio_BP: FloatArray, commanded_BA: FloatArray, robot: RobotSpec) -> FloatArray:
-    out = proprio_BP.copy()
-    moved = out[:, :3] + commanded_BA[:, :3]
-    low, high = np.asarray(robot.workspace_low_m, np.float32), np.asarray(robot.workspace_high_m, np.float32)
-    out[:, :3] = np.clip(moved, np.minimum(low, out[:, :3]), np.maximum(high, out[:, :3]))
-    out[:, 3:6] += commanded_BA[:, 3:6]
-    out[:, 6] = commanded_BA[:, 6]
-    return out
 
 
 def _disagreement(latents: Tensor, draws: int) -> FloatArray:

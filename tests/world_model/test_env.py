@@ -14,6 +14,7 @@ from cloud_trainer.world_model.env import WorldModelEnv, WorldModelEnvConfig
 from cloud_trainer.world_model.sampler import RolloutSampler, SamplerConfig
 from cloud_trainer.world_model.starts import padded, start_from_episode, start_from_image
 from gymnast_core.errors import ConfigError, EpisodeOverError
+from gymnast_core.kinematics import commanded_proprioception
 from tests.world_model.tiny import tiny_env, tiny_episode, tiny_model, tiny_starts
 
 
@@ -91,8 +92,8 @@ def test_proprioception_is_dead_reckoned_from_what_was_executed() -> None:
     wanted = np.array([[0.2, -0.01, 0.0, 0.1, 0.0, 0.0, 1.0]], np.float32)
     result = env.step(wanted)
     np.testing.assert_allclose(result.commanded_BA[0], [0.05, -0.01, 0, 0.1, 0, 0, 1], atol=1e-7)
-    expected = start + [0.05, -0.01, 0, 0.1, 0, 0, 0]
-    expected[6] = 1
+    expected = commanded_proprioception(start[None], wanted[None])[0, 1]
+    np.testing.assert_allclose(expected[:3] - start[:3], [0.05, -0.01, 0], atol=1e-6)
     np.testing.assert_allclose(result.observation.proprio_BP[0], expected, atol=1e-6)
 
 

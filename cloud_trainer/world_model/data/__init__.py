@@ -1,0 +1,1 @@
+"""Readers, conversion into one action convention, mixing and sampling of training data."""

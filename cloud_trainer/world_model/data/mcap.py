@@ -1,0 +1,52 @@
+"""Our own episodes: MCAP files, already in the convention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_trainer.world_model.data.source import Origin, SourceInfo, shifted
+from gymnast_core.episodes import read_episode, read_summary
+from gymnast_core.types import Episode, Outcome
+
+
+@dataclass(frozen=True)
+class McapSource:
+    """A set of MCAP episodes.
+
+    Attributes:
+        info: tags.
+        paths: the files.
+        cameras: which to decode; default all.
+        size: side to resize frames to.
+    """
+
+    info: SourceInfo
+    paths: Sequence[Path]
+    cameras: Sequence[str] | None = None
+    size: int | None = None
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return len(self.paths)
+
+    def episode(self, index: int) -> Episode:
+        """Read one."""
+        size = None if self.size is None else (self.size, self.size)
+        return shifted(read_episode(self.paths[index], self.cameras, size), self.info.lag)
+
+
+def by_outcome(
+    name: str, paths: Sequence[Path], *, cameras: Sequence[str] | None = None, size: int | None = None
+) -> list[McapSource]:
+    """Split episodes into on-policy successes (and unlabelled) and failures, by the label in their files."""
+    groups: dict[Origin, list[Path]] = {Origin.ON_POLICY: [], Origin.FAILURE: []}
+    for path in paths:
+        failed = read_summary(path).end.outcome is Outcome.FAILURE
+        groups[Origin.FAILURE if failed else Origin.ON_POLICY].append(path)
+    return [
+        McapSource(SourceInfo(f"{name}/{origin.value}", origin=origin), group, cameras, size)
+        for origin, group in groups.items()
+        if group
+    ]

@@ -1,0 +1,188 @@
+"""A stream of training clips: declared proportions, sharded over ranks, resumable at the exact sample.
+
+Sample number k is a function of (seed, k) and the datasets alone, so the only state is a counter. Origins follow a
+golden-ratio sequence: after n samples every share is within a few samples of its proportion, without a random walk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cloud_trainer.world_model.actions import CONDITION_DIM, frame_conditions
+from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin
+from gymnast_core.errors import ConfigError
+from gymnast_core.types import ByteArray, Episode, FloatArray
+
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """What a training stream is made of.
+
+    Attributes:
+        frames: F, per clip.
+        proportions: share of each origin; they need not sum to 1, origins left out are not used.
+        seed: of the draw.
+        camera: default each dataset's first.
+        cached_episodes: decoded episodes kept in memory.
+    """
+
+    frames: int = 10
+    proportions: Mapping[Origin, float] = field(default_factory=lambda: {Origin.EXPERT: 1.0})
+    seed: int = 0
+    camera: str | None = None
+    cached_episodes: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse empty clips and shares that are no shares."""
+        if self.frames < 2:
+            raise ConfigError(f"frames must be at least 2, got {self.frames}")
+        if any(share < 0 for share in self.proportions.values()) or sum(self.proportions.values()) <= 0:
+            raise ConfigError(f"proportions must be non-negative with a positive sum, got {dict(self.proportions)}")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One training sample.
+
+    Attributes:
+        frames_FHWC: (F, H, W, 3) uint8.
+        conditions_FC: (F, 10) float32, see actions.frame_conditions; the null action for text-only data.
+        source: dataset name.
+        episode_id: episode.
+        first: index of the first frame.
+        origin: who acted.
+    """
+
+    frames_FHWC: ByteArray
+    conditions_FC: FloatArray
+    source: str
+    episode_id: str
+    first: int
+    origin: Origin
+
+
+class ClipStream:
+    """Draws clips for one rank."""
+
+    def __init__(
+        self, sources: Sequence[EpisodeSource], config: MixtureConfig, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Sort datasets by origin.
+
+        Args:
+            sources: datasets; several may share an origin, weighted by their number of episodes.
+            config: proportions, clip length, seed.
+            rank: this process.
+            world_size: processes that share the stream.
+
+        Raises:
+            ConfigError: an origin with a share has no episodes.
+        """
+        self._sources, self.config, self._rank, self._world = tuple(sources), config, rank, world_size
+        self._pools: dict[Origin, list[tuple[int, int]]] = {}
+        for number, source in enumerate(self._sources):
+            if config.proportions.get(source.info.origin, 0) > 0:
+                pool = self._pools.setdefault(source.info.origin, [])
+                pool.extend((number, index) for index in range(len(source)))
+        empty = [o.value for o, share in config.proportions.items() if share > 0 and not self._pools.get(o)]
+        if empty:
+            raise ConfigError(f"the mix asks for {empty} but no dataset of that origin has episodes")
+        self._origins = [origin for origin, share in config.proportions.items() if share > 0]
+        shares = np.array([config.proportions[origin] for origin in self._origins], np.float64)
+        self._edges = np.cumsum(shares / shares.sum())
+        self._offset = float(np.random.default_rng(config.seed).random())
+        self._position = 0
+        self._cache: OrderedDict[tuple[int, int], Episode] = OrderedDict()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the sample numbers refer to: datasets, sizes, proportions, seed, clip length."""
+        described = {
+            "sources": [(s.info.name, s.info.origin.value, len(s)) for s in self._sources],
+            "mix": [(o.value, self.config.proportions[o]) for o in self._origins],
+            "rest": [self.config.frames, self.config.seed, self._world],
+        }
+        return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+
+    def state(self) -> dict[str, Any]:
+        """JSON values that restore() takes."""
+        return {"position": self._position, "fingerprint": self.fingerprint}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on at the exact sample.
+
+        Raises:
+            ConfigError: the datasets or the mix are not those the state was saved with.
+        """
+        if state["fingerprint"] != self.fingerprint:
+            raise ConfigError(
+                f"the stream is {self.fingerprint}, the saved one {state['fingerprint']}: datasets, mix, seed, clip "
+                "length or number of processes changed; start a new run from the checkpoint instead of resuming"
+            )
+        self._position = int(state["position"])
+
+    def next_clips(self, count: int) -> list[Clip]:
+        """Return this rank's next samples."""
+        first = self._position
+        self._position += count
+        return [self.sample(index * self._world + self._rank) for index in range(first, first + count)]
+
+    def sample(self, number: int) -> Clip:
+        """Return sample `number` of the whole stream."""
+        rng = np.random.default_rng((self.config.seed, number))
+        place = (self._offset + number * _GOLDEN_RATIO) % 1.0
+        origin = self._origins[min(int(np.searchsorted(self._edges, place, side="right")), len(self._origins) - 1)]
+        pool = self._pools[origin]
+        key = pool[int(rng.integers(len(pool)))]
+        return self._cut(key, self._episode(key), rng)
+
+    def _episode(self, key: tuple[int, int]) -> Episode:
+        if key not in self._cache:
+            self._cache[key] = self._sources[key[0]].episode(key[1])
+            while len(self._cache) > self.config.cached_episodes:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    def _cut(self, key: tuple[int, int], episode: Episode, rng: np.random.Generator) -> Clip:
+        info, frames = self._sources[key[0]].info, self.config.frames
+        camera = self.config.camera or next(iter(episode.images))
+        if camera not in episode.images:
+            raise ConfigError(f"dataset {info.name}: episode {episode.episode_id} has no camera {camera!r}")
+        conditions = _conditions(info.actions, episode)
+        first = int(rng.integers(max(1, episode.steps + 2 - frames)))
+        rows = np.arange(first, min(first + frames, episode.steps + 1))
+        rows = np.concatenate((np.full(frames - len(rows), rows[0]), rows))  # a short episode stands still at first
+        taken = conditions[rows].copy()
+        if frames > episode.steps + 1:
+            taken[: frames - episode.steps] = conditions[0]
+        return Clip(episode.images[camera][rows], taken, info.name, episode.episode_id, first, info.origin)
+
+
+def _conditions(kind: ActionKind, episode: Episode) -> FloatArray:
+    if kind is not ActionKind.TEXT_ONLY:
+        return frame_conditions(episode.actions_TA)
+    null = np.zeros((episode.steps + 1, CONDITION_DIM), np.float32)
+    null[:, -1] = 1
+    return null
+
+
+def stack_clips(clips: Sequence[Clip]) -> tuple[ByteArray, FloatArray]:
+    """Return (B, F, H, W, 3) frames and (B, F, 10) conditions.
+
+    Raises:
+        ConfigError: the clips differ in size; names the datasets.
+    """
+    sizes = {clip.frames_FHWC.shape[1:3]: clip.source for clip in clips}
+    if len(sizes) > 1:
+        raise ConfigError(f"datasets give frames of different sizes {sizes}; set one size on their readers")
+    return np.stack([clip.frames_FHWC for clip in clips]), np.stack([clip.conditions_FC for clip in clips])

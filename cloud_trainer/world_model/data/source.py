@@ -1,0 +1,193 @@
+"""What a dataset is to the trainer: episodes in our convention, a tag for its actions and one for its origin."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.kinematics import forward, proprioception, rotation_to_euler
+from gymnast_core.types import ACTION_DIM, Episode, FloatArray
+
+
+class SchemaError(ContractError):
+    """A dataset's actions cannot be turned into ours; the message names the dataset."""
+
+
+class ActionKind(str, enum.Enum):
+    """How a dataset writes actions."""
+
+    EE_DELTA = "ee_delta"
+    """7 numbers: metres, radians, gripper 0 closed / 1 open, deltas on the previous target."""
+    JOINT = "joint"
+    """Absolute joint targets of a WidowX 250s (6) and the gripper; turned into deltas by forward kinematics."""
+    TEXT_ONLY = "text_only"
+    """Video with an instruction but no actions: trained under the null action."""
+
+
+class Origin(str, enum.Enum):
+    """Who acted."""
+
+    EXPERT = "expert"
+    ON_POLICY = "on_policy"
+    FAILURE = "failure"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """Tags of a dataset.
+
+    Attributes:
+        name: appears in every error and in a checkpoint's lineage.
+        actions: schema of its actions.
+        origin: who acted; mixing proportions are by origin.
+        lag: the stored action that moved frame t to t+1 is action t - lag; 0 is our convention.
+        robot: arm behind joint data.
+    """
+
+    name: str
+    actions: ActionKind = ActionKind.EE_DELTA
+    origin: Origin = Origin.EXPERT
+    lag: int = 0
+    robot: str = "wx250s"
+
+    def __post_init__(self) -> None:
+        """Refuse joint data of arms whose kinematics we do not have."""
+        if self.actions is ActionKind.JOINT and self.robot != "wx250s":
+            raise SchemaError(
+                f"dataset {self.name} has joint actions of {self.robot!r}; only wx250s can be converted to "
+                "end-effector deltas. Convert it first, or declare it text_only to use its video alone"
+            )
+
+
+class EpisodeSource(Protocol):
+    """A dataset, read one episode at a time."""
+
+    @property
+    def info(self) -> SourceInfo:
+        """Its tags."""
+        ...
+
+    def __len__(self) -> int:
+        """Episodes."""
+        ...
+
+    def episode(self, index: int) -> Episode:
+        """Read one episode, already in our action convention."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """Episodes that are already in memory."""
+
+    info: SourceInfo
+    episodes: Sequence[Episode]
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return len(self.episodes)
+
+    def episode(self, index: int) -> Episode:
+        """Return one, shifted by the declared lag."""
+        return shifted(self.episodes[index], self.info.lag)
+
+
+@dataclass(frozen=True)
+class SelectedSource:
+    """Some episodes of a dataset under another origin, e.g. its failures."""
+
+    source: EpisodeSource
+    indices: Sequence[int]
+    origin: Origin
+
+    @property
+    def info(self) -> SourceInfo:
+        """The dataset's tags with this origin."""
+        return replace(self.source.info, name=f"{self.source.info.name}/{self.origin.value}", origin=self.origin)
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return len(self.indices)
+
+    def episode(self, index: int) -> Episode:
+        """Return one."""
+        return self.source.episode(self.indices[index])
+
+
+def iterate(source: EpisodeSource) -> Iterator[Episode]:
+    """Yield every episode in order."""
+    for index in range(len(source)):
+        yield source.episode(index)
+
+
+def shifted(episode: Episode, lag: int) -> Episode:
+    """Return the episode with action t - lag between frames t and t + 1; steps without an action are cut off.
+
+    Raises:
+        ConfigError: the lag leaves no step.
+    """
+    if lag == 0:
+        return episode
+    steps = episode.steps - abs(lag)
+    if steps < 1:
+        raise ConfigError(f"episode {episode.episode_id} has {episode.steps} steps; a lag of {lag} leaves none")
+    first_frame, first_action = max(0, lag), max(0, -lag)
+    frames = slice(first_frame, first_frame + steps + 1)
+    return replace(
+        episode,
+        images={camera: images[frames] for camera, images in episode.images.items()},
+        proprio_TP=episode.proprio_TP[frames],
+        time_ns_T=episode.time_ns_T[frames],
+        actions_TA=episode.actions_TA[first_action : first_action + steps],
+        policy_versions=tuple(episode.policy_versions)[first_action : first_action + steps],
+    )
+
+
+def actions_of(info: SourceInfo, stored_TD: FloatArray, start_joints_J: FloatArray | None = None) -> FloatArray:
+    """Turn stored actions into (T, 7) end-effector deltas.
+
+    Args:
+        info: the dataset's tags.
+        stored_TD: what the file holds; (T, 0) is fine for text-only data.
+        start_joints_J: measured joints at the first frame, for joint data; default the first target.
+
+    Raises:
+        SchemaError: the width does not fit the declared schema; names the dataset.
+    """
+    steps, width = stored_TD.shape
+    if info.actions is ActionKind.TEXT_ONLY:
+        return np.zeros((steps, ACTION_DIM), np.float32)
+    if width != ACTION_DIM:
+        raise SchemaError(
+            f"dataset {info.name} declares {info.actions.value} actions of {ACTION_DIM} numbers but stores {width}; "
+            "declare its real schema"
+        )
+    if not np.isfinite(stored_TD).all():
+        raise SchemaError(f"dataset {info.name} has actions that are not finite; drop those episodes")
+    if info.actions is ActionKind.JOINT:
+        return _deltas_from_joints(stored_TD, start_joints_J)
+    return stored_TD.astype(np.float32)
+
+
+def _deltas_from_joints(targets_TJ: FloatArray, start_joints_J: FloatArray | None) -> FloatArray:
+    """Differences between successive gripper targets, by forward kinematics; rotation about the world axes."""
+    first = targets_TJ[0, :6] if start_joints_J is None else start_joints_J[:6]
+    poses = [forward(joints) for joints in np.concatenate((first[None], targets_TJ[:, :6]))]
+    out = np.empty((targets_TJ.shape[0], ACTION_DIM), np.float32)
+    for step, ((before, old), (after, new)) in enumerate(pairwise(poses)):
+        out[step, :3] = after - before
+        out[step, 3:6] = rotation_to_euler(new @ old.T)
+    out[:, 6] = targets_TJ[:, 6]
+    return out
+
+
+def proprio_of_joints(joints_TJ: FloatArray) -> FloatArray:
+    """(T, 7) proprioception of (T, 7) joints and gripper."""
+    return np.stack([proprioception(*forward(row[:6]), float(row[6])) for row in joints_TJ])

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from cloud_trainer.world_model.actions import condition, frame_conditions, physical_from_bridge, rescale_bridge
+from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
+from cloud_trainer.world_model.data.lag import ConventionError, check_convention, measure_lag
+from cloud_trainer.world_model.data.lerobot import LeRobotSource
+from cloud_trainer.world_model.data.mcap import McapSource, by_outcome
+from cloud_trainer.world_model.data.source import (
+    ActionKind,
+    MemorySource,
+    Origin,
+    SchemaError,
+    SelectedSource,
+    SourceInfo,
+    actions_of,
+    iterate,
+    shifted,
+)
+from cloud_trainer.world_model.data.video import read_video, write_video
+from cloud_trainer.world_model.data.worldgym import WorldGymSource
+from gymnast_core.episodes import write_episode
+from gymnast_core.errors import CorruptError
+from gymnast_core.kinematics import EndEffectorTarget, forward, proprioception
+from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.types import Episode, Outcome
+from tests.world_model.tiny import tiny_episode
+
+SAMPLE = Path("/work/shared/data/bridge_sample")
+needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the BridgeData sample clips are not here")
+
+
+def moving_square(seed: int = 0, steps: int = 40, lag: int = 0, proprio: bool = False) -> Episode:
+    """A square that moves by the action given `lag` steps before."""
+    rng = np.random.default_rng(seed)
+    actions = np.zeros((steps, 7), np.float32)
+    actions[:, :2] = rng.uniform(-0.05, 0.05, (steps, 2)) * rng.uniform(0, 1, (steps, 1))
+    place, frames, poses = np.array([32.0, 32.0]), [], []
+    for step in range(steps + 1):
+        picture = np.full((64, 64, 3), 40, np.uint8)
+        x, y = place.round().astype(int)
+        cv2.rectangle(picture, (x - 8, y - 8), (x + 8, y + 8), (220, 180, 60), -1)
+        cv2.circle(picture, (x, y), 4, (10, 60, 200), -1)
+        frames.append(picture)
+        poses.append([*(place / 1000), *[0.0] * 5])
+        if 0 <= step - lag < steps:
+            place = np.clip(place + actions[step - lag, :2] * 100, 12, 52)
+    fields: dict[str, Any] = {
+        "images": {"main": np.stack(frames)},
+        "actions_TA": actions,
+        "proprio_TP": np.array(poses, np.float32),
+        "metadata": {"proprioception": proprio},
+    }
+    return replace(tiny_episode(steps=steps, size=64), **fields)
+
+
+def test_shift_moves_the_action_to_the_motion_it_causes() -> None:
+    episode = tiny_episode(steps=6)
+    late = shifted(episode, 2)
+    assert late.steps == 4
+    np.testing.assert_array_equal(late.actions_TA, episode.actions_TA[:4])
+    np.testing.assert_array_equal(late.images["main"], episode.images["main"][2:])
+    early = shifted(episode, -1)
+    np.testing.assert_array_equal(early.actions_TA, episode.actions_TA[1:])
+    np.testing.assert_array_equal(early.images["main"], episode.images["main"][:6])
+    assert shifted(episode, 0) is episode
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3])
+@pytest.mark.parametrize("proprio", [False, True])
+def test_lag_is_found_and_declaring_it_mends_the_data(lag: int, proprio: bool) -> None:
+    episodes = [moving_square(seed, lag=lag, proprio=proprio) for seed in range(2)]
+    assert measure_lag(episodes).best == lag
+    mended = MemorySource(SourceInfo("squares", lag=lag), episodes)
+    assert check_convention("squares", list(iterate(mended))).best == 0
+    if lag:
+        with pytest.raises(
+            ConventionError, match=rf"dataset squares: .*follows action t-{lag}.*\n?.*declare lag \+{lag}"
+        ):
+            check_convention("squares", episodes)
+
+
+def test_still_pictures_give_nothing_to_measure() -> None:
+    still = replace(moving_square(), images={"main": np.zeros((41, 64, 64, 3), np.uint8)})
+    with pytest.raises(ConventionError, match="nothing to measure"):
+        measure_lag([still])
+
+
+@needs_sample
+def test_bridge_clips_have_the_stated_shapes_and_ranges() -> None:
+    source = WorldGymSource(SAMPLE, SourceInfo("bridge_sample", lag=0))
+    assert len(source) == 6
+    for index in range(6):
+        stored = source.raw_actions(index)
+        assert not stored[:, 7:].any()
+        episode = source.episode(index)
+        assert episode.images["main"].shape == (len(stored), 256, 256, 3)
+        assert episode.steps == len(stored) - 1
+        assert np.abs(episode.actions_TA[:, :3]).max() <= WIDOWX_250S.max_translation_m + 1e-6
+        assert np.abs(episode.actions_TA[:, 3:6]).max() <= WIDOWX_250S.max_rotation_rad + 1e-6
+        assert set(np.unique(episode.actions_TA[:, 6])) <= {0.0, 1.0}
+        np.testing.assert_allclose(condition(episode.actions_TA), stored[:-1], atol=1e-5)
+
+
+@needs_sample
+def test_bridge_motion_lags_the_recorded_action() -> None:
+    raw = list(iterate(WorldGymSource(SAMPLE, SourceInfo("bridge_sample", lag=0), size=128)))
+    report = measure_lag(raw)
+    assert report.best in (1, 2)
+    assert report.margin > 0.05
+    with pytest.raises(ConventionError, match="dataset bridge_sample"):
+        check_convention("bridge_sample", raw)
+    check_convention("bridge_sample", list(iterate(WorldGymSource(SAMPLE, size=128))), tolerance=1)
+
+
+def test_worldgym_pairs_must_fit(tmp_path: Path) -> None:
+    frames = np.zeros((5, 16, 16, 3), np.uint8)
+    write_video(tmp_path / "0.mp4", frames)
+    np.savez(tmp_path / "0.npz", np.zeros((5, 10), np.float32))
+    assert WorldGymSource(tmp_path).episode(0).steps == 3
+    np.savez(tmp_path / "0.npz", np.zeros((4, 10), np.float32))
+    with pytest.raises(CorruptError, match="5 frames but 4 actions"):
+        WorldGymSource(tmp_path).episode(0)
+    np.savez(tmp_path / "0.npz", np.array([{}], dtype=object))
+    with pytest.raises(CorruptError, match="no readable arr_0"):
+        WorldGymSource(tmp_path).episode(0)
+    np.savez(tmp_path / "1.npz", np.zeros((5, 10), np.float32))
+    with pytest.raises(CorruptError, match=r"\['1'\]"):
+        WorldGymSource(tmp_path).episode(0)
+
+
+def test_rescaling_is_undone() -> None:
+    action = np.array([0.01, -0.05, 0.02, 0.1, -0.25, 0.0, 1.0], np.float32)
+    np.testing.assert_allclose(physical_from_bridge(rescale_bridge(action)), action, atol=1e-7)
+    np.testing.assert_allclose(rescale_bridge(action)[:4], [0.35, -1.75, 0.7, 0.56], atol=1e-6)
+    assert rescale_bridge(action)[6] == -1
+    rows = frame_conditions(np.stack([action, action]))
+    assert rows.shape == (3, 10)
+    assert not rows[0].any()
+
+
+def test_mcap_episodes_come_back_split_by_outcome(tmp_path: Path) -> None:
+    episodes = [
+        tiny_episode(seed, size=16, episode_id=f"e{seed}", outcome=outcome)
+        for seed, outcome in enumerate([Outcome.SUCCESS, Outcome.FAILURE, Outcome.UNLABELLED])
+    ]
+    paths = [write_episode(tmp_path, episode, robot="wx250s") for episode in episodes]
+    read = McapSource(SourceInfo("robot"), paths).episode(0)
+    np.testing.assert_allclose(read.actions_TA, episodes[0].actions_TA)
+    assert read.images["main"].shape == (9, 16, 16, 3)
+    split = by_outcome("robot", paths, size=8)
+    assert [(len(s), s.info.origin) for s in split] == [(2, Origin.ON_POLICY), (1, Origin.FAILURE)]
+    assert split[1].episode(0).images["main"].shape == (9, 8, 8, 3)
+    assert split[1].episode(0).episode_id == "e1"
+
+
+def bridge_folder(folder: Path, pictures: int = 4, actions: int = 3) -> Path:
+    place = folder / "task" / "raw" / "traj_group0" / "traj7"
+    (place / "images0").mkdir(parents=True)
+    for number in range(pictures):
+        cv2.imwrite(str(place / "images0" / f"im_{number}.jpg"), np.full((24, 32, 3), 20 * number, np.uint8))
+    state = np.arange(pictures * 7, dtype=np.float64).reshape(pictures, 7)
+    rows = [{"actions": np.full(7, step / 100), "policy_type": "VRPolicy"} for step in range(actions)]
+    for name, value in (("obs_dict", {"full_state": state}), ("policy_out", rows)):
+        (place / f"{name}.pkl").write_bytes(pickle.dumps(value, protocol=4))
+    (place / "lang.txt").write_text("put the pot in the sink\nconfidence: 0.9\n")
+    return place
+
+
+def test_bridge_raw_trajectory_is_read_without_running_it(tmp_path: Path) -> None:
+    bridge_folder(tmp_path)
+    source = BridgeRawSource(tmp_path, size=16)
+    episode = source.episode(0)
+    assert len(source) == 1
+    assert episode.instruction == "put the pot in the sink"
+    assert episode.images["main"].shape == (4, 16, 16, 3)
+    assert [int(frame.mean()) for frame in episode.images["main"]] == [0, 20, 40, 60]
+    np.testing.assert_allclose(episode.actions_TA[2], 0.02, atol=1e-7)
+    np.testing.assert_allclose(episode.proprio_TP[1], np.arange(7, 14))
+
+
+def test_bridge_raw_refuses_hostile_and_unfitting_files(tmp_path: Path) -> None:
+    place = bridge_folder(tmp_path, pictures=6)
+    with pytest.raises(CorruptError, match="6 pictures, 6 states and 3 actions"):
+        BridgeRawSource(tmp_path).episode(0)
+    (place / "obs_dict.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(CorruptError, match=r"os\.system"):
+        BridgeRawSource(tmp_path).episode(0)
+
+
+def lerobot_folder(folder: Path, lengths: tuple[int, ...] = (5, 4), version: str = "v3.0", width: int = 7) -> Path:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    key, fps, rows, episodes, frames, start = "observation.images.top", 10, [], [], [], 0
+    for number, length in enumerate(lengths):
+        for step in range(length):
+            action = [0.01 * number + 0.001 * step] * width
+            rows.append(
+                {"action": action, "observation.state": [0.1] * 7, "timestamp": step / fps, "frame_index": step}
+                | {"episode_index": number, "index": start + step, "task_index": number}
+            )
+            frames.append(np.full((32, 32, 3), 50 * number + 10 * step, np.uint8))
+        episodes.append(
+            {"episode_index": number, "length": length, "data/chunk_index": 0, "data/file_index": 0}
+            | {f"videos/{key}/chunk_index": 0, f"videos/{key}/file_index": 0}
+            | {f"videos/{key}/from_timestamp": start / fps, f"videos/{key}/to_timestamp": (start + length) / fps}
+        )
+        start += length
+    info = {
+        "codebase_version": version,
+        "fps": fps,
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+        "features": {key: {"dtype": "video", "shape": [32, 32, 3]}, "action": {"dtype": "float32", "shape": [width]}},
+    }
+    tasks = [{"task_index": number, "task": f"task {number}"} for number in range(len(lengths))]
+    tables = {"data/chunk-000": rows, "meta/episodes/chunk-000": episodes}
+    for place, content in tables.items():
+        (folder / place).mkdir(parents=True)
+        parquet.write_table(pyarrow.Table.from_pylist(content), folder / place / "file-000.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(tasks), folder / "meta" / "tasks.parquet")
+    (folder / "meta" / "info.json").write_text(json.dumps(info))
+    (folder / "videos" / key / "chunk-000").mkdir(parents=True)
+    write_video(folder / "videos" / key / "chunk-000" / "file-000.mp4", np.stack(frames), fps=fps)
+    return folder
+
+
+def test_lerobot_episodes_are_cut_out_of_shared_files(tmp_path: Path) -> None:
+    source = LeRobotSource(lerobot_folder(tmp_path), SourceInfo("lr"))
+    assert len(source) == 2
+    second = source.episode(1)
+    assert second.instruction == "task 1"
+    assert second.steps == 3
+    np.testing.assert_allclose(second.actions_TA[:, 0], [0.01, 0.011, 0.012], atol=1e-6)
+    np.testing.assert_allclose([f.mean() for f in second.images["observation.images.top"]], [50, 60, 70, 80], atol=3)
+    np.testing.assert_array_equal(second.time_ns_T, [0, 100_000_000, 200_000_000, 300_000_000])
+
+
+def test_lerobot_refuses_other_versions_and_undeclared_schemas(tmp_path: Path) -> None:
+    old = LeRobotSource(lerobot_folder(tmp_path / "old", version="v2.1"), SourceInfo("old"))
+    with pytest.raises(CorruptError, match=r"dataset old is LeRobot 'v2.1'"):
+        old.episode(0)
+    wide = lerobot_folder(tmp_path / "wide", width=14)
+    with pytest.raises(SchemaError, match="dataset aloha declares ee_delta actions of 7 numbers but stores 14"):
+        LeRobotSource(wide, SourceInfo("aloha")).episode(0)
+    video = LeRobotSource(wide, SourceInfo("aloha", actions=ActionKind.TEXT_ONLY)).episode(0)
+    assert not video.actions_TA.any()
+
+
+def test_joint_targets_become_the_deltas_that_reach_them() -> None:
+    rng = np.random.default_rng(0)
+    neutral = np.array(WIDOWX_250S.neutral_joints_rad)
+    joints = neutral + np.cumsum(rng.uniform(-0.02, 0.02, (6, 6)), axis=0)
+    stored = np.concatenate((joints, np.ones((6, 1))), axis=1).astype(np.float32)
+    actions = actions_of(SourceInfo("j", actions=ActionKind.JOINT), stored[1:], stored[0])
+    target = EndEffectorTarget.from_proprioception(proprioception(*forward(joints[0]), 1.0))
+    for row in actions:
+        target, _ = target.advanced(row)
+    np.testing.assert_allclose(target.proprio_P, proprioception(*forward(joints[-1]), 1.0), atol=1e-4)
+    with pytest.raises(SchemaError, match="dataset franka has joint actions of 'panda'"):
+        SourceInfo("franka", actions=ActionKind.JOINT, robot="panda")
+
+
+def test_video_frames_survive_and_damage_is_refused(tmp_path: Path) -> None:
+    frames = np.stack([np.full((17, 16, 3), value, np.uint8) for value in (10, 120, 240)])
+    write_video(tmp_path / "a.mp4", frames)
+    back = read_video(tmp_path / "a.mp4")
+    assert back.shape == (3, 18, 16, 3)
+    assert np.abs(back.mean(axis=(1, 2, 3)) - [10, 120, 240]).max() < 3
+    assert read_video(tmp_path / "a.mp4", first=1, count=1, size=8).shape == (1, 8, 8, 3)
+    with pytest.raises(CorruptError, match="gives 3 frames"):
+        read_video(tmp_path / "a.mp4", count=4)
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    with pytest.raises(CorruptError, match="not a readable video"):
+        read_video(tmp_path / "b.mp4")
+
+
+def test_selected_episodes_carry_their_new_origin() -> None:
+    whole = MemorySource(SourceInfo("m"), [tiny_episode(seed) for seed in range(3)])
+    failures = SelectedSource(whole, [2], Origin.FAILURE)
+    assert failures.info.origin is Origin.FAILURE
+    assert failures.episode(0).episode_id == "tiny-2"
