@@ -104,3 +104,8 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, groups: Any, slots: Mappin
         index, slot = name.split("/", 1)
         state.setdefault(int(index), {})[slot] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, slots_of in optimiser.state.items():
+        for slot, value in slots_of.items():
+            if value.shape == parameter.shape and value.dim():
+                # files hold rows in order; fused AdamW pairs raw memory, so moments need their weight's strides
+                slots_of[slot] = torch.empty_like(parameter).copy_(value)

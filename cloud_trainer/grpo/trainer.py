@@ -144,7 +144,6 @@ class GrpoTrainer:
         self._optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self._anchor = {name: p.detach().clone() for name, p in policy.network.named_parameters()}
         self._reference = _frozen_copy(policy) if config.kl_weight > 0 else None
 
     def informative(self, scored: Scored) -> Scored:
@@ -227,7 +226,7 @@ class GrpoTrainer:
     def save(self, path: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write the state file: weights, optimiser, generator, surplus groups, history, and JSON extras."""
         values: dict[str, Any] = {"updates": self.updates, "history": self.history, "extra": dict(extra or {})}
-        tensors = {f"anchor/{name}": value for name, value in self._anchor.items()} if self._reference else {}
+        tensors: dict[str, torch.Tensor] = {}
         if self.surplus is not None:
             values["surplus"] = {
                 "instructions": list(self.surplus.rollouts.instructions),
@@ -238,12 +237,9 @@ class GrpoTrainer:
         save_state(path, self._trained, values, tensors)
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Continue from a state file; returns the JSON extras."""
+        """Continue from a state file, the policy having been loaded from the same parent; returns the JSON extras."""
         values, tensors = load_state(path, self._trained)
         self.updates, self.history, self.surplus = int(values["updates"]), list(values["history"]), None
-        if self._reference is not None:
-            for name, parameter in self._reference.network.named_parameters():
-                parameter.data.copy_(tensors[f"anchor/{name}"])
         if "surplus" in values:
             arrays = {n.removeprefix("surplus/"): t.numpy() for n, t in tensors.items() if n.startswith("surplus/")}
             self.surplus = _scored(arrays, values["surplus"])

@@ -14,19 +14,56 @@ from gymnast_core.spec import EnvSpec
 from gymnast_core.types import BoolArray, ByteArray, FloatArray, IntArray, Observation, StepResult
 
 
+class _Dream:
+    """B rows from one reset: what was commanded, and the frames drawn so far."""
+
+    def __init__(self, model: CompactWorldModel, chosen: Sequence[StartState], seed: int, max_steps: int) -> None:
+        self.model, self.chosen, self.seed = model, list(chosen), seed
+        self.first = np.stack([start.first_HWC for start in chosen])
+        self.left = np.array([max_steps - start.step for start in chosen], np.int64)
+        self.poses = [np.stack([start.pose_P for start in chosen])]
+        self.actions: list[FloatArray] = []
+        self._drawn: dict[int, ByteArray] = {0: np.stack([start.frame_HWC for start in chosen])}
+
+    def frames_at(self, moment: int) -> ByteArray:
+        """Return the (B, 64, 64, 3) frames after `moment` steps, drawing what is missing."""
+        if moment not in self._drawn:
+            horizon = self.model.config.horizon
+            anchor = (moment - 1) // horizon * horizon
+            self._drawn[moment] = self._draw(self.frames_at(anchor), anchor, moment)
+        return self._drawn[moment].copy()
+
+    def _draw(self, context: ByteArray, anchor: int, moment: int) -> ByteArray:
+        """Predict live rows from the anchor; a row that is over stops at its end or keeps the anchor's frame."""
+        ahead = np.minimum(moment, self.left) - anchor
+        rows = np.flatnonzero(ahead > 0)
+        frames = context.copy()
+        if len(rows) == 0:
+            return frames
+        poses, actions = self._conditions(rows, anchor, ahead[rows])
+        seeds = [(self.seed, int(b), int(min(moment, self.left[b]))) for b in rows]
+        frames[rows] = self.model.predict(context[rows], self.first[rows], poses, actions, ahead[rows], seeds)
+        return frames
+
+    def _conditions(self, rows: IntArray, anchor: int, ahead: IntArray) -> tuple[FloatArray, FloatArray]:
+        offset = np.arange(self.model.config.horizon + 1)
+        poses = np.stack(self.poses)[anchor + np.minimum(offset, ahead[:, None]), rows[:, None]]
+        inside: BoolArray = offset[:-1] < ahead[:, None]
+        index = np.minimum(anchor + offset[:-1], len(self.actions) - 1)
+        actions = np.stack(self.actions)[index[None, :], rows[:, None]]
+        return poses, np.where(inside[..., None], actions, np.float32(0))
+
+
 class _Lazy(Mapping[str, ByteArray]):
     """One camera whose frame is drawn at the first look."""
 
-    def __init__(self, env: CompactWorldModelEnv, camera: str, moment: int) -> None:
-        self._env, self._camera, self._moment = env, camera, moment
-        self._frames: ByteArray | None = None
+    def __init__(self, dream: _Dream, camera: str, moment: int) -> None:
+        self._dream, self._camera, self._moment = dream, camera, moment
 
     def __getitem__(self, name: str) -> ByteArray:
         if name != self._camera:
             raise KeyError(name)
-        if self._frames is None:
-            self._frames = self._env.frames_at(self._moment)
-        return self._frames
+        return self._dream.frames_at(self._moment)
 
     def __iter__(self) -> Iterator[str]:
         return iter((self._camera,))
@@ -76,7 +113,7 @@ class CompactWorldModelEnv:
         self.model, self.starts = model, list(starts)
         self._camera, self._in_order = camera, in_order
         self._spec = EnvSpec(batch_size or len(starts), (camera,), size, size, max_steps)
-        self._moment = -1
+        self._dream: _Dream | None = None
         self._done = np.ones(self._spec.batch_size, bool)
 
     @property
@@ -86,24 +123,17 @@ class CompactWorldModelEnv:
 
     @property
     def chosen(self) -> list[StartState]:
-        """The start state of every row of the current batch."""
-        return list(self._chosen)
+        """The start state of every row of the current batch; empty before the first reset."""
+        return list(self._dream.chosen) if self._dream is not None else []
 
     def reset(self, instruction: str | Sequence[str], *, seed: int) -> Observation:
         """Begin B dreams; see Env.reset."""
         batch = self._spec.batch_size
         rows = instructions_for(instruction, batch)
-        self._seed = seed
-        self._chosen = [self._choose(rows[b], seed, b) for b in range(batch)]
-        self._first = np.stack([start.first_HWC for start in self._chosen])
-        self._anchor = np.stack([start.frame_HWC for start in self._chosen])
-        self._anchor_moment, self._moment = 0, 0
-        self._left = np.array([self._spec.max_steps - start.step for start in self._chosen], np.int64)
+        chosen = [self._choose(rows[b], seed, b) for b in range(batch)]
+        self._dream = _Dream(self.model, chosen, seed, self._spec.max_steps)
         self._done = np.zeros(batch, bool)
-        self._poses = [np.stack([start.pose_P for start in self._chosen])]
-        self._actions: list[FloatArray] = []
-        self._drawn: dict[int, ByteArray] = {0: self._anchor}
-        return self._observation()
+        return self._observation(self._dream)
 
     def _choose(self, instruction: str, seed: int, row: int) -> StartState:
         if self._in_order:
@@ -114,8 +144,9 @@ class CompactWorldModelEnv:
     def step(self, action_BA: FloatArray) -> StepResult:
         """Command one action per row; no frame is drawn here. See Env.step."""
         checked_action(action_BA, self._spec.batch_size)
-        if self._done.all():
-            raise EpisodeOverError("every dream is over; call reset() first")
+        dream = self._dream
+        if dream is None or self._done.all():
+            raise EpisodeOverError("every dream is over or none was begun; call reset() first")
         robot = self._spec.robot
         limit = np.array([robot.max_translation_m] * 3 + [robot.max_rotation_rad] * 3, np.float32)
         commanded = action_BA.copy()
@@ -123,51 +154,18 @@ class CompactWorldModelEnv:
         commanded[:, 6] = np.clip(commanded[:, 6], 0.0, 1.0)
         frozen = self._done[:, None]
         commanded = np.where(frozen, np.float32(0), commanded)
-        self._actions.append(commanded)
-        self._poses.append(np.where(frozen, self._poses[-1], next_pose(self._poses[-1], commanded)))
-        self._moment += 1
-        self._done = self._moment >= self._left
-        return StepResult(self._observation(), np.zeros_like(self._done), self._done.copy(), commanded)
+        before = dream.poses[-1]
+        dream.actions.append(commanded)
+        dream.poses.append(np.where(frozen, before, next_pose(before, commanded)))
+        self._done = len(dream.actions) >= dream.left
+        return StepResult(self._observation(dream), np.zeros_like(self._done), self._done.copy(), commanded)
 
     def close(self) -> None:
-        """Forget the dreams."""
-        self._moment, self._done = -1, np.ones(self._spec.batch_size, bool)
+        """Forget the dream; safe to call twice."""
+        self._dream = None
 
-    def _observation(self) -> Observation:
-        spent = np.minimum(self._moment, self._left) + np.array([start.step for start in self._chosen])
-        return Observation(
-            _Lazy(self, self._camera, self._moment),
-            self._poses[-1].copy(),
-            (spent * self._spec.robot.step_ns).astype(np.int64),
-        )
-
-    def frames_at(self, moment: int) -> ByteArray:
-        """Return the (B, 64, 64, 3) frames after `moment` steps of this dream, drawing what is missing."""
-        if moment not in self._drawn:
-            horizon = self.model.config.horizon
-            anchor = (moment - 1) // horizon * horizon
-            self._drawn[moment] = self._draw(self.frames_at(anchor), anchor, moment)
-        return self._drawn[moment].copy()
-
-    def _draw(self, context: ByteArray, anchor: int, moment: int) -> ByteArray:
-        """Predict live rows from the anchor; rows already over keep the anchor's frame or stop at their end."""
-        horizon = self.model.config.horizon
-        ahead = np.minimum(moment, self._left) - anchor
-        rows = np.flatnonzero(ahead > 0)
-        frames = context.copy()
-        if len(rows) == 0:
-            return frames
-        poses, actions = self._conditions(rows, anchor, ahead[rows], horizon)
-        seeds = [(self._seed, int(b), int(min(moment, self._left[b]))) for b in rows]
-        frames[rows] = self.model.predict(context[rows], self._first[rows], poses, actions, ahead[rows], seeds)
-        return frames
-
-    def _conditions(
-        self, rows: IntArray, anchor: int, ahead: IntArray, horizon: int
-    ) -> tuple[FloatArray, FloatArray]:
-        offset = np.arange(horizon + 1)
-        poses = np.stack(self._poses)[anchor + np.minimum(offset, ahead[:, None]), rows[:, None]]
-        inside: BoolArray = offset[:-1] < ahead[:, None]
-        index = np.minimum(anchor + offset[:-1], len(self._actions) - 1)
-        actions = np.stack(self._actions)[index[None, :], rows[:, None]]
-        return poses, np.where(inside[..., None], actions, np.float32(0))
+    def _observation(self, dream: _Dream) -> Observation:
+        moment = len(dream.actions)
+        spent = np.minimum(moment, dream.left) + np.array([start.step for start in dream.chosen])
+        time_ns_B = (spent * self._spec.robot.step_ns).astype(np.int64)
+        return Observation(_Lazy(dream, self._camera, moment), dream.poses[-1].copy(), time_ns_B)
