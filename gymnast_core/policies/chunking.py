@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -206,7 +206,9 @@ class RealTimeChunking:
 
     def _start(self, observation: Observation, instruction: Sequence[str], rng: np.random.Generator | None) -> None:
         self._episode.started = self._episode.tick
-        self._episode.pending = self._worker.submit(lambda: self.inner.act(observation, instruction, rng=rng))
+        drawn = {name: observation.images[name] for name in observation.images}  # lazy frames belong to this thread
+        seen = replace(observation, images=drawn)
+        self._episode.pending = self._worker.submit(lambda: self.inner.act(seen, instruction, rng=rng))
 
     def _take_over(self) -> None:
         """Make a finished chunk the plan: frozen where executed, blended where both plans speak."""

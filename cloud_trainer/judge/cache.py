@@ -1,0 +1,81 @@
+"""Verdicts remembered by content: an interrupted run asks a paid judge nothing twice, and gets the same answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gymnast_core.errors import CorruptError
+from gymnast_core.judge import Judge, Verdict
+from gymnast_core.types import IntArray, Outcome, RolloutBatch
+
+
+class CachedJudge:
+    """A judge holding a judge. Abstentions are not remembered: an outage passes, and doubt may be asked again.
+
+    Attributes:
+        inner: asked what is not known yet.
+        hits: rows answered from memory so far.
+    """
+
+    def __init__(self, inner: Judge) -> None:
+        self.inner = inner
+        self.hits = 0
+        self._known: dict[str, Verdict] = {}
+
+    @property
+    def version(self) -> str:
+        """The inner judge's."""
+        return self.inner.version
+
+    def judge(self, rollouts: RolloutBatch) -> Sequence[Verdict]:
+        """Answer known rows from memory and ask for the rest in one batch."""
+        keys = [self._key(rollouts, row) for row in range(len(rollouts.instructions))]
+        unknown = np.array([row for row, key in enumerate(keys) if key not in self._known], np.int64)
+        self.hits += len(keys) - len(unknown)
+        fresh = dict(zip(unknown.tolist(), self._ask(rollouts, unknown), strict=True))
+        self._known |= {keys[row]: verdict for row, verdict in fresh.items() if verdict.outcome is not Outcome.ABSTAIN}
+        return [fresh[row] if row in fresh else self._known[key] for row, key in enumerate(keys)]
+
+    def _ask(self, rollouts: RolloutBatch, rows: IntArray) -> Sequence[Verdict]:
+        if not len(rows):
+            return ()
+        names = ("frames_BFHWC", "actions_BTA", "tokens_BTA", "log_probs_BTA", "length_B", "group_B")
+        arrays: dict[str, Any] = {name: getattr(rollouts, name)[rows] for name in names}
+        return self.inner.judge(replace(rollouts, instructions=[rollouts.instructions[r] for r in rows], **arrays))
+
+    def _key(self, rollouts: RolloutBatch, row: int) -> str:
+        """Digest of all a judge may look at."""
+        digest = hashlib.sha256(f"{self.version}\0{rollouts.instructions[row]}\0".encode())
+        digest.update(np.ascontiguousarray(rollouts.frame_steps_F).tobytes())
+        digest.update(np.ascontiguousarray(rollouts.frames_BFHWC[row]).tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the memory beside a training state; atomic."""
+        rows = {key: [v.outcome.value, v.score, dict(v.evidence)] for key, v in sorted(self._known.items())}
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        partial.write_text(json.dumps(rows), encoding="utf-8")
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Read what save wrote.
+
+        Raises:
+            CorruptError: it is something else.
+        """
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            self._known |= {
+                key: Verdict(Outcome(outcome), float(score), evidence)
+                for key, (outcome, score, evidence) in rows.items()
+            }
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CorruptError(f"{path} is no judge cache: {error}; delete it, verdicts will be asked again") from error

@@ -1,0 +1,301 @@
+"""A judge behind any OpenAI-compatible endpoint (a vLLM server, a hosted model): n votes, and doubt is an abstention.
+
+An outage, garbage, disagreement, or a picture that talks the model into things never becomes a reward.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import tenacity
+
+from cloud_trainer.judge.rubric import (
+    CONTROL_INSTRUCTION,
+    GENERAL_RUBRIC,
+    Reading,
+    Rubric,
+    Rubrics,
+    chosen_frames,
+    messages,
+    parse,
+)
+from gymnast_core.errors import BridgeError, ConfigError, RejectedBridgeError, TransientBridgeError
+from gymnast_core.judge import Verdict
+from gymnast_core.types import ByteArray, Outcome, RolloutBatch
+
+logger = logging.getLogger(__name__)
+
+BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+"""Status codes worth retrying."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model is and how patient to be with it.
+
+    Attributes:
+        base_url: up to and including /v1.
+        model: its name there.
+        key_variable: environment variable that holds the API key; empty sends none. The key itself is never stored.
+        timeout_s: of one request.
+        attempts: tries of one request.
+        first_wait_s: upper end of the first random wait between tries; doubles each time.
+        longest_wait_s: cap of a wait, also of a server's Retry-After.
+        temperature: of the answers.
+        max_tokens: of an answer.
+    """
+
+    base_url: str
+    model: str
+    key_variable: str = ""
+    timeout_s: float = 60.0
+    attempts: int = 5
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 30.0
+    temperature: float = 0.7
+    max_tokens: int = 400
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be called."""
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"base_url must begin with http:// or https://, got {self.base_url!r}")
+        if self.attempts < 1 or min(self.timeout_s, self.first_wait_s, self.longest_wait_s) <= 0:
+            raise ConfigError(f"attempts must be at least 1 and waits positive, got {self}")
+
+
+class EndpointClient:
+    """Sends chat completions, retrying what may pass.
+
+    Attributes:
+        endpoint: where and how patiently.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.endpoint = endpoint
+        self._http = httpx.Client(base_url=endpoint.base_url, timeout=endpoint.timeout_s, headers=self._headers())
+        self._sleep = sleep
+
+    def _headers(self) -> dict[str, str]:
+        variable = self.endpoint.key_variable
+        if not variable:
+            return {}
+        if not os.environ.get(variable):
+            raise ConfigError(f"environment variable {variable} holds no API key; set it where the trainer runs")
+        return {"Authorization": f"Bearer {os.environ[variable]}"}
+
+    def complete(self, chat: Sequence[dict[str, Any]], *, seed: int) -> str:
+        """Return the text of one answer.
+
+        Args:
+            chat: OpenAI messages.
+            seed: asks the server for a reproducible sample.
+
+        Raises:
+            TransientBridgeError: still failing after every attempt.
+            RejectedBridgeError: refused, or an answer that is no chat completion.
+        """
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.endpoint.attempts),
+            wait=self._wait,
+            retry=tenacity.retry_if_exception_type(TransientBridgeError),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        answer: str = retrying(self._once, chat, seed)
+        return answer
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        """Random exponential, or what the server asked for."""
+        longest = self.endpoint.longest_wait_s
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, _BusyError) and error.retry_after_s is not None:
+            return min(error.retry_after_s, longest)
+        return float(tenacity.wait_random_exponential(multiplier=self.endpoint.first_wait_s, max=longest)(state))
+
+    def _once(self, chat: Sequence[dict[str, Any]], seed: int) -> str:
+        body = {
+            "model": self.endpoint.model,
+            "messages": list(chat),
+            "temperature": self.endpoint.temperature,
+            "max_tokens": self.endpoint.max_tokens,
+            "seed": seed,
+        }
+        try:
+            response = self._http.post("chat/completions", json=body)
+        except httpx.TransportError as error:
+            raise TransientBridgeError(f"{self.endpoint.base_url}: {type(error).__name__}: {error}") from error
+        if response.status_code in BUSY:
+            raise _BusyError(self.endpoint.base_url, response)
+        if response.status_code != httpx.codes.OK:
+            raise RejectedBridgeError(
+                f"{self.endpoint.base_url} answered {response.status_code}: "
+                f"{response.text[:200]!r}; check model name and key"
+            )
+        try:
+            content = response.json()["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise RejectedBridgeError(f"{self.endpoint.base_url} sent no chat completion: {error!r}") from error
+        return content if isinstance(content, str) else json.dumps(content)
+
+
+class _BusyError(TransientBridgeError):
+    """A status that may pass, with the wait the server asked for."""
+
+    def __init__(self, base_url: str, response: httpx.Response) -> None:
+        super().__init__(f"{base_url} answered {response.status_code}: {response.text[:200]!r}")
+        wanted = response.headers.get("retry-after", "")
+        self.retry_after_s = float(wanted) if wanted.replace(".", "", 1).isdigit() else None
+
+
+@dataclass(frozen=True)
+class Voting:
+    """When votes make a verdict.
+
+    Attributes:
+        votes: n, asked per rollout.
+        min_valid: share of votes that must be readable.
+        min_agreement: share of the readable votes that must agree; a tie can never pass.
+        max_frames: shown per rollout, first and last always.
+        control: ask a question whose true answer is no before granting a success.
+        outage_after: calls failing in a row after which the rest of a batch abstains unasked.
+        concurrency: rollouts judged at once.
+        seed: of the votes.
+    """
+
+    votes: int = 5
+    min_valid: float = 0.6
+    min_agreement: float = 0.75
+    max_frames: int = 8
+    control: bool = True
+    outage_after: int = 3
+    concurrency: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse rules that would let a tie or a single word decide."""
+        if self.votes < 1 or self.outage_after < 1 or self.concurrency < 1 or self.max_frames < 2:
+            raise ConfigError(f"votes, outage_after and concurrency >= 1, max_frames >= 2; got {self}")
+        if not 0 < self.min_valid <= 1 or not 0.5 < self.min_agreement <= 1:
+            raise ConfigError(f"min_valid in (0, 1] and min_agreement in (0.5, 1]; got {self}")
+
+
+@dataclass(frozen=True)
+class _Ballot:
+    """Votes of one rollout: readings, unreadable answers, errors."""
+
+    readings: tuple[Reading, ...]
+    garbage: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+class EndpointJudge:
+    """Keeps gymnast_core.judge.Judge over an EndpointClient.
+
+    Attributes:
+        client: sends requests.
+        rubrics: what is asked.
+        voting: when votes make a verdict.
+    """
+
+    def __init__(self, client: EndpointClient, rubrics: Rubrics | None = None, voting: Voting | None = None) -> None:
+        self.client, self.rubrics, self.voting = client, rubrics or Rubrics(), voting or Voting()
+        self._failures = 0
+        self._lock = threading.Lock()
+
+    @property
+    def version(self) -> str:
+        """Model + rubric + number of votes."""
+        return f"{self.client.endpoint.model}+{self.rubrics.version}+{self.voting.votes}votes"
+
+    def judge(self, rollouts: RolloutBatch) -> Sequence[Verdict]:
+        """Judge each row; rows are asked concurrently, verdicts come in order."""
+        shown = chosen_frames(rollouts.frame_steps_F, self.voting.max_frames)
+        self._failures = 0
+        with ThreadPoolExecutor(self.voting.concurrency, thread_name_prefix="judge") as pool:
+            rows = zip(rollouts.frames_BFHWC[:, shown], rollouts.instructions, strict=True)
+            return list(pool.map(lambda row: self._judge_row(*row), rows))
+
+    def _judge_row(self, frames_FHWC: ByteArray, instruction: str) -> Verdict:
+        rubric = self.rubrics.of(instruction)
+        ballot = self._ask(frames_FHWC, instruction, rubric, self.voting.votes)
+        evidence = _evidence(ballot)
+        if len(ballot.readings) < self.voting.min_valid * self.voting.votes:
+            return _abstain("outage" if ballot.errors else "garbage", evidence)
+        share = sum(reading.success for reading in ballot.readings) / len(ballot.readings)
+        if max(share, 1 - share) < self.voting.min_agreement:
+            return _abstain("disagreement", evidence, share)
+        if share < 0.5:
+            return Verdict(Outcome.FAILURE, share, evidence)
+        if any(reading.talks_to_the_judge for reading in ballot.readings):
+            return _abstain("text in the picture addresses the judge", evidence)
+        doubt = self._control(frames_FHWC) if self.voting.control else ""
+        return _abstain(doubt, evidence) if doubt else Verdict(Outcome.SUCCESS, share, evidence)
+
+    def _control(self, frames_FHWC: ByteArray) -> str:
+        """Same frames, a task that was certainly not done; whoever grants that grants anything."""
+        ballot = self._ask(frames_FHWC, CONTROL_INSTRUCTION, GENERAL_RUBRIC, 1)
+        if not ballot.readings:
+            return "control question unanswered"
+        return "control question granted: the judge does not look at the task" if ballot.readings[0].success else ""
+
+    def _ask(self, frames_FHWC: ByteArray, instruction: str, rubric: Rubric, votes: int) -> _Ballot:
+        chat = messages(frames_FHWC, instruction, rubric)
+        readings: list[Reading] = []
+        garbage: list[str] = []
+        errors: list[str] = []
+        for vote in range(votes):
+            if self._is_out():
+                errors.append("not asked: the endpoint failed before in this batch")
+                continue
+            try:
+                answer = self.client.complete(chat, seed=self.voting.seed + vote)
+            except BridgeError as error:
+                self._count(failed=True)
+                logger.warning("judge call failed: model=%s error=%s", self.client.endpoint.model, error)
+                errors.append(str(error)[:300])
+                continue
+            self._count(failed=False)
+            reading = parse(answer, rubric)
+            if reading is None:
+                garbage.append(answer[:200])
+            else:
+                readings.append(reading)
+        return _Ballot(tuple(readings), tuple(garbage), tuple(errors))
+
+    def _is_out(self) -> bool:
+        with self._lock:
+            return self._failures >= self.voting.outage_after
+
+    def _count(self, *, failed: bool) -> None:
+        with self._lock:
+            self._failures = self._failures + 1 if failed else 0
+
+
+def _evidence(ballot: _Ballot) -> dict[str, Any]:
+    count = max(1, len(ballot.readings))
+    return {
+        "votes": [reading.success for reading in ballot.readings],
+        "partial_credit": sum(reading.partial for reading in ballot.readings) / count,
+        "criteria": [dict(reading.met) for reading in ballot.readings],
+        "reasons": [reading.reason for reading in ballot.readings],
+        "text_in_image": sorted({text for reading in ballot.readings for text in reading.texts}),
+        "unreadable": list(ballot.garbage),
+        "errors": list(ballot.errors),
+    }
+
+
+def _abstain(why: str, evidence: dict[str, Any], score: float = float("nan")) -> Verdict:
+    return Verdict(Outcome.ABSTAIN, score, {"abstained": why, **evidence})
