@@ -178,12 +178,12 @@ class Graph:
             raise NodeDiedError(f"node {name} ended with code {code}; see {self.logs / name}.log")
 
     def stop(self) -> dict[str, int]:
-        """End every process, the arm last, politely first; returns their exit codes."""
+        """End every process, politely first, in the order opposite to the start; returns their exit codes."""
         self._closing.set()
         if self._watch.is_alive():
             self._watch.join(10.0)
         codes = {}
-        for spec in sorted(self.specs, key=lambda spec: spec.name == "arm"):
+        for spec in reversed(self.specs):
             process = self._processes.get(spec.name)
             if process is not None:
                 codes[spec.name] = _end(process, ESCALATE_AFTER_S[self.config.robot])

@@ -27,8 +27,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
         super().__init__("command_gate", **node)
         settings = self._settings = Settings(self)
         _declare(settings)
-        self.gate = CommandGate(limits_from(settings), armed=False)
-        self._arm_at_start = bool(settings["armed_at_start"])
+        self.gate = CommandGate(limits_from(settings), armed=settings["armed_at_start"])
         self._waiting: tuple[JointState, str] | None = None
         self._arm_command = self.create_publisher(JointState, topics.ARM_COMMAND, topics.STREAM)
         self._report = self.create_publisher(String, topics.GATE_REPORT, topics.STREAM)
@@ -55,9 +54,6 @@ class CommandGateNode(Node):  # type: ignore[misc]
             self.publish_status()
             return
         self.gate.observe(arm, time.monotonic_ns())
-        if self._arm_at_start and self.gate.state is GateState.DISARMED:
-            self.gate.re_arm(time.monotonic_ns())
-            self._arm_at_start = False
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             self._on_command(*waiting)

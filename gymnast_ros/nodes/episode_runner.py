@@ -113,7 +113,7 @@ class EpisodeRunner:
     """Runs planned episodes on one arm.
 
     Args:
-        env: the arm.
+        connect: reaches the arm; called at first use, and again after the arm was lost.
         spool: where recordings go; None never records.
         robot: its name in recordings.
         label: asked once per finished episode.
@@ -121,16 +121,29 @@ class EpisodeRunner:
     """
 
     def __init__(
-        self, env: TopicEnv, spool: Spool | None, robot: str, label: Label, observers: Sequence[Observer] = ()
+        self,
+        connect: Callable[[], TopicEnv],
+        spool: Spool | None,
+        robot: str,
+        label: Label,
+        observers: Sequence[Observer] = (),
     ) -> None:
-        self.env = env
+        self._connect = connect
+        self._env: TopicEnv | None = None
         self._spool, self._label, self._observers = spool, label, tuple(observers)
         self._recorder = EpisodeRecorder(spool.recording_folder, robot=robot) if spool is not None else None
+
+    def close(self) -> None:
+        """Let go of the arm; the next episode connects again."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
 
     def run(self, plan: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]) -> EpisodeRow:
         """Run one episode to its end, whatever that is; a recording survives in any case.
 
         Raises:
+            StaleCommandError: there is no arm to connect to.
             DiskFullError: the spool is full; nothing was started.
         """
         recorder = self._recorder if plan.record else None
@@ -138,20 +151,23 @@ class EpisodeRunner:
             self._spool.check_space()
             metadata = {"task": plan.task, "scene": plan.scene, "purpose": plan.purpose}
             recorder.begin(metadata=metadata, seed=plan.seed)
-        watcher = _Watcher(self.env)
-        self.env.scene = plan.scene
+        env = self._env = self._env or self._connect()
+        watcher = _Watcher(env)
+        env.scene = plan.scene
         observers: list[Observer] = [*([recorder] if recorder is not None else []), watcher, *self._observers]
         reason = detail = ""
         try:
             result = run_episode(
-                self.env, policy, plan.instruction, seed=plan.seed, rng=plan.rng(), observers=observers,
+                env, policy, plan.instruction, seed=plan.seed, rng=plan.rng(), observers=observers,
                 cancelled=cancelled,
             )  # fmt: skip
             reason = _reason(result)
         except SafetyError as error:
             reason, detail = _fault(error), str(error)
             LOG.warning("episode_cut reason=%s error=%s", reason, error)
-        outcome, labelled_by = self._label(self.env.truth) if not reason else (Outcome.UNLABELLED, "")
+        if reason == "arm_lost":
+            self.close()  # only a new connection is free of what a dead process left behind
+        outcome, labelled_by = self._label(env.truth) if not reason else (Outcome.UNLABELLED, "")
         episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher)
         success = outcome is Outcome.SUCCESS if outcome in (Outcome.SUCCESS, Outcome.FAILURE) else None
         return EpisodeRow(

@@ -40,7 +40,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._policies = PolicySource(self._store, settings["policy"])
         self._worker = Worker()
         self._desk = OperatorDesk(self._waiting_for_label)
-        self._runner: EpisodeRunner | None = None
+        self._runner = EpisodeRunner(self._connect, self._spool, settings["robot_name"], self._desk.label)
         self._status: dict[str, Any] = {"state": "idle", "kind": "", "run_id": "", "done": 0, "total": 0}
         self._status_topic = LatchedJson(self, "~/status")
         self._version_topic = LatchedJson(self, "~/policy_version")
@@ -62,8 +62,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         """End the running episode; its recording is kept."""
         self._desk.cancel()
         self._worker.close(10.0)
-        if self._runner is not None:
-            self._runner.env.close()
+        self._runner.close()
 
     def _start(
         self, kind: str, job: Callable[[str], dict[str, Any]], _: Trigger.Request, response: Trigger.Response
@@ -125,17 +124,18 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._set_status(done=done, total=total, successes=successes, last_policy=rows[-1].policy)
 
     def _arm(self) -> EpisodeRunner:
-        """Connect at first use and again after the connection broke."""
-        settings = self._settings
-        self._desk.automatic = settings["auto_label"]
-        self._desk.wait_s = settings["label_timeout_s"]
-        if self._runner is None:
-            env = TopicEnv(
-                step_timeout_s=settings["step_timeout_s"], reset_timeout_s=settings["reset_timeout_s"],
-                namespace=self.get_namespace(), context=self.context,
-            )  # fmt: skip
-            self._runner = EpisodeRunner(env, self._spool, settings["robot_name"], self._desk.label)
+        """The runner, with the present labelling rules."""
+        self._desk.automatic = self._settings["auto_label"]
+        self._desk.wait_s = self._settings["label_timeout_s"]
         return self._runner
+
+    def _connect(self) -> TopicEnv:
+        return TopicEnv(
+            step_timeout_s=self._settings["step_timeout_s"],
+            reset_timeout_s=self._settings["reset_timeout_s"],
+            namespace=self.get_namespace(),
+            context=self.context,
+        )
 
     def _open(self, name: str) -> Policy:
         policy = self._policies.open(name)

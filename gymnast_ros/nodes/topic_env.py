@@ -83,6 +83,7 @@ class TopicEnv:
         row = instructions_for(instruction, 1)[0]
         self._result = None
         self._check_description()
+        self._await_open_gate()
         self._configure({"instruction": row, "seed": int(seed), "scene": self.scene})
         response = self._call(self._reset_arm, Trigger.Request(), self._reset_timeout_s, "arm/reset")
         if not response.success:
@@ -202,6 +203,13 @@ class TopicEnv:
             client.remove_pending_request(future)
             raise
         return future.result()
+
+    def _await_open_gate(self, patience_s: float = 0.3) -> None:
+        """The news that an operator re-armed may still be on its way."""
+        deadline = time.monotonic() + patience_s
+        while self._inbox.gate.get("state") in CLOSED_STATES and time.monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=0.05)
+        self._check_gate()
 
     def _check_gate(self) -> None:
         if self._inbox.gate.get("state") in CLOSED_STATES:

@@ -1,0 +1,170 @@
+"""The rollout node as an operator meets it: services, results, recordings, stops; real processes throughout."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gymnast_core.episodes import read_episode
+from gymnast_core.types import Outcome
+from gymnast_ros.bringup import Graph, GraphConfig
+from gymnast_ros.nodes.client import GraphClient, RobotRefusedError, RobotSilentError
+from tests.ros.conftest import wait_until
+
+
+@pytest.fixture
+def still(replay) -> str:
+    """A policy that stands still for a whole episode."""
+    return replay(np.tile([0, 0, 0, 0, 0, 0, 1.0], (15, 1)))
+
+
+def recordings(graph: Graph) -> list[Path]:
+    return sorted((graph.config.folder / "spool" / "pending").glob("*.mcap"))
+
+
+def recording(graph: Graph, episode_id: str) -> Path:
+    (path,) = (path for path in recordings(graph) if path.name.startswith(episode_id))
+    return path
+
+
+def test_episode_is_recorded_as_the_arm_was_told(graph, client, replay) -> None:
+    wild = replay(np.random.default_rng(0).normal(0, 0.1, (15, 7)))
+    row = client.run_episode(instruction="lift", seed=3, checkpoint=wild)
+    assert (row["steps"], row["success"], row["labelled_by"]) == (15, False, "operator:sim")
+    assert row["interventions"] > 0
+    episode = read_episode(recording(graph, row["episode_id"]))
+    assert episode.instruction == "lift the red cube"
+    assert episode.outcome is Outcome.FAILURE
+    assert episode.steps == 15
+    assert np.abs(episode.actions_TA[:, :3]).max() <= 0.05 + 1e-6
+    assert set(episode.policy_versions) == {row["policy"]}
+    assert episode.metadata["task"] == "lift"
+
+
+def test_evaluation_pairs_start_states_and_counts(client, still, replay) -> None:
+    down = replay(np.tile([0, 0, -0.01, 0, 0, 0, 1.0], (15, 1)))
+    seen: list[dict] = []
+    result = client.evaluate(
+        tasks=["lift", "drawer"], seed_start=7, seed_count=2, checkpoints=[still, down], progress=seen.append
+    )
+    assert result["complete"]
+    assert [(row["task"], row["seed"]) for row in result["episodes"]] == [
+        (task, seed) for seed in (7, 8) for task in ("lift", "drawer") for _ in range(2)
+    ]
+    for policy in result["policies"].values():
+        assert (policy["n"], policy["tasks"]["lift"]["n"]) == (4, 2)
+    assert seen[-1]["total"] == 8
+
+
+def test_bad_requests_are_refused_with_a_reason(client, still) -> None:
+    with pytest.raises(RobotRefusedError, match="at least one task"):
+        client.evaluate(tasks=[], seed_start=0, seed_count=1)
+    with pytest.raises(RobotRefusedError, match="no folder"):
+        client.run_episode(instruction="lift", seed=0, checkpoint="/nowhere")
+    with pytest.raises(RobotRefusedError, match="no task"):
+        client.run_episode(instruction="make coffee", seed=0, checkpoint=still)
+    with pytest.raises(RobotRefusedError, match="no scene"):
+        client.run_episode(instruction="lift", seed=0, checkpoint=still, scene="moon")
+    with pytest.raises(RobotRefusedError, match="range"):
+        client.set("rollout", {"seed_count": 0})
+    with pytest.raises(RobotRefusedError, match="nothing is running"):
+        client.cancel()
+
+
+def test_busy_robot_refuses_a_second_run_and_cancel_keeps_the_recording(graph, client, still) -> None:
+    before = len(recordings(graph))
+    client.set("rollout", {"tasks": ["lift"], "seed_count": 500, "checkpoints": [still], "record": True})
+    run_id = client.call("rollout/evaluate")
+    client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 1, 20.0)
+    with pytest.raises(RobotRefusedError, match=f"busy with evaluate {run_id}"):
+        client.call("rollout/run_episode")
+    client.cancel()
+    result = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 10.0)
+    assert result["ok"]
+    assert not result["complete"]
+    assert len(recordings(graph)) > before
+
+
+def test_estop_ends_the_episode_and_needs_re_arming(graph, client, still) -> None:
+    client.set("rollout", {"tasks": ["lift"], "seed_count": 500, "checkpoints": [still], "record": True})
+    run_id = client.call("rollout/evaluate")
+    client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 1, 20.0)
+    client.estop()
+    result = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 10.0)
+    assert "estop service called" in result["error"]
+    row = client.run_episode(instruction="lift", seed=1, checkpoint=still)
+    assert (row["truncated_reason"], row["steps"], row["success"]) == ("estop", 0, None)
+    client.re_arm()
+    assert client.run_episode(instruction="lift", seed=1, checkpoint=still)["truncated_reason"] == ""
+
+
+def test_human_label_is_waited_for_and_recorded(graph, client, still) -> None:
+    client.set("rollout", {"auto_label": False, "label_timeout_s": 20.0})
+    try:
+        values = {"instruction": "lift", "seed": 2, "checkpoint": still, "record": True}
+        client.set("rollout", values)
+        run_id = client.call("rollout/run_episode")
+        client.wait_for("rollout/status", lambda status: status["state"] == "awaiting_label", 15.0)
+        client.label("success", "operator:ada")
+        row = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 10.0)["episode"]
+        assert (row["success"], row["labelled_by"]) == (True, "operator:ada")
+        assert read_episode(recording(graph, row["episode_id"])).labelled_by == "operator:ada"
+    finally:
+        client.set("rollout", {"auto_label": True, "label_timeout_s": 0.0})
+
+
+@pytest.mark.parametrize("victim", ["arm", "command_gate"])
+def test_killed_node_comes_back_and_the_evaluation_completes(graph, client, still, victim) -> None:
+    """The lost episode is kept, marked, and run again from the same start."""
+    client.set("rollout", {"step_timeout_s": 1.0})
+    before = {path.name for path in recordings(graph)}
+    client.set("rollout", {"tasks": ["lift"], "seed_start": 0, "seed_count": 12, "checkpoints": [still], "record": True})
+    run_id = client.call("rollout/evaluate")
+    client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 1, 20.0)
+    os.kill(graph.pids[victim], signal.SIGKILL)
+    result = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 60.0)
+    assert result["complete"], result
+    assert graph.restarts[victim] >= 1
+    kept = [read_episode(path) for path in recordings(graph) if path.name not in before]
+    cut = [episode for episode in kept if episode.truncated_reason]
+    assert {episode.truncated_reason for episode in cut} <= {"arm_lost"}
+    assert len(kept) - len(cut) == 12
+    client.set("rollout", {"step_timeout_s": 5.0})
+
+
+def test_killed_rollout_keeps_what_it_recorded_and_answers_again(graph, client, still) -> None:
+    client.set("rollout", {"tasks": ["lift"], "seed_count": 500, "checkpoints": [still], "record": True})
+    before = len(recordings(graph))
+    run_id = client.call("rollout/evaluate")
+    client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 2, 20.0)
+    restarts = graph.restarts["rollout"]
+    os.kill(graph.pids["rollout"], signal.SIGKILL)
+    wait_until(lambda: graph.restarts["rollout"] > restarts, 10.0, "respawn")
+    client.wait_for("rollout/status", lambda status: status["state"] == "idle" and status["run_id"] == "", 20.0)
+    assert client.run_episode(instruction="lift", seed=1, checkpoint=still)["steps"] == 15
+    kept = [read_episode(path) for path in recordings(graph)]
+    assert len(kept) >= before + 3
+    assert {episode.truncated_reason for episode in kept} <= {"", "crash", "cancelled", "estop", "arm_lost"}
+
+
+def test_graph_ends_cleanly_while_an_episode_runs(tmp_path, domain_id, still) -> None:
+    with Graph(GraphConfig(folder=tmp_path, domain_id=domain_id + 100)) as graph:
+        with GraphClient(domain_id=domain_id + 100) as client:
+            client.wait_ready(30.0)
+            client.set("rollout", {"tasks": ["lift"], "seed_count": 500, "checkpoints": [still], "record": True})
+            run_id = client.call("rollout/evaluate")
+            client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 1, 20.0)
+        codes = graph.stop()
+    assert codes == {"arm": 0, "command_gate": 0, "rollout": 0}
+    assert not list((tmp_path / "spool" / "recording").glob("*.partial*"))
+
+
+def test_client_without_a_graph_says_so() -> None:
+    with GraphClient(domain_id=99) as lonely, pytest.raises(RobotSilentError, match="is the graph running"):
+        lonely.wait_ready(0.3)
+    assert threading.active_count() < 50
