@@ -23,10 +23,10 @@ import numpy.typing as npt
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.statistics import Interval, PairCounts
 
-STAKES = np.concatenate([[0.05, 0.1, 0.2], np.linspace(0.3, 0.95, 14)])
+STAKES = np.linspace(0.1, 0.9, 9)
 """Fractions of the largest stake that cannot bankrupt the gambler."""
 
-STAKE_SHARES = np.concatenate([np.full(3, 0.15 / 3), np.full(14, 0.85 / 14)])
+STAKE_SHARES = STAKES / STAKES.sum()
 """Starting capital on each stake. Large stakes decide large gains early; the small ones serve long, close trials."""
 
 
