@@ -11,7 +11,7 @@ from rich.console import Console
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--seed", type=int, default=0, help="of everything, 0..999 (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything, 0..99 (default 0)")
     parser.add_argument("--rounds", type=int, default=1, help="how often the loop goes round (default 1)")
     parser.add_argument("--from-scratch", action="store_true", help="make the base checkpoints first (about an hour)")
     parser.add_argument(

@@ -49,8 +49,8 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot work."""
-        if not 0 <= self.seed < 1000:
-            raise ConfigError(f"--seed must be 0..999 (each owns a range of start states), got {self.seed}")
+        if not 0 <= self.seed < 100:
+            raise ConfigError(f"--seed must be 0..99 (each owns a range of start states), got {self.seed}")
         if self.rounds < 1:
             raise ConfigError(f"--rounds must be at least 1, got {self.rounds}")
 

@@ -14,7 +14,7 @@ from gymnast_core.policies import load_policy
 from gymnast_core.policy import Policy
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.env import SimEnv
-from gymnast_ros.sim.tasks import EVALUATION_SEEDS, TASKS as SIM_TASKS, task_for
+from gymnast_ros.sim.tasks import EVALUATION_SEEDS, task_for
 
 FRAME_SIZE = 128
 
@@ -58,9 +58,7 @@ def dream_pairs(job: Path) -> list[DreamPair]:
     frames = load_file(job / "dreams.safetensors")
     pairs = []
     for number, entry in enumerate(json.loads(index.read_text())):
-        name = next(
-            (task.name for task in SIM_TASKS.values() if task.instruction == entry["instruction"]), entry["instruction"]
-        )
+        name = task_for(entry["instruction"]).name
         real = Strip(frames[f"real_{number}"], entry["real"])
         imagined = Strip(frames[f"imagined_{number}"], entry["imagined"])
         pairs.append(DreamPair(name, real, imagined, tuple(entry["frame_steps"])))

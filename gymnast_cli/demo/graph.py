@@ -8,20 +8,16 @@ from types import TracebackType
 from typing import Any
 
 from cloud_trainer.service import enroll
+from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
+from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_cli.jobs import follow
 from gymnast_cli.results import Trials
 from gymnast_cli.stages import Advance
 from gymnast_core.errors import StorageError
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
-from gymnast_ros.sim.tasks import CHOOSING_SEEDS, EVALUATION_SEEDS, TRAINING_SEEDS
 from gymnast_ros.uplink import Identity, JobsClient, RobotStore
-
-SEEDS_PER_RUN = 1000
-"""Every --seed owns a range this long for each purpose, so that no two runs share start states."""
-COLLECT_OFFSET = 600_000
-"""Pretraining uses training seeds below this; the demo collects above it."""
 
 
 class Robot:
@@ -88,10 +84,14 @@ class Robot:
             scene: name of the scene.
             round_number: separates the choosing ranges of several rounds.
         """
-        first = {"evaluation": EVALUATION_SEEDS, "choosing": CHOOSING_SEEDS}[purpose].start
+        seeds = (
+            evaluation_seeds(self._seed, count)
+            if purpose == "evaluation"
+            else choosing_seeds(self._seed, round_number, count)
+        )
         result = self._client.evaluate(
             tasks=list(tasks),
-            seed_start=first + self._seed * SEEDS_PER_RUN + round_number * 100,
+            seed_start=seeds.start,
             seed_count=count,
             checkpoints=[str(self.checkpoint(version)) for version in versions],
             scene=scene,
@@ -109,7 +109,7 @@ class Robot:
         """Run and record `count` sampled on-policy episodes per task, and wait until the trainer has them all."""
         self._client.evaluate(
             tasks=list(tasks),
-            seed_start=TRAINING_SEEDS.start + COLLECT_OFFSET + self._seed * SEEDS_PER_RUN + round_number * 200,
+            seed_start=collecting_seeds(self._seed, round_number, count).start,
             seed_count=count,
             checkpoints=[],
             scene=scene,
@@ -134,7 +134,7 @@ class Robot:
         self._client.wait_staged(candidates, timeout_s=120)
         versions = [current, *candidates]
         trials = self.evaluate(versions, "choosing", config.choosing_seeds, advance, round_number=round_number)
-        return max(reversed(versions), key=lambda version: sum(trials[version].values()))
+        return best_of(trials)
 
     def swap(self, version: str) -> None:
         """Make a staged version the one in force, at an episode boundary."""

@@ -1,0 +1,296 @@
+"""Does practising in the dream help, over seeds of everything after the shipped checkpoints?
+
+`python -m benchmarks.demo_seeds` repeats the demo's job for several seeds in process (the same Env contract; a test
+shows that an episode over the graph and one in process end identically), with new on-policy episodes, refinement,
+judge, RL and start states each time. Beside it, from the same start and with the same number of policy updates or
+rollouts: more SFT, Iter-SFT, and GRPO in the simulator with the true reward as the upper bound.
+
+Fixed before the run: iteration count, the choice rule (gymnast_cli.demo.choice), every seed range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from gymnast_cli.demo.choice import best_of
+from gymnast_cli.demo.config import TASKS, DemoConfig
+from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
+from gymnast_cli.results import Trials, counts, difference
+
+SFT_ITERATIONS = 300
+"""Steps of the two imitation baselines: about the wall time of ten GRPO updates."""
+
+
+def main() -> int:
+    """Run the seeds, two at a time, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0,1,2,3,4", help="comma separated")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo_seeds"), help="working folder; finished seeds are kept"
+    )
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--parallel", type=int, default=2, help="seeds at a time, one thread each")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one is not None:
+        return run_seed(args.one, args)
+    seeds = [int(word) for word in args.seeds.split(",")]
+    _run_all(seeds, args)
+    rows = [json.loads((args.out / f"seed-{seed}" / "result.json").read_text()) for seed in seeds]
+    summary = summarise(rows)
+    Console().print(table_of(summary))
+    if args.json:
+        args.json.write_text(json.dumps({"summary": summary, "seeds": rows}, indent=1))
+    return 0
+
+
+def _run_all(seeds: Sequence[int], args: argparse.Namespace) -> None:
+    waiting = [seed for seed in seeds if not (args.out / f"seed-{seed}" / "result.json").exists()]
+    running: list[subprocess.Popen[bytes]] = []
+    options = ["--out", str(args.out), "--checkpoints", str(args.checkpoints), "--rounds", str(args.rounds)]
+    options += ["--no-baselines"] if args.no_baselines else []
+    while waiting or running:
+        while waiting and len(running) < args.parallel:
+            command = [sys.executable, "-m", "benchmarks.demo_seeds", "--one", str(waiting.pop(0)), *options]
+            running.append(subprocess.Popen(command))
+        time.sleep(1)
+        for process in [process for process in running if process.poll() is not None]:
+            running.remove(process)
+            if process.returncode:
+                sys.exit(f"a seed failed with code {process.returncode}; see above")
+
+
+def run_seed(seed: int, args: argparse.Namespace) -> int:
+    """Run one seed and write its result.json."""
+    import torch
+
+    torch.set_num_threads(1)
+    folder = args.out / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = Seed(seed, folder, args.checkpoints).run(args.rounds, baselines=not args.no_baselines)
+    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    return 0
+
+
+class Seed:
+    """One seed of everything after the shipped checkpoints."""
+
+    def __init__(self, seed: int, folder: Path, checkpoints: Path) -> None:
+        from gymnast_ros.sim.env import SimEnv
+
+        self.seed, self.folder, self.config = seed, folder, DemoConfig(seed=seed)
+        self.kinds = {kind: checkpoints / kind for kind in ("policy", "world_model", "judge")}
+        self.base = self.kinds["policy"]
+        self.env = SimEnv()
+
+    def run(self, rounds: int, *, baselines: bool) -> dict[str, Any]:
+        """Run the loop and the baselines; returns the seed's figures."""
+        base = self.base
+        before = self.evaluate(base)
+        result: dict[str, Any] = {"seed": self.seed, "before": counts(before), "rounds": []}
+        result["before_temperature_1"] = counts(self.evaluate(base, sampled=True))
+        current = base
+        for number in range(1, rounds + 1):
+            started = time.monotonic()
+            job = self.practise(current, number)
+            current = self.choose(current, [Path(c["folder"]) for c in job["candidates"]], number)
+            after = self.evaluate(current)
+            entry = {
+                "round": number,
+                "after": counts(after),
+                "difference": difference(before, after),
+                "audit": job["audit"],
+            }
+            entry |= {"imagined_reward": job["imagined_reward"], "seconds": time.monotonic() - started}
+            entry["chosen"] = current.name
+            result["rounds"].append(entry)
+            self.say(f"round {number}: {_rate(entry['after']):.3f} from {_rate(result['before']):.3f}")
+        if baselines:
+            result["baselines"] = self.baselines(before)
+        return result
+
+    def say(self, text: str) -> None:
+        """Print one line with the seed in front."""
+        print(f"seed {self.seed}: {text}", flush=True)
+
+    def evaluate(self, policy: Path, *, sampled: bool = False, seeds: Sequence[int] | None = None) -> Trials:
+        """Run the policy from this seed's evaluation states."""
+        from gymnast_core.policies import load_policy
+        from gymnast_ros.sim.collect import evaluate
+
+        rng = np.random.default_rng(self.seed) if sampled else None
+        starts = seeds or evaluation_seeds(self.seed, self.config.evaluation_seeds)
+        trials = evaluate(self.env, load_policy(policy), starts, tasks=TASKS, rng=rng)
+        return {(trial.task, trial.seed): trial.succeeded for trial in trials}
+
+    def collect(self, policy: Path, number: int) -> list[Path]:
+        """Record on-policy episodes as the robot does: full-size frames, sampled actions, labelled, as files."""
+        from gymnast_core.episodes import write_episode
+        from gymnast_core.policies import load_policy
+        from gymnast_ros.sim.collect import collect
+
+        out = self.folder / "episodes"
+        out.mkdir(exist_ok=True)
+        loaded = load_policy(policy)
+        rng = np.random.default_rng([self.seed, number])
+        seeds = collecting_seeds(self.seed, number, self.config.collect_seeds)
+        for task in TASKS:
+            for episode in collect(self.env, loaded, task, seeds, rng=rng, frame_steps=None, frame_size=64):
+                if not (out / f"{episode.episode_id}.mcap").exists():
+                    write_episode(out, episode, robot="sim-0")
+        self.say(f"collected {len(seeds) * len(TASKS)} episodes")
+        return sorted(out.glob("*.mcap"))
+
+    def practise(self, policy: Path, number: int) -> dict[str, Any]:
+        """Run the trainer's improve job on everything recorded so far."""
+        from cloud_trainer.jobs.pipeline import Job, improve
+        from cloud_trainer.progress import never, silent
+
+        episodes = self.collect(policy, number)
+        folder = self.folder / f"job-{number}"
+        folder.mkdir(exist_ok=True)
+        spec = {"seed": self.seed * 100 + number, "config": self.config.job}
+        job = improve(Job(spec, {**self.kinds, "policy": policy}, episodes, folder, silent, never))
+        self.kinds |= {"world_model": Path(job["register"][0]), "judge": Path(job["register"][1])}
+        return job
+
+    def choose(self, current: Path, candidates: Sequence[Path], number: int) -> Path:
+        """Apply the demo's choice rule on the choosing states."""
+        seeds = choosing_seeds(self.seed, number, self.config.choosing_seeds)
+        options = {str(path): self.evaluate(path, seeds=seeds) for path in (current, *candidates)}
+        return Path(best_of(options))
+
+    def baselines(self, before: Trials) -> dict[str, Any]:
+        """More SFT, Iter-SFT and GRPO with true reward, from the same base, on the same start states."""
+        found = {}
+        for name, make in (
+            ("more SFT", self.more_sft),
+            ("Iter-SFT", self.iter_sft),
+            ("GRPO, true reward", self.true_grpo),
+        ):
+            folder = self.folder / name.replace(" ", "_").replace(",", "")
+            if not folder.exists():
+                make(folder)
+            last = folder if (folder / "manifest.json").exists() else sorted(folder.glob("iteration-*"))[-1]
+            after = self.evaluate(last)
+            found[name] = {"after": counts(after), "difference": difference(before, after)}
+            self.say(f"{name}: {_rate(found[name]['after']):.3f}")
+        return found
+
+    def more_sft(self, out: Path) -> None:
+        """Clone the same flawed demonstrations for longer."""
+        from cloud_trainer.sft.trainer import train_sft
+
+        train_sft(self.demonstrations(), self.sft_config(), out, parent=self.base)
+
+    def iter_sft(self, out: Path) -> None:
+        """Imitate imagined successes, as many rollouts as GRPO gets, mixed 1:1 with the demonstrations."""
+        from cloud_trainer.grpo.trainer import GrpoConfig, join_scored
+        from cloud_trainer.jobs.train import world_model_sampler
+        from cloud_trainer.judge.learned import LearnedJudge
+        from cloud_trainer.sft.trainer import train_sft
+        from cloud_trainer.world_model.compact_data import clips_of, starts_of
+        from cloud_trainer.world_model.compact_model import CompactWorldModel
+        from gymnast_core.episodes import read_episode
+        from gymnast_core.policies.compact import CompactPolicy
+
+        clips = clips_of([read_episode(path) for path in sorted((self.folder / "episodes").glob("*.mcap"))], 64)
+        model, judge = CompactWorldModel.load(self.kinds["world_model"]), LearnedJudge.load(self.kinds["judge"])
+        sampler = world_model_sampler(model, judge, starts_of(clips), GrpoConfig(seed=self.seed))
+        policy, rng = CompactPolicy.load(self.base, row_by_row=False, temperature=1.0), np.random.default_rng(self.seed)
+        scored = sampler(policy, rng)
+        for _ in range(GrpoConfig().iterations - 1):
+            scored = join_scored(scored, sampler(policy, rng))
+        rows = np.flatnonzero((scored.reward_B > 0.5) & scored.use_B)
+        train_sft(
+            self.demonstrations(), self.sft_config(), out, parent=self.base, imagined=(scored.rollouts, rows.tolist())
+        )
+
+    def true_grpo(self, out: Path) -> None:
+        """The same RL in the simulator, rewarded by its state: the upper bound."""
+        from benchmarks.simulated_reward import simulator_sampler
+        from cloud_trainer.grpo.trainer import GrpoConfig
+        from cloud_trainer.jobs.train import run_grpo
+
+        config = GrpoConfig(seed=self.seed * 100 + 1)
+        seeds = collecting_seeds(self.seed, 1, self.config.collect_seeds)
+        run_grpo(self.base, simulator_sampler(seeds, config), config, out, candidate_every=10)
+
+    def sft_config(self) -> Any:
+        """Settings of both imitation baselines."""
+        from cloud_trainer.sft.trainer import SftConfig
+
+        return SftConfig(iterations=SFT_ITERATIONS, learning_rate=3e-4, seed=self.seed)
+
+    def demonstrations(self) -> Any:
+        """Demonstrations with the same systematic flaw, from start states of this seed."""
+        from gymnast_cli.pretrain_data import Order, collect_orders
+
+        seeds = tuple(collecting_seeds(self.seed, 9, 100))
+        return collect_orders([Order("flawed", task, seeds) for task in TASKS], workers=1)
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return per-seed and mean figures for every variant."""
+    variants: dict[str, list[float]] = {"base, greedy": [], "base, temperature 1": []}
+    gains: dict[str, list[Mapping[str, float]]] = {}
+    for row in rows:
+        variants["base, greedy"].append(_rate(row["before"]))
+        variants["base, temperature 1"].append(_rate(row["before_temperature_1"]))
+        for entry in row["rounds"]:
+            name = f"GRPO in the world model, round {entry['round']}"
+            variants.setdefault(name, []).append(_rate(entry["after"]))
+            gains.setdefault(name, []).append(entry["difference"])
+        for name, entry in row.get("baselines", {}).items():
+            variants.setdefault(name, []).append(_rate(entry["after"]))
+            gains.setdefault(name, []).append(entry["difference"])
+    base = float(np.mean(variants["base, greedy"]))
+    summary = {
+        name: {
+            "rates": rates,
+            "mean": float(np.mean(rates)),
+            "ratio": float(np.mean(rates)) / base,
+            "differences": gains.get(name, []),
+        }
+        for name, rates in variants.items()
+    }
+    bound = summary.get("GRPO, true reward", {}).get("mean")
+    dream = summary.get("GRPO in the world model, round 1", {}).get("mean")
+    if bound and dream:
+        summary["share of the true-reward gain reached in the world model"] = {"mean": (dream - base) / (bound - base)}
+    return summary
+
+
+def _rate(count: Mapping[str, int]) -> float:
+    return count["successes"] / count["n"]
+
+
+def table_of(summary: Mapping[str, Any]) -> Table:
+    """One row per variant."""
+    table = Table(title="Success on the robot, same start states, one column entry per seed")
+    for column in ("variant", "by seed", "mean", "ratio", "paired difference, lowest 95 % bound over seeds"):
+        table.add_column(column)
+    for name, row in summary.items():
+        lows = [entry["low"] for entry in row.get("differences", [])]
+        rates = " ".join(f"{rate:.3f}" for rate in row.get("rates", []))
+        ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+        table.add_row(name, rates, f"{row['mean']:.3f}", ratio, f"{min(lows):+.3f}" if lows else "")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
