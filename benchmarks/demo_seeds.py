@@ -259,7 +259,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             variants.setdefault(name, []).append(_rate(entry["after"]))
             gains.setdefault(name, []).append(entry["difference"])
     base = float(np.mean(variants["base, greedy"]))
-    summary = {
+    summary: dict[str, dict[str, Any]] = {
         name: {
             "rates": rates,
             "mean": float(np.mean(rates)),

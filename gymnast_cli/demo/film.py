@@ -43,7 +43,7 @@ def _strips(env: SimEnv, task: str, before: Policy, after: Policy) -> TaskStrips
         episode = collect(env, policy, task, [seed], frame_size=FRAME_SIZE)[0]
         frames = next(iter(episode.images.values()))
         films.append(Strip(frames, episode.outcome.value))
-    return TaskStrips(task, *films, instruction=task_for(task).instruction)
+    return TaskStrips(task, films[0], films[1], task_for(task).instruction)
 
 
 def dream_pairs(job: Path) -> list[DreamPair]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from cloud_trainer.service import enroll
+from gymnast_cli.adapt import AdaptOutcome, AdaptTrial, test_time_train, try_adaptation
 from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
-from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
+from gymnast_cli.demo.seeds import ROUNDS_PER_RUN, choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_cli.jobs import follow
 from gymnast_cli.results import Trials
 from gymnast_cli.stages import Advance
@@ -18,6 +20,11 @@ from gymnast_core.errors import StorageError
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.uplink import Identity, JobsClient, RobotStore
+
+
+def free_domain() -> int:
+    """Return a DDS domain that another run on this machine is unlikely to use: 1..100, by process id."""
+    return 1 + os.getpid() % 100
 
 
 class Robot:
@@ -127,14 +134,40 @@ class Robot:
     def choose(
         self, current: str, candidates: Sequence[str], config: DemoConfig, round_number: int, advance: Advance
     ) -> str:
-        """Offer the candidate that wins a small real evaluation against the version in force; a tie keeps the later one.
-
-        The rule is fixed beforehand: most successes on the choosing states; the current version wins only outright.
-        """
+        """Try the version in force and every candidate on the choosing states, and name the one the rule picks."""
         self._client.wait_staged(candidates, timeout_s=120)
         versions = [current, *candidates]
         trials = self.evaluate(versions, "choosing", config.choosing_seeds, advance, round_number=round_number)
         return best_of(trials)
+
+    def adapt(self, spec: Mapping[str, Any], config: DemoConfig, advance: Advance) -> AdaptOutcome:
+        """Test-time training in the configured scene; see gymnast_cli.adapt."""
+        return test_time_train(
+            self._client,
+            self._jobs,
+            spec=spec,
+            scene=config.ttt_scene,
+            task=config.ttt_task,
+            collect=config.ttt_collect,
+            seed_start=collecting_seeds(self._seed, ROUNDS_PER_RUN - 1, config.ttt_collect).start,
+            advance=advance,
+            temperature_seed=self._seed,
+        )
+
+    def try_adapted(self, current: str, adapted: str, config: DemoConfig, advance: Advance) -> AdaptTrial:
+        """Evaluate the adapted policy in its scene and on the other tasks, against the version in force."""
+        return try_adaptation(
+            self._client,
+            current=current,
+            candidate=adapted,
+            folder_of=self.checkpoint,
+            scene=config.ttt_scene,
+            task=config.ttt_task,
+            other_tasks=[task for task in TASKS if task != config.ttt_task],
+            seed_start=evaluation_seeds(self._seed, config.ttt_seeds).start,
+            seed_count=config.ttt_seeds,
+            advance=advance,
+        )
 
     def swap(self, version: str) -> None:
         """Make a staged version the one in force, at an episode boundary."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gymnast_cli.demo.config import TASKS, DemoConfig
+from gymnast_cli.demo.config import DemoConfig
 from gymnast_cli.demo.film import film
-from gymnast_cli.demo.graph import Robot
+from gymnast_cli.demo.graph import Robot, free_domain
 from gymnast_cli.demo.trainer_process import trainer_process
 from gymnast_cli.report import write_report
 from gymnast_cli.results import Trials, counts, difference
@@ -76,7 +76,9 @@ class Demo:
         with trainer_process(self.folder / "trainer", list(self.kinds.values())) as address:
             with self.stages.stage("start trainer and robot") as advance:
                 advance(0, 2, "trainer")
-                robot = Robot.start(self.folder, address, self.kinds["policy"])
+                robot = Robot.start(
+                    self.folder, address, self.kinds["policy"], seed=self.config.seed, domain_id=free_domain()
+                )
             with robot:
                 self._loop(robot)
 
@@ -92,7 +94,7 @@ class Demo:
     def _round(self, robot: Robot, number: int) -> None:
         label = f" ({number}/{self.config.rounds})" if self.config.rounds > 1 else ""
         with self.stages.stage(f"collect and ship episodes{label}") as advance:
-            robot.collect(self.config.collect_seeds, self.config.seed, number, advance)
+            robot.collect(self.config.collect_seeds, advance, round_number=number)
         with self.stages.stage(f"refine, audit, practise{label}") as advance:
             job = robot.job("improve", self._spec(number), advance)
         self._take(job)
@@ -128,22 +130,21 @@ class Demo:
     def _test_time_training(self, robot: Robot) -> None:
         config, current = self.config, self.chain.policy
         with self.stages.stage("test-time training in an unseen scene") as advance:
-            spec = {**self._spec(99), "scene": config.ttt_scene, "budget_s": config.ttt_budget_s}
-            adapted = robot.test_time_train(spec, config, advance)
-        versions = [current, adapted]
-        with self.stages.stage("evaluate there, and everywhere else") as advance:
-            there = robot.evaluate(
-                versions, "evaluation", config.ttt_seeds, advance, tasks=[config.ttt_task], scene=config.ttt_scene
-            )
-            others = [task for task in TASKS if task != config.ttt_task]
-            elsewhere = robot.evaluate(versions, "evaluation", config.ttt_seeds, advance, tasks=others)
-        self.result["ttt"] = {
-            "scene_name": config.ttt_scene,
-            "task": config.ttt_task,
-            "scene": _before_after(there, versions),
-            "other_tasks": _before_after(elsewhere, versions),
-            "policy": adapted,
-        }
+            spec = self._spec(99) | {"budget_s": config.ttt_budget_s}
+            adapted = robot.adapt(spec, config, advance)
+        ttt: dict[str, Any] = {"scene_name": config.ttt_scene, "task": config.ttt_task, "reason": adapted.reason}
+        if adapted.candidate is not None:
+            with self.stages.stage("evaluate there, and everywhere else") as advance:
+                trial = robot.try_adapted(current, adapted.candidate, config, advance)
+            ttt |= {
+                "scene": trial.scene,
+                "other_tasks": trial.other_tasks,
+                "policy": adapted.candidate,
+                "kept": trial.kept,
+                "reason": trial.reason,
+                "audit": adapted.job["audit"],
+            }
+        self.result["ttt"] = ttt
 
     def write(self) -> None:
         """Write result.json and, once there is an after, report.html."""
@@ -175,14 +176,9 @@ class Demo:
         table.add_row("all", *_cells(before, after, change), style="bold")
         ttt = self.result.get("ttt")
         for key, name in (("scene", "test-time: new scene"), ("other_tasks", "test-time: other tasks")):
-            if ttt:
+            if ttt and key in ttt:
                 table.add_row(name, *_cells(ttt[key]["before"], ttt[key]["after"], ttt[key]["difference"]))
         return table
-
-
-def _before_after(trials: Mapping[str, Trials], versions: Sequence[str]) -> dict[str, Any]:
-    before, after = (trials[version] for version in versions)
-    return {"before": counts(before), "after": counts(after), "difference": difference(before, after)}
 
 
 def _cells(before: Mapping[str, int], after: Mapping[str, int], change: Mapping[str, float]) -> list[str]:
