@@ -55,7 +55,8 @@ def simulate(before: float, after: float, rule: SequentialRule, runs: int, rng: 
     stop = np.minimum(first.min(axis=0), rule.max_pairs)
     which = np.where(first.min(axis=0) == never, 3, first.argmin(axis=0))
     shares = np.bincount(which, minlength=4) / runs
-    return Outcomes(*(float(share) for share in shares), float(np.median(stop)), float(stop.mean()))
+    promoted, rolled_back, futile, exhausted = (float(share) for share in shares)
+    return Outcomes(promoted, rolled_back, futile, exhausted, float(np.median(stop)), float(stop.mean()))
 
 
 def _first(crossed_RN: npt.NDArray[np.bool_], never: int) -> npt.NDArray[np.int64]:
@@ -169,8 +170,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         savings.add_column(column, justify="right")
     for row in result["savings"]:
         savings.add_row(
-            f"{row['budget']}", f"{row['power']:.1%}", f"{row['sequential_median']:.0f}", f"{row['sequential_mean']:.1f}",
-            f"{row['fixed']}", f"{row['median_saved']:.0%}", f"{row['mean_saved']:.0%}",
+            f"{row['budget']}", f"{row['power']:.1%}", f"{row['sequential_median']:.0f}",
+            f"{row['sequential_mean']:.1f}", f"{row['fixed']}", f"{row['median_saved']:.0%}", f"{row['mean_saved']:.0%}",
         )  # fmt: skip
     console.print(savings)
 
