@@ -92,6 +92,7 @@ class ArmState:
         effort_J: (6,) measured effort, where the arm has it.
         episode: changes with every reset; the next command has no predecessor to be smooth with.
         running: False after the episode's end, when silence is no fault.
+        session: changes when the arm's process starts anew.
     """
 
     stamp_ns: int
@@ -100,6 +101,7 @@ class ArmState:
     effort_J: Array | None = None
     episode: int = 0
     running: bool = True
+    session: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,10 +179,17 @@ class _Memory:
 
 
 class CommandGate:
-    """Checks every command; latches the emergency stop. Not thread safe except latch_estop()."""
+    """Checks every command; latches the emergency stop. Not thread safe except latch_estop().
+
+    Args:
+        limits: the envelope.
+        armed: open from the start, and again when the arm's process was restarted: for simulators.
+            A real arm waits for re_arm() both times.
+    """
 
     def __init__(self, limits: GateLimits | None = None, *, armed: bool = False) -> None:
         self.limits = limits or GateLimits()
+        self._reopens = armed
         self._state = GateState.ARMED if armed else GateState.DISARMED
         self._reason = "" if armed else "not armed yet; call re_arm"
         self._memory = _Memory()
@@ -230,6 +239,10 @@ class CommandGate:
     def observe(self, arm: ArmState, now_ns: int) -> None:
         """Take in where the arm is; a stamp that runs backwards or an overload stops it."""
         memory = self._memory
+        if memory.arm is not None and arm.session != memory.arm.session:
+            memory = self._memory = _Memory(counts=memory.counts)
+            if not self._reopens:
+                self.stop("the arm was restarted; look at it, then re-arm")
         if memory.arm is not None and arm.stamp_ns < memory.arm.stamp_ns:
             self.stop(f"clock jumped back from {memory.arm.stamp_ns} to {arm.stamp_ns} ns; check the clocks, re-arm")
             memory.answered_ns = -1

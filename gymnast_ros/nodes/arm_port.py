@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,9 +23,12 @@ from gymnast_ros.nodes.runtime import LatchedJson
 
 TARGET_NAMES = (
     "x", "y", "z", "r00", "r01", "r02", "r10", "r11", "r12", "r20", "r21", "r22", "gripper", *JOINT_NAMES,
-    "episode", "running",
+    "episode", "running", "session",
 )  # fmt: skip
 EXECUTED_NAMES = (*topics.ACTION_NAMES, "terminated", "truncated")
+
+SESSION = time.time_ns() // 1_000_000
+"""Names this process; a float64 holds it exactly."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class ArmDescription:
     max_steps: int
     control_hz: float
     simulated: bool
-    session: str
+    session: int = SESSION
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> ArmDescription:
@@ -101,7 +105,7 @@ class ArmReport:
     def arm_state(self) -> ArmState:
         """The gate's part."""
         running = not (self.terminated or self.truncated)
-        return ArmState(self.stamp_ns, self.target, self.target_joints_J, self.effort_J, self.episode, running)
+        return ArmState(self.stamp_ns, self.target, self.target_joints_J, self.effort_J, self.episode, running, SESSION)
 
 
 class ArmPort:
@@ -158,7 +162,7 @@ def to_target(arm: ArmState) -> JointState:
     """arm/target: pose, rotation matrix, gripper, joints, episode; all float64 and exact."""
     target = arm.target
     pose = [*target.position_m.tolist(), *target.rotation.ravel().tolist(), target.gripper]
-    values = [*pose, *arm.target_joints_J.tolist(), arm.episode, arm.running]
+    values = [*pose, *arm.target_joints_J.tolist(), arm.episode, arm.running, arm.session]
     message = messages.to_named(TARGET_NAMES, values, arm.stamp_ns, topics.BASE_FRAME)
     if arm.effort_J is not None:
         message.effort = arm.effort_J.tolist()
@@ -177,4 +181,4 @@ def from_target(message: JointState) -> ArmState:
     target = EndEffectorTarget(values[:3].copy(), values[3:12].reshape(3, 3).copy(), float(values[12]))
     effort_J = np.asarray(message.effort, np.float64) if len(message.effort) == 6 else None
     stamp_ns, episode, running = messages.to_ns(message.header.stamp), int(values[19]), bool(values[20])
-    return ArmState(stamp_ns, target, values[13:19].copy(), effort_J, episode, running)
+    return ArmState(stamp_ns, target, values[13:19].copy(), effort_J, episode, running, int(values[21]))

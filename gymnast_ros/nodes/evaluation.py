@@ -78,7 +78,7 @@ def evaluate(
 
     Raises:
         EstopLatchedError: an operator stopped the arm; the rows are lost to the caller, the recordings are not.
-        SafetyError: arm or gate stayed away for three attempts.
+        SafetyError: the arm refuses the plan, or arm or gate stayed away for three attempts.
     """
     episodes = plan.episodes()
     rows: list[EpisodeRow] = []
@@ -99,6 +99,8 @@ def _attempt(runner: EpisodeRunner, episode: EpisodePlan, policy: Policy, cancel
         row = runner.run(episode, policy, cancelled)
         if row.truncated_reason == "estop":
             raise EstopLatchedError(row.detail)
+        if row.truncated_reason == "refused":
+            raise SafetyError(row.detail)
         if row.truncated_reason != "arm_lost" or cancelled():
             return row
     raise SafetyError(f"gave up after {ATTEMPTS} attempts: {row.detail}")

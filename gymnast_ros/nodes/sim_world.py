@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from typing import Protocol
 
 import numpy as np
@@ -63,12 +61,11 @@ class SimWorld(Node):  # type: ignore[misc]
         settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
         settings.declare("paced", False, "5 Hz wall-clock steps instead of lockstep", read_only=True)
         spec = world.spec
-        session = f"{os.getpid()}-{time.monotonic_ns():x}"
         self._port = ArmPort(
             self,
             ArmDescription(
                 spec.robot.name, spec.cameras, spec.image_height, spec.image_width, spec.max_steps,
-                spec.robot.control_hz, True, session,
+                spec.robot.control_hz, True,
             ),
             self._on_command,
         )  # fmt: skip

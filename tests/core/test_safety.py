@@ -216,6 +216,23 @@ def test_clock_that_jumps_back_stops_the_arm() -> None:
     assert decide(gate, action(), stamp_ns=4 * SECOND).verdict is Verdict.FORWARDED
 
 
+def test_restarted_arm_waits_for_an_operator() -> None:
+    gate = CommandGate()
+    gate.observe(arm_at(stamp_ns=5 * SECOND, session=1), 0)
+    gate.re_arm(1)
+    gate.observe(arm_at(stamp_ns=SECOND, session=2), 2)
+    assert (gate.state, gate.reason) == (GateState.STOPPED, "the arm was restarted; look at it, then re-arm")
+
+
+def test_restarted_simulator_goes_on_unless_stopped() -> None:
+    gate = armed(stamp_ns=5 * SECOND, session=1)
+    gate.observe(arm_at(stamp_ns=SECOND, session=2), 2)
+    assert decide(gate, action()).verdict is Verdict.FORWARDED
+    gate.latch_estop("button")
+    gate.observe(arm_at(stamp_ns=SECOND, session=3), 3)
+    assert gate.state is GateState.ESTOP
+
+
 @pytest.mark.parametrize("effort", [[0, 900, 0, 0, 0, 0], [0, -900, 0, 0, 0, 0], [0, np.nan, 0, 0, 0, 0]])
 def test_overloaded_joint_stops_the_arm(effort) -> None:
     gate = armed(GateLimits(effort_limit=(800.0,) * 6))

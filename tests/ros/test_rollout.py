@@ -66,10 +66,13 @@ def test_bad_requests_are_refused_with_a_reason(client, still) -> None:
         client.evaluate(tasks=[], seed_start=0, seed_count=1)
     with pytest.raises(RobotRefusedError, match="no folder"):
         client.run_episode(instruction="lift", seed=0, checkpoint="/nowhere")
-    with pytest.raises(RobotRefusedError, match="no task"):
-        client.run_episode(instruction="make coffee", seed=0, checkpoint=still)
+    row = client.run_episode(instruction="make coffee", seed=0, checkpoint=still)
+    assert row["truncated_reason"] == "refused"
+    assert "no task 'make coffee'" in row["detail"]
+    assert "no scene" in client.run_episode(instruction="lift", seed=0, checkpoint=still, scene="moon")["detail"]
     with pytest.raises(RobotRefusedError, match="no scene"):
-        client.run_episode(instruction="lift", seed=0, checkpoint=still, scene="moon")
+        client.evaluate(tasks=["lift"], seed_start=0, seed_count=1, checkpoints=[still], scene="moon")
+    client.set("rollout", {"scene": "standard"})
     with pytest.raises(RobotRefusedError, match="range"):
         client.set("rollout", {"seed_count": 0})
     with pytest.raises(RobotRefusedError, match="nothing is running"):
