@@ -55,8 +55,21 @@ def test_resuming_on_other_data_is_refused() -> None:
     state = stream().state()
     with pytest.raises(ConfigError, match="changed"):
         stream(seed=2).restore(state)
-    with pytest.raises(ConfigError, match="changed"):
-        stream(world_size=2).restore(state)
+
+
+def test_resuming_on_other_processes_goes_on_where_all_of_them_stopped() -> None:
+    expected = [key(clip) for clip in stream().next_clips(8)][4:]
+    first = stream()
+    first.next_clips(4)
+    ranks = [stream(rank, 2) for rank in range(2)]
+    for half in ranks:
+        half.restore(first.state())
+    drawn = [[key(clip) for clip in half.next_clips(2)] for half in ranks]
+    assert [drawn[number % 2][number // 2] for number in range(4)] == expected
+    odd = stream()
+    odd.next_clips(3)
+    with pytest.raises(ConfigError, match="evenly"):
+        ranks[0].restore(odd.state())
 
 
 def test_clip_pairs_each_frame_with_the_action_that_led_to_it() -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,7 @@ class Clip:
         episode_id: episode.
         first: index of the first frame.
         origin: who acted.
+        number: of the sample in the whole stream; seeds whatever is random about it.
     """
 
     frames_FHWC: ByteArray
@@ -68,6 +69,7 @@ class Clip:
     episode_id: str
     first: int
     origin: Origin
+    number: int = 0
 
 
 class ClipStream:
@@ -109,26 +111,29 @@ class ClipStream:
         described = {
             "sources": [(s.info.name, s.info.origin.value, len(s)) for s in self._sources],
             "mix": [(o.value, self.config.proportions[o]) for o in self._origins],
-            "rest": [self.config.frames, self.config.seed, self._world],
+            "rest": [self.config.frames, self.config.seed],
         }
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
     def state(self) -> dict[str, Any]:
         """JSON values that restore() takes."""
-        return {"position": self._position, "fingerprint": self.fingerprint}
+        return {"samples": self._position * self._world, "fingerprint": self.fingerprint}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on at the exact sample.
+        """Go on at the exact sample; the number of processes may have changed.
 
         Raises:
             ConfigError: the datasets or the mix are not those the state was saved with.
         """
         if state["fingerprint"] != self.fingerprint:
             raise ConfigError(
-                f"the stream is {self.fingerprint}, the saved one {state['fingerprint']}: datasets, mix, seed, clip "
-                "length or number of processes changed; start a new run from the checkpoint instead of resuming"
+                f"the stream is {self.fingerprint}, the saved one {state['fingerprint']}: datasets, mix, seed or clip "
+                "length changed; start a new run from the checkpoint instead of resuming"
             )
-        self._position = int(state["position"])
+        samples = int(state["samples"])
+        if samples % self._world:
+            raise ConfigError(f"{samples} samples were drawn, which {self._world} processes cannot share evenly")
+        self._position = samples // self._world
 
     def next_clips(self, count: int) -> list[Clip]:
         """Return this rank's next samples."""
@@ -143,7 +148,7 @@ class ClipStream:
         origin = self._origins[min(int(np.searchsorted(self._edges, place, side="right")), len(self._origins) - 1)]
         pool = self._pools[origin]
         key = pool[int(rng.integers(len(pool)))]
-        return self._cut(key, self._episode(key), rng)
+        return replace(self._cut(key, self._episode(key), rng), number=number)
 
     def _episode(self, key: tuple[int, int]) -> Episode:
         if key not in self._cache:

@@ -1,0 +1,143 @@
+"""Entry point of a training run: one JSON file in, states, progress, samples and a checkpoint out.
+
+    python -m cloud_trainer.world_model.train run.json                              one process
+    torchrun --nproc-per-node 4 -m cloud_trainer.world_model.train run.json         DDP or FSDP2 ("strategy")
+    python -m cloud_trainer.world_model.train run.json --ray 4 --gpu                the same under Ray Train
+
+run.json: {"folder": "runs/wm", "steps": 20000, "parent": "runs/worldgym" or null, "network": {...DiTConfig},
+"codec": {"kind": "kl", "folder": "/models/sd3-vae"}, "data": [{"kind": "mcap", "folder": "episodes",
+"origin": "on_policy"}, ...], "mixture": {"frames": 10, "proportions": {"expert": 0.5, ...}}, "train": {...TrainConfig}}
+A run that finds states in its folder resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cloud_trainer.world_model.checkpoint import load_world_model
+from cloud_trainer.world_model.codec import build_codec
+from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
+from cloud_trainer.world_model.data.lerobot import LeRobotSource
+from cloud_trainer.world_model.data.mcap import McapSource
+from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
+from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin, SourceInfo
+from cloud_trainer.world_model.data.worldgym import MEASURED_LAG, WorldGymSource
+from cloud_trainer.world_model.distributed import joined, ray_train
+from cloud_trainer.world_model.dit import DiT, DiTConfig
+from cloud_trainer.world_model.loss import LossConfig
+from cloud_trainer.world_model.sampler import SamplerConfig
+from cloud_trainer.world_model.trainer import TrainConfig, Trainer
+from gymnast_core.errors import ConfigError
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(config: Mapping[str, Any]) -> None:
+    """Do one run as described in this module's docstring.
+
+    Raises:
+        ConfigError: a setting is missing, unknown or out of range.
+    """
+    with joined() as place:
+        model, parents = _start(config)
+        sources = [build_source(described) for described in config["data"]]
+        mixture = build_mixture(config.get("mixture", {}))
+        stream = ClipStream(sources, mixture, rank=place.rank, world_size=place.world_size)
+        settings = build_train_config(config.get("train", {}))
+        folder = Path(config["folder"])
+        trainer = Trainer(
+            model, build_codec(config["codec"]), stream, settings, place=place, folder=folder, on_progress=_log
+        )
+        trainer.resume()
+        trainer.train(int(config["steps"]))
+        checkpoint = folder / "checkpoint"
+        if not checkpoint.exists():
+            lineage = {"data": [source.info.name for source in sources], "stream": stream.fingerprint}
+            trainer.export(checkpoint, codec_config=config["codec"], parents=parents, lineage=lineage)
+
+
+def build_source(described: Mapping[str, Any]) -> EpisodeSource:
+    """Return the reader a JSON description names.
+
+    Raises:
+        ConfigError: the kind is unknown.
+    """
+    kind, folder = described.get("kind"), Path(described["folder"])
+    name, size = str(described.get("name", folder.name)), described.get("size")
+    info = SourceInfo(
+        name,
+        ActionKind(described.get("actions", ActionKind.EE_DELTA.value)),
+        Origin(described.get("origin", Origin.EXPERT.value)),
+        int(described.get("lag", MEASURED_LAG if kind == "worldgym" else 0)),
+        str(described.get("robot", "wx250s")),
+    )
+    if kind == "mcap":
+        return McapSource(info, sorted(folder.rglob("*.mcap")), size=size)
+    if kind == "worldgym":
+        return WorldGymSource(folder, info, size=size)
+    if kind == "bridge_raw":
+        return BridgeRawSource(folder, info, size=size)
+    if kind == "lerobot":
+        return LeRobotSource(folder, info, described.get("camera"), size)
+    raise ConfigError(f"data kind {kind!r} is not one of ('mcap', 'worldgym', 'bridge_raw', 'lerobot')")
+
+
+def build_mixture(described: Mapping[str, Any]) -> MixtureConfig:
+    """Return the mix; proportions are given by origin name."""
+    values = dict(described)
+    if "proportions" in values:
+        values["proportions"] = {Origin(name): float(share) for name, share in values["proportions"].items()}
+    return MixtureConfig(**values)
+
+
+def build_train_config(described: Mapping[str, Any]) -> TrainConfig:
+    """Return the settings; nested "sampler" and "loss" become their own configurations."""
+    values = dict(described)
+    if "betas" in values:
+        values["betas"] = tuple(values["betas"])
+    values["sampler"] = SamplerConfig(**values.get("sampler", {}))
+    values["loss"] = LossConfig(**values.get("loss", {}))
+    return TrainConfig(**values)
+
+
+def _start(config: Mapping[str, Any]) -> tuple[DiT, tuple[str, ...]]:
+    if config.get("parent"):
+        loaded = load_world_model(Path(config["parent"]))
+        wanted = config.get("train", {}).get("objective", loaded.objective.name)
+        if wanted != loaded.objective.name:
+            _LOG.info("objective changes from=%s to=%s", loaded.objective.name, wanted)
+        return loaded.model, (loaded.manifest.id,)
+    seed = int(config.get("train", {}).get("seed", 0))
+    model = DiT(DiTConfig(**config.get("network", {}))).initialise(torch.Generator().manual_seed(seed))
+    return model, ()
+
+
+def _log(line: Mapping[str, Any]) -> None:
+    _LOG.info(" ".join(f"{name}={value:.4g}" for name, value in line.items()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run.json")
+    parser.add_argument("--ray", type=int, default=0, metavar="N", help="run on N Ray Train workers")
+    parser.add_argument("--gpu", action="store_true", help="one GPU per Ray worker")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    config = json.loads(given.run.read_text())
+    if given.ray:
+        ray_train(run, config, workers=given.ray, gpu=given.gpu)
+    else:
+        run(config)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
