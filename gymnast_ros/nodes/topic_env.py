@@ -51,7 +51,7 @@ class TopicEnv:
     ) -> None:
         self.scene = scene
         self._step_timeout_s, self._reset_timeout_s = step_timeout_s, reset_timeout_s
-        self._node = Node("rollout_env", **node)
+        self._node = Node("rollout_env", start_parameter_services=False, enable_rosout=False, **node)
         self._executor = SingleThreadedExecutor(context=self._node.context)
         self._executor.add_node(self._node)
         self._inbox = _Inbox()
