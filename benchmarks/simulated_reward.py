@@ -39,4 +39,3 @@ def simulator_sampler(seeds: Sequence[int], config: GrpoConfig, *, tasks: Sequen
         return Scored(rollouts, np.array(rewards, np.float32), np.ones(len(rewards), bool))
 
     return sample
-

@@ -13,9 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
+from gymnast_core.policies import load_policy
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Episode, Observation, Outcome
+from gymnast_ros.sim.collect import collect
+from gymnast_ros.sim.env import SimEnv
+from gymnast_ros.sim.expert import ScriptedExpert
+from gymnast_ros.sim.scene import STANDARD, SceneConfig
 
 DEMO_OFFSET_M = (0.026, 0.0)
 """The flaw of the demonstrations: every place is aimed at 2.6 cm too far from the arm's base."""
@@ -62,7 +69,9 @@ class Order:
 
 def collect_orders(orders: Sequence[Order], workers: int) -> list[Episode]:
     """Fill orders in parallel; the episodes come back in the order asked for."""
-    parts = [replace(order, seeds=order.seeds[low : low + 25]) for order in orders for low in range(0, len(order.seeds), 25)]
+    parts = [
+        replace(order, seeds=order.seeds[low : low + 25]) for order in orders for low in range(0, len(order.seeds), 25)
+    ]
     if workers == 1:
         return [episode for part in parts for episode in fill(part)]
     context = multiprocessing.get_context("spawn")
@@ -72,12 +81,6 @@ def collect_orders(orders: Sequence[Order], workers: int) -> list[Episode]:
 
 def fill(order: Order) -> list[Episode]:
     """Collect one order in this process."""
-    import torch
-
-    from gymnast_core.policies import load_policy
-    from gymnast_ros.sim.collect import collect
-    from gymnast_ros.sim.env import SimEnv
-
     torch.set_num_threads(1)
     policy = load_policy(order.policy) if order.policy is not None else None
     env = SimEnv()
@@ -95,9 +98,7 @@ def fill(order: Order) -> list[Episode]:
     return episodes
 
 
-def _driver(kind: str, env: object, rng: np.random.Generator) -> Policy:
-    from gymnast_ros.sim.expert import ScriptedExpert
-
+def _driver(kind: str, env: SimEnv, rng: np.random.Generator) -> Policy:
     if kind == "wander":
         return Wanderer(rng)
     if kind == "varied":
@@ -109,15 +110,14 @@ def _driver(kind: str, env: object, rng: np.random.Generator) -> Policy:
         offset, action = (float(rng.uniform(-0.010, 0.036)), float(rng.normal(0.0, 0.008))), 0.005
     elif kind == "noisy":
         aim, action = 0.02, 0.010
-    return ScriptedExpert(env, aim_offset_m=offset, aim_noise_m=aim, action_noise_m=action, rng=rng)  # type: ignore[arg-type]
+    return ScriptedExpert(env, aim_offset_m=offset, aim_noise_m=aim, action_noise_m=action, rng=rng)
 
 
-def _varied_scene(rng: np.random.Generator) -> object:
+def _varied_scene(rng: np.random.Generator) -> SceneConfig:
     """A random look around the standard one; the named novel scenes are never among them."""
-    from gymnast_ros.sim.scene import STANDARD
 
     def near(colour: Sequence[float], spread: float) -> tuple[float, float, float]:
-        return tuple(float(c) for c in np.clip(np.array(colour) + rng.normal(0, spread, 3), 0.02, 1.0))  # type: ignore[return-value]
+        return _triple(np.clip(np.array(colour) + rng.normal(0, spread, 3), 0.02, 1.0))
 
     return replace(
         STANDARD,
@@ -128,10 +128,15 @@ def _varied_scene(rng: np.random.Generator) -> object:
         drawer_colour=near(STANDARD.drawer_colour, 0.1),
         table_colour=near(STANDARD.table_colour, 0.12),
         light=float(rng.uniform(0.6, 1.25)),
-        light_position_m=tuple(float(x) for x in rng.uniform((-0.3, -0.5, 0.8), (0.6, 0.5, 1.4))),
-        camera_shift_m=tuple(float(x) for x in rng.normal(0, 0.012, 3)),
+        light_position_m=_triple(rng.uniform((-0.3, -0.5, 0.8), (0.6, 0.5, 1.4))),
+        camera_shift_m=_triple(rng.normal(0, 0.012, 3)),
         distractors=int(rng.integers(3)),
     )
+
+
+def _triple(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
 
 
 def save_episodes(path: Path, episodes: Sequence[Episode]) -> None:

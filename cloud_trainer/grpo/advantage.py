@@ -11,7 +11,9 @@ from gymnast_core.types import BoolArray, FloatArray
 EPSILON = 1e-6
 
 
-def group_advantages(reward_B: FloatArray, group_B: npt.NDArray[np.generic], use_B: BoolArray | None = None) -> FloatArray:
+def group_advantages(
+    reward_B: FloatArray, group_B: npt.NDArray[np.generic], use_B: BoolArray | None = None
+) -> FloatArray:
     """Return (reward - group mean) / (group standard deviation + 1e-6) per row.
 
     Args:
@@ -35,7 +37,9 @@ def group_advantages(reward_B: FloatArray, group_B: npt.NDArray[np.generic], use
     return advantage
 
 
-def token_advantages(advantage_B: FloatArray, length_B: npt.NDArray[np.int64], steps: int, tokens_per_step: int = 7) -> FloatArray:
+def token_advantages(
+    advantage_B: FloatArray, length_B: npt.NDArray[np.int64], steps: int, tokens_per_step: int = 7
+) -> FloatArray:
     """Spread row advantages over the valid tokens: (B, steps * tokens_per_step), 0 behind a row's length."""
     valid = np.arange(steps * tokens_per_step) < (length_B * tokens_per_step)[:, None]
     return np.where(valid, advantage_B[:, None], np.float32(0)).astype(np.float32)

@@ -161,7 +161,9 @@ class GrpoTrainer:
         if self.surplus is not None and self.updates - self.surplus.born <= self.config.max_age:
             batch = join_scored(self.surplus, batch)
         if len(batch.reward_B) == 0:
-            raise ContractError("no informative group to learn from; sample more, or check the judge and the start states")
+            raise ContractError(
+                "no informative group to learn from; sample more, or check the judge and the start states"
+            )
         batch, self.surplus = self._split(batch)
         advantage = group_advantages(batch.reward_B, batch.rollouts.group_B, batch.use_B)
         reports = []
@@ -264,7 +266,7 @@ def take_rows(scored: Scored, rows: IntArray) -> Scored:
 
 def join_scored(first: Scored, second: Scored) -> Scored:
     """Put two batches behind each other; groups keep their names, which the loop makes unique."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(first.rollouts, name), getattr(second.rollouts, name)])
         for name in _ROLLOUT_ARRAYS
     }
@@ -284,9 +286,7 @@ def _arrays(scored: Scored) -> dict[str, np.ndarray[Any, Any]]:
 
 def _scored(arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> Scored:
     fields_ = {name: arrays[name] for name in (*_ROLLOUT_ARRAYS, "frame_steps_F")}
-    rollouts = RolloutBatch(
-        instructions=values["instructions"], policy_version=values["policy_version"], **fields_
-    )
+    rollouts = RolloutBatch(instructions=values["instructions"], policy_version=values["policy_version"], **fields_)
     return Scored(rollouts, arrays["reward_B"], arrays["use_B"], int(values["born"]))
 
 

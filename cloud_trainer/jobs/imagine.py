@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def join_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
     if any(list(batch.frame_steps_F) != list(first.frame_steps_F) for batch in batches):
         raise ContractError("rollouts keep frames at different steps; they cannot be joined")
     names = ("frames_BFHWC", "actions_BTA", "tokens_BTA", "log_probs_BTA", "length_B", "group_B")
-    arrays = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
     return replace(first, instructions=tuple(text for batch in batches for text in batch.instructions), **arrays)
 
 

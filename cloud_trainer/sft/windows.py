@@ -9,7 +9,7 @@ import numpy as np
 
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.images import area_downsample
-from gymnast_core.types import ACTION_DIM, BoolArray, ByteArray, Episode, FloatArray, RolloutBatch
+from gymnast_core.types import ACTION_DIM, BoolArray, ByteArray, Episode, FloatArray, IntArray, RolloutBatch
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self.instructions)
 
-    def draw(self, count: int, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def draw(self, count: int, rng: np.random.Generator) -> IntArray:
         """Draw window indices, with replacement, by weight."""
         edges = np.cumsum(self.weight_N, dtype=np.float64)
-        return np.searchsorted(edges, rng.random(count) * edges[-1], side="right").astype(np.int64)
+        index: IntArray = np.searchsorted(edges, rng.random(count) * edges[-1], side="right").astype(np.int64)
+        return index
 
 
 def windows_from_episodes(

@@ -78,7 +78,9 @@ class Window:
     ahead_B: IntArray
 
 
-def draw_windows(clips: Clips, count: int, horizon: int, config: WorldModelTraining, rng: np.random.Generator) -> Window:
+def draw_windows(
+    clips: Clips, count: int, horizon: int, config: WorldModelTraining, rng: np.random.Generator
+) -> Window:
     """Draw windows: whole chunks from chunk starts `chunk_share` of the time, any other stretch otherwise."""
     if config.recent and config.recent < len(clips):
         old, recent = len(clips) - config.recent, rng.random(count) < config.recent_share
@@ -177,7 +179,7 @@ class WorldModelTrainer:
             predicted = model.network((1 - part) * noise + part * clean, context, first, *conditions, tau)
         loss = ((predicted - clean).square() * loss_weights(clean, context, config)).mean()
         self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
         self._optimiser.step()
         self._average()
@@ -207,7 +209,8 @@ class WorldModelTrainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        averaged, current = list(self.ema.network.parameters()), list(self.model.network.parameters())
+        averaged: list[Tensor] = list(self.ema.network.parameters())
+        current: list[Tensor] = list(self.model.network.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def _rate(self) -> float:

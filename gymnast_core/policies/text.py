@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def bag_of_words(instructions: Sequence[str], buckets: int) -> FloatArray:
     bags = np.zeros((len(instructions), buckets), np.float32)
     for row, instruction in enumerate(instructions):
         words = words_of(instruction)
-        terms = words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+        terms = words + [f"{a} {b}" for a, b in pairwise(words)]
         for term in terms:
             bags[row, zlib.crc32(term.encode()) % buckets] += 1.0
         bags[row] /= np.sqrt(len(terms))

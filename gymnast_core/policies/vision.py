@@ -17,7 +17,7 @@ class Film(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x_BC: Tensor, text_BD: Tensor) -> Tensor:
-        """x (B, C) or (B, C, H, W), text (B, D) -> like x."""
+        """Map x (B, C) or (B, C, H, W), text (B, D) to the shape of x."""
         scale_BC, shift_BC = self.linear(text_BD).chunk(2, dim=-1)
         if x_BC.ndim == 4:
             scale_BC, shift_BC = scale_BC[..., None, None], shift_BC[..., None, None]
@@ -57,7 +57,7 @@ class KeypointEncoder(nn.Module):
         self.out_dim = keypoints + c + text_dim
 
     def forward(self, x_BCHW: Tensor, bag_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, C, 64, 64) in [-1, 1], bag (B, buckets) -> features (B, out_dim), text (B, text_dim)."""
+        """Map x (B, C, 64, 64) in [-1, 1], bag (B, buckets) to features (B, out_dim) and text (B, text_dim)."""
         text = self.text(bag_BV)
         x = F.silu(self.film1(self.norm1(self.conv1(x_BCHW)), text))
         fine = F.silu(self.film2(self.norm2(self.conv2(x)), text))

@@ -196,7 +196,7 @@ def test_audit_counts_what_hand_counting_gives():
 def test_distrusted_model_is_refused_with_every_broken_value_named():
     imagined, real = np.ones(50, bool), np.arange(50) < 10
     report = audit_report(imagined, np.ones(50, bool), imagined.astype(np.float32), real, ("a",) * 50)
-    with pytest.raises(NotTrustedError, match=r"agreement 0\.200.*real failure\) 1\.000.*optimism \+0\.800.*correlation"):
+    with pytest.raises(NotTrustedError, match=r"agreement 0\.200.*failure\) 1\.000.*optimism \+0\.800.*correlation"):
         check_audit(report, AuditBounds())
     good = audit_report(real, np.ones(50, bool), real.astype(np.float32), real, ("a",) * 50)
     check_audit(good, AuditBounds())

@@ -51,9 +51,7 @@ def test_advantages_match_numbers_worked_by_hand():
 def test_abstained_row_counts_neither_in_the_mean_nor_as_a_failure():
     reward = np.array([1, 0, 0, 0], np.float32)
     use = np.array([True, True, False, False])
-    np.testing.assert_allclose(
-        group_advantages(reward, np.zeros(4), use), [0.7071058, -0.7071058, 0, 0], atol=1e-5
-    )
+    np.testing.assert_allclose(group_advantages(reward, np.zeros(4), use), [0.7071058, -0.7071058, 0, 0], atol=1e-5)
     assert informative_groups(reward, np.zeros(4), use).tolist() == [True, True, False, False]
 
 

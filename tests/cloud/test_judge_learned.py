@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -119,7 +121,7 @@ def test_calibration_matches_counts_by_hand():
 def test_rare_outcome_is_drawn_at_least_three_times_in_ten():
     examples = join_examples(bright_or_dark(10))
     success = np.arange(10) == 0
-    weight = _balanced(Examples(examples.first_NHWC, examples.last_NHWC, examples.instructions, success, np.ones(10, np.float32)))
+    weight = _balanced(dataclasses.replace(examples, success_N=success, weight_N=np.ones(10, np.float32)))
     assert weight[0] / weight.sum() == pytest.approx(0.3, abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""What every gymnast_core.policy.Policy must do. Inherit PolicyContract, override make_policy, and its tests run on yours."""
+"""What every gymnast_core.policy.Policy must do: inherit PolicyContract, override make_policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gymnast_core.types import Observation
 
 
 class PolicyContract:
-    """Inherit as `class TestMyPolicy(PolicyContract)` and override make_policy; the attributes say what yours can do."""
+    """Inherit as `class TestMyPolicy(PolicyContract)`, override make_policy; the attributes say what yours can do."""
 
     instruction = "lift the red cube"
     camera = "over_shoulder"
@@ -28,7 +28,8 @@ class PolicyContract:
     def observation(self, rows: int, *, seed: int = 0) -> Observation:
         """Random pictures; row b is the same whatever the number of rows."""
         size = self.image_size
-        frames = [np.random.default_rng((seed, b)).integers(0, 256, (size, size, 3), dtype=np.uint8) for b in range(rows)]
+        shape = (size, size, 3)
+        frames = [np.random.default_rng((seed, b)).integers(0, 256, shape, dtype=np.uint8) for b in range(rows)]
         return Observation(
             {self.camera: np.stack(frames)}, np.full((rows, 7), 0.2, np.float32), np.zeros(rows, np.int64)
         )

@@ -1,0 +1,206 @@
+"""Make the shipped checkpoints: `make pretrain`, or python -m gymnast_cli.pretrain --help.
+
+Stages, each reused when its result is there and each continued where it was interrupted:
+
+1. demonstrations by an expert whose aim is 2.6 cm off, the same way every time: another lab's station;
+2. the base policy, fine-tuned on them;
+3. episodes of many drivers, some of the base policy itself, failures included;
+4. the world model, on those; 5. the judge, on other episodes of the base policy, imagined again by that world model.
+
+Everything follows from --seed. About 70 core-minutes on 2 cores; stage 4 is most of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cloud_trainer.jobs.judging import JudgeData, refine_judge
+from cloud_trainer.judge.learned import JudgeTraining
+from cloud_trainer.progress import ProgressEvent
+from cloud_trainer.sft.trainer import SftConfig, train_sft
+from cloud_trainer.world_model.compact_data import clips_of
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.compact_network import CompactWorldModelConfig
+from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
+from gymnast_cli.pretrain_data import Order, collect_orders, load_episodes, save_episodes
+from gymnast_core.manifest import read_manifest
+from gymnast_core.types import Episode, Outcome
+
+TASKS = ("lift", "push", "put", "drawer")
+
+CAMERA_MATRIX = (
+    *(-48.21961435276838, -82.59374429786507, -21.96040974727019, 34.182938175871996),
+    *(-30.394370053473953, 29.285086474880007, -88.58715133104863, 27.85401655630847),
+    *(0.5162721811027055, -0.4974301306974972, -0.6971558649927044, 0.4076289184662748),
+)
+"""The over-the-shoulder camera at 64 pixels: metres in the arm's base frame -> homogeneous pixel (column, row)."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much of everything.
+
+    Attributes:
+        demonstrations: per task.
+        policy_steps: of fine-tuning.
+        world_model_steps: of the world model.
+        judge_steps: of the judge.
+        scale: of the other collections, 1 is the shipped size.
+    """
+
+    demonstrations: int = 350
+    policy_steps: int = 1200
+    world_model_steps: int = 4400
+    judge_steps: int = 600
+    scale: float = 1.0
+
+
+DRY = Amounts(demonstrations=4, policy_steps=4, world_model_steps=3, judge_steps=3, scale=0.06)
+"""Everything once, to see that it runs."""
+
+OFFLINE = {"expert": 75, "offset": 250, "noisy": 125, "wander": 40, "varied": 75}
+ON_POLICY = {"policy": 75, "policy_greedy": 65}
+HELD_OUT = {"policy": 160, "policy_greedy": 70, "offset": 75}
+"""Episodes per task and kind of driver."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stages and copy the three checkpoints to --out."""
+    parser = argparse.ArgumentParser(prog="gymnast pretrain", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="where the three checkpoints go")
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="episodes and state files")
+    parser.add_argument("--seed", type=int, default=0, help="of everything")
+    parser.add_argument("--workers", type=int, default=2, help="processes that collect episodes")
+    parser.add_argument("--dry", action="store_true", help="tiny amounts: does it run?")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    amounts = DRY if options.dry else Amounts()
+    run = Pretraining(options.work, options.seed, options.workers, amounts)
+    run.policy()
+    run.world_model()
+    run.judge()
+    for name in ("policy", "world_model", "judge"):
+        folder = options.out / name
+        if folder.exists():
+            print(f"{folder} exists with id {read_manifest(folder).id}; delete it to replace it")
+            continue
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(options.work / name, folder)
+        print(f"{folder}: {read_manifest(folder).id}")
+    return 0
+
+
+class Pretraining:
+    """The stages, with their results in one folder."""
+
+    def __init__(self, work: Path, seed: int, workers: int, amounts: Amounts) -> None:
+        self.work, self.seed, self.workers, self.amounts = work, seed, workers, amounts
+        self._began = time.monotonic()
+        work.mkdir(parents=True, exist_ok=True)
+
+    def policy(self) -> Path:
+        """Stages 1 and 2."""
+        folder = self.work / "policy"
+        if not folder.exists():
+            config = SftConfig(iterations=self.amounts.policy_steps, seed=self.seed)
+            state = self.work / "policy.state"
+            train_sft(self.demonstrations(), config, folder, state=state, lineage=self._lineage(), progress=self._show)
+        return folder
+
+    def demonstrations(self) -> list[Episode]:
+        """Stage 1: what the base policy imitates."""
+        first = self._seed_base()
+        seeds = tuple(range(first, first + self.amounts.demonstrations))
+        return self._collected("demos", [Order("flawed", task, seeds) for task in TASKS])
+
+    def world_model(self) -> Path:
+        """Stages 3 and 4."""
+        folder = self.work / "world_model"
+        if not folder.exists():
+            offline = self._collected("wm_off", self._orders(OFFLINE, 10_000))
+            online = self._collected("wm_on", self._orders(ON_POLICY, 100_000))
+            share = max(1, round(75 * self.amounts.scale))
+            per_task, demos = self.amounts.demonstrations, self.demonstrations()
+            some = [e for task in range(4) for e in demos[task * per_task : task * per_task + share]]
+            clips = clips_of([*offline, *online, *some], 64)
+            del offline, online, demos, some
+            config = WorldModelTraining(iterations=self.amounts.world_model_steps, seed=self.seed)
+            sizes, state = CompactWorldModelConfig(CAMERA_MATRIX), self.work / "world_model.state"
+            lineage = self._lineage()
+            train_world_model(clips, config, folder, sizes=sizes, state=state, lineage=lineage, progress=self._show)
+        return folder
+
+    def judge(self) -> Path:
+        """Stage 5."""
+        folder = self.work / "judge"
+        if not folder.exists():
+            model = CompactWorldModel.load(self.world_model())
+            data = self.judge_data()
+            config = JudgeTraining(iterations=self.amounts.judge_steps, seed=self.seed)
+            state = self.work / "judge.state"
+            refine_judge(model, data, config, folder, state=state, lineage=self._lineage(), progress=self._show)
+        return folder
+
+    def judge_data(self) -> JudgeData:
+        """Recorded ends of what the world model saw, imagined ends of what it did not."""
+        recorded = [
+            *self._collected("wm_off", self._orders(OFFLINE, 10_000)),
+            *self._collected("wm_on", self._orders(ON_POLICY, 100_000)),
+        ]
+        recorded = [episode for episode in recorded if not episode.episode_id.startswith("varied")]
+        held = self.held_out()
+        choosing = [episode for episode in held["thresholds"] if not episode.episode_id.startswith("offset")]
+        return JudgeData(clips_of(recorded, 64), clips_of(held["judge"], 64), clips_of(choosing, 64))
+
+    def held_out(self) -> Mapping[str, list[Episode]]:
+        """Episodes the world model never saw: half for the judge, a quarter for thresholds, a quarter for audits."""
+        held = self._collected("held", self._orders(HELD_OUT, 120_000))
+        parts: dict[str, list[Episode]] = {"judge": [], "thresholds": [], "audit": []}
+        for episode, draw in zip(held, np.random.default_rng(self.seed).random(len(held)), strict=True):
+            parts["judge" if draw < 0.5 else "thresholds" if draw < 0.75 else "audit"].append(episode)
+        return parts
+
+    def _orders(self, kinds: Mapping[str, int], first: int) -> list[Order]:
+        orders = []
+        for position, (kind, count) in enumerate(kinds.items()):
+            start = self._seed_base() + first + 10_000 * position
+            seeds = tuple(range(start, start + max(1, round(count * self.amounts.scale))))
+            folder = self.policy() if kind.startswith("policy") else None
+            orders += [Order(kind, task, seeds, folder) for task in TASKS]
+        return orders
+
+    def _seed_base(self) -> int:
+        """Start states of different seeds do not overlap: 200,000 apart, inside the training range."""
+        return (self.seed % 5) * 200_000
+
+    def _collected(self, name: str, orders: Sequence[Order]) -> list[Episode]:
+        path = self.work / f"{name}.npz"
+        if not path.exists():
+            print(f"collecting {name}: {sum(len(order.seeds) for order in orders)} episodes", flush=True)
+            save_episodes(path, collect_orders(orders, self.workers))
+        episodes = load_episodes(path)
+        successes = np.mean([episode.outcome is Outcome.SUCCESS for episode in episodes])
+        print(f"{name}: {len(episodes)} episodes, {successes:.3f} successful", flush=True)
+        return episodes
+
+    def _lineage(self) -> dict[str, object]:
+        return {"made_by": "gymnast_cli.pretrain", "seed": self.seed}
+
+    def _show(self, event: ProgressEvent) -> None:
+        if event.step % 100 == 0 or event.step == event.total:
+            numbers = ", ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+            seconds = time.monotonic() - self._began
+            print(f"{seconds:7.0f} s  {event.stage} {event.step}/{event.total}  {numbers}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
