@@ -1,0 +1,8 @@
+"""The trainer's service: episodes in, weights out, jobs; and the authority that says who may."""
+
+from cloud_trainer.service.config import Limits, ServiceConfig
+from cloud_trainer.service.enroll import enroll
+from cloud_trainer.service.server import Service, serve
+from cloud_trainer.service.worker import JobContext, Runner
+
+__all__ = ["JobContext", "Limits", "Runner", "Service", "ServiceConfig", "enroll", "serve"]

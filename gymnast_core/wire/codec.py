@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import google_crc32c
+from google.protobuf.message import DecodeError
 
 from gymnast_core.errors import CorruptError
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2, weights_pb2
@@ -96,10 +97,12 @@ def decode_upload(data: bytes) -> Chunk | trajectories_pb2.UploadRequest:
         length, at = _read_varint(view, 1)
         if at + length == len(view):
             return _decode_chunk(view[at:], with_channel=True)
+    request = trajectories_pb2.UploadRequest()
     try:
-        return trajectories_pb2.UploadRequest.FromString(data)
-    except Exception as error:  # noqa: BLE001  # protobuf's DecodeError has several homes across versions
+        request.ParseFromString(data)
+    except DecodeError as error:
         raise CorruptError(f"not an UploadRequest: {error}") from error
+    return request
 
 
 def decode_blob(data: bytes) -> Chunk:

@@ -15,7 +15,7 @@ def generate(target: Path, proto_folder: Path = _ROOT / "proto") -> list[Path]:
     """Write stubs for every proto file.
 
     Args:
-        target: the folder that gets gymnast/v1/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py.
+        target: the folder that gets gymnast/v1/*_pb2.py and *_pb2_grpc.py.
         proto_folder: where gymnast/v1/*.proto are.
 
     Returns:
@@ -24,11 +24,11 @@ def generate(target: Path, proto_folder: Path = _ROOT / "proto") -> list[Path]:
     Raises:
         RuntimeError: protoc refuses a file; it has printed why.
     """
-    from grpc_tools import protoc  # a development tool, absent where stubs are only used
+    from grpc_tools import protoc  # type: ignore[import-untyped]  # a development tool, absent where stubs are only used
 
     well_known = Path(protoc.__file__).parent / "_proto"
     sources = sorted(str(path) for path in proto_folder.glob("gymnast/v1/*.proto"))
-    flags = [f"--{name}={target}" for name in ("python_out", "pyi_out", "grpc_python_out")]
+    flags = [f"--{name}={target}" for name in ("python_out", "grpc_python_out")]
     if protoc.main(["protoc", f"-I{proto_folder}", f"-I{well_known}", *flags, *sources]):
         raise RuntimeError(f"protoc refused {sources}")
     written = sorted((target / "gymnast" / "v1").glob("*_pb2*"))

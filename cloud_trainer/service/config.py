@@ -1,0 +1,92 @@
+"""Settings of the service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gymnast_core.errors import ConfigError
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes and counts a stranger or a bug cannot exceed.
+
+    Attributes:
+        episode_bytes: largest episode.
+        checkpoint_bytes: largest weights file.
+        window_bytes: chunk bytes one stream may have sent and not yet seen written; bounds memory per stream.
+        tenant_bytes: quota of stored episodes per tenant.
+        tenant_episodes: quota of episodes per tenant.
+        streams_per_peer: long calls one certificate may have open.
+        episodes_per_stream: episodes open at once on one stream.
+        idle_stream_s: an upload stream that sends nothing for so long is closed.
+        min_free_bytes: episodes are refused (retry) when less than this is left on the disk.
+        json_bytes: largest JSON document in a message.
+        waiting_jobs: jobs a tenant may have waiting.
+    """
+
+    episode_bytes: int = 1024 * _MIB
+    checkpoint_bytes: int = 64 * 1024 * _MIB
+    window_bytes: int = 16 * _MIB
+    tenant_bytes: int = 1 << 40
+    tenant_episodes: int = 10_000_000
+    streams_per_peer: int = 8
+    episodes_per_stream: int = 64
+    idle_stream_s: float = 60.0
+    min_free_bytes: int = 256 * _MIB
+    json_bytes: int = 256 * 1024
+    waiting_jobs: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse limits that would refuse everything."""
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ConfigError(f"limit {name} must be positive, got {value}")
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """Where the service keeps things and how it listens.
+
+    Attributes:
+        folder: state: ca/, server/, store.db, blobs/, staging/; created when missing.
+        host: address to listen on.
+        port: 0 takes a free one.
+        port_file: gets "host:port" once the service listens.
+        names: DNS names or addresses put into the server's certificate.
+        insecure: no TLS and no identities: every caller is admin. Only with explicit intent.
+        database_url: SQLAlchemy URL; None is SQLite in folder.
+        blob_url: "s3://bucket/prefix" or None for a folder.
+        blob_options: passed to the object store: endpoint, region, keys.
+        workers: jobs run at once.
+        threads: calls served at once, long ones included.
+        release_valid_s: how long a release may be installed after publishing.
+        metrics_port: Prometheus metrics on 127.0.0.1; None for none, 0 takes a free one.
+        limits: see Limits.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    port_file: Path | None = None
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    insecure: bool = False
+    database_url: str | None = None
+    blob_url: str | None = None
+    blob_options: dict[str, str] = field(default_factory=dict)
+    workers: int = 1
+    threads: int = 64
+    release_valid_s: int = 30 * 24 * 3600
+    metrics_port: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Refuse ports and counts out of range."""
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be 0..65535, got {self.port}")
+        for name in ("workers", "threads", "release_valid_s"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -1,0 +1,162 @@
+"""A local certificate authority: who may talk to this service, and as what."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from gymnast_core.episodes.durable import write_durably
+from gymnast_core.episodes.messages import checked_id
+from gymnast_core.errors import ConfigError
+from gymnast_core.signing import SigningKey
+from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, ROLES, TRUST, Peer, peer_of
+
+_CA_KEY, _RELEASE_KEY = "ca.key", "release.key"
+_CA_DAYS = 3650
+_CLOCK_SKEW = dt.timedelta(minutes=5)
+_PrivateKey = ec.EllipticCurvePrivateKey
+
+
+def create_authority(folder: Path) -> None:
+    """Make a certificate authority and a release signing key, unless the folder has them."""
+    if (folder / AUTHORITY).is_file() and (folder / _RELEASE_KEY).is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gymnast local authority")])
+    builder = _certificate(name, name, key.public_key(), dt.timedelta(days=_CA_DAYS))
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(authority=True), critical=True)
+    _write_key(folder / _CA_KEY, key)
+    if not (folder / _RELEASE_KEY).exists():
+        SigningKey.generate().save(folder / _RELEASE_KEY)
+    write_durably(folder / TRUST, SigningKey.load(folder / _RELEASE_KEY).public_bytes().hex().encode() + b"\n")
+    write_durably(folder / AUTHORITY, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+def release_key(authority: Path) -> SigningKey:
+    """The key releases are signed with."""
+    return SigningKey.load(authority / _RELEASE_KEY)
+
+
+def enroll(
+    authority: Path,
+    name: str,
+    role: str,
+    *,
+    out: Path,
+    tenant: str = "default",
+    days: float = 90,
+    hosts: Sequence[str] = (),
+) -> Path:
+    """Issue an identity folder; the same call again rotates its certificate and key.
+
+    Args:
+        authority: the CA folder; made when missing.
+        name: of the robot, person or machine, [A-Za-z0-9_-]{1,64}.
+        role: robot, operator, trainer, admin or server.
+        out: folder that gets cert.pem, key.pem, ca.pem and trust.pub.
+        tenant: whose data it may touch.
+        days: how long the certificate is valid.
+        hosts: DNS names and addresses of a server.
+
+    Returns:
+        out.
+
+    Raises:
+        ConfigError: an unknown role, or no days left to live.
+        ContractError: name or tenant is no id.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"role must be one of {ROLES}, got {role!r}")
+    if days <= 0:
+        raise ConfigError(f"days must be positive, got {days}")
+    peer = Peer(checked_id(name, "name"), role, checked_id(tenant, "tenant"))
+    create_authority(authority)
+    ca_key = serialization.load_pem_private_key((authority / _CA_KEY).read_bytes(), None)
+    ca = x509.load_pem_x509_certificate((authority / AUTHORITY).read_bytes())
+    if not isinstance(ca_key, _PrivateKey):
+        raise ConfigError(f"{authority / _CA_KEY} is no elliptic-curve key; was it made by `gymnast enroll`?")
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _issue(peer, key, ca, days, hosts).sign(ca_key, hashes.SHA256())
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_durably(out / AUTHORITY, (authority / AUTHORITY).read_bytes())
+    write_durably(out / TRUST, (authority / TRUST).read_bytes())
+    _write_key(out / KEY, key)
+    write_durably(out / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
+    return out
+
+
+def days_left(certificate_pem: bytes) -> float:
+    """Days until a certificate expires."""
+    until = x509.load_pem_x509_certificate(certificate_pem).not_valid_after_utc
+    return (until - dt.datetime.now(dt.timezone.utc)).total_seconds() / 86400
+
+
+def ensure_server_identity(authority: Path, out: Path, hosts: Sequence[str]) -> Path:
+    """Issue the server's own identity, or a new one when a third of its life is left."""
+    path = out / CERTIFICATE
+    if path.is_file() and peer_of(path.read_bytes()) is not None and days_left(path.read_bytes()) > 30:
+        return out
+    return enroll(authority, "trainer", "server", out=out, hosts=hosts)
+
+
+def _issue(
+    peer: Peer, key: _PrivateKey, ca: x509.Certificate, days: float, hosts: Sequence[str]
+) -> x509.CertificateBuilder:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, peer.name)])
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(peer.uri())]
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            names.append(x509.DNSName(host))
+    server = peer.role == "server"
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    builder = _certificate(subject, ca.subject, key.public_key(), dt.timedelta(days=days))
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_key_usage(authority=False), critical=True)
+    return builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, life: dt.timedelta
+) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.timezone.utc)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
+    builder = builder.serial_number(x509.random_serial_number())
+    return builder.not_valid_before(now - _CLOCK_SKEW).not_valid_after(now + life)
+
+
+def _key_usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _write_key(path: Path, key: _PrivateKey) -> None:
+    data = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    mask = os.umask(0o077)
+    try:
+        write_durably(path, data)
+    finally:
+        os.umask(mask)

@@ -1,0 +1,17 @@
+"""Prometheus metrics of the service."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+CALLS = Histogram("gymnast_call_seconds", "Time of finished calls", ["method"])
+STREAMS = Gauge("gymnast_open_streams", "Streams open now", ["method"])
+ERRORS = Counter("gymnast_refused_calls", "Calls refused, by error", ["method", "error"])
+EPISODES = Counter("gymnast_episodes", "Episodes by what became of them", ["state"])
+BYTES = Counter("gymnast_episode_bytes", "Bytes of committed episodes")
+
+
+def serve(port: int) -> int:
+    """Answer scrapes on 127.0.0.1; returns the port."""
+    server, _ = start_http_server(port, addr="127.0.0.1")
+    return int(server.server_port)

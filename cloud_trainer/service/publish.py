@@ -1,0 +1,147 @@
+"""Checkpoints out: check, store, number, sign, offer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.store.protocols import BlobStore, CheckpointRow, MetaStore, ReleaseRow
+from gymnast_core.episodes.durable import sync_file
+from gymnast_core.episodes.spool import file_digest
+from gymnast_core.manifest import Manifest, read_checkpoint
+from gymnast_core.signing import EVERY_ROBOT, SECOND_NS, Release, SignedDocument, SigningKey
+from gymnast_core.weights import check_safetensors
+from gymnast_core.wire.errors import NotFoundError
+
+LOG = logging.getLogger(__name__)
+_LINEAGE_KEYS = {
+    "episodes": "episode",
+    "episode_ids": "episode",
+    "world_model": "world_model",
+    "judge": "judge",
+    "policy": "policy",
+    "audit": "audit",
+    "job": "job",
+}
+
+
+def lineage_of(manifest: Manifest) -> list[tuple[str, str]]:
+    """(kind, id) of everything a manifest says it was made from."""
+    found = [("parent", parent) for parent in manifest.parents]
+    for key, kind in _LINEAGE_KEYS.items():
+        value = manifest.lineage.get(key)
+        values = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+        found += [(kind, item) for item in values if isinstance(item, str)]
+    return found
+
+
+class Publisher:
+    """Signs and stores releases; watchers wait here.
+
+    Args:
+        blobs: where weights go.
+        meta: the catalogue.
+        key: signs releases.
+        staging: folder for copies under way.
+        valid_s: default life of a release.
+    """
+
+    def __init__(self, blobs: BlobStore, meta: MetaStore, key: SigningKey, staging: Path, *, valid_s: int) -> None:
+        self._blobs, self._meta, self._key, self._valid_s = blobs, meta, key, valid_s
+        self._staging = staging
+        self._changed = threading.Condition()
+        self._signing = threading.Lock()
+        staging.mkdir(parents=True, exist_ok=True)
+
+    def publish(
+        self, folder: Path, *, robots: Sequence[str] = (EVERY_ROBOT,), valid_s: int | None = None
+    ) -> tuple[Release, SignedDocument]:
+        """Publish a checkpoint folder (gymnast_core.manifest); it is copied, the folder stays as it is.
+
+        Args:
+            folder: with weights.safetensors and manifest.json.
+            robots: which robots get it; "*" is every one.
+            valid_s: how long it may be installed.
+
+        Returns:
+            The release and its signed form.
+
+        Raises:
+            CheckpointError: the folder is no intact checkpoint, or its weights are no safetensors.
+            IdReusedError: the id is taken by other weights.
+            DiskFullError: no space.
+        """
+        manifest, weights = read_checkpoint(folder)
+        check_safetensors(memoryview(weights))
+        copy = self._staging / f"publish-{manifest.id}-{threading.get_ident()}"
+        copy.write_bytes(weights)
+        sync_file(copy)
+        return self.publish_file(manifest, copy, robots=robots, valid_s=valid_s)
+
+    def publish_file(
+        self, manifest: Manifest, weights: Path, *, robots: Sequence[str], valid_s: int | None = None
+    ) -> tuple[Release, SignedDocument]:
+        """Publish a durable, checked weights file, which is consumed; see publish()."""
+        digest, size = file_digest(weights), weights.stat().st_size
+        self._blobs.put_file(weights, digest)
+        row = CheckpointRow(manifest.id, manifest.kind, manifest.to_bytes(), digest, size, time.time_ns())
+        self._meta.add_checkpoint(row, lineage_of(manifest))
+        return self._release("release", row, robots, valid_s, "")
+
+    def rollback(self, checkpoint_id: str, *, robots: Sequence[str], reason: str) -> tuple[Release, SignedDocument]:
+        """Order robots back to a checkpoint that was published before.
+
+        Raises:
+            NotFoundError: it never was.
+        """
+        row = self._meta.checkpoint(checkpoint_id)
+        if row is None:
+            raise NotFoundError(f"checkpoint {checkpoint_id!r} was never published here")
+        return self._release("rollback", row, robots or (EVERY_ROBOT,), None, reason)
+
+    def watch(self, after: int, wait_s: float) -> list[ReleaseRow]:
+        """Releases with a higher sequence; waits a while for one when there is none."""
+        rows = self._meta.releases(after)
+        if not rows:
+            with self._changed:
+                self._changed.wait(wait_s)
+            rows = self._meta.releases(after)
+        return rows
+
+    def wake(self) -> None:
+        """Let waiting watchers look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _release(
+        self, kind: Any, row: CheckpointRow, robots: Sequence[str], valid_s: int | None, reason: str
+    ) -> tuple[Release, SignedDocument]:
+        manifest: Mapping[str, Any] = json.loads(row.manifest)
+        with self._signing:  # so that sequences become visible in order
+            now = time.time_ns()
+            release = Release(
+                kind=kind,
+                sequence=self._meta.next_release_sequence(),
+                checkpoint_id=row.checkpoint_id,
+                manifest=manifest,
+                weights_digest=row.weights_digest,
+                weights_size=row.weights_size,
+                published_ns=now,
+                expires_ns=now + (valid_s or self._valid_s) * SECOND_NS,
+                robots=tuple(robots),
+                reason=reason,
+            )
+            signed = self._key.sign(release.to_bytes())
+            self._meta.add_release(
+                ReleaseRow(release.sequence, row.checkpoint_id, signed.payload, signed.key_id, signed.signature)
+            )
+        LOG.info(
+            "published checkpoint=%s kind=%s sequence=%d robots=%s", row.checkpoint_id, kind, release.sequence, robots
+        )
+        self.wake()
+        return release, signed

@@ -1,0 +1,313 @@
+"""Puts the service together, starts and stops it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+from blake3 import blake3
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cloud_trainer.service import metrics
+from cloud_trainer.service.auth import GuardInterceptor, StreamSlots, authorise, peer_from
+from cloud_trainer.service.config import ServiceConfig
+from cloud_trainer.service.enroll import create_authority, ensure_server_identity, release_key
+from cloud_trainer.service.ingest import Ingest
+from cloud_trainer.service.publish import Publisher
+from cloud_trainer.service.servicers import JobServicer, Stopping, TrajectoryServicer, WeightsServicer
+from cloud_trainer.service.validation import Validator
+from cloud_trainer.service.worker import JobContext, Runner, Workers
+from cloud_trainer.store import open_blobs
+from cloud_trainer.store.database import Database
+from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.protocols import JobRow
+from cloud_trainer.store.sql_jobs import SqlJobStore
+from cloud_trainer.store.sql_meta import SqlMetaStore
+from gymnast_core.episodes.durable import write_durably
+from gymnast_core.errors import CorruptError, GymnastError, StorageError
+from gymnast_core.wire.channel import ERROR_KEY, KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, REQUEST_ID_KEY
+from gymnast_core.wire.codec import MAX_MESSAGE_BYTES, decode_upload, encode_blob
+from gymnast_core.wire.errors import wire_error
+from gymnast_core.wire.gymnast.v1 import jobs_pb2, policy_pb2, trajectories_pb2, weights_pb2
+from gymnast_core.wire.identity import Identity
+
+LOG = logging.getLogger(__name__)
+_STOP_GRACE_S = 10.0
+_SERVICES = {
+    "TrajectoryService": trajectories_pb2,
+    "WeightsService": weights_pb2,
+    "JobService": jobs_pb2,
+    "PolicyService": policy_pb2,
+}
+_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
+    ("grpc.http2.max_ping_strikes", 4),
+    ("grpc.so_reuseport", 0),
+)
+
+
+def _lenient_upload(data: bytes) -> Any:
+    """A message nobody understands becomes an error with a name, not a broken stream."""
+    try:
+        return decode_upload(data)
+    except CorruptError as error:
+        return error
+
+
+_DECODERS: dict[str, Callable[[bytes], Any]] = {"/gymnast.v1.TrajectoryService/Upload": _lenient_upload}
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {"/gymnast.v1.WeightsService/Fetch": encode_blob}
+
+
+def _encode(message: Message) -> bytes:
+    return bytes(message.SerializeToString())
+
+
+class Service:
+    """The trainer's side of the bridge.
+
+    Args:
+        config: where and how.
+        runner: does jobs in this process's worker threads; None leaves them to trainers that claim them over the wire.
+        policy: a servicer for PolicyService, where this machine runs policies for robots.
+    """
+
+    def __init__(self, config: ServiceConfig, runner: Runner | None = None, policy: Any = None) -> None:
+        self.config = config
+        folder = config.folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.authority = folder / "ca"
+        create_authority(self.authority)
+        self._database = Database(config.database_url or f"sqlite:///{folder / 'store.db'}")
+        self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
+        self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
+        self.validator = Validator(self.blobs, self.meta)
+        self.episodes = EpisodeCatalogue(self.meta, self.blobs, None, self.validator.settle)
+        staging = folder / "staging"
+        self.ingest = Ingest(
+            staging, self.blobs, self.meta, config.limits, on_commit=lambda rows: self.validator.wake()
+        )
+        self.publisher = Publisher(
+            self.blobs, self.meta, release_key(self.authority), staging, valid_s=config.release_valid_s
+        )
+        self._stopping = Stopping()
+        self._wake = threading.Event()
+        name = f"local-{blake3(str(folder.resolve()).encode()).hexdigest()[:8]}"
+        self._workers = Workers(self.jobs, runner, self._context, config.workers, name) if runner else None
+        self._server = self._build(staging, policy)
+        self.address = ""
+
+    def start(self) -> str:
+        """Listen; returns the bound host:port, and writes it to config.port_file."""
+        target = f"{self.config.host}:{self.config.port}"
+        if self.config.insecure:
+            LOG.warning("insecure_port host=%s: anybody who can reach it is admin", self.config.host)
+            port = self._server.add_insecure_port(target)
+        else:
+            port = self._server.add_secure_port(target, self._credentials())
+        self.address = f"{self.config.host}:{port}"
+        self._server.start()
+        self.validator.start()
+        if self._workers:
+            self._workers.start()
+        self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        if self.config.metrics_port is not None:
+            metrics.serve(self.config.metrics_port)
+        if self.config.port_file is not None:
+            write_durably(self.config.port_file, self.address.encode())
+        LOG.info("serving address=%s folder=%s", self.address, self.config.folder)
+        return self.address
+
+    def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
+        """Refuse new work, finish or persist what is under way, close the stores."""
+        self._health.enter_graceful_shutdown()
+        self._stopping.set()
+        self.publisher.wake()
+        self._server.stop(grace_s).wait(grace_s + 1)
+        if self._workers:
+            self._workers.stop(grace_s)
+        self.ingest.close()
+        self.validator.stop()
+        self.meta.close()
+        LOG.info("stopped address=%s", self.address)
+
+    def __enter__(self) -> Service:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def _context(self, job: JobRow, stop: threading.Event) -> JobContext:
+        episodes = EpisodeCatalogue(self.meta, self.blobs, job.tenant, self.validator.settle)
+        folder = self.config.folder / "jobs" / job.job_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return JobContext(job, episodes, self.blobs, self.meta, self.publisher, folder, self.jobs, stop)
+
+    def _credentials(self) -> grpc.ServerCredentials:
+        """Certificates that are read again when the files change: rotation without downtime."""
+        out = ensure_server_identity(self.authority, self.config.folder / "server", self.config.names)
+        seen = Identity.load(out).fingerprint()
+
+        def configuration(identity: Identity) -> Any:
+            pair = ((identity.key, identity.certificate),)
+            return grpc.ssl_server_certificate_configuration(pair, identity.authority)
+
+        def rotated() -> Any:
+            nonlocal seen
+            try:
+                identity = Identity.load(out)
+                if identity.fingerprint() == seen:
+                    return None
+                seen = identity.fingerprint()
+                LOG.info("certificate_rotated folder=%s", out)
+                return configuration(identity)
+            except (GymnastError, OSError) as error:
+                LOG.error("certificate_not_reloaded error=%s", error)
+                return None
+
+        return grpc.dynamic_ssl_server_credentials(
+            configuration(Identity.load(out)), rotated, require_client_authentication=True
+        )
+
+    def _build(self, staging: Path, policy: Any) -> grpc.Server:
+        limits = self.config.limits
+        slots = StreamSlots(limits.streams_per_peer)
+        wake = self._workers._wake if self._workers else self._wake
+        servicers = {
+            "TrajectoryService": TrajectoryServicer(self.ingest, self.meta, slots, limits, self._stopping),
+            "WeightsService": WeightsServicer(
+                self.publisher, self.meta, self.blobs, slots, limits, self._stopping, staging
+            ),
+            "JobService": JobServicer(self.jobs, slots, limits, self._stopping, wake),
+        }
+        if policy is not None:
+            servicers["PolicyService"] = policy
+        pool = ThreadPoolExecutor(self.config.threads, thread_name_prefix="call")
+        server = grpc.server(pool, options=_OPTIONS, interceptors=(GuardInterceptor(self._guard),))
+        names = []
+        for short, servicer in servicers.items():
+            name = f"gymnast.v1.{short}"
+            names.append(name)
+            handlers = method_handlers(short, servicer)
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
+    def _guard(self, method: str, handler: Any) -> Any:
+        """Put identity, roles, request id, metrics and error translation in front of one method."""
+        ours = method.startswith("/gymnast.v1.")
+        behaviour = next(getattr(handler, kind) for kind in _KINDS.values() if getattr(handler, kind) is not None)
+        kind = _KINDS[(handler.request_streaming, handler.response_streaming)]
+
+        def call(request: Any, context: Any) -> Any:
+            peer = authorise(method, peer_from(context, insecure=self.config.insecure))
+            return behaviour(request, peer, context) if ours else behaviour(request, context)
+
+        guarded = _guarded_stream(method, call) if handler.response_streaming else _guarded_call(method, call)
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(
+            guarded,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+_KINDS = {
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
+
+
+def method_handlers(service: str, servicer: Any) -> dict[str, Any]:
+    """Return a handler for every method a service's .proto declares: the servicer's method of the same name."""
+    descriptor = _SERVICES[service].DESCRIPTOR.services_by_name[service]
+    handlers = {}
+    for method in descriptor.methods:
+        path = f"/{descriptor.full_name}/{method.name}"
+        kind = _KINDS[(method.client_streaming, method.server_streaming)]
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        handlers[method.name] = make(
+            getattr(servicer, method.name),
+            request_deserializer=_DECODERS.get(path, GetMessageClass(method.input_type).FromString),
+            response_serializer=_ENCODERS.get(path, _encode),
+        )
+    return handlers
+
+
+def _guarded_call(method: str, call: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def guarded(request: Any, context: Any) -> Any:
+        request_id, started = _begin(context)
+        try:
+            return call(request, context)
+        except (GymnastError, OSError) as error:
+            _abort(method, error, request_id, context)
+        finally:
+            metrics.CALLS.labels(method).observe(time.monotonic() - started)
+
+    return guarded
+
+
+def _guarded_stream(method: str, call: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Iterator[Any]]:
+    def guarded(request: Any, context: Any) -> Iterator[Any]:
+        request_id, started = _begin(context)
+        metrics.STREAMS.labels(method).inc()
+        try:
+            yield from call(request, context)
+        except (GymnastError, OSError) as error:
+            _abort(method, error, request_id, context)
+        finally:
+            metrics.STREAMS.labels(method).dec()
+            metrics.CALLS.labels(method).observe(time.monotonic() - started)
+
+    return guarded
+
+
+def _begin(context: Any) -> tuple[str, float]:
+    given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, "")
+    request_id = given if isinstance(given, str) and given.isalnum() and len(given) <= 32 else uuid.uuid4().hex
+    return request_id, time.monotonic()
+
+
+def _abort(method: str, error: Exception, request_id: str, context: Any) -> None:
+    """Tell the caller the name and the public text; the log gets the rest under the request id."""
+    domain = error if isinstance(error, GymnastError) else StorageError("the service's disk failed")
+    name, status, _ = wire_error(domain)
+    public = str(domain) if not isinstance(domain, StorageError) or name != "ServerFaultError" else "see the log"
+    metrics.ERRORS.labels(method, name).inc()
+    LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s", method, request_id, name, error)
+    context.set_trailing_metadata(((ERROR_KEY, name), (REQUEST_ID_KEY, request_id)))
+    context.abort(getattr(grpc.StatusCode, status), f"{public} [{request_id}]")
+
+
+def serve(config: ServiceConfig, runner: Runner | None = None, policy: Any = None) -> int:
+    """Run the service until SIGTERM or SIGINT; returns the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Service(config, runner, policy):
+        stop.wait()
+    return 0

@@ -1,0 +1,331 @@
+"""gRPC in and out: messages to calls, errors to status codes, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.service.auth import StreamSlots
+from cloud_trainer.service.config import Limits
+from cloud_trainer.service.ingest import Ingest
+from cloud_trainer.service.publish import Publisher
+from cloud_trainer.service.session import UploadSession
+from cloud_trainer.service.upload_weights import receive_checkpoint
+from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.protocols import (
+    FINAL_STATES,
+    BlobStore,
+    EpisodeRow,
+    JobEvent,
+    JobRow,
+    JobStore,
+    MetaStore,
+    ReleaseRow,
+)
+from gymnast_core.errors import ContractError, GymnastError
+from gymnast_core.signing import EVERY_ROBOT
+from gymnast_core.types import Outcome
+from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c
+from gymnast_core.wire.errors import (
+    BusyError,
+    IdleStreamError,
+    InvalidMessageError,
+    NotFoundError,
+    NotPermittedError,
+    QuotaError,
+    TooLargeError,
+)
+from gymnast_core.wire.gymnast.v1 import jobs_pb2, trajectories_pb2, weights_pb2
+from gymnast_core.wire.identity import Peer
+
+LOG = logging.getLogger(__name__)
+_POLL_S = 0.2
+_DRAIN_S = 20.0
+_PAGE = 500
+
+
+def json_field(text: str, limits: Limits) -> dict[str, Any]:
+    """Parse a JSON object of a message.
+
+    Raises:
+        TooLargeError: longer than the limit.
+        InvalidMessageError: no JSON object.
+    """
+    if len(text) > limits.json_bytes:
+        raise TooLargeError(f"a JSON document of {len(text)} characters; at most {limits.json_bytes} are accepted")
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessageError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidMessageError(f"expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+class Stopping:
+    """Tells long calls that the service is going down."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Begin to stop."""
+        self._event.set()
+
+    def check(self) -> None:
+        """Raise BusyError once the service is stopping."""
+        if self._event.is_set():
+            raise BusyError("the service is stopping; connect again later")
+
+
+class TrajectoryServicer:
+    """Episodes."""
+
+    def __init__(self, ingest: Ingest, meta: MetaStore, slots: StreamSlots, limits: Limits, stopping: Stopping) -> None:
+        self._ingest, self._meta, self._slots, self._limits, self._stopping = ingest, meta, slots, limits, stopping
+
+    def Upload(self, requests: Iterator[Any], peer: Peer, context: Any) -> Iterator[trajectories_pb2.UploadReply]:
+        """A reader thread feeds the session; this generator sends what it answers."""
+        self._stopping.check()
+        replies: queue.SimpleQueue[trajectories_pb2.UploadReply | GymnastError | None] = queue.SimpleQueue()
+        with self._slots.slot(peer, "upload"):
+            session = UploadSession(self._ingest, peer, replies.put)
+            reader = threading.Thread(target=self._read, args=(requests, session, replies), daemon=True)
+            reader.start()
+            try:
+                yield from self._answer(session, replies)
+            finally:
+                context.cancel()  # frees a reader that waits for a message
+                reader.join(_DRAIN_S)
+
+    def _read(self, requests: Iterator[Any], session: UploadSession, replies: Any) -> None:
+        try:
+            for request in requests:
+                session.handle(request)
+        except GymnastError as error:
+            replies.put(error)
+        except Exception as error:  # noqa: BLE001  # gRPC's own, when the peer goes away
+            LOG.info("upload_stream_ended reason=%s", type(error).__name__)
+        finally:
+            session.finish(_DRAIN_S)
+            replies.put(None)
+
+    def _answer(self, session: UploadSession, replies: Any) -> Iterator[trajectories_pb2.UploadReply]:
+        while True:
+            try:
+                reply = replies.get(timeout=1.0)
+            except queue.Empty:
+                self._stopping.check()
+                if time.monotonic() - session.last_message > self._limits.idle_stream_s:
+                    idle_s = self._limits.idle_stream_s
+                    raise IdleStreamError(f"nothing came for {idle_s} s; open the stream again") from None
+                continue
+            if reply is None:
+                return
+            if isinstance(reply, GymnastError):
+                raise reply
+            yield reply
+
+    def ListEpisodes(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.ListEpisodesReply:
+        """A page."""
+        rows = self._meta.episodes(
+            tenant=peer.tenant,
+            after=request.after_sequence,
+            limit=min(request.limit or _PAGE, _PAGE),
+            states=[request.state] if request.state else None,
+            robot=request.robot or None,
+        )
+        return trajectories_pb2.ListEpisodesReply(episodes=[_episode(row) for row in rows])
+
+    def LabelEpisode(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.Episode:
+        """Set a label; who gave it comes from the certificate."""
+        try:
+            outcome = Outcome(request.outcome)
+        except ValueError as error:
+            raise InvalidMessageError(
+                f"outcome {request.outcome[:40]!r} is none of {[o.value for o in Outcome]}"
+            ) from error
+        catalogue = EpisodeCatalogue(self._meta, _NO_BLOBS, peer.tenant)
+        return _episode(catalogue.label(request.episode_id, outcome, f"{peer.role}:{peer.name}"))
+
+
+class WeightsServicer:
+    """Checkpoints."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        meta: MetaStore,
+        blobs: BlobStore,
+        slots: StreamSlots,
+        limits: Limits,
+        stopping: Stopping,
+        staging: Path,
+    ) -> None:
+        self._publisher, self._meta, self._blobs = publisher, meta, blobs
+        self._slots, self._limits, self._stopping, self._staging = slots, limits, stopping, staging
+
+    def Publish(self, requests: Iterator[Any], peer: Peer, context: Any) -> weights_pb2.SignedRelease:
+        """Receive, check and offer a checkpoint."""
+        with self._slots.slot(peer, "publish"):
+            manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
+        robots = tuple(opening.robots) or (EVERY_ROBOT,)
+        valid_s = opening.valid_for_s or None
+        _, signed = self._publisher.publish_file(manifest, weights, robots=robots, valid_s=valid_s)
+        return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
+
+    def Watch(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.SignedRelease]:
+        """Releases for this peer, old and new."""
+        after = request.after_sequence
+        with self._slots.slot(peer, "watch"):
+            while context.is_active():
+                self._stopping.check()
+                for row in self._publisher.watch(after, 1.0):
+                    after = row.sequence
+                    if _for_peer(row, peer):
+                        yield _release(row)
+
+    def ListReleases(self, request: Any, peer: Peer, context: Any) -> weights_pb2.ListReleasesReply:
+        """A page."""
+        rows = self._meta.releases(request.after_sequence, min(request.limit or _PAGE, _PAGE))
+        return weights_pb2.ListReleasesReply(releases=[_release(row) for row in rows if _for_peer(row, peer)])
+
+    def Fetch(self, request: Any, peer: Peer, context: Any) -> Iterator[Chunk]:
+        """A range of a blob that some checkpoint or delta consists of."""
+        size = self._blobs.size(request.digest)
+        end = min(size, request.offset + request.length) if request.length else size
+        if request.offset > size:
+            raise InvalidMessageError(f"offset {request.offset} is beyond the blob's {size} bytes")
+        with self._slots.slot(peer, "fetch"):
+            at = request.offset
+            while at < end:
+                self._stopping.check()
+                data = self._blobs.read(request.digest, at, min(CHUNK_BYTES, end - at))
+                yield Chunk(0, at, crc32c(data), data)
+                at += len(data)
+
+    def Rollback(self, request: Any, peer: Peer, context: Any) -> weights_pb2.SignedRelease:
+        """Order robots back."""
+        reason = f"{request.reason} (by {peer.name})"
+        _, signed = self._publisher.rollback(request.checkpoint_id, robots=tuple(request.robots), reason=reason)
+        return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
+
+
+class JobServicer:
+    """Jobs."""
+
+    def __init__(
+        self, jobs: JobStore, slots: StreamSlots, limits: Limits, stopping: Stopping, wake: threading.Event
+    ) -> None:
+        self._jobs, self._slots, self._limits, self._stopping, self._wake = jobs, slots, limits, stopping, wake
+
+    def Submit(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
+        """Create, or find the one with the same key."""
+        if not 0 < len(request.kind) <= 64 or not 0 < len(request.idempotency_key) <= 128:
+            raise InvalidMessageError("a job needs a kind (1..64 characters) and an idempotency key (1..128)")
+        spec = json_field(request.spec_json, self._limits)
+        if len(self._jobs.list(peer.tenant, self._limits.waiting_jobs, "waiting")) >= self._limits.waiting_jobs:
+            raise QuotaError(f"tenant {peer.tenant!r} has {self._limits.waiting_jobs} jobs waiting; let some run first")
+        row = self._jobs.submit(peer.tenant, request.kind, spec, request.idempotency_key, peer.name)
+        self._wake.set()
+        return _job(row)
+
+    def Get(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
+        """One job."""
+        return _job(self._jobs.get(request.job_id, peer.tenant))
+
+    def List(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.ListJobsReply:
+        """Newest first."""
+        rows = self._jobs.list(peer.tenant, min(request.limit or _PAGE, _PAGE), request.state or None)
+        return jobs_pb2.ListJobsReply(jobs=[_job(row) for row in rows])
+
+    def Cancel(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
+        """Stop it; robots may cancel what they submitted."""
+        row = self._jobs.get(request.job_id, peer.tenant)
+        if peer.role == "robot" and row.submitted_by != peer.name:
+            raise NotPermittedError(f"job {row.job_id} was submitted by {row.submitted_by!r}")
+        return _job(self._jobs.request_cancel(request.job_id, peer.tenant))
+
+    def Events(self, request: Any, peer: Peer, context: Any) -> Iterator[jobs_pb2.JobEvent]:
+        """Replay from a sequence number, then follow until the job has ended."""
+        after = request.after_sequence
+        self._jobs.get(request.job_id, peer.tenant)
+        with self._slots.slot(peer, "events"):
+            while context.is_active():
+                self._stopping.check()
+                ended = self._jobs.get(request.job_id, peer.tenant).state in FINAL_STATES
+                events = self._jobs.events(request.job_id, after)
+                for event in events:
+                    after = event.sequence
+                    yield _event(event)
+                if ended and not events:
+                    return
+                if not events:
+                    time.sleep(_POLL_S)
+
+    def Claim(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
+        """For trainers in other processes: take a job, or an empty one."""
+        self._jobs.requeue_lost()
+        row = self._jobs.claim(f"remote-{peer.name}", list(request.kinds), float(request.lease_s or 60))
+        return _job(row) if row else jobs_pb2.Job()
+
+    def Report(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
+        """For trainers in other processes: events, the lease, the end."""
+        if not self._jobs.renew(request.job_id, f"remote-{peer.name}"):
+            raise NotFoundError(f"job {request.job_id[:80]!r} is not claimed by {peer.name!r}")
+        for event in request.events:
+            self._jobs.append(request.job_id, event.kind, json_field(event.data_json, self._limits))
+        if request.state:
+            if request.state not in FINAL_STATES:
+                raise InvalidMessageError(f"state {request.state[:40]!r} is none of {FINAL_STATES}")
+            result = json_field(request.result_json, self._limits)
+            return _job(self._jobs.finish(request.job_id, request.state, result, request.error))
+        return _job(self._jobs.get(request.job_id))
+
+
+class _NoBlobs:
+    """Stands where a catalogue is used for rows alone."""
+
+    def local_path(self, digest: str) -> Path:
+        raise ContractError(f"no file of {digest} is to be had here")
+
+
+_NO_BLOBS: Any = _NoBlobs()
+
+
+def _for_peer(row: ReleaseRow, peer: Peer) -> bool:
+    robots = json.loads(row.payload)["robots"]
+    return peer.role != "robot" or EVERY_ROBOT in robots or peer.name in robots
+
+
+def _release(row: ReleaseRow) -> weights_pb2.SignedRelease:
+    return weights_pb2.SignedRelease(payload=row.payload, key_id=row.key_id, signature=row.signature)
+
+
+def _episode(row: EpisodeRow) -> trajectories_pb2.Episode:
+    fields = {name: getattr(row, name) for name in _EPISODE_FIELDS}
+    return trajectories_pb2.Episode(**fields, metadata_json=json.dumps(dict(row.metadata)))
+
+
+def _job(row: JobRow) -> jobs_pb2.Job:
+    fields = {name: getattr(row, name) for name in _JOB_FIELDS}
+    return jobs_pb2.Job(**fields, spec_json=json.dumps(dict(row.spec)), result_json=json.dumps(dict(row.result)))
+
+
+def _event(event: JobEvent) -> jobs_pb2.JobEvent:
+    return jobs_pb2.JobEvent(
+        sequence=event.sequence, time_ns=event.time_ns, kind=event.kind, data_json=json.dumps(dict(event.data))
+    )
+
+
+_EPISODE_FIELDS = (
+    "sequence", "episode_id", "robot", "digest", "size", "state", "reason", "instruction", "outcome", "labelled_by",
+    "steps", "policy_version", "received_ns",
+)  # fmt: skip
+_JOB_FIELDS = ("job_id", "kind", "state", "submitted_by", "error", "cancel_requested", "created_ns", "last_event")

@@ -1,0 +1,82 @@
+"""Receives a checkpoint from a trainer and checks that it is one."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.service.config import Limits
+from gymnast_core.errors import CheckpointError
+from gymnast_core.manifest import Manifest
+from gymnast_core.weights import check_safetensors
+from gymnast_core.wire.codec import Chunk
+from gymnast_core.wire.errors import DigestError, InvalidMessageError, OffsetError, SizeError, TooLargeError
+
+
+def receive_checkpoint(requests: Iterator[Any], staging: Path, limits: Limits) -> tuple[Manifest, Path, Any]:
+    """Read a PublishRequest stream.
+
+    Returns:
+        The manifest, a durable file with the weights (the caller's to move or delete), and the opening message.
+
+    Raises:
+        InvalidMessageError: no opening first, or an unreadable manifest.
+        TooLargeError, SizeError, OffsetError, DigestError, ChunkCorruptError: the bytes are not what was announced.
+        NotSafetensorsError: they are no safetensors file.
+    """
+    first = next(iter(requests), None)
+    if first is None or first.WhichOneof("message") != "open":
+        raise InvalidMessageError("Publish must begin with an open message")
+    opening = first.open
+    if len(opening.manifest) > limits.json_bytes * 8:
+        raise TooLargeError(f"a manifest of {len(opening.manifest)} bytes")
+    try:
+        manifest = Manifest.from_bytes(opening.manifest)
+    except CheckpointError as error:
+        raise InvalidMessageError(str(error)) from error
+    if not isinstance(manifest.weights_bytes, int) or not 0 < manifest.weights_bytes <= limits.checkpoint_bytes:
+        raise TooLargeError(f"weights of {manifest.weights_bytes} bytes; 1 to {limits.checkpoint_bytes} are accepted")
+    path = staging / f"publish-{secrets.token_hex(8)}"
+    try:
+        _receive(requests, path, manifest)
+        _check(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return manifest, path, opening
+
+
+def _receive(requests: Iterator[Any], path: Path, manifest: Manifest) -> None:
+    digest = hashlib.sha256()
+    at = 0
+    with path.open("wb") as file:
+        for request in requests:
+            chunk = Chunk(0, request.chunk.offset, request.chunk.crc32c, request.chunk.data)
+            if chunk.offset != at:
+                raise OffsetError(f"chunk at {chunk.offset}, the file ends at {at}")
+            chunk.check()
+            at += len(chunk.data)
+            if at > manifest.weights_bytes:
+                raise SizeError(f"{at} bytes came, the manifest says {manifest.weights_bytes}")
+            file.write(chunk.data)
+            digest.update(chunk.data)
+        if at != manifest.weights_bytes:
+            raise SizeError(f"{at} bytes came, the manifest says {manifest.weights_bytes}")
+        if digest.hexdigest() != manifest.weights_sha256:
+            raise DigestError(f"weights have SHA-256 {digest.hexdigest()}, the manifest says {manifest.weights_sha256}")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check(path: Path) -> None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        try:
+            check_safetensors(view)
+        finally:
+            view.release()

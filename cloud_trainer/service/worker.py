@@ -1,0 +1,146 @@
+"""Runs jobs: claims them, hands them to a runner, writes down what it tells."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.service.publish import Publisher
+from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.protocols import BlobStore, JobRow, JobStore, MetaStore
+from gymnast_core.errors import GymnastError
+from gymnast_core.signing import Release
+
+LOG = logging.getLogger(__name__)
+_LEASE_S = 30.0
+_POLL_S = 0.25
+
+
+@dataclass
+class JobContext:
+    """What a runner may use.
+
+    Attributes:
+        job: what to do.
+        episodes: episodes of the job's tenant.
+        blobs: content-addressed bytes.
+        meta: the catalogue.
+        publisher: signs and offers checkpoints.
+        folder: scratch of this job; kept when it fails.
+    """
+
+    job: JobRow
+    episodes: EpisodeCatalogue
+    blobs: BlobStore
+    meta: MetaStore
+    publisher: Publisher
+    folder: Path
+    _jobs: JobStore
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def emit(self, kind: str, **data: Any) -> int:
+        """Tell watchers something; JSON values; returns the event's sequence. Thread safe."""
+        return self._jobs.append(self.job.job_id, kind, data)
+
+    def cancelled(self) -> bool:
+        """Whether the runner should stop soon: somebody cancelled the job, or the service is stopping."""
+        return self._stop.is_set() or self._jobs.get(self.job.job_id).cancel_requested
+
+    def publish(self, checkpoint: Path, **options: Any) -> Release:
+        """Offer a checkpoint folder to robots; see Publisher.publish."""
+        release, _ = self.publisher.publish(checkpoint, **options)
+        self.emit("published", checkpoint_id=release.checkpoint_id, sequence=release.sequence)
+        return release
+
+
+Runner = Callable[[JobContext], Mapping[str, Any]]
+"""Does one job and returns its result (JSON values); an exception fails the job."""
+
+
+class Workers:
+    """Threads that run jobs of this service's store.
+
+    Args:
+        jobs: the store.
+        runner: does one job.
+        context: makes a job's context.
+        count: jobs at once.
+        name: of this service, the same after a restart: what it was running is its to take up again.
+    """
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        runner: Runner,
+        context: Callable[[JobRow, threading.Event], JobContext],
+        count: int,
+        name: str,
+    ) -> None:
+        self._jobs, self._runner, self._context = jobs, runner, context
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._name = name
+        self._threads = [
+            threading.Thread(target=self._run, args=(f"{self._name}-{index}",), name=f"job-{index}", daemon=True)
+            for index in range(count)
+        ]
+
+    def start(self) -> None:
+        """Take back jobs that a former run of this service lost, and begin."""
+        for row in self._jobs.requeue_lost(worker=self._name):
+            LOG.warning("job_requeued job=%s state=%s attempts=%d", row.job_id, row.state, row.attempts)
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """There is a new job."""
+        self._wake.set()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ask runners to stop; a job that does not end in time is taken up again at the next start."""
+        self._stop.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def _run(self, worker: str) -> None:
+        while not self._stop.is_set():
+            try:
+                job = self._jobs.claim(worker, lease_s=_LEASE_S)
+            except GymnastError as error:
+                LOG.error("claim_failed worker=%s error=%s", worker, error)
+                job = None
+            if job is None:
+                self._wake.wait(_POLL_S)
+                self._wake.clear()
+                continue
+            self._do(job, worker)
+
+    def _do(self, job: JobRow, worker: str) -> None:
+        LOG.info("job_started job=%s kind=%s attempt=%d", job.job_id, job.kind, job.attempts)
+        context = self._context(job, self._stop)
+        done = threading.Event()
+        renewer = threading.Thread(target=self._renew, args=(job.job_id, worker, done), daemon=True)
+        renewer.start()
+        try:
+            result = dict(self._runner(context) or {})
+            asked = self._jobs.get(job.job_id).cancel_requested
+            if self._stop.is_set() and not asked:
+                return  # stopped half-way by a shutdown: stays claimed, and is taken up again at the next start
+            self._jobs.finish(job.job_id, "cancelled" if asked else "done", result)
+        except Exception as error:  # whatever a runner does wrong fails its job, not the service
+            LOG.exception("job_failed job=%s kind=%s", job.job_id, job.kind)
+            if not self._stop.is_set():
+                self._jobs.finish(job.job_id, "failed", {}, f"{type(error).__name__}: {error}")
+        finally:
+            done.set()
+            renewer.join()
+
+    def _renew(self, job_id: str, worker: str, done: threading.Event) -> None:
+        while not done.wait(_LEASE_S / 3):
+            if not self._jobs.renew(job_id, worker, _LEASE_S):
+                LOG.warning("job_claim_lost job=%s worker=%s", job_id, worker)
+                return

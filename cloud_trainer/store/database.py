@@ -1,0 +1,169 @@
+"""The tables, and one way to run a transaction on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.pool import StaticPool
+
+from gymnast_core.errors import StorageError
+
+_METADATA = sa.MetaData()
+_TEXT, _BIG = sa.Text, sa.BigInteger
+
+COUNTERS = sa.Table(
+    "counters", _METADATA, sa.Column("name", _TEXT, primary_key=True), sa.Column("value", _BIG, nullable=False)
+)
+EPISODES = sa.Table(
+    "episodes",
+    _METADATA,
+    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("tenant", _TEXT, nullable=False),
+    sa.Column("episode_id", _TEXT, nullable=False),
+    sa.Column("robot", _TEXT, nullable=False),
+    sa.Column("digest", _TEXT, nullable=False),
+    sa.Column("size", _BIG, nullable=False),
+    sa.Column("received_ns", _BIG, nullable=False),
+    sa.Column("state", _TEXT, nullable=False),
+    sa.Column("reason", _TEXT, nullable=False),
+    sa.Column("instruction", _TEXT, nullable=False),
+    sa.Column("outcome", _TEXT, nullable=False),
+    sa.Column("labelled_by", _TEXT, nullable=False),
+    sa.Column("steps", _BIG, nullable=False),
+    sa.Column("policy_version", _TEXT, nullable=False),
+    sa.Column("metadata", _TEXT, nullable=False),
+    sa.UniqueConstraint("tenant", "episode_id"),
+    sa.Index("episodes_by_state", "state", "sequence"),
+    sa.Index("episodes_by_robot", "tenant", "robot", "sequence"),
+    sa.Index("episodes_by_instruction", "tenant", "instruction", "sequence"),
+)
+USAGE = sa.Table(
+    "usage",
+    _METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("episodes", _BIG, nullable=False),
+    sa.Column("bytes", _BIG, nullable=False),
+)
+CHECKPOINTS = sa.Table(
+    "checkpoints",
+    _METADATA,
+    sa.Column("checkpoint_id", _TEXT, primary_key=True),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("manifest", sa.LargeBinary, nullable=False),
+    sa.Column("weights_digest", _TEXT, nullable=False),
+    sa.Column("weights_size", _BIG, nullable=False),
+    sa.Column("published_ns", _BIG, nullable=False, index=True),
+)
+RELEASES = sa.Table(
+    "releases",
+    _METADATA,
+    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("checkpoint_id", _TEXT, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("key_id", _TEXT, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
+LINEAGE = sa.Table(
+    "lineage",
+    _METADATA,
+    sa.Column("checkpoint_id", _TEXT, primary_key=True),
+    sa.Column("kind", _TEXT, primary_key=True),
+    sa.Column("source_id", _TEXT, primary_key=True),
+    sa.Index("lineage_by_source", "kind", "source_id"),
+)
+JOBS = sa.Table(
+    "jobs",
+    _METADATA,
+    sa.Column("job_id", _TEXT, primary_key=True),
+    sa.Column("tenant", _TEXT, nullable=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("spec", _TEXT, nullable=False),
+    sa.Column("idempotency_key", _TEXT, nullable=False),
+    sa.Column("state", _TEXT, nullable=False),
+    sa.Column("submitted_by", _TEXT, nullable=False),
+    sa.Column("result", _TEXT, nullable=False),
+    sa.Column("error", _TEXT, nullable=False),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("created_ns", _BIG, nullable=False),
+    sa.Column("last_event", _BIG, nullable=False),
+    sa.Column("attempts", _BIG, nullable=False),
+    sa.Column("worker", _TEXT, nullable=False),
+    sa.Column("lease_until_ns", _BIG, nullable=False),
+    sa.UniqueConstraint("tenant", "idempotency_key"),
+    sa.Index("jobs_by_state", "state", "created_ns"),
+)
+JOB_EVENTS = sa.Table(
+    "job_events",
+    _METADATA,
+    sa.Column("job_id", _TEXT, primary_key=True),
+    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("time_ns", _BIG, nullable=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("data", _TEXT, nullable=False),
+)
+
+
+class Database:
+    """A SQLAlchemy engine and its transactions.
+
+    SQLite gets one connection, used by one thread at a time: versions 3.7.0 to 3.51.2 may lose a write-ahead log that
+    two connections reset (sqlite.org, "The WAL-Reset Bug"). Every commit is flushed (synchronous FULL).
+
+    Args:
+        url: "sqlite:///path/to/file.db" or "postgresql+psycopg://user@host/database".
+    """
+
+    def __init__(self, url: str) -> None:
+        self.is_sqlite = url.startswith("sqlite")
+        self._lock = threading.RLock()
+        if self.is_sqlite:
+            self._engine = sa.create_engine(
+                url, poolclass=StaticPool, connect_args={"check_same_thread": False, "isolation_level": None}
+            )
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+            sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        else:
+            self._engine = sa.create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True)
+        try:
+            _METADATA.create_all(self._engine)
+        except sa.exc.SQLAlchemyError as error:
+            raise StorageError(f"cannot open the database {sa.make_url(url)!r}: {error}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """All or nothing, durable at the end.
+
+        Raises:
+            StorageError: the database failed; nothing was changed.
+        """
+        with self._lock if self.is_sqlite else threading.Lock():
+            try:
+                with self._engine.begin() as connection:
+                    yield connection
+            except sa.exc.SQLAlchemyError as error:
+                raise StorageError(f"database: {error}") from error
+
+    def insert_new(self, table: sa.Table, values: dict[str, Any]) -> Any:
+        """An INSERT that does nothing where the row exists."""
+        insert = sqlite.insert if self.is_sqlite else postgresql.insert
+        return insert(table).values(values).on_conflict_do_nothing()
+
+    def next_number(self, connection: sa.Connection, name: str) -> int:
+        """Count up; in PostgreSQL the row stays locked until the commit, so numbers become visible in order."""
+        connection.execute(self.insert_new(COUNTERS, {"name": name, "value": 0}))
+        counted = sa.update(COUNTERS).where(COUNTERS.c.name == name).values(value=COUNTERS.c.value + 1)
+        return int(connection.execute(counted.returning(COUNTERS.c.value)).scalar_one())
+
+    def close(self) -> None:
+        """Free connections; safe to call twice."""
+        self._engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}").close()

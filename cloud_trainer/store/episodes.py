@@ -1,0 +1,83 @@
+"""Episodes as trainers see them: rows with files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cloud_trainer.store.protocols import BlobStore, EpisodeRow, MetaStore
+from gymnast_core.episodes import read_episode
+from gymnast_core.types import Episode, Outcome
+from gymnast_core.wire.errors import NotFoundError
+
+_PAGE = 1000
+
+
+class EpisodeCatalogue:
+    """Valid episodes of a tenant (of all, when None).
+
+    Args:
+        meta: the catalogue.
+        blobs: the files.
+        tenant: whose.
+        settle: waits until what is committed has been validated; returns False when time is over.
+    """
+
+    def __init__(
+        self,
+        meta: MetaStore,
+        blobs: BlobStore,
+        tenant: str | None = None,
+        settle: Callable[[float], bool] = lambda timeout_s: True,
+    ) -> None:
+        self._meta, self._blobs, self._tenant = meta, blobs, tenant
+        self._settle = settle
+
+    def settle(self, timeout_s: float = 60.0) -> bool:
+        """Wait until everything committed so far is validated."""
+        return self._settle(timeout_s)
+
+    def list(
+        self,
+        *,
+        after: int = 0,
+        limit: int = _PAGE,
+        states: Sequence[str] = ("valid",),
+        robot: str | None = None,
+        instruction: str | None = None,
+    ) -> list[EpisodeRow]:
+        """A page of rows in order of arrival."""
+        return self._meta.episodes(
+            tenant=self._tenant, after=after, limit=limit, states=states, robot=robot, instruction=instruction
+        )
+
+    def all(self, *, after: int = 0, states: Sequence[str] = ("valid",)) -> Iterator[EpisodeRow]:
+        """Every row, page by page."""
+        while page := self.list(after=after, states=states):
+            yield from page
+            after = page[-1].sequence
+
+    def path(self, row: EpisodeRow) -> Path:
+        """The file, to be read only."""
+        return self._blobs.local_path(row.digest)
+
+    def read(
+        self, row: EpisodeRow, cameras: Sequence[str] | None = None, image_size: tuple[int, int] | None = None
+    ) -> Episode:
+        """The episode, with the catalogue's label (an operator may have corrected the file's)."""
+        episode = read_episode(self.path(row), cameras, image_size)
+        return replace(episode, outcome=Outcome(row.outcome), labelled_by=row.labelled_by)
+
+    def label(self, episode_id: str, outcome: Outcome, labelled_by: str, *, tenant: str | None = None) -> EpisodeRow:
+        """Set or correct a label.
+
+        Raises:
+            NotFoundError: no such episode.
+        """
+        row = self._meta.episode(tenant or self._tenant or "default", episode_id)
+        if row is None:
+            raise NotFoundError(f"there is no episode {episode_id!r}")
+        labelled = replace(row, outcome=outcome.value, labelled_by=labelled_by)
+        self._meta.update_episode(labelled)
+        return labelled

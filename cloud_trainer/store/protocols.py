@@ -1,0 +1,350 @@
+"""What the service keeps, as three protocols; tests/contracts/store_contract.py holds every implementation to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+EpisodeState = Literal["committed", "valid", "quarantined"]
+JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
+FINAL_STATES = ("done", "failed", "cancelled")
+AddResult = Literal["added", "duplicate", "conflict"]
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    """One episode in the catalogue.
+
+    Attributes:
+        sequence: position in the catalogue; rises with every commit.
+        tenant: whose it is.
+        episode_id: unique within the tenant, never reused.
+        robot: name in the certificate that sent it.
+        digest: hex BLAKE3 of the file: its address in the blob store.
+        size: bytes.
+        received_ns: wall clock of the commit.
+        state: committed (durable, not looked into), valid, or quarantined.
+        reason: why it is quarantined.
+        instruction: what the arm was asked to do.
+        outcome: label.
+        labelled_by: who gave it.
+        steps: T.
+        policy_version: the first one in the file.
+        metadata: the header's JSON values.
+    """
+
+    sequence: int
+    tenant: str
+    episode_id: str
+    robot: str
+    digest: str
+    size: int
+    received_ns: int
+    state: EpisodeState = "committed"
+    reason: str = ""
+    instruction: str = ""
+    outcome: str = "unlabelled"
+    labelled_by: str = ""
+    steps: int = 0
+    policy_version: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReleaseRow:
+    """One signed release.
+
+    Attributes:
+        sequence: as signed.
+        checkpoint_id: what it releases.
+        payload: canonical JSON.
+        key_id: who signed.
+        signature: Ed25519.
+    """
+
+    sequence: int
+    checkpoint_id: str
+    payload: bytes
+    key_id: str
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """One published checkpoint.
+
+    Attributes:
+        checkpoint_id: from its content, never reused.
+        kind: policy, world_model or judge.
+        manifest: canonical JSON.
+        weights_digest: hex BLAKE3.
+        weights_size: bytes.
+        published_ns: wall clock.
+    """
+
+    checkpoint_id: str
+    kind: str
+    manifest: bytes
+    weights_digest: str
+    weights_size: int
+    published_ns: int
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One job.
+
+    Attributes:
+        job_id: never reused.
+        tenant: whose it is.
+        kind: what to do.
+        spec: JSON values.
+        state: where it is.
+        submitted_by: name in the certificate.
+        result: JSON values, when done.
+        error: why it failed.
+        cancel_requested: the runner should stop.
+        created_ns: wall clock.
+        last_event: sequence of its newest event.
+        attempts: how often it was claimed.
+    """
+
+    job_id: str
+    tenant: str
+    kind: str
+    spec: Mapping[str, Any]
+    state: JobState
+    submitted_by: str
+    result: Mapping[str, Any]
+    error: str
+    cancel_requested: bool
+    created_ns: int
+    last_event: int
+    attempts: int
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """One line of a job's story.
+
+    Attributes:
+        sequence: 1, 2, 3, ... within the job.
+        time_ns: wall clock.
+        kind: what happened: progress, log, state, ...
+        data: JSON values.
+    """
+
+    sequence: int
+    time_ns: int
+    kind: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a tenant has stored."""
+
+    episodes: int
+    bytes: int
+
+
+class BlobStore(Protocol):
+    """Immutable bytes, named by their BLAKE3 digest."""
+
+    def put_file(self, source: Path, digest: str) -> None:
+        """Take over a local file whose bytes have this digest and are durable; when it returns the blob is durable.
+
+        The source is consumed. Putting a blob that exists already changes nothing.
+
+        Raises:
+            DiskFullError: no space; the source is kept.
+        """
+        ...
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is there, whole."""
+        ...
+
+    def size(self, digest: str) -> int:
+        """Bytes.
+
+        Raises:
+            NotFoundError: no such blob.
+        """
+        ...
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """A range; shorter at the end of the blob.
+
+        Raises:
+            NotFoundError: no such blob.
+        """
+        ...
+
+    def local_path(self, digest: str) -> Path:
+        """A local file with the blob's bytes, to be read only; fetched and verified first where it is remote.
+
+        Raises:
+            NotFoundError: no such blob.
+            CorruptError: the fetched bytes do not have this digest.
+        """
+        ...
+
+    def digests(self) -> Iterator[str]:
+        """Every blob."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Space left where that is known."""
+        ...
+
+
+class MetaStore(Protocol):
+    """The catalogue: episodes, checkpoints, releases, lineage."""
+
+    def add_episodes(self, rows: Sequence[EpisodeRow]) -> list[AddResult]:
+        """Commit episodes in one transaction; row.sequence is assigned here.
+
+        Returns:
+            Per row: added, duplicate (same id, same digest), or conflict (same id, another digest; nothing changed).
+        """
+        ...
+
+    def episode(self, tenant: str, episode_id: str) -> EpisodeRow | None:
+        """One episode."""
+        ...
+
+    def episodes(
+        self,
+        *,
+        tenant: str | None = None,
+        after: int = 0,
+        limit: int = 1000,
+        states: Sequence[str] | None = None,
+        robot: str | None = None,
+        instruction: str | None = None,
+    ) -> list[EpisodeRow]:
+        """Episodes with a higher sequence, in order."""
+        ...
+
+    def update_episode(self, row: EpisodeRow) -> None:
+        """Write state, reason, label and description; id, digest, size and sequence never change.
+
+        Raises:
+            NotFoundError: no such episode.
+        """
+        ...
+
+    def usage(self, tenant: str) -> Usage:
+        """What a tenant has stored; costs the same at any number of episodes."""
+        ...
+
+    def next_release_sequence(self) -> int:
+        """A number higher than any given before, also after a crash."""
+        ...
+
+    def add_checkpoint(self, row: CheckpointRow, lineage: Sequence[tuple[str, str]]) -> bool:
+        """Register a checkpoint with what made it, as (kind, id) pairs; False when it was known already.
+
+        Raises:
+            IdReusedError: the id is known with other weights.
+        """
+        ...
+
+    def checkpoint(self, checkpoint_id: str) -> CheckpointRow | None:
+        """One checkpoint."""
+        ...
+
+    def checkpoints(self, kind: str | None = None, limit: int = 1000) -> list[CheckpointRow]:
+        """Published checkpoints, newest first."""
+        ...
+
+    def add_release(self, row: ReleaseRow) -> None:
+        """Register a signed release.
+
+        Raises:
+            IdReusedError: the sequence is taken.
+        """
+        ...
+
+    def releases(self, after: int = 0, limit: int = 1000) -> list[ReleaseRow]:
+        """Releases with a higher sequence, in order."""
+        ...
+
+    def made_from(self, checkpoint_id: str) -> list[tuple[str, str]]:
+        """(kind, id) of everything directly behind a checkpoint: episodes, parents, judge, world model."""
+        ...
+
+    def made_with(self, kind: str, source_id: str) -> list[str]:
+        """Checkpoints something went into directly."""
+        ...
+
+    def close(self) -> None:
+        """Free connections; safe to call twice."""
+        ...
+
+
+class JobStore(Protocol):
+    """Jobs and their events."""
+
+    def submit(self, tenant: str, kind: str, spec: Mapping[str, Any], key: str, submitted_by: str) -> JobRow:
+        """Create a job, or return the one this tenant created with the same key.
+
+        Raises:
+            IdReusedError: the key was used for another kind or spec.
+        """
+        ...
+
+    def get(self, job_id: str, tenant: str | None = None) -> JobRow:
+        """One job.
+
+        Raises:
+            NotFoundError: no such job, or another tenant's.
+        """
+        ...
+
+    def list(self, tenant: str | None = None, limit: int = 100, state: str | None = None) -> list[JobRow]:
+        """Jobs, newest first."""
+        ...
+
+    def request_cancel(self, job_id: str, tenant: str | None = None) -> JobRow:
+        """Cancel a waiting job at once, ask a running one to stop, leave an ended one alone.
+
+        Raises:
+            NotFoundError: see get().
+        """
+        ...
+
+    def claim(self, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
+        """Take the oldest waiting job (of these kinds, if any are given), or None."""
+        ...
+
+    def renew(self, job_id: str, worker: str, lease_s: float = 60.0) -> bool:
+        """Keep a claim; False when it was lost."""
+        ...
+
+    def append(self, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
+        """Add an event and return its sequence.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        ...
+
+    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
+        """Events with a higher sequence, in order."""
+        ...
+
+    def finish(self, job_id: str, state: JobState, result: Mapping[str, Any] | None = None, error: str = "") -> JobRow:
+        """End a job, with a last event of kind "state"; an ended job stays as it is.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        ...
+
+    def requeue_lost(self, *, max_attempts: int = 3, worker: str | None = None) -> Sequence[JobRow]:
+        """Put running jobs back whose lease ran out, or whose worker's name starts so; fail those out of attempts."""
+        ...

@@ -1,0 +1,172 @@
+"""Jobs and their events in SQL."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from cloud_trainer.store.database import JOB_EVENTS, JOBS, Database
+from cloud_trainer.store.protocols import FINAL_STATES, JobEvent, JobRow, JobState
+from gymnast_core.manifest import canonical_json
+from gymnast_core.wire.errors import IdReusedError, NotFoundError
+
+_SECOND_NS = 1_000_000_000
+_SHOWN = [JOBS.c[name] for name in JobRow.__dataclass_fields__]
+
+
+class SqlJobStore:
+    """A JobStore on SQLite or PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def submit(self, tenant: str, kind: str, spec: Mapping[str, Any], key: str, submitted_by: str) -> JobRow:
+        """See JobStore."""
+        text = canonical_json(dict(spec)).decode()
+        values: dict[str, Any] = {
+            "job_id": f"job-{secrets.token_hex(8)}", "tenant": tenant, "kind": kind, "spec": text,
+            "idempotency_key": key, "state": "waiting", "submitted_by": submitted_by, "result": "{}", "error": "",
+            "cancel_requested": False, "created_ns": time.time_ns(), "last_event": 0, "attempts": 0, "worker": "",
+            "lease_until_ns": 0,
+        }  # fmt: skip
+        with self._database.transaction() as connection:
+            if connection.execute(self._database.insert_new(JOBS, values)).rowcount:
+                self._append(connection, values["job_id"], "state", {"state": "waiting"})
+            same = (JOBS.c.tenant == tenant) & (JOBS.c.idempotency_key == key)
+            row = _job(connection.execute(sa.select(*_SHOWN).where(same)).mappings().one())
+        if row.kind != kind or canonical_json(dict(row.spec)).decode() != text:
+            raise IdReusedError(f"key {key!r} was used for job {row.job_id} of kind {row.kind!r} with another spec")
+        return row
+
+    def get(self, job_id: str, tenant: str | None = None) -> JobRow:
+        """See JobStore."""
+        with self._database.transaction() as connection:
+            return self._get(connection, job_id, tenant)
+
+    def list(self, tenant: str | None = None, limit: int = 100, state: str | None = None) -> list[JobRow]:
+        """See JobStore."""
+        query = sa.select(*_SHOWN).order_by(JOBS.c.created_ns.desc(), JOBS.c.job_id).limit(limit)
+        if tenant is not None:
+            query = query.where(JOBS.c.tenant == tenant)
+        if state is not None:
+            query = query.where(JOBS.c.state == state)
+        with self._database.transaction() as connection:
+            return [_job(row) for row in connection.execute(query).mappings()]
+
+    def request_cancel(self, job_id: str, tenant: str | None = None) -> JobRow:
+        """See JobStore."""
+        with self._database.transaction() as connection:
+            row = self._get(connection, job_id, tenant, lock=True)
+            if row.state == "waiting":
+                self._end(connection, job_id, "cancelled", {}, "")
+            elif row.state == "running" and not row.cancel_requested:
+                connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job_id).values(cancel_requested=True))
+                self._append(connection, job_id, "cancel_requested", {})
+            return self._get(connection, job_id, tenant)
+
+    def claim(self, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
+        """See JobStore."""
+        waiting = sa.select(JOBS.c.job_id).where(JOBS.c.state == "waiting").order_by(JOBS.c.created_ns).limit(1)
+        if kinds:
+            waiting = waiting.where(JOBS.c.kind.in_(builtins.list(kinds)))
+        if not self._database.is_sqlite:
+            waiting = waiting.with_for_update(skip_locked=True)
+        taken = {
+            "state": "running",
+            "worker": worker,
+            "attempts": JOBS.c.attempts + 1,
+            "lease_until_ns": _until(lease_s),
+        }
+        with self._database.transaction() as connection:
+            job_id = connection.execute(waiting).scalar()
+            if job_id is None:
+                return None
+            connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job_id).values(taken))
+            self._append(connection, job_id, "state", {"state": "running", "worker": worker})
+            return self._get(connection, job_id, None)
+
+    def renew(self, job_id: str, worker: str, lease_s: float = 60.0) -> bool:
+        """See JobStore."""
+        mine = (JOBS.c.job_id == job_id) & (JOBS.c.worker == worker) & (JOBS.c.state == "running")
+        with self._database.transaction() as connection:
+            renewed = sa.update(JOBS).where(mine).values(lease_until_ns=_until(lease_s))
+            return bool(connection.execute(renewed).rowcount)
+
+    def append(self, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
+        """See JobStore."""
+        with self._database.transaction() as connection:
+            return self._append(connection, job_id, kind, data)
+
+    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
+        """See JobStore."""
+        mine = (JOB_EVENTS.c.job_id == job_id) & (JOB_EVENTS.c.sequence > after)
+        query = sa.select(JOB_EVENTS).where(mine).order_by(JOB_EVENTS.c.sequence).limit(limit)
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [JobEvent(row["sequence"], row["time_ns"], row["kind"], json.loads(row["data"])) for row in rows]
+
+    def finish(self, job_id: str, state: JobState, result: Mapping[str, Any] | None = None, error: str = "") -> JobRow:
+        """See JobStore."""
+        with self._database.transaction() as connection:
+            if self._get(connection, job_id, None, lock=True).state not in FINAL_STATES:
+                self._end(connection, job_id, state, result or {}, error)
+            return self._get(connection, job_id, None)
+
+    def requeue_lost(self, *, max_attempts: int = 3, worker: str | None = None) -> Sequence[JobRow]:
+        """See JobStore."""
+        lost = JOBS.c.lease_until_ns < time.time_ns()
+        if worker is not None:
+            lost = lost | JOBS.c.worker.startswith(worker, autoescape=True)
+        query = sa.select(*_SHOWN).where((JOBS.c.state == "running") & lost)
+        moved = []
+        with self._database.transaction() as connection:
+            for row in [_job(found) for found in connection.execute(query).mappings()]:
+                if row.cancel_requested:
+                    self._end(connection, row.job_id, "cancelled", {}, "its worker was lost after a cancel request")
+                elif row.attempts >= max_attempts:
+                    self._end(connection, row.job_id, "failed", {}, f"lost its worker {row.attempts} times")
+                else:
+                    back = sa.update(JOBS).where(JOBS.c.job_id == row.job_id).values(state="waiting", worker="")
+                    connection.execute(back)
+                    self._append(connection, row.job_id, "state", {"state": "waiting", "reason": "worker lost"})
+                moved.append(self._get(connection, row.job_id, None))
+        return moved
+
+    def _get(self, connection: sa.Connection, job_id: str, tenant: str | None, *, lock: bool = False) -> JobRow:
+        query = sa.select(*_SHOWN).where(JOBS.c.job_id == job_id)
+        if tenant is not None:
+            query = query.where(JOBS.c.tenant == tenant)
+        if lock and not self._database.is_sqlite:
+            query = query.with_for_update()
+        row = connection.execute(query).mappings().first()
+        if row is None:
+            raise NotFoundError(f"there is no job {job_id[:80]!r}")
+        return _job(row)
+
+    def _append(self, connection: sa.Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
+        counted = sa.update(JOBS).where(JOBS.c.job_id == job_id).values(last_event=JOBS.c.last_event + 1)
+        sequence = connection.execute(counted.returning(JOBS.c.last_event)).scalar()
+        if sequence is None:
+            raise NotFoundError(f"there is no job {job_id[:80]!r}")
+        values = {"job_id": job_id, "sequence": sequence, "time_ns": time.time_ns(), "kind": kind}
+        connection.execute(sa.insert(JOB_EVENTS).values({**values, "data": json.dumps(dict(data))}))
+        return int(sequence)
+
+    def _end(self, connection: sa.Connection, job_id: str, state: str, result: Mapping[str, Any], error: str) -> None:
+        ended = {"state": state, "result": json.dumps(dict(result)), "error": error, "worker": ""}
+        connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job_id).values(ended))
+        self._append(connection, job_id, "state", {"state": state, "error": error})
+
+
+def _until(lease_s: float) -> int:
+    return time.time_ns() + int(lease_s * _SECOND_NS)
+
+
+def _job(row: Mapping[Any, Any]) -> JobRow:
+    return JobRow(**{**row, "spec": json.loads(row["spec"]), "result": json.loads(row["result"])})

@@ -1,0 +1,165 @@
+"""The catalogue in SQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from cloud_trainer.store.database import CHECKPOINTS, EPISODES, LINEAGE, RELEASES, USAGE, Database
+from cloud_trainer.store.protocols import AddResult, CheckpointRow, EpisodeRow, ReleaseRow, Usage
+from gymnast_core.wire.errors import IdReusedError, NotFoundError
+
+_CHANGEABLE = ("state", "reason", "instruction", "outcome", "labelled_by", "steps", "policy_version", "metadata")
+
+
+class SqlMetaStore:
+    """A MetaStore on SQLite or PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add_episodes(self, rows: Sequence[EpisodeRow]) -> list[AddResult]:
+        """See MetaStore."""
+        results: list[AddResult] = []
+        with self._database.transaction() as connection:
+            for row in rows:
+                results.append(self._add_episode(connection, row))
+        return results
+
+    def _add_episode(self, connection: sa.Connection, row: EpisodeRow) -> AddResult:
+        same = (EPISODES.c.tenant == row.tenant) & (EPISODES.c.episode_id == row.episode_id)
+        known = connection.execute(sa.select(EPISODES.c.digest).where(same)).scalar()
+        if known is None:
+            values = _episode_values(row) | {"sequence": self._database.next_number(connection, "episode")}
+            if connection.execute(self._database.insert_new(EPISODES, values)).rowcount:
+                self._count(connection, row)
+                return "added"
+            known = connection.execute(sa.select(EPISODES.c.digest).where(same)).scalar_one()
+        return "duplicate" if known == row.digest else "conflict"
+
+    def _count(self, connection: sa.Connection, row: EpisodeRow) -> None:
+        connection.execute(self._database.insert_new(USAGE, {"tenant": row.tenant, "episodes": 0, "bytes": 0}))
+        more = {"episodes": USAGE.c.episodes + 1, "bytes": USAGE.c.bytes + row.size}
+        connection.execute(sa.update(USAGE).where(USAGE.c.tenant == row.tenant).values(more))
+
+    def episode(self, tenant: str, episode_id: str) -> EpisodeRow | None:
+        """See MetaStore."""
+        query = sa.select(EPISODES).where((EPISODES.c.tenant == tenant) & (EPISODES.c.episode_id == episode_id))
+        with self._database.transaction() as connection:
+            row = connection.execute(query).mappings().first()
+        return _episode(row) if row else None
+
+    def episodes(
+        self,
+        *,
+        tenant: str | None = None,
+        after: int = 0,
+        limit: int = 1000,
+        states: Sequence[str] | None = None,
+        robot: str | None = None,
+        instruction: str | None = None,
+    ) -> list[EpisodeRow]:
+        """See MetaStore."""
+        query = sa.select(EPISODES).where(EPISODES.c.sequence > after).order_by(EPISODES.c.sequence).limit(limit)
+        for column, value in (("tenant", tenant), ("robot", robot), ("instruction", instruction)):
+            if value is not None:
+                query = query.where(EPISODES.c[column] == value)
+        if states is not None:
+            query = query.where(EPISODES.c.state.in_(list(states)))
+        with self._database.transaction() as connection:
+            return [_episode(row) for row in connection.execute(query).mappings()]
+
+    def update_episode(self, row: EpisodeRow) -> None:
+        """See MetaStore."""
+        values = {name: value for name, value in _episode_values(row).items() if name in _CHANGEABLE}
+        same = (EPISODES.c.tenant == row.tenant) & (EPISODES.c.episode_id == row.episode_id)
+        with self._database.transaction() as connection:
+            if not connection.execute(sa.update(EPISODES).where(same).values(values)).rowcount:
+                raise NotFoundError(f"there is no episode {row.episode_id!r}")
+
+    def usage(self, tenant: str) -> Usage:
+        """See MetaStore."""
+        query = sa.select(USAGE.c.episodes, USAGE.c.bytes).where(USAGE.c.tenant == tenant)
+        with self._database.transaction() as connection:
+            row = connection.execute(query).first()
+        return Usage(*row) if row else Usage(0, 0)
+
+    def next_release_sequence(self) -> int:
+        """See MetaStore."""
+        with self._database.transaction() as connection:
+            return self._database.next_number(connection, "release")
+
+    def add_checkpoint(self, row: CheckpointRow, lineage: Sequence[tuple[str, str]]) -> bool:
+        """See MetaStore."""
+        with self._database.transaction() as connection:
+            if connection.execute(self._database.insert_new(CHECKPOINTS, asdict(row))).rowcount:
+                for kind, source_id in dict.fromkeys(lineage):
+                    values = {"checkpoint_id": row.checkpoint_id, "kind": kind, "source_id": source_id}
+                    connection.execute(self._database.insert_new(LINEAGE, values))
+                return True
+            same = CHECKPOINTS.c.checkpoint_id == row.checkpoint_id
+            known = connection.execute(sa.select(CHECKPOINTS.c.weights_digest).where(same)).scalar_one()
+        if known != row.weights_digest:
+            raise IdReusedError(f"checkpoint {row.checkpoint_id} exists with weights {known}, not {row.weights_digest}")
+        return False
+
+    def checkpoint(self, checkpoint_id: str) -> CheckpointRow | None:
+        """See MetaStore."""
+        query = sa.select(CHECKPOINTS).where(CHECKPOINTS.c.checkpoint_id == checkpoint_id)
+        with self._database.transaction() as connection:
+            row = connection.execute(query).mappings().first()
+        return CheckpointRow(**{**row, "manifest": bytes(row["manifest"])}) if row else None
+
+    def checkpoints(self, kind: str | None = None, limit: int = 1000) -> list[CheckpointRow]:
+        """See MetaStore."""
+        query = sa.select(CHECKPOINTS).order_by(CHECKPOINTS.c.published_ns.desc()).limit(limit)
+        if kind is not None:
+            query = query.where(CHECKPOINTS.c.kind == kind)
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [CheckpointRow(**{**row, "manifest": bytes(row["manifest"])}) for row in rows]
+
+    def add_release(self, row: ReleaseRow) -> None:
+        """See MetaStore."""
+        with self._database.transaction() as connection:
+            added = connection.execute(self._database.insert_new(RELEASES, asdict(row))).rowcount
+        if not added:
+            raise IdReusedError(f"release sequence {row.sequence} is taken; sequences are never reused")
+
+    def releases(self, after: int = 0, limit: int = 1000) -> list[ReleaseRow]:
+        """See MetaStore."""
+        query = sa.select(RELEASES).where(RELEASES.c.sequence > after).order_by(RELEASES.c.sequence).limit(limit)
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [
+            ReleaseRow(**{**row, "payload": bytes(row["payload"]), "signature": bytes(row["signature"])})
+            for row in rows
+        ]
+
+    def made_from(self, checkpoint_id: str) -> list[tuple[str, str]]:
+        """See MetaStore."""
+        query = sa.select(LINEAGE.c.kind, LINEAGE.c.source_id).where(LINEAGE.c.checkpoint_id == checkpoint_id)
+        with self._database.transaction() as connection:
+            return sorted((kind, source_id) for kind, source_id in connection.execute(query))
+
+    def made_with(self, kind: str, source_id: str) -> list[str]:
+        """See MetaStore."""
+        query = sa.select(LINEAGE.c.checkpoint_id).where((LINEAGE.c.kind == kind) & (LINEAGE.c.source_id == source_id))
+        with self._database.transaction() as connection:
+            return sorted(connection.execute(query).scalars())
+
+    def close(self) -> None:
+        """See MetaStore."""
+        self._database.close()
+
+
+def _episode_values(row: EpisodeRow) -> dict[str, Any]:
+    return {**asdict(row), "metadata": json.dumps(dict(row.metadata))}
+
+
+def _episode(row: Mapping[Any, Any]) -> EpisodeRow:
+    return EpisodeRow(**{**row, "metadata": json.loads(row["metadata"])})

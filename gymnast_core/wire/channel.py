@@ -1,0 +1,78 @@
+"""gRPC channels: mutual TLS by default, keepalive that frees a dead peer within 30 s, limits on every message."""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+
+from gymnast_core.errors import ConfigError, GymnastError, RejectedBridgeError, TransientBridgeError
+from gymnast_core.wire.codec import MAX_MESSAGE_BYTES
+from gymnast_core.wire.errors import error_from_wire
+from gymnast_core.wire.identity import Identity
+
+LOG = logging.getLogger(__name__)
+KEEPALIVE_TIME_MS = 10_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+ERROR_KEY = "gymnast-error"
+REQUEST_ID_KEY = "gymnast-request-id"
+UNARY_DEADLINE_S = 10.0
+_TRANSIENT = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+CLIENT_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.enable_retries", 0),  # resuming is ours: gRPC's retry stops silently above 256 KiB
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def open_channel(address: str, identity: Identity | None, *, insecure: bool = False) -> grpc.Channel:
+    """Open a channel.
+
+    Args:
+        address: host:port.
+        identity: who we are; required unless insecure.
+        insecure: no TLS at all: only for a link that is secured by other means.
+
+    Raises:
+        ConfigError: no identity and not explicitly insecure.
+    """
+    if insecure:
+        LOG.warning("insecure_channel address=%s", address)
+        return grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+    if identity is None:
+        raise ConfigError(f"an identity is needed to reach {address}; make one with `gymnast enroll`")
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=identity.authority, private_key=identity.key, certificate_chain=identity.certificate
+    )
+    return grpc.secure_channel(address, credentials, options=CLIENT_OPTIONS)
+
+
+def domain_error(error: grpc.RpcError) -> GymnastError:
+    """Turn a failed call into an error of ours: by the name in its metadata, else by its status."""
+    code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
+    details = error.details() if callable(getattr(error, "details", None)) else str(error)
+    trailing = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else None
+    retry = code in _TRANSIENT
+    for key, value in trailing or ():
+        if key == ERROR_KEY:
+            return error_from_wire(str(value), str(details), retry=retry)
+    kind = TransientBridgeError if retry else RejectedBridgeError
+    return kind(f"{code.name}: {details}")

@@ -1,0 +1,130 @@
+"""The catalogue of what one side tells the other when it refuses: one class, one name on the wire, retry or not."""
+
+from __future__ import annotations
+
+from gymnast_core.errors import (
+    BridgeError,
+    ContractError,
+    CorruptError,
+    DiskFullError,
+    GymnastError,
+    RejectedBridgeError,
+    StorageError,
+    TransientBridgeError,
+)
+from gymnast_core.signing import DowngradeError, ExpiredError, NotForThisRobotError, NotSignedError
+
+
+class InvalidIdError(RejectedBridgeError):
+    """An id is not 1 to 64 characters of A-Z a-z 0-9 _ -."""
+
+
+class InvalidMessageError(RejectedBridgeError):
+    """A message lacks a field, or holds one that makes no sense."""
+
+
+class TooLargeError(RejectedBridgeError):
+    """Something is larger than this service accepts."""
+
+
+class OffsetError(TransientBridgeError):
+    """A chunk does not continue the file where it ends; open again to learn the offset."""
+
+
+class SizeError(RejectedBridgeError):
+    """More or fewer bytes came than were announced."""
+
+
+class DigestError(TransientBridgeError):
+    """The bytes that arrived are not the ones announced; what was received is discarded, send again."""
+
+
+class ChunkCorruptError(TransientBridgeError):
+    """A chunk changed on the way; open again and send it again."""
+
+
+class IdReusedError(RejectedBridgeError):
+    """This id is taken by other content; ids are never reused."""
+
+
+class QuotaError(TransientBridgeError):
+    """The tenant's quota is used up; an operator must free or grant space. Nothing was dropped."""
+
+
+class CreditError(RejectedBridgeError):
+    """More bytes were sent than the service had granted."""
+
+
+class SupersededError(TransientBridgeError):
+    """A newer stream has taken this episode over."""
+
+
+class NotPermittedError(RejectedBridgeError):
+    """The certificate's role may not call this method."""
+
+
+class NotFoundError(RejectedBridgeError):
+    """There is no such thing, or it belongs to another tenant."""
+
+
+class IdleStreamError(TransientBridgeError):
+    """A stream sent nothing for too long and was closed."""
+
+
+class BusyError(TransientBridgeError):
+    """Too many streams of one peer, or the service is stopping; try again later."""
+
+
+class ServerFaultError(TransientBridgeError):
+    """The service failed for a reason of its own; its log has the details under the request id."""
+
+
+CATALOGUE: dict[str, tuple[type[GymnastError], str]] = {
+    error.__name__: (error, status)
+    for error, status in (
+        (InvalidIdError, "INVALID_ARGUMENT"),
+        (InvalidMessageError, "INVALID_ARGUMENT"),
+        (TooLargeError, "INVALID_ARGUMENT"),
+        (OffsetError, "ABORTED"),
+        (SizeError, "INVALID_ARGUMENT"),
+        (DigestError, "DATA_LOSS"),
+        (ChunkCorruptError, "DATA_LOSS"),
+        (IdReusedError, "ALREADY_EXISTS"),
+        (QuotaError, "RESOURCE_EXHAUSTED"),
+        (CreditError, "FAILED_PRECONDITION"),
+        (SupersededError, "ABORTED"),
+        (NotPermittedError, "PERMISSION_DENIED"),
+        (NotFoundError, "NOT_FOUND"),
+        (IdleStreamError, "ABORTED"),
+        (BusyError, "UNAVAILABLE"),
+        (ServerFaultError, "INTERNAL"),
+        (DiskFullError, "RESOURCE_EXHAUSTED"),
+        (NotSignedError, "FAILED_PRECONDITION"),
+        (ExpiredError, "FAILED_PRECONDITION"),
+        (DowngradeError, "FAILED_PRECONDITION"),
+        (NotForThisRobotError, "FAILED_PRECONDITION"),
+    )
+}
+"""Class name on the wire -> (class, gRPC status)."""
+
+_RETRIED = (TransientBridgeError, DiskFullError)
+
+
+def wire_error(error: GymnastError) -> tuple[str, str, bool]:
+    """Return (name, gRPC status, retry) of an error, as the other side should see it."""
+    name = type(error).__name__
+    if name in CATALOGUE:
+        return name, CATALOGUE[name][1], isinstance(error, _RETRIED)
+    if isinstance(error, (CorruptError, ContractError)):
+        return InvalidMessageError.__name__, "INVALID_ARGUMENT", False
+    if isinstance(error, (StorageError, TransientBridgeError)):
+        return ServerFaultError.__name__, "INTERNAL", True
+    return InvalidMessageError.__name__, "INVALID_ARGUMENT", False
+
+
+def error_from_wire(name: str, message: str, *, retry: bool) -> GymnastError:
+    """Rebuild an error from its name; an unknown one keeps its name in the message."""
+    if name in CATALOGUE:
+        return CATALOGUE[name][0](message)
+    kind: type[BridgeError] = TransientBridgeError if retry else RejectedBridgeError
+    return kind(f"{name}: {message}")

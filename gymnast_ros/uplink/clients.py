@@ -1,0 +1,282 @@
+"""What people and programs ask of the trainer: jobs, episodes, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from gymnast_core.errors import RejectedBridgeError
+from gymnast_core.manifest import read_checkpoint
+from gymnast_core.signing import SignedDocument
+from gymnast_core.types import Outcome
+from gymnast_core.wire.channel import domain_error
+from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
+from gymnast_core.wire.gymnast.v1 import (
+    jobs_pb2,
+    jobs_pb2_grpc,
+    trajectories_pb2,
+    trajectories_pb2_grpc,
+    weights_pb2,
+    weights_pb2_grpc,
+)
+from gymnast_core.wire.identity import Identity
+from gymnast_ros.uplink.link import Backoff, Link
+
+FINAL_STATES = ("done", "failed", "cancelled")
+_PUBLISH_DEADLINE_S = 3600.0
+_EVENTS_DEADLINE_S = 300.0
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job as the trainer tells it: see cloud_trainer.store.JobRow for the fields."""
+
+    job_id: str
+    kind: str
+    spec: Mapping[str, Any]
+    state: str
+    submitted_by: str
+    result: Mapping[str, Any]
+    error: str
+    cancel_requested: bool
+    created_ns: int
+    last_event: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.state in FINAL_STATES
+
+
+@dataclass(frozen=True)
+class JobEventView:
+    """One line of a job's story."""
+
+    sequence: int
+    time_ns: int
+    kind: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EpisodeView:
+    """An episode as the trainer's catalogue has it."""
+
+    sequence: int
+    episode_id: str
+    robot: str
+    digest: str
+    size: int
+    state: str
+    reason: str
+    instruction: str
+    outcome: str
+    labelled_by: str
+    steps: int
+    policy_version: str
+    metadata: Mapping[str, Any]
+    received_ns: int
+
+
+class _Client:
+    """Owns a link."""
+
+    def __init__(self, address: str, identity: Path | Identity | None, *, insecure: bool = False) -> None:
+        self._link = Link(address, identity, insecure=insecure)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._link.close()
+
+    def __enter__(self) -> Any:
+        """Use as a context."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Hang up."""
+        self.close()
+
+
+class JobsClient(_Client):
+    """Jobs.
+
+    Args:
+        address: host:port of the trainer.
+        identity: identity folder.
+        insecure: no TLS.
+    """
+
+    def submit(self, kind: str, spec: Mapping[str, Any], key: str) -> JobView:
+        """Ask for work; the same key gives the same job, so this may be repeated.
+
+        Raises:
+            IdReusedError: the key was used for something else.
+        """
+        request = jobs_pb2.SubmitRequest(kind=kind, spec_json=json.dumps(dict(spec)), idempotency_key=key)
+        return _job(self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Submit, request))
+
+    def get(self, job_id: str) -> JobView:
+        """One job."""
+        request = jobs_pb2.JobId(job_id=job_id)
+        return _job(self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Get, request))
+
+    def list(self, limit: int = 100, state: str = "") -> list[JobView]:
+        """Newest first."""
+        request = jobs_pb2.ListJobsRequest(limit=limit, state=state)
+        reply = self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).List, request)
+        return [_job(job) for job in reply.jobs]
+
+    def cancel(self, job_id: str) -> JobView:
+        """Stop it."""
+        request = jobs_pb2.JobId(job_id=job_id)
+        return _job(self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Cancel, request))
+
+    def watch(self, job_id: str, after: int = 0, *, patience_s: float = 60.0) -> Iterator[JobEventView]:
+        """Every event once, in order, until the job has ended; goes on across broken links and restarts.
+
+        Args:
+            job_id: which.
+            after: sequence of the last event already seen.
+            patience_s: give up after being without a trainer for so long.
+
+        Raises:
+            RejectedBridgeError: no such job.
+            TransientBridgeError: the trainer stayed away.
+        """
+        backoff, away_since = Backoff(), time.monotonic()
+        while True:
+            request = jobs_pb2.EventsRequest(job_id=job_id, after_sequence=after)
+            try:
+                stub = jobs_pb2_grpc.JobServiceStub(self._link.channel())
+                for event in stub.Events(request, timeout=_EVENTS_DEADLINE_S):
+                    after, away_since = event.sequence, time.monotonic()
+                    backoff.reset()
+                    yield JobEventView(event.sequence, event.time_ns, event.kind, json.loads(event.data_json))
+            except grpc.RpcError as failure:
+                error = domain_error(failure)
+                if isinstance(error, RejectedBridgeError) or time.monotonic() - away_since > patience_s:
+                    raise error from failure
+                if failure.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self._link.reconnect()
+                    time.sleep(backoff.next_s())
+                continue
+            return
+
+    def wait(self, job_id: str) -> JobView:
+        """Follow a job to its end."""
+        for _ in self.watch(job_id):
+            continue
+        return self.get(job_id)
+
+    def claim(self, kinds: Sequence[str] = (), lease_s: int = 60) -> JobView | None:
+        """For a trainer in another process: take the oldest waiting job."""
+        request = jobs_pb2.ClaimRequest(kinds=list(kinds), lease_s=lease_s)
+        job = self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Claim, request)
+        return _job(job) if job.job_id else None
+
+    def report(
+        self,
+        job_id: str,
+        events: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        *,
+        state: str = "",
+        result: Mapping[str, Any] | None = None,
+        error: str = "",
+    ) -> JobView:
+        """For a trainer in another process: tell events, keep the claim, end the job; a repeat tells events twice."""
+        told = [jobs_pb2.JobEvent(kind=kind, data_json=json.dumps(dict(data))) for kind, data in events]
+        request = jobs_pb2.ReportRequest(
+            job_id=job_id, events=told, state=state, result_json=json.dumps(dict(result or {})), error=error
+        )
+        return _job(self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Report, request))
+
+
+class EpisodesClient(_Client):
+    """The catalogue of episodes."""
+
+    def list(self, *, after: int = 0, limit: int = 500, state: str = "", robot: str = "") -> list[EpisodeView]:
+        """A page in order of arrival."""
+        request = trajectories_pb2.ListEpisodesRequest(after_sequence=after, limit=limit, state=state, robot=robot)
+        reply = self._link.call(
+            lambda channel: trajectories_pb2_grpc.TrajectoryServiceStub(channel).ListEpisodes, request
+        )
+        return [_episode(episode) for episode in reply.episodes]
+
+    def label(self, episode_id: str, outcome: Outcome) -> EpisodeView:
+        """Set or correct a label; our certificate says who did."""
+        request = trajectories_pb2.LabelEpisodeRequest(episode_id=episode_id, outcome=outcome.value)
+        return _episode(
+            self._link.call(lambda channel: trajectories_pb2_grpc.TrajectoryServiceStub(channel).LabelEpisode, request)
+        )
+
+
+class WeightsClient(_Client):
+    """Checkpoints, from the publisher's side."""
+
+    def publish(self, folder: Path, *, robots: Sequence[str] = (), valid_for_s: int = 0) -> SignedDocument:
+        """Upload a checkpoint folder and have it signed and offered.
+
+        Raises:
+            CheckpointError: the folder is no intact checkpoint.
+            RejectedBridgeError: the trainer refused it.
+        """
+        manifest, weights = read_checkpoint(folder)
+        opening = weights_pb2.PublishOpen(manifest=manifest.to_bytes(), robots=list(robots), valid_for_s=valid_for_s)
+
+        def requests() -> Iterator[weights_pb2.PublishRequest]:
+            yield weights_pb2.PublishRequest(open=opening)
+            for at in range(0, len(weights), CHUNK_BYTES):
+                data = weights[at : at + CHUNK_BYTES]
+                chunk = weights_pb2.BlobChunk(offset=at, crc32c=crc32c(data), data=data)
+                yield weights_pb2.PublishRequest(chunk=chunk)
+
+        stub = weights_pb2_grpc.WeightsServiceStub(self._link.channel())
+        try:
+            return signed_document(stub.Publish(requests(), timeout=_PUBLISH_DEADLINE_S))
+        except grpc.RpcError as failure:
+            raise domain_error(failure) from failure
+
+    def releases(self, after: int = 0, limit: int = 100) -> list[SignedDocument]:
+        """A page, in order; not verified yet."""
+        request = weights_pb2.ListReleasesRequest(after_sequence=after, limit=limit)
+        reply = self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).ListReleases, request)
+        return [signed_document(release) for release in reply.releases]
+
+    def rollback(self, checkpoint_id: str, *, robots: Sequence[str] = (), reason: str = "") -> SignedDocument:
+        """Order robots back to an earlier checkpoint."""
+        request = weights_pb2.RollbackRequest(checkpoint_id=checkpoint_id, robots=list(robots), reason=reason)
+        return signed_document(
+            self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).Rollback, request)
+        )
+
+
+def signed_document(message: Any) -> SignedDocument:
+    """A SignedRelease message as a document."""
+    return SignedDocument(bytes(message.payload), str(message.key_id), bytes(message.signature))
+
+
+def _job(message: Any) -> JobView:
+    return JobView(
+        job_id=message.job_id,
+        kind=message.kind,
+        spec=json.loads(message.spec_json or "{}"),
+        state=message.state,
+        submitted_by=message.submitted_by,
+        result=json.loads(message.result_json or "{}"),
+        error=message.error,
+        cancel_requested=message.cancel_requested,
+        created_ns=message.created_ns,
+        last_event=message.last_event,
+    )
+
+
+def _episode(message: Any) -> EpisodeView:
+    names = [name for name in EpisodeView.__dataclass_fields__ if name != "metadata"]
+    fields = {name: getattr(message, name) for name in names}
+    return EpisodeView(**fields, metadata=json.loads(message.metadata_json or "{}"))

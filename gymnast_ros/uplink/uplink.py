@@ -1,0 +1,312 @@
+"""The robot's side of the bridge: ships episodes and stages checkpoints in threads of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from gymnast_core.episodes.spool import Spool, SpoolEntry
+from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, GymnastError, TransientBridgeError
+from gymnast_core.signing import DowngradeError, Release, SignedDocument
+from gymnast_core.wire.channel import domain_error
+from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
+from gymnast_core.wire.identity import Identity
+from gymnast_ros.uplink.clients import signed_document
+from gymnast_ros.uplink.download import BlobDownload
+from gymnast_ros.uplink.link import Backoff, Link
+from gymnast_ros.uplink.robot_store import RobotStore
+from gymnast_ros.uplink.upload import HoldBack, UploadStream
+
+LOG = logging.getLogger(__name__)
+_POLL_S = 0.1
+_ALARMS = (DiskFullError,)
+
+
+@dataclass(frozen=True)
+class UplinkEvent:
+    """Something the operator may want to see.
+
+    Attributes:
+        kind: connected, disconnected, acknowledged, refused, held_back, alarm, staged, release_refused.
+        data: JSON values.
+    """
+
+    kind: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UplinkStatus:
+    """How the link is.
+
+    Attributes:
+        connected: the last attempt to talk to the trainer worked.
+        pending: episodes in the spool.
+        pending_bytes: their size.
+        acknowledged: episodes shipped since the start.
+        duplicates: of those, ones the trainer had already.
+        refused: episodes set aside since the start.
+        sent_bytes: chunk bytes sent since the start.
+        staged: id of the staged checkpoint, if any.
+        alarm: what an operator must do something about; empty when all is well.
+        last_error: the newest failure of the link.
+    """
+
+    connected: bool
+    pending: int
+    pending_bytes: int
+    acknowledged: int
+    duplicates: int
+    refused: int
+    sent_bytes: int
+    staged: str
+    alarm: str
+    last_error: str
+
+
+class Uplink:
+    """Ships what a spool holds and stages what the trainer publishes, for as long as it runs.
+
+    Args:
+        address: host:port of the trainer.
+        identity: identity folder (or the loaded one); None only with insecure.
+        spool: episodes to ship; None ships none.
+        store: where checkpoints are staged; None fetches none.
+        insecure: no TLS.
+        on_event: called from the uplink's threads; must be quick.
+        in_flight: episodes under way at once.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        identity: Path | Identity | None,
+        *,
+        spool: Spool | None = None,
+        store: RobotStore | None = None,
+        insecure: bool = False,
+        on_event: Callable[[UplinkEvent], None] = lambda event: None,
+        in_flight: int = 32,
+    ) -> None:
+        self._spool, self._store, self._on_event, self._in_flight = spool, store, on_event, in_flight
+        self._links = [Link(address, identity, insecure=insecure) for _ in range(2)]
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._held_back = HoldBack()
+        self._changed = threading.Condition()
+        self._connected = {"episodes": False, "weights": False}
+        self._counts = {"acknowledged": 0, "duplicates": 0, "refused": 0, "sent_bytes": 0}
+        self._alarm = self._last_error = ""
+        self._stream: UploadStream | None = None
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begin; returns at once, whether the trainer is there or not."""
+        loops = [("episodes", self._ship_forever)] if self._spool else []
+        loops += [("weights", self._watch_forever)] if self._store else []
+        for name, loop in loops:
+            thread = threading.Thread(target=loop, name=f"uplink-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End; what is not acknowledged stays in the spool. Safe to call twice."""
+        self._stop.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join(timeout_s)
+        for link in self._links:
+            link.close()
+
+    def __enter__(self) -> Uplink:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def wake(self) -> None:
+        """There is a new episode: look now."""
+        self._wake.set()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until the spool is empty; False when the time is over."""
+        if self._spool is None:
+            return True
+        self.wake()
+        spool = self._spool
+        with self._changed:
+            return self._changed.wait_for(lambda: not spool.entries(), timeout_s)
+
+    def status(self) -> UplinkStatus:
+        """How things are now."""
+        usage = self._spool.usage() if self._spool else None
+        staged = self._store.staged() if self._store else None
+        stream = self._stream
+        return UplinkStatus(
+            connected=any(self._connected.values()),
+            pending=usage.entries if usage else 0,
+            pending_bytes=usage.bytes if usage else 0,
+            acknowledged=self._counts["acknowledged"],
+            duplicates=self._counts["duplicates"],
+            refused=self._counts["refused"],
+            sent_bytes=self._counts["sent_bytes"] + (stream.sent_bytes if stream else 0),
+            staged=staged.name if staged else "",
+            alarm="the spool is full" if usage and usage.full else self._alarm,
+            last_error=self._last_error,
+        )
+
+    def _ship_forever(self) -> None:
+        assert self._spool is not None  # started only with one
+        link, backoff = self._links[0], Backoff()
+        while not self._stop.is_set():
+            waiting = {entry.episode_id for entry in self._spool.entries()}
+            if not waiting - self._held_back.now():
+                self._wake.wait(_POLL_S)
+                self._wake.clear()
+                continue
+            self._stream = UploadStream(
+                link,
+                self._spool,
+                held_back=self._held_back.now,
+                acknowledged=self._acknowledged,
+                refused=self._refused,
+                stopped=self._stop.is_set,
+                in_flight=self._in_flight,
+            )
+            before = self._counts["acknowledged"]
+            try:
+                self._stream.run()
+                backoff.reset()
+            except (GymnastError, OSError, ValueError) as error:  # ValueError: gRPC's for a channel closed meanwhile
+                self._broken("episodes", error)
+                link.reconnect()
+                if self._counts["acknowledged"] > before:
+                    backoff.reset()
+                self._stop.wait(backoff.next_s())
+            finally:
+                self._counts["sent_bytes"] += self._stream.sent_bytes
+                self._stream = None
+
+    def _acknowledged(self, entry: SpoolEntry, duplicate: bool) -> None:
+        self._held_back.forget(entry.episode_id)
+        self._works("episodes")
+        self._counts["acknowledged"] += 1
+        self._counts["duplicates"] += duplicate
+        self._alarm = ""
+        self._tell("acknowledged", episode_id=entry.episode_id, size=entry.size, duplicate=duplicate)
+
+    def _refused(self, entry: SpoolEntry, error: GymnastError, retry: bool) -> None:
+        assert self._spool is not None  # called by a stream that ships it
+        name = type(error).__name__
+        if not retry:
+            self._spool.set_aside(entry, f"{name}: {error}")
+            self._counts["refused"] += 1
+            self._raise_alarm(f"the trainer refused episode {entry.episode_id}: {error}")
+            self._tell("refused", episode_id=entry.episode_id, error=name, detail=str(error))
+            return
+        wait_s = self._held_back.add(entry.episode_id)
+        if isinstance(error, _ALARMS) or name == "QuotaError":
+            self._raise_alarm(str(error))
+        self._tell("held_back", episode_id=entry.episode_id, error=name, wait_s=round(wait_s, 2))
+
+    def _watch_forever(self) -> None:
+        link, backoff = self._links[1], Backoff()
+        while not self._stop.is_set():
+            try:
+                self._watch(link, backoff)
+            except (GymnastError, OSError, ValueError) as error:
+                self._broken("weights", error)
+                link.reconnect()
+            self._stop.wait(backoff.next_s())
+
+    def _watch(self, link: Link, backoff: Backoff) -> None:
+        assert self._store is not None  # started only with one
+        stub = weights_pb2_grpc.WeightsServiceStub(link.channel())
+        call = stub.Watch(weights_pb2.WatchRequest(after_sequence=self._store.highest))
+        ender = threading.Thread(target=lambda: (self._stop.wait(), call.cancel()), daemon=True)
+        ender.start()
+        try:
+            for message in call:
+                self._works("weights")
+                backoff.reset()
+                self._take(link, signed_document(message))
+        except grpc.RpcError as failure:
+            if not self._stop.is_set():
+                raise domain_error(failure) from failure
+
+    def _take(self, link: Link, document: SignedDocument) -> None:
+        """Verify, fetch, verify, stage; a release that is not for us is told and passed over."""
+        assert self._store is not None  # called by _watch alone
+        try:
+            release = self._store.check(document)
+            if release.manifest.get("kind") != "policy":
+                self._store.skip(document)
+                return
+            weights = None if release.checkpoint_id in self._store.held() else self._fetch(link, release)
+            folder = self._store.stage(document, weights)
+            self._tell("staged", checkpoint_id=folder.name, sequence=release.sequence, release=release.kind)
+        except DowngradeError as error:
+            LOG.info("release_known detail=%s", error)
+        except CheckpointError as error:
+            self._tell("release_refused", error=type(error).__name__, detail=str(error), release=_named(document))
+
+    def _fetch(self, link: Link, release: Release) -> Path:
+        """Download until it is there; a broken link goes on with the ranges that are missing."""
+        assert self._store is not None  # called by _take alone
+        target, backoff = self._store.download_folder / release.weights_digest, Backoff()
+        if target.is_file():
+            return target
+        while True:
+            download = BlobDownload(
+                link, release.weights_digest, release.weights_size, target, stopped=self._stop.is_set
+            )
+            try:
+                return download.run()
+            except (TransientBridgeError, CorruptError, DiskFullError, ValueError) as error:
+                self._broken("weights", error)
+                if self._stop.is_set():
+                    raise TransientBridgeError("stopped") from error
+                link.reconnect()
+                self._stop.wait(backoff.next_s())
+
+    def _works(self, part: str) -> None:
+        if not self._connected[part]:
+            self._connected[part] = True
+            self._tell("connected", part=part)
+
+    def _broken(self, part: str, error: Exception) -> None:
+        self._last_error = f"{type(error).__name__}: {error}"
+        if isinstance(error, _ALARMS):
+            self._raise_alarm(str(error))
+        if self._connected[part]:
+            self._connected[part] = False
+            self._tell("disconnected", part=part, error=self._last_error)
+
+    def _raise_alarm(self, text: str) -> None:
+        if text != self._alarm:
+            self._alarm = text
+            LOG.error("uplink_alarm detail=%s", text)
+            self._tell("alarm", detail=text)
+
+    def _tell(self, kind: str, **data: Any) -> None:
+        LOG.info("uplink_%s %s", kind, " ".join(f"{name}={value}" for name, value in data.items()))
+        self._on_event(UplinkEvent(kind, data))
+        with self._changed:
+            self._changed.notify_all()
+
+
+def _named(document: SignedDocument) -> str:
+    """What an unverified release claims to be, for the log."""
+    try:
+        return str(json.loads(document.payload)["checkpoint_id"])[:80]
+    except (ValueError, KeyError, TypeError):
+        return "unreadable"

@@ -1,0 +1,227 @@
+"""The bridge from end to end over mutual TLS on loopback: episodes up, weights down, jobs."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cloud_trainer.service import Service, ServiceConfig
+from gymnast_core.episodes import Spool, read_episode
+from gymnast_core.errors import RejectedBridgeError
+from gymnast_core.types import Outcome
+from gymnast_core.wire.errors import NotPermittedError
+from gymnast_ros.uplink import EpisodesClient, Identity, JobsClient, RobotStore, Uplink, WeightsClient
+from tests.bridge.conftest import fill, make_checkpoint, make_episode
+
+
+def wait_until(condition, timeout_s=15.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+def test_episodes_arrive_once_valid_and_leave_the_spool(service, identities, tmp_path):
+    spool = Spool(tmp_path / "spool")
+    ids = fill(spool, 20)
+    originals = {entry.episode_id: entry.path.read_bytes() for entry in spool.entries()}
+    with Uplink(service.address, identities("wx-1", "robot"), spool=spool) as uplink:
+        assert uplink.flush(20)
+        status = uplink.status()
+    assert (status.acknowledged, status.pending, status.alarm) == (20, 0, "")
+    assert service.episodes.settle(20)
+    rows = service.episodes.list()
+    assert {row.episode_id for row in rows} == set(ids)
+    assert {row.robot for row in rows} == {"wx-1"}
+    assert {row.instruction for row in rows} == {"lift the red cube"}
+    for row in rows:
+        assert service.episodes.path(row).read_bytes() == originals[row.episode_id]
+        assert service.episodes.read(row).steps == 3
+
+
+def test_same_episode_again_is_acknowledged_and_other_content_refused(service, identities, tmp_path):
+    robot = identities("wx-1", "robot")
+    first, again, other = Spool(tmp_path / "a"), Spool(tmp_path / "b"), Spool(tmp_path / "c")
+    path = make_episode(first.recording_folder, "same")
+    (again.recording_folder / "same.mcap").write_bytes(path.read_bytes())
+    first.enqueue(path)
+    again.enqueue(again.recording_folder / "same.mcap")
+    other.enqueue(make_episode(other.recording_folder, "same", seed=99))
+    for spool in (first, again):
+        with Uplink(service.address, robot, spool=spool) as uplink:
+            assert uplink.flush(10)
+            assert uplink.status().acknowledged == 1
+    with Uplink(service.address, robot, spool=other) as uplink:
+        assert uplink.flush(10)
+        assert uplink.status().refused == 1
+        assert "IdReusedError" in other.refused()[0].with_suffix(".reason").read_text()
+    assert len(service.meta.episodes()) == 1
+
+
+def test_bad_content_is_quarantined_with_a_reason_and_kept(service, identities, tmp_path):
+    spool = Spool(tmp_path / "spool")
+    (spool.recording_folder / "junk.mcap").write_bytes(b"no mcap at all" * 100)
+    spool.enqueue(spool.recording_folder / "junk.mcap")
+    with Uplink(service.address, identities("wx-1", "robot"), spool=spool) as uplink:
+        assert uplink.flush(10)
+    assert service.episodes.settle(10)
+    assert service.episodes.list() == []
+    [row] = service.episodes.list(states=["quarantined"])
+    assert "CorruptError" in row.reason
+    assert service.episodes.path(row).read_bytes().startswith(b"no mcap")
+
+
+def test_upload_resumes_where_the_trainer_was_killed(identities, tmp_path):
+    """SIGKILL in the middle of a large episode; the new process goes on with what the old one had."""
+    spool = Spool(tmp_path / "spool")
+    ids = fill(spool, 1, steps=40, side=512)
+    size = spool.entries()[0].size
+    assert size > 4_000_000
+    process, address = start_service(tmp_path)
+    robot = identities("wx-1", "robot")
+    sent = 0
+    uplink = Uplink(address, robot, spool=spool)
+    uplink._stream = None
+    staged = tmp_path / "trainer" / "staging" / "default"
+    uplink.start()
+    wait_until(lambda: any(path.stat().st_size > 0 for path in staged.glob("*.part")) or not spool.entries())
+    process.kill()
+    process.wait()
+    port = int(address.rpartition(":")[2])
+    process, _ = start_service(tmp_path, port)
+    assert uplink.flush(30)
+    sent = uplink.status().sent_bytes
+    uplink.stop()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert sent <= size * 2
+    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+        assert service.episodes.settle(20)
+        assert [row.episode_id for row in service.episodes.list()] == ids
+
+
+def start_service(tmp_path: Path, port: int = 0):
+    """`gymnast serve` as a process of its own."""
+    code = (
+        "import sys; from pathlib import Path; from cloud_trainer.service import ServiceConfig, serve;"
+        f"sys.exit(serve(ServiceConfig(Path({str(tmp_path / 'trainer')!r}), port={port},"
+        f" port_file=Path({str(tmp_path / 'port')!r}))))"
+    )
+    (tmp_path / "port").unlink(missing_ok=True)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    wait_until(lambda: (tmp_path / "port").exists() or process.poll() is not None, 30)
+    assert process.poll() is None
+    return process, (tmp_path / "port").read_text()
+
+
+def test_published_checkpoint_is_staged_swapped_and_rolled_back(service, identities, tmp_path):
+    robot = identities("wx-1", "robot")
+    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys())
+    base = make_checkpoint(tmp_path / "base", 0.0)
+    assert store.install(tmp_path / "base").name == base.id
+    new = make_checkpoint(tmp_path / "new", 1.0, parents=(base.id,), lineage={"episodes": ["ep-1", "ep-2"]})
+    with Uplink(service.address, robot, store=store) as uplink:
+        with WeightsClient(service.address, identities("gpu", "trainer")) as weights:
+            weights.publish(tmp_path / "new")
+        wait_until(lambda: store.staged() is not None)
+        assert uplink.status().staged == new.id
+    assert store.current_id() == base.id
+    store.swap(new.id, probation_episodes=2)
+    assert store.current_id() == new.id
+    assert store.on_episode(good=True)
+    assert not store.on_episode(good=False, reason="arm fault")
+    assert store.current_id() == base.id
+    assert store.staged() is None
+    assert store.state.failed == {new.id: "arm fault"}
+    assert service.meta.made_with("episode", "ep-2") == [new.id]
+    assert ("parent", base.id) in service.meta.made_from(new.id)
+
+
+def test_release_for_another_robot_is_not_seen(service, identities, tmp_path):
+    robot = identities("wx-1", "robot")
+    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys())
+    make_checkpoint(tmp_path / "other", 1.0)
+    mine = make_checkpoint(tmp_path / "mine", 2.0)
+    service.publisher.publish(tmp_path / "other", robots=["wx-2"])
+    service.publisher.publish(tmp_path / "mine", robots=["wx-1"])
+    with Uplink(service.address, robot, store=store):
+        wait_until(lambda: store.staged() is not None)
+    assert store.held() == [mine.id]
+
+
+def run_echo(context):
+    context.emit("progress", share=0.5)
+    if context.job.kind == "fail":
+        raise RuntimeError("as asked")
+    if context.job.kind == "long":
+        wait_until(context.cancelled, 20)
+        return {}
+    return {"echo": dict(context.job.spec)}
+
+
+def test_jobs_run_report_fail_and_cancel(identities, tmp_path):
+    with Service(ServiceConfig(tmp_path / "trainer"), run_echo) as service:
+        jobs = JobsClient(service.address, identities("ada", "operator"))
+        job = jobs.submit("echo", {"a": 1}, "key-1")
+        assert jobs.submit("echo", {"a": 1}, "key-1").job_id == job.job_id
+        with pytest.raises(RejectedBridgeError, match="another spec"):
+            jobs.submit("echo", {"a": 2}, "key-1")
+        events = list(jobs.watch(job.job_id))
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        assert [event.kind for event in events] == ["state", "state", "progress", "state"]
+        assert list(jobs.watch(job.job_id, after=2)) == events[2:]
+        assert jobs.get(job.job_id).result == {"echo": {"a": 1}}
+        failed = jobs.wait(jobs.submit("fail", {}, "key-2").job_id)
+        assert (failed.state, failed.error) == ("failed", "RuntimeError: as asked")
+        running = jobs.submit("long", {}, "key-3")
+        wait_until(lambda: jobs.get(running.job_id).state == "running")
+        jobs.cancel(running.job_id)
+        assert jobs.wait(running.job_id).state == "cancelled"
+        assert {view.job_id for view in jobs.list()} == {job.job_id, failed.job_id, running.job_id}
+        jobs.close()
+
+
+def test_jobs_survive_a_restart_and_watchers_go_on(identities, tmp_path):
+    config = ServiceConfig(tmp_path / "trainer")
+    with Service(config) as service:  # no runner: the job waits
+        jobs = JobsClient(service.address, identities("ada", "operator"))
+        job = jobs.submit("echo", {"a": 1}, "key")
+        port = int(service.address.rpartition(":")[2])
+    with Service(ServiceConfig(tmp_path / "trainer", port=port), run_echo):
+        assert jobs.wait(job.job_id).state == "done"
+        jobs.close()
+
+
+def test_a_trainer_elsewhere_claims_and_reports(service, identities):
+    jobs = JobsClient(service.address, identities("ada", "operator"))
+    trainer = JobsClient(service.address, identities("gpu", "trainer"))
+    job = jobs.submit("train", {"steps": 3}, "k")
+    claimed = trainer.claim(["train"])
+    assert claimed is not None
+    assert claimed.job_id == job.job_id
+    assert trainer.claim() is None
+    trainer.report(job.job_id, [("progress", {"step": 1})])
+    trainer.report(job.job_id, state="done", result={"loss": 0.1})
+    assert jobs.wait(job.job_id).result == {"loss": 0.1}
+    with pytest.raises(NotPermittedError):
+        jobs.claim()
+    jobs.close()
+    trainer.close()
+
+
+def test_operator_labels_under_his_own_name(service, identities, tmp_path):
+    spool = Spool(tmp_path / "spool")
+    fill(spool, 1)
+    with Uplink(service.address, identities("wx-1", "robot"), spool=spool) as uplink:
+        assert uplink.flush(10)
+    assert service.episodes.settle(10)
+    with EpisodesClient(service.address, identities("ada", "operator")) as episodes:
+        view = episodes.label("ep-0", Outcome.SUCCESS)
+        assert (view.outcome, view.labelled_by) == ("success", "operator:ada")
+        assert episodes.list()[0].labelled_by == "operator:ada"
+    [row] = service.episodes.list()
+    assert service.episodes.read(row).outcome is Outcome.SUCCESS
+    assert read_episode(service.episodes.path(row)).outcome is Outcome.UNLABELLED
