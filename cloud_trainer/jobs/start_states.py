@@ -295,12 +295,18 @@ def _lineage(start: StartState, *, seed: int | None = None, edits: Sequence[Reco
 
 PARAPHRASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"lift (?:the )?(?P<a>.+)", ("pick up the {a}", "raise the {a}", "grab the {a} and hold it up")),
-    (r"(?:put|place) (?:the )?(?P<a>.+?) (?:on|onto) (?:the )?(?P<b>.+)",
-     ("place the {a} onto the {b}", "set the {a} down on the {b}", "move the {a} onto the {b}")),
-    (r"(?:put|place) (?:the )?(?P<a>.+?) (?:in|into) (?:the )?(?P<b>.+)",
-     ("drop the {a} into the {b}", "place the {a} in the {b}", "move the {a} into the {b}")),
-    (r"push (?:the )?(?P<a>.+?) (?:to the )?(?P<side>left|right)",
-     ("slide the {a} to the {side}", "shove the {a} towards the {side}", "move the {a} to the {side}")),
+    (
+        r"(?:put|place) (?:the )?(?P<a>.+?) (?:on|onto) (?:the )?(?P<b>.+)",
+        ("place the {a} onto the {b}", "set the {a} down on the {b}", "move the {a} onto the {b}"),
+    ),
+    (
+        r"(?:put|place) (?:the )?(?P<a>.+?) (?:in|into) (?:the )?(?P<b>.+)",
+        ("drop the {a} into the {b}", "place the {a} in the {b}", "move the {a} into the {b}"),
+    ),
+    (
+        r"push (?:the )?(?P<a>.+?) (?:to the )?(?P<side>left|right)",
+        ("slide the {a} to the {side}", "shove the {a} towards the {side}", "move the {a} to the {side}"),
+    ),
     (r"open (?:the )?(?P<a>.+)", ("pull the {a} open", "open up the {a}")),
     (r"close (?:the )?(?P<a>.+)", ("push the {a} shut", "shut the {a}")),
 )
