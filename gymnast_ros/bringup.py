@@ -73,7 +73,7 @@ class GraphConfig:
         insecure: no TLS; for tests on one machine.
         policy: checkpoint folder used while the store is empty.
         paced: the simulator steps at 5 Hz of wall-clock time instead of lockstep.
-        trusted_keys: who may sign releases; empty with insecure.
+        trusted_keys: file of keys that may sign releases; empty takes trust.pub of the identity.
         teleop: start the joystick node.
         parameters: node name -> further parameters.
     """
@@ -116,17 +116,16 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     gate_parameters: dict[str, Any] = {"armed_at_start": simulated, "deadman_s": deadman_s}
     if not simulated:
         gate_parameters |= {"max_change_m": 0.06, "max_change_rad": 0.3, "max_command_age_s": 0.25}
-    store: dict[str, Any] = {
-        "folder": str(config.folder), "robot_name": config.robot_name, "trusted_keys": config.trusted_keys,
-    }  # fmt: skip
+    store = {"folder": str(config.folder), "robot_name": config.robot_name, "policy": config.policy}
     specs = [
         arm,
         NodeSpec("command_gate", "command_gate", gate_parameters),
-        NodeSpec("rollout", "rollout", {**store, "policy": config.policy, "auto_label": simulated}),
+        NodeSpec("rollout", "rollout", {**store, "auto_label": simulated, "bridge_expected": bool(config.trainer)}),
     ]
     if config.trainer:
         identity = str(config.identity) if config.identity else ""
         link = {"trainer": config.trainer, "identity": identity, "insecure": config.insecure}
+        link["trusted_keys"] = config.trusted_keys
         specs.append(NodeSpec("bridge", "bridge", {**store, **link}))
     if config.teleop:
         specs.append(NodeSpec("teleop", "teleop"))

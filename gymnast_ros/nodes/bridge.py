@@ -31,18 +31,21 @@ class BridgeNode(Node):  # type: ignore[misc]
         _declare(settings)
         folder, robot = Path(settings["folder"]), str(settings["robot_name"])
         identity = None if settings["insecure"] else Identity.load(Path(settings["identity"]))
-        trusted = TrustedKeys.load(Path(settings["trusted_keys"])) if settings["trusted_keys"] else None
+        insecure = bool(settings["insecure"])
         self._spool = Spool(folder / "spool")
-        self._store = RobotStore(folder / "store", robot=robot, trusted=trusted)
-        self._uplink = Uplink(settings["trainer"], identity, spool=self._spool, store=self._store)
-        self._jobs = JobsClient(settings["trainer"], identity)
+        self._store = RobotStore(folder / "store", robot=robot, trusted=_trusted(settings))
+        if self._store.current() is None and settings["policy"]:
+            self._store.install(Path(settings["policy"]))
+        self._uplink = Uplink(settings["trainer"], identity, spool=self._spool, store=self._store, insecure=insecure)
+        self._jobs = JobsClient(settings["trainer"], identity, insecure=insecure)
         self._workers = {"submit_job": Worker(), "flush": Worker()}
         self._status_topic = LatchedJson(self, "~/status")
         self._result_topic = LatchedJson(self, "~/result")
         self._events = self.create_publisher(String, "~/job_events", topics.JOB_EVENTS)
         for name, job in (("submit_job", self._submit), ("flush", self._flush)):
             self.create_service(Trigger, f"~/{name}", partial(self._start, name, job))
-        self.create_service(Trigger, "~/cancel_job", self._cancel)
+        for name, change in (("cancel_job", self._cancel), ("swap", self._swap), ("rollback", self._rollback)):
+            self.create_service(Trigger, f"~/{name}", partial(self._answer, change))
         self._uplink.start()
         self.create_timer(0.5, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._diagnostics = Diagnostics(self, robot, self._health)
@@ -94,14 +97,29 @@ class BridgeNode(Node):  # type: ignore[misc]
             raise ConfigError(f"{self._spool.usage().entries} episodes still wait; is the trainer reachable?")
         return {"entries": 0}
 
-    def _cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        job_id = self._settings["job_id"]
+    def _cancel(self) -> str:
+        return self._jobs.cancel(self._settings["job_id"]).job_id
+
+    def _swap(self) -> str:
+        """The rollout node opens what is current when its next episode starts: an episode boundary by construction."""
+        checkpoint_id = self._settings["swap_to"]
+        if not checkpoint_id:
+            staged = self._store.staged()
+            if staged is None:
+                raise ConfigError("no checkpoint is staged; publish one first")
+            checkpoint_id = staged.name
+        return self._store.swap(checkpoint_id, probation_episodes=self._settings["probation_episodes"]).name
+
+    def _rollback(self) -> str:
+        return self._store.rollback("operator").name
+
+    def _answer(self, change: Callable[[], str], _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
-            self._jobs.cancel(job_id)
+            response.message = change()
+            response.success = True
         except GymnastError as error:
             response.success, response.message = False, str(error)
-            return response
-        response.success, response.message = True, job_id
+        self._publish_status()
         return response
 
     def _publish_status(self) -> None:
@@ -109,6 +127,7 @@ class BridgeNode(Node):  # type: ignore[misc]
         status = {
             "entries": usage.entries, "bytes": usage.bytes, "full": usage.full,
             "current": self._store.current_id() or "", "staged": staged.name if staged else "",
+            "held": self._store.held(),
             "uplink": _plain(self._uplink.status()),
         }  # fmt: skip
         self._status_topic.publish(status)
@@ -117,6 +136,14 @@ class BridgeNode(Node):  # type: ignore[misc]
         usage = self._spool.usage()
         values: dict[str, object] = {"entries": usage.entries, "bytes": usage.bytes}
         return (2 if usage.full else 0), "spool full" if usage.full else "shipping", values
+
+
+def _trusted(settings: Settings) -> TrustedKeys | None:
+    """Keys that may sign releases: named ones, else those of the identity."""
+    if settings["trusted_keys"]:
+        return TrustedKeys.load(Path(settings["trusted_keys"]))
+    beside = Path(settings["identity"]) / "trust.pub"
+    return TrustedKeys.load(beside) if settings["identity"] and beside.is_file() else None
 
 
 def _plain(status: object) -> dict[str, Any]:
@@ -133,6 +160,9 @@ def _declare(settings: Settings) -> None:
     add("identity", "", "folder with cert.pem, key.pem, ca.pem", read_only=True)
     add("insecure", False, "no TLS; tests on one machine", read_only=True)
     add("trusted_keys", "", "file or folder of keys that may sign releases", read_only=True)
+    add("policy", "", "checkpoint folder installed when the store is empty", read_only=True)
+    add("swap_to", "", "swap: checkpoint id; empty is the newest staged one")
+    add("probation_episodes", 0, "good episodes a swapped checkpoint needs before it is trusted", low=0, high=10_000)
     add("job", "{}", "submit_job: JSON {kind, spec, key}", check=_job_error)
     add("job_id", "", "cancel_job: which one")
     add("flush_timeout_s", 120.0, "longest wait for an empty spool", low=0.1, high=3600.0)

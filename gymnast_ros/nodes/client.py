@@ -114,6 +114,8 @@ class GraphClient:
             deadline,
             "latched status",
         )
+        if self._latched["rollout/status"].get("bridge_expected"):
+            self._spin_until(lambda: "bridge/status" in self._latched, deadline, "bridge/status")
 
     def call(self, service: str, timeout_s: float = 15.0) -> str:
         """Call a Trigger service and return its message.
@@ -212,14 +214,27 @@ class GraphClient:
         """Let it move again."""
         return self.call(topics.RE_ARM)
 
-    def swap(self, checkpoint_id: str = "") -> str:
-        """Make a staged checkpoint (empty: the newest) the current one at the next episode; returns its id."""
-        self.set("rollout", {"swap_to": checkpoint_id})
-        return self.call("rollout/swap")
+    def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float = 120.0) -> None:
+        """Wait until the robot holds these checkpoints, verified.
 
-    def rollback(self) -> str:
+        Raises:
+            RobotSilentError: one of them did not arrive in time.
+        """
+        wanted = set(checkpoint_ids)
+        self.wait_for("bridge/status", lambda status: wanted <= set(status["held"]), timeout_s)
+
+    def swap(self, checkpoint_id: str = "", *, probation_episodes: int = 0, timeout_s: float = 15.0) -> str:
+        """Put a staged checkpoint (empty: the newest) in force from the next episode on; returns its id."""
+        self.set("bridge", {"swap_to": checkpoint_id, "probation_episodes": probation_episodes})
+        return self._in_force(self.call("bridge/swap"), timeout_s)
+
+    def rollback(self, timeout_s: float = 15.0) -> str:
         """Return to the checkpoint before; returns its id."""
-        return self.call("rollout/rollback")
+        return self._in_force(self.call("bridge/rollback"), timeout_s)
+
+    def _in_force(self, checkpoint_id: str, timeout_s: float) -> str:
+        self.wait_for("rollout/policy_version", lambda value: value["policy_version"] == checkpoint_id, timeout_s)
+        return checkpoint_id
 
     def submit_job(
         self,

@@ -8,16 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
-from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.errors import GymnastError
 from gymnast_core.policy import Policy
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
 from gymnast_ros.nodes.evaluation import EvaluationPlan, evaluate, summarise, write_result
 from gymnast_ros.nodes.operator import LABELS, OperatorDesk
-from gymnast_ros.nodes.policy_source import PolicySource, Store
+from gymnast_ros.nodes.policy_source import PolicySource
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.nodes.worker import Worker
@@ -36,8 +37,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         recovered = self._spool.recover()
         if recovered:
             self.get_logger().warning(f"recovered episodes={len(recovered)} after a crash")
-        self._store = open_store(folder / "store", settings["robot_name"], settings["trusted_keys"])
-        self._policies = PolicySource(self._store, settings["policy"])
+        self._policies = PolicySource(folder / "store", settings["policy"])
         self._worker = Worker()
         self._desk = OperatorDesk(self._waiting_for_label)
         self._runner = EpisodeRunner(self._connect, self._spool, settings["robot_name"], self._desk.label)
@@ -50,13 +50,12 @@ class RolloutNode(Node):  # type: ignore[misc]
             ("evaluate", partial(self._start, "evaluate", self._evaluate)),
             ("cancel", self._cancel),
             ("label", self._label),
-            ("swap", self._swap),
-            ("rollback", self._rollback),
         ):
             self.create_service(Trigger, f"~/{name}", handler)
         self._diagnostics = Diagnostics(self, settings["robot_name"], self._health)
-        self._set_status(state="idle")
+        self._set_status(state="idle", bridge_expected=settings["bridge_expected"])
         self._tell_version()
+        self.create_timer(0.5, self._tell_version, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def stop(self) -> None:
         """End the running episode; its recording is kept."""
@@ -138,13 +137,12 @@ class RolloutNode(Node):  # type: ignore[misc]
         )
 
     def _open(self, name: str) -> Policy:
-        policy = self._policies.open(name)
-        self._version_topic.publish({"policy_version": policy.version})
-        return policy
+        self._tell_version()
+        return self._policies.open(name)
 
     def _tell_version(self) -> None:
-        current = self._store.current() if self._store else None
-        self._version_topic.publish({"policy_version": current.name if current else ""})
+        """Latch the version in force; a swap by the bridge takes effect when the next episode opens it."""
+        self._version_topic.publish({"policy_version": self._policies.version})
 
     def _cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._worker.cancel()
@@ -155,25 +153,6 @@ class RolloutNode(Node):  # type: ignore[misc]
     def _label(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.message = self._desk.give(self._settings["label"], self._settings["labelled_by"])
         response.success = not response.message
-        return response
-
-    def _swap(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._change_policy(response, lambda store: store.swap(self._settings["swap_to"] or _staged_id(store)))
-
-    def _rollback(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._change_policy(response, lambda store: store.rollback("operator"))
-
-    def _change_policy(self, response: Trigger.Response, change: Callable[[Store], Path]) -> Trigger.Response:
-        """The next episode opens what is current then: swaps happen at episode boundaries by construction."""
-        try:
-            if self._store is None:
-                raise ConfigError("this robot has no store; start it with robot_name and folder")
-            folder = change(self._store)
-        except GymnastError as error:
-            response.success, response.message = False, str(error)
-            return response
-        self._version_topic.publish({"policy_version": folder.name})
-        response.success, response.message = True, folder.name
         return response
 
     def _waiting_for_label(self, waiting: bool) -> None:
@@ -194,10 +173,10 @@ def declare(settings: Settings) -> None:
     add = settings.declare
     add("folder", "runs/robot", "spool/, store/ and results/ live here", read_only=True)
     add("robot_name", "sim-0", "name in recordings and at the trainer", read_only=True)
-    add("trusted_keys", "", "file or folder of keys that may sign releases; empty trusts local files", read_only=True)
+    add("bridge_expected", False, "whether this robot has a bridge node; clients wait for it", read_only=True)
     add("policy", "", "checkpoint folder used while the store has no current one")
-    add("checkpoint", "", "run_episode: folder, 'staged' or 'replay:FILE'; empty is the current one")
-    add("checkpoints", [], "evaluate: folders compared from the same starts; empty is the current one alone")
+    add("checkpoint", "", "run_episode: id in the store, folder or 'replay:FILE'; empty is the one in force")
+    add("checkpoints", [], "evaluate: ids or folders compared from the same starts; empty is the one in force alone")
     add("instruction", "lift the red cube", "run_episode: what to do, or a task's name")
     add("tasks", [], "evaluate: instructions or task names")
     add("seed", 0, "run_episode: start state", low=0, high=2**53)
@@ -211,7 +190,6 @@ def declare(settings: Settings) -> None:
     add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
     add("label", "success", "for rollout/label", choices=LABELS)
     add("labelled_by", "operator", "who labels")
-    add("swap_to", "", "for rollout/swap: checkpoint id; empty is the newest staged one")
     add("step_timeout_s", 5.0, "longest wait for an observation", low=0.2, high=600.0)
     add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
 
@@ -224,26 +202,6 @@ def task_and_instruction(name: str) -> tuple[str, str]:
         if name.strip().lower() in (task.name, task.instruction):
             return task.name, task.instruction
     return name, name
-
-
-def open_store(folder: Path, robot: str, trusted_keys: str) -> Store | None:
-    """The robot's checkpoints."""
-    try:
-        from gymnast_core.signing import TrustedKeys
-        from gymnast_ros.uplink import RobotStore
-    except ImportError:
-        return None
-
-    trusted = TrustedKeys.load(Path(trusted_keys)) if trusted_keys else None
-    store: Store = RobotStore(folder, robot=robot, trusted=trusted)
-    return store
-
-
-def _staged_id(store: Store) -> str:
-    staged = store.staged()
-    if staged is None:
-        raise ConfigError("no checkpoint is staged; publish one first")
-    return staged.name
 
 
 def main() -> int:

@@ -126,7 +126,9 @@ def test_killed_node_comes_back_and_the_evaluation_completes(graph, client, stil
     """The lost episode is kept, marked, and run again from the same start."""
     client.set("rollout", {"step_timeout_s": 1.0})
     before = {path.name for path in recordings(graph)}
-    client.set("rollout", {"tasks": ["lift"], "seed_start": 0, "seed_count": 12, "checkpoints": [still], "record": True})
+    client.set(
+        "rollout", {"tasks": ["lift"], "seed_start": 0, "seed_count": 12, "checkpoints": [still], "record": True}
+    )
     run_id = client.call("rollout/evaluate")
     client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 1, 20.0)
     os.kill(graph.pids[victim], signal.SIGKILL)

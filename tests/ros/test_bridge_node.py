@@ -1,0 +1,114 @@
+"""The bridge node between a running robot and a running trainer: episodes up, checkpoints down, jobs, swaps."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cloud_trainer.service import JobContext, Service, ServiceConfig, enroll
+from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
+from gymnast_ros.bringup import Graph, GraphConfig
+from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
+from tests.ros.conftest import wait_until
+
+SMALL = CompactPolicyConfig(widths=(4, 4, 4), hidden=8, head=8, text_dim=4)
+
+
+def checkpoint(folder: Path, seed: int) -> str:
+    """A policy that knows nothing, and its id."""
+    torch.manual_seed(seed)
+    low = np.array([-0.02] * 3 + [-0.001] * 3 + [0.0], np.float32)
+    high = np.array([0.02] * 3 + [0.001] * 3 + [1.0], np.float32)
+    return CompactPolicy(CompactNetwork(SMALL), ActionBins(low, high, SMALL.bins)).save(folder).id
+
+
+def count_to(context: JobContext) -> dict[str, object]:
+    for number in range(int(context.job.spec["n"])):
+        context.emit("progress", done=number + 1)
+    return {"answer": 42}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory) -> Iterator[Service]:
+    running = Service(ServiceConfig(folder=tmp_path_factory.mktemp("trainer")), runner=count_to)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("base") / "checkpoint"
+    return folder, checkpoint(folder, 0)
+
+
+@pytest.fixture(scope="module")
+def graph(domain_id, service, base, tmp_path_factory) -> Iterator[Graph]:
+    identity = enroll(service.authority, "sim-0", "robot", out=tmp_path_factory.mktemp("identity") / "robot")
+    config = GraphConfig(
+        folder=tmp_path_factory.mktemp("robot"), domain_id=domain_id, trainer=service.address, identity=identity,
+        policy=str(base[0]),
+    )  # fmt: skip
+    with Graph(config) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(graph, domain_id) -> Iterator[GraphClient]:
+    with GraphClient(domain_id=domain_id) as connected:
+        connected.wait_ready(40.0)
+        yield connected
+
+
+def test_recorded_episodes_reach_the_trainer_and_leave_the_spool(graph, client, service, base) -> None:
+    result = client.evaluate(tasks=["lift"], seed_start=1, seed_count=3, temperature_seed=0, record=True)
+    client.flush(30.0)
+    sent = {row["episode_id"] for row in result["episodes"]}
+    wait_until(lambda: {row.episode_id for row in service.episodes.list()} == sent, 10.0, "validation of the episodes")
+    assert not list((graph.config.folder / "spool" / "pending").iterdir())
+    assert {row["policy"] for row in result["episodes"]} == {base[1]}
+
+
+def test_published_checkpoint_is_staged_swapped_and_rolled_back(client, service, base, tmp_path) -> None:
+    better = checkpoint(tmp_path / "better", 1)
+    service.publisher.publish(tmp_path / "better")
+    client.wait_staged([better], 30.0)
+    assert client.policy_version == base[1]
+    result = client.evaluate(tasks=["lift"], seed_start=1, seed_count=1, checkpoints=[base[1], better])
+    assert set(result["policies"]) == {base[1], better}
+    assert client.swap(better) == better
+    assert client.run_episode(instruction="lift", seed=1, record=False)["policy"] == better
+    assert client.rollback() == base[1]
+    assert client.run_episode(instruction="lift", seed=1, record=False)["policy"] == base[1]
+
+
+def test_swap_to_something_unknown_is_refused(client) -> None:
+    with pytest.raises(RobotRefusedError, match="not staged"):
+        client.swap("policy-0123456789abcdef")
+
+
+def test_job_is_followed_to_its_end(client) -> None:
+    events: list[dict] = []
+    last = client.submit_job("count", {"n": 3}, "count-once", timeout_s=30.0, progress=events.append)
+    done = [event["data"]["done"] for event in events if event["kind"] == "progress"]
+    assert done == [1, 2, 3]
+    assert last["job_id"]
+
+
+def test_killed_bridge_loses_nothing(graph, client, service) -> None:
+    before = {row.episode_id for row in service.episodes.list()}
+    os.kill(graph.pids["bridge"], signal.SIGKILL)
+    result = client.evaluate(tasks=["lift"], seed_start=9, seed_count=2, temperature_seed=0, record=True)
+    wait_until(lambda: graph.restarts["bridge"] >= 1, 10.0, "respawn")
+    sent = {row["episode_id"] for row in result["episodes"]}
+    wait_until(
+        lambda: {row.episode_id for row in service.episodes.list()} == before | sent,
+        30.0,
+        "episodes of a killed bridge",
+    )
