@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from cloud_trainer.grpo.advantage import group_advantages, informative_groups, token_advantages
 from cloud_trainer.grpo.loss import clipped_loss
 from cloud_trainer.training_state import Trained, load_state, save_state
 from gymnast_core.errors import ConfigError, ContractError
-from gymnast_core.images import area_downsample
-from gymnast_core.policies.compact import CompactPolicy
-from gymnast_core.types import BoolArray, FloatArray, IntArray, RolloutBatch
+from gymnast_core.types import BoolArray, ByteArray, FloatArray, IntArray, RolloutBatch
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,40 @@ class Scored:
         reward_B: (B,) float32.
         use_B: (B,) bool, False where the judge abstained.
         born: update count when they were sampled.
+        weight_BTA: (B, T, 7) float32 weight of each token's advantage, e.g. truncated importance weights of stale
+            rollouts; None weighs all alike.
     """
 
     rollouts: RolloutBatch
     reward_B: FloatArray
     use_B: BoolArray
     born: int = 0
+    weight_BTA: FloatArray | None = None
+
+
+class TokenPolicy(Protocol):
+    """What GRPO needs of a policy whose actions are tokens; compact and OpenVLA policies have it.
+
+    Attributes:
+        network: the torch module.
+        temperature: of sampling.
+    """
+
+    network: nn.Module
+    temperature: float
+
+    @property
+    def chunk_length(self) -> int:
+        """K, actions per call."""
+        ...
+
+    def training_frames(self, frames_NHWC: ByteArray) -> Any:
+        """Prepare (N, H, W, 3) uint8 frames for token_log_probs."""
+        ...
+
+    def token_log_probs(self, images: Any, instructions: Sequence[str], tokens_BKA: IntArray) -> torch.Tensor:
+        """Return (N, K, 7) log-probabilities at the policy's temperature, with gradients."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -121,7 +149,10 @@ class UpdateReport:
         return {field.name: float(getattr(self, field.name)) for field in fields(self)}
 
 
-class GrpoTrainer:
+PolicyT = TypeVar("PolicyT", bound=TokenPolicy)
+
+
+class GrpoTrainer(Generic[PolicyT]):
     """Holds the policy, its optimiser and the groups that wait.
 
     Attributes:
@@ -133,7 +164,7 @@ class GrpoTrainer:
         history: one JSON dictionary per update, written by the loop.
     """
 
-    def __init__(self, policy: CompactPolicy, config: GrpoConfig) -> None:
+    def __init__(self, policy: PolicyT, config: GrpoConfig) -> None:
         policy.network.eval()
         policy.temperature = config.temperature
         self.policy, self.config = policy, config
@@ -144,7 +175,7 @@ class GrpoTrainer:
         self._optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self._reference = _frozen_copy(policy) if config.kl_weight > 0 else None
+        self._reference: PolicyT | None = _frozen_copy(policy) if config.kl_weight > 0 else None
 
     def informative(self, scored: Scored) -> Scored:
         """Return only the rows of groups worth learning from."""
@@ -170,7 +201,7 @@ class GrpoTrainer:
         for _ in range(self.config.epochs):
             order = self.rng.permutation(len(advantage))
             for low in range(0, len(order), self.config.mini_batch):
-                reports.append(self._step(batch.rollouts, advantage, order[low : low + self.config.mini_batch]))
+                reports.append(self._step(batch, advantage, order[low : low + self.config.mini_batch]))
         self.updates += 1
         loss, clipped, kl, norm = np.mean(reports, axis=0)
         groups = len(np.unique(batch.rollouts.group_B))
@@ -186,12 +217,15 @@ class GrpoTrainer:
         later = replace(take_rows(batch, np.flatnonzero(~now)), born=self.updates)
         return take_rows(batch, np.flatnonzero(now)), later
 
-    def _step(self, rollouts: RolloutBatch, advantage_B: FloatArray, rows: IntArray) -> tuple[float, ...]:
+    def _step(self, batch: Scored, advantage_B: FloatArray, rows: IntArray) -> tuple[float, ...]:
+        rollouts = batch.rollouts
         steps = rollouts.actions_BTA.shape[1]
         new = self._log_probs(self.policy, rollouts, rows)
         old = torch.from_numpy(rollouts.log_probs_BTA[rows]).flatten(1)
         length = rollouts.length_B[rows]
         token_advantage = torch.from_numpy(token_advantages(advantage_B[rows], length, steps))
+        if batch.weight_BTA is not None:
+            token_advantage = token_advantage * torch.from_numpy(batch.weight_BTA[rows]).flatten(1)
         valid = torch.from_numpy(np.arange(steps * 7) < (length * 7)[:, None])
         parts = clipped_loss(
             new, old, token_advantage, valid, clip_low=self.config.clip_low, clip_high=self.config.clip_high
@@ -209,16 +243,17 @@ class GrpoTrainer:
         self._optimiser.step()
         return float(loss.detach()), float(parts.clipped.mean()), float(parts.kl.mean()), float(norm)
 
-    def _log_probs(self, policy: CompactPolicy, rollouts: RolloutBatch, rows: IntArray) -> torch.Tensor:
+    def _log_probs(self, policy: TokenPolicy, rollouts: RolloutBatch, rows: IntArray) -> torch.Tensor:
         """(rows, T*7) log-probabilities, one policy call per chunk, all rows and chunks in one pass."""
         chunk = policy.chunk_length
         chunks = rollouts.actions_BTA.shape[1] // chunk
         if list(rollouts.frame_steps_F[:chunks]) != [chunk * c for c in range(chunks)]:
             raise ContractError(f"kept frames {rollouts.frame_steps_F} must be the starts of chunks of {chunk}")
-        frames = area_downsample(rollouts.frames_BFHWC[rows, :chunks], policy.config.image_size)
+        kept = rollouts.frames_BFHWC[rows, :chunks]
+        frames = policy.training_frames(kept.reshape(-1, *kept.shape[2:]))
         tokens = rollouts.tokens_BTA[rows].reshape(len(rows) * chunks, chunk, 7)
         instructions = [rollouts.instructions[row] for row in rows for _ in range(chunks)]
-        log_probs = policy.token_log_probs(frames.reshape(-1, *frames.shape[2:]), instructions, tokens)
+        log_probs = policy.token_log_probs(frames, instructions, tokens)
         return log_probs.reshape(len(rows), -1)
 
     @property
@@ -261,6 +296,7 @@ def take_rows(scored: Scored, rows: IntArray) -> Scored:
         rollouts=replace(scored.rollouts, instructions=instructions, **arrays),
         reward_B=scored.reward_B[rows],
         use_B=scored.use_B[rows],
+        weight_BTA=None if scored.weight_BTA is None else scored.weight_BTA[rows],
     )
 
 
@@ -276,22 +312,32 @@ def join_scored(first: Scored, second: Scored) -> Scored:
         np.concatenate([first.reward_B, second.reward_B]),
         np.concatenate([first.use_B, second.use_B]),
         second.born,
+        _joined_weights(first, second),
     )
+
+
+def _joined_weights(first: Scored, second: Scored) -> FloatArray | None:
+    if first.weight_BTA is None and second.weight_BTA is None:
+        return None
+    parts = [
+        s.weight_BTA if s.weight_BTA is not None else np.ones_like(s.rollouts.actions_BTA) for s in (first, second)
+    ]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _arrays(scored: Scored) -> dict[str, np.ndarray[Any, Any]]:
     rollouts = {name: getattr(scored.rollouts, name) for name in (*_ROLLOUT_ARRAYS, "frame_steps_F")}
-    return rollouts | {"reward_B": scored.reward_B, "use_B": scored.use_B}
+    weights = {} if scored.weight_BTA is None else {"weight_BTA": scored.weight_BTA}
+    return rollouts | {"reward_B": scored.reward_B, "use_B": scored.use_B} | weights
 
 
 def _scored(arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> Scored:
     fields_ = {name: arrays[name] for name in (*_ROLLOUT_ARRAYS, "frame_steps_F")}
     rollouts = RolloutBatch(instructions=values["instructions"], policy_version=values["policy_version"], **fields_)
-    return Scored(rollouts, arrays["reward_B"], arrays["use_B"], int(values["born"]))
+    return Scored(rollouts, arrays["reward_B"], arrays["use_B"], int(values["born"]), arrays.get("weight_BTA"))
 
 
-def _frozen_copy(policy: CompactPolicy) -> CompactPolicy:
-    network = type(policy.network)(policy.config)
-    network.load_state_dict(policy.network.state_dict())
-    network.requires_grad_(False)
-    return CompactPolicy(network, policy.action_bins, temperature=policy.temperature, row_by_row=False)
+def _frozen_copy(policy: PolicyT) -> PolicyT:
+    reference = copy.deepcopy(policy)
+    reference.network.requires_grad_(False)
+    return reference

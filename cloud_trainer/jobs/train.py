@@ -171,7 +171,7 @@ def run_grpo(
     return Training(tuple(_candidates(out, trainer.history)), tuple(trainer.history))
 
 
-def _iterate(trainer: GrpoTrainer, sampler: Sampler) -> dict[str, Any]:
+def _iterate(trainer: GrpoTrainer[CompactPolicy], sampler: Sampler) -> dict[str, Any]:
     """Sample until there are enough informative groups (or rounds are spent), then update."""
     config, kept, rewards, abstained = trainer.config, [], [], []
     found = 0 if trainer.surplus is None else len(np.unique(trainer.surplus.rollouts.group_B))
@@ -206,7 +206,7 @@ def _iterate(trainer: GrpoTrainer, sampler: Sampler) -> dict[str, Any]:
     return record
 
 
-def _keep(trainer: GrpoTrainer, out: Path, parent: str, lineage: Mapping[str, Any]) -> None:
+def _keep(trainer: GrpoTrainer[CompactPolicy], out: Path, parent: str, lineage: Mapping[str, Any]) -> None:
     """Write a candidate, unless a run that was interrupted right here already did."""
     folder = out / f"iteration-{trainer.updates:02d}"
     if folder.exists():

@@ -201,6 +201,10 @@ class CompactPolicy:
             raise ContractError(f"policy needs camera {name!r}; the observation has {sorted(observation.images)}")
         return observation.images[name]
 
+    def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
+        """Prepare (N, H, W, 3) frames for token_log_probs."""
+        return area_downsample(frames_NHWC, self.config.image_size)
+
     def token_log_probs(self, images: ByteArray, instructions: Sequence[str], tokens_BKA: IntArray) -> Tensor:
         """Return (B, K, 7) log-probabilities of given tokens at the policy's temperature, with gradients."""
         logits = self.logits(images, instructions) / self.temperature
