@@ -64,7 +64,7 @@ def test_evaluation_pairs_start_states_and_counts(client, still, replay) -> None
 def test_bad_requests_are_refused_with_a_reason(client, still) -> None:
     with pytest.raises(RobotRefusedError, match="at least one task"):
         client.evaluate(tasks=[], seed_start=0, seed_count=1)
-    with pytest.raises(RobotRefusedError, match="no folder"):
+    with pytest.raises(RobotRefusedError, match="neither in"):
         client.run_episode(instruction="lift", seed=0, checkpoint="/nowhere")
     row = client.run_episode(instruction="make coffee", seed=0, checkpoint=still)
     assert row["truncated_reason"] == "refused"
