@@ -137,9 +137,10 @@ class Seed:
         trials = evaluate(self.env, load_policy(policy), starts, tasks=TASKS, rng=rng)
         return {(trial.task, trial.seed): trial.succeeded for trial in trials}
 
-    def collect(self, policy: Path, number: int) -> list[Path]:
+    def collect(self, policy: Path, number: int) -> list[Any]:
         """Record on-policy episodes as the robot does: full-size frames, sampled actions, labelled, as files."""
-        from gymnast_core.episodes import write_episode
+        from cloud_trainer.jobs.runner import Recorded
+        from gymnast_core.episodes import read_summary, write_episode
         from gymnast_core.policies import load_policy
         from gymnast_ros.sim.collect import collect
 
@@ -153,7 +154,7 @@ class Seed:
                 if not (out / f"{episode.episode_id}.mcap").exists():
                     write_episode(out, episode, robot="sim-0")
         self.say(f"collected {len(seeds) * len(TASKS)} episodes")
-        return sorted(out.glob("*.mcap"))
+        return [Recorded(path, read_summary(path).end.outcome.value) for path in sorted(out.glob("*.mcap"))]
 
     def practise(self, policy: Path, number: int) -> dict[str, Any]:
         """Run the trainer's improve job on everything recorded so far."""

@@ -9,7 +9,7 @@ from gymnast_cli.stages import Advance
 from gymnast_core.errors import GymnastError, NotTrustedError
 
 if TYPE_CHECKING:
-    from gymnast_ros.uplink import JobsClient
+    from gymnast_ros.uplink import JobsClient, JobView
 
 
 class JobEndedError(GymnastError):
@@ -23,16 +23,25 @@ def follow(jobs: JobsClient, kind: str, spec: Mapping[str, Any], *, key: str, ad
         NotTrustedError: an audit or a calibration refused the training.
         JobEndedError: it failed or was cancelled.
     """
-    job = jobs.submit(kind, spec, key)
-    for event in jobs.watch(job.job_id):
-        if event.kind == "progress":
-            advance(int(event.data["step"]), int(event.data["total"]), describe(event.data))
-    ended = jobs.get(job.job_id)
-    if ended.state == "succeeded":
+    ended = watch(jobs, jobs.submit(kind, spec, key).job_id, advance)
+    if ended_well(ended):
         return dict(ended.result)
     if ended.error.startswith(NotTrustedError.__name__):
-        raise NotTrustedError(ended.error)
-    raise JobEndedError(f"job {job.job_id} {ended.state}: {ended.error or 'no reason given'}")
+        raise NotTrustedError(ended.error.removeprefix(f"{NotTrustedError.__name__}: "))
+    raise JobEndedError(f"job {ended.job_id} {ended.state}: {ended.error or 'no reason given'}")
+
+
+def watch(jobs: JobsClient, job_id: str, advance: Advance) -> JobView:
+    """Show a job's progress until it has ended; returns it."""
+    for event in jobs.watch(job_id):
+        if event.kind == "progress":
+            advance(int(event.data["step"]), int(event.data["total"]), describe(event.data))
+    return jobs.get(job_id)
+
+
+def ended_well(job: JobView) -> bool:
+    """Whether a job has a result."""
+    return str(job.state) in ("done", "succeeded")
 
 
 def describe(data: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cloud_trainer.jobs.audit import audit
 from cloud_trainer.jobs.dreams import keep_dreams
 from cloud_trainer.jobs.forgetting import check_forgetting
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
+from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.jobs.splits import split
 from cloud_trainer.jobs.train import Training, run_grpo, world_model_sampler
 from cloud_trainer.judge.learned import JudgeTraining, LearnedJudge
@@ -96,7 +97,7 @@ class Job:
     Attributes:
         spec: seed, config, and for adapt: scene, instruction, budget_s.
         checkpoints: policy, world_model and judge folders.
-        episodes: recorded episode files, oldest first.
+        episodes: recorded episodes, oldest first.
         folder: where it works; its results stay there.
         progress: told what happens.
         cancelled: asked at every iteration.
@@ -104,7 +105,7 @@ class Job:
 
     spec: Mapping[str, Any]
     checkpoints: Mapping[str, Path]
-    episodes: Sequence[Path]
+    episodes: Sequence[Recorded]
     folder: Path
     progress: Progress
     cancelled: Cancelled
@@ -217,7 +218,7 @@ def _practise_until(
             raise ConfigError(
                 f"budget_s {job.spec.get('budget_s')} does not last for one iteration; give more"
             ) from None
-        return run_grpo(parent, sampler, _with_iterations(grpo, done), folder, **arguments)
+        return run_grpo(parent, sampler, replace(grpo, iterations=done), folder, **arguments)
 
 
 def load_episodes(job: Job, most: int) -> list[Episode]:
@@ -228,10 +229,11 @@ def load_episodes(job: Job, most: int) -> list[Episode]:
     """
     episodes = []
     wanted = job.episodes[-most:]
-    for index, path in enumerate(wanted):
-        summary = read_summary(path)
-        if summary.steps == EPISODE_STEPS and summary.outcome in (Outcome.SUCCESS, Outcome.FAILURE):
-            episodes.append(read_episode(path, image_size=(IMAGE_SIZE, IMAGE_SIZE)))
+    for index, entry in enumerate(wanted):
+        labelled = entry.outcome in (Outcome.SUCCESS.value, Outcome.FAILURE.value)
+        if labelled and read_summary(entry.path).steps == EPISODE_STEPS:
+            episode = read_episode(entry.path, image_size=(IMAGE_SIZE, IMAGE_SIZE))
+            episodes.append(replace(episode, outcome=Outcome(entry.outcome)))
         if index % 50 == 0:
             job.progress(ProgressEvent("read_episodes", index, len(wanted)))
     if not episodes:
@@ -300,12 +302,6 @@ def _grpo_config(job: Job, config: PipelineConfig) -> GrpoConfig:
         keyframe_share=config.keyframe_share,
         mask_after_success=config.mask_after_success,
         seed=job.seed,
-    )
-
-
-def _with_iterations(config: GrpoConfig, iterations: int) -> GrpoConfig:
-    return GrpoConfig(
-        **{**{entry.name: getattr(config, entry.name) for entry in fields(config)}, "iterations": iterations}
     )
 
 

@@ -29,6 +29,19 @@ class JobFailedError(GymnastError):
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """One committed episode: its file, and the catalogue's label, which may correct the file's.
+
+    Attributes:
+        path: the MCAP file.
+        outcome: success, failure, abstain or unlabelled.
+    """
+
+    path: Path
+    outcome: str
+
+
+@dataclass(frozen=True)
 class JobInputs:
     """What a job needs from the stores, as files.
 
@@ -36,14 +49,14 @@ class JobInputs:
         job_id: names the job folder.
         kind: improve (refine, audit, GRPO) or adapt (test-time training for one scene).
         spec: what the submitter asked for, see cloud_trainer.jobs.pipeline.
-        episodes: every committed episode of the tenant, oldest first.
+        episodes: every valid episode of the tenant, oldest first.
         checkpoint: id -> folder.
     """
 
     job_id: str
     kind: str
     spec: Mapping[str, Any]
-    episodes: tuple[Path, ...]
+    episodes: tuple[Recorded, ...]
     checkpoint: Callable[[str], Path]
 
 
@@ -86,6 +99,8 @@ def run_in_process(
             if process.poll() is None:
                 process.kill()
             process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def _write_spec(inputs: JobInputs, work: Path) -> None:
@@ -97,7 +112,7 @@ def _write_spec(inputs: JobInputs, work: Path) -> None:
         "kind": inputs.kind,
         "spec": dict(inputs.spec),
         "checkpoints": folders,
-        "episodes": [str(path) for path in inputs.episodes],
+        "episodes": [{"path": str(entry.path), "outcome": entry.outcome} for entry in inputs.episodes],
     }
     staging = work / "spec.json.partial"
     staging.write_text(json.dumps(document, indent=1, sort_keys=True))

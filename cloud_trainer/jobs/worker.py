@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cloud_trainer.jobs.pipeline import JOBS, Job
-from cloud_trainer.jobs.runner import CANCEL_NAME
+from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
 from cloud_trainer.progress import CancelledError, ProgressEvent
 from gymnast_core.errors import NotTrustedError
 
@@ -23,7 +23,7 @@ def main(folder: Path) -> int:
     job = Job(
         spec=document["spec"],
         checkpoints={name: Path(path) for name, path in document["checkpoints"].items()},
-        episodes=[Path(path) for path in document["episodes"]],
+        episodes=[Recorded(Path(entry["path"]), entry["outcome"]) for entry in document["episodes"]],
         folder=folder,
         progress=_progress,
         cancelled=(folder / CANCEL_NAME).exists,

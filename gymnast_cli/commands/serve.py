@@ -27,29 +27,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    from cloud_trainer.jobs.runner import JobInputs, run_in_process
-    from cloud_trainer.service import JobContext, Service, ServiceConfig, serve
+    from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
+    from cloud_trainer.jobs.shelf import Shelf
+    from cloud_trainer.service import JobContext, ServiceConfig, serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    config = ServiceConfig(
-        folder=args.folder, host=args.host, port=args.port, port_file=args.port_file, insecure=args.insecure
-    )
+    shelf = Shelf(args.folder / "checkpoints")
+    for checkpoint in args.imports:
+        shelf.add(checkpoint)
 
     def runner(context: JobContext) -> Mapping[str, Any]:
-        inputs = JobInputs(
-            context.job.job_id, context.job.kind, context.job.spec, context.episode_paths(), context.checkpoint
-        )
-        result = run_in_process(
-            inputs, args.folder / "jobs", emit=context.emit, cancelled=context.cancelled, threads=args.threads
-        )
+        context.episodes.settle(60)
+        recorded = tuple(Recorded(context.episodes.path(row), row.outcome) for row in context.episodes.all())
+        inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path)
+
+        def emit(kind: str, data: Mapping[str, Any]) -> None:
+            context.emit(kind, **data)
+
+        jobs = args.folder / "jobs"
+        result = run_in_process(inputs, jobs, emit=emit, cancelled=context.cancelled, threads=args.threads)
         for folder in result["register"]:
-            context.register(Path(folder))
+            shelf.add(Path(folder))
         for candidate in result["candidates"]:
+            shelf.add(Path(candidate["folder"]))
             context.publish(Path(candidate["folder"]))
         return result
 
-    def ready(service: Service) -> None:
-        for checkpoint in args.imports:
-            service.register(checkpoint)
-
-    return serve(config, runner, ready=ready)
+    config = ServiceConfig(
+        folder=args.folder, host=args.host, port=args.port, port_file=args.port_file, insecure=args.insecure
+    )
+    console.print(f"trainer in {args.folder}; Ctrl-C stops it")
+    return serve(config, runner)

@@ -16,10 +16,10 @@ from gymnast_cli.demo.seeds import ROUNDS_PER_RUN, choosing_seeds, collecting_se
 from gymnast_cli.jobs import follow
 from gymnast_cli.results import Trials
 from gymnast_cli.stages import Advance
-from gymnast_core.errors import StorageError
+from gymnast_core.errors import CheckpointError
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
-from gymnast_ros.uplink import Identity, JobsClient, RobotStore
+from gymnast_ros.uplink import Identity, JobsClient
 
 
 def free_domain() -> int:
@@ -55,7 +55,7 @@ class Robot:
         graph.__enter__()
         client = GraphClient(domain_id=domain_id)
         client.__enter__()
-        client.wait_ready(timeout_s=60)
+        client.wait_ready(timeout_s=60.0)
         return Robot(graph, client, JobsClient(trainer, Identity.load(operator)), folder / "robot" / "store", seed)
 
     def __enter__(self) -> Robot:
@@ -102,7 +102,7 @@ class Robot:
             seed_count=count,
             checkpoints=[str(self.checkpoint(version)) for version in versions],
             scene=scene,
-            timeout_s=1800,
+            timeout_s=1800.0,
             progress=lambda status: advance(*_progress(status)),
         )
         trials: dict[str, dict[tuple[str, int], bool]] = {version: {} for version in versions}
@@ -122,10 +122,10 @@ class Robot:
             scene=scene,
             temperature_seed=self._seed * 100 + round_number,
             record=True,
-            timeout_s=1800,
+            timeout_s=1800.0,
             progress=lambda status: advance(*_progress(status)),
         )
-        self._client.flush(timeout_s=120)
+        self._client.flush(timeout_s=120.0)
 
     def job(self, kind: str, spec: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
         """Submit a job as the operator, follow it to its end and return its result."""
@@ -135,7 +135,7 @@ class Robot:
         self, current: str, candidates: Sequence[str], config: DemoConfig, round_number: int, advance: Advance
     ) -> str:
         """Try the version in force and every candidate on the choosing states, and name the one the rule picks."""
-        self._client.wait_staged(candidates, timeout_s=120)
+        self._client.wait_staged(candidates, timeout_s=120.0)
         versions = [current, *candidates]
         trials = self.evaluate(versions, "choosing", config.choosing_seeds, advance, round_number=round_number)
         return best_of(trials)
@@ -178,11 +178,11 @@ class Robot:
         """Folder of a checkpoint in the robot's store.
 
         Raises:
-            StorageError: the robot does not hold it.
+            CheckpointError: the robot does not hold it.
         """
-        path = RobotStore.path_of(self._store, version)
+        path = self._store / "checkpoints" / version
         if not path.is_dir():
-            raise StorageError(f"the robot does not hold {version}; is the bridge node connected?")
+            raise CheckpointError(f"the robot does not hold {version}; is its bridge node connected?")
         return path
 
 

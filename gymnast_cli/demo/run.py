@@ -43,7 +43,8 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
     folder.mkdir(parents=True)
     console.print(f"Run folder: [bold]{folder}[/]")
     kinds = {kind: config.checkpoints / kind for kind in ("policy", "world_model", "judge")}
-    chain = Chain(**{kind: read_manifest(path).id for kind, path in kinds.items()})
+    ids = {kind: read_manifest(path).id for kind, path in kinds.items()}
+    chain = Chain(ids["policy"], ids["world_model"], ids["judge"])
     with Stages(console) as stages:
         demo = Demo(config, folder, chain, kinds, stages)
         try:

@@ -60,4 +60,4 @@ def _address(process: subprocess.Popen[bytes], port_file: Path, log: Path, timeo
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             raise TransientBridgeError(f"the trainer did not start: {' '.join(last) or 'no output'}; see {log}")
         time.sleep(0.05)
-    return f"127.0.0.1:{port_file.read_text().strip()}"
+    return port_file.read_text().strip()

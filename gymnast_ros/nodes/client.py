@@ -266,7 +266,7 @@ class GraphClient:
 
     def flush(self, timeout_s: float = 120.0) -> None:
         """Wait until every episode has been acknowledged by the trainer."""
-        self.set("bridge", {"flush_timeout_s": timeout_s})
+        self.set("bridge", {"flush_timeout_s": float(timeout_s)})
         self._result_of("bridge", self.call("bridge/flush"), timeout_s + 10.0)
 
     def wait_for(

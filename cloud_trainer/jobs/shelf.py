@@ -1,0 +1,56 @@
+"""The trainer's own copies of checkpoints, by id: what jobs start from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.manifest import Manifest, read_checkpoint
+
+
+class Shelf:
+    """A folder of checkpoint folders named by id. Immutable entries; adding one twice is harmless."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, checkpoint: Path) -> Manifest:
+        """Verify a checkpoint and keep a copy.
+
+        Raises:
+            CheckpointError: it is incomplete or altered.
+        """
+        manifest, _ = read_checkpoint(checkpoint)
+        target = self._folder / manifest.id
+        if not target.exists():
+            staging = self._folder / f".{manifest.id}.partial"
+            shutil.rmtree(staging, ignore_errors=True)
+            shutil.copytree(checkpoint, staging)
+            staging.rename(target)
+        return manifest
+
+    def path(self, checkpoint_id: str) -> Path:
+        """Return the folder of a checkpoint.
+
+        Raises:
+            ConfigError: the id is no plain name, or the trainer does not have it.
+        """
+        if not checkpoint_id or not all(c.isalnum() or c in "_-" for c in checkpoint_id):
+            raise ConfigError(f"checkpoint id {checkpoint_id!r} is not [A-Za-z0-9_-]+")
+        target = self._folder / checkpoint_id
+        if not target.is_dir():
+            raise ConfigError(f"the trainer has no checkpoint {checkpoint_id!r}; start it with --import, or publish it")
+        return target
+
+    def newest(self, kind: str) -> Path:
+        """Return the checkpoint of a kind that was added last.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        found = sorted(self._folder.glob(f"{kind}-*"), key=lambda path: path.stat().st_ctime_ns)
+        if not found:
+            raise CheckpointError(f"the trainer has no {kind} yet; start it with --import")
+        return found[-1]

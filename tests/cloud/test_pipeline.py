@@ -1,0 +1,154 @@
+"""The training jobs on real episodes of the simulator, with tiny models, in real worker processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cloud_trainer.jobs.pipeline import Job, PipelineConfig, adapt, improve
+from cloud_trainer.jobs.runner import CANCEL_NAME, JobFailedError, JobInputs, Recorded, run_in_process
+from cloud_trainer.jobs.splits import SHARES, split_of
+from cloud_trainer.judge.calibration import Thresholds
+from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
+from cloud_trainer.progress import CancelledError, never, silent
+from cloud_trainer.world_model.compact_data import clips_of, median_background
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.episodes import read_episode, read_summary, write_episode
+from gymnast_core.errors import ConfigError, NotTrustedError
+from gymnast_core.manifest import read_manifest
+from gymnast_ros.sim.collect import collect
+from gymnast_ros.sim.env import SimEnv
+from gymnast_ros.sim.expert import ScriptedExpert
+from tests.cloud.learning_fakes import tiny_policy, tiny_world_model
+
+TINY = {"refine_iterations": 2, "judge_iterations": 4, "grpo_iterations": 2, "groups": 4, "group_size": 4}
+TINY |= {"candidate_every": 1, "check": False}
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> tuple[dict[str, Path], list[Recorded]]:
+    """Tiny checkpoints, and 48 recorded episodes of which about half succeed."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("material")
+    env = SimEnv(image_size=64)
+    files = []
+    for task, offset in ((task, offset) for task in ("lift", "drawer") for offset in (0.0, 0.03)):
+        expert = ScriptedExpert(env, aim_offset_m=(offset, 0.0))
+        for episode in collect(env, expert, task, range(12)):
+            own = replace(episode, episode_id=f"{task}-{int(offset * 100)}-{episode.metadata['seed']}")
+            files.append(write_episode(folder / "episodes", own, robot="sim-0"))
+    env.close()
+    model = tiny_world_model()
+    background = median_background(clips_of([read_episode(path) for path in files], 64).frames_NTHWC)
+    CompactWorldModel(model.network, background).save(folder / "world_model")
+    judge = LearnedJudge(JudgeNetwork(JudgeConfig(widths=(4, 8, 8), hidden=8)))
+    judge.save(folder / "judge", parents=(), lineage={}, thresholds=Thresholds(0.5, 0.5))
+    tiny_policy().save(folder / "policy")
+    recorded = [Recorded(path, read_summary(path).end.outcome.value) for path in files]
+    return {name: folder / name for name in ("policy", "world_model", "judge")}, recorded
+
+
+def job_of(material, folder: Path, *, config=None, cancelled=never, **spec) -> Job:
+    checkpoints, files = material
+    folder.mkdir(parents=True, exist_ok=True)
+    return Job({"seed": 5, "config": config or TINY, **spec}, checkpoints, files, folder, silent, cancelled)
+
+
+def inputs_of(material, kind="improve", **spec) -> JobInputs:
+    checkpoints, files = material
+    names = {name: name for name in checkpoints}
+    return JobInputs(
+        "job-1", kind, {"seed": 5, "config": TINY, **names, **spec}, tuple(files), lambda name: checkpoints[name]
+    )
+
+
+def test_every_episode_has_one_part_for_ever():
+    parts = [split_of(f"ep-{n}") for n in range(4000)]
+    for name, share in SHARES.items():
+        assert parts.count(name) / 4000 == pytest.approx(share, abs=0.03)
+    assert parts == [split_of(f"ep-{n}") for n in range(4000)]
+
+
+def test_improve_leaves_candidates_with_their_lineage(material, tmp_path):
+    result = improve(job_of(material, tmp_path))
+    last = read_manifest(Path(result["candidates"][-1]["folder"]))
+    assert [c["iteration"] for c in result["candidates"]] == [1, 2]
+    assert last.parents == (read_manifest(material[0]["policy"]).id,)
+    assert last.lineage["world_model"] == result["world_model"] != read_manifest(material[0]["world_model"]).id
+    assert len(last.lineage["episodes"]) == result["episodes"] == 48
+    assert len(json.loads((tmp_path / "dreams.json").read_text())) >= 2
+
+
+def test_improve_refuses_an_untrustworthy_dream(material, tmp_path):
+    config = {**TINY, "check": True, "bounds": {"episodes": 1000}}
+    with pytest.raises(NotTrustedError, match="episodes judged < 1000"):
+        improve(job_of(material, tmp_path, config=config))
+    assert not (tmp_path / "candidates").exists()
+
+
+def test_unknown_setting_is_named():
+    with pytest.raises(ConfigError, match="grpo_iteration"):
+        PipelineConfig.of({"grpo_iteration": 3})
+
+
+def test_killed_worker_resumes_to_the_same_checkpoints(material, tmp_path):
+    whole = run_in_process(inputs_of(material), tmp_path / "whole", emit=lambda kind, data: None, cancelled=never)
+    work = tmp_path / "killed" / "job-1"
+    work.mkdir(parents=True)
+    (work / "spec.json").write_text((tmp_path / "whole" / "job-1" / "spec.json").read_text())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cloud_trainer.jobs.worker", str(work)], stdout=subprocess.DEVNULL, env={**os.environ}
+    )
+    deadline = time.monotonic() + 60
+    while not (work / "grpo.state").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (work / "grpo.state").exists(), "killed too early to show anything"
+    again = run_in_process(inputs_of(material), tmp_path / "killed", emit=lambda kind, data: None, cancelled=never)
+    assert [c["id"] for c in again["candidates"]] == [c["id"] for c in whole["candidates"]]
+    assert again["imagined_reward"] == whole["imagined_reward"]
+
+
+def test_cancelling_stops_the_worker_and_keeps_its_state(material, tmp_path):
+    seen = []
+
+    def emit(kind, data):
+        seen.append(data.get("stage"))
+
+    config = {**TINY, "grpo_iterations": 500, "candidate_every": 500}
+    with pytest.raises(CancelledError, match="GRPO cancelled after"):
+        run_in_process(inputs_of(material, config=config), tmp_path, emit=emit, cancelled=lambda: "grpo" in seen)
+    assert (tmp_path / "job-1" / "grpo.state").exists()
+    assert (tmp_path / "job-1" / CANCEL_NAME).exists()
+
+
+def test_dead_worker_is_an_error_with_its_last_words(material, tmp_path):
+    inputs = replace(inputs_of(material), episodes=(Recorded(tmp_path / "gone.mcap", "success"),))
+    with pytest.raises(JobFailedError, match=r"gone\.mcap"):
+        run_in_process(inputs, tmp_path, emit=lambda kind, data: None, cancelled=never)
+
+
+def test_adapt_honours_its_deadline_and_keeps_what_it_has(material, tmp_path):
+    config = {**TINY, "grpo_iterations": 10_000}
+    started = time.monotonic()
+    result = adapt(
+        job_of(material, tmp_path, config=config, scene="standard", instruction="lift the red cube", budget_s=4.0)
+    )
+    assert 1 <= len(result["candidates"]) < 10_000
+    assert time.monotonic() - started < 30
+    manifest = read_manifest(Path(result["candidates"][-1]["folder"]))
+    assert manifest.lineage["scene"] == "standard"
+
+
+def test_adapt_says_what_is_missing(material, tmp_path):
+    with pytest.raises(ConfigError, match="collect a few there first"):
+        adapt(job_of(material, tmp_path, scene="kitchen", instruction="lift the red cube", budget_s=4.0))
