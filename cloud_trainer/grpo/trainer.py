@@ -103,12 +103,15 @@ class TokenPolicy(Protocol):
     """What GRPO needs of a policy whose actions are tokens; compact and OpenVLA policies have it.
 
     Attributes:
-        network: the torch module.
         temperature: of sampling.
     """
 
-    network: nn.Module
     temperature: float
+
+    @property
+    def network(self) -> nn.Module:
+        """The torch module; an attribute will do."""
+        ...
 
     @property
     def chunk_length(self) -> int:
