@@ -10,7 +10,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from gymnast_core.errors import ConfigError, ContractError, GymnastError, NotTrustedError, SafetyError, TransientBridgeError
+from gymnast_core.errors import (
+    ConfigError,
+    ContractError,
+    GymnastError,
+    NotTrustedError,
+    SafetyError,
+    TransientBridgeError,
+)
 
 COMMANDS = {
     "demo": "the whole loop on this machine: base policy, practice in the world model, better policy",
@@ -28,6 +35,7 @@ COMMANDS = {
     "audit": "how far to trust a world model",
     "judge": "calibrate a judge against operator labels",
     "why": "where a checkpoint comes from, down to every episode",
+    "completion": "a completion script for bash or zsh",
 }
 """name -> help; gymnast_cli.commands.<name> has add_arguments(parser) and run(args, console) -> exit code."""
 
@@ -44,12 +52,15 @@ EXIT_CODES: dict[type[GymnastError], int] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="gymnast", description="Robots that practise in a dream and come back better.")
+    parser = argparse.ArgumentParser(
+        prog="gymnast", description="Robots that practise in a dream and come back better."
+    )
     parser.add_argument("--json", action="store_true", help="print results as JSON lines, nothing else")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = next((word for word in arguments if word in COMMANDS), None)
     for name, text in COMMANDS.items():
         sub = subparsers.add_parser(name, help=text, description=text)
+        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="results as JSON lines")
         if name == wanted:
             importlib.import_module(f"gymnast_cli.commands.{name}").add_arguments(sub)
     args = parser.parse_args(arguments)

@@ -1,0 +1,202 @@
+"""Test-time training as one action: collect in the scene, train, offer, try it on the arm, keep it only if it wins.
+
+Used by `gymnast ttt` and the demo. Everything is asked of a started robot (GraphClient) and a trainer (JobsClient).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gymnast_cli.jobs import follow
+from gymnast_cli.results import Trials, counts, difference
+from gymnast_cli.stages import Advance
+from gymnast_core.errors import NotTrustedError
+
+if TYPE_CHECKING:
+    from gymnast_ros.nodes.client import GraphClient
+    from gymnast_ros.uplink import JobsClient
+
+FLUSH_S = 120.0
+STAGE_S = 120.0
+"""How long episodes may take up, and a checkpoint down."""
+
+
+@dataclass(frozen=True)
+class AdaptOutcome:
+    """What an adaptation job came to.
+
+    Attributes:
+        candidate: id of the adapted checkpoint, staged on the robot; None when there is nothing to try.
+        reason: why there is none.
+        job: the job's result (audit, imagined_reward, forgetting, ...); empty when the trust check refused.
+    """
+
+    candidate: str | None
+    reason: str = ""
+    job: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KeepRule:
+    """When an adapted checkpoint stays; declared before the trial.
+
+    Attributes:
+        gain: the scene's success must rise by more than this.
+        loss: success on the other tasks may fall by at most this.
+    """
+
+    gain: float = 0.0
+    loss: float = 0.10
+
+
+@dataclass(frozen=True)
+class AdaptTrial:
+    """An adapted checkpoint against the one in force, same start states.
+
+    Attributes:
+        kept: what the rule says.
+        reason: in words.
+        scene: {before, after, difference} in the new scene.
+        other_tasks: the same on the other tasks in the standard scene; empty when none was asked for.
+    """
+
+    kept: bool
+    reason: str
+    scene: Mapping[str, Any]
+    other_tasks: Mapping[str, Any]
+
+
+def test_time_train(
+    client: GraphClient,
+    jobs: JobsClient,
+    *,
+    spec: Mapping[str, Any],
+    scene: str,
+    task: str,
+    collect: int,
+    seed_start: int,
+    advance: Advance,
+    temperature_seed: int = 0,  # noqa: PT028
+    key: str = "",  # noqa: PT028
+) -> AdaptOutcome:
+    """Collect start episodes in a scene, adapt the policy to it within a budget, wait until the robot holds the result.
+
+    Args:
+        client: of the started robot.
+        jobs: of its trainer.
+        spec: of the job: policy, world_model, judge, seed, budget_s, config; scene and instruction are added here.
+        scene: where.
+        task: a task's name or an instruction.
+        collect: real episodes to record there first; 0 takes those the trainer has.
+        seed_start: first start state of these.
+        advance: told every episode and every training step.
+        temperature_seed: of the sampled exploration while collecting.
+        key: of the job; the same key never starts a second one. Default: made from the scene and the collecting run.
+
+    Returns:
+        The candidate, or the reason why there is none: the dream of this scene cannot be trusted, or it forgets.
+
+    Raises:
+        JobEndedError: the job failed or was cancelled.
+        RobotRefusedError, RobotSilentError: the robot did.
+    """
+    run_id = "none"
+    if collect:
+        recorded = client.evaluate(
+            tasks=[task], seed_start=seed_start, seed_count=collect, scene=scene, temperature_seed=temperature_seed,
+            record=True, purpose="ttt", timeout_s=1800, progress=lambda status: advance(*shown(status)),
+        )  # fmt: skip
+        run_id = str(recorded["run_id"])
+        client.flush(timeout_s=FLUSH_S)
+    wanted = {**spec, "scene": scene, "instruction": instruction_of(task)}
+    try:
+        result = follow(jobs, "adapt", wanted, key=key or f"adapt-{scene}-{run_id}", advance=advance)
+    except NotTrustedError as refusal:
+        return AdaptOutcome(None, str(refusal))
+    candidates = [str(candidate["id"]) for candidate in result["candidates"]]
+    if not candidates:
+        return AdaptOutcome(None, str(result.get("refused", "the job offered no candidate")), result)
+    client.wait_staged([candidates[-1]], timeout_s=STAGE_S)
+    return AdaptOutcome(candidates[-1], "", result)
+
+
+def try_adaptation(
+    client: GraphClient,
+    *,
+    current: str,
+    candidate: str,
+    folder_of: Callable[[str], str | Path],
+    scene: str,
+    task: str,
+    other_tasks: Sequence[str],
+    seed_start: int,
+    seed_count: int,
+    advance: Advance,
+    rule: KeepRule | None = None,
+) -> AdaptTrial:
+    """Run both checkpoints greedily from the same start states, in the scene and on the other tasks.
+
+    Args:
+        client: of the started robot.
+        current: checkpoint id in force.
+        candidate: staged checkpoint id.
+        folder_of: checkpoint id -> folder on the robot's machine.
+        scene: the new one.
+        task: what it was adapted to.
+        other_tasks: run in the standard scene.
+        seed_start: first start state.
+        seed_count: start states per task.
+        advance: told every episode.
+        rule: see KeepRule.
+    """
+    versions = (current, candidate)
+
+    def compared(tasks: Sequence[str], where: str) -> dict[str, Any]:
+        result = client.evaluate(
+            tasks=list(tasks), seed_start=seed_start, seed_count=seed_count, scene=where, timeout_s=1800,
+            checkpoints=[str(folder_of(version)) for version in versions],
+            progress=lambda status: advance(*shown(status)),
+        )  # fmt: skip
+        trials = trials_of(result, versions)
+        before, after = (trials[version] for version in versions)
+        return {"before": counts(before), "after": counts(after), "difference": difference(before, after)}
+
+    there = compared([task], scene)
+    elsewhere = compared(other_tasks, "standard") if other_tasks else {}
+    kept, reason = judge_trial(there, elsewhere, rule or KeepRule())
+    return AdaptTrial(kept, reason, there, elsewhere)
+
+
+def judge_trial(scene: Mapping[str, Any], other_tasks: Mapping[str, Any], rule: KeepRule) -> tuple[bool, str]:
+    """Apply the rule; returns (kept, the reason in words)."""
+    gain = float(scene["difference"]["mean"])
+    loss = -float(other_tasks["difference"]["mean"]) if other_tasks else 0.0
+    if gain <= rule.gain:
+        return False, f"no gain in the scene: {gain:+.0%}, more than {rule.gain:+.0%} is asked"
+    if loss > rule.loss:
+        return False, f"gains {gain:+.0%} in the scene but loses {loss:.0%} on the other tasks, {rule.loss:.0%} allowed"
+    return True, f"gains {gain:+.0%} in the scene, {-loss:+.0%} on the other tasks"
+
+
+def trials_of(result: Mapping[str, Any], versions: Sequence[str]) -> dict[str, Trials]:
+    """Sort an evaluation's rows by version; an episode without a label is no success."""
+    trials: dict[str, dict[tuple[str, int], bool]] = {version: {} for version in versions}
+    for row in result["episodes"]:
+        trials[row["policy"]][row["task"], row["seed"]] = row["success"] is True
+    return dict(trials)
+
+
+def shown(status: Mapping[str, Any]) -> tuple[int, int, str]:
+    """A rollout/status as (done, total, note) for a progress bar."""
+    done, total, won = (int(status.get(name, 0)) for name in ("done", "total", "successes"))
+    return done, total, f"success {won}/{done}" if done else ""
+
+
+def instruction_of(task: str) -> str:
+    """The instruction of a task's name; anything else is an instruction already."""
+    from gymnast_ros.sim.tasks import TASKS
+
+    return TASKS[task].instruction if task in TASKS else task

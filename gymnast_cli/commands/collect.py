@@ -1,0 +1,50 @@
+"""`gymnast collect`: episodes on a started robot."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from gymnast_cli.connect import add_robot_arguments, emit, robot, task_list
+
+FIRST_SEED = 900_000
+"""Above what pretraining and the demo take of the training seeds."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_robot_arguments(parser)
+    parser.add_argument("--tasks", type=task_list, default="lift,push,put,drawer", help="names or instructions")
+    parser.add_argument("--count", type=int, default=25, help="episodes per task (default 25)")
+    parser.add_argument("--scene", default="standard", help="look of the simulated world")
+    parser.add_argument("--seed-start", type=int, default=FIRST_SEED, help="first start state")
+    parser.add_argument("--sample", type=int, default=0, metavar="SEED", help="of the policy's exploration; -1: greedy")
+    parser.add_argument("--keep-local", action="store_true", help="do not wait until the trainer has them")
+    parser.add_argument("--timeout-s", type=float, default=3600.0, help="longest wait")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Run and record the episodes; wait until each is acknowledged by the trainer."""
+    from gymnast_cli.adapt import shown
+    from gymnast_cli.stages import Stages
+
+    with robot(args) as client, Stages(console) as stages:
+        with stages.stage("collect") as advance:
+            result = client.evaluate(
+                tasks=args.tasks, seed_start=args.seed_start, seed_count=args.count, scene=args.scene,
+                temperature_seed=args.sample, record=True, purpose="collect", timeout_s=args.timeout_s,
+                progress=lambda status: advance(*shown(status)),
+            )  # fmt: skip
+        if not args.keep_local:
+            with stages.stage("ship"):
+                client.flush(timeout_s=args.timeout_s)
+    episodes = result["episodes"]
+    won = sum(row["success"] is True for row in episodes)
+    summary = {
+        "episodes": len(episodes), "successes": won, "complete": result["complete"], "shipped": not args.keep_local,
+        "episode_ids": [row["episode_id"] for row in episodes],
+    }  # fmt: skip
+    where = "waiting in the spool" if args.keep_local else "at the trainer"
+    emit(args, console, summary, f"{len(episodes)} episodes, {won} successful, {where}")
+    return 0 if result["complete"] else 1

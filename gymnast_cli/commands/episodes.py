@@ -1,0 +1,160 @@
+"""`gymnast episodes`: recorded episodes at the trainer, or as files."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from gymnast_cli.connect import add_trainer_arguments, emit, peer
+from gymnast_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gymnast_ros.uplink import EpisodesClient, EpisodeView
+
+FIELDS = ("episode_id", "robot", "instruction", "outcome", "labelled_by", "steps", "policy_version", "state", "reason",
+          "digest", "size")  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare list, label, show and retract."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="in order of arrival")
+    listing.add_argument("--robot", default="", help="only of this one")
+    listing.add_argument("--state", default="", choices=("", "committed", "valid", "quarantined"), help="only these")
+    listing.add_argument(
+        "--outcome", default="", choices=("", "success", "failure", "abstain", "unlabelled"), help="only these"
+    )
+    listing.add_argument("--limit", type=int, default=1000, help="at most so many, the newest (default 1000)")
+    label = actions.add_parser("label", help="set or correct a label; your certificate says who did")
+    label.add_argument("episode_id")
+    label.add_argument("outcome", choices=("success", "failure", "unlabelled"))
+    for action in (listing, label):
+        add_trainer_arguments(action)
+    show = actions.add_parser("show", help="what is in an episode file; --film draws it")
+    show.add_argument("episode", help="an .mcap file, or an id with --folder")
+    show.add_argument("--folder", type=Path, default=Path("trainer"), help="of the trainer, to find an id")
+    show.add_argument("--film", type=Path, metavar="FILE.png", help="write a film strip")
+    retract = actions.add_parser("retract", help="withdraw one, on the trainer's machine: what it touched is listed")
+    retract.add_argument("episode_id")
+    retract.add_argument("--reason", required=True, help="for whoever meets the block later")
+    retract.add_argument("--by", required=True, help="who withdraws it")
+    retract.add_argument("--folder", type=Path, default=Path("trainer"), help="as given to `gymnast serve`")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Do it."""
+    return {"list": _list, "label": _label, "show": _show, "retract": _retract}[args.action](args, console)
+
+
+def _client(args: argparse.Namespace) -> EpisodesClient:
+    from gymnast_ros.uplink import EpisodesClient
+
+    address, identity = peer(args)
+    return EpisodesClient(address, identity, insecure=args.insecure)
+
+
+def _list(args: argparse.Namespace, console: Console) -> int:
+    from rich.table import Table
+
+    with _client(args) as client:
+        rows = [row for row in _pages(client, args) if args.outcome in ("", row.outcome)][-args.limit :]
+    table = Table(title=f"{len(rows)} episodes")
+    for column in ("episode", "robot", "instruction", "outcome", "by", "steps", "policy", "state"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(row.episode_id, row.robot, row.instruction, row.outcome, row.labelled_by, str(row.steps),
+                      row.policy_version, row.reason or row.state)  # fmt: skip
+    emit(args, console, {"episodes": [shown(row) for row in rows]}, table)
+    return 0
+
+
+def _pages(client: EpisodesClient, args: argparse.Namespace) -> Iterator[EpisodeView]:
+    after = 0
+    while page := client.list(after=after, state=args.state, robot=args.robot):
+        yield from page
+        after = page[-1].sequence
+
+
+def _label(args: argparse.Namespace, console: Console) -> int:
+    from gymnast_core.types import Outcome
+
+    with _client(args) as client:
+        row = client.label(args.episode_id, Outcome(args.outcome))
+    emit(args, console, shown(row), f"{row.episode_id}: {row.outcome}, by {row.labelled_by}")
+    return 0
+
+
+def _show(args: argparse.Namespace, console: Console) -> int:
+    from gymnast_core.episodes import read_episode
+
+    path = Path(args.episode)
+    if not path.is_file():
+        path = _file_of(args.episode, args.folder)
+    episode = read_episode(path)
+    actions = episode.actions_TA
+    facts = {
+        "episode_id": episode.episode_id, "instruction": episode.instruction, "outcome": episode.outcome.value,
+        "labelled_by": episode.labelled_by, "steps": episode.steps, "truncated_reason": episode.truncated_reason,
+        "policy_versions": list(dict.fromkeys(episode.policy_versions)), "metadata": dict(episode.metadata),
+        "cameras": {name: list(frames.shape[1:]) for name, frames in episode.images.items()},
+        "path_m": round(float(abs(actions[:, :3]).sum()), 4) if episode.steps else 0.0, "file": str(path),
+    }  # fmt: skip
+    if args.film is not None:
+        facts["film"] = str(_film(episode, args.film))
+    emit(args, console, facts, "\n".join(f"{name:>17}: {value}" for name, value in facts.items()))
+    return 0
+
+
+def _file_of(episode_id: str, folder: Path) -> Path:
+    from gymnast_cli.trail import TrainerFolder
+
+    trainer = TrainerFolder(folder)
+    try:
+        rows = [row for row in trainer.episodes.all(states=("committed", "valid", "quarantined"))
+                if row.episode_id == episode_id]  # fmt: skip
+        if not rows:
+            raise ConfigError(f"{episode_id!r} is neither a file nor an episode in {folder}")
+        return trainer.episodes.path(rows[0])
+    finally:
+        trainer.close()
+
+
+def _film(episode: Any, path: Path, most: int = 8) -> Path:
+    """Up to eight frames side by side."""
+    import cv2
+    import numpy as np
+
+    frames = next(iter(episode.images.values()))
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).astype(int))
+    strip = np.concatenate([frames[index] for index in chosen], axis=1)
+    if not cv2.imwrite(str(path), np.ascontiguousarray(strip[..., ::-1])):
+        raise ConfigError(f"cannot write {path}; name a .png or .jpg file in an existing folder")
+    return path
+
+
+def _retract(args: argparse.Namespace, console: Console) -> int:
+    from gymnast_cli.trail import TrainerFolder
+
+    trainer = TrainerFolder(args.folder)
+    graph = trainer.graph()
+    try:
+        touched = graph.retract(args.episode_id, reason=args.reason, by=args.by, at_ns=time.time_ns())
+        trainer.withdraw(args.episode_id, f"retracted by {args.by}: {args.reason}")
+    finally:
+        graph.close()
+        trainer.close()
+    rows = [{"id": node.id, "kind": node.kind} for node in touched if node.kind not in ("label", "dataset")]
+    text = "\n".join(f"  {row['kind']} {row['id']}" for row in rows) or "  nothing was made from it"
+    done = f"{args.episode_id} is retracted and will not be trained on again. Made from it, no longer promotable:"
+    emit(args, console, {"retracted": args.episode_id, "touched": rows}, f"{done}\n{text}")
+    return 0
+
+
+def shown(row: EpisodeView) -> dict[str, Any]:
+    """An episode as JSON values."""
+    return {**{name: getattr(row, name) for name in FIELDS}, "metadata": dict(row.metadata)}

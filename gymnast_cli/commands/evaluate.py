@@ -1,0 +1,104 @@
+"""`gymnast evaluate`: checkpoints compared on a started robot, the same start states for all."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from gymnast_cli.connect import add_robot_arguments, checkpoint_on_robot, emit, robot, task_list
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gymnast_cli.results import Trials
+
+FIRST_SEED = 2_000_000
+"""Evaluation seeds: never trained on, never chosen with."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "checkpoints",
+        nargs="*",
+        default=["current"],
+        help="'current', 'staged', ids or folders; the first is what the others are compared with",
+    )
+    add_robot_arguments(parser)
+    parser.add_argument("--tasks", type=task_list, default="lift,push,put,drawer", help="names or instructions")
+    parser.add_argument("--count", type=int, default=25, help="start states per task (default 25)")
+    parser.add_argument("--scene", default="standard", help="look of the simulated world")
+    parser.add_argument("--seed-start", type=int, default=FIRST_SEED, help="first start state")
+    parser.add_argument("--sample", type=int, default=-1, metavar="SEED", help="sample with this seed; default: greedy")
+    parser.add_argument("--record", action="store_true", help="keep and ship the episodes")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the whole result here as JSON")
+    parser.add_argument("--timeout-s", type=float, default=3600.0, help="longest wait")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Evaluate and print successes with Wilson intervals, and the paired difference to the first."""
+    from gymnast_cli.adapt import shown, trials_of
+    from gymnast_cli.stages import Stages
+
+    names = [checkpoint_on_robot(name, args.robot_folder) for name in args.checkpoints]
+    with robot(args) as client, Stages(console) as stages, stages.stage("evaluate") as advance:
+        result = client.evaluate(
+            tasks=args.tasks, seed_start=args.seed_start, seed_count=args.count, checkpoints=names, scene=args.scene,
+            temperature_seed=args.sample, record=args.record, timeout_s=args.timeout_s,
+            progress=lambda status: advance(*shown(status)),
+        )  # fmt: skip
+    versions = list(dict.fromkeys(result["checkpoints"]))
+    summary = summarise(trials_of(result, versions), versions)
+    whole = {**{key: result[key] for key in ("run_id", "scene", "seed_start", "seed_count", "complete")}, **summary}
+    if args.out is not None:
+        args.out.write_text(json.dumps({**whole, "episodes": result["episodes"]}, indent=1))
+    emit(args, console, whole, table(summary["policies"], args.scene))
+    return 0 if result["complete"] else 1
+
+
+def summarise(trials: Mapping[str, Trials], versions: Sequence[str]) -> dict[str, Any]:
+    """{policies: [{id, successes, n, interval, tasks, difference}]}; the difference is paired, to the first version."""
+    from gymnast_cli.results import counts, difference
+    from gymnast_core.statistics import wilson_interval
+
+    rows = []
+    for version in versions:
+        both = trials[versions[0]].keys() & trials[version].keys()  # a cancelled evaluation may lack a partner
+        shared = [{key: trials[name][key] for key in sorted(both)} for name in (versions[0], version)]
+        total = counts(trials[version])
+        interval = wilson_interval(total["successes"], total["n"]).to_json() if total["n"] else None
+        change = difference(*shared) if version != versions[0] and both else None
+        rows.append({"id": version, **total, "interval": interval, "difference": change})
+    return {"policies": rows}
+
+
+def table(policies: Sequence[Mapping[str, Any]], scene: str) -> Table:
+    """The summary for people."""
+    from rich.table import Table
+
+    shown = Table(title=f"On the robot, scene {scene}, same start states")
+    for column in ("checkpoint", "task", "success", "rate [95 %]", "difference [95 %]"):
+        shown.add_column(column, justify="left" if column in ("checkpoint", "task") else "right")
+    for row in policies:
+        for name, count in row["tasks"].items():
+            change = row["difference"]["tasks"][name] if row["difference"] else None
+            shown.add_row("", name, *cells(count, change))
+        shown.add_row(row["id"], "all", *cells(row, row["difference"]), style="bold", end_section=True)
+    return shown
+
+
+def cells(count: Mapping[str, Any], change: Mapping[str, float] | None) -> list[str]:
+    """successes/n, the rate with its interval, and the paired difference."""
+    from gymnast_core.statistics import wilson_interval
+
+    if not count["n"]:
+        return ["0/0", "", ""]
+    interval = wilson_interval(count["successes"], count["n"])
+    rate = f"{interval.mean:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
+    paired = f"{change['mean']:+.0%} [{change['low']:+.0%}, {change['high']:+.0%}]" if change else ""
+    return [f"{count['successes']}/{count['n']}", rate, paired]

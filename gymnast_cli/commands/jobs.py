@@ -1,0 +1,93 @@
+"""`gymnast jobs`: training jobs at the trainer."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from gymnast_cli.connect import add_trainer_arguments, emit, jobs_client, json_argument
+
+if TYPE_CHECKING:
+    from gymnast_ros.uplink import JobsClient
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare submit, list, watch and cancel."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    submit = actions.add_parser("submit", help="start one")
+    submit.add_argument("kind", help="improve (refine, audit, practise) or adapt (one scene)")
+    submit.add_argument(
+        "--spec",
+        type=json_argument,
+        required=True,
+        metavar="JSON|@FILE",
+        help="policy, world_model and judge ids, seed, config; for adapt: scene, instruction, budget_s",
+    )
+    submit.add_argument("--key", default="", help="the same key never starts a second job (default: a random one)")
+    submit.add_argument("--watch", action="store_true", help="stay until it has ended")
+    listing = actions.add_parser("list", help="newest first")
+    listing.add_argument("--state", default="", help="only these: waiting, running, done, failed, cancelled")
+    watch = actions.add_parser("watch", help="follow one to its end; Ctrl-C leaves it running")
+    watch.add_argument("job_id")
+    cancel = actions.add_parser("cancel", help="stop one after its present iteration; what is finished is kept")
+    cancel.add_argument("job_id")
+    for action in (submit, listing, watch, cancel):
+        add_trainer_arguments(action)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Do it; watching returns 1 when the job failed."""
+    jobs = jobs_client(args)
+    try:
+        return {"submit": _submit, "list": _list, "watch": _watch, "cancel": _cancel}[args.action](jobs, args, console)
+    finally:
+        jobs.close()
+
+
+def _submit(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:
+    job = jobs.submit(args.kind, args.spec, args.key or f"cli-{secrets.token_hex(8)}")
+    if args.watch:
+        return _follow(jobs, job.job_id, args, console)
+    emit(args, console, shown(job), f"{job.job_id}; follow it with: gymnast jobs watch {job.job_id}")
+    return 0
+
+
+def _list(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:
+    from rich.table import Table
+
+    found = [job for job in jobs.list() if args.state in ("", job.state)]
+    table = Table(title=f"{len(found)} jobs")
+    for column in ("job", "kind", "state", "error"):
+        table.add_column(column)
+    for job in found:
+        table.add_row(job.job_id, job.kind, job.state, job.error)
+    emit(args, console, {"jobs": [shown(job) for job in found]}, table)
+    return 0
+
+
+def _watch(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:
+    return _follow(jobs, args.job_id, args, console)
+
+
+def _cancel(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:
+    job = jobs.cancel(args.job_id)
+    emit(args, console, shown(job), f"{job.job_id} is {job.state}; it stops after its present iteration")
+    return 0
+
+
+def _follow(jobs: JobsClient, job_id: str, args: argparse.Namespace, console: Console) -> int:
+    from gymnast_cli.jobs import ended_well, watch
+    from gymnast_cli.stages import Stages
+
+    with Stages(console) as stages, stages.stage(job_id) as advance:
+        job = watch(jobs, job_id, advance)
+    emit(args, console, shown(job), f"{job_id} {job.state}" + (f": {job.error}" if job.error else ""))
+    return 0 if ended_well(job) else 1
+
+
+def shown(job: Any) -> dict[str, Any]:
+    """A job as JSON values."""
+    return {name: getattr(job, name) for name in ("job_id", "kind", "state", "error", "spec", "result")}

@@ -1,0 +1,100 @@
+"""`gymnast judge calibrate`: a judge's verdicts against operator labels."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from gymnast_cli.connect import emit
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cloud_trainer.judge.calibrate import TrustReport
+    from cloud_trainer.world_model.compact_data import Clips
+    from gymnast_core.types import RolloutBatch
+
+REFUSED = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare calibrate."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    calibrate = actions.add_parser("calibrate", help="precision and recall per task, with intervals")
+    calibrate.add_argument("episodes", type=Path, nargs="+", help="labelled .mcap files or folders; held out")
+    calibrate.add_argument("--judge", type=Path, required=True, metavar="FOLDER", help="checkpoint")
+    calibrate.add_argument(
+        "--world-model",
+        type=Path,
+        metavar="FOLDER",
+        help="judge the episodes' dreams instead of their recordings: what RL will show it",
+    )
+    calibrate.add_argument("--floor", type=float, help="exit 3 unless every task's precision is proven above this")
+    calibrate.add_argument("--out", type=Path, metavar="FILE", help="write the calibration here, for RL to ask")
+    calibrate.add_argument("--seed", type=int, default=0, help="of the dreams")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Calibrate; 3 when the floor is not reached."""
+    from cloud_trainer.judge.calibrate import calibrate_judge, require_trusted
+    from cloud_trainer.judge.learned import LearnedJudge
+    from gymnast_cli.commands.audit import labelled_clips
+    from gymnast_core.errors import NotTrustedError
+    from gymnast_core.types import Outcome
+
+    clips = labelled_clips(args.episodes)
+    judge = LearnedJudge.load(args.judge)
+    labels = [Outcome.SUCCESS if won else Outcome.FAILURE for won in clips.success_N]
+    report = calibrate_judge(judge, _rollouts(clips, args), labels)
+    if args.out is not None:
+        report.write(args.out)
+    refusal = ""
+    if args.floor is not None:
+        try:
+            require_trusted(report, judge, clips.instructions, floor=args.floor)
+        except NotTrustedError as error:
+            refusal = str(error)
+    emit(args, console, {**report.to_json(), "refusal": refusal}, table(report))
+    if refusal:
+        console.print(f"[red]{refusal}[/]")
+    return REFUSED if refusal else 0
+
+
+def _rollouts(clips: Clips, args: argparse.Namespace) -> RolloutBatch:
+    """The recordings, or what the world model makes of them."""
+    import numpy as np
+
+    from cloud_trainer.jobs.imagine import replay_clips
+    from cloud_trainer.world_model.compact_model import CompactWorldModel
+    from gymnast_core.types import RolloutBatch
+
+    if args.world_model is not None:
+        return replay_clips(CompactWorldModel.load(args.world_model), clips, seed=args.seed)
+    steps = clips.actions_NTA.shape[1]
+    kept = np.unique(np.append(np.arange(0, steps, 5), steps)).astype(np.int64)
+    shape = clips.actions_NTA.shape
+    return RolloutBatch(
+        instructions=clips.instructions, frame_steps_F=kept, frames_BFHWC=clips.frames_NTHWC[:, kept],
+        actions_BTA=clips.actions_NTA, tokens_BTA=np.zeros(shape, np.int64), log_probs_BTA=np.zeros(shape, np.float32),
+        length_B=clips.length_N, policy_version="recorded", group_B=np.arange(len(clips)),
+    )  # fmt: skip
+
+
+def table(report: TrustReport) -> Table:
+    """The calibration for people."""
+    from rich.table import Table
+
+    shown = Table(title=f"{report.judge}, {report.confidence:.0%} intervals")
+    for column in ("task", "labelled", "abstained", "precision", "recall"):
+        shown.add_column(column, justify="left" if column == "task" else "right")
+    for row in report.tasks:
+        name = "all" if row.task == "*" else row.task
+        shown.add_row(name, str(row.labelled), str(row.abstained), _interval(row.precision), _interval(row.recall))
+    return shown
+
+
+def _interval(interval: Any) -> str:
+    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]" if interval else "never said success"

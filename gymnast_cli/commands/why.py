@@ -1,0 +1,82 @@
+"""`gymnast why`: where a checkpoint comes from, down to every episode."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from gymnast_cli.connect import emit
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+DAMAGED = 3
+"""Exit code when something was retracted, or a byte of the chain was changed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("checkpoint", help="id of a checkpoint (or of any other record)")
+    parser.add_argument("--folder", type=Path, default=Path("trainer"), help="as given to `gymnast serve`")
+    parser.add_argument("--verify", action="store_true", help="recompute every hash of the chain")
+    parser.add_argument("--graph", type=Path, metavar="FILE", help="write the complete graph here as JSON")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Explain; 3 when the chain is tainted or damaged."""
+    from cloud_trainer.jobs.provenance import explain, graph_json
+    from gymnast_cli.trail import TrainerFolder
+
+    trainer = TrainerFolder(args.folder)
+    graph = trainer.graph()
+    try:
+        answer = explain(graph, args.checkpoint, verify=args.verify)
+        if args.graph is not None:
+            args.graph.write_text(json.dumps(graph_json(graph.why(args.checkpoint))))
+    finally:
+        graph.close()
+        trainer.close()
+    emit(args, console, answer, tree(answer))
+    return DAMAGED if answer["retracted"] or answer["damage"] else 0
+
+
+def tree(answer: Mapping[str, Any]) -> Tree:
+    """The answer for people."""
+    from rich.tree import Tree
+
+    made_from = answer["made_from"]
+    root = Tree(f"[bold]{answer['id']}[/] ({answer['kind']})")
+    for name, value in made_from.get("lineage", {}).items():
+        root.add(f"{name}: {_short(value)}")
+    parts = {"made from": answer["checkpoints"], "audits": answer["audits"]}
+    for name, rows in parts.items():
+        if rows:
+            branch = root.add(name)
+            for row in rows:
+                rest = ", ".join(f"{key} {_short(value)}" for key, value in row.items() if key != "id")
+                branch.add(f"{row['id']} ({rest})")
+    root.add("counts: " + (", ".join(f"{n} {kind}" for kind, n in answer["counts"].items()) or "nothing recorded"))
+    if answer["labels_by"]:
+        root.add(
+            "labels by: " + ", ".join(f"{name or 'nobody named'} ({n})" for name, n in answer["labels_by"].items())
+        )
+    for row in answer["changed_labels"]:
+        root.add(f"[yellow]label changed since: {row['was']} -> {row['is']} by {row['by']} ({row['label']})[/]")
+    for row in answer["retracted"]:
+        root.add(f"[red]{row['kind']} {row['id']} was retracted by {row['by']}: {row['reason']}[/]")
+    if answer["damage"] is not None:
+        for row in answer["damage"]:
+            root.add(f"[red]{row['id']}: {row['what']}[/]")
+        if not answer["damage"]:
+            root.add("[green]every hash fits[/]")
+    return root
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

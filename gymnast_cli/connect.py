@@ -1,0 +1,154 @@
+"""How a command reaches a started robot, a trainer, or a trainer's folder: the same flags everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from gymnast_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gymnast_core.wire.identity import Identity
+    from gymnast_ros.nodes.client import GraphClient
+    from gymnast_ros.uplink import JobsClient
+
+TRAINER_VARIABLE, IDENTITY_VARIABLE = "GYMNAST_TRAINER", "GYMNAST_IDENTITY"
+
+
+def add_robot_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --domain, --namespace and --robot-folder."""
+    parser.add_argument("--domain", type=int, help="ROS_DOMAIN_ID of the robot (default: the environment's)")
+    parser.add_argument("--namespace", default="", help="of the robot's nodes")
+    parser.add_argument(
+        "--robot-folder",
+        type=Path,
+        default=Path("robot"),
+        help="the folder `gymnast up` was given; checkpoint ids are looked up in its store",
+    )
+    parser.add_argument("--wait-s", type=float, default=30.0, help="how long to wait for the robot to answer")
+
+
+def add_trainer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --trainer, --identity and --insecure."""
+    parser.add_argument(
+        "--trainer",
+        default=os.environ.get(TRAINER_VARIABLE, ""),
+        help=f"address, host:port (default: ${TRAINER_VARIABLE})",
+    )
+    parser.add_argument(
+        "--identity",
+        type=Path,
+        default=_environment_path(IDENTITY_VARIABLE),
+        help=f"folder from `gymnast enroll` (default: ${IDENTITY_VARIABLE})",
+    )
+    parser.add_argument("--insecure", action="store_true", help="no TLS: for a closed test bench only")
+
+
+def robot(args: argparse.Namespace) -> GraphClient:
+    """Connect to the started robot and wait until its nodes answer.
+
+    Raises:
+        ConfigError: ROS 2 is not installed.
+        RobotSilentError: no robot in this domain.
+    """
+    try:
+        from gymnast_ros.nodes.client import GraphClient
+    except ImportError as error:
+        raise ConfigError(
+            f"{error}: ROS 2 is missing; source its setup.bash, or pip install 'gymnast_ros[ros]'"
+        ) from error
+    client = GraphClient(domain_id=args.domain, namespace=args.namespace)
+    try:
+        client.wait_ready(timeout_s=args.wait_s)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def jobs_client(args: argparse.Namespace) -> JobsClient:
+    """Connect to the trainer's jobs.
+
+    Raises:
+        ConfigError: no address, or no identity.
+    """
+    from gymnast_ros.uplink import JobsClient
+
+    address, identity = peer(args)
+    return JobsClient(address, identity, insecure=args.insecure)
+
+
+def peer(args: argparse.Namespace) -> tuple[str, Identity | None]:
+    """The trainer's address, and who we are; None with --insecure.
+
+    Raises:
+        ConfigError: no address, or no identity.
+    """
+    from gymnast_core.wire.identity import Identity
+
+    if not args.trainer:
+        raise ConfigError(f"which trainer? give --trainer HOST:PORT, or set {TRAINER_VARIABLE}")
+    if args.insecure:
+        return args.trainer, None
+    if args.identity is None:
+        raise ConfigError(f"who is asking? give --identity FOLDER (`gymnast enroll NAME`), or set {IDENTITY_VARIABLE}")
+    return args.trainer, Identity.load(args.identity)
+
+
+def checkpoint_on_robot(name: str, robot_folder: Path) -> str:
+    """What the rollout node opens for "current", "staged", a checkpoint id, or a folder.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if name in ("current", ""):
+        return ""
+    if name == "staged" or name.startswith("replay:"):
+        return name
+    if Path(name).is_dir():
+        return str(Path(name).resolve())
+    held = robot_folder / "store" / "checkpoints" / name
+    if held.is_dir():
+        return str(held.resolve())
+    raise ConfigError(
+        f"checkpoint {name!r} is no folder here and not in {robot_folder / 'store'}; "
+        "name a folder, 'current', 'staged', or give --robot-folder"
+    )
+
+
+def task_list(text: str) -> list[str]:
+    """Split "lift,push"; an instruction with spaces is one task."""
+    tasks = [part.strip() for part in text.split(",") if part.strip()]
+    if not tasks:
+        raise argparse.ArgumentTypeError("name at least one task, e.g. lift,push")
+    return tasks
+
+
+def json_argument(text: str) -> dict[str, Any]:
+    """Parse a JSON object, or the file named by @FILE."""
+    try:
+        value = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object nor @FILE with one: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a JSON object, e.g. '{{\"seed\": 1}}'")
+    return value
+
+
+def emit(args: argparse.Namespace, console: Console, value: Mapping[str, Any], text: Any) -> None:
+    """Print a result: one JSON line with --json, else what a person reads."""
+    if args.json:
+        print(json.dumps(value, default=str))
+    else:
+        console.print(text)
+
+
+def _environment_path(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value) if value else None

@@ -1,0 +1,144 @@
+"""What an unattended loop does, in one TOML or JSON file: schedule, budgets, stop conditions."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from gymnast_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When to stop before the last round.
+
+    Attributes:
+        success: evaluation success that is good enough.
+        patience: rounds in a row without a gain.
+        refusals: rounds in a row in which the audit refused to train.
+        episodes: budget of real episodes, evaluations included.
+        wall_s: budget of time, over all restarts; checked between steps.
+    """
+
+    success: float = 1.0
+    patience: int = 2
+    refusals: int = 2
+    episodes: int = 100_000
+    wall_s: float = 7 * 24 * 3600.0
+
+    def __post_init__(self) -> None:
+        """Refuse rules that would stop at once or mean nothing."""
+        if not 0 < self.success <= 1:
+            raise ConfigError(f"stop.success must be above 0 and at most 1, got {self.success}")
+        for name in ("patience", "refusals", "episodes", "wall_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"stop.{name} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """One loop.
+
+    Attributes:
+        folder: state, history and results go here; the same folder resumes.
+        world_model: checkpoint id to start from.
+        judge: checkpoint id to start from.
+        rounds: at most so many.
+        tasks: names or instructions.
+        scene: where.
+        seed: of everything random, 0..19.
+        collect: episodes per task, round by round; the last number repeats. Falling numbers spend real episodes early.
+        grpo_iterations: policy updates, round by round; the last number repeats.
+        choosing: start states per task of the canary that picks a candidate.
+        evaluation: start states per task of the evaluation after every round; the same ones each time.
+        piece: episodes per task recorded between two saves of the state.
+        job: settings of the training job, see cloud_trainer.jobs.pipeline.PipelineConfig.
+        stop: see StopRule.
+    """
+
+    folder: Path
+    world_model: str
+    judge: str
+    rounds: int = 3
+    tasks: tuple[str, ...] = ("lift", "push", "put", "drawer")
+    scene: str = "standard"
+    seed: int = 0
+    collect: tuple[int, ...] = (150,)
+    grpo_iterations: tuple[int, ...] = (10,)
+    choosing: int = 25
+    evaluation: int = 50
+    piece: int = 25
+    job: Mapping[str, Any] = field(default_factory=dict)
+    stop: StopRule = field(default_factory=StopRule)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        if not self.world_model or not self.judge:
+            raise ConfigError("a loop needs world_model and judge: ids of checkpoints the trainer knows")
+        if not 0 <= self.seed < 20:
+            raise ConfigError(f"seed must be 0..19 (each owns a range of start states), got {self.seed}")
+        if not 1 <= self.rounds <= 30:
+            raise ConfigError(f"rounds must be 1..30, got {self.rounds}")
+        for name in ("choosing", "evaluation", "piece"):
+            if not 1 <= getattr(self, name) <= 500:
+                raise ConfigError(f"{name} must be 1..500, got {getattr(self, name)}")
+        if not self.tasks:
+            raise ConfigError("a loop needs at least one task, e.g. tasks = ['lift']")
+        for name in ("collect", "grpo_iterations"):
+            values = getattr(self, name)
+            if not values or min(values) < 1 or max(values) > 500:
+                raise ConfigError(f"{name} must be numbers 1..500, one per round, got {list(values)}")
+
+    def at(self, name: str, round_number: int) -> int:
+        """A schedule's value in a round (1, 2, ...)."""
+        values = getattr(self, name)
+        return int(values[min(round_number, len(values)) - 1])
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return values
+
+
+def read_loop_config(path: Path) -> LoopConfig:
+    """Read a .toml or .json file.
+
+    Raises:
+        ConfigError: unreadable, or a setting that does not exist; the message lists those that do.
+    """
+    values = _parse(path)
+    stop = values.pop("stop", {})
+    _check_names(values, LoopConfig, "loop")
+    _check_names(stop, StopRule, "stop")
+    missing = sorted({"folder", "world_model", "judge"} - set(values))
+    if missing:
+        raise ConfigError(f"{path} lacks {missing}")
+    for name in ("collect", "grpo_iterations"):
+        if isinstance(values.get(name), int):
+            values[name] = [values[name]]
+    for name in ("tasks", "collect", "grpo_iterations"):
+        if name in values:
+            values[name] = tuple(values[name])
+    return LoopConfig(**{**values, "folder": Path(values["folder"]), "stop": StopRule(**stop)})
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return dict(json.loads(text))
+        return dict(importlib.import_module("tomllib").loads(text))
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{path}: TOML needs Python 3.11; write the same settings as .json") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the loop's settings {path}: {error}") from error
+
+
+def _check_names(values: Mapping[str, Any], kind: type[LoopConfig] | type[StopRule], where: str) -> None:
+    known = {entry.name for entry in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise ConfigError(f"unknown {where} settings {unknown}; there are {sorted(known)}")
