@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cloud_trainer.grpo.trainer import GrpoConfig, Scored, join_scored
+from cloud_trainer.grpo.trainer import GrpoConfig, Scored, TokenPolicy, join_scored
 from cloud_trainer.jobs.imagine import imagine
 from cloud_trainer.jobs.train import judged
 from cloud_trainer.world_model.compact_data import StartState
@@ -31,6 +31,15 @@ from gymnast_core.types import ActionChunk, ByteArray, Observation, RolloutBatch
 
 Weights = Mapping[str, np.ndarray[Any, Any]]
 """Tensors of a policy's network by name."""
+
+
+class SampledPolicy(TokenPolicy, Protocol):
+    """A token policy that says which checkpoint it came from."""
+
+    @property
+    def version(self) -> str:
+        """Id of the checkpoint it was loaded from."""
+        ...
 
 
 class World(Protocol):
@@ -224,9 +233,14 @@ class JudgeWorker:
 
 
 class LocalPool:
-    """Everything in this process, one piece after the other."""
+    """Everything in this process, one piece after the other.
+
+    Attributes:
+        recipe: what it is built from.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
         self._rollouts, self._judge = RolloutWorker(recipe), JudgeWorker(recipe)
 
     def run(self, version: str, weights: Weights, works: Sequence[Work]) -> Iterator[Piece]:
@@ -298,12 +312,12 @@ class ShardedSampler:
         self._groups_per_piece = groups_per_piece
         self._published = 0
 
-    def __call__(self, policy: Policy, rng: np.random.Generator) -> Scored:
+    def __call__(self, policy: SampledPolicy, rng: np.random.Generator) -> Scored:
         """Sample config.groups groups from the policy's present weights."""
         begin = time.perf_counter()
         works = self._cut(rng)
+        version = self.next_version(policy)
         self._published += 1
-        version = f"{policy.version}#{self._published}"
         pieces: dict[int, Scored] = {}
         for piece in self.pool.run(version, weights_of(policy), works):
             pieces[piece.index] = piece.scored
@@ -313,6 +327,10 @@ class ShardedSampler:
         for index in range(1, len(works)):
             joined = join_scored(joined, pieces[index])
         return joined
+
+    def next_version(self, policy: SampledPolicy) -> str:
+        """Return the name the next batch's weights will have: the checkpoint and the number of the batch."""
+        return f"{policy.version}#{self._published + 1}"
 
     def _cut(self, rng: np.random.Generator) -> list[Work]:
         late = round(self._config.groups * self._config.keyframe_share)
@@ -332,7 +350,7 @@ def _spread(available: Sequence[StartState], count: int, rng: np.random.Generato
     return [available[index] for index in drawn[:count]]
 
 
-def weights_of(policy: Policy) -> Weights:
+def weights_of(policy: Policy | TokenPolicy) -> Weights:
     """Copy a policy's tensors out; bfloat16 travels as raw 16-bit words, numpy has no such type."""
     return {
         name: (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).detach().cpu().numpy().copy()
@@ -340,7 +358,7 @@ def weights_of(policy: Policy) -> Weights:
     }
 
 
-def load_weights(policy: Policy, weights: Weights) -> None:
+def load_weights(policy: Policy | TokenPolicy, weights: Weights) -> None:
     """Put tensors into a policy's network, by name."""
     network = _network(policy)
     own = network.state_dict()
@@ -350,8 +368,8 @@ def load_weights(policy: Policy, weights: Weights) -> None:
             own[name].copy_(tensor.view(torch.bfloat16) if own[name].dtype is torch.bfloat16 else tensor)
 
 
-def _network(policy: Policy) -> nn.Module:
+def _network(policy: Policy | TokenPolicy) -> nn.Module:
     network = getattr(policy, "network", None)
     if not isinstance(network, nn.Module):
-        raise ConfigError(f"policy {policy.version} has no network to send weights of; use a trainable one")
+        raise ConfigError(f"{type(policy).__name__} has no network to send weights of; use a trainable policy")
     return network

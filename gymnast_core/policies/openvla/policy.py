@@ -115,6 +115,10 @@ class OpenVLAPolicy:
         weight = self.network.projector.fc1.weight
         return torch.from_numpy(numbers).to(weight.device, weight.dtype)
 
+    def training_frames(self, frames: ByteArray) -> ByteArray:
+        """Return what token_log_probs takes: the camera's frames themselves; pixels() prepares them."""
+        return frames
+
     def logits(
         self, frames: ByteArray, instructions: Sequence[str], proprio_BP: FloatArray | None = None
     ) -> Tensor:
@@ -135,13 +139,13 @@ class OpenVLAPolicy:
         tokens_BKA: IntArray,
         proprio_BP: FloatArray | None = None,
     ) -> Tensor:
-        """Return (B, K, 7) log-probabilities of given tokens at the policy's temperature, with gradients."""
+        """Return (B, K, 7) log-probabilities of tokens at the policy's temperature; on the CPU, with gradients."""
         if self.config.head == "causal":
             logits = self._teacher_forced(frames, instructions, tokens_BKA, proprio_BP)
         else:
             logits = self.logits(frames, instructions, proprio_BP)
         log_probs = F.log_softmax(logits / self.temperature, dim=-1)
-        return log_probs.gather(-1, torch.from_numpy(tokens_BKA)[..., None].to(log_probs.device))[..., 0]
+        return log_probs.gather(-1, torch.from_numpy(tokens_BKA)[..., None].to(log_probs.device))[..., 0].cpu()
 
     def _hidden(self, frames: ByteArray, instructions: Sequence[str], proprio_BP: FloatArray | None) -> Tensor:
         ids_BL, length_B = (torch.from_numpy(array).to(self.device) for array in self.tokenizer.batch(instructions))
