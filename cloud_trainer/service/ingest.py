@@ -128,7 +128,7 @@ class Receiving:
         """Check size and digest and make the bytes durable.
 
         Raises:
-            SizeError: fewer bytes than announced.
+            OffsetError: fewer bytes than announced.
             DigestError: other bytes than announced; they are thrown away.
             SupersededError: a newer stream owns the episode.
         """
@@ -136,7 +136,7 @@ class Receiving:
             if self.superseded:
                 raise SupersededError(f"episode {self.row.episode_id} is being sent on a newer stream")
             if self.offset != self.row.size:
-                raise SizeError(f"commit after {self.offset} of {self.row.size} bytes")
+                raise OffsetError(f"commit after {self.offset} of {self.row.size} bytes; open again and send the rest")
             if (found := self._digest.hexdigest()) != self.row.digest:
                 os.ftruncate(self._file, 0)
                 raise DigestError(f"the bytes have digest {found}, announced was {self.row.digest}")
@@ -332,7 +332,7 @@ class Credit:
         """A chunk is written; returns the credit to grant now, 0 for not yet."""
         with self._lock:
             self._owed += size
-            if self._owed < min(2 * CHUNK_BYTES, self.window // 4):
+            if self._owed < min(2 * CHUNK_BYTES, self.window // 8):
                 return 0
             granted, self._owed = self._owed, 0
             self._left += granted

@@ -126,11 +126,12 @@ class Spool:
                 return known[0]
             raise ContractError(f"{episode} does not exist; enqueue a finished episode")
         sync_file(episode)
-        target = self._pending / f"{episode_id}{_SEPARATOR}{file_digest(episode)}{EPISODE_SUFFIX}"
-        move_durably(episode, target)
+        digest, status = file_digest(episode), episode.stat()
+        target = self._pending / f"{episode_id}{_SEPARATOR}{digest}{EPISODE_SUFFIX}"
+        move_durably(episode, target)  # from here on an uplink may ship and remove it at any moment
         if self._on_full == "drop_oldest":
             self._make_room(keep=target)
-        return self._entry(target)
+        return SpoolEntry(target, episode_id, digest, status.st_size, status.st_mtime_ns)
 
     def entries(self) -> list[SpoolEntry]:
         """Episodes waiting, oldest first."""

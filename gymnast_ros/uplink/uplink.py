@@ -16,13 +16,14 @@ from gymnast_core.episodes.spool import Spool, SpoolEntry
 from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, GymnastError, TransientBridgeError
 from gymnast_core.signing import DowngradeError, Release, SignedDocument
 from gymnast_core.wire.channel import domain_error
+from gymnast_core.wire.codec import CHUNK_BYTES
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.clients import signed_document
 from gymnast_ros.uplink.download import BlobDownload
 from gymnast_ros.uplink.link import Backoff, Link
 from gymnast_ros.uplink.robot_store import RobotStore
-from gymnast_ros.uplink.upload import HoldBack, UploadStream
+from gymnast_ros.uplink.upload import IN_FLIGHT, HoldBack, UploadStream
 
 LOG = logging.getLogger(__name__)
 _POLL_S = 0.1
@@ -82,6 +83,7 @@ class Uplink:
         insecure: no TLS.
         on_event: called from the uplink's threads; must be quick.
         in_flight: episodes under way at once.
+        chunk_bytes: size of a message; smaller loses less on a link that often breaks.
     """
 
     def __init__(
@@ -93,9 +95,11 @@ class Uplink:
         store: RobotStore | None = None,
         insecure: bool = False,
         on_event: Callable[[UplinkEvent], None] = lambda event: None,
-        in_flight: int = 32,
+        in_flight: int = IN_FLIGHT,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        self._spool, self._store, self._on_event, self._in_flight = spool, store, on_event, in_flight
+        self._spool, self._store, self._on_event = spool, store, on_event
+        self._in_flight, self._chunk_bytes = in_flight, chunk_bytes
         self._links = [Link(address, identity, insecure=insecure) for _ in range(2)]
         self._stop, self._wake = threading.Event(), threading.Event()
         self._held_back = HoldBack()
@@ -181,6 +185,7 @@ class Uplink:
                 refused=self._refused,
                 stopped=self._stop.is_set,
                 in_flight=self._in_flight,
+                chunk_bytes=self._chunk_bytes,
             )
             before = self._counts["acknowledged"]
             try:

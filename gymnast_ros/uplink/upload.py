@@ -14,7 +14,7 @@ import grpc
 
 from gymnast_core.episodes.messages import SCHEMA_VERSION
 from gymnast_core.episodes.spool import Spool, SpoolEntry, file_digest
-from gymnast_core.errors import GymnastError, TransientBridgeError
+from gymnast_core.errors import GymnastError
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c, encode_upload
 from gymnast_core.wire.errors import error_from_wire
@@ -47,9 +47,12 @@ class UploadStream:
         link: the channel.
         spool: what to send.
         held_back: episode ids to leave alone for now (their turn comes after a wait).
-        acknowledged: called when an episode is safe with the trainer, before it leaves the spool.
+        acknowledged: called when an episode is safe with the trainer and has left the spool.
         refused: called when the trainer refuses one.
         stopped: asks whether to end.
+        in_flight: episodes open at once.
+        chunk_bytes: less than the default loses less on a link that often breaks.
+        idle_close_s: the stream ends when there was nothing to send for so long.
     """
 
     def __init__(
@@ -62,11 +65,12 @@ class UploadStream:
         refused: Callable[[SpoolEntry, GymnastError, bool], None],
         stopped: Callable[[], bool],
         in_flight: int = IN_FLIGHT,
+        chunk_bytes: int = CHUNK_BYTES,
         idle_close_s: float = _IDLE_CLOSE_S,
     ) -> None:
         self._link, self._spool, self._held_back = link, spool, held_back
         self._acknowledged, self._refused, self._stopped = acknowledged, refused, stopped
-        self._in_flight, self._idle_close_s = in_flight, idle_close_s
+        self._in_flight, self._chunk_bytes, self._idle_close_s = in_flight, chunk_bytes, idle_close_s
         self._changed = threading.Condition()
         self._sending: dict[int, _Sending] = {}
         self._credit = 0
@@ -158,9 +162,9 @@ class UploadStream:
             if left <= 0:
                 sending.committed = True
                 return pb.UploadRequest(commit=pb.EpisodeCommit(channel=sending.channel))
-            if self._credit < min(CHUNK_BYTES, left):
+            if self._credit < min(self._chunk_bytes, left):
                 continue
-            data = self._read(sending, min(CHUNK_BYTES, left))
+            data = self._read(sending, min(self._chunk_bytes, left))
             if data is None:
                 continue
             chunk = Chunk(sending.channel, sending.offset, crc32c(data), data)
@@ -205,9 +209,9 @@ class UploadStream:
         if sending is None or sending.entry.episode_id != done.episode_id:
             LOG.error("acknowledgement_of_something_else channel=%d episode=%s", done.channel, done.episode_id)
             return
-        self._acknowledged(sending.entry, bool(done.duplicate))
         self._spool.remove(sending.entry)
         self._drop(done.channel)
+        self._acknowledged(sending.entry, bool(done.duplicate))
 
     def _fail(self, refusal: pb.EpisodeRefused) -> None:
         with self._changed:
@@ -259,8 +263,3 @@ class HoldBack:
         clock = time.monotonic()
         with self._lock:
             return {episode_id for episode_id, until in self._until.items() if until > clock}
-
-
-def is_worth_retrying(error: GymnastError) -> bool:
-    """Whether the stream may work the next time."""
-    return isinstance(error, TransientBridgeError)
