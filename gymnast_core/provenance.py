@@ -84,6 +84,7 @@ class ProvenanceGraph:
             ProvenanceError: as add(); then none of them is written.
         """
         with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
             row = self._database.execute("SELECT seq, chain FROM record ORDER BY seq DESC LIMIT 1").fetchone()
             seq, chain = row or (0, bytes(LINK_BYTES))
             for record in records:

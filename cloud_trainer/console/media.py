@@ -1,0 +1,141 @@
+"""What pages show moving or drawn: film strips, action plots, curves, lineage. Images are WebP, drawings inline SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+from PIL import Image
+
+from gymnast_core.lineage import Lineage
+from gymnast_core.types import ByteArray, FloatArray
+
+MOST_FRAMES = 60
+STRIP_LIMIT = 16_000
+"""WebP images have at most 16383 pixels a side."""
+
+ACTION_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
+COLUMNS = {"policy": 0, "audit": 1, "world_model": 1, "judge": 1, "dataset": 2, "label": 3, "episode": 4, "external": 4}
+
+
+def film(frames_FHWC: ByteArray) -> bytes:
+    """Return at most MOST_FRAMES frames side by side as one WebP, first and last included."""
+    picked = np.linspace(0, len(frames_FHWC) - 1, min(MOST_FRAMES, len(frames_FHWC))).round().astype(int)
+    frames_FHWC = frames_FHWC[picked]
+    step = -(-frames_FHWC.shape[2] * len(frames_FHWC) // STRIP_LIMIT)
+    strip = np.concatenate(list(frames_FHWC[:, ::step, ::step]), axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(strip).save(buffer, "WEBP", quality=86, method=2)
+    return buffer.getvalue()
+
+
+def action_plot(actions_TA: FloatArray) -> Markup:
+    """Return translation, rotation and gripper over control steps, as three small plots with a common axis."""
+    groups = ((slice(0, 3), "m", 0.05), (slice(3, 6), "rad", 0.25), (slice(6, 7), "open", 1.0))
+    parts = []
+    for row, (columns, unit, limit) in enumerate(groups):
+        top = 12 + row * 96
+        low = 0.0 if unit == "open" else -limit
+        parts.append(_frame(top, 72, low, limit, unit))
+        for index, values_T in enumerate(actions_TA[:, columns].T):
+            points = _points(np.arange(len(values_T)), values_T, top, 72, max(len(values_T) - 1, 1), low, limit)
+            name = ACTION_NAMES[columns.start + index]
+            parts.append(f'<polyline class="line c{index}" points="{points}"><title>{name}</title></polyline>')
+            parts.append(f'<text class="c{index}" x="{628}" y="{top + 14 + 18 * index}">{name}</text>')
+    return _svg(300, "".join(parts), f"actions over {len(actions_TA)} steps")
+
+
+def curve(values: Sequence[float], *, label: str, total: int = 0) -> Markup:
+    """Return one curve of shares 0..1 over iterations; empty without values."""
+    if not values:
+        return Markup("")
+    points = _points(np.arange(len(values)), np.asarray(values), 10, 150, max(total - 1, len(values) - 1, 1), 0.0, 1.0)
+    last_x, last_y = points.split(" ")[-1].split(",")
+    body = _frame(10, 150, 0.0, 1.0, "") + f'<polyline class="line c0" points="{points}"/>'
+    body += f'<circle class="dot" cx="{last_x}" cy="{last_y}" r="4"/>'
+    body += f'<text class="c0" x="{min(float(last_x) + 10, 640)}" y="{float(last_y) + 4}">{values[-1]:.0%}</text>'
+    return _svg(180, body, f"{label} over {len(values)} iterations")
+
+
+def lineage_graph(lineage: Lineage, links: Mapping[str, str]) -> Markup:
+    """Return a drawing of who made whom; sets of episodes and labels are one box each, with their number.
+
+    Args:
+        lineage: of one checkpoint.
+        links: id -> address, for boxes that have a page.
+    """
+    boxes, edges = _condensed(lineage)
+    columns: dict[int, list[str]] = {}
+    for name, box in boxes.items():
+        columns.setdefault(box["column"], []).append(name)
+    height = 30 + 62 * max(len(names) for names in columns.values())
+    place = {
+        name: (10 + column * 186, 20 + (height - 30) * (row + 0.5) / len(names) - 22)
+        for column, names in columns.items()
+        for row, name in enumerate(names)
+    }
+    parts = []
+    for child, parent in edges:
+        (x1, y1), (x2, y2) = place[child], place[parent]
+        start, end = (x1 + 156, x2) if x2 > x1 else (x1 + 156, x2 + 156)
+        bend = max(abs(end - start) / 2, 40)
+        parts.append(
+            f'<path class="edge" d="M{start:.0f} {y1 + 22:.0f} C{start + bend:.0f} {y1 + 22:.0f} '
+            f'{end + (bend if x2 <= x1 else -bend):.0f} {y2 + 22:.0f} {end:.0f} {y2 + 22:.0f}"/>'
+        )
+    for name, box in boxes.items():
+        x, y = place[name]
+        drawn = (
+            f'<g class="box {escape(box["kind"])}"><rect x="{x:.0f}" y="{y:.0f}" width="156" height="44" rx="5"/>'
+            f'<text x="{x + 10:.0f}" y="{y + 18:.0f}">{escape(box["title"])}</text>'
+            f'<text class="small" x="{x + 10:.0f}" y="{y + 35:.0f}">{escape(box["note"])}</text></g>'
+        )
+        parts.append(f'<a href="{escape(links[name])}">{drawn}</a>' if name in links else drawn)
+    return _svg(height, "".join(parts), "lineage", width=920)
+
+
+def _condensed(lineage: Lineage) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
+    """Boxes by name and edges between them; the many (labels, episodes) are folded into one box per kind."""
+    names: list[str] = []
+    boxes: dict[str, dict[str, Any]] = {}
+    for index, node in enumerate(lineage.nodes):
+        many = node.kind in ("label", "episode")
+        name = f"*{node.kind}" if many else node.id
+        names.append(name)
+        if name not in boxes:
+            column = 0 if index == 0 else COLUMNS.get(node.kind, 2) + (index > 0 and node.kind == "policy") * 4
+            boxes[name] = {"kind": node.kind, "column": column, "count": 0, "title": node.kind.replace("_", " ")}
+        boxes[name]["count"] += 1
+        boxes[name]["note"] = f"{boxes[name]['count']:,}" if many else node.id.rsplit("-", 1)[-1][:16]
+    used = sorted({box["column"] for box in boxes.values()})
+    for box in boxes.values():
+        box["column"] = used.index(box["column"])
+        if box["kind"] in ("label", "episode"):
+            box["title"] = f"{box['kind']}s"
+    pairs = zip(lineage.child_E.tolist(), lineage.parent_E.tolist(), strict=True)
+    return boxes, list(dict.fromkeys((names[child], names[parent]) for child, parent in pairs))
+
+
+def _points(x: Any, y: Any, top: float, height: float, last: float, low: float, high: float) -> str:
+    share = np.clip((np.asarray(y) - low) / (high - low), 0, 1)
+    return " ".join(
+        f"{46 + 570 * float(a) / last:.1f},{top + height * (1 - float(b)):.1f}" for a, b in zip(x, share, strict=True)
+    )
+
+
+def _frame(top: float, height: float, low: float, high: float, unit: str) -> str:
+    middle = (low + high) / 2
+    ticks = []
+    for value in (low, middle, high):
+        y = top + height * (1 - (value - low) / (high - low))
+        text = f"{value:.0%}" if not unit else f"{value:g}"
+        ticks.append(f'<line class="grid" x1="46" x2="616" y1="{y:.1f}" y2="{y:.1f}"/>')
+        ticks.append(f'<text class="tick" x="40" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+    return "".join(ticks)
+
+
+def _svg(height: float, body: str, label: str, width: int = 700) -> Markup:
+    return Markup(f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(label)}">{body}</svg>')

@@ -1,0 +1,307 @@
+"""What each page shows: functions from the desk to the values of a template, and the pictures pages refer to."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from safetensors.numpy import load_file
+
+from cloud_trainer.console import media
+from cloud_trainer.console.auth import User
+from cloud_trainer.console.desk import REPORT_STALE_S, Desk, RefusedError
+from cloud_trainer.jobs.provenance import explain, graph_json
+from cloud_trainer.store.protocols import FINAL_STATES, JobEvent
+from gymnast_core.errors import GymnastError
+
+_NS = 1_000_000_000
+
+
+def ago(at_ns: int) -> str:
+    """Return '4 min ago' and the like."""
+    seconds = max(0.0, (time.time_ns() - at_ns) / _NS)
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size * (2 if unit == "days" else 1):
+            return f"{seconds / size:.0f} {unit} ago"
+    return "just now" if seconds < 10 else f"{seconds:.0f} s ago"
+
+
+def percent(value: float | None) -> str:
+    """Return '62 %'; a dash for None."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def size(count: float) -> str:
+    """Return '812 kB' and the like."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.filters.update(ago=ago, percent=percent, size=size)
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill one template."""
+    return ENVIRONMENT.get_template(template).render(**{"here": "", "version": "", "said": "", **context})
+
+
+def robots(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """Every robot, and what is being adapted."""
+    open_flows = {flow.view.robot: flow.view for flow in desk.adaptations.all() if not flow.view.stage.over}
+    rows = [
+        {"report": report, "silent": report.age_s() > REPORT_STALE_S, "flow": open_flows.get(report.robot)}
+        for report in desk.robots(user)
+    ]
+    return {"rows": rows, "said": query.get("said", "")}
+
+
+def episodes(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """Newest episodes, filtered."""
+    before = int(query["before"]) if query.get("before", "").isdigit() else None
+    wanted = {name: query.get(name, "") for name in ("outcome", "robot", "text")}
+    rows = desk.episodes(user, before=before, **wanted)
+    return {"rows": rows, "wanted": wanted, "said": query.get("said", ""), "robots": desk.robots(user)}
+
+
+def episode(desk: Desk, user: User, *, episode_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """One episode: film, actions, labels, what was made with it."""
+    row = desk.episode(user, episode_id)
+    known = row.episode_id in desk.graph
+    labels = [node.payload for node in desk.graph.affected_by_role(episode_id, "labels")] if known else []
+    touched = [node for node in desk.graph.affected(episode_id) if node.kind in ("policy", "world_model", "judge")]
+    plot, problem, frames = "", "", 0
+    try:
+        content = desk.catalogue(user).read(row, cameras=())
+        plot, frames = media.action_plot(content.actions_TA), content.steps + 1
+    except GymnastError as error:
+        problem = str(error)
+    return {
+        "row": row,
+        "labels": labels,
+        "touched": touched if known else [],
+        "plot": plot,
+        "frames": frames,
+        "problem": problem,
+        "said": query.get("said", ""),
+    }
+
+
+def jobs(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """Newest jobs."""
+    rows = [
+        {"job": job, "progress": _progress(desk.jobs.events(job.job_id)[-1:])} for job in desk.jobs.list(user.tenant)
+    ]
+    return {"rows": rows, "said": query.get("said", "")}
+
+
+def job(desk: Desk, user: User, *, job_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """One job: progress, curve, story."""
+    row = desk.job(user, job_id)
+    events = desk.jobs.events(job_id, limit=10_000)
+    rewards = [float(found) for event in events if (found := _reward(event.data)) is not None]
+    return {
+        "job": row,
+        "over": row.state in FINAL_STATES,
+        "progress": _progress(events),
+        "curve": media.curve(rewards, label="imagined reward"),
+        "events": list(reversed(events))[:60],
+        "dreams": _dreams(desk, job_id),
+        "result": json.dumps(dict(row.result), indent=1, default=str)[:6000] if row.result else "",
+        "said": query.get("said", ""),
+    }
+
+
+def checkpoints(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """Every checkpoint, newest first."""
+    running: dict[str, list[str]] = {}
+    for report in desk.robots(user):
+        running.setdefault(str(report.status.get("policy_version", "")), []).append(report.robot)
+    rows = [
+        {"id": name, "known": known, "running": running.get(name, [])} for name, known in desk.checkpoints().items()
+    ]
+    return {"rows": rows, "said": query.get("said", "")}
+
+
+def checkpoint(desk: Desk, user: User, *, checkpoint_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """One checkpoint: where it comes from, what was measured, what may be done with it."""
+    known = desk.checkpoint(checkpoint_id)
+    desk.remember_checkpoint(checkpoint_id)
+    why = explain(desk.graph, checkpoint_id)
+    links = {row["id"]: f"/checkpoints/{row['id']}" for row in why["checkpoints"] if row["kind"] != "external"}
+    releases = [release for release in desk.meta.releases() if release.checkpoint_id == checkpoint_id]
+    return {
+        "id": checkpoint_id,
+        "known": known,
+        "manifest": known.manifest,
+        "why": why,
+        "graph": media.lineage_graph(desk.graph.why(checkpoint_id), links),
+        "releases": releases,
+        "cards": desk.cards(checkpoint_id),
+        "robots": desk.robots(user),
+        "said": query.get("said", ""),
+    }
+
+
+def world_models(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """World models with their audits, the ledger of real against imagined, dreams beside recordings."""
+    rows = [
+        {"id": name, "known": known, "audit": known.manifest.lineage.get("audit") or {}}
+        for name, known in desk.checkpoints().items()
+        if known.manifest.kind == "world_model"
+    ]
+    found = next(
+        ((job.job_id, _dreams(desk, job.job_id)) for job in desk.jobs.list(user.tenant) if _dreams(desk, job.job_id)),
+        None,
+    )
+    return {
+        "rows": rows,
+        "overall": desk.ledger.calibration(),
+        "by_task": desk.ledger.by_task(),
+        "trend": desk.ledger.trend(),
+        "dream_job": found[0] if found else "",
+        "dreams": found[1] if found else [],
+        "said": query.get("said", ""),
+    }
+
+
+def evaluations(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """Result cards of every trial."""
+    return {"cards": desk.cards(), "said": query.get("said", "")}
+
+
+def evaluation(desk: Desk, user: User, *, trial_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """One result card."""
+    card = next((card for card in desk.cards() if card.get("trial_id") == trial_id), None)
+    if card is None:
+        raise RefusedError(f"there is no decided trial {trial_id!r}; cards appear when a trial is decided")
+    return {"card": card, "said": query.get("said", "")}
+
+
+def adaptations(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """All adaptations, and the form for a new one."""
+    return {
+        "flows": [flow.view for flow in desk.adaptations.all()],
+        "robots": desk.robots(user),
+        "robot": query.get("robot", ""),
+        "said": query.get("said", ""),
+    }
+
+
+def adaptation(desk: Desk, user: User, *, adaptation_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """One adaptation: where it is and what can be decided now."""
+    flow = desk.adaptations.get(adaptation_id)
+    view = flow.view
+    pictures = {path.stem for path in flow.folder.glob("*.webp")}
+    rewards = [float(row.get("imagined_reward", 0)) for row in view.iterations]
+    return {
+        "flow": view,
+        "pictures": pictures,
+        "curve": media.curve(rewards, label="imagined reward"),
+        "said": query.get("said", ""),
+    }
+
+
+def log(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """Who did what, newest first."""
+    mine = [entry for entry in desk.log.entries if entry.data.get("tenant") == user.tenant]
+    hidden = ("by", "role", "tenant", "at_ns")
+    rows = [
+        {"entry": entry, "details": {name: value for name, value in entry.data.items() if name not in hidden}}
+        for entry in reversed(mine[-300:])
+    ]
+    return {"rows": rows, "head": desk.log.head, "said": query.get("said", "")}
+
+
+def robot_frame(desk: Desk, user: User, *, robot: str) -> tuple[bytes, str]:
+    """The newest camera image of a robot."""
+    frame = desk.robot(user, robot).frame
+    return frame, "image/webp" if frame[8:12] == b"WEBP" else "image/jpeg"
+
+
+def episode_film(desk: Desk, user: User, *, episode_id: str) -> tuple[bytes, str]:
+    """All frames of an episode's first camera."""
+    content = desk.catalogue(user).read(desk.episode(user, episode_id))
+    return media.film(next(iter(content.images.values()))), "image/webp"
+
+
+def adaptation_picture(desk: Desk, user: User, *, adaptation_id: str, name: str) -> tuple[bytes, str]:
+    """A file the engine left: start, old, new."""
+    path = desk.adaptations.get(adaptation_id).folder / f"{name}.webp"
+    if name not in ("start", "old", "new") or not path.exists():
+        raise RefusedError(f"there is no picture {name!r} yet")
+    return path.read_bytes(), "image/webp"
+
+
+def dream(desk: Desk, user: User, *, job_id: str, name: str) -> tuple[bytes, str]:
+    """Frames of real_N or imagined_N that a job kept."""
+    desk.job(user, job_id)
+    tensors = load_file(_job_folder(desk, job_id) / "dreams.safetensors")
+    if name not in tensors:
+        raise RefusedError(f"job {job_id} kept no {name!r}")
+    return media.film(np.ascontiguousarray(tensors[name])), "image/webp"
+
+
+def lineage_json(desk: Desk, checkpoint_id: str) -> dict[str, Any]:
+    """The complete graph of a checkpoint."""
+    return graph_json(desk.graph.why(checkpoint_id))
+
+
+def _job_folder(desk: Desk, job_id: str) -> Path:
+    return desk.folder / "jobs" / job_id
+
+
+def _dreams(desk: Desk, job_id: str) -> list[dict[str, Any]]:
+    path = _job_folder(desk, job_id) / "dreams.json"
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def _progress(events: list[JobEvent] | Any) -> dict[str, Any]:
+    """Newest progress line: {stage, step, total}."""
+    for event in reversed(list(events)):
+        if event.kind == "progress" and event.data.get("total"):
+            return dict(event.data)
+    return {}
+
+
+def _reward(data: Mapping[str, Any]) -> float | None:
+    metrics = data.get("metrics")
+    found = metrics.get("imagined_reward") if isinstance(metrics, Mapping) else data.get("imagined_reward")
+    return found if isinstance(found, (int, float)) and found == found else None
+
+
+Make = Callable[..., dict[str, Any]]
+PAGES: dict[str, tuple[Make, str]] = {
+    "/": (robots, "robots.html"),
+    "/episodes": (episodes, "episodes.html"),
+    "/episodes/{episode_id}": (episode, "episode.html"),
+    "/jobs": (jobs, "jobs.html"),
+    "/jobs/{job_id}": (job, "job.html"),
+    "/checkpoints": (checkpoints, "checkpoints.html"),
+    "/checkpoints/{checkpoint_id}": (checkpoint, "checkpoint.html"),
+    "/world-models": (world_models, "world_models.html"),
+    "/evaluations": (evaluations, "evaluations.html"),
+    "/evaluations/{trial_id}": (evaluation, "evaluation.html"),
+    "/adapt": (adaptations, "adaptations.html"),
+    "/adapt/{adaptation_id}": (adaptation, "adaptation.html"),
+    "/log": (log, "log.html"),
+}
+PICTURES: dict[str, Callable[..., tuple[bytes, str]]] = {
+    "/robots/{robot}/frame": robot_frame,
+    "/episodes/{episode_id}/film.webp": episode_film,
+    "/adapt/{adaptation_id}/{name}.webp": adaptation_picture,
+    "/jobs/{job_id}/dreams/{name}.webp": dream,
+}

@@ -1,0 +1,83 @@
+"""Serves the console: a uvicorn server in a thread, with TLS and client certificates where an identity is given."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gymnast_core.errors import GymnastError
+from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, peer_of
+
+START_S = 15.0
+
+
+class PeerProtocol(H11Protocol):
+    """HTTP/1.1 that tells the application whose verified client certificate the connection carries."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Put the peer into the scope of every request of this connection."""
+        super().connection_made(transport)
+        channel = transport.get_extra_info("ssl_object")
+        certificate = channel.getpeercert(binary_form=True) if channel is not None else None
+        peer = peer_of(ssl.DER_cert_to_PEM_cert(certificate).encode()) if certificate else None
+        inner = self.app
+
+        async def with_peer(scope: Any, receive: Any, send: Any) -> None:
+            await inner({**scope, "gymnast_peer": peer}, receive, send)
+
+        self.app = with_peer
+
+
+class ConsoleServer:
+    """One console on one port.
+
+    Args:
+        app: from create_app().
+        host: address to listen on.
+        port: 0 takes a free one.
+        identity: folder with the server's certificate; None serves plain HTTP, for this machine only.
+    """
+
+    def __init__(self, app: Any, *, host: str = "127.0.0.1", port: int = 0, identity: Path | None = None) -> None:
+        tls: dict[str, Any] = {}
+        if identity is not None:
+            tls = {
+                "ssl_certfile": str(identity / CERTIFICATE),
+                "ssl_keyfile": str(identity / KEY),
+                "ssl_ca_certs": str(identity / AUTHORITY),
+                "ssl_cert_reqs": ssl.CERT_OPTIONAL,
+            }
+        config = uvicorn.Config(
+            app, host=host, port=port, http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=1, **tls
+        )
+        self._server = uvicorn.Server(config)
+        self._scheme = "https" if tls else "http"
+        self._thread = threading.Thread(target=self._server.run, name="console", daemon=True)
+
+    def start(self) -> str:
+        """Listen; returns the address of the page.
+
+        Raises:
+            GymnastError: the port is taken.
+        """
+        self._thread.start()
+        deadline = time.monotonic() + START_S
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                config = self._server.config
+                raise GymnastError(f"the console cannot listen on {config.host}:{config.port}; is the port taken?")
+            self._thread.join(0.02)
+        host, port = self._server.servers[0].sockets[0].getsockname()[:2]
+        return f"{self._scheme}://{host}:{port}"
+
+    def stop(self) -> None:
+        """Stop listening and wait; safe to call twice."""
+        self._server.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join(START_S)

@@ -1,0 +1,135 @@
+"use strict";
+// Live parts: whenever the server's version changes, fetch this page again and replace what differs.
+const link = document.getElementById("link");
+const said = document.getElementById("said");
+let shown = document.body.dataset.version;
+let busy = false, again = false;
+
+function say(text, wrong) {
+  said.textContent = text;
+  said.classList.toggle("wrong", Boolean(wrong));
+  said.hidden = !text;
+}
+
+function banner(text) {
+  link.innerHTML = "";
+  link.append(text);
+  link.hidden = !text;
+}
+
+function editing(part) {
+  const field = document.activeElement;
+  return part.contains(field) && field.matches("input:not([type=range]), select, textarea") ||
+    [...part.querySelectorAll("input:not([type=hidden]):not([type=range]):not([type=radio])")].some((input) => input.value !== input.defaultValue);
+}
+
+async function refresh() {
+  if (busy) { again = true; return; }
+  busy = true;
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (answer.redirected && new URL(answer.url).pathname === "/login") {
+      banner("You are logged out. What is on this page may be old. ");
+      link.append(Object.assign(document.createElement("a"), { href: answer.url, textContent: "Log in again" }));
+      source?.close();
+      return;
+    }
+    if (!answer.ok) return;
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const part of document.querySelectorAll("[data-live]")) {
+      const next = fresh.getElementById(part.id);
+      if (!next || next.innerHTML === part.dataset.seen || part.innerHTML === next.innerHTML) continue;
+      const moved = [...next.querySelectorAll("form")].map((form) => form.action).join() !== [...part.querySelectorAll("form")].map((form) => form.action).join();
+      if (editing(part) && !moved) {
+        for (const name of ["revision"]) {
+          part.querySelectorAll(`input[name=${name}]`).forEach((input, index) => { input.value = next.querySelectorAll(`input[name=${name}]`)[index]?.value ?? input.value; });
+        }
+        continue;
+      }
+      const seen = next.innerHTML;
+      part.innerHTML = seen;
+      part.dataset.seen = seen;
+      films(part);
+    }
+    const scene = fresh.querySelector(".scene");
+    if (scene && !document.querySelector(".scene")) document.getElementById("previewbox")?.before(scene);
+  } catch { /* the server is away; the event source says so and comes back */ } finally {
+    busy = false;
+    if (again) { again = false; setTimeout(refresh, 300); }
+  }
+}
+
+let source = null, lost = null;
+if (shown !== undefined) {
+  source = new EventSource("/events");
+  source.onmessage = (event) => {
+    clearTimeout(lost); lost = null;
+    if (!link.querySelector("a")) banner("");
+    if (event.data !== shown) { shown = event.data; refresh(); }
+  };
+  source.onerror = () => {
+    lost ??= setTimeout(() => banner("No connection to the trainer. This page shows what was last known and goes on by itself."), 1500);
+    if (source.readyState === EventSource.CLOSED) { refresh(); setTimeout(() => location.reload(), 5000); }
+  };
+}
+
+// Forms: sent once, answered in place.
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (form.method !== "post" || form.matches("[data-plain], .who")) return;
+  event.preventDefault();
+  if (form.dataset.sending || (form.dataset.confirm && !confirm(form.dataset.confirm))) return;
+  form.dataset.sending = "yes";
+  const button = event.submitter;
+  try {
+    const answer = await fetch(button?.getAttribute("formaction") || form.getAttribute("action"), { method: "POST", body: new FormData(form, button), headers: { Accept: "application/json" } });
+    const told = await answer.json();
+    if (answer.status === 401) {
+      say(told.error, true);
+      said.append(" ", Object.assign(document.createElement("a"), { href: "/login?next=" + encodeURIComponent(location.pathname), textContent: "Log in again" }));
+    } else if (!answer.ok) {
+      say(told.error, true);
+    } else if (told.go && told.go !== location.pathname) {
+      location.assign(told.go);
+      return;
+    } else {
+      say(told.said);
+      form.querySelectorAll("input").forEach((input) => { input.defaultValue = input.value; });
+    }
+    await refresh();
+  } catch {
+    say("The trainer did not answer. Whether this was done is unknown; the page will show it when the trainer is back.", true);
+  } finally {
+    delete form.dataset.sending;
+  }
+});
+
+// Films: strips of frames, played side by side and in step.
+function films(root) {
+  for (const group of root.querySelectorAll(".films:not([data-ready])")) {
+    group.dataset.ready = "yes";
+    const players = [...group.querySelectorAll(".player")];
+    const [button, slider, output] = ["[data-play]", "input[type=range]", "output"].map((name) => group.querySelector(name));
+    let frame = 0, frames = 1, timer = null;
+    const strips = players.map((player) => Object.assign(new Image(), { src: player.dataset.src }));
+    const draw = () => {
+      players.forEach((player, index) => {
+        const canvas = player.querySelector("canvas"), strip = strips[index];
+        const count = Number(player.dataset.frames) || Math.round(strip.naturalWidth / strip.naturalHeight);
+        const width = strip.naturalWidth / Math.max(1, Math.min(count, 60));
+        if (!width) return;
+        canvas.width = width; canvas.height = strip.naturalHeight;
+        canvas.getContext("2d").drawImage(strip, -Math.min(frame, Math.min(count, 60) - 1) * width, 0);
+        frames = Math.max(frames, Math.min(count, 60));
+      });
+      slider.max = frames - 1; slider.value = frame; output.value = `${frame + 1} of ${frames}`;
+    };
+    const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
+    const play = () => { button.textContent = "Pause"; timer = setInterval(() => { if (!group.isConnected) return stop(); frame = (frame + 1) % frames; draw(); }, frames > 8 ? 160 : 450); };
+    button.addEventListener("click", () => (timer ? stop() : play()));
+    slider.addEventListener("input", () => { stop(); frame = Number(slider.value); draw(); });
+    strips.forEach((strip) => strip.decode().then(draw, () => { output.value = "no film"; }));
+  }
+}
+films(document);
+document.querySelector("[data-back]")?.addEventListener("click", (event) => { event.preventDefault(); history.back(); });
