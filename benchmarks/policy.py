@@ -1,0 +1,321 @@
+"""How fast policies answer, how much memory they take, and whether real-time chunking keeps the arm smooth.
+
+    python -m benchmarks.policy                       # this machine's CPU: OpenVLA-OFT at reduced depth, extrapolated
+    python -m benchmarks.policy --device cuda         # full depth, bf16, compiled, against the memory bandwidth
+    python -m benchmarks.policy --json FILE --parts compact chunking
+
+Full-size weights are random: latency and memory do not depend on their values. On a CPU only some of the identical
+layers are built; the time of one more layer is measured and multiplied, which the table says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
+from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
+from gymnast_core.policies.openvla.config import DINOV2, SIGLIP, OpenVLAConfig, TextConfig
+from gymnast_core.policies.openvla.model import OpenVLANetwork
+from gymnast_core.types import ActionChunk, Observation
+
+FULL = OpenVLAConfig()
+PROMPT_TOKENS = 32
+"""A Bridge instruction with the words around it, padded as serving pads it."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        what: measured quantity.
+        value: number.
+        unit: of it.
+        note: how it came about; extrapolations say so.
+    """
+
+    what: str
+    value: float
+    unit: str
+    note: str = ""
+
+
+def main() -> int:
+    """Measure what was asked for and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--repeats", type=int, default=9, help="timed calls of the large model; 50 on a GPU")
+    parser.add_argument("--ticks", type=int, default=100, help="control ticks of the chunking measurement")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    begin_load = os.getloadavg()[0]
+    figures = [figure for part in options.parts for figure in PARTS[part](options)]
+    machine = {"cpus": os.cpu_count(), "threads": options.threads, "torch": torch.__version__,
+               "load_before": round(begin_load, 2), "load_after": round(os.getloadavg()[0], 2),
+               "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu"}
+    show(figures, machine)
+    if options.json:
+        rows = [figure.__dict__ for figure in figures]
+        options.json.write_text(json.dumps({"machine": machine, "figures": rows}, indent=1) + "\n")
+    return 0
+
+
+def show(figures: Sequence[Figure], machine: dict[str, Any]) -> None:
+    """Print a table for people."""
+    table = Table(title=f"policy benchmark: {machine}", title_justify="left")
+    for name in ("what", "value", "unit", "note"):
+        table.add_column(name, justify="right" if name == "value" else "left")
+    for figure in figures:
+        table.add_row(figure.what, f"{figure.value:.4g}", figure.unit, figure.note)
+    Console(width=150).print(table)
+
+
+def percentiles(call: Callable[[], Any], repeats: int, *, warm: int = 1) -> tuple[float, float]:
+    """Return p50 and p99 of a call's wall time in milliseconds; on a GPU the call must wait for the result."""
+    for _ in range(warm):
+        call()
+    spent = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        spent.append(1e3 * (time.perf_counter() - begin))
+    return float(np.percentile(spent, 50)), float(np.percentile(spent, 99))
+
+
+def random_inputs(device: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One frame and one prompt."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, 6, 224, 224, generator=generator).to(device, dtype)
+    ids = torch.randint(3, 31000, (1, PROMPT_TOKENS), generator=generator).to(device)
+    return pixels, ids, torch.tensor([PROMPT_TOKENS], device=device)
+
+
+def random_network(config: OpenVLAConfig, device: str, dtype: torch.dtype) -> OpenVLANetwork:
+    """Build straight in the dtype and on the device wanted, so that full size needs no second copy."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            network = OpenVLANetwork(config)
+    finally:
+        torch.set_default_dtype(before)
+    return network.eval()
+
+
+def parameters_of(config: OpenVLAConfig) -> int:
+    """Count without allocating."""
+    return sum(p.numel() for p in OpenVLANetwork.without_memory(config).parameters())
+
+
+def openvla(options: argparse.Namespace) -> list[Figure]:
+    """OpenVLA-OFT, discrete head, one observation."""
+    size = Figure("OpenVLA-OFT weights, bf16", 2 * parameters_of(FULL) / 1e9, "GB", "counted, 7.54e9 parameters")
+    measured = openvla_on_gpu(options) if options.device == "cuda" else openvla_on_cpu(options)
+    return [size, *measured]
+
+
+@torch.no_grad()
+def openvla_on_gpu(options: argparse.Namespace) -> list[Figure]:
+    """Full depth; the limit is reading every used weight once."""
+    network = random_network(FULL, "cuda", torch.bfloat16)
+    pixels, ids, length = random_inputs("cuda", torch.bfloat16)
+    compiled = torch.compile(network.parallel_hidden, mode="reduce-overhead", dynamic=False)
+
+    def timed(hidden: Callable[..., torch.Tensor]) -> tuple[float, float]:
+        def call() -> None:
+            network.action_logits(hidden(pixels, ids, length)).argmax(-1).cpu()
+
+        return percentiles(call, max(50, options.repeats), warm=5)
+
+    eager, fast = timed(network.parallel_hidden), timed(compiled)
+    table_rows = 2 * network.language_model.model.embed_tokens.weight.nbytes  # one row each is read: not counted
+    read = sum(p.nbytes for p in network.parameters()) - table_rows
+    bandwidth = copy_bandwidth()
+    limit = 1e3 * read / bandwidth
+    return [
+        Figure("OpenVLA-OFT latency p50 / chunk, eager", eager[0], "ms"),
+        Figure("OpenVLA-OFT latency p99 / chunk, eager", eager[1], "ms"),
+        Figure("OpenVLA-OFT latency p50 / chunk, CUDA graphs", fast[0], "ms"),
+        Figure("OpenVLA-OFT latency p99 / chunk, CUDA graphs", fast[1], "ms"),
+        Figure("memory-bandwidth limit", limit, "ms", f"{read / 1e9:.1f} GB at {bandwidth / 1e9:.0f} GB/s, measured"),
+        Figure("p50 against the limit", fast[0] / limit, "x", "340 tokens: compute-bound rather than bandwidth-bound"),
+        Figure("peak memory", torch.cuda.max_memory_allocated() / 1e9, "GB"),
+    ]
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that a large device copy reads and writes."""
+    source = torch.empty(2 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+
+    def call() -> None:
+        target.copy_(source)
+        torch.cuda.synchronize()
+
+    p50, _ = percentiles(call, 20, warm=3)
+    return 2 * source.nbytes / (p50 / 1e3)
+
+
+@torch.no_grad()
+def openvla_on_cpu(options: argparse.Namespace) -> list[Figure]:
+    """Full width, a few of the identical layers: time = fixed part + layers x time of one more layer."""
+    dtype, depths = torch.bfloat16, (1, 2)
+    llama = [_reduced(options, TextConfig(num_hidden_layers=depth), vision_depth=2) for depth in depths]
+    vision = _reduced(options, TextConfig(num_hidden_layers=1), vision_depth=3)
+    per_layer = max(llama[1][0] - llama[0][0], 0.0)
+    per_pair = max(vision[0] - llama[0][0], 0.0)
+    blocks = (FULL.towers[0].depth - 1 + FULL.towers[1].depth - 1) / 2 - 1  # used pairs, less the one that is built
+    total = llama[0][0] + per_layer * (FULL.text.num_hidden_layers - 1) + per_pair * blocks
+    measured = f"measured, {options.repeats} calls, {options.threads} thread, {str(dtype).split('.')[-1]}"
+    return [
+        Figure("OpenVLA-OFT reduced: 1 Llama layer, 1 block per tower, p50", llama[0][0], "ms", measured),
+        Figure("OpenVLA-OFT reduced, p99", llama[0][1], "ms", measured),
+        Figure("one more Llama layer", per_layer, "ms", "difference of two depths"),
+        Figure("one more block in both towers", per_pair, "ms", "difference of two depths"),
+        Figure("OpenVLA-OFT full depth, p50", total / 1e3, "s", "EXTRAPOLATED: 32 layers, 23 and 26 vision blocks"),
+        Figure("actions a second at full depth", 5e3 / total, "1/s", "EXTRAPOLATED; 5 needed: serve it from a GPU"),
+    ]
+
+
+def _reduced(options: argparse.Namespace, text: TextConfig, vision_depth: int) -> tuple[float, float]:
+    towers = replace(DINOV2, depth=vision_depth), replace(SIGLIP, depth=vision_depth)
+    network = random_network(replace(FULL, text=text, towers=towers), "cpu", torch.bfloat16)
+    pixels, ids, length = random_inputs("cpu", torch.bfloat16)
+    return percentiles(
+        lambda: network.action_logits(network.parallel_hidden(pixels, ids, length)).argmax(-1), options.repeats
+    )
+
+
+def random_compact() -> CompactPolicy:
+    """The compact policy at its real size."""
+    torch.manual_seed(0)
+    low = np.array([-0.05] * 3 + [-0.25] * 3 + [0.0], np.float32)
+    high = np.array([0.05] * 3 + [0.25] * 3 + [1.0], np.float32)
+    return CompactPolicy(CompactNetwork(CompactPolicyConfig()), ActionBins(low, high, 256))
+
+
+def compact(options: argparse.Namespace) -> list[Figure]:
+    """The compact policy on the CPU, one observation of 256 x 256 and a batch of 64."""
+    policy, rng = random_compact(), np.random.default_rng(0)
+    count = sum(p.numel() for p in policy.network.parameters())
+
+    def calls(rows: int, repeats: int) -> tuple[float, float]:
+        frames = rng.integers(0, 256, (rows, 256, 256, 3), dtype=np.uint8)
+        seen = Observation({"camera": frames}, np.zeros((rows, 7), np.float32), np.zeros(rows, np.int64))
+        policy.row_by_row = rows == 1
+        return percentiles(lambda: policy.act(seen, ["lift the red cube"] * rows), repeats, warm=5)
+
+    one, many = calls(1, 200), calls(64, 10)
+    return [
+        Figure("compact policy weights, fp32", 4 * count / 1e6, "MB", f"{count} parameters"),
+        Figure("compact policy latency p50 / chunk", one[0], "ms", "200 calls, camera frame to actions"),
+        Figure("compact policy latency p99 / chunk", one[1], "ms", "5 Hz allows 200"),
+        Figure("compact policy throughput, batch 64", 64e3 / many[0], "chunks/s"),
+    ]
+
+
+class Disagreeing:
+    """Takes `latency_s` and contradicts its last chunk by 0.03 m and 0.15 rad: seams as bad as they get."""
+
+    version, chunk_length = "policy-disagreeing", 5
+
+    def __init__(self, latency_s: float) -> None:
+        self._latency_s, self._sign = latency_s, 1.0
+
+    def act(
+        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
+    ) -> ActionChunk:
+        """Return a constant chunk after the injected latency."""
+        time.sleep(self._latency_s)
+        self._sign = -self._sign
+        actions = np.zeros((len(instruction), 5, 7), np.float32)
+        actions[..., :3], actions[..., 3:6], actions[..., 6] = 0.015 * self._sign, 0.075 * self._sign, 1.0
+        return ActionChunk(actions, self.version)
+
+
+class Brokered(Disagreeing):
+    """The same, waited for: what a loop without real-time chunking does."""
+
+
+def chunking(options: argparse.Namespace) -> list[Figure]:
+    """A real 5 Hz loop on the real clock with 200 ms of injected inference latency."""
+    config = ChunkingConfig(horizon=2, expected_delay=2)
+    wrapped = RealTimeChunking(Disagreeing(0.2), config)
+    late, actions = control_loop(lambda seen: wrapped.act(seen, ["lift"]).actions_BKA[0, 0], options.ticks)
+    raw = max(float(seam.raw_jump_B6[:, :3].max()) for seam in wrapped.seams)
+    seams, starved = len(wrapped.seams), wrapped.starved_ticks
+    wrapped.close()
+    steps = np.abs(np.diff(actions, axis=0))
+    waiting, _ = control_loop(_blocking(Brokered(0.2)), options.ticks // 2)
+    p99 = float(np.percentile(late, 99))
+    return [
+        Figure("real-time chunking: tick jitter p99", 1e3 * p99, "ms", f"{options.ticks} ticks, 200 ms latency"),
+        Figure("real-time chunking: jitter p99 / period", 100 * p99 / 0.2, "%", "bound 10 %: " + _verdict(p99 <= 0.02)),
+        Figure("without it (waiting at each seam): jitter p99", 1e3 * float(np.percentile(waiting, 99)), "ms"),
+        Figure("seam jump the policy wanted", 1e3 * raw, "mm", f"{seams} seams"),
+        Figure("largest commanded change of a tick", 1e3 * float(steps[:, :3].max()), "mm",
+               f"bound {1e3 * config.max_jump_m:.0f} mm: " + _verdict(steps[:, :3].max() <= config.max_jump_m + 1e-6)),
+        Figure("largest commanded rotation change", float(steps[:, 3:6].max()), "rad",
+               f"bound {config.max_jump_rad}: " + _verdict(steps[:, 3:6].max() <= config.max_jump_rad + 1e-6)),
+        Figure("ticks without a planned action", float(starved), "ticks"),
+    ]
+
+
+def _verdict(kept: bool) -> str:
+    return "kept" if kept else "BROKEN"
+
+
+def _blocking(policy: Disagreeing) -> Callable[[Observation], np.ndarray[Any, Any]]:
+    plan: list[np.ndarray[Any, Any]] = []
+
+    def act(seen: Observation) -> np.ndarray[Any, Any]:
+        if not plan:
+            plan.extend(policy.act(seen, ["lift"]).actions_BKA[0])
+        return plan.pop(0)
+
+    return act
+
+
+def control_loop(
+    act: Callable[[Observation], np.ndarray[Any, Any]], ticks: int, *, period_s: float = 0.2
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Run at a fixed rate; returns how late each action came (s, after the first) and the actions."""
+    late, actions = [], []
+    act(_observation(0))  # the first chunk is waited for by anybody
+    start = time.perf_counter() + period_s
+    for tick in range(ticks):
+        due = start + tick * period_s
+        while (left := due - time.perf_counter()) > 0:
+            time.sleep(left)
+        actions.append(act(_observation(round((tick + 1) * period_s * 1e9))))
+        late.append(time.perf_counter() - due)
+    return np.array(late), np.stack(actions)
+
+
+def _observation(now_ns: int) -> Observation:
+    return Observation({}, np.zeros((1, 7), np.float32), np.array([now_ns], np.int64))
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
+    "openvla": openvla, "compact": compact, "chunking": chunking,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
