@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from gymnast_ros.uplink import JobsClient, JobView
 
 
+SHOWN = ("imagined_reward", "agreement", "optimism", "loss")
+"""What of a job's metrics fits into one line."""
+
+
 class JobEndedError(GymnastError):
     """A training job failed or was cancelled; the message is its last word."""
 
@@ -46,5 +50,6 @@ def ended_well(job: JobView) -> bool:
 
 def describe(data: Mapping[str, Any]) -> str:
     """One short line: the stage and its newest numbers."""
-    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in data.get("metrics", {}).items())
+    metrics = data.get("metrics", {})
+    numbers = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.2f}" for name in SHOWN if name in metrics)
     return f"{data['stage'].replace('_', ' ')}{': ' + numbers if numbers else ''}"

@@ -1,4 +1,4 @@
-"""Make the shipped checkpoints: `make pretrain`, or python -m gymnast_cli.pretrain --help.
+"""Make the shipped checkpoints: `make pretrain`.
 
 Stages, each reused when its result is there and each continued where it was interrupted:
 
@@ -12,9 +12,7 @@ Everything follows from --seed. About 70 core-minutes on 2 cores; stage 4 is mos
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,30 +71,30 @@ HELD_OUT = {"policy": 160, "policy_greedy": 70, "offset": 75}
 """Episodes per task and kind of driver."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages and copy the three checkpoints to --out."""
-    parser = argparse.ArgumentParser(prog="gymnast pretrain", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="where the three checkpoints go")
-    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="episodes and state files")
-    parser.add_argument("--seed", type=int, default=0, help="of everything")
-    parser.add_argument("--workers", type=int, default=2, help="processes that collect episodes")
-    parser.add_argument("--dry", action="store_true", help="tiny amounts: does it run?")
-    options = parser.parse_args(arguments)
+def pretrain(out: Path, work: Path, *, seed: int = 0, workers: int = 2, amounts: Amounts | None = None) -> Path:
+    """Run the stages and copy the three checkpoints to `out`, where they are not there yet; returns `out`.
+
+    Args:
+        out: gets policy/, world_model/ and judge/.
+        work: episodes and state files; an interrupted run goes on from them.
+        seed: of everything.
+        workers: processes that collect episodes.
+        amounts: how much; default the shipped size.
+    """
     torch.set_num_threads(1)
-    amounts = DRY if options.dry else Amounts()
-    run = Pretraining(options.work, options.seed, options.workers, amounts)
+    run = Pretraining(work, seed, workers, amounts or Amounts())
     run.policy()
     run.world_model()
     run.judge()
     for name in ("policy", "world_model", "judge"):
-        folder = options.out / name
+        folder = out / name
         if folder.exists():
             print(f"{folder} exists with id {read_manifest(folder).id}; delete it to replace it")
             continue
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(options.work / name, folder)
+        shutil.copytree(work / name, folder)
         print(f"{folder}: {read_manifest(folder).id}")
-    return 0
+    return out
 
 
 class Pretraining:
@@ -200,7 +198,3 @@ class Pretraining:
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
             seconds = time.monotonic() - self._began
             print(f"{seconds:7.0f} s  {event.stage} {event.step}/{event.total}  {numbers}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,7 +20,7 @@ from cloud_trainer.jobs.dreams import keep_dreams
 from cloud_trainer.jobs.forgetting import check_forgetting
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
 from cloud_trainer.jobs.runner import Recorded
-from cloud_trainer.jobs.splits import split
+from cloud_trainer.jobs.splits import name_of, split
 from cloud_trainer.jobs.train import Training, run_grpo, world_model_sampler
 from cloud_trainer.judge.learned import JudgeTraining, LearnedJudge
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent
@@ -36,6 +36,8 @@ from gymnast_core.types import Episode, Outcome
 IMAGE_SIZE = 64
 EPISODE_STEPS = 15
 """Control steps of a full episode; shorter ones (e-stop, crash) are kept in the store but not learned from."""
+CALIBRATION_EPISODES = 20
+"""Fewer held-out episodes than this say nothing about a threshold: the parent judge is kept."""
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,17 @@ def adapt(job: Job) -> dict[str, Any]:
     if not mine:
         raise ConfigError(f"no episode of {job.spec['instruction']!r} in scene {scene!r}; collect a few there first")
     others = [episode for episode in episodes if episode.metadata.get("scene") != scene]
+    others.sort(key=name_of)
+    mine.sort(key=name_of)
     home = CompactWorldModel.load(job.checkpoints["world_model"])
     there = CompactWorldModel(home.network, median_background(clips_of(here, IMAGE_SIZE).frames_NTHWC, seed=job.seed))
     judge = LearnedJudge.load(job.checkpoints["judge"])
     report = _audited(job, config, there, judge, _clips(mine, "scene"))
     training = _practise_until(job, config, deadline, there, judge, mine, others, report)
     result = _result(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], report, len(mine))
-    if others and result["candidates"]:
+    if not result["candidates"]:
+        result["refused"] = f"budget_s {job.spec.get('budget_s')} did not last for one iteration; give more"
+    elif others:
         rest = _clips(others, "other scenes")
         kept = check_forgetting(
             home, judge, rest, job.checkpoints["policy"], Path(result["candidates"][-1]["folder"]), seed=job.seed
@@ -215,9 +221,7 @@ def _practise_until(
             raise
         done = len(list(folder.glob("iteration-*")))
         if done == 0:
-            raise ConfigError(
-                f"budget_s {job.spec.get('budget_s')} does not last for one iteration; give more"
-            ) from None
+            return Training((), ())
         return run_grpo(parent, sampler, replace(grpo, iterations=done), folder, **arguments)
 
 
@@ -268,6 +272,9 @@ def _refined_judge(job: Job, config: PipelineConfig, model: CompactWorldModel, p
     out = job.folder / "judge"
     if config.judge_iterations == 0:
         return job.checkpoints["judge"]
+    if not _can_calibrate(parts["judge"]) or not _can_calibrate(parts["thresholds"]):
+        job.progress(ProgressEvent("judge_kept_too_few_episodes", 1, 1))
+        return job.checkpoints["judge"]
     if not out.exists():
         data = JudgeData(recorded=parts["world_model"], imagined=parts["judge"], choosing=parts["thresholds"])
         refine_judge(
@@ -276,6 +283,11 @@ def _refined_judge(job: Job, config: PipelineConfig, model: CompactWorldModel, p
             progress=job.progress, cancelled=job.cancelled,
         )  # fmt: skip
     return out
+
+
+def _can_calibrate(clips: Clips) -> bool:
+    """Whether both outcomes are there, and enough of them to move a threshold for."""
+    return len(clips) >= CALIBRATION_EPISODES and bool(clips.success_N.any()) and not bool(clips.success_N.all())
 
 
 def _audited(

@@ -68,9 +68,9 @@ class DemoConfig:
             self,
             evaluation_seeds=2,
             choosing_seeds=1,
-            collect_seeds=8,
+            collect_seeds=6,
             ttt_collect=4,
             ttt_seeds=1,
-            ttt_budget_s=20.0,
+            ttt_budget_s=60.0,
             job=job,
         )

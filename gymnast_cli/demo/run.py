@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gymnast_cli.demo.config import DemoConfig
 from gymnast_cli.demo.film import film
 from gymnast_cli.demo.graph import Robot, free_domain
 from gymnast_cli.demo.trainer_process import trainer_process
+from gymnast_cli.pretrain import pretrain
 from gymnast_cli.report import write_report
 from gymnast_cli.results import Trials, counts, difference
 from gymnast_cli.stages import Stages
@@ -42,6 +43,8 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
     folder = config.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder.mkdir(parents=True)
     console.print(f"Run folder: [bold]{folder}[/]")
+    if config.from_scratch:
+        config = replace(config, checkpoints=pretrain(folder / "checkpoints", folder / "pretrain", seed=config.seed))
     kinds = {kind: config.checkpoints / kind for kind in ("policy", "world_model", "judge")}
     ids = {kind: read_manifest(path).id for kind, path in kinds.items()}
     chain = Chain(ids["policy"], ids["world_model"], ids["judge"])

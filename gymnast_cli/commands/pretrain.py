@@ -1,0 +1,26 @@
+"""`gymnast pretrain`: make the shipped checkpoints again from nothing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="where the three checkpoints go")
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="episodes and state files")
+    parser.add_argument("--seed", type=int, default=0, help="of everything")
+    parser.add_argument("--workers", type=int, default=2, help="processes that collect episodes")
+    parser.add_argument("--dry", action="store_true", help="tiny amounts: does it run?")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Run the stages; an interrupted run goes on where it was."""
+    from gymnast_cli.pretrain import DRY, Amounts, pretrain
+
+    console.print("about 70 core-minutes; interrupt it whenever you like, it goes on from there")
+    pretrain(args.out, args.work, seed=args.seed, workers=args.workers, amounts=DRY if args.dry else Amounts())
+    return 0
