@@ -58,7 +58,7 @@ class Amounts:
     demonstrations: int = 350
     policy_steps: int = 1200
     world_model_steps: int = 4400
-    judge_steps: int = 600
+    judge_steps: int = 900
     scale: float = 1.0
 
 
