@@ -112,7 +112,7 @@ class Demo:
         change = difference(self.before, after)
         self.chain.policy = chosen
         self.chain.rounds.append({"round": number, "policy": chosen, "after": counts(after), "difference": change})
-        self.result |= {"after": counts(after), "difference": change, "rounds": self.chain.rounds}
+        self.result |= {"after": counts(after), "difference": change, "rounds": number, "history": self.chain.rounds}
 
     def _spec(self, number: int) -> dict[str, Any]:
         chain = self.chain
