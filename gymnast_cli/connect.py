@@ -146,7 +146,7 @@ def emit(args: argparse.Namespace, console: Console, value: Mapping[str, Any], t
     if args.json:
         print(json.dumps(value, default=str))
     else:
-        console.print(text)
+        console.print(text, soft_wrap=isinstance(text, str))
 
 
 def _environment_path(name: str) -> Path | None:

@@ -172,7 +172,7 @@ class Loop:
             return {"refused": str(refusal), "candidates": []}
 
     def _canary(self, number: int, candidates: Sequence[str]) -> str:
-        """The rule, fixed beforehand: most successes on the choosing states; the running policy wins only outright."""
+        """The rule, fixed beforehand: most successes on the choosing states; a tie keeps what runs."""
         versions = [self.policy, *candidates]
 
         def compare(advance: Advance) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class Loop:
 
         scores = self._step(f"{number}/canary", compare)
         self._episodes += sum(score["n"] for score in scores.values())
-        return max(reversed(versions), key=lambda version: int(scores[version]["successes"]))
+        return max(versions, key=lambda version: int(scores[version]["successes"]))
 
     def _swap(self, version: str) -> str:
         if self._client.policy_version != version:

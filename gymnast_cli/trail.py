@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.manifest import Manifest
+from gymnast_core.manifest import Manifest, read_manifest
 from gymnast_core.provenance import LABELS, ProvenanceGraph
 
 if TYPE_CHECKING:
     from cloud_trainer.store.episodes import EpisodeCatalogue
-    from cloud_trainer.store.protocols import CheckpointRow, MetaStore
+    from cloud_trainer.store.protocols import MetaStore
 
 GRAPH_NAME = "provenance.db"
 LINKS = ("world_model", "judge", "base", "policy")
@@ -76,23 +76,27 @@ class TrainerFolder:
     def _add_checkpoints(self, graph: ProvenanceGraph) -> None:
         from cloud_trainer.jobs.provenance import record_checkpoint
 
-        rows = {row.checkpoint_id: row for row in self.meta.checkpoints(limit=1_000_000)}
-        for row in reversed(rows.values()):
-            for manifest in _parents_first(row, rows, set()):
-                if manifest.id not in graph:
-                    record_checkpoint(graph, manifest)
+        manifests = self.manifests()
+        for manifest in manifests.values():
+            for each in _parents_first(manifest, manifests, set()):
+                if each.id not in graph:
+                    record_checkpoint(graph, each)
+
+    def manifests(self) -> dict[str, Manifest]:
+        """Every checkpoint the trainer keeps or has published, by id."""
+        kept = [read_manifest(path.parent) for path in sorted((self.folder / "checkpoints").glob("*/manifest.json"))]
+        published = [Manifest.from_bytes(row.manifest) for row in reversed(self.meta.checkpoints(limit=1_000_000))]
+        return {manifest.id: manifest for manifest in (*kept, *published)}
 
 
-def _parents_first(row: CheckpointRow, rows: Mapping[str, CheckpointRow], seen: set[str]) -> Iterator[Manifest]:
+def _parents_first(manifest: Manifest, known: Mapping[str, Manifest], seen: set[str]) -> Iterator[Manifest]:
     """A checkpoint after everything it was made from."""
-    if row.checkpoint_id in seen:
+    if manifest.id in seen:
         return
-    seen.add(row.checkpoint_id)
-    manifest = Manifest.from_bytes(row.manifest)
-    named = (*manifest.parents, *(manifest.lineage.get(role) for role in LINKS))
-    for name in named:
-        if isinstance(name, str) and name in rows:
-            yield from _parents_first(rows[name], rows, seen)
+    seen.add(manifest.id)
+    for name in (*manifest.parents, *(manifest.lineage.get(role) for role in LINKS)):
+        if isinstance(name, str) and name in known:
+            yield from _parents_first(known[name], known, seen)
     yield manifest
 
 

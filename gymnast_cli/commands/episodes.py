@@ -14,6 +14,7 @@ from gymnast_cli.connect import add_trainer_arguments, emit, peer
 from gymnast_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from gymnast_core.types import Episode
     from gymnast_ros.uplink import EpisodesClient, EpisodeView
 
 FIELDS = ("episode_id", "robot", "instruction", "outcome", "labelled_by", "steps", "policy_version", "state", "reason",
@@ -64,11 +65,11 @@ def _list(args: argparse.Namespace, console: Console) -> int:
     with _client(args) as client:
         rows = [row for row in _pages(client, args) if args.outcome in ("", row.outcome)][-args.limit :]
     table = Table(title=f"{len(rows)} episodes")
-    for column in ("episode", "robot", "instruction", "outcome", "by", "steps", "policy", "state"):
-        table.add_column(column)
+    for column in ("episode", "robot", "instruction", "outcome", "by", "steps", "state"):
+        table.add_column(column, no_wrap=column == "episode")
     for row in rows:
-        table.add_row(row.episode_id, row.robot, row.instruction, row.outcome, row.labelled_by, str(row.steps),
-                      row.policy_version, row.reason or row.state)  # fmt: skip
+        cells = (row.episode_id, row.robot, row.instruction, row.outcome, row.labelled_by, str(row.steps))
+        table.add_row(*cells, row.reason or row.state)
     emit(args, console, {"episodes": [shown(row) for row in rows]}, table)
     return 0
 
@@ -90,19 +91,13 @@ def _label(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    from gymnast_core.episodes import read_episode
-
-    path = Path(args.episode)
-    if not path.is_file():
-        path = _file_of(args.episode, args.folder)
-    episode = read_episode(path)
-    actions = episode.actions_TA
+    episode, path = _episode(args.episode, args.folder)
     facts = {
         "episode_id": episode.episode_id, "instruction": episode.instruction, "outcome": episode.outcome.value,
         "labelled_by": episode.labelled_by, "steps": episode.steps, "truncated_reason": episode.truncated_reason,
         "policy_versions": list(dict.fromkeys(episode.policy_versions)), "metadata": dict(episode.metadata),
         "cameras": {name: list(frames.shape[1:]) for name, frames in episode.images.items()},
-        "path_m": round(float(abs(actions[:, :3]).sum()), 4) if episode.steps else 0.0, "file": str(path),
+        "file": str(path),
     }  # fmt: skip
     if args.film is not None:
         facts["film"] = str(_film(episode, args.film))
@@ -110,21 +105,24 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _file_of(episode_id: str, folder: Path) -> Path:
-    from gymnast_cli.trail import TrainerFolder
+def _episode(name: str, folder: Path) -> tuple[Episode, Path]:
+    """An episode from a file, or by id with the catalogue's label, and where its file is."""
+    from gymnast_cli.trail import STATES, TrainerFolder
+    from gymnast_core.episodes import read_episode
 
+    if Path(name).is_file():
+        return read_episode(Path(name)), Path(name)
     trainer = TrainerFolder(folder)
     try:
-        rows = [row for row in trainer.episodes.all(states=("committed", "valid", "quarantined"))
-                if row.episode_id == episode_id]  # fmt: skip
+        rows = [row for row in trainer.episodes.all(states=STATES) if row.episode_id == name]
         if not rows:
-            raise ConfigError(f"{episode_id!r} is neither a file nor an episode in {folder}")
-        return trainer.episodes.path(rows[0])
+            raise ConfigError(f"{name!r} is neither a file nor an episode in {folder}; see `gymnast episodes list`")
+        return trainer.episodes.read(rows[0]), trainer.episodes.path(rows[0])
     finally:
         trainer.close()
 
 
-def _film(episode: Any, path: Path, most: int = 8) -> Path:
+def _film(episode: Episode, path: Path, most: int = 8) -> Path:
     """Up to eight frames side by side."""
     import cv2
     import numpy as np

@@ -61,7 +61,7 @@ def _list(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:
     found = [job for job in jobs.list() if args.state in ("", job.state)]
     table = Table(title=f"{len(found)} jobs")
     for column in ("job", "kind", "state", "error"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "job")
     for job in found:
         table.add_row(job.job_id, job.kind, job.state, job.error)
     emit(args, console, {"jobs": [shown(job) for job in found]}, table)

@@ -56,7 +56,7 @@ def _list(weights: WeightsClient, args: argparse.Namespace, console: Console) ->
     found = _releases(weights, args)
     table = Table(title=f"{len(found)} releases")
     for column in ("release", "what", "checkpoint", "robots", "bytes"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "checkpoint")
     for release in found:
         row = (release.kind, release.checkpoint_id, ", ".join(release.robots), f"{release.weights_size:,}")
         table.add_row(str(release.sequence), *row)

@@ -15,6 +15,8 @@ from gymnast_cli.connect import emit
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+MOST = 20
+"""Rows of a kind that are printed."""
 DAMAGED = 3
 """Exit code when something was retracted, or a byte of the chain was changed."""
 
@@ -53,14 +55,18 @@ def tree(answer: Mapping[str, Any]) -> Tree:
     root = Tree(f"[bold]{answer['id']}[/] ({answer['kind']})")
     for name, value in made_from.get("lineage", {}).items():
         root.add(f"{name}: {_short(value)}")
-    parts = {"made from": answer["checkpoints"], "audits": answer["audits"]}
+    known = [row for row in answer["checkpoints"] if row["kind"] != "external"]
+    parts = {"made from": known, "audits": answer["audits"]}
     for name, rows in parts.items():
         if rows:
             branch = root.add(name)
-            for row in rows:
+            for row in rows[:MOST]:
                 rest = ", ".join(f"{key} {_short(value)}" for key, value in row.items() if key != "id")
                 branch.add(f"{row['id']} ({rest})")
-    root.add("counts: " + (", ".join(f"{n} {kind}" for kind, n in answer["counts"].items()) or "nothing recorded"))
+            if len(rows) > MOST:
+                branch.add(f"and {len(rows) - MOST} more; --graph FILE has them all")
+    counts = [f"{n} {'made elsewhere' if kind == 'external' else kind}" for kind, n in answer["counts"].items()]
+    root.add("counts: " + (", ".join(counts) or "nothing recorded"))
     if answer["labels_by"]:
         root.add(
             "labels by: " + ", ".join(f"{name or 'nobody named'} ({n})" for name, n in answer["labels_by"].items())

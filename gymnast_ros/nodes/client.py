@@ -23,6 +23,9 @@ from gymnast_ros.nodes import messages, topics
 
 LATCHED_TOPICS = ("rollout/status", "rollout/result", "rollout/policy_version", "bridge/status", "bridge/result")
 
+RESEND_S = 2.0
+"""Setting parameters may be repeated, so it is."""
+
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -143,7 +146,7 @@ class GraphClient:
                 else Parameter(name, value=str(value) if isinstance(value, Path) else value)
             )
             request.parameters.append(parameter.to_parameter_msg())
-        results = self._request(SetParameters, f"{node}/set_parameters", request, timeout_s).results
+        results = self._request(SetParameters, f"{node}/set_parameters", request, timeout_s, resend_s=RESEND_S).results
         reasons = [result.reason for result in results if not result.successful]
         if reasons:
             raise RobotRefusedError(f"{node}: {'; '.join(reasons)}")
@@ -308,17 +311,24 @@ class GraphClient:
         if progress is not None and event["key"] == key:
             progress(event)
 
-    def _request(self, kind: type, service: str, request: Any, timeout_s: float) -> Any:
+    def _request(
+        self, kind: type, service: str, request: Any, timeout_s: float, *, resend_s: float | None = None
+    ) -> Any:
+        """Ask once, or every resend_s: a node killed a moment ago still counts as there; its successor hears nothing."""
         deadline = time.monotonic() + timeout_s
         client = self._client(kind, service)
         self._spin_until(client.service_is_ready, deadline, f"service {service}")
-        future = client.call_async(request)
-        try:
-            self._spin_until(future.done, deadline, f"an answer of {service}")
-        except RobotSilentError:
-            client.remove_pending_request(future)
-            raise
-        return future.result()
+        while True:
+            future = client.call_async(request)
+            until = deadline if resend_s is None else min(deadline, time.monotonic() + resend_s)
+            try:
+                self._spin_until(future.done, until, f"an answer of {service}")
+            except RobotSilentError:
+                client.remove_pending_request(future)
+                if until >= deadline:
+                    raise
+                continue
+            return future.result()
 
     def _client(self, kind: type, service: str) -> Any:
         if (kind, service) not in self._clients:
