@@ -65,11 +65,11 @@ class PipelineConfig:
     refine_iterations: int = 250
     refine_rate: float = 2e-4
     judge_iterations: int = 300
-    grpo_iterations: int = 10
+    grpo_iterations: int = 6
     groups: int = 24
     group_size: int = 8
     learning_rate: float = 2e-4
-    candidate_every: int = 5
+    candidate_every: int = 3
     keyframe_share: float = 0.0
     mask_after_success: bool = False
     most_episodes: int = 1000
