@@ -22,15 +22,9 @@ TRAINER_VARIABLE, IDENTITY_VARIABLE = "GYMNAST_TRAINER", "GYMNAST_IDENTITY"
 
 
 def add_robot_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare --domain, --namespace and --robot-folder."""
+    """Declare --domain, --namespace and --wait-s."""
     parser.add_argument("--domain", type=int, help="ROS_DOMAIN_ID of the robot (default: the environment's)")
     parser.add_argument("--namespace", default="", help="of the robot's nodes")
-    parser.add_argument(
-        "--robot-folder",
-        type=Path,
-        default=Path("robot"),
-        help="the folder `gymnast up` was given; checkpoint ids are looked up in its store",
-    )
     parser.add_argument("--wait-s", type=float, default=30.0, help="how long to wait for the robot to answer")
 
 
@@ -101,25 +95,11 @@ def peer(args: argparse.Namespace) -> tuple[str, Identity | None]:
     return args.trainer, Identity.load(args.identity)
 
 
-def checkpoint_on_robot(name: str, robot_folder: Path) -> str:
-    """What the rollout node opens for "current", "staged", a checkpoint id, or a folder.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+def checkpoint_on_robot(name: str) -> str:
+    """What the rollout node opens for "current", "staged", a checkpoint id, or a folder on this machine."""
     if name in ("current", ""):
         return ""
-    if name == "staged" or name.startswith("replay:"):
-        return name
-    if Path(name).is_dir():
-        return str(Path(name).resolve())
-    held = robot_folder / "store" / "checkpoints" / name
-    if held.is_dir():
-        return str(held.resolve())
-    raise ConfigError(
-        f"checkpoint {name!r} is no folder here and not in {robot_folder / 'store'}; "
-        "name a folder, 'current', 'staged', or give --robot-folder"
-    )
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def task_list(text: str) -> list[str]:

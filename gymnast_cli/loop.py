@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gymnast_cli.adapt import FLUSH_S, STAGE_S, shown, trials_of
-from gymnast_cli.jobs import follow
+from gymnast_cli.jobs import JobEndedError, follow
 from gymnast_cli.loop_config import LoopConfig
 from gymnast_cli.results import Trials, counts, difference
 from gymnast_cli.stages import Advance, Stages
@@ -38,7 +38,13 @@ class StepFile:
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self._path = path
-        self._state: dict[str, Any] = {"config": dict(config), "steps": {}, "seconds": 0.0, "id": os.urandom(4).hex()}
+        self._state: dict[str, Any] = {
+            "config": dict(config),
+            "steps": {},
+            "seconds": 0.0,
+            "failed": {},
+            "id": os.urandom(4).hex(),
+        }
         if path.exists():
             self._state = json.loads(path.read_text())
             changed = sorted(name for name in config if config[name] != self._state["config"].get(name))
@@ -71,6 +77,15 @@ class StepFile:
             self._state["steps"][name] = result
             self._save()
         return self._state["steps"][name]
+
+    def failures(self, name: str) -> int:
+        """How often a step has failed for good; its next attempt is a new one."""
+        return int(self._state["failed"].get(name, 0))
+
+    def note_failure(self, name: str) -> None:
+        """Remember that a step has to be begun anew."""
+        self._state["failed"][name] = self.failures(name) + 1
+        self._save()
 
     def _save(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,14 +177,21 @@ class Loop:
         self._step(f"{number}/ship", lambda advance: self._client.flush(timeout_s=FLUSH_S))
 
     def _train(self, number: int, advance: Advance) -> dict[str, Any]:
-        """Refine, audit, practise. A refusal is a result: the next round brings more episodes."""
+        """Refine, audit, practise. A refusal is a result: the next round brings more episodes.
+
+        After a kill of this process the same job is followed again; after a failure of the job a new one is begun.
+        """
         config = {**self.config.job, "grpo_iterations": self.config.at("grpo_iterations", number)}
         spec = {"policy": self.policy, "world_model": self.world_model, "judge": self.judge,
                 "seed": self.config.seed * 100 + number, "config": config}  # fmt: skip
+        key = f"loop-{self._file.id}-{number}-{self._file.failures(f'{number}/train')}"
         try:
-            return follow(self._jobs, "improve", spec, key=f"loop-{self._file.id}-{number}", advance=advance)
+            return follow(self._jobs, "improve", spec, key=key, advance=advance)
         except NotTrustedError as refusal:
             return {"refused": str(refusal), "candidates": []}
+        except JobEndedError:
+            self._file.note_failure(f"{number}/train")
+            raise
 
     def _canary(self, number: int, candidates: Sequence[str]) -> str:
         """The rule, fixed beforehand: most successes on the choosing states; a tie keeps what runs."""

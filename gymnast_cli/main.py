@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 
 from gymnast_core.errors import (
     ConfigError,
@@ -49,9 +50,8 @@ EXIT_CODES: dict[type[GymnastError], int] = {
 """Exit code by error; every other GymnastError is 1. 130 is Ctrl-C."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser, complete for the subcommand that is asked for; the others' modules are not imported."""
     parser = argparse.ArgumentParser(
         prog="gymnast", description="Robots that practise in a dream and come back better."
     )
@@ -63,7 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="results as JSON lines")
         if name == wanted:
             importlib.import_module(f"gymnast_cli.commands.{name}").add_arguments(sub)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser_for(arguments).parse_args(arguments)
     console = Console(stderr=args.json, soft_wrap=True)
     try:
         command = importlib.import_module(f"gymnast_cli.commands.{args.command}")
@@ -79,7 +85,7 @@ def _report(error: GymnastError, as_json: bool, console: Console) -> int:
     code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
     if as_json:
         print(json.dumps({"error": type(error).__name__, "message": str(error), "exit_code": code}))
-    console.print(f"[red]{type(error).__name__}[/]: {error}", highlight=False)
+    console.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
     return code
 
 

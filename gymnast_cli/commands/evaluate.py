@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from gymnast_cli.adapt import shown, trials_of
     from gymnast_cli.stages import Stages
 
-    names = [checkpoint_on_robot(name, args.robot_folder) for name in args.checkpoints]
+    names = [checkpoint_on_robot(name) for name in args.checkpoints]
     with robot(args) as client, Stages(console) as stages, stages.stage("evaluate") as advance:
         result = client.evaluate(
             tasks=args.tasks, seed_start=args.seed_start, seed_count=args.count, checkpoints=names, scene=args.scene,

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             refusal = str(error)
     emit(args, console, {**report.to_json(), "refusal": refusal}, table(report))
     if refusal:
-        console.print(f"[red]{refusal}[/]")
+        console.print(refusal, style="red", markup=False)
     return REFUSED if refusal else 0
 
 

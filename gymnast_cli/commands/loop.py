@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         config = replace(config, rounds=args.rounds)
     jobs = jobs_client(args)
     with robot(args) as client, Stages(console) as stages:
-        loop = Loop(config, client, jobs, lambda name: checkpoint_on_robot(name, args.robot_folder), stages)
+        loop = Loop(config, client, jobs, checkpoint_on_robot, stages)
         history = loop.run()
     emit(args, console, history, table(history))
     console.print(f"{history['state']}; history: {config.folder / 'history.json'}")

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from gymnast_cli.connect import (
     add_robot_arguments,
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         outcome, trial = _adapt_and_try(client, current, args, console)
         if trial is None:
             summary = {"kept": False, "reason": outcome.reason, "policy": current, "job": dict(outcome.job)}
-            emit(args, console, summary, f"[yellow]nothing to try[/]: {outcome.reason}")
+            emit(args, console, summary, f"[yellow]nothing to try[/]: {escape(outcome.reason)}")
             return REFUSED
         if not args.json:
             console.print(table(trial, args.scene))
@@ -100,7 +101,7 @@ def _adapt_and_try(
         with stages.stage("try it on the arm") as advance:
             trial = adapt.try_adaptation(
                 client, current=current, candidate=outcome.candidate,
-                folder_of=lambda version: checkpoint_on_robot(version, args.robot_folder), scene=args.scene,
+                folder_of=checkpoint_on_robot, scene=args.scene,
                 task=args.instruction, other_tasks=_others(args), seed_start=EVALUATION_SEED + args.seed * 1000,
                 seed_count=args.count, advance=advance, rule=adapt.KeepRule(loss=args.most_loss),
             )  # fmt: skip

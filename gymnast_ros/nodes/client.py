@@ -314,7 +314,7 @@ class GraphClient:
     def _request(
         self, kind: type, service: str, request: Any, timeout_s: float, *, resend_s: float | None = None
     ) -> Any:
-        """Ask once, or every resend_s: a node killed a moment ago still counts as there; its successor hears nothing."""
+        """Ask once, or every resend_s: a node that was killed still counts as there, its successor hears nothing."""
         deadline = time.monotonic() + timeout_s
         client = self._client(kind, service)
         self._spin_until(client.service_is_ready, deadline, f"service {service}")
