@@ -197,13 +197,13 @@ class Ingest:
             if known.digest != opening.digest:
                 raise IdReusedError(f"episode {opening.episode_id} exists with digest {known.digest}")
             return None
-        self._check_room(peer, opening)
         row = EpisodeRow(0, peer.tenant, opening.episode_id, peer.name, opening.digest, opening.size, 0)
         key = (peer.tenant, opening.episode_id)
         folder = self._staging / peer.tenant
         with self._lock:
             if (older := self._receiving.pop(key, None)) is not None:
                 older.close()  # the newer stream wins: the old one is a dead peer's more often than not
+            self._check_room(peer, opening)
             folder.mkdir(exist_ok=True)
             self._drop_other_content(folder, opening)
             receiving = Receiving(folder / f"{opening.episode_id}~{opening.digest}.part", row)
@@ -251,9 +251,11 @@ class Ingest:
 
     def _check_room(self, peer: Peer, opening: Opening) -> None:
         usage, limits = self._meta.usage(peer.tenant), self.limits
-        if usage.bytes + opening.size > limits.tenant_bytes or usage.episodes >= limits.tenant_episodes:
+        coming = [other.row.size for (tenant, _), other in self._receiving.items() if tenant == peer.tenant]
+        episodes, size = usage.episodes + len(coming), usage.bytes + sum(coming)
+        if size + opening.size > limits.tenant_bytes or episodes >= limits.tenant_episodes:
             raise QuotaError(
-                f"tenant {peer.tenant!r} has {usage.episodes} episodes of {usage.bytes} bytes; the quota is "
+                f"tenant {peer.tenant!r} has {episodes} episodes of {size} bytes, under way included; the quota is "
                 f"{limits.tenant_episodes} and {limits.tenant_bytes}: ask an admin for more"
             )
         free = shutil.disk_usage(self._staging).free

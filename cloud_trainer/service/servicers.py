@@ -97,12 +97,8 @@ class TrajectoryServicer:
         with self._slots.slot(peer, "upload"):
             session = UploadSession(self._ingest, peer, replies.put)
             reader = threading.Thread(target=self._read, args=(requests, session, replies), daemon=True)
-            reader.start()
-            try:
-                yield from self._answer(session, replies)
-            finally:
-                context.cancel()  # frees a reader that waits for a message
-                reader.join(_DRAIN_S)
+            reader.start()  # it ends with the call, whose messages it reads
+            yield from self._answer(session, replies)
 
     def _read(self, requests: Iterator[Any], session: UploadSession, replies: Any) -> None:
         try:

@@ -105,10 +105,7 @@ class UploadSession:
 
     def _commit_done(self, channel: int, receiving: Receiving, done: Future[AddResult]) -> None:
         def answer() -> None:
-            try:
-                self._committed(channel, receiving.row.episode_id, duplicate=done.result() == "duplicate")
-            except OSError as error:
-                raise ServerFaultError(f"commit failed: {error}") from error
+            self._committed(channel, receiving.row.episode_id, duplicate=done.result() == "duplicate")
 
         self._guard(channel, receiving.row.episode_id, answer)
         self._ingest.release(receiving)
@@ -124,7 +121,8 @@ class UploadSession:
         """Refuse one episode where it fails; the others on the stream go on."""
         try:
             act()
-        except GymnastError as error:
+        except (GymnastError, OSError) as failure:
+            error = failure if isinstance(failure, GymnastError) else ServerFaultError("the service's disk failed")
             name, _, retry = wire_error(error)
             if name in _FATAL:
                 raise

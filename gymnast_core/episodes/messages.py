@@ -238,9 +238,11 @@ def decode_named(data: bytes, names: Sequence[str]) -> tuple[int, FloatArray]:
     stamp_ns, found, values = reader.stamp_ns(), reader.strings(), reader.floats64()
     if found != tuple(names) or len(values) != len(names):
         raise CorruptError(f"expected the {len(names)} values {tuple(names)}, got {len(values)} named {found[:8]}")
-    if not np.isfinite(values).all():
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    if not np.isfinite(narrow).all():
         raise CorruptError(f"values {values.tolist()} of {found} are not all finite")
-    return stamp_ns, values.astype(np.float32)
+    return stamp_ns, narrow
 
 
 def _quaternion_from_rpy(roll: float, pitch: float, yaw: float) -> tuple[float, float, float, float]:

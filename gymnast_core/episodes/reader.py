@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, BinaryIO, cast
 
 import cv2
 import numpy as np
@@ -107,7 +108,10 @@ def iterate_messages(path: Path, *, until_cut: bool = False) -> Iterator[tuple[s
     """
     channels: dict[int, str] = {}
     with path.open("rb") as file:
-        reader = StreamReader(file, emit_chunks=True, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES)
+        bounded = _Bounded(file, path.stat().st_size)
+        reader = StreamReader(
+            cast("IO[bytes]", bounded), emit_chunks=True, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES
+        )
         try:
             for record in reader.records:
                 if isinstance(record, Chunk):
@@ -196,6 +200,18 @@ def read_requested_actions(path: Path) -> FloatArray:
     """Return (T, 7) float32: what the policy asked for, before the gate."""
     requested = _read_raw(path, with_frames=False).requested
     return np.stack(requested) if requested else np.zeros((0, 7), np.float32)
+
+
+class _Bounded:
+    """A file that never tries to read more than there is, whatever length a broken record claims."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, length: int) -> bytes:
+        data = self._file.read(min(length, self._left))
+        self._left -= len(data)
+        return data
 
 
 def _checked(chunk: Chunk) -> Chunk:

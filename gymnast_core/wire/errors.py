@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gymnast_core.errors import (
     BridgeError,
+    CheckpointError,
     ContractError,
     CorruptError,
     DiskFullError,
@@ -13,6 +14,7 @@ from gymnast_core.errors import (
     TransientBridgeError,
 )
 from gymnast_core.signing import DowngradeError, ExpiredError, NotForThisRobotError, NotSignedError
+from gymnast_core.weights import NotSafetensorsError
 
 
 class InvalidIdError(RejectedBridgeError):
@@ -99,6 +101,7 @@ CATALOGUE: dict[str, tuple[type[GymnastError], str]] = {
         (BusyError, "UNAVAILABLE"),
         (ServerFaultError, "INTERNAL"),
         (DiskFullError, "RESOURCE_EXHAUSTED"),
+        (NotSafetensorsError, "INVALID_ARGUMENT"),
         (NotSignedError, "FAILED_PRECONDITION"),
         (ExpiredError, "FAILED_PRECONDITION"),
         (DowngradeError, "FAILED_PRECONDITION"),
@@ -115,7 +118,7 @@ def wire_error(error: GymnastError) -> tuple[str, str, bool]:
     name = type(error).__name__
     if name in CATALOGUE:
         return name, CATALOGUE[name][1], isinstance(error, _RETRIED)
-    if isinstance(error, (CorruptError, ContractError)):
+    if isinstance(error, (CorruptError, CheckpointError, ContractError)):
         return InvalidMessageError.__name__, "INVALID_ARGUMENT", False
     if isinstance(error, (StorageError, TransientBridgeError)):
         return ServerFaultError.__name__, "INTERNAL", True

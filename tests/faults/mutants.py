@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from blake3 import blake3
-
 from cloud_trainer.service import ingest, session
 from cloud_trainer.store import sql_meta
 from gymnast_core.episodes import spool as spool_module
@@ -77,17 +75,6 @@ def full_disk_ignored() -> None:
     original, os.pwrite = os.pwrite, pwrite
 
 
-def digest_not_resumed() -> None:
-    """Server: forgets to hash what it already has, so nothing resumed can ever be committed."""
-
-    def take_stock(self):
-        size = original(self)
-        self._digest = blake3()
-        return size
-
-    original, ingest.Receiving._take_stock = ingest.Receiving._take_stock, take_stock
-
-
 def delete_before_acknowledgement() -> None:
     """Robot: deletes an episode when its last byte is sent."""
 
@@ -137,7 +124,6 @@ SERVER: dict[str, Callable[[], None]] = {
         no_dedupe,
         acknowledgement_before_catalogue,
         full_disk_ignored,
-        digest_not_resumed,
     )
 }
 ROBOT: dict[str, Callable[[], None]] = {

@@ -83,7 +83,9 @@ class Range:
         size: mean episode size.
     """
 
-    def __init__(self, folder: Path, seed: int, *, mutant: str = "", naive: bool = False, size: int = 512 << 10) -> None:
+    def __init__(
+        self, folder: Path, seed: int, *, mutant: str = "", naive: bool = False, size: int = 512 << 10
+    ) -> None:
         self.rng = np.random.default_rng(seed)
         self.control, self.trainer, self.robot = folder / "control", folder / "trainer", folder / "robot"
         for part in (self.control, self.trainer, self.robot):
@@ -190,8 +192,9 @@ def run(
     mutant: str = "",
     naive: bool = False,
     size: int = 512 << 10,
-    between: int = 2 << 20,
+    between: int = 5 << 19,
     patience_s: float = 30.0,
+    flow_s: float = 3.0,
     folder: Path | None = None,
 ) -> Report:
     """Inject faults and report.
@@ -204,6 +207,7 @@ def run(
         size: mean episode size in bytes.
         between: mean bytes between faults.
         patience_s: for the spool to drain afterwards.
+        flow_s: longest wait between faults.
         folder: where; a temporary one when None.
     """
     started = time.monotonic()
@@ -218,7 +222,7 @@ def run(
         field_.flow(between, 20.0)
         for fault in chosen:
             field_.inject(fault)
-            field_.flow(int(field_.rng.integers(between // 2, between * 3 // 2)))
+            field_.flow(int(field_.rng.integers(between // 2, between * 3 // 2)), flow_s)
         report = Report(dict(Counter(chosen)))
         report.drained = field_.finish(patience_s)
         field_.count(report)

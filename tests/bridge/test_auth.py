@@ -1,0 +1,183 @@
+"""Every method of every service has its roles; identity comes from the certificate; certificates rotate live."""
+
+import threading
+import time
+
+import grpc
+import pytest
+
+from cloud_trainer.service import Limits, Service, ServiceConfig, enroll
+from cloud_trainer.service.auth import ROLES_OF, StreamSlots, authorise
+from cloud_trainer.service.server import _SERVICES
+from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.wire.channel import domain_error, open_channel
+from gymnast_core.wire.errors import CATALOGUE, BusyError, NotPermittedError, error_from_wire, wire_error
+from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
+from gymnast_core.wire.identity import Identity, Peer
+from gymnast_ros.uplink.link import Link
+
+_METHODS = [
+    f"/gymnast.v1.{service}/{method.name}"
+    for service, module in _SERVICES.items()
+    for method in module.DESCRIPTOR.services_by_name[service].methods
+]
+
+
+def test_every_method_of_every_proto_is_in_the_table():
+    assert set(_METHODS) <= set(ROLES_OF)
+    assert len(_METHODS) == 16
+    assert all(ROLES_OF[method] for method in _METHODS)
+
+
+def test_unlisted_methods_and_strangers_are_refused():
+    admin = Peer("root", "admin", "default")
+    with pytest.raises(NotPermittedError):
+        authorise("/gymnast.v1.JobService/Unheard", admin)
+    with pytest.raises(NotPermittedError, match="enroll"):
+        authorise("/gymnast.v1.JobService/Get", None)
+
+
+@pytest.mark.parametrize(
+    ("role", "method", "allowed"),
+    [
+        ("robot", "TrajectoryService/Upload", True),
+        ("operator", "TrajectoryService/Upload", False),
+        ("robot", "TrajectoryService/LabelEpisode", False),
+        ("robot", "WeightsService/Publish", False),
+        ("operator", "WeightsService/Publish", False),
+        ("trainer", "WeightsService/Publish", True),
+        ("operator", "WeightsService/Rollback", False),
+        ("admin", "WeightsService/Rollback", True),
+        ("operator", "JobService/Claim", False),
+        ("server", "JobService/Get", False),
+    ],
+)
+def test_roles(role, method, allowed):
+    peer = Peer("somebody", role, "default")
+    if allowed:
+        assert authorise(f"/gymnast.v1.{method}", peer) == peer
+    else:
+        with pytest.raises(NotPermittedError, match=role):
+            authorise(f"/gymnast.v1.{method}", peer)
+
+
+def call_everything(service, identity):
+    """Call every method with an empty message; returns method -> error name or None."""
+    outcome = {}
+    with open_channel(service.address, Identity.load(identity)) as channel:
+        for path in [*_METHODS, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"]:
+            call = channel.stream_stream(path, request_serializer=bytes, response_deserializer=bytes)
+            try:
+                list(call(iter([b""]), timeout=1))
+                outcome[path] = None
+            except grpc.RpcError as failure:
+                outcome[path] = type(domain_error(failure)).__name__
+    return outcome
+
+
+def test_a_robot_gets_not_permitted_from_exactly_what_the_table_denies(tmp_path):
+    """Over the wire, for every method: the guard stands in front of each, reflection included."""
+    with Service(ServiceConfig(tmp_path / "trainer", limits=Limits(idle_stream_s=0.2))) as service:
+        robot = enroll(tmp_path / "trainer" / "ca", "wx-1", "robot", out=tmp_path / "id")
+        outcome = call_everything(service, robot)
+    denied = {path for path, error in outcome.items() if error == "NotPermittedError"}
+    registered = {path for path in outcome if "PolicyService" not in path}
+    assert denied == {path for path in registered if "robot" not in ROLES_OF[path]}
+    assert "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" in denied
+
+
+def test_streams_per_certificate_are_counted_and_freed():
+    slots, peer = StreamSlots(1), Peer("wx-1", "robot", "default")
+    with slots.slot(peer, "upload"):
+        with pytest.raises(BusyError), slots.slot(peer, "upload"):
+            pass
+        with slots.slot(Peer("wx-2", "robot", "default"), "upload"), slots.slot(peer, "watch"):
+            pass
+    with slots.slot(peer, "upload"):
+        pass
+
+
+def ask(link):
+    return link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).ListReleases,
+                     weights_pb2.ListReleasesRequest(), patience_s=5)  # fmt: skip
+
+
+def test_certificates_rotate_on_both_sides_without_downtime(tmp_path):
+    """The server's and the robot's certificate are replaced while calls go on; none fails."""
+    authority = tmp_path / "trainer" / "ca"
+    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+        robot = enroll(authority, "wx-1", "robot", out=tmp_path / "id")
+        link, over, failures, calls = Link(service.address, robot), threading.Event(), [], []
+
+        def keep_asking():
+            while not over.is_set():
+                try:
+                    calls.append(ask(link))
+                except Exception as error:  # noqa: BLE001  # collected for the assertion
+                    failures.append(error)
+
+        thread = threading.Thread(target=keep_asking)
+        thread.start()
+        before = link.identity.certificate
+        for _ in range(3):
+            enroll(authority, "wx-1", "robot", out=robot)
+            enroll(authority, "trainer", "server", out=tmp_path / "trainer" / "server", hosts=("127.0.0.1",))
+            goal, until = len(calls) + 5, time.monotonic() + 10
+            while len(calls) < goal and time.monotonic() < until:
+                time.sleep(0.005)
+            with Link(service.address, robot).channel() as fresh:  # a new handshake takes the new certificate
+                weights_pb2_grpc.WeightsServiceStub(fresh).ListReleases(weights_pb2.ListReleasesRequest(), timeout=5)
+        over.set()
+        thread.join()
+        assert failures == []
+        assert link.identity.certificate != before
+        link.close()
+
+
+def test_a_robot_is_refused_once_its_certificate_has_expired(tmp_path):
+    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+        robot = enroll(tmp_path / "trainer" / "ca", "wx-1", "robot", out=tmp_path / "id", days=1e-9)
+        channel = open_channel(service.address, Identity.load(robot))
+        with pytest.raises(grpc.RpcError) as caught:
+            weights_pb2_grpc.WeightsServiceStub(channel).ListReleases(weights_pb2.ListReleasesRequest(), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        channel.close()
+
+
+def test_keys_are_readable_by_their_owner_alone(tmp_path):
+    folder = enroll(tmp_path / "ca", "wx-1", "robot", out=tmp_path / "id")
+    assert (folder / "key.pem").stat().st_mode & 0o077 == 0
+    for secret in ("ca.key", "release.key"):
+        assert (tmp_path / "ca" / secret).stat().st_mode & 0o077 == 0
+    assert not (folder / "ca.key").exists()
+    assert Identity.load(folder).peer == Peer("wx-1", "robot", "default")
+
+
+def test_enroll_names_what_is_wrong(tmp_path):
+    with pytest.raises(ConfigError, match="pilot"):
+        enroll(tmp_path / "ca", "x", "pilot", out=tmp_path / "id")
+    with pytest.raises(ContractError, match="a/b"):
+        enroll(tmp_path / "ca", "a/b", "robot", out=tmp_path / "id")
+    with pytest.raises(ConfigError, match="enroll"):
+        Identity.load(tmp_path)
+    with pytest.raises(ConfigError, match="identity is needed"):
+        open_channel("127.0.0.1:1", None)
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_every_error_keeps_name_and_retry_across_the_wire(name):
+    kind, status = CATALOGUE[name]
+    sent, sent_status, retry = wire_error(kind("why"))
+    assert (sent, sent_status) == (name, status)
+    assert hasattr(grpc.StatusCode, status)
+    back = error_from_wire(sent, "why", retry=retry)
+    assert type(back) is kind
+    assert str(back) == "why"
+
+
+def test_insecure_port_needs_the_flag_and_says_so(tmp_path, caplog):
+    with Service(ServiceConfig(tmp_path / "trainer", insecure=True)) as service:
+        assert "insecure_port" in caplog.text
+        link = Link(service.address, None, insecure=True)
+        assert len(ask(link).releases) == 0
+        link.close()

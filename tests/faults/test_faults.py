@@ -1,0 +1,45 @@
+"""Real processes under fire: ours lose nothing, a naive pair does, and planted bugs are found."""
+
+import pytest
+
+from tests.faults import mutants
+from tests.faults.run import run
+
+FAULTS_IN_CI = 200
+PROVOKED_BY = {
+    "no_fsync": ["power_cut"] * 4,
+    "early_acknowledgement": ["kill_trainer", "bit_flip"] * 4,
+    "no_integrity": ["bit_flip"] * 6,
+    "no_dedupe": ["reset", "kill_trainer"] * 6,
+    "acknowledgement_before_catalogue": ["reset"],
+    "full_disk_ignored": ["disk_full"] * 3,
+    "delete_before_acknowledgement": ["kill_trainer", "bit_flip"] * 4,
+    "dropped_when_refused": ["disk_full", "bit_flip"] * 2,
+    "broken_link_taken_for_success": ["reset"] * 2,
+    "no_spool_fsync": ["power_cut"] * 3,
+}
+
+
+def test_two_hundred_faults_lose_duplicate_and_corrupt_nothing():
+    report = run(FAULTS_IN_CI, seed=2026, patience_s=60)
+    assert report.clean, report
+    assert sum(report.faults.values()) == FAULTS_IN_CI
+    assert report.enqueued > 100
+    assert report.wire_ratio <= 1.10, report
+
+
+def test_a_naive_uploader_fails_the_same_kind_of_run():
+    report = run(["bit_flip", "reset", "power_cut", "disk_full"] * 3, seed=2026, naive=True, patience_s=3, flow_s=0.5)
+    assert report.lost or report.duplicated or report.corrupt, report
+
+
+def test_every_mutant_has_a_provocation():
+    assert set(PROVOKED_BY) == {*mutants.SERVER, *mutants.ROBOT}
+
+
+@pytest.mark.parametrize("mutant", sorted(PROVOKED_BY))
+def test_a_planted_bug_is_found(mutant):
+    report = run(
+        PROVOKED_BY[mutant], seed=7, mutant=mutant, size=128 << 10, between=512 << 10, patience_s=2.5, flow_s=1.0
+    )
+    assert not report.clean, report
