@@ -227,10 +227,12 @@ class CommandGate:
     def re_arm(self, now_ns: int) -> str:
         """Open the gate again; returns why not, or an empty string.
 
-        Needs a fresh observation, so that the first command starts from where the arm is.
+        A real arm needs a fresh observation, so that the first command starts from where it is; simulated time
+        stands still between commands.
         """
         memory = self._memory
-        if memory.arm is None or now_ns - memory.observed_at_ns > self.limits.deadman_ns:
+        silent = memory.arm is None or now_ns - memory.observed_at_ns > self.limits.deadman_ns
+        if silent and not self._reopens:
             return "no fresh observation of the arm; is it running?"
         self._memory = _Memory(memory.arm, memory.observed_at_ns, answered_ns=memory.answered_ns, counts=memory.counts)
         self._state, self._reason = GateState.ARMED, ""

@@ -115,7 +115,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     deadman_s = 5.0 if simulated and not config.paced else 0.4
     gate_parameters: dict[str, Any] = {"armed_at_start": simulated, "deadman_s": deadman_s}
     if not simulated:
-        gate_parameters |= {"max_change_m": 0.06, "max_change_rad": 0.3, "max_command_age_s": 0.25}
+        gate_parameters |= {"max_change_m": 0.06, "max_change_rad": 0.3, "max_command_age_s": 0.0}
     store = {"folder": str(config.folder), "robot_name": config.robot_name, "policy": config.policy}
     specs = [
         arm,

@@ -133,6 +133,10 @@ class ArmPort:
         LatchedJson(node, topics.DESCRIPTION).publish(asdict(description))
         node.create_subscription(JointState, topics.ARM_COMMAND, self._command, topics.STREAM)
 
+    def publish_rest(self, arm: ArmState) -> None:
+        """Between episodes: where the arm is, for the gate and for whoever wants to re-arm it."""
+        self._target.publish(to_target(arm))
+
     def publish(self, report: ArmReport) -> None:
         """Publish one observation; the gate's part first, the frame last, so that whoever sees it sees all."""
         stamp_ns = report.stamp_ns

@@ -15,6 +15,7 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.exceptions import ParameterUninitializedException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -64,8 +65,10 @@ class Settings:
 
     def __getitem__(self, name: str) -> Any:
         """The present value; an unset list is an empty one."""
-        value = self._node.get_parameter(name).value
-        return [] if value is None else value
+        try:
+            return self._node.get_parameter(name).value
+        except ParameterUninitializedException:  # rclpy's empty list has no type, so an unset one stays uninitialised
+            return []
 
     def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         for parameter in parameters:

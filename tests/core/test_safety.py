@@ -198,6 +198,13 @@ def test_re_arm_needs_a_fresh_observation() -> None:
     assert gate.re_arm(1) == ""
 
 
+def test_simulator_may_be_re_armed_while_its_time_stands_still() -> None:
+    gate = CommandGate(GateLimits(deadman_ns=SECOND), armed=True)
+    gate.latch_estop("button")
+    assert gate.re_arm(9 * SECOND) == ""
+    assert gate.state is GateState.ARMED
+
+
 def test_command_before_the_estop_is_not_executed_after_re_arming() -> None:
     gate = armed()
     decide(gate, action(dx=0.05))

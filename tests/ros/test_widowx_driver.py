@@ -1,0 +1,168 @@
+"""The driver against a stand-in generated from the declared vendor contract, on a clock that only moves when told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gymnast_core.errors import ContractError, SafetyError, StaleCommandError
+from gymnast_core.kinematics import forward
+from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S
+from gymnast_ros.drivers.contract import VENDOR_API, check_vendor
+from gymnast_ros.drivers.health import MotorWatch, NeedsHumanError, ask_motors, recover
+from gymnast_ros.drivers.widowx import WidowXDriver
+from tests.ros.conftest import wait_until
+from tests.ros.standin import StandIn
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def robot(clock: Clock) -> StandIn:
+    robot = StandIn(clock, lambda: int(clock.now_s * 1e9))
+    robot.sleeps = clock.sleep
+    return robot
+
+
+@pytest.fixture
+def driver(robot: StandIn, clock: Clock) -> WidowXDriver:
+    driver = WidowXDriver(robot, monotonic_s=clock)
+    driver.start_up()
+    return driver
+
+
+def action(dx=0.0, dy=0.0, dz=0.0, gripper=1.0) -> np.ndarray:
+    return np.array([dx, dy, dz, 0, 0, 0, gripper], np.float32)
+
+
+def test_start_up_ends_at_neutral_with_the_steps_profile(driver, robot) -> None:
+    np.testing.assert_allclose(driver.read().joints_J, WIDOWX_250S.neutral_joints_rad, atol=1e-9)
+    assert robot.moving_time == pytest.approx(0.25)  # 1.25 x 0.2 s
+    assert all(robot.torque[name] for name in JOINT_NAMES)
+    assert not robot.dropped
+
+
+def test_deltas_add_to_the_previous_target_not_to_the_measured_pose(driver, robot, clock) -> None:
+    start_X, _ = forward(driver.read().joints_J)
+    for _ in range(3):
+        driver.step(action(dx=0.03))
+        clock.sleep(0.05)  # the arm lags behind
+    np.testing.assert_allclose(driver.target.position_m, start_X + np.array([0.09, 0, 0]), atol=1e-6)
+    clock.sleep(1.0)
+    measured_X, _ = forward(driver.read().joints_J)
+    np.testing.assert_allclose(measured_X, start_X + np.array([0.09, 0, 0]), atol=2e-4)
+
+
+def test_steps_never_change_the_profile(driver, robot) -> None:
+    before = sum(name == "arm.set_trajectory_time" for name, _ in robot.calls)
+    for _ in range(5):
+        driver.step(action(dx=0.01))
+    assert sum(name == "arm.set_trajectory_time" for name, _ in robot.calls) == before
+    steps = [arguments for name, arguments in robot.calls if name == "arm.set_joint_positions"][-5:]
+    assert all(arguments["moving_time"] is None and arguments["blocking"] is False for arguments in steps)
+
+
+def test_refused_step_holds_the_target_and_is_counted(driver, robot) -> None:
+    before = driver.target.position_m.copy()
+    robot.refuse = True
+    executed_A = driver.step(action(dx=0.03, gripper=0.0))
+    np.testing.assert_array_equal(executed_A, action(gripper=0.0))
+    np.testing.assert_array_equal(driver.target.position_m, before)
+    assert driver.failures == 1
+    assert robot.finger == WIDOWX_250S.finger_closed_m  # the fingers still act
+
+
+def test_unreachable_step_holds(driver, clock) -> None:
+    for _ in range(6):
+        driver.step(action(dx=0.05))
+        clock.sleep(0.25)
+    for _ in range(2):
+        driver.step(action(dx=0.05, dz=0.05))
+        clock.sleep(0.25)
+    assert driver.failures >= 1
+
+
+def test_five_failures_in_a_row_end_the_episode(driver, robot) -> None:
+    robot.refuse = True
+    for _ in range(4):
+        driver.step(action(dx=0.01))
+    with pytest.raises(SafetyError, match="5 steps in a row"):
+        driver.step(action(dx=0.01))
+
+
+def test_gripper_eases_off_once_it_holds_something(driver, robot, clock) -> None:
+    driver.step(action(gripper=0.0))
+    assert robot.pressure == 0.5
+    clock.sleep(1.1)
+    driver.tick()
+    assert robot.pressure == 0.2
+    driver.step(action(gripper=1.0))
+    assert robot.finger == WIDOWX_250S.finger_open_m
+
+
+def test_torque_goes_off_only_in_the_sleep_pose(driver, robot) -> None:
+    driver.sleep()
+    assert not robot.dropped
+    assert not any(robot.torque[name] for name in JOINT_NAMES)
+
+
+def test_silence_of_the_joints_is_named(driver, robot, monkeypatch) -> None:
+    monkeypatch.setattr(robot.core, "robot_get_joint_states", lambda: None)
+    with pytest.raises(StaleCommandError, match="xs_sdk"):
+        driver.read()
+
+
+def test_overloaded_motor_is_found_and_recovered_with_its_modes(driver, robot) -> None:
+    robot.torque["elbow"], robot.errors["elbow"] = False, 0b100000
+    health = ask_motors(robot, 0.0)
+    assert health.problem == "elbow reports overload; elbow lost torque"
+    assert recover(robot, driver, pause=lambda seconds: None).problem == ""
+    assert robot.modes == {"arm": "position", "gripper": "pwm"}
+    assert not robot.dropped
+
+
+def test_motor_that_stays_broken_calls_a_human_after_three_tries(driver, robot) -> None:
+    robot.errors["elbow"], robot.unrepairable = 4, True
+    with pytest.raises(NeedsHumanError, match="elbow reports overheating"):
+        recover(robot, driver, pause=lambda seconds: None)
+    assert (
+        sum(arguments.get("name") == "arm" for name, arguments in robot.calls if name == "core.robot_reboot_motors")
+        == 3
+    )
+
+
+def test_hanging_service_is_a_fault_and_delays_nobody(robot) -> None:
+    robot.hang = True
+    watch = MotorWatch(robot, period_s=0.01, stuck_s=0.1)
+    wait_until(lambda: watch.latest().problem == "all does not answer", 5.0, "stuck bus")
+    watch._closing.set()
+
+
+def test_vendor_package_that_lacks_a_method_is_refused_by_name(robot) -> None:
+    del robot.core.robot_reboot_motors
+    robot.gripper.grasp = lambda: None
+    with pytest.raises(ContractError, match=r"gripper.grasp\(delay=\), core.robot_reboot_motors\(\)"):
+        check_vendor(robot)
+
+
+def test_every_declared_call_is_made_with_declared_arguments(driver, robot) -> None:
+    """The contract holds nothing we do not use: what is declared is what must be checked on the real arm."""
+    robot.errors["waist"] = 1
+    recover(robot, driver, pause=lambda seconds: None)
+    driver.step(action(gripper=0.0))
+    driver.sleep()
+    assert {name for name, _ in robot.calls} == {f"{call.part}.{call.name}" for call in VENDOR_API}

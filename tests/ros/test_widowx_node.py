@@ -1,0 +1,153 @@
+"""The widowx_arm process on the vendor stand-in: the rollout drives it through the gate as it drives the simulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+
+from gymnast_core.episodes import read_episode
+from gymnast_ros.bringup import Graph, GraphConfig
+from gymnast_ros.nodes import messages
+from gymnast_ros.nodes.client import GraphClient
+
+
+@dataclass
+class Camera:
+    """A 640x480 camera at 30 Hz with a switch."""
+
+    context: object
+    frozen: bool = False
+    unplugged: bool = False
+    _closing: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        self._node = Node("usb_cam", context=self.context)
+        self._publisher = self._node.create_publisher(Image, "/blue/image_raw", 5)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self._node)
+        self._rng = np.random.default_rng(0)
+        self._frame = self._rng.integers(0, 256, (480, 640, 3), np.uint8)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closing.wait(1 / 30):
+            if self.unplugged:
+                continue
+            if not self.frozen:
+                self._frame = np.roll(self._frame, 1, axis=1)
+            now_ns = self._node.get_clock().now().nanoseconds
+            self._publisher.publish(messages.to_image(self._frame, now_ns, "camera"))
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("standin") / "faults.json"
+
+
+@pytest.fixture(scope="module")
+def graph(domain_id, faults, tmp_path_factory) -> Iterator[Graph]:
+    os.environ["STANDIN_FAULTS"] = str(faults)
+    os.environ["STANDIN_REPORT"] = str(faults.with_name("report.json"))
+    config = GraphConfig(
+        folder=tmp_path_factory.mktemp("robot"),
+        robot="widowx",
+        domain_id=domain_id,
+        parameters={
+            "arm": {
+                "vendor": "tests.ros.standin", "autostart": True, "max_steps": 10,
+                "camera_topics": ["/blue/image_raw"], "camera_reliability": "reliable", "camera_max_frozen_s": 0.6,
+            },
+            "rollout": {"label_timeout_s": 0.0},
+        },
+    )  # fmt: skip
+    with Graph(config) as running:
+        yield running
+        codes = running.stop()
+    assert codes["arm"] == 0
+    report = json.loads(Path(os.environ["STANDIN_REPORT"]).read_text())
+    assert not report["dropped"], "torque went off outside the sleep pose"
+    assert not report["torque"]["shoulder"]
+    del os.environ["STANDIN_FAULTS"], os.environ["STANDIN_REPORT"]
+
+
+@pytest.fixture(scope="module")
+def camera(context) -> Iterator[Camera]:
+    camera = Camera(context)
+    camera.start()
+    yield camera
+    camera.close()
+
+
+@pytest.fixture(scope="module")
+def client(graph, camera, domain_id) -> Iterator[GraphClient]:
+    with GraphClient(domain_id=domain_id) as connected:
+        connected.wait_ready(30.0)
+        assert connected.gate["state"] == "disarmed"  # a real arm waits for its operator
+        connected.re_arm()
+        yield connected
+
+
+@pytest.fixture
+def forwards(replay) -> str:
+    return replay(np.tile([0.01, 0, 0, 0, 0, 0, 1.0], (10, 1)))
+
+
+def test_episode_on_the_arm_is_recorded_with_what_it_was_told(graph, client, forwards) -> None:
+    row = client.run_episode(instruction="lift the red cube", seed=0, checkpoint=forwards)
+    assert (row["steps"], row["truncated_reason"], row["success"]) == (10, "", None)
+    (path,) = (graph.config.folder / "spool" / "pending").glob(f"{row['episode_id']}*")
+    episode = read_episode(path)
+    told = episode.actions_TA[:, 0] > 0.005
+    assert told.sum() >= 8  # a tick whose command came late is a hold, and recorded as one
+    moved = episode.proprio_TP[-1, 0] - episode.proprio_TP[0, 0]
+    assert moved == pytest.approx(0.01 * told.sum(), abs=0.015)
+    assert episode.images["over_shoulder"].shape == (11, 256, 256, 3)
+    period_s = np.diff(episode.time_ns_T) / 1e9
+    assert np.median(period_s) == pytest.approx(0.2, abs=0.02)
+
+
+def test_frozen_camera_stops_the_episode(client, camera, forwards) -> None:
+    camera.frozen = True
+    try:
+        row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
+        assert row["truncated_reason"] in ("refused", "fault", "arm_lost", "estop")
+        assert row["steps"] < 10
+    finally:
+        camera.frozen = False
+    client.call("arm/recover", timeout_s=30.0)
+
+
+def test_motor_that_drops_torque_ends_the_episode_until_recovered(client, faults, forwards) -> None:
+    faults.write_text(json.dumps({"drop_torque": ["elbow"], "unrepairable": True}))
+    row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
+    assert row["truncated_reason"] in ("fault", "refused"), row
+    refused = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
+    assert refused["truncated_reason"] == "refused"
+    assert "elbow" in refused["detail"]
+    faults.write_text("{}")
+    client.call("arm/recover", timeout_s=30.0)
+    assert client.run_episode(instruction="lift", seed=0, checkpoint=forwards)["truncated_reason"] == ""
+
+
+def test_estop_holds_the_real_arm_too(client, forwards) -> None:
+    client.estop()
+    row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
+    assert (row["truncated_reason"], row["steps"]) == ("estop", 0)
+    client.re_arm()
