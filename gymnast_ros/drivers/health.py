@@ -91,6 +91,10 @@ class MotorWatch:
             return MotorHealth(self._health.torque, self._health.errors, ("all",), self._health.asked_s)
         return self._health
 
+    def note(self, health: MotorHealth) -> None:
+        """Take an answer somebody else got; rounds begun before it are out of date."""
+        self._health = health
+
     def close(self) -> None:
         """Stop asking; a hanging round is abandoned with the process."""
         self._closing.set()
@@ -98,11 +102,14 @@ class MotorWatch:
 
     def _watch(self) -> None:
         while not self._closing.wait(self._period_s):
+            begun_s = time.monotonic()
             try:
-                self._health = ask_motors(self._robot, time.monotonic())
+                health = ask_motors(self._robot, begun_s)
             except (OSError, RuntimeError, AttributeError) as error:  # the vendor's answer to a lost service
                 LOG.warning("motor_health error=%s", error)
-                self._health = MotorHealth(self._health.torque, self._health.errors, ("all",), time.monotonic())
+                health = MotorHealth(self._health.torque, self._health.errors, ("all",), time.monotonic())
+            if begun_s >= self._health.asked_s:
+                self._health = health
 
 
 def recover(robot: VendorRobot, driver: WidowXDriver, *, pause: Callable[[float], object] = time.sleep) -> MotorHealth:

@@ -176,7 +176,9 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
     def _recover(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._running = False
         try:
-            recover(self._robot, self._arm())
+            health = recover(self._robot, self._arm())
+            if self._watch is not None:
+                self._watch.note(health)
         except GymnastError as error:
             response.success, response.message = False, str(error)
             return response
