@@ -148,14 +148,16 @@ class Database:
             except sa.exc.SQLAlchemyError as error:
                 raise StorageError(f"database: {error}") from error
 
-    def insert_new(self, table: sa.Table, values: dict[str, Any]) -> Any:
-        """An INSERT that does nothing where the row exists."""
+    def insert_new(self, connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> bool:
+        """Insert a row unless it would break a unique constraint; False when it is there already."""
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
-        return insert(table).values(values).on_conflict_do_nothing()
+        key = next(iter(table.primary_key.columns))
+        added = insert(table).values(values).on_conflict_do_nothing().returning(key)
+        return connection.execute(added).first() is not None
 
     def next_number(self, connection: sa.Connection, name: str) -> int:
         """Count up; in PostgreSQL the row stays locked until the commit, so numbers become visible in order."""
-        connection.execute(self.insert_new(COUNTERS, {"name": name, "value": 0}))
+        self.insert_new(connection, COUNTERS, {"name": name, "value": 0})
         counted = sa.update(COUNTERS).where(COUNTERS.c.name == name).values(value=COUNTERS.c.value + 1)
         return int(connection.execute(counted.returning(COUNTERS.c.value)).scalar_one())
 

@@ -36,7 +36,7 @@ class SqlJobStore:
             "lease_until_ns": 0,
         }  # fmt: skip
         with self._database.transaction() as connection:
-            if connection.execute(self._database.insert_new(JOBS, values)).rowcount:
+            if self._database.insert_new(connection, JOBS, values):
                 self._append(connection, values["job_id"], "state", {"state": "waiting"})
             same = (JOBS.c.tenant == tenant) & (JOBS.c.idempotency_key == key)
             row = _job(connection.execute(sa.select(*_SHOWN).where(same)).mappings().one())

@@ -35,14 +35,14 @@ class SqlMetaStore:
         known = connection.execute(sa.select(EPISODES.c.digest).where(same)).scalar()
         if known is None:
             values = _episode_values(row) | {"sequence": self._database.next_number(connection, "episode")}
-            if connection.execute(self._database.insert_new(EPISODES, values)).rowcount:
+            if self._database.insert_new(connection, EPISODES, values):
                 self._count(connection, row)
                 return "added"
             known = connection.execute(sa.select(EPISODES.c.digest).where(same)).scalar_one()
         return "duplicate" if known == row.digest else "conflict"
 
     def _count(self, connection: sa.Connection, row: EpisodeRow) -> None:
-        connection.execute(self._database.insert_new(USAGE, {"tenant": row.tenant, "episodes": 0, "bytes": 0}))
+        self._database.insert_new(connection, USAGE, {"tenant": row.tenant, "episodes": 0, "bytes": 0})
         more = {"episodes": USAGE.c.episodes + 1, "bytes": USAGE.c.bytes + row.size}
         connection.execute(sa.update(USAGE).where(USAGE.c.tenant == row.tenant).values(more))
 
@@ -96,10 +96,10 @@ class SqlMetaStore:
     def add_checkpoint(self, row: CheckpointRow, lineage: Sequence[tuple[str, str]]) -> bool:
         """See MetaStore."""
         with self._database.transaction() as connection:
-            if connection.execute(self._database.insert_new(CHECKPOINTS, asdict(row))).rowcount:
+            if self._database.insert_new(connection, CHECKPOINTS, asdict(row)):
                 for kind, source_id in dict.fromkeys(lineage):
                     values = {"checkpoint_id": row.checkpoint_id, "kind": kind, "source_id": source_id}
-                    connection.execute(self._database.insert_new(LINEAGE, values))
+                    self._database.insert_new(connection, LINEAGE, values)
                 return True
             same = CHECKPOINTS.c.checkpoint_id == row.checkpoint_id
             known = connection.execute(sa.select(CHECKPOINTS.c.weights_digest).where(same)).scalar_one()
@@ -126,7 +126,7 @@ class SqlMetaStore:
     def add_release(self, row: ReleaseRow) -> None:
         """See MetaStore."""
         with self._database.transaction() as connection:
-            added = connection.execute(self._database.insert_new(RELEASES, asdict(row))).rowcount
+            added = self._database.insert_new(connection, RELEASES, asdict(row))
         if not added:
             raise IdReusedError(f"release sequence {row.sequence} is taken; sequences are never reused")
 

@@ -108,7 +108,7 @@ PARSERS = {
 
 @pytest.mark.parametrize("what", sorted(PARSERS))
 def test_no_bytes_crash_a_parser(what):
-    """Anything near a valid message is parsed or refused by name: hypothesis looks for shapes, seeded edits for mass."""
+    """Anything near a valid message is parsed or refused by name: hypothesis seeks shapes, seeded edits give mass."""
     parse, valid, refusal = PARSERS[what]
 
     def attempt(data):

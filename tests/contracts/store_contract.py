@@ -1,0 +1,246 @@
+"""What every store must do; implementations inherit these classes and give a fixture `store`."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from cloud_trainer.store.protocols import CheckpointRow, EpisodeRow, ReleaseRow, Usage
+from gymnast_core.wire.errors import IdReusedError, InvalidIdError, NotFoundError
+
+
+def put(store, folder: Path, data: bytes) -> str:
+    digest = blake3(data).hexdigest()
+    path = folder / f"source-{digest[:8]}"
+    path.write_bytes(data)
+    store.put_file(path, digest)
+    assert not path.exists()
+    return digest
+
+
+class BlobStoreContract:
+    """Inherit and give `store`, empty."""
+
+    def test_what_is_put_can_be_read_whole_and_in_ranges(self, store, tmp_path):
+        data = bytes(range(256)) * 40
+        digest = put(store, tmp_path, data)
+        assert store.has(digest)
+        assert store.size(digest) == len(data)
+        assert store.read(digest, 0, len(data)) == data
+        assert store.read(digest, 300, 7) == data[300:307]
+        assert store.read(digest, len(data) - 2, 100) == data[-2:]
+        assert store.read(digest, len(data) + 5, 100) == b""
+        assert store.local_path(digest).read_bytes() == data
+
+    def test_putting_it_again_changes_nothing(self, store, tmp_path):
+        digest = put(store, tmp_path, b"same")
+        assert put(store, tmp_path, b"same") == digest
+        assert list(store.digests()) == [digest]
+
+    def test_what_is_not_there_is_named(self, store):
+        missing = "0" * 64
+        assert not store.has(missing)
+        for ask in (store.size, store.local_path):
+            with pytest.raises(NotFoundError, match=missing):
+                ask(missing)
+
+    @pytest.mark.parametrize("bad", ["", "../../etc/passwd", "0" * 63, "A" * 64])
+    def test_digests_that_are_none_are_refused(self, store, bad):
+        with pytest.raises(InvalidIdError):
+            store.has(bad)
+
+    def test_every_blob_is_listed(self, store, tmp_path):
+        digests = {put(store, tmp_path, bytes([number]) * 10) for number in range(5)}
+        assert set(store.digests()) == digests
+
+
+def episode(episode_id: str, **fields) -> EpisodeRow:
+    row = EpisodeRow(0, "default", episode_id, "wx-1", blake3(episode_id.encode()).hexdigest(), 100, 5)
+    return replace(row, **fields)
+
+
+class MetaStoreContract:
+    """Inherit and give `store`, empty."""
+
+    def test_episodes_are_added_once_in_order(self, store):
+        assert store.add_episodes([episode("a"), episode("b")]) == ["added", "added"]
+        assert store.add_episodes([episode("b"), episode("c"), episode("c")]) == ["duplicate", "added", "duplicate"]
+        assert [row.episode_id for row in store.episodes()] == ["a", "b", "c"]
+        sequences = [row.sequence for row in store.episodes()]
+        assert sequences == sorted(set(sequences))
+        assert [row.episode_id for row in store.episodes(after=sequences[1])] == ["c"]
+        assert [row.episode_id for row in store.episodes(limit=1)] == ["a"]
+
+    def test_same_id_with_another_digest_is_a_conflict_and_changes_nothing(self, store):
+        store.add_episodes([episode("a")])
+        assert store.add_episodes([episode("a", digest="f" * 64)]) == ["conflict"]
+        assert store.episode("default", "a").digest == episode("a").digest
+
+    def test_tenants_do_not_meet(self, store):
+        assert store.add_episodes([episode("a"), episode("a", tenant="other", digest="f" * 64)]) == ["added", "added"]
+        assert len(store.episodes(tenant="other")) == 1
+        assert store.episode("third", "a") is None
+        assert store.usage("default") == Usage(1, 100)
+        assert store.usage("third") == Usage(0, 0)
+
+    def test_usage_counts_what_was_added_alone(self, store):
+        store.add_episodes([episode("a", size=7), episode("b", size=5), episode("a", size=7)])
+        assert store.usage("default") == Usage(2, 12)
+
+    def test_descriptions_change_identity_does_not(self, store):
+        store.add_episodes([episode("a")])
+        [row] = store.episodes(states=["committed"])
+        described = replace(
+            row, state="valid", outcome="success", steps=9, metadata={"task": "lift"}, digest="f" * 64, size=1
+        )
+        store.update_episode(described)
+        got = store.episode("default", "a")
+        assert (got.state, got.outcome, got.steps, got.metadata) == ("valid", "success", 9, {"task": "lift"})
+        assert (got.digest, got.size, got.sequence) == (row.digest, row.size, row.sequence)
+        assert store.episodes(states=["committed"]) == []
+        with pytest.raises(NotFoundError):
+            store.update_episode(episode("never"))
+
+    def test_filters(self, store):
+        store.add_episodes([episode("a", instruction="lift"), episode("b", robot="wx-2", instruction="push")])
+        assert [row.episode_id for row in store.episodes(tenant="default", robot="wx-2")] == ["b"]
+        assert [row.episode_id for row in store.episodes(tenant="default", instruction="lift")] == ["a"]
+
+    def test_release_sequences_rise_and_are_never_reused(self, store):
+        numbers = [store.next_release_sequence() for _ in range(3)]
+        assert numbers == sorted(set(numbers))
+        row = ReleaseRow(numbers[0], "policy-1", b"payload", "key", b"signature")
+        store.add_release(row)
+        assert store.releases() == [row]
+        assert store.releases(after=numbers[0]) == []
+        with pytest.raises(IdReusedError):
+            store.add_release(replace(row, payload=b"other"))
+
+    def test_checkpoints_and_lineage_in_both_directions(self, store):
+        row = CheckpointRow("policy-1", "policy", b"{}", "a" * 64, 3, 10)
+        assert store.add_checkpoint(row, [("episode", "e1"), ("episode", "e2"), ("parent", "p0"), ("episode", "e1")])
+        assert not store.add_checkpoint(row, [])
+        assert store.add_checkpoint(replace(row, checkpoint_id="policy-2", published_ns=11), [("episode", "e1")])
+        assert store.checkpoint("policy-1") == row
+        assert store.checkpoint("policy-9") is None
+        assert [found.checkpoint_id for found in store.checkpoints("policy")] == ["policy-2", "policy-1"]
+        assert store.made_from("policy-1") == [("episode", "e1"), ("episode", "e2"), ("parent", "p0")]
+        assert store.made_with("episode", "e1") == ["policy-1", "policy-2"]
+        with pytest.raises(IdReusedError):
+            store.add_checkpoint(replace(row, weights_digest="b" * 64), [])
+
+    def test_writers_at_once_commit_each_episode_once(self, store):
+        """Four threads add the same thirty episodes: thirty rows, each counted once."""
+        results = []
+
+        def add(offset):
+            for number in range(30):
+                results.extend(store.add_episodes([episode(f"e{(number + offset * 13) % 30}")]))
+
+        threads = [threading.Thread(target=add, args=(offset,)) for offset in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results.count("added") == 30
+        assert results.count("duplicate") == 90
+        assert store.usage("default") == Usage(30, 3000)
+        assert len({row.sequence for row in store.episodes()}) == 30
+
+
+class JobStoreContract:
+    """Inherit and give `store`, empty."""
+
+    def test_same_key_is_the_same_job_and_another_spec_is_refused(self, store):
+        job = store.submit("default", "train", {"b": 1, "a": 2}, "key", "ada")
+        assert store.submit("default", "train", {"a": 2, "b": 1}, "key", "bob").job_id == job.job_id
+        assert store.submit("other", "train", {}, "key", "eve").job_id != job.job_id
+        with pytest.raises(IdReusedError):
+            store.submit("default", "train", {"a": 3}, "key", "ada")
+        assert job.state == "waiting"
+
+    def test_jobs_are_claimed_oldest_first_and_once(self, store):
+        first = store.submit("default", "a", {}, "1", "ada")
+        second = store.submit("default", "b", {}, "2", "ada")
+        assert store.claim("w1", ["b"]).job_id == second.job_id
+        assert store.claim("w2").job_id == first.job_id
+        assert store.claim("w3") is None
+        assert store.get(first.job_id).attempts == 1
+
+    def test_many_workers_never_share_a_job(self, store):
+        for number in range(12):
+            store.submit("default", "a", {}, str(number), "ada")
+        claimed = []
+
+        def work(name):
+            while (job := store.claim(name)) is not None:
+                claimed.append(job.job_id)
+
+        threads = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(claimed) == len(set(claimed)) == 12
+
+    def test_events_are_numbered_and_replayable(self, store):
+        job = store.submit("default", "a", {}, "1", "ada")
+        assert store.append(job.job_id, "progress", {"share": 0.5}) == 2
+        assert [event.sequence for event in store.events(job.job_id)] == [1, 2]
+        [event] = store.events(job.job_id, after=1)
+        assert (event.kind, event.data) == ("progress", {"share": 0.5})
+        with pytest.raises(NotFoundError):
+            store.append("job-none", "progress", {})
+
+    def test_cancelling_each_state(self, store):
+        waiting = store.submit("default", "a", {}, "1", "ada")
+        assert store.request_cancel(waiting.job_id).state == "cancelled"
+        running = store.submit("default", "a", {}, "2", "ada")
+        store.claim("w")
+        asked = store.request_cancel(running.job_id)
+        assert (asked.state, asked.cancel_requested) == ("running", True)
+        done = store.finish(running.job_id, "done", {"x": 1})
+        assert store.request_cancel(running.job_id) == done
+        with pytest.raises(NotFoundError):
+            store.request_cancel(running.job_id, tenant="other")
+
+    def test_an_ended_job_stays_as_it_is(self, store):
+        job = store.submit("default", "a", {}, "1", "ada")
+        store.claim("w")
+        store.finish(job.job_id, "done", {"x": 1})
+        again = store.finish(job.job_id, "failed", {}, "too late")
+        assert (again.state, again.result) == ("done", {"x": 1})
+        assert [event.kind for event in store.events(job.job_id)] == ["state", "state", "state"]
+
+    def test_lost_jobs_go_back_and_fail_after_enough_attempts(self, store):
+        job = store.submit("default", "a", {}, "1", "ada")
+        for attempt in (1, 2):
+            assert store.claim("local-1").attempts == attempt
+            [moved] = store.requeue_lost(max_attempts=3, worker="local")
+            assert moved.state == "waiting"
+        store.claim("local-1")
+        [moved] = store.requeue_lost(max_attempts=3, worker="local")
+        assert moved.state == "failed"
+        assert "3 times" in moved.error
+        assert store.get(job.job_id).state == "failed"
+
+    def test_a_kept_lease_is_not_lost_and_a_lost_one_cannot_be_renewed(self, store):
+        job = store.submit("default", "a", {}, "1", "ada")
+        store.claim("w", lease_s=60)
+        assert store.requeue_lost() == []
+        assert store.renew(job.job_id, "w")
+        assert not store.renew(job.job_id, "somebody else")
+        store.renew(job.job_id, "w", lease_s=-1)
+        assert [row.job_id for row in store.requeue_lost()] == [job.job_id]
+        assert not store.renew(job.job_id, "w")
+
+    def test_listing_is_newest_first_and_per_tenant(self, store):
+        jobs = [store.submit("default", "a", {}, str(number), "ada").job_id for number in range(3)]
+        store.submit("other", "a", {}, "x", "eve")
+        assert [row.job_id for row in store.list("default")] == jobs[::-1]
+        assert len(store.list()) == 4
+        assert store.list("default", state="done") == []
