@@ -82,7 +82,7 @@ def episode(desk: Desk, user: User, *, episode_id: str, query: Mapping[str, str]
     row = desk.episode(user, episode_id)
     known = row.episode_id in desk.graph
     labels = [node.payload for node in desk.graph.affected_by_role(episode_id, "labels")] if known else []
-    touched = [node for node in desk.graph.affected(episode_id) if node.kind in ("policy", "world_model", "judge")]
+    made = desk.graph.affected(episode_id) if known else []
     plot, problem, frames = "", "", 0
     try:
         content = desk.catalogue(user).read(row, cameras=())
@@ -92,7 +92,7 @@ def episode(desk: Desk, user: User, *, episode_id: str, query: Mapping[str, str]
     return {
         "row": row,
         "labels": labels,
-        "touched": touched if known else [],
+        "touched": [node for node in made if node.kind in ("policy", "world_model", "judge")],
         "plot": plot,
         "frames": frames,
         "problem": problem,

@@ -3,12 +3,13 @@
 const link = document.getElementById("link");
 const said = document.getElementById("said");
 let shown = document.body.dataset.version;
-let busy = false, again = false;
+let busy = false, again = false, saidAt = Date.now();
 
 function say(text, wrong) {
   said.textContent = text;
   said.classList.toggle("wrong", Boolean(wrong));
   said.hidden = !text;
+  saidAt = Date.now();
 }
 
 function banner(text) {
@@ -48,6 +49,7 @@ async function refresh() {
       }
       const seen = next.innerHTML;
       part.innerHTML = seen;
+      if (part.id === "now" && Date.now() - saidAt > 1200 && !said.classList.contains("wrong")) said.hidden = true;
       part.dataset.seen = seen;
       films(part);
     }

@@ -1,0 +1,195 @@
+"""A console on real stores in this process, with an engine the test steers; and one in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from cloud_trainer.console import Console, User
+from cloud_trainer.console.app import create_app
+from cloud_trainer.jobs.scene_adaptation import Emit, Stop, Trust, Verdict
+from cloud_trainer.service.enroll import create_authority
+from cloud_trainer.store.protocols import EpisodeRow
+from tests.console.simulated import make_policy
+
+ROBOT = User("bridge-1", "robot")
+JSON = {"Accept": "application/json"}
+
+
+class SteeredEngine:
+    """Answers at once, or waits where the test says so; keeps what was asked of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.trusted = True
+        self.iterations = 3
+        self.hold = {"train": threading.Event(), "canary": threading.Event()}
+        self.inside = {"train": threading.Event(), "canary": threading.Event()}
+        self.wins = True
+        for event in self.hold.values():
+            event.set()
+
+    def _wait(self, name: str) -> None:
+        self.inside[name].set()
+        assert self.hold[name].wait(20)
+
+    def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
+        self.calls.append("capture")
+        return {"scene": "bench", "known_adapters": []}
+
+    def trust(self, folder: Path) -> Trust:
+        self.calls.append("trust")
+        return Trust(self.trusted, "" if self.trusted else "dreams disagree with this scene; collect here first")
+
+    def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
+        self.calls.append(f"collect {episodes}")
+        self.trusted = True
+
+    def train(self, mode: str, folder: Path, emit: Emit, stop: Stop) -> str | None:
+        self.calls.append("train")
+        done = 0
+        while done < self.iterations and not stop():
+            done += 1
+            emit("iteration", {"iteration": done, "imagined_reward": 0.1 * done, "rollouts": 100})
+            self._wait("train")
+        return "policy-candidate" if done else None
+
+    def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
+        self.calls.append("check")
+        return {"before": 0.8, "after": 0.78, "ok": True}
+
+    def preview(self, candidate: str, folder: Path) -> None:
+        self.calls.append("preview")
+
+    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
+        self.calls.append("canary")
+        self._wait("canary")
+        return Verdict(self.wins, {"decision": "promote" if self.wins else "futile", "trial_id": folder.name})
+
+    def keep(self, candidate: str, robot: str, folder: Path) -> None:
+        self.calls.append("keep")
+
+    def revert(self, candidate: str, robot: str, folder: Path) -> None:
+        self.calls.append("revert")
+
+
+class Bench:
+    """A console with its clients by role."""
+
+    def __init__(self, folder: Path) -> None:
+        create_authority(folder / "ca")
+        self.engine = SteeredEngine()
+        self.console = Console(folder, engine=self.engine)
+        self.desk, self.gate = self.console.desk, self.console.gate
+        self.app = create_app(self.desk, self.gate, poll_s=0.05)
+        self.folder = folder
+        self.desk.report(ROBOT, {"state": "ready"}, b"")
+
+    def client(self, name: str, role: str) -> TestClient:
+        token = self.gate.issue(User(name, role))
+        return TestClient(self.app, headers={"Authorization": f"Bearer {token}"}, follow_redirects=False)
+
+    def add_episode(self, episode_id: str, outcome: str = "failure", policy: str = "") -> None:
+        given = {
+            "state": "valid",
+            "instruction": "lift",
+            "outcome": outcome,
+            "labelled_by": "operator:sim",
+            "steps": 15,
+        }
+        row = EpisodeRow(0, "default", episode_id, "bridge-1", "0" * 64, 10, 1, policy_version=policy, **given)
+        assert self.desk.meta.add_episodes([row]) == ["added"]
+
+    def add_policy(self, offset_m: float, **lineage: Any) -> str:
+        shelf = self.folder / "checkpoints"
+        shelf.mkdir(exist_ok=True)
+        return make_policy(shelf, offset_m, **lineage).id
+
+    def adapt(self, client: TestClient, until: str) -> str:
+        """Start an adaptation as this client and bring it to a stage."""
+        started = client.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)
+        assert started.status_code == 200, started.text
+        adaptation_id = str(started.json()["go"]).rsplit("/", 1)[-1]
+        self.until(adaptation_id, "ready" if self.engine.trusted else "refused")
+        if until in ("training", "preview"):
+            assert self.step(client, adaptation_id, "train").status_code == 200
+            self.until(adaptation_id, until)
+        return adaptation_id
+
+    def view(self, adaptation_id: str) -> Any:
+        return self.desk.adaptations.get(adaptation_id).view
+
+    def until(self, adaptation_id: str, stage: str) -> None:
+        wait_for(lambda: self.view(adaptation_id).stage.value == stage, f"stage {stage}")
+
+    def step(
+        self, client: TestClient, adaptation_id: str, step: str, revision: int | None = None, **values: str
+    ) -> Any:
+        known = self.view(adaptation_id).revision if revision is None else revision
+        data = {"revision": str(known), **values}
+        return client.post(f"/adapt/{adaptation_id}/{step}", data=data, headers=JSON)
+
+
+def wait_for(condition: Any, what: str, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s} s"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "trainer")
+    yield bench
+    for event in bench.engine.hold.values():
+        event.set()
+    bench.console.stop()
+
+
+class Trainer:
+    """tests.console.serving in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+        self.facts: dict[str, str] = {}
+
+    def start(self, port: int = 0) -> str:
+        (self.folder / "address.json").unlink(missing_ok=True)
+        command = [sys.executable, "-m", "tests.console.serving", str(self.folder), str(port)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
+        with (self.folder / "serving.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        path = self.folder / "address.json"
+
+        def ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, (self.folder / "serving.log").read_text()[-2000:]
+            return path.exists()
+
+        wait_for(ready, "the trainer", 90)
+        self.facts = json.loads(path.read_text())
+        return self.facts["address"]
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    trainer = Trainer(tmp_path_factory.mktemp("trainer"))
+    trainer.start()
+    yield trainer
+    trainer.kill()

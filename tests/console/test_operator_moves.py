@@ -1,0 +1,307 @@
+"""Bad operator moves: each ends in a clear message and a consistent state."""
+
+import socket
+import threading
+
+import pytest
+
+from cloud_trainer.console import User
+from cloud_trainer.console.server import ConsoleServer
+from gymnast_core.journal import read_chain
+from tests.console.conftest import JSON, ROBOT, wait_for
+
+
+def kinds(bench, adaptation_id):
+    return [entry["kind"] for entry in bench.view(adaptation_id).history]
+
+
+def test_double_click_approves_once(bench):
+    ana = bench.client("ana", "operator")
+    flow = bench.adapt(ana, "preview")
+    revision = bench.view(flow).revision
+    first, second = (bench.step(ana, flow, "approve", revision) for _ in "ab")
+    assert (first.status_code, second.status_code) == (200, 409)
+    assert "look again, then decide" in second.json()["error"]
+    bench.until(flow, "kept")
+    assert kinds(bench, flow).count("approved") == 1
+    assert bench.engine.calls.count("canary") == 1
+
+
+def test_two_operators_at_once_the_second_is_told_what_the_first_did(bench):
+    ana, bea = bench.client("ana", "operator"), bench.client("bea", "operator")
+    flow = bench.adapt(ana, "preview")
+    revision = bench.view(flow).revision
+    assert bench.step(ana, flow, "reject", revision).status_code == 200
+    late = bench.step(bea, flow, "approve", revision)
+    assert late.status_code == 409
+    assert "reverted (rejected by ana)" in late.json()["error"]
+    assert "canary" not in bench.engine.calls
+
+
+def test_two_operators_cannot_adapt_one_robot_at_the_same_time(bench):
+    ana, bea = bench.client("ana", "operator"), bench.client("bea", "operator")
+    bench.adapt(ana, "ready")
+    second = bea.post("/adapt", data={"robot": "bridge-1", "instruction": "push"}, headers=JSON)
+    assert second.status_code == 409
+    assert "being adapted already by ana" in second.json()["error"]
+    assert len(bench.desk.adaptations.all()) == 1
+
+
+def test_cancel_while_training_stops_after_the_iteration_and_leaves_the_robot_alone(bench):
+    ana = bench.client("ana", "operator")
+    bench.engine.hold["train"].clear()
+    flow = bench.adapt(ana, "training")
+    assert bench.engine.inside["train"].wait(10)
+    assert bench.step(ana, flow, "cancel").status_code == 200
+    bench.engine.hold["train"].set()
+    bench.until(flow, "cancelled")
+    assert len(bench.view(flow).iterations) == 1
+    assert "canary" not in bench.engine.calls
+    again = bench.step(ana, flow, "cancel")
+    assert again.status_code == 409
+    assert "nothing to cancel" in again.json()["error"]
+
+
+def test_cancel_in_the_middle_of_a_canary_reverts(bench):
+    ana = bench.client("ana", "operator")
+    bench.engine.hold["canary"].clear()
+    flow = bench.adapt(ana, "preview")
+    bench.step(ana, flow, "approve")
+    assert bench.engine.inside["canary"].wait(10)
+    assert bench.step(ana, flow, "cancel").status_code == 200
+    bench.engine.hold["canary"].set()
+    bench.until(flow, "cancelled")
+    assert bench.engine.calls[-1] == "revert"
+    assert "keep" not in bench.engine.calls
+
+
+def test_publishing_twice_at_once_publishes_once(bench, monkeypatch):
+    admin = bench.client("root", "admin")
+    policy = bench.add_policy(0.01, stage="sft")
+    inside, go = threading.Event(), threading.Event()
+    publish = bench.desk._releases.publish
+
+    def slow(*args, **kwargs):
+        inside.set()
+        assert go.wait(10)
+        return publish(*args, **kwargs)
+
+    monkeypatch.setattr(bench.desk._releases, "publish", slow)
+    answers = []
+    first = threading.Thread(
+        target=lambda: answers.append(admin.post(f"/checkpoints/{policy}/publish", data={"robots": "*"}, headers=JSON))
+    )
+    first.start()
+    assert inside.wait(10)
+    second = bench.client("root2", "admin").post(f"/checkpoints/{policy}/publish", headers=JSON)
+    go.set()
+    first.join(10)
+    assert second.status_code == 409
+    assert "being published at this moment" in second.json()["error"]
+    assert answers[0].status_code == 200
+    assert len(bench.desk.meta.releases()) == 1
+
+
+def test_cancelling_a_job_that_has_ended_changes_nothing_and_says_so(bench):
+    ana = bench.client("ana", "operator")
+    job = bench.desk.jobs.submit("default", "improve", {}, "k", "ana")
+    bench.desk.jobs.claim("w")
+    bench.desk.jobs.finish(job.job_id, "done", {"ok": True})
+    said = ana.post(f"/jobs/{job.job_id}/cancel", headers=JSON).json()["said"]
+    assert "had ended already (done)" in said
+    assert bench.desk.jobs.get(job.job_id).state == "done"
+
+
+def test_a_label_changed_after_promotion_names_what_was_made_with_it(bench):
+    ana = bench.client("ana", "operator")
+    bench.add_episode("ep-1", "failure")
+    policy = bench.add_policy(0.01, stage="grpo", episodes=["ep-1"])
+    assert ana.get(f"/checkpoints/{policy}").status_code == 200
+    said = ana.post("/episodes/ep-1/label", data={"outcome": "success"}, headers=JSON).json()["said"]
+    assert policy in said
+    assert "1 checkpoints were made with the old label" in said
+    page = ana.get(f"/checkpoints/{policy}").text
+    assert "1 of its labels changed since" in page
+    assert "failure is now success (operator:ana)" in page
+    assert bench.desk.meta.episode("default", "ep-1").outcome == "success"
+
+
+def test_a_browser_closed_in_the_middle_of_a_report_leaves_the_last_whole_one(bench):
+    token = bench.gate.issue(ROBOT)
+    server = ConsoleServer(bench.app)
+    address = server.start()
+    host, port = address.removeprefix("http://").split(":")
+    try:
+        with socket.create_connection((host, int(port)), 5) as half:
+            head = f"POST /api/report HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+            half.sendall(
+                f'{head}Content-Type: application/json\r\nContent-Length: 4000\r\n\r\n{{"status": {{"st'.encode()
+            )
+        robot = bench.client("bridge-1", "robot")
+        assert bench.desk.robots(User("ana", "operator"))[0].status == {"state": "ready"}
+        whole = robot.post("/api/report", json={"status": {"state": "busy"}, "frame": ""}, headers=JSON)
+        assert whole.status_code == 200
+        assert bench.desk.robots(User("ana", "operator"))[0].status == {"state": "busy"}
+    finally:
+        server.stop()
+
+
+def test_a_report_in_another_robots_name_is_refused(bench):
+    robot = bench.client("bridge-2", "robot")
+    answer = robot.post("/api/report", json={"status": {"robot": "bridge-1", "estop": False}}, headers=JSON)
+    assert answer.status_code == 409
+    assert "this identity is bridge-2" in answer.json()["error"]
+    assert [report.robot for report in bench.desk.robots(User("a", "admin"))] == ["bridge-1"]
+
+
+@pytest.mark.parametrize("robot", ["bridge-9", "", "../bridge-1"])
+def test_adapting_the_wrong_robot_is_refused(bench, robot):
+    ana = bench.client("ana", "operator")
+    answer = ana.post("/adapt", data={"robot": robot, "instruction": "lift"}, headers=JSON)
+    assert answer.status_code == 409
+    assert "has not reported here" in answer.json()["error"]
+    assert bench.desk.adaptations.all() == []
+
+
+def test_publishing_to_a_robot_nobody_knows_is_refused(bench):
+    policy = bench.add_policy(0.01, stage="sft")
+    answer = bench.client("root", "admin").post(
+        f"/checkpoints/{policy}/publish", data={"robots": "bridge-1, brigde-2"}, headers=JSON
+    )
+    assert answer.status_code == 409
+    assert "no robot 'brigde-2' reports here; known: bridge-1" in answer.json()["error"]
+    assert bench.desk.meta.releases() == []
+
+
+def test_an_expired_token_and_an_expired_session_do_nothing_and_say_why(bench):
+    ana = bench.client("ana", "operator")
+    flow = bench.adapt(ana, "preview")
+    old = bench.gate.issue(User("ana", "operator"), days=-1)
+    answer = ana.post(
+        f"/adapt/{flow}/approve", data={"revision": "4"}, headers={**JSON, "Authorization": f"Bearer {old}"}
+    )
+    assert answer.status_code == 401
+    assert "token has expired" in answer.json()["error"]
+    cookie = bench.gate.open_session(User("ana", "operator"), seconds=-1)
+    late = ana.post(
+        f"/adapt/{flow}/approve", headers={**JSON, "Authorization": "", "Cookie": f"gymnast_session={cookie}"}
+    )
+    assert late.status_code == 401
+    assert "nothing was done" in late.json()["error"]
+    assert bench.view(flow).stage.value == "preview"
+
+
+def test_promoting_what_has_not_won_and_what_is_tainted_is_refused(bench):
+    admin = bench.client("root", "admin")
+    bench.add_episode("ep-1")
+    policy = bench.add_policy(0.01, stage="grpo", episodes=["ep-1"])
+    early = admin.post(f"/checkpoints/{policy}/promote", headers=JSON)
+    assert early.status_code == 409
+    assert "has not won a trial yet" in early.json()["error"]
+    assert admin.post("/episodes/ep-1/retract", data={"reason": " "}, headers=JSON).status_code == 422
+    said = admin.post("/episodes/ep-1/retract", data={"reason": "gripper was loose"}, headers=JSON).json()["said"]
+    assert f"promotion of 1 checkpoints is blocked: {policy}" in said
+    blocked = admin.post(f"/checkpoints/{policy}/publish", headers=JSON)
+    assert blocked.status_code == 409
+    assert "retracted by operator:root: gripper was loose" in blocked.json()["error"]
+    assert bench.desk.meta.releases() == []
+
+
+def test_an_operator_may_not_publish_and_nobody_may_without_logging_in(bench):
+    policy = bench.add_policy(0.01, stage="sft")
+    answer = bench.client("ana", "operator").post(f"/checkpoints/{policy}/publish", headers=JSON)
+    assert answer.status_code == 403
+    assert "may not publish; ask an admin" in answer.json()["error"]
+    nobody = bench.client("x", "operator")
+    assert nobody.get("/", headers={"Authorization": ""}).headers["location"].startswith("/login?next=/")
+
+
+def test_a_request_from_another_site_does_nothing(bench):
+    ana = bench.client("ana", "operator")
+    answer = ana.post(
+        "/adapt", data={"robot": "bridge-1", "instruction": "x"}, headers={"Origin": "https://evil.example"}
+    )
+    assert answer.status_code == 403
+    assert bench.desk.adaptations.all() == []
+
+
+def test_adapting_behind_a_latched_estop_is_refused(bench):
+    bench.desk.report(ROBOT, {"estop": True}, b"")
+    answer = bench.client("ana", "operator").post(
+        "/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON
+    )
+    assert answer.status_code == 409
+    assert "re-arm it at the robot" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "values", [{"minutes": "soon"}, {"minutes": "-5"}, {"rollouts": "2.5"}, {"mode": "everything"}]
+)
+def test_a_budget_that_makes_no_sense_starts_nothing(bench, values):
+    ana = bench.client("ana", "operator")
+    flow = bench.adapt(ana, "ready")
+    answer = bench.step(ana, flow, "train", **values)
+    assert answer.status_code == 422
+    assert bench.view(flow).stage.value == "ready"
+    assert "train" not in bench.engine.calls
+
+
+def test_rolling_back_to_what_was_never_published_is_refused(bench):
+    policy = bench.add_policy(0.01, stage="sft")
+    admin = bench.client("root", "admin")
+    answer = admin.post(f"/checkpoints/{policy}/rollback", data={"reason": "oops"}, headers=JSON)
+    assert answer.status_code == 404
+    assert "never published" in answer.json()["error"]
+    admin.post(f"/checkpoints/{policy}/publish", headers=JSON)
+    assert admin.post(f"/checkpoints/{policy}/rollback", data={"reason": "oops"}, headers=JSON).status_code == 200
+    assert len(bench.desk.meta.releases()) == 2
+
+
+def test_every_action_is_in_the_log_and_the_log_is_a_chain(bench):
+    admin = bench.client("root", "admin")
+    bench.add_episode("ep-1")
+    admin.post("/episodes/ep-1/label", data={"outcome": "success"}, headers=JSON)
+    admin.post("/episodes/ep-1/retract", data={"reason": "test"}, headers=JSON)
+    flow = bench.adapt(admin, "ready")
+    bench.step(admin, flow, "cancel")
+    entries = read_chain(bench.desk.log.path.read_bytes(), "log")
+    assert [(entry.kind, entry.data["by"]) for entry in entries] == [
+        ("label", "root"),
+        ("retract", "root"),
+        ("adapt", "root"),
+        ("adapt: cancel", "root"),
+    ]
+    assert all(word in admin.get("/log").text for word in ("retract", "ep-1", "root"))
+
+
+def test_another_tenants_episodes_are_not_there(bench):
+    bench.add_episode("ep-1")
+    token = bench.gate.issue(User("zoe", "admin", "other-lab"))
+    zoe = bench.client("zoe", "admin")
+    answer = zoe.get("/episodes/ep-1", headers={**JSON, "Authorization": f"Bearer {token}"})
+    assert answer.status_code == 409
+    assert "there is no episode" in answer.json()["error"]
+
+
+def test_an_open_page_hears_of_changes_made_by_others(bench):
+    server = ConsoleServer(bench.app)
+    address = server.start()
+    host, port = address.removeprefix("http://").split(":")
+    token = bench.gate.issue(User("ana", "operator"))
+    heard: list[bytes] = []
+
+    def listen():
+        with socket.create_connection((host, int(port)), 10) as stream:
+            stream.sendall(f"GET /events HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+            while b"".join(heard).count(b"data: ") < 2 and (data := stream.recv(4096)):
+                heard.append(data)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        wait_for(lambda: b"".join(heard).count(b"data: ") == 1, "the first version")
+        bench.add_episode("ep-new")
+        listener.join(10)
+        assert not listener.is_alive()
+    finally:
+        server.stop()
