@@ -29,7 +29,7 @@ from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_
 from gymnast_cli.results import Trials, counts, difference
 
 SFT_ITERATIONS = 300
-"""Steps of the two imitation baselines: about the wall time of ten GRPO updates."""
+"""Steps of the two imitation baselines: about the wall time of the GRPO updates, refinement left out."""
 
 
 def main() -> int:
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _run_all(seeds: Sequence[int], args: argparse.Namespace) -> None:
-    waiting = [seed for seed in seeds if not (args.out / f"seed-{seed}" / "result.json").exists()]
+    waiting = [seed for seed in seeds if not _finished(args.out / f"seed-{seed}", baselines=not args.no_baselines)]
     running: list[subprocess.Popen[bytes]] = []
     options = ["--out", str(args.out), "--checkpoints", str(args.checkpoints), "--rounds", str(args.rounds)]
     options += ["--no-baselines"] if args.no_baselines else []
@@ -74,6 +74,11 @@ def _run_all(seeds: Sequence[int], args: argparse.Namespace) -> None:
                 sys.exit(f"a seed failed with code {process.returncode}; see above")
 
 
+def _finished(folder: Path, *, baselines: bool) -> bool:
+    path = folder / "result.json"
+    return path.exists() and (not baselines or "baselines" in json.loads(path.read_text()))
+
+
 def run_seed(seed: int, args: argparse.Namespace) -> int:
     """Run one seed and write its result.json."""
     import torch
@@ -81,8 +86,13 @@ def run_seed(seed: int, args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     folder = args.out / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    result = Seed(seed, folder, args.checkpoints).run(args.rounds, baselines=not args.no_baselines)
-    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    work, path = Seed(seed, folder, args.checkpoints), folder / "result.json"
+    if not path.exists():
+        path.write_text(json.dumps(work.run(args.rounds), indent=1))
+    if not args.no_baselines:
+        result = json.loads(path.read_text())
+        result["baselines"] = work.baselines()
+        path.write_text(json.dumps(result, indent=1))
     return 0
 
 
@@ -97,8 +107,8 @@ class Seed:
         self.base = self.kinds["policy"]
         self.env = SimEnv()
 
-    def run(self, rounds: int, *, baselines: bool) -> dict[str, Any]:
-        """Run the loop and the baselines; returns the seed's figures."""
+    def run(self, rounds: int) -> dict[str, Any]:
+        """Run the loop; returns the seed's figures."""
         base = self.base
         before = self.evaluate(base)
         result: dict[str, Any] = {"seed": self.seed, "before": counts(before), "rounds": []}
@@ -119,8 +129,6 @@ class Seed:
             entry["chosen"] = current.name
             result["rounds"].append(entry)
             self.say(f"round {number}: {_rate(entry['after']):.3f} from {_rate(result['before']):.3f}")
-        if baselines:
-            result["baselines"] = self.baselines(before)
         return result
 
     def say(self, text: str) -> None:
@@ -175,9 +183,9 @@ class Seed:
         options = {str(path): self.evaluate(path, seeds=seeds) for path in (current, *candidates)}
         return Path(best_of(options))
 
-    def baselines(self, before: Trials) -> dict[str, Any]:
+    def baselines(self) -> dict[str, Any]:
         """More SFT, Iter-SFT and GRPO with true reward, from the same base, on the same start states."""
-        found = {}
+        before, found = self.evaluate(self.base), {}
         for name, make in (
             ("more SFT", self.more_sft),
             ("Iter-SFT", self.iter_sft),
@@ -201,6 +209,7 @@ class Seed:
     def iter_sft(self, out: Path) -> None:
         """Imitate imagined successes, as many rollouts as GRPO gets, mixed 1:1 with the demonstrations."""
         from cloud_trainer.grpo.trainer import GrpoConfig, join_scored
+        from cloud_trainer.jobs.pipeline import PipelineConfig
         from cloud_trainer.jobs.train import world_model_sampler
         from cloud_trainer.judge.learned import LearnedJudge
         from cloud_trainer.sft.trainer import train_sft
@@ -210,11 +219,12 @@ class Seed:
         from gymnast_core.policies.compact import CompactPolicy
 
         clips = clips_of([read_episode(path) for path in sorted((self.folder / "episodes").glob("*.mcap"))], 64)
-        model, judge = CompactWorldModel.load(self.kinds["world_model"]), LearnedJudge.load(self.kinds["judge"])
+        refined = self.folder / "job-1"
+        model, judge = CompactWorldModel.load(refined / "world_model"), LearnedJudge.load(refined / "judge")
         sampler = world_model_sampler(model, judge, starts_of(clips), GrpoConfig(seed=self.seed))
         policy, rng = CompactPolicy.load(self.base, row_by_row=False, temperature=1.0), np.random.default_rng(self.seed)
         scored = sampler(policy, rng)
-        for _ in range(GrpoConfig().iterations - 1):
+        for _ in range(PipelineConfig().grpo_iterations - 1):
             scored = join_scored(scored, sampler(policy, rng))
         rows = np.flatnonzero((scored.reward_B > 0.5) & scored.use_B)
         train_sft(
@@ -225,11 +235,12 @@ class Seed:
         """The same RL in the simulator, rewarded by its state: the upper bound."""
         from benchmarks.simulated_reward import simulator_sampler
         from cloud_trainer.grpo.trainer import GrpoConfig
+        from cloud_trainer.jobs.pipeline import PipelineConfig
         from cloud_trainer.jobs.train import run_grpo
 
-        config = GrpoConfig(seed=self.seed * 100 + 1)
+        config = GrpoConfig(iterations=PipelineConfig().grpo_iterations, seed=self.seed * 100 + 1)
         seeds = collecting_seeds(self.seed, 1, self.config.collect_seeds)
-        run_grpo(self.base, simulator_sampler(seeds, config), config, out, candidate_every=10)
+        run_grpo(self.base, simulator_sampler(seeds, config), config, out, candidate_every=config.iterations)
 
     def sft_config(self) -> Any:
         """Settings of both imitation baselines."""

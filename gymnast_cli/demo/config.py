@@ -40,7 +40,7 @@ class DemoConfig:
     evaluation_seeds: int = 100
     choosing_seeds: int = 25
     collect_seeds: int = 150
-    ttt_scene: str = "dark_table"
+    ttt_scene: str = "pink_cube"
     ttt_task: str = "lift"
     ttt_collect: int = 40
     ttt_seeds: int = 40
