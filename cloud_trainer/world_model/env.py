@@ -33,6 +33,7 @@ class WorldModelEnvConfig:
         group_size: neighbouring rows that share a start.
         context_frames: known frames every row begins with; shorter pasts repeat their anchor.
         draws: independent noise draws per row; 2 or more measure disagreement (and cost as much again).
+        in_order: row b starts at starts[b % number of starts] instead of a drawn one; for audits.
         trust_limit: rows whose draws differ by more (RMS, latent units) end there as terminated.
         camera: name of the only camera.
         sampler: steps, guidance and window.
@@ -45,6 +46,7 @@ class WorldModelEnvConfig:
     group_size: int = 1
     context_frames: int = 5
     draws: int = 1
+    in_order: bool = False
     trust_limit: float = float("inf")
     camera: str = "main"
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(pinned=1))
@@ -192,6 +194,8 @@ class WorldModelEnv:
 
     def _draw_start(self, instruction: str, seed: int, row: int) -> int:
         own = [i for i, start in enumerate(self._starts) if start.instruction == instruction]
+        if self._config.in_order:
+            return row % len(self._starts)
         choices = own or range(len(self._starts))
         rng = np.random.default_rng((seed, row // self._config.group_size))
         return int(choices[int(rng.integers(len(choices)))])

@@ -1,0 +1,331 @@
+"""How far to trust a world model: measured on held-out real episodes, bounded, and refused where it is out of bounds.
+
+cases  = imagine_cases(dreamer, held_out, draws=2)
+report = audit(cases, judge=judge, tracker=tracker, bounds=bounds)
+require_trust(report, overrides=())          raises NotTrustedError; reinforcement learning calls this
+write_audit(folder, report, cases)           audit.json and audit.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloud_trainer.world_model import audit_statistics as measure
+from cloud_trainer.world_model.audit_cases import AuditCase, as_rollouts
+from cloud_trainer.world_model.audit_trust import measure_trust
+from cloud_trainer.world_model.metrics import LPIPS_NOTE, GripperTracker, psnr
+from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError
+from gymnast_core.judge import Judge
+from gymnast_core.statistics import bootstrap_difference
+from gymnast_core.types import BoolArray, Outcome
+
+
+@dataclass(frozen=True)
+class AuditBounds:
+    """What a model must reach; None leaves a bound out. Names are what an override names.
+
+    Attributes:
+        episodes: least number of held-out episodes.
+        psnr_db: least mean PSNR over all imagined steps.
+        fidelity_excess_m: largest tracked gripper error beyond the tracker's own.
+        gripper_response: least share of the real fingers' answer to the gripper command that the dream shows.
+        lag: largest |lag| between imagined and real path.
+        jump: largest mean leap of a block beyond what really moved.
+        change_recall: least share of moved object pixels that move in the dream.
+        false_success: largest P(judge says success | really failed).
+        missed_success: largest P(judge says failure | really succeeded).
+        correlation: least Pearson r of imagined and real success over tasks and policies.
+        coverage: whether the trust band must be calibrated.
+        trusted_error: RMS pixel error up to which a step is trusted; sets the horizon.
+        trusted_steps: least trusted horizon.
+    """
+
+    episodes: int = 16
+    psnr_db: float | None = 18.0
+    fidelity_excess_m: float | None = 0.03
+    gripper_response: float | None = 0.25
+    lag: int | None = 0
+    jump: float | None = 0.12
+    change_recall: float | None = 0.5
+    false_success: float | None = 0.35
+    missed_success: float | None = 0.6
+    correlation: float | None = 0.3
+    coverage: bool = True
+    trusted_error: float = 0.12
+    trusted_steps: int | None = 1
+
+    def __post_init__(self) -> None:
+        """Refuse probabilities that are none."""
+        for name in ("change_recall", "false_success", "missed_success"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"bound {name} must lie in [0, 1], got {value}")
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What was found; every value is JSON.
+
+    Attributes:
+        model: id of the audited checkpoint.
+        episodes: held-out episodes.
+        start: last frame the model was shown.
+        horizon: PSNR and SSIM by step.
+        psnr_db: mean over all imagined steps.
+        psnr_by_episode: episode id -> mean PSNR, for paired comparison with another model.
+        lpips: why there is none.
+        fidelity: see audit_statistics.action_fidelity; None without a tracker.
+        jump: see audit_statistics.jumps.
+        change: see audit_statistics.change_recall.
+        judge: outcome rates on imagined and on real frames; None without a judge.
+        agreement: per task and policy; None without a judge.
+        trust: see audit_trust.TrustReport; None with one dream per episode.
+        bounds: what was demanded.
+        broken: bound name -> what is wrong.
+    """
+
+    model: str
+    episodes: int
+    start: int
+    horizon: Sequence[Mapping[str, Any]]
+    psnr_db: float
+    psnr_by_episode: Mapping[str, float]
+    fidelity: Mapping[str, Any] | None
+    jump: Mapping[str, Any]
+    change: Mapping[str, Any]
+    judge: Mapping[str, Any] | None
+    agreement: Mapping[str, Any] | None
+    trust: Mapping[str, Any] | None
+    bounds: Mapping[str, Any]
+    lpips: str = LPIPS_NOTE
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """No bound is broken."""
+        return not self.broken
+
+    @property
+    def trusted_steps(self) -> int | None:
+        """Horizon for WorldModelEnvConfig.trusted_steps; None without a trust score."""
+        return None if self.trust is None else int(self.trust["trusted_steps"])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; NaN becomes null."""
+        values: dict[str, Any] = _without_nan(asdict(self))
+        return {**values, "passed": self.passed}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> AuditReport:
+        """Read what to_json wrote.
+
+        Raises:
+            CorruptError: a field is missing or unknown.
+        """
+        try:
+            return AuditReport(**{name: value for name, value in values.items() if name != "passed"})
+        except TypeError as error:
+            raise CorruptError(f"not an audit report: {error}") from error
+
+
+def audit(
+    cases: Sequence[AuditCase],
+    *,
+    judge: Judge | None,
+    tracker: GripperTracker | None,
+    bounds: AuditBounds | None = None,
+    model: str = "",
+    seed: int = 0,
+) -> AuditReport:
+    """Measure everything and compare it with the bounds.
+
+    Args:
+        cases: held-out episodes and their dreams.
+        judge: says success or failure of the dreams; without one the outcome bounds count as broken.
+        tracker: reads the gripper off frames; without one the fidelity bounds count as broken.
+        bounds: what is demanded.
+        model: id of the checkpoint.
+        seed: of bootstraps and splits.
+    """
+    bounds, rng = bounds or AuditBounds(), np.random.default_rng(seed)
+    judged, agreed = (None, None) if judge is None else _outcomes(cases, judge, rng)
+    trust = None
+    if len(cases) >= 8 and min(case.imagined_KFHWC.shape[0] for case in cases) > 1:
+        trust = measure_trust(cases, allowed_error=bounds.trusted_error, rng=rng).to_json()
+    by_episode = {
+        case.episode.episode_id: float(psnr(case.real_FHWC, case.imagined_KFHWC[0])[case.start + 1 :].mean())
+        for case in cases
+    }
+    report = AuditReport(
+        model=model,
+        episodes=len(cases),
+        start=cases[0].start,
+        horizon=measure.horizon_curve(cases, rng),
+        psnr_db=float(np.mean(list(by_episode.values()))),
+        psnr_by_episode=by_episode,
+        fidelity=None if tracker is None else measure.action_fidelity(cases, tracker),
+        jump=measure.jumps(cases),
+        change=measure.change_recall(cases),
+        judge=judged,
+        agreement=agreed,
+        trust=trust,
+        bounds=asdict(bounds),
+    )
+    return replace(report, broken=broken_bounds(report, bounds))
+
+
+def _outcomes(
+    cases: Sequence[AuditCase], judge: Judge, rng: np.random.Generator
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Outcome rates on imagined and on real frames (the judge's own mistakes), and agreement per cell."""
+
+    def asked(imagined: bool) -> tuple[BoolArray, BoolArray]:
+        verdicts = judge.judge(as_rollouts(cases, imagined=imagined))
+        success = np.array([verdict.outcome is Outcome.SUCCESS for verdict in verdicts])
+        decided = np.array([verdict.outcome in (Outcome.SUCCESS, Outcome.FAILURE) for verdict in verdicts])
+        return success, decided
+
+    dreamt, real = asked(True), asked(False)
+    rates = {**measure.outcome_rates(cases, *dreamt), "on_real_frames": measure.outcome_rates(cases, *real)}
+    return {"version": judge.version, **rates}, measure.agreement(cases, *dreamt, rng)
+
+
+def scalars(report: AuditReport) -> dict[str, float]:
+    """Return the bounded numbers of a report by bound name; NaN where one could not be measured."""
+    missing = float("nan")
+    fidelity, judged = report.fidelity or {}, report.judge or {}
+    correlation = (report.agreement or {}).get("pearson_r", {}).get("value")
+    return {
+        "episodes": float(report.episodes),
+        "psnr_db": report.psnr_db,
+        "fidelity_excess_m": fidelity.get("excess_m", missing),
+        "gripper_response": fidelity.get("gripper_response", missing),
+        "lag": float(abs(fidelity["lag"])) if fidelity else missing,
+        "jump": report.jump["mean"],
+        "change_recall": _number(report.change["mean"]),
+        "false_success": (judged.get("false_success") or {}).get("rate", missing),
+        "missed_success": (judged.get("missed_success") or {}).get("rate", missing),
+        "correlation": _number(correlation),
+        "trusted_steps": _number(report.trusted_steps),
+    }
+
+
+_AT_LEAST = ("episodes", "psnr_db", "gripper_response", "change_recall", "correlation", "trusted_steps")
+
+
+def broken_bounds(report: AuditReport, bounds: AuditBounds) -> dict[str, str]:
+    """Return bound name -> what is wrong; a bounded number that could not be measured is a broken bound."""
+    broken = {}
+    for name, value in scalars(report).items():
+        bound = getattr(bounds, name)
+        if bound is None:
+            continue
+        if not np.isfinite(value):
+            broken[name] = (
+                f"{name} could not be measured (bound {bound}); give the audit what it needs or drop the bound"
+            )
+        elif (value < bound) if name in _AT_LEAST else (value > bound):
+            broken[name] = f"{name} {value:.4g} {'<' if name in _AT_LEAST else '>'} {bound:.4g}"
+    if bounds.coverage and not (report.trust or {}).get("calibrated", False):
+        share = (report.trust or {}).get("coverage")
+        broken["coverage"] = (
+            f"trust band uncalibrated: nominal 90 % covers {share if share is None else round(share, 3)}"
+        )
+    return broken
+
+
+def require_trust(report: AuditReport, *, overrides: Collection[str] = ()) -> None:
+    """Let a trustworthy model pass.
+
+    Args:
+        report: of the audit.
+        overrides: names of bounds an operator decided to ignore.
+
+    Raises:
+        NotTrustedError: a bound is broken that nobody overrode; the message names value, bound and remedy.
+        ConfigError: an override names no bound.
+    """
+    unknown = set(overrides) - set(report.bounds)
+    if unknown:
+        raise ConfigError(f"overrides {sorted(unknown)} are no bounds; bounds are {sorted(report.bounds)}")
+    left = {name: text for name, text in report.broken.items() if name not in overrides}
+    if left:
+        raise NotTrustedError(
+            f"world model {report.model or '(unnamed)'} fails its audit: {'; '.join(left.values())}. Refine it on more "
+            f"on-policy episodes, or override by name: {' '.join(sorted(left))}"
+        )
+
+
+def require_no_worse(child: AuditReport, parent: AuditReport, *, seed: int = 0) -> None:
+    """Let a refined model pass that audits no worse than its parent on the same episodes.
+
+    Worse is: a bound broken that the parent keeps, or a mean PSNR that a paired bootstrap puts below the parent's.
+
+    Raises:
+        NotTrustedError: it is worse.
+        ConfigError: the two audits have no episode in common.
+    """
+    shared = sorted(child.psnr_by_episode.keys() & parent.psnr_by_episode.keys())
+    if not shared:
+        raise ConfigError("the audits of child and parent share no episode; audit both on the same held-out set")
+    before, after = ([r.psnr_by_episode[name] for name in shared] for r in (parent, child))
+    change = bootstrap_difference(before, after, rng=np.random.default_rng(seed), resamples=2000)
+    reasons = [text for name, text in child.broken.items() if name not in parent.broken]
+    if change.high < 0:
+        reasons.append(f"PSNR {change.mean:+.2f} dB against its parent (95 %: {change.low:+.2f}..{change.high:+.2f})")
+    if reasons:
+        raise NotTrustedError(
+            f"refined model {child.model} audits worse than {parent.model}: {'; '.join(reasons)}. It is not promoted."
+        )
+
+
+def calibrate_bounds(reports: Sequence[AuditReport], bounds: AuditBounds, *, sigmas: float = 4.0) -> AuditBounds:
+    """Tighten or widen the numeric bounds to mean +- sigmas over audits of a model known to be good.
+
+    Args:
+        reports: at least 5, on different held-out episodes.
+        bounds: those that are None stay so; episodes, lag and trust stay as they are.
+        sigmas: distance of the bound.
+    """
+    if len(reports) < 5:
+        raise ConfigError(f"bounds need at least 5 audits of a good model, got {len(reports)}")
+    measured = [scalars(report) for report in reports]
+    changed: dict[str, float] = {}
+    for name in measured[0].keys() - {"episodes", "lag", "trusted_steps"}:
+        values = np.array([row[name] for row in measured])
+        if getattr(bounds, name) is None or not np.isfinite(values).all():
+            continue
+        spread = sigmas * float(values.std(ddof=1))
+        bound = float(values.mean()) + (-spread if name in _AT_LEAST else spread)
+        is_share = name in ("change_recall", "false_success", "missed_success")
+        changed[name] = float(np.clip(bound, 0, 1)) if is_share else bound
+    return replace(bounds, **changed)  # type: ignore[arg-type]
+
+
+def write_audit(folder: Path, report: AuditReport, cases: Sequence[AuditCase], *, videos: int = 6) -> Path:
+    """Write audit.json and audit.html (self-contained, videos inside) and return the page's path."""
+    from cloud_trainer.world_model.audit_page import audit_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "audit.json").write_text(json.dumps(report.to_json(), indent=1, allow_nan=False))
+    page = folder / "audit.html"
+    page.write_text(audit_page(report, cases, videos=videos))
+    return page
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

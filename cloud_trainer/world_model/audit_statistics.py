@@ -1,0 +1,233 @@
+"""What the audit measures, one function per question. All take cases and return JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cloud_trainer.world_model.audit_cases import AuditCase
+from cloud_trainer.world_model.metrics import GripperTracker, average_ranks, psnr, ssim
+from gymnast_core.statistics import pearson, wilson_interval
+from gymnast_core.types import BoolArray, ByteArray, FloatArray
+
+Json = dict[str, Any]
+_LAGS = (-2, -1, 0, 1, 2)
+_BLOCKS = 8
+_COLOUR_CHANGE = 0.25
+_LEAST_PIXELS = 4
+
+
+def horizon_curve(cases: Sequence[AuditCase], rng: np.random.Generator) -> list[Json]:
+    """PSNR and SSIM per imagined step, with bootstrap intervals over episodes."""
+    per_case = [(psnr(c.real_FHWC, c.imagined_KFHWC[0]), ssim(c.real_FHWC, c.imagined_KFHWC[0])) for c in cases]
+    rows = []
+    for ahead in range(1, max(case.episode.steps - case.start for case in cases) + 1):
+        values = [
+            (p[case.start + ahead], s[case.start + ahead])
+            for case, (p, s) in zip(cases, per_case, strict=True)
+            if case.start + ahead < len(p)
+        ]
+        peak, structure = np.array(values).T
+        low, high = mean_interval(peak, rng)
+        rows.append(
+            {"step": ahead, "episodes": len(values), "psnr_db": float(peak.mean()), "psnr_low": low, "psnr_high": high}
+            | {"ssim": float(structure.mean())}
+        )
+    return rows
+
+
+def action_fidelity(cases: Sequence[AuditCase], tracker: GripperTracker) -> Json:
+    """Does the imagined arm go where it was told: tracked against measured pose, and the tracker's own error.
+
+    Returns:
+        error_m and gripper_error on imagined frames, *_floor on the real frames; gripper_response, how much of the
+        real fingers' answer to the gripper command the dream shows (1 all, 0 none); and the lag at which the
+        imagined path fits the real one best: -1 means that the dream is one step late.
+    """
+    imagined, real, truth = [], [], []
+    for case in cases:
+        imagined.append(tracker.track(case.imagined_KFHWC[0]))
+        real.append(tracker.track(case.real_FHWC))
+        truth.append(case.episode.proprio_TP[:, [0, 1, 2, 6]])
+    ahead = [slice(case.start + 1, None) for case in cases]
+    error, floor = (_pose_errors(tracked, truth, ahead) for tracked in (imagined, real))
+    by_lag = {lag: float(np.mean([_lagged(i, r, lag) for i, r in zip(imagined, real, strict=True)])) for lag in _LAGS}
+    best = min(by_lag, key=lambda lag: by_lag[lag])
+    return {
+        "error_m": float(error[0].mean()),
+        "floor_m": float(floor[0].mean()),
+        "excess_m": float(error[0].mean() - floor[0].mean()),
+        "gripper_error": float(error[1].mean()),
+        "gripper_floor": float(floor[1].mean()),
+        "gripper_response": _obedience(cases, tracker, truth),
+        "lag": best,
+        "lag_error_m": {str(lag): value for lag, value in by_lag.items()},
+    }
+
+
+def _pose_errors(
+    tracked: Sequence[FloatArray], truth: Sequence[FloatArray], ahead: Sequence[slice]
+) -> tuple[FloatArray, FloatArray]:
+    """Per step: distance [m] and absolute error of the opening, all cases in a row."""
+    difference = np.concatenate([(a - b)[rows] for a, b, rows in zip(tracked, truth, ahead, strict=True)])
+    return np.linalg.norm(difference[:, :3], axis=1), np.abs(difference[:, 3])
+
+
+def _obedience(cases: Sequence[AuditCase], tracker: GripperTracker, truth: Sequence[FloatArray]) -> float:
+    """Share of the real fingers' answer to the gripper command that the dreams show.
+
+    Real: slope of the seen on the true opening, beyond what the gripper's place predicts. Dreamt: how far the seen
+    opening follows the command when the same dream, noise included, is told the opposite.
+    """
+    real, dreamt = [], []
+    for case, pose in zip(cases, truth, strict=True):
+        ahead, opening = slice(case.start + 1, None), case.episode.actions_TA[case.start :, 6]
+        real.append(tracker.fingers(case.real_FHWC[ahead], pose[ahead]))
+        if case.flipped_FHWC is not None:
+            told, opposite = (
+                tracker.fingers(frames[ahead], pose[ahead])[:, 0]
+                for frames in (case.imagined_KFHWC[0], case.flipped_FHWC)
+            )
+            dreamt.append(np.stack((told - opposite, 2 * opening - 1), axis=1))
+    if not dreamt:
+        return float("nan")
+    answer, command = np.concatenate(dreamt).T
+    return _slope(answer, command) / max(_slope(*np.concatenate(real).T, centred=True), 1e-3)
+
+
+def _slope(seen: FloatArray, given: FloatArray, *, centred: bool = False) -> float:
+    by = given - given.mean() if centred else given
+    return float((by * seen).sum() / max(float((by * by).sum()), 1e-9))
+
+
+def _lagged(imagined: FloatArray, real: FloatArray, lag: int) -> float:
+    """Mean distance between imagined frame t and real frame t + lag; both through the tracker."""
+    steps = np.arange(max(0, -lag), len(imagined) - max(0, lag))
+    return float(np.linalg.norm(imagined[steps, :3] - real[steps + lag, :3], axis=1).mean())
+
+
+def jumps(cases: Sequence[AuditCase]) -> Json:
+    """Does anything leap: largest change of a block between imagined frames beyond any real change near it."""
+    excess = [_largest_jump(case) for case in cases]
+    return {"mean": float(np.mean(excess)), "worst": float(np.max(excess))}
+
+
+def _largest_jump(case: AuditCase) -> float:
+    real, imagined = _block_changes(case.real_FHWC), _block_changes(case.imagined_KFHWC[0])
+    allowed = real.max(axis=0)
+    padded = np.pad(allowed, 1, mode="edge")
+    rows, columns = allowed.shape
+    near = np.max([padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3)], axis=0)
+    return float((imagined[case.start :] - near).max())
+
+
+def _block_changes(frames: ByteArray) -> FloatArray:
+    """(T, blocks, blocks) mean absolute change between neighbouring frames, full scale 1."""
+    change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean(axis=-1) / 255
+    side = (frames.shape[1] // _BLOCKS, frames.shape[2] // _BLOCKS)
+    cut = change[:, : side[0] * _BLOCKS, : side[1] * _BLOCKS]
+    return np.asarray(cut.reshape(len(change), _BLOCKS, side[0], _BLOCKS, side[1]).mean(axis=(2, 4)))
+
+
+def change_recall(cases: Sequence[AuditCase]) -> Json:
+    """Do objects move that really moved: share of pixels whose colour really changed for good and did so in the dream.
+
+    Colour is saturation: objects have it, arm and table have little. A pixel counts as changed in the dream when it
+    ends nearer to the real end than to the start.
+    """
+    recalls = [value for case in cases if (value := _recall(case)) is not None]
+    return {"mean": float(np.mean(recalls)) if recalls else float("nan"), "episodes": len(recalls)}
+
+
+def _recall(case: AuditCase) -> float | None:
+    start, end, dream = (
+        frame.astype(np.float32)
+        for frame in (case.real_FHWC[case.start], case.real_FHWC[-1], case.imagined_KFHWC[0][-1])
+    )
+    changed = np.abs(_saturation(end) - _saturation(start)) > _COLOUR_CHANGE
+    if changed.sum() < _LEAST_PIXELS:
+        return None
+    to_end, to_start = (np.linalg.norm(dream - other, axis=-1)[changed] for other in (end, start))
+    return float((to_end < to_start).mean())
+
+
+def _saturation(frame: FloatArray) -> FloatArray:
+    return np.asarray((frame.max(axis=-1) - frame.min(axis=-1)) / np.maximum(frame.max(axis=-1), 32))
+
+
+def outcome_rates(cases: Sequence[AuditCase], imagined_B: BoolArray, judged_B: BoolArray) -> Json:
+    """P(judge says success | really failed) and P(judge says failure | really succeeded), Wilson intervals."""
+    failed = np.array([case.failed for case in cases]) & judged_B
+    succeeded = np.array([case.succeeded for case in cases]) & judged_B
+    return {
+        "abstained": int((~judged_B).sum()),
+        "false_success": _rate(imagined_B[failed]),
+        "missed_success": _rate(~imagined_B[succeeded]),
+    }
+
+
+def _rate(hits: BoolArray) -> Json | None:
+    """{rate, low, high, n}; None without a trial."""
+    if not hits.size:
+        return None
+    interval = wilson_interval(int(hits.sum()), int(hits.size))
+    return {"rate": interval.mean, "low": interval.low, "high": interval.high, "n": int(hits.size)}
+
+
+def agreement(cases: Sequence[AuditCase], imagined_B: BoolArray, judged_B: BoolArray, rng: np.random.Generator) -> Json:
+    """Imagined against real success rate per task and policy: Pearson r, rank correlation, order of policies.
+
+    Intervals are 95 % percentile bootstraps over the episodes of each cell.
+    """
+    cells: dict[tuple[str, str], list[tuple[bool, bool]]] = {}
+    for case, success, judged in zip(cases, imagined_B, judged_B, strict=True):
+        if judged and (case.failed or case.succeeded):
+            cells.setdefault((case.episode.instruction, case.policy), []).append((case.succeeded, bool(success)))
+    keys = sorted(cells)
+    pairs = [np.array(cells[key]) for key in keys]
+    table = [
+        {"task": task, "policy": policy, "n": len(p), "real": _rate(p[:, 0]), "imagined": _rate(p[:, 1])}
+        for (task, policy), p in zip(keys, pairs, strict=True)
+    ]
+
+    def measured(drawn: Sequence[FloatArray]) -> tuple[float, float, float]:
+        real, dreamt = (np.array([p[:, column].mean() for p in drawn]) for column in (0, 1))
+        return (
+            pearson(real, dreamt),
+            pearson(average_ranks(real), average_ranks(dreamt)),
+            _order_kept(keys, real, dreamt),
+        )
+
+    values = measured(pairs)
+    draws = np.array([measured([p[rng.integers(len(p), size=len(p))] for p in pairs]) for _ in range(500)])
+    names = ("pearson_r", "rank_r", "policy_order_kept")
+    return {"cells": table} | {
+        name: {"value": value, "low": _quantile(column, 0.025), "high": _quantile(column, 0.975)}
+        for name, value, column in zip(names, values, draws.T, strict=True)
+    }
+
+
+def _order_kept(keys: Sequence[tuple[str, str]], real: FloatArray, dreamt: FloatArray) -> float:
+    """Share of pairs of policies on the same task, really different, that the dream puts in the same order."""
+    kept = [
+        float(np.sign(dreamt[i] - dreamt[j]) == np.sign(real[i] - real[j]))
+        for i in range(len(keys))
+        for j in range(i)
+        if keys[i][0] == keys[j][0] and real[i] != real[j]
+    ]
+    return float(np.mean(kept)) if kept else float("nan")
+
+
+def _quantile(values: FloatArray, share: float) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.quantile(finite, share)) if finite.size else float("nan")
+
+
+def mean_interval(
+    values: FloatArray, rng: np.random.Generator, statistic: Callable[[FloatArray], float] = lambda v: float(np.mean(v))
+) -> tuple[float, float]:
+    """95 % percentile bootstrap of a statistic."""
+    draws = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(300)]
+    return float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
