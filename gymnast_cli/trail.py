@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.lineage import Record
 from gymnast_core.manifest import Manifest, read_manifest
 from gymnast_core.provenance import LABELS, ProvenanceGraph
 
@@ -61,17 +62,19 @@ class TrainerFolder:
                 self.meta.update_episode(replace(row, state="quarantined", reason=reason))
 
     def _add_episodes(self, graph: ProvenanceGraph) -> None:
-        from cloud_trainer.jobs.provenance import record_episode, record_label
+        from cloud_trainer.jobs.provenance import episode_record, label_record
 
+        records: list[Record] = []
         for row in self.episodes.all(states=STATES):
             if row.episode_id not in graph:
                 facts = {"robot": row.robot, "instruction": row.instruction, "steps": row.steps, "tenant": row.tenant,
                          "policy_versions": [row.policy_version], **_facts(row.metadata)}  # fmt: skip
-                record_episode(graph, row.episode_id, digest=row.digest, facts=facts)
+                records.append(episode_record(graph, row.episode_id, digest=row.digest, facts=facts))
             if row.outcome in ("success", "failure", "abstain"):
                 labels = graph.affected_by_role(row.episode_id, LABELS)
                 if not labels or labels[-1].payload["outcome"] != row.outcome:
-                    record_label(graph, row.episode_id, outcome=row.outcome, by=row.labelled_by)
+                    records.append(label_record(graph, row.episode_id, outcome=row.outcome, by=row.labelled_by))
+        graph.add_many(records)
 
     def _add_checkpoints(self, graph: ProvenanceGraph) -> None:
         from cloud_trainer.jobs.provenance import record_checkpoint

@@ -30,9 +30,14 @@ def record_episode(graph: ProvenanceGraph, episode_id: str, *, digest: str, fact
     Raises:
         ProvenanceError: the id stands for another episode.
     """
+    graph.add(episode_record(graph, episode_id, digest=digest, facts=facts))
+
+
+def episode_record(graph: ProvenanceGraph, episode_id: str, *, digest: str, facts: Mapping[str, Any]) -> Record:
+    """Return what record_episode() writes, for writing many at once."""
     acted = [str(version) for version in facts.get("policy_versions", ()) if str(version) in graph]
     parents = tuple(("acted_by", version) for version in dict.fromkeys(acted))
-    graph.add(Record(episode_id, "episode", {**facts, "digest": digest}, parents))
+    return Record(episode_id, "episode", {**facts, "digest": digest}, parents)
 
 
 def record_label(
@@ -50,13 +55,20 @@ def record_label(
     Raises:
         ProvenanceError: the episode is unknown.
     """
+    record = label_record(graph, episode_id, outcome=outcome, by=by, evidence=evidence)
+    graph.add(record)
+    return record.id
+
+
+def label_record(
+    graph: ProvenanceGraph, episode_id: str, *, outcome: str, by: str, evidence: Mapping[str, Any] | None = None
+) -> Record:
+    """Return what record_label() writes, for writing many at once."""
     number = len(graph.affected_by_role(episode_id, LABELS))
     payload = {"outcome": outcome, "by": by, "evidence": dict(evidence or {}), "number": number}
-    label_id = f"label-{_digest([episode_id, payload])}"
     judge = by.removeprefix("judge:")
     parents = [(LABELS, episode_id)] + ([("given_by", judge)] if by != judge and judge in graph else [])
-    graph.add(Record(label_id, "label", payload, tuple(parents)))
-    return label_id
+    return Record(f"label-{_digest([episode_id, payload])}", "label", payload, tuple(parents))
 
 
 def record_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
@@ -98,6 +110,8 @@ def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str,
     Raises:
         ProvenanceError: an entry contradicts what is recorded of its episode.
     """
+    named = sorted({entry for entry in episodes if isinstance(entry, str)})
+    graph.add_many([_external(name) for name in named if name not in graph])
     members = sorted({_member(graph, entry) for entry in episodes})
     dataset_id = f"dataset-{_digest(members)}"
     if dataset_id not in graph:
@@ -127,8 +141,12 @@ def _member(graph: ProvenanceGraph, entry: str | Mapping[str, Any]) -> str:
 
 def _known(graph: ProvenanceGraph, record_id: str) -> str:
     if record_id not in graph:
-        graph.add(Record(record_id, "external", {"note": "made elsewhere; nothing more is recorded here"}))
+        graph.add(_external(record_id))
     return record_id
+
+
+def _external(record_id: str) -> Record:
+    return Record(record_id, "external", {"note": "made elsewhere; nothing more is recorded here"})
 
 
 def _digest(value: Any) -> str:

@@ -1,0 +1,104 @@
+"""A trainer and a robot for the commands: the real service over mutual TLS, the real node graph, a quick runner."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_trainer.service import JobContext, Service, ServiceConfig, enroll
+from gymnast_cli.main import main
+from gymnast_core.errors import NotTrustedError
+from gymnast_core.manifest import read_manifest
+from gymnast_ros.bringup import Graph, GraphConfig
+from tests.cloud.learning_fakes import tiny_policy
+from tests.ros.conftest import GraphClient, wait_until  # noqa: F401  # rclpy, quietly
+
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "policy"
+DOMAIN = 103 + os.getpid() % 70
+
+
+@dataclass
+class Stack:
+    """A started trainer and robot.
+
+    Attributes:
+        service: the trainer.
+        domain: of the robot.
+        base: id of the policy the robot starts with, which knows nothing.
+        folder: of everything.
+    """
+
+    service: Service
+    domain: int
+    base: str
+    folder: Path
+
+    def identity(self, role: str) -> Path:
+        return self.folder / f"identity-{role}"
+
+    def robot(self) -> list[str]:
+        return ["--domain", str(self.domain)]
+
+    def trainer(self, role: str = "operator") -> list[str]:
+        return ["--trainer", self.service.address, "--identity", str(self.identity(role))]
+
+
+def practise(context: JobContext) -> Mapping[str, Any]:
+    """A training job that is over at once: its candidate is the shipped policy; `config` says how it ends."""
+    config = dict(context.job.spec.get("config", {}))
+    for step in range(3):
+        context.emit("progress", stage="grpo", step=step + 1, total=3, metrics={"imagined_reward": 0.1 * step})
+    if config.get("refuse"):
+        raise NotTrustedError("world model fails its audit: agreement 0.40 < 0.7")
+    if config.get("fail"):
+        raise OSError("no space left in [/tmp]")
+    folder = context.folder / "candidate"
+    shutil.copytree(SHIPPED, folder)
+    context.publish(folder)
+    return {
+        "candidates": [{"id": read_manifest(folder).id, "iteration": 1, "folder": str(folder), "imagined_reward": 0.4}],
+        "world_model": "world_model-1", "judge": "judge-1", "register": [], "audit": {"agreement": 0.9},
+        "imagined_reward": [], "episodes": len(context.episodes.list()), "folder": str(context.folder),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Trainer and robot, started once per module."""
+    folder = tmp_path_factory.mktemp("stack")
+    base = tiny_policy(0).save(folder / "base").id
+    with Service(ServiceConfig(folder=folder / "trainer"), runner=practise) as service:
+        running = Stack(service, DOMAIN, base, folder)
+        for role in ("operator", "trainer", "admin"):
+            enroll(service.authority, role, role, out=running.identity(role))
+        robot = enroll(service.authority, "sim-0", "robot", out=running.identity("robot"))
+        config = GraphConfig(
+            folder=folder / "robot", domain_id=DOMAIN, trainer=service.address, identity=robot,
+            policy=str(folder / "base"),
+        )  # fmt: skip
+        with Graph(config):
+            yield running
+
+
+Run = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def gymnast(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command with --json in this process; returns its exit code and what it printed."""
+
+    def run(*arguments: object) -> tuple[int, dict[str, Any]]:
+        capsys.readouterr()
+        code = main(["--json", *map(str, arguments)])
+        lines = capsys.readouterr().out.strip().splitlines()
+        assert len(lines) == 1, "one JSON line, nothing else"
+        return code, json.loads(lines[0])
+
+    return run

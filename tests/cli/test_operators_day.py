@@ -1,0 +1,188 @@
+"""The operator's day from the command line: collect, look, label, train, adapt, publish, roll back, ask why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gymnast_core.manifest import read_manifest
+from tests.cli.conftest import SHIPPED, Run, Stack
+
+SPEC = {"policy": "p", "world_model": "w", "judge": "j", "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def collected(stack: Stack) -> list[str]:
+    """Ids of three episodes that are at the trainer."""
+    from gymnast_cli.main import main
+
+    assert main(["collect", "--tasks", "lift", "--count", "3", *stack.robot()]) == 0
+    assert stack.service.episodes.settle(20)
+    return [row.episode_id for row in stack.service.episodes.list()]
+
+
+def test_collected_episodes_are_listed_by_the_trainer(stack: Stack, gymnast: Run, collected: list[str]) -> None:
+    code, listed = gymnast("episodes", "list", *stack.trainer())
+    assert code == 0
+    assert [row["episode_id"] for row in listed["episodes"]][: len(collected)] == collected
+    first = listed["episodes"][0]
+    assert (first["instruction"], first["steps"], first["policy_version"]) == ("lift the red cube", 15, stack.base)
+    assert first["metadata"]["seed"] == 900_000
+
+
+def test_label_is_corrected_and_names_who_did(stack: Stack, gymnast: Run, collected: list[str], tmp_path: Path) -> None:
+    code, row = gymnast("episodes", "label", collected[0], "success", *stack.trainer())
+    assert (code, row["outcome"], row["labelled_by"]) == (0, "success", "operator:operator")
+    folder = stack.service.config.folder
+    code, shown = gymnast("episodes", "show", collected[0], "--folder", folder, "--film", tmp_path / "film.png")
+    assert (code, shown["outcome"], shown["steps"]) == (0, "success", 15)
+    assert (tmp_path / "film.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_robot_may_not_label(stack: Stack, gymnast: Run, collected: list[str]) -> None:
+    code, said = gymnast("episodes", "label", collected[0], "failure", *stack.trainer("robot"))
+    assert (code, said["error"]) == (1, "NotPermittedError")
+    assert "operator" in said["message"]
+
+
+def test_evaluation_compares_on_the_same_starts(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
+    out = tmp_path / "evaluation.json"
+    code, result = gymnast(
+        "evaluate", "current", SHIPPED, "--tasks", "push", "--count", 6, "--out", out, *stack.robot()
+    )
+    assert code == 0
+    base, shipped = result["policies"]
+    assert (base["id"], base["n"], base["difference"]) == (stack.base, 6, None)
+    assert shipped["id"] == read_manifest(SHIPPED).id
+    assert shipped["difference"]["mean"] == pytest.approx((shipped["successes"] - base["successes"]) / 6)
+    assert shipped["interval"]["low"] <= shipped["successes"] / 6 <= shipped["interval"]["high"]
+    assert len(json.loads(out.read_text())["episodes"]) == 12
+
+
+def test_job_is_submitted_once_per_key_watched_and_listed(stack: Stack, gymnast: Run) -> None:
+    submit = ("jobs", "submit", "improve", "--spec", json.dumps(SPEC), "--key", "once", "--watch")
+    code, job = gymnast(*submit, *stack.trainer())
+    assert (code, job["state"], job["result"]["audit"]) == (0, "done", {"agreement": 0.9})
+    assert gymnast(*submit, *stack.trainer())[1]["job_id"] == job["job_id"]
+    code, listed = gymnast("jobs", "list", "--state", "done", *stack.trainer())
+    assert [row["job_id"] for row in listed["jobs"]] == [job["job_id"]]
+    assert gymnast("jobs", "cancel", job["job_id"], *stack.trainer())[1]["state"] == "done"
+
+
+def test_failed_job_says_why_and_exits_with_one(stack: Stack, gymnast: Run) -> None:
+    spec = json.dumps({**SPEC, "config": {"fail": True}})
+    code, job = gymnast("jobs", "submit", "improve", "--spec", spec, "--watch", *stack.trainer())
+    assert (code, job["state"], job["error"]) == (1, "failed", "OSError: no space left in [/tmp]")
+
+
+def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
+    settings = {
+        "folder": str(tmp_path / "loop"), "world_model": "world_model-0", "judge": "judge-0", "rounds": 1,
+        "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 8, "evaluation": 3, "grpo_iterations": 1,
+        "job": {"fail": True},
+    }  # fmt: skip
+    path = tmp_path / "loop.json"
+    path.write_text(json.dumps(settings))
+    code, said = gymnast("loop", path, *stack.robot(), *stack.trainer())
+    assert (code, said["error"]) == (1, "JobEndedError")
+    state = json.loads((tmp_path / "loop" / "state.json").read_text())
+    assert list(state["steps"]) == ["start", "0/evaluate", "1/collect/0", "1/collect/1", "1/ship"]
+    path.write_text(json.dumps({**settings, "job": {}}))
+    code, said = gymnast("loop", path, *stack.robot(), *stack.trainer())
+    assert (code, said["error"]) == (2, "ConfigError"), "other settings are another loop"
+    (tmp_path / "loop" / "state.json").write_text(json.dumps({**state, "config": {**state["config"], "job": {}}}))
+    code, history = gymnast("loop", path, *stack.robot(), *stack.trainer())
+    assert (code, history["state"]) == (0, "all rounds done")
+    assert history["base_policy"] == stack.base
+    assert history["rounds"][0]["promoted"], history
+    assert history["policy"] == read_manifest(SHIPPED).id
+    assert history["episodes"] == 6 + 4 + 2 * 16 + 6
+    jobs = len(stack.service.jobs.list())
+    again = gymnast("loop", path, *stack.robot(), *stack.trainer())[1]
+    assert again == history
+    assert len(stack.service.jobs.list()) == jobs
+
+
+def test_loop_stops_when_the_audit_keeps_refusing(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
+    settings = {
+        "folder": str(tmp_path / "loop"), "world_model": "world_model-0", "judge": "judge-0", "rounds": 5,
+        "tasks": ["push"], "collect": 1, "choosing": 1, "evaluation": 6, "job": {"refuse": True},
+        "stop": {"refusals": 2},
+    }  # fmt: skip
+    (tmp_path / "loop.json").write_text(json.dumps(settings))
+    code, history = gymnast("loop", tmp_path / "loop.json", *stack.robot(), *stack.trainer())
+    assert code == 0
+    assert len(history["rounds"]) == 2
+    assert history["state"].startswith("the audit refused 2 rounds in a row: world model fails its audit")
+
+
+TTT = ("ttt", "--scene", "standard", "--collect", 2, "--world-model", "w", "--judge", "j", "--count", 8)
+
+
+def test_adaptation_that_is_not_trusted_leaves_the_robot_alone(stack: Stack, gymnast: Run) -> None:
+    refuse = ("--instruction", "push", "--config", '{"refuse": true}', "--yes")
+    code, said = gymnast(*TTT, *refuse, *stack.robot(), *stack.trainer())
+    assert (code, said["kept"]) == (3, False)
+    assert "agreement 0.40" in said["reason"]
+
+
+def test_adaptation_is_tried_and_kept_only_if_it_wins(stack: Stack, gymnast: Run) -> None:
+    from gymnast_ros.nodes.client import GraphClient
+
+    with GraphClient(domain_id=stack.domain) as client:
+        client.wait_ready(20.0)
+        if client.policy_version != stack.base:
+            assert client.rollback() == stack.base
+    ask = ("--instruction", "push the blue block to the left", "--other-tasks", "push,lift", "--most-loss", 1.0)
+    code, said = gymnast(*TTT, *ask, "--seed", 1, "--yes", *stack.robot(), *stack.trainer())
+    assert (code, said["kept"], said["policy"]) == (0, True, read_manifest(SHIPPED).id)
+    assert said["scene"]["difference"]["mean"] > 0
+    assert said["other_tasks"]["before"]["n"] == 8
+    assert (
+        gymnast("evaluate", "--tasks", "push", "--count", 1, *stack.robot())[1]["policies"][0]["id"] == said["policy"]
+    )
+
+
+def test_checkpoint_is_published_listed_fetched_and_ordered_back(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
+    code, said = gymnast("weights", "publish", SHIPPED, *stack.trainer("operator"))
+    assert (code, said["error"]) == (1, "NotPermittedError")
+    code, release = gymnast("weights", "publish", SHIPPED, "--robot", "nobody", *stack.trainer("trainer"))
+    assert (code, release["robots"]) == (0, ["nobody"])
+    code, listed = gymnast("weights", "list", *stack.trainer())
+    assert listed["releases"][-1] == release
+    fetched = tmp_path / "fetched"
+    assert gymnast("weights", "fetch", release["checkpoint_id"], fetched, *stack.trainer())[0] == 0
+    assert read_manifest(fetched).id == release["checkpoint_id"]
+    code, said = gymnast("weights", "fetch", release["checkpoint_id"], fetched, *stack.trainer())
+    assert (code, said["error"]) == (2, "ConfigError")
+    order = ("weights", "rollback", release["checkpoint_id"], "--reason", "a test", "--robot", "nobody")
+    code, back = gymnast(*order, *stack.trainer("admin"))
+    assert (code, back["kind"], back["reason"]) == (0, "rollback", "a test (by admin)")
+
+
+def test_retracted_episode_taints_what_was_made_from_it(
+    stack: Stack, gymnast: Run, collected: list[str], tmp_path: Path
+) -> None:
+    from tests.cloud.learning_fakes import tiny_policy
+
+    made = tiny_policy(3).save(tmp_path / "made", lineage={"stage": "grpo", "episodes": collected})
+    stack.service.publisher.publish(tmp_path / "made", robots=("nobody",))
+    folder = ("--folder", stack.service.config.folder)
+    code, answer = gymnast("why", made.id, *folder, "--verify", "--graph", tmp_path / "graph.json")
+    assert (code, answer["counts"]["episode"], answer["damage"], answer["retracted"]) == (0, len(collected), [], [])
+    names = {node["id"] for node in json.loads((tmp_path / "graph.json").read_text())["nodes"]}
+    assert {made.id, *collected} <= names
+    retract = ("episodes", "retract", collected[0], "--reason", "the arm was bumped", "--by", "ada", *folder)
+    code, said = gymnast(*retract)
+    assert {"id": made.id, "kind": "policy"} in said["touched"]
+    code, answer = gymnast("why", made.id, *folder)
+    assert (code, answer["retracted"][0]["id"], answer["retracted"][0]["by"]) == (3, collected[0], "ada")
+    assert collected[0] not in [row.episode_id for row in stack.service.episodes.list()], "it is not trained on again"
+
+
+def test_no_robot_in_this_domain_is_said_within_the_wait(gymnast: Run) -> None:
+    code, said = gymnast("evaluate", "--domain", 99, "--wait-s", 0.3)
+    assert (code, said["error"]) == (1, "RobotSilentError")
+    assert "ROS_DOMAIN_ID" in said["message"]
