@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from cloud_trainer.grpo.trainer import GrpoConfig, Scored, TokenPolicy, join_scored
 from cloud_trainer.jobs.imagine import imagine
@@ -314,12 +315,15 @@ class ShardedSampler:
 
     def __call__(self, policy: SampledPolicy, rng: np.random.Generator) -> Scored:
         """Sample config.groups groups from the policy's present weights."""
+        return self.sample(self.next_version(policy), weights_of(policy), rng)
+
+    def sample(self, version: str, weights: Weights, rng: np.random.Generator) -> Scored:
+        """Sample config.groups groups from given weights, which nobody has used under this version before."""
         begin = time.perf_counter()
         works = self._cut(rng)
-        version = self.next_version(policy)
         self._published += 1
         pieces: dict[int, Scored] = {}
-        for piece in self.pool.run(version, weights_of(policy), works):
+        for piece in self.pool.run(version, weights, works):
             pieces[piece.index] = piece.scored
             self.ledger.add(piece)
         self.ledger.wall_s += time.perf_counter() - begin
@@ -351,11 +355,16 @@ def _spread(available: Sequence[StartState], count: int, rng: np.random.Generato
 
 
 def weights_of(policy: Policy | TokenPolicy) -> Weights:
-    """Copy a policy's tensors out; bfloat16 travels as raw 16-bit words, numpy has no such type."""
-    return {
-        name: (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).detach().cpu().numpy().copy()
-        for name, tensor in _network(policy).state_dict().items()
-    }
+    """Copy a policy's tensors out; bfloat16 travels as raw 16-bit words, numpy has no such type.
+
+    Tensors sharded over ranks are gathered: then every rank must call this at the same time.
+    """
+    weights = {}
+    for name, tensor in _network(policy).state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        plain = whole.detach().cpu()
+        weights[name] = (plain.view(torch.int16) if plain.dtype is torch.bfloat16 else plain).numpy().copy()
+    return weights
 
 
 def load_weights(policy: Policy | TokenPolicy, weights: Weights) -> None:
