@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
@@ -53,12 +54,10 @@ class ConsoleServer:
                 "ssl_ca_certs": str(identity / AUTHORITY),
                 "ssl_cert_reqs": ssl.CERT_OPTIONAL,
             }
-        config = uvicorn.Config(
-            app, host=host, port=port, http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=1, **tls
-        )
+        config = uvicorn.Config(app, http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=1, **tls)
         self._server = uvicorn.Server(config)
-        self._scheme = "https" if tls else "http"
-        self._thread = threading.Thread(target=self._server.run, name="console", daemon=True)
+        self._scheme, self._host, self._port = "https" if tls else "http", host, port
+        self._thread: threading.Thread | None = None
 
     def start(self) -> str:
         """Listen; returns the address of the page.
@@ -66,18 +65,25 @@ class ConsoleServer:
         Raises:
             GymnastError: the port is taken.
         """
+        try:
+            listener = socket.create_server((self._host, self._port), backlog=128)
+        except OSError as error:
+            raise GymnastError(
+                f"the console cannot listen on {self._host}:{self._port} ({error.strerror}); is the port taken?"
+            ) from error
+        run = self._server.run
+        self._thread = threading.Thread(target=run, args=([listener],), name="console", daemon=True)
         self._thread.start()
         deadline = time.monotonic() + START_S
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
-                config = self._server.config
-                raise GymnastError(f"the console cannot listen on {config.host}:{config.port}; is the port taken?")
+                raise GymnastError("the console did not start; its log says why")
             self._thread.join(0.02)
-        host, port = self._server.servers[0].sockets[0].getsockname()[:2]
+        host, port = listener.getsockname()[:2]
         return f"{self._scheme}://{host}:{port}"
 
     def stop(self) -> None:
         """Stop listening and wait; safe to call twice."""
         self._server.should_exit = True
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join(START_S)
