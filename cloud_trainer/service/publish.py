@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cloud_trainer.store.protocols import BlobStore, CheckpointRow, MetaStore, ReleaseRow
+from gymnast_core.delta import encode_delta
 from gymnast_core.episodes.durable import sync_file
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.manifest import Manifest, read_checkpoint
-from gymnast_core.signing import EVERY_ROBOT, SECOND_NS, Release, SignedDocument, SigningKey
+from gymnast_core.signing import EVERY_ROBOT, SECOND_NS, Delta, Release, SignedDocument, SigningKey
 from gymnast_core.weights import check_safetensors
 from gymnast_core.wire.errors import NotFoundError
 
 LOG = logging.getLogger(__name__)
+_DELTA_LIMIT = 4 << 30
+_WORTH_IT = 0.7
 _LINEAGE_KEYS = {
     "episodes": "episode",
     "episode_ids": "episode",
@@ -104,6 +108,23 @@ class Publisher:
             raise NotFoundError(f"checkpoint {checkpoint_id!r} was never published here")
         return self._release("rollback", row, robots or (EVERY_ROBOT,), None, reason)
 
+    def _deltas(self, row: CheckpointRow, parents: Sequence[str]) -> Iterator[Delta]:
+        """Differences to those parents that robots may hold, where they are worth it."""
+        for parent in parents:
+            base = self._meta.checkpoint(parent)
+            if base is None or base.weights_size != row.weights_size or row.weights_size > _DELTA_LIMIT:
+                continue
+            new = self._blobs.local_path(row.weights_digest).read_bytes()
+            data = encode_delta(self._blobs.local_path(base.weights_digest).read_bytes(), new)
+            if data is None or len(data) > _WORTH_IT * len(new):
+                continue
+            copy = self._staging / f"delta-{secrets.token_hex(8)}"
+            copy.write_bytes(data)
+            sync_file(copy)
+            digest = file_digest(copy)
+            self._blobs.put_file(copy, digest)
+            yield Delta(parent, digest, len(data))
+
     def watch(self, after: int, wait_s: float) -> list[ReleaseRow]:
         """Releases with a higher sequence; waits a while for one when there is none."""
         rows = self._meta.releases(after)
@@ -122,6 +143,7 @@ class Publisher:
         self, kind: Any, row: CheckpointRow, robots: Sequence[str], valid_s: int | None, reason: str
     ) -> tuple[Release, SignedDocument]:
         manifest: Mapping[str, Any] = json.loads(row.manifest)
+        deltas = tuple(self._deltas(row, manifest.get("parents", ())))
         with self._signing:  # so that sequences become visible in order
             now = time.time_ns()
             release = Release(
@@ -134,6 +156,7 @@ class Publisher:
                 published_ns=now,
                 expires_ns=now + (valid_s or self._valid_s) * SECOND_NS,
                 robots=tuple(robots),
+                deltas=deltas,
                 reason=reason,
             )
             signed = self._key.sign(release.to_bytes())

@@ -73,6 +73,14 @@ class IdleStreamError(TransientBridgeError):
     """A stream sent nothing for too long and was closed."""
 
 
+class LinkLostError(TransientBridgeError):
+    """A remote policy did not answer in time, or at all; the arm holds."""
+
+
+class PolicyFailedError(RejectedBridgeError):
+    """A remote policy could not choose an action; the arm holds."""
+
+
 class BusyError(TransientBridgeError):
     """Too many streams of one peer, or the service is stopping; try again later."""
 
@@ -98,6 +106,8 @@ CATALOGUE: dict[str, tuple[type[GymnastError], str]] = {
         (NotPermittedError, "PERMISSION_DENIED"),
         (NotFoundError, "NOT_FOUND"),
         (IdleStreamError, "ABORTED"),
+        (LinkLostError, "UNAVAILABLE"),
+        (PolicyFailedError, "FAILED_PRECONDITION"),
         (BusyError, "UNAVAILABLE"),
         (ServerFaultError, "INTERNAL"),
         (DiskFullError, "RESOURCE_EXHAUSTED"),

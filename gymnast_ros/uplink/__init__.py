@@ -2,6 +2,8 @@
 
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.clients import EpisodesClient, EpisodeView, JobEventView, JobsClient, JobView, WeightsClient
+from gymnast_ros.uplink.hot_swap import ShadowReport, shadow_check, try_staged
+from gymnast_ros.uplink.remote_policy import RemotePolicy
 from gymnast_ros.uplink.robot_store import RobotStore
 from gymnast_ros.uplink.uplink import Uplink, UplinkEvent, UplinkStatus
 
@@ -12,9 +14,13 @@ __all__ = [
     "JobEventView",
     "JobView",
     "JobsClient",
+    "RemotePolicy",
     "RobotStore",
+    "ShadowReport",
     "Uplink",
     "UplinkEvent",
     "UplinkStatus",
     "WeightsClient",
+    "shadow_check",
+    "try_staged",
 ]

@@ -24,6 +24,8 @@ from gymnast_core.weights import check_safetensors
 
 LOG = logging.getLogger(__name__)
 RELEASE_NAME = "release.json"
+ADAPTER_OF = "adapter_of"
+"""Key of a manifest's config: this checkpoint is a LoRA adapter, and travels without the base it names."""
 _CURRENT, _STATE, _CHECKPOINTS, _DOWNLOAD = "current", "state.json", "checkpoints", "download"
 
 
@@ -176,6 +178,8 @@ class RobotStore:
         with self._lock:
             release = self.check(document)
             manifest = Manifest.from_bytes(json.dumps(dict(release.manifest)).encode())
+            if (base := manifest.config.get(ADAPTER_OF)) is not None and base not in self.held():
+                raise CheckpointError(f"adapter {manifest.id} needs {base!r}, which is not here; publish that first")
             if manifest.id not in self.held():
                 if weights is None:
                     raise CheckpointError(f"checkpoint {manifest.id} is not here; fetch its weights first")
@@ -331,6 +335,7 @@ class RobotStore:
         """Delete what is neither current, nor staged, nor among the last that were current."""
         current = self.current_id()
         wanted = {*self._state.history[-self._keep :], *self._state.staged, current}
+        wanted |= {read_manifest(self._path(name)).config.get(ADAPTER_OF) for name in wanted if name in self.held()}
         for checkpoint_id in self.held():
             if checkpoint_id not in wanted:
                 shutil.rmtree(self._path(checkpoint_id))

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from blake3 import blake3
 
+from gymnast_core.delta import apply_delta
+from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.spool import Spool, SpoolEntry
 from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, GymnastError, TransientBridgeError
+from gymnast_core.manifest import WEIGHTS_NAME
 from gymnast_core.signing import DowngradeError, Release, SignedDocument
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import CHUNK_BYTES
@@ -265,15 +269,39 @@ class Uplink:
             self._tell("release_refused", error=type(error).__name__, detail=str(error), release=_named(document))
 
     def _fetch(self, link: Link, release: Release) -> Path:
-        """Download until it is there; a broken link goes on with the ranges that are missing."""
+        """The verified weights of a release: here already, from a delta, or whole."""
         assert self._store is not None  # called by _take alone
         target, backoff = self._store.download_folder / release.weights_digest, Backoff()
-        if target.is_file():
+        if target.is_file() or self._rebuild(link, release, target):
             return target
+        return self._download(link, release.weights_digest, release.weights_size, target, backoff)
+
+    def _rebuild(self, link: Link, release: Release, target: Path) -> bool:
+        """Make the weights from a delta to a checkpoint we hold; False sends for the whole file instead."""
+        assert self._store is not None  # called by _fetch alone
+        for delta in release.deltas:
+            if delta.base_id not in self._store.held():
+                continue
+            part = self._download(link, delta.digest, delta.size, target.with_suffix(".delta"), Backoff())
+            try:
+                base = (self._store.path(delta.base_id) / WEIGHTS_NAME).read_bytes()
+                weights = apply_delta(base, part.read_bytes(), release.weights_size)
+                if (found := blake3(weights).hexdigest()) != release.weights_digest:
+                    raise CorruptError(f"the delta to {delta.base_id} gives {found}, not {release.weights_digest}")
+                write_durably(target, weights)
+            except (CorruptError, CheckpointError) as error:
+                LOG.warning("delta_unusable base=%s error=%s", delta.base_id, error)
+                continue
+            finally:
+                part.unlink()
+            self._tell("rebuilt_from_delta", checkpoint_id=release.checkpoint_id, base=delta.base_id, size=delta.size)
+            return True
+        return False
+
+    def _download(self, link: Link, digest: str, size: int, target: Path, backoff: Backoff) -> Path:
+        """Fetch a blob, however often the link breaks; the ranges that are there stay."""
         while True:
-            download = BlobDownload(
-                link, release.weights_digest, release.weights_size, target, stopped=self._stop.is_set
-            )
+            download = BlobDownload(link, digest, size, target, stopped=self._stop.is_set)
             try:
                 return download.run()
             except (TransientBridgeError, CorruptError, DiskFullError, ValueError) as error:

@@ -1,0 +1,87 @@
+"""Runs a policy for robots that have no GPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gymnast_core.episodes.reader import decode_jpeg
+from gymnast_core.errors import GymnastError
+from gymnast_core.policy import Policy
+from gymnast_core.types import PROPRIO_DIM, ActionChunk, Observation
+from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
+from gymnast_core.wire.gymnast.v1 import policy_pb2
+from gymnast_core.wire.identity import Peer
+
+LOG = logging.getLogger(__name__)
+MAX_ROWS = 64
+MAX_CAMERAS = 8
+
+
+class PolicyServicer:
+    """PolicyService.
+
+    Args:
+        provide: gives the policy to run; asked once per stream, so that a stream keeps one version.
+    """
+
+    def __init__(self, provide: Callable[[], Policy]) -> None:
+        self._provide = provide
+
+    def Infer(self, requests: Iterator[Any], peer: Peer, context: Any) -> Iterator[policy_pb2.InferReply]:
+        """One reply per request, in order; what fails is told by name and the stream goes on."""
+        policy = self._provide()
+        LOG.info("infer_stream peer=%s policy=%s", peer.name, policy.version)
+        for request in requests:
+            try:
+                yield _infer(policy, request)
+            except (GymnastError, ValueError, RuntimeError) as error:
+                LOG.warning("infer_failed peer=%s error=%s", peer.name, error)
+                name = type(error).__name__ if isinstance(error, GymnastError) else "PolicyFailedError"
+                yield policy_pb2.InferReply(request_id=request.request_id, error=name, message=str(error)[:500])
+
+
+def observation_from(request: Any) -> Observation:
+    """Decode a request.
+
+    Raises:
+        InvalidMessageError: counts do not match, or a number is not finite.
+        TooLargeError: too many rows or cameras.
+        CorruptError: an image is no sane JPEG.
+    """
+    rows = len(request.instructions)
+    if rows > MAX_ROWS or len(request.cameras) > MAX_CAMERAS:
+        raise TooLargeError(f"{rows} rows of {len(request.cameras)} cameras; {MAX_ROWS} and {MAX_CAMERAS} are accepted")
+    if len(request.proprio) != rows * PROPRIO_DIM or len(request.time_ns) != rows:
+        raise InvalidMessageError(
+            f"{rows} instructions need {rows * PROPRIO_DIM} proprioception values and {rows} times"
+        )
+    proprio = np.array(request.proprio, np.float32).reshape(rows, PROPRIO_DIM)
+    if not np.isfinite(proprio).all():
+        raise InvalidMessageError("proprioception is not finite")
+    images = {}
+    for camera in request.cameras:
+        frames = [decode_jpeg(jpeg) for jpeg in camera.jpeg]
+        if len(frames) != rows or len({frame.shape for frame in frames}) != 1:
+            raise InvalidMessageError(
+                f"camera {camera.name!r} has {len(frames)} frames for {rows} rows, or mixed sizes"
+            )
+        images[camera.name] = np.stack(frames)
+    return Observation(images, proprio, np.array(request.time_ns, np.int64))
+
+
+def _infer(policy: Policy, request: Any) -> policy_pb2.InferReply:
+    about = {"request_id": request.request_id, "policy_version": policy.version, "chunk_length": policy.chunk_length}
+    if not request.instructions:  # a greeting: who are you?
+        return policy_pb2.InferReply(**about)
+    rng = np.random.default_rng(request.seed) if request.sample else None
+    chunk: ActionChunk = policy.act(observation_from(request), list(request.instructions), rng=rng)
+    about["policy_version"] = chunk.policy_version
+    reply = policy_pb2.InferReply(**about, actions=chunk.actions_BKA.ravel().tolist())
+    if request.with_log_probs and chunk.tokens_BKA is not None and chunk.log_probs_BKA is not None:
+        reply.tokens.extend(chunk.tokens_BKA.ravel().tolist())
+        reply.log_probs.extend(chunk.log_probs_BKA.ravel().tolist())
+    return reply

@@ -1,0 +1,148 @@
+"""A policy on the other machine: the same answers as beside the arm, and silence means hold."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from cloud_trainer.service import Service, ServiceConfig, enroll
+from cloud_trainer.service.policy import PolicyServicer
+from gymnast_core.errors import ContractError
+from gymnast_core.types import ActionChunk, Observation
+from gymnast_core.wire.errors import InvalidMessageError, LinkLostError, NotPermittedError, PolicyFailedError
+from gymnast_core.wire.gymnast.v1 import policy_pb2
+from gymnast_ros.uplink import RemotePolicy
+
+
+class BrightnessPolicy:
+    """Moves by the mean brightness; samples noise when given a generator."""
+
+    version, chunk_length = "policy-brightness", 5
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.mode = "good"
+
+    def act(self, observation, instruction, *, rng=None):
+        self.gate.wait(10)
+        if self.mode == "raise":
+            raise RuntimeError("out of memory")
+        mean = observation.images["cam"].reshape(observation.batch_size, -1).mean(1) / 25500
+        actions = np.zeros((observation.batch_size, 5, 7), np.float32) + mean[:, None, None].astype(np.float32)
+        actions += observation.proprio_BP[:, None] / 100
+        if rng is not None:
+            actions += rng.normal(0, 0.001, actions.shape).astype(np.float32)
+        if self.mode == "nan":
+            actions[:] = np.nan
+        return ActionChunk(actions, self.version, np.full(actions.shape, 3), np.full(actions.shape, -0.5, np.float32))
+
+
+def observe(rows=2):
+    images = np.stack([np.full((32, 32, 3), 60 + 50 * row, np.uint8) for row in range(rows)])
+    return Observation({"cam": images}, np.arange(rows * 7, dtype=np.float32).reshape(rows, 7), np.arange(rows))
+
+
+@pytest.fixture
+def policy():
+    return BrightnessPolicy()
+
+
+@pytest.fixture
+def service(tmp_path, policy):
+    with Service(ServiceConfig(tmp_path / "trainer"), policy=PolicyServicer(lambda: policy)) as running:
+        yield running
+        policy.gate.set()
+
+
+@pytest.fixture
+def remote(service, identities):
+    remote = RemotePolicy(service.address, identities("wx-1", "robot"), deadline_s=2.0, with_log_probs=True)
+    yield remote
+    remote.close()
+
+
+def test_remote_policy_acts_like_the_local_one(remote, policy):
+    assert (remote.version, remote.chunk_length) == ("policy-brightness", 5)
+    for rows in (1, 2):
+        got, local = remote.act(observe(rows), ["lift"] * rows), policy.act(observe(rows), ["lift"] * rows)
+        np.testing.assert_allclose(got.actions_BKA, local.actions_BKA, atol=1e-4)
+        np.testing.assert_array_equal(got.tokens_BKA, local.tokens_BKA)
+        np.testing.assert_array_equal(got.log_probs_BKA, local.log_probs_BKA)
+
+
+def test_sampling_follows_the_generator(remote):
+    first, same, other = (
+        remote.act(observe(), ["a", "b"], rng=np.random.default_rng(seed)).actions_BKA for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).max() > 1e-4
+
+
+def test_silence_is_an_error_within_the_deadline_and_never_an_old_answer(service, identities, policy):
+    remote = RemotePolicy(service.address, identities("wx-1", "robot"), deadline_s=0.2)
+    remote.act(observe(), ["a", "b"])
+    policy.gate.clear()
+    with pytest.raises(LinkLostError, match="holds"):
+        remote.act(observe(), ["a", "b"])
+    policy.gate.set()
+    bright = Observation(
+        {"cam": np.full((1, 32, 32, 3), 250, np.uint8)}, np.zeros((1, 7), np.float32), np.zeros(1, int)
+    )
+    remote._deadline_s = 5.0
+    assert remote.act(bright, ["a"]).actions_BKA[0, 0, 0] == pytest.approx(250 / 25500, rel=0.02)
+    remote.close()
+
+
+def test_a_trainer_that_goes_away_stops_the_robot_and_one_that_comes_back_serves_it(tmp_path, policy):
+    robot = enroll(tmp_path / "trainer" / "ca", "wx-1", "robot", out=tmp_path / "id")
+    with Service(ServiceConfig(tmp_path / "trainer"), policy=PolicyServicer(lambda: policy)) as service:
+        port = int(service.address.rpartition(":")[2])
+        remote = RemotePolicy(service.address, robot, deadline_s=1.0)
+        remote.act(observe(), ["a", "b"])
+        service.stop(grace_s=0.1)
+    with pytest.raises(LinkLostError):
+        remote.act(observe(), ["a", "b"])
+    with Service(ServiceConfig(tmp_path / "trainer", port=port), policy=PolicyServicer(lambda: policy)):
+        remote._deadline_s = 10.0
+        assert remote.act(observe(), ["a", "b"]).actions_BKA.shape == (2, 5, 7)
+        remote.close()
+
+
+@pytest.mark.parametrize(("mode", "error"), [("raise", PolicyFailedError), ("nan", InvalidMessageError)])
+def test_a_policy_that_fails_is_told_by_name_and_the_next_call_works(remote, policy, mode, error):
+    policy.mode = mode
+    with pytest.raises(error):
+        remote.act(observe(), ["a", "b"])
+    policy.mode = "good"
+    assert remote.act(observe(), ["a", "b"]).actions_BKA.shape == (2, 5, 7)
+    with pytest.raises(ContractError):
+        remote.act(observe(), ["a"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"instructions": ["a"]}, "InvalidMessageError"),
+        ({"instructions": ["a"], "proprio": [float("nan")] * 7, "time_ns": [1]}, "InvalidMessageError"),
+        ({"instructions": ["a"] * 65, "proprio": [0.0] * 455, "time_ns": [1] * 65}, "TooLargeError"),
+        ({"instructions": ["a"], "proprio": [0.0] * 7, "time_ns": [1],
+          "cameras": [policy_pb2.Camera(name="cam", jpeg=[b"\x89PNG"])]}, "CorruptError"),
+        ({"instructions": ["a"], "proprio": [0.0] * 7, "time_ns": [1],
+          "cameras": [policy_pb2.Camera(name="cam", jpeg=[])]}, "InvalidMessageError"),
+    ],
+)  # fmt: skip
+def test_requests_that_make_no_sense_are_refused_by_name(policy, fields, error):
+    [reply] = PolicyServicer(lambda: policy).Infer(iter([policy_pb2.InferRequest(**fields)]), _peer(), None)
+    assert reply.error == error
+
+
+def _peer():
+    from gymnast_core.wire.identity import Peer
+
+    return Peer("wx-1", "robot", "default")
+
+
+def test_an_operator_may_not_drive(service, identities):
+    with pytest.raises((NotPermittedError, LinkLostError), match="operator"):
+        RemotePolicy(service.address, identities("ada", "operator"))
