@@ -49,7 +49,7 @@ class AuditBounds:
     episodes: int = 16
     psnr_db: float | None = 18.0
     fidelity_excess_m: float | None = 0.03
-    gripper_response: float | None = 0.25
+    gripper_response: float | None = 0.1
     lag: int | None = 0
     jump: float | None = 0.12
     change_recall: float | None = 0.5
