@@ -46,8 +46,10 @@ class PipelineConfig:
 
     Attributes:
         refine_iterations: of the world model; 0 keeps the parent.
-        refine_rate: peak learning rate of the refinement.
+        refine_rate: peak learning rate of the refinement. Short and gentle: old episodes do not travel with a
+            checkpoint, and what is not rehearsed is forgotten.
         judge_iterations: of the judge; 0 keeps the parent.
+        judge_rate: peak learning rate of the judge.
         grpo_iterations: policy updates. Few on purpose: imagined reward keeps rising long after real success falls.
         groups: start states per update.
         group_size: rollouts per start state.
@@ -62,14 +64,15 @@ class PipelineConfig:
         bounds: of the audit.
     """
 
-    refine_iterations: int = 250
-    refine_rate: float = 2e-4
-    judge_iterations: int = 300
-    grpo_iterations: int = 6
+    refine_iterations: int = 100
+    refine_rate: float = 1e-4
+    judge_iterations: int = 200
+    judge_rate: float = 3e-4
+    grpo_iterations: int = 8
     groups: int = 24
     group_size: int = 8
     learning_rate: float = 2e-4
-    candidate_every: int = 3
+    candidate_every: int = 4
     keyframe_share: float = 0.0
     mask_after_success: bool = False
     most_episodes: int = 1000
