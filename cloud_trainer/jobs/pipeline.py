@@ -280,8 +280,9 @@ def _refined_judge(job: Job, config: PipelineConfig, model: CompactWorldModel, p
         return job.checkpoints["judge"]
     if not out.exists():
         data = JudgeData(recorded=parts["world_model"], imagined=parts["judge"], choosing=parts["thresholds"])
+        training = JudgeTraining(iterations=config.judge_iterations, learning_rate=config.judge_rate, seed=job.seed)
         refine_judge(
-            model, data, JudgeTraining(iterations=config.judge_iterations, seed=job.seed), out,
+            model, data, training, out,
             parent=job.checkpoints["judge"], state=job.folder / "judge.state",
             progress=job.progress, cancelled=job.cancelled,
         )  # fmt: skip
