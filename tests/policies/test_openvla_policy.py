@@ -13,6 +13,7 @@ from gymnast_core.policies.openvla.config import OpenVLAConfig
 from gymnast_core.policies.openvla.policy import OpenVLAPolicy
 from gymnast_core.policies.openvla.prompt import prompt_of
 from gymnast_core.policies.openvla.published import read_published
+from tests.contracts.policy_contract import PolicyContract
 from tests.policies.openvla_folder import observation, write_folder
 
 INSTRUCTIONS = ["put the red cube on the plate", "open drawer"]
@@ -179,3 +180,12 @@ def test_callers_mistakes_are_named(policy):
         policy.act(observation(2), ["open drawer"])
     with pytest.raises(ConfigError, match="head"):
         OpenVLAConfig(head="film")
+
+
+class TestOpenVlaPolicy(PolicyContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, folder):
+        self.folder = folder
+
+    def make_policy(self):
+        return read_published(self.folder, pipeline="rl")
