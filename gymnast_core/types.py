@@ -28,7 +28,7 @@ PROPRIO_DIM = 7
 """[x, y, z (m), roll, pitch, yaw (rad, relative to Bridge's default rotation), gripper (0..1)]."""
 
 
-class Outcome(enum.StrEnum):
+class Outcome(str, enum.Enum):
     """How an episode or rollout ended, in the eyes of whoever labelled it."""
 
     SUCCESS = "success"
