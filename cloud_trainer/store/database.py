@@ -155,10 +155,10 @@ class Database:
         added = insert(table).values(values).on_conflict_do_nothing().returning(key)
         return connection.execute(added).first() is not None
 
-    def next_number(self, connection: sa.Connection, name: str) -> int:
-        """Count up; in PostgreSQL the row stays locked until the commit, so numbers become visible in order."""
+    def next_number(self, connection: sa.Connection, name: str, count: int = 1) -> int:
+        """Count up by some and return the last; PostgreSQL locks the row until the commit: writers take turns here."""
         self.insert_new(connection, COUNTERS, {"name": name, "value": 0})
-        counted = sa.update(COUNTERS).where(COUNTERS.c.name == name).values(value=COUNTERS.c.value + 1)
+        counted = sa.update(COUNTERS).where(COUNTERS.c.name == name).values(value=COUNTERS.c.value + count)
         return int(connection.execute(counted.returning(COUNTERS.c.value)).scalar_one())
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,27 +24,41 @@ class SqlMetaStore:
 
     def add_episodes(self, rows: Sequence[EpisodeRow]) -> list[AddResult]:
         """See MetaStore."""
+        if not rows:
+            return []
         results: list[AddResult] = []
         with self._database.transaction() as connection:
-            for row in rows:
-                results.append(self._add_episode(connection, row))
+            last = self._database.next_number(connection, "episode", len(rows))  # first: it makes writers take turns
+            known = self._digests(connection, rows)
+            fresh: list[EpisodeRow] = []
+            for sequence, row in enumerate(rows, last - len(rows) + 1):
+                digest = known.get((row.tenant, row.episode_id))
+                if digest is None:
+                    known[row.tenant, row.episode_id] = row.digest
+                    fresh.append(replace(row, sequence=sequence))
+                results.append("added" if digest is None else "duplicate" if digest == row.digest else "conflict")
+            self._insert(connection, fresh)
         return results
 
-    def _add_episode(self, connection: sa.Connection, row: EpisodeRow) -> AddResult:
-        same = (EPISODES.c.tenant == row.tenant) & (EPISODES.c.episode_id == row.episode_id)
-        known = connection.execute(sa.select(EPISODES.c.digest).where(same)).scalar()
-        if known is None:
-            values = _episode_values(row) | {"sequence": self._database.next_number(connection, "episode")}
-            if self._database.insert_new(connection, EPISODES, values):
-                self._count(connection, row)
-                return "added"
-            known = connection.execute(sa.select(EPISODES.c.digest).where(same)).scalar_one()
-        return "duplicate" if known == row.digest else "conflict"
+    def _digests(self, connection: sa.Connection, rows: Sequence[EpisodeRow]) -> dict[tuple[str, str], str]:
+        """What is known under these ids."""
+        known: dict[tuple[str, str], str] = {}
+        columns = (EPISODES.c.tenant, EPISODES.c.episode_id, EPISODES.c.digest)
+        for tenant in {row.tenant for row in rows}:
+            ids = list({row.episode_id for row in rows if row.tenant == tenant})
+            query = sa.select(*columns).where((EPISODES.c.tenant == tenant) & EPISODES.c.episode_id.in_(ids))
+            known |= {(owner, episode_id): digest for owner, episode_id, digest in connection.execute(query)}
+        return known
 
-    def _count(self, connection: sa.Connection, row: EpisodeRow) -> None:
-        self._database.insert_new(connection, USAGE, {"tenant": row.tenant, "episodes": 0, "bytes": 0})
-        more = {"episodes": USAGE.c.episodes + 1, "bytes": USAGE.c.bytes + row.size}
-        connection.execute(sa.update(USAGE).where(USAGE.c.tenant == row.tenant).values(more))
+    def _insert(self, connection: sa.Connection, rows: Sequence[EpisodeRow]) -> None:
+        if not rows:
+            return
+        connection.execute(sa.insert(EPISODES), [_episode_values(row) for row in rows])
+        for tenant in {row.tenant for row in rows}:
+            sizes = [row.size for row in rows if row.tenant == tenant]
+            self._database.insert_new(connection, USAGE, {"tenant": tenant, "episodes": 0, "bytes": 0})
+            more = {"episodes": USAGE.c.episodes + len(sizes), "bytes": USAGE.c.bytes + sum(sizes)}
+            connection.execute(sa.update(USAGE).where(USAGE.c.tenant == tenant).values(more))
 
     def episode(self, tenant: str, episode_id: str) -> EpisodeRow | None:
         """See MetaStore."""
@@ -97,9 +111,12 @@ class SqlMetaStore:
         """See MetaStore."""
         with self._database.transaction() as connection:
             if self._database.insert_new(connection, CHECKPOINTS, asdict(row)):
-                for kind, source_id in dict.fromkeys(lineage):
-                    values = {"checkpoint_id": row.checkpoint_id, "kind": kind, "source_id": source_id}
-                    self._database.insert_new(connection, LINEAGE, values)
+                made_from = [
+                    {"checkpoint_id": row.checkpoint_id, "kind": kind, "source_id": source_id}
+                    for kind, source_id in dict.fromkeys(lineage)
+                ]
+                if made_from:
+                    connection.execute(sa.insert(LINEAGE), made_from)
                 return True
             same = CHECKPOINTS.c.checkpoint_id == row.checkpoint_id
             known = connection.execute(sa.select(CHECKPOINTS.c.weights_digest).where(same)).scalar_one()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
 import threading
@@ -76,6 +77,8 @@ class UploadStream:
         self._credit = 0
         self._next_channel = 1
         self._over = False
+        self._waiting: collections.deque[SpoolEntry] = collections.deque()
+        self._scan_at = 0.0
         self._last_reply = time.monotonic()
         self.sent_bytes = 0
 
@@ -123,7 +126,7 @@ class UploadStream:
             with self._changed:
                 if self._over or self._stopped():
                     return
-                message = self._next_chunk() or self._next_open()
+                message = self._next_open() or self._next_chunk()
                 if message is None:
                     if not self._sending and time.monotonic() - idle_since > self._idle_close_s:
                         return
@@ -135,9 +138,13 @@ class UploadStream:
     def _next_open(self) -> pb.UploadRequest | None:
         if len(self._sending) >= self._in_flight:
             return None
-        busy = {sending.entry.episode_id for sending in self._sending.values()} | self._held_back()
-        for entry in self._spool.entries():
-            if entry.episode_id not in busy:
+        if not self._waiting and time.monotonic() >= self._scan_at:
+            self._scan_at = time.monotonic() + _SCAN_S  # a look at the folder costs a stat per episode
+            busy = {sending.entry.episode_id for sending in self._sending.values()} | self._held_back()
+            self._waiting.extend(entry for entry in self._spool.entries() if entry.episode_id not in busy)
+        while self._waiting:
+            entry = self._waiting.popleft()
+            if entry.path.exists():
                 sending = _Sending(entry, self._next_channel)
                 self._sending[sending.channel] = sending
                 self._next_channel += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -46,11 +48,11 @@ def no_integrity() -> None:
 def no_dedupe() -> None:
     """Server: every arrival is a new row."""
 
-    def add(self, connection, row):
-        same = self._database.next_number(connection, f"again-{row.episode_id}")
-        return original(self, connection, replace(row, episode_id=f"{row.episode_id}#{same}"))
+    def add(self, rows):
+        return original(self, [replace(row, episode_id=f"{row.episode_id}#{next(numbers)}") for row in rows])
 
-    original, sql_meta.SqlMetaStore._add_episode = sql_meta.SqlMetaStore._add_episode, add
+    numbers = itertools.count(time.monotonic_ns())
+    original, sql_meta.SqlMetaStore.add_episodes = sql_meta.SqlMetaStore.add_episodes, add
 
 
 def acknowledgement_before_catalogue() -> None:
