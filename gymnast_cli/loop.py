@@ -47,8 +47,9 @@ class StepFile:
         }
         if path.exists():
             self._state = json.loads(path.read_text())
-            changed = sorted(name for name in config if config[name] != self._state["config"].get(name))
-            if set(changed) - {"rounds", "stop"}:
+            fixed = [name for name in config if name not in ("rounds", "stop")]
+            changed = sorted(name for name in fixed if config[name] != self._state["config"].get(name))
+            if changed:
                 raise ConfigError(f"{path} was begun with other {changed}; change them back or name another folder")
             self._state["config"] = dict(config)
         self._save()

@@ -1,0 +1,69 @@
+"""The rules by which an adapted checkpoint stays, and the table of an evaluation, by hand-worked numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from gymnast_cli import adapt
+from gymnast_cli.commands import evaluate
+
+
+def part(mean: float) -> dict[str, dict[str, float]]:
+    return {"difference": {"mean": mean, "low": -1.0, "high": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("scene", "others", "kept", "reason"),
+    [
+        (0.25, 0.0, True, "gains +25% in the scene, +0% on the other tasks"),
+        (0.25, -0.10, True, "gains +25% in the scene, -10% on the other tasks"),
+        (0.25, -0.15, False, "loses 15% on the other tasks, 10% allowed"),
+        (0.0, 0.5, False, "no gain in the scene: +0%"),
+        (-0.1, 0.0, False, "no gain in the scene: -10%"),
+    ],
+)
+def test_kept_only_if_it_wins_here_and_does_not_forget_elsewhere(scene, others, kept, reason) -> None:
+    verdict, words = adapt.judge_trial(part(scene), part(others), adapt.KeepRule())
+    assert verdict is kept
+    assert reason in words
+
+
+def test_without_other_tasks_only_the_scene_counts() -> None:
+    assert adapt.judge_trial(part(0.1), {}, adapt.KeepRule(gain=0.05))[0]
+    assert not adapt.judge_trial(part(0.1), {}, adapt.KeepRule(gain=0.1))[0]
+
+
+def row(policy: str, seed: int, success: bool | None) -> dict[str, object]:
+    return {"policy": policy, "task": "lift", "seed": seed, "success": success}
+
+
+def test_unlabelled_episode_is_no_success() -> None:
+    result = {"episodes": [row("a", 1, True), row("a", 2, None), row("b", 1, False), row("b", 2, True)]}
+    trials = adapt.trials_of(result, ["a", "b"])
+    assert trials == {"a": {("lift", 1): True, ("lift", 2): False}, "b": {("lift", 1): False, ("lift", 2): True}}
+
+
+def test_summary_pairs_with_the_first_checkpoint() -> None:
+    a = {("lift", seed): seed < 2 for seed in range(10)}
+    b = {("lift", seed): seed < 7 for seed in range(10)}
+    first, second = evaluate.summarise({"a": a, "b": b}, ["a", "b"])["policies"]
+    assert first["difference"] is None
+    assert (second["successes"], second["n"]) == (7, 10)
+    assert second["difference"]["mean"] == pytest.approx(0.5)
+    assert second["difference"]["p"] == pytest.approx(2 / 2**5)
+    assert second["interval"]["low"] == pytest.approx(0.3968, abs=1e-4)
+    assert second["interval"]["high"] == pytest.approx(0.8922, abs=1e-4)
+
+
+def test_cancelled_evaluation_compares_only_whole_pairs() -> None:
+    a = {("lift", 0): False, ("lift", 1): False}
+    b = {("lift", 0): True}
+    first, second = evaluate.summarise({"a": a, "b": b}, ["a", "b"])["policies"]
+    assert first["n"] == 2
+    assert second["difference"]["mean"] == 1.0
+    assert evaluate.summarise({"a": {}}, ["a"])["policies"][0]["interval"] is None
+
+
+def test_names_become_instructions_and_instructions_stay() -> None:
+    assert adapt.instruction_of("lift") == "lift the red cube"
+    assert adapt.instruction_of("stack the bowls") == "stack the bowls"

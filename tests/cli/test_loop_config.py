@@ -1,0 +1,81 @@
+"""The loop's settings and its memory of finished steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gymnast_cli.loop import StepFile
+from gymnast_cli.loop_config import LoopConfig, StopRule, read_loop_config
+from gymnast_core.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(tmp_path: Path, **values: object) -> Path:
+    path = tmp_path / "loop.json"
+    path.write_text(json.dumps({"folder": "runs/x", "world_model": "w", "judge": "j", **values}))
+    return path
+
+
+def test_shipped_example_is_readable_once_its_ids_are_filled_in(tmp_path) -> None:
+    pytest.importorskip("tomllib")
+    text = (ROOT / "config" / "loop.toml").read_text()
+    for name in ("world_model", "judge"):
+        text = text.replace(f'{name} = ""', f'{name} = "{name}-1"')
+    (tmp_path / "loop.toml").write_text(text)
+    config = read_loop_config(tmp_path / "loop.toml")
+    assert (config.rounds, config.collect, config.stop.patience) == (3, (150, 100, 75), 2)
+    with pytest.raises(ConfigError, match="needs world_model and judge"):
+        read_loop_config(ROOT / "config" / "loop.toml")
+
+
+def test_schedule_repeats_its_last_number() -> None:
+    config = LoopConfig(Path("x"), "w", "j", collect=(150, 100))
+    assert [config.at("collect", number) for number in (1, 2, 3, 9)] == [150, 100, 100, 100]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rouds": 3}, r"unknown loop settings \['rouds'\]; there are .*'rounds'"),
+        ({"stop": {"pation": 1}}, r"unknown stop settings \['pation'\]"),
+        ({"rounds": 0}, "rounds must be 1..30, got 0"),
+        ({"collect": [0]}, r"collect must be numbers 1..500"),
+        ({"seed": 20}, "seed must be 0..19"),
+        ({"stop": {"success": 1.5}}, "stop.success must be above 0 and at most 1, got 1.5"),
+        ({"tasks": []}, "at least one task"),
+    ],
+)
+def test_setting_out_of_range_is_refused_by_name(values, message, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_loop_config(write(tmp_path, **values))
+
+
+def test_single_number_is_a_schedule_too(tmp_path) -> None:
+    assert read_loop_config(write(tmp_path, collect=20, stop={"patience": 3})).collect == (20,)
+
+
+def test_finished_step_is_not_run_again_after_a_restart(tmp_path) -> None:
+    calls: list[str] = []
+    config = LoopConfig(tmp_path, "w", "j").to_json()
+    path = tmp_path / "state.json"
+    first = StepFile(path, config)
+    assert first.step("a", lambda: calls.append("a") or {"n": 1}) == {"n": 1}
+    with pytest.raises(OSError, match="power"):
+        first.step("b", lambda: (_ for _ in ()).throw(OSError("power cut")))
+    second = StepFile(path, config)
+    assert second.step("a", lambda: calls.append("again")) == {"n": 1}
+    assert second.step("b", lambda: calls.append("b") or 2) == 2
+    assert calls == ["a", "b"]
+    assert second.id == first.id
+
+
+def test_resuming_allows_more_rounds_but_no_other_loop(tmp_path) -> None:
+    path = tmp_path / "state.json"
+    StepFile(path, LoopConfig(tmp_path, "w", "j").to_json())
+    StepFile(path, LoopConfig(tmp_path, "w", "j", rounds=9, stop=StopRule(patience=5)).to_json())
+    with pytest.raises(ConfigError, match=r"begun with other \['scene', 'seed'\]"):
+        StepFile(path, LoopConfig(tmp_path, "w", "j", seed=1, scene="evening").to_json())

@@ -1,0 +1,118 @@
+"""The command line's frame: errors become one clear line and an exit code, results one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gymnast_cli import connect
+from gymnast_cli import main as frame
+from gymnast_cli.commands import completion, why
+from gymnast_core.errors import (
+    ConfigError,
+    ContractError,
+    EstopLatchedError,
+    GymnastError,
+    NotTrustedError,
+    TransientBridgeError,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("port must be 0..65535, got 70000"), 2),
+        (NotTrustedError("agreement 0.4 < 0.7"), 3),
+        (EstopLatchedError("re-arm first"), 4),
+        (ContractError("ours"), 70),
+        (TransientBridgeError("the trainer is away"), 75),
+        (GymnastError("something [else]/with [/brackets]"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_error_becomes_its_exit_code_and_keeps_its_words(error, code, monkeypatch, capsys) -> None:
+    def run(args: argparse.Namespace, console: Console) -> int:
+        raise error
+
+    monkeypatch.setattr(why, "run", run)
+    assert frame.main(["why", "x"]) == code
+    assert str(error) in capsys.readouterr().out
+    assert frame.main(["why", "x", "--json"]) == code
+    printed = capsys.readouterr().out
+    if code != 130:
+        told = {"error": type(error).__name__, "message": str(error), "exit_code": code}
+        assert json.loads(printed) == told
+
+
+@pytest.mark.parametrize("words", [["--json", "completion", "bash"], ["completion", "bash", "--json"]])
+def test_json_may_stand_on_either_side_of_the_command(words) -> None:
+    assert frame.parser_for(words).parse_args(words).json
+
+
+def test_unknown_command_and_missing_argument_exit_with_two(capsys) -> None:
+    for words in (["dance"], ["why"], ["jobs"], ["weights", "rollback", "x"]):
+        with pytest.raises(SystemExit) as ended:
+            frame.main(words)
+        assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["jobs", "list"], "--trainer HOST:PORT"),
+        (["jobs", "list", "--trainer", "127.0.0.1:1"], "gymnast enroll"),
+        (["jobs", "list", "--trainer", "127.0.0.1:1", "--identity", "/nowhere"], "gymnast enroll"),
+        (["why", "policy-1", "--folder", "/nowhere"], "--folder"),
+        (["audit", "/nowhere", "--world-model", "w", "--judge", "j"], "name .mcap files or folders"),
+        (["loop", "/nowhere.toml"], "/nowhere.toml"),
+        (["episodes", "show", "x", "--folder", "/nowhere"], "--folder"),
+    ],
+)
+def test_wrong_setting_is_named_with_its_remedy(words, remedy, monkeypatch, capsys) -> None:
+    monkeypatch.delenv(connect.TRAINER_VARIABLE, raising=False)
+    monkeypatch.delenv(connect.IDENTITY_VARIABLE, raising=False)
+    assert frame.main(words) == 2
+    assert remedy in capsys.readouterr().out
+
+
+def test_environment_names_trainer_and_identity(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv(connect.TRAINER_VARIABLE, "trainer.lab:50051")
+    monkeypatch.setenv(connect.IDENTITY_VARIABLE, str(tmp_path))
+    args = frame.parser_for(["jobs"]).parse_args(["jobs", "list"])
+    assert (args.trainer, args.identity) == ("trainer.lab:50051", tmp_path)
+
+
+def test_lists_and_specs_are_parsed_or_refused(tmp_path) -> None:
+    assert connect.task_list("lift, put the cube on the plate") == ["lift", "put the cube on the plate"]
+    (tmp_path / "spec.json").write_text('{"seed": 3}')
+    assert connect.json_argument(f"@{tmp_path / 'spec.json'}") == {"seed": 3}
+    for bad in ("[1]", "{", "@/nowhere"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            connect.json_argument(bad)
+    with pytest.raises(argparse.ArgumentTypeError):
+        connect.task_list(" , ")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_actions_and_flags(tmp_path: Path, capsys) -> None:
+    completion.run(argparse.Namespace(shell="bash"), Console())
+    script = tmp_path / "completion.sh"
+    script.write_text(capsys.readouterr().out)
+
+    def complete(*words: str) -> list[str]:
+        """What is offered for the last word."""
+        typed = " ".join(f'"{word}"' for word in words)
+        line = f'source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _gymnast; echo "${{COMPREPLY[@]}}"'
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, cwd=tmp_path)
+        return done.stdout.split()
+
+    assert {"demo", "jobs", "why", "completion"} <= set(complete("gymnast", ""))
+    assert {"submit", "list", "watch", "cancel"} <= set(complete("gymnast", "jobs", ""))
+    assert complete("gymnast", "jobs", "watch", "--tr") == ["--trainer"]
+    assert "--budget-s" in complete("gymnast", "ttt", "--")

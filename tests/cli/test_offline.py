@@ -1,0 +1,71 @@
+"""Audit and judge calibration from files alone: no robot, no trainer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloud_trainer.judge.calibration import Thresholds
+from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
+from gymnast_cli.main import main
+from gymnast_core.episodes import write_episode
+from gymnast_core.types import Outcome
+from tests.cloud.learning_fakes import episode, tiny_world_model
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """Episodes, a world model and a judge that have learned nothing."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("offline")
+    (folder / "episodes").mkdir()
+    for seed in range(6):
+        write_episode(folder / "episodes", episode(seed), robot="sim-0")
+    write_episode(folder / "episodes", replace(episode(6), outcome=Outcome.UNLABELLED), robot="sim-0")
+    write_episode(folder / "episodes", episode(7, steps=4), robot="sim-0")
+    tiny_world_model().save(folder / "world_model", parents=(), lineage={})
+    torch.manual_seed(0)
+    judge = LearnedJudge(JudgeNetwork(JudgeConfig(widths=(4, 4, 4), hidden=8)))
+    judge.save(folder / "judge", parents=(), lineage={}, thresholds=Thresholds(0.4, 0.6))
+    return folder
+
+
+def test_audit_of_an_ignorant_model_refuses_and_draws_its_page(files: Path, tmp_path: Path, capsys) -> None:
+    models = ("--world-model", str(files / "world_model"), "--judge", str(files / "judge"))
+    code = main(["--json", "audit", str(files / "episodes"), *models, "--out", str(tmp_path)])
+    if code == 2:
+        pytest.fail(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
+    assert (code, result["trusted"]) == (3, False)
+    assert result["episodes"] + result["abstained"] == 6, "neither the unlabelled nor the short one is audited"
+    assert "episodes judged < 40" in result["refusal"]
+    assert json.loads((tmp_path / "audit.json").read_text())["real_success"] == result["real_success"]
+    page = (tmp_path / "audit.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "Not trusted" in page
+    assert "http" not in page, "no external assets"
+
+
+def test_judge_is_calibrated_on_recordings_and_on_dreams(files: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--json", "judge", "calibrate", str(files / "episodes"), "--judge", str(files / "judge")]
+    out = tmp_path / "calibration.json"
+    assert main([*arguments, "--out", str(out)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["tasks"][0] | {"precision": 0, "recall": 0, "abstained": 0} == {
+        "task": "*", "labelled": 6, "abstained": 0, "precision": 0, "recall": 0,
+    }  # fmt: skip
+    assert json.loads(out.read_text())["judge"] == report["judge"]
+    assert main([*arguments, "--world-model", str(files / "world_model"), "--floor", "0.9"]) == 3
+    assert "label more" in json.loads(capsys.readouterr().out)["refusal"]
+
+
+def test_episode_file_is_shown_without_a_trainer(files: Path, tmp_path: Path, capsys) -> None:
+    path = next((files / "episodes").glob("fake-0*.mcap"))
+    assert main(["--json", "episodes", "show", str(path), "--film", str(tmp_path / "film.png")]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["episode_id"], shown["steps"], shown["outcome"]) == ("fake-0", 15, "failure")
+    assert main(["episodes", "show", str(path), "--film", str(tmp_path / "film.nothing")]) == 2

@@ -1,0 +1,182 @@
+"""What is installed is what is written: setup.py, pyproject.toml and package.xml agree, every README command exists."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import setuptools
+
+from gymnast_cli.main import COMMANDS, main, parser_for
+from gymnast_ros.graph import ARGUMENTS, config_from
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+tomllib = pytest.importorskip("tomllib", reason="pyproject.toml is read with Python 3.11's tomllib")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PREPARATION = ("cd ", "git clone", "rosdep install", "colcon build", "source ")
+"""README lines that belong to git, ROS and the shell, not to us."""
+
+
+@pytest.fixture(scope="module")
+def setup_arguments() -> dict[str, Any]:
+    """What setup.py hands to setuptools."""
+    given: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(setuptools, "setup", lambda **arguments: given.update(arguments))
+        exec(compile((ROOT / "setup.py").read_text(), "setup.py", "exec"), {"__name__": "__main__"})
+    return given
+
+
+def test_name_and_version_agree(setup_arguments: dict[str, Any]) -> None:
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    names = {setup_arguments["name"], PYPROJECT["project"]["name"], package.findtext("name")}
+    versions = {setup_arguments["version"], PYPROJECT["project"]["version"], package.findtext("version")}
+    assert names == {"gymnast_ros"}
+    assert len(versions) == 1
+    assert package.findtext("license") == PYPROJECT["project"]["license"]
+    assert package.findtext("export/build_type") == "ament_python"
+    assert (ROOT / "resource" / "gymnast_ros").is_file()
+
+
+def test_every_entry_point_is_a_function(setup_arguments: dict[str, Any]) -> None:
+    scripts = setup_arguments["entry_points"]["console_scripts"]
+    assert len(scripts) >= 7
+    for script in scripts:
+        name, _, target = (part.strip() for part in script.partition("="))
+        module, _, function = target.partition(":")
+        tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+        assert function in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], name
+
+
+def test_every_node_that_is_launched_is_installed(setup_arguments: dict[str, Any]) -> None:
+    installed = {script.partition(" ")[0] for script in setup_arguments["entry_points"]["console_scripts"]}
+    sources = [(ROOT / "gymnast_ros" / "graph.py").read_text()]
+    sources += [path.read_text() for path in (ROOT / "launch").glob("*.py")]
+    launched = {name for text in sources for name in re.findall(r'(?:NodeSpec\(|executable=)"(\w+)"', text)}
+    assert launched >= {"sim_world", "command_gate", "rollout", "bridge"}
+    assert launched <= installed
+
+
+def test_every_module_and_data_file_is_installed(setup_arguments: dict[str, Any]) -> None:
+    packages = set(setup_arguments["packages"])
+    patterns = setup_arguments["package_data"][""]
+    for top in ("gymnast_core", "gymnast_ros", "cloud_trainer", "gymnast_cli"):
+        for path in (ROOT / top).rglob("*"):
+            if not path.is_file() or "__pycache__" in path.parts:
+                continue
+            folder = ".".join(path.relative_to(ROOT).parent.parts)
+            if path.suffix == ".py":
+                assert folder in packages, f"{path} lies in no package; add an __init__.py"
+            elif path.suffix in (".html", ".css", ".js", ".svg"):
+                assert any(path.match(pattern) for pattern in patterns), path
+                owner = next(part for part in (folder, *_parents(folder)) if part in packages)
+                inside = path.relative_to(ROOT / owner.replace(".", "/")).as_posix()
+                assert any(Path(inside).match(pattern) for pattern in patterns), path
+
+
+def _parents(folder: str) -> Iterator[str]:
+    while "." in folder:
+        folder = folder.rpartition(".")[0]
+        yield folder
+
+
+def test_launch_and_configuration_are_installed(setup_arguments: dict[str, Any]) -> None:
+    installed = {file for _, files in setup_arguments["data_files"] for file in files}
+    assert {f"launch/{path.name}" for path in (ROOT / "launch").glob("*.launch.py")} <= installed
+    assert {"package.xml", "resource/gymnast_ros", "config/loop.toml"} <= installed
+
+
+def test_pinned_dependencies_and_extras_exist() -> None:
+    project = PYPROJECT["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    for requirement in (entry for entries in lists for entry in entries):
+        own = re.match(r"gymnast_ros\[(.*)\]", requirement)
+        if own:
+            assert set(own[1].split(",")) <= set(project["optional-dependencies"])
+        else:
+            assert re.match(r"[A-Za-z0-9_.-]+(\[[a-z0-9,]+\])?==[0-9]", requirement), f"{requirement} is not pinned"
+
+
+def test_every_command_is_listed_and_has_both_functions() -> None:
+    files = {path.stem for path in (ROOT / "gymnast_cli" / "commands").glob("[a-z]*.py")}
+    assert files == set(COMMANDS)
+    for name in files:
+        tree = ast.parse((ROOT / "gymnast_cli" / "commands" / f"{name}.py").read_text())
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert {"add_arguments", "run"} <= functions, name
+
+
+def readme_lines() -> list[str]:
+    """Every shell command of the README, comments and && chains taken apart."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    inline = re.findall(r"`((?:make|gymnast|pip install|ros2) [^`]+)`", README)
+    lines = [line for block in blocks for line in block.splitlines()] + inline
+    parts = [part.strip() for line in lines for part in re.sub(r"\s#.*", "", line).split("&&")]
+    return [part for part in dict.fromkeys(parts) if part]
+
+
+def test_readme_has_commands() -> None:
+    assert {line.split()[0] for line in readme_lines()} >= {"make", "gymnast", "ros2"}
+
+
+@pytest.mark.parametrize("line", readme_lines())
+def test_readme_command_exists(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if line.startswith(PREPARATION):
+        return
+    words = shlex.split(line)
+    checks = {"make": check_make, "gymnast": check_gymnast, "ros2": check_ros2, "pip": check_pip}
+    assert words[0] in checks, f"nobody checks {line!r}; add a rule here"
+    checks[words[0]](words[1:], capsys)
+
+
+def check_make(words: list[str], _: object) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [word for word in words if "=" not in word and word not in targets] == []
+
+
+def check_gymnast(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The arguments are accepted; --help itself is run."""
+    if "--help" in words:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        assert "usage: gymnast" in capsys.readouterr().out
+    else:
+        assert isinstance(parser_for(words).parse_args(words), argparse.Namespace)
+
+
+def check_pip(words: list[str], _: object) -> None:
+    extras = re.search(r"gymnast_ros\[(.*?)\]", words[-1])
+    assert extras is not None
+    assert set(extras[1].split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
+
+
+def check_ros2(words: list[str], _: object) -> None:
+    """Launch files declare the arguments, nodes offer the services and topics."""
+    if words[0] == "launch":
+        assert (ROOT / "launch" / words[2]).is_file()
+        given = dict(word.split(":=") for word in words[3:])
+        assert given.keys() <= {argument.name for argument in ARGUMENTS}
+        config_from({argument.name: argument.default for argument in ARGUMENTS} | given)
+        return
+    node, name = words[2].strip("/").split("/")
+    source = (ROOT / "gymnast_ros" / "nodes" / f"{node}.py").read_text()
+    topics = (ROOT / "gymnast_ros" / "nodes" / "topics.py").read_text()
+    assert f'"{name}"' in source or f"~/{name}" in source or f"{node}/{name}" in topics, words[2]
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert COMMANDS[name] in " ".join(capsys.readouterr().out.split())
