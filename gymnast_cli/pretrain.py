@@ -5,10 +5,9 @@ Stages, each reused when its result is there and each continued where it was int
 1. demonstrations by an expert whose aim is 2.6 cm off, the same way every time: another lab's station;
 2. the base policy, fine-tuned on them;
 3. episodes of many drivers, some of the base policy itself, failures included;
-4. the world model, on those, then refined on episodes of the base policy pushed towards the right aim;
-5. the judge, on other episodes of the base policy, imagined again by that world model.
+4. the world model, on those; 5. the judge, on other episodes of the base policy, imagined again by that world model.
 
-Everything follows from --seed. About 75 core-minutes on 2 cores; stage 4 is most of it.
+Everything follows from --seed. About 70 core-minutes on 2 cores; stage 4 is most of it.
 """
 
 from __future__ import annotations
@@ -52,7 +51,6 @@ class Amounts:
         demonstrations: per task.
         policy_steps: of fine-tuning.
         world_model_steps: of the world model.
-        refine_steps: of its refinement on episodes of a partly corrected policy.
         judge_steps: of the judge.
         scale: of the other collections, 1 is the shipped size.
     """
@@ -60,19 +58,16 @@ class Amounts:
     demonstrations: int = 350
     policy_steps: int = 1200
     world_model_steps: int = 4400
-    refine_steps: int = 700
     judge_steps: int = 900
     scale: float = 1.0
 
 
-DRY = Amounts(demonstrations=4, policy_steps=4, world_model_steps=3, refine_steps=3, judge_steps=3, scale=0.06)
+DRY = Amounts(demonstrations=4, policy_steps=4, world_model_steps=3, judge_steps=3, scale=0.06)
 """Everything once, to see that it runs."""
 
 OFFLINE = {"expert": 75, "offset": 250, "noisy": 125, "wander": 40, "varied": 75}
 ON_POLICY = {"policy": 75, "policy_greedy": 65}
-SHIFTED = {"shifted": 100}
 HELD_OUT = {"policy": 160, "policy_greedy": 70, "offset": 75}
-HELD_SHIFTED = {"shifted": 110}
 """Episodes per task and kind of driver."""
 
 
@@ -126,40 +121,18 @@ class Pretraining:
         return self._collected("demos", [Order("flawed", task, seeds) for task in TASKS])
 
     def world_model(self) -> Path:
-        """Stage 4, second part: refined where the policy will go once it has unlearned part of its error."""
+        """Stages 3 and 4."""
         folder = self.work / "world_model"
         if not folder.exists():
-            parent, shifted = self.world_model_base(), self._collected("wm_shifted", self._orders(SHIFTED, 160_000))
-            config = WorldModelTraining(
-                iterations=self.amounts.refine_steps,
-                learning_rate=2.5e-4,
-                warmup=30,
-                recent=len(shifted),
-                recent_share=0.35,
-                own_context_from=0.0,
-                seed=self.seed + 1,
-            )
-            clips, lineage = clips_of([*self._mixed(), *shifted], 64), self._lineage()
-            state = self.work / "world_model.state"
-            train_world_model(clips, config, folder, parent=parent, state=state, lineage=lineage, progress=self._show)
-        return folder
-
-    def _mixed(self) -> list[Episode]:
-        """What the world model first learns from: all kinds of drivers, and a share of the demonstrations."""
-        offline = self._collected("wm_off", self._orders(OFFLINE, 10_000))
-        online = self._collected("wm_on", self._orders(ON_POLICY, 100_000))
-        share = max(1, round(75 * self.amounts.scale))
-        per_task, demos = self.amounts.demonstrations, self.demonstrations()
-        some = [e for task in range(4) for e in demos[task * per_task : task * per_task + share]]
-        return [*offline, *online, *some]
-
-    def world_model_base(self) -> Path:
-        """Stages 3 and 4, first part."""
-        folder = self.work / "world_model_base"
-        if not folder.exists():
-            clips = clips_of(self._mixed(), 64)
+            offline = self._collected("wm_off", self._orders(OFFLINE, 10_000))
+            online = self._collected("wm_on", self._orders(ON_POLICY, 100_000))
+            share = max(1, round(75 * self.amounts.scale))
+            per_task, demos = self.amounts.demonstrations, self.demonstrations()
+            some = [e for task in range(4) for e in demos[task * per_task : task * per_task + share]]
+            clips = clips_of([*offline, *online, *some], 64)
+            del offline, online, demos, some
             config = WorldModelTraining(iterations=self.amounts.world_model_steps, seed=self.seed)
-            sizes, state = CompactWorldModelConfig(CAMERA_MATRIX), self.work / "world_model_base.state"
+            sizes, state = CompactWorldModelConfig(CAMERA_MATRIX), self.work / "world_model.state"
             lineage = self._lineage()
             train_world_model(clips, config, folder, sizes=sizes, state=state, lineage=lineage, progress=self._show)
         return folder
@@ -180,7 +153,6 @@ class Pretraining:
         recorded = [
             *self._collected("wm_off", self._orders(OFFLINE, 10_000)),
             *self._collected("wm_on", self._orders(ON_POLICY, 100_000)),
-            *self._collected("wm_shifted", self._orders(SHIFTED, 160_000)),
         ]
         recorded = [episode for episode in recorded if not episode.episode_id.startswith("varied")]
         held = self.held_out()
@@ -193,9 +165,6 @@ class Pretraining:
         parts: dict[str, list[Episode]] = {"judge": [], "thresholds": [], "audit": []}
         for episode, draw in zip(held, np.random.default_rng(self.seed).random(len(held)), strict=True):
             parts["judge" if draw < 0.5 else "thresholds" if draw < 0.75 else "audit"].append(episode)
-        shifted = self._collected("held_shifted", self._orders(HELD_SHIFTED, 170_000))
-        for position, episode in enumerate(shifted):
-            parts[("judge", "thresholds", "judge", "audit")[position % 4]].append(episode)
         return parts
 
     def _orders(self, kinds: Mapping[str, int], first: int) -> list[Order]:

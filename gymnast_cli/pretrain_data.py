@@ -27,7 +27,7 @@ from gymnast_ros.sim.scene import STANDARD, SceneConfig
 DEMO_OFFSET_M = (0.026, 0.0)
 """The flaw of the demonstrations: every place is aimed at 2.6 cm too far from the arm's base."""
 
-KINDS = ("flawed", "expert", "offset", "noisy", "wander", "varied", "policy", "policy_greedy", "shifted")
+KINDS = ("flawed", "expert", "offset", "noisy", "wander", "varied", "policy", "policy_greedy")
 
 
 class Wanderer:
@@ -48,32 +48,6 @@ class Wanderer:
         actions[..., :3] = actions[..., :3].clip(-0.05, 0.05)
         actions[..., 6] = float(self._rng.random() < 0.5)
         return ActionChunk(actions, self.version)
-
-
-class Shifted:
-    """A policy pushed aside while it reaches and grasps: what it will do once it has unlearned part of its error.
-
-    Without such episodes model and judge only know how the flawed policy fails, and are generous to a better one.
-    """
-
-    def __init__(self, policy: Policy, rng: np.random.Generator) -> None:
-        self._policy = policy
-        self.version, self.chunk_length = policy.version, policy.chunk_length
-        aside = (float(rng.uniform(-0.036, 0.006)), float(rng.normal(0.0, 0.007)), 0.0)
-        self._shifts = [np.array(aside), rng.normal(0.0, 0.005, 3)]
-
-    def act(
-        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
-    ) -> ActionChunk:
-        """Return the policy's chunk, the first two of an episode spread with a shift."""
-        chunk = self._policy.act(observation, instruction, rng=rng)
-        actions = chunk.actions_BKA.copy()
-        if self._shifts:
-            actions[..., :3] += (self._shifts.pop(0) / self.chunk_length).astype(np.float32)
-        return ActionChunk(
-            actions.clip([-0.05] * 3 + [-0.25] * 3 + [0.0], [0.05] * 3 + [0.25] * 3 + [1.0]).astype(np.float32),
-            self.version,
-        )
 
 
 @dataclass(frozen=True)
@@ -117,8 +91,7 @@ def fill(order: Order) -> list[Episode]:
             env.close()
             env = SimEnv(scene=_varied_scene(rng))
         driver = policy if policy is not None else _driver(order.kind, env, rng)
-        driver = Shifted(driver, rng) if order.kind == "shifted" else driver
-        sampled = rng if order.kind in ("policy", "shifted") else None
+        sampled = rng if order.kind == "policy" else None
         (episode,) = collect(env, driver, order.task, [seed], rng=sampled)
         episodes.append(replace(episode, episode_id=f"{order.kind}-{order.task}-{seed}"))
     env.close()
