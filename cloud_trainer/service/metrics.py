@@ -7,8 +7,9 @@ from prometheus_client import Counter, Gauge, Histogram, start_http_server
 CALLS = Histogram("gymnast_call_seconds", "Time of finished calls", ["method"])
 STREAMS = Gauge("gymnast_open_streams", "Streams open now", ["method"])
 ERRORS = Counter("gymnast_refused_calls", "Calls refused, by error", ["method", "error"])
-EPISODES = Counter("gymnast_episodes", "Episodes by what became of them", ["state"])
+EPISODES = Counter("gymnast_episodes", "Episodes committed and acknowledged")
 BYTES = Counter("gymnast_episode_bytes", "Bytes of committed episodes")
+QUARANTINED = Counter("gymnast_quarantined_episodes", "Episodes whose content was not believed")
 
 
 def serve(port: int) -> int:

@@ -31,7 +31,7 @@ from cloud_trainer.service.worker import JobContext, Runner, Workers
 from cloud_trainer.store import open_blobs
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import JobRow
+from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from gymnast_core.episodes.durable import write_durably
@@ -101,9 +101,7 @@ class Service:
         self.validator = Validator(self.blobs, self.meta)
         self.episodes = EpisodeCatalogue(self.meta, self.blobs, None, self.validator.settle)
         staging = folder / "staging"
-        self.ingest = Ingest(
-            staging, self.blobs, self.meta, config.limits, on_commit=lambda rows: self.validator.wake()
-        )
+        self.ingest = Ingest(staging, self.blobs, self.meta, config.limits, on_commit=self._committed)
         self.publisher = Publisher(
             self.blobs, self.meta, release_key(self.authority), staging, valid_s=config.release_valid_s
         )
@@ -113,6 +111,7 @@ class Service:
         self._workers = Workers(self.jobs, runner, self._context, config.workers, name) if runner else None
         self._server = self._build(staging, policy)
         self.address = ""
+        self.metrics_port = 0
 
     def start(self) -> str:
         """Listen; returns the bound host:port, and writes it to config.port_file."""
@@ -129,7 +128,7 @@ class Service:
             self._workers.start()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         if self.config.metrics_port is not None:
-            metrics.serve(self.config.metrics_port)
+            self.metrics_port = metrics.serve(self.config.metrics_port)
         if self.config.port_file is not None:
             write_durably(self.config.port_file, self.address.encode())
         LOG.info("serving address=%s folder=%s", self.address, self.config.folder)
@@ -156,6 +155,11 @@ class Service:
     def __exit__(self, *_: object) -> None:
         """Stop."""
         self.stop()
+
+    def _committed(self, rows: list[EpisodeRow]) -> None:
+        metrics.EPISODES.inc(len(rows))
+        metrics.BYTES.inc(sum(row.size for row in rows))
+        self.validator.wake()
 
     def _context(self, job: JobRow, stop: threading.Event) -> JobContext:
         episodes = EpisodeCatalogue(self.meta, self.blobs, job.tenant, self.validator.settle)

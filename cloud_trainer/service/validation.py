@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cloud_trainer.service import metrics
 from cloud_trainer.store.protocols import BlobStore, EpisodeRow, MetaStore
 from gymnast_core.episodes import read_episode, read_summary
 from gymnast_core.errors import CorruptError, GymnastError, StorageError
@@ -121,4 +122,6 @@ class Validator:
             for row in rows:
                 if self._stopped:
                     return
-                self._meta.update_episode(validated(row, self._blobs.local_path(row.digest), self._spec))
+                checked = validated(row, self._blobs.local_path(row.digest), self._spec)
+                metrics.QUARANTINED.inc(checked.state == "quarantined")
+                self._meta.update_episode(checked)

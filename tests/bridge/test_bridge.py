@@ -225,3 +225,38 @@ def test_operator_labels_under_his_own_name(service, identities, tmp_path):
     [row] = service.episodes.list()
     assert service.episodes.read(row).outcome is Outcome.SUCCESS
     assert read_episode(service.episodes.path(row)).outcome is Outcome.UNLABELLED
+
+
+def test_metrics_count_episodes_calls_and_refusals(identities, tmp_path):
+    import urllib.request
+
+    with Service(ServiceConfig(tmp_path / "trainer", metrics_port=0)) as service:
+        spool = Spool(tmp_path / "spool")
+        fill(spool, 2)
+        with Uplink(service.address, identities("wx-1", "robot"), spool=spool) as uplink:
+            assert uplink.flush(10)
+        with JobsClient(service.address, identities("ada", "operator")) as jobs, pytest.raises(RejectedBridgeError):
+            jobs.get("job-none")
+        with urllib.request.urlopen(f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=5) as reply:
+            text = reply.read().decode()
+    assert 'gymnast_refused_calls_total{error="NotFoundError",method="/gymnast.v1.JobService/Get"}' in text
+    line = next(line for line in text.splitlines() if line.startswith("gymnast_episodes_total"))
+    assert float(line.split()[1]) >= 2
+
+
+def test_sixteen_robots_and_a_replacement_are_all_served(service, identities, tmp_path):
+    """Every one with its own certificate and stream at the same time; the seventeenth is a replacement's."""
+    uplinks = []
+    for number in range(16):
+        spool = Spool(tmp_path / f"spool-{number}")
+        fill(spool, 2, prefix=f"r{number}")
+        uplinks.append(Uplink(service.address, identities(f"wx-{number}", "robot"), spool=spool))
+    replacement = Spool(tmp_path / "replacement")
+    fill(replacement, 2, prefix="again")
+    uplinks.append(Uplink(service.address, identities("wx-3", "robot"), spool=replacement))
+    for uplink in uplinks:
+        uplink.start()
+    assert all(uplink.flush(40) for uplink in uplinks)
+    for uplink in uplinks:
+        uplink.stop()
+    assert len(service.meta.episodes()) == 34

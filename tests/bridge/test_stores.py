@@ -52,7 +52,22 @@ def postgres_url():
         check=True, **quiet,
     )  # fmt: skip
     server = subprocess.Popen(
-        [found[-1] / "postgres", "-D", folder / "data", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"], **quiet
+        [
+            found[-1] / "postgres",
+            "-D",
+            folder / "data",
+            "-p",
+            str(port),
+            "-k",
+            str(folder),
+            "-h",
+            "127.0.0.1",
+            "-c",
+            "fsync=off",
+            "-c",
+            "max_connections=40",
+        ],
+        **quiet,
     )
     url = f"postgresql+psycopg://gymnast@127.0.0.1:{port}/postgres"
     deadline = time.monotonic() + 30
@@ -76,7 +91,8 @@ def postgres_url():
 def postgres(postgres_url):
     database = Database(postgres_url)
     yield database
-    _METADATA.drop_all(database._engine)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("TRUNCATE " + ", ".join(table.name for table in _METADATA.sorted_tables))
     database.close()
 
 
