@@ -118,7 +118,7 @@ class Gate:
             raise LoginError("this token is not known here; copy it again, or ask for a new one")
         expires_ns = found.pop("expires_ns")
         if self._wall_ns() >= expires_ns:
-            raise LoginError("this token has expired; ask for a new one (gymnast console-token)")
+            raise LoginError("this token has expired; ask for a new one (gymnast console --token NAME:ROLE)")
         return User(**found)
 
     def open_session(self, user: User, *, seconds: float = SESSION_S) -> str:

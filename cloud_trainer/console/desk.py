@@ -388,7 +388,7 @@ class Desk:
                 money=_number(values, "money", 5),
                 price_per_hour=_number(values, "price_per_hour", 0),
             )
-            flow.train(revision, budget=budget, mode=values.get("mode", "lora"), by=user.name)
+            flow.train(revision, budget=budget, mode=values.get("mode") or self.adaptations.modes[0], by=user.name)
             said = "training has begun; it ends within one iteration of the budget"
         elif step == "approve":
             flow.approve(revision, by=user.name)

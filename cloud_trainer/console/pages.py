@@ -209,6 +209,7 @@ def adaptation(desk: Desk, user: User, *, adaptation_id: str, query: Mapping[str
     rewards = [float(row.get("imagined_reward", 0)) for row in view.iterations]
     return {
         "flow": view,
+        "modes": desk.adaptations.modes,
         "pictures": pictures,
         "curve": media.curve(rewards, label="imagined reward"),
         "said": query.get("said", ""),

@@ -124,8 +124,13 @@ class AdaptationEngine(Protocol):
         """Run a few real episodes here, after which trust() is asked again."""
         ...
 
-    def train(self, mode: str, folder: Path, emit: Emit, stop: Stop) -> str | None:
-        """Train (mode: lora or full); returns the candidate's id.
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What it can train: lora, full or both; the first is the usual one."""
+        ...
+
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
+        """Train within the budget, which stop() watches too; returns the candidate's id.
 
         Emits "iteration" {iteration, imagined_reward, rollouts} after every iteration and looks at stop() between
         iterations; stopped before the first whole one it returns None, else the candidate so far.
@@ -257,8 +262,8 @@ class SceneAdaptation:
 
     def train(self, revision: int, *, budget: Budget, mode: str, by: str) -> None:
         """Ready: train within the budget."""
-        if mode not in ("lora", "full"):
-            raise ConfigError(f"mode {mode!r} is not lora or full")
+        if mode not in self._engine.modes:
+            raise ConfigError(f"mode {mode!r} is not one of {', '.join(self._engine.modes)}")
         self._act(revision, (Stage.READY,), "training", budget=asdict(budget), mode=mode, by=by)
 
     def approve(self, revision: int, *, by: str) -> None:
@@ -383,7 +388,11 @@ class SceneAdaptation:
             return ""
 
         candidate = self._engine.train(
-            view.mode, self.folder, lambda kind, data: self._record(kind, **data), lambda: self._closing or bool(over())
+            view.mode,
+            budget,
+            self.folder,
+            lambda kind, data: self._record(kind, **data),
+            lambda: self._closing or bool(over()),
         )
         if self._closing:
             return
@@ -442,6 +451,11 @@ class Adaptations:
                 flow = SceneAdaptation(journal.parent, engine)
                 self._flows[journal.parent.name] = flow
                 flow.resume()
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What this trainer can train."""
+        return () if self._engine is None else self._engine.modes
 
     def start(self, *, robot: str, instruction: str, by: str) -> SceneAdaptation:
         """Begin one.

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from cloud_trainer.console import Console, User
 from cloud_trainer.console.app import create_app
-from cloud_trainer.jobs.scene_adaptation import Emit, Stop, Trust, Verdict
+from cloud_trainer.jobs.scene_adaptation import Budget, Emit, Stop, Trust, Verdict
 from cloud_trainer.service.enroll import create_authority
 from cloud_trainer.store.protocols import EpisodeRow
 from tests.console.simulated import make_policy
@@ -55,7 +55,9 @@ class SteeredEngine:
         self.calls.append(f"collect {episodes}")
         self.trusted = True
 
-    def train(self, mode: str, folder: Path, emit: Emit, stop: Stop) -> str | None:
+    modes = ("lora", "full")
+
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
         self.calls.append("train")
         done = 0
         while done < self.iterations and not stop():

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from cloud_trainer.console.media import film
-from cloud_trainer.jobs.scene_adaptation import Emit, Stop, Trust, Verdict
+from cloud_trainer.jobs.scene_adaptation import Budget, Emit, Stop, Trust, Verdict
 from gymnast_core.manifest import Manifest, write_checkpoint
 from gymnast_core.scene import SceneBook
 from gymnast_core.sequential import Decision, SequentialRule
@@ -109,7 +109,9 @@ class SimulatedScene:
             for episode in collect(env, self.policy(env, self.base), instruction, range(episodes), frame_steps=(0,)):
                 (folder / f"real-{episode.episode_id}.txt").write_text(episode.outcome.value)
 
-    def train(self, mode: str, folder: Path, emit: Emit, stop: Stop) -> str | None:
+    modes = ("lora", "full")
+
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
         text = json.loads((folder / "request.json").read_text())["instruction"]
         offset, done = self.offset_of(self.base), 0
         with arm(self.scene) as env:

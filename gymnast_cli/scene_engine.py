@@ -1,0 +1,289 @@
+"""What computes behind the console's adaptations: a started robot, the trainer's jobs, the compact models.
+
+Real episodes are recorded through the robot's own nodes and come back through the trainer's catalogue; training is an
+ordinary "adapt" job of the trainer; the canary is a blinded trial on the robot.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from cloud_trainer.console.media import film
+from cloud_trainer.jobs.audit import audit
+from cloud_trainer.jobs.imagine import imagine
+from cloud_trainer.jobs.scene_adaptation import Budget, Emit, Stop, Trust, Verdict
+from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.judge.learned import LearnedJudge
+from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.protocols import FINAL_STATES, JobStore
+from cloud_trainer.world_model.audit_compact import AuditBounds, check_audit
+from cloud_trainer.world_model.compact_data import Clips, clips_of, median_background, starts_of
+from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
+from gymnast_core.policies import load_policy
+from gymnast_core.scene import SceneBook
+from gymnast_core.sequential import Decision, SequentialRule
+from gymnast_core.trial import Trial, TrialPlan
+from gymnast_core.types import Outcome
+
+IMAGE_SIZE = 64
+POLL_S = 0.2
+COLLECT_SEED = 970_000
+TRIAL_SEED = 2_950_000
+ROBOT_S = 1800.0
+
+
+class Robot(Protocol):
+    """What is asked of a started robot; gymnast_ros.nodes.client.GraphClient is one."""
+
+    @property
+    def policy_version(self) -> str:
+        """Checkpoint in force."""
+        ...
+
+    def evaluate(
+        self,
+        *,
+        tasks: Sequence[str],
+        seed_start: int,
+        seed_count: int,
+        scene: str,
+        temperature_seed: int,
+        record: bool,
+        purpose: str,
+        timeout_s: float,
+    ) -> dict[str, Any]:
+        """Run episodes of the policy in force; returns {episodes: [{episode_id, ...}]}."""
+        ...
+
+    def run_episode(
+        self, *, instruction: str, seed: int, scene: str, checkpoint: str, record: bool, purpose: str
+    ) -> dict[str, Any]:
+        """Run one episode of a checkpoint; returns {success, episode_id, truncated_reason, ...}."""
+        ...
+
+    def flush(self, timeout_s: float) -> None:
+        """Return when the trainer has every recorded episode."""
+        ...
+
+    def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:
+        """Return when the robot holds these checkpoints."""
+        ...
+
+    def swap(self, checkpoint_id: str) -> str:
+        """Put a checkpoint in force."""
+        ...
+
+
+@dataclass
+class SceneEngine:
+    """An AdaptationEngine; see cloud_trainer.jobs.scene_adaptation.
+
+    Attributes:
+        connect: returns the started robot of a name; asked whenever one is needed.
+        jobs: of the trainer; `gymnast serve` works on them.
+        catalogue: of the trainer's episodes.
+        shelf: of the trainer's checkpoints.
+        book: the scenes this robot knows.
+        scene: the robot's name for where it stands.
+        world_model, judge: checkpoint ids.
+        needed: labelled real episodes below which no trust can be told.
+        bounds: of the audit in this scene.
+        config: of the training job.
+        rule: of the canary; declared before it.
+        modes: the compact policy has no adapter, so it is trained whole.
+    """
+
+    connect: Callable[[str], Robot]
+    jobs: JobStore
+    catalogue: EpisodeCatalogue
+    shelf: Shelf
+    book: SceneBook
+    scene: str
+    world_model: str
+    judge: str
+    needed: int = 20
+    bounds: AuditBounds = field(default_factory=AuditBounds)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    rule: SequentialRule = field(default_factory=SequentialRule)
+    modes: tuple[str, ...] = ("full",)
+
+    def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
+        """Record one episode here; its first frame is the scene."""
+        request = {"robot": robot, "instruction": instruction, "policy": self.connect(robot).policy_version}
+        (folder / "request.json").write_text(json.dumps(request))
+        self.collect(robot, instruction, 1, folder)
+        newest = self.catalogue.read(self.catalogue.list(instruction=instruction, limit=100_000)[-1])
+        frame_HWC = next(iter(newest.images.values()))[0]
+        buffer = io.BytesIO()
+        Image.fromarray(frame_HWC).save(buffer, "WEBP", quality=90)
+        (folder / "start.webp").write_bytes(buffer.getvalue())
+        np.save(folder / "start.npy", frame_HWC)
+        known = self.book.find(frame_HWC)
+        return {"scene": self.scene, "known_adapters": [] if known is None else list(known.adapters)}
+
+    def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
+        """Record real episodes of the running policy and wait until the trainer has them."""
+        client = self.connect(robot)
+        start = COLLECT_SEED + len(self._recorded(instruction))
+        client.evaluate(
+            tasks=[instruction], seed_start=start, seed_count=episodes, scene=self.scene, temperature_seed=0,
+            record=True, purpose="ttt", timeout_s=ROBOT_S,
+        )  # fmt: skip
+        client.flush(120.0)
+        self.catalogue.settle()
+
+    def trust(self, folder: Path) -> Trust:
+        """Dream the recorded episodes of this scene and compare how they ended."""
+        instruction = _request(folder)["instruction"]
+        recorded = self._recorded(instruction)
+        figures: dict[str, Any] = {"real_episodes_here": len(recorded), "needed": self.needed}
+        if len(recorded) < self.needed:
+            missing = self.needed - len(recorded)
+            reason = f"{len(recorded)} labelled episodes of this task here are too few to tell; collect {missing} more"
+            return Trust(False, reason, figures)
+        clips = self._clips(instruction)
+        report = audit(self._model(clips), LearnedJudge.load(self.shelf.path(self.judge)), clips)
+        figures |= {name: value for name, value in report.to_json().items() if isinstance(value, (int, float))}
+        try:
+            check_audit(report, self.bounds)
+        except NotTrustedError as refusal:
+            return Trust(False, f"{refusal}", figures)
+        return Trust(True, figures=figures)
+
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
+        """Submit an adapt job with this budget and follow it."""
+        request = _request(folder)
+        seconds = budget.seconds
+        if budget.price_per_hour:
+            seconds = min(seconds, 3600 * budget.money / budget.price_per_hour)
+        per_iteration = int(self.config.get("groups", 24)) * int(self.config.get("group_size", 8))
+        iterations = min(int(self.config.get("grpo_iterations", 10)), max(1, -(-budget.rollouts // per_iteration)))
+        spec = {
+            "policy": request["policy"], "world_model": self.world_model, "judge": self.judge, "seed": 0,
+            "budget_s": seconds, "scene": self.scene, "instruction": request["instruction"],
+            "config": {**self.config, "grpo_iterations": iterations},
+        }  # fmt: skip
+        row = self.jobs.submit("default", "adapt", spec, folder.name, "console")
+        result = self._follow(row.job_id, per_iteration, seconds, emit, stop)
+        (folder / "result.json").write_text(json.dumps(result))
+        candidates = result.get("candidates", [])
+        if not candidates and result.get("refused"):
+            raise NotTrustedError(str(result["refused"]))
+        return str(candidates[-1]["id"]) if candidates else None
+
+    def _follow(self, job_id: str, per_iteration: int, seconds: float, emit: Emit, stop: Stop) -> Mapping[str, Any]:
+        """Pass iterations on until the job ends; a stop that is not the job's own deadline cancels it."""
+        after, began = 0, time.monotonic()
+        while True:
+            for event in self.jobs.events(job_id, after):
+                after = event.sequence
+                reward = (event.data.get("metrics") or {}).get("imagined_reward")
+                if event.kind == "progress" and event.data.get("stage") == "grpo" and reward is not None:
+                    line = {"iteration": event.data["step"], "imagined_reward": reward, "rollouts": per_iteration}
+                    emit("iteration", line)
+            row = self.jobs.get(job_id)
+            if row.state == "failed":
+                raise GymnastError(row.error)
+            if row.state in FINAL_STATES:
+                return row.result
+            if stop() and time.monotonic() - began < seconds:
+                self.jobs.request_cancel(job_id)
+            time.sleep(POLL_S)
+
+    def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
+        """What the job found on the other tasks."""
+        found = json.loads((folder / "result.json").read_text()).get("forgetting") or {}
+        return {**found, "ok": not found or found["before"] - found["after"] <= found["bound"]}
+
+    def preview(self, candidate: str, folder: Path) -> None:
+        """Imagine old and new from the captured start."""
+        request = _request(folder)
+        clips = self._clips(request["instruction"])
+        env = CompactWorldModelEnv(self._model(clips), starts_of(clips)[:1], in_order=True)
+        for name, checkpoint in (("old", request["policy"]), ("new", candidate)):
+            rollouts = imagine(env, load_policy(self.shelf.path(checkpoint)), request["instruction"], seed=0)
+            (folder / f"{name}.webp").write_bytes(film(rollouts.frames_BFHWC[0]))
+
+    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
+        """Run the blinded trial until its rule decides."""
+        request, client = _request(folder), self.connect(robot)
+        client.wait_staged([candidate], 120.0)
+        path = folder / "canary.jsonl"
+        trial = Trial.load(path) if path.exists() else self._declare(path, candidate, request)
+        try:
+            while (run := trial.next_run()) is not None and not stop():
+                row = client.run_episode(
+                    instruction=run.instruction, seed=run.start_seed, scene=self.scene,
+                    checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose="canary",
+                )  # fmt: skip
+                if row.get("truncated_reason") or row.get("success") is None:
+                    trial.void(run.run_id, str(row.get("truncated_reason") or "nobody labelled it"))
+                    continue
+                outcome = Outcome.SUCCESS if row["success"] else Outcome.FAILURE
+                episode_id = str(row.get("episode_id", ""))
+                trial.record(run.run_id, outcome, labelled_by="operator:robot", episode_id=episode_id)
+                if run.run_id.endswith("-2"):
+                    emit("pair", {"pair": run.pair})
+            keep = trial.decision is Decision.PROMOTE
+            return Verdict(keep, trial.card() if trial.decision.final else {})
+        finally:
+            trial.close()
+
+    def _declare(self, path: Path, candidate: str, request: Mapping[str, str]) -> Trial:
+        plan = TrialPlan(
+            trial_id=f"canary-{path.parent.name}",
+            incumbent=request["policy"],
+            candidate=candidate,
+            instruction=request["instruction"],
+            rule=self.rule,
+            start_seeds=tuple(range(TRIAL_SEED, TRIAL_SEED + self.rule.max_pairs)),
+            judge="operator:robot",
+            versions={"world_model": self.world_model, "judge": self.judge, "scene": self.scene},
+        )
+        return Trial.declare(path, plan, secrets.token_bytes(32))
+
+    def keep(self, candidate: str, robot: str, folder: Path) -> None:
+        """Put it in force and remember it for this scene."""
+        self.connect(robot).swap(candidate)
+        self.book.keep(f"{self.scene} on {robot}", np.load(folder / "start.npy"), candidate)
+
+    def revert(self, candidate: str, robot: str, folder: Path) -> None:
+        """The canary never put it in force; if a crash came between, go back."""
+        client, before = self.connect(robot), _request(folder)["policy"]
+        if client.policy_version == candidate:
+            client.swap(before)
+        self.book.drop(candidate)
+
+    def _recorded(self, instruction: str) -> list[Any]:
+        """Labelled episodes of this task in this scene."""
+        rows = self.catalogue.list(instruction=instruction, limit=100_000)
+        labelled = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
+        return [row for row in rows if row.metadata.get("scene") == self.scene and row.outcome in labelled]
+
+    def _clips(self, instruction: str) -> Clips:
+        size = (IMAGE_SIZE, IMAGE_SIZE)
+        episodes = [self.catalogue.read(row, image_size=size) for row in self._recorded(instruction)[-200:]]
+        if not episodes:
+            raise ConfigError(f"no labelled episode of {instruction!r} in scene {self.scene!r}; collect a few first")
+        return clips_of(episodes, IMAGE_SIZE)
+
+    def _model(self, clips: Clips) -> CompactWorldModel:
+        """The world model with this scene's background."""
+        home = CompactWorldModel.load(self.shelf.path(self.world_model))
+        return CompactWorldModel(home.network, median_background(clips.frames_NTHWC, seed=0))
+
+
+def _request(folder: Path) -> dict[str, str]:
+    return dict(json.loads((folder / "request.json").read_text()))
