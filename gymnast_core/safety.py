@@ -193,6 +193,7 @@ class CommandGate:
         self._state = GateState.ARMED if armed else GateState.DISARMED
         self._reason = "" if armed else "not armed yet; call re_arm"
         self._memory = _Memory()
+        self._taken_over = False
 
     @property
     def state(self) -> GateState:
@@ -236,7 +237,20 @@ class CommandGate:
             return "no fresh observation of the arm; is it running?"
         self._memory = _Memory(memory.arm, memory.observed_at_ns, answered_ns=memory.answered_ns, counts=memory.counts)
         self._state, self._reason = GateState.ARMED, ""
+        self._taken_over = False
         return ""
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether a human commands."""
+        return self._taken_over
+
+    def take_over(self, taken_over: bool) -> None:
+        """A human takes the arm from the policy, or gives it back.
+
+        Nothing jumps: deltas add to the same target whoever commands, and the seam limits hold across the change.
+        """
+        self._taken_over = taken_over
 
     def observe(self, arm: ArmState, now_ns: int) -> None:
         """Take in where the arm is; a stamp that runs backwards or an overload stops it."""
@@ -292,6 +306,8 @@ class CommandGate:
         memory, arm = self._memory, self._memory.arm
         if self._state in (GateState.ESTOP, GateState.STOPPED, GateState.DISARMED):
             return self._drop(command, self._state.value)
+        if self._taken_over != (command.source == "teleop"):
+            return self._drop(command, "taken_over" if self._taken_over else "not_taken_over")
         if arm is None:
             return self._drop(command, "no_observation")
         age_ns = arm.stamp_ns - command.stamp_ns

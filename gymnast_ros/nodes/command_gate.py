@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import rclpy.clock
 from rclpy.clock import ClockType
 from rclpy.node import Node
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import ConfigError, ShapeError
+from gymnast_core.flight import FlightRecorder
 from gymnast_core.safety import Command, CommandGate, Decision, GateLimits, GateState
+from gymnast_core.types import ByteArray
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import from_target
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
@@ -28,7 +33,8 @@ class CommandGateNode(Node):  # type: ignore[misc]
         settings = self._settings = Settings(self)
         _declare(settings)
         self.gate = CommandGate(limits_from(settings), armed=settings["armed_at_start"])
-        self._waiting: tuple[JointState, str] | None = None
+        self._waiting: dict[str, JointState] = {}
+        self._overridden: JointState | None = None
         self._arm_command = self.create_publisher(JointState, topics.ARM_COMMAND, topics.STREAM)
         self._report = self.create_publisher(String, topics.GATE_REPORT, topics.STREAM)
         self._status = LatchedJson(self, topics.GATE_STATUS)
@@ -37,14 +43,32 @@ class CommandGateNode(Node):  # type: ignore[misc]
             self.create_subscription(
                 JointState, topic, lambda message, source=source: self._on_command(message, source), topics.STREAM
             )
+        self.create_subscription(Bool, topics.TAKE_OVER, self._on_take_over, topics.LATCHED)
         steady = rclpy.clock.Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(self.gate.limits.spec.step_s / 2, self._tick, clock=steady)
         self._diagnostics = Diagnostics(self, "gate", self._health)
+        self._flight = FlightRecorder(Path(settings["record_folder"])) if settings["record_folder"] else None
+        self._reported = self.gate.state
+        for topic in settings["record_images"]:
+            self.create_subscription(Image, topic, partial(self._on_image, topic), topics.STREAM)
         self.publish_status()
 
     def publish_status(self) -> None:
-        """Latch the state for whoever comes late."""
-        self._status.publish({"state": self.gate.state.value, "reason": self.gate.reason})
+        """Latch the state for whoever comes late; a stop is also written down."""
+        state = self.gate.state
+        self._status.publish({"state": state.value, "reason": self.gate.reason})
+        if state is not self._reported:
+            self._reported = state
+            self._note("state", {"state": state.value, "reason": self.gate.reason})
+            if state in (GateState.ESTOP, GateState.STOPPED, GateState.HOLDING) and self._flight is not None:
+                threading.Thread(target=self._flight.write, args=(f"flight-{state.value}-{time.time_ns()}",)).start()
+
+    def _note(self, topic: str, values: dict[str, Any] | ByteArray) -> None:
+        if self._flight is not None:
+            self._flight.note(topic, time.time_ns(), values)
+
+    def _on_image(self, topic: str, message: Image) -> None:
+        self._note(topic, messages.from_image(message))
 
     def _on_target(self, message: JointState) -> None:
         try:
@@ -54,23 +78,43 @@ class CommandGateNode(Node):  # type: ignore[misc]
             self.publish_status()
             return
         self.gate.observe(arm, time.monotonic_ns())
-        if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            self._on_command(*waiting)
+        self._note(
+            "state/arm",
+            {
+                "stamp_ns": arm.stamp_ns,
+                "position_m": arm.target.position_m.tolist(),
+                "joints_rad": arm.target_joints_J.tolist(),
+                "gripper": arm.target.gripper,
+                "effort": [] if arm.effort_J is None else arm.effort_J.tolist(),
+            },
+        )
+        waiting, self._waiting = self._waiting, {}
+        for source, command in waiting.items():
+            self._on_command(command, source)
         self.publish_status()
 
     def _on_command(self, message: JointState, source: str) -> None:
         stamp_ns = messages.to_ns(message.header.stamp)
         arm = self.gate.arm
         if arm is None or stamp_ns > arm.stamp_ns:
-            self._waiting = (message, source)  # the frame overtook the arm state; decide when that is here
+            self._waiting[source] = message  # the frame overtook the arm state; decide when that is here
             return
         try:
             action_A = messages.from_named(message, topics.ACTION_NAMES)
         except ShapeError as error:
             self.get_logger().warning(f"command refused error={error}", throttle_duration_sec=1.0)
             return
+        if self.gate.taken_over and source == "policy":
+            self._overridden = message
+        self._note(f"wanted/{source}", {"stamp_ns": stamp_ns, "action": action_A.tolist()})
         self._send(self.gate.decide(Command(action_A, stamp_ns, source), time.monotonic_ns()))
+
+    def _on_take_over(self, message: Bool) -> None:
+        self.gate.take_over(message.data)
+        overridden, self._overridden = self._overridden, None
+        if overridden is not None and not message.data:
+            self._on_command(overridden, "policy")  # nobody else answers that observation any more
+        self._note("take_over", {"human": message.data})
 
     def _tick(self) -> None:
         decision = self.gate.tick(time.monotonic_ns())
@@ -79,6 +123,8 @@ class CommandGateNode(Node):  # type: ignore[misc]
         self.publish_status()
 
     def _send(self, decision: Decision) -> None:
+        told = None if decision.action_A is None else decision.action_A.tolist()
+        self._note("decision", {"verdict": decision.verdict.value, "reasons": list(decision.reasons), "action": told})
         if decision.action_A is not None and self.gate.state is not GateState.ESTOP:
             message = messages.to_action(decision.action_A, decision.stamp_ns)
             message.header.frame_id = decision.source
@@ -130,6 +176,8 @@ class EstopNode(Node):  # type: ignore[misc]
 def _declare(settings: Settings) -> None:
     defaults = GateLimits()
     declare = settings.declare
+    declare("record_folder", "", "where flight records go; empty keeps none", read_only=True)
+    declare("record_images", [], "image topics in flight records; one more copy of every frame", read_only=True)
     declare("armed_at_start", False, "open without re_arm; for the simulator only", read_only=True)
     declare("workspace_low_m", list(defaults.workspace_low_m), "lower corner of the task's box, base_link [m]")
     declare("workspace_high_m", list(defaults.workspace_high_m), "upper corner [m]")

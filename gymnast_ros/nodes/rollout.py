@@ -50,6 +50,9 @@ class RolloutNode(Node):  # type: ignore[misc]
             ("evaluate", partial(self._start, "evaluate", self._evaluate)),
             ("cancel", self._cancel),
             ("label", self._label),
+            ("label_success", partial(self._give, "success")),
+            ("label_failure", partial(self._give, "failure")),
+            ("discard", partial(self._give, "discard")),
         ):
             self.create_service(Trigger, f"~/{name}", handler)
         self._diagnostics = Diagnostics(self, settings["robot_name"], self._health)
@@ -150,8 +153,11 @@ class RolloutNode(Node):  # type: ignore[misc]
         response.message = "ending after this step" if response.success else "nothing is running"
         return response
 
-    def _label(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.message = self._desk.give(self._settings["label"], self._settings["labelled_by"])
+    def _label(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._give(self._settings["label"], request, response)
+
+    def _give(self, label: str, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.message = self._desk.give(label, self._settings["labelled_by"])
         response.success = not response.message
         return response
 

@@ -16,7 +16,6 @@ from std_srvs.srv import Trigger
 from gymnast_core.env import Env
 from gymnast_core.errors import GymnastError
 from gymnast_core.kinematics import EndEffectorTarget
-from gymnast_core.safety import hold_action
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import ArmDescription, ArmPort, ArmReport
@@ -50,7 +49,7 @@ class World(Env, Protocol):
 
 
 class SimWorld(Node):  # type: ignore[misc]
-    """Owns one World; steps it only when the gate commands (lockstep) or every 0.2 s (paced)."""
+    """Owns one World and steps it only when the gate commands; paced, no sooner than every 0.2 s of wall clock."""
 
     def __init__(self, world: World, **node: object) -> None:
         super().__init__(topics.ARM_NODE, **node)
@@ -59,7 +58,7 @@ class SimWorld(Node):  # type: ignore[misc]
         settings.declare("instruction", "lift the red cube", "task of the next episode", check=_not_blank)
         settings.declare("seed", 0, "start state of the next episode", low=0, high=2**53)
         settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
-        settings.declare("paced", False, "5 Hz wall-clock steps instead of lockstep", read_only=True)
+        settings.declare("paced", False, "no faster than 5 Hz of wall clock, for watching", read_only=True)
         spec = world.spec
         self._port = ArmPort(
             self,
@@ -106,22 +105,15 @@ class SimWorld(Node):  # type: ignore[misc]
             self.get_logger().warning(
                 f"command dropped answers_ns={stamp_ns} now_ns={self._stamp_ns}", throttle_duration_sec=5.0
             )
-        elif self._settings_paced:
+        elif self._settings["paced"]:
             self._pending = (action_A, source)
         else:
             self._step(action_A, source)
 
-    @property
-    def _settings_paced(self) -> bool:
-        return bool(self._settings["paced"])
-
     def _tick(self) -> None:
-        if self._result is None or self._result.done_B.all():
-            return
-        hold = (hold_action(self._world.arm_target()[0]), "hold")
-        action_A, source = self._pending or hold
-        self._pending = None
-        self._step(action_A, source)
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._step(*pending)
 
     def _step(self, action_A: FloatArray, source: str) -> None:
         if self._result is None or self._result.done_B.all():

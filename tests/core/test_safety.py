@@ -341,3 +341,17 @@ def test_clearance_of_a_gripper_pointing_down_is_that_of_its_palm() -> None:
     joints = kinematics.inverse((0.28, 0.0, 0.10), DEFAULT_ROTATION, GUESS_J, tolerance_m=1e-7)
     assert clearance(joints).table_m == pytest.approx(0.10 + 0.066 - 0.02, abs=1e-4)
     assert clearance(joints, table_height_m=0.05).table_m == pytest.approx(0.096, abs=1e-4)
+
+
+def test_human_takes_over_and_gives_back_without_a_jump() -> None:
+    gate = armed(GateLimits(max_change_m=0.06))
+    gate.take_over(True)
+    assert decide(gate, action(dx=0.05)).reasons == ("taken_over",)
+    human = gate.decide(Command(action(dx=0.05), SECOND, "teleop"), 1)
+    assert (human.verdict, human.source) == (Verdict.FORWARDED, "teleop")
+    gate.take_over(False)
+    gate.observe(arm_at(stamp_ns=2 * SECOND), 2)
+    assert gate.decide(Command(action(), 2 * SECOND, "teleop"), 2).reasons == ("not_taken_over",)
+    back = decide(gate, action(dx=-0.05), stamp_ns=2 * SECOND)
+    assert (back.reasons, back.source) == (("seam",), "policy")
+    assert back.action_A[0] == pytest.approx(-0.01, abs=1e-6)

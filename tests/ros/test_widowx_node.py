@@ -71,12 +71,18 @@ def graph(domain_id, faults, tmp_path_factory) -> Iterator[Graph]:
         domain_id=domain_id,
         parameters={
             "arm": {
-                "vendor": "tests.ros.standin", "autostart": True, "max_steps": 10,
-                "camera_topics": ["/blue/image_raw"], "camera_reliability": "reliable", "camera_max_frozen_s": 1.0, "camera_max_age_s": 3.0, "joint_max_age_s": 1.0,
+                "vendor": "tests.ros.standin",
+                "autostart": True,
+                "max_steps": 10,
+                "camera_topics": ["/blue/image_raw"],
+                "camera_reliability": "reliable",
+                "camera_max_frozen_s": 1.0,
+                "camera_max_age_s": 3.0,
+                "joint_max_age_s": 1.0,
             },
             "rollout": {"label_timeout_s": 0.0},
         },
-    )  # fmt: skip
+    )
     with Graph(config) as running:
         yield running
         codes = running.stop()

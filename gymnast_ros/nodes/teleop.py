@@ -1,0 +1,113 @@
+"""Joystick, SpaceMouse or keyboard (sensor_msgs/Joy): demonstrate, take over a running policy, stop, label."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import JointState, Joy
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from gymnast_core.safety import ArmState
+from gymnast_core.teleop import Event, Mapping, Stick
+from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.arm_port import from_target
+from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
+
+SERVICES = {
+    Event.ESTOP: topics.ESTOP,
+    Event.RE_ARM: topics.RE_ARM,
+    Event.START: "rollout/run_episode",
+    Event.SUCCESS: "rollout/label_success",
+    Event.FAILURE: "rollout/label_failure",
+    Event.DISCARD: "rollout/discard",
+}
+
+
+class Teleop(Node):  # type: ignore[misc]
+    """Answers every observation while a human holds the take-over button; the gate decides what passes."""
+
+    def __init__(self, **node: Any) -> None:
+        super().__init__("teleop", **node)
+        settings = self._settings = Settings(self)
+        defaults = Mapping()
+        settings.declare("axes", list(defaults.axes), "joystick axes of dx dy dz droll dpitch dyaw; -1 is unused")
+        settings.declare("signs", list(defaults.signs), "+1 or -1 per axis")
+        settings.declare("share", defaults.share, "of the step limits at full deflection", low=0.01, high=1.0)
+        settings.declare("dead_zone", defaults.dead_zone, "smaller deflections are rest", low=0.0, high=0.9)
+        settings.declare("max_silence_s", 0.5, "a device silent for longer gives control back", low=0.1, high=10.0)
+        self._stick = Stick(
+            Mapping(tuple(settings["axes"]), tuple(settings["signs"]), settings["share"], settings["dead_zone"])
+        )
+        self._commands = self.create_publisher(JointState, topics.TELEOP_COMMAND, topics.STREAM)
+        self._take_over = self.create_publisher(Bool, topics.TAKE_OVER, topics.LATCHED)
+        self._callers = {event: self.create_client(Trigger, name) for event, name in SERVICES.items()}
+        self.create_subscription(Joy, "joy", self._on_joy, topics.STREAM)
+        self.create_subscription(JointState, topics.TARGET, self._on_arm, topics.STREAM)
+        self._arm: ArmState | None = None
+        self._joy: Joy | None = None
+        self._wish_A = np.zeros(7, np.float32)
+        self._heard_s = 0.0
+        self._taking_over = False
+        self.create_timer(0.1, self._watch)
+        self._diagnostics = Diagnostics(self, "teleop", self._health)
+
+    def stop(self) -> None:
+        """Give control back."""
+        self._announce(False)
+
+    def _on_joy(self, message: Joy) -> None:
+        self._joy, self._heard_s = message, time.monotonic()
+        wish = self._stick.read(message.axes, message.buttons, self._gripper())
+        self._announce(wish.taking_over)
+        for event in wish.events:
+            self._call(event)
+        self._wish_A = wish.action_A
+        if self._arm is not None and wish.taking_over:
+            self._commands.publish(messages.to_action(self._wish_A, self._arm.stamp_ns))
+
+    def _on_arm(self, message: JointState) -> None:
+        self._arm = from_target(message)
+        if self._taking_over and self._arm.running:
+            self._commands.publish(messages.to_action(self._wish_A, self._arm.stamp_ns))
+
+    def _watch(self) -> None:
+        if self._taking_over and time.monotonic() - self._heard_s > self._settings["max_silence_s"]:
+            self.get_logger().warning("joystick silent; control given back")
+            self._announce(False)
+
+    def _announce(self, taking_over: bool) -> None:
+        if taking_over != self._taking_over:
+            self._taking_over = taking_over
+            self._take_over.publish(Bool(data=taking_over))
+
+    def _call(self, event: Event) -> None:
+        client = self._callers[event]
+        if not client.service_is_ready():
+            self.get_logger().warning(f"nobody offers {SERVICES[event]}")
+            return
+        client.call_async(Trigger.Request()).add_done_callback(partial(self._answered, event))
+
+    def _answered(self, event: Event, future: Any) -> None:
+        answer = future.result()
+        self.get_logger().info(f"{event.value} success={answer.success} message={answer.message}")
+
+    def _gripper(self) -> float:
+        return 1.0 if self._arm is None else self._arm.target.gripper
+
+    def _health(self) -> tuple[int, str, dict[str, object]]:
+        message = "human commands" if self._taking_over else "watching"
+        return 0, message, {"joystick": self._joy is not None}
+
+
+def main() -> int:
+    """Run the node."""
+    return run(Teleop)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

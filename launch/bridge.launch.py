@@ -1,0 +1,72 @@
+"""ros2 launch gymnast_ros bridge.launch.py robot:=sim|widowx ...; the graph itself is gymnast_ros/graph.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, SetEnvironmentVariable
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from gymnast_ros.graph import (
+    ARGUMENTS,
+    ESCALATE_AFTER_S,
+    RESPAWN_DELAY_S,
+    ExternalSpec,
+    GraphConfig,
+    NodeSpec,
+    config_from,
+    external,
+    graph,
+)
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments, then start what they describe."""
+    declared = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=argument.default,
+            description=argument.description,
+            choices=list(argument.choices) or None,
+        )
+        for argument in ARGUMENTS
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Check the arguments and return the actions."""
+    config = config_from({argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS})
+    actions: list[LaunchDescriptionEntity] = [SetEnvironmentVariable("OMP_NUM_THREADS", "1")]
+    if config.domain_id is not None:
+        actions.append(SetEnvironmentVariable("ROS_DOMAIN_ID", str(config.domain_id)))
+    actions += [_include(spec) for spec in external(config)]
+    actions += [_node(spec, config) for spec in graph(config)]
+    return actions
+
+
+def _node(spec: NodeSpec, config: GraphConfig) -> Node:
+    return Node(
+        package="gymnast_ros",
+        executable=spec.executable,
+        name=spec.name,
+        namespace=spec.namespace,
+        parameters=[dict(spec.parameters)],
+        remappings=list(spec.remaps.items()),
+        respawn=spec.respawn,
+        respawn_delay=RESPAWN_DELAY_S,
+        sigterm_timeout=str(ESCALATE_AFTER_S[config.robot]),
+        sigkill_timeout=str(ESCALATE_AFTER_S[config.robot]),
+        output="both",
+    )
+
+
+def _include(spec: ExternalSpec) -> IncludeLaunchDescription:
+    path = Path(get_package_share_directory(spec.package)) / spec.path
+    return IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(path)), launch_arguments=list(spec.arguments.items())
+    )

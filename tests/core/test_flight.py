@@ -1,0 +1,65 @@
+"""The flight recorder keeps a window and writes files that MCAP readers open."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from mcap.reader import make_reader
+
+from gymnast_core.cameras import CameraLimits, CameraWatch, Frame
+from gymnast_core.errors import StaleCommandError
+from gymnast_core.flight import FlightRecorder
+
+SECOND = 1_000_000_000
+
+
+def test_only_the_window_is_kept_and_the_file_is_readable(tmp_path) -> None:
+    recorder = FlightRecorder(tmp_path, window_ns=3 * SECOND)
+    for second in range(10):
+        recorder.note("decision", second * SECOND, {"second": second})
+    recorder.note("camera", 9 * SECOND, np.full((8, 8, 3), 200, np.uint8))
+    path = recorder.write("flight-estop")
+    with path.open("rb") as file:
+        found = [
+            (channel.topic, message.log_time, json.loads(message.data))
+            for _, channel, message in make_reader(file).iter_messages()
+        ]
+    assert [body["second"] for topic, _, body in found if topic == "decision"] == [6, 7, 8, 9]
+    (picture,) = (body for topic, _, body in found if topic == "camera")
+    assert picture["format"] == "jpeg"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_old_records_make_room(tmp_path) -> None:
+    recorder = FlightRecorder(tmp_path, keep_files=2)
+    recorder.note("decision", 0, {})
+    for _ in range(4):
+        recorder.write("flight")
+    assert len(list(tmp_path.glob("*.mcap"))) == 2
+
+
+def frame(value: int, stamp_ns: int) -> Frame:
+    return Frame(np.full((4, 4, 3), value, np.uint8), stamp_ns)
+
+
+def problem(watch: CameraWatch, now_ns: int) -> str:
+    try:
+        watch.newest(now_ns)
+    except StaleCommandError as error:
+        return str(error)
+    return ""
+
+
+def test_camera_that_is_silent_late_frozen_or_out_of_step_is_named() -> None:
+    watch = CameraWatch(("left", "right"), CameraLimits(SECOND // 2, SECOND, SECOND // 10))
+    assert "'left' has sent nothing" in problem(watch, 0)
+    watch.put("left", frame(1, SECOND))
+    watch.put("right", frame(1, SECOND + SECOND // 20))
+    assert problem(watch, SECOND + SECOND // 10) == ""
+    assert "'left' is 0.60 s old" in problem(watch, SECOND + 6 * SECOND // 10)
+    watch.put("left", frame(2, 2 * SECOND + SECOND // 5))
+    watch.put("right", frame(1, 2 * SECOND + SECOND // 5))
+    assert "'right' shows the same picture for 1.1 s" in problem(watch, 2 * SECOND + SECOND // 5)
+    watch.put("right", frame(3, 2 * SECOND))
+    assert "200 ms apart" in problem(watch, 2 * SECOND + SECOND // 5)

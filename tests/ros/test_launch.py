@@ -1,0 +1,175 @@
+"""The launch files describe the graph that the ROS-less starter runs, and refuse what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from gymnast_core.errors import ConfigError
+from gymnast_ros.graph import ARGUMENTS, GraphConfig, config_from, evaluation_command, external, graph
+from gymnast_ros.nodes import evaluate_once
+from tests.ros.fake_launch import install
+
+ROOT = Path(__file__).parents[2]
+REAL = importlib.util.find_spec("launch_ros") is not None
+"""Not "launch": our own folder of that name would answer."""
+
+
+@pytest.fixture
+def launch_modules(monkeypatch) -> None:
+    if REAL:
+        pytest.skip("the real launch executes these files; see test_launch_files_execute")
+    for name, module in install().items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.fixture
+def bridge(launch_modules) -> ModuleType:
+    return load("bridge.launch.py")
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name.replace(".", "_"), ROOT / "launch" / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def texts(**changes: str) -> dict[str, str]:
+    return {argument.name: argument.default for argument in ARGUMENTS} | changes
+
+
+def nodes(actions: list[Any]) -> dict[str, dict[str, Any]]:
+    return {action.named["name"]: action.named for action in actions if type(action).__name__ == "Node"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"trainer": "cloud:50051", "identity": "/id", "namespace": "left"},
+        {"robot": "widowx", "camera": "realsense", "teleop": "true", "instruction": "close the drawer"},
+    ],
+)
+def test_launch_file_starts_the_graph_of_the_starter(bridge, arguments) -> None:
+    context = texts(**arguments)
+    started = nodes(bridge.start(context))
+    wanted = graph(config_from(context))
+    assert list(started) == [spec.name for spec in wanted]
+    for spec in wanted:
+        node = started[spec.name]
+        assert node["package"] == "gymnast_ros"
+        assert node["executable"] == spec.executable
+        assert node["namespace"] == spec.namespace
+        assert node["parameters"] == [dict(spec.parameters)]
+        assert node["respawn"] == spec.respawn
+
+
+def test_every_executable_is_a_console_script_and_a_module() -> None:
+    scripts = (ROOT / "setup.py").read_text()
+    for robot in ("sim", "widowx"):
+        for spec in graph(GraphConfig(Path("x"), robot=robot, trainer="t:1", insecure=True, teleop=True)):
+            assert f'"{spec.executable}"' in scripts
+            assert importlib.util.find_spec(f"gymnast_ros.nodes.{spec.executable}") is not None
+
+
+def test_real_arm_gets_time_to_lie_down_and_is_not_respawned(bridge) -> None:
+    node = nodes(bridge.start(texts(robot="widowx")))["arm"]
+    assert float(node["sigterm_timeout"]) >= 20.0
+    assert node["respawn"] is False
+
+
+def test_real_arm_brings_the_vendors_launch_file_and_its_camera(bridge) -> None:
+    included = [
+        action.positional[0].positional[0]
+        for action in bridge.start(texts(robot="widowx", camera="usb_cam"))
+        if type(action).__name__ == "IncludeLaunchDescription"
+    ]
+    assert included == [
+        "/share/interbotix_xsarm_control/launch/xsarm_control.launch.py",
+        "/share/usb_cam/launch/camera.launch.py",
+    ]
+    assert external(config_from(texts())) == ()
+
+
+def test_launch_declares_every_argument_with_its_choices(bridge) -> None:
+    declared = bridge.generate_launch_description().positional[0][:-1]
+    assert [action.positional[0] for action in declared] == [argument.name for argument in ARGUMENTS]
+    assert all(action.named["description"] for action in declared)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"robot": "ur5"}, "robot:='ur5'"),
+        ({"trainer": "cloud:1"}, "needs identity"),
+        ({"domain": "x"}, "domain:='x'"),
+        ({"domain": "300"}, "0..232"),
+        ({"camera": "usb_cam"}, "simulated arm brings its own camera"),
+        ({"robot": "widowx", "paced": "true"}, "paced"),
+        ({"color": "red"}, "unknown arguments"),
+    ],
+)
+def test_wrong_argument_is_refused_by_name(arguments, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_from(texts(**arguments))
+
+
+def test_evaluate_launch_starts_graph_and_evaluation_and_ends(launch_modules) -> None:
+    launch_file = load("evaluate.launch.py")
+    context = texts(
+        tasks="lift,push", seed_start="5", seed_count="2", checkpoints="", scene="standard", json="/tmp/r.json"
+    )
+    robot, evaluation, end = launch_file.start(context)
+    assert type(robot).__name__ == "IncludeLaunchDescription"
+    command = evaluation.named["cmd"]
+    assert command[1:5] == ["-m", "gymnast_ros.nodes.evaluate_once", "--tasks", "lift,push"]
+    assert end.positional[0].named["target_action"] is evaluation
+
+
+def test_evaluation_command_is_understood_by_its_program(capsys) -> None:
+    command = evaluation_command({"tasks": "lift", "namespace": "left"})
+    with pytest.raises(SystemExit):
+        evaluate_once.main([*command[2:], "--help"])
+    assert "--seed-count" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not REAL, reason="ROS's launch is not installed")
+def test_launch_files_execute() -> None:
+    from launch import LaunchContext, LaunchDescription
+
+    for name in ("bridge.launch.py", "evaluate.launch.py"):
+        assert isinstance(load(name).generate_launch_description(), LaunchDescription)
+    context = LaunchContext()
+    context.launch_configurations.update(texts())
+    assert load("bridge.launch.py").start(context)
+
+
+def test_package_manifest_names_every_ros_package_we_import() -> None:
+    manifest = (ROOT / "package.xml").read_text()
+    ours = (
+        "rclpy",
+        "sensor_msgs",
+        "std_msgs",
+        "std_srvs",
+        "diagnostic_msgs",
+        "rosgraph_msgs",
+        "builtin_interfaces",
+        "rcl_interfaces",
+    )
+    for package in (*ours, "launch", "launch_ros", "ament_index_python"):
+        assert f"<exec_depend>{package}</exec_depend>" in manifest
+    assert "<build_type>ament_python</build_type>" in manifest
+    assert (ROOT / "resource" / "gymnast_ros").exists()
+    assert "lib/gymnast_ros" in (ROOT / "setup.cfg").read_text()
+
+
+def test_configuration_files_name_declared_parameters() -> None:
+    for path in sorted((ROOT / "config").glob("*.yaml")):
+        assert yaml.safe_load(path.read_text()), path

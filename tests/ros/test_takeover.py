@@ -1,0 +1,103 @@
+"""A human takes a running policy's arm over topics and gives it back; every step says who commanded it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mcap.reader import make_reader
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import JointState, Joy
+
+from gymnast_core.episodes import read_episode
+from gymnast_ros.bringup import Graph, GraphConfig
+from gymnast_ros.nodes import topics
+from gymnast_ros.nodes.client import GraphClient
+from tests.ros.conftest import wait_until
+
+
+@pytest.fixture(scope="module")
+def graph(domain_id, tmp_path_factory) -> Iterator[Graph]:
+    config = GraphConfig(folder=tmp_path_factory.mktemp("robot"), domain_id=domain_id, teleop=True, paced=True)
+    with Graph(config) as running:
+        yield running
+
+
+class Hand:
+    """A joystick that repeats what it is told at 50 Hz."""
+
+    def __init__(self, context: object) -> None:
+        self.axes, self.buttons = [0.0] * 6, [0] * 8
+        self._node = Node("hand", context=context)
+        self._publisher = self._node.create_publisher(Joy, "joy", topics.STREAM)
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self._node)
+        self.executed: list[str] = []
+        self._node.create_subscription(
+            JointState, topics.EXECUTED, lambda message: self.executed.append(message.header.frame_id), topics.STREAM
+        )
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closing.wait(0.02):
+            self._publisher.publish(Joy(axes=list(self.axes), buttons=list(self.buttons)))
+            self._executor.spin_once(timeout_sec=0.0)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+
+@pytest.fixture
+def hand(context) -> Iterator[Hand]:
+    hand = Hand(context)
+    yield hand
+    hand.close()
+
+
+def test_takeover_is_recorded_step_by_step_and_the_policy_gets_the_arm_back(
+    graph, client: GraphClient, hand, replay
+) -> None:
+    policy = replay(np.tile([0, 0.01, 0, 0, 0, 0, 1.0], (15, 1)))
+    client.set("rollout", {"instruction": "lift", "seed": 4, "checkpoint": policy, "record": True})
+    run_id = client.call("rollout/run_episode")
+    wait_until(lambda: client.status.get("state") == "running", 10.0, "the episode")
+    hand.axes, hand.buttons = [0.0, -1.0, 0, 0, 0, 0], [1] + [0] * 7
+    wait_until(lambda: hand.executed.count("teleop") >= 3, 20.0, "steps of the human")
+    hand.buttons = [0] * 8
+    row = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 30.0)["episode"]
+    assert row["steps"] == 15
+    assert 1 <= row["teleop_steps"] <= 14, row
+    (path,) = (graph.config.folder / "spool" / "pending").glob(f"{row['episode_id']}*")
+    episode = read_episode(path)
+    sources = episode.metadata["sources"]
+    assert len(sources) == 15
+    for source, told_A in zip(sources, episode.actions_TA, strict=True):
+        if source == "teleop":
+            assert told_A[0] == pytest.approx(-0.03, abs=1e-3)
+        elif source == "policy":
+            assert told_A[1] == pytest.approx(0.01, abs=1e-3)
+    assert sources[-1] in ("policy", "hold")
+
+
+def test_stop_button_wins_and_the_flight_recorder_tells_the_last_seconds(graph, client: GraphClient, hand) -> None:
+    hand.buttons = [0, 0, 1, 0, 0, 0, 0, 0]
+    client.wait_for(topics.GATE_STATUS, lambda status: status["state"] == "estop", 20.0)
+    folder: Path = graph.config.folder / "flight"
+    wait_until(lambda: any(folder.glob("flight-estop-*.mcap")), 10.0, "flight record")
+    (path,) = folder.glob("flight-estop-*.mcap")
+    with path.open("rb") as file:
+        notes = [(channel.topic, json.loads(message.data)) for _, channel, message in make_reader(file).iter_messages()]
+    assert {"state/arm", "wanted/teleop", "decision", "state"} <= {topic for topic, _ in notes}
+    assert {"state": "estop", "reason": "estop service called"} in [note for topic, note in notes if topic == "state"]
+    hand.buttons = [0] * 8
+    client.re_arm()
