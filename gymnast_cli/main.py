@@ -17,6 +17,7 @@ from gymnast_core.errors import (
     GymnastError,
     NotTrustedError,
     SafetyError,
+    StorageError,
     TransientBridgeError,
 )
 
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except GymnastError as error:
         return _report(error, args.json, console)
+    except OSError as error:
+        return _report(StorageError(str(error)), args.json, console)
 
 
 def _report(error: GymnastError, as_json: bool, console: Console) -> int:

@@ -130,8 +130,7 @@ def _film(episode: Episode, path: Path, most: int = 8) -> Path:
     frames = next(iter(episode.images.values()))
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).astype(int))
     strip = np.concatenate([frames[index] for index in chosen], axis=1)
-    if not cv2.imwrite(str(path), np.ascontiguousarray(strip[..., ::-1])):
-        raise ConfigError(f"cannot write {path}; name a .png or .jpg file in an existing folder")
+    path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(strip[..., ::-1]))[1].tobytes())
     return path
 
 

@@ -68,4 +68,6 @@ def test_episode_file_is_shown_without_a_trainer(files: Path, tmp_path: Path, ca
     assert main(["--json", "episodes", "show", str(path), "--film", str(tmp_path / "film.png")]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["episode_id"], shown["steps"], shown["outcome"]) == ("fake-0", 15, "failure")
-    assert main(["episodes", "show", str(path), "--film", str(tmp_path / "film.nothing")]) == 2
+    assert (tmp_path / "film.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["episodes", "show", str(path), "--film", str(tmp_path / "no" / "film.png")]) == 1
+    assert "No such file or directory" in capsys.readouterr().out
