@@ -1,22 +1,29 @@
 """ament_python entry: what colcon installs. Dependencies live in pyproject.toml (pip) and package.xml (rosdep)."""
 
-from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_ros"
+OURS = ("gymnast_core", PACKAGE, "cloud_trainer", "gymnast_cli")
 NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop")
+
+
+def files(pattern: str) -> list[str]:
+    """Files of this folder, as setuptools wants them: relative."""
+    return sorted(str(path) for path in Path().glob(pattern))
+
 
 setup(
     name=PACKAGE,
     version="0.1.0",
-    packages=find_packages(include=[f"{top}{sub}" for top in ("gymnast_core", PACKAGE, "cloud_trainer", "gymnast_cli") for sub in ("", ".*")]),
+    packages=find_packages(include=[f"{top}{sub}" for top in OURS for sub in ("", ".*")]),
     package_data={"": ["*.html", "*.css", "*.js", "*.svg", "py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
-        (f"share/{PACKAGE}/launch", sorted(glob("launch/*.launch.py"))),
-        (f"share/{PACKAGE}/config", sorted(glob("config/*.*"))),
+        (f"share/{PACKAGE}/launch", files("launch/*.launch.py")),
+        (f"share/{PACKAGE}/config", files("config/*.*")),
     ],
     entry_points={
         "console_scripts": [

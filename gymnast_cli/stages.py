@@ -86,8 +86,9 @@ class Stages:
                 self._progress.remove_task(bar)
         record = StageRecord(name, round(time.monotonic() - started, 2), memory.peak_bytes)
         self.records.append(record)
+        gibibytes = record.peak_memory_bytes / 2**30
         self.console.print(
-            f"[green]done[/] {name:<44} {record.seconds:7.1f} s  {record.peak_memory_bytes / 2**30:4.1f} GiB  {note_of['note']}",
+            f"[green]done[/] {name:<44} {record.seconds:7.1f} s {gibibytes:5.1f} GiB  {note_of['note']}",
             highlight=False,
         )
 

@@ -54,7 +54,7 @@ class Manifest:
 
     @property
     def id(self) -> str:
-        """kind + the first 16 hex digits of the SHA-256 of the canonical manifest."""
+        """Return the kind and the first 16 hex digits of the SHA-256 of the canonical manifest."""
         return f"{self.kind}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}"
 
     def to_bytes(self) -> bytes:
@@ -120,7 +120,9 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.from_bytes(path.read_bytes())
 
 
-def read_checkpoint(folder: Path, *, kind: str | None = None, architecture: str | None = None) -> tuple[Manifest, bytes]:
+def read_checkpoint(
+    folder: Path, *, kind: str | None = None, architecture: str | None = None
+) -> tuple[Manifest, bytes]:
     """Read and verify a checkpoint; returns its manifest and the safetensors bytes.
 
     Raises:
