@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -155,7 +156,8 @@ class SceneEngine:
             return Trust(False, reason, figures)
         clips = self._clips(instruction)
         report = audit(self._model(clips), LearnedJudge.load(self.shelf.path(self.judge)), clips)
-        figures |= {name: value for name, value in report.to_json().items() if isinstance(value, (int, float))}
+        told = report.to_json().items()
+        figures |= {name: value for name, value in told if isinstance(value, (int, float)) and math.isfinite(value)}
         try:
             check_audit(report, self.bounds)
         except NotTrustedError as refusal:

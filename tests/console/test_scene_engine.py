@@ -1,0 +1,117 @@
+"""The real engine on the shipped checkpoints: dream, audit, GRPO job, canary, with the simulator as the robot."""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
+from cloud_trainer.jobs.scene_adaptation import Budget, SceneAdaptation, Stage
+from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.world_model.audit_compact import AuditBounds
+from gymnast_cli.scene_engine import SceneEngine
+from gymnast_core.episodes import read_summary, write_episode
+from gymnast_core.episodes.spool import file_digest
+from gymnast_core.policies import load_policy
+from gymnast_core.scene import SceneBook
+from gymnast_core.sequential import SequentialRule
+from gymnast_ros.sim.collect import collect
+from tests.console.simulated import arm
+
+SHIPPED = Path(__file__).parents[2] / "checkpoints"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (SHIPPED / "policy").is_dir(), reason="needs the shipped checkpoints: make pretrain"),
+]
+
+
+class SimRobot:
+    """A robot whose nodes are this process: same contract as GraphClient, the simulator behind it."""
+
+    def __init__(self, service: Service, shelf: Shelf, policy: str, made: Path) -> None:
+        self.service, self.shelf, self.policy_version, self.made = service, shelf, policy, made
+
+    def _run(self, instruction, seed, scene, checkpoint, record):
+        with arm(scene) as env:
+            (episode,) = collect(env, load_policy(self.shelf.path(checkpoint)), instruction, [seed], frame_size=128)
+        episode = replace(episode, episode_id=f"{episode.episode_id}-{checkpoint[-6:]}-{time.time_ns()}")
+        if record:
+            path = write_episode(self.made, episode, robot="bridge-1", created_ns=time.time_ns())
+            digest, size, steps = file_digest(path), path.stat().st_size, read_summary(path).steps
+            self.service.blobs.put_file(path, digest)
+            known = EpisodeRow(
+                0, "default", episode.episode_id, "bridge-1", digest, size, time.time_ns(), "valid", "",
+                episode.instruction, episode.outcome.value, "operator:sim", steps, checkpoint, {"scene": scene},
+            )  # fmt: skip
+            self.service.meta.add_episodes([known])
+        return {"success": episode.outcome.value == "success", "episode_id": episode.episode_id, "truncated_reason": ""}
+
+    def evaluate(self, *, tasks, seed_start, seed_count, scene, temperature_seed, record, purpose, timeout_s):
+        seeds = range(seed_start, seed_start + seed_count)
+        return {"episodes": [self._run(tasks[0], seed, scene, self.policy_version, record) for seed in seeds]}
+
+    def run_episode(self, *, instruction, seed, scene, checkpoint, record, purpose):
+        return self._run(instruction, seed, scene, checkpoint, record)
+
+    def flush(self, timeout_s):
+        pass  # episodes are in the catalogue already
+
+    def wait_staged(self, checkpoint_ids, timeout_s):
+        assert all(self.shelf.path(name).is_dir() for name in checkpoint_ids)
+
+    def swap(self, checkpoint_id):
+        self.policy_version = checkpoint_id
+        return checkpoint_id
+
+
+def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
+    shelf = Shelf(tmp_path / "checkpoints")
+    policy, world_model, judge = (shelf.add(SHIPPED / name).id for name in ("policy", "world_model", "judge"))
+
+    def runner(context):
+        recorded = tuple(Recorded(context.episodes.path(row), row.outcome) for row in context.episodes.all())
+        inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path)
+        result = run_in_process(
+            inputs, tmp_path / "jobs", emit=lambda kind, data: context.emit(kind, **data), cancelled=context.cancelled
+        )
+        for candidate in result["candidates"]:
+            shelf.add(Path(candidate["folder"]))
+        return result
+
+    (tmp_path / "made").mkdir()
+    with Service(ServiceConfig(folder=tmp_path, insecure=True), runner) as service:
+        robot = SimRobot(service, shelf, policy, tmp_path / "made")
+        engine = SceneEngine(
+            connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes, shelf=shelf,
+            book=SceneBook(tmp_path / "scenes.json"), scene="evening", world_model=world_model, judge=judge, needed=12,
+            bounds=AuditBounds(agreement=0.0, false_success=1.0, optimism=1.0, correlation=-1.0, episodes=1),
+            config={"groups": 8, "group_size": 8, "grpo_iterations": 3, "check": False, "forgetting": 1.0},
+            rule=SequentialRule(max_pairs=6),
+        )  # fmt: skip
+        flow = SceneAdaptation.start(
+            tmp_path / "flows", engine, robot="bridge-1", instruction="lift the red cube", by="ana"
+        )
+        assert flow.wait(300)
+        assert flow.view.stage is Stage.REFUSED, flow.view.reason
+        assert "collect 11 more" in flow.view.reason
+        flow.collect(flow.view.revision, episodes=12, by="ana")
+        assert flow.wait(300)
+        assert flow.view.stage is Stage.READY, flow.view.reason
+        assert 0 <= flow.view.trust["figures"]["agreement"] <= 1
+        flow.train(flow.view.revision, budget=Budget(seconds=120, rollouts=150), mode="full", by="ana")
+        assert flow.wait(400)
+        assert flow.view.stage is Stage.PREVIEW, flow.view.reason
+        assert len(flow.view.iterations) == 3  # 150 rollouts are used up during the third 64
+        assert {path.name for path in flow.folder.glob("*.webp")} == {"start.webp", "old.webp", "new.webp"}
+        flow.approve(flow.view.revision, by="ana")
+        assert flow.wait(300)
+        assert flow.view.stage in (Stage.KEPT, Stage.REVERTED), flow.view.reason
+        kept = flow.view.stage is Stage.KEPT
+        assert robot.policy_version == (flow.view.candidate if kept else policy)
+        assert flow.view.card["n"] <= 6
+        flow.close()
+    shutil.rmtree(tmp_path / "jobs")
