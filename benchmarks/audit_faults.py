@@ -110,7 +110,12 @@ def everything_succeeds(
     return dream.round().astype(np.uint8)
 
 
-PAINTED = {"object frozen": object_frozen, "teleport": teleport, "everything succeeds": everything_succeeds}
+Paint = Callable[[AuditCase, np.random.Generator, ByteArray, Sequence[AuditCase]], ByteArray]
+PAINTED: dict[str, Paint] = {
+    "object frozen": object_frozen,
+    "teleport": teleport,
+    "everything succeeds": everything_succeeds,
+}
 TOLD = {"gripper ignored": gripper_ignored, "action one step late": one_step_late}
 
 
@@ -146,12 +151,17 @@ def dream_pools(
     for name, change in TOLD.items():
         tested[name] = imagine_cases(Obeys(dreamer, change), held[half:], draws=1, seed=seed + 1)
     background = median_background(np.stack([case.real_FHWC for case in setting if len(case.real_FHWC) == 16]))
-    rng = np.random.default_rng(seed)
     for name, paint in PAINTED.items():
-        painted = [paint(case, rng, background, setting) for case in tested[GOOD]]
-        tested[name] = [
-            replace(case, imagined_KFHWC=dream[None]) for case, dream in zip(tested[GOOD], painted, strict=True)
-        ]
+
+        def painted(case: AuditCase, number: int, paint: Paint = paint) -> AuditCase:
+            assert case.flipped_FHWC is not None  # imagine_cases dreams it unless told not to
+            other = replace(case, imagined_KFHWC=case.flipped_FHWC[None])
+            dream, flipped = (
+                paint(c, np.random.default_rng((seed, number)), background, setting) for c in (case, other)
+            )
+            return replace(case, imagined_KFHWC=dream[None], flipped_FHWC=flipped)
+
+        tested[name] = [painted(case, number) for number, case in enumerate(tested[GOOD])]
     return setting, tested
 
 

@@ -72,11 +72,13 @@ def schemes(window: int) -> list[Scheme]:
 class Rollout:
     """Makes frames by a scheme; next() makes one."""
 
-    def __init__(self, model: DiT, scheme: Scheme, network: Network, batch: int, context: Tensor) -> None:
+    def __init__(
+        self, model: DiT, scheme: Scheme, network: Network, batch: int, context: Tensor, *, static: bool = False
+    ) -> None:
         self.model, self.scheme, self.network, self.batch = model, scheme, network, batch
         self.objective, self.frames = VPrediction(), context
         self.actions = torch.zeros(batch, 1, model.config.action_dim, device=context.device, dtype=context.dtype)
-        self.sampler = RolloutSampler(model, self.objective, scheme.sampler, network=network)
+        self.sampler = RolloutSampler(model, self.objective, scheme.sampler, network=network, static=static)
         if scheme.kind == "ours":
             self.sampler.start(context, self.actions)
 
@@ -89,13 +91,13 @@ class Rollout:
         keep = self.scheme.sampler.window - 1
         self.frames, self.actions = self.frames[:, -keep:], self.actions[:, -keep:]
         self.actions = torch.cat((self.actions, action), dim=1)
-        frame, schedule = noise[:, None], noise_steps(self.scheme.sampler.steps).to(noise.device)
+        frame, schedule = noise[:, None], noise_steps(self.scheme.sampler.steps).tolist()
         caches: list[KVContext | None] = [None] * self.scheme.sampler.branches
         for index in range(self.scheme.sampler.steps, 0, -1):
-            v = [self._predict(frame, int(schedule[index]), branch, caches) for branch in range(len(caches))]
+            v = [self._predict(frame, schedule[index], branch, caches) for branch in range(len(caches))]
             guidance = self.scheme.sampler.guidance
             prediction = v[0] if len(v) == 1 else (1 - guidance) * v[1] + guidance * v[0]
-            t, t_next = (schedule[i].expand(self.batch, 1) for i in (index, index - 1))
+            t, t_next = (torch.full((self.batch, 1), schedule[i], device=frame.device) for i in (index, index - 1))
             frame = self.objective.step(frame, prediction.to(frame.dtype), t, t_next)
         self.frames = torch.cat((self.frames, frame), dim=1)
         return frame[:, 0]
@@ -128,7 +130,7 @@ class Counter:
     """Stands in for a network on the meta device: counts each kind of pass once and adds it up ever after."""
 
     def __init__(self, model: DiT) -> None:
-        self.model, self.flop, self.passes = model, 0.0, 0
+        self.model, self.flop = model, 0.0
         self._known: dict[tuple[Any, ...], float] = {}
 
     def __call__(
@@ -141,7 +143,7 @@ class Counter:
             with counter, torch.no_grad():
                 self.model(x, t, a, context=context)
             self._known[key] = float(counter.get_total_flops())
-        self.flop, self.passes = self.flop + self._known[key], self.passes + 1
+        self.flop += self._known[key]
         if written is not None:
             shape = self.model.cache_shape(x.shape[0], (x.shape[2], x.shape[3]), capacity=2)
             size = (shape.batch, shape.tokens, shape.heads, x.shape[1], shape.head_dim)
@@ -149,14 +151,14 @@ class Counter:
         return torch.empty_like(x)
 
 
-def count_flop(config: DiTConfig, scheme: Scheme, model: DiT) -> float:
-    """Return TFLOP per frame, averaged over a rollout of one world."""
-    counter = Counter(model)
-    context = torch.empty(1, 1, *LATENT, config.in_channels, device="meta")
-    rollout = Rollout(model, scheme, counter, 1, context)
-    for _ in range(ROLLOUT):
-        rollout.next(torch.empty(1, *LATENT, config.in_channels, device="meta"))
-    return counter.flop / ROLLOUT / 1e12
+def count_flop(counter: Counter, scheme: Scheme, *, latent: tuple[int, int] = LATENT, frames: int = ROLLOUT) -> float:
+    """Return FLOP per frame, averaged over a rollout of one world on the meta device."""
+    channels = counter.model.config.in_channels
+    counter.flop = 0.0
+    rollout = Rollout(counter.model, scheme, counter, 1, torch.empty(1, 1, *latent, channels, device="meta"))
+    for _ in range(frames):
+        rollout.next(torch.empty(1, *latent, channels, device="meta"))
+    return counter.flop / frames
 
 
 def time_scheme(model: DiT, scheme: Scheme, *, batch: int, frames: int, known: int, compiled: bool) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def time_scheme(model: DiT, scheme: Scheme, *, batch: int, frames: int, known: i
         return torch.randn(*lead, *size, generator=generator).to(weight.device, weight.dtype)
 
     network: Network = torch.compile(model, dynamic=scheme.kind != "ours") if compiled else model
-    rollout = Rollout(model, scheme, network, batch, noise(batch, known)[:, :1])
+    rollout = Rollout(model, scheme, network, batch, noise(batch, known)[:, :1], static=compiled)
     rollout.frames = noise(batch, known)
     rollout.actions = torch.zeros(batch, known, model.config.action_dim, device=weight.device, dtype=weight.dtype)
     if scheme.kind == "ours":
@@ -216,8 +218,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Do everything the options ask for."""
     full = DiTConfig()
     with torch.device("meta"):
-        meta = DiT(full).eval()
-    rows = [{"scheme": s.name, "tflop_per_frame": count_flop(full, s, meta)} for s in schemes(full.max_frames)]
+        counter = Counter(DiT(full).eval())
+    rows = [{"scheme": s.name, "tflop_per_frame": count_flop(counter, s) / 1e12} for s in schemes(full.max_frames)]
     config = (
         full if options.full else replace(full, dim=options.dim, num_layers=options.layers, num_heads=options.dim // 64)
     )
