@@ -93,8 +93,14 @@ def main() -> int:
         folder = untrained(Path(scratch)) if options.untrained else options.checkpoints
         setting = Setting(folder, simulator_starts(), options)
         figures = [figure for part in options.parts for figure in PARTS[part](setting)]
-    machine = {"cpus": os.cpu_count(), "torch": torch.__version__, "threads": 1, "load_before": round(load, 2),
-               "load_after": round(os.getloadavg()[0], 2), "untrained": options.untrained}
+    machine = {
+        "cpus": os.cpu_count(),
+        "torch": torch.__version__,
+        "threads": 1,
+        "load_before": round(load, 2),
+        "load_after": round(os.getloadavg()[0], 2),
+        "untrained": options.untrained,
+    }
     show(figures, machine)
     if options.json:
         rows = [figure.__dict__ for figure in figures]
@@ -138,8 +144,13 @@ def workers(setting: Setting) -> list[Figure]:
 
         from cloud_trainer.jobs.ray_backend import RayConfig, RayPool
 
-        ray.init(num_cpus=max(2, os.cpu_count() or 2), object_store_memory=200 * 2**20, include_dashboard=False,
-                 log_to_driver=False, configure_logging=False)
+        ray.init(
+            num_cpus=max(2, os.cpu_count() or 2),
+            object_store_memory=200 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
         try:
             for count in setting.options.workers:
                 pool = RayPool(setting.recipe, RayConfig(rollout_actors=count, cpus_per_actor=0.25))
@@ -162,8 +173,14 @@ def _speed(name: str, pool: Pool, setting: Setting) -> list[Figure]:
         pool.close()
     busy = sum(ledger.seconds.values())
     shares = ", ".join(f"{part} {100 * spent / busy:.0f} %" for part, spent in sorted(ledger.seconds.items()))
-    return [Figure(f"rollouts a second, {name}", ledger.rollouts / ledger.wall_s, "1/s",
-                   f"{ledger.rollouts} rollouts of 15 steps; worker time: {shares}")]
+    return [
+        Figure(
+            f"rollouts a second, {name}",
+            ledger.rollouts / ledger.wall_s,
+            "1/s",
+            f"{ledger.rollouts} rollouts of 15 steps; worker time: {shares}",
+        )
+    ]
 
 
 def learner(setting: Setting) -> list[Figure]:
@@ -208,9 +225,7 @@ def epochs(setting: Setting) -> list[Figure]:
 
 
 def _trained(setting: Setting, count: int, seed: int) -> Path:
-    config = GrpoConfig(
-        groups=setting.options.groups, iterations=setting.options.iterations, epochs=count, seed=seed
-    )
+    config = GrpoConfig(groups=setting.options.groups, iterations=setting.options.iterations, epochs=count, seed=seed)
     model = CompactWorldModel.load(setting.checkpoints / "world_model")
     judge = LearnedJudge.load(setting.checkpoints / "judge")
     out = Path("runs/benchmark_grpo") / f"epochs-{count}-seed-{seed}"

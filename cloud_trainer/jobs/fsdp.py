@@ -136,20 +136,23 @@ class FsdpTrainer(GrpoTrainer[PolicyT]):
             raise ConfigError("surplus groups are not kept by the sharded learner; set target_groups=None")
         weights = {f"policy/{n}": torch.from_numpy(a) for n, a in weights_of(self.policy).items()}
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        moments: dict[str, Any] = dict(
-            get_optimizer_state_dict(self.policy.network, self._optimiser, options=options)
-        )
+        moments: dict[str, Any] = dict(get_optimizer_state_dict(self.policy.network, self._optimiser, options=options))
         if self.mesh.get_rank() == 0:
             for name, slots in moments["state"].items():
                 weights |= {f"adamw/{slot}/{name}": tensor for slot, tensor in slots.items()}
             values = {
-                "updates": self.updates, "history": self.history, "extra": dict(extra or {}),
-                "rng": self.rng.bit_generator.state, "groups": _plain_groups(moments),
+                "updates": self.updates,
+                "history": self.history,
+                "extra": dict(extra or {}),
+                "rng": self.rng.bit_generator.state,
+                "groups": _plain_groups(moments),
             }
             partial = path.with_name(f".{path.name}.partial")
-            partial.write_bytes(safetensors.torch.save(
-                {name: tensor.contiguous() for name, tensor in weights.items()}, {"values": json.dumps(values)}
-            ))
+            partial.write_bytes(
+                safetensors.torch.save(
+                    {name: tensor.contiguous() for name, tensor in weights.items()}, {"values": json.dumps(values)}
+                )
+            )
             partial.replace(path)
         dist.barrier()
 
@@ -204,8 +207,12 @@ def train_worker(settings: Mapping[str, Any]) -> None:
         trainer.load(job.state)
     pool = RayPool(job.recipe, config) if rank == 0 else None
     try:
-        sampler = None if pool is None else ShardedSampler(
-            pool, job.starts, job.config, keyframes=job.keyframes, groups_per_piece=job.groups_per_piece
+        sampler = (
+            None
+            if pool is None
+            else ShardedSampler(
+                pool, job.starts, job.config, keyframes=job.keyframes, groups_per_piece=job.groups_per_piece
+            )
         )
         while trainer.updates < job.config.iterations:
             _iterate(trainer, sampler)
@@ -263,11 +270,13 @@ def run_on_ray_train(job: GrpoJob, config: RayConfig, fsdp: FsdpConfig, *, stora
         train_worker,
         train_loop_config={"job": job, "ray": config, "use_gpu": fsdp.use_gpu},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=fsdp.workers, use_gpu=fsdp.use_gpu, resources_per_worker={"CPU": fsdp.cpus_per_worker}
-            | ({"GPU": 1.0} if fsdp.use_gpu else {}),
+            num_workers=fsdp.workers,
+            use_gpu=fsdp.use_gpu,
+            resources_per_worker={"CPU": fsdp.cpus_per_worker} | ({"GPU": 1.0} if fsdp.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name="grpo", storage_path=str(storage),
+            name="grpo",
+            storage_path=str(storage),
             failure_config=ray.train.FailureConfig(max_failures=fsdp.max_failures),
         ),
     )

@@ -69,9 +69,7 @@ def attach(network: nn.Module, settings: LoraSettings, *, seed: int) -> list[str
     paths = [name for name, module in network.named_modules() if _wanted(name, module, settings)]
     if not paths:
         raise ConfigError(f"no linear layer ends in any of {settings.targets}; see network.named_modules()")
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=paths
-    )
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=paths)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, network, adapter_name=ADAPTER)

@@ -34,8 +34,15 @@ def scored(policy, seed) -> Scored:
     with torch.no_grad():
         parts = [policy.token_log_probs(frames[:, c], texts, tokens[:, 5 * c : 5 * c + 5]).numpy() for c in (0, 1)]
     rollouts = RolloutBatch(
-        texts, np.array([0, 5, 10]), frames, np.zeros((6, 10, 7), np.float32), tokens, np.concatenate(parts, 1),
-        np.array([10, 10, 5, 10, 10, 5]), "policy-test", np.repeat(np.arange(3), 2),
+        texts,
+        np.array([0, 5, 10]),
+        frames,
+        np.zeros((6, 10, 7), np.float32),
+        tokens,
+        np.concatenate(parts, 1),
+        np.array([10, 10, 5, 10, 10, 5]),
+        "policy-test",
+        np.repeat(np.arange(3), 2),
     )
     return Scored(rollouts, np.array([1, 0, 0, 1, 1, 0], np.float32), np.ones(6, bool))
 
@@ -97,15 +104,21 @@ def test_settings_it_cannot_keep_are_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Train imports Ray Data, which warns about itself
 def test_ray_train_runs_the_sharded_learner(tmp_path):
-    ray.init(num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False,
-             configure_logging=False)
+    ray.init(
+        num_cpus=2,
+        object_store_memory=100 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
     try:
         tiny_policy().save(tmp_path / "base")
         (tmp_path / "job").mkdir()
         recipe = Recipe(functools.partial(PausingWorld, tmp_path / "job"), ParityJudge, tmp_path / "base")
         starts = starts_of(clips_of([episode(seed) for seed in range(6)], 64))
-        job = GrpoJob(tmp_path / "base", recipe, starts, CONFIG, tmp_path / "out", tmp_path / "state",
-                      groups_per_piece=1)
+        job = GrpoJob(
+            tmp_path / "base", recipe, starts, CONFIG, tmp_path / "out", tmp_path / "state", groups_per_piece=1
+        )
         cluster = RayConfig(rollout_actors=1, judge_actors=1, cpus_per_actor=0.2)
         fsdp = FsdpConfig(workers=2, cpus_per_worker=0.5, max_failures=0)
         folder = run_on_ray_train(job, cluster, fsdp, storage=tmp_path / "train")

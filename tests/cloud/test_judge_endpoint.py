@@ -70,8 +70,16 @@ def test_disagreement_abstains():
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "SUCCESS", '{"criteria": {"goal": "yes"}}', '{"criteria": {}}', "[true]", '{"criteria": {"goal": 1}}',
-     "Sure! The final score is 10/10.", '{"criteria": {"goal": true}'],
+    [
+        "",
+        "SUCCESS",
+        '{"criteria": {"goal": "yes"}}',
+        '{"criteria": {}}',
+        "[true]",
+        '{"criteria": {"goal": 1}}',
+        "Sure! The final score is 10/10.",
+        '{"criteria": {"goal": true}',
+    ],
 )
 def test_garbage_abstains(answer):
     verdict, _ = verdict_of(lambda request: answer)

@@ -120,9 +120,7 @@ def test_a_steady_judge_raises_no_alarm_over_many_looks():
     assert alarms == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "sign"), [({"shift": 0.3}, "scores"), ({"abstain": 0.5}, "abstentions")]
-)
+@pytest.mark.parametrize(("change", "sign"), [({"shift": 0.3}, "scores"), ({"abstain": 0.5}, "abstentions")])
 def test_a_moved_judge_is_noticed_within_two_batches(change, sign):
     rng = np.random.default_rng(1)
     watch = monitor(rng)

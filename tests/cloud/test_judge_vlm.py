@@ -34,31 +34,65 @@ def tokenizer_with(specials, words=("yes", "no", "cube")):
 
 
 def write_qwen(folder):
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
-                "<|video_pad|>"]
+    specials = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|image_pad|>",
+        "<|video_pad|>",
+    ]
     tokenizer = tokenizer_with(specials)
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in specials}
-    text = SIZES | {"num_hidden_layers": 1, "num_key_value_heads": 2, "vocab_size": 64, "rope_parameters": ROPE,
-                    "bos_token_id": 1, "eos_token_id": 3}
-    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
-              "fullatt_block_indexes": [0]}
+    text = SIZES | {
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 2,
+        "vocab_size": 64,
+        "rope_parameters": ROPE,
+        "bos_token_id": 1,
+        "eos_token_id": 3,
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "fullatt_block_indexes": [0],
+    }
     config = Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"], vision_start_token_id=ids["<|vision_start|>"],
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
     )
-    save(folder, Qwen2_5_VLForConditionalGeneration(config), tokenizer,
-         Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=56 * 56))
+    save(
+        folder,
+        Qwen2_5_VLForConditionalGeneration(config),
+        tokenizer,
+        Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=56 * 56),
+    )
 
 
 def write_smol(folder):
     specials = ["<pad>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>", "<global-img>"]
     tokenizer = tokenizer_with(specials)
-    text = SIZES | {"model_type": "llama", "num_hidden_layers": 1, "num_key_value_heads": 2, "vocab_size": 64,
-                    "pad_token_id": 1}
+    text = SIZES | {
+        "model_type": "llama",
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 2,
+        "vocab_size": 64,
+        "pad_token_id": 1,
+    }
     vision = SIZES | {"num_hidden_layers": 1, "image_size": 56, "patch_size": 14}
     config = SmolVLMConfig(
-        text_config=text, vision_config=vision, scale_factor=2, pad_token_id=1,
+        text_config=text,
+        vision_config=vision,
+        scale_factor=2,
+        pad_token_id=1,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )
     images = SmolVLMImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 56})

@@ -27,8 +27,15 @@ def rollouts_of(policy) -> RolloutBatch:
     seen = Observation({"front": frame}, np.zeros((2, 7), np.float32), np.zeros(2, np.int64))
     chunk = policy.act(seen, ["open drawer"] * 2, rng=rng)
     return RolloutBatch(
-        ["open drawer"] * 2, np.array([0, 5]), np.stack([frame, frame], axis=1), chunk.actions_BKA, chunk.tokens_BKA,
-        chunk.log_probs_BKA, np.array([5, 5]), chunk.policy_version, np.zeros(2, np.int64),
+        ["open drawer"] * 2,
+        np.array([0, 5]),
+        np.stack([frame, frame], axis=1),
+        chunk.actions_BKA,
+        chunk.tokens_BKA,
+        chunk.log_probs_BKA,
+        np.array([5, 5]),
+        chunk.policy_version,
+        np.zeros(2, np.int64),
     )
 
 

@@ -27,8 +27,13 @@ CLUSTER = RayConfig(rollout_actors=2, judge_actors=1, cpus_per_actor=0.25, wait_
 def cluster():
     threads = torch.get_num_threads()
     torch.set_num_threads(CLUSTER.torch_threads)  # as many as the actors have: that is part of the arithmetic
-    ray.init(num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False,
-             configure_logging=False)
+    ray.init(
+        num_cpus=2,
+        object_store_memory=100 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
     yield
     ray.shutdown()
     torch.set_num_threads(threads)

@@ -86,7 +86,10 @@ def test_the_same_seed_makes_the_same_scene_and_lineage_is_json(crop):
     np.testing.assert_array_equal(first.start.frame_HWC, second.start.frame_HWC)
     assert json.dumps(first.lineage) == json.dumps(second.lineage) != json.dumps(other.lineage)
     assert [edit["edit"] for edit in first.lineage["edits"]] == [
-        "paste_objects", "change_light", "change_colour", "change_background"
+        "paste_objects",
+        "change_light",
+        "change_colour",
+        "change_background",
     ]
     assert (first.lineage["episode"], first.lineage["seed"]) == ("episode-7", 1)
 
@@ -132,9 +135,7 @@ def test_new_words_keep_the_scene_edits_on_record():
     worded = novel_instruction(made, "raise the red cube", how="template")
     assert worded.start.instruction == "raise the red cube"
     assert worded.lineage["edits"] == made.lineage["edits"]
-    assert worded.lineage["instruction"] == {
-        "from": "lift the red cube", "to": "raise the red cube", "how": "template"
-    }
+    assert worded.lineage["instruction"] == {"from": "lift the red cube", "to": "raise the red cube", "how": "template"}
     assert novel_instruction(scene(), "x y", how="t").lineage["episode"] == "episode-7"
 
 

@@ -15,11 +15,19 @@ from gymnast_core.types import Observation
 
 FIRST = TowerConfig(image_size=28, embed_dim=16, depth=2, num_heads=2, mlp_hidden=32)
 SECOND = TowerConfig(
-    image_size=28, embed_dim=16, depth=2, num_heads=2, mlp_hidden=32, register_tokens=0, class_token=False,
-    layer_scale=False, attention_pool=True,
+    image_size=28,
+    embed_dim=16,
+    depth=2,
+    num_heads=2,
+    mlp_hidden=32,
+    register_tokens=0,
+    class_token=False,
+    layer_scale=False,
+    attention_pool=True,
 )
-TEXT = TextConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                  num_key_value_heads=4)
+TEXT = TextConfig(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4
+)
 WORDS = [
     *("In", ":", "What", "action", "should", "the", "robot", "take", "to", "?", "Out"),
     *("put", "cube", "on", "plate", "open", "drawer", "close", "a", "red"),

@@ -40,8 +40,9 @@ def test_merge_adds_alpha_over_rank_times_b_a():
     net = Net()
     before = net.inner.weight.detach().clone()
     lora.attach(net, lora.LoraSettings(rank=1, alpha=3.0), seed=0)
-    lora.load_adapter(net, {"inner.lora_A.weight": torch.tensor([[1.0, 2.0]]),
-                            "inner.lora_B.weight": torch.tensor([[1.0], [-1.0]])})
+    lora.load_adapter(
+        net, {"inner.lora_A.weight": torch.tensor([[1.0, 2.0]]), "inner.lora_B.weight": torch.tensor([[1.0], [-1.0]])}
+    )
     x = torch.tensor([[1.0, 1.0]])
     adapted = net(x)
     lora.merge(net)
@@ -60,7 +61,8 @@ def test_attach_changes_nothing_freezes_the_rest_and_is_seeded():
         assert lora.attach(net, SETTINGS, seed=5) == ["inner"]
         torch.testing.assert_close(net(torch.ones(1, 2)), plain)
         assert {n for n, p in net.named_parameters() if p.requires_grad} == {
-            "inner.lora_A.default.weight", "inner.lora_B.default.weight"
+            "inner.lora_A.default.weight",
+            "inner.lora_B.default.weight",
         }
         nets.append(lora.adapter_tensors(net))
     assert torch.equal(nets[0]["inner.lora_A.weight"], nets[1]["inner.lora_A.weight"])
@@ -112,8 +114,10 @@ def test_published_adapter_is_merged_onto_its_base_only_when_nothing_is_merged_y
     a, b = torch.randn(2, 32), torch.randn(32, 2)
     adapter = tmp_path / "tuned" / "lora_adapter"
     adapter.mkdir(parents=True)
-    save_file({f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b},
-              adapter / "adapter_model.safetensors")
+    save_file(
+        {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b},
+        adapter / "adapter_model.safetensors",
+    )
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 1, "bias": "none"}))
     with pytest.raises(CheckpointError, match="base="):
         read_published(tmp_path / "tuned")

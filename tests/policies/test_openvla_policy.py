@@ -60,9 +60,7 @@ def test_greedy_takes_the_maximum_and_reports_its_probability(policy):
 def test_sampling_is_seeded_and_the_trainer_sees_the_same_probabilities(folder):
     policy = read_published(folder, pipeline="rl", temperature=1.6)
     seen = observation(2)
-    first, second, other = (
-        policy.act(seen, INSTRUCTIONS, rng=np.random.default_rng(seed)) for seed in (3, 3, 4)
-    )
+    first, second, other = (policy.act(seen, INSTRUCTIONS, rng=np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.tokens_BKA, second.tokens_BKA)
     assert (first.tokens_BKA != other.tokens_BKA).any()
     again = policy.token_log_probs(seen.images["front"], INSTRUCTIONS, first.tokens_BKA)

@@ -53,7 +53,12 @@ class TowerConfig:
 
 DINOV2 = TowerConfig()
 SIGLIP = TowerConfig(
-    embed_dim=1152, depth=27, mlp_hidden=4304, register_tokens=0, class_token=False, layer_scale=False,
+    embed_dim=1152,
+    depth=27,
+    mlp_hidden=4304,
+    register_tokens=0,
+    class_token=False,
+    layer_scale=False,
     attention_pool=True,
 )
 KNOWN_TOWERS = {"vit_large_patch14_reg4_dinov2.lvd142m": DINOV2, "vit_so400m_patch14_siglip_224": SIGLIP}

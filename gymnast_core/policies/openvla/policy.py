@@ -119,9 +119,7 @@ class OpenVLAPolicy:
         """Return what token_log_probs takes: the camera's frames themselves; pixels() prepares them."""
         return frames
 
-    def logits(
-        self, frames: ByteArray, instructions: Sequence[str], proprio_BP: FloatArray | None = None
-    ) -> Tensor:
+    def logits(self, frames: ByteArray, instructions: Sequence[str], proprio_BP: FloatArray | None = None) -> Tensor:
         """Return raw (B, K, 7, 256) float32 logits of the action tokens, with gradients.
 
         Raises:

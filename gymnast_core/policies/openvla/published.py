@@ -144,8 +144,10 @@ def _read_extras(folder: Path, head: str) -> dict[str, dict[str, Tensor]]:
         found = sorted(folder.glob(f"{prefix}--*.safetensors"))
         pickled = sorted(folder.glob(f"{prefix}--*.pt"))
         if pickled and not found:
-            raise CheckpointError(f"{pickled[0]} is a pickle, which is never opened here; convert it to safetensors "
-                                  "(the command is in the docstring of gymnast_core/policies/openvla/published.py)")
+            raise CheckpointError(
+                f"{pickled[0]} is a pickle, which is never opened here; convert it to safetensors "
+                "(the command is in the docstring of gymnast_core/policies/openvla/published.py)"
+            )
         if found:
             extras[prefix] = {name.removeprefix("module."): tensor for name, tensor in _load(found[-1]).items()}
         elif prefix == "action_head":
