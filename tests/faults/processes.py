@@ -15,6 +15,7 @@ import numpy as np
 
 from cloud_trainer.service import Limits, Service, ServiceConfig
 from gymnast_core.episodes import Spool
+from gymnast_core.episodes.durable import write_durably
 from gymnast_ros.uplink import Uplink
 from gymnast_ros.uplink.upload import UploadStream
 from tests.faults import mutants
@@ -69,7 +70,7 @@ def _produce(spool: Spool, control: Path, seed: int, size: int, total: int) -> N
             return
         rng = np.random.default_rng([seed, number])
         path = spool.recording_folder / f"{episode_id}.mcap"
-        path.write_bytes(rng.bytes(int(rng.integers(size // 2, size * 3 // 2))))
+        write_durably(path, rng.bytes(int(rng.integers(size // 2, size * 3 // 2))))  # as a recorder's finish() does
         entry = spool.enqueue(path)
         os.write(ledger, f"{episode_id} {entry.digest} {entry.size}\n".encode())
 

@@ -192,7 +192,7 @@ def run(
     mutant: str = "",
     naive: bool = False,
     size: int = 512 << 10,
-    between: int = 5 << 19,
+    between: int = 4 << 20,
     patience_s: float = 30.0,
     flow_s: float = 3.0,
     folder: Path | None = None,
