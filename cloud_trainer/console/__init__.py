@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -33,6 +34,7 @@ class Console:
         identity: folder with a server certificate (folder/server of the service); None is plain HTTP on this machine.
         database_url: as given to ServiceConfig.
         blob_url: as given to ServiceConfig.
+        loops: folders of unattended loops to show.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Console:
         identity: Path | None = None,
         database_url: str | None = None,
         blob_url: str | None = None,
+        loops: Sequence[Path] = (),
     ) -> None:
         self._database = Database(database_url or f"sqlite:///{folder / 'store.db'}")
         meta, blobs = SqlMetaStore(self._database), open_blobs(blob_url, folder, {})
@@ -56,6 +59,7 @@ class Console:
             blobs=blobs,
             releases=Publisher(blobs, meta, key, folder / "staging", valid_s=RELEASE_VALID_S),
             adaptations=Adaptations(folder / "console" / "adaptations", engine),
+            loops=loops,
         )
         self.gate = Gate(folder / "console")
         self._server = ConsoleServer(create_app(self.desk, self.gate), host=host, port=port, identity=identity)

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import binascii
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,6 +61,7 @@ def create_app(desk: Desk, gate: Gate, *, poll_s: float = 0.4) -> FastAPI:
         poll_s: how often open pages are checked for news.
     """
     app = FastAPI(title="Gymnast console", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.stopping = threading.Event()
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     def current(request: Request) -> User:
@@ -149,7 +151,7 @@ def _add_live(app: FastAPI, desk: Desk, current: Callable[[Request], User], poll
         async def stream() -> AsyncIterator[str]:
             known, quiet = "", 0.0
             yield "retry: 1000\n\n"
-            while not await request.is_disconnected():
+            while not app.state.stopping.is_set() and not await request.is_disconnected():
                 version = await run_in_threadpool(desk.version)
                 if version != known or quiet > 10:
                     known, quiet = version, 0.0

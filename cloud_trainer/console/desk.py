@@ -103,6 +103,7 @@ class Desk:
         meta, jobs, blobs: the service's stores.
         releases: the service's publisher.
         adaptations: of this trainer.
+        loops: folders of unattended loops (gymnast loop), each with a history.json.
     """
 
     def __init__(
@@ -114,12 +115,14 @@ class Desk:
         blobs: BlobStore,
         releases: Releases,
         adaptations: Adaptations,
+        loops: Sequence[Path] = (),
     ) -> None:
         own = folder / "console"
         own.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.meta, self.jobs, self.blobs, self.adaptations = meta, jobs, blobs, adaptations
         self._releases = releases
+        self._loops = tuple(loops)
         self.log = Journal(own / "actions.jsonl")
         self.graph = ProvenanceGraph(folder / "provenance.db")
         self.ledger = CalibrationLedger(own / "ledger.jsonl")
@@ -149,12 +152,18 @@ class Desk:
         running = sum(job.state == "running" for job in jobs)
         newest = self._newest_episode()
         stale = sum(report.age_s() > REPORT_STALE_S for report in self._robots.values())
-        return f"{len(self.log.entries)}.{flows}.{len(jobs)}.{events}.{running}.{newest}.{self._reports}.{stale}"
+        loops = sum(path.stat().st_mtime_ns % 1_000_000_007 for path in self._histories())
+        return (
+            f"{loops}.{len(self.log.entries)}.{flows}.{len(jobs)}.{events}.{running}.{newest}.{self._reports}.{stale}"
+        )
 
     def _newest_episode(self) -> int:
         while page := self.meta.episodes(after=self._seen_sequence, limit=1000):
             self._seen_sequence = page[-1].sequence
         return self._seen_sequence
+
+    def _histories(self) -> list[Path]:
+        return [path for folder in self._loops if (path := folder / "history.json").exists()]
 
     # what pages show ---------------------------------------------------------------------------------------------
 
@@ -403,6 +412,10 @@ class Desk:
             raise ContractError(f"there is no step {step!r}")
         self._note(user, f"adapt: {step}", adaptation=adaptation_id, **dict(values))
         return said
+
+    def loops(self) -> list[dict[str, Any]]:
+        """Return the history of every loop, with the folder it runs in."""
+        return [{"folder": str(path.parent), **_read_json(path)} for path in self._histories()]
 
     def cards(self, checkpoint_id: str = "") -> list[dict[str, Any]]:
         """Return trials, newest first: result cards where decided, else what may be seen meanwhile."""

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from gymnast_core.lineage import Lineage
+from gymnast_core.statistics import Interval
 from gymnast_core.types import ByteArray, FloatArray
 
 MOST_FRAMES = 60
@@ -58,6 +59,23 @@ def curve(values: Sequence[float], *, label: str, total: int = 0) -> Markup:
     body += f'<circle class="dot" cx="{last_x}" cy="{last_y}" r="4"/>'
     body += f'<text class="c0" x="{min(float(last_x) + 10, 640)}" y="{float(last_y) + 4}">{values[-1]:.0%}</text>'
     return _svg(180, body, f"{label} over {len(values)} iterations")
+
+
+def rounds_chart(rates: Sequence[Interval]) -> Markup:
+    """Return success over the rounds of a loop, round 0 first, with 95 % whiskers."""
+    values = np.array([rate.mean for rate in rates])
+    last = max(len(rates) - 1, 1)
+    parts = [_frame(10, 190, 0.0, 1.0, "")]
+    parts.append(
+        f'<polyline class="line c0" points="{_points(np.arange(len(values)), values, 10, 190, last, 0.0, 1.0)}"/>'
+    )
+    for number, rate in enumerate(rates):
+        x = 46 + 570 * number / last
+        low, middle, high = (10 + 190 * (1 - value) for value in (rate.low, rate.mean, rate.high))
+        parts.append(f'<line class="line c0" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{middle:.1f}" r="4"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="222" text-anchor="middle">{number}</text>')
+    return _svg(228, "".join(parts), f"success over {len(rates) - 1} rounds")
 
 
 def lineage_graph(lineage: Lineage, links: Mapping[str, str]) -> Markup:

@@ -18,6 +18,7 @@ from cloud_trainer.console.desk import REPORT_STALE_S, Desk, RefusedError
 from cloud_trainer.jobs.provenance import explain, graph_json
 from cloud_trainer.store.protocols import FINAL_STATES, JobEvent
 from gymnast_core.errors import GymnastError
+from gymnast_core.statistics import wilson_interval
 
 _NS = 1_000_000_000
 
@@ -216,6 +217,16 @@ def adaptation(desk: Desk, user: User, *, adaptation_id: str, query: Mapping[str
     }
 
 
+def loops(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """Unattended loops: success over rounds with intervals, audit of the world model and judge of each round."""
+    shown = []
+    for history in desk.loops():
+        counts = [history["before"], *(row.get("after") or row["before"] for row in history["rounds"])]
+        rates = [wilson_interval(int(count["successes"]), int(count["n"])) for count in counts]
+        shown.append({"history": history, "rates": rates, "chart": media.rounds_chart(rates)})
+    return {"loops": shown, "said": query.get("said", "")}
+
+
 def log(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Who did what, newest first."""
     mine = [entry for entry in desk.log.entries if entry.data.get("tenant") == user.tenant]
@@ -298,6 +309,7 @@ PAGES: dict[str, tuple[Make, str]] = {
     "/evaluations/{trial_id}": (evaluation, "evaluation.html"),
     "/adapt": (adaptations, "adaptations.html"),
     "/adapt/{adaptation_id}": (adaptation, "adaptation.html"),
+    "/loop": (loops, "loops.html"),
     "/log": (log, "log.html"),
 }
 PICTURES: dict[str, Callable[..., tuple[bytes, str]]] = {

@@ -39,7 +39,7 @@ class ConsoleServer:
     """One console on one port.
 
     Args:
-        app: from create_app().
+        app: from create_app(); its state.stopping ends open event streams.
         host: address to listen on.
         port: 0 takes a free one.
         identity: folder with the server's certificate; None serves plain HTTP, for this machine only.
@@ -54,8 +54,8 @@ class ConsoleServer:
                 "ssl_ca_certs": str(identity / AUTHORITY),
                 "ssl_cert_reqs": ssl.CERT_OPTIONAL,
             }
-        config = uvicorn.Config(app, http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=1, **tls)
-        self._server = uvicorn.Server(config)
+        config = uvicorn.Config(app, http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=3, **tls)
+        self._server, self._stopping = uvicorn.Server(config), app.state.stopping
         self._scheme, self._host, self._port = "https" if tls else "http", host, port
         self._thread: threading.Thread | None = None
 
@@ -84,6 +84,7 @@ class ConsoleServer:
 
     def stop(self) -> None:
         """Stop listening and wait; safe to call twice."""
+        self._stopping.set()
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(START_S)

@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:ROLE",
         help="only issue a token for somebody (robot, trainer, operator, admin), print it once, and end",
     )
+    parser.add_argument("--loop", type=Path, action="append", default=[], metavar="FOLDER",
+                        help="folder of a `gymnast loop` whose history is shown; may be repeated")  # fmt: skip
     parser.add_argument("--days", type=float, default=30.0, help="life of the token (default 30)")
     parser.add_argument(
         "--plain", action="store_true", help="HTTP instead of HTTPS with client certificates: this machine only"
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    served = pages.Console(args.folder, host=args.host, port=args.port, identity=identity)
+    served = pages.Console(args.folder, host=args.host, port=args.port, identity=identity, loops=args.loop)
     console.print(f"console at {served.start()}; Ctrl-C stops it")
     stop.wait()
     served.stop()

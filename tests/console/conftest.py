@@ -91,7 +91,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         create_authority(folder / "ca")
         self.engine = SteeredEngine()
-        self.console = Console(folder, engine=self.engine)
+        self.console = Console(folder, engine=self.engine, loops=[folder / "loop"])
         self.desk, self.gate = self.console.desk, self.console.gate
         self.app = create_app(self.desk, self.gate, poll_s=0.05)
         self.folder = folder

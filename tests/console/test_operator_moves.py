@@ -1,5 +1,6 @@
 """Bad operator moves: each ends in a clear message and a consistent state."""
 
+import json
 import socket
 import threading
 
@@ -291,17 +292,44 @@ def test_an_open_page_hears_of_changes_made_by_others(bench):
     heard: list[bytes] = []
 
     def listen():
-        with socket.create_connection((host, int(port)), 10) as stream:
+        with socket.create_connection((host, int(port)), 60) as stream:
             stream.sendall(f"GET /events HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
             while b"".join(heard).count(b"data: ") < 2 and (data := stream.recv(4096)):
                 heard.append(data)
 
-    listener = threading.Thread(target=listen)
+    listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
-        wait_for(lambda: b"".join(heard).count(b"data: ") == 1, "the first version")
+        wait_for(lambda: b"".join(heard).count(b"data: ") == 1, "the first version", 60)
         bench.add_episode("ep-new")
-        listener.join(10)
+        listener.join(60)
         assert not listener.is_alive()
     finally:
         server.stop()
+
+
+def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
+    ana = bench.client("ana", "operator")
+    assert "No loop is shown here" in ana.get("/loop").text
+    before, after = {"successes": 30, "n": 100}, {"successes": 60, "n": 100}
+    rounds = [
+        {
+            "round": 1,
+            "policy": "policy-b",
+            "before": before,
+            "after": after,
+            "difference": {"mean": 0.3, "low": 0.17, "high": 0.42},
+            "audit": {"agreement": 0.84, "false_success": 0.12},
+            "promoted": True,
+            "refused": "",
+        },
+        {"round": 2, "policy": "policy-b", "before": after, "refused": "agreement 0.61 is below 0.70"},
+    ]
+    history = {"state": "running", "base_policy": "policy-a", "before": before, "rounds": rounds}
+    (bench.folder / "loop").mkdir()
+    known = bench.desk.version()
+    (bench.folder / "loop" / "history.json").write_text(json.dumps(history))
+    page = ana.get("/loop").text
+    assert bench.desk.version() != known
+    for text in ("30 %", "60 %", "50 % to 69 %", "+30.0", "84 %", "promoted", "agreement 0.61 is below 0.70"):
+        assert text in page
