@@ -80,7 +80,7 @@ def test_failed_job_says_why_and_exits_with_one(stack: Stack, gymnast: Run) -> N
 def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     settings = {
         "folder": str(tmp_path / "loop"), "world_model": "world_model-0", "judge": "judge-0", "rounds": 1,
-        "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 8, "evaluation": 3, "grpo_iterations": 1,
+        "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 5, "evaluation": 3, "grpo_iterations": 1,
         "job": {"fail": True},
     }  # fmt: skip
     path = tmp_path / "loop.json"
@@ -98,7 +98,7 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     assert history["base_policy"] == stack.base
     assert history["rounds"][0]["promoted"], history
     assert history["policy"] == read_manifest(SHIPPED).id
-    assert history["episodes"] == 6 + 4 + 2 * 16 + 6
+    assert history["episodes"] == 6 + 4 + 2 * 10 + 6
     jobs = len(stack.service.jobs.list())
     again = gymnast("loop", path, *stack.robot(), *stack.trainer())[1]
     assert again == history
