@@ -65,7 +65,7 @@ def object_frozen(
     case: AuditCase, rng: np.random.Generator, background: ByteArray, pool: Sequence[AuditCase]
 ) -> ByteArray:
     """Whatever is coloured stays where it was at the start."""
-    dream = case.imagined_KFHWC[0].copy()
+    dream: ByteArray = case.imagined_KFHWC[0].copy()
     still = _coloured(dream[0])
     for frame in dream[1:]:
         moved = _coloured(frame) & ~still
@@ -76,7 +76,7 @@ def object_frozen(
 
 def teleport(case: AuditCase, rng: np.random.Generator, background: ByteArray, pool: Sequence[AuditCase]) -> ByteArray:
     """From a random step on, one coloured thing is somewhere else."""
-    dream = case.imagined_KFHWC[0].copy()
+    dream: ByteArray = case.imagined_KFHWC[0].copy()
     step = int(rng.integers(4, len(dream) - 2))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(_coloured(dream[step]).astype(np.uint8))
     things = [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= 6]
@@ -102,12 +102,12 @@ def everything_succeeds(
     dream = case.imagined_KFHWC[0].astype(np.float32)
     fitting = [c for c in pool if c.succeeded and c.episode.instruction == case.episode.instruction]
     if not fitting:
-        return case.imagined_KFHWC[0]
+        return np.asarray(case.imagined_KFHWC[0])
     other = fitting[int(rng.integers(len(fitting)))].real_FHWC.astype(np.float32)
     for back in range(1, 6):
         share = (6 - back) / 5
         dream[-back] = (1 - share) * dream[-back] + share * other[-back]
-    return dream.round().astype(np.uint8)
+    return np.asarray(dream.round(), np.uint8)
 
 
 Paint = Callable[[AuditCase, np.random.Generator, ByteArray, Sequence[AuditCase]], ByteArray]
