@@ -157,6 +157,8 @@ class Pretraining:
         recorded = [episode for episode in recorded if not episode.episode_id.startswith("varied")]
         held = self.held_out()
         choosing = [episode for episode in held["thresholds"] if not episode.episode_id.startswith("offset")]
+        if len({episode.outcome for episode in choosing}) < 2:  # a dry run's policy never succeeds
+            choosing = held["thresholds"]
         return JudgeData(clips_of(recorded, 64), clips_of(held["judge"], 64), clips_of(choosing, 64))
 
     def held_out(self) -> Mapping[str, list[Episode]]:
