@@ -59,6 +59,7 @@ class PipelineConfig:
         mask_after_success: learn nothing from what follows the first success.
         most_episodes: only the newest so many are learned from.
         rehearsal: adapt only: share of starts taken from other scenes and tasks, against forgetting.
+        scene_episodes: adapt only: least number of judged episodes of the scene for its trust check.
         forgetting: adapt only: largest tolerated loss of imagined success on the other tasks.
         check: refuse to practise where the audit is out of bounds.
         bounds: of the audit.
@@ -77,6 +78,7 @@ class PipelineConfig:
     mask_after_success: bool = False
     most_episodes: int = 1000
     rehearsal: float = 0.5
+    scene_episodes: int = 20
     forgetting: float = 0.10
     check: bool = True
     bounds: AuditBounds = field(default_factory=AuditBounds)
@@ -179,7 +181,8 @@ def adapt(job: Job) -> dict[str, Any]:
     home = CompactWorldModel.load(job.checkpoints["world_model"])
     there = CompactWorldModel(home.network, median_background(clips_of(here, IMAGE_SIZE).frames_NTHWC, seed=job.seed))
     judge = LearnedJudge.load(job.checkpoints["judge"])
-    report = _audited(job, config, there, judge, _clips(mine, "scene"))
+    bounds = replace(config.bounds, episodes=config.scene_episodes)
+    report = _audited(job, replace(config, bounds=bounds), there, judge, _clips(mine, "scene"))
     training = _practise_until(job, config, deadline, there, judge, mine, others, report)
     result = _result(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], report, len(mine))
     if not result["candidates"]:
