@@ -243,20 +243,27 @@ def tcp_send(address: str, paths: list[Path]) -> None:
 
 
 def ship(bench: Bench, address: str, identity: Path | None, sizes: list[int], name: str) -> float:
-    """Our uplink: seconds from its start to an empty spool, everything acknowledged."""
-    spool = Spool(bench.folder / f"spool-{name}-{time.monotonic_ns()}", min_free_bytes=1)
+    """Our uplink, connected: seconds from full spool to empty spool, everything acknowledged."""
+    place = bench.folder / f"spool-{name}-{time.monotonic_ns()}"
+    ready, spool = Spool(place / "ready", min_free_bytes=1), Spool(place / "live", min_free_bytes=1)
+    first = spool.recording_folder / f"{name}-first-{time.monotonic_ns()}.mcap"
+    spool.enqueue(make_file(first, 1000, 0))
     for number, size in enumerate(sizes):
-        path = spool.recording_folder / f"{name}-{time.monotonic_ns()}-{number}.mcap"
-        spool.enqueue(make_file(path, size, number))
+        path = ready.recording_folder / f"{name}-{time.monotonic_ns()}-{number}.mcap"
+        ready.enqueue(make_file(path, size, number))
     uplink = Uplink(address, identity, spool=spool, insecure=identity is None)
+    uplink.start()
+    if not uplink.flush(60):  # the link is up, as a robot's is
+        raise RuntimeError(f"no link: {uplink.status()}")
     os.sync()
     started = time.perf_counter()
-    uplink.start()
+    for entry in ready.entries():
+        entry.path.rename(place / "live" / "pending" / entry.path.name)
     if not uplink.flush(600):
         raise RuntimeError(f"not shipped: {uplink.status()}")
     seconds = time.perf_counter() - started
     uplink.stop()
-    shutil.rmtree(spool.folder)
+    shutil.rmtree(place)
     return seconds
 
 

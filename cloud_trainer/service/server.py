@@ -54,6 +54,7 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),  # where the window starts; its growth costs round trips
     ("grpc.max_concurrent_streams", 128),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

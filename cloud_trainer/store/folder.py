@@ -36,6 +36,10 @@ class FolderBlobStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "ff").is_dir():  # all at once, so that no blob waits for the folder of its first two digits
+            for number in range(256):
+                (folder / f"{number:02x}").mkdir(exist_ok=True)
+            sync_folder(folder)
 
     def put_file(self, source: Path, digest: str) -> None:
         """See BlobStore."""
@@ -44,9 +48,6 @@ class FolderBlobStore:
             source.unlink(missing_ok=True)
             return
         try:
-            if not target.parent.is_dir():
-                target.parent.mkdir(exist_ok=True)
-                sync_folder(self._folder)
             move_durably(source, target)
         except OSError as error:
             if error.errno in FULL_ERRNOS:

@@ -33,11 +33,13 @@ def sync_file(path: Path) -> None:
 
 
 def move_durably(source: Path, target: Path) -> None:
-    """Rename a file whose bytes are already durable, and make both folders remember it."""
+    """Rename a file whose bytes are already durable; when this returns the new name is, too.
+
+    The old folder is not flushed: a rename is one transaction of the file system, and the flush of the new folder
+    commits it.
+    """
     source.rename(target)
     sync_folder(target.parent)
-    if source.parent != target.parent:
-        sync_folder(source.parent)
 
 
 def write_durably(path: Path, data: bytes) -> None:

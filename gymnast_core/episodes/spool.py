@@ -11,7 +11,7 @@ from typing import Literal
 
 from blake3 import blake3
 
-from gymnast_core.episodes.durable import move_durably, sync_file, sync_folder
+from gymnast_core.episodes.durable import move_durably, sync_file
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.episodes.recovery import recover
 from gymnast_core.episodes.writer import EPISODE_SUFFIX
@@ -144,9 +144,11 @@ class Spool:
         return sorted(found, key=lambda entry: (entry.enqueued_ns, entry.episode_id))
 
     def remove(self, entry: SpoolEntry) -> None:
-        """Delete an episode the trainer has acknowledged; nothing else may call this."""
+        """Delete an episode the trainer has acknowledged; nothing else may call this.
+
+        Not flushed: an episode that a power cut brings back is sent again and acknowledged as known.
+        """
         entry.path.unlink(missing_ok=True)
-        sync_folder(self._pending)
 
     def set_aside(self, entry: SpoolEntry, reason: str) -> Path:
         """Keep an episode the trainer refused for good, with the reason beside it, out of the queue."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 from blake3 import blake3
 
-from gymnast_core.episodes.durable import FULL_ERRNOS, move_durably, write_durably
+from gymnast_core.episodes.durable import FULL_ERRNOS, move_durably
 from gymnast_core.errors import CorruptError, DiskFullError, TransientBridgeError
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import decode_blob
@@ -22,7 +22,7 @@ from gymnast_ros.uplink.link import Link
 
 LOG = logging.getLogger(__name__)
 METHOD = "/gymnast.v1.WeightsService/Fetch"
-RANGE_BYTES = 16 * 1024 * 1024
+RANGE_BYTES = 64 * 1024 * 1024
 RANGES_IN_FLIGHT = 3
 _RANGE_DEADLINE_S = 120.0
 
@@ -133,7 +133,9 @@ class BlobDownload:
             self.fetched_bytes += length
             done.add(start)
             notes = {"digest": self._digest, "range_bytes": self._range_bytes, "done": sorted(done)}
-            write_durably(self._ranges, json.dumps(notes).encode())
+            fresh = self._ranges.with_suffix(".fresh")
+            fresh.write_text(json.dumps(notes))  # not flushed: notes that are lost cost a range, the digest decides
+            fresh.replace(self._ranges)
 
     def _verify(self) -> None:
         digest = blake3(max_threads=2)
