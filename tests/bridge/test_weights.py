@@ -276,7 +276,8 @@ def swap_forever(folder: str, sources: list[str], start: int) -> None:
         name = stage(store, Path(sources[sequence % len(sources)]), sequence)
         if name in store.state.staged:
             store.swap(name)
-        (Path(folder) / "progress").write_text(str(sequence))
+        (Path(folder) / "progress.new").write_text(str(sequence))
+        (Path(folder) / "progress.new").replace(Path(folder) / "progress")
 
 
 def test_no_kill_leaves_a_torn_or_older_checkpoint_in_use(tmp_path):
