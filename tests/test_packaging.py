@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 tomllib = pytest.importorskip("tomllib", reason="pyproject.toml is read with Python 3.11's tomllib")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PREPARATION = ("cd ", "git clone", "rosdep install", "colcon build", "source ")
+PREPARATION = ("cd ", "git clone", "rosdep install", "colcon build", "source ", "export ")
 """README lines that belong to git, ROS and the shell, not to us."""
 
 
