@@ -13,7 +13,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +245,12 @@ class ProvenanceGraph:
         self.add(Record(f"retraction-{digest}", "retraction", payload, ((RETRACTS, record_id),)))
         return self.affected(record_id)
 
-    def taints(self, record_id: str) -> list[tuple[Node, Node]]:
+    def taints(self, record_id: str, above: Container[str] | None = None) -> list[tuple[Node, Node]]:
         """Return (retracted ancestor or the record itself, retraction) pairs.
+
+        Args:
+            record_id: usually a checkpoint.
+            above: ids of all its ancestors and itself, where they are known already; saves the search.
 
         Raises:
             ProvenanceError: the record is unknown.
@@ -254,10 +258,14 @@ class ProvenanceGraph:
         query = """SELECT what.seq, what.id, what.kind, what.payload, how.id, how.kind, how.payload
             FROM record AS how JOIN edge ON edge.child = how.seq AND edge.role = 'retracts'
             JOIN record AS what ON what.seq = edge.parent WHERE how.kind = 'retraction' ORDER BY how.seq"""
-        return self._among_ancestors(record_id, query)
+        return self._among_ancestors(record_id, query, above)
 
-    def changed_labels(self, record_id: str) -> list[tuple[Node, Node]]:
+    def changed_labels(self, record_id: str, above: Container[str] | None = None) -> list[tuple[Node, Node]]:
         """Return (label it was made with, newest label of that episode) pairs whose outcomes differ.
+
+        Args:
+            record_id: usually a checkpoint.
+            above: see taints().
 
         Raises:
             ProvenanceError: the record is unknown.
@@ -271,18 +279,22 @@ class ProvenanceGraph:
             WHERE labelled.newest != labelled.oldest
               AND json_extract(used.payload, '$.outcome') != json_extract(late.payload, '$.outcome')
             ORDER BY late.seq"""
-        return self._among_ancestors(record_id, query)
+        return self._among_ancestors(record_id, query, above)
 
-    def _among_ancestors(self, record_id: str, query: str) -> list[tuple[Node, Node]]:
+    def _among_ancestors(self, record_id: str, query: str, above: Container[str] | None) -> list[tuple[Node, Node]]:
         """Run a query for (seq, node, node) and keep the rows whose first node is an ancestor."""
         self.get(record_id)
         with self._lock:
             rows = self._database.execute(query).fetchall()
             if not rows:
                 return []
-            with _no_garbage_collection():
-                above = self._ancestry(record_id, "seq")
-        return [(Node(*row[1:4]), Node(*row[4:])) for row in rows if row[0] in above]
+            if above is not None:
+                kept = [row for row in rows if row[1] in above]
+            else:
+                with _no_garbage_collection():
+                    found = self._ancestry(record_id, "seq")
+                kept = [row for row in rows if row[0] in found]
+        return [(Node(*row[1:4]), Node(*row[4:])) for row in kept]
 
     def check_promotable(self, record_id: str) -> None:
         """Return if nothing below a checkpoint was retracted.

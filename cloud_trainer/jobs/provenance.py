@@ -165,6 +165,7 @@ def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> 
         ProvenanceError: the record is unknown.
     """
     lineage = graph.why(record_id)
+    above = {node.id for node in lineage.nodes}
     labels = lineage.of_kind("label")
     return {
         "id": record_id,
@@ -174,10 +175,12 @@ def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> 
         "checkpoints": _listed(lineage, ("policy", "world_model", "judge", "external")),
         "audits": [{"id": node.id, **node.payload} for node in lineage.of_kind("audit")],
         "labels_by": dict(Counter(str(node.payload.get("by", "")) for node in labels)),
-        "retracted": [{"id": what.id, "kind": what.kind, **how.payload} for what, how in graph.taints(record_id)],
+        "retracted": [
+            {"id": what.id, "kind": what.kind, **how.payload} for what, how in graph.taints(record_id, above)
+        ],
         "changed_labels": [
             {"was": old.payload["outcome"], "is": new.payload["outcome"], "by": new.payload["by"], "label": old.id}
-            for old, new in graph.changed_labels(record_id)
+            for old, new in graph.changed_labels(record_id, above)
         ],
         "damage": [{"id": row.id, "what": row.what} for row in graph.verify(record_id)] if verify else None,
     }
