@@ -86,7 +86,7 @@ class RolloutSampler:
         if config.window > model.config.max_frames:
             raise ConfigError(f"window {config.window} exceeds the network's max_frames {model.config.max_frames}")
         self.model, self.objective, self.config = model, objective, config
-        self._network = network or model
+        self._network: Network = model if network is None else network
         self._static = static
         self._cache: KVCache | None = None
         self._batch = 0
