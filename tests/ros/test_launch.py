@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -173,3 +174,21 @@ def test_package_manifest_names_every_ros_package_we_import() -> None:
 def test_configuration_files_name_declared_parameters() -> None:
     for path in sorted((ROOT / "config").glob("*.yaml")):
         assert yaml.safe_load(path.read_text()), path
+
+
+def test_foxglove_layout_shows_topics_that_exist() -> None:
+    from gymnast_core.episodes import messages as episode
+    from gymnast_ros.nodes import topics
+
+    shown = (ROOT / "config" / "foxglove_layout.json").read_text()
+    assert set(json.loads(shown)) >= {"configById", "layout"}
+    live = (
+        topics.image_topic("over_shoulder"),
+        topics.TARGET,
+        topics.EXECUTED,
+        topics.JOINT_STATES,
+        topics.GATE_STATUS,
+    )
+    for topic in (*live, topics.ESTOP, topics.DIAGNOSTICS.lstrip("/")):
+        assert f'"/{topic}' in shown
+    assert f'"{episode.IMAGE_PREFIX}over_shoulder{episode.IMAGE_SUFFIX}"' in shown
