@@ -32,9 +32,9 @@ FAULTS = {
     "power_cut": 0.06,
     "reset": 0.20,
     "bit_flip": 0.20,
-    "disk_full": 0.10,
+    "disk_full": 0.06,
     "scramble": 0.20,
-    "clock_jump": 0.06,
+    "clock_jump": 0.10,
 }
 """Fault -> share."""
 
@@ -192,7 +192,7 @@ def run(
     mutant: str = "",
     naive: bool = False,
     size: int = 512 << 10,
-    between: int = 4 << 20,
+    between: int = 3 << 20,
     patience_s: float = 30.0,
     flow_s: float = 3.0,
     folder: Path | None = None,
