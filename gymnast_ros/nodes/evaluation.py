@@ -13,7 +13,7 @@ from gymnast_core.errors import ConfigError, EstopLatchedError, SafetyError
 from gymnast_core.policy import Policy
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
 
-ATTEMPTS = 3
+ATTEMPTS = 8
 """Times an episode is tried when arm or gate are lost under it; it starts from the same state again."""
 
 
@@ -78,7 +78,7 @@ def evaluate(
 
     Raises:
         EstopLatchedError: an operator stopped the arm; the rows are lost to the caller, the recordings are not.
-        SafetyError: the arm refuses the plan, or arm or gate stayed away for three attempts.
+        SafetyError: the arm refuses the plan, or arm or gate stayed away for eight attempts.
     """
     episodes = plan.episodes()
     rows: list[EpisodeRow] = []
