@@ -121,6 +121,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.is_sqlite = url.startswith("sqlite")
         self._lock = threading.RLock()
+        self._closed = False
         if self.is_sqlite:
             self._engine = sa.create_engine(
                 url, poolclass=StaticPool, connect_args={"check_same_thread": False, "isolation_level": None}
@@ -142,6 +143,8 @@ class Database:
             StorageError: the database failed; nothing was changed.
         """
         with self._lock if self.is_sqlite else threading.Lock():
+            if self._closed:
+                raise StorageError("the database is closed: the service is stopping; ask again when it is up")
             try:
                 with self._engine.begin() as connection:
                     yield connection
@@ -162,8 +165,10 @@ class Database:
         return int(connection.execute(counted.returning(COUNTERS.c.value)).scalar_one())
 
     def close(self) -> None:
-        """Free connections; safe to call twice."""
-        self._engine.dispose()
+        """Free connections, once nobody uses the one of SQLite; later transactions are refused. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            self._engine.dispose()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

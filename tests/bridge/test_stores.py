@@ -190,3 +190,11 @@ def test_stores_that_cannot_be_opened_are_named(tmp_path):
         Database(f"sqlite:///{tmp_path}/missing/folder/store.db")
     with pytest.raises(ConfigError, match="ftp"):
         open_blobs("ftp://x", tmp_path, {})
+
+
+def test_closed_database_refuses_instead_of_touching_freed_memory(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    database.close()
+    database.close()
+    with pytest.raises(StorageError, match="closed"), database.transaction():
+        pass
