@@ -214,6 +214,8 @@ def _fuzz_process(streams: int) -> dict[str, Any]:
                 hold = probe.wait(DEADMAN_NS / 1e9 + 2 * WIDOWX_250S.step_s)
                 lost += 1
                 stopped += int(hold is not None and not hold[:6].any())
+                if hold is not None:
+                    arm.obey(hold)
         told += arm.told
         violations.update(arm.violations)
     probe.close()
