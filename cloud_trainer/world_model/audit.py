@@ -301,11 +301,21 @@ def calibrate_bounds(reports: Sequence[AuditReport], bounds: AuditBounds, *, sig
         values = np.array([row[name] for row in measured])
         if getattr(bounds, name) is None or not np.isfinite(values).all():
             continue
-        spread = sigmas * float(values.std(ddof=1))
+        spread = sigmas * max(float(values.std(ddof=1)), _binomial_spread(name, reports))
         bound = float(values.mean()) + (-spread if name in _AT_LEAST else spread)
         is_share = name in ("change_recall", "false_success", "missed_success")
         changed[name] = float(np.clip(bound, 0, 1)) if is_share else bound
     return replace(bounds, **changed)  # type: ignore[arg-type]
+
+
+def _binomial_spread(name: str, reports: Sequence[AuditReport]) -> float:
+    """Standard error of an outcome rate in one audit: audits that share episodes vary less than new ones will."""
+    found = [(report.judge or {}).get(name) for report in reports]
+    rates = [(rate["rate"], rate["n"]) for rate in found if rate]
+    if name not in ("false_success", "missed_success") or not rates:
+        return 0.0
+    mean, trials = np.mean(rates, axis=0)
+    return float(np.sqrt(mean * (1 - mean) / trials))
 
 
 def write_audit(folder: Path, report: AuditReport, cases: Sequence[AuditCase], *, videos: int = 6) -> Path:
