@@ -29,17 +29,17 @@ class TickingArm(Node):  # type: ignore[misc]
         for name, default in (("instruction", ""), ("seed", 0), ("scene", "")):
             settings.declare(name, default, "taken and ignored")
         self._period_ns, self._max_steps = round(1e9 / rate_hz), max_steps
-        description = ArmDescription("wx250s", ("wide",), 480, 640, max_steps, rate_hz, True)
+        description = ArmDescription("wx250s", ("wide",), 256, 256, max_steps, rate_hz, True)
         self._port = ArmPort(self, description, self._on_command)
         self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
         self.create_service(Trigger, topics.RESET, self._reset)
-        for name, _, _ in CAMERAS[1:]:  # an observer of the other cameras, as a recorder would be
+        for name, _, _ in CAMERAS:  # the raw frames, which an arm node takes in and shrinks
             self.create_subscription(Image, f"{name}/raw", lambda message: None, topics.STREAM)
         self._start = self.create_client(Trigger, "rollout/run_episode")
         self._asked = self._running = self.finished = False
         self._target, joints = still_target()
         self._joints_J = joints.astype(np.float64)
-        self._frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+        self._frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
         self._stamp_ns = self._due_ns = self._steps = self._late = 0
         self._command_A: FloatArray | None = None
         self._executed_ns: list[int] = []
