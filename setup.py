@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_ros"
 OURS = ("gymnast_core", PACKAGE, "cloud_trainer", "gymnast_cli")
-NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "keyboard")
+NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "keyboard", "evaluate_once")
 
 
 def files(pattern: str) -> list[str]:

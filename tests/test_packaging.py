@@ -6,6 +6,8 @@ import argparse
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,7 @@ def test_readme_command_exists(line: str, capsys: pytest.CaptureFixture[str]) ->
     if line.startswith(PREPARATION):
         return
     words = shlex.split(line)
-    checks = {"make": check_make, "gymnast": check_gymnast, "ros2": check_ros2, "pip": check_pip}
+    checks = {"make": check_make, "gymnast": check_gymnast, "ros2": check_ros2, "pip": check_pip, "ray": check_ray}
     assert words[0] in checks, f"nobody checks {line!r}; add a rule here"
     checks[words[0]](words[1:], capsys)
 
@@ -152,6 +154,13 @@ def check_gymnast(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert "usage: gymnast" in capsys.readouterr().out
     else:
         assert isinstance(parser_for(words).parse_args(words), argparse.Namespace)
+
+
+def check_ray(words: list[str], _: object) -> None:
+    """Ray's own command line knows the flags."""
+    ray = Path(sys.executable).with_name("ray")
+    text = subprocess.run([ray, words[0], "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert [word for word in words[1:] if word.split("=")[0] not in text] == []
 
 
 def check_pip(words: list[str], _: object) -> None:
