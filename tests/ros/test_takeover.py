@@ -50,6 +50,11 @@ class Hand:
             self._publisher.publish(Joy(axes=list(self.axes), buttons=list(self.buttons)))
             self._executor.spin_once(timeout_sec=0.0)
 
+    def connected(self) -> bool:
+        """Discovery takes up to some seconds, longer than an episode."""
+        heard = self._publisher.get_subscription_count() > 0
+        return heard and self._node.count_publishers(topics.EXECUTED) > 0
+
     def close(self) -> None:
         self._closing.set()
         self._thread.join()
@@ -60,6 +65,7 @@ class Hand:
 @pytest.fixture
 def hand(context) -> Iterator[Hand]:
     hand = Hand(context)
+    wait_until(hand.connected, 20.0, "teleop to hear the joystick")
     yield hand
     hand.close()
 

@@ -18,7 +18,8 @@ from sensor_msgs.msg import Image
 from gymnast_core.episodes import read_episode
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes import messages
-from gymnast_ros.nodes.client import GraphClient
+from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
+from tests.ros.conftest import wait_until
 
 
 @dataclass
@@ -101,12 +102,23 @@ def camera(context) -> Iterator[Camera]:
     camera.close()
 
 
+def re_armed(client: GraphClient) -> bool:
+    """The gate refuses while it has heard nothing fresh of the arm."""
+    try:
+        client.re_arm()
+    except RobotRefusedError as refusal:
+        if "no fresh observation" not in str(refusal):
+            raise
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def client(graph, camera, domain_id) -> Iterator[GraphClient]:
     with GraphClient(domain_id=domain_id) as connected:
         connected.wait_ready(30.0)
         assert connected.gate["state"] == "disarmed"  # a real arm waits for its operator
-        connected.re_arm()
+        wait_until(lambda: re_armed(connected), 20.0, "the arm's first observations at the gate")
         yield connected
 
 
