@@ -206,10 +206,13 @@ class Uplink:
                 self._stream = None
 
     def _acknowledged(self, entry: SpoolEntry, duplicate: bool) -> None:
+        assert self._spool is not None  # called by a stream that ships it
         self._held_back.forget(entry.episode_id)
         self._works("episodes")
-        self._counts["acknowledged"] += 1
-        self._counts["duplicates"] += duplicate
+        with self._changed:  # who flushes sees it gone and counted, or neither
+            self._spool.remove(entry)
+            self._counts["acknowledged"] += 1
+            self._counts["duplicates"] += duplicate
         self._alarm = ""
         self._tell("acknowledged", episode_id=entry.episode_id, size=entry.size, duplicate=duplicate)
 

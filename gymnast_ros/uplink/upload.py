@@ -48,7 +48,7 @@ class UploadStream:
         link: the channel.
         spool: what to send.
         held_back: episode ids to leave alone for now (their turn comes after a wait).
-        acknowledged: called when an episode is safe with the trainer and has left the spool.
+        acknowledged: called when an episode is safe with the trainer; takes it out of the spool.
         refused: called when the trainer refuses one.
         stopped: asks whether to end.
         in_flight: episodes open at once.
@@ -216,9 +216,8 @@ class UploadStream:
         if sending is None or sending.entry.episode_id != done.episode_id:
             LOG.error("acknowledgement_of_something_else channel=%d episode=%s", done.channel, done.episode_id)
             return
-        self._spool.remove(sending.entry)
-        self._drop(done.channel)
         self._acknowledged(sending.entry, bool(done.duplicate))
+        self._drop(done.channel)
 
     def _fail(self, refusal: pb.EpisodeRefused) -> None:
         with self._changed:

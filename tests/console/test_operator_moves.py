@@ -294,13 +294,13 @@ def test_an_open_page_hears_of_changes_made_by_others(bench):
     def listen():
         with socket.create_connection((host, int(port)), 60) as stream:
             stream.sendall(f"GET /events HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
-            while b"".join(heard).count(b"data: ") < 2 and (data := stream.recv(4096)):
+            while b"".join(heard).count(b"\ndata: ") < 2 and (data := stream.recv(4096)):
                 heard.append(data)
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
-        wait_for(lambda: b"".join(heard).count(b"data: ") == 1, "the first version", 60)
+        wait_for(lambda: b"".join(heard).count(b"\ndata: ") == 1, "the first version", 60)
         bench.add_episode("ep-new")
         listener.join(60)
         assert not listener.is_alive()
