@@ -3,7 +3,10 @@
 `python -m benchmarks.demo_seeds` repeats the demo's job for several seeds in process (the same Env contract; a test
 shows that an episode over the graph and one in process end identically), with new on-policy episodes, refinement,
 judge, RL and start states each time. Beside it, from the same start and with the same number of policy updates or
-rollouts: more SFT, Iter-SFT, and GRPO in the simulator with the true reward as the upper bound.
+rollouts: more SFT, Iter-SFT, and GRPO in the simulator with the true reward as the upper bound. `--ablations` adds
+GRPO in the world model with one thing changed: success masking, keyframe starts, no refinement.
+
+A finished part is kept: more rounds, baselines or ablations can be added to what is there.
 
 Fixed before the run: iteration count, the choice rule (gymnast_cli.demo.choice), every seed range.
 """
@@ -11,6 +14,7 @@ Fixed before the run: iteration count, the choice rule (gymnast_cli.demo.choice)
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -27,9 +31,18 @@ from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_cli.results import Trials, counts, difference
+from gymnast_core.errors import NotTrustedError
 
 SFT_ITERATIONS = 300
 """Steps of the two imitation baselines: about the wall time of the GRPO updates, refinement left out."""
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "with success masking": {"mask_after_success": True},
+    "half the groups from keyframes": {"keyframe_share": 0.5},
+    "masking and keyframes": {"mask_after_success": True, "keyframe_share": 0.5},
+    "world model and judge not refined": {},
+}
+"""Round 1 again with one thing changed; the last takes the shipped world model and judge."""
 
 
 def main() -> int:
@@ -43,6 +56,7 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=2, help="seeds at a time, one thread each")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--ablations", action="store_true", help="also GRPO with one thing changed")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -59,10 +73,10 @@ def main() -> int:
 
 
 def _run_all(seeds: Sequence[int], args: argparse.Namespace) -> None:
-    waiting = [seed for seed in seeds if not _finished(args.out / f"seed-{seed}", baselines=not args.no_baselines)]
+    waiting = [seed for seed in seeds if not _finished(args.out / f"seed-{seed}", args)]
     running: list[subprocess.Popen[bytes]] = []
     options = ["--out", str(args.out), "--checkpoints", str(args.checkpoints), "--rounds", str(args.rounds)]
-    options += ["--no-baselines"] if args.no_baselines else []
+    options += ["--no-baselines"] * args.no_baselines + ["--ablations"] * args.ablations
     while waiting or running:
         while waiting and len(running) < args.parallel:
             command = [sys.executable, "-m", "benchmarks.demo_seeds", "--one", str(waiting.pop(0)), *options]
@@ -74,25 +88,36 @@ def _run_all(seeds: Sequence[int], args: argparse.Namespace) -> None:
                 sys.exit(f"a seed failed with code {process.returncode}; see above")
 
 
-def _finished(folder: Path, *, baselines: bool) -> bool:
+def _finished(folder: Path, args: argparse.Namespace) -> bool:
     path = folder / "result.json"
-    return path.exists() and (not baselines or "baselines" in json.loads(path.read_text()))
+    if not path.exists():
+        return False
+    result = json.loads(path.read_text())
+    wanted = ["baselines"] * (not args.no_baselines) + ["ablations"] * args.ablations
+    return len(result["rounds"]) >= args.rounds and all(name in result for name in wanted)
 
 
 def run_seed(seed: int, args: argparse.Namespace) -> int:
-    """Run one seed and write its result.json."""
+    """Run what is missing of one seed and write its result.json."""
     import torch
 
     torch.set_num_threads(1)
     folder = args.out / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     work, path = Seed(seed, folder, args.checkpoints), folder / "result.json"
-    if not path.exists():
-        path.write_text(json.dumps(work.run(args.rounds), indent=1))
+    result = json.loads(path.read_text()) if path.exists() else work.begin()
+    parts: dict[str, Any] = {}
     if not args.no_baselines:
-        result = json.loads(path.read_text())
-        result["baselines"] = work.baselines()
+        parts["baselines"] = work.baselines
+    if args.ablations:
+        parts["ablations"] = work.ablations
+    while len(result["rounds"]) < args.rounds:
+        result["rounds"].append(work.round(result))
         path.write_text(json.dumps(result, indent=1))
+    for name, measure in parts.items():
+        if name not in result:
+            result[name] = measure()
+            path.write_text(json.dumps(result, indent=1))
     return 0
 
 
@@ -107,29 +132,40 @@ class Seed:
         self.base = self.kinds["policy"]
         self.env = SimEnv()
 
-    def run(self, rounds: int) -> dict[str, Any]:
-        """Run the loop; returns the seed's figures."""
-        base = self.base
-        before = self.evaluate(base)
-        result: dict[str, Any] = {"seed": self.seed, "before": counts(before), "rounds": []}
-        result["before_temperature_1"] = counts(self.evaluate(base, sampled=True))
-        current = base
-        for number in range(1, rounds + 1):
-            started = time.monotonic()
-            job = self.practise(current, number)
-            current = self.choose(current, [Path(c["folder"]) for c in job["candidates"]], number)
-            after = self.evaluate(current)
-            entry = {
-                "round": number,
-                "after": counts(after),
-                "difference": difference(before, after),
-                "audit": job["audit"],
-            }
-            entry |= {"imagined_reward": job["imagined_reward"], "seconds": time.monotonic() - started}
-            entry["chosen"] = current.name
-            result["rounds"].append(entry)
-            self.say(f"round {number}: {_rate(entry['after']):.3f} from {_rate(result['before']):.3f}")
-        return result
+    def begin(self) -> dict[str, Any]:
+        """Evaluate the base policy; returns the seed's figures so far."""
+        before, sampled = self.evaluate(self.base), self.evaluate(self.base, sampled=True)
+        return {"seed": self.seed, "before": counts(before), "rounds": [], "before_temperature_1": counts(sampled)}
+
+    def round(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Go round the loop once more from where `result` ended."""
+        started, number = time.monotonic(), len(result["rounds"]) + 1
+        current = self.resume(result["rounds"])
+        job = self.practise(current, number)
+        current = self.choose(current, [Path(c["folder"]) for c in job["candidates"]], number)
+        after = self.evaluate(current)
+        entry = {"round": number, "after": counts(after), "difference": difference(self.evaluate(self.base), after)}
+        entry |= {
+            "audit": job["audit"],
+            "refused": job.get("refused", ""),
+            "imagined_reward": job["imagined_reward"],
+            "chosen": self.name_of(current),
+        }
+        self.say(f"round {number}: {_rate(entry['after']):.3f} from {_rate(result['before']):.3f}")
+        return entry | {"seconds": time.monotonic() - started}
+
+    def resume(self, rounds: Sequence[Mapping[str, Any]]) -> Path:
+        """Take world model and judge from the last of these rounds; returns the policy that it chose."""
+        if not rounds:
+            return self.base
+        last = self.folder / f"job-{len(rounds)}"
+        self.kinds |= {kind: last / kind for kind in ("world_model", "judge") if (last / kind).exists()}
+        chosen = rounds[-1]["chosen"]
+        return self.base if chosen == "base" else self.folder / chosen
+
+    def name_of(self, policy: Path) -> str:
+        """Where a policy lies in the seed's folder; the shipped one is "base"."""
+        return "base" if policy == self.base else str(policy.relative_to(self.folder))
 
     def say(self, text: str) -> None:
         """Print one line with the seed in front."""
@@ -147,8 +183,7 @@ class Seed:
 
     def collect(self, policy: Path, number: int) -> list[Any]:
         """Record on-policy episodes as the robot does: full-size frames, sampled actions, labelled, as files."""
-        from cloud_trainer.jobs.runner import Recorded
-        from gymnast_core.episodes import read_summary, write_episode
+        from gymnast_core.episodes import write_episode
         from gymnast_core.policies import load_policy
         from gymnast_ros.sim.collect import collect
 
@@ -162,20 +197,70 @@ class Seed:
                 if not (out / f"{episode.episode_id}.mcap").exists():
                     write_episode(out, episode, robot="sim-0")
         self.say(f"collected {len(seeds) * len(TASKS)} episodes")
-        return [Recorded(path, read_summary(path).end.outcome.value) for path in sorted(out.glob("*.mcap"))]
+        return self.recorded()
+
+    def recorded(self, rounds: int | None = None) -> list[Any]:
+        """Episodes of the first `rounds` rounds, or of all, the oldest round first."""
+        from cloud_trainer.jobs.runner import Recorded
+        from gymnast_core.episodes import read_summary
+
+        def round_of(path: Path) -> int:
+            start = int(path.stem.rsplit("-", 1)[1])
+            return next(
+                number
+                for number in itertools.count(1)
+                if start in collecting_seeds(self.seed, number, self.config.collect_seeds)
+            )
+
+        paths = sorted((self.folder / "episodes").glob("*.mcap"), key=lambda path: (round_of(path), path.name))
+        kept = [path for path in paths if rounds is None or round_of(path) <= rounds]
+        return [Recorded(path, read_summary(path).end.outcome.value) for path in kept]
 
     def practise(self, policy: Path, number: int) -> dict[str, Any]:
         """Run the trainer's improve job on everything recorded so far."""
+        return self.improve(policy, number, self.collect(policy, number), f"job-{number}", self.kinds, {})
+
+    def improve(
+        self,
+        policy: Path,
+        number: int,
+        episodes: list[Any],
+        name: str,
+        kinds: Mapping[str, Path],
+        change: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Run the trainer's improve job in folder `name`, with the demo's settings and this change."""
         from cloud_trainer.jobs.pipeline import Job, improve
         from cloud_trainer.progress import never, silent
 
-        episodes = self.collect(policy, number)
-        folder = self.folder / f"job-{number}"
+        folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        spec = {"seed": self.seed * 100 + number, "config": self.config.job}
-        job = improve(Job(spec, {**self.kinds, "policy": policy}, episodes, folder, silent, never))
-        self.kinds |= {"world_model": Path(job["register"][0]), "judge": Path(job["register"][1])}
-        return job
+        spec = {"seed": self.seed * 100 + number, "config": {**self.config.job, **change}}
+        try:
+            return improve(Job(spec, {**kinds, "policy": policy}, episodes, folder, silent, never))
+        except NotTrustedError as error:
+            self.say(f"{name}: refused to practise: {error}")
+            return {"candidates": [], "refused": str(error), "imagined_reward": [], "audit": {}}
+
+    def ablations(self) -> dict[str, Any]:
+        """Round 1 with one thing changed: same episodes, start states, seed, choice rule and evaluation."""
+        episodes = self.recorded(rounds=1)
+        before, found = self.evaluate(self.base), {}
+        refined = {kind: self.folder / "job-1" / kind for kind in ("world_model", "judge")}
+        frozen = {"refine_iterations": 0, "judge_iterations": 0}
+        for name, change in ABLATIONS.items():
+            kinds = refined if change else self.kinds
+            job = self.improve(self.base, 1, episodes, f"ablation {name}", kinds, {**frozen, **change})
+            chosen = self.choose(self.base, [Path(c["folder"]) for c in job["candidates"]], 1)
+            after = self.evaluate(chosen)
+            outcome = counts(after)
+            found[name] = {
+                "after": outcome,
+                "difference": difference(before, after),
+                "chosen": self.name_of(chosen),
+            }
+            self.say(f"{name}: {_rate(outcome):.3f}")
+        return found
 
     def choose(self, current: Path, candidates: Sequence[Path], number: int) -> Path:
         """Apply the demo's choice rule on the choosing states."""
@@ -218,7 +303,7 @@ class Seed:
         from gymnast_core.episodes import read_episode
         from gymnast_core.policies.compact import CompactPolicy
 
-        clips = clips_of([read_episode(path) for path in sorted((self.folder / "episodes").glob("*.mcap"))], 64)
+        clips = clips_of([read_episode(entry.path) for entry in self.recorded(rounds=1)], 64)
         refined = self.folder / "job-1"
         model, judge = CompactWorldModel.load(refined / "world_model"), LearnedJudge.load(refined / "judge")
         sampler = world_model_sampler(model, judge, starts_of(clips), GrpoConfig(seed=self.seed))
@@ -267,7 +352,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             name = f"GRPO in the world model, round {entry['round']}"
             variants.setdefault(name, []).append(_rate(entry["after"]))
             gains.setdefault(name, []).append(entry["difference"])
-        for name, entry in row.get("baselines", {}).items():
+        for name, entry in {**row.get("baselines", {}), **row.get("ablations", {})}.items():
             variants.setdefault(name, []).append(_rate(entry["after"]))
             gains.setdefault(name, []).append(entry["difference"])
     base = float(np.mean(variants["base, greedy"]))
