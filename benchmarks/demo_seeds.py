@@ -144,14 +144,15 @@ class Seed:
         job = self.practise(current, number)
         current = self.choose(current, [Path(c["folder"]) for c in job["candidates"]], number)
         after = self.evaluate(current)
-        entry = {"round": number, "after": counts(after), "difference": difference(self.evaluate(self.base), after)}
+        outcome, gain = counts(after), difference(self.evaluate(self.base), after)
+        entry = {"round": number, "after": outcome, "difference": gain}
         entry |= {
             "audit": job["audit"],
             "refused": job.get("refused", ""),
             "imagined_reward": job["imagined_reward"],
             "chosen": self.name_of(current),
         }
-        self.say(f"round {number}: {_rate(entry['after']):.3f} from {_rate(result['before']):.3f}")
+        self.say(f"round {number}: {_rate(outcome):.3f} from {_rate(result['before']):.3f}")
         return entry | {"seconds": time.monotonic() - started}
 
     def resume(self, rounds: Sequence[Mapping[str, Any]]) -> Path:
