@@ -51,7 +51,7 @@ stubs: $(VENV)/.test
 	$(BIN)/python -m gymnast_core.wire.generate
 
 faults: $(VENV)/.test
-	$(BIN)/python -m tests.faults.run --faults $(or $(N),10000)
+	$(BIN)/python -m tests.faults.run --faults $(or $(N),10000) --log runs/faults-$(SEED).jsonl --seed $(SEED) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -46,6 +46,7 @@ LOG = logging.getLogger(__name__)
 _GROUP = 64
 _READ_BYTES = 1 << 20
 _WRITE_BACK_BYTES = 16 << 20
+_FULL_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,14 @@ class Receiving:
     """One episode being received: its staging file, its running digest, and who owns it."""
 
     def __init__(
-        self, path: Path, row: EpisodeRow, write_back: Callable[[int], None] = lambda descriptor: None
+        self,
+        path: Path,
+        row: EpisodeRow,
+        write_back: Callable[[int], None] = lambda descriptor: None,
+        on_full: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = path
-        self._write_back = write_back
+        self._write_back, self._on_full = write_back, on_full
         self._written_back = 0
         self.row = row
         self.lock = threading.Lock()
@@ -110,6 +115,7 @@ class Receiving:
             except OSError as error:
                 if error.errno in FULL_ERRNOS:
                     os.ftruncate(self._file, self.offset)
+                    self._on_full()
                     raise DiskFullError(f"the trainer's disk is full; {self.offset} bytes are kept") from error
                 raise
             self._digest.update(chunk.data)
@@ -186,6 +192,7 @@ class Ingest:
         self._staging, self._blobs, self._meta, self._on_commit = staging, blobs, meta, on_commit
         self._receiving: dict[tuple[str, str], Receiving] = {}
         self._lock = threading.Lock()
+        self._full_until = 0.0
         self._pool = ThreadPoolExecutor(commit_threads, thread_name_prefix="commit")
         self._groups: queue.SimpleQueue[tuple[EpisodeRow, Future[AddResult]] | None] = queue.SimpleQueue()
         self._committer = threading.Thread(target=self._commit_groups, name="commit-groups", daemon=True)
@@ -204,17 +211,18 @@ class Ingest:
         if (known := self._meta.episode(peer.tenant, opening.episode_id)) is not None:
             if known.digest != opening.digest:
                 raise IdReusedError(f"episode {opening.episode_id} exists with digest {known.digest}")
+            self._staged(peer, opening).unlink(missing_ok=True)  # a kill may have come between catalogue and unlink
             return None
         row = EpisodeRow(0, peer.tenant, opening.episode_id, peer.name, opening.digest, opening.size, 0)
         key = (peer.tenant, opening.episode_id)
-        folder = self._staging / peer.tenant
+        path = self._staged(peer, opening)
         with self._lock:
             if (older := self._receiving.pop(key, None)) is not None:
                 older.close()  # the newer stream wins: the old one is a dead peer's more often than not
             self._check_room(peer, opening)
-            folder.mkdir(exist_ok=True)
-            self._drop_other_content(folder, opening)
-            receiving = Receiving(folder / f"{opening.episode_id}~{opening.digest}.part", row, self._write_back)
+            path.parent.mkdir(exist_ok=True)
+            self._drop_other_content(path, opening)
+            receiving = Receiving(path, row, self._write_back, self._disk_was_full)
             self._receiving[key] = receiving
         return receiving
 
@@ -245,6 +253,10 @@ class Ingest:
             for receiving in self._receiving.values():
                 receiving.close()
             self._receiving.clear()
+
+    def _disk_was_full(self) -> None:
+        """A write failed for lack of space: take no new episode for a moment, so that none is sent in vain."""
+        self._full_until = time.monotonic() + _FULL_PAUSE_S
 
     def _write_back(self, descriptor: int) -> None:
         """Let the disk write while more comes, so that the flush at the end is short."""
@@ -283,24 +295,31 @@ class Ingest:
                 f"{limits.tenant_episodes} and {limits.tenant_bytes}: ask an admin for more"
             )
         free = shutil.disk_usage(self._staging).free
-        if free - opening.size < limits.min_free_bytes:
+        if free - opening.size < limits.min_free_bytes or time.monotonic() < self._full_until:
             raise DiskFullError(
                 f"the trainer has {free} bytes left; nothing was dropped, it takes episodes again later"
             )
 
-    def _drop_other_content(self, folder: Path, opening: Opening) -> None:
+    def _staged(self, peer: Peer, opening: Opening) -> Path:
+        return self._staging / peer.tenant / f"{opening.episode_id}~{opening.digest}.part"
+
+    def _drop_other_content(self, path: Path, opening: Opening) -> None:
         """Remove staged bytes of the same id with another digest: they were never acknowledged."""
-        for stale in folder.glob(f"{opening.episode_id}~*.part"):
-            if stale.name != f"{opening.episode_id}~{opening.digest}.part":
+        for stale in path.parent.glob(f"{opening.episode_id}~*"):
+            if stale.stem != path.stem:
                 stale.unlink()
 
     def _commit(self, receiving: Receiving) -> AddResult:
         receiving.seal()
-        self._blobs.put_file(receiving.path, receiving.row.digest)
+        sealed = receiving.path.with_suffix(".sealed")
+        sealed.unlink(missing_ok=True)
+        os.link(receiving.path, sealed)  # the staged name stays: a kill before the catalogue knows costs no resending
+        self._blobs.put_file(sealed, receiving.row.digest)
         done: Future[AddResult] = Future()
         self._groups.put((receiving.row, done))
         result = done.result()
         self.release(receiving)
+        receiving.path.unlink(missing_ok=True)
         if result == "conflict":
             raise IdReusedError(f"episode {receiving.row.episode_id} was committed with another digest meanwhile")
         return result

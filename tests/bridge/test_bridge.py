@@ -7,12 +7,20 @@ import time
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
-from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.service import Limits, Service, ServiceConfig
+from cloud_trainer.service.ingest import Ingest, Opening
+from cloud_trainer.store.database import Database
+from cloud_trainer.store.folder import FolderBlobStore
+from cloud_trainer.store.sql_meta import SqlMetaStore
 from gymnast_core.episodes import Spool, read_episode
-from gymnast_core.errors import RejectedBridgeError
+from gymnast_core.episodes.messages import SCHEMA_VERSION
+from gymnast_core.errors import RejectedBridgeError, StorageError
 from gymnast_core.types import Outcome
+from gymnast_core.wire.codec import Chunk, crc32c
 from gymnast_core.wire.errors import NotPermittedError
+from gymnast_core.wire.identity import Peer
 from gymnast_ros.uplink import EpisodesClient, Identity, JobsClient, RobotStore, Uplink, WeightsClient
 from tests.bridge.conftest import fill, make_checkpoint, make_episode
 
@@ -260,3 +268,26 @@ def test_sixteen_robots_and_a_replacement_are_all_served(service, identities, tm
     for uplink in uplinks:
         uplink.stop()
     assert len(service.meta.episodes()) == 34
+
+
+def test_a_kill_before_the_catalogue_knows_costs_no_resending(tmp_path):
+    """The bytes are sealed, the registration fails: the next attempt continues at the end."""
+    data = b"0123456789"
+    opening = Opening("ep", len(data), blake3(data).hexdigest(), SCHEMA_VERSION)
+    robot, meta = Peer("wx-1", "robot", "default"), SqlMetaStore(Database(f"sqlite:///{tmp_path / 'store.db'}"))
+    ingest = Ingest(tmp_path / "staging", FolderBlobStore(tmp_path / "blobs"), meta, Limits(min_free_bytes=1))
+    receiving = ingest.open(robot, opening)
+    receiving.write(Chunk(1, 0, crc32c(data), data))
+    meta.close()
+    with pytest.raises(StorageError):
+        ingest.commit(receiving).result(10)
+    ingest.close()
+    meta = SqlMetaStore(Database(f"sqlite:///{tmp_path / 'store.db'}"))
+    ingest = Ingest(tmp_path / "staging", FolderBlobStore(tmp_path / "blobs"), meta, Limits(min_free_bytes=1))
+    receiving = ingest.open(robot, opening)
+    assert receiving.offset == len(data)
+    assert ingest.commit(receiving).result(10) == "added"
+    assert ingest.open(robot, opening) is None
+    assert list((tmp_path / "staging" / "default").iterdir()) == []
+    ingest.close()
+    meta.close()
