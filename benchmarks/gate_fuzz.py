@@ -1,6 +1,8 @@
 """Fuzzes the command gate: hostile streams through the pure core, and through the real gate process.
 
-python benchmarks/gate_fuzz.py --streams 1000000 --workers 2 --node-streams 1000 --json benchmarks/gate_fuzz.json
+python -m benchmarks.gate_fuzz --streams 1000000 --workers 2 --state /tmp/fuzz --node-streams 1000 --json FILE
+
+With --state an interrupted run goes on where it was: finished pieces are kept in that folder.
 """
 
 from __future__ import annotations
@@ -20,94 +22,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from gymnast_core import kinematics
-from gymnast_core.kinematics import DEFAULT_ROTATION, EndEffectorTarget
-from gymnast_core.safety import ArmState, Command, CommandGate, Decision, GateLimits, GateState
+from benchmarks.obedient_arm import SECOND, STARTS, STEP_NS, Arm, Ledger
+from gymnast_core.safety import Command, CommandGate, Decision, GateLimits, GateState
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
 
-SECOND = 1_000_000_000
-STEP_NS = WIDOWX_250S.step_ns
 HAZARDS = ("wild", "not_finite", "replay", "stall", "seam", "clock_back", "future", "wall")
 STEPS = 4
+PIECE = 2000
+"""Streams of one job: drawn together, checked together."""
 DEADMAN_NS = 400_000_000
-GUESS_J = np.array([0.0, 0.02, 0.18, 0.0, 1.37, 0.0])
-STARTS = [
-    (np.array(position), kinematics.inverse(position, DEFAULT_ROTATION, GUESS_J))
-    for position in ((0.28, 0.0, 0.12), (0.20, -0.10, 0.05), (0.33, 0.10, 0.02), (0.24, 0.12, 0.18), (0.40, 0.0, 0.10))
-]
+LIMITS = GateLimits(max_change_m=0.06, max_change_rad=0.3, deadman_ns=DEADMAN_NS)
 
 
-class Arm:
-    """Obeys exactly, and counts what it should never have been told."""
-
-    def __init__(self, rng: np.random.Generator, limits: GateLimits) -> None:
-        position, joints_J = STARTS[rng.integers(len(STARTS))]
-        self.state = ArmState(SECOND, EndEffectorTarget(position, DEFAULT_ROTATION, 1.0), joints_J)
-        self.limits, self.violations, self.told = limits, Counter[str](), 0
-        self._last_A = np.zeros(7)
-
-    def obey(self, action_A: FloatArray) -> None:
-        """Check one told action against the envelope, then move there."""
-        self.told += 1
-        spec, bad = self.limits.spec, self.violations
-        bad["not_finite"] += int(not np.isfinite(action_A).all())
-        bad["step_limit"] += int(np.abs(action_A[:3]).max() > spec.max_translation_m + 1e-6)
-        bad["step_limit"] += int(np.abs(action_A[3:6]).max() > spec.max_rotation_rad + 1e-6)
-        bad["gripper"] += int(not 0.0 <= action_A[6] <= 1.0)
-        bad["seam"] += int(
-            action_A[:6].any() and (np.abs(action_A[:3] - self._last_A[:3]) > self.limits.max_change_m + 1e-6).any()
-        )
-        self._last_A = action_A.astype(np.float64)
-        if not action_A[:6].any():
-            return
-        target, _ = self.state.target.advanced(action_A)
-        joints_J = kinematics.inverse(target.position_m, target.rotation, self.state.target_joints_J)
-        bad["workspace"] += int((target.position_m < np.array(spec.workspace_low_m) - 1e-9).any())
-        bad["workspace"] += int((target.position_m > np.array(spec.workspace_high_m) + 1e-9).any())
-        bad["joint_limits"] += int(not kinematics.within_limits(joints_J))
-        step_rad = np.abs(joints_J - self.state.target_joints_J).max()
-        bad["joint_velocity"] += int(step_rad > self.limits.joint_step_rad + 1e-6)
-        self.state = replace(self.state, target=target, target_joints_J=joints_J)
-
-    def rest(self) -> None:
-        """It was stopped: the next action is compared with standing still."""
-        self._last_A = np.zeros(7)
-
-    def advance(self, by_ns: int = STEP_NS) -> ArmState:
-        """The next observation."""
-        self.state = replace(self.state, stamp_ns=self.state.stamp_ns + by_ns)
-        return self.state
+def hostile(rng: np.random.Generator, kinds_N: npt.NDArray[np.integer]) -> FloatArray:
+    """(N, 7) float32 actions, one for each index into HAZARDS."""
+    count = len(kinds_N)
+    action_NA = rng.normal(0.0, 0.03, (count, 7))
+    action_NA[:, 3:6] *= rng.choice([0.0, 3.0], (count, 1))
+    kind = {name: kinds_N == HAZARDS.index(name) for name in HAZARDS}
+    action_NA *= np.where(kind["wild"], 10.0 ** rng.uniform(0, 6, count), 1.0)[:, None]
+    signs_N3 = np.sign(rng.normal(size=(count, 3)))
+    action_NA[kind["seam"], :3] = 0.05 * signs_N3[kind["seam"]]
+    action_NA[kind["wall"], :3] = 0.05 * signs_N3[kind["wall"]]
+    action_NA[kind["wall"], 3:6] = rng.choice([-0.25, 0.0, 0.25], (count, 3))[kind["wall"]]
+    broken = np.flatnonzero(kind["not_finite"])
+    action_NA[broken, rng.integers(7, size=len(broken))] = rng.choice([np.nan, np.inf, -np.inf], len(broken))
+    return action_NA.astype(np.float32)
 
 
-def hostile(rng: np.random.Generator, hazard: str) -> FloatArray:
-    """An action of one kind of hazard."""
-    action_A = rng.normal(0.0, 0.03, 7).astype(np.float32)
-    action_A[3:6] *= rng.choice([0.0, 3.0])
-    if hazard == "wild":
-        action_A *= np.float32(10.0 ** rng.uniform(0, 6))
-    elif hazard == "not_finite":
-        action_A[rng.integers(7)] = rng.choice([np.nan, np.inf, -np.inf])
-    elif hazard == "seam":
-        action_A[:3] = rng.choice([-0.05, 0.05], 3)
-    elif hazard == "wall":
-        action_A[:3] = np.sign(rng.normal(size=3)) * 0.05
-        action_A[3:6] = rng.choice([-0.25, 0.0, 0.25], 3)
-    return action_A
+class Tally:
+    """Counts over many streams."""
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[str] = Counter()
+        self.lost = self.stopped = 0
 
 
-def stream(seed: int, limits: GateLimits) -> tuple[Counter[str], Counter[str], int, int, int]:
-    """One stream of STEPS commands; returns violations, verdicts, actions told, link losses, losses stopped in time."""
-    rng = np.random.default_rng([seed, 20261122])
-    arm, gate = Arm(rng, limits), CommandGate(limits)
-    now_ns, lost, stopped = 0, 0, 0
+def stream(arm: Arm, kinds: Sequence[str], actions_TA: FloatArray, tally: Tally) -> None:
+    """One stream of commands through a gate of its own; the arm obeys and observes."""
+    gate = CommandGate(LIMITS)
+    now_ns = 0
     gate.observe(arm.state, now_ns)
     gate.re_arm(now_ns)
     previous: Command | None = None
-    for _ in range(STEPS):
-        hazard = HAZARDS[rng.integers(len(HAZARDS))]
-        command = Command(hostile(rng, hazard), arm.state.stamp_ns + (STEP_NS if hazard == "future" else 0))
+    for hazard, action_A in zip(kinds, actions_TA, strict=True):
+        command = Command(action_A, arm.state.stamp_ns + (STEP_NS if hazard == "future" else 0))
         if hazard == "replay" and previous is not None:
             command = previous
         decision = gate.decide(command, now_ns)
@@ -115,11 +77,11 @@ def stream(seed: int, limits: GateLimits) -> tuple[Counter[str], Counter[str], i
             arm.obey(decision.action_A)
         previous = command
         if hazard == "stall" and gate.state is GateState.ARMED and gate.tick(now_ns) is None:
-            commanded = decision.verdict.value != "dropped"
             now_ns += 2 * SECOND
             held = gate.tick(now_ns)
-            lost += int(commanded)
-            stopped += int(commanded and held is not None and not _moves(held))
+            commanded = decision.verdict.value != "dropped"
+            tally.lost += int(commanded)
+            tally.stopped += int(commanded and held is not None and not _moves(held))
             if held is not None and held.action_A is not None:
                 arm.obey(held.action_A)
         now_ns += STEP_NS
@@ -127,41 +89,72 @@ def stream(seed: int, limits: GateLimits) -> tuple[Counter[str], Counter[str], i
         if gate.state is GateState.STOPPED:
             gate.re_arm(now_ns)
             arm.rest()
-    return arm.violations, gate.counts, arm.told, lost, stopped
+    tally.verdicts.update(gate.counts)
 
 
 def _moves(decision: Decision) -> bool:
     return decision.action_A is None or bool(decision.action_A[:6].any())
 
 
-def many(job: tuple[int, int]) -> tuple[Counter[str], Counter[str], int, int, int]:
-    """Streams of seeds start..stop."""
-    limits = GateLimits(max_change_m=0.06, max_change_rad=0.3, deadman_ns=DEADMAN_NS)
-    violations, verdicts, sums = Counter[str](), Counter[str](), np.zeros(3, np.int64)
-    for seed in range(*job):
-        bad, counts, *rest = stream(seed, limits)
-        violations.update(bad)
-        verdicts.update(counts)
-        sums += rest
-    told, lost, stopped = (int(value) for value in sums)
-    return violations, verdicts, told, lost, stopped
-
-
-def fuzz_core(streams: int, workers: int) -> dict[str, Any]:
-    """The pure core, in several processes."""
-    started, piece = time.monotonic(), 2000
-    jobs = [(start, min(start + piece, streams)) for start in range(0, streams, piece)]
-    violations, verdicts, told, lost, stopped = Counter[str](), Counter[str](), 0, 0, 0
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for bad, counts, one_told, one_lost, one_stopped in pool.imap_unordered(many, jobs):
-            violations.update(bad)
-            verdicts.update(counts)
-            told, lost, stopped = told + one_told, lost + one_lost, stopped + one_stopped
+def piece(job: tuple[int, int]) -> dict[str, Any]:
+    """Streams start..stop; start names the random numbers, so a piece is always the same."""
+    start, stop = job
+    rng = np.random.default_rng([start, 20261122])
+    kinds_NT = rng.integers(len(HAZARDS), size=(stop - start, STEPS))
+    actions_NTA = hostile(rng, kinds_NT.ravel()).reshape(stop - start, STEPS, 7)
+    starts_N = rng.integers(len(STARTS), size=stop - start)
+    ledger, tally = Ledger(), Tally()
+    for kinds_T, actions_TA, place in zip(kinds_NT.tolist(), actions_NTA, starts_N.tolist(), strict=True):
+        stream(Arm(ledger, place), [HAZARDS[kind] for kind in kinds_T], actions_TA, tally)
     return {
-        "streams": streams, "commands": streams * STEPS, "told": told, "violations": dict(+violations),
-        "verdicts": dict(verdicts), "links_lost": lost, "stopped_within_one_tick": stopped,
-        "seconds": time.monotonic() - started,
+        "start": start, "streams": stop - start, "told": len(ledger.told), "moves": len(ledger.moves),
+        "violations": dict(ledger.violations(LIMITS)), "verdicts": dict(tally.verdicts),
+        "links_lost": tally.lost, "stopped_within_one_tick": tally.stopped, "cpu_seconds": 0.0,
     }  # fmt: skip
+
+
+def timed_piece(job: tuple[int, int]) -> dict[str, Any]:
+    """A piece with the processor time it took."""
+    started_s = time.process_time()
+    return {**piece(job), "cpu_seconds": time.process_time() - started_s}
+
+
+def fuzz_core(streams: int, workers: int, state: Path | None = None) -> dict[str, Any]:
+    """The pure core, in several processes; pieces found in the state folder are not run again."""
+    started = time.monotonic()
+    jobs = [(start, min(start + PIECE, streams)) for start in range(0, streams, PIECE)]
+    done = {job: found for job in jobs if (found := _kept(state, job)) is not None}
+    left = [job for job in jobs if job not in done]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for result in pool.imap_unordered(timed_piece, left):
+            job = (result["start"], result["start"] + result["streams"])
+            done[job] = result
+            _keep(state, job, result)
+    parts = list(done.values())
+    violations, verdicts = Counter[str](), Counter[str]()
+    for part in parts:
+        violations.update(part["violations"])
+        verdicts.update(part["verdicts"])
+    sums = {name: sum(part[name] for part in parts) for name in ("streams", "told", "moves", "links_lost")}
+    cpu_s = sum(part["cpu_seconds"] for part in parts)
+    return {
+        **sums, "commands": sums["streams"] * STEPS, "violations": dict(+violations), "verdicts": dict(verdicts),
+        "stopped_within_one_tick": sum(part["stopped_within_one_tick"] for part in parts),
+        "streams_per_core_second": sums["streams"] / cpu_s, "seconds": time.monotonic() - started,
+    }  # fmt: skip
+
+
+def _kept(state: Path | None, job: tuple[int, int]) -> dict[str, Any] | None:
+    path = None if state is None else state / f"{job[0]}-{job[1]}.json"
+    return None if path is None or not path.is_file() else dict(json.loads(path.read_text()))
+
+
+def _keep(state: Path | None, job: tuple[int, int], result: dict[str, Any]) -> None:
+    if state is not None:
+        state.mkdir(parents=True, exist_ok=True)
+        fresh = state / f".{job[0]}"
+        fresh.write_text(json.dumps(result))
+        fresh.rename(state / f"{job[0]}-{job[1]}.json")
 
 
 def fuzz_node(streams: int, domain_id: int) -> dict[str, Any]:
@@ -189,42 +182,39 @@ def _fuzz_process(streams: int) -> dict[str, Any]:
     from gymnast_ros.nodes.gate_probe import GateProbe
 
     started = time.monotonic()
-    limits = GateLimits(max_change_m=0.06, max_change_rad=0.3, deadman_ns=DEADMAN_NS)
     rclpy.init()
     probe = GateProbe()
-    violations, told, lost, stopped = Counter[str](), 0, 0, 0
+    ledger, lost, stopped = Ledger(), 0, 0
     stamp_ns, latency_ms = SECOND, []
     for seed in range(streams):
         rng = np.random.default_rng([seed, 7])
-        arm = Arm(rng, limits)
-        for _ in range(STEPS):
+        arm = Arm(ledger, int(rng.integers(len(STARTS))))
+        kinds_T = rng.integers(len(HAZARDS), size=STEPS)
+        for kind, action_A in zip(kinds_T.tolist(), hostile(rng, kinds_T), strict=True):
             stamp_ns += STEP_NS
             arm.state = replace(arm.state, stamp_ns=stamp_ns, episode=seed)
             probe.observe(arm.state)
-            hazard = HAZARDS[rng.integers(len(HAZARDS))]
-            shift_ns = {"replay": -STEP_NS, "future": 30 * SECOND}.get(hazard, 0)
+            shift_ns = {"replay": -STEP_NS, "future": 30 * SECOND}.get(HAZARDS[kind], 0)
             for unasked_A in probe.drain():  # a hold, because this machine was slow for longer than the deadman
                 arm.obey(unasked_A)
             sent_s = time.monotonic()
-            answer = probe.ask(hostile(rng, hazard), stamp_ns + shift_ns, 0.02 if shift_ns else 1.0)
+            answer = probe.ask(action_A, stamp_ns + shift_ns, 0.02 if shift_ns else 1.0)
             if answer is not None:
                 latency_ms.append((time.monotonic() - sent_s) * 1e3)
                 arm.obey(answer)
-            if hazard == "stall" and answer is not None and seed % 10 == 0:
+            if HAZARDS[kind] == "stall" and answer is not None and seed % 10 == 0:
                 hold = probe.wait(DEADMAN_NS / 1e9 + 2 * WIDOWX_250S.step_s)
                 lost += 1
                 stopped += int(hold is not None and not hold[:6].any())
                 if hold is not None:
                     arm.obey(hold)
-        told += arm.told
-        violations.update(arm.violations)
     probe.close()
     rclpy.try_shutdown()
     round_trip_ms = {f"p{share}": float(np.percentile(latency_ms, share)) for share in (50, 99)}
     return {
-        "streams": streams, "commands": streams * STEPS, "told": told, "violations": dict(+violations),
-        "links_lost": lost, "stopped_within_one_tick": stopped, "gate_round_trip_ms": round_trip_ms,
-        "seconds": time.monotonic() - started,
+        "streams": streams, "commands": streams * STEPS, "told": len(ledger.told),
+        "violations": dict(ledger.violations(LIMITS)), "links_lost": lost, "stopped_within_one_tick": stopped,
+        "gate_round_trip_ms": round_trip_ms, "seconds": time.monotonic() - started,
     }  # fmt: skip
 
 
@@ -237,6 +227,7 @@ def table(result: dict[str, Any]) -> str:
             f"{name:>12}: {part['streams']} streams, {part['commands']} commands, {part['told']} reached the arm, "
             f"{violations} envelope violations, {part['stopped_within_one_tick']}/{part['links_lost']} lost links "
             f"stopped within one tick, {part['seconds']:.0f} s"
+            + (f", {rate:.0f} streams/s per core" if (rate := part.get("streams_per_core_second")) else "")
         )
     return "\n".join(lines)
 
@@ -246,13 +237,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=2000, help="through the pure core")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--state", type=Path, help="folder of finished pieces; the same one goes on")
     parser.add_argument("--node-streams", type=int, default=0, help="through the real gate process")
     parser.add_argument("--domain", type=int, default=97)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     parts: dict[str, Callable[[], dict[str, Any]]] = {}
     if args.streams:
-        parts["core"] = lambda: fuzz_core(args.streams, args.workers)
+        parts["core"] = lambda: fuzz_core(args.streams, args.workers, args.state)
     if args.node_streams:
         parts["gate process"] = lambda: fuzz_node(args.node_streams, args.domain)
     result = {name: run() for name, run in parts.items()}

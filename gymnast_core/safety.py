@@ -9,99 +9,18 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from gymnast_core import kinematics
-from gymnast_core.clearance import clearance
-from gymnast_core.errors import ConfigError, SafetyError, UnreachableError
-from gymnast_core.kinematics import EndEffectorTarget
-from gymnast_core.spec import WIDOWX_250S, RobotSpec
+from gymnast_core.envelope import ArmState, Envelope, GateLimits, RefusedError, hold_action
+from gymnast_core.errors import UnreachableError
 from gymnast_core.types import ACTION_DIM, FloatArray
 
-Array = npt.NDArray[np.float64]
+__all__ = ["ArmState", "Command", "CommandGate", "Decision", "GateLimits", "GateState", "Verdict", "hold_action"]
 
-
-@dataclass(frozen=True)
-class GateLimits:
-    """The envelope. Defaults are the simulated WidowX in lockstep; config/widowx.yaml is tighter.
-
-    Attributes:
-        spec: step limits, workspace, joint limits and velocity.
-        workspace_low_m: lower corner of the task's box; must lie inside the arm's.
-        workspace_high_m: upper corner.
-        max_change_m: largest change of dx, dy or dz from one step to the next (jerk at chunk seams).
-        max_change_rad: the same for rotation.
-        table_height_m: of the table top in base_link.
-        table_clearance_m: what elbow, wrist and palm keep from it.
-        self_clearance_m: what gripper and forearm keep from base and upper arm.
-        effort_limit: per joint, same unit as joint_states.effort; beyond it the arm stops. Empty: not checked.
-        max_command_age_ns: how much older than the newest observation the answered one may be.
-        deadman_ns: longest silence of commands or observations, on the caller's monotonic clock.
-        max_refusals: refused commands in a row after which the arm stops until re-armed.
-    """
-
-    spec: RobotSpec = WIDOWX_250S
-    workspace_low_m: tuple[float, float, float] = WIDOWX_250S.workspace_low_m
-    workspace_high_m: tuple[float, float, float] = WIDOWX_250S.workspace_high_m
-    max_change_m: float = 0.10
-    max_change_rad: float = 0.50
-    table_height_m: float = 0.0
-    table_clearance_m: float = 0.005
-    self_clearance_m: float = 0.005
-    effort_limit: tuple[float, ...] = ()
-    max_command_age_ns: int = 0
-    deadman_ns: int = 5_000_000_000
-    max_refusals: int = 25
-
-    def __post_init__(self) -> None:
-        """Refuse an envelope that is empty or larger than the arm's."""
-        for low, high, arm_low, arm_high in zip(
-            self.workspace_low_m, self.workspace_high_m, self.spec.workspace_low_m, self.spec.workspace_high_m,
-            strict=True,
-        ):  # fmt: skip
-            if not arm_low <= low < high <= arm_high:
-                raise ConfigError(f"workspace [{low}, {high}] m must lie inside the arm's [{arm_low}, {arm_high}] m")
-        for name in ("max_change_m", "max_change_rad", "deadman_ns", "max_refusals"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        if len(self.effort_limit) not in (0, 6):
-            raise ConfigError(f"effort_limit needs 6 values or none, got {len(self.effort_limit)}")
-
-    @property
-    def box(self) -> RobotSpec:
-        """The arm's spec with the task's workspace."""
-        return replace(self.spec, workspace_low_m=self.workspace_low_m, workspace_high_m=self.workspace_high_m)
-
-    @property
-    def joint_step_rad(self) -> float:
-        """Furthest one joint may go in one step: velocity limit x step (0.628 rad for the WidowX at 5 Hz)."""
-        return self.spec.joint_velocity_rad_s * self.spec.step_s
-
-
-@dataclass(frozen=True, eq=False)
-class ArmState:
-    """What the arm reports with every observation.
-
-    Attributes:
-        stamp_ns: of the observation.
-        target: pose it was last told.
-        target_joints_J: (6,) joints of that pose [rad].
-        effort_J: (6,) measured effort, where the arm has it.
-        episode: changes with every reset; the next command has no predecessor to be smooth with.
-        running: False after the episode's end, when silence is no fault.
-        session: changes when the arm's process starts anew.
-    """
-
-    stamp_ns: int
-    target: EndEffectorTarget
-    target_joints_J: Array
-    effort_J: Array | None = None
-    episode: int = 0
-    running: bool = True
-    session: int = 0
+_REST_A = (0.0,) * ACTION_DIM
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +36,6 @@ class Command:
     action_A: FloatArray
     stamp_ns: int
     source: str = "policy"
-
-
-class _RefusedError(SafetyError):
-    """No part of a command may pass; str() is the reason that gets counted."""
 
 
 class Verdict(str, enum.Enum):
@@ -173,7 +88,7 @@ class _Memory:
     observed_at_ns: int = 0
     commanded_at_ns: int | None = None
     answered_ns: int = -1
-    last_action_A: Array = field(default_factory=lambda: np.zeros(ACTION_DIM))
+    last_action_A: Sequence[float] = _REST_A
     refusals: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -189,6 +104,7 @@ class CommandGate:
 
     def __init__(self, limits: GateLimits | None = None, *, armed: bool = False) -> None:
         self.limits = limits or GateLimits()
+        self._envelope = Envelope(self.limits)
         self._reopens = armed
         self._state = GateState.ARMED if armed else GateState.DISARMED
         self._reason = "" if armed else "not armed yet; call re_arm"
@@ -263,7 +179,7 @@ class CommandGate:
             self.stop(f"clock jumped back from {memory.arm.stamp_ns} to {arm.stamp_ns} ns; check the clocks, re-arm")
             memory.answered_ns = -1
         if memory.arm is None or arm.episode != memory.arm.episode:
-            memory.last_action_A, memory.refusals = np.zeros(ACTION_DIM), 0
+            memory.last_action_A, memory.refusals = _REST_A, 0
         memory.arm, memory.observed_at_ns = arm, now_ns
         if not arm.running:
             self._rest()
@@ -292,7 +208,7 @@ class CommandGate:
                 self._state = GateState.HOLDING
                 self._reason = f"{name} silent for {(now_ns - last_ns) / 1e9:.2f} s"
                 memory.counts[f"silent_{name}"] += 1
-                memory.last_action_A = np.zeros(ACTION_DIM)
+                memory.last_action_A = _REST_A
                 return self._hold(memory.arm, Verdict.HELD, f"silent_{name}")
         return None
 
@@ -325,100 +241,20 @@ class CommandGate:
             (GateState.ARMED, "") if self._state is GateState.HOLDING else (self._state, self._reason)
         )
         try:
-            action_A, reasons = self._limit(command, arm)
+            action_A, reasons = self._envelope.limit(command.action_A, memory.last_action_A, arm)
         except UnreachableError:
             return self._refuse(arm, "unreachable", gripper=float(np.clip(command.action_A[6], 0.0, 1.0)))
-        except _RefusedError as error:
+        except RefusedError as error:
             return self._refuse(arm, str(error))
         memory.refusals = 0
-        memory.last_action_A = action_A.astype(np.float64)
+        memory.last_action_A = action_A.tolist()
         verdict = Verdict.LIMITED if reasons else Verdict.FORWARDED
         return Decision(verdict, action_A, reasons, command.stamp_ns, command.source)
-
-    def _limit(self, command: Command, arm: ArmState) -> tuple[FloatArray, tuple[str, ...]]:
-        """Cut a command to the envelope, or raise when no part of it may pass."""
-        wanted = command.action_A
-        if wanted.shape != (ACTION_DIM,) or wanted.dtype != np.float32:
-            raise _RefusedError("malformed")
-        if not np.isfinite(wanted).all():
-            raise _RefusedError("not_finite")
-        reasons: list[str] = []
-        action = self._smooth(self._cut(wanted.astype(np.float64), reasons), reasons)
-        target, sent_A = self._advance(arm.target, action, reasons)
-        joints_J = kinematics.inverse(target.position_m, target.rotation, arm.target_joints_J, spec=self.limits.spec)
-        step_rad = float(np.abs(joints_J - arm.target_joints_J).max())
-        if step_rad > self.limits.joint_step_rad:
-            target, sent_A, joints_J = self._slow(arm, action, step_rad)
-            reasons.append("joint_velocity")
-        self._check_clearance(joints_J, arm.target_joints_J)
-        return sent_A, tuple(reasons)
-
-    def _cut(self, action: Array, reasons: list[str]) -> Array:
-        """Step limits and gripper range; float32 noise at a limit is no reason."""
-        spec = self.limits.spec
-        high = np.array([spec.max_translation_m] * 3 + [spec.max_rotation_rad] * 3 + [1.0])
-        low = np.append(-high[:6], 0.0)
-        cut = np.asarray(np.clip(action, low, high))
-        if (np.abs(cut - action) > 1e-6).any():
-            reasons.append("step_limit")
-        return cut
-
-    def _smooth(self, action: Array, reasons: list[str]) -> Array:
-        last = self._memory.last_action_A
-        change = np.array([self.limits.max_change_m] * 3 + [self.limits.max_change_rad] * 3)
-        smooth = action.copy()
-        smooth[:6] = np.clip(action[:6], last[:6] - change, last[:6] + change)
-        if (smooth != action).any():
-            reasons.append("seam")
-        return smooth
-
-    def _advance(
-        self, target: EndEffectorTarget, action: Array, reasons: list[str]
-    ) -> tuple[EndEffectorTarget, FloatArray]:
-        """Workspace. Cut deltas are rounded outward: the arm's own clip then lands on the wall."""
-        following, sent_A = target.advanced(action, self.limits.box)
-        wanted = action[:3]
-        short = np.abs(following.position_m - target.position_m - wanted) > 1e-9
-        if short.any():
-            reasons.append("workspace")
-            outward = np.nextafter(sent_A[:3], np.where(wanted > 0, np.inf, -np.inf).astype(np.float32))
-            lands = (target.position_m + sent_A[:3] >= following.position_m) == (wanted > 0)
-            sent_A[:3] = np.where(short & ~lands, outward, sent_A[:3])
-        return following, sent_A
-
-    def _slow(self, arm: ArmState, action: Array, step_rad: float) -> tuple[EndEffectorTarget, FloatArray, Array]:
-        """The same direction at a share of the way that keeps every joint within its velocity limit."""
-        share = self.limits.joint_step_rad / step_rad
-        for _ in range(4):
-            share *= 0.95
-            slower = action.copy()
-            slower[:6] *= share
-            target, sent_A = arm.target.advanced(slower, self.limits.box)
-            joints_J = kinematics.inverse(
-                target.position_m, target.rotation, arm.target_joints_J, spec=self.limits.spec
-            )
-            step_rad = float(np.abs(joints_J - arm.target_joints_J).max())
-            if step_rad <= self.limits.joint_step_rad:
-                return target, sent_A, joints_J
-            share *= 0.5
-        raise UnreachableError(f"a joint would jump {step_rad:.2f} rad in one step; hold the arm")
-
-    def _check_clearance(self, joints_J: Array, present_J: Array) -> None:
-        """Refuse a pose too close to table or arm, unless it leaves one that is closer still."""
-        limits = self.limits
-        wanted = clearance(joints_J, table_height_m=limits.table_height_m)
-        if wanted.table_m >= limits.table_clearance_m and wanted.self_m >= limits.self_clearance_m:
-            return
-        present = clearance(present_J, table_height_m=limits.table_height_m)
-        if wanted.table_m < min(limits.table_clearance_m, present.table_m):
-            raise _RefusedError("table_clearance")
-        if wanted.self_m < min(limits.self_clearance_m, present.self_m):
-            raise _RefusedError("self_clearance")
 
     def _refuse(self, arm: ArmState, reason: str, *, gripper: float | None = None) -> Decision:
         memory = self._memory
         memory.refusals += 1
-        memory.last_action_A = np.zeros(ACTION_DIM)
+        memory.last_action_A = _REST_A
         if memory.refusals >= self.limits.max_refusals:
             self.stop(f"{memory.refusals} commands in a row refused, the last one: {reason}")
         hold = self._hold(arm, Verdict.HELD, reason)
@@ -433,10 +269,3 @@ class CommandGate:
     @staticmethod
     def _drop(command: Command, reason: str) -> Decision:
         return Decision(Verdict.DROPPED, None, (reason,), command.stamp_ns, command.source)
-
-
-def hold_action(target: EndEffectorTarget) -> FloatArray:
-    """The (7,) float32 action that keeps the arm where it was told to be, gripper included."""
-    action_A = np.zeros(ACTION_DIM, np.float32)
-    action_A[6] = target.gripper
-    return action_A
