@@ -1,5 +1,6 @@
 """ament_python entry: what colcon installs. Dependencies live in pyproject.toml (pip) and package.xml (rosdep)."""
 
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -7,6 +8,9 @@ from setuptools import find_packages, setup
 PACKAGE = "gymnast_ros"
 OURS = ("gymnast_core", PACKAGE, "cloud_trainer", "gymnast_cli")
 NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "keyboard", "evaluate_once")
+
+if sys.version_info < (3, 10):  # noqa: UP036  (pip cannot be told: see pyproject.toml)
+    sys.exit(f"{PACKAGE} needs Python 3.10 or newer, this is {sys.version.split()[0]}")
 
 
 def files(pattern: str) -> list[str]:
@@ -31,5 +35,6 @@ setup(
             *(f"{node} = gymnast_ros.nodes.{node}:main" for node in NODES),
         ]
     },
+    license="Apache-2.0",
     zip_safe=False,
 )

@@ -44,7 +44,7 @@ def test_name_and_version_agree(setup_arguments: dict[str, Any]) -> None:
     versions = {setup_arguments["version"], PYPROJECT["project"]["version"], package.findtext("version")}
     assert names == {"gymnast_ros"}
     assert len(versions) == 1
-    assert package.findtext("license") == PYPROJECT["project"]["license"]
+    assert package.findtext("license") == setup_arguments["license"]
     assert package.findtext("export/build_type") == "ament_python"
     assert (ROOT / "resource" / "gymnast_ros").is_file()
 

@@ -1,0 +1,80 @@
+"""colcon builds and installs the package as ROS 2 Jazzy and Kilted would: with the setuptools of Ubuntu 24.04."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COLCON = (
+    "setuptools==68.1.2",
+    "colcon-core==0.21.3",
+    "colcon-ros==0.5.0",
+    "colcon-python-setup-py==0.2.9",
+    "colcon-recursive-crawl==0.2.3",
+    "colcon-library-path==0.2.1",
+)
+NODES = {
+    "sim_world",
+    "command_gate",
+    "rollout",
+    "bridge",
+    "widowx_arm",
+    "teleop",
+    "keyboard",
+    "evaluate_once",
+    "gymnast",
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A built colcon workspace with this package in its src folder, in an environment of its own."""
+    folder = tmp_path_factory.mktemp("ros2_ws")
+    venv.create(folder / "venv", with_pip=True)
+    tools = folder / "venv" / "bin"
+    installed = subprocess.run([tools / "pip", "install", "--quiet", *COLCON], capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"colcon could not be installed from the package registry: {installed.stderr[-200:]}")
+    (folder / "src").mkdir()
+    files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    for name in files:
+        if name and (ROOT / name).is_file() and not name.startswith(("tests/", "checkpoints/", "benchmarks/")):
+            copy = folder / "src" / "gymnast_ros" / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes((ROOT / name).read_bytes())
+    built = subprocess.run([tools / "colcon", "build"], cwd=folder, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "install" / "gymnast_ros"
+
+
+def test_every_node_is_an_executable_where_ros2_run_looks(workspace: Path) -> None:
+    found = {path.name for path in (workspace / "lib" / "gymnast_ros").iterdir() if os.access(path, os.X_OK)}
+    assert found == NODES
+
+
+def test_launch_files_configuration_and_index_are_installed(workspace: Path) -> None:
+    share = workspace / "share"
+    assert (share / "ament_index" / "resource_index" / "packages" / "gymnast_ros").is_file()
+    for folder in ("launch", "config"):
+        wanted = {path.name for path in (ROOT / folder).glob("*.*") if path.suffix != ".pyc"}
+        assert {path.name for path in (share / "gymnast_ros" / folder).iterdir()} == wanted
+
+
+def test_the_installed_copy_runs(workspace: Path) -> None:
+    library = next((workspace / "lib").glob("python3*/site-packages"))
+    program = "import gymnast_cli.main as m; print(m.__file__); raise SystemExit(m.main(['--help']))"
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(library)},
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.startswith(str(library)), shown.stdout + shown.stderr
+    assert "serve" in shown.stdout
