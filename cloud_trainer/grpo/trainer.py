@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -165,9 +165,18 @@ class GrpoTrainer(Generic[PolicyT]):
         surplus: informative rows beyond the target, for the next update.
         rng: shuffles, and draws starts and samples for whoever runs the loop.
         history: one JSON dictionary per update, written by the loop.
+
+    Args:
+        anchor: further loss of every optimiser step, e.g. a penalty for leaving what must not be forgotten.
     """
 
-    def __init__(self, policy: PolicyT, config: GrpoConfig) -> None:
+    def __init__(
+        self,
+        policy: PolicyT,
+        config: GrpoConfig,
+        *,
+        anchor: Callable[[PolicyT, np.random.Generator], torch.Tensor] | None = None,
+    ) -> None:
         policy.network.eval()
         policy.temperature = config.temperature
         self.policy, self.config = policy, config
@@ -179,6 +188,7 @@ class GrpoTrainer(Generic[PolicyT]):
             policy.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._reference: PolicyT | None = _frozen_copy(policy) if config.kl_weight > 0 else None
+        self._anchor = anchor
 
     def informative(self, scored: Scored) -> Scored:
         """Return only the rows of groups worth learning from."""
@@ -240,6 +250,8 @@ class GrpoTrainer(Generic[PolicyT]):
             apart = torch.where(valid, reference - new, 0.0)
             estimate = (apart.exp() - apart - 1).sum(1) / valid.sum(1)  # Schulman's k3: unbiased and never negative
             loss = loss + self.config.kl_weight * estimate.mean()
+        if self._anchor is not None:
+            loss = loss + self._anchor(self.policy, self.rng)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.config.grad_clip)

@@ -1,4 +1,4 @@
-"""Sampling for test-time training: some groups in the new scene, some where the policy already worked."""
+"""Test-time training: groups from the new scene and from elsewhere, and an anchor to what the policy did elsewhere."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from cloud_trainer.grpo.trainer import GrpoConfig, Scored, join_scored
-from cloud_trainer.jobs.train import Sampler, world_model_sampler
-from cloud_trainer.world_model.compact_data import StartState
+from cloud_trainer.jobs.train import Anchor, Sampler, world_model_sampler
+from cloud_trainer.world_model.compact_data import Clips, StartState
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from gymnast_core.judge import Judge
 from gymnast_core.policies.compact import CompactPolicy
@@ -48,3 +49,36 @@ def two_scene_sampler(
         return join_scored(first, replace(second, rollouts=replace(second.rollouts, group_B=apart)))
 
     return sample
+
+
+def frame_anchor(base: CompactPolicy, clips: Clips, *, weight: float, frames: int = 96) -> Anchor:
+    """Return a loss that keeps a policy where it was on recorded frames from elsewhere.
+
+    Rehearsal by reinforcement alone holds nothing where the policy already succeeds: those groups have no advantage
+    and are left out. Real frames need no world model to be believed.
+
+    Args:
+        base: the policy as it was; not trained.
+        clips: recorded elsewhere; frames at chunk starts are used, where a policy looks.
+        weight: of the loss, per token.
+        frames: drawn for each optimiser step.
+
+    Returns:
+        weight * mean KL(base || policy) per token at temperature 1.
+
+    Source:
+        Li & Hoiem, "Learning without Forgetting", 2016, section 3: the old model's outputs as targets.
+    """
+    steps = np.arange(0, clips.actions_NTA.shape[1], base.chunk_length)
+    images_NHWC = clips.frames_NTHWC[:, steps].reshape(-1, *clips.frames_NTHWC.shape[2:])
+    texts = [text for text in clips.instructions for _ in steps]
+
+    def loss(policy: CompactPolicy, rng: np.random.Generator) -> torch.Tensor:
+        rows = rng.integers(0, len(texts), frames)
+        chosen, words = images_NHWC[rows], [texts[row] for row in rows]
+        with torch.no_grad():
+            target = torch.log_softmax(base.logits(chosen, words), -1)
+        apart = target.exp() * (target - torch.log_softmax(policy.logits(chosen, words), -1))
+        return weight * apart.sum(-1).mean()
+
+    return loss

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer, Scored, join_scored
 from cloud_trainer.jobs.audit import outcomes_of
@@ -28,6 +29,9 @@ from gymnast_core.types import BoolArray, IntArray, RolloutBatch
 
 Sampler = Callable[[CompactPolicy, np.random.Generator], Scored]
 """One round of groups from a policy: rollouts, rewards, and which rows count. Group names are made unique later."""
+
+Anchor = Callable[[CompactPolicy, np.random.Generator], torch.Tensor]
+"""A further loss of every optimiser step."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ def run_grpo(
     candidate_every: int = 5,
     state: Path | None = None,
     lineage: Mapping[str, Any] | None = None,
+    anchor: Anchor | None = None,
     progress: Progress = silent,
     cancelled: Cancelled = never,
 ) -> Training:
@@ -147,6 +152,7 @@ def run_grpo(
         candidate_every: iterations between candidates; the last iteration is always one.
         state: state file; when it exists the run continues from it, and it is written after every iteration.
         lineage: world model, judge, audit and data of this run, for the manifests.
+        anchor: see cloud_trainer.jobs.adaptation.frame_anchor.
         progress: called after every iteration with imagined_reward and what the update did.
         cancelled: asked before every iteration.
 
@@ -154,7 +160,7 @@ def run_grpo(
         CancelledError: cancelled; the state file has the last whole iteration.
     """
     policy = CompactPolicy.load(parent, row_by_row=False, temperature=config.temperature)
-    trainer = GrpoTrainer(policy, config)
+    trainer = GrpoTrainer(policy, config, anchor=anchor)
     start_version = policy.version
     if state is not None and state.exists():
         trainer.load(state)

@@ -125,7 +125,7 @@ def test_cancelling_stops_the_worker_and_keeps_its_state(material, tmp_path):
         seen.append(data.get("stage"))
 
     config = {**TINY, "grpo_iterations": 500, "candidate_every": 500}
-    with pytest.raises(CancelledError, match="GRPO cancelled after"):
+    with pytest.raises(CancelledError, match="cancelled (while|after)"):
         run_in_process(inputs_of(material, config=config), tmp_path, emit=emit, cancelled=lambda: "grpo" in seen)
     assert (tmp_path / "job-1" / "grpo.state").exists()
     assert (tmp_path / "job-1" / CANCEL_NAME).exists()
