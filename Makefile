@@ -8,7 +8,7 @@ ROUNDS ?= 1
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= egl
 
-.PHONY: demo demo-smoke demo-seeds pretrain test lint types stubs faults clean egl
+.PHONY: demo demo-smoke demo-seeds pretrain test lint types stubs faults swap-kills clean egl
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -52,6 +52,9 @@ stubs: $(VENV)/.test
 
 faults: $(VENV)/.test
 	$(BIN)/python -m tests.faults.run --faults $(or $(N),10000) --log runs/faults-$(SEED).jsonl --seed $(SEED) $(ARGS)
+
+swap-kills: $(VENV)/.test
+	$(BIN)/python -m tests.bridge.swap_kills --kills $(or $(N),5000) --seed $(SEED) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from gymnast_core.episodes.durable import move_durably, sync_file, sync_folder, write_durably
+from gymnast_core.episodes.durable import PARTIAL_SUFFIX, move_durably, sync_file, sync_folder, write_durably
 from gymnast_core.errors import CheckpointError, CorruptError
 from gymnast_core.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, read_checkpoint, read_manifest
 from gymnast_core.signing import Release, SignedDocument, TrustedKeys, check_release
@@ -27,6 +27,7 @@ RELEASE_NAME = "release.json"
 ADAPTER_OF = "adapter_of"
 """Key of a manifest's config: this checkpoint is a LoRA adapter, and travels without the base it names."""
 _CURRENT, _STATE, _CHECKPOINTS, _DOWNLOAD = "current", "state.json", "checkpoints", "download"
+_REMEMBERED = 100
 
 
 @dataclass
@@ -50,9 +51,9 @@ class StoreState:
 
     Attributes:
         highest: highest release sequence accepted.
-        staged: verified, not yet tried, oldest first.
-        history: ids that were current, oldest first; the last one is current.
-        failed: id -> why it was rolled back or turned down.
+        staged: verified, not yet tried: the newest release's, and what a kill left beside it, oldest first.
+        history: ids that were current, oldest first, at most 100; the last one is current.
+        failed: id -> why it was rolled back or turned down, the last 100.
         probation: of the current one, if any.
     """
 
@@ -187,11 +188,12 @@ class RobotStore:
             read_checkpoint(self._path(manifest.id))
             self._state.highest = release.sequence
             self._state.failed.pop(manifest.id, None)
-            self._state.staged = [other for other in self._state.staged if other != manifest.id]
-            if manifest.id != self.current_id():
-                self._state.staged.append(manifest.id)
+            # the newest word holds: an older release that was not tried yet would be a step back after this one
+            self._state.staged = [manifest.id] if manifest.id != self.current_id() else []
             self._save()
             self._prune()
+            for stray in self.download_folder.iterdir():  # of older releases, which nobody will fetch again
+                stray.unlink()
             return self._path(manifest.id)
 
     def skip(self, document: SignedDocument) -> None:
@@ -271,7 +273,7 @@ class RobotStore:
             self._state.probation = None
             self._state.history = [other for other in self._state.history if other != bad]
             self._save()  # first, so that a kill before the rename ends in recover() doing it
-            self._make_current(earlier[-1])
+            self._make_current(earlier[-1], spare=bad)
             return self._path(earlier[-1])
 
     def recover(self) -> None:
@@ -279,6 +281,8 @@ class RobotStore:
         with self._lock:
             for stray in (self.folder / _CHECKPOINTS).glob(".*"):
                 shutil.rmtree(stray)
+            for stray in (*self.folder.glob(f".{_CURRENT}-*"), *self.folder.glob(f".{_STATE}{PARTIAL_SUFFIX}*")):
+                stray.unlink()
             current = self.current_id()
             self._state.staged = [other for other in self._state.staged if other in self.held() and other != current]
             if self._state.probation and self._state.probation.checkpoint_id != current:
@@ -292,7 +296,7 @@ class RobotStore:
             if current is not None and current in self._state.failed and self._state.history:
                 earlier = [other for other in self._state.history if other != current and other in self.held()]
                 if earlier:
-                    self._make_current(earlier[-1])
+                    self._make_current(earlier[-1], spare=current)
             elif current is not None and (not self._state.history or self._state.history[-1] != current):
                 self._remember(current)
                 self._save()
@@ -317,8 +321,11 @@ class RobotStore:
         sync_folder(staging)
         move_durably(staging, target)
 
-    def _make_current(self, checkpoint_id: str) -> None:
-        """Save the state, then swap the link; a kill in between is settled by recover()."""
+    def _make_current(self, checkpoint_id: str, *, spare: str = "") -> None:
+        """Save the state, then swap the link; a kill in between is settled by recover().
+
+        What was current is spared until the next change: a reader may have just found it.
+        """
         self._remember(checkpoint_id)
         self._save()
         fresh = self.folder / f".{_CURRENT}-{os.getpid()}"
@@ -326,21 +333,23 @@ class RobotStore:
         fresh.symlink_to(Path(_CHECKPOINTS) / checkpoint_id)
         fresh.rename(self.folder / _CURRENT)
         sync_folder(self.folder)
-        self._prune()
+        self._prune(spare)
 
     def _remember(self, checkpoint_id: str) -> None:
         self._state.history = [other for other in self._state.history if other != checkpoint_id] + [checkpoint_id]
 
-    def _prune(self) -> None:
+    def _prune(self, spare: str = "") -> None:
         """Delete what is neither current, nor staged, nor among the last that were current."""
         current = self.current_id()
-        wanted = {*self._state.history[-self._keep :], *self._state.staged, current}
+        wanted = {*self._state.history[-self._keep :], *self._state.staged, current, spare}
         wanted |= {read_manifest(self._path(name)).config.get(ADAPTER_OF) for name in wanted if name in self.held()}
         for checkpoint_id in self.held():
             if checkpoint_id not in wanted:
                 shutil.rmtree(self._path(checkpoint_id))
 
     def _save(self) -> None:
+        self._state.history = self._state.history[-_REMEMBERED:]
+        self._state.failed = dict(list(self._state.failed.items())[-_REMEMBERED:])
         write_durably(self.folder / _STATE, json.dumps(asdict(self._state), sort_keys=True).encode())
 
     def _read_state(self) -> StoreState:

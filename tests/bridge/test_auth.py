@@ -25,7 +25,7 @@ _METHODS = [
 
 def test_every_method_of_every_proto_is_in_the_table():
     assert set(_METHODS) <= set(ROLES_OF)
-    assert len(_METHODS) == 16
+    assert len(_METHODS) == 20
     assert all(ROLES_OF[method] for method in _METHODS)
 
 
@@ -49,6 +49,12 @@ def test_unlisted_methods_and_strangers_are_refused():
         ("operator", "WeightsService/Rollback", False),
         ("admin", "WeightsService/Rollback", True),
         ("operator", "JobService/Claim", False),
+        ("robot", "RobotService/Report", True),
+        ("operator", "RobotService/Report", False),
+        ("robot", "TrajectoryService/RetractEpisode", False),
+        ("operator", "TrajectoryService/RetractEpisode", True),
+        ("robot", "WeightsService/Why", False),
+        ("robot", "ConsoleService/LogIn", False),
         ("server", "JobService/Get", False),
     ],
 )

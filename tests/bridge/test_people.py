@@ -1,0 +1,130 @@
+"""Robots report, people ask why and withdraw episodes: over mutual TLS, each under the certificate's own name."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.service.robots import RobotBoard
+from cloud_trainer.service.trail import Trail
+from cloud_trainer.store.database import Database
+from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.store.sql_meta import SqlMetaStore
+from gymnast_core.errors import ConfigError
+from gymnast_core.types import Outcome
+from gymnast_core.wire.channel import domain_error
+from gymnast_core.wire.errors import BusyError, InvalidMessageError, NotFoundError, NotPermittedError, TooLargeError
+from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
+from gymnast_core.wire.identity import Peer
+from gymnast_ros.uplink import EpisodesClient, WeightsClient
+from gymnast_ros.uplink.link import Link
+from tests.bridge.conftest import make_checkpoint
+
+JPEG = b"\xff\xd8\xff\xe0 a small picture"
+ADA, ROBOT = Peer("ada", "operator", "default"), Peer("wx-1", "robot", "default")
+
+
+def report(service: Service, identity, **fields) -> None:
+    """One report, without retrying."""
+    link = Link(service.address, identity)
+    try:
+        stub = robots_pb2_grpc.RobotServiceStub(link.channel())
+        stub.Report(robots_pb2.RobotReport(**fields), timeout=10)
+    except grpc.RpcError as failure:
+        raise domain_error(failure) from failure
+    finally:
+        link.close()
+
+
+def row(episode_id: str, **fields) -> EpisodeRow:
+    return EpisodeRow(0, fields.pop("tenant", "default"), episode_id, "wx-1", "0" * 64, 10, 1, **fields)
+
+
+def test_a_report_stands_under_the_name_of_the_certificate(service, identities):
+    spool = {"spool_entries": 3, "spool_bytes": 81_000, "spool_full": True}
+    robot = identities("wx-1", "robot")
+    report(service, robot, state="running", policy_version="policy-a", estop=True, alarm="full", frame=JPEG, **spool)
+    [seen] = service.robots.of_tenant("default")
+    assert (seen.robot, seen.frame) == ("wx-1", JPEG)
+    assert seen.status == {
+        "state": "running", "policy_version": "policy-a", "instruction": "", "estop": True, "estop_reason": "",
+        "alarm": "full", "spool": {"entries": 3, "bytes": 81_000, "full": True},
+    }  # fmt: skip
+    assert service.robots.of_tenant("another-lab") == []
+
+
+def test_reports_that_are_too_large_no_picture_or_not_a_robots_are_refused(service, identities):
+    robot, most = identities("wx-1", "robot"), service.config.limits.frame_bytes
+    with pytest.raises(TooLargeError, match=str(most)):
+        report(service, robot, frame=JPEG + bytes(most))
+    with pytest.raises(InvalidMessageError, match="JPEG or WebP"):
+        report(service, robot, frame=b"<script>alert(1)</script>")
+    with pytest.raises(NotPermittedError, match="operator"):
+        report(service, identities("ada", "operator"), state="running")
+    assert service.robots.of_tenant("default") == []
+
+
+def test_a_robot_that_reports_too_often_is_told_to_slow_down_and_keeps_its_picture():
+    now = [10.0]
+    board = RobotBoard(0.25, clock_s=lambda: now[0])
+    board.post(ROBOT, {"state": "a"}, JPEG)
+    now[0] += 0.1
+    with pytest.raises(BusyError, match="slow down"):
+        board.post(ROBOT, {"state": "b"}, b"")
+    now[0] += 0.2
+    board.post(ROBOT, {"state": "c"}, b"")
+    [seen] = board.of_tenant("default")
+    assert (seen.status, seen.frame, seen.received_s, seen.framed_s) == ({"state": "c"}, JPEG, 10.0 + 0.1 + 0.2, 10.0)
+
+
+def test_why_and_retract_over_the_wire(service, identities, tmp_path):
+    service.meta.add_episodes([row("ep-1", state="valid", outcome="success", instruction="lift"), row("ep-2")])
+    made = make_checkpoint(tmp_path / "made", 1.0, lineage={"stage": "grpo", "episodes": ["ep-1"]})
+    service.publisher.publish(tmp_path / "made")
+    ada = identities("ada", "operator")
+    with WeightsClient(service.address, ada) as weights, EpisodesClient(service.address, ada) as episodes:
+        answer = weights.why(made.id, verify=True)
+        assert (answer["counts"]["episode"], answer["retracted"], answer["damage"]) == (1, [], [])
+        graph = weights.why(made.id, graph=True)
+        assert {"ep-1", made.id} <= {node["id"] for node in graph["nodes"]}
+        touched = episodes.retract("ep-1", " the arm was bumped ")
+        assert made.id in [one.id for one in touched if one.kind == "policy"]
+        assert episodes.retract("ep-2", "nothing was made of it") == []
+        assert weights.why(made.id)["retracted"][0]["by"] == "operator:ada"
+        with pytest.raises(InvalidMessageError, match="say why"):
+            episodes.retract("ep-1", " ")
+        with pytest.raises(NotFoundError, match="policy-x"):
+            weights.why("policy-x")
+    with EpisodesClient(service.address, identities("zoe", "operator", "another-lab")) as stranger:
+        with pytest.raises(NotFoundError, match="ep-2"):
+            stranger.retract("ep-2", "not mine")
+    assert service.meta.episode("default", "ep-1").reason == "retracted by ada: the arm was bumped"
+    assert [(entry.kind, entry.data["by"]) for entry in service.trail.log.entries] == [("retract", "ada")] * 2
+
+
+def test_an_episode_enters_the_graph_with_its_facts_once_they_are_known(tmp_path):
+    meta = SqlMetaStore(Database(f"sqlite:///{tmp_path / 'store.db'}"))
+    meta.add_episodes([row("ep-1"), row("ep-2", state="valid", instruction="push", outcome="failure")])
+    trail = Trail(tmp_path, meta)
+    trail.catch_up()
+    assert "ep-1" not in trail.graph
+    assert trail.graph.get("ep-2").payload["instruction"] == "push"
+    found = meta.episode("default", "ep-1")
+    meta.update_episode(EpisodeRow(**{**vars(found), "state": "valid", "instruction": "lift"}))
+    trail.catch_up()
+    assert trail.graph.get("ep-1").payload["instruction"] == "lift"
+    trail.label(ADA, "ep-2", Outcome.SUCCESS)
+    trail.catch_up()
+    labels = [node.payload["outcome"] for node in trail.graph.affected_by_role("ep-2", "labels")]
+    assert labels == ["failure", "success"]
+    trail.close()
+    meta.close()
+
+
+def test_a_folder_belongs_to_one_trainer_at_a_time(tmp_path):
+    config = ServiceConfig(tmp_path / "trainer", insecure=True)
+    with Service(config), pytest.raises(ConfigError, match="runs on .* already"):
+        Service(config)
+    with Service(config):
+        pass
