@@ -24,8 +24,8 @@ from gymnast_core.errors import (
 COMMANDS = {
     "demo": "the whole loop on this machine: base policy, practice in the world model, better policy",
     "pretrain": "make the shipped checkpoints again from nothing",
-    "serve": "run the trainer: ingest, weights, jobs",
-    "console": "the operator's page of a trainer",
+    "serve": "run the trainer: ingest, weights, jobs, the operator's page",
+    "console": "where a trainer's page is, and a token for it",
     "up": "start the robot side's nodes without a ROS installation",
     "enroll": "create the local certificate authority and issue an identity",
     "collect": "run episodes on a started robot and ship them",

@@ -1,7 +1,8 @@
-"""The operator's console of a trainer: open it on the trainer's folder, beside the running service."""
+"""The operator's console of a trainer, in the trainer's own process and on its own stores."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,59 +12,53 @@ from cloud_trainer.console.auth import Gate, User
 from cloud_trainer.console.desk import Desk
 from cloud_trainer.console.server import ConsoleServer
 from cloud_trainer.jobs.scene_adaptation import AdaptationEngine, Adaptations
-from cloud_trainer.service.enroll import release_key
-from cloud_trainer.service.publish import Publisher
-from cloud_trainer.store import open_blobs
-from cloud_trainer.store.database import Database
-from cloud_trainer.store.sql_jobs import SqlJobStore
-from cloud_trainer.store.sql_meta import SqlMetaStore
+from cloud_trainer.service import Service
+from gymnast_core.errors import ConfigError
+from gymnast_core.wire.identity import Peer
 
-__all__ = ["Console", "Gate", "User"]
+__all__ = ["DEFAULT_PORT", "LOOPBACK", "Console", "Gate", "User"]
 
-RELEASE_VALID_S = 30 * 24 * 3600
+DEFAULT_PORT = 8600
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")  # compared with, not listened on
 
 
 class Console:
-    """The pages of one trainer; may run in the service's process or in one of its own.
+    """The pages of one trainer.
 
     Args:
-        folder: of the trainer, as given to ServiceConfig.
+        service: of the trainer; started before the console and stopped after it.
         engine: adapts robots to scenes; None shows old adaptations only.
         host: address to listen on.
         port: 0 takes a free one.
-        identity: folder with a server certificate (folder/server of the service); None is plain HTTP on this machine.
-        database_url: as given to ServiceConfig.
-        blob_url: as given to ServiceConfig.
+        tls: HTTPS with the service's certificate, where client certificates are logins too; without it, HTTP on this
+            machine only.
         loops: folders of unattended loops to show.
+
+    Raises:
+        ConfigError: plain HTTP on an address others can reach, or TLS for a service without certificates.
     """
 
     def __init__(
         self,
-        folder: Path,
+        service: Service,
         *,
         engine: AdaptationEngine | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
-        identity: Path | None = None,
-        database_url: str | None = None,
-        blob_url: str | None = None,
+        tls: bool = False,
         loops: Sequence[Path] = (),
     ) -> None:
-        self._database = Database(database_url or f"sqlite:///{folder / 'store.db'}")
-        meta, blobs = SqlMetaStore(self._database), open_blobs(blob_url, folder, {})
-        key = release_key(folder / "ca")
-        self.desk = Desk(
-            folder,
-            meta=meta,
-            jobs=SqlJobStore(self._database),
-            blobs=blobs,
-            releases=Publisher(blobs, meta, key, folder / "staging", valid_s=RELEASE_VALID_S),
-            adaptations=Adaptations(folder / "console" / "adaptations", engine),
-            loops=loops,
-        )
-        self.gate = Gate(folder / "console")
+        if not tls and host not in LOOPBACK:
+            raise ConfigError(f"HTTP would show tokens to the network on {host}; use TLS, or 127.0.0.1")
+        if tls and service.config.insecure:
+            raise ConfigError(f"a service without certificates cannot serve HTTPS on {host}; use 127.0.0.1")
+        folder = service.config.folder / "console"
+        self.gate = Gate(folder)
+        self.desk = Desk(service, adaptations=Adaptations(folder / "adaptations", engine), loops=loops)
+        identity = service.config.folder / "server" if tls else None
         self._server = ConsoleServer(create_app(self.desk, self.gate), host=host, port=port, identity=identity)
-        self._meta = meta
+        self._service, self._host, self.address = service, host, ""
 
     def start(self) -> str:
         """Listen; returns the address of the page.
@@ -71,13 +66,18 @@ class Console:
         Raises:
             GymnastError: the port is taken.
         """
-        return self._server.start()
+        address = self._server.start()
+        port = address.rpartition(":")[2]
+        scheme = address.partition(":")[0]
+        self.address = f"{scheme}://{socket.gethostname()}:{port}" if self._host in EVERYWHERE else address
+        self._service.console.log_in = self._log_in
+        return self.address
 
     def stop(self) -> None:
-        """Stop listening, let adaptations rest between two steps, close what is open."""
+        """Stop listening and let adaptations rest between two steps."""
+        self._service.console.log_in = None
         self._server.stop()
         self.desk.close()
-        self._meta.close()
 
     def __enter__(self) -> Console:
         """Start."""
@@ -89,3 +89,7 @@ class Console:
     ) -> None:
         """Stop."""
         self.stop()
+
+    def _log_in(self, peer: Peer, seconds: float) -> tuple[str, str]:
+        """Somebody with a certificate wants to look."""
+        return self.address, self.gate.issue(User(peer.name, peer.role, peer.tenant), days=seconds / 86_400)

@@ -5,8 +5,6 @@ Source:
 """
 
 import asyncio
-import base64
-import binascii
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,14 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
-from fastapi import Body, Depends, FastAPI, Form, Request, Response
+from fastapi import Depends, FastAPI, Form, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from cloud_trainer.console import pages
 from cloud_trainer.console.auth import SESSION_S, ForbiddenError, Gate, LoginError, User
-from cloud_trainer.console.desk import Desk, RefusedError
+from cloud_trainer.console.checkpoints import RefusedError
+from cloud_trainer.console.desk import Desk
 from cloud_trainer.jobs.scene_adaptation import FlowError
 from gymnast_core.errors import ConfigError, ContractError, GymnastError, StorageError
 from gymnast_core.provenance import ProvenanceError
@@ -30,7 +29,6 @@ from gymnast_core.wire.errors import NotFoundError
 
 COOKIE = "gymnast_session"
 STATIC = Path(__file__).parent / "static"
-MOST_FRAME_BYTES = 2_000_000
 STATUS: tuple[tuple[type[GymnastError], int], ...] = (
     (LoginError, 401),
     (ForbiddenError, 403),
@@ -161,21 +159,6 @@ def _add_live(app: FastAPI, desk: Desk, current: Callable[[Request], User], poll
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
-    @app.post("/api/report")
-    def report(
-        user: Annotated[User, Depends(current)],
-        status: Annotated[dict[str, Any], Body()],
-        frame: Annotated[str, Body()] = "",
-    ) -> dict[str, str]:
-        if len(frame) > MOST_FRAME_BYTES:
-            raise ConfigError(f"the frame has {len(frame)} characters; send at most {MOST_FRAME_BYTES}")
-        try:
-            image = base64.b64decode(frame, validate=True)
-        except binascii.Error as error:
-            raise ConfigError("the frame is not base64; encode the JPEG bytes") from error
-        desk.report(user, status, image)
-        return {"said": "noted"}
-
 
 def _add_pages(app: FastAPI, desk: Desk, current: Callable[[Request], User]) -> None:
     def shown(make: Callable[..., Mapping[str, Any]], template: str) -> Callable[..., HTMLResponse]:
@@ -231,9 +214,9 @@ def _add_actions(app: FastAPI, desk: Desk, current: Callable[[Request], User]) -
     def publish(user: User, form: Mapping[str, str], checkpoint_id: str, how: str) -> tuple[str, str]:
         robots = [name.strip() for name in form.get("robots", "").split(",") if name.strip()]
         if how == "rollback":
-            said = desk.roll_back(user, checkpoint_id, form.get("reason", ""))
+            said = desk.checkpoints.roll_back(user, checkpoint_id, form.get("reason", ""))
         elif how in ("publish", "promote"):
-            said = desk.publish(user, checkpoint_id, robots, promote=how == "promote")
+            said = desk.checkpoints.publish(user, checkpoint_id, robots, promote=how == "promote")
         else:
             raise ContractError(f"there is no action {how!r} for checkpoints")
         return said, f"/checkpoints/{checkpoint_id}"

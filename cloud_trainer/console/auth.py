@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,9 +24,10 @@ from gymnast_core.manifest import canonical_json
 
 ROLES = ("robot", "trainer", "operator", "admin")
 SESSION_S = 12 * 3600
+_REMEMBERED_NS = 7 * 86_400 * 10**9
+"""How long an expired token is told apart from an unknown one."""
 MAY: Mapping[str, frozenset[str]] = {
     "look": frozenset({"trainer", "operator", "admin"}),
-    "report": frozenset({"robot", "admin"}),
     "label": frozenset({"operator", "admin"}),
     "adapt": frozenset({"operator", "admin"}),
     "cancel": frozenset({"operator", "admin"}),
@@ -95,16 +97,18 @@ class Gate:
             key.touch(mode=0o600)
             key.write_bytes(secrets.token_bytes(32))
         self._key = key.read_bytes()
+        self._issuing = threading.Lock()
 
     def issue(self, user: User, *, days: float = 30.0) -> str:
         """Return a new token; it cannot be shown again."""
-        token = secrets.token_urlsafe(24)
-        known = self._read()
-        known[_digest(token)] = {**asdict(user), "expires_ns": self._wall_ns() + round(days * 86_400e9)}
-        staging = self._tokens.with_suffix(".partial")
-        staging.touch(mode=0o600)
-        staging.write_text(json.dumps(known, indent=1))
-        staging.rename(self._tokens)
+        token, now_ns = secrets.token_urlsafe(24), self._wall_ns()
+        with self._issuing:
+            known = {name: row for name, row in self._read().items() if row["expires_ns"] > now_ns - _REMEMBERED_NS}
+            known[_digest(token)] = {**asdict(user), "expires_ns": now_ns + round(days * 86_400e9)}
+            staging = self._tokens.with_suffix(".partial")
+            staging.touch(mode=0o600)
+            staging.write_text(json.dumps(known, indent=1))
+            staging.rename(self._tokens)
         return token
 
     def user_of_token(self, token: str) -> User:
@@ -118,7 +122,7 @@ class Gate:
             raise LoginError("this token is not known here; copy it again, or ask for a new one")
         expires_ns = found.pop("expires_ns")
         if self._wall_ns() >= expires_ns:
-            raise LoginError("this token has expired; ask for a new one (gymnast console --token NAME:ROLE)")
+            raise LoginError("this token has expired; ask for a new one (`gymnast console`)")
         return User(**found)
 
     def open_session(self, user: User, *, seconds: float = SESSION_S) -> str:

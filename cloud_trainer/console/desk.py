@@ -6,139 +6,53 @@ A page asks the desk; an action is a method of it that checks the role, does one
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cloud_trainer.console.auth import User
+from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
 from cloud_trainer.jobs.ledger import CalibrationLedger
-from cloud_trainer.jobs.provenance import LINKED_CHECKPOINTS, record_checkpoint, record_episode, record_label
 from cloud_trainer.jobs.scene_adaptation import Adaptations, Budget
+from cloud_trainer.service import Service
+from cloud_trainer.service.robots import RobotReport
+from cloud_trainer.service.trail import MADE
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import FINAL_STATES, BlobStore, EpisodeRow, JobRow, JobStore, MetaStore
-from gymnast_core.errors import ConfigError, ContractError, GymnastError
-from gymnast_core.journal import Journal
-from gymnast_core.manifest import Manifest, read_manifest
-from gymnast_core.provenance import ProvenanceGraph
+from cloud_trainer.store.protocols import FINAL_STATES, EpisodeRow, JobRow
+from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.types import Outcome
 
 REPORT_STALE_S = 15.0
 EPISODES_PER_PAGE = 60
 
 
-class RefusedError(GymnastError):
-    """The action is not possible now; the message says what happened and what is possible."""
-
-
-class Releases(Protocol):
-    """What the desk needs of the service's publisher."""
-
-    def publish(self, folder: Path, *, robots: Sequence[str], valid_s: int | None = None) -> tuple[Any, Any]:
-        """Sign and offer a checkpoint folder."""
-        ...
-
-    def publish_file(
-        self, manifest: Manifest, weights: Path, *, robots: Sequence[str], valid_s: int | None = None
-    ) -> tuple[Any, Any]:
-        """Sign and offer weights in a file, which is consumed."""
-        ...
-
-    def rollback(self, checkpoint_id: str, *, robots: Sequence[str], reason: str) -> tuple[Any, Any]:
-        """Order back."""
-        ...
-
-
-@dataclass(frozen=True)
-class RobotReport:
-    """What a robot last said of itself.
-
-    Attributes:
-        robot: its name, from its token or certificate.
-        tenant: whose it is.
-        status: JSON values: state, policy_version, estop, spool {entries, bytes, full}, instruction, ...
-        frame: its camera image (JPEG or WebP bytes); empty without one.
-        received_s: monotonic.
-    """
-
-    robot: str
-    tenant: str
-    status: Mapping[str, Any]
-    frame: bytes
-    received_s: float
-
-    def age_s(self) -> float:
-        """Seconds since it spoke."""
-        return time.monotonic() - self.received_s
-
-
-@dataclass(frozen=True)
-class KnownCheckpoint:
-    """A checkpoint of this trainer, published or kept on its shelf.
-
-    Attributes:
-        manifest: what it is.
-        bytes: of its weights.
-        since_ns: wall clock, when it came to be known.
-        folder: on the shelf; None for one that was only ever published.
-        digest: in the blob store; empty for one that was never published.
-    """
-
-    manifest: Manifest
-    bytes: int
-    since_ns: int
-    folder: Path | None = None
-    digest: str = ""
-
-
 class Desk:
     """See the module.
 
     Args:
-        folder: of the trainer; provenance.db and checkpoints/ are shared with the command line, console/ is its own.
-        meta, jobs, blobs: the service's stores.
-        releases: the service's publisher.
+        service: whose stores are shown.
         adaptations: of this trainer.
         loops: folders of unattended loops (gymnast loop), each with a history.json.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        meta: MetaStore,
-        jobs: JobStore,
-        blobs: BlobStore,
-        releases: Releases,
-        adaptations: Adaptations,
-        loops: Sequence[Path] = (),
-    ) -> None:
-        own = folder / "console"
+    def __init__(self, service: Service, *, adaptations: Adaptations, loops: Sequence[Path] = ()) -> None:
+        self.folder = service.config.folder
+        own = self.folder / "console"
         own.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.meta, self.jobs, self.blobs, self.adaptations = meta, jobs, blobs, adaptations
-        self._releases = releases
+        self.meta, self.jobs, self.blobs, self.adaptations = service.meta, service.jobs, service.blobs, adaptations
+        self.trail, self.graph, self.log = service.trail, service.trail.graph, service.trail.log
+        self._robots = service.robots
+        self.checkpoints = Checkpoints(service, won=self._has_won)
         self._loops = tuple(loops)
-        self.log = Journal(own / "actions.jsonl")
-        self.graph = ProvenanceGraph(folder / "provenance.db")
         self.ledger = CalibrationLedger(own / "ledger.jsonl")
         self.trials = own / "trials"
         self.trials.mkdir(exist_ok=True)
-        self._robots: dict[tuple[str, str], RobotReport] = {}
-        self._reports = 0
         self._seen_sequence = 0
-        self._publishing = threading.Lock()
 
     def close(self) -> None:
-        """Close what is the desk's own; the stores are the service's."""
+        """Close what is the desk's own; the rest is the service's."""
         self.adaptations.close()
-        self.log.close()
         self.ledger.close()
-        self.graph.close()
 
     def catalogue(self, user: User) -> EpisodeCatalogue:
         """Return the episodes this user may see."""
@@ -151,11 +65,10 @@ class Desk:
         events = sum(job.last_event for job in jobs)
         running = sum(job.state == "running" for job in jobs)
         newest = self._newest_episode()
-        stale = sum(report.age_s() > REPORT_STALE_S for report in self._robots.values())
+        stale = self._robots.silent(REPORT_STALE_S)
         loops = sum(path.stat().st_mtime_ns % 1_000_000_007 for path in self._histories())
-        return (
-            f"{loops}.{len(self.log.entries)}.{flows}.{len(jobs)}.{events}.{running}.{newest}.{self._reports}.{stale}"
-        )
+        known = (loops, len(self.log.entries), flows, len(jobs), events, running, newest, self._robots.count, stale)
+        return ".".join(map(str, known))
 
     def _newest_episode(self) -> int:
         while page := self.meta.episodes(after=self._seen_sequence, limit=1000):
@@ -169,9 +82,7 @@ class Desk:
 
     def robots(self, user: User) -> list[RobotReport]:
         """Return the newest report of every robot of the tenant."""
-        return sorted(
-            (report for report in self._robots.values() if report.tenant == user.tenant), key=lambda row: row.robot
-        )
+        return self._robots.of_tenant(user.tenant)
 
     def robot(self, user: User, name: str) -> RobotReport:
         """Return one robot.
@@ -179,7 +90,7 @@ class Desk:
         Raises:
             RefusedError: it never spoke.
         """
-        report = self._robots.get((user.tenant, name))
+        report = self._robots.find(user.tenant, name)
         if report is None:
             raise RefusedError(f"robot {name!r} has not reported here; is its bridge running and enrolled?")
         return report
@@ -213,67 +124,7 @@ class Desk:
             raise RefusedError(f"there is no episode {episode_id!r} here; look for it in the list")
         return row
 
-    def checkpoints(self) -> dict[str, KnownCheckpoint]:
-        """Return every checkpoint by id, newest first."""
-        found = {}
-        for path in (self.folder / "checkpoints").glob("*/manifest.json"):
-            manifest = read_manifest(path.parent)
-            found[manifest.id] = KnownCheckpoint(manifest, manifest.weights_bytes, path.stat().st_mtime_ns, path.parent)
-        for row in self.meta.checkpoints(limit=100_000):
-            shelf = found.get(row.checkpoint_id)
-            found[row.checkpoint_id] = KnownCheckpoint(
-                Manifest.from_bytes(row.manifest),
-                row.weights_size,
-                row.published_ns if shelf is None else min(shelf.since_ns, row.published_ns),
-                None if shelf is None else shelf.folder,
-                row.weights_digest,
-            )
-        return dict(sorted(found.items(), key=lambda item: -item[1].since_ns))
-
-    def checkpoint(self, checkpoint_id: str) -> KnownCheckpoint:
-        """Return one checkpoint.
-
-        Raises:
-            RefusedError: it is not known here.
-        """
-        known = self.checkpoints().get(checkpoint_id)
-        if known is None:
-            raise RefusedError(f"checkpoint {checkpoint_id!r} is not known here; it must come from this trainer's jobs")
-        return known
-
-    def remember_checkpoint(self, checkpoint_id: str) -> None:
-        """Make sure the graph knows a checkpoint and everything of this trainer that it was made from."""
-        known = self.checkpoints()
-        waiting, order = [checkpoint_id], []
-        while waiting:
-            current = waiting.pop()
-            if current in known and current not in order:
-                order.append(current)
-                manifest = known[current].manifest
-                linked = [manifest.lineage.get(role) for role in LINKED_CHECKPOINTS]
-                waiting += [*manifest.parents, *(name for name in linked if isinstance(name, str))]
-        for name in reversed(order):
-            if name not in self.graph:
-                for entry in known[name].manifest.lineage.get("episodes", ()):
-                    row = self.meta.episode("default", entry) if isinstance(entry, str) else None
-                    if row is not None:
-                        self._remember(row)
-                record_checkpoint(self.graph, known[name].manifest)
-
     # what users do -----------------------------------------------------------------------------------------------
-
-    def report(self, user: User, status: Mapping[str, Any], frame: bytes) -> None:
-        """A robot says how it is; the name is the one it logged in with, whatever the message claims.
-
-        Raises:
-            RefusedError: the message claims to be another robot.
-        """
-        user.require("report")
-        claimed = status.get("robot", user.name)
-        if claimed != user.name:
-            raise RefusedError(f"this identity is {user.name}, the report says {claimed}; use that robot's own token")
-        self._robots[user.tenant, user.name] = RobotReport(user.name, user.tenant, status, frame, time.monotonic())
-        self._reports += 1
 
     def label(self, user: User, episode_id: str, outcome: str) -> str:
         """Set or correct a label; checkpoints made with another label are named in the answer."""
@@ -281,14 +132,10 @@ class Desk:
         if outcome not in ("success", "failure", "abstain"):
             raise ConfigError(f"{outcome!r} is no label; choose success, failure or abstain")
         row = self.episode(user, episode_id)
-        by = f"operator:{user.name}"
-        if row.outcome == outcome and row.labelled_by == by:
+        if row.outcome == outcome and row.labelled_by == f"operator:{user.name}":
             return f"{episode_id} is labelled {outcome} by you already"
-        self._remember(row)
-        self.catalogue(user).label(episode_id, Outcome(outcome), by, tenant=user.tenant)
-        record_label(self.graph, episode_id, outcome=outcome, by=by)
-        self._note(user, "label", episode=episode_id, outcome=outcome, was=row.outcome)
-        built = self._checkpoints_above(episode_id)
+        self.trail.label(user, episode_id, Outcome(outcome))
+        built = self.trail.made_from(episode_id)
         if row.outcome not in (outcome, "unlabelled") and built:
             return (
                 f"{episode_id} is now {outcome} (was {row.outcome}). {len(built)} checkpoints were made with the old "
@@ -299,18 +146,8 @@ class Desk:
     def retract(self, user: User, episode_id: str, reason: str) -> str:
         """Withdraw an episode; what was made with it cannot be promoted any more."""
         user.require("retract")
-        if not reason.strip():
-            raise ConfigError("say why this episode is withdrawn; whoever meets the block later will ask")
-        row = self.episode(user, episode_id)
-        self._remember(row)
-        touched = self.graph.retract(
-            episode_id, reason=reason.strip(), by=f"operator:{user.name}", at_ns=time.time_ns()
-        )
-        self.meta.update_episode(
-            replace(row, state="quarantined", reason=f"retracted by {user.name}: {reason.strip()}")
-        )
-        self._note(user, "retract", episode=episode_id, reason=reason.strip(), touched=len(touched))
-        blocked = [node.id for node in touched if node.kind in ("policy", "world_model", "judge")]
+        self.episode(user, episode_id)
+        blocked = [node.id for node in self.trail.retract(user, episode_id, reason) if node.kind in MADE]
         if not blocked:
             return f"{episode_id} is withdrawn; nothing was made with it yet"
         return (
@@ -324,52 +161,8 @@ class Desk:
         if row.state in FINAL_STATES:
             return f"{job_id} had ended already ({row.state}); nothing to cancel, what it made is kept"
         self.jobs.request_cancel(job_id, user.tenant)
-        self._note(user, "cancel", job=job_id)
+        self.trail.note(user, "cancel", job=job_id)
         return f"{job_id} stops after its current iteration; what is finished is kept"
-
-    def publish(self, user: User, checkpoint_id: str, robots: Sequence[str], *, promote: bool = False) -> str:
-        """Offer a checkpoint to robots; to promote one, a decided trial must have said so.
-
-        Raises:
-            RefusedError: unknown, already being published, to an unknown robot, or not promotable.
-            ProvenanceError: something it was made from was retracted.
-        """
-        user.require("promote" if promote else "publish")
-        known = self.checkpoint(checkpoint_id)
-        manifest = known.manifest
-        if manifest.kind != "policy":
-            raise RefusedError(f"{checkpoint_id} is a {manifest.kind.replace('_', ' ')}; only policies go to robots")
-        here = {report.robot for report in self.robots(user)}
-        unknown = [name for name in robots if name != "*" and name not in here]
-        if unknown:
-            raise RefusedError(f"no robot {unknown[0]!r} reports here; known: {', '.join(sorted(here)) or 'none yet'}")
-        self.remember_checkpoint(checkpoint_id)
-        self.graph.check_promotable(checkpoint_id)
-        if promote and not any(card.get("decision") == "promote" for card in self.cards(checkpoint_id)):
-            raise RefusedError(f"{checkpoint_id} has not won a trial yet; run one under Evaluations, then promote it")
-        if not self._publishing.acquire(blocking=False):
-            raise RefusedError("something is being published at this moment; wait until that is done, then look again")
-        try:
-            targets = list(robots) or ["*"]
-            if known.folder is not None:
-                release, _ = self._releases.publish(known.folder, robots=targets)
-            else:
-                copy = self._weights_copy(known.digest)
-                release, _ = self._releases.publish_file(manifest, copy, robots=targets)
-                copy.parent.rmdir()
-        finally:
-            self._publishing.release()
-        self._note(user, "promote" if promote else "publish", checkpoint=checkpoint_id, robots=list(robots))
-        return f"{checkpoint_id} is offered to {', '.join(robots) or 'every robot'} as release {release.sequence}"
-
-    def roll_back(self, user: User, checkpoint_id: str, reason: str) -> str:
-        """Order robots back to a checkpoint that was published before."""
-        user.require("roll back")
-        if not reason.strip():
-            raise ConfigError("say why robots go back; the reason travels with the order")
-        release, _ = self._releases.rollback(checkpoint_id, robots=["*"], reason=reason.strip())
-        self._note(user, "roll back", checkpoint=checkpoint_id, reason=reason.strip())
-        return f"every robot goes back to {checkpoint_id} (release {release.sequence})"
 
     def adapt(self, user: User, robot: str, instruction: str) -> str:
         """Begin test-time training; returns its id."""
@@ -380,7 +173,7 @@ class Desk:
         if report.age_s() > REPORT_STALE_S:
             raise RefusedError(f"{robot} has been silent for {report.age_s():.0f} s; wait until it reports again")
         flow = self.adaptations.start(robot=robot, instruction=instruction, by=user.name)
-        self._note(user, "adapt", adaptation=flow.view.adaptation_id, robot=robot, instruction=instruction)
+        self.trail.note(user, "adapt", adaptation=flow.view.adaptation_id, robot=robot, instruction=instruction)
         return flow.view.adaptation_id
 
     def adapt_step(self, user: User, adaptation_id: str, step: str, revision: int, values: Mapping[str, str]) -> str:
@@ -410,7 +203,7 @@ class Desk:
             said = "cancelled; the robot keeps what it runs"
         else:
             raise ContractError(f"there is no step {step!r}")
-        self._note(user, f"adapt: {step}", adaptation=adaptation_id, **dict(values))
+        self.trail.note(user, f"adapt: {step}", adaptation=adaptation_id, **dict(values))
         return said
 
     def loops(self) -> list[dict[str, Any]]:
@@ -426,29 +219,8 @@ class Desk:
             cards = [card for card in cards if checkpoint_id in (card.get("candidate"), card.get("incumbent"))]
         return cards
 
-    def _weights_copy(self, digest: str) -> Path:
-        """The publisher consumes the file it is given."""
-        staging = Path(tempfile.mkdtemp(prefix="offer-", dir=self.trials.parent)) / "weights.safetensors"
-        shutil.copyfile(self.blobs.local_path(digest), staging)
-        return staging
-
-    def _remember(self, row: EpisodeRow) -> None:
-        """Make sure the graph knows an episode and the label it came with."""
-        if row.episode_id in self.graph:
-            return
-        facts = {"robot": row.robot, "instruction": row.instruction, "policy_versions": [row.policy_version]}
-        record_episode(self.graph, row.episode_id, digest=row.digest, facts=facts)
-        if row.outcome != "unlabelled":
-            record_label(self.graph, row.episode_id, outcome=row.outcome, by=row.labelled_by)
-
-    def _checkpoints_above(self, episode_id: str) -> list[str]:
-        kinds = ("policy", "world_model", "judge")
-        return [node.id for node in self.graph.affected(episode_id) if node.kind in kinds]
-
-    def _note(self, user: User, action: str, **data: Any) -> None:
-        self.log.append(
-            action, {"by": user.name, "role": user.role, "tenant": user.tenant, "at_ns": time.time_ns(), **data}
-        )
+    def _has_won(self, checkpoint_id: str) -> bool:
+        return any(card.get("decision") == "promote" for card in self.cards(checkpoint_id))
 
     def job(self, user: User, job_id: str) -> JobRow:
         """Return one job.

@@ -14,8 +14,9 @@ from safetensors.numpy import load_file
 
 from cloud_trainer.console import media
 from cloud_trainer.console.auth import User
-from cloud_trainer.console.desk import REPORT_STALE_S, Desk, RefusedError
-from cloud_trainer.jobs.provenance import explain, graph_json
+from cloud_trainer.console.checkpoints import RefusedError
+from cloud_trainer.console.desk import REPORT_STALE_S, Desk
+from cloud_trainer.jobs.provenance import graph_json
 from cloud_trainer.store.protocols import FINAL_STATES, JobEvent
 from gymnast_core.errors import GymnastError
 from gymnast_core.statistics import wilson_interval
@@ -64,7 +65,12 @@ def robots(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any
     """Every robot, and what is being adapted."""
     open_flows = {flow.view.robot: flow.view for flow in desk.adaptations.all() if not flow.view.stage.over}
     rows = [
-        {"report": report, "silent": report.age_s() > REPORT_STALE_S, "flow": open_flows.get(report.robot)}
+        {
+            "report": report,
+            "silent": report.age_s() > REPORT_STALE_S,
+            "stale": report.frame_age_s() > REPORT_STALE_S,
+            "flow": open_flows.get(report.robot),
+        }
         for report in desk.robots(user)
     ]
     return {"rows": rows, "said": query.get("said", "")}
@@ -132,16 +138,15 @@ def checkpoints(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str
     for report in desk.robots(user):
         running.setdefault(str(report.status.get("policy_version", "")), []).append(report.robot)
     rows = [
-        {"id": name, "known": known, "running": running.get(name, [])} for name, known in desk.checkpoints().items()
+        {"id": name, "known": known, "running": running.get(name, [])} for name, known in desk.checkpoints.all().items()
     ]
     return {"rows": rows, "said": query.get("said", "")}
 
 
 def checkpoint(desk: Desk, user: User, *, checkpoint_id: str, query: Mapping[str, str]) -> dict[str, Any]:
     """One checkpoint: where it comes from, what was measured, what may be done with it."""
-    known = desk.checkpoint(checkpoint_id)
-    desk.remember_checkpoint(checkpoint_id)
-    why = explain(desk.graph, checkpoint_id)
+    known = desk.checkpoints.find(checkpoint_id)
+    why = desk.trail.explain(checkpoint_id)
     links = {row["id"]: f"/checkpoints/{row['id']}" for row in why["checkpoints"] if row["kind"] != "external"}
     releases = [release for release in desk.meta.releases() if release.checkpoint_id == checkpoint_id]
     return {
@@ -161,7 +166,7 @@ def world_models(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[st
     """World models with their audits, the ledger of real against imagined, dreams beside recordings."""
     rows = [
         {"id": name, "known": known, "audit": known.manifest.lineage.get("audit") or {}}
-        for name, known in desk.checkpoints().items()
+        for name, known in desk.checkpoints.all().items()
         if known.manifest.kind == "world_model"
     ]
     found = next(
@@ -269,7 +274,7 @@ def dream(desk: Desk, user: User, *, job_id: str, name: str) -> tuple[bytes, str
 
 def lineage_json(desk: Desk, checkpoint_id: str) -> dict[str, Any]:
     """The complete graph of a checkpoint."""
-    return graph_json(desk.graph.why(checkpoint_id))
+    return graph_json(desk.trail.lineage(checkpoint_id))
 
 
 def _job_folder(desk: Desk, job_id: str) -> Path:

@@ -26,6 +26,7 @@ class Limits:
         min_free_bytes: episodes are refused (retry) when less than this is left on the disk.
         json_bytes: largest JSON document in a message.
         waiting_jobs: jobs a tenant may have waiting.
+        frame_bytes: largest camera image in a robot's report.
     """
 
     episode_bytes: int = 1024 * _MIB
@@ -39,6 +40,7 @@ class Limits:
     min_free_bytes: int = 256 * _MIB
     json_bytes: int = 256 * 1024
     waiting_jobs: int = 1000
+    frame_bytes: int = 256 * 1024
 
     def __post_init__(self) -> None:
         """Refuse limits that would refuse everything."""

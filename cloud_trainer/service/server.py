@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ from cloud_trainer.service.auth import GuardInterceptor, StreamSlots, authorise,
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import create_authority, ensure_server_identity, release_key
 from cloud_trainer.service.ingest import Ingest
+from cloud_trainer.service.lock import FolderLock
+from cloud_trainer.service.people import ConsoleServicer, RobotServicer
 from cloud_trainer.service.publish import Publisher
+from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import JobServicer, Stopping, TrajectoryServicer, WeightsServicer
+from cloud_trainer.service.trail import Trail
 from cloud_trainer.service.validation import Validator
 from cloud_trainer.service.worker import JobContext, Runner, Workers
 from cloud_trainer.store import open_blobs
@@ -39,7 +44,14 @@ from gymnast_core.errors import CorruptError, GymnastError, StorageError
 from gymnast_core.wire.channel import ERROR_KEY, KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, REQUEST_ID_KEY
 from gymnast_core.wire.codec import MAX_MESSAGE_BYTES, decode_upload, encode_blob
 from gymnast_core.wire.errors import wire_error
-from gymnast_core.wire.gymnast.v1 import jobs_pb2, policy_pb2, trajectories_pb2, weights_pb2
+from gymnast_core.wire.gymnast.v1 import (
+    console_pb2,
+    jobs_pb2,
+    policy_pb2,
+    robots_pb2,
+    trajectories_pb2,
+    weights_pb2,
+)
 from gymnast_core.wire.identity import Identity
 
 LOG = logging.getLogger(__name__)
@@ -49,6 +61,8 @@ _SERVICES = {
     "WeightsService": weights_pb2,
     "JobService": jobs_pb2,
     "PolicyService": policy_pb2,
+    "RobotService": robots_pb2,
+    "ConsoleService": console_pb2,
 }
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -88,17 +102,23 @@ class Service:
         config: where and how.
         runner: does jobs in this process's worker threads; None leaves them to trainers that claim them over the wire.
         policy: a servicer for PolicyService, where this machine runs policies for robots.
+
+    Raises:
+        ConfigError: another trainer runs on this folder.
     """
 
     def __init__(self, config: ServiceConfig, runner: Runner | None = None, policy: Any = None) -> None:
         self.config = config
         folder = config.folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = FolderLock(folder)
         self.authority = folder / "ca"
         create_authority(self.authority)
         self._database = Database(config.database_url or f"sqlite:///{folder / 'store.db'}")
         self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
+        self.trail, self.robots = Trail(folder, self.meta), RobotBoard()
+        self.console = ConsoleServicer()
         self.validator = Validator(self.blobs, self.meta)
         self.episodes = EpisodeCatalogue(self.meta, self.blobs, None, self.validator.settle)
         staging = folder / "staging"
@@ -145,7 +165,9 @@ class Service:
             self._workers.stop(grace_s)
         self.ingest.close()
         self.validator.stop()
+        self.trail.close()
         self.meta.close()
+        self._lock.release()
         LOG.info("stopped address=%s", self.address)
 
     def __enter__(self) -> Service:
@@ -199,11 +221,13 @@ class Service:
         slots = StreamSlots(limits.streams_per_peer)
         wake = self._workers._wake if self._workers else self._wake
         servicers = {
-            "TrajectoryService": TrajectoryServicer(self.ingest, self.meta, slots, limits, self._stopping),
+            "TrajectoryService": TrajectoryServicer(self.ingest, self.meta, self.trail, slots, limits, self._stopping),
             "WeightsService": WeightsServicer(
-                self.publisher, self.meta, self.blobs, slots, limits, self._stopping, staging
+                self.publisher, self.meta, self.blobs, self.trail, slots, limits, self._stopping, staging
             ),
             "JobService": JobServicer(self.jobs, slots, limits, self._stopping, wake),
+            "RobotService": RobotServicer(self.robots, limits),
+            "ConsoleService": self.console,
         }
         if policy is not None:
             servicers["PolicyService"] = policy
@@ -308,11 +332,29 @@ def _abort(method: str, error: Exception, request_id: str, context: Any) -> None
     context.abort(getattr(grpc.StatusCode, status), f"{public} [{request_id}]")
 
 
-def serve(config: ServiceConfig, runner: Runner | None = None, policy: Any = None) -> int:
-    """Run the service until SIGTERM or SIGINT; returns the exit code."""
+Beside = Callable[[Service], AbstractContextManager[Any]]
+
+
+def serve(
+    config: ServiceConfig,
+    runner: Runner | None = None,
+    policy: Any = None,
+    beside: Beside = lambda service: nullcontext(),
+) -> int:
+    """Run the service until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        config: see Service.
+        runner: see Service.
+        policy: see Service.
+        beside: makes what runs in this process as long as the service does (the operator's page); it gets the service
+            before it is started, is entered after it and left before it.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Service(config, runner, policy):
+    service = Service(config, runner, policy)
+    company = beside(service)
+    with service, company:
         stop.wait()
     return 0

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cloud_trainer.jobs.provenance import graph_json
 from cloud_trainer.service.auth import StreamSlots
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.session import UploadSession
+from cloud_trainer.service.trail import Trail
 from cloud_trainer.service.upload_weights import receive_checkpoint
-from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import (
     FINAL_STATES,
     BlobStore,
@@ -28,7 +29,7 @@ from cloud_trainer.store.protocols import (
     MetaStore,
     ReleaseRow,
 )
-from gymnast_core.errors import ContractError, GymnastError
+from gymnast_core.errors import GymnastError
 from gymnast_core.signing import EVERY_ROBOT
 from gymnast_core.types import Outcome
 from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c
@@ -87,8 +88,11 @@ class Stopping:
 class TrajectoryServicer:
     """Episodes."""
 
-    def __init__(self, ingest: Ingest, meta: MetaStore, slots: StreamSlots, limits: Limits, stopping: Stopping) -> None:
+    def __init__(
+        self, ingest: Ingest, meta: MetaStore, trail: Trail, slots: StreamSlots, limits: Limits, stopping: Stopping
+    ) -> None:
         self._ingest, self._meta, self._slots, self._limits, self._stopping = ingest, meta, slots, limits, stopping
+        self._trail = trail
 
     def Upload(self, requests: Iterator[Any], peer: Peer, context: Any) -> Iterator[trajectories_pb2.UploadReply]:
         """A reader thread feeds the session; this generator sends what it answers."""
@@ -129,7 +133,10 @@ class TrajectoryServicer:
             yield reply
 
     def ListEpisodes(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.ListEpisodesReply:
-        """A page."""
+        """A page, or the one that is named."""
+        if request.episode_id:
+            found = self._meta.episode(peer.tenant, request.episode_id)
+            return trajectories_pb2.ListEpisodesReply(episodes=[_episode(found)] if found else [])
         rows = self._meta.episodes(
             tenant=peer.tenant,
             after=request.after_sequence,
@@ -147,8 +154,13 @@ class TrajectoryServicer:
             raise InvalidMessageError(
                 f"outcome {request.outcome[:40]!r} is none of {[o.value for o in Outcome]}"
             ) from error
-        catalogue = EpisodeCatalogue(self._meta, _NO_BLOBS, peer.tenant)
-        return _episode(catalogue.label(request.episode_id, outcome, f"{peer.role}:{peer.name}"))
+        return _episode(self._trail.label(peer, request.episode_id, outcome))
+
+    def RetractEpisode(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.RetractEpisodeReply:
+        """Withdraw one; who did comes from the certificate."""
+        touched = self._trail.retract(peer, request.episode_id, request.reason)
+        made = [trajectories_pb2.MadeFrom(id=node.id, kind=node.kind) for node in touched]
+        return trajectories_pb2.RetractEpisodeReply(touched=made)
 
 
 class WeightsServicer:
@@ -159,12 +171,13 @@ class WeightsServicer:
         publisher: Publisher,
         meta: MetaStore,
         blobs: BlobStore,
+        trail: Trail,
         slots: StreamSlots,
         limits: Limits,
         stopping: Stopping,
         staging: Path,
     ) -> None:
-        self._publisher, self._meta, self._blobs = publisher, meta, blobs
+        self._publisher, self._meta, self._blobs, self._trail = publisher, meta, blobs, trail
         self._slots, self._limits, self._stopping, self._staging = slots, limits, stopping, staging
 
     def Publish(self, requests: Iterator[Any], peer: Peer, context: Any) -> weights_pb2.SignedRelease:
@@ -211,6 +224,17 @@ class WeightsServicer:
         reason = f"{request.reason} (by {peer.name})"
         _, signed = self._publisher.rollback(request.checkpoint_id, robots=tuple(request.robots), reason=reason)
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
+
+    def Why(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.BlobChunk]:
+        """Where a record comes from, as JSON in pieces: an answer about 100,000 episodes is larger than a message."""
+        if request.graph:
+            answer = graph_json(self._trail.lineage(request.record_id))
+        else:
+            answer = self._trail.explain(request.record_id, verify=request.verify)
+        text = json.dumps(answer, default=str).encode()
+        for at in range(0, len(text), CHUNK_BYTES):
+            data = text[at : at + CHUNK_BYTES]
+            yield weights_pb2.BlobChunk(offset=at, crc32c=crc32c(data), data=data)
 
 
 class JobServicer:
@@ -283,16 +307,6 @@ class JobServicer:
             result = json_field(request.result_json, self._limits)
             return _job(self._jobs.finish(request.job_id, request.state, result, request.error))
         return _job(self._jobs.get(request.job_id))
-
-
-class _NoBlobs:
-    """Stands where a catalogue is used for rows alone."""
-
-    def local_path(self, digest: str) -> Path:
-        raise ContractError(f"no file of {digest} is to be had here")
-
-
-_NO_BLOBS: Any = _NoBlobs()
 
 
 def _for_peer(row: ReleaseRow, peer: Peer) -> bool:

@@ -97,11 +97,12 @@ class Validator:
             return self._condition.wait_for(lambda: not self._work and not self._busy, timeout_s)
 
     def stop(self) -> None:
-        """Finish the episode at hand and end."""
+        """Finish the episode at hand and end; safe where it never began."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         while True:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import time
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     label = actions.add_parser("label", help="set or correct a label; your certificate says who did")
     label.add_argument("episode_id")
     label.add_argument("outcome", choices=("success", "failure", "unlabelled"))
-    for action in (listing, label):
-        add_trainer_arguments(action)
     show = actions.add_parser("show", help="what is in an episode file; --film draws it")
-    show.add_argument("episode", help="an .mcap file, or an id with --folder")
-    show.add_argument("--folder", type=Path, default=Path("trainer"), help="of the trainer, to find an id")
+    show.add_argument("episode", help="an .mcap file, or the id of one the trainer has")
     show.add_argument("--film", type=Path, metavar="FILE.png", help="write a film strip")
-    retract = actions.add_parser("retract", help="withdraw one, on the trainer's machine: what it touched is listed")
+    retract = actions.add_parser("retract", help="withdraw one; what was made from it is listed, and no more promoted")
     retract.add_argument("episode_id")
     retract.add_argument("--reason", required=True, help="for whoever meets the block later")
-    retract.add_argument("--by", required=True, help="who withdraws it")
-    retract.add_argument("--folder", type=Path, default=Path("trainer"), help="as given to `gymnast serve`")
+    for action in (listing, label, show, retract):
+        add_trainer_arguments(action)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -91,13 +89,13 @@ def _label(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    episode, path = _episode(args.episode, args.folder)
+    episode, where = _episode(args)
     facts = {
         "episode_id": episode.episode_id, "instruction": episode.instruction, "outcome": episode.outcome.value,
         "labelled_by": episode.labelled_by, "steps": episode.steps, "truncated_reason": episode.truncated_reason,
         "policy_versions": list(dict.fromkeys(episode.policy_versions)), "metadata": dict(episode.metadata),
         "cameras": {name: list(frames.shape[1:]) for name, frames in episode.images.items()},
-        "file": str(path),
+        "file": where,
     }  # fmt: skip
     if args.film is not None:
         facts["film"] = str(_film(episode, args.film))
@@ -105,21 +103,19 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _episode(name: str, folder: Path) -> tuple[Episode, Path]:
-    """An episode from a file, or by id with the catalogue's label, and where its file is."""
-    from gymnast_cli.trail import STATES, TrainerFolder
+def _episode(args: argparse.Namespace) -> tuple[Episode, str]:
+    """An episode from a file, or from the trainer with the catalogue's label; and where it was found."""
     from gymnast_core.episodes import read_episode
+    from gymnast_core.types import Outcome
 
-    if Path(name).is_file():
-        return read_episode(Path(name)), Path(name)
-    trainer = TrainerFolder(folder)
-    try:
-        rows = [row for row in trainer.episodes.all(states=STATES) if row.episode_id == name]
-        if not rows:
-            raise ConfigError(f"{name!r} is neither a file nor an episode in {folder}; see `gymnast episodes list`")
-        return trainer.episodes.read(rows[0]), trainer.episodes.path(rows[0])
-    finally:
-        trainer.close()
+    if Path(args.episode).is_file():
+        return read_episode(Path(args.episode)), args.episode
+    if not args.trainer:
+        raise ConfigError(f"{args.episode!r} is no file; if it is an id, give --trainer HOST:PORT to ask for it")
+    with _client(args) as client, tempfile.TemporaryDirectory() as folder:
+        row = client.get(args.episode)
+        episode = read_episode(client.fetch(row, Path(folder) / "episode.mcap"))
+    return replace(episode, outcome=Outcome(row.outcome), labelled_by=row.labelled_by), f"at {args.trainer}"
 
 
 def _film(episode: Episode, path: Path, most: int = 8) -> Path:
@@ -135,17 +131,9 @@ def _film(episode: Episode, path: Path, most: int = 8) -> Path:
 
 
 def _retract(args: argparse.Namespace, console: Console) -> int:
-    from gymnast_cli.trail import TrainerFolder
-
-    trainer = TrainerFolder(args.folder)
-    graph = trainer.graph()
-    try:
-        touched = graph.retract(args.episode_id, reason=args.reason, by=args.by, at_ns=time.time_ns())
-        trainer.withdraw(args.episode_id, f"retracted by {args.by}: {args.reason}")
-    finally:
-        graph.close()
-        trainer.close()
-    rows = [{"id": node.id, "kind": node.kind} for node in touched if node.kind not in ("label", "dataset")]
+    with _client(args) as client:
+        touched = client.retract(args.episode_id, args.reason)
+    rows = [{"id": made.id, "kind": made.kind} for made in touched if made.kind not in ("label", "dataset")]
     text = "\n".join(f"  {row['kind']} {row['id']}" for row in rows) or "  nothing was made from it"
     done = f"{args.episode_id} is retracted and will not be trained on again. Made from it, no longer promotable:"
     emit(args, console, {"retracted": args.episode_id, "touched": rows}, f"{done}\n{text}")

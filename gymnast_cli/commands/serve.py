@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from cloud_trainer.service import Service
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
     parser.add_argument("--import", dest="imports", type=Path, action="append", default=[], metavar="CHECKPOINT",
                         help="checkpoint folder to know from the start; may be repeated")  # fmt: skip
+    parser.add_argument("--console-host", default="127.0.0.1", help="address of the operator's page (default: this "
+                        "machine only, over HTTP; any other over HTTPS, where certificates are logins)")  # fmt: skip
+    parser.add_argument("--console-port", type=int, default=8600, help="0 takes a free one (default 8600)")
+    parser.add_argument("--no-console", action="store_true", help="serve no page")
+    parser.add_argument("--loop", type=Path, action="append", default=[], metavar="FOLDER",
+                        help="folder of a `gymnast loop` whose history the page shows; may be repeated")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a training job (default 1)")
     parser.add_argument(
         "--insecure", action="store_true", help="no TLS and no identities: for a closed test bench only"
@@ -26,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        ConfigError: another trainer runs on the folder, or a setting makes no sense.
+        GymnastError: the page's port is taken.
+    """
     from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
     from cloud_trainer.jobs.shelf import Shelf
     from cloud_trainer.service import JobContext, ServiceConfig, serve
@@ -57,4 +72,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
         folder=args.folder, host=args.host, port=args.port, port_file=args.port_file, insecure=args.insecure
     )
     console.print(f"trainer in {args.folder}; Ctrl-C stops it")
-    return serve(config, runner)
+    return serve(config, runner, beside=lambda service: _page(service, args, console))
+
+
+@contextlib.contextmanager
+def _page(service: Service, args: argparse.Namespace, console: Console) -> Iterator[None]:
+    """The operator's page, as long as the service runs."""
+    from cloud_trainer.console import LOOPBACK
+    from cloud_trainer.console import Console as Page
+
+    if args.no_console:
+        yield
+        return
+    host, port, tls = args.console_host, args.console_port, args.console_host not in LOOPBACK
+    with Page(service, host=host, port=port, tls=tls, loops=args.loop) as page:  # engine: goes in here
+        console.print(f"operator's page at {page.address}; `gymnast console` gives a token for it")
+        yield

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import emit
+from gymnast_cli.connect import add_trainer_arguments, emit, peer
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -24,25 +24,20 @@ DAMAGED = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("checkpoint", help="id of a checkpoint (or of any other record)")
-    parser.add_argument("--folder", type=Path, default=Path("trainer"), help="as given to `gymnast serve`")
+    add_trainer_arguments(parser)
     parser.add_argument("--verify", action="store_true", help="recompute every hash of the chain")
     parser.add_argument("--graph", type=Path, metavar="FILE", help="write the complete graph here as JSON")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Explain; 3 when the chain is tainted or damaged."""
-    from cloud_trainer.jobs.provenance import explain, graph_json
-    from gymnast_cli.trail import TrainerFolder
+    from gymnast_ros.uplink import WeightsClient
 
-    trainer = TrainerFolder(args.folder)
-    graph = trainer.graph()
-    try:
-        answer = explain(graph, args.checkpoint, verify=args.verify)
+    address, identity = peer(args)
+    with WeightsClient(address, identity, insecure=args.insecure) as client:
+        answer = client.why(args.checkpoint, verify=args.verify)
         if args.graph is not None:
-            args.graph.write_text(json.dumps(graph_json(graph.why(args.checkpoint))))
-    finally:
-        graph.close()
-        trainer.close()
+            args.graph.write_text(json.dumps(client.why(args.checkpoint, graph=True)))
     emit(args, console, answer, tree(answer))
     return DAMAGED if answer["retracted"] or answer["damage"] else 0
 

@@ -38,6 +38,7 @@ def trainer_process(folder: Path, imports: Sequence[Path], *, timeout_s: float =
         str(folder),
         "--port-file",
         str(port_file),
+        "--no-console",
     ]
     for checkpoint in imports:
         command += ["--import", str(checkpoint)]

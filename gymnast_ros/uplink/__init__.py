@@ -1,19 +1,32 @@
 """The robot's client of the trainer: episodes up, weights down, jobs. No ROS in here."""
 
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink.clients import EpisodesClient, EpisodeView, JobEventView, JobsClient, JobView, WeightsClient
+from gymnast_ros.uplink.clients import (
+    ConsoleClient,
+    EpisodesClient,
+    EpisodeView,
+    JobEventView,
+    JobsClient,
+    JobView,
+    MadeFrom,
+    PageLogin,
+    WeightsClient,
+)
 from gymnast_ros.uplink.hot_swap import ShadowReport, shadow_check, try_staged
 from gymnast_ros.uplink.remote_policy import RemotePolicy
 from gymnast_ros.uplink.robot_store import RobotStore
 from gymnast_ros.uplink.uplink import Uplink, UplinkEvent, UplinkStatus
 
 __all__ = [
+    "ConsoleClient",
     "EpisodeView",
     "EpisodesClient",
     "Identity",
     "JobEventView",
     "JobView",
     "JobsClient",
+    "MadeFrom",
+    "PageLogin",
     "RemotePolicy",
     "RobotStore",
     "ShadowReport",

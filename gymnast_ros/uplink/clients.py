@@ -11,13 +11,16 @@ from typing import Any
 
 import grpc
 
-from gymnast_core.errors import RejectedBridgeError
+from gymnast_core.errors import CorruptError, RejectedBridgeError
 from gymnast_core.manifest import read_checkpoint
 from gymnast_core.signing import SignedDocument
 from gymnast_core.types import Outcome
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
+from gymnast_core.wire.errors import NotFoundError
 from gymnast_core.wire.gymnast.v1 import (
+    console_pb2,
+    console_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     trajectories_pb2,
@@ -26,11 +29,13 @@ from gymnast_core.wire.gymnast.v1 import (
     weights_pb2_grpc,
 )
 from gymnast_core.wire.identity import Identity
+from gymnast_ros.uplink.download import BlobDownload
 from gymnast_ros.uplink.link import Backoff, Link
 
 FINAL_STATES = ("done", "failed", "cancelled")
 _PUBLISH_DEADLINE_S = 3600.0
 _EVENTS_DEADLINE_S = 300.0
+_WHY_DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,29 @@ class EpisodeView:
     policy_version: str
     metadata: Mapping[str, Any]
     received_ns: int
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """Something an episode went into: a label, data set, checkpoint, ..."""
+
+    id: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class PageLogin:
+    """How to open the operator's page.
+
+    Attributes:
+        address: of the page, as the trainer knows it.
+        token: to log in with; shown once.
+        valid_for_s: its life.
+    """
+
+    address: str
+    token: str
+    valid_for_s: int
 
 
 class _Client:
@@ -208,12 +236,42 @@ class EpisodesClient(_Client):
         )
         return [_episode(episode) for episode in reply.episodes]
 
+    def get(self, episode_id: str) -> EpisodeView:
+        """One episode.
+
+        Raises:
+            NotFoundError: no such episode.
+        """
+        request = trajectories_pb2.ListEpisodesRequest(episode_id=episode_id)
+        reply = self._link.call(
+            lambda channel: trajectories_pb2_grpc.TrajectoryServiceStub(channel).ListEpisodes, request
+        )
+        if not reply.episodes:
+            raise NotFoundError(f"the trainer has no episode {episode_id!r}; see `gymnast episodes list`")
+        return _episode(reply.episodes[0])
+
     def label(self, episode_id: str, outcome: Outcome) -> EpisodeView:
         """Set or correct a label; our certificate says who did."""
         request = trajectories_pb2.LabelEpisodeRequest(episode_id=episode_id, outcome=outcome.value)
         return _episode(
             self._link.call(lambda channel: trajectories_pb2_grpc.TrajectoryServiceStub(channel).LabelEpisode, request)
         )
+
+    def retract(self, episode_id: str, reason: str) -> Sequence[MadeFrom]:
+        """Withdraw one; our certificate says who did. Returns everything that was made from it, oldest first.
+
+        Raises:
+            NotFoundError: no such episode.
+        """
+        request = trajectories_pb2.RetractEpisodeRequest(episode_id=episode_id, reason=reason)
+        reply = self._link.call(
+            lambda channel: trajectories_pb2_grpc.TrajectoryServiceStub(channel).RetractEpisode, request
+        )
+        return [MadeFrom(node.id, node.kind) for node in reply.touched]
+
+    def fetch(self, episode: EpisodeView, into: Path) -> Path:
+        """Download the file of an episode, verified by its digest."""
+        return BlobDownload(self._link, episode.digest, episode.size, into).run()
 
 
 class WeightsClient(_Client):
@@ -254,6 +312,43 @@ class WeightsClient(_Client):
         return signed_document(
             self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).Rollback, request)
         )
+
+    def why(self, record_id: str, *, verify: bool = False, graph: bool = False) -> dict[str, Any]:
+        """Where a checkpoint comes from.
+
+        Args:
+            record_id: usually a checkpoint.
+            verify: have every hash of the chain recomputed.
+            graph: the complete graph {nodes, edges} instead of the explanation.
+
+        Raises:
+            NotFoundError: the trainer has no record of it.
+            CorruptError: the answer was damaged on the way.
+        """
+        request = weights_pb2.WhyRequest(record_id=record_id, verify=verify, graph=graph)
+        stub, text = weights_pb2_grpc.WeightsServiceStub(self._link.channel()), bytearray()
+        try:
+            for chunk in stub.Why(request, timeout=_WHY_DEADLINE_S):
+                if chunk.offset != len(text) or crc32c(chunk.data) != chunk.crc32c:
+                    raise CorruptError(f"the answer about {record_id} is damaged at byte {len(text)}; ask again")
+                text += chunk.data
+        except grpc.RpcError as failure:
+            raise domain_error(failure) from failure
+        return dict(json.loads(text))
+
+
+class ConsoleClient(_Client):
+    """The way to the operator's page."""
+
+    def log_in(self) -> PageLogin:
+        """Ask for a token in our certificate's name.
+
+        Raises:
+            RejectedBridgeError: this trainer serves no page.
+        """
+        request = console_pb2.LogInRequest()
+        reply = self._link.call(lambda channel: console_pb2_grpc.ConsoleServiceStub(channel).LogIn, request)
+        return PageLogin(reply.address, reply.token, reply.valid_for_s)
 
 
 def signed_document(message: Any) -> SignedDocument:

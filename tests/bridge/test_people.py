@@ -96,9 +96,9 @@ def test_why_and_retract_over_the_wire(service, identities, tmp_path):
             episodes.retract("ep-1", " ")
         with pytest.raises(NotFoundError, match="policy-x"):
             weights.why("policy-x")
-    with EpisodesClient(service.address, identities("zoe", "operator", "another-lab")) as stranger:
-        with pytest.raises(NotFoundError, match="ep-2"):
-            stranger.retract("ep-2", "not mine")
+    zoe = identities("zoe", "operator", "another-lab")
+    with EpisodesClient(service.address, zoe) as stranger, pytest.raises(NotFoundError, match="ep-2"):
+        stranger.retract("ep-2", "not mine")
     assert service.meta.episode("default", "ep-1").reason == "retracted by ada: the arm was bumped"
     assert [(entry.kind, entry.data["by"]) for entry in service.trail.log.entries] == [("retract", "ada")] * 2
 
@@ -124,7 +124,7 @@ def test_an_episode_enters_the_graph_with_its_facts_once_they_are_known(tmp_path
 
 def test_a_folder_belongs_to_one_trainer_at_a_time(tmp_path):
     config = ServiceConfig(tmp_path / "trainer", insecure=True)
-    with Service(config), pytest.raises(ConfigError, match="runs on .* already"):
+    with Service(config), pytest.raises(ConfigError, match=r"runs on .* already"):
         Service(config)
     with Service(config):
         pass

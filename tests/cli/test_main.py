@@ -68,10 +68,11 @@ def test_unknown_command_and_missing_argument_exit_with_two(capsys) -> None:
         (["jobs", "list"], "--trainer HOST:PORT"),
         (["jobs", "list", "--trainer", "127.0.0.1:1"], "gymnast enroll"),
         (["jobs", "list", "--trainer", "127.0.0.1:1", "--identity", "/nowhere"], "gymnast enroll"),
-        (["why", "policy-1", "--folder", "/nowhere"], "--folder"),
+        (["why", "policy-1"], "--trainer HOST:PORT"),
+        (["console"], "--trainer HOST:PORT"),
         (["audit", "/nowhere", "--world-model", "w", "--judge", "j"], "name .mcap files or folders"),
         (["loop", "/nowhere.toml"], "/nowhere.toml"),
-        (["episodes", "show", "x", "--folder", "/nowhere"], "--folder"),
+        (["episodes", "show", "x"], "--trainer HOST:PORT"),
     ],
 )
 def test_wrong_setting_is_named_with_its_remedy(words, remedy, monkeypatch, capsys) -> None:

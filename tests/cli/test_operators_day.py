@@ -35,8 +35,7 @@ def test_collected_episodes_are_listed_by_the_trainer(stack: Stack, gymnast: Run
 def test_label_is_corrected_and_names_who_did(stack: Stack, gymnast: Run, collected: list[str], tmp_path: Path) -> None:
     code, row = gymnast("episodes", "label", collected[0], "success", *stack.trainer())
     assert (code, row["outcome"], row["labelled_by"]) == (0, "success", "operator:operator")
-    folder = stack.service.config.folder
-    code, shown = gymnast("episodes", "show", collected[0], "--folder", folder, "--film", tmp_path / "film.png")
+    code, shown = gymnast("episodes", "show", collected[0], "--film", tmp_path / "film.png", *stack.trainer())
     assert (code, shown["outcome"], shown["steps"]) == (0, "success", 15)
     assert (tmp_path / "film.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -169,17 +168,26 @@ def test_retracted_episode_taints_what_was_made_from_it(
 
     made = tiny_policy(3).save(tmp_path / "made", lineage={"stage": "grpo", "episodes": collected})
     stack.service.publisher.publish(tmp_path / "made", robots=("nobody",))
-    folder = ("--folder", stack.service.config.folder)
-    code, answer = gymnast("why", made.id, *folder, "--verify", "--graph", tmp_path / "graph.json")
+    code, answer = gymnast("why", made.id, *stack.trainer(), "--verify", "--graph", tmp_path / "graph.json")
     assert (code, answer["counts"]["episode"], answer["damage"], answer["retracted"]) == (0, len(collected), [], [])
     names = {node["id"] for node in json.loads((tmp_path / "graph.json").read_text())["nodes"]}
     assert {made.id, *collected} <= names
-    retract = ("episodes", "retract", collected[0], "--reason", "the arm was bumped", "--by", "ada", *folder)
-    code, said = gymnast(*retract)
+    retract = ("episodes", "retract", collected[0], "--reason", "the arm was bumped")
+    assert gymnast(*retract, *stack.trainer("robot"))[1]["error"] == "NotPermittedError"
+    code, said = gymnast(*retract, *stack.trainer())
     assert {"id": made.id, "kind": "policy"} in said["touched"]
-    code, answer = gymnast("why", made.id, *folder)
-    assert (code, answer["retracted"][0]["id"], answer["retracted"][0]["by"]) == (3, collected[0], "ada")
+    code, answer = gymnast("why", made.id, *stack.trainer())
+    blamed = (answer["retracted"][0]["id"], answer["retracted"][0]["by"])
+    assert (code, *blamed) == (3, collected[0], "operator:operator")
+    assert [entry.kind for entry in stack.service.trail.log.entries][-1] == "retract"
     assert collected[0] not in [row.episode_id for row in stack.service.episodes.list()], "it is not trained on again"
+
+
+def test_unknown_checkpoints_and_episodes_are_said_to_be(stack: Stack, gymnast: Run) -> None:
+    for words in (("why", "policy-x"), ("episodes", "show", "ep-x"), ("episodes", "retract", "ep-x", "--reason", "y")):
+        code, said = gymnast(*words, *stack.trainer())
+        assert (code, said["error"]) == (1, "NotFoundError"), words
+        assert "-x" in said["message"]
 
 
 def test_no_robot_in_this_domain_is_said_within_the_wait(gymnast: Run) -> None:

@@ -18,7 +18,8 @@ from fastapi.testclient import TestClient
 from cloud_trainer.console import Console, User
 from cloud_trainer.console.app import create_app
 from cloud_trainer.jobs.scene_adaptation import Budget, Emit, Stop, Trust, Verdict
-from cloud_trainer.service.enroll import create_authority
+from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.store.protocols import EpisodeRow
 from tests.console.simulated import make_policy
 
@@ -89,13 +90,17 @@ class Bench:
     """A console with its clients by role."""
 
     def __init__(self, folder: Path) -> None:
-        create_authority(folder / "ca")
         self.engine = SteeredEngine()
-        self.console = Console(folder, engine=self.engine, loops=[folder / "loop"])
+        self.service = Service(ServiceConfig(folder, insecure=True))
+        self.console = Console(self.service, engine=self.engine, loops=[folder / "loop"])
         self.desk, self.gate = self.console.desk, self.console.gate
         self.app = create_app(self.desk, self.gate, poll_s=0.05)
         self.folder = folder
-        self.desk.report(ROBOT, {"state": "ready"}, b"")
+        self.service.robots = self.desk._robots = RobotBoard(0.0)
+        self.report({"state": "ready"})
+
+    def report(self, status: Mapping[str, Any]) -> None:
+        self.service.robots.post(ROBOT, status, b"")
 
     def client(self, name: str, role: str) -> TestClient:
         token = self.gate.issue(User(name, role))
@@ -156,6 +161,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     for event in bench.engine.hold.values():
         event.set()
     bench.console.stop()
+    bench.service.stop()
 
 
 class Trainer:

@@ -64,7 +64,7 @@ def main() -> None:
     base = make_policy(folder / "checkpoints", BASE_OFFSET_M, stage="sft", code_version="0.1.0")
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with Service(ServiceConfig(folder=folder, insecure=True)) as service:
-        console = Console(folder, engine=SimulatedScene(folder, SCENE, base.id), port=port)
+        console = Console(service, engine=SimulatedScene(folder, SCENE, base.id), port=port)
         if fresh:
             fill(service, folder, base.id)
             for task, real_only, dreamt_only in (
@@ -89,7 +89,7 @@ def main() -> None:
                 "estop": False,
                 "spool": {"entries": 2, "bytes": 81_000},
             }
-            console.desk.report(ROBOT, status, picture)
+            service.robots.post(ROBOT, status, picture)
             stop.wait(1.0)
         console.stop()
 

@@ -2,14 +2,18 @@
 
 import http.client
 import json
+import socket
 import ssl
 
 import pytest
 
 from cloud_trainer.console import Console, Gate, User
 from cloud_trainer.console.auth import ForbiddenError, LoginError
+from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.enroll import create_authority, enroll
-from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.errors import ConfigError, GymnastError, RejectedBridgeError
+from gymnast_core.wire.errors import NotPermittedError
+from gymnast_ros.uplink import ConsoleClient
 
 
 class Clock:
@@ -91,45 +95,54 @@ def ask(address, path, context):
 
 
 def test_a_client_certificate_of_our_authority_is_a_login_and_a_foreign_one_is_not(tmp_path):
-    authority = tmp_path / "trainer" / "ca"
-    create_authority(authority)
-    server = enroll(authority, "trainer", "server", out=tmp_path / "server", hosts=("127.0.0.1", "localhost"))
-    ana = enroll(authority, "ana", "operator", out=tmp_path / "ana")
     create_authority(tmp_path / "elsewhere")
     eve = enroll(tmp_path / "elsewhere", "eve", "admin", out=tmp_path / "eve")
-    console = Console(tmp_path / "trainer", identity=server)
-    address = console.start()
 
     def context(identity=None):
-        made = ssl.create_default_context(cafile=str(server / "ca.pem"))
+        made = ssl.create_default_context(cafile=str(tmp_path / "trainer" / "server" / "ca.pem"))
         made.check_hostname = False
         if identity is not None:
             made.load_cert_chain(identity / "cert.pem", identity / "key.pem")
         return made
 
-    try:
-        status, page = ask(address, "/", context(ana))
+    with Service(ServiceConfig(tmp_path / "trainer")) as service, Console(service, tls=True) as console:
+        ana = enroll(service.authority, "ana", "operator", out=tmp_path / "ana")
+        status, page = ask(console.address, "/", context(ana))
         assert status == 200
         assert "ana, operator" in page
-        status, refusal = ask(address, "/", context())
+        status, refusal = ask(console.address, "/", context())
         assert status == 401
         assert json.loads(refusal)["kind"] == "LoginError"
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
-            ask(address, "/", context(eve))
-    finally:
-        console.stop()
+            ask(console.address, "/", context(eve))
+
+
+def test_a_certificate_gets_a_token_for_the_page_in_its_own_name_and_a_robot_gets_none(tmp_path):
+    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+        ids = {role: enroll(service.authority, "ana", role, out=tmp_path / role) for role in ("operator", "robot")}
+        with ConsoleClient(service.address, ids["operator"]) as client:
+            with pytest.raises(RejectedBridgeError, match="serves no page"):
+                client.log_in()
+            with Console(service) as console:
+                login = client.log_in()
+                assert login.address == console.address
+                assert console.gate.user_of_token(login.token) == User("ana", "operator")
+        with ConsoleClient(service.address, ids["robot"]) as client, pytest.raises(NotPermittedError, match="robot"):
+            client.log_in()
 
 
 def test_a_taken_port_is_said_plainly(tmp_path):
-    create_authority(tmp_path / "a" / "ca")
-    create_authority(tmp_path / "b" / "ca")
-    first, second = Console(tmp_path / "a"), None
-    try:
-        port = int(first.start().rsplit(":", 1)[1])
-        second = Console(tmp_path / "b", port=port)
+    with socket.create_server(("127.0.0.1", 0)) as taken, Service(ServiceConfig(tmp_path, insecure=True)) as service:
+        port = taken.getsockname()[1]
+        console = Console(service, port=port)
         with pytest.raises(GymnastError, match=f"cannot listen on 127.0.0.1:{port}"):
-            second.start()
-    finally:
-        first.stop()
-        if second is not None:
-            second.stop()
+            console.start()
+        console.stop()
+
+
+def test_tokens_are_not_shown_to_the_network(tmp_path):
+    with Service(ServiceConfig(tmp_path / "a", insecure=True)) as service:
+        with pytest.raises(ConfigError, match="HTTP would show tokens"):
+            Console(service, host="0.0.0.0")
+        with pytest.raises(ConfigError, match="without certificates"):
+            Console(service, host="0.0.0.0", tls=True)

@@ -9,7 +9,7 @@ import pytest
 from cloud_trainer.console import User
 from cloud_trainer.console.server import ConsoleServer
 from gymnast_core.journal import read_chain
-from tests.console.conftest import JSON, ROBOT, wait_for
+from tests.console.conftest import JSON, wait_for
 
 
 def kinds(bench, adaptation_id):
@@ -80,14 +80,14 @@ def test_publishing_twice_at_once_publishes_once(bench, monkeypatch):
     admin = bench.client("root", "admin")
     policy = bench.add_policy(0.01, stage="sft")
     inside, go = threading.Event(), threading.Event()
-    publish = bench.desk._releases.publish
+    publish = bench.service.publisher.publish
 
     def slow(*args, **kwargs):
         inside.set()
         assert go.wait(10)
         return publish(*args, **kwargs)
 
-    monkeypatch.setattr(bench.desk._releases, "publish", slow)
+    monkeypatch.setattr(bench.service.publisher, "publish", slow)
     answers = []
     first = threading.Thread(
         target=lambda: answers.append(admin.post(f"/checkpoints/{policy}/publish", data={"robots": "*"}, headers=JSON))
@@ -127,32 +127,23 @@ def test_a_label_changed_after_promotion_names_what_was_made_with_it(bench):
     assert bench.desk.meta.episode("default", "ep-1").outcome == "success"
 
 
-def test_a_browser_closed_in_the_middle_of_a_report_leaves_the_last_whole_one(bench):
-    token = bench.gate.issue(ROBOT)
+def test_a_browser_closed_in_the_middle_of_an_action_does_nothing(bench):
+    ana = bench.gate.issue(User("ana", "operator"))
+    bench.add_episode("ep-1", "failure")
     server = ConsoleServer(bench.app)
     address = server.start()
     host, port = address.removeprefix("http://").split(":")
     try:
         with socket.create_connection((host, int(port)), 5) as half:
-            head = f"POST /api/report HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
-            half.sendall(
-                f'{head}Content-Type: application/json\r\nContent-Length: 4000\r\n\r\n{{"status": {{"st'.encode()
-            )
-        robot = bench.client("bridge-1", "robot")
-        assert bench.desk.robots(User("ana", "operator"))[0].status == {"state": "ready"}
-        whole = robot.post("/api/report", json={"status": {"state": "busy"}, "frame": ""}, headers=JSON)
-        assert whole.status_code == 200
-        assert bench.desk.robots(User("ana", "operator"))[0].status == {"state": "busy"}
+            head = f"POST /episodes/ep-1/label HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {ana}\r\n"
+            form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 4000\r\n\r\noutcome=success"
+            half.sendall(f"{head}{form}".encode())
+        answer = bench.client("bea", "operator").post("/episodes/ep-1/label", data={"outcome": "abstain"}, headers=JSON)
+        assert answer.status_code == 200
     finally:
         server.stop()
-
-
-def test_a_report_in_another_robots_name_is_refused(bench):
-    robot = bench.client("bridge-2", "robot")
-    answer = robot.post("/api/report", json={"status": {"robot": "bridge-1", "estop": False}}, headers=JSON)
-    assert answer.status_code == 409
-    assert "this identity is bridge-2" in answer.json()["error"]
-    assert [report.robot for report in bench.desk.robots(User("a", "admin"))] == ["bridge-1"]
+    assert bench.desk.meta.episode("default", "ep-1").labelled_by == "operator:bea"
+    assert [entry.data["by"] for entry in bench.desk.log.entries] == ["bea"]
 
 
 @pytest.mark.parametrize("robot", ["bridge-9", "", "../bridge-1"])
@@ -227,7 +218,7 @@ def test_a_request_from_another_site_does_nothing(bench):
 
 
 def test_adapting_behind_a_latched_estop_is_refused(bench):
-    bench.desk.report(ROBOT, {"estop": True}, b"")
+    bench.report({"estop": True})
     answer = bench.client("ana", "operator").post(
         "/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON
     )

@@ -12,7 +12,7 @@ from cloud_trainer.jobs.scene_adaptation import Budget, SceneAdaptation, Stage
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
-from cloud_trainer.world_model.audit_compact import AuditBounds
+from cloud_trainer.world_model.audit_bounds import AuditBounds
 from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.episodes.spool import file_digest

@@ -49,6 +49,11 @@ class TrajectoryServiceStub:
                 request_serializer=gymnast_dot_v1_dot_trajectories__pb2.LabelEpisodeRequest.SerializeToString,
                 response_deserializer=gymnast_dot_v1_dot_trajectories__pb2.Episode.FromString,
                 _registered_method=True)
+        self.RetractEpisode = channel.unary_unary(
+                '/gymnast.v1.TrajectoryService/RetractEpisode',
+                request_serializer=gymnast_dot_v1_dot_trajectories__pb2.RetractEpisodeRequest.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_trajectories__pb2.RetractEpisodeReply.FromString,
+                _registered_method=True)
 
 
 class TrajectoryServiceServicer:
@@ -75,6 +80,13 @@ class TrajectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetractEpisode(self, request, context):
+        """Operator: withdraws an episode; it is not trained on again, and what was made from it cannot be promoted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrajectoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_TrajectoryServiceServicer_to_server(servicer, server):
                     servicer.LabelEpisode,
                     request_deserializer=gymnast_dot_v1_dot_trajectories__pb2.LabelEpisodeRequest.FromString,
                     response_serializer=gymnast_dot_v1_dot_trajectories__pb2.Episode.SerializeToString,
+            ),
+            'RetractEpisode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetractEpisode,
+                    request_deserializer=gymnast_dot_v1_dot_trajectories__pb2.RetractEpisodeRequest.FromString,
+                    response_serializer=gymnast_dot_v1_dot_trajectories__pb2.RetractEpisodeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class TrajectoryService:
             '/gymnast.v1.TrajectoryService/LabelEpisode',
             gymnast_dot_v1_dot_trajectories__pb2.LabelEpisodeRequest.SerializeToString,
             gymnast_dot_v1_dot_trajectories__pb2.Episode.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetractEpisode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gymnast.v1.TrajectoryService/RetractEpisode',
+            gymnast_dot_v1_dot_trajectories__pb2.RetractEpisodeRequest.SerializeToString,
+            gymnast_dot_v1_dot_trajectories__pb2.RetractEpisodeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,11 @@ class WeightsServiceStub:
                 request_serializer=gymnast_dot_v1_dot_weights__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=gymnast_dot_v1_dot_weights__pb2.SignedRelease.FromString,
                 _registered_method=True)
+        self.Why = channel.unary_stream(
+                '/gymnast.v1.WeightsService/Why',
+                request_serializer=gymnast_dot_v1_dot_weights__pb2.WhyRequest.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_weights__pb2.BlobChunk.FromString,
+                _registered_method=True)
 
 
 class WeightsServiceServicer:
@@ -98,6 +103,13 @@ class WeightsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Why(self, request, context):
+        """Where a checkpoint (or another record) comes from: one JSON document, in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WeightsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -125,6 +137,11 @@ def add_WeightsServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=gymnast_dot_v1_dot_weights__pb2.RollbackRequest.FromString,
                     response_serializer=gymnast_dot_v1_dot_weights__pb2.SignedRelease.SerializeToString,
+            ),
+            'Why': grpc.unary_stream_rpc_method_handler(
+                    servicer.Why,
+                    request_deserializer=gymnast_dot_v1_dot_weights__pb2.WhyRequest.FromString,
+                    response_serializer=gymnast_dot_v1_dot_weights__pb2.BlobChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -262,6 +279,33 @@ class WeightsService:
             '/gymnast.v1.WeightsService/Rollback',
             gymnast_dot_v1_dot_weights__pb2.RollbackRequest.SerializeToString,
             gymnast_dot_v1_dot_weights__pb2.SignedRelease.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Why(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gymnast.v1.WeightsService/Why',
+            gymnast_dot_v1_dot_weights__pb2.WhyRequest.SerializeToString,
+            gymnast_dot_v1_dot_weights__pb2.BlobChunk.FromString,
             options,
             channel_credentials,
             insecure,

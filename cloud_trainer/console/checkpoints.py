@@ -1,0 +1,132 @@
+"""What the page knows of checkpoints, and how an administrator offers, promotes and takes them back."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_trainer.console.auth import User
+from cloud_trainer.service import Service
+from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.manifest import Manifest, read_manifest
+
+
+class RefusedError(GymnastError):
+    """The action is not possible now; the message says what happened and what is possible."""
+
+
+@dataclass(frozen=True)
+class KnownCheckpoint:
+    """A checkpoint of this trainer, published or kept on its shelf.
+
+    Attributes:
+        manifest: what it is.
+        bytes: of its weights.
+        since_ns: wall clock, when it came to be known.
+        folder: on the shelf; None for one that was only ever published.
+        digest: in the blob store; empty for one that was never published.
+    """
+
+    manifest: Manifest
+    bytes: int
+    since_ns: int
+    folder: Path | None = None
+    digest: str = ""
+
+
+class Checkpoints:
+    """Every checkpoint of one trainer.
+
+    Args:
+        service: whose.
+        won: whether a decided trial says that a checkpoint may be promoted.
+    """
+
+    def __init__(self, service: Service, *, won: Callable[[str], bool]) -> None:
+        self._service, self._won = service, won
+        self._publishing = threading.Lock()
+
+    def all(self) -> dict[str, KnownCheckpoint]:
+        """Return every checkpoint by id, newest first."""
+        found = {}
+        for path in (self._service.config.folder / "checkpoints").glob("*/manifest.json"):
+            manifest = read_manifest(path.parent)
+            found[manifest.id] = KnownCheckpoint(manifest, manifest.weights_bytes, path.stat().st_mtime_ns, path.parent)
+        for row in self._service.meta.checkpoints(limit=100_000):
+            shelf = found.get(row.checkpoint_id)
+            found[row.checkpoint_id] = KnownCheckpoint(
+                Manifest.from_bytes(row.manifest),
+                row.weights_size,
+                row.published_ns if shelf is None else min(shelf.since_ns, row.published_ns),
+                None if shelf is None else shelf.folder,
+                row.weights_digest,
+            )
+        return dict(sorted(found.items(), key=lambda item: -item[1].since_ns))
+
+    def find(self, checkpoint_id: str) -> KnownCheckpoint:
+        """Return one checkpoint.
+
+        Raises:
+            RefusedError: it is not known here.
+        """
+        known = self.all().get(checkpoint_id)
+        if known is None:
+            raise RefusedError(f"checkpoint {checkpoint_id!r} is not known here; it must come from this trainer's jobs")
+        return known
+
+    def publish(self, user: User, checkpoint_id: str, robots: Sequence[str], *, promote: bool = False) -> str:
+        """Offer a checkpoint to robots; to promote one, a decided trial must have said so.
+
+        Raises:
+            RefusedError: unknown, already being published, to an unknown robot, or not promotable.
+            ProvenanceError: something it was made from was retracted.
+        """
+        user.require("promote" if promote else "publish")
+        known, trail = self.find(checkpoint_id), self._service.trail
+        self._check_target(user, checkpoint_id, known, robots)
+        trail.catch_up()
+        trail.graph.check_promotable(checkpoint_id)
+        if promote and not self._won(checkpoint_id):
+            raise RefusedError(f"{checkpoint_id} has not won a trial yet; run one under Evaluations, then promote it")
+        if not self._publishing.acquire(blocking=False):
+            raise RefusedError("something is being published at this moment; wait until that is done, then look again")
+        try:
+            sequence = self._offer(known, list(robots) or ["*"])
+        finally:
+            self._publishing.release()
+        trail.note(user, "promote" if promote else "publish", checkpoint=checkpoint_id, robots=list(robots))
+        return f"{checkpoint_id} is offered to {', '.join(robots) or 'every robot'} as release {sequence}"
+
+    def roll_back(self, user: User, checkpoint_id: str, reason: str) -> str:
+        """Order robots back to a checkpoint that was published before."""
+        user.require("roll back")
+        if not reason.strip():
+            raise ConfigError("say why robots go back; the reason travels with the order")
+        release, _ = self._service.publisher.rollback(checkpoint_id, robots=["*"], reason=reason.strip())
+        self._service.trail.note(user, "roll back", checkpoint=checkpoint_id, reason=reason.strip())
+        return f"every robot goes back to {checkpoint_id} (release {release.sequence})"
+
+    def _check_target(self, user: User, checkpoint_id: str, known: KnownCheckpoint, robots: Sequence[str]) -> None:
+        if known.manifest.kind != "policy":
+            kind = known.manifest.kind.replace("_", " ")
+            raise RefusedError(f"{checkpoint_id} is a {kind}; only policies go to robots")
+        here = {report.robot for report in self._service.robots.of_tenant(user.tenant)}
+        unknown = [name for name in robots if name != "*" and name not in here]
+        if unknown:
+            raise RefusedError(f"no robot {unknown[0]!r} reports here; known: {', '.join(sorted(here)) or 'none yet'}")
+
+    def _offer(self, known: KnownCheckpoint, robots: Sequence[str]) -> int:
+        publisher = self._service.publisher
+        if known.folder is not None:
+            release, _ = publisher.publish(known.folder, robots=robots)
+            return release.sequence
+        folder = Path(tempfile.mkdtemp(prefix="offer-", dir=self._service.config.folder / "console"))
+        copy = folder / "weights.safetensors"  # the publisher consumes the file it is given
+        shutil.copyfile(self._service.blobs.local_path(known.digest), copy)
+        release, _ = publisher.publish_file(known.manifest, copy, robots=robots)
+        folder.rmdir()
+        return release.sequence

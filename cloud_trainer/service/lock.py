@@ -1,0 +1,35 @@
+"""One trainer per folder: SQLite may lose a log that two connections reset (cloud_trainer.store.database)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from gymnast_core.errors import ConfigError
+
+
+class FolderLock:
+    """Held as long as a trainer runs on a folder; the kernel frees it when the process dies.
+
+    Args:
+        folder: of the trainer.
+
+    Raises:
+        ConfigError: another trainer holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise ConfigError(f"a trainer runs on {folder} already; ask that one, or give another --folder") from error
+        self._held = True
+
+    def release(self) -> None:
+        """Let the next one in; safe to call twice."""
+        if self._held:
+            self._held = False
+            os.close(self._file)

@@ -1,0 +1,58 @@
+"""gRPC in and out for robots that report and people who look: messages to calls, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cloud_trainer.service.config import Limits
+from cloud_trainer.service.robots import RobotBoard
+from gymnast_core.errors import ConfigError
+from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
+from gymnast_core.wire.gymnast.v1 import console_pb2, robots_pb2
+from gymnast_core.wire.identity import Peer
+
+TOKEN_S = 12 * 3600
+_TEXT = 300
+_PICTURES = (b"\xff\xd8\xff", b"RIFF")
+
+LogIn = Callable[[Peer, float], tuple[str, str]]
+"""Gets who and for how long [s]; returns the page's address and a token."""
+
+
+class RobotServicer:
+    """Reports of robots."""
+
+    def __init__(self, robots: RobotBoard, limits: Limits) -> None:
+        self._robots, self._limits = robots, limits
+
+    def Report(self, request: Any, peer: Peer, context: Any) -> robots_pb2.RobotReportReply:
+        """Note it; the name is the certificate's."""
+        frame = bytes(request.frame)
+        if len(frame) > self._limits.frame_bytes:
+            raise TooLargeError(f"a frame of {len(frame)} bytes; at most {self._limits.frame_bytes} are accepted")
+        if frame and not frame.startswith(_PICTURES):
+            raise InvalidMessageError("a frame must be a JPEG or WebP image")
+        names = ("state", "policy_version", "instruction", "estop_reason", "alarm")
+        status = {name: str(getattr(request, name))[:_TEXT] for name in names}
+        spool = {"entries": request.spool_entries, "bytes": request.spool_bytes, "full": request.spool_full}
+        self._robots.post(peer, {**status, "estop": request.estop, "spool": spool}, frame)
+        return robots_pb2.RobotReportReply()
+
+
+class ConsoleServicer:
+    """The way to the operator's page.
+
+    Attributes:
+        log_in: of the page; None while this trainer serves none.
+    """
+
+    def __init__(self) -> None:
+        self.log_in: LogIn | None = None
+
+    def LogIn(self, request: Any, peer: Peer, context: Any) -> console_pb2.LogInReply:
+        """Give the caller a token for its own name and role."""
+        if self.log_in is None:
+            raise ConfigError("this trainer serves no page; start it without --no-console")
+        address, token = self.log_in(peer, TOKEN_S)
+        return console_pb2.LogInReply(address=address, token=token, valid_for_s=TOKEN_S)

@@ -1,0 +1,86 @@
+"""What every robot last said of itself; kept in memory, because it is old news after a restart."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cloud_trainer.service.trail import Who
+from gymnast_core.wire.errors import BusyError
+
+
+@dataclass(frozen=True)
+class RobotReport:
+    """What a robot last said of itself.
+
+    Attributes:
+        robot: its name, from its certificate.
+        tenant: whose it is.
+        status: JSON values: state, policy_version, estop, spool {entries, bytes, full}, instruction, alarm, ...
+        frame: its newest camera image (JPEG or WebP bytes); empty without one.
+        received_s: monotonic.
+        framed_s: monotonic, when the image came; a slow link sends reports without one.
+    """
+
+    robot: str
+    tenant: str
+    status: Mapping[str, Any]
+    frame: bytes
+    received_s: float
+    framed_s: float
+
+    def age_s(self) -> float:
+        """Seconds since it spoke."""
+        return time.monotonic() - self.received_s
+
+    def frame_age_s(self) -> float:
+        """Seconds since it showed something."""
+        return time.monotonic() - self.framed_s
+
+
+class RobotBoard:
+    """The newest report of every robot. Threads may share it.
+
+    Args:
+        least_s: reports of one robot that come faster are refused.
+        clock_s: monotonic.
+    """
+
+    def __init__(self, least_s: float = 0.25, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._least_s, self._clock_s = least_s, clock_s
+        self._lock = threading.Lock()
+        self._reports: dict[tuple[str, str], RobotReport] = {}
+        self.count = 0
+
+    def post(self, who: Who, status: Mapping[str, Any], frame: bytes) -> None:
+        """Note what a robot says; one without a frame keeps showing its last one.
+
+        Raises:
+            BusyError: it spoke a moment ago.
+        """
+        key, now_s = (who.tenant, who.name), self._clock_s()
+        with self._lock:
+            last = self._reports.get(key)
+            if last is not None and now_s - last.received_s < self._least_s:
+                raise BusyError(f"{who.name!r} reports more often than every {self._least_s} s; slow down")
+            shown, framed_s = (frame, now_s) if frame or last is None else (last.frame, last.framed_s)
+            self._reports[key] = RobotReport(who.name, who.tenant, dict(status), shown, now_s, framed_s)
+            self.count += 1
+
+    def of_tenant(self, tenant: str) -> list[RobotReport]:
+        """Return the newest report of each robot, by name."""
+        with self._lock:
+            return sorted((row for row in self._reports.values() if row.tenant == tenant), key=lambda row: row.robot)
+
+    def find(self, tenant: str, robot: str) -> RobotReport | None:
+        """Return one robot's newest report; None when it never spoke."""
+        with self._lock:
+            return self._reports.get((tenant, robot))
+
+    def silent(self, after_s: float) -> int:
+        """Return how many robots have said nothing for so long."""
+        with self._lock:
+            return sum(row.age_s() > after_s for row in self._reports.values())

@@ -1,0 +1,206 @@
+"""What was made from what, and who changed it: the provenance graph and the log of actions, kept by the service.
+
+Whoever corrects a label or withdraws an episode (over the wire or on the page) does it here, so both end in the graph
+and in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from cloud_trainer.jobs.provenance import LINKED_CHECKPOINTS, episode_record, explain, label_record, record_checkpoint
+from cloud_trainer.store.protocols import EpisodeRow, MetaStore
+from gymnast_core.errors import ConfigError
+from gymnast_core.journal import Journal
+from gymnast_core.lineage import Lineage, Node, Record
+from gymnast_core.manifest import Manifest, read_manifest
+from gymnast_core.provenance import LABELS, ProvenanceGraph
+from gymnast_core.types import Outcome
+from gymnast_core.wire.errors import NotFoundError
+
+MADE = ("policy", "world_model", "judge")
+_LABELS = frozenset({Outcome.SUCCESS.value, Outcome.FAILURE.value, Outcome.ABSTAIN.value})
+_KEPT_FACTS = ("task", "scene", "seed", "purpose")
+_PAGE = 1000
+
+
+class Who(Protocol):
+    """Somebody whose role has been checked: a certificate's Peer or a page's User."""
+
+    @property
+    def name(self) -> str:
+        """As in the certificate or token."""
+        ...
+
+    @property
+    def role(self) -> str:
+        """robot, operator, trainer or admin."""
+        ...
+
+    @property
+    def tenant(self) -> str:
+        """Whose data."""
+        ...
+
+
+class Trail:
+    """See the module. Threads may share it.
+
+    Args:
+        folder: of the trainer; provenance.db, actions.jsonl and checkpoints/ are there.
+        meta: the catalogue.
+
+    Raises:
+        StorageError: another process has the log open.
+        CorruptError: the log was changed.
+    """
+
+    def __init__(self, folder: Path, meta: MetaStore) -> None:
+        self._shelf, self._meta = folder / "checkpoints", meta
+        self.log = Journal(folder / "actions.jsonl")
+        self.graph = ProvenanceGraph(folder / "provenance.db")
+        self._catching_up = threading.Lock()
+        self._seen_sequence = 0
+
+    def close(self) -> None:
+        """Close both files; safe to call twice."""
+        self.log.close()
+        self.graph.close()
+
+    def note(self, who: Who, action: str, **data: Any) -> None:
+        """Write down what somebody did."""
+        said = {"by": who.name, "role": who.role, "tenant": who.tenant, "at_ns": time.time_ns(), **data}
+        self.log.append(action, said)
+
+    def label(self, who: Who, episode_id: str, outcome: Outcome) -> EpisodeRow:
+        """Set or correct a label; the one before stays in the graph.
+
+        Raises:
+            NotFoundError: no such episode of this tenant.
+        """
+        row, by = self._episode(who, episode_id), f"operator:{who.name}"
+        self._remember(row)
+        labelled = replace(row, outcome=outcome.value, labelled_by=by)
+        self._meta.update_episode(labelled)
+        if outcome.value in _LABELS:
+            self.graph.add(label_record(self.graph, episode_id, outcome=outcome.value, by=by))
+        self.note(who, "label", episode=episode_id, outcome=outcome.value, was=row.outcome)
+        return labelled
+
+    def retract(self, who: Who, episode_id: str, reason: str) -> list[Node]:
+        """Withdraw an episode: it is not trained on again, and what was made from it cannot be promoted.
+
+        Returns:
+            Everything that was made from it, oldest first.
+
+        Raises:
+            ConfigError: no reason.
+            NotFoundError: no such episode of this tenant.
+        """
+        if not reason.strip():
+            raise ConfigError("say why this episode is withdrawn; whoever meets the block later will ask")
+        row, reason = self._episode(who, episode_id), reason.strip()
+        self._remember(row)
+        self.catch_up()
+        touched = self.graph.retract(episode_id, reason=reason, by=f"operator:{who.name}", at_ns=time.time_ns())
+        self._meta.update_episode(replace(row, state="quarantined", reason=f"retracted by {who.name}: {reason}"))
+        self.note(who, "retract", episode=episode_id, reason=reason, touched=len(touched))
+        return touched
+
+    def explain(self, record_id: str, *, verify: bool = False) -> dict[str, Any]:
+        """Return where a checkpoint comes from; see cloud_trainer.jobs.provenance.explain.
+
+        Raises:
+            NotFoundError: the record is unknown.
+        """
+        self._catch_up_to(record_id)
+        return explain(self.graph, record_id, verify=verify)
+
+    def lineage(self, record_id: str) -> Lineage:
+        """Return the complete graph above a checkpoint.
+
+        Raises:
+            NotFoundError: the record is unknown.
+        """
+        self._catch_up_to(record_id)
+        return self.graph.why(record_id)
+
+    def made_from(self, episode_id: str) -> list[str]:
+        """Return the checkpoints an episode went into."""
+        return [node.id for node in self.graph.affected(episode_id) if node.kind in MADE]
+
+    def manifests(self) -> dict[str, Manifest]:
+        """Return every checkpoint the trainer keeps or has published, by id."""
+        kept = [read_manifest(path.parent) for path in sorted(self._shelf.glob("*/manifest.json"))]
+        published = [Manifest.from_bytes(row.manifest) for row in reversed(self._meta.checkpoints(limit=1_000_000))]
+        return {manifest.id: manifest for manifest in (*kept, *published)}
+
+    def catch_up(self) -> None:
+        """Bring the graph up to what the catalogue and the shelf hold by now."""
+        with self._catching_up:
+            self._add_episodes()
+            known = self.manifests()
+            for manifest in known.values():
+                for each in _parents_first(manifest, known, set()):
+                    if each.id not in self.graph:
+                        record_checkpoint(self.graph, each)
+
+    def _catch_up_to(self, record_id: str) -> None:
+        self.catch_up()
+        if record_id not in self.graph:
+            raise NotFoundError(f"{record_id[:80]!r} is not recorded here; check the id, or `gymnast weights list`")
+
+    def _add_episodes(self) -> None:
+        """An episode that is not validated yet is looked at again: its facts are still to come."""
+        after, settled = self._seen_sequence, True
+        while page := self._meta.episodes(after=after, limit=_PAGE):
+            self.graph.add_many([record for row in page if row.state != "committed" for record in self._records(row)])
+            settled = settled and all(row.state != "committed" for row in page)
+            after = page[-1].sequence
+            if settled:
+                self._seen_sequence = after
+
+    def _records(self, row: EpisodeRow) -> Iterator[Record]:
+        known = row.episode_id in self.graph
+        if not known:
+            facts = {
+                "robot": row.robot, "instruction": row.instruction, "steps": row.steps, "tenant": row.tenant,
+                "policy_versions": [row.policy_version], **_facts(row.metadata),
+            }  # fmt: skip
+            yield episode_record(self.graph, row.episode_id, digest=row.digest, facts=facts)
+        if row.outcome in _LABELS:
+            labels: Sequence[Node] = self.graph.affected_by_role(row.episode_id, LABELS) if known else ()
+            if not labels or labels[-1].payload["outcome"] != row.outcome:
+                yield label_record(self.graph, row.episode_id, outcome=row.outcome, by=row.labelled_by)
+
+    def _remember(self, row: EpisodeRow) -> None:
+        self.graph.add_many(list(self._records(row)))
+
+    def _episode(self, who: Who, episode_id: str) -> EpisodeRow:
+        row = self._meta.episode(who.tenant, episode_id)
+        if row is None:
+            raise NotFoundError(f"there is no episode {episode_id[:80]!r} here; look for it in the list")
+        return row
+
+
+def _parents_first(manifest: Manifest, known: Mapping[str, Manifest], seen: set[str]) -> Iterator[Manifest]:
+    """A checkpoint after everything it was made from."""
+    if manifest.id in seen:
+        return
+    seen.add(manifest.id)
+    for name in (*manifest.parents, *(manifest.lineage.get(role) for role in LINKED_CHECKPOINTS)):
+        if isinstance(name, str) and name in known:
+            yield from _parents_first(known[name], known, seen)
+    yield manifest
+
+
+def _facts(metadata: Mapping[str, object]) -> dict[str, object]:
+    """What of an episode's header never changes and helps to read an answer."""
+    kept = {name: metadata[name] for name in _KEPT_FACTS if name in metadata}
+    return dict(json.loads(json.dumps(kept)))
