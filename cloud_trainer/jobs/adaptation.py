@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,38 @@ from cloud_trainer.grpo.trainer import GrpoConfig, Scored, join_scored
 from cloud_trainer.jobs.train import Anchor, Sampler, world_model_sampler
 from cloud_trainer.world_model.compact_data import Clips, StartState
 from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.policies.compact import CompactPolicy
+
+MODES = ("full", "lora")
+"""What of the compact policy can be trained: all of it, or adapters that travel without their parent."""
+
+
+def check_request(spec: Mapping[str, Any]) -> None:
+    """Refuse an adaptation that cannot run, before anything is spent on it.
+
+    Args:
+        spec: of an adapt job: scene, instruction, budget_s, and as options rollouts and mode.
+
+    Raises:
+        ConfigError: a value is missing or not allowed; the message names it.
+    """
+    for name in ("scene", "instruction"):
+        if not isinstance(spec.get(name), str) or not spec[name].strip():
+            raise ConfigError(f"{name} must be a text, got {spec.get(name)!r}")
+    if (mode := spec.get("mode", MODES[0])) not in MODES:
+        raise ConfigError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+    for name, default in (("budget_s", 120.0), ("rollouts", 1)):
+        value = spec.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ConfigError(f"{name} must be a number above 0, got {value!r}")
+
+
+def iterations_within(spec: Mapping[str, Any], most: int, rollouts_each: int) -> int:
+    """Return how many iterations a rollout budget allows: those that begin before it is used up, at most `most`."""
+    rollouts = spec.get("rollouts")
+    return most if rollouts is None else min(most, max(1, -(-int(rollouts) // rollouts_each)))
 
 
 def two_scene_sampler(

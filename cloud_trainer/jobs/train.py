@@ -6,18 +6,19 @@ run through the same loop.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer, Scored, join_scored
-from cloud_trainer.jobs.audit import outcomes_of
 from cloud_trainer.jobs.imagine import imagine
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
+from cloud_trainer.world_model.audit_outcomes import outcomes_of
 from cloud_trainer.world_model.compact_data import StartState
 from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
 from cloud_trainer.world_model.compact_model import CompactWorldModel
@@ -26,6 +27,9 @@ from gymnast_core.judge import Judge
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.compact import CompactPolicy
 from gymnast_core.types import BoolArray, IntArray, RolloutBatch
+
+if TYPE_CHECKING:
+    from gymnast_core.policies.lora import LoraSettings
 
 Sampler = Callable[[CompactPolicy, np.random.Generator], Scored]
 """One round of groups from a policy: rollouts, rewards, and which rows count. Group names are made unique later."""
@@ -139,6 +143,7 @@ def run_grpo(
     state: Path | None = None,
     lineage: Mapping[str, Any] | None = None,
     anchor: Anchor | None = None,
+    lora: LoraSettings | None = None,
     progress: Progress = silent,
     cancelled: Cancelled = never,
 ) -> Training:
@@ -153,6 +158,7 @@ def run_grpo(
         state: state file; when it exists the run continues from it, and it is written after every iteration.
         lineage: world model, judge, audit and data of this run, for the manifests.
         anchor: see cloud_trainer.jobs.adaptation.frame_anchor.
+        lora: train low-rank adapters alone; candidates are then adapter checkpoints beside a copy of their parent.
         progress: called after every iteration with imagined_reward and what the update did.
         cancelled: asked before every iteration.
 
@@ -160,18 +166,24 @@ def run_grpo(
         CancelledError: cancelled; the state file has the last whole iteration.
     """
     policy = CompactPolicy.load(parent, row_by_row=False, temperature=config.temperature)
+    if lora is not None:
+        from gymnast_core.policies.lora import attach  # peft takes seconds to import
+
+        attach(policy.network, lora, seed=config.seed)
     trainer = GrpoTrainer(policy, config, anchor=anchor)
     start_version = policy.version
     if state is not None and state.exists():
         trainer.load(state)
     out.mkdir(parents=True, exist_ok=True)
+    if lora is not None and not (out / start_version).exists():
+        shutil.copytree(parent, out / start_version)
     while trainer.updates < config.iterations:
         if cancelled():
             raise CancelledError(f"GRPO cancelled after {trainer.updates} of {config.iterations} iterations")
         record = _iterate(trainer, sampler)
         progress(ProgressEvent("grpo", trainer.updates, config.iterations, record))
         if trainer.updates % candidate_every == 0 or trainer.updates == config.iterations:
-            _keep(trainer, out, start_version, lineage or {})
+            _keep(trainer, out, start_version, lineage or {}, lora)
         if state is not None:
             trainer.save(state)
     return Training(tuple(_candidates(out, trainer.history)), tuple(trainer.history))
@@ -212,7 +224,9 @@ def _iterate(trainer: GrpoTrainer[CompactPolicy], sampler: Sampler) -> dict[str,
     return record
 
 
-def _keep(trainer: GrpoTrainer[CompactPolicy], out: Path, parent: str, lineage: Mapping[str, Any]) -> None:
+def _keep(
+    trainer: GrpoTrainer[CompactPolicy], out: Path, parent: str, lineage: Mapping[str, Any], lora: LoraSettings | None
+) -> None:
     """Write a candidate, unless a run that was interrupted right here already did."""
     folder = out / f"iteration-{trainer.updates:02d}"
     if folder.exists():
@@ -223,6 +237,11 @@ def _keep(trainer: GrpoTrainer[CompactPolicy], out: Path, parent: str, lineage: 
         "iteration": trainer.updates,
         "imagined_reward": trainer.history[-1]["imagined_reward"],
     }
+    if lora is not None:
+        from gymnast_core.policies.lora import save_adapter
+
+        save_adapter(trainer.policy.network, folder, parent=parent, settings=lora, lineage=made_from | dict(lineage))
+        return
     temperature, trainer.policy.temperature = trainer.policy.temperature, trainer.policy.config.temperature
     trainer.policy.save(folder, parents=(parent,), lineage=made_from | dict(lineage))
     trainer.policy.temperature = temperature

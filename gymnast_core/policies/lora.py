@@ -26,6 +26,8 @@ from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
 
 ARCHITECTURE = "lora"
+ADAPTER_OF = "adapter_of"
+"""In an adapter's config: the checkpoint without which it is nothing; a robot keeps that one as long."""
 ADAPTER = "default"
 PUBLISHED_PREFIX = "base_model.model."
 
@@ -170,7 +172,7 @@ def save_adapter(
         safetensors.torch.save(adapter_tensors(network)),
         kind="policy",
         architecture=ARCHITECTURE,
-        config=asdict(settings) | {"targets": list(settings.targets)},
+        config=asdict(settings) | {"targets": list(settings.targets), ADAPTER_OF: parent},
         parents=(parent,),
         lineage=lineage or {},
     )
@@ -222,7 +224,8 @@ class AdaptedPolicy:
         network = getattr(base, "network", None)
         if not isinstance(network, nn.Module):
             raise CheckpointError(f"{parent} has no network an adapter could sit on")
-        attach(network, LoraSettings(**{**manifest.config, "targets": tuple(manifest.config["targets"])}), seed=0)
+        fields = {name: value for name, value in manifest.config.items() if name != ADAPTER_OF}
+        attach(network, LoraSettings(**{**fields, "targets": tuple(fields["targets"])}), seed=0)
         load_adapter(network, safetensors.torch.load(weights))
         merge(network)
         return cls(base, version=manifest.id)
