@@ -46,13 +46,32 @@ def run_arm(rate_hz: float, seconds: float) -> dict[str, Any]:
     executor = SingleThreadedExecutor()
     executor.add_node(arm)
     deadline = time.monotonic() + seconds + 60.0
-    while not arm.finished and time.monotonic() < deadline:
-        arm.wait_and_tick(executor)
+    while not arm.finished.is_set() and time.monotonic() < deadline:
+        arm.ask()
+        executor.spin_once(timeout_sec=0.05)
+    arm.stop()
     result = arm.result()
     executor.shutdown()
     arm.destroy_node()
     rclpy.try_shutdown()
     return result
+
+
+def run_floor(rate_hz: float, seconds: float) -> dict[str, Any]:
+    """The same ticker with nothing around it: how well this machine keeps time for anybody at this moment."""
+    from gymnast_ros.nodes.ticker import Ticker
+
+    ticks_ns: list[int] = []
+    ticker = Ticker(round(1e9 / rate_hz), lambda: ticks_ns.append(time.monotonic_ns())).start()
+    time.sleep(seconds)
+    ticker.close()
+    return {"jitter_share": jitter_share(ticks_ns, 1e9 / rate_hz)}
+
+
+def jitter_share(ticks_ns: Sequence[int], period_ns: float) -> dict[str, float]:
+    """Percentiles of |interval - period| / period, the first five ticks left out."""
+    jitter = np.abs(np.diff(np.array(ticks_ns[5:], np.float64)) - period_ns) / period_ns
+    return {f"p{share}": float(np.percentile(jitter, share)) for share in (50, 99)}
 
 
 def run_cameras() -> None:
@@ -110,7 +129,7 @@ def saturate(folder: Path, stopping: threading.Event) -> None:
             stopping.wait(0.05)
 
 
-def measure(rate_hz: float, seconds: float, domain_id: int, *, load: bool) -> dict[str, Any]:
+def measure(rate_hz: float, seconds: float, domain_id: int, *, load: bool, priority: int = 0) -> dict[str, Any]:
     """One rate: gate and rollout as processes, the arm here, the load beside."""
     os.environ |= {
         "ROS_DOMAIN_ID": str(domain_id),
@@ -128,16 +147,17 @@ def measure(rate_hz: float, seconds: float, domain_id: int, *, load: bool) -> di
                 f"folder:='{folder / 'robot'}'", f"checkpoint:='replay:{folder / 'still.json'}'", "record:=true",
             ],
         }  # fmt: skip
-        children = [
-            subprocess.Popen([sys.executable, "-m", f"gymnast_ros.nodes.{node}", "--ros-args", *_parameters(values)])
-            for node, values in nodes.items()
-        ]
+        children = []
+        for node, values in nodes.items():
+            command = [sys.executable, "-m", f"gymnast_ros.nodes.{node}", "--ros-args", *_parameters(values)]
+            children.append(subprocess.Popen(command))
+            _prefer(children[-1].pid, priority if node == "command_gate" else 0)
         uplink = threading.Thread(target=saturate, args=(folder, stopping))
         if load:
             children.append(subprocess.Popen([sys.executable, "-m", "benchmarks.control_tick", "--cameras"]))
             uplink.start()
         try:
-            result = _measured(rate_hz, seconds)
+            result = _measured(rate_hz, seconds, priority)
         finally:
             stopping.set()
             for child in children:
@@ -146,30 +166,50 @@ def measure(rate_hz: float, seconds: float, domain_id: int, *, load: bool) -> di
                 child.wait(20.0)
             if load:
                 uplink.join(30.0)
-    return {**result, "rate_hz": rate_hz, "load": load}
+    return {**result, "rate_hz": rate_hz, "load": load, "priority": priority}
 
 
 def _parameters(values: Sequence[str]) -> list[str]:
     return [part for value in values for part in ("-p", value)]
 
 
-def _measured(rate_hz: float, seconds: float) -> dict[str, Any]:
-    """The arm in a process of its own, so that this one's threads do not disturb it."""
-    command = [sys.executable, "-m", "benchmarks.control_tick", "--arm", str(rate_hz), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120.0, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def _measured(rate_hz: float, seconds: float, priority: int) -> dict[str, Any]:
+    """The arm in a process of its own, so that this one's threads do not disturb it; the bare timer beside it."""
+    numbers = [str(rate_hz), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.control_tick"]
+    floor = subprocess.Popen([*command, "--floor", *numbers], stdout=subprocess.PIPE, text=True)
+    arm = subprocess.Popen([*command, "--arm", *numbers], stdout=subprocess.PIPE, text=True)
+    for child in (floor, arm):
+        _prefer(child.pid, priority)
+    results: list[dict[str, Any]] = []
+    for child in (arm, floor):
+        printed, _ = child.communicate(timeout=seconds + 120.0)
+        results.append(json.loads(printed.splitlines()[-1]))
+    return {**results[0], "floor_jitter_share": results[1]["jitter_share"]}
+
+
+def _prefer(pid: int, priority: int) -> None:
+    """Real-time scheduling for what must keep time, where that is allowed."""
+    if priority:
+        from gymnast_ros.nodes.ticker import prefer
+
+        problem = prefer(pid, priority)
+        if problem:
+            print(problem, file=sys.stderr)
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Rows for people."""
-    head = f"{'rate':>6} {'load':>5} {'steps':>6} {'late':>5} {'jitter p50':>10} {'p99':>7}"
+    head = (
+        f"{'rate':>6} {'load':>5} {'fifo':>5} {'steps':>6} {'late':>5} {'jitter p50':>10} {'p99':>7} {'floor p99':>9}"
+    )
     lines = [f"{head} {'capture to command p50':>23} {'p99':>9}"]
     for row in results:
-        jitter, latency = row["jitter_share"], row["capture_to_command_ms"]
+        jitter, latency, floor = row["jitter_share"], row["capture_to_command_ms"], row["floor_jitter_share"]
         lines.append(
-            f"{row['rate_hz']:>4.0f}Hz {'yes' if row['load'] else 'no':>5} {row['steps']:>6} {row['late_steps']:>5} "
-            f"{jitter['p50']:>10.1%} {jitter['p99']:>7.1%} {latency['p50']:>20.1f} ms {latency['p99']:>6.1f} ms"
+            f"{row['rate_hz']:>4.0f}Hz {'yes' if row['load'] else 'no':>5} {row['priority']:>5} {row['steps']:>6} "
+            f"{row['late_steps']:>5} {jitter['p50']:>10.1%} {jitter['p99']:>7.1%} {floor['p99']:>9.1%} "
+            f"{latency['p50']:>20.1f} ms {latency['p99']:>6.1f} ms"
         )
     return "\n".join(lines)
 
@@ -182,6 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--domain", type=int, default=96)
     parser.add_argument("--no-load", action="store_true", help="no cameras, no uplink")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--priority", type=int, default=0, help="SCHED_FIFO priority of arm and gate; 0 is none")
+    parser.add_argument("--floor", type=float, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--arm", type=float, nargs=2, metavar=("HZ", "SECONDS"), help=argparse.SUPPRESS)
     parser.add_argument("--cameras", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
@@ -191,7 +233,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.arm:
         print(json.dumps(run_arm(*args.arm)))
         return 0
-    results = [measure(rate, args.seconds, args.domain, load=not args.no_load) for rate in args.rates]
+    if args.floor:
+        print(json.dumps(run_floor(*args.floor)))
+        return 0
+    results = [
+        measure(rate, args.seconds, args.domain, load=not args.no_load, priority=args.priority) for rate in args.rates
+    ]
     print(table(results))
     if args.json:
         args.json.write_text(json.dumps({"rows": results, "allowed_jitter": ALLOWED_JITTER}, indent=1, sort_keys=True))

@@ -1,23 +1,26 @@
-"""An arm that only keeps time: ticks on the monotonic clock, shows synthetic frames, measures when commands come."""
+"""An arm that only keeps time: the real arm's ticker and camera port, synthetic motion; measures when commands come."""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
 import numpy as np
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from benchmarks.control_tick import CAMERAS, still_target
+from benchmarks.control_tick import CAMERAS, jitter_share, still_target
+from gymnast_core.cameras import CameraLimits
+from gymnast_core.errors import StaleCommandError
 from gymnast_core.types import FloatArray
 from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.arm_port import ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.arm_port import SILENCE, ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.cameras import CameraPort, CameraSource
 from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.ticker import Ticker
 
 
 class TickingArm(Node):  # type: ignore[misc]
@@ -33,44 +36,50 @@ class TickingArm(Node):  # type: ignore[misc]
         self._port = ArmPort(self, description, self._on_command)
         self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
         self.create_service(Trigger, topics.RESET, self._reset)
-        for name, _, _ in CAMERAS:  # the raw frames, which an arm node takes in and shrinks
-            self.create_subscription(Image, f"{name}/raw", lambda message: None, topics.STREAM)
+        sources = tuple(CameraSource(name, f"{name}/raw", "reliable") for name, _, _ in CAMERAS)
+        second = 1_000_000_000
+        self._cameras = CameraPort(self, sources, 256, CameraLimits(60 * second, 3600 * second, 60 * second))
         self._start = self.create_client(Trigger, "rollout/run_episode")
-        self._asked = self._running = self.finished = False
+        self._asked = self._running = False
+        self.finished = threading.Event()
+        self._lock = threading.Lock()
+        self._ticker: Ticker | None = None
         self._target, joints = still_target()
         self._joints_J = joints.astype(np.float64)
         self._frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-        self._stamp_ns = self._due_ns = self._steps = self._late = 0
+        self._stamp_ns = self._steps = self._late = 0
         self._command_A: FloatArray | None = None
+        self.blind = 0
         self._executed_ns: list[int] = []
         self._latency_ms: list[float] = []
 
-    def wait_and_tick(self, executor: SingleThreadedExecutor) -> None:
-        """Serve messages until the next tick is due."""
+    def ask(self) -> None:
+        """Start the rollout's episode once its service is there."""
         if not self._asked and self._start.service_is_ready():
             self._asked = True
             self._start.call_async(Trigger.Request())
-        left_s = (self._due_ns - time.monotonic_ns()) / 1e9 if self._running else 0.05
-        executor.spin_once(timeout_sec=max(0.0, left_s))
-        if self._running and time.monotonic_ns() >= self._due_ns:
-            self._due_ns += self._period_ns
-            self._tick()
+
+    def stop(self) -> None:
+        """No tick, no frame after this."""
+        if self._ticker is not None:
+            self._ticker.close()
+        self._cameras.close()
 
     def result(self) -> dict[str, Any]:
         """Jitter as a share of the period, and latency."""
-        settled = np.array(self._executed_ns[5:], np.float64)
-        jitter = np.abs(np.diff(settled) - self._period_ns) / self._period_ns
         return {
             "steps": self._steps,
             "late_steps": self._late,
-            "jitter_share": {f"p{share}": float(np.percentile(jitter, share)) for share in (50, 99)},
+            "blind_steps": self.blind,
+            "jitter_share": jitter_share(self._executed_ns, self._period_ns),
             "capture_to_command_ms": {f"p{share}": float(np.percentile(self._latency_ms, share)) for share in (50, 99)},
         }
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._running, self._steps = True, 0
-        self._due_ns = time.monotonic_ns() + self._period_ns
-        self._observe(np.zeros(7, np.float32), "")
+        with self._lock:
+            self._running, self._steps = True, 0
+            self._observe(np.zeros(7, np.float32), "")
+        self._ticker = self._ticker or Ticker(self._period_ns, self._tick).start()
         response.success, response.message = True, json.dumps({"stamp_ns": self._stamp_ns})
         return response
 
@@ -81,18 +90,29 @@ class TickingArm(Node):  # type: ignore[misc]
 
     def _tick(self) -> None:
         """Execute what came in time; the next command has a whole period."""
+        if not self._running:
+            return
         self._executed_ns.append(time.monotonic_ns())
+        with self._lock:
+            self._execute()
+
+    def _execute(self) -> None:
         self._steps += 1
         command_A, self._command_A = self._command_A, None
         self._late += int(command_A is None)
         self._observe(
-            np.zeros(7, np.float32) if command_A is None else command_A, "hold" if command_A is None else "policy"
+            np.zeros(7, np.float32) if command_A is None else command_A, SILENCE if command_A is None else "policy"
         )
         if self._steps >= self._max_steps:
-            self._running, self.finished = False, True
+            self._running = False
+            self.finished.set()
 
     def _observe(self, executed_A: FloatArray, source: str) -> None:
         self._stamp_ns = time.monotonic_ns()
+        try:
+            self._frame = self._cameras.newest(time.time_ns())["wide"].image_HWC
+        except StaleCommandError:
+            self.blind += 1  # without load there are no cameras; the synthetic frame stays
         truth = {"stamp_ns": self._stamp_ns, "succeeded": False, "digest": ""}
         self._truth.publish(messages.to_json(truth))
         self._port.publish(

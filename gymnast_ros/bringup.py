@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,9 @@ from types import TracebackType
 
 from gymnast_core.errors import GymnastError
 from gymnast_ros.graph import ESCALATE_AFTER_S, RESPAWN_DELAY_S, GraphConfig, NodeSpec, graph
+from gymnast_ros.nodes.ticker import prefer
+
+LOG = logging.getLogger(__name__)
 
 __all__ = ["Graph", "GraphConfig", "NodeDiedError", "NodeSpec", "graph", "up"]
 
@@ -83,7 +87,10 @@ class Graph:
     def _spawn(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"gymnast_ros.nodes.{spec.executable}", *spec.ros_arguments()]
         with (self.logs / f"{spec.name}.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(self.config))
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(self.config))
+        if spec.priority and (problem := prefer(process.pid, spec.priority)):
+            LOG.warning("ordinary_scheduling node=%s reason=%s", spec.name, problem)
+        return process
 
     def _supervise(self) -> None:
         due: dict[str, float] = {}

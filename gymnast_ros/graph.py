@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ CAMERA_TOPICS = {"usb_cam": "/image_raw", "realsense": "/camera/camera/color/ima
 EFFORT_LIMIT = tuple(1.7 * value for value in (800.0, 1000.0, 600.0, 600.0, 600.0, 700.0))
 """[mA] Source: rail-berkeley/bridge_data_robot, effort limits with their tolerance."""
 RESPAWN_DELAY_S = 1.0
+REALTIME_PRIORITY = 20
+"""SCHED_FIFO of arm and gate where that is asked for: above everything ordinary, below the kernel's own threads."""
 ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
 """SIGINT, then SIGTERM after this, then SIGKILL: a real arm needs the time to reach its sleep pose."""
 
@@ -30,6 +32,7 @@ class NodeSpec:
         namespace: of the arm.
         respawn: start it again when it dies.
         remaps: topic -> topic.
+        priority: SCHED_FIFO priority; 0 is ordinary scheduling.
     """
 
     executable: str
@@ -38,6 +41,7 @@ class NodeSpec:
     namespace: str = ""
     respawn: bool = True
     remaps: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
 
     def ros_arguments(self) -> list[str]:
         """--ros-args as rcl parses them."""
@@ -80,7 +84,8 @@ class GraphConfig:
         identity: folder of certificate and keys.
         insecure: no TLS; for tests on one machine.
         policy: checkpoint folder used while the store is empty.
-        paced: the simulator runs no faster than 5 Hz of wall-clock time, for watching.
+        paced: the simulator runs at 5 Hz of wall-clock time and waits for nobody, as a real arm.
+        realtime: arm and gate get SCHED_FIFO; the user needs an rtprio limit, see gymnast_ros/nodes/ticker.py.
         trusted_keys: file of keys that may sign releases; empty takes trust.pub of the identity.
         teleop: start the joystick node.
         instruction: task the rollout node starts with.
@@ -99,6 +104,7 @@ class GraphConfig:
     insecure: bool = False
     policy: str = ""
     paced: bool = False
+    realtime: bool = False
     trusted_keys: str = ""
     teleop: bool = False
     instruction: str = ""
@@ -152,7 +158,7 @@ def _gate(config: GraphConfig) -> NodeSpec:
     simulated = config.robot == "sim"
     parameters: dict[str, Any] = {
         "armed_at_start": simulated,
-        "deadman_s": 5.0 if simulated else 0.4,
+        "deadman_s": 5.0 if simulated and not config.paced else 0.4,
         "record_folder": str(config.folder / "flight"),
     }
     if not simulated:
@@ -182,7 +188,8 @@ def external(config: GraphConfig) -> tuple[ExternalSpec, ...]:
 
 def _finished(spec: NodeSpec, config: GraphConfig) -> NodeSpec:
     parameters = {**spec.parameters, **config.parameters.get(spec.name, {})}
-    return NodeSpec(spec.executable, spec.name, parameters, config.namespace, spec.respawn, spec.remaps)
+    priority = REALTIME_PRIORITY if config.realtime and spec.name in ("arm", "command_gate") else 0
+    return replace(spec, parameters=parameters, namespace=config.namespace, priority=priority)
 
 
 @dataclass(frozen=True)
@@ -216,7 +223,8 @@ ARGUMENTS = (
     Argument("instruction", "", "task the rollout node starts with"),
     Argument("camera", "", "camera driver to start with a real arm", ("", "usb_cam", "realsense")),
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
-    Argument("paced", "false", "simulated arm at 5 Hz of wall-clock time, for watching", FLAG),
+    Argument("paced", "false", "simulated arm at 5 Hz of wall-clock time; late commands are holds", FLAG),
+    Argument("realtime", "false", "arm and gate with SCHED_FIFO; needs an rtprio limit for this user", FLAG),
     Argument("teleop", "false", "start the joystick node", FLAG),
 )
 
@@ -248,6 +256,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         insecure=values["insecure"] == "true",
         policy=values["policy"],
         paced=values["paced"] == "true",
+        realtime=values["realtime"] == "true",
         teleop=values["teleop"] == "true",
         instruction=values["instruction"],
         camera=values["camera"],

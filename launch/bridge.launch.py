@@ -57,6 +57,7 @@ def _node(spec: NodeSpec, config: GraphConfig) -> Node:
         namespace=spec.namespace,
         parameters=[dict(spec.parameters)],
         remappings=list(spec.remaps.items()),
+        prefix=f"chrt --fifo {spec.priority}" if spec.priority else None,
         respawn=spec.respawn,
         respawn_delay=RESPAWN_DELAY_S,
         sigterm_timeout=str(ESCALATE_AFTER_S[config.robot]),

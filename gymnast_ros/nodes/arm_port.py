@@ -27,6 +27,9 @@ TARGET_NAMES = (
 )  # fmt: skip
 EXECUTED_NAMES = (*topics.ACTION_NAMES, "terminated", "truncated")
 
+SILENCE = "silence"
+"""Executed source of a step for which no command came in time: the arm stayed where it was told to be."""
+
 SESSION = time.time_ns() // 1_000_000
 """Names this process; a float64 holds it exactly."""
 

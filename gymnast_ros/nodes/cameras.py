@@ -1,20 +1,28 @@
-"""Camera topics in, square frames of the policy's size out."""
+"""Camera topics in, square frames of the policy's size out.
+
+Frames arrive in a thread of their own, as the bytes they are on the wire: six times as many come as are looked at, so
+only those are decoded, by whoever looks. Nothing here runs in the executor that serves commands.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
 from gymnast_core.cameras import CameraLimits, CameraWatch, Frame
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.types import ByteArray
 from gymnast_ros.nodes import messages
+from gymnast_ros.nodes.runtime import Spinner
 
 RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
@@ -33,6 +41,12 @@ class CameraSource:
     topic: str
     reliability: str = "best_effort"
 
+    @property
+    def kind(self) -> type[Image] | type[CompressedImage]:
+        """Message type of the topic."""
+        kind: type[Image] | type[CompressedImage] = CompressedImage if self.topic.endswith("/compressed") else Image
+        return kind
+
     def __post_init__(self) -> None:
         """Refuse a reliability that does not exist."""
         if self.reliability not in RELIABILITY:
@@ -40,11 +54,25 @@ class CameraSource:
 
 
 class CameraPort:
-    """Subscribes, squares and shrinks, watches."""
+    """Keeps the newest bytes of every camera; decodes, squares, shrinks and watches when asked.
+
+    Args:
+        node: whose name, namespace and context the camera node takes.
+        sources: what to subscribe to.
+        size: side of the frames given out.
+        limits: what a frame must be to be acted on.
+    """
 
     def __init__(self, node: Node, sources: tuple[CameraSource, ...], size: int, limits: CameraLimits) -> None:
-        self._node, self._size = node, size
+        self._size = size
         self._watch = CameraWatch(tuple(source.name for source in sources), limits)
+        self._kinds = {source.name: source.kind for source in sources}
+        self._lock = threading.Lock()
+        self._arrived: dict[str, bytes] = {}
+        self._node = Node(
+            f"{node.get_name()}_cameras", namespace=node.get_namespace(), context=node.context, enable_rosout=False,
+            start_parameter_services=False,
+        )  # fmt: skip
         for source in sources:
             quality = QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
@@ -52,16 +80,28 @@ class CameraPort:
                 reliability=RELIABILITY[source.reliability],
                 durability=DurabilityPolicy.VOLATILE,
             )
-            kind = CompressedImage if source.topic.endswith("/compressed") else Image
-            node.create_subscription(
-                kind, source.topic, lambda message, name=source.name: self._take(name, message), quality
-            )
+            take = partial(self._take, source.name)
+            self._node.create_subscription(source.kind, source.topic, take, quality, raw=True)
+        self._spinner = Spinner(self._node)
 
     def newest(self, now_ns: int) -> Mapping[str, Frame]:
         """One fit frame of every camera; see CameraWatch.newest."""
+        with self._lock:
+            arrived, self._arrived = self._arrived, {}
+        for name, data in arrived.items():
+            self._decode(name, data)
         return self._watch.newest(now_ns)
 
-    def _take(self, name: str, message: Image | CompressedImage) -> None:
+    def close(self) -> None:
+        """Stop listening; join the thread before rclpy goes."""
+        self._spinner.close()
+
+    def _take(self, name: str, data: bytes) -> None:
+        with self._lock:
+            self._arrived[name] = data
+
+    def _decode(self, name: str, data: bytes) -> None:
+        message = deserialize_message(data, self._kinds[name])
         try:
             image_HWC = decode(message)
         except ShapeError as error:

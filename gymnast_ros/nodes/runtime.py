@@ -132,7 +132,7 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
     node = make()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    threads = [_Spinner(other) for other in also(node)]
+    threads = [Spinner(other) for other in also(node)]
     try:
         while not stopping.is_set() and rclpy.ok():
             executor.spin_once(timeout_sec=0.1)
@@ -150,12 +150,12 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
     return 0
 
 
-class _Spinner:
+class Spinner:
     """A node with an executor in a thread of its own."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._executor = SingleThreadedExecutor()
+        self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._spin, name=node.get_name(), daemon=True)

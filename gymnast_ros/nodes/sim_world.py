@@ -1,4 +1,8 @@
-"""The simulated arm and camera as a node: lockstep, or paced at 5 Hz for watching."""
+"""The simulated arm and camera as a node.
+
+In lockstep it waits for every command, so a graph on a slow machine does what a fast one does. Paced it lives at 5 Hz
+like a real arm: a command that does not come in time is a step in which it stays where it is.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,18 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import rclpy.clock
-from rclpy.clock import ClockType
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gymnast_core.env import Env
+from gymnast_core.envelope import hold_action
 from gymnast_core.errors import GymnastError
 from gymnast_core.kinematics import EndEffectorTarget
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.arm_port import ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.arm_port import SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
 
 Array = npt.NDArray[np.float64]
@@ -49,7 +53,7 @@ class World(Env, Protocol):
 
 
 class SimWorld(Node):  # type: ignore[misc]
-    """Owns one World and steps it only when the gate commands; paced, no sooner than every 0.2 s of wall clock."""
+    """Owns one World and steps it only when the gate commands; paced, every 0.2 s of wall clock."""
 
     def __init__(self, world: World, **node: object) -> None:
         super().__init__(topics.ARM_NODE, **node)
@@ -58,7 +62,7 @@ class SimWorld(Node):  # type: ignore[misc]
         settings.declare("instruction", "lift the red cube", "task of the next episode", check=_not_blank)
         settings.declare("seed", 0, "start state of the next episode", low=0, high=2**53)
         settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
-        settings.declare("paced", False, "no faster than 5 Hz of wall clock, for watching", read_only=True)
+        settings.declare("paced", False, "5 Hz of wall clock, as a real arm; late commands are holds", read_only=True)
         spec = world.spec
         self._port = ArmPort(
             self,
@@ -75,45 +79,52 @@ class SimWorld(Node):  # type: ignore[misc]
         self._result: StepResult | None = None
         self._episodes = self._steps = 0
         self._diagnostics = Diagnostics(self, spec.robot.name, self._health)
-        if settings["paced"]:
-            steady = rclpy.clock.Clock(clock_type=ClockType.STEADY_TIME)
-            self.create_timer(spec.robot.step_s, self._tick, clock=steady)
+        # A timer of the executor, not a thread: the renderer's context belongs to the thread that made it.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self.create_timer(spec.robot.step_s, self._tick, clock=steady) if settings["paced"] else None
 
     def stop(self) -> None:
         """Free the renderer."""
         self._world.close()
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        instruction, seed, scene = (self._settings[name] for name in ("instruction", "seed", "scene"))
         try:
-            self._world.use_scene(scene)
-            observation = self._world.reset(instruction, seed=seed)
+            self._begin()
         except GymnastError as error:
             response.success, response.message = False, str(error)
             return response
+        if self._timer is not None:
+            self._timer.reset()  # the first frame gets a whole period, too
+        response.success, response.message = True, json.dumps({"stamp_ns": self._stamp_ns})
+        return response
+
+    def _begin(self) -> None:
+        """Lay the scene out anew and show it."""
+        instruction, seed, scene = (self._settings[name] for name in ("instruction", "seed", "scene"))
+        self._world.use_scene(scene)
+        observation = self._world.reset(instruction, seed=seed)
         self._offset_ns = self._stamp_ns + self._world.spec.robot.step_ns - int(observation.time_ns_B[0])
         nothing = np.zeros(1, bool)
         self._result = StepResult(observation, nothing, nothing, np.zeros((1, 7), np.float32))
         self._pending = None
         self._episodes += 1
         self._publish(observation, self._result, "")
-        response.success, response.message = True, json.dumps({"stamp_ns": self._stamp_ns})
-        return response
 
     def _on_command(self, action_A: FloatArray, stamp_ns: int, source: str) -> None:
         if self._result is None or stamp_ns != self._stamp_ns:
             self.get_logger().warning(
                 f"command dropped answers_ns={stamp_ns} now_ns={self._stamp_ns}", throttle_duration_sec=5.0
             )
-        elif self._settings["paced"]:
+        elif self._timer is not None:
             self._pending = (action_A, source)
         else:
             self._step(action_A, source)
 
     def _tick(self) -> None:
+        """Do what was commanded, or stay: time does not wait."""
         pending, self._pending = self._pending, None
-        if pending is not None:
-            self._step(*pending)
+        if self._result is not None:
+            self._step(*(pending or (hold_action(self._world.arm_target()[0]), SILENCE)))
 
     def _step(self, action_A: FloatArray, source: str) -> None:
         if self._result is None or self._result.done_B.all():

@@ -22,9 +22,11 @@ from gymnast_core.errors import EpisodeOverError, EstopLatchedError, SafetyError
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
 from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
 from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.arm_port import EXECUTED_NAMES, ArmDescription
+from gymnast_ros.nodes.arm_port import EXECUTED_NAMES, SILENCE, ArmDescription
 
 CLOSED_STATES = ("estop", "stopped", "disarmed")
+MAX_SILENT_STEPS = 5
+"""Steps in a row for which the arm heard no command although one was sent: the gate is gone, not merely slow."""
 
 
 class TopicEnv:
@@ -63,6 +65,7 @@ class TopicEnv:
         self._result: StepResult | None = None
         self.truth: dict[str, Any] = {}
         self.executed_source = ""
+        self._silent_steps = 0
         try:
             self._spec = self._connect(connect_timeout_s)
         except SafetyError:
@@ -94,6 +97,7 @@ class TopicEnv:
         observation = self._observe(lambda stamp: stamp >= stamp_ns)
         nothing = np.zeros(1, np.bool_)
         self._result = StepResult(observation, nothing, nothing, np.zeros((1, 7), np.float32))
+        self._silent_steps = 0
         return observation
 
     def step(self, action_BA: FloatArray) -> StepResult:
@@ -111,6 +115,9 @@ class TopicEnv:
         self._commands.publish(messages.to_action(action_BA[0], before_ns))
         observation = self._observe(lambda stamp: stamp > before_ns)
         self._result = self._ended(observation)
+        self._silent_steps = self._silent_steps + 1 if self.executed_source == SILENCE else 0
+        if self._silent_steps >= MAX_SILENT_STEPS:
+            raise StaleCommandError(f"the arm heard none of the last {MAX_SILENT_STEPS} commands; is the gate running?")
         return self._result
 
     def abandon(self) -> None:
@@ -221,6 +228,9 @@ class TopicEnv:
         while (complete := inbox.complete(wanted)) is None:
             self._spin_once(deadline, "the next observation; arm, camera or gate may be gone")
             self._check_gate()
+        while (later := inbox.after_a_rest(complete)) is not None:
+            complete = later
+            self._silent_steps += 1
         self._stamp_ns = complete
         moment = inbox.take(complete)
         self.truth = moment.get("truth", {})
@@ -286,6 +296,12 @@ class _Inbox:
             if wanted(stamp_ns) and self._parts <= self._moments[stamp_ns].keys():
                 return stamp_ns
         return None
+
+    def after_a_rest(self, stamp_ns: int) -> int | None:
+        """The complete moment after this one, if the arm only waited for us until this one: then answer the newer."""
+        if self._moments[stamp_ns]["executed"].header.frame_id != SILENCE:
+            return None
+        return self.complete(lambda later: later > stamp_ns)
 
     def take(self, stamp_ns: int) -> dict[str, Any]:
         """Remove and return a moment; older ones are dropped."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import threading
 import time
 from typing import Any
 
 import numpy as np
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.lifecycle import Node as LifecycleNode
 from rclpy.task import Future
@@ -28,15 +28,20 @@ from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.health import MotorWatch, recover
 from gymnast_ros.drivers.widowx import ArmReading, WidowXDriver
 from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.arm_port import SESSION, ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.cameras import CameraPort, CameraSource
 from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
+from gymnast_ros.nodes.ticker import Ticker
 
 NOTHING_A: FloatArray = np.zeros(7, np.float32)
 
 
 class WidowXArm(LifecycleNode):  # type: ignore[misc]
-    """Owns one WidowXDriver; commands come from the gate alone."""
+    """Owns one WidowXDriver; commands come from the gate alone.
+
+    Three threads meet at one lock: the tick, the executor (commands, services), and no more; cameras have their own
+    thread and are only asked. Whatever moves the arm or reads it holds the lock.
+    """
 
     def __init__(self, **node: Any) -> None:
         super().__init__(topics.ARM_NODE, **node)
@@ -73,8 +78,9 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         self._stamp_ns = 0
         self._executed_A, self._source = NOTHING_A, ""
         self._latencies_ms: list[float] = []
-        self._timer = self.create_timer(self._spec.step_s, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._lock = threading.RLock()
         self._diagnostics = Diagnostics(self, self._spec.name, self._health)
+        self._ticker = Ticker(self._spec.step_ns, self._tick).start()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Connect; nothing moves."""
@@ -90,35 +96,43 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stand up to the neutral pose and start observing."""
         try:
-            self._arm().start_up()
+            with self._lock:
+                self._arm().start_up()
+                self._active, self._fault = True, ""
         except GymnastError as error:
             self.get_logger().error(f"activate failed error={error}")
             return TransitionCallbackReturn.FAILURE
-        self._active, self._fault = True, ""
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Hold where the arm is."""
-        self._active = self._running = False
-        self._arm().hold()
+        with self._lock:
+            self._active = self._running = False
+            self._arm().hold()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Sleep pose, then torque off."""
-        self.stop()
+        self._lie_down()
         return TransitionCallbackReturn.SUCCESS
 
     def stop(self) -> None:
         """Lie down before the process ends; called on SIGINT and SIGTERM while rclpy still works."""
-        self._active = self._running = False
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
-        if self._driver is not None:
-            self._driver.hold()
-            self._driver.sleep()
-            self._vendor.disconnect(self._robot)
-            self._driver = None
+        self._ticker.close()
+        self._lie_down()
+        self._cameras.close()
+
+    def _lie_down(self) -> None:
+        with self._lock:
+            self._active = self._running = False
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
+            if self._driver is not None:
+                self._driver.hold()
+                self._driver.sleep()
+                self._vendor.disconnect(self._robot)
+                self._driver = None
 
     def _arm(self) -> WidowXDriver:
         if self._driver is None:
@@ -128,15 +142,17 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
     async def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Go to neutral while cameras, motors and e-stop are still listened to."""
         try:
-            self._check_fit()
-            self._running = False
-            self._moving = Future(executor=self.executor)
-            self._moved_at_s = time.monotonic() + self._arm().begin_neutral()
-            interrupted = await self._moving
+            with self._lock:
+                self._check_fit()
+                self._running = False
+                moving = self._moving = Future(executor=self.executor)
+                self._moved_at_s = time.monotonic() + self._arm().begin_neutral()
+            interrupted = await moving
             if interrupted:
                 raise SafetyError(str(interrupted))
-            self._arm().end_neutral()
-            self._begin_episode()
+            with self._lock:
+                self._arm().end_neutral()
+                self._begin_episode()
         except GymnastError as error:
             response.success, response.message = False, str(error)
             return response
@@ -163,9 +179,10 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
 
     def _on_gate(self, message: String) -> None:
         """An emergency stop also ends a move to neutral, which no command of the gate started."""
-        if messages.from_json(message).get("state") == "estop" and self._moving is not None:
-            self._arm().hold()
-            self._settle("stopped by the emergency stop on the way to neutral")
+        with self._lock:
+            if messages.from_json(message).get("state") == "estop" and self._moving is not None:
+                self._arm().hold()
+                self._settle("stopped by the emergency stop on the way to neutral")
 
     def _settle(self, interrupted: str) -> None:
         """Let the waiting reset go on."""
@@ -174,20 +191,25 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
             moving.set_result(interrupted)
 
     def _recover(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._running = False
         try:
-            health = recover(self._robot, self._arm())
-            if self._watch is not None:
-                self._watch.note(health)
+            with self._lock:
+                self._running = False
+                health = recover(self._robot, self._arm())
+                if self._watch is not None:
+                    self._watch.note(health)
+                self._fault = ""
         except GymnastError as error:
             response.success, response.message = False, str(error)
             return response
-        self._fault = ""
         response.success, response.message = True, "standing at neutral"
         return response
 
     def _on_command(self, action_A: FloatArray, stamp_ns: int, source: str) -> None:
         """Execute at once: every millisecond waited would be latency."""
+        with self._lock:
+            self._execute(action_A, stamp_ns, source)
+
+    def _execute(self, action_A: FloatArray, stamp_ns: int, source: str) -> None:
         if not (self._active and self._running) or stamp_ns != self._stamp_ns or self._source:
             return
         self._latencies_ms = [*self._latencies_ms[-999:], (self._now_ns() - stamp_ns) / 1e6]
@@ -198,6 +220,10 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         self._source = source
 
     def _tick(self) -> None:
+        with self._lock:
+            self._tick_once()
+
+    def _tick_once(self) -> None:
         if not self._active or self._driver is None:
             return
         self._driver.tick()
@@ -213,7 +239,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         else:
             self._steps += 1
             if not self._source:
-                self._source = "hold"  # no command came in time: the arm stayed where it was told to be
+                self._source = SILENCE  # no command came in time: the arm stayed where it was told to be
             try:
                 self._observe()
             except GymnastError as error:
@@ -252,7 +278,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
     def _report(self, reading: ArmReading, images: dict[str, Any], truncated: bool) -> ArmReport:
         driver = self._arm()
         executed_A = self._executed_A
-        if self._source == "hold":
+        if self._source in ("hold", SILENCE):
             executed_A = np.append(np.zeros(6, np.float32), np.float32(driver.target.gripper))
         return ArmReport(
             stamp_ns=self._stamp_ns,
