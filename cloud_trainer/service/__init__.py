@@ -2,7 +2,8 @@
 
 from cloud_trainer.service.config import Limits, ServiceConfig
 from cloud_trainer.service.enroll import enroll
+from cloud_trainer.service.revocation import revoke
 from cloud_trainer.service.server import Service, serve
 from cloud_trainer.service.worker import JobContext, Runner
 
-__all__ = ["JobContext", "Limits", "Runner", "Service", "ServiceConfig", "enroll", "serve"]
+__all__ = ["JobContext", "Limits", "Runner", "Service", "ServiceConfig", "enroll", "revoke", "serve"]

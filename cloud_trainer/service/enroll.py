@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cloud_trainer.service.revocation import note_issued
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError
@@ -87,6 +88,7 @@ def enroll(
         raise ConfigError(f"{authority / _CA_KEY} is no elliptic-curve key; was it made by `gymnast enroll`?")
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _issue(peer, key, ca, days, hosts).sign(ca_key, hashes.SHA256())
+    note_issued(authority, certificate.serial_number, peer)
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_durably(out / AUTHORITY, (authority / AUTHORITY).read_bytes())
     write_durably(out / TRUST, (authority / TRUST).read_bytes())

@@ -28,6 +28,7 @@ from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.lock import FolderLock
 from cloud_trainer.service.people import ConsoleServicer, RobotServicer
 from cloud_trainer.service.publish import Publisher
+from cloud_trainer.service.revocation import Revocations
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import JobServicer, Stopping, TrajectoryServicer, WeightsServicer
 from cloud_trainer.service.trail import Trail
@@ -114,6 +115,7 @@ class Service:
         self._lock = FolderLock(folder)
         self.authority = folder / "ca"
         create_authority(self.authority)
+        self._revocations = Revocations(self.authority)
         self._database = Database(config.database_url or f"sqlite:///{folder / 'store.db'}")
         self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
@@ -144,6 +146,7 @@ class Service:
             port = self._server.add_secure_port(target, self._credentials())
         self.address = f"{self.config.host}:{port}"
         self._server.start()
+        self._revocations.start()
         self.validator.start()
         if self._workers:
             self._workers.start()
@@ -163,6 +166,7 @@ class Service:
         self._server.stop(grace_s).wait(grace_s + 1)
         if self._workers:
             self._workers.stop(grace_s)
+        self._revocations.stop()
         self.ingest.close()
         self.validator.stop()
         self.trail.close()
@@ -251,6 +255,8 @@ class Service:
         kind = _KINDS[(handler.request_streaming, handler.response_streaming)]
 
         def call(request: Any, context: Any) -> Any:
+            if not self.config.insecure:
+                self._revocations.admit(context)
             peer = authorise(method, peer_from(context, insecure=self.config.insecure))
             return behaviour(request, peer, context) if ours else behaviour(request, context)
 

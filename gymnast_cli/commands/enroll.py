@@ -19,13 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ca", type=Path, default=Path("trainer/ca"), help="folder of the certificate authority; made when missing"
     )
     parser.add_argument("--out", type=Path, help="identity folder to write (default: identities/NAME)")
+    parser.add_argument(
+        "--revoke", action="store_true", help="take back every certificate of NAME; the service notices within a second"
+    )
     parser.add_argument("--days", type=int, default=90, help="validity")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Issue one identity folder: cert.pem, key.pem, ca.pem, trust.pub."""
-    from cloud_trainer.service import enroll
+    """Issue one identity folder (cert.pem, key.pem, ca.pem, trust.pub), or take a name's certificates back."""
+    from cloud_trainer.service import enroll, revoke
 
+    if args.revoke:
+        serials = revoke(args.ca, args.name, tenant=args.tenant)
+        console.print(f"{args.name}, tenant {args.tenant}: {len(serials)} certificates revoked")
+        return 0
     out = args.out or Path("identities") / args.name
     folder = enroll(args.ca, args.name, args.role, tenant=args.tenant, out=out, days=args.days)
     console.print(

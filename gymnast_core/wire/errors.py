@@ -65,6 +65,10 @@ class NotPermittedError(RejectedBridgeError):
     """The certificate's role may not call this method."""
 
 
+class RevokedError(RejectedBridgeError):
+    """The certificate was taken back; whoever runs the service must issue a new one."""
+
+
 class NotFoundError(RejectedBridgeError):
     """There is no such thing, or it belongs to another tenant."""
 
@@ -104,6 +108,7 @@ CATALOGUE: dict[str, tuple[type[GymnastError], str]] = {
         (CreditError, "FAILED_PRECONDITION"),
         (SupersededError, "ABORTED"),
         (NotPermittedError, "PERMISSION_DENIED"),
+        (RevokedError, "PERMISSION_DENIED"),
         (NotFoundError, "NOT_FOUND"),
         (IdleStreamError, "ABORTED"),
         (LinkLostError, "UNAVAILABLE"),
