@@ -18,8 +18,9 @@ from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.signing import TrustedKeys
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
+from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.nodes.worker import Worker
-from gymnast_ros.uplink import Identity, JobsClient, RobotStore, Uplink
+from gymnast_ros.uplink import Identity, JobsClient, Reporter, RobotNews, RobotStore, Uplink
 
 
 class BridgeNode(Node):  # type: ignore[misc]
@@ -38,6 +39,11 @@ class BridgeNode(Node):  # type: ignore[misc]
             self._store.install(Path(settings["policy"]))
         self._uplink = Uplink(settings["trainer"], identity, spool=self._spool, store=self._store, insecure=insecure)
         self._jobs = JobsClient(settings["trainer"], identity, insecure=insecure)
+        self._watch = RobotWatch(self)
+        self._reporter = Reporter(
+            settings["trainer"], identity, self._news, self._watch.take_frame, insecure=insecure,
+            period_s=settings["report_period_s"],
+        )  # fmt: skip
         self._workers = {"submit_job": Worker(), "flush": Worker()}
         self._status_topic = LatchedJson(self, "~/status")
         self._result_topic = LatchedJson(self, "~/result")
@@ -47,6 +53,7 @@ class BridgeNode(Node):  # type: ignore[misc]
         for name, change in (("cancel_job", self._cancel), ("swap", self._swap), ("rollback", self._rollback)):
             self.create_service(Trigger, f"~/{name}", partial(self._answer, change))
         self._uplink.start()
+        self._reporter.start()
         self.create_timer(0.5, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._diagnostics = Diagnostics(self, robot, self._health)
         self._publish_status()
@@ -55,7 +62,16 @@ class BridgeNode(Node):  # type: ignore[misc]
         """Stop shipping; what is not acknowledged stays in the spool."""
         for worker in self._workers.values():
             worker.cancel()
+        self._reporter.stop(3.0)
         self._uplink.stop(5.0)
+
+    def _news(self) -> RobotNews:
+        """What the trainer's page shows of this robot."""
+        usage = self._spool.usage()
+        return RobotNews(
+            **self._watch.status(), spool_entries=usage.entries, spool_bytes=usage.bytes, spool_full=usage.full,
+            alarm=self._uplink.status().alarm,
+        )  # fmt: skip
 
     def _start(
         self, kind: str, job: Callable[[], Mapping[str, Any]], _: Trigger.Request, response: Trigger.Response
@@ -165,6 +181,7 @@ def _declare(settings: Settings) -> None:
     add("probation_episodes", 0, "good episodes a swapped checkpoint needs before it is trusted", low=0, high=10_000)
     add("job", "{}", "submit_job: JSON {kind, spec, key}", check=_job_error)
     add("job_id", "", "cancel_job: which one")
+    add("report_period_s", 1.0, "how often the trainer hears how the robot is", low=0.3, high=3600.0, read_only=True)
     add("flush_timeout_s", 120.0, "longest wait for an empty spool", low=0.1, high=3600.0)
 
 

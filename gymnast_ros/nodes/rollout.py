@@ -85,7 +85,7 @@ class RolloutNode(Node):  # type: ignore[misc]
             result["error"] = f"{type(error).__name__}: {error}"
             self.get_logger().error(f"{kind} failed run={run_id} error={error}")
         self._result_topic.publish(result)
-        self._set_status(state="idle", message=result["error"])
+        self._set_status(state="idle", instruction="", message=result["error"])
 
     def _run_episode(self, run_id: str) -> dict[str, Any]:
         settings = self._settings
@@ -95,7 +95,7 @@ class RolloutNode(Node):  # type: ignore[misc]
             settings["purpose"],
         )  # fmt: skip
         policy = self._open(settings["checkpoint"])
-        self._set_status(total=1)
+        self._set_status(total=1, instruction=instruction)
         row = self._arm().run(plan, policy, self._worker.cancelled)
         return {"episode": row.to_json()}
 
@@ -106,6 +106,7 @@ class RolloutNode(Node):  # type: ignore[misc]
             settings["seed_start"], settings["seed_count"], settings["scene"], settings["temperature_seed"],
             settings["record"], settings["purpose"],
         )  # fmt: skip
+        self._set_status(instruction=", ".join(instruction for _, instruction in plan.tasks))
         names = list(settings["checkpoints"]) or [""]
         policies = [self._open(name) for name in names]
         rows = evaluate(

@@ -14,6 +14,7 @@ from gymnast_ros.uplink.clients import (
 )
 from gymnast_ros.uplink.hot_swap import ShadowReport, shadow_check, try_staged
 from gymnast_ros.uplink.remote_policy import RemotePolicy
+from gymnast_ros.uplink.reporter import Reporter, RobotNews
 from gymnast_ros.uplink.robot_store import RobotStore
 from gymnast_ros.uplink.uplink import Uplink, UplinkEvent, UplinkStatus
 
@@ -28,6 +29,8 @@ __all__ = [
     "MadeFrom",
     "PageLogin",
     "RemotePolicy",
+    "Reporter",
+    "RobotNews",
     "RobotStore",
     "ShadowReport",
     "Uplink",

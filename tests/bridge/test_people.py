@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import pytest
 
@@ -17,12 +19,20 @@ from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.errors import BusyError, InvalidMessageError, NotFoundError, NotPermittedError, TooLargeError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.identity import Peer
-from gymnast_ros.uplink import EpisodesClient, WeightsClient
+from gymnast_ros.uplink import EpisodesClient, Reporter, RobotNews, WeightsClient
 from gymnast_ros.uplink.link import Link
+from gymnast_ros.uplink.reporter import Pace
 from tests.bridge.conftest import make_checkpoint
 
 JPEG = b"\xff\xd8\xff\xe0 a small picture"
 ADA, ROBOT = Peer("ada", "operator", "default"), Peer("wx-1", "robot", "default")
+
+
+def wait_until(ready, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
 
 
 def report(service: Service, identity, **fields) -> None:
@@ -76,6 +86,39 @@ def test_a_robot_that_reports_too_often_is_told_to_slow_down_and_keeps_its_pictu
     board.post(ROBOT, {"state": "c"}, b"")
     [seen] = board.of_tenant("default")
     assert (seen.status, seen.frame, seen.received_s, seen.framed_s) == ({"state": "c"}, JPEG, 10.0 + 0.1 + 0.2, 10.0)
+
+
+def test_a_reporter_is_heard_again_when_the_trainer_comes_back(tmp_path, identities):
+    frames = iter([JPEG])
+    news = RobotNews(state="running", spool_entries=2)
+    first = Service(ServiceConfig(tmp_path / "trainer"))
+    port = int(first.start().rpartition(":")[2])
+    robot = identities("wx-1", "robot")
+    reporter = Reporter(first.address, robot, lambda: news, lambda: next(frames, b""), period_s=0.3)
+    reporter.start()
+    try:
+        wait_until(lambda: first.robots.count >= 2)
+        [seen] = first.robots.of_tenant("default")
+        assert (seen.robot, seen.frame, seen.status["spool"]["entries"]) == ("wx-1", JPEG, 2)
+        first.stop()
+        wait_until(lambda: reporter.dropped >= 1)
+        with Service(ServiceConfig(tmp_path / "trainer", port=port)) as second:
+            wait_until(lambda: second.robots.count >= 1)
+    finally:
+        reporter.stop()
+
+
+def test_pictures_take_a_tenth_of_a_slow_link():
+    now = [100.0]
+    pace = Pace(lambda: now[0])
+    assert pace.with_frame()
+    now[0] = 100.5  # half a second on the wire: five seconds without
+    pace.sent(100.0, framed=True)
+    now[0] = 105.4
+    assert not pace.with_frame()
+    pace.sent(105.3, framed=False)
+    now[0] = 105.6
+    assert pace.with_frame()
 
 
 def test_why_and_retract_over_the_wire(service, identities, tmp_path):

@@ -75,6 +75,22 @@ def test_recorded_episodes_reach_the_trainer_and_leave_the_spool(graph, client, 
     assert {row["policy"] for row in result["episodes"]} == {base[1]}
 
 
+def test_the_trainer_sees_the_robot_live(client, service, base) -> None:
+    def seen() -> dict:
+        reports = service.robots.of_tenant("default")
+        return dict(reports[0].status, frame=reports[0].frame, robot=reports[0].robot) if reports else {"frame": b""}
+
+    client.run_episode(instruction="lift", seed=3, record=False)
+    wait_until(lambda: seen()["frame"][:3] == b"\xff\xd8\xff", 20.0, "a picture")
+    wait_until(lambda: seen()["state"] == "idle", 20.0, "the idle robot")
+    assert (seen()["robot"], seen()["policy_version"], seen()["estop"]) == ("sim-0", client.policy_version, False)
+    client.estop()
+    wait_until(lambda: seen()["estop"], 20.0, "the e-stop")
+    assert seen()["estop_reason"]
+    client.re_arm()
+    wait_until(lambda: not seen()["estop"], 20.0, "the re-armed robot")
+
+
 def test_published_checkpoint_is_staged_swapped_and_rolled_back(client, service, base, tmp_path) -> None:
     better = checkpoint(tmp_path / "better", 1)
     service.publisher.publish(tmp_path / "better")
@@ -95,10 +111,18 @@ def test_swap_to_something_unknown_is_refused(client) -> None:
 
 def test_job_is_followed_to_its_end(client) -> None:
     events: list[dict] = []
-    last = client.submit_job("count", {"n": 3}, "count-once", timeout_s=30.0, progress=events.append)
+    last = client.submit_job("adapt", {"n": 3, "robot": "sim-0"}, "count-once", timeout_s=30.0, progress=events.append)
     done = [event["data"]["done"] for event in events if event["kind"] == "progress"]
     assert done == [1, 2, 3]
     assert last["job_id"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("improve", {"robot": "sim-0"}), ("adapt", {"robot": "arm-7"}), ("adapt", {})]
+)
+def test_a_robot_asks_for_its_own_adaptations_alone(client, kind, spec) -> None:
+    with pytest.raises(RobotRefusedError, match="adapt jobs of its own alone"):
+        client.submit_job(kind, spec, f"not-mine-{kind}-{len(spec)}", timeout_s=30.0)
 
 
 def test_killed_bridge_loses_nothing(graph, client, service) -> None:

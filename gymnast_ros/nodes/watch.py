@@ -1,0 +1,94 @@
+"""What a robot's nodes say and what its camera sees, for whoever reports or shows it; takes no part in control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from gymnast_core.errors import ShapeError
+from gymnast_ros.nodes import messages, topics
+
+STATUS, VERSION = "rollout/status", "rollout/policy_version"
+GLANCE = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+)  # fmt: skip
+"""Nobody waits for us: a frame that does not fit is lost."""
+
+FRAME_WIDTH = 320
+QUALITY = 80
+STOPPED = ("estop", "stopped")
+
+
+class RobotWatch:
+    """Listens through somebody's node; reading is safe from any thread.
+
+    Args:
+        node: whose executor delivers.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._said: dict[str, dict[str, Any]] = {}
+        self._picture: bytes | None = None
+        self._camera = ""
+        for topic in (STATUS, VERSION, topics.GATE_STATUS):
+            node.create_subscription(String, topic, partial(self._hear, topic), topics.LATCHED)
+        node.create_subscription(String, topics.DESCRIPTION, self._meet_arm, topics.LATCHED)
+
+    def status(self) -> dict[str, Any]:
+        """Return {state, policy_version, instruction, estop, estop_reason}."""
+        rollout, gate = self._said.get(STATUS, {}), self._said.get(topics.GATE_STATUS, {})
+        state, closed = str(rollout.get("state", "starting")), str(gate.get("state", ""))
+        return {
+            "state": "disarmed" if closed == "disarmed" and state == "idle" else state,
+            "policy_version": str(self._said.get(VERSION, {}).get("policy_version", "")),
+            "instruction": str(rollout.get("instruction", "")),
+            "estop": closed in STOPPED,
+            "estop_reason": str(gate.get("reason", "")) if closed in STOPPED else "",
+        }
+
+    def latest(self, topic: str) -> Mapping[str, Any]:
+        """Return the newest value of rollout/status, rollout/policy_version or command_gate/status."""
+        return self._said.get(topic, {})
+
+    def take_frame(self) -> bytes:
+        """Return the newest camera frame as a small JPEG, once; b"" when none came since."""
+        data, self._picture = self._picture, None
+        if data is None:
+            return b""
+        try:
+            image_HWC = messages.from_image(deserialize_message(data, Image))
+        except ShapeError as error:
+            self._node.get_logger().warning(f"frame not shown: {error}", throttle_duration_sec=30.0)
+            return b""
+        height, width = image_HWC.shape[:2]
+        if width > FRAME_WIDTH:
+            size = (FRAME_WIDTH, round(height * FRAME_WIDTH / width))
+            image_HWC = np.asarray(cv2.resize(image_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)
+        written, jpeg = cv2.imencode(".jpg", image_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        return jpeg.tobytes() if written else b""
+
+    def _hear(self, topic: str, message: String) -> None:
+        self._said[topic] = messages.from_json(message)
+
+    def _meet_arm(self, message: String) -> None:
+        """Look through its first camera; the arm says so again when it is restarted."""
+        cameras = messages.from_json(message).get("cameras") or [""]
+        if cameras[0] and cameras[0] != self._camera:
+            self._camera = str(cameras[0])
+            topic = topics.image_topic(self._camera)
+            self._node.create_subscription(Image, topic, self._see, GLANCE, raw=True)
+
+    def _see(self, data: bytes) -> None:
+        """Kept as it is on the wire; only a frame that is asked for is decoded."""
+        self._picture = data

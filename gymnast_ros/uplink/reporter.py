@@ -1,0 +1,139 @@
+"""Tells the trainer about once a second how the robot is: on a link of its own, never in the way, never twice."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from gymnast_core.errors import GymnastError, TransientBridgeError
+from gymnast_core.wire.channel import domain_error
+from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
+from gymnast_core.wire.identity import Identity
+from gymnast_ros.uplink.link import Backoff, Link
+
+LOG = logging.getLogger(__name__)
+PERIOD_S = 1.0
+DEADLINE_S = 2.0
+FRAME_SHARE = 10.0
+"""A picture may use a tenth of the link: after one that took d seconds the next waits 10 d."""
+
+
+@dataclass(frozen=True)
+class RobotNews:
+    """One report.
+
+    Attributes:
+        state: idle, running, awaiting_label, disarmed, ...
+        policy_version: in force.
+        instruction: what is being done; empty when nothing is.
+        estop: the arm is stopped until somebody re-arms it.
+        estop_reason: why.
+        spool_entries: episodes waiting for the trainer.
+        spool_bytes: their size.
+        spool_full: nothing more can be recorded.
+        alarm: what an operator must do something about.
+    """
+
+    state: str = ""
+    policy_version: str = ""
+    instruction: str = ""
+    estop: bool = False
+    estop_reason: str = ""
+    spool_entries: int = 0
+    spool_bytes: int = 0
+    spool_full: bool = False
+    alarm: str = ""
+
+
+class Pace:
+    """When a picture may travel along.
+
+    Args:
+        clock_s: monotonic.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._frame_due_s = 0.0
+
+    def with_frame(self) -> bool:
+        """Whether the next report may carry one."""
+        return self._clock_s() >= self._frame_due_s
+
+    def sent(self, began_s: float, framed: bool) -> None:
+        """A report has ended, well or not; one that failed has used the link as well."""
+        now_s = self._clock_s()
+        if framed:
+            self._frame_due_s = now_s + FRAME_SHARE * (now_s - began_s)
+
+
+class Reporter:
+    """Reports for as long as it runs; a report that cannot be sent in time is dropped, the next one is newer anyway.
+
+    Args:
+        address: host:port of the trainer.
+        identity: identity folder (or the loaded one); None only with insecure.
+        news: called in this thread for every report; must not wait.
+        frame: returns the newest picture as JPEG, b"" when there is no new one; called in this thread.
+        insecure: no TLS.
+        period_s: from one report to the next.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        identity: Path | Identity | None,
+        news: Callable[[], RobotNews],
+        frame: Callable[[], bytes] = bytes,
+        *,
+        insecure: bool = False,
+        period_s: float = PERIOD_S,
+    ) -> None:
+        self._link = Link(address, identity, insecure=insecure)
+        self._news, self._frame, self._period_s = news, frame, period_s
+        self._pace, self._stop = Pace(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        self.sent = self.dropped = 0
+
+    def start(self) -> None:
+        """Begin; returns at once, whether the trainer is there or not."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End. Safe to call twice."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        self._link.close()
+
+    def _run(self) -> None:
+        backoff, wait_s = Backoff(self._period_s, 30.0), 0.0
+        while not self._stop.wait(wait_s):
+            began_s = time.monotonic()
+            try:
+                self._report(began_s)
+                self.sent += 1
+                backoff.reset()
+                wait_s = max(0.0, self._period_s - (time.monotonic() - began_s))
+            except (GymnastError, OSError, ValueError) as error:  # ValueError: gRPC's for a channel closed meanwhile
+                self.dropped += 1
+                wait_s = self._period_s + backoff.next_s()
+                LOG.info("report_dropped error=%s: %s", type(error).__name__, error)
+                if isinstance(error, TransientBridgeError):
+                    self._link.reconnect()
+
+    def _report(self, began_s: float) -> None:
+        frame = self._frame() if self._pace.with_frame() else b""
+        request = robots_pb2.RobotReport(**vars(self._news()), frame=frame)
+        try:
+            robots_pb2_grpc.RobotServiceStub(self._link.channel()).Report(request, timeout=DEADLINE_S)
+        except grpc.RpcError as failure:
+            raise domain_error(failure) from failure
+        finally:
+            self._pace.sent(began_s, bool(frame))
