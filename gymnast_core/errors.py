@@ -47,6 +47,10 @@ class UnreachableError(SafetyError):
     """Inverse kinematics found no joint solution within limits."""
 
 
+class PolicyFailedError(SafetyError):
+    """A policy raised, or its answer is no action; the arm holds."""
+
+
 class StorageError(GymnastError):
     """A file, database or disk failed, or holds something it should not."""
 

@@ -22,6 +22,7 @@ class Event(str, enum.Enum):
     SUCCESS = "success"
     FAILURE = "failure"
     DISCARD = "discard"
+    ANNOTATE = "annotate"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Mapping:
     events: dict[int, Event] = field(
         default_factory=lambda: {
             2: Event.ESTOP, 3: Event.RE_ARM, 4: Event.START, 5: Event.SUCCESS, 6: Event.FAILURE, 7: Event.DISCARD,
+            8: Event.ANNOTATE,
         }
     )  # fmt: skip
 
@@ -127,8 +129,10 @@ KEYS: dict[str, tuple[str, int, float]] = {
     "r": ("axis", 2, 1.0), "f": ("axis", 2, -1.0), "q": ("axis", 5, 1.0), "e": ("axis", 5, -1.0),
     "t": ("toggle", 0, 1.0), "g": ("button", 1, 1.0), " ": ("button", 2, 1.0), "p": ("button", 3, 1.0),
     "n": ("button", 4, 1.0), "y": ("button", 5, 1.0), "u": ("button", 6, 1.0), "x": ("button", 7, 1.0),
+    "m": ("button", 8, 1.0),
 }  # fmt: skip
-"""Keyboard as a joystick: wasd rf qe move, t takes over and gives back, g gripper, SPACE emergency stop, p re-arm."""
+"""Keyboard as a joystick: wasd rf qe move, t takes over and gives back, g gripper, SPACE emergency stop, p re-arm,
+m marks the moment."""
 
 
 class Keyboard:
@@ -139,7 +143,7 @@ class Keyboard:
 
     def read(self, keys: str) -> tuple[list[float], list[int]]:
         """Axes and buttons for the keys pressed since the last reading; unknown ones are ignored."""
-        axes, buttons = [0.0] * 6, [0] * 8
+        axes, buttons = [0.0] * 6, [0] * 9
         for key in keys:
             kind, number, value = KEYS.get(key, ("", 0, 0.0))
             if kind == "axis":

@@ -26,6 +26,8 @@ JOINTS_TOPIC = "/joint_states"
 COMMANDED_TOPIC = "/action/commanded"
 REQUESTED_TOPIC = "/action/requested"
 VERSION_TOPIC = "/policy_version"
+ANNOTATION_TOPIC = "/annotation"
+MAX_ANNOTATION_CHARACTERS = 2000
 IMAGE_PREFIX = "/camera/"
 IMAGE_SUFFIX = "/image/compressed"
 
@@ -58,6 +60,7 @@ TOPIC_TYPES: Mapping[str, str] = {
     OUTCOME_TOPIC: "std_msgs/msg/String",
     INSTRUCTION_TOPIC: "std_msgs/msg/String",
     VERSION_TOPIC: "std_msgs/msg/String",
+    ANNOTATION_TOPIC: "std_msgs/msg/String",
     PROPRIO_TOPIC: "sensor_msgs/msg/JointState",
     JOINTS_TOPIC: "sensor_msgs/msg/JointState",
     COMMANDED_TOPIC: "sensor_msgs/msg/JointState",
@@ -190,6 +193,47 @@ class EpisodeEnd:
         if not isinstance(end.metadata, dict):
             raise CorruptError("metadata of an episode end must be a JSON object")
         return end
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What somebody noted while an episode ran.
+
+    Attributes:
+        stamp_ns: of the newest observation at that moment.
+        step: actions done by then.
+        text: free words or tags.
+        by: "operator:<name>".
+    """
+
+    stamp_ns: int
+    step: int
+    text: str
+    by: str
+
+    def __post_init__(self) -> None:
+        """Refuse a note that says nothing or a whole book."""
+        if not isinstance(self.text, str) or not 0 < len(self.text.strip()) <= MAX_ANNOTATION_CHARACTERS:
+            raise ContractError(f"an annotation needs 1 to {MAX_ANNOTATION_CHARACTERS} characters")
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Annotation:
+        """Parse an annotation.
+
+        Raises:
+            CorruptError: not JSON, or a field missing, unknown or of a wrong type.
+        """
+        try:
+            note = Annotation(**json.loads(text))
+        except (ValueError, TypeError, ContractError, RecursionError) as error:
+            raise CorruptError(f"unreadable annotation: {error}") from error
+        if not isinstance(note.stamp_ns, int) or not isinstance(note.step, int) or not isinstance(note.by, str):
+            raise CorruptError(f"annotation {note.text[:40]!r} has fields of a wrong type")
+        return note
 
 
 def encode_string(text: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -15,7 +15,7 @@ from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
 from gymnast_core.episodes import messages
-from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader
+from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import ContractError, CorruptError
 from gymnast_core.types import ByteArray, Episode, FloatArray
 
@@ -55,6 +55,7 @@ class _Raw:
     commanded: list[FloatArray] = field(default_factory=list)
     requested: list[FloatArray] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
+    annotations: list[Annotation] = field(default_factory=list)
 
 
 def jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
@@ -192,8 +193,13 @@ def read_episode(
         policy_versions=tuple(raw.versions[:steps]),
         truncated_reason=end.truncated_reason,
         metadata={**header.metadata, **end.metadata, "robot": header.robot, "seed": header.seed,
-                  "created_ns": header.created_ns},
+                  "created_ns": header.created_ns, **_noted(raw)},
     )  # fmt: skip
+
+
+def _noted(raw: _Raw) -> dict[str, object]:
+    """Annotations as JSON values, where there are any."""
+    return {"annotations": [asdict(note) for note in raw.annotations]} if raw.annotations else {}
 
 
 def read_requested_actions(path: Path) -> FloatArray:
@@ -263,6 +269,8 @@ def _sort_in(raw: _Raw, topic: str, data: bytes) -> None:
         raw.commanded.append(messages.decode_named(data, messages.ACTION_NAMES)[1])
     elif topic == messages.REQUESTED_TOPIC:
         raw.requested.append(messages.decode_named(data, messages.ACTION_NAMES)[1])
+    elif topic == messages.ANNOTATION_TOPIC:
+        raw.annotations.append(Annotation.from_json(messages.decode_string(data)))
     elif topic == messages.VERSION_TOPIC:
         raw.versions.append(messages.decode_string(data))
     elif topic.startswith(messages.IMAGE_PREFIX) and topic.endswith(messages.IMAGE_SUFFIX):

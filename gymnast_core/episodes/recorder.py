@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader, new_episode_id
+from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader, new_episode_id
 from gymnast_core.episodes.writer import JPEG_QUALITY, EpisodeWriter
 from gymnast_core.errors import ContractError, DiskFullError, StorageError
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
@@ -161,6 +161,16 @@ class EpisodeRecorder:
         recording.put(lambda file: file.add_action(stamp_ns, commanded_A, requested_A, version))
         recording.steps += 1
         self._put_observation(recording, result.observation)
+
+    def annotate(self, text: str, by: str) -> None:
+        """Note something at the newest observation; may be called from any thread.
+
+        Raises:
+            ContractError: nothing is being recorded, or the text is empty or too long.
+        """
+        recording = self._open_recording()
+        note = Annotation(recording.stamp_ns, recording.steps, text, by)
+        recording.put(lambda file: file.add_annotation(note))
 
     def finish(
         self,

@@ -11,7 +11,7 @@ from mcap.writer import CompressionType, Writer
 
 from gymnast_core.episodes import messages
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, PatientFile, move_durably
-from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader
+from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import ContractError
 from gymnast_core.spec import JOINT_NAMES
 from gymnast_core.types import ByteArray, Episode, FloatArray
@@ -132,6 +132,10 @@ class EpisodeWriter:
         ):
             self.add(topic, stamp_ns, messages.encode_named(stamp_ns, messages.ACTION_NAMES, action_A.tolist()))
         self.add(messages.VERSION_TOPIC, stamp_ns, messages.encode_string(version))
+
+    def add_annotation(self, note: Annotation) -> None:
+        """Append what somebody noted."""
+        self.add(messages.ANNOTATION_TOPIC, note.stamp_ns, messages.encode_string(note.to_json()))
 
     def finish(self, end: EpisodeEnd) -> Path:
         """Write the label and the index, make it durable, and give the file its final name.

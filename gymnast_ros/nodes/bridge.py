@@ -17,6 +17,7 @@ from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.signing import TrustedKeys
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.probation import ProbationWatch
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.nodes.worker import Worker
@@ -44,6 +45,7 @@ class BridgeNode(Node):  # type: ignore[misc]
             settings["trainer"], identity, self._news, self._watch.take_frame, insecure=insecure,
             period_s=settings["report_period_s"],
         )  # fmt: skip
+        self._probation = ProbationWatch(self, self._store)
         self._workers = {"submit_job": Worker(), "flush": Worker()}
         self._status_topic = LatchedJson(self, "~/status")
         self._result_topic = LatchedJson(self, "~/result")
@@ -144,7 +146,7 @@ class BridgeNode(Node):  # type: ignore[misc]
             "entries": usage.entries, "bytes": usage.bytes, "full": usage.full,
             "current": self._store.current_id() or "", "staged": staged.name if staged else "",
             "held": self._store.held(),
-            "uplink": _plain(self._uplink.status()),
+            "uplink": _plain(self._uplink.status()), **self._probation.status(),
         }  # fmt: skip
         self._status_topic.publish(status)
 

@@ -205,6 +205,11 @@ class GraphClient:
         self.set("rollout", {"label": label, "labelled_by": labelled_by})
         self.call("rollout/label")
 
+    def annotate(self, text: str, by: str = "operator") -> None:
+        """Note something at this moment of the episode that is being recorded."""
+        self.set("rollout", {"annotation": text, "labelled_by": by})
+        self.call("rollout/annotate")
+
     def cancel(self) -> str:
         """End what is running after its present step."""
         return self.call("rollout/cancel")

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.episodes import EpisodeRecorder, Spool
-from gymnast_core.errors import EstopLatchedError, SafetyError, StaleCommandError
+from gymnast_core.errors import EstopLatchedError, PolicyFailedError, SafetyError, StaleCommandError
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import Observer, run_episode
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
+from gymnast_ros.nodes.conduct import GuardedPolicy, verdict
 from gymnast_ros.nodes.topic_env import TopicEnv
 
 LOG = logging.getLogger(__name__)
@@ -66,10 +67,12 @@ class EpisodeRow:
         labelled_by: who.
         steps: actions done.
         episode_id: of the recording, empty when not recorded.
-        truncated_reason: empty when it ran to its end, else "estop", "arm_lost", "cancelled", "fault".
+        truncated_reason: empty when it ran to its end, else "estop", "arm_lost", "cancelled", "fault",
+            "policy_fault".
         detail: the error's own words.
         interventions: steps at which the arm did something else than the policy asked.
         teleop_steps: steps commanded by a human.
+        blame: what the policy did wrong, beyond not succeeding; empty when nothing.
     """
 
     policy: str
@@ -85,6 +88,7 @@ class EpisodeRow:
     detail: str
     interventions: int
     teleop_steps: int
+    blame: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -118,6 +122,7 @@ class EpisodeRunner:
         robot: its name in recordings.
         label: asked once per finished episode.
         observers: further ones (live screens).
+        finished: told every row.
     """
 
     def __init__(
@@ -127,8 +132,9 @@ class EpisodeRunner:
         robot: str,
         label: Label,
         observers: Sequence[Observer] = (),
+        finished: Callable[[EpisodeRow], None] = lambda row: None,
     ) -> None:
-        self._connect = connect
+        self._connect, self._finished = connect, finished
         self._env: TopicEnv | None = None
         self._spool, self._label, self._observers = spool, label, tuple(observers)
         self._recorder = EpisodeRecorder(spool.recording_folder, robot=robot) if spool is not None else None
@@ -138,6 +144,14 @@ class EpisodeRunner:
         if self._env is not None:
             self._env.close()
             self._env = None
+
+    def annotate(self, text: str, by: str) -> str:
+        """Note something at this moment of the recording; returns why not, or an empty string."""
+        recorder = self._recorder
+        if recorder is None or recorder.episode_id is None:
+            return "no episode is being recorded"
+        recorder.annotate(text, by)
+        return ""
 
     def run(self, plan: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]) -> EpisodeRow:
         """Run one episode to its end, whatever that is; a recording survives in any case.
@@ -158,7 +172,7 @@ class EpisodeRunner:
         reason = detail = ""
         try:
             result = run_episode(
-                env, policy, plan.instruction, seed=plan.seed, rng=plan.rng(), observers=observers,
+                env, GuardedPolicy(policy), plan.instruction, seed=plan.seed, rng=plan.rng(), observers=observers,
                 cancelled=cancelled,
             )  # fmt: skip
             reason = _reason(result)
@@ -170,10 +184,13 @@ class EpisodeRunner:
         outcome, labelled_by = self._label(env.truth) if not reason else (Outcome.UNLABELLED, "")
         episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher)
         success = outcome is Outcome.SUCCESS if outcome in (Outcome.SUCCESS, Outcome.FAILURE) else None
-        return EpisodeRow(
+        row = EpisodeRow(
             policy.version, plan.task, plan.instruction, plan.seed, plan.scene, success, labelled_by, watcher.steps,
             episode_id, reason, detail, watcher.interventions, watcher.sources.count("teleop"),
+            verdict(reason, detail, watcher.sources),
         )  # fmt: skip
+        self._finished(row)
+        return row
 
     def _finish(
         self,
@@ -207,4 +224,6 @@ def _reason(result: StepResult) -> str:
 def _fault(error: SafetyError) -> str:
     if isinstance(error, EstopLatchedError):
         return "estop"
+    if isinstance(error, PolicyFailedError):
+        return "policy_fault"
     return "arm_lost" if isinstance(error, StaleCommandError) else "refused"

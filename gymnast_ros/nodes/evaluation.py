@@ -70,8 +70,17 @@ def evaluate(
     *,
     cancelled: Callable[[], bool],
     progress: Callable[[int, int, Sequence[EpisodeRow]], None],
+    renew: Callable[[Policy], Policy] = lambda policy: policy,
 ) -> list[EpisodeRow]:
     """Run every policy from every start state.
+
+    Args:
+        runner: of the arm.
+        policies: compared in this order at every start state.
+        plan: what to run.
+        cancelled: asked between episodes.
+        progress: told (done, total, rows) after each.
+        renew: asked before every episode; gives the policy in force where that is what is evaluated.
 
     Returns:
         The rows so far when cancelled, else one per policy and start state.
@@ -86,7 +95,7 @@ def evaluate(
         for policy in policies:
             if cancelled():
                 return rows
-            row = _attempt(runner, episode, policy, cancelled)
+            row = _attempt(runner, episode, renew(policy), cancelled)
             if row.truncated_reason == "cancelled":
                 return rows
             rows.append(row)

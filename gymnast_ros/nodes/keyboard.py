@@ -33,7 +33,9 @@ class KeyboardJoy(Node):  # type: ignore[misc]
         tty.setcbreak(sys.stdin)
         self._joy = self.create_publisher(Joy, "joy", topics.STREAM)
         self.create_timer(0.1, self._publish)
-        self.get_logger().info("wasd rf qe move, t take over, g gripper, SPACE stop, p re-arm, n start, y u x label")
+        self.get_logger().info(
+            "wasd rf qe move, t take over, g gripper, SPACE stop, p re-arm, n start, y u x label, m marks"
+        )
 
     def stop(self) -> None:
         """Give the terminal back."""

@@ -13,8 +13,10 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
-from gymnast_core.errors import GymnastError
+from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
+from gymnast_core.errors import CheckpointError, GymnastError
 from gymnast_core.policy import Policy
+from gymnast_ros.nodes.conduct import EpisodeTeller
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
 from gymnast_ros.nodes.evaluation import EvaluationPlan, evaluate, summarise, write_result
 from gymnast_ros.nodes.operator import LABELS, OperatorDesk
@@ -40,7 +42,10 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._policies = PolicySource(folder / "store", settings["policy"])
         self._worker = Worker()
         self._desk = OperatorDesk(self._waiting_for_label)
-        self._runner = EpisodeRunner(self._connect, self._spool, settings["robot_name"], self._desk.label)
+        self._teller = EpisodeTeller(self)
+        self._runner = EpisodeRunner(
+            self._connect, self._spool, settings["robot_name"], self._desk.label, finished=self._tell_episode
+        )
         self._status: dict[str, Any] = {"state": "idle", "kind": "", "run_id": "", "done": 0, "total": 0}
         self._status_topic = LatchedJson(self, "~/status")
         self._version_topic = LatchedJson(self, "~/policy_version")
@@ -50,6 +55,7 @@ class RolloutNode(Node):  # type: ignore[misc]
             ("evaluate", partial(self._start, "evaluate", self._evaluate)),
             ("cancel", self._cancel),
             ("label", self._label),
+            ("annotate", self._annotate),
             ("label_success", partial(self._give, "success")),
             ("label_failure", partial(self._give, "failure")),
             ("discard", partial(self._give, "discard")),
@@ -110,8 +116,9 @@ class RolloutNode(Node):  # type: ignore[misc]
         names = list(settings["checkpoints"]) or [""]
         policies = [self._open(name) for name in names]
         rows = evaluate(
-            self._arm(), policies, plan, cancelled=self._worker.cancelled, progress=partial(self._progress, run_id)
-        )
+            self._arm(), policies, plan, cancelled=self._worker.cancelled, progress=partial(self._progress, run_id),
+            renew=(lambda _: self._open("")) if names == [""] else (lambda policy: policy),
+        )  # fmt: skip
         path = self._results / f"{run_id}.json"
         result = {
             "run_id": run_id, "scene": plan.scene, "temperature_seed": plan.temperature_seed,
@@ -142,7 +149,14 @@ class RolloutNode(Node):  # type: ignore[misc]
 
     def _open(self, name: str) -> Policy:
         self._tell_version()
-        return self._policies.open(name)
+        try:
+            return self._policies.open(name)
+        except CheckpointError as error:
+            self._teller.tell(name or self._policies.version, blame=f"cannot be opened: {error}")
+            raise
+
+    def _tell_episode(self, row: EpisodeRow) -> None:
+        self._teller.tell(row.policy, episode_id=row.episode_id, blame=row.blame, cut=row.truncated_reason)
 
     def _tell_version(self) -> None:
         """Latch the version in force; a swap by the bridge takes effect when the next episode opens it."""
@@ -159,6 +173,13 @@ class RolloutNode(Node):  # type: ignore[misc]
 
     def _give(self, label: str, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.message = self._desk.give(label, self._settings["labelled_by"])
+        response.success = not response.message
+        return response
+
+    def _annotate(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Note the parameter `annotation` at this moment of the running episode."""
+        settings = self._settings
+        response.message = self._runner.annotate(settings["annotation"], settings["labelled_by"])
         response.success = not response.message
         return response
 
@@ -196,9 +217,14 @@ def declare(settings: Settings) -> None:
     add("auto_label", True, "let the simulator's state play the operator")
     add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
     add("label", "success", "for rollout/label", choices=LABELS)
-    add("labelled_by", "operator", "who labels")
+    add("labelled_by", "operator", "who labels and annotates")
+    add("annotation", "mark", "annotate: words or tags noted at that moment of the episode", check=_blank_error)
     add("step_timeout_s", 5.0, "longest wait for an observation", low=0.2, high=600.0)
     add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
+
+
+def _blank_error(value: str) -> str:
+    return "" if 0 < len(value.strip()) <= MAX_ANNOTATION_CHARACTERS else "needs 1 to 2000 characters"
 
 
 def task_and_instruction(name: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ SERVICES = {
     Event.SUCCESS: "rollout/label_success",
     Event.FAILURE: "rollout/label_failure",
     Event.DISCARD: "rollout/discard",
+    Event.ANNOTATE: "rollout/annotate",
 }
 
 

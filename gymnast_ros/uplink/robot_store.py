@@ -18,9 +18,16 @@ from pathlib import Path
 
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, move_durably, sync_file, sync_folder, write_durably
 from gymnast_core.errors import CheckpointError, CorruptError
-from gymnast_core.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, read_checkpoint, read_manifest
+from gymnast_core.manifest import (
+    MANIFEST_NAME,
+    WEIGHTS_NAME,
+    Manifest,
+    read_checkpoint,
+    read_manifest,
+    verify_checkpoint,
+)
 from gymnast_core.signing import Release, SignedDocument, TrustedKeys, check_release
-from gymnast_core.weights import check_safetensors
+from gymnast_core.weights import check_safetensors_file
 
 LOG = logging.getLogger(__name__)
 RELEASE_NAME = "release.json"
@@ -38,11 +45,13 @@ class Probation:
         checkpoint_id: which.
         previous: where to go back to.
         left: good episodes still needed.
+        counted: names of the episodes counted so far; none counts twice.
     """
 
     checkpoint_id: str
     previous: str
     left: int
+    counted: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -185,7 +194,7 @@ class RobotStore:
                 if weights is None:
                     raise CheckpointError(f"checkpoint {manifest.id} is not here; fetch its weights first")
                 self._place(manifest, document, lambda target: weights.rename(target))
-            read_checkpoint(self._path(manifest.id))
+            verify_checkpoint(self._path(manifest.id))
             self._state.highest = release.sequence
             self._state.failed.pop(manifest.id, None)
             # the newest word holds: an older release that was not tried yet would be a step back after this one
@@ -215,7 +224,7 @@ class RobotStore:
         with self._lock:
             if checkpoint_id not in self._state.staged:
                 raise CheckpointError(f"{checkpoint_id!r} is not staged; staged are {self._state.staged}")
-            read_checkpoint(self._path(checkpoint_id))
+            verify_checkpoint(self._path(checkpoint_id))
             previous = self.current_id()
             self._state.staged.remove(checkpoint_id)
             on_trial = probation_episodes > 0 and previous is not None
@@ -231,15 +240,22 @@ class RobotStore:
             self._save()
             self._prune()
 
-    def on_episode(self, *, good: bool, reason: str = "") -> bool:
+    def on_episode(self, *, good: bool, reason: str = "", run: str = "") -> bool:
         """Count an episode of the current checkpoint; one that is not good during probation rolls back.
+
+        Args:
+            good: the policy behaved; about success, trials decide.
+            reason: why not.
+            run: name of the episode; one that was counted before is not counted again. Empty is always counted.
 
         Returns:
             False when it was rolled back: load current() again.
         """
         with self._lock:
-            if self._state.probation is None:
+            if self._state.probation is None or (run and run in self._state.probation.counted):
                 return True
+            if run:
+                self._state.probation.counted.append(run)
             if not good:
                 self.rollback(reason or "an episode failed during probation")
                 return False
@@ -311,12 +327,11 @@ class RobotStore:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         weights(staging / WEIGHTS_NAME)
-        with (staging / WEIGHTS_NAME).open("rb") as file:
-            check_safetensors(memoryview(file.read()))
+        check_safetensors_file(staging / WEIGHTS_NAME)
         write_durably(staging / MANIFEST_NAME, manifest.to_bytes())
         if document is not None:
             write_durably(staging / RELEASE_NAME, document.to_json())
-        read_checkpoint(staging)
+        verify_checkpoint(staging)
         sync_file(staging / WEIGHTS_NAME)
         sync_folder(staging)
         move_durably(staging, target)

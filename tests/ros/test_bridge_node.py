@@ -104,6 +104,45 @@ def test_published_checkpoint_is_staged_swapped_and_rolled_back(client, service,
     assert client.run_episode(instruction="lift", seed=1, record=False)["policy"] == base[1]
 
 
+def spinner(folder: Path) -> str:
+    """A policy that pitches the gripper until no joint angles are left, and goes on asking; and its id."""
+    torch.manual_seed(5)
+    low = np.array([0.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0], np.float32)
+    high = np.array([0.001, 0.001, 0.001, 0.001, 0.25, 0.001, 1.0], np.float32)
+    return CompactPolicy(CompactNetwork(SMALL), ActionBins(low, high, SMALL.bins)).save(folder).id
+
+
+def test_policy_that_misbehaves_on_probation_is_rolled_back_and_the_status_says_so(
+    client, service, base, tmp_path
+) -> None:
+    bad = spinner(tmp_path / "bad")
+    service.publisher.publish(tmp_path / "bad")
+    client.wait_staged([bad], 30.0)
+    assert client.swap(bad, probation_episodes=5) == bad
+    client.wait_for("bridge/status", lambda status: status["probation"] is not None, 10.0)
+    row = client.run_episode(instruction="lift", seed=1, record=False)
+    assert row["policy"] == bad
+    assert "the gate refused" in row["blame"]
+    status = client.wait_for("bridge/status", lambda status: status["current"] == base[1], 10.0)
+    assert "the gate refused" in status["failed"][bad]
+    assert status["probation"] is None
+    client.wait_for("rollout/policy_version", lambda value: value["policy_version"] == base[1], 10.0)
+    assert client.run_episode(instruction="lift", seed=1, record=False)["policy"] == base[1]
+
+
+def test_well_behaved_policy_passes_its_probation(client, service, base, tmp_path) -> None:
+    good = checkpoint(tmp_path / "good", 3)
+    service.publisher.publish(tmp_path / "good")
+    client.wait_staged([good], 30.0)
+    assert client.swap(good, probation_episodes=2) == good
+    client.run_episode(instruction="lift", seed=1, record=False)
+    client.wait_for("bridge/status", lambda status: (status["probation"] or {}).get("left") == 1, 10.0)
+    client.run_episode(instruction="lift", seed=2, record=False)
+    status = client.wait_for("bridge/status", lambda status: status["probation"] is None, 10.0)
+    assert status["current"] == good
+    assert client.rollback() == base[1]
+
+
 def test_swap_to_something_unknown_is_refused(client) -> None:
     with pytest.raises(RobotRefusedError, match="not staged"):
         client.swap("policy-0123456789abcdef")

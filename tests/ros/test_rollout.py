@@ -121,6 +121,27 @@ def test_human_label_is_waited_for_and_recorded(graph, client, still) -> None:
         client.set("rollout", {"auto_label": True, "label_timeout_s": 0.0})
 
 
+def test_annotation_lands_in_the_recording_at_its_moment(graph, client, still) -> None:
+    with pytest.raises(RobotRefusedError, match="no episode is being recorded"):
+        client.annotate("too early")
+    with pytest.raises(RobotRefusedError, match="characters"):
+        client.annotate(" ")
+    client.set("rollout", {"auto_label": False, "label_timeout_s": 20.0})
+    try:
+        client.set("rollout", {"instruction": "lift", "seed": 2, "checkpoint": still, "record": True})
+        run_id = client.call("rollout/run_episode")
+        client.wait_for("rollout/status", lambda status: status["state"] == "awaiting_label", 15.0)
+        client.annotate("cube was slippery #grasp", "operator:ada")
+        client.label("failure")
+        row = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 10.0)["episode"]
+        episode = read_episode(recording(graph, row["episode_id"]))
+        (note,) = episode.metadata["annotations"]
+        assert (note["text"], note["by"], note["step"]) == ("cube was slippery #grasp", "operator:ada", 15)
+        assert note["stamp_ns"] == episode.time_ns_T[-1]
+    finally:
+        client.set("rollout", {"auto_label": True, "label_timeout_s": 0.0})
+
+
 @pytest.mark.parametrize("victim", ["arm", "command_gate"])
 def test_killed_node_comes_back_and_the_evaluation_completes(graph, client, still, victim) -> None:
     """The lost episode is kept, marked, and run again from the same start."""
