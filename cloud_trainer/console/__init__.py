@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 
 from cloud_trainer.console.app import create_app
-from cloud_trainer.console.auth import Gate, User
 from cloud_trainer.console.desk import Desk
-from cloud_trainer.console.server import ConsoleServer
 from cloud_trainer.jobs.scene_adaptation import AdaptationEngine, Adaptations
 from cloud_trainer.service import Service
 from gymnast_core.errors import ConfigError
+from gymnast_core.web.auth import Gate, User
+from gymnast_core.web.server import PageServer
 from gymnast_core.wire.identity import Peer
 
 __all__ = ["DEFAULT_PORT", "LOOPBACK", "Console", "Gate", "User"]
@@ -57,7 +57,7 @@ class Console:
         self.gate = Gate(folder)
         self.desk = Desk(service, adaptations=Adaptations(folder / "adaptations", engine), loops=loops)
         identity = service.config.folder / "server" if tls else None
-        self._server = ConsoleServer(create_app(self.desk, self.gate), host=host, port=port, identity=identity)
+        self._server = PageServer(create_app(self.desk, self.gate), host=host, port=port, identity=identity)
         self._service, self._host, self.address = service, host, ""
 
     def start(self) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_trainer.console.auth import User
 from cloud_trainer.service import Service
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.manifest import Manifest, read_manifest
+from gymnast_core.web.auth import User
 
 
 class RefusedError(GymnastError):

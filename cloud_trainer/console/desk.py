@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.console.auth import User
 from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
 from cloud_trainer.jobs.ledger import CalibrationLedger
 from cloud_trainer.jobs.scene_adaptation import Adaptations, Budget
@@ -21,6 +20,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import FINAL_STATES, EpisodeRow, JobRow
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.types import Outcome
+from gymnast_core.web.auth import User
 
 REPORT_STALE_S = 15.0
 EPISODES_PER_PAGE = 60

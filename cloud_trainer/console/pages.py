@@ -3,62 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors.numpy import load_file
 
 from cloud_trainer.console import media
-from cloud_trainer.console.auth import User
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
 from cloud_trainer.jobs.provenance import graph_json
 from cloud_trainer.store.protocols import FINAL_STATES, JobEvent
 from gymnast_core.errors import GymnastError
 from gymnast_core.statistics import wilson_interval
-
-_NS = 1_000_000_000
-
-
-def ago(at_ns: int) -> str:
-    """Return '4 min ago' and the like."""
-    seconds = max(0.0, (time.time_ns() - at_ns) / _NS)
-    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= size * (2 if unit == "days" else 1):
-            return f"{seconds / size:.0f} {unit} ago"
-    return "just now" if seconds < 10 else f"{seconds:.0f} s ago"
-
-
-def percent(value: float | None) -> str:
-    """Return '62 %'; a dash for None."""
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def size(count: float) -> str:
-    """Return '812 kB' and the like."""
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count:.0f} B"
-
-
-ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-ENVIRONMENT.filters.update(ago=ago, percent=percent, size=size)
-
-
-def render(template: str, **context: Any) -> str:
-    """Fill one template."""
-    return ENVIRONMENT.get_template(template).render(**{"here": "", "version": "", "said": "", **context})
+from gymnast_core.web.auth import User
 
 
 def robots(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:

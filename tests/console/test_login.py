@@ -8,10 +8,10 @@ import ssl
 import pytest
 
 from cloud_trainer.console import Console, Gate, User
-from cloud_trainer.console.auth import ForbiddenError, LoginError
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.enroll import create_authority, enroll
 from gymnast_core.errors import ConfigError, GymnastError, RejectedBridgeError
+from gymnast_core.web.auth import ForbiddenError, LoginError
 from gymnast_core.wire.errors import NotPermittedError
 from gymnast_ros.uplink import ConsoleClient
 

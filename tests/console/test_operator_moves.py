@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from cloud_trainer.console import User
-from cloud_trainer.console.server import ConsoleServer
 from gymnast_core.journal import read_chain
+from gymnast_core.web.server import PageServer
 from tests.console.conftest import JSON, wait_for
 
 
@@ -130,7 +130,7 @@ def test_a_label_changed_after_promotion_names_what_was_made_with_it(bench):
 def test_a_browser_closed_in_the_middle_of_an_action_does_nothing(bench):
     ana = bench.gate.issue(User("ana", "operator"))
     bench.add_episode("ep-1", "failure")
-    server = ConsoleServer(bench.app)
+    server = PageServer(bench.app)
     address = server.start()
     host, port = address.removeprefix("http://").split(":")
     try:
@@ -176,7 +176,7 @@ def test_an_expired_token_and_an_expired_session_do_nothing_and_say_why(bench):
     assert "token has expired" in answer.json()["error"]
     cookie = bench.gate.open_session(User("ana", "operator"), seconds=-1)
     late = ana.post(
-        f"/adapt/{flow}/approve", headers={**JSON, "Authorization": "", "Cookie": f"gymnast_session={cookie}"}
+        f"/adapt/{flow}/approve", headers={**JSON, "Authorization": "", "Cookie": f"gymnast_trainer_session={cookie}"}
     )
     assert late.status_code == 401
     assert "nothing was done" in late.json()["error"]
@@ -276,7 +276,7 @@ def test_another_tenants_episodes_are_not_there(bench):
 
 
 def test_an_open_page_hears_of_changes_made_by_others(bench):
-    server = ConsoleServer(bench.app)
+    server = PageServer(bench.app)
     address = server.start()
     host, port = address.removeprefix("http://").split(":")
     token = bench.gate.issue(User("ana", "operator"))

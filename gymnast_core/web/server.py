@@ -1,4 +1,4 @@
-"""Serves the console: a uvicorn server in a thread, with TLS and client certificates where an identity is given."""
+"""Serves a site: a uvicorn server in a thread, with TLS and client certificates where an identity is given."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class PeerProtocol(H11Protocol):
         self.app = with_peer
 
 
-class ConsoleServer:
-    """One console on one port.
+class PageServer:
+    """One site on one port.
 
     Args:
-        app: from create_app(); its state.stopping ends open event streams.
+        app: from Site.app(); its state.stopping ends open event streams.
         host: address to listen on.
         port: 0 takes a free one.
         identity: folder with the server's certificate; None serves plain HTTP, for this machine only.
@@ -69,15 +69,15 @@ class ConsoleServer:
             listener = socket.create_server((self._host, self._port), backlog=128)
         except OSError as error:
             raise GymnastError(
-                f"the console cannot listen on {self._host}:{self._port} ({error.strerror}); is the port taken?"
+                f"the page cannot listen on {self._host}:{self._port} ({error.strerror}); is the port taken?"
             ) from error
         run = self._server.run
-        self._thread = threading.Thread(target=run, args=([listener],), name="console", daemon=True)
+        self._thread = threading.Thread(target=run, args=([listener],), name="page", daemon=True)
         self._thread.start()
         deadline = time.monotonic() + START_S
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise GymnastError("the console did not start; its log says why")
+                raise GymnastError("the page did not start; its log says why")
             self._thread.join(0.02)
         host, port = listener.getsockname()[:2]
         return f"{self._scheme}://{host}:{port}"

@@ -1,4 +1,4 @@
-"""Who is at the console: tokens, client certificates, sessions, roles.
+"""Who is at a page: tokens, client certificates, sessions, roles.
 
 A token is shown once and kept only as a digest. A session is a signed cookie that expires. A client certificate issued
 by the service's own authority carries name, role and tenant, as on the wire.
@@ -28,6 +28,8 @@ _REMEMBERED_NS = 7 * 86_400 * 10**9
 """How long an expired token is told apart from an unknown one."""
 MAY: Mapping[str, frozenset[str]] = {
     "look": frozenset({"trainer", "operator", "admin"}),
+    "stop": frozenset({"trainer", "operator", "admin"}),
+    "re-arm": frozenset({"operator", "admin"}),
     "label": frozenset({"operator", "admin"}),
     "adapt": frozenset({"operator", "admin"}),
     "cancel": frozenset({"operator", "admin"}),
@@ -82,7 +84,7 @@ class User:
 
 
 class Gate:
-    """Checks tokens and sessions of one console.
+    """Checks tokens and sessions of one site.
 
     Args:
         folder: holds tokens.json and session.key, readable by their owner alone.
@@ -122,7 +124,7 @@ class Gate:
             raise LoginError("this token is not known here; copy it again, or ask for a new one")
         expires_ns = found.pop("expires_ns")
         if self._wall_ns() >= expires_ns:
-            raise LoginError("this token has expired; ask for a new one (`gymnast console`)")
+            raise LoginError("this token has expired; ask for a new one")
         return User(**found)
 
     def open_session(self, user: User, *, seconds: float = SESSION_S) -> str:

@@ -2,6 +2,7 @@
 // Live parts: whenever the server's version changes, fetch this page again and replace what differs.
 const link = document.getElementById("link");
 const said = document.getElementById("said");
+const server = document.body.dataset.server;
 let shown = document.body.dataset.version;
 let busy = false, again = false, saidAt = Date.now();
 
@@ -70,7 +71,7 @@ if (shown !== undefined) {
     if (event.data !== shown) { shown = event.data; refresh(); }
   };
   source.onerror = () => {
-    lost ??= setTimeout(() => banner("No connection to the trainer. This page shows what was last known and goes on by itself."), 1500);
+    lost ??= setTimeout(() => banner(`No connection to the ${server}. This page shows what was last known and goes on by itself.`), 1500);
     if (source.readyState === EventSource.CLOSED) { refresh(); setTimeout(() => location.reload(), 5000); }
   };
 }
@@ -100,7 +101,7 @@ document.addEventListener("submit", async (event) => {
     }
     await refresh();
   } catch {
-    say("The trainer did not answer. Whether this was done is unknown; the page will show it when the trainer is back.", true);
+    say(`The ${server} did not answer. Whether this was done is unknown; the page will show it when the ${server} is back.`, true);
   } finally {
     delete form.dataset.sending;
   }
