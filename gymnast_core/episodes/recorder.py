@@ -16,6 +16,9 @@ from gymnast_core.episodes.writer import JPEG_QUALITY, EpisodeWriter
 from gymnast_core.errors import ContractError, DiskFullError, StorageError
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
 
+FLUSH_S = 0.5
+"""What a killed recorder loses at most; quick episodes of a simulator fill whole chunks instead."""
+
 _Write = Callable[[EpisodeWriter], None]
 
 
@@ -27,6 +30,7 @@ class _Recording:
         self.episode_id = episode_id
         self.steps = 0
         self.stamp_ns = 0
+        self._flushed_s = time.monotonic()
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"record-{episode_id}", daemon=True)
@@ -34,6 +38,12 @@ class _Recording:
 
     def put(self, write: _Write) -> None:
         self._queue.put(write)
+
+    def flush_when_due(self) -> None:
+        """After a complete observation."""
+        if time.monotonic() - self._flushed_s > FLUSH_S:
+            self._flushed_s = time.monotonic()
+            self.put(EpisodeWriter.flush)
 
     def drain(self, timeout_s: float) -> None:
         """Wait until everything is written."""
@@ -223,3 +233,4 @@ class EpisodeRecorder:
         recording.put(lambda file: file.add_proprio(stamp_ns, proprio_P))
         if joints is not None:
             recording.put(lambda file: file.add_joints(stamp_ns, *joints))
+        recording.flush_when_due()

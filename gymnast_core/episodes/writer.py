@@ -101,6 +101,10 @@ class EpisodeWriter:
         self._last_ns = max(self._last_ns, stamp_ns)
         self._mcap.add_message(self._channels[topic], stamp_ns, data, stamp_ns)
 
+    def flush(self) -> None:
+        """End the chunk in progress early and hand it to the operating system: a killed process keeps what is in it."""
+        self._mcap.flush()
+
     def begin(self, stamp_ns: int) -> None:
         """Write header and instruction, and put them on the disk before anything else."""
         self.add(messages.HEADER_TOPIC, stamp_ns, messages.encode_string(self._header.to_json()))

@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -207,6 +208,25 @@ def test_killed_recorder_leaves_a_readable_truncated_episode(tmp_path):
     assert 5 <= episode.steps <= 40
     np.testing.assert_array_equal(episode.actions_TA[3], step_of(3)[1].commanded_BA[0])
     assert recover(tmp_path) == []
+
+
+def test_slow_recording_reaches_the_file_step_by_step(tmp_path, monkeypatch):
+    """At 5 Hz a chunk takes seconds to fill; a kill may not cost them."""
+    monkeypatch.setattr("gymnast_core.episodes.recorder.FLUSH_S", 0.0)
+    recorder = EpisodeRecorder(tmp_path, robot="r")
+    recorder.on_reset(["lift"], observation(0))
+    for step in range(3):
+        recorder.on_step(*step_of(step), 0)
+    (partial,) = tmp_path.glob("*.partial")
+
+    def steps_on_disk() -> int:
+        return sum(topic == "/proprio" for topic, _, _ in iterate_messages(partial, until_cut=True))
+
+    deadline = time.monotonic() + 20.0
+    while steps_on_disk() < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert steps_on_disk() == 4
+    recorder.abandon("done")
 
 
 def test_cut_anywhere_recovers_what_was_complete(tmp_path):

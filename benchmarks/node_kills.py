@@ -1,0 +1,303 @@
+"""Kills nodes of a running robot at random moments of simulated episodes and watches what the arm does.
+
+The graph is the real one (arm, gate, rollout, bridge, teleop and a trainer), the arm is the simulated one in real time.
+Whether it held is read from its own record, arm/executed. For every kill: how long after it the arm still moved, when
+the graph ran again, whether the episode was marked; and at the end, whether the trainer has every finished episode.
+
+python -m benchmarks.node_kills --kills 100 --json benchmarks/node_kills.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gymnast_core.episodes import read_summary
+from gymnast_core.errors import GymnastError
+from gymnast_ros.bringup import Graph, GraphConfig
+from gymnast_ros.graph import RESPAWN_DELAY_S
+
+VICTIMS = ("command_gate", "rollout", "arm", "bridge", "teleop")
+HOLDS = ("command_gate", "rollout", "arm")
+"""Without these nobody commands the arm; the others may go without its noticing."""
+TICK_S = 0.2
+TRANSPORT_S = 0.1
+"""What a message may take to this process on a busy machine."""
+RECOVERY_S = 10.0
+STEPS = 15
+PATIENCE_S = 60.0
+
+
+class NotInTimeError(GymnastError):
+    """Something did not happen in time; the message names it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the arm's record.
+
+    Attributes:
+        at_s: when it was heard, monotonic.
+        source: who commanded; empty after a reset.
+        moved: whether the arm was told to move.
+    """
+
+    at_s: float
+    source: str
+    moved: bool
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What one kill did.
+
+    Attributes:
+        node: which.
+        moved_for_s: time from the kill to the last motion before the node's successor came; 0 is none.
+        held: no motion after the next tick (always true for nodes that the arm does not need).
+        recovered_s: time until a policy moved the arm again.
+    """
+
+    node: str
+    moved_for_s: float
+    held: bool
+    recovered_s: float
+
+
+class Witness:
+    """Hears the arm's record and the rollout's announcements in a thread of its own."""
+
+    def __init__(self) -> None:
+        import rclpy
+        from rclpy.node import Node
+        from sensor_msgs.msg import JointState
+        from std_msgs.msg import String
+
+        from gymnast_ros.nodes import topics
+        from gymnast_ros.nodes.runtime import Spinner
+
+        rclpy.init()
+        self._lock = threading.Lock()
+        self._steps: list[Step] = []
+        self._announced: dict[str, dict[str, Any]] = {}
+        node = Node("witness")
+        node.create_subscription(JointState, topics.EXECUTED, self._on_step, topics.STREAM)
+        node.create_subscription(String, "rollout/episode", self._on_episode, topics.JOB_EVENTS)
+        self._spinner = Spinner(node)
+
+    def steps(self, since_s: float = 0.0) -> list[Step]:
+        """The record from then on."""
+        with self._lock:
+            return [step for step in self._steps if step.at_s >= since_s]
+
+    def announced(self) -> dict[str, dict[str, Any]]:
+        """Every episode the rollout node told of, by its run name."""
+        with self._lock:
+            return dict(self._announced)
+
+    def amid_an_episode(self) -> bool:
+        """A policy moved the arm just now, and the episode is neither young nor nearly over."""
+        steps = self.steps()
+        since_reset = next((number for number, step in enumerate(reversed(steps)) if not step.source), 0)
+        fresh = bool(steps) and time.monotonic() - steps[-1].at_s < 1.5 * TICK_S
+        return fresh and steps[-1].source == "policy" and 2 <= since_reset <= STEPS - 3
+
+    def close(self) -> None:
+        """Leave the graph."""
+        import rclpy
+
+        self._spinner.close()
+        rclpy.try_shutdown()
+
+    def _on_step(self, message: Any) -> None:
+        moved = any(message.position[:6])
+        with self._lock:
+            self._steps.append(Step(time.monotonic(), message.header.frame_id, moved))
+
+    def _on_episode(self, message: Any) -> None:
+        event = json.loads(message.data)
+        with self._lock:
+            self._announced[event["run"]] = event
+
+
+class Range:
+    """A robot with a trainer, running episodes without end."""
+
+    def __init__(self, folder: Path, domain_id: int, seed: int) -> None:
+        from cloud_trainer.service import Service, ServiceConfig
+        from gymnast_ros.nodes.client import GraphClient
+
+        os.environ |= {"ROS_DOMAIN_ID": str(domain_id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        self.folder, self.rng = folder, np.random.default_rng(seed)
+        back_and_forth = [[0.0, 0.01 * (-1) ** step, 0.0, 0.0, 0.0, 0.0, 1.0] for step in range(STEPS)]
+        (folder / "moves.json").write_text(json.dumps(back_and_forth))
+        self.service = Service(ServiceConfig(folder=folder / "trainer", insecure=True))
+        self.service.start()
+        config = GraphConfig(
+            folder=folder / "robot", domain_id=domain_id, trainer=self.service.address, insecure=True, paced=True,
+            teleop=True,
+        )  # fmt: skip
+        self.graph = Graph(config).start()
+        self.witness = Witness()
+        self.client = GraphClient(domain_id=domain_id)
+        self.client.wait_ready(PATIENCE_S)
+        self.run()
+
+    def run(self) -> None:
+        """Have episodes run until somebody ends them."""
+        self.client.set(
+            "rollout",
+            {"tasks": ["lift"], "seed_start": 0, "seed_count": 100_000, "record": True,
+             "checkpoints": [f"replay:{self.folder / 'moves.json'}"]},
+        )  # fmt: skip
+        self.client.call("rollout/evaluate")
+
+    def kill(self, node: str) -> Kill:
+        """Kill one node in the middle of an episode and wait until the robot works again."""
+        await_(self.witness.amid_an_episode, "an episode")
+        until_s = time.monotonic() + float(self.rng.uniform(0.0, 2.0))
+        while time.monotonic() < until_s or not self.witness.amid_an_episode():
+            time.sleep(0.002)
+        restarts, killed_s = self.graph.restarts[node], time.monotonic()
+        os.kill(self.graph.pids[node], signal.SIGKILL)
+        await_(lambda: time.monotonic() > killed_s + 0.9 * RESPAWN_DELAY_S, "its successor")
+        moved_s = [step.at_s - killed_s for step in self.witness.steps(killed_s) if step.moved]
+        moved_for_s = max(moved_s, default=0.0)
+        await_(lambda: self.graph.restarts[node] > restarts, f"{node} to be started again")
+        if node == "rollout":
+            self._ask_again(killed_s)
+        started_s = time.monotonic() if node in HOLDS else killed_s
+        await_(lambda: any(step.source == "policy" for step in self.witness.steps(started_s)), "a policy to move it")
+        recovered_s = next(step.at_s for step in self.witness.steps(started_s) if step.source == "policy") - killed_s
+        held = node not in HOLDS or moved_for_s <= TICK_S + TRANSPORT_S
+        return Kill(node, moved_for_s, held, recovered_s)
+
+    def _ask_again(self, killed_s: float) -> None:
+        """The rollout's successor knows of no evaluation."""
+        idle = lambda status: status["state"] == "idle" and status["run_id"] == ""  # noqa: E731
+        self.client.wait_for("rollout/status", idle, PATIENCE_S)
+        self.run()
+
+    def finish(self) -> dict[str, Any]:
+        """End the run, ship everything, and compare what was told with what the trainer has."""
+        self.client.cancel()
+        self.client.wait_for("rollout/status", lambda status: status["state"] == "idle", PATIENCE_S)
+        self.client.flush(PATIENCE_S)
+        announced = {event["episode_id"] for event in self.witness.announced().values() if event["episode_id"]}
+        await_(lambda: announced <= set(self._stored()), "the trainer to commit them", raises=False)
+        stored = self._stored()
+        reasons = Counter(read_summary(path).end.truncated_reason for path in stored.values())
+        unreadable = list((self.folder / "robot" / "spool").rglob("unreadable/*"))
+        return {
+            "announced": len(announced), "stored": len(stored), "lost": sorted(announced - set(stored)),
+            "truncated": {reason: count for reason, count in reasons.items() if reason},
+            "unreadable": len(unreadable),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """End every process."""
+        self.client.close()
+        self.witness.close()
+        self.graph.stop()
+        self.service.stop()
+
+    def _stored(self) -> dict[str, Path]:
+        with closing(sqlite3.connect(self.folder / "trainer" / "store.db")) as database:
+            rows = database.execute("SELECT episode_id, digest FROM episodes").fetchall()
+        return {name: self.folder / "trainer" / "blobs" / digest[:2] / digest for name, digest in rows}
+
+
+def await_(ready: Callable[[], bool], what: str, *, raises: bool = True) -> None:
+    """Wait for a condition.
+
+    Raises:
+        NotInTimeError: not within a minute.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while not ready():
+        if time.monotonic() > deadline:
+            if raises:
+                raise NotInTimeError(f"waited {PATIENCE_S:.0f} s for {what}")
+            return
+        time.sleep(0.01)
+
+
+@contextmanager
+def _range(domain_id: int, seed: int) -> Iterator[Range]:
+    with tempfile.TemporaryDirectory(prefix="gymnast-kills-") as name:
+        field = Range(Path(name), domain_id, seed)
+        try:
+            yield field
+        finally:
+            field.close()
+
+
+def measure(kills: int, *, seed: int, domain_id: int, victims: Sequence[str] = VICTIMS) -> dict[str, Any]:
+    """Kill that many times, every node equally often, in random order; returns figures and rows."""
+    with _range(domain_id, seed) as field:
+        order = [victims[number % len(victims)] for number in range(kills)]
+        rows = []
+        for node in field.rng.permutation(order).tolist():
+            rows.append(field.kill(node))
+            print(f"{len(rows)}/{kills} {rows[-1]}", file=sys.stderr, flush=True)
+        result = field.finish()
+    cut = Counter(row.node for row in rows if row.node in HOLDS)
+    marked = sum(result["truncated"].get(reason, 0) for reason in ("arm_lost", "crash")) + result["unreadable"]
+    return {
+        **result, "kills": [asdict(row) for row in rows], "unmarked": max(0, sum(cut.values()) - marked),
+        "not_held": sum(not row.held for row in rows), "slow": sum(row.recovered_s > RECOVERY_S for row in rows),
+        "seed": seed,
+    }  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> str:
+    """Rows for people."""
+    lines = [f"{'node':>13} {'kills':>5} {'held':>9} {'moved after, max':>16} {'running again p50':>17} {'max':>6}"]
+    for node in VICTIMS:
+        rows = [row for row in result["kills"] if row["node"] == node]
+        if rows:
+            recovered = [row["recovered_s"] for row in rows]
+            moved = f"{max(row['moved_for_s'] for row in rows):>13.2f} s" if node in HOLDS else f"{'goes on':>15}"
+            lines.append(
+                f"{node:>13} {len(rows):>5} {sum(row['held'] for row in rows):>4} of {len(rows):<2} {moved:>16} "
+                f"{float(np.median(recovered)):>15.1f} s {max(recovered):>4.1f} s"
+            )
+    lines.append(
+        f"{result['stored']} episodes at the trainer of {result['announced']} announced, {len(result['lost'])} lost; "
+        f"cut and marked: {result['truncated']}, unmarked {result['unmarked']}"
+    )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Kill, print; exit code 1 if the arm moved on, an episode was lost or unmarked, or recovery took too long."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--domain", type=int, default=95)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(arguments)
+    result = measure(args.kills, seed=args.seed, domain_id=args.domain)
+    print(table(result))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1, sort_keys=True))
+    return 1 if result["not_held"] or result["slow"] or result["lost"] or result["unmarked"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
