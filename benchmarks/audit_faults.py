@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.world_model.audit import AuditBounds, audit, calibrate_bounds
+from cloud_trainer.world_model.audit import audit, calibrate_bounds
+from cloud_trainer.world_model.audit_bounds import AuditBounds
 from cloud_trainer.world_model.audit_cases import AuditCase, Dreamer, imagine_cases
 from cloud_trainer.world_model.audit_run import dreamer_of
 from cloud_trainer.world_model.compact_data import median_background
@@ -42,10 +43,12 @@ class Obeys:
     def __init__(self, dreamer: Dreamer, change: Callable[[FloatArray], FloatArray]) -> None:
         self._dreamer, self._change = dreamer, change
 
-    def dream(self, episodes: Sequence[Episode], *, start: int, seed: int) -> list[ByteArray]:
+    def dream(
+        self, episodes: Sequence[Episode], *, start: int, seed: int, ends_only: bool = False
+    ) -> list[ByteArray]:
         """Dream the changed actions."""
         told = [replace(episode, actions_TA=self._change(episode.actions_TA)) for episode in episodes]
-        return self._dreamer.dream(told, start=start, seed=seed)
+        return self._dreamer.dream(told, start=start, seed=seed, ends_only=ends_only)
 
 
 def gripper_ignored(actions_TA: FloatArray) -> FloatArray:
@@ -171,7 +174,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     tracker = GripperTracker.fit(other, limit=2000)
     judge = LearnedJudge.load(options.checkpoints / "judge")
     setting, tested = dream_pools(dreamer_of(options.checkpoints / "world_model"), held, options.seed)
-    loose = AuditBounds(episodes=options.per_case, coverage=False, trusted_steps=None, correlation=None)
+    loose = AuditBounds(
+        episodes=None, pictures=options.per_case, coverage=False, trusted_steps=None,
+        agreement=None, optimism=None, correlation=None,
+    )  # fmt: skip
 
     def run(cases: Sequence[AuditCase], seed: int, bounds: AuditBounds) -> Any:
         chosen = np.random.default_rng((options.seed, seed)).permutation(len(cases))[: options.per_case]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gymnast_cli.adapt import FLUSH_S, STAGE_S, shown, trials_of
+from gymnast_cli.adapt import shown, trials_of
 from gymnast_cli.jobs import JobEndedError, follow
 from gymnast_cli.loop_config import LoopConfig
 from gymnast_cli.results import Trials, counts, difference
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 COLLECT_SEEDS, CHOOSING_SEEDS, EVALUATION_SEEDS = 700_000, 1_700_000, 2_500_000
 SEEDS_PER_RUN, SEEDS_PER_ROUND = 15_000, 500
 """Training, choosing and evaluation start states of a loop: ranges no other command uses."""
+FLUSH_S = STAGE_S = 120.0
+"""How long episodes may take up, and a checkpoint down."""
 
 
 class StepFile:

@@ -35,7 +35,7 @@ COMMANDS = {
     "ttt": "test-time training: adapt the policy to one scene",
     "loop": "collect, refine, audit, train, canary, promote, again",
     "episodes": "list, label, retract and show recorded episodes",
-    "audit": "how far to trust a world model",
+    "wm": "audit a world model: how far to trust it",
     "judge": "calibrate a judge against operator labels",
     "why": "where a checkpoint comes from, down to every episode",
     "completion": "a completion script for bash or zsh",

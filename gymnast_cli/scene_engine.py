@@ -12,7 +12,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,14 +20,16 @@ import numpy as np
 from PIL import Image
 
 from cloud_trainer.console.media import film
-from cloud_trainer.jobs.audit import audit
+from cloud_trainer.jobs.adaptation import MODES
 from cloud_trainer.jobs.imagine import imagine
 from cloud_trainer.jobs.scene_adaptation import Budget, Emit, Stop, Trust, Verdict
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import FINAL_STATES, JobStore
-from cloud_trainer.world_model.audit_compact import AuditBounds, check_audit
+from cloud_trainer.world_model.audit import require_trust
+from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
+from cloud_trainer.world_model.audit_run import compact_dreamer, run_audit
 from cloud_trainer.world_model.compact_data import Clips, clips_of, median_background, starts_of
 from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
 from cloud_trainer.world_model.compact_model import CompactWorldModel
@@ -36,7 +38,7 @@ from gymnast_core.policies import load_policy
 from gymnast_core.scene import SceneBook
 from gymnast_core.sequential import Decision, SequentialRule
 from gymnast_core.trial import Trial, TrialPlan
-from gymnast_core.types import Outcome
+from gymnast_core.types import Episode, Outcome
 
 IMAGE_SIZE = 64
 POLL_S = 0.2
@@ -98,12 +100,12 @@ class SceneEngine:
         shelf: of the trainer's checkpoints.
         book: the scenes this robot knows.
         scene: the robot's name for where it stands.
-        world_model, judge: checkpoint ids.
+        world_model, judge: checkpoint ids; empty takes the trainer's newest when an adaptation begins.
         needed: labelled real episodes below which no trust can be told.
         bounds: of the audit in this scene.
         config: of the training job.
         rule: of the canary; declared before it.
-        modes: the compact policy has no adapter, so it is trained whole.
+        modes: what of the policy is trained.
     """
 
     connect: Callable[[str], Robot]
@@ -112,17 +114,21 @@ class SceneEngine:
     shelf: Shelf
     book: SceneBook
     scene: str
-    world_model: str
-    judge: str
+    world_model: str = ""
+    judge: str = ""
     needed: int = 20
     bounds: AuditBounds = field(default_factory=AuditBounds)
     config: Mapping[str, Any] = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
-    modes: tuple[str, ...] = ("full",)
+    modes: tuple[str, ...] = MODES
 
     def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
         """Record one episode here; its first frame is the scene."""
-        request = {"robot": robot, "instruction": instruction, "policy": self.connect(robot).policy_version}
+        request = {
+            "robot": robot, "instruction": instruction, "policy": self.connect(robot).policy_version,
+            "world_model": self.world_model or self.shelf.newest("world_model").name,
+            "judge": self.judge or self.shelf.newest("judge").name,
+        }  # fmt: skip
         (folder / "request.json").write_text(json.dumps(request))
         self.collect(robot, instruction, 1, folder)
         newest = self.catalogue.read(self.catalogue.list(instruction=instruction, limit=100_000)[-1])
@@ -147,19 +153,24 @@ class SceneEngine:
 
     def trust(self, folder: Path) -> Trust:
         """Dream the recorded episodes of this scene and compare how they ended."""
-        instruction = _request(folder)["instruction"]
+        request = _request(folder)
+        instruction = request["instruction"]
         recorded = self._recorded(instruction)
         figures: dict[str, Any] = {"real_episodes_here": len(recorded), "needed": self.needed}
         if len(recorded) < self.needed:
             missing = self.needed - len(recorded)
             reason = f"{len(recorded)} labelled episodes of this task here are too few to tell; collect {missing} more"
             return Trust(False, reason, figures)
-        clips = self._clips(instruction)
-        report = audit(self._model(clips), LearnedJudge.load(self.shelf.path(self.judge)), clips)
-        told = report.to_json().items()
+        episodes = self._episodes(instruction)
+        report = run_audit(
+            compact_dreamer(self._model(clips_of(episodes, IMAGE_SIZE), request)), episodes,
+            judge=LearnedJudge.load(self.shelf.path(request["judge"])), config=AuditConfig(parts=("outcomes",)),
+            bounds=self.bounds,
+        )  # fmt: skip
+        told = report.summary().items()
         figures |= {name: value for name, value in told if isinstance(value, (int, float)) and math.isfinite(value)}
         try:
-            check_audit(report, self.bounds)
+            require_trust(report)
         except NotTrustedError as refusal:
             return Trust(False, f"{refusal}", figures)
         return Trust(True, figures=figures)
@@ -171,23 +182,22 @@ class SceneEngine:
         if budget.price_per_hour:
             seconds = min(seconds, 3600 * budget.money / budget.price_per_hour)
         per_iteration = int(self.config.get("groups", 24)) * int(self.config.get("group_size", 8))
-        iterations = min(int(self.config.get("grpo_iterations", 10)), max(1, -(-budget.rollouts // per_iteration)))
         spec = {
-            "policy": request["policy"], "world_model": self.world_model, "judge": self.judge, "seed": 0,
-            "budget_s": seconds, "scene": self.scene, "instruction": request["instruction"],
-            "config": {**self.config, "grpo_iterations": iterations},
+            **{name: request[name] for name in ("robot", "policy", "world_model", "judge", "instruction")},
+            "seed": 0, "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode, "scene": self.scene,
+            "config": dict(self.config),
         }  # fmt: skip
         row = self.jobs.submit("default", "adapt", spec, folder.name, "console")
-        result = self._follow(row.job_id, per_iteration, seconds, emit, stop)
+        result = self._follow(row.job_id, per_iteration, replace(budget, seconds=seconds), emit, stop)
         (folder / "result.json").write_text(json.dumps(result))
         candidates = result.get("candidates", [])
         if not candidates and result.get("refused"):
             raise NotTrustedError(str(result["refused"]))
         return str(candidates[-1]["id"]) if candidates else None
 
-    def _follow(self, job_id: str, per_iteration: int, seconds: float, emit: Emit, stop: Stop) -> Mapping[str, Any]:
-        """Pass iterations on until the job ends; a stop that is not the job's own deadline cancels it."""
-        after, began = 0, time.monotonic()
+    def _follow(self, job_id: str, per_iteration: int, budget: Budget, emit: Emit, stop: Stop) -> Mapping[str, Any]:
+        """Pass iterations on until the job ends; a stop that is not the job's own budget cancels it."""
+        after, began, rollouts = 0, time.monotonic(), 0
         while True:
             for event in self.jobs.events(job_id, after):
                 after = event.sequence
@@ -195,25 +205,26 @@ class SceneEngine:
                 if event.kind == "progress" and event.data.get("stage") == "grpo" and reward is not None:
                     line = {"iteration": event.data["step"], "imagined_reward": reward, "rollouts": per_iteration}
                     emit("iteration", line)
+                    rollouts += per_iteration
             row = self.jobs.get(job_id)
             if row.state == "failed":
                 raise GymnastError(row.error)
             if row.state in FINAL_STATES:
                 return row.result
-            if stop() and time.monotonic() - began < seconds:
+            if stop() and time.monotonic() - began < budget.seconds and rollouts < budget.rollouts:
                 self.jobs.request_cancel(job_id)
             time.sleep(POLL_S)
 
     def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
         """What the job found on the other tasks."""
         found = json.loads((folder / "result.json").read_text()).get("forgetting") or {}
-        return {**found, "ok": not found or found["before"] - found["after"] <= found["bound"]}
+        return {"ok": True, **found}
 
     def preview(self, candidate: str, folder: Path) -> None:
         """Imagine old and new from the captured start."""
         request = _request(folder)
         clips = self._clips(request["instruction"])
-        env = CompactWorldModelEnv(self._model(clips), starts_of(clips)[:1], in_order=True)
+        env = CompactWorldModelEnv(self._model(clips, request), starts_of(clips)[:1], in_order=True)
         for name, checkpoint in (("old", request["policy"]), ("new", candidate)):
             rollouts = imagine(env, load_policy(self.shelf.path(checkpoint)), request["instruction"], seed=0)
             (folder / f"{name}.webp").write_bytes(film(rollouts.frames_BFHWC[0]))
@@ -252,7 +263,7 @@ class SceneEngine:
             rule=self.rule,
             start_seeds=tuple(range(TRIAL_SEED, TRIAL_SEED + self.rule.max_pairs)),
             judge="operator:robot",
-            versions={"world_model": self.world_model, "judge": self.judge, "scene": self.scene},
+            versions={"world_model": request["world_model"], "judge": request["judge"], "scene": self.scene},
         )
         return Trial.declare(path, plan, secrets.token_bytes(32))
 
@@ -274,16 +285,19 @@ class SceneEngine:
         labelled = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
         return [row for row in rows if row.metadata.get("scene") == self.scene and row.outcome in labelled]
 
-    def _clips(self, instruction: str) -> Clips:
+    def _episodes(self, instruction: str) -> list[Episode]:
         size = (IMAGE_SIZE, IMAGE_SIZE)
         episodes = [self.catalogue.read(row, image_size=size) for row in self._recorded(instruction)[-200:]]
         if not episodes:
             raise ConfigError(f"no labelled episode of {instruction!r} in scene {self.scene!r}; collect a few first")
-        return clips_of(episodes, IMAGE_SIZE)
+        return episodes
 
-    def _model(self, clips: Clips) -> CompactWorldModel:
+    def _clips(self, instruction: str) -> Clips:
+        return clips_of(self._episodes(instruction), IMAGE_SIZE)
+
+    def _model(self, clips: Clips, request: Mapping[str, str]) -> CompactWorldModel:
         """The world model with this scene's background."""
-        home = CompactWorldModel.load(self.shelf.path(self.world_model))
+        home = CompactWorldModel.load(self.shelf.path(request["world_model"]))
         return CompactWorldModel(home.network, median_background(clips.frames_NTHWC, seed=0))
 
 

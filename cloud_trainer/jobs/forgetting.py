@@ -1,49 +1,151 @@
-"""The forgetting guard: imagined success on everything else, before and after an adaptation."""
+"""The forgetting guard: imagined success on everything else, before and after an adaptation, told with its doubt.
+
+A dream blurs: it lets some real failures pass and misses some successes, so an imagined loss is smaller than the real
+one. What is compared with the bound is therefore not the imagined loss but the most it may really be.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cloud_trainer.jobs.audit import outcomes_of
 from cloud_trainer.jobs.imagine import imagine
+from cloud_trainer.jobs.judging import replayed_outcomes
+from cloud_trainer.progress import Cancelled, never
+from cloud_trainer.world_model.audit_outcomes import outcomes_of
 from cloud_trainer.world_model.compact_data import Clips, starts_of
 from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
 from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
-from gymnast_core.policies.compact import CompactPolicy
+from gymnast_core.policies import load_policy
+from gymnast_core.policy import Policy
+from gymnast_core.statistics import PairCounts, paired_difference
+from gymnast_core.types import BoolArray
+
+CONFIDENCE = 0.90
+"""Two-sided; its ends are 95 % one-sided bounds."""
+
+LEAST_SIGHT = 0.2
+"""Below this the dream can hardly tell success from failure, and says nothing about forgetting."""
 
 
 @dataclass(frozen=True)
 class Forgetting:
-    """Imagined success rates on the same starts, greedy; abstentions are left out of both.
+    """Success imagined from the same starts, greedy; a start where the judge abstains on either is left out.
 
     Attributes:
-        before: of the policy that was adapted.
+        before: imagined rate of the policy that was adapted.
         after: of the adapted one.
+        n: starts judged for both.
+        low: imagined after - before, lower end at 95 % one-sided confidence.
+        high: upper end.
+        sight: P(success imagined | success) - P(success imagined | failure) on held-out recorded episodes: an
+            imagined difference is this share of a real one (Rogan & Gladen 1978).
+        by_task: instruction -> {before, after, n, low, high}.
     """
 
     before: float
     after: float
+    n: int
+    low: float
+    high: float
+    sight: float
+    by_task: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
-    def loss(self) -> float:
-        """What was lost, 0..1; negative is a gain."""
-        return self.before - self.after
+    def most(self) -> float:
+        """The most that may really have been lost, 0..1, at 95 % one-sided confidence."""
+        return 1.0 if self.sight < LEAST_SIGHT else min(1.0, -self.low / self.sight)
+
+    def refusal(self, bound: float) -> str:
+        """Say why an adaptation must not be offered; empty when a loss beyond the bound is excluded."""
+        if self.sight < LEAST_SIGHT:
+            return f"the dream tells success from failure too badly elsewhere (sight {self.sight:.2f} < {LEAST_SIGHT})"
+        for task, row in self.by_task.items():
+            if -row["high"] > bound:
+                return f"forgets {task!r}: imagined {row['before']:.2f} to {row['after']:.2f}, n = {row['n']:.0f}"
+        if self.most > bound:
+            return (
+                f"may forget up to {self.most:.2f} of success on the other tasks, {bound:.2f} is allowed "
+                f"(imagined {self.before:.2f} to {self.after:.2f}, n = {self.n}); shorten it, or collect more elsewhere"
+            )
+        return ""
+
+    def to_json(self, bound: float) -> dict[str, Any]:
+        """Every figure, with the bound and whether it is kept."""
+        return {**asdict(self), "most": self.most, "bound": bound, "ok": not self.refusal(bound)}
 
 
-def check_forgetting(
-    model: CompactWorldModel, judge: Judge, clips: Clips, before: Path, after: Path, *, seed: int, most: int = 96
-) -> Forgetting:
-    """Imagine both policies from up to `most` recorded starts, spread over the episodes, and judge the ends."""
-    starts = starts_of(clips.take(np.unique(np.linspace(0, len(clips) - 1, min(most, len(clips))).astype(np.int64))))
-    texts = [start.instruction for start in starts]
-    rates = []
-    for folder in (before, after):
-        env = CompactWorldModelEnv(model, starts, in_order=True)
-        policy = CompactPolicy.load(folder, row_by_row=False)
-        success, decided, _ = outcomes_of(judge.judge(imagine(env, policy, texts, seed=seed)))
-        rates.append(float(success[decided].mean()) if decided.any() else 0.0)
-    return Forgetting(*rates)
+class ForgettingCheck:
+    """Imagines policies from the same recorded starts.
+
+    Args:
+        model: the world model at home.
+        judge: of the imagined ends.
+        clips: recorded elsewhere; neither rehearsed from nor in the world model's refinement, if it is to be believed.
+        base: the policy before.
+        adapted_to: instruction that was adapted; it is told by_task, and left out of the overall figure.
+        seed: of the model's noise.
+        cancelled: asked before every step.
+    """
+
+    def __init__(
+        self, model: CompactWorldModel, judge: Judge, clips: Clips, base: Path, *, adapted_to: str = "",
+        seed: int, cancelled: Cancelled = never,
+    ) -> None:  # fmt: skip
+        self._model, self._judge, self._clips, self._seed = model, judge, clips, seed
+        self._texts, self._cancelled = np.array(clips.instructions), cancelled
+        self._other = self._texts != adapted_to if (self._texts != adapted_to).any() else np.ones(len(clips), bool)
+        self._before = self._dream(base)
+        self._sight = self._measure_sight()
+
+    def of(self, after: Path) -> Forgetting:
+        """Compare one adapted checkpoint with the base."""
+        (before, sure_before), (success, sure) = self._before, self._dream(after)
+        both = sure & sure_before
+        rows = {str(text): _compared(before, success, both & (self._texts == text)) for text in np.unique(self._texts)}
+        whole = _compared(before, success, both & self._other)
+        by_task = {text: row for text, row in rows.items() if row["n"]}
+        if not whole["n"]:
+            return Forgetting(0.0, 0.0, 0, -1.0, 1.0, 0.0, by_task)
+        return Forgetting(n=int(whole.pop("n")), sight=self._sight, by_task=by_task, **whole)
+
+    def _dream(self, folder: Path) -> tuple[BoolArray, BoolArray]:
+        env = CompactWorldModelEnv(self._model, starts_of(self._clips), in_order=True)
+        policy = load_batched(folder)
+        rollouts = imagine(env, policy, self._clips.instructions, seed=self._seed, cancelled=self._cancelled)
+        success, decided, _ = outcomes_of(self._judge.judge(rollouts))
+        return success, decided
+
+    def _measure_sight(self) -> float:
+        """From how the recorded episodes themselves end when dreamed again; unknown counts as none."""
+        try:
+            report = replayed_outcomes(
+                self._model, self._judge, self._clips, seed=self._seed, cancelled=self._cancelled
+            )
+        except ConfigError:
+            return 0.0
+        sight = 1.0 - report.missed_success - report.false_success
+        return float(sight) if np.isfinite(sight) else 0.0
+
+
+def _compared(before: BoolArray, after: BoolArray, rows: BoolArray) -> dict[str, float]:
+    if not rows.any():
+        return {"before": 0.0, "after": 0.0, "n": 0, "low": -1.0, "high": 1.0}
+    change = paired_difference(PairCounts.of(before[rows], after[rows]), confidence=CONFIDENCE)
+    rates = {"before": float(before[rows].mean()), "after": float(after[rows].mean())}
+    return {**rates, "n": int(rows.sum()), "low": change.low, "high": change.high}
+
+
+def load_batched(folder: Path) -> Policy:
+    """Load a policy for large imagined batches: a compact one, adapted or not, takes all rows in one product."""
+    policy = load_policy(folder)
+    inner: Any = getattr(policy, "base", policy)
+    if hasattr(inner, "row_by_row"):
+        inner.row_by_row = False
+    return policy

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cloud_trainer.jobs.imagine import replay_clips
-from cloud_trainer.judge.calibration import calibration_report, choose_thresholds
+from cloud_trainer.judge.drift import kept_reference
 from cloud_trainer.judge.learned import (
     Examples,
     JudgeTraining,
@@ -19,9 +19,13 @@ from cloud_trainer.judge.learned import (
     join_examples,
     train_judge,
 )
+from cloud_trainer.judge.thresholds import calibration_report, choose_thresholds
 from cloud_trainer.progress import Cancelled, Progress, never, silent
+from cloud_trainer.world_model.audit_outcomes import Judged, OutcomeReport, outcome_report, outcomes_of
 from cloud_trainer.world_model.compact_data import Clips
 from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.errors import ConfigError
+from gymnast_core.judge import Judge
 from gymnast_core.manifest import Manifest
 
 
@@ -52,6 +56,22 @@ def imagined_examples(model: CompactWorldModel, clips: Clips, *, seed: int, canc
     """First recorded and last imagined frames, with what really happened."""
     rollouts = replay_clips(model, clips, seed=seed, cancelled=cancelled)
     return examples_from_rollouts(rollouts, clips.success_N, model.config.image_size)
+
+
+def replayed_outcomes(
+    model: CompactWorldModel, judge: Judge, clips: Clips, *, seed: int = 0, cancelled: Cancelled = never
+) -> OutcomeReport:
+    """Replay recorded episodes in the dream and compare their judged ends with what really happened.
+
+    Raises:
+        ConfigError: an episode has no label or is shorter than the others, or the judge abstained on all.
+    """
+    if not clips.labelled_N.all() or (clips.length_N < clips.actions_NTA.shape[1]).any():
+        raise ConfigError("comparing outcomes needs labelled episodes of full length; leave the others out")
+    success, decided, score = outcomes_of(judge.judge(replay_clips(model, clips, seed=seed, cancelled=cancelled)))
+    policies = ("recorded",) * len(clips)
+    judged = Judged(judge.version, success, decided, score, clips.success_N, clips.instructions, policies)
+    return outcome_report(judged, np.random.default_rng(seed))
 
 
 def refine_judge(
@@ -89,6 +109,7 @@ def refine_judge(
     held = imagined_examples(model, data.choosing, seed=config.seed + 1, cancelled=cancelled)
     scores = judge.scores(held.first_NHWC, held.last_NHWC, held.instructions)
     thresholds = choose_thresholds(scores, held.success_N, abstain=abstain)
+    calibration = calibration_report(scores, held.success_N, held.instructions, thresholds)
     made_from: dict[str, Any] = {
         "stage": "judge",
         "training": asdict(config),
@@ -96,7 +117,8 @@ def refine_judge(
         "recorded": list(data.recorded.episode_ids),
         "imagined": list(data.imagined.episode_ids),
         "choosing": list(data.choosing.episode_ids),
-        "calibration": calibration_report(scores, held.success_N, held.instructions, thresholds),
+        "calibration": calibration,
+        "reference": kept_reference(scores.tolist(), calibration["overall"]),
     }
     parents = () if parent is None else (LearnedJudge.load(parent).version,)
     return judge.save(out, parents=parents, lineage=made_from | dict(lineage or {}), thresholds=thresholds)

@@ -6,7 +6,6 @@ ends with the same result.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,23 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.grpo.trainer import GrpoConfig
-from cloud_trainer.jobs.adaptation import two_scene_sampler
-from cloud_trainer.jobs.audit import audit
-from cloud_trainer.jobs.dreams import keep_dreams
-from cloud_trainer.jobs.forgetting import check_forgetting
+from cloud_trainer.jobs.adaptation import check_request, frame_anchor, iterations_within, two_scene_sampler
+from cloud_trainer.jobs.forgetting import ForgettingCheck
+from cloud_trainer.jobs.gates import (
+    Gates,
+    Passed,
+    no_worse_than_parent,
+    pass_gates,
+    practice_audit,
+    practice_bounds,
+    starts_within,
+)
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
 from cloud_trainer.jobs.runner import Recorded
-from cloud_trainer.jobs.splits import name_of, split
+from cloud_trainer.jobs.splits import name_of, split, split_of
 from cloud_trainer.jobs.train import Training, run_grpo, world_model_sampler
 from cloud_trainer.judge.learned import JudgeTraining, LearnedJudge
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent
-from cloud_trainer.world_model.audit_compact import AuditBounds, AuditReport, check_audit
+from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.compact_data import Clips, clips_of, median_background, starts_of
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
 from gymnast_core.episodes import read_episode, read_summary
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
+from gymnast_core.policies.compact import CompactPolicy
 from gymnast_core.types import Episode, Outcome
 
 IMAGE_SIZE = 64
@@ -60,9 +67,14 @@ class PipelineConfig:
         most_episodes: only the newest so many are learned from.
         rehearsal: adapt only: share of starts taken from other scenes and tasks, against forgetting.
         scene_episodes: adapt only: least number of judged episodes of the scene for its trust check.
-        forgetting: adapt only: largest tolerated loss of imagined success on the other tasks.
-        check: refuse to practise where the audit is out of bounds.
+        anchor: adapt only: weight of the loss that keeps the policy where it was on real frames from elsewhere.
+        lora_rank, lora_rate: adapt only: size of the adapters and their learning rate, where mode is lora.
+        forgetting: adapt only: a loss of success on the other tasks beyond this must be excluded (95 % one-sided).
+        check: refuse to practise where the audit is out of bounds, and to offer what may forget.
+        audit: which parts of the audit are measured before practice.
         bounds: of the audit.
+        overrides: names of bounds that an operator decided to ignore.
+        judge_floor, judge_task_floor: see cloud_trainer.jobs.gates.Gates.
     """
 
     refine_iterations: int = 100
@@ -78,10 +90,17 @@ class PipelineConfig:
     mask_after_success: bool = False
     most_episodes: int = 1000
     rehearsal: float = 0.5
+    anchor: float = 0.0
+    lora_rank: int = 8
+    lora_rate: float = 5e-4
     scene_episodes: int = 20
     forgetting: float = 0.10
     check: bool = True
-    bounds: AuditBounds = field(default_factory=AuditBounds)
+    audit: AuditConfig = field(default_factory=practice_audit)
+    bounds: AuditBounds = field(default_factory=practice_bounds)
+    overrides: tuple[str, ...] = ()
+    judge_floor: float | None = 0.5
+    judge_task_floor: float | None = None
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> PipelineConfig:
@@ -93,8 +112,22 @@ class PipelineConfig:
         known = {entry.name for entry in fields(PipelineConfig)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown settings {unknown}; there are {sorted(known)}")
-        bounds = AuditBounds(**values.get("bounds", {}))
-        return PipelineConfig(**{**values, "bounds": bounds})
+        try:
+            audit = replace(practice_audit(), **_tuples(values.get("audit", {})))
+            bounds = replace(practice_bounds(), **values.get("bounds", {}))
+        except TypeError as error:
+            raise ConfigError(f"audit or bounds: {error}; see AuditConfig and AuditBounds for their names") from error
+        return PipelineConfig(**_tuples({**values, "audit": audit, "bounds": bounds}))
+
+    @property
+    def gates(self) -> Gates:
+        """What stands before practice."""
+        return Gates(self.audit, self.bounds, self.overrides, self.judge_floor, self.judge_task_floor, self.check)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -128,46 +161,61 @@ def improve(job: Job) -> dict[str, Any]:
 
     Returns:
         JSON: candidates [{id, iteration, folder, imagined_reward}], world_model, judge (ids), register (folders),
-        audit, imagined_reward (curve), episodes (count), folder.
+        audit, judge_trust, judge_drift, horizon, imagined_reward (curve), episodes (count), folder, and
+        world_model_kept: why a refined world model was not promoted over its parent, or empty.
 
     Raises:
-        NotTrustedError: the audit is out of bounds; nothing was trained.
+        NotTrustedError: the audit is out of bounds, or the judge's precision is not proven; nothing was trained.
         ConfigError: too few labelled episodes, or an unknown setting.
         CancelledError: asked to stop; the job folder has everything up to the last whole iteration.
     """
     config = PipelineConfig.of(job.spec.get("config", {}))
-    parts = {name: _clips(part, name) for name, part in split(load_episodes(job, config.most_episodes)).items()}
-    world_model = _refined_world_model(job, config, parts["world_model"], job.checkpoints["world_model"])
+    episodes = split(load_episodes(job, config.most_episodes))
+    parts = {name: _clips(part, name) for name, part in episodes.items()}
+    world_model, kept = _promoted_world_model(job, config, parts["world_model"], episodes["audit"])
     model = CompactWorldModel.load(world_model)
     judge_folder = _refined_judge(job, config, model, parts)
     judge = LearnedJudge.load(judge_folder)
-    report = _audited(job, config, model, judge, parts["audit"])
-    starts = [start for part in parts.values() for start in starts_of(part)]
-    late = [start for part in parts.values() for start in starts_of(part, steps=(5, 10))]
+    came_with = job.checkpoints["judge"]
+    before = judge if judge_folder == came_with else LearnedJudge.load(came_with)
+    passed = pass_gates(
+        model, judge, episodes["audit"], config.gates, job.folder, tracker_episodes=episodes["world_model"],
+        came_with=(before, read_manifest(came_with)), progress=job.progress, seed=job.seed,
+    )  # fmt: skip
+    within = [starts_within(part, EPISODE_STEPS, passed.horizon) for part in parts.values()]
+    starts, late = ([start for pair in within for start in pair[which]] for which in (0, 1))
     grpo = _grpo_config(job, config)
     sampler = world_model_sampler(model, judge, starts, grpo, keyframes=late, cancelled=job.cancelled)
     training = run_grpo(
         job.checkpoints["policy"], sampler, grpo, job.folder / "candidates",
         candidate_every=config.candidate_every, state=job.folder / "grpo.state",
-        lineage=_lineage(model, judge, report, parts.values()), progress=job.progress, cancelled=job.cancelled,
+        lineage=_lineage(model, judge, passed, parts.values()), progress=job.progress, cancelled=job.cancelled,
     )  # fmt: skip
-    return _result(job, training, world_model, judge_folder, report, sum(len(part) for part in parts.values()))
+    result = _result(job, training, world_model, judge_folder, passed, sum(len(part) for part in parts.values()))
+    return {**result, "world_model_kept": kept}
 
 
-def adapt(job: Job) -> dict[str, Any]:
+def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
     """Test-time training: practise in the dream of one scene, within a deadline, without forgetting the rest.
 
     The scene's own recorded episodes are its start states and its trust check. Their background replaces the world
-    model's. A share of the starts comes from elsewhere, so that the other tasks stay in practice.
+    model's. A share of the starts comes from elsewhere, so that the other tasks stay in practice; whether they do is
+    checked on episodes that were not rehearsed.
+
+    Args:
+        job: spec holds scene, instruction, budget_s, and as options rollouts (imagined ones, at most) and mode.
+        clock: monotonic seconds, for the deadline.
 
     Returns:
-        As improve(), with forgetting {task: {before, after}}; candidates is empty if the forgetting check refuses.
+        As improve(), with forgetting (see Forgetting); candidates is empty if nothing passes that check, and refused
+        says why.
 
     Raises:
         NotTrustedError: the dream does not agree with the scene's real episodes.
-        ConfigError: no episodes of this scene and instruction.
+        ConfigError: no episodes of this scene and instruction, or an unknown setting.
     """
-    deadline = time.monotonic() + float(job.spec.get("budget_s", 120.0))
+    deadline = clock() + float(job.spec.get("budget_s", 120.0))
+    check_request(job.spec)
     config = PipelineConfig.of(job.spec.get("config", {}))
     scene = str(job.spec["scene"])
     episodes = load_episodes(job, config.most_episodes)
@@ -178,48 +226,78 @@ def adapt(job: Job) -> dict[str, Any]:
     others = [episode for episode in episodes if episode.metadata.get("scene") != scene]
     others.sort(key=name_of)
     mine.sort(key=name_of)
+    rehearsed = [episode for episode in others if split_of(name_of(episode)) == "world_model"]
+    held_out = [episode for episode in others if split_of(name_of(episode)) != "world_model"]
     home = CompactWorldModel.load(job.checkpoints["world_model"])
     there = CompactWorldModel(home.network, median_background(clips_of(here, IMAGE_SIZE).frames_NTHWC, seed=job.seed))
     judge = LearnedJudge.load(job.checkpoints["judge"])
-    bounds = replace(config.bounds, episodes=config.scene_episodes)
-    report = _audited(job, replace(config, bounds=bounds), there, judge, _clips(mine, "scene"))
-    training = _practise_until(job, config, deadline, there, judge, mine, others, report)
-    result = _result(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], report, len(mine))
+    passed = pass_gates(
+        there, judge, mine, _scene_gates(config), job.folder, tracker_episodes=others, progress=job.progress,
+        seed=job.seed,
+    )  # fmt: skip
+    training = _practise_until(job, config, lambda: clock() > deadline, there, judge, mine, rehearsed, passed)
+    result = _result(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], passed, len(mine))
     if not result["candidates"]:
         result["refused"] = f"budget_s {job.spec.get('budget_s')} did not last for one iteration; give more"
-    elif others:
-        rest = _clips(others, "other scenes")
-        kept = check_forgetting(
-            home, judge, rest, job.checkpoints["policy"], Path(result["candidates"][-1]["folder"]), seed=job.seed
-        )
-        result["forgetting"] = {"before": kept.before, "after": kept.after, "bound": config.forgetting}
-        if kept.loss > config.forgetting:
-            result |= {"candidates": [], "refused": f"forgets {kept.loss:.2f} of imagined success on the other tasks"}
+    elif held_out:
+        result |= _remembering(job, config, home, judge, held_out, result["candidates"])
     return result
 
 
+def _remembering(
+    job: Job, config: PipelineConfig, home: CompactWorldModel, judge: LearnedJudge,
+    held_out: Sequence[Episode], candidates: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    """Offer the longest trained of (all, half, a quarter, ...) of the iterations that does not forget the rest."""
+    check = ForgettingCheck(
+        home, judge, _clips(held_out, "other scenes"), job.checkpoints["policy"],
+        adapted_to=str(job.spec["instruction"]), seed=job.seed, cancelled=job.cancelled,
+    )  # fmt: skip
+    count, tried, refusal = len(candidates), [], ""
+    while count:
+        job.progress(ProgressEvent("forgetting", count, len(candidates)))
+        found = check.of(Path(candidates[count - 1]["folder"]))
+        refusal = refusal or found.refusal(config.forgetting)
+        tried.append({"iteration": candidates[count - 1]["iteration"], **found.to_json(config.forgetting)})
+        if tried[-1]["ok"] or not config.check:
+            return {"candidates": list(candidates[:count]), "forgetting": tried[-1], "forgetting_tried": tried}
+        count //= 2
+    return {"candidates": [], "refused": refusal, "forgetting": tried[0], "forgetting_tried": tried}
+
+
 def _practise_until(
-    job: Job, config: PipelineConfig, deadline: float, there: CompactWorldModel, judge: LearnedJudge,
-    mine: Sequence[Episode], others: Sequence[Episode], report: AuditReport,
+    job: Job, config: PipelineConfig, late: Callable[[], bool], there: CompactWorldModel, judge: LearnedJudge,
+    mine: Sequence[Episode], others: Sequence[Episode], passed: Passed,
 ) -> Training:  # fmt: skip
     """Run GRPO until its iterations or the deadline are spent, whichever is first."""
 
     def spent() -> bool:
-        return job.cancelled() or time.monotonic() > deadline
+        return job.cancelled() or late()
 
     grpo = _grpo_config(job, config)
-    scene_clips = _clips(mine, "scene")
+    grpo = replace(grpo, iterations=iterations_within(job.spec, grpo.iterations, grpo.groups * grpo.group_size))
+    scene_clips, parent = _clips(mine, "scene"), job.checkpoints["policy"]
+    elsewhere = _clips(others, "other scenes") if others else None
+    begin, _ = starts_within(scene_clips, EPISODE_STEPS, passed.horizon)
     sampler = two_scene_sampler(
-        there, starts_of(scene_clips), CompactWorldModel.load(job.checkpoints["world_model"]),
-        starts_of(_clips(others, "other scenes")) if others else [], judge, grpo, rehearsal=config.rehearsal,
+        there, begin, CompactWorldModel.load(job.checkpoints["world_model"]),
+        starts_of(elsewhere) if elsewhere else [], judge, grpo, rehearsal=config.rehearsal,
     )  # fmt: skip
     arguments: dict[str, Any] = {
         "candidate_every": 1,
         "state": job.folder / "grpo.state",
-        "lineage": {**_lineage(there, judge, report, [scene_clips]), "scene": job.spec["scene"]},
+        "lineage": {**_lineage(there, judge, passed, [scene_clips]), "scene": job.spec["scene"]},
         "progress": job.progress,
     }
-    folder, parent = job.folder / "candidates", job.checkpoints["policy"]
+    if elsewhere and config.anchor > 0:
+        base = CompactPolicy.load(parent, row_by_row=False)
+        arguments["anchor"] = frame_anchor(base, elsewhere, weight=config.anchor)
+    if job.spec.get("mode") == "lora":
+        from gymnast_core.policies.lora import LoraSettings  # peft takes seconds to import
+
+        arguments["lora"] = LoraSettings(rank=config.lora_rank, alpha=2.0 * config.lora_rank)
+        grpo = replace(grpo, learning_rate=config.lora_rate)
+    folder = job.folder / "candidates"
     try:
         return run_grpo(parent, sampler, grpo, folder, cancelled=spent, **arguments)
     except CancelledError:
@@ -274,6 +352,21 @@ def _refined_world_model(job: Job, config: PipelineConfig, clips: Clips, parent:
     return out
 
 
+def _promoted_world_model(
+    job: Job, config: PipelineConfig, clips: Clips, held_out: Sequence[Episode]
+) -> tuple[Path, str]:
+    """Refine; returns the refined model, or its parent and why the refined one is not promoted."""
+    parent = job.checkpoints["world_model"]
+    refined = _refined_world_model(job, config, clips, parent)
+    if refined == parent or not config.check:
+        return refined, ""
+    models = (CompactWorldModel.load(refined), CompactWorldModel.load(parent))
+    worse = no_worse_than_parent(*models, held_out, config.audit, seed=job.seed)
+    if worse:
+        job.progress(ProgressEvent("world_model_not_promoted", 1, 1))
+    return (parent, worse) if worse else (refined, "")
+
+
 def _refined_judge(job: Job, config: PipelineConfig, model: CompactWorldModel, parts: Mapping[str, Clips]) -> Path:
     out = job.folder / "judge"
     if config.judge_iterations == 0:
@@ -297,19 +390,15 @@ def _can_calibrate(clips: Clips) -> bool:
     return len(clips) >= CALIBRATION_EPISODES and bool(clips.success_N.any()) and not bool(clips.success_N.all())
 
 
-def _audited(
-    job: Job, config: PipelineConfig, model: CompactWorldModel, judge: LearnedJudge, held_out: Clips
-) -> AuditReport:
-    """Audit on held-out episodes, keep dreams to look at, and refuse what is out of bounds."""
-    job.progress(ProgressEvent("audit", 0, 1))
-    report = audit(model, judge, held_out, seed=job.seed, cancelled=job.cancelled)
-    keep_dreams(model, judge, held_out, job.folder, seed=job.seed)
-    numbers = {"agreement": report.agreement, "optimism": report.optimism}
-    job.progress(ProgressEvent("audit", 1, 1, numbers))
-    (job.folder / "audit.json").write_text(json.dumps(report.to_json(), indent=1))
-    if config.check:
-        check_audit(report, config.bounds)
-    return report
+def _scene_gates(config: PipelineConfig) -> Gates:
+    """The gates of one scene and task: as many episodes as an operator collects in minutes, no single-task floor.
+
+    The judge's floor is the audit's P(success | real failure) here: 20 labels prove no precision.
+    """
+    fewest = config.scene_episodes
+    pictures = None if config.bounds.pictures is None else min(config.bounds.pictures, fewest)
+    bounds = replace(config.bounds, episodes=fewest, pictures=pictures)
+    return replace(config.gates, bounds=bounds, judge_floor=None, judge_task_floor=config.judge_task_floor)
 
 
 def _grpo_config(job: Job, config: PipelineConfig) -> GrpoConfig:
@@ -324,13 +413,18 @@ def _grpo_config(job: Job, config: PipelineConfig) -> GrpoConfig:
     )
 
 
-def _lineage(model: CompactWorldModel, judge: LearnedJudge, report: AuditReport, parts: Any) -> dict[str, Any]:
+def _lineage(model: CompactWorldModel, judge: LearnedJudge, passed: Passed, parts: Any) -> dict[str, Any]:
     episodes = [episode for part in parts for episode in part.episode_ids]
-    return {"world_model": model.version, "judge": judge.version, "audit": report.to_json(), "episodes": episodes}
+    return {
+        "world_model": model.version,
+        "judge": judge.version,
+        "audit": passed.report.summary(),
+        "episodes": episodes,
+    }
 
 
 def _result(
-    job: Job, training: Training, world_model: Path, judge: Path, report: AuditReport, episodes: int
+    job: Job, training: Training, world_model: Path, judge: Path, passed: Passed, episodes: int
 ) -> dict[str, Any]:
     candidates = [
         {"id": c.version, "iteration": c.iteration, "folder": str(c.folder), "imagined_reward": c.imagined_reward}
@@ -342,7 +436,8 @@ def _result(
         "world_model": read_manifest(world_model).id,
         "judge": read_manifest(judge).id,
         "register": [str(world_model), str(judge)],
-        "audit": report.to_json(),
+        "audit": passed.report.summary(),
+        **passed.to_json(),
         "imagined_reward": curve,
         "episodes": episodes,
         "folder": str(job.folder),

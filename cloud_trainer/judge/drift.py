@@ -8,8 +8,9 @@ raise false alarms, so look n spends alpha / (n (n + 1)) and all looks together 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +105,16 @@ class DriftMonitor:
             p_values["precision"] = binomial_at_least(wrong, len(right), 1 - self.reference.precision)
         threshold = self.alpha / (self._looks * (self._looks + 1)) / 3
         return Drift(any(p < threshold for p in p_values.values()), threshold, p_values, len(self._abstained))
+
+
+def kept_reference(scores: Sequence[float], calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """What a judge's manifest keeps, so that its drift can be noticed later."""
+    precision = calibration["precision"]
+    return {
+        "scores": [round(float(score), 4) for score in scores],
+        "abstained": calibration["abstained"],
+        "precision": None if precision is None else precision[0],
+    }
 
 
 def ks_p_value(first: Sequence[float], second: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cloud_trainer.judge.calibration import Thresholds
+from cloud_trainer.judge.thresholds import Thresholds
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from cloud_trainer.training_state import Trained, load_state, save_state
 from gymnast_core.errors import CheckpointError, ConfigError

@@ -1,8 +1,11 @@
 """How far to trust a world model: measured on held-out real episodes, bounded, and refused where it is out of bounds.
 
-cases  = imagine_cases(dreamer, held_out, draws=2)
-report = audit(cases, judge=judge, tracker=tracker, bounds=bounds)
+There is one audit. `gymnast wm audit`, the gate before reinforcement learning, the promotion of a refined model and the
+benchmarks all call it, with the parts they ask for:
+
+report, cases = run_audit(dreamer, held_out, judge=judge, tracker_episodes=others, config=config, bounds=bounds)
 require_trust(report, overrides=())          raises NotTrustedError; reinforcement learning calls this
+require_no_worse(child, parent)              raises NotTrustedError; a refined model is not promoted
 write_audit(folder, report, cases)           audit.json and audit.html
 """
 
@@ -10,62 +13,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cloud_trainer.world_model import audit_statistics as measure
+from cloud_trainer.world_model.audit_bounds import AT_LEAST, AuditBounds
 from cloud_trainer.world_model.audit_cases import AuditCase, as_rollouts
+from cloud_trainer.world_model.audit_outcomes import Judged, OutcomeReport, outcome_report
 from cloud_trainer.world_model.audit_trust import measure_trust
 from cloud_trainer.world_model.metrics import LPIPS_NOTE, GripperTracker, psnr
 from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError
 from gymnast_core.judge import Judge
 from gymnast_core.statistics import bootstrap_difference
-from gymnast_core.types import BoolArray, Outcome
 
-
-@dataclass(frozen=True)
-class AuditBounds:
-    """What a model must reach; None leaves a bound out. Names are what an override names.
-
-    Attributes:
-        episodes: least number of held-out episodes.
-        psnr_db: least mean PSNR over all imagined steps.
-        fidelity_excess_m: largest tracked gripper error beyond the tracker's own.
-        gripper_response: least share of the real fingers' answer to the gripper command that the dream shows.
-        lag: largest |lag| between imagined and real path.
-        jump: largest mean leap of a block beyond what really moved.
-        change_recall: least share of moved object pixels that move in the dream.
-        false_success: largest P(judge says success | really failed).
-        missed_success: largest P(judge says failure | really succeeded).
-        correlation: least Pearson r of imagined and real success over tasks and policies.
-        coverage: whether the trust band must be calibrated.
-        trusted_error: RMS pixel error up to which a step is trusted; sets the horizon.
-        trusted_steps: least trusted horizon.
-    """
-
-    episodes: int = 16
-    psnr_db: float | None = 18.0
-    fidelity_excess_m: float | None = 0.03
-    gripper_response: float | None = 0.1
-    lag: int | None = 0
-    jump: float | None = 0.12
-    change_recall: float | None = 0.5
-    false_success: float | None = 0.35
-    missed_success: float | None = 0.6
-    correlation: float | None = 0.3
-    coverage: bool = True
-    trusted_error: float = 0.12
-    trusted_steps: int | None = 1
-
-    def __post_init__(self) -> None:
-        """Refuse probabilities that are none."""
-        for name in ("change_recall", "false_success", "missed_success"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"bound {name} must lie in [0, 1], got {value}")
+_MISSING = float("nan")
 
 
 @dataclass(frozen=True)
@@ -74,7 +38,8 @@ class AuditReport:
 
     Attributes:
         model: id of the audited checkpoint.
-        episodes: held-out episodes.
+        outcomes: see audit_outcomes.OutcomeReport; None without a judge.
+        pictures: held-out episodes dreamt frame by frame; everything below is about them.
         start: last frame the model was shown.
         horizon: PSNR and SSIM by step.
         psnr_db: mean over all imagined steps.
@@ -83,15 +48,14 @@ class AuditReport:
         fidelity: see audit_statistics.action_fidelity; None without a tracker.
         jump: see audit_statistics.jumps.
         change: see audit_statistics.change_recall.
-        judge: outcome rates on imagined and on real frames; None without a judge.
-        agreement: per task and policy; None without a judge.
         trust: see audit_trust.TrustReport; None with one dream per episode.
-        bounds: what was demanded.
+        bounds: what was demanded; None where nothing was.
         broken: bound name -> what is wrong.
     """
 
     model: str
-    episodes: int
+    outcomes: OutcomeReport | None
+    pictures: int
     start: int
     horizon: Sequence[Mapping[str, Any]]
     psnr_db: float
@@ -99,8 +63,6 @@ class AuditReport:
     fidelity: Mapping[str, Any] | None
     jump: Mapping[str, Any]
     change: Mapping[str, Any]
-    judge: Mapping[str, Any] | None
-    agreement: Mapping[str, Any] | None
     trust: Mapping[str, Any] | None
     bounds: Mapping[str, Any]
     lpips: str = LPIPS_NOTE
@@ -113,13 +75,24 @@ class AuditReport:
 
     @property
     def trusted_steps(self) -> int | None:
-        """Horizon for WorldModelEnvConfig.trusted_steps; None without a trust score."""
+        """Steps a dream may be believed; None without a trust score."""
         return None if self.trust is None else int(self.trust["trusted_steps"])
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; NaN becomes null."""
         values: dict[str, Any] = _without_nan(asdict(self))
         return {**values, "passed": self.passed}
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values: the numbers without tables, for results and lineage; outcomes lie at the top."""
+        told = {} if self.outcomes is None else self.outcomes.to_json()
+        for table in ("intervals", "on_real_frames", "cells"):
+            told.pop(table, None)
+        measured = {name: value for name, value in scalars(self).items() if np.isfinite(value)}
+        trust = {} if self.trust is None else {name: self.trust[name] for name in ("coverage", "rank_r", "verdict")}
+        summary: dict[str, Any] = _without_nan({**measured, **told})
+        return {**summary, "pictures": self.pictures, "trust": trust, "broken": dict(self.broken),
+                "passed": self.passed}  # fmt: skip
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> AuditReport:
@@ -129,32 +102,38 @@ class AuditReport:
             CorruptError: a field is missing or unknown.
         """
         try:
-            return AuditReport(**{name: value for name, value in values.items() if name != "passed"})
-        except TypeError as error:
+            kept = {name: value for name, value in values.items() if name != "passed"}
+            if kept["outcomes"] is not None:
+                kept["outcomes"] = OutcomeReport(**_with_nan(OutcomeReport, kept["outcomes"]))
+            return AuditReport(**_with_nan(AuditReport, kept))
+        except (TypeError, KeyError) as error:
             raise CorruptError(f"not an audit report: {error}") from error
 
 
 def audit(
     cases: Sequence[AuditCase],
     *,
-    judge: Judge | None,
-    tracker: GripperTracker | None,
+    judge: Judge | None = None,
+    outcomes: OutcomeReport | None = None,
+    tracker: GripperTracker | None = None,
     bounds: AuditBounds | None = None,
     model: str = "",
     seed: int = 0,
 ) -> AuditReport:
-    """Measure everything and compare it with the bounds.
+    """Measure everything that can be, and compare it with the bounds.
 
     Args:
-        cases: held-out episodes and their dreams.
-        judge: says success or failure of the dreams; without one the outcome bounds count as broken.
-        tracker: reads the gripper off frames; without one the fidelity bounds count as broken.
+        cases: held-out episodes and their dreams; none measures outcomes alone.
+        judge: says success or failure of the dreams in `cases`; without it and `outcomes` those bounds are broken.
+        outcomes: measured already, on more episodes than these cases.
+        tracker: reads the gripper off frames; without one the fidelity bounds are broken.
         bounds: what is demanded.
         model: id of the checkpoint.
         seed: of bootstraps and splits.
     """
     bounds, rng = bounds or AuditBounds(), np.random.default_rng(seed)
-    judged, agreed = (None, None) if judge is None else _outcomes(cases, judge, rng)
+    if outcomes is None and judge is not None and cases:
+        outcomes = judged_cases(cases, judge, rng)
     trust = None
     if len(cases) >= 8 and min(case.imagined_KFHWC.shape[0] for case in cases) > 1:
         trust = measure_trust(cases, allowed_error=bounds.trusted_error, rng=rng).to_json()
@@ -164,59 +143,49 @@ def audit(
     }
     report = AuditReport(
         model=model,
-        episodes=len(cases),
-        start=cases[0].start,
-        horizon=measure.horizon_curve(cases, rng),
-        psnr_db=float(np.mean(list(by_episode.values()))),
+        outcomes=outcomes,
+        pictures=len(cases),
+        start=cases[0].start if cases else 0,
+        horizon=measure.horizon_curve(cases, rng) if cases else [],
+        psnr_db=float(np.mean(list(by_episode.values()))) if cases else _MISSING,
         psnr_by_episode=by_episode,
-        fidelity=None if tracker is None else measure.action_fidelity(cases, tracker),
-        jump=measure.jumps(cases),
+        fidelity=None if tracker is None or not cases else measure.action_fidelity(cases, tracker),
+        jump=measure.jumps(cases) if cases else {"mean": _MISSING, "worst": _MISSING},
         change=measure.change_recall(cases),
-        judge=judged,
-        agreement=agreed,
         trust=trust,
         bounds=asdict(bounds),
     )
     return replace(report, broken=broken_bounds(report, bounds))
 
 
-def _outcomes(
-    cases: Sequence[AuditCase], judge: Judge, rng: np.random.Generator
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Outcome rates on imagined and on real frames (the judge's own mistakes), and agreement per cell."""
-
-    def asked(imagined: bool) -> tuple[BoolArray, BoolArray]:
-        verdicts = judge.judge(as_rollouts(cases, imagined=imagined))
-        success = np.array([verdict.outcome is Outcome.SUCCESS for verdict in verdicts])
-        decided = np.array([verdict.outcome in (Outcome.SUCCESS, Outcome.FAILURE) for verdict in verdicts])
-        return success, decided
-
-    dreamt, real = asked(True), asked(False)
-    rates = {**measure.outcome_rates(cases, *dreamt), "on_real_frames": measure.outcome_rates(cases, *real)}
-    return {"version": judge.version, **rates}, measure.agreement(cases, *dreamt, rng)
+def judged_cases(cases: Sequence[AuditCase], judge: Judge, rng: np.random.Generator) -> OutcomeReport:
+    """Outcomes of dreams that were drawn frame by frame, and of the real frames: the judge's own mistakes."""
+    episodes = [case.episode for case in cases]
+    dreamt, real = (
+        Judged.of(judge.version, judge.judge(as_rollouts(cases, imagined=imagined)), episodes)
+        for imagined in (True, False)
+    )
+    return outcome_report(dreamt, rng, on_real=real)
 
 
 def scalars(report: AuditReport) -> dict[str, float]:
     """Return the bounded numbers of a report by bound name; NaN where one could not be measured."""
-    missing = float("nan")
-    fidelity, judged = report.fidelity or {}, report.judge or {}
-    correlation = (report.agreement or {}).get("pearson_r", {}).get("value")
-    return {
-        "episodes": float(report.episodes),
+    fidelity, told = report.fidelity or {}, report.outcomes
+    found = {
+        "episodes": _MISSING if told is None else float(told.episodes),
+        "pictures": float(report.pictures),
         "psnr_db": report.psnr_db,
-        "fidelity_excess_m": fidelity.get("excess_m", missing),
-        "gripper_response": fidelity.get("gripper_response", missing),
-        "lag": float(abs(fidelity["lag"])) if fidelity else missing,
-        "jump": report.jump["mean"],
+        "fidelity_excess_m": fidelity.get("excess_m", _MISSING),
+        "gripper_response": fidelity.get("gripper_response", _MISSING),
+        "lag": float(abs(fidelity["lag"])) if fidelity else _MISSING,
+        "jump": _number(report.jump["mean"]),
         "change_recall": _number(report.change["mean"]),
-        "false_success": (judged.get("false_success") or {}).get("rate", missing),
-        "missed_success": (judged.get("missed_success") or {}).get("rate", missing),
-        "correlation": _number(correlation),
         "trusted_steps": _number(report.trusted_steps),
     }
-
-
-_AT_LEAST = ("episodes", "psnr_db", "gripper_response", "change_recall", "correlation", "trusted_steps")
+    names = ("agreement", "false_success", "missed_success", "optimism", "correlation")
+    outcomes = {name: _MISSING if told is None else _number(getattr(told, name)) for name in names}
+    cells = {} if told is None else told.cells.get("pearson_r", {})
+    return {**found, **outcomes, "cell_correlation": _number(cells.get("value"))}
 
 
 def broken_bounds(report: AuditReport, bounds: AuditBounds) -> dict[str, str]:
@@ -230,8 +199,8 @@ def broken_bounds(report: AuditReport, bounds: AuditBounds) -> dict[str, str]:
             broken[name] = (
                 f"{name} could not be measured (bound {bound}); give the audit what it needs or drop the bound"
             )
-        elif (value < bound) if name in _AT_LEAST else (value > bound):
-            broken[name] = f"{name} {value:.4g} {'<' if name in _AT_LEAST else '>'} {bound:.4g}"
+        elif (value < bound) if name in AT_LEAST else (value > bound):
+            broken[name] = f"{name} {value:.4g} {'<' if name in AT_LEAST else '>'} {bound:.4g}"
     if bounds.coverage and not (report.trust or {}).get("calibrated", False):
         share = (report.trust or {}).get("coverage")
         broken["coverage"] = (
@@ -297,12 +266,12 @@ def calibrate_bounds(reports: Sequence[AuditReport], bounds: AuditBounds, *, sig
         raise ConfigError(f"bounds need at least 5 audits of a good model, got {len(reports)}")
     measured = [scalars(report) for report in reports]
     changed: dict[str, float] = {}
-    for name in measured[0].keys() - {"episodes", "lag", "trusted_steps"}:
+    for name in measured[0].keys() - {"episodes", "pictures", "lag", "trusted_steps"}:
         values = np.array([row[name] for row in measured])
         if getattr(bounds, name) is None or not np.isfinite(values).all():
             continue
         spread = sigmas * max(float(values.std(ddof=1)), _binomial_spread(name, reports))
-        bound = float(values.mean()) + (-spread if name in _AT_LEAST else spread)
+        bound = float(values.mean()) + (-spread if name in AT_LEAST else spread)
         is_share = name in ("change_recall", "false_success", "missed_success")
         changed[name] = float(np.clip(bound, 0, 1)) if is_share else bound
     return replace(bounds, **changed)  # type: ignore[arg-type]
@@ -310,7 +279,7 @@ def calibrate_bounds(reports: Sequence[AuditReport], bounds: AuditBounds, *, sig
 
 def _binomial_spread(name: str, reports: Sequence[AuditReport]) -> float:
     """Standard error of an outcome rate in one audit: audits that share episodes vary less than new ones will."""
-    found = [(report.judge or {}).get(name) for report in reports]
+    found = [report.outcomes.intervals.get(name) for report in reports if report.outcomes is not None]
     rates = [(rate["rate"], rate["n"]) for rate in found if rate]
     if name not in ("false_success", "missed_success") or not rates:
         return 0.0
@@ -330,7 +299,13 @@ def write_audit(folder: Path, report: AuditReport, cases: Sequence[AuditCase], *
 
 
 def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+    return _MISSING if value is None else float(value)
+
+
+def _with_nan(kind: type[AuditReport] | type[OutcomeReport], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put NaN back where a number was written as null."""
+    numbers = {entry.name for entry in fields(kind) if entry.type == "float"}
+    return {name: _MISSING if value is None and name in numbers else value for name, value in values.items()}
 
 
 def _without_nan(value: Any) -> Any:

@@ -47,67 +47,67 @@ class AuditCase:
             )
 
     @property
-    def failed(self) -> bool:
-        """The arm really failed."""
-        return self.episode.outcome is Outcome.FAILURE
-
-    @property
     def succeeded(self) -> bool:
         """The arm really succeeded."""
         return self.episode.outcome is Outcome.SUCCESS
-
-    @property
-    def policy(self) -> str:
-        """Who acted."""
-        named = self.episode.metadata.get("policy")
-        versions = [version for version in self.episode.policy_versions if version]
-        return str(named) if named else (versions[0] if versions else "unknown")
 
 
 class Dreamer(Protocol):
     """Dreams recorded actions from a recorded step."""
 
-    def dream(self, episodes: Sequence[Episode], *, start: int, seed: int) -> list[ByteArray]:
-        """Return per episode (T+1, H, W, 3) frames; those up to `start` may be anything."""
+    def dream(self, episodes: Sequence[Episode], *, start: int, seed: int, ends_only: bool = False) -> list[ByteArray]:
+        """Return per episode (T+1, H, W, 3) frames; those up to `start` may be anything.
+
+        With ends_only nobody looks between `start` and the end, so that nothing need be drawn there: (2, H, W, 3).
+        """
         ...
 
 
 class EnvDreamer:
     """Dreams in any environment whose row b starts at the b-th of the given episodes."""
 
-    def __init__(self, make_env: Callable[[Sequence[Episode], int], Env], *, batch_size: int = 40) -> None:
+    def __init__(
+        self, make_env: Callable[[Sequence[Episode], int], Env], *, batch_size: int | None = 40, look_every: int = 5
+    ) -> None:
         """Take a factory of environments.
 
         Args:
             make_env: (episodes, start step) -> an Env of that many rows and at least the longest remaining steps.
-            batch_size: episodes dreamt together.
+            batch_size: episodes dreamt together; None is all.
+            look_every: steps between looks when only ends are wanted: as often as a policy would look.
         """
-        self._make_env, self._batch_size = make_env, batch_size
+        self._make_env, self._batch_size, self._look_every = make_env, batch_size, look_every
 
-    def dream(self, episodes: Sequence[Episode], *, start: int, seed: int) -> list[ByteArray]:
+    def dream(self, episodes: Sequence[Episode], *, start: int, seed: int, ends_only: bool = False) -> list[ByteArray]:
         """Replay the recorded actions."""
         dreams: list[ByteArray] = []
-        for first in range(0, len(episodes), self._batch_size):
-            dreams += self._dream_batch(episodes[first : first + self._batch_size], start, seed + first)
+        size = self._batch_size or len(episodes)
+        for first in range(0, len(episodes), size):
+            dreams += self._dream_batch(episodes[first : first + size], start, seed + first, ends_only)
         return dreams
 
-    def _dream_batch(self, episodes: Sequence[Episode], start: int, seed: int) -> list[ByteArray]:
+    def _dream_batch(self, episodes: Sequence[Episode], start: int, seed: int, ends_only: bool) -> list[ByteArray]:
         steps = max(episode.steps for episode in episodes)
         actions_BTA = np.zeros((len(episodes), steps, 7), np.float32)
         for row, episode in enumerate(episodes):
             actions_BTA[row, : episode.steps] = episode.actions_TA
+        wanted = {episode.steps for episode in episodes} | set(range(start, steps + 1, self._look_every))
         env = self._make_env(episodes, start)
         camera = env.spec.cameras[0]
         observation = env.reset([episode.instruction for episode in episodes], seed=seed)
-        frames = [observation.images[camera]] * (start + 1)
+        frames = {step: observation.images[camera] for step in range(start + 1)}
         for step in range(start, steps):
             result = env.step(np.ascontiguousarray(actions_BTA[:, step]))
-            frames.append(result.observation.images[camera])
+            if not ends_only or step + 1 in wanted or result.done_B.all():
+                frames[step + 1] = result.observation.images[camera]
             if result.done_B.all():
-                frames += [frames[-1]] * (steps + 1 - len(frames))
+                frames |= {later: frames[step + 1] for later in range(step + 2, steps + 1)}
                 break
         env.close()
-        return [np.stack([f[row] for f in frames[: e.steps + 1]]) for row, e in enumerate(episodes)]
+        return [
+            np.stack([frames[moment][row] for moment in ((start, e.steps) if ends_only else range(e.steps + 1))])
+            for row, e in enumerate(episodes)
+        ]
 
 
 def dit_dreamer(
@@ -160,6 +160,55 @@ def imagine_cases(
         dreams[:, : start + 1] = real[: start + 1]
         cases.append(AuditCase(episode, real, dreams, start, flipped[row]))
     return cases
+
+
+def imagined_ends(dreamer: Dreamer, episodes: Sequence[Episode], *, start: int = 0, seed: int = 0) -> RolloutBatch:
+    """Dream every episode once and return first real and last imagined frame, as a judge takes them.
+
+    Args:
+        dreamer: the model.
+        episodes: held-out, real; longer than `start`.
+        start: step from which the model goes on alone.
+        seed: of the dream.
+    """
+    with torch.no_grad():
+        dreams = dreamer.dream(episodes, start=start, seed=seed, ends_only=True)
+    pairs = []
+    for episode, dream in zip(episodes, dreams, strict=True):
+        first = area_downsample(next(iter(episode.images.values()))[:1], dream.shape[1])
+        pairs.append(np.concatenate((first, dream[-1:])))
+    return _ends(episodes, np.stack(pairs))
+
+
+def recorded_ends(episodes: Sequence[Episode], size: int) -> RolloutBatch:
+    """Return first and last recorded frame of every episode, as a judge takes them."""
+    ends = [area_downsample(next(iter(episode.images.values()))[[0, -1]], size) for episode in episodes]
+    return _ends(episodes, np.stack(ends))
+
+
+def _ends(episodes: Sequence[Episode], frames_BFHWC: ByteArray) -> RolloutBatch:
+    steps = max(episode.steps for episode in episodes)
+    actions_BTA = np.zeros((len(episodes), steps, 7), np.float32)
+    for row, episode in enumerate(episodes):
+        actions_BTA[row, : episode.steps] = episode.actions_TA
+    return RolloutBatch(
+        instructions=tuple(episode.instruction for episode in episodes),
+        frame_steps_F=np.array([0, steps], np.int64),
+        frames_BFHWC=frames_BFHWC,
+        actions_BTA=actions_BTA,
+        tokens_BTA=np.zeros(actions_BTA.shape, np.int64),
+        log_probs_BTA=np.zeros_like(actions_BTA),
+        length_B=np.array([episode.steps for episode in episodes], np.int64),
+        policy_version="recorded",
+        group_B=np.arange(len(episodes), dtype=np.int64),
+    )
+
+
+def spread_over(episodes: Sequence[Episode], most: int | None) -> list[Episode]:
+    """Return up to `most` of the episodes, evenly spread."""
+    if most is None or len(episodes) <= most:
+        return list(episodes)
+    return [episodes[int(row)] for row in np.unique(np.linspace(0, len(episodes) - 1, most).round())]
 
 
 def _flipped(episode: Episode) -> Episode:

@@ -58,10 +58,11 @@ def audit_page(report: AuditReport, cases: Sequence[AuditCase], *, videos: int =
 def _verdict(report: AuditReport) -> str:
     cap = report.trusted_steps
     horizon = "" if cap is None else f" Trust ends after {cap} imagined steps."
+    episodes = max(report.pictures, 0 if report.outcomes is None else report.outcomes.episodes)
     if report.passed:
-        return f"<p class=good>Passed on {report.episodes} held-out episodes.{horizon}</p>"
+        return f"<p class=good>Passed on {episodes} held-out episodes.{horizon}</p>"
     reasons = "".join(f"<li>{html.escape(text)}</li>" for text in report.broken.values())
-    return f"<p class=bad>Not trusted ({report.episodes} held-out episodes).{horizon}</p><ul class=bad>{reasons}</ul>"
+    return f"<p class=bad>Not trusted ({episodes} held-out episodes).{horizon}</p><ul class=bad>{reasons}</ul>"
 
 
 def _bound_rows(report: AuditReport) -> list[tuple[Any, ...]]:
@@ -82,32 +83,41 @@ def _horizon_rows(report: AuditReport) -> list[tuple[Any, ...]]:
 
 
 def _judge(report: AuditReport) -> str:
-    if report.judge is None or report.agreement is None:
+    told = report.outcomes
+    if told is None:
         return "<h2>Outcomes</h2><p class=bad>No judge was given: outcomes were not audited.</p>"
+    asked = (("imagined ends", told.intervals), ("recorded ends", told.on_real_frames))
     rows = [
         (label, _rate(found["false_success"]), _rate(found["missed_success"]), found["abstained"])
-        for label, found in (("imagined frames", report.judge), ("real frames", report.judge["on_real_frames"]))
+        for label, found in asked
+        if found
+    ]
+    by_task = {**told.by_task, "all": told.to_json()}
+    tasks = [
+        (name, int(row["episodes"]), *(f"{row[key]:.0%}" for key in ("agreement", "imagined_success", "real_success")))
+        for name, row in by_task.items()
     ]
     cells = [
         (f"{cell['task']} / {cell['policy']}", cell["n"], _rate(cell["real"]), _rate(cell["imagined"]))
-        for cell in report.agreement["cells"]
+        for cell in told.cells["cells"]
     ]
     found = [
         (name, _show(value["value"]), f"{_show(value['low'])} .. {_show(value['high'])}")
-        for name, value in report.agreement.items()
+        for name, value in told.cells.items()
         if name != "cells"
     ]
-    head = ("judge on", "P(success | really failed)", "P(failure | really succeeded)", "abstained")
+    head = (f"judge {told.judge} on", "P(success | really failed)", "P(failure | really succeeded)", "abstained")
     return (
         _table("Outcomes", head, rows)
+        + _table("By task", ("task", "episodes", "agreement", "imagined success", "real success"), tasks)
         + _table("Per task and policy", ("task / policy", "n", "real success", "imagined success"), cells)
-        + _table("Agreement", ("", "value", "95 %"), found)
+        + _table("Over tasks and policies", ("", "value", "95 %"), found)
     )
 
 
 def _trust(report: AuditReport) -> str:
     if report.trust is None:
-        return "<h2>Trust</h2><p class=bad>One dream per episode: no disagreement, no trust score.</p>"
+        return "<h2>Trust</h2><p>No trust score: that takes 8 episodes with 2 dreams each.</p>"
     trust = report.trust
     said = (
         f"<p>Disagreement ranks errors with r = {trust['rank_r']:.2f} (at least {trust['rank_low']:.2f}); taken as it "

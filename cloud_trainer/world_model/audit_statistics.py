@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from cloud_trainer.world_model.audit_cases import AuditCase
-from cloud_trainer.world_model.metrics import GripperTracker, average_ranks, psnr, ssim
-from gymnast_core.statistics import pearson, wilson_interval
-from gymnast_core.types import BoolArray, ByteArray, FloatArray
+from cloud_trainer.world_model.metrics import GripperTracker, psnr, ssim
+from gymnast_core.types import ByteArray, FloatArray
 
 Json = dict[str, Any]
 _LAGS = (-2, -1, 0, 1, 2)
@@ -158,75 +157,7 @@ def _saturation(frame: FloatArray) -> FloatArray:
     return np.asarray((frame.max(axis=-1) - frame.min(axis=-1)) / np.maximum(frame.max(axis=-1), 32))
 
 
-def outcome_rates(cases: Sequence[AuditCase], imagined_B: BoolArray, judged_B: BoolArray) -> Json:
-    """P(judge says success | really failed) and P(judge says failure | really succeeded), Wilson intervals."""
-    failed = np.array([case.failed for case in cases]) & judged_B
-    succeeded = np.array([case.succeeded for case in cases]) & judged_B
-    return {
-        "abstained": int((~judged_B).sum()),
-        "false_success": _rate(imagined_B[failed]),
-        "missed_success": _rate(~imagined_B[succeeded]),
-    }
-
-
-def _rate(hits: BoolArray) -> Json | None:
-    """{rate, low, high, n}; None without a trial."""
-    if not hits.size:
-        return None
-    interval = wilson_interval(int(hits.sum()), int(hits.size))
-    return {"rate": interval.mean, "low": interval.low, "high": interval.high, "n": int(hits.size)}
-
-
-def agreement(cases: Sequence[AuditCase], imagined_B: BoolArray, judged_B: BoolArray, rng: np.random.Generator) -> Json:
-    """Imagined against real success rate per task and policy: Pearson r, rank correlation, order of policies.
-
-    Intervals are 95 % percentile bootstraps over the episodes of each cell.
-    """
-    cells: dict[tuple[str, str], list[tuple[bool, bool]]] = {}
-    for case, success, judged in zip(cases, imagined_B, judged_B, strict=True):
-        if judged and (case.failed or case.succeeded):
-            cells.setdefault((case.episode.instruction, case.policy), []).append((case.succeeded, bool(success)))
-    keys = sorted(cells)
-    pairs = [np.array(cells[key]) for key in keys]
-    table = [
-        {"task": task, "policy": policy, "n": len(p), "real": _rate(p[:, 0]), "imagined": _rate(p[:, 1])}
-        for (task, policy), p in zip(keys, pairs, strict=True)
-    ]
-
-    def measured(drawn: Sequence[FloatArray]) -> tuple[float, float, float]:
-        real, dreamt = (np.array([p[:, column].mean() for p in drawn]) for column in (0, 1))
-        return (
-            pearson(real, dreamt),
-            pearson(average_ranks(real), average_ranks(dreamt)),
-            _order_kept(keys, real, dreamt),
-        )
-
-    values = measured(pairs)
-    draws = np.array([measured([p[rng.integers(len(p), size=len(p))] for p in pairs]) for _ in range(500)])
-    names = ("pearson_r", "rank_r", "policy_order_kept")
-    return {"cells": table} | {
-        name: {"value": value, "low": _quantile(column, 0.025), "high": _quantile(column, 0.975)}
-        for name, value, column in zip(names, values, draws.T, strict=True)
-    }
-
-
-def _order_kept(keys: Sequence[tuple[str, str]], real: FloatArray, dreamt: FloatArray) -> float:
-    """Share of pairs of policies on the same task, really different, that the dream puts in the same order."""
-    kept = [
-        float(np.sign(dreamt[i] - dreamt[j]) == np.sign(real[i] - real[j]))
-        for i in range(len(keys))
-        for j in range(i)
-        if keys[i][0] == keys[j][0] and real[i] != real[j]
-    ]
-    return float(np.mean(kept)) if kept else float("nan")
-
-
-def _quantile(values: FloatArray, share: float) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.quantile(finite, share)) if finite.size else float("nan")
-
-
 def mean_interval(values: FloatArray, rng: np.random.Generator) -> tuple[float, float]:
     """95 % percentile bootstrap of the mean."""
-    means = values[rng.integers(len(values), size=(300, len(values)))].mean(axis=1)
+    means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))

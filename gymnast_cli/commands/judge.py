@@ -13,7 +13,7 @@ from gymnast_cli.connect import emit
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cloud_trainer.judge.calibrate import TrustReport
+    from cloud_trainer.judge.trust import TrustReport
     from cloud_trainer.world_model.compact_data import Clips
     from gymnast_core.types import RolloutBatch
 
@@ -39,13 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Calibrate; 3 when the floor is not reached."""
-    from cloud_trainer.judge.calibrate import calibrate_judge, require_trusted
+    from cloud_trainer.jobs.pipeline import IMAGE_SIZE
     from cloud_trainer.judge.learned import LearnedJudge
-    from gymnast_cli.commands.audit import labelled_clips
+    from cloud_trainer.judge.trust import calibrate_judge, require_trusted
+    from cloud_trainer.world_model.compact_data import clips_of
+    from gymnast_cli.commands.wm import labelled_episodes
     from gymnast_core.errors import NotTrustedError
     from gymnast_core.types import Outcome
 
-    clips = labelled_clips(args.episodes)
+    clips = clips_of(labelled_episodes(args.episodes), IMAGE_SIZE)
     judge = LearnedJudge.load(args.judge)
     labels = [Outcome.SUCCESS if won else Outcome.FAILURE for won in clips.success_N]
     report = calibrate_judge(judge, _rollouts(clips, args), labels)

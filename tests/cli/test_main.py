@@ -70,7 +70,7 @@ def test_unknown_command_and_missing_argument_exit_with_two(capsys) -> None:
         (["jobs", "list", "--trainer", "127.0.0.1:1", "--identity", "/nowhere"], "gymnast enroll"),
         (["why", "policy-1"], "--trainer HOST:PORT"),
         (["console"], "--trainer HOST:PORT"),
-        (["audit", "/nowhere", "--world-model", "w", "--judge", "j"], "name .mcap files or folders"),
+        (["wm", "audit", "/nowhere", "--world-model", "w", "--judge", "j"], "name .mcap files or folders"),
         (["loop", "/nowhere.toml"], "/nowhere.toml"),
         (["episodes", "show", "x"], "--trainer HOST:PORT"),
     ],

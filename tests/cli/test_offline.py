@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_trainer.judge.calibration import Thresholds
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
+from cloud_trainer.judge.thresholds import Thresholds
 from gymnast_cli.main import main
 from gymnast_core.episodes import write_episode
 from gymnast_core.types import Outcome
@@ -36,18 +36,31 @@ def files(tmp_path_factory) -> Path:
 
 def test_audit_of_an_ignorant_model_refuses_and_draws_its_page(files: Path, tmp_path: Path, capsys) -> None:
     models = ("--world-model", str(files / "world_model"), "--judge", str(files / "judge"))
-    code = main(["--json", "audit", str(files / "episodes"), *models, "--out", str(tmp_path)])
+    code = main(["--json", "wm", "audit", str(files / "episodes"), *models, "--out", str(tmp_path)])
     if code == 2:
         pytest.fail(capsys.readouterr().out)
     result = json.loads(capsys.readouterr().out)
     assert (code, result["trusted"]) == (3, False)
-    assert result["episodes"] + result["abstained"] == 6, "neither the unlabelled nor the short one is audited"
-    assert "episodes judged < 40" in result["refusal"]
-    assert json.loads((tmp_path / "audit.json").read_text())["real_success"] == result["real_success"]
+    assert result["episodes"] + result["abstained"] == 5, "of six usable ones the fourth is the tracker's"
+    assert f"episodes {result['episodes']} < 40" in result["refusal"]
+    assert "override by name" in result["refusal"]
+    assert json.loads((tmp_path / "audit.json").read_text())["outcomes"]["real_success"] == result["real_success"]
     page = (tmp_path / "audit.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:video/mp4;base64,") == 5
     assert "Not trusted" in page
     assert "http" not in page, "no external assets"
+
+
+def test_audit_demands_only_the_parts_it_is_asked_for(files: Path, tmp_path: Path, capsys) -> None:
+    model = str(files / "world_model")
+    asked = ("--parts", "objects", "--override", "change_recall", "jump", "--parent", model, "--out", str(tmp_path))
+    assert main(["--json", "wm", "audit", str(files / "episodes"), "--world-model", model, *asked]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["trusted"]
+    assert "episodes" not in result
+    wrong = ("--parts", "smell", "--out", str(tmp_path))
+    assert main(["--json", "wm", "audit", str(files / "episodes"), "--world-model", model, *wrong]) == 2
+    assert "unknown audit parts ['smell']" in json.loads(capsys.readouterr().out)["message"]
 
 
 def test_judge_is_calibrated_on_recordings_and_on_dreams(files: Path, tmp_path: Path, capsys) -> None:

@@ -1,11 +1,8 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
 from cloud_trainer.jobs.imagine import RecordedActions, imagine, replay_clips
-from cloud_trainer.world_model.audit_compact import AuditBounds, audit_report, check_audit
 from cloud_trainer.world_model.compact_data import clips_of, join, median_background, starts_of
 from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
 from cloud_trainer.world_model.compact_model import CompactWorldModel
@@ -17,7 +14,7 @@ from cloud_trainer.world_model.compact_train import (
     train_world_model,
     window_conditions,
 )
-from gymnast_core.errors import ConfigError, NotTrustedError
+from gymnast_core.errors import ConfigError
 from tests.cloud.learning_fakes import CAMERA, episode, tiny_policy, tiny_world_model
 from tests.contracts.env_contract import EnvContract
 
@@ -173,32 +170,3 @@ def test_refining_keeps_the_parent_in_the_lineage_and_stores_half_precision(tmp_
         assert torch.equal(tensor, tensor.to(torch.bfloat16).float())
     with pytest.raises(ConfigError, match="camera"):
         train_world_model(CLIPS, config, tmp_path / "c")
-
-
-def test_audit_counts_what_hand_counting_gives():
-    imagined = np.array([1, 1, 0, 0, 1, 0], bool)
-    real = np.array([1, 0, 0, 1, 1, 0], bool)
-    judged = np.array([1, 1, 1, 1, 1, 0], bool)
-    report = audit_report(imagined, judged, imagined.astype(np.float32), real, ("a", "a", "b", "b", "b", "b"))
-    assert (report.episodes, report.abstained) == (5, 1)
-    assert report.agreement == pytest.approx(3 / 5)
-    assert report.false_success == pytest.approx(1 / 2)
-    assert report.missed_success == pytest.approx(1 / 3)
-    assert report.optimism == pytest.approx(0.0)
-    assert report.by_task["b"] == {
-        "episodes": 3,
-        "agreement": pytest.approx(2 / 3),
-        "imagined_success": pytest.approx(1 / 3),
-        "real_success": pytest.approx(2 / 3),
-    }
-
-
-def test_distrusted_model_is_refused_with_every_broken_value_named():
-    imagined, real = np.ones(50, bool), np.arange(50) < 10
-    report = audit_report(imagined, np.ones(50, bool), imagined.astype(np.float32), real, ("a",) * 50)
-    with pytest.raises(NotTrustedError, match=r"agreement 0\.200.*failure\) 1\.000.*optimism \+0\.800.*correlation"):
-        check_audit(report, AuditBounds())
-    good = audit_report(real, np.ones(50, bool), real.astype(np.float32), real, ("a",) * 50)
-    check_audit(good, AuditBounds())
-    with pytest.raises(NotTrustedError, match="50 episodes judged < 60"):
-        check_audit(good, dataclasses.replace(AuditBounds(), episodes=60))

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from cloud_trainer.jobs.judging import JudgeData, real_examples, refine_judge
-from cloud_trainer.judge.calibration import Thresholds, calibrate, calibration_report, choose_thresholds
 from cloud_trainer.judge.learned import (
     Examples,
     JudgeConfig,
@@ -19,6 +18,7 @@ from cloud_trainer.judge.learned import (
     join_examples,
     train_judge,
 )
+from cloud_trainer.judge.thresholds import Thresholds, calibrate, calibration_report, choose_thresholds
 from cloud_trainer.world_model.compact_data import clips_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cloud_trainer.judge.calibrate import TrustReport, calibrate_judge, compare, require_trusted
 from cloud_trainer.judge.drift import DriftMonitor, Reference, binomial_at_least, ks_p_value
+from cloud_trainer.judge.trust import TrustReport, calibrate_judge, compare, require_trusted
 from gymnast_core.errors import ConfigError, ContractError, CorruptError, NotTrustedError
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Outcome

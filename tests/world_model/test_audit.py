@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from cloud_trainer.world_model.audit import (
-    AuditBounds,
     AuditReport,
     audit,
     calibrate_bounds,
@@ -19,9 +18,12 @@ from cloud_trainer.world_model.audit import (
     scalars,
     write_audit,
 )
+from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit_cases import AuditCase, EnvDreamer, as_rollouts, dit_dreamer, imagine_cases
+from cloud_trainer.world_model.audit_outcomes import Judged, agreement, outcome_rates, outcome_report
 from cloud_trainer.world_model.audit_page import side_by_side
-from cloud_trainer.world_model.audit_statistics import agreement, change_recall, jumps, outcome_rates
+from cloud_trainer.world_model.audit_run import run_audit
+from cloud_trainer.world_model.audit_statistics import change_recall, jumps
 from cloud_trainer.world_model.audit_trust import measure_trust
 from cloud_trainer.world_model.checkpoint import load_world_model, save_world_model
 from cloud_trainer.world_model.codec import IdentityCodec
@@ -33,7 +35,14 @@ from gymnast_core.judge import Judge
 from tests.world_model.tiny import tiny_episode, tiny_model
 from tests.world_model.toy import FAULTS, ToyJudge, cases, episode, good
 
-BOUNDS = AuditBounds(correlation=None, trusted_error=0.2)
+BOUNDS = AuditBounds(episodes=8, pictures=8, trusted_error=0.2)
+
+
+def judged(found: list[AuditCase], imagined: np.ndarray, decided: np.ndarray) -> Judged:
+    real = np.array([case.succeeded for case in found])
+    tasks = tuple(case.episode.instruction for case in found)
+    policies = tuple(str(case.episode.metadata["policy"]) for case in found)
+    return Judged("j", imagined, decided, imagined.astype(np.float32), real, tasks, policies)
 
 
 @cache
@@ -149,8 +158,7 @@ def test_refined_model_that_is_worse_is_not_promoted() -> None:
 def test_rates_count_what_they_name() -> None:
     found = cases(range(8))  # odd seeds really succeed
     imagined = np.array([True, True, False, True, False, False, False, True])
-    judged = np.array([True] * 6 + [False, True])
-    rates = outcome_rates(found, imagined, judged)
+    rates = outcome_rates(judged(found, imagined, np.array([True] * 6 + [False, True])))
     assert rates["abstained"] == 1
     assert (rates["false_success"]["rate"], rates["false_success"]["n"]) == (pytest.approx(1 / 3), 3)
     assert (rates["missed_success"]["rate"], rates["missed_success"]["n"]) == (pytest.approx(1 / 4), 4)
@@ -159,13 +167,13 @@ def test_rates_count_what_they_name() -> None:
 def test_agreement_is_one_when_dreams_end_as_reality_did() -> None:
     found = cases(range(40))
     real = np.array([case.succeeded for case in found])
-    judged = np.ones(40, bool)
-    perfect = agreement(found, real, judged, np.random.default_rng(0))
+    decided = np.ones(40, bool)
+    perfect = agreement(judged(found, real, decided), np.random.default_rng(0))
     assert perfect["pearson_r"]["value"] == pytest.approx(1)
     assert perfect["rank_r"]["value"] == pytest.approx(1)
     assert perfect["pearson_r"]["low"] > 0.9
     assert sum(cell["n"] for cell in perfect["cells"]) == 40
-    inverted = agreement(found, ~real, judged, np.random.default_rng(0))
+    inverted = agreement(judged(found, ~real, decided), np.random.default_rng(0))
     assert inverted["pearson_r"]["value"] == pytest.approx(-1)
     assert inverted["policy_order_kept"]["value"] == 0
 
@@ -193,13 +201,13 @@ def test_trust_says_uncalibrated_when_disagreement_tells_nothing_and_drifts() ->
 
 
 def test_bounds_are_set_from_a_good_model() -> None:
-    loose = replace(BOUNDS, episodes=8, coverage=False)
+    loose = replace(BOUNDS, coverage=False)
     reports = [toy_audit(cases(range(first, first + 8), good, seed=first)) for first in range(0, 40, 8)]
     bounds = calibrate_bounds(reports, loose)
     values = np.array([scalars(report)["jump"] for report in reports])
     assert bounds.jump == pytest.approx(values.mean() + 4 * values.std(ddof=1))
     assert bounds.lag == 0
-    assert bounds.correlation is None
+    assert bounds.cell_correlation is None
     assert not toy_audit(cases(range(200, 210)), bounds).broken
     with pytest.raises(ConfigError, match="at least 5"):
         calibrate_bounds(reports[:2], BOUNDS)
@@ -216,7 +224,7 @@ def test_report_and_page_are_written_whole(tmp_path: Path) -> None:
     assert scalars(back) == pytest.approx(scalars(report), nan_ok=True)
     with pytest.raises(CorruptError, match="not an audit report"):
         AuditReport.from_json({"model": "m"})
-    failed = replace(report, broken={"lag": "lag 1 > <0>"}, judge=None, agreement=None, trust=None)
+    failed = replace(report, broken={"lag": "lag 1 > <0>"}, outcomes=None, trust=None)
     text = write_audit(tmp_path, failed, cases(range(24)), videos=1).read_text()
     assert "Not trusted" in text
     assert "lag 1 &gt; &lt;0&gt;" in text
@@ -260,3 +268,66 @@ def test_dreams_of_another_length_are_refused() -> None:
     case = cases([1])[0]
     with pytest.raises(ShapeError, match="toy-1"):
         replace(case, imagined_KFHWC=case.imagined_KFHWC[:, :-1])
+
+
+def outcomes_by_hand(imagined: list[int], real: list[int], decided: list[int], tasks: str) -> Judged:
+    said, won = np.array(imagined, bool), np.array(real, bool)
+    policies = ("p",) * len(tasks)
+    return Judged("j", said, np.array(decided, bool), said.astype(np.float32), won, tuple(tasks), policies)
+
+
+def test_outcomes_count_what_hand_counting_gives() -> None:
+    told = outcomes_by_hand([1, 1, 0, 0, 1, 0], [1, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 0], "aabbbb")
+    report = outcome_report(told, np.random.default_rng(0))
+    assert (report.episodes, report.abstained) == (5, 1)
+    assert report.agreement == pytest.approx(3 / 5)
+    assert report.false_success == pytest.approx(1 / 2)
+    assert report.missed_success == pytest.approx(1 / 3)
+    assert report.optimism == pytest.approx(0.0)
+    assert report.by_task["b"] == {
+        "episodes": 3,
+        "agreement": pytest.approx(2 / 3),
+        "imagined_success": pytest.approx(1 / 3),
+        "real_success": pytest.approx(2 / 3),
+    }
+
+
+def test_optimistic_model_is_refused_with_every_broken_value_named() -> None:
+    bounds = AuditBounds().only(["outcomes"])
+    real = [1] * 10 + [0] * 40
+    rosy = outcome_report(outcomes_by_hand([1] * 50, real, [1] * 50, "a" * 50), np.random.default_rng(0))
+    with pytest.raises(
+        NotTrustedError, match=r"agreement 0\.2 < 0\.7.*false_success 1 >.*optimism 0\.8 >.*correlation"
+    ):
+        require_trust(audit([], outcomes=rosy, bounds=bounds))
+    right = outcome_report(outcomes_by_hand(real, real, [1] * 50, "a" * 50), np.random.default_rng(0))
+    require_trust(audit([], outcomes=right, bounds=bounds))
+    with pytest.raises(NotTrustedError, match="episodes 50 < 60"):
+        require_trust(audit([], outcomes=right, bounds=replace(bounds, episodes=60)))
+
+
+class ToyDreamer:
+    """Draws the toy world again, or what a fault makes of it."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = FAULTS[fault] if fault else good
+
+    def dream(self, episodes: list, *, start: int, seed: int, ends_only: bool = False) -> list:
+        numbers = [int(e.episode_id.removeprefix("toy-")) for e in episodes]
+        frames = [case.imagined_KFHWC[0] for case in cases(numbers, self.fault, seed)]
+        return [f[[start, -1]] for f in frames] if ends_only else frames
+
+
+def test_one_call_audits_any_dreamer_with_the_parts_it_is_asked_for() -> None:
+    held, others = [episode(seed) for seed in range(24)], [episode(seed) for seed in range(1000, 1040)]
+    config = AuditConfig(parts=("outcomes", "pictures", "objects", "motion", "trust"), pictures=16)
+    options = {"judge": ToyJudge(), "tracker_episodes": others, "config": config, "bounds": BOUNDS}
+    report = run_audit(ToyDreamer(), held, **options)
+    assert report.outcomes is not None
+    assert (report.outcomes.episodes, report.pictures) == (24, 16)
+    assert report.bounds["gripper_response"] is None, "not asked for, not demanded, and the report shows it"
+    assert not report.broken.keys() - {"coverage"}
+    with pytest.raises(NotTrustedError, match="lag"):
+        require_trust(run_audit(ToyDreamer("action late"), held, **options), overrides=["coverage"])
+    with pytest.raises(ConfigError, match="held out and train the tracker"):
+        run_audit(ToyDreamer(), held, **{**options, "tracker_episodes": held[:2]})

@@ -1,6 +1,6 @@
 """Is this judge good enough to train on? Its verdicts against operator labels, per task and judge version.
 
-calibration.py sets a learned judge's thresholds; this file measures any judge from the outside and shuts the gate.
+thresholds.py sets a learned judge's thresholds; this file measures any judge from the outside and shuts the gate.
 """
 
 from __future__ import annotations

@@ -1,0 +1,220 @@
+"""What a policy's practice must get past: the world model's audit, its promotion over its parent, the judge's trust.
+
+Everything is measured on held-out recorded episodes that neither model nor judge was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloud_trainer.jobs.dreams import keep_dreams
+from cloud_trainer.judge.drift import Drift, DriftMonitor, Reference
+from cloud_trainer.judge.trust import ALL_TASKS, TrustReport, compare, require_trusted
+from cloud_trainer.progress import Progress, ProgressEvent
+from cloud_trainer.world_model.audit import AuditReport, require_no_worse, require_trust, write_audit
+from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
+from cloud_trainer.world_model.audit_cases import AuditCase
+from cloud_trainer.world_model.audit_outcomes import Judged, outcome_report
+from cloud_trainer.world_model.audit_run import compact_dreamer, draw_cases, dreamt_verdicts, run_audit
+from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of, starts_of
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.errors import NotTrustedError
+from gymnast_core.judge import Judge, Verdict
+from gymnast_core.manifest import Manifest
+from gymnast_core.types import Episode
+
+CHUNK = 5
+"""Steps between looks of the policy: a horizon is cut to whole chunks."""
+TRACKER_EPISODES = 60
+NO_WORSE = AuditConfig(parts=("pictures", "objects"), draws=1)
+"""What a refined model is compared with its parent by: no judge, who has learned from one of the two."""
+
+
+def practice_audit() -> AuditConfig:
+    """What is measured before practice: 20 episodes frame by frame (about 6 CPU seconds), outcomes on all."""
+    return AuditConfig(parts=("outcomes", "pictures", "objects", "motion", "trust"), pictures=20)
+
+
+def practice_bounds() -> AuditBounds:
+    """The default bounds, but for the calibration of the trust band, which 20 episodes cannot prove; it is reported.
+
+    On five seeds of the demo the band covered 84-93 % of such 20 episodes, where 85-95 % is called calibrated.
+    """
+    return AuditBounds(coverage=False)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What is demanded before a policy may practise.
+
+    Attributes:
+        audit: which parts of the audit are measured.
+        bounds: of the audit.
+        overrides: names of bounds that an operator decided to ignore.
+        judge_floor: the lower end (95 %) of the judge's precision on held-out dreams, all tasks together, must reach
+            it; None asks for nothing.
+        judge_task_floor: the same for every single task. Off by default: an eighth of 150 episodes a task holds about
+            20 labels and 7 successes, which prove a precision of .2 to .5 even for a judge that is always right.
+        check: False measures and refuses nothing.
+    """
+
+    audit: AuditConfig
+    bounds: AuditBounds
+    overrides: tuple[str, ...] = ()
+    judge_floor: float | None = 0.5
+    judge_task_floor: float | None = None
+    check: bool = True
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the gates found.
+
+    Attributes:
+        report: of the world model's audit.
+        judge: its precision and recall on the same dreams.
+        drift: of the judge the job came with, against its own calibration; None where its checkpoint has none.
+        horizon: steps a dream may last, whole chunks; None is no cap.
+    """
+
+    report: AuditReport
+    judge: TrustReport
+    drift: Drift | None
+    horizon: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values of the judge and of the cap; the audit has its own."""
+        drift = None
+        if self.drift is not None:
+            drift = {"alarm": self.drift.alarm, "signs": list(self.drift.signs), "p_values": dict(self.drift.p_values)}
+        return {"judge_trust": self.judge.to_json(), "judge_drift": drift, "horizon": self.horizon}
+
+
+def no_worse_than_parent(
+    child: CompactWorldModel, parent: CompactWorldModel, held_out: Sequence[Episode], audit: AuditConfig, *, seed: int
+) -> str:
+    """Say why a refined model must not replace its parent; empty when it may."""
+    config = replace(NO_WORSE, pictures=audit.pictures, start=audit.start)
+    reports = [
+        run_audit(compact_dreamer(model), held_out, judge=None, config=config, model=model.version, seed=seed)
+        for model in (child, parent)
+    ]
+    try:
+        require_no_worse(*reports, seed=seed)
+    except NotTrustedError as refusal:
+        return str(refusal)
+    return ""
+
+
+def pass_gates(
+    model: CompactWorldModel,
+    judge: Judge,
+    held_out: Sequence[Episode],
+    gates: Gates,
+    folder: Path,
+    *,
+    tracker_episodes: Sequence[Episode] = (),
+    came_with: tuple[Judge, Manifest] | None = None,
+    progress: Progress,
+    seed: int,
+) -> Passed:
+    """Audit world model and judge on held-out episodes, write what was found, and refuse what is not good enough.
+
+    Args:
+        model: about to be practised in.
+        judge: about to reward.
+        held_out: labelled full-length episodes.
+        gates: what is demanded.
+        folder: audit.json, audit.html, judge_trust.json and the dreams go here.
+        tracker_episodes: other episodes of the same camera.
+        came_with: the judge before its refinement and its manifest, to notice drift; None leaves that out.
+        progress: told the headline figures.
+        seed: of the dreams.
+
+    Raises:
+        NotTrustedError: a bound is broken, the judge's precision is not proven, or a judge that drifted was not
+            refined.
+    """
+    progress(ProgressEvent("audit", 0, 1))
+    dreamer = compact_dreamer(model)
+    dreams, imagined, recorded = dreamt_verdicts(dreamer, judge, held_out, start=gates.audit.start, seed=seed)
+    outcomes = outcome_report(
+        Judged.of(judge.version, imagined, held_out), np.random.default_rng(seed),
+        on_real=Judged.of(judge.version, recorded, held_out),
+    )  # fmt: skip
+    cases: list[AuditCase] = draw_cases(dreamer, held_out, gates.audit, seed=seed)
+    report = run_audit(
+        dreamer, held_out, judge=judge, outcomes=outcomes, cases=cases, config=gates.audit, bounds=gates.bounds,
+        tracker_episodes=tracker_episodes[:TRACKER_EPISODES], model=model.version, seed=seed,
+    )  # fmt: skip
+    trust = trust_of(judge, imagined, held_out)
+    before = came_with[0].judge(dreams) if came_with is not None else []
+    drift = None if came_with is None else drift_of(came_with[1], before, held_out)
+    write_audit(folder, report, cases, videos=gates.audit.videos)
+    trust.write(folder / "judge_trust.json")
+    keep_dreams(model, judge, clips_of(held_out, model.config.image_size), folder, seed=seed)
+    progress(ProgressEvent("audit", 1, 1, {"agreement": outcomes.agreement, "optimism": outcomes.optimism}))
+    found = Passed(report, trust, drift, _horizon(report, gates))
+    if drift is not None and drift.alarm:
+        progress(ProgressEvent("judge_drift", 1, 1, drift.p_values))
+    if gates.check:
+        _refuse(found, judge, held_out, gates, unrefined=came_with is not None and came_with[0] is judge)
+    return found
+
+
+def _refuse(found: Passed, judge: Judge, held_out: Sequence[Episode], gates: Gates, *, unrefined: bool) -> None:
+    require_trust(found.report, overrides=gates.overrides)
+    if gates.judge_floor is not None:
+        require_trusted(found.judge, judge, [ALL_TASKS], floor=gates.judge_floor)
+    if gates.judge_task_floor is not None:
+        require_trusted(found.judge, judge, [e.instruction for e in held_out], floor=gates.judge_task_floor)
+    if unrefined and found.drift is not None and found.drift.alarm:
+        raise NotTrustedError(
+            f"judge {judge.version} has drifted since its calibration ({', '.join(found.drift.signs)}); refine it "
+            f"(judge_iterations above 0) or calibrate it again"
+        )
+    if found.horizon is not None and found.horizon < CHUNK:
+        raise NotTrustedError(
+            f"trust in the dream ends after {found.report.trusted_steps} steps, less than one chunk of {CHUNK}; refine "
+            f"the world model, or override by name: trusted_steps"
+        )
+
+
+def _horizon(report: AuditReport, gates: Gates) -> int | None:
+    if report.trusted_steps is None or "trusted_steps" in gates.overrides or not gates.check:
+        return None
+    return report.trusted_steps // CHUNK * CHUNK
+
+
+def trust_of(judge: Judge, verdicts: Sequence[Verdict], episodes: Sequence[Episode]) -> TrustReport:
+    """Precision and recall of verdicts on dreams against what the operators labelled."""
+    labels, tasks = [e.outcome for e in episodes], [e.instruction for e in episodes]
+    return compare(judge.version, verdicts, labels, tasks)
+
+
+def drift_of(manifest: Manifest, verdicts: Sequence[Verdict], episodes: Sequence[Episode]) -> Drift | None:
+    """Compare a judge's verdicts of today with its own calibration; None where its checkpoint keeps none."""
+    kept = manifest.lineage.get("reference")
+    if not isinstance(kept, Mapping) or not kept["precision"] or len(kept["scores"]) < 10:
+        return None
+    monitor = DriftMonitor(Reference(tuple(kept["scores"]), float(kept["abstained"]), float(kept["precision"])))
+    monitor.add(verdicts, [episode.outcome for episode in episodes])
+    return monitor.look()
+
+
+def starts_within(clips: Clips, steps: int, horizon: int | None) -> tuple[list[StartState], list[StartState]]:
+    """Return (beginnings, keyframes) of which every dream ends inside the trusted horizon.
+
+    Args:
+        clips: recorded episodes.
+        steps: length of an episode.
+        horizon: see Passed; None or `steps` starts at the beginning, less starts as late as it takes.
+    """
+    first = 0 if horizon is None else max(0, steps - horizon)
+    later = tuple(range(first + CHUNK, steps, CHUNK))
+    return starts_of(clips, steps=(first,)), starts_of(clips, steps=later) if later else []

@@ -1,0 +1,134 @@
+"""`gymnast wm audit`: how far a world model may be trusted, measured on recorded episodes it never saw."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from gymnast_cli.connect import emit
+from gymnast_core.errors import ConfigError, NotTrustedError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cloud_trainer.world_model.audit import AuditReport
+    from gymnast_core.types import Episode
+
+REFUSED = 3
+TRACKER_EVERY = 4
+"""Without --tracker every fourth episode is set apart to learn reading the gripper from."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare audit."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    audit = actions.add_parser("audit", help="real against imagined, with a page of videos")
+    audit.add_argument("episodes", type=Path, nargs="+", help=".mcap files, or folders of them; held out of training")
+    audit.add_argument("--world-model", type=Path, required=True, metavar="FOLDER", help="checkpoint to audit")
+    audit.add_argument("--judge", type=Path, metavar="FOLDER", help="checkpoint that judges the dreams")
+    audit.add_argument("--parent", type=Path, metavar="FOLDER", help="checkpoint it must not audit worse than")
+    audit.add_argument(
+        "--tracker", type=Path, nargs="+", default=[], metavar="PATH",
+        help="other episodes of the same camera, to read the gripper by (default: every fourth of those given)",
+    )  # fmt: skip
+    audit.add_argument("--parts", nargs="+", metavar="PART", help="measure and demand only these (default: all)")
+    audit.add_argument("--pictures", type=int, metavar="N", help="dream at most N of them frame by frame (default all)")
+    audit.add_argument("--start", type=int, default=0, help="step from which the model goes on alone")
+    audit.add_argument("--override", nargs="+", default=[], metavar="BOUND", help="ignore these bounds, by name")
+    audit.add_argument("--out", type=Path, default=Path("audit"), help="folder for audit.json and audit.html")
+    audit.add_argument("--seed", type=int, default=0, help="of the model's noise")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Audit; 3 when reinforcement learning would be refused, or the parent is better."""
+    from cloud_trainer.judge.learned import LearnedJudge
+    from cloud_trainer.world_model.audit import require_no_worse, require_trust
+    from cloud_trainer.world_model.audit_bounds import PARTS, AuditConfig
+    from cloud_trainer.world_model.audit_run import dreamer_of, run_audit
+    from gymnast_core.manifest import read_manifest
+
+    held_out, others = _split(args)
+    config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)
+    judge = None if args.judge is None else LearnedJudge.load(args.judge)
+
+    def audited(folder: Path, out: Path | None) -> AuditReport:
+        return run_audit(
+            dreamer_of(folder), held_out, judge=judge, tracker_episodes=others, config=config, out=out,
+            model=read_manifest(folder).id, seed=args.seed,
+        )  # fmt: skip
+
+    report, refusal = audited(args.world_model, args.out), ""
+    try:
+        require_trust(report, overrides=args.override)
+        if args.parent is not None:
+            require_no_worse(report, audited(args.parent, None), seed=args.seed)
+    except NotTrustedError as error:
+        refusal = str(error)
+    result = {**report.summary(), "world_model": report.model, "trusted": not refusal, "refusal": refusal,
+              "page": str(args.out / "audit.html")}  # fmt: skip
+    emit(args, console, result, table(report))
+    console.print(f"{refusal or 'within the bounds'}; page: {args.out / 'audit.html'}", markup=False)
+    return REFUSED if refusal else 0
+
+
+def _split(args: argparse.Namespace) -> tuple[list[Episode], list[Episode]]:
+    """Held-out episodes, and those the gripper tracker learns from."""
+    episodes = labelled_episodes(args.episodes)
+    if args.tracker:
+        return episodes, labelled_episodes(args.tracker)
+    apart = range(TRACKER_EVERY - 1, len(episodes), TRACKER_EVERY)
+    return [e for row, e in enumerate(episodes) if row not in apart], [episodes[row] for row in apart]
+
+
+def episode_files(paths: list[Path]) -> list[Path]:
+    """Every .mcap named or inside a named folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    files = [file for path in paths for file in (sorted(path.rglob("*.mcap")) if path.is_dir() else [path])]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or not files:
+        raise ConfigError(f"no episode files: {', '.join(missing or map(str, paths))}; name .mcap files or folders")
+    return files
+
+
+def labelled_episodes(paths: list[Path]) -> list[Episode]:
+    """Read the labelled, full-length episodes at the compact models' size.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from cloud_trainer.jobs.pipeline import EPISODE_STEPS, IMAGE_SIZE
+    from gymnast_core.episodes import read_episode
+    from gymnast_core.types import Outcome
+
+    files = episode_files(paths)
+    episodes = [read_episode(path, image_size=(IMAGE_SIZE, IMAGE_SIZE)) for path in files]
+    usable = [episode for episode in episodes
+              if episode.steps == EPISODE_STEPS and episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]  # fmt: skip
+    if not usable:
+        raise ConfigError(f"none of {len(files)} episodes is labelled and {EPISODE_STEPS} steps long; label some")
+    return usable
+
+
+def table(report: AuditReport) -> Table:
+    """The bounded numbers for people."""
+    from rich.table import Table
+
+    from cloud_trainer.world_model.audit import scalars
+
+    shown = Table(title=f"Audit of {report.model}")
+    for column in ("bound", "measured", "demanded", ""):
+        shown.add_column(column, justify="left" if column == "bound" else "right")
+    for name, value in scalars(report).items():
+        demanded = report.bounds[name]
+        measured = "–" if value != value else f"{value:.3g}"
+        shown.add_row(name, measured, "" if demanded is None else f"{demanded:.3g}", "broken" * (name in report.broken))
+    if report.trust is not None:
+        broken = "broken" * ("coverage" in report.broken)
+        shown.add_row("coverage", f"{report.trust['coverage']:.0%} {report.trust['verdict']}", "85-95 %", broken)
+    return shown

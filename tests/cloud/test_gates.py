@@ -1,0 +1,120 @@
+"""What stands before practice: promotion over the parent, the horizon's cap, the judge's drift."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cloud_trainer.jobs.gates import (
+    Gates,
+    drift_of,
+    no_worse_than_parent,
+    pass_gates,
+    practice_audit,
+    practice_bounds,
+    starts_within,
+)
+from cloud_trainer.judge.drift import kept_reference
+from cloud_trainer.progress import silent
+from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
+from cloud_trainer.world_model.compact_data import clips_of
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.errors import NotTrustedError
+from gymnast_core.judge import Verdict
+from gymnast_core.manifest import Manifest
+from gymnast_core.types import Outcome
+from tests.cloud.learning_fakes import episode, tiny_world_model
+
+EPISODES = [episode(seed) for seed in range(10)]
+
+
+class Oracle:
+    """Says what really happened, whatever it sees; `wrong` of every ten are said to be the opposite."""
+
+    version = "oracle"
+
+    def __init__(self, wrong: int = 0) -> None:
+        self.wrong = wrong
+
+    def judge(self, rollouts):
+        real = [seed % 2 == 1 for seed in range(len(rollouts.instructions))]
+        said = [won != (row % 10 < self.wrong) for row, won in enumerate(real)]
+        return [Verdict(Outcome.SUCCESS if won else Outcome.FAILURE, float(won)) for won in said]
+
+
+def gates(**options) -> Gates:
+    bounds = AuditBounds(episodes=8).only(["outcomes"])
+    return Gates(**{"audit": AuditConfig(parts=("outcomes",)), "bounds": bounds, "judge_floor": None, **options})
+
+
+def passed(tmp_path, judge, demanded):
+    return pass_gates(tiny_world_model(), judge, EPISODES, demanded, tmp_path, progress=silent, seed=0)
+
+
+def test_a_refined_model_that_dreams_worse_than_its_parent_is_named_with_the_loss():
+    parent = tiny_world_model()
+    spoilt = CompactWorldModel(tiny_world_model(1).network, np.full((64, 64, 3), 20, np.uint8))
+    audit = AuditConfig(pictures=8)
+    assert no_worse_than_parent(parent, parent, EPISODES, audit, seed=0) == ""
+    assert "not promoted" in no_worse_than_parent(spoilt, parent, EPISODES, audit, seed=0)
+
+
+def test_a_judge_passes_only_with_proven_precision(tmp_path):
+    found = passed(tmp_path, Oracle(), gates(judge_floor=0.5))
+    assert found.judge.tasks[0].precision.mean == 1.0
+    assert found.judge.tasks[0].precision.low == pytest.approx(0.5655, abs=1e-3)  # Wilson, 5 of 5
+    with pytest.raises(NotTrustedError, match=r"lower bound 0\.57 of 10 labels is under the floor 0\.6"):
+        passed(tmp_path, Oracle(), gates(judge_floor=0.6))
+    with pytest.raises(NotTrustedError, match="lower bound"):
+        passed(tmp_path, Oracle(), gates(judge_task_floor=0.5))
+    assert passed(tmp_path, Oracle(), gates(judge_floor=0.99, check=False)).report.outcomes.agreement == 1.0
+
+
+def test_bounds_are_overridden_by_name_alone(tmp_path):
+    with pytest.raises(NotTrustedError, match=r"agreement 0\.6 < 0\.7"):
+        passed(tmp_path, Oracle(wrong=4), gates())
+    named = ("agreement", "correlation", "false_success")
+    assert passed(tmp_path, Oracle(wrong=4), gates(overrides=named)).report.broken
+
+
+def test_where_trust_ends_dreams_begin_late_enough_to_end_inside_it():
+    clips = clips_of(EPISODES[:2], 64)
+    begin, later = starts_within(clips, 15, None)
+    assert [s.step for s in begin] == [0, 0]
+    assert [s.step for s in later] == [5, 10, 5, 10]
+    begin, later = starts_within(clips, 15, 5)
+    assert [s.step for s in begin] == [10, 10]
+    assert later == []
+
+
+def test_no_trust_for_one_chunk_refuses_practice_unless_overridden(tmp_path):
+    torch.set_num_threads(1)
+    audit = AuditConfig(parts=("outcomes", "trust"))
+    bounds = AuditBounds(episodes=8, trusted_error=1e-6, trusted_steps=None, coverage=False)
+    demanded = gates(audit=audit, bounds=bounds)
+    with pytest.raises(NotTrustedError, match="ends after 0 steps, less than one chunk of 5"):
+        passed(tmp_path, Oracle(), demanded)
+    free = gates(audit=audit, bounds=bounds, overrides=("trusted_steps",))
+    assert passed(tmp_path, Oracle(), free).horizon is None
+
+
+def test_a_drifted_judge_is_noticed_by_fresh_labels():
+    rng = np.random.default_rng(0)
+    reference = kept_reference(rng.uniform(0, 1, 50), {"abstained": 0.0, "precision": (0.95, 0.9, 0.99)})
+    manifest = Manifest("judge", "a", {}, "0", 0, lineage={"reference": reference})
+    many = [episode(seed) for seed in range(60)]
+
+    def verdicts(right: bool):
+        outcome = [won if right else Outcome.SUCCESS for won in (e.outcome for e in many)]
+        return [Verdict(o, float(s)) for o, s in zip(outcome, rng.uniform(0, 1, 60), strict=True)]
+
+    assert not drift_of(manifest, verdicts(right=True), many).alarm
+    assert "precision" in drift_of(manifest, verdicts(right=False), many).signs
+    assert drift_of(Manifest("judge", "a", {}, "0", 0), verdicts(right=True), many) is None
+
+
+def test_practice_measures_all_but_the_gripper_and_demands_no_calibration_of_twenty_episodes():
+    demanded = practice_bounds().only(practice_audit().parts)
+    assert (demanded.gripper_response, demanded.coverage) == (None, False)
+    assert (demanded.psnr_db, demanded.trusted_steps, demanded.agreement) == (18.0, 1, 0.7)
