@@ -1,6 +1,6 @@
 """Test-time training as one action: collect in the scene, train, offer, try it on the arm, keep it only if it wins.
 
-Used by `gymnast ttt` and the demo. Everything is asked of a started robot (GraphClient) and a trainer (JobsClient).
+Used by `gymnast ttt` and the demo. Everything is asked of a started robot (GraphClient), whose bridge has the trainer.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gymnast_cli.jobs import follow
+from gymnast_cli.jobs import describe
 from gymnast_cli.results import Trials, counts, difference
 from gymnast_cli.stages import Advance
-from gymnast_core.errors import NotTrustedError
 
 if TYPE_CHECKING:
     from gymnast_ros.nodes.client import GraphClient
-    from gymnast_ros.uplink import JobsClient
 
 FLUSH_S = 120.0
 STAGE_S = 120.0
 """How long episodes may take up, and a checkpoint down."""
+
+ADAPT_S = 7200.0
+"""Longest wait for a whole adaptation: a queue at the trainer, its budget, the way up and down."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,6 @@ class AdaptTrial:
 
 def test_time_train(
     client: GraphClient,
-    jobs: JobsClient,
     *,
     spec: Mapping[str, Any],
     scene: str,
@@ -80,47 +80,41 @@ def test_time_train(
     seed_start: int,
     advance: Advance,
     temperature_seed: int = 0,  # noqa: PT028
-    key: str = "",  # noqa: PT028
 ) -> AdaptOutcome:
-    """Collect start episodes in a scene, adapt the policy to it within a budget, wait until the robot holds the result.
+    """Have the robot collect start episodes in a scene, adapt its policy within a budget, and stage the result.
+
+    This is the robot's own service rollout/test_time_train; its bridge speaks to the trainer.
 
     Args:
         client: of the started robot.
-        jobs: of its trainer.
-        spec: of the job: policy, world_model, judge, seed, budget_s, config; scene and instruction are added here.
+        spec: policy, world_model, judge (ids; empty is what is in force, the trainer's newest), seed, budget_s,
+            config, and as options rollouts and mode.
         scene: where.
         task: a task's name or an instruction.
         collect: real episodes to record there first; 0 takes those the trainer has.
         seed_start: first start state of these.
         advance: told every episode and every training step.
         temperature_seed: of the sampled exploration while collecting.
-        key: of the job; the same key never starts a second one. Default: made from the scene and the collecting run.
 
     Returns:
         The candidate, or the reason why there is none: the dream of this scene cannot be trusted, or it forgets.
 
     Raises:
-        JobEndedError: the job failed or was cancelled.
-        RobotRefusedError, RobotSilentError: the robot did.
+        RobotRefusedError: the robot or the trainer refused or failed; the message says what.
+        RobotSilentError: it did not answer in time.
     """
-    run_id = "none"
-    if collect:
-        recorded = client.evaluate(
-            tasks=[task], seed_start=seed_start, seed_count=collect, scene=scene, temperature_seed=temperature_seed,
-            record=True, purpose="ttt", timeout_s=1800, progress=lambda status: advance(*shown(status)),
-        )  # fmt: skip
-        run_id = str(recorded["run_id"])
-        client.flush(timeout_s=FLUSH_S)
-    wanted = {**spec, "scene": scene, "instruction": instruction_of(task)}
-    try:
-        result = follow(jobs, "adapt", wanted, key=key or f"adapt-{scene}-{run_id}", advance=advance)
-    except NotTrustedError as refusal:
-        return AdaptOutcome(None, str(refusal))
-    candidates = [str(candidate["id"]) for candidate in result["candidates"]]
-    if not candidates:
-        return AdaptOutcome(None, str(result.get("refused", "the job offered no candidate")), result)
-    client.wait_staged([candidates[-1]], timeout_s=STAGE_S)
-    return AdaptOutcome(candidates[-1], "", result)
+    answer = client.test_time_train(
+        instruction=instruction_of(task), scene=scene, episodes=collect, seed_start=seed_start,
+        temperature_seed=temperature_seed, budget_s=float(spec.get("budget_s", 120.0)),
+        rollouts=int(spec.get("rollouts", 0)), mode=str(spec.get("mode", "full")),
+        checkpoint=str(spec.get("policy", "")), world_model=str(spec.get("world_model", "")),
+        judge=str(spec.get("judge", "")), seed=int(spec.get("seed", 0)), config=spec.get("config", {}),
+        timeout_s=ADAPT_S, progress=lambda status: advance(*shown(status)),
+    )  # fmt: skip
+    job = answer.get("result", {})
+    if answer["state"] != "ready":
+        return AdaptOutcome(None, str(answer["reason"]), job)
+    return AdaptOutcome(str(answer["candidate"]), "", job)
 
 
 def try_adaptation(
@@ -192,6 +186,8 @@ def trials_of(result: Mapping[str, Any], versions: Sequence[str]) -> dict[str, T
 def shown(status: Mapping[str, Any]) -> tuple[int, int, str]:
     """A rollout/status as (done, total, note) for a progress bar."""
     done, total, won = (int(status.get(name, 0)) for name in ("done", "total", "successes"))
+    if status.get("stage"):
+        return done, total, describe(status)
     return done, total, f"success {won}/{done}" if done else ""
 
 

@@ -51,6 +51,7 @@ class JobInputs:
         spec: what the submitter asked for, see cloud_trainer.jobs.pipeline.
         episodes: every valid episode of the tenant, oldest first.
         checkpoint: id -> folder.
+        newest: kind -> folder, for a world model or judge that the spec leaves to the trainer.
     """
 
     job_id: str
@@ -58,6 +59,7 @@ class JobInputs:
     spec: Mapping[str, Any]
     episodes: tuple[Recorded, ...]
     checkpoint: Callable[[str], Path]
+    newest: Callable[[str], Path] | None = None
 
 
 def run_in_process(
@@ -103,11 +105,20 @@ def run_in_process(
             process.stdout.close()
 
 
+def _checkpoint(inputs: JobInputs, work: Path, kind: str) -> str:
+    """Folder of a checkpoint: the named one, else what this job began with, else the trainer's newest."""
+    if inputs.spec.get(kind):
+        return str(inputs.checkpoint(str(inputs.spec[kind])))
+    if kind == "policy" or inputs.newest is None:
+        raise ConfigError(f"job {inputs.kind} needs a checkpoint id for {kind}; add it to its spec")
+    begun = work / "spec.json"
+    if begun.is_file():
+        return str(json.loads(begun.read_text())["checkpoints"][kind])
+    return str(inputs.newest(kind))
+
+
 def _write_spec(inputs: JobInputs, work: Path) -> None:
-    missing = [name for name in ("policy", "world_model", "judge") if not inputs.spec.get(name)]
-    if missing:
-        raise ConfigError(f"job {inputs.kind} needs checkpoint ids for {missing}; add them to its spec")
-    folders = {name: str(inputs.checkpoint(str(inputs.spec[name]))) for name in ("policy", "world_model", "judge")}
+    folders = {kind: _checkpoint(inputs, work, kind) for kind in ("policy", "world_model", "judge")}
     document = {
         "kind": inputs.kind,
         "spec": dict(inputs.spec),

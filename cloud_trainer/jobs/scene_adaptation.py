@@ -465,7 +465,10 @@ class Adaptations:
             ConfigError: no robot or no instruction.
         """
         if self._engine is None:
-            raise FlowError("this trainer has no world model to adapt in; start it with one (gymnast serve --help)")
+            raise FlowError(
+                "this trainer reaches no robot; start it with --robot NAME=DOMAIN on the robot's network, or adapt "
+                "at the robot with `gymnast ttt`"
+            )
         with self._lock:
             for flow in self._flows.values():
                 if flow.view.robot == robot and not flow.view.stage.over:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cloud_trainer.progress import CancelledError
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import BlobStore, JobRow, JobStore, MetaStore
@@ -131,6 +132,10 @@ class Workers:
             if self._stop.is_set() and not asked:
                 return  # stopped half-way by a shutdown: stays claimed, and is taken up again at the next start
             self._jobs.finish(job.job_id, "cancelled" if asked else "done", result)
+        except CancelledError as error:
+            LOG.info("job_cancelled job=%s kind=%s reason=%s", job.job_id, job.kind, error)
+            if self._jobs.get(job.job_id).cancel_requested or not self._stop.is_set():
+                self._jobs.finish(job.job_id, "cancelled", {}, str(error))
         except Exception as error:  # whatever a runner does wrong fails its job, not the service
             LOG.exception("job_failed job=%s kind=%s", job.job_id, job.kind)
             if not self._stop.is_set():

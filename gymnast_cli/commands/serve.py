@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from gymnast_cli import robot_line
+from gymnast_cli.robot_line import engine_for
+
 if TYPE_CHECKING:
+    from cloud_trainer.jobs.shelf import Shelf
     from cloud_trainer.service import Service
 
 
@@ -29,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-console", action="store_true", help="serve no page")
     parser.add_argument("--loop", type=Path, action="append", default=[], metavar="FOLDER",
                         help="folder of a `gymnast loop` whose history the page shows; may be repeated")  # fmt: skip
+    robot_line.add_arguments(parser)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a training job (default 1)")
     parser.add_argument(
         "--insecure", action="store_true", help="no TLS and no identities: for a closed test bench only"
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     def runner(context: JobContext) -> Mapping[str, Any]:
         context.episodes.settle(60)
         recorded = tuple(Recorded(context.episodes.path(row), row.outcome) for row in context.episodes.all())
-        inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path)
+        inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path, shelf.newest)
 
         def emit(kind: str, data: Mapping[str, Any]) -> None:
             context.emit(kind, **data)
@@ -72,11 +77,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         folder=args.folder, host=args.host, port=args.port, port_file=args.port_file, insecure=args.insecure
     )
     console.print(f"trainer in {args.folder}; Ctrl-C stops it")
-    return serve(config, runner, beside=lambda service: _page(service, args, console))
+    return serve(config, runner, beside=lambda service: _page(service, args, shelf, console))
 
 
 @contextlib.contextmanager
-def _page(service: Service, args: argparse.Namespace, console: Console) -> Iterator[None]:
+def _page(service: Service, args: argparse.Namespace, shelf: Shelf, console: Console) -> Iterator[None]:
     """The operator's page, as long as the service runs."""
     from cloud_trainer.console import LOOPBACK
     from cloud_trainer.console import Console as Page
@@ -85,6 +90,9 @@ def _page(service: Service, args: argparse.Namespace, console: Console) -> Itera
         yield
         return
     host, port, tls = args.console_host, args.console_port, args.console_host not in LOOPBACK
-    with Page(service, host=host, port=port, tls=tls, loops=args.loop) as page:  # engine: goes in here
+    with (
+        engine_for(service, args, shelf) as engine,
+        Page(service, engine=engine, host=host, port=port, tls=tls, loops=args.loop) as page,
+    ):
         console.print(f"operator's page at {page.address}; `gymnast console` gives a token for it")
         yield

@@ -1,4 +1,4 @@
-"""`gymnast ttt`: test-time training for one scene, as one action."""
+"""`gymnast ttt`: test-time training for one scene, as one action, through the robot's own service."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from rich.markup import escape
 
 from gymnast_cli.connect import (
     add_robot_arguments,
-    add_trainer_arguments,
     checkpoint_on_robot,
     emit,
-    jobs_client,
     json_argument,
     robot,
     task_list,
@@ -45,8 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="real episodes to record there first: start frames and trust check (default 40)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument("--world-model", required=True, metavar="ID", help="checkpoint the trainer knows")
-    parser.add_argument("--judge", required=True, metavar="ID", help="checkpoint the trainer knows")
+    parser.add_argument("--rollouts", type=int, default=0, help="imagined rollouts at most (default: the deadline)")
+    parser.add_argument(
+        "--mode", choices=("full", "lora"), default="full", help="train the whole policy, or a small adapter on it"
+    )
+    parser.add_argument("--world-model", default="", metavar="ID", help="checkpoint (default: the trainer's newest)")
+    parser.add_argument("--judge", default="", metavar="ID", help="checkpoint (default: the trainer's newest)")
     parser.add_argument("--policy", default="", metavar="ID", help="to adapt (default: what the robot runs)")
     parser.add_argument("--config", type=json_argument, default={}, metavar="JSON|@FILE", help="of the training job")
     parser.add_argument("--count", type=int, default=20, help="start states per task of the trial (default 20)")
@@ -54,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most-loss", type=float, default=0.10, help="tolerated on the other tasks (default 0.10)")
     parser.add_argument("--yes", action="store_true", help="keep a winner without asking")
     add_robot_arguments(parser)
-    add_trainer_arguments(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -87,13 +88,12 @@ def _adapt_and_try(
     from gymnast_cli import adapt
     from gymnast_cli.stages import Stages
 
-    jobs = jobs_client(args)
     spec = {"policy": current, "world_model": args.world_model, "judge": args.judge, "seed": args.seed,
-            "budget_s": args.budget_s, "config": args.config}  # fmt: skip
+            "budget_s": args.budget_s, "rollouts": args.rollouts, "mode": args.mode, "config": args.config}  # fmt: skip
     with Stages(console) as stages:
         with stages.stage("collect there and adapt") as advance:
             outcome = adapt.test_time_train(
-                client, jobs, spec=spec, scene=args.scene, task=args.instruction, collect=args.collect,
+                client, spec=spec, scene=args.scene, task=args.instruction, collect=args.collect,
                 seed_start=COLLECT_SEED + args.seed * 1000, advance=advance, temperature_seed=args.seed,
             )  # fmt: skip
         if outcome.candidate is None:

@@ -144,7 +144,6 @@ class Robot:
         """Test-time training in the configured scene; see gymnast_cli.adapt."""
         return test_time_train(
             self._client,
-            self._jobs,
             spec=spec,
             scene=config.ttt_scene,
             task=config.ttt_task,

@@ -17,6 +17,7 @@ from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.signing import TrustedKeys
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.adaptation import AdaptationCourier
 from gymnast_ros.nodes.probation import ProbationWatch
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.watch import RobotWatch
@@ -54,6 +55,7 @@ class BridgeNode(Node):  # type: ignore[misc]
             self.create_service(Trigger, f"~/{name}", partial(self._start, name, job))
         for name, change in (("cancel_job", self._cancel), ("swap", self._swap), ("rollback", self._rollback)):
             self.create_service(Trigger, f"~/{name}", partial(self._answer, change))
+        self._courier = AdaptationCourier(self, self._jobs, self._uplink.flush, self._store)
         self._uplink.start()
         self._reporter.start()
         self.create_timer(0.5, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -64,6 +66,7 @@ class BridgeNode(Node):  # type: ignore[misc]
         """Stop shipping; what is not acknowledged stays in the spool."""
         for worker in self._workers.values():
             worker.cancel()
+        self._courier.close()
         self._reporter.stop(3.0)
         self._uplink.stop(5.0)
 

@@ -122,7 +122,7 @@ TTT = ("ttt", "--scene", "standard", "--collect", 2, "--world-model", "w", "--ju
 
 def test_adaptation_that_is_not_trusted_leaves_the_robot_alone(stack: Stack, gymnast: Run) -> None:
     refuse = ("--instruction", "push", "--config", '{"refuse": true}', "--yes")
-    code, said = gymnast(*TTT, *refuse, *stack.robot(), *stack.trainer())
+    code, said = gymnast(*TTT, *refuse, *stack.robot())
     assert (code, said["kept"]) == (3, False)
     assert "agreement 0.40" in said["reason"]
 
@@ -135,7 +135,7 @@ def test_adaptation_is_tried_and_kept_only_if_it_wins(stack: Stack, gymnast: Run
         if client.policy_version != stack.base:
             assert client.rollback() == stack.base
     ask = ("--instruction", "push the blue block to the left", "--other-tasks", "push,lift", "--most-loss", 1.0)
-    code, said = gymnast(*TTT, *ask, "--seed", 1, "--yes", *stack.robot(), *stack.trainer())
+    code, said = gymnast(*TTT, *ask, "--seed", 1, "--yes", *stack.robot())
     assert (code, said["kept"], said["policy"]) == (0, True, read_manifest(SHIPPED).id)
     assert said["scene"]["difference"]["mean"] > 0
     assert said["other_tasks"]["before"]["n"] == 8

@@ -118,7 +118,7 @@ def test_stale_pages_and_finished_flows_are_refused(tmp_path, engine):
 
 
 def test_a_trainer_without_an_engine_says_so(tmp_path):
-    with pytest.raises(FlowError, match="no world model"):
+    with pytest.raises(FlowError, match="reaches no robot"):
         Adaptations(tmp_path, None).start(robot="r", instruction="lift", by="ana")
 
 
