@@ -18,6 +18,7 @@ from gymnast_core.errors import CheckpointError
 
 WEIGHTS_NAME = "weights.safetensors"
 MANIFEST_NAME = "manifest.json"
+_PIECE_BYTES = 1 << 20
 KINDS = ("policy", "world_model", "judge")
 
 
@@ -71,11 +72,22 @@ class Manifest:
         try:
             fields = json.loads(data)
             manifest = Manifest(**{**fields, "parents": tuple(fields.get("parents", ()))})
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"unreadable manifest: {error}") from error
+        for name, kind in _FIELD_TYPES.items():
+            if not isinstance(value := getattr(manifest, name), kind) or isinstance(value, bool):
+                raise CheckpointError(f"manifest field {name} is a {type(value).__name__}: {str(value)[:80]!r}")
         if manifest.kind not in KINDS:
             raise CheckpointError(f"manifest kind {manifest.kind!r} is not one of {KINDS}")
+        if not all(isinstance(parent, str) for parent in manifest.parents):
+            raise CheckpointError(f"manifest parents must be ids, got {str(manifest.parents)[:80]}")
         return manifest
+
+
+_FIELD_TYPES: dict[str, type] = {
+    "kind": str, "architecture": str, "config": dict, "weights_sha256": str, "weights_bytes": int,
+    "action_space": str, "normalisation": dict, "lineage": dict,
+}  # fmt: skip
 
 
 def write_checkpoint(
@@ -136,3 +148,18 @@ def read_checkpoint(
     if hashlib.sha256(weights).hexdigest() != manifest.weights_sha256:
         raise CheckpointError(f"{folder}/{WEIGHTS_NAME} does not match its manifest digest; fetch it again")
     return manifest, weights
+
+
+def verify_checkpoint(folder: Path) -> Manifest:
+    """As read_checkpoint, without ever holding the weights in memory; returns the manifest.
+
+    Raises:
+        CheckpointError: digest or size differ.
+    """
+    manifest, digest = read_manifest(folder), hashlib.sha256()
+    with (folder / WEIGHTS_NAME).open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    if digest.hexdigest() != manifest.weights_sha256:
+        raise CheckpointError(f"{folder}/{WEIGHTS_NAME} does not match its manifest digest; fetch it again")
+    return manifest

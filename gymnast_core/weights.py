@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import os
+from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import CheckpointError
 
-MAX_HEADER_BYTES = 16 * 1024 * 1024
+MAX_HEADER_BYTES = 2 * 1024 * 1024
 MAX_TENSORS = 100_000
 _DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -54,6 +57,19 @@ def check_safetensors(data: memoryview) -> dict[str, tuple[str, tuple[int, ...],
     if start + end != len(data):
         raise NotSafetensorsError(f"the tensors end at byte {start + end}, the file at {len(data)}")
     return layout
+
+
+def check_safetensors_file(path: Path) -> None:
+    """As check_safetensors, of a file that may be larger than memory.
+
+    Raises:
+        NotSafetensorsError: see check_safetensors.
+    """
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise NotSafetensorsError(f"{path} is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+            check_safetensors(view)
 
 
 def _header(data: memoryview) -> tuple[int, dict[str, Any]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from gymnast_core.episodes.reader import decode_jpeg
+from gymnast_core.episodes.reader import decode_jpeg, jpeg_size
 from gymnast_core.errors import GymnastError
 from gymnast_core.policy import Policy
 from gymnast_core.types import PROPRIO_DIM, ActionChunk, Observation
@@ -19,6 +20,8 @@ from gymnast_core.wire.identity import Peer
 LOG = logging.getLogger(__name__)
 MAX_ROWS = 64
 MAX_CAMERAS = 8
+MAX_PIXELS = 8 << 20
+"""Of all images of one request, decoded: 24 MiB."""
 
 
 class PolicyServicer:
@@ -49,7 +52,7 @@ def observation_from(request: Any) -> Observation:
 
     Raises:
         InvalidMessageError: counts do not match, or a number is not finite.
-        TooLargeError: too many rows or cameras.
+        TooLargeError: too many rows, cameras or pixels.
         CorruptError: an image is no sane JPEG.
     """
     rows = len(request.instructions)
@@ -62,6 +65,9 @@ def observation_from(request: Any) -> Observation:
     proprio = np.array(request.proprio, np.float32).reshape(rows, PROPRIO_DIM)
     if not np.isfinite(proprio).all():
         raise InvalidMessageError("proprioception is not finite")
+    pixels = sum(math.prod(jpeg_size(jpeg)) for camera in request.cameras for jpeg in camera.jpeg)
+    if pixels > MAX_PIXELS:
+        raise TooLargeError(f"{pixels} pixels in one request; {MAX_PIXELS} are accepted")
     images = {}
     for camera in request.cameras:
         frames = [decode_jpeg(jpeg) for jpeg in camera.jpeg]

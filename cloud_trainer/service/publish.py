@@ -23,6 +23,7 @@ from gymnast_core.wire.errors import NotFoundError
 LOG = logging.getLogger(__name__)
 _DELTA_LIMIT = 4 << 30
 _WORTH_IT = 0.7
+_WATCH_PAGE = 16
 _LINEAGE_KEYS = {
     "episodes": "episode",
     "episode_ids": "episode",
@@ -126,12 +127,12 @@ class Publisher:
             yield Delta(parent, digest, len(data))
 
     def watch(self, after: int, wait_s: float) -> list[ReleaseRow]:
-        """Releases with a higher sequence; waits a while for one when there is none."""
-        rows = self._meta.releases(after)
+        """The next releases with a higher sequence, at most 16; waits a while for one when there is none."""
+        rows = self._meta.releases(after, _WATCH_PAGE)
         if not rows:
             with self._changed:
                 self._changed.wait(wait_s)
-            rows = self._meta.releases(after)
+            rows = self._meta.releases(after, _WATCH_PAGE)
         return rows
 
     def wake(self) -> None:

@@ -7,9 +7,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
 
 from cloud_trainer.jobs.provenance import graph_json
 from cloud_trainer.service.auth import StreamSlots
@@ -49,6 +51,9 @@ LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
 _DRAIN_S = 20.0
 _PAGE = 500
+_PAGE_BYTES = 1 << 20
+_BACKLOG = 256
+_Message = TypeVar("_Message", bound=Message)
 
 
 def json_field(text: str, limits: Limits) -> dict[str, Any]:
@@ -100,13 +105,16 @@ class TrajectoryServicer:
         replies: queue.SimpleQueue[trajectories_pb2.UploadReply | GymnastError | None] = queue.SimpleQueue()
         with self._slots.slot(peer, "upload"):
             session = UploadSession(self._ingest, peer, replies.put)
-            reader = threading.Thread(target=self._read, args=(requests, session, replies), daemon=True)
+            reader = threading.Thread(target=self._read, args=(requests, session, replies, context), daemon=True)
             reader.start()  # it ends with the call, whose messages it reads
             yield from self._answer(session, replies)
 
-    def _read(self, requests: Iterator[Any], session: UploadSession, replies: Any) -> None:
+    def _read(self, requests: Iterator[Any], session: UploadSession, replies: Any, context: Any) -> None:
         try:
             for request in requests:
+                if not self._has_room(replies, context):
+                    context.cancel()  # which also frees the thread that waits to send
+                    return
                 session.handle(request)
         except GymnastError as error:
             replies.put(error)
@@ -115,6 +123,15 @@ class TrajectoryServicer:
         finally:
             session.finish(_DRAIN_S)
             replies.put(None)
+
+    def _has_room(self, replies: Any, context: Any) -> bool:
+        """Wait for a peer that does not read what it is answered; False when it has not for too long."""
+        until = time.monotonic() + self._limits.idle_stream_s
+        while replies.qsize() > _BACKLOG:
+            if time.monotonic() > until or not context.is_active():
+                return False
+            time.sleep(_POLL_S / 10)
+        return True
 
     def _answer(self, session: UploadSession, replies: Any) -> Iterator[trajectories_pb2.UploadReply]:
         while True:
@@ -144,7 +161,7 @@ class TrajectoryServicer:
             states=[request.state] if request.state else None,
             robot=request.robot or None,
         )
-        return trajectories_pb2.ListEpisodesReply(episodes=[_episode(row) for row in rows])
+        return trajectories_pb2.ListEpisodesReply(episodes=_fitting(_episode(row) for row in rows))
 
     def LabelEpisode(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.Episode:
         """Set a label; who gave it comes from the certificate."""
@@ -203,7 +220,7 @@ class WeightsServicer:
     def ListReleases(self, request: Any, peer: Peer, context: Any) -> weights_pb2.ListReleasesReply:
         """A page."""
         rows = self._meta.releases(request.after_sequence, min(request.limit or _PAGE, _PAGE))
-        return weights_pb2.ListReleasesReply(releases=[_release(row) for row in rows if _for_peer(row, peer)])
+        return weights_pb2.ListReleasesReply(releases=_fitting(_release(row) for row in rows if _for_peer(row, peer)))
 
     def Fetch(self, request: Any, peer: Peer, context: Any) -> Iterator[Chunk]:
         """A range of a blob that some checkpoint or delta consists of."""
@@ -250,6 +267,11 @@ class JobServicer:
         if not 0 < len(request.kind) <= 64 or not 0 < len(request.idempotency_key) <= 128:
             raise InvalidMessageError("a job needs a kind (1..64 characters) and an idempotency key (1..128)")
         spec = json_field(request.spec_json, self._limits)
+        if peer.role == "robot" and (request.kind != "adapt" or spec.get("robot") != peer.name):
+            raise NotPermittedError(
+                f"robot {peer.name!r} may ask for adapt jobs of its own alone (spec robot {peer.name!r}), not for "
+                f"{request.kind[:40]!r} of {str(spec.get('robot', ''))[:40]!r}"
+            )
         if len(self._jobs.list(peer.tenant, self._limits.waiting_jobs, "waiting")) >= self._limits.waiting_jobs:
             raise QuotaError(f"tenant {peer.tenant!r} has {self._limits.waiting_jobs} jobs waiting; let some run first")
         row = self._jobs.submit(peer.tenant, request.kind, spec, request.idempotency_key, peer.name)
@@ -263,7 +285,7 @@ class JobServicer:
     def List(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.ListJobsReply:
         """Newest first."""
         rows = self._jobs.list(peer.tenant, min(request.limit or _PAGE, _PAGE), request.state or None)
-        return jobs_pb2.ListJobsReply(jobs=[_job(row) for row in rows])
+        return jobs_pb2.ListJobsReply(jobs=_fitting(_job(row) for row in rows))
 
     def Cancel(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
         """Stop it; robots may cancel what they submitted."""
@@ -307,6 +329,18 @@ class JobServicer:
             result = json_field(request.result_json, self._limits)
             return _job(self._jobs.finish(request.job_id, request.state, result, request.error))
         return _job(self._jobs.get(request.job_id))
+
+
+def _fitting(messages: Iterable[_Message]) -> list[_Message]:
+    """As many as go into one reply, one at least; who pages through asks for the rest."""
+    page: list[_Message] = []
+    size = 0
+    for message in messages:
+        size += message.ByteSize()
+        if page and size > _PAGE_BYTES:
+            break
+        page.append(message)
+    return page
 
 
 def _for_peer(row: ReleaseRow, peer: Peer) -> bool:

@@ -70,8 +70,8 @@ class UploadSession:
         with self._lock:
             if channel in self._episodes:
                 raise InvalidMessageError(f"channel {channel} is in use on this stream")
-            if len(self._episodes) >= self._ingest.limits.episodes_per_stream:
-                raise BusyError(f"{len(self._episodes)} episodes are open on this stream; commit some first")
+            if (busy := len(self._episodes) + len(self._pending)) >= self._ingest.limits.episodes_per_stream:
+                raise BusyError(f"{busy} episodes are open or being committed on this stream; wait for some")
         asked = Opening(opening.episode_id, opening.size, opening.digest, opening.schema)
         receiving = self._ingest.open(self._peer, asked)
         if receiving is None:

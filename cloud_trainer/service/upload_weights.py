@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 from cloud_trainer.service.config import Limits
 from gymnast_core.errors import CheckpointError
 from gymnast_core.manifest import Manifest
-from gymnast_core.weights import check_safetensors
+from gymnast_core.weights import check_safetensors_file
 from gymnast_core.wire.codec import Chunk
 from gymnast_core.wire.errors import DigestError, InvalidMessageError, OffsetError, SizeError, TooLargeError
 
@@ -33,8 +32,10 @@ def receive_checkpoint(requests: Iterator[Any], staging: Path, limits: Limits) -
     if first is None or first.WhichOneof("message") != "open":
         raise InvalidMessageError("Publish must begin with an open message")
     opening = first.open
-    if len(opening.manifest) > limits.json_bytes * 8:
-        raise TooLargeError(f"a manifest of {len(opening.manifest)} bytes")
+    if len(opening.manifest) > limits.json_bytes * 4:
+        raise TooLargeError(
+            f"a manifest of {len(opening.manifest)} bytes; at most {limits.json_bytes * 4} are accepted"
+        )
     try:
         manifest = Manifest.from_bytes(opening.manifest)
     except CheckpointError as error:
@@ -44,7 +45,7 @@ def receive_checkpoint(requests: Iterator[Any], staging: Path, limits: Limits) -
     path = staging / f"publish-{secrets.token_hex(8)}"
     try:
         _receive(requests, path, manifest)
-        _check(path)
+        check_safetensors_file(path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -71,12 +72,3 @@ def _receive(requests: Iterator[Any], path: Path, manifest: Manifest) -> None:
             raise DigestError(f"weights have SHA-256 {digest.hexdigest()}, the manifest says {manifest.weights_sha256}")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _check(path: Path) -> None:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            check_safetensors(view)
-        finally:
-            view.release()

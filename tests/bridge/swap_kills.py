@@ -146,8 +146,8 @@ class Oracle:
     def read(self) -> None:
         """Take in new lines."""
         for line in self._file.read().splitlines():
-            self.doing, *number = line.split()
-            self._take(self.doing, int(number[0]) if number else -1)
+            self.doing, *about = line.split(maxsplit=1)
+            self._take(self.doing, about[0] if about else "")
             self.seen |= self.allowed
 
     def settle(self, number: int) -> None:
@@ -161,7 +161,11 @@ class Oracle:
             self._trail.append(number)
         self.allowed = {number}
 
-    def _take(self, doing: str, number: int) -> None:
+    def _take(self, doing: str, about: str) -> None:
+        if doing == "failed":
+            self._tally.wrong.append(f"a process ended by itself: {about}")
+            return
+        number = int(about or -1)
         if doing == "staged":
             self.highest = number
         elif doing == "swap":
@@ -219,7 +223,7 @@ def _kill_one(robot: Path, journal: Path, oracle: Oracle, tally: Tally, rng: np.
             live(robot, journal, rng)
         except BaseException as error:  # noqa: BLE001  # told to the parent, who counts it
             with journal.open("a") as notes:
-                notes.write(f"failed {type(error).__name__}:{str(error).replace(' ', '_')}\n")
+                notes.write(f"failed {type(error).__name__}: {error}\n")
         finally:
             os._exit(1)
     while not (ended := os.waitpid(child, os.WNOHANG)[0]) and time.monotonic() < end:

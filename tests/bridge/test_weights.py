@@ -271,9 +271,9 @@ def test_no_kill_leaves_a_torn_or_older_checkpoint_in_use(tmp_path):
     out = tmp_path / "tally.json"
     command = [sys.executable, "-m", "tests.bridge.swap_kills", "--kills", str(KILLS), "--json", str(out)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert out.exists(), done.stderr[-2000:]
     tally = json.loads(out.read_text())
-    assert tally["clean"]
+    assert tally["clean"], tally["wrong"]
     assert tally["kills"] == KILLS
     assert tally["reads"] > KILLS
     assert tally["swaps"] > 0
