@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_ros"
 OURS = ("gymnast_core", PACKAGE, "cloud_trainer", "gymnast_cli")
-NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "keyboard", "evaluate_once")
+NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "page", "keyboard", "evaluate_once")
 
 if sys.version_info < (3, 10):  # noqa: UP036  (pip cannot be told: see pyproject.toml)
     sys.exit(f"{PACKAGE} needs Python 3.10 or newer, this is {sys.version.split()[0]}")

@@ -88,6 +88,7 @@ class GraphConfig:
         realtime: arm and gate get SCHED_FIFO; the user needs an rtprio limit, see gymnast_ros/nodes/ticker.py.
         trusted_keys: file of keys that may sign releases; empty takes trust.pub of the identity.
         teleop: start the joystick node.
+        page: port of the robot's own page, on this machine only; 0 serves none.
         instruction: task the rollout node starts with.
         camera: driver started with a real arm: "", "usb_cam" or "realsense".
         vendor: start Interbotix's own launch file with a real arm.
@@ -107,6 +108,7 @@ class GraphConfig:
     realtime: bool = False
     trusted_keys: str = ""
     teleop: bool = False
+    page: int = 0
     instruction: str = ""
     camera: str = ""
     vendor: bool = True
@@ -118,6 +120,8 @@ class GraphConfig:
             raise ConfigError(f"robot must be one of {', '.join(ROBOTS)}, got {self.robot!r}")
         if self.domain_id is not None and not 0 <= self.domain_id <= 232:
             raise ConfigError(f"domain_id must be 0..232, got {self.domain_id}")
+        if not 0 <= self.page <= 65535:
+            raise ConfigError(f"page must be a port, 0..65535, got {self.page}")
         if self.trainer and self.identity is None and not self.insecure:
             raise ConfigError("a trainer needs identity (folder with cert.pem, key.pem, ca.pem), or insecure")
         if self.camera not in CAMERAS:
@@ -141,6 +145,9 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
         specs.append(NodeSpec("bridge", "bridge", {**store, **link, **trust}))
     if config.teleop:
         specs.append(NodeSpec("teleop", "teleop"))
+    if config.page:
+        own = {"folder": str(config.folder), "robot_name": config.robot_name, "port": config.page}
+        specs.append(NodeSpec("page", "page", own))
     return tuple(_finished(spec, config) for spec in specs)
 
 
@@ -226,6 +233,7 @@ ARGUMENTS = (
     Argument("paced", "false", "simulated arm at 5 Hz of wall-clock time; late commands are holds", FLAG),
     Argument("realtime", "false", "arm and gate with SCHED_FIFO; needs an rtprio limit for this user", FLAG),
     Argument("teleop", "false", "start the joystick node", FLAG),
+    Argument("page", "", "port of the robot's own page, on this machine only, e.g. 8081; empty serves none"),
 )
 
 
@@ -243,8 +251,9 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
     for name, argument in known.items():
         if argument.choices and values[name] not in argument.choices:
             raise ConfigError(f"{name}:={values[name]!r} is not one of {', '.join(map(repr, argument.choices))}")
-    if values["domain"] and not values["domain"].isdigit():
-        raise ConfigError(f"domain:={values['domain']!r} is not a number")
+    for name in ("domain", "page"):
+        if values[name] and not values[name].isdigit():
+            raise ConfigError(f"{name}:={values[name]!r} is not a number")
     return GraphConfig(
         folder=Path(values["folder"]).absolute(),
         robot=values["robot"],
@@ -258,6 +267,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         paced=values["paced"] == "true",
         realtime=values["realtime"] == "true",
         teleop=values["teleop"] == "true",
+        page=int(values["page"] or 0),
         instruction=values["instruction"],
         camera=values["camera"],
         vendor=values["vendor"] == "true",

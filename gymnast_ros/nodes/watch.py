@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +19,7 @@ from std_msgs.msg import String
 from gymnast_core.errors import ShapeError
 from gymnast_ros.nodes import messages, topics
 
-STATUS, VERSION = "rollout/status", "rollout/policy_version"
+STATUS, VERSION, BRIDGE = "rollout/status", "rollout/policy_version", "bridge/status"
 GLANCE = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
     durability=DurabilityPolicy.VOLATILE,
@@ -34,14 +36,18 @@ class RobotWatch:
 
     Args:
         node: whose executor delivers.
+        width: of the pictures given out, at most [px].
     """
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, *, width: int = FRAME_WIDTH) -> None:
+        self._node, self._width = node, width
         self._said: dict[str, dict[str, Any]] = {}
-        self._picture: bytes | None = None
+        self._lock = threading.Lock()
+        self._seen: tuple[int, float, bytes] = (0, 0.0, b"")
+        self._shown: tuple[int, float, bytes] = (0, 0.0, b"")
+        self._taken = 0
         self._camera = ""
-        for topic in (STATUS, VERSION, topics.GATE_STATUS):
+        for topic in (STATUS, VERSION, topics.GATE_STATUS, BRIDGE):
             node.create_subscription(String, topic, partial(self._hear, topic), topics.LATCHED)
         node.create_subscription(String, topics.DESCRIPTION, self._meet_arm, topics.LATCHED)
 
@@ -58,22 +64,34 @@ class RobotWatch:
         }
 
     def latest(self, topic: str) -> Mapping[str, Any]:
-        """Return the newest value of rollout/status, rollout/policy_version or command_gate/status."""
+        """Return the newest value of STATUS, VERSION, BRIDGE or the gate's status; {} before the first."""
         return self._said.get(topic, {})
 
+    def frame(self) -> tuple[int, float, bytes]:
+        """Return number, monotonic time and JPEG of the newest frame; (0, 0, b"") before the first."""
+        with self._lock:
+            number, at_s, data = self._seen
+            if number != self._shown[0]:
+                self._shown = (number, at_s, self._encoded(data))
+            return self._shown
+
     def take_frame(self) -> bytes:
-        """Return the newest camera frame as a small JPEG, once; b"" when none came since."""
-        data, self._picture = self._picture, None
-        if data is None:
+        """Return the newest frame as JPEG, once; b"" when none came since."""
+        number, _, jpeg = self.frame()
+        if number == self._taken:
             return b""
+        self._taken = number
+        return jpeg
+
+    def _encoded(self, data: bytes) -> bytes:
         try:
             image_HWC = messages.from_image(deserialize_message(data, Image))
         except ShapeError as error:
             self._node.get_logger().warning(f"frame not shown: {error}", throttle_duration_sec=30.0)
             return b""
         height, width = image_HWC.shape[:2]
-        if width > FRAME_WIDTH:
-            size = (FRAME_WIDTH, round(height * FRAME_WIDTH / width))
+        if width > self._width:
+            size = (self._width, round(height * self._width / width))
             image_HWC = np.asarray(cv2.resize(image_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)
         written, jpeg = cv2.imencode(".jpg", image_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         return jpeg.tobytes() if written else b""
@@ -91,4 +109,5 @@ class RobotWatch:
 
     def _see(self, data: bytes) -> None:
         """Kept as it is on the wire; only a frame that is asked for is decoded."""
-        self._picture = data
+        with self._lock:
+            self._seen = (self._seen[0] + 1, time.monotonic(), data)

@@ -56,6 +56,7 @@ def nodes(actions: list[Any]) -> dict[str, dict[str, Any]]:
         {},
         {"trainer": "cloud:50051", "identity": "/id", "namespace": "left"},
         {"robot": "widowx", "camera": "realsense", "teleop": "true", "instruction": "close the drawer"},
+        {"page": "8081"},
     ],
 )
 def test_launch_file_starts_the_graph_of_the_starter(bridge, arguments) -> None:
@@ -75,7 +76,7 @@ def test_launch_file_starts_the_graph_of_the_starter(bridge, arguments) -> None:
 def test_every_executable_is_a_console_script_and_a_module() -> None:
     scripts = (ROOT / "setup.py").read_text()
     for robot in ("sim", "widowx"):
-        for spec in graph(GraphConfig(Path("x"), robot=robot, trainer="t:1", insecure=True, teleop=True)):
+        for spec in graph(GraphConfig(Path("x"), robot=robot, trainer="t:1", insecure=True, teleop=True, page=1)):
             assert f'"{spec.executable}"' in scripts
             assert importlib.util.find_spec(f"gymnast_ros.nodes.{spec.executable}") is not None
 
@@ -112,6 +113,8 @@ def test_launch_declares_every_argument_with_its_choices(bridge) -> None:
         ({"trainer": "cloud:1"}, "needs identity"),
         ({"domain": "x"}, "domain:='x'"),
         ({"domain": "300"}, "0..232"),
+        ({"page": "http"}, "page:='http'"),
+        ({"page": "70000"}, "0..65535"),
         ({"camera": "usb_cam"}, "simulated arm brings its own camera"),
         ({"robot": "widowx", "paced": "true"}, "paced"),
         ({"color": "red"}, "unknown arguments"),

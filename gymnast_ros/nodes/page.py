@@ -1,0 +1,149 @@
+"""The robot's own page: gymnast_ros.page over the robot's services, on this machine alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
+
+from gymnast_core.episodes import Spool
+from gymnast_core.journal import Journal
+from gymnast_core.web.auth import Gate, LoginError, User
+from gymnast_core.web.server import PageServer
+from gymnast_ros.nodes import topics
+from gymnast_ros.nodes.runtime import Settings, run
+from gymnast_ros.nodes.watch import BRIDGE, STATUS, RobotWatch
+from gymnast_ros.page import create_page
+from gymnast_ros.page.app import NotNowError
+
+CALL_S = 5.0
+WIDTH = 640
+TOKEN = "token"  # a file's name
+LABEL = "rollout/label"
+
+
+class NodeRobot:
+    """The robot behind the page: reads what its nodes latch, calls their services; safe from any thread.
+
+    Args:
+        node: whose executor delivers; it must be spinning while anything is called.
+        name: of the robot.
+        spool: of the robot.
+    """
+
+    def __init__(self, node: Node, name: str, spool: Spool) -> None:
+        self.name, self._spool = name, spool
+        self._watch = RobotWatch(node, width=WIDTH)
+        self._services = {
+            service: node.create_client(Trigger, service) for service in (topics.ESTOP, topics.RE_ARM, LABEL)
+        }
+        self._parameters = node.create_client(SetParameters, "rollout/set_parameters")
+        self._labelling = threading.Lock()
+
+    def status(self) -> Mapping[str, Any]:
+        """See gymnast_ros.page.Robot."""
+        rollout, usage = self._watch.latest(STATUS), self._spool.usage()
+        shown = {"done": 0, "total": 0, "message": ""} | {
+            name: rollout[name] for name in ("done", "total", "message") if name in rollout
+        }
+        spool = {"entries": usage.entries, "bytes": usage.bytes, "full": usage.full}
+        return {**shown, **self._watch.status(), "spool": spool, **self._link()}
+
+    def frame(self) -> tuple[int, float, bytes]:
+        """See gymnast_ros.page.Robot."""
+        return self._watch.frame()
+
+    def stop(self) -> str:
+        """See gymnast_ros.page.Robot."""
+        return self._trigger(topics.ESTOP)
+
+    def re_arm(self) -> str:
+        """See gymnast_ros.page.Robot."""
+        return self._trigger(topics.RE_ARM)
+
+    def label(self, label: str, by: str) -> str:
+        """See gymnast_ros.page.Robot."""
+        wanted = [Parameter("label", value=label), Parameter("labelled_by", value=by)]
+        request = SetParameters.Request(parameters=[value.to_parameter_msg() for value in wanted])
+        with self._labelling:  # two people label one after the other
+            for result in self._answer(self._parameters, "rollout", request).results:
+                if not result.successful:
+                    raise NotNowError(f"rollout: {result.reason}")
+            return self._trigger(LABEL)
+
+    def _link(self) -> dict[str, str]:
+        """How the trainer is reached, in words."""
+        bridge = self._watch.latest(BRIDGE)
+        if not bridge:
+            return {"link": "none: this robot ships nothing", "alarm": ""}
+        uplink = bridge.get("uplink", {})
+        words = "connected" if uplink.get("connected") else f"not connected {uplink.get('last_error', '')}".strip()
+        return {"link": words, "alarm": str(uplink.get("alarm", ""))}
+
+    def _trigger(self, service: str) -> str:
+        response = self._answer(self._services[service], service, Trigger.Request())
+        if not response.success:
+            raise NotNowError(f"{service}: {response.message}")
+        return str(response.message)
+
+    def _answer(self, client: Any, name: str, request: Any) -> Any:
+        """Call and wait; the executor delivers in its own thread."""
+        if not client.wait_for_service(timeout_sec=1.0):
+            raise NotNowError(f"{name} is not there; is its node running?")
+        answered, future = threading.Event(), client.call_async(request)
+        future.add_done_callback(lambda _: answered.set())
+        if not answered.wait(CALL_S):
+            client.remove_pending_request(future)
+            raise NotNowError(f"{name} did not answer within {CALL_S:.0f} s; use the stop button on the arm")
+        return future.result()
+
+
+class PageNode(Node):  # type: ignore[misc]
+    """Serves the page on 127.0.0.1; a token for it lies in folder/page/token, readable by its owner alone."""
+
+    def __init__(self, **node: Any) -> None:
+        super().__init__("page", **node)
+        settings = Settings(self)
+        settings.declare("folder", "runs/robot", "the robot's folder; page/ is made in it", read_only=True)
+        settings.declare("robot_name", "sim-0", "shown on the page", read_only=True)
+        settings.declare("port", 8081, "on this machine only; 0 takes a free one", low=0, high=65535, read_only=True)
+        folder = Path(settings["folder"])
+        own = folder / "page"
+        gate = Gate(own)
+        leave_token(gate, own / TOKEN)
+        self._log = Journal(own / "actions.jsonl")
+        robot = NodeRobot(self, settings["robot_name"], Spool(folder / "spool"))
+        self._server = PageServer(create_page(robot, gate, self._log), port=settings["port"])
+        address = self._server.start()
+        (own / "address").write_text(address)
+        self.get_logger().info(f"page={address} token={own / TOKEN}")
+
+    def stop(self) -> None:
+        """Close the page."""
+        self._server.stop()
+        self._log.close()
+
+
+def leave_token(gate: Gate, path: Path) -> None:
+    """Write down a token for whoever may read the robot's folder, unless a good one lies there."""
+    try:
+        gate.user_of_token(path.read_text() if path.is_file() else "")
+    except LoginError:
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(gate.issue(User("local", "operator"), days=365.0))
+
+
+def main() -> int:
+    """Run the node."""
+    return run(PageNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

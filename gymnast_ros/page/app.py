@@ -1,0 +1,151 @@
+"""The page of one robot as an ASGI application, over whatever drives the robot."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, StreamingResponse
+
+from gymnast_core.errors import ContractError, GymnastError
+from gymnast_core.journal import Journal
+from gymnast_core.web.auth import Gate, User
+from gymnast_core.web.site import Site
+
+TEMPLATES = Path(__file__).parent / "templates"
+STALE_S = 15.0
+FRAME_POLL_S = 0.1
+BOUNDARY = "frame"
+
+
+class NotNowError(GymnastError):
+    """The robot understood and said no, or did not answer; the message says which."""
+
+
+class Robot(Protocol):
+    """What the page needs of a robot; every method may be called from any thread."""
+
+    name: str
+
+    def status(self) -> Mapping[str, Any]:
+        """{state, policy_version, instruction, estop, estop_reason, done, total, successes, message, spool, link}."""
+        ...
+
+    def frame(self) -> tuple[int, float, bytes]:
+        """Number, monotonic time and JPEG of the newest camera frame; 0 and b"" before the first."""
+        ...
+
+    def stop(self) -> str:
+        """Stop the arm now.
+
+        Raises:
+            NotNowError: the gate did not answer.
+        """
+        ...
+
+    def re_arm(self) -> str:
+        """Let it move again.
+
+        Raises:
+            NotNowError: the gate refused, or did not answer.
+        """
+        ...
+
+    def label(self, label: str, by: str) -> str:
+        """Label or discard the episode that waits for it.
+
+        Raises:
+            NotNowError: none waits, or the rollout node did not answer.
+        """
+        ...
+
+
+def create_page(robot: Robot, gate: Gate, log: Journal, *, poll_s: float = 0.2) -> FastAPI:
+    """Return the page.
+
+    Args:
+        robot: what is shown and driven.
+        gate: who may.
+        log: gets every action.
+        poll_s: how often open pages are checked for news.
+    """
+    site = Site(gate, TEMPLATES, server="robot", pages=(("/", robot.name),), statuses=((NotNowError, 409),))
+    app = site.app(lambda: _version(robot), poll_s=poll_s)
+    _add_page(app, site, robot)
+    _add_actions(app, site, robot, log)
+    return app
+
+
+def _version(robot: Robot) -> str:
+    """Changes with everything the page shows but the moving picture."""
+    number, at_s, _ = robot.frame()
+    return f"{hash(repr(sorted(robot.status().items())))}.{number > 0}.{_stale(number, at_s)}"
+
+
+def _stale(number: int, at_s: float) -> bool:
+    return number == 0 or time.monotonic() - at_s > STALE_S
+
+
+def _add_page(app: FastAPI, site: Site, robot: Robot) -> None:
+    @app.get("/")
+    def page(request: Request, user: Annotated[User, Depends(site.user_of)]) -> HTMLResponse:
+        user.require("look")
+        number, at_s, _ = robot.frame()
+        context = {
+            "robot": robot.name, "s": robot.status(), "seen": number > 0, "stale": _stale(number, at_s),
+            "said": request.query_params.get("said", ""),
+        }  # fmt: skip
+        return HTMLResponse(site.render("robot.html", user=user, here="/", version=_version(robot), **context))
+
+    @app.get("/frame.jpg")
+    def frame(user: Annotated[User, Depends(site.user_of)]) -> Response:
+        user.require("look")
+        return Response(robot.frame()[2], media_type="image/jpeg")
+
+    @app.get("/camera")
+    def camera(request: Request, user: Annotated[User, Depends(site.user_of)]) -> StreamingResponse:
+        """Every new frame, as browsers show in an <img>: multipart/x-mixed-replace."""
+        user.require("look")
+
+        async def stream() -> AsyncIterator[bytes]:
+            shown = -1
+            while not app.state.stopping.is_set() and not await request.is_disconnected():
+                number, _, jpeg = robot.frame()
+                if number != shown and jpeg:
+                    shown = number
+                    head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                    yield head.encode() + jpeg + b"\r\n"
+                await asyncio.sleep(FRAME_POLL_S)
+
+        return StreamingResponse(stream(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+
+
+def _add_actions(app: FastAPI, site: Site, robot: Robot, log: Journal) -> None:
+    def noted(user: User, action: str, answer: str) -> tuple[str, str]:
+        log.append(action, {"by": user.name, "role": user.role, "at_ns": time.time_ns(), "answer": answer})
+        return answer, "/"
+
+    def stop(user: User, form: Mapping[str, str]) -> tuple[str, str]:
+        user.require("stop")
+        robot.stop()
+        return noted(user, "stop", "the arm is stopped; re-arm it when it is safe to move")
+
+    def re_arm(user: User, form: Mapping[str, str]) -> tuple[str, str]:
+        user.require("re-arm")
+        robot.re_arm()
+        return noted(user, "re-arm", "the arm may move again")
+
+    def label(user: User, form: Mapping[str, str]) -> tuple[str, str]:
+        user.require("label")
+        wanted = form.get("label", "")
+        if wanted not in ("success", "failure", "discard"):
+            raise ContractError(f"{wanted!r} is no label; choose success, failure or discard")
+        robot.label(wanted, f"operator:{user.name}")
+        said = "the episode is thrown away" if wanted == "discard" else f"the episode is labelled {wanted}"
+        return noted(user, f"label {wanted}", said)
+
+    site.act(app, "/stop", stop)
+    site.act(app, "/re-arm", re_arm)
+    site.act(app, "/label", label)
