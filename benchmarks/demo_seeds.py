@@ -4,7 +4,7 @@
 shows that an episode over the graph and one in process end identically), with new on-policy episodes, refinement,
 judge, RL and start states each time. Beside it, from the same start and with the same number of policy updates or
 rollouts: more SFT, Iter-SFT, and GRPO in the simulator with the true reward as the upper bound. `--ablations` adds
-GRPO in the world model with one thing changed: success masking, keyframe starts, no refinement.
+GRPO in the world model with and without success masking, keyframe starts and refinement.
 
 A finished part is kept: more rounds, baselines or ablations can be added to what is there.
 
@@ -36,13 +36,15 @@ from gymnast_core.errors import NotTrustedError
 SFT_ITERATIONS = 300
 """Steps of the two imitation baselines: about the wall time of the GRPO updates, refinement left out."""
 
+NOT_REFINED = "no masking, no keyframes, world model and judge as shipped"
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "with success masking": {"mask_after_success": True},
-    "half the groups from keyframes": {"keyframe_share": 0.5},
-    "masking and keyframes": {"mask_after_success": True, "keyframe_share": 0.5},
-    "world model and judge not refined": {},
+    "no masking, no keyframes": {"mask_after_success": False, "keyframe_share": 0.0},
+    "masking, no keyframes": {"mask_after_success": True, "keyframe_share": 0.0},
+    "no masking, half from keyframes": {"mask_after_success": False, "keyframe_share": 0.5},
+    "masking, half from keyframes": {"mask_after_success": True, "keyframe_share": 0.5},
+    NOT_REFINED: {"mask_after_success": False, "keyframe_share": 0.0},
 }
-"""Round 1 again with one thing changed; the last takes the shipped world model and judge."""
+"""Round 1 again with these settings."""
 
 
 def main() -> int:
@@ -56,7 +58,7 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=2, help="seeds at a time, one thread each")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-baselines", action="store_true")
-    parser.add_argument("--ablations", action="store_true", help="also GRPO with one thing changed")
+    parser.add_argument("--ablations", action="store_true", help="also GRPO with other settings")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -231,7 +233,8 @@ class Seed:
         change: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Run the trainer's improve job in folder `name`, with the demo's settings and this change."""
-        from cloud_trainer.jobs.pipeline import Job, improve
+        from cloud_trainer.jobs.job import Job
+        from cloud_trainer.jobs.pipeline import improve
         from cloud_trainer.progress import never, silent
 
         folder = self.folder / name
@@ -244,13 +247,13 @@ class Seed:
             return {"candidates": [], "refused": str(error), "imagined_reward": [], "audit": {}}
 
     def ablations(self) -> dict[str, Any]:
-        """Round 1 with one thing changed: same episodes, start states, seed, choice rule and evaluation."""
+        """Round 1 with other settings: same episodes, start states, seed, choice rule and evaluation."""
         episodes = self.recorded(rounds=1)
         before, found = self.evaluate(self.base), {}
         refined = {kind: self.folder / "job-1" / kind for kind in ("world_model", "judge")}
         frozen = {"refine_iterations": 0, "judge_iterations": 0}
         for name, change in ABLATIONS.items():
-            kinds = refined if change else self.kinds
+            kinds = self.kinds if name == NOT_REFINED else refined
             job = self.improve(self.base, 1, episodes, f"ablation {name}", kinds, {**frozen, **change})
             chosen = self.choose(self.base, [Path(c["folder"]) for c in job["candidates"]], 1)
             after = self.evaluate(chosen)
