@@ -57,7 +57,8 @@ class Gates:
         bounds: of the audit.
         overrides: names of bounds that an operator decided to ignore.
         judge_floor: the lower end (95 %) of the judge's precision on held-out dreams, all tasks together, must reach
-            it; None asks for nothing.
+            it; None asks for nothing. Default .4: 76-89 held-out dreams of the demo's five seeds prove .52 to
+            .72, and calling everything a success has a precision of .26 to .42; above .5 would refuse by chance.
         judge_task_floor: the same for every single task. Off by default: an eighth of 150 episodes a task holds about
             20 labels and 7 successes, which prove a precision of .2 to .5 even for a judge that is always right.
         check: False measures and refuses nothing.
@@ -66,7 +67,7 @@ class Gates:
     audit: AuditConfig
     bounds: AuditBounds
     overrides: tuple[str, ...] = ()
-    judge_floor: float | None = 0.5
+    judge_floor: float | None = 0.4
     judge_task_floor: float | None = None
     check: bool = True
 

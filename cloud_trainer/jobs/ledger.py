@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ContractError
-from gymnast_core.journal import Journal
+from gymnast_core.journal import Journal, read_chain
 from gymnast_core.judge import Verdict
 from gymnast_core.statistics import Interval, PairCounts, paired_difference, pearson, wilson_interval
 from gymnast_core.types import Episode, Outcome
@@ -91,56 +91,60 @@ class Calibration:
 
 
 class CalibrationLedger:
-    """Rows in a hash-linked journal: an evaluation that embarrasses the world model cannot be dropped quietly."""
+    """Rows in a hash-linked journal: an evaluation that embarrasses the world model cannot be dropped quietly.
+
+    The file is open only while a row is written, so that trainer and page may share it.
+
+    Args:
+        path: of the file; it may not exist yet.
+
+    Raises:
+        CorruptError: a line was changed, removed or reordered; the message names it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path)
+        self.path = path
+        self._read: tuple[tuple[int, int], tuple[LedgerRow, ...]] = ((-1, 0), ())
+        _ = self.rows
 
     def close(self) -> None:
-        """Close the journal; safe to call twice."""
-        self._journal.close()
+        """Nothing is held open; for symmetry with what is."""
 
     @property
     def rows(self) -> tuple[LedgerRow, ...]:
-        """Every row, oldest first."""
-        return tuple(
-            LedgerRow(**{**entry.data, "episodes": tuple(entry.data["episodes"])}) for entry in self._journal.entries
-        )
+        """Every row, oldest first; read again when the file has changed."""
+        if not self.path.exists():
+            return ()
+        status = self.path.stat()
+        stamp = (status.st_size, status.st_mtime_ns)
+        if stamp != self._read[0]:
+            data = self.path.read_bytes()
+            entries = read_chain(data[: data.rfind(b"\n") + 1], self.path)
+            rows = tuple(LedgerRow(**{**entry.data, "episodes": tuple(entry.data["episodes"])}) for entry in entries)
+            self._read = (stamp, rows)
+        return self._read[1]
 
     def add(self, row: LedgerRow) -> None:
         """Write one row.
 
         Raises:
             ContractError: no episode of it was decided, so it says nothing.
+            StorageError: another process writes at this very moment; try again.
         """
         if row.n < 1:
             raise ContractError(f"no dream of {row.task} with {row.policy} was decided; the row would say nothing")
-        self._journal.append("evaluation", asdict(row))
+        journal = Journal(self.path)
+        try:
+            journal.append("evaluation", asdict(row))
+        finally:
+            journal.close()
 
     def record(
         self, episodes: Sequence[Episode], imagine: Imagine, *, policy: str, world_model: str, judge: str
     ) -> list[LedgerRow]:
-        """Replay a real evaluation in imagination and write one row per task; undecided tasks are left out.
-
-        Args:
-            episodes: labelled episodes of one policy; unlabelled and abstained ones are skipped.
-            imagine: see Imagine.
-            policy: checkpoint id.
-            world_model: checkpoint id.
-            judge: version.
-
-        Raises:
-            ContractError: imagine() returned another number of verdicts than episodes.
-        """
-        known = [episode for episode in episodes if episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
-        verdicts = list(imagine(known)) if known else []
-        if len(verdicts) != len(known):
-            raise ContractError(f"{len(verdicts)} verdicts for {len(known)} episodes; return one per episode")
-        by_task: dict[str, list[tuple[Episode, Verdict]]] = defaultdict(list)
-        for episode, verdict in zip(known, verdicts, strict=True):
-            by_task[episode.instruction].append((episode, verdict))
-        rows = [_row_of(task, pairs, policy, world_model, judge) for task, pairs in by_task.items()]
-        decided = [row for row in rows if row.n]
+        """Write what rows_of() finds; tasks of which nothing was decided are left out."""
+        decided = [row for row in rows_of(episodes, imagine, policy=policy, world_model=world_model, judge=judge)
+                   if row.n]  # fmt: skip
         for row in decided:
             self.add(row)
         return decided
@@ -165,6 +169,31 @@ class CalibrationLedger:
 
     def _by(self, tasks: Iterable[str]) -> dict[str, Calibration]:
         return {task: found for task in dict.fromkeys(tasks) if (found := self.calibration(task=task))}
+
+
+def rows_of(
+    episodes: Sequence[Episode], imagine: Imagine, *, policy: str, world_model: str, judge: str
+) -> list[LedgerRow]:
+    """Replay a real evaluation in imagination: one row per task.
+
+    Args:
+        episodes: labelled episodes of one policy; unlabelled and abstained ones are skipped.
+        imagine: see Imagine.
+        policy: checkpoint id.
+        world_model: checkpoint id.
+        judge: version.
+
+    Raises:
+        ContractError: imagine() returned another number of verdicts than episodes.
+    """
+    known = [episode for episode in episodes if episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
+    verdicts = list(imagine(known)) if known else []
+    if len(verdicts) != len(known):
+        raise ContractError(f"{len(verdicts)} verdicts for {len(known)} episodes; return one per episode")
+    by_task: dict[str, list[tuple[Episode, Verdict]]] = defaultdict(list)
+    for episode, verdict in zip(known, verdicts, strict=True):
+        by_task[episode.instruction].append((episode, verdict))
+    return [_row_of(task, pairs, policy, world_model, judge) for task, pairs in by_task.items()]
 
 
 def calibration_of(rows: Sequence[LedgerRow]) -> Calibration | None:

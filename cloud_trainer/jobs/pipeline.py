@@ -24,25 +24,22 @@ from cloud_trainer.jobs.gates import (
     practice_bounds,
     starts_within,
 )
+from cloud_trainer.jobs.job import EPISODE_STEPS, IMAGE_SIZE, Job, load_episodes
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
-from cloud_trainer.jobs.runner import Recorded
+from cloud_trainer.jobs.replay import replay
 from cloud_trainer.jobs.splits import name_of, split, split_of
 from cloud_trainer.jobs.train import Training, run_grpo, world_model_sampler
 from cloud_trainer.judge.learned import JudgeTraining, LearnedJudge
-from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent
+from cloud_trainer.progress import CancelledError, ProgressEvent
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.compact_data import Clips, clips_of, median_background, starts_of
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
-from gymnast_core.episodes import read_episode, read_summary
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.compact import CompactPolicy
-from gymnast_core.types import Episode, Outcome
+from gymnast_core.types import Episode
 
-IMAGE_SIZE = 64
-EPISODE_STEPS = 15
-"""Control steps of a full episode; shorter ones (e-stop, crash) are kept in the store but not learned from."""
 CALIBRATION_EPISODES = 20
 """Fewer held-out episodes than this say nothing about a threshold: the parent judge is kept."""
 
@@ -99,7 +96,7 @@ class PipelineConfig:
     audit: AuditConfig = field(default_factory=practice_audit)
     bounds: AuditBounds = field(default_factory=practice_bounds)
     overrides: tuple[str, ...] = ()
-    judge_floor: float | None = 0.5
+    judge_floor: float | None = 0.4
     judge_task_floor: float | None = None
 
     @staticmethod
@@ -128,32 +125,6 @@ class PipelineConfig:
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON knows lists only."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job as its worker sees it.
-
-    Attributes:
-        spec: seed, config, and for adapt: scene, instruction, budget_s.
-        checkpoints: policy, world_model and judge folders.
-        episodes: recorded episodes, oldest first.
-        folder: where it works; its results stay there.
-        progress: told what happens.
-        cancelled: asked at every iteration.
-    """
-
-    spec: Mapping[str, Any]
-    checkpoints: Mapping[str, Path]
-    episodes: Sequence[Recorded]
-    folder: Path
-    progress: Progress
-    cancelled: Cancelled
-
-    @property
-    def seed(self) -> int:
-        """Of everything random in this job."""
-        return int(self.spec.get("seed", 0))
 
 
 def improve(job: Job) -> dict[str, Any]:
@@ -309,28 +280,6 @@ def _practise_until(
         return run_grpo(parent, sampler, replace(grpo, iterations=done), folder, **arguments)
 
 
-def load_episodes(job: Job, most: int) -> list[Episode]:
-    """Read the newest labelled, full-length episodes, frames at IMAGE_SIZE.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    episodes = []
-    wanted = job.episodes[-most:]
-    for index, entry in enumerate(wanted):
-        labelled = entry.outcome in (Outcome.SUCCESS.value, Outcome.FAILURE.value)
-        if labelled and read_summary(entry.path).steps == EPISODE_STEPS:
-            episode = read_episode(entry.path, image_size=(IMAGE_SIZE, IMAGE_SIZE))
-            episodes.append(replace(episode, outcome=Outcome(entry.outcome)))
-        if index % 50 == 0:
-            job.progress(ProgressEvent("read_episodes", index, len(wanted)))
-    if not episodes:
-        raise ConfigError(
-            f"none of {len(job.episodes)} episodes is labelled and {EPISODE_STEPS} steps long; collect and label some"
-        )
-    return episodes
-
-
 def _clips(episodes: Sequence[Episode], part: str) -> Clips:
     if not episodes:
         raise ConfigError(f"no episodes for the {part} part; collect more (100 are a beginning)")
@@ -444,4 +393,4 @@ def _result(
     }
 
 
-JOBS: Mapping[str, Callable[[Job], dict[str, Any]]] = {"improve": improve, "adapt": adapt}
+JOBS: Mapping[str, Callable[[Job], dict[str, Any]]] = {"improve": improve, "adapt": adapt, "replay": replay}

@@ -19,7 +19,11 @@ from typing import IO, Any
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 
-KINDS = ("improve", "adapt")
+KINDS = ("improve", "adapt", "replay")
+EVALUATIONS = frozenset({"evaluate", "evaluation", "canary"})
+"""Purposes of episodes that measure a policy: they go into the calibration ledger, and are never learned from."""
+MOST_REPLAYED = 120
+"""Episodes of one replay job: about five CPU seconds."""
 CANCEL_NAME = "cancel"
 """A file of this name in the job folder asks the worker to stop after its current iteration."""
 
@@ -60,6 +64,11 @@ class JobInputs:
     episodes: tuple[Recorded, ...]
     checkpoint: Callable[[str], Path]
     newest: Callable[[str], Path] | None = None
+
+
+def is_evaluation(metadata: Mapping[str, Any]) -> bool:
+    """Whether an episode with this metadata measured a policy."""
+    return metadata.get("purpose") in EVALUATIONS
 
 
 def run_in_process(

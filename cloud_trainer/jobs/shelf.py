@@ -54,3 +54,10 @@ class Shelf:
         if not found:
             raise CheckpointError(f"the trainer has no {kind} yet; start it with --import")
         return found[-1]
+
+    def can_replay(self, policy: str) -> bool:
+        """Whether evaluations of this policy can be dreamt again: it, a world model and a judge are here."""
+        try:
+            return self.path(policy).is_dir() and all(self.newest(kind) for kind in ("world_model", "judge"))
+        except (ConfigError, CheckpointError):
+            return False

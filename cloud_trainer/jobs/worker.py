@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cloud_trainer.jobs.pipeline import JOBS, Job
+from cloud_trainer.jobs.job import Job
+from cloud_trainer.jobs.pipeline import JOBS
 from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
 from cloud_trainer.progress import CancelledError, ProgressEvent
 from gymnast_core.errors import NotTrustedError
@@ -20,6 +22,8 @@ def main(folder: Path) -> int:
     """Run the job in `folder`; returns the exit code."""
     torch.set_num_threads(1)
     document = json.loads((folder / "spec.json").read_text())
+    if document["kind"] == "replay":
+        os.nice(15)  # nobody waits for the ledger
     job = Job(
         spec=document["spec"],
         checkpoints={name: Path(path) for name, path in document["checkpoints"].items()},

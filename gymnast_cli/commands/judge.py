@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Calibrate; 3 when the floor is not reached."""
-    from cloud_trainer.jobs.pipeline import IMAGE_SIZE
+    from cloud_trainer.jobs.job import IMAGE_SIZE
     from cloud_trainer.judge.learned import LearnedJudge
     from cloud_trainer.judge.trust import calibrate_judge, require_trusted
     from cloud_trainer.world_model.compact_data import clips_of

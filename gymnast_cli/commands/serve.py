@@ -15,8 +15,12 @@ from gymnast_cli import robot_line
 from gymnast_cli.robot_line import engine_for
 
 if TYPE_CHECKING:
+    from cloud_trainer.jobs.runner import Recorded
     from cloud_trainer.jobs.shelf import Shelf
-    from cloud_trainer.service import Service
+    from cloud_trainer.service import JobContext, Service
+
+LEDGER = Path("console/ledger.jsonl")
+"""Inside the trainer's folder; the page reads it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +51,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ConfigError: another trainer runs on the folder, or a setting makes no sense.
         GymnastError: the page's port is taken.
     """
-    from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
+    from cloud_trainer.jobs.replay_watch import record_rows
+    from cloud_trainer.jobs.runner import JobInputs, run_in_process
     from cloud_trainer.jobs.shelf import Shelf
-    from cloud_trainer.service import JobContext, ServiceConfig, serve
+    from cloud_trainer.service import ServiceConfig, serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     shelf = Shelf(args.folder / "checkpoints")
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     def runner(context: JobContext) -> Mapping[str, Any]:
         context.episodes.settle(60)
-        recorded = tuple(Recorded(context.episodes.path(row), row.outcome) for row in context.episodes.all())
+        recorded = tuple(_recorded(context))
         inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path, shelf.newest)
 
         def emit(kind: str, data: Mapping[str, Any]) -> None:
@@ -71,13 +76,34 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for candidate in result["candidates"]:
             shelf.add(Path(candidate["folder"]))
             context.publish(Path(candidate["folder"]))
+        record_rows(args.folder / LEDGER, result)
         return result
 
     config = ServiceConfig(
         folder=args.folder, host=args.host, port=args.port, port_file=args.port_file, insecure=args.insecure
     )
     console.print(f"trainer in {args.folder}; Ctrl-C stops it")
-    return serve(config, runner, beside=lambda service: _page(service, args, shelf, console))
+    return serve(config, runner, beside=lambda service: _beside(service, args, shelf, console))
+
+
+def _recorded(context: JobContext) -> Iterator[Recorded]:
+    """The episodes of a job: those it names, or everything that may be learned from."""
+    from cloud_trainer.jobs.runner import Recorded, is_evaluation
+
+    named = context.job.spec.get("episodes") if context.job.kind == "replay" else None
+    for row in context.episodes.all():
+        if not is_evaluation(row.metadata) if named is None else row.episode_id in named:
+            yield Recorded(context.episodes.path(row), row.outcome)
+
+
+@contextlib.contextmanager
+def _beside(service: Service, args: argparse.Namespace, shelf: Shelf, console: Console) -> Iterator[None]:
+    """The operator's page and the watch for evaluations, as long as the service runs."""
+    from cloud_trainer.jobs.replay_watch import ReplayWatch
+
+    watch = ReplayWatch(service.episodes, service.jobs, args.folder / LEDGER, shelf.can_replay)
+    with watch, _page(service, args, shelf, console):
+        yield
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def labelled_episodes(paths: list[Path]) -> list[Episode]:
     Raises:
         ConfigError: there is none.
     """
-    from cloud_trainer.jobs.pipeline import EPISODE_STEPS, IMAGE_SIZE
+    from cloud_trainer.jobs.job import EPISODE_STEPS, IMAGE_SIZE
     from gymnast_core.episodes import read_episode
     from gymnast_core.types import Outcome
 

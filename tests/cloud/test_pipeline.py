@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cloud_trainer.jobs.pipeline import Job, PipelineConfig, adapt, improve
+from cloud_trainer.jobs.job import Job
+from cloud_trainer.jobs.pipeline import PipelineConfig, adapt, improve
 from cloud_trainer.jobs.runner import CANCEL_NAME, JobFailedError, JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.splits import SHARES, split_of
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
@@ -204,9 +205,9 @@ def test_adapt_keeps_its_rollout_budget_trains_adapters_and_tells_what_it_checke
     told = result["forgetting"]
     assert told["bound"] == 0.10
     assert set(told["by_task"]) <= {"lift the red cube", "close the drawer"}
-    strict = {**TINY, "check": True, "scene_episodes": 1, "audit": {"parts": ["outcomes"]}, "bounds": {
-        "agreement": 0.0, "false_success": 1.0, "missed_success": 1.0, "optimism": 1.0, "correlation": -1.0,
-    }}  # fmt: skip
+    anything = {"episodes": 1, "agreement": 0.0, "false_success": 1.0, "missed_success": 1.0, "optimism": 1.0}
+    strict = {**TINY, "check": True, "scene_episodes": 1, "audit": {"parts": ["outcomes"]}}
+    strict["bounds"] = {**anything, "correlation": -1.0}
     refused = adapt(job_of((checkpoints, recorded), tmp_path / "strict", config=strict, **{**request, "mode": "full"}))
     assert refused["candidates"] == []  # an untrained judge sees nothing, so a loss cannot be excluded
     assert "the dream tells success from failure too badly" in refused["refused"]

@@ -1,0 +1,49 @@
+"""Every real evaluation is dreamt again: the same policy from the same first frames, judged, beside what happened.
+
+replay_watch notices evaluation episodes and submits this job; its rows go into the calibration ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cloud_trainer.jobs.forgetting import load_batched
+from cloud_trainer.jobs.imagine import imagine
+from cloud_trainer.jobs.job import IMAGE_SIZE, Job, load_episodes
+from cloud_trainer.jobs.ledger import rows_of
+from cloud_trainer.jobs.runner import MOST_REPLAYED
+from cloud_trainer.judge.learned import LearnedJudge
+from cloud_trainer.progress import ProgressEvent
+from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.judge import Verdict
+from gymnast_core.types import Episode
+
+
+def replay(job: Job) -> dict[str, Any]:
+    """Dream the job's episodes again with the policy that acted, greedily, and compare the ends.
+
+    Returns:
+        JSON: ledger (rows, see LedgerRow), and nothing to register or to offer.
+
+    Raises:
+        ConfigError: none of the episodes is labelled and of full length.
+    """
+    model = CompactWorldModel.load(job.checkpoints["world_model"])
+    judge = LearnedJudge.load(job.checkpoints["judge"])
+    policy = load_batched(job.checkpoints["policy"])
+
+    def dream(episodes: Sequence[Episode]) -> Sequence[Verdict]:
+        starts = starts_of(clips_of(episodes, IMAGE_SIZE))
+        env = CompactWorldModelEnv(model, starts, in_order=True)
+        texts = [start.instruction for start in starts]
+        return judge.judge(imagine(env, policy, texts, seed=job.seed, cancelled=job.cancelled))
+
+    episodes = load_episodes(job, MOST_REPLAYED)
+    names = {"policy": policy.version, "world_model": model.version, "judge": judge.version}
+    rows = [asdict(row) for row in rows_of(episodes, dream, **names)]
+    job.progress(ProgressEvent("replay", len(episodes), len(episodes)))
+    return {"ledger": rows, "register": [], "candidates": [], "episodes": len(episodes), "folder": str(job.folder)}

@@ -1,0 +1,101 @@
+"""Evaluation episodes, noticed as they arrive: submits replay jobs when the trainer has nothing better to do."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.jobs.ledger import CalibrationLedger, LedgerRow
+from cloud_trainer.jobs.runner import MOST_REPLAYED, is_evaluation
+from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.protocols import EpisodeRow, JobStore
+from gymnast_core.errors import GymnastError
+from gymnast_core.types import Outcome
+
+LOG = logging.getLogger(__name__)
+
+
+def record_rows(path: Path, result: Mapping[str, Any]) -> int:
+    """Write a replay job's rows into the ledger at `path`, each episode once; returns how many rows were new."""
+    ledger = CalibrationLedger(path)
+    known = {(row.world_model, row.judge, row.episodes) for row in ledger.rows}
+    rows = [LedgerRow(**{**row, "episodes": tuple(row["episodes"])}) for row in result.get("ledger", ())]
+    new = [row for row in rows if (row.world_model, row.judge, row.episodes) not in known and row.n]
+    for row in new:
+        ledger.add(row)
+    return len(new)
+
+
+class ReplayWatch:
+    """Looks for evaluation episodes that are not in the ledger yet, on a thread of the trainer.
+
+    Args:
+        catalogue: of the trainer's episodes, all tenants.
+        jobs: where the replay is submitted.
+        ledger: its path.
+        holds: whether the trainer has a policy with this id, and a world model and judge at all.
+        poll_s: between looks; a job is submitted at the second look that finds the same episodes waiting, so that an
+            evaluation under way is not cut to pieces, and only while no other job waits or runs.
+    """
+
+    def __init__(
+        self, catalogue: EpisodeCatalogue, jobs: JobStore, ledger: Path, holds: Callable[[str], bool], *,
+        poll_s: float = 5.0,
+    ) -> None:  # fmt: skip
+        self._catalogue, self._jobs, self._ledger, self._holds = catalogue, jobs, ledger, holds
+        self._poll_s = poll_s
+        self._seen: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._waiting: dict[tuple[str, str], list[str]] = {}
+        self._done = {name for row in CalibrationLedger(ledger).rows for name in row.episodes}
+        self._after = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="replay-watch", daemon=True)
+
+    def __enter__(self) -> ReplayWatch:
+        """Start looking."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop looking."""
+        self._over.set()
+        self._thread.join()
+
+    def look(self) -> list[str]:
+        """Take in what arrived; returns the ids of the jobs that were submitted."""
+        for row in self._catalogue.all(after=self._after):
+            self._after = row.sequence
+            self._take(row)
+        quiet = {key: tuple(names) for key, names in self._waiting.items() if names}
+        settled = [key for key, names in quiet.items() if self._seen.get(key) == names]
+        self._seen = quiet
+        busy = self._jobs.list(state="waiting", limit=1) or self._jobs.list(state="running", limit=1)
+        return [] if busy else [self._submit(key) for key in settled[:1]]
+
+    def _take(self, row: EpisodeRow) -> None:
+        labelled = row.outcome in (Outcome.SUCCESS.value, Outcome.FAILURE.value)
+        if labelled and is_evaluation(row.metadata) and row.episode_id not in self._done:
+            if self._holds(row.policy_version):
+                self._waiting.setdefault((row.tenant, row.policy_version), []).append(row.episode_id)
+            else:
+                LOG.info("replay_skipped episode=%s policy=%s: not held here", row.episode_id, row.policy_version)
+
+    def _submit(self, key: tuple[str, str]) -> str:
+        tenant, policy = key
+        names = self._waiting[key][:MOST_REPLAYED]
+        self._waiting[key] = self._waiting[key][MOST_REPLAYED:]
+        digest = hashlib.sha256("|".join(sorted(names)).encode()).hexdigest()[:24]
+        spec = {"policy": policy, "seed": 0, "episodes": sorted(names)}
+        return self._jobs.submit(tenant, "replay", spec, f"replay-{digest}", "trainer").job_id
+
+    def _run(self) -> None:
+        while not self._over.wait(self._poll_s):
+            try:
+                for job_id in self.look():
+                    LOG.info("replay_submitted job=%s", job_id)
+            except GymnastError as error:
+                LOG.warning("replay_not_submitted error=%s", error)

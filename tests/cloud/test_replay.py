@@ -1,0 +1,117 @@
+"""Every real evaluation is dreamt again, by itself, and never learned from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cloud_trainer.jobs.job import Job
+from cloud_trainer.jobs.ledger import CalibrationLedger
+from cloud_trainer.jobs.replay import replay
+from cloud_trainer.jobs.replay_watch import ReplayWatch, record_rows
+from cloud_trainer.jobs.runner import Recorded, is_evaluation
+from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
+from cloud_trainer.judge.thresholds import Thresholds
+from cloud_trainer.progress import never, silent
+from cloud_trainer.store.database import Database
+from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.store.sql_jobs import SqlJobStore
+from gymnast_core.episodes import write_episode
+from gymnast_core.types import Outcome
+from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
+
+
+@pytest.fixture(scope="module")
+def job_of(tmp_path_factory):
+    """A replay job over eight evaluation episodes."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("replay")
+    tiny_world_model().save(folder / "world_model")
+    tiny_policy().save(folder / "policy")
+    LearnedJudge(JudgeNetwork(JudgeConfig(widths=(4, 4, 4), hidden=8))).save(
+        folder / "judge", thresholds=Thresholds(0.5, 0.5)
+    )
+    files = [write_episode(folder, episode(seed), robot="sim-0") for seed in range(8)]
+    recorded = [Recorded(path, episode(seed).outcome.value) for seed, path in enumerate(files)]
+    checkpoints = {name: folder / name for name in ("policy", "world_model", "judge")}
+    return lambda work: Job({"seed": 0}, checkpoints, recorded, work, silent, never)
+
+
+def test_a_replay_compares_every_evaluated_start_with_its_dream_once(job_of, tmp_path):
+    result = replay(job_of(tmp_path))
+    assert sum(row["both"] + row["real_only"] for row in result["ledger"]) == 4  # odd seeds really succeeded
+    assert sorted(name for row in result["ledger"] for name in row["episodes"]) == [f"fake-{n}" for n in range(8)]
+    assert replay(job_of(tmp_path))["ledger"] == result["ledger"]
+    path = tmp_path / "ledger.jsonl"
+    page = CalibrationLedger(path)
+    assert record_rows(path, result) == len(result["ledger"])
+    assert record_rows(path, result) == 0, "a job that is run again writes nothing twice"
+    assert page.calibration().n == 8, "an open page sees what the trainer wrote"
+    assert record_rows(path, {"candidates": []}) == 0
+
+
+class Catalogue:
+    """Rows in order of arrival."""
+
+    def __init__(self) -> None:
+        self.rows: list[EpisodeRow] = []
+
+    def all(self, *, after=0):
+        return [row for row in self.rows if row.sequence > after]
+
+    def arrive(self, name, purpose, *, policy="policy-1", outcome=Outcome.SUCCESS):
+        row = EpisodeRow(len(self.rows) + 1, "default", name, "sim-0", "d", 1, 0, "valid")
+        self.rows.append(replace(row, outcome=outcome.value, policy_version=policy, metadata={"purpose": purpose}))
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    return SqlJobStore(Database(f"sqlite:///{tmp_path / 'jobs.db'}"))
+
+
+def watch_over(catalogue, jobs, folder: Path) -> ReplayWatch:
+    return ReplayWatch(catalogue, jobs, folder / "ledger.jsonl", lambda policy: policy == "policy-1")
+
+
+def test_an_evaluation_is_replayed_when_it_is_over_and_nothing_else_is_to_do(jobs, tmp_path):
+    catalogue = Catalogue()
+    watch = watch_over(catalogue, jobs, tmp_path)
+    catalogue.arrive("ep-1", "evaluate")
+    catalogue.arrive("ep-2", "collect")
+    catalogue.arrive("ep-3", "evaluate", policy="policy-of-somebody-else")
+    catalogue.arrive("ep-4", "evaluate", outcome=Outcome.UNLABELLED)
+    assert watch.look() == []
+    catalogue.arrive("ep-5", "canary")
+    assert watch.look() == [], "it is still growing"
+    training = jobs.submit("default", "improve", {}, "k", "me")
+    assert watch.look() == [], "training goes first"
+    jobs.finish(training.job_id, "cancelled")
+    (job_id,) = watch.look()
+    job = jobs.get(job_id)
+    assert (job.kind, job.spec["policy"], job.spec["episodes"]) == ("replay", "policy-1", ["ep-1", "ep-5"])
+    jobs.finish(job_id, "done")
+    assert watch.look() == []
+
+
+def test_what_the_ledger_holds_is_not_replayed_after_a_restart(jobs, tmp_path):
+    row = {"task": "lift", "policy": "policy-1", "world_model": "w", "judge": "j", "both": 1, "real_only": 0,
+           "imagined_only": 0, "neither": 0, "abstained": 0, "episodes": ["ep-1"]}  # fmt: skip
+    record_rows(tmp_path / "ledger.jsonl", {"ledger": [row]})
+    catalogue = Catalogue()
+    catalogue.arrive("ep-1", "evaluate")
+    catalogue.arrive("ep-2", "evaluate")
+    watch = watch_over(catalogue, jobs, tmp_path)
+    watch.look()
+    (job_id,) = watch.look()
+    assert jobs.get(job_id).spec["episodes"] == ["ep-2"]
+
+
+def test_episodes_that_measure_are_told_from_those_that_teach():
+    assert [is_evaluation({"purpose": name}) for name in ("collect", "ttt", "evaluate", "canary")] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert not is_evaluation({})
