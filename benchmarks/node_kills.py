@@ -155,11 +155,10 @@ class Range:
         self.graph = Graph(config).start()
         self.witness = Witness()
         self.client = GraphClient(domain_id=domain_id)
-        self.client.wait_ready(PATIENCE_S)
-        self.run()
 
     def run(self) -> None:
         """Have episodes run until somebody ends them."""
+        self.client.wait_ready(PATIENCE_S)
         self.client.set(
             "rollout",
             {"tasks": ["lift"], "seed_start": 0, "seed_count": 100_000, "record": True,
@@ -242,6 +241,7 @@ def _range(domain_id: int, seed: int) -> Iterator[Range]:
     with tempfile.TemporaryDirectory(prefix="gymnast-kills-") as name:
         field = Range(Path(name), domain_id, seed)
         try:
+            field.run()
             yield field
         finally:
             field.close()

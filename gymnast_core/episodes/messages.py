@@ -289,6 +289,14 @@ def decode_named(data: bytes, names: Sequence[str]) -> tuple[int, FloatArray]:
     return stamp_ns, narrow
 
 
+def decode_any_named(data: bytes) -> tuple[tuple[str, ...], list[float]]:
+    """Names and values of a JointState, whatever they are; for viewers."""
+    reader = CdrReader(data)
+    reader.stamp_ns()
+    names = reader.strings()
+    return names, reader.floats64().tolist()
+
+
 def _quaternion_from_rpy(roll: float, pitch: float, yaw: float) -> tuple[float, float, float, float]:
     """Quaternion (x, y, z, w) of R = Rz(yaw) Ry(pitch) Rx(roll); Diebel 2006, "Representing Attitude", eq. 297."""
     sr, cr = math.sin(roll / 2), math.cos(roll / 2)

@@ -1,0 +1,106 @@
+"""What the rerun viewer shows of an episode, recorded or live: cameras, joints, actions, the gripper's path, words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gymnast_core.episodes import messages
+from gymnast_core.episodes.reader import iterate_messages
+from gymnast_core.errors import ConfigError, CorruptError
+from gymnast_core.types import ByteArray
+
+GRIPPER = "gripper/path"
+_PATH_LENGTH = 2000
+"""Points of the path that are kept."""
+
+
+class Screen:
+    """One rerun recording: to a file, or to a viewer's window. Entities are named as the topics.
+
+    Args:
+        save: write an .rrd file there instead of opening a viewer.
+        name: of the recording.
+
+    Raises:
+        ConfigError: rerun is not installed.
+    """
+
+    def __init__(self, save: Path | None, name: str) -> None:
+        try:
+            import rerun
+        except ImportError as error:
+            raise ConfigError(f"{error}: the viewer is missing; pip install 'gymnast_ros[view]'") from error
+        self._rerun: Any = rerun
+        self._recording = rerun.RecordingStream("gymnast", recording_id=name)
+        if save is None:
+            self._recording.spawn()
+        else:
+            save.parent.mkdir(parents=True, exist_ok=True)
+            self._recording.save(str(save))
+        self._recording.log("gripper", rerun.ViewCoordinates.FLU, static=True)  # REP 103: forward, left, up
+        self._path: list[Sequence[float]] = []
+        self.shown = 0
+
+    def at(self, stamp_ns: int) -> None:
+        """What follows was seen at this time."""
+        self._recording.set_time("time", timestamp=np.datetime64(stamp_ns, "ns"))
+
+    def image(self, topic: str, image_HWC: ByteArray) -> None:
+        """A frame, (H, W, 3) uint8 RGB."""
+        self._log(topic, self._rerun.Image(image_HWC))
+
+    def jpeg(self, topic: str, data: bytes) -> None:
+        """A frame as it was recorded."""
+        self._log(topic, self._rerun.EncodedImage(contents=data, media_type="image/jpeg"))
+
+    def named(self, topic: str, names: Sequence[str], values: Sequence[float]) -> None:
+        """Named numbers, a curve each; proprioception also moves the gripper."""
+        for name, value in zip(names, values, strict=False):
+            self._log(f"{topic}/{name}", self._rerun.Scalars(float(value)))
+        if tuple(names[:3]) == messages.PROPRIO_NAMES[:3]:
+            self._path = [*self._path[-_PATH_LENGTH:], [float(value) for value in values[:3]]]
+            self._log(GRIPPER, self._rerun.LineStrips3D([self._path], radii=0.002))
+            self._log("gripper/now", self._rerun.Points3D([self._path[-1]], radii=0.01))
+
+    def words(self, topic: str, text: str) -> None:
+        """A line in the log."""
+        self._log(topic, self._rerun.TextLog(text))
+
+    def message(self, topic: str, data: bytes) -> None:
+        """One message of an episode, as it lies in the file or comes over the wire."""
+        kind = messages.topic_type(topic)
+        if kind == "sensor_msgs/msg/CompressedImage":
+            self.jpeg(topic, bytes(messages.decode_image(data)[1]))
+        elif kind == "sensor_msgs/msg/JointState":
+            self.named(topic, *messages.decode_any_named(data))
+        elif kind == "std_msgs/msg/String":
+            self.words(topic, messages.decode_string(data))
+
+    def close(self) -> None:
+        """Everything logged reaches the file or the viewer."""
+        self._recording.flush()
+        self._recording.disconnect()
+
+    def _log(self, topic: str, value: Any) -> None:
+        self._recording.log(topic.strip("/"), value)
+        self.shown += 1
+
+
+def show_episode(path: Path, screen: Screen) -> int:
+    """Show a recorded episode; returns the number of its messages.
+
+    Raises:
+        CorruptError: the file is no episode.
+    """
+    count = 0
+    for topic, stamp_ns, data in iterate_messages(path):
+        screen.at(stamp_ns)
+        screen.message(topic, data)
+        count += 1
+    if not count:
+        raise CorruptError(f"{path} holds no message")
+    return count
