@@ -9,7 +9,8 @@ from gymnast_cli.stages import Advance
 from gymnast_core.errors import GymnastError, NotTrustedError
 
 if TYPE_CHECKING:
-    from gymnast_ros.uplink import JobsClient, JobView
+    from gymnast_core.job import JobView
+    from gymnast_ros.uplink import JobsClient
 
 
 SHOWN = ("imagined_reward", "agreement", "optimism", "loss")

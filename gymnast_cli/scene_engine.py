@@ -26,7 +26,7 @@ from cloud_trainer.jobs.scene_adaptation import Budget, Emit, Stop, Trust, Verdi
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import FINAL_STATES, JobStore
+from cloud_trainer.store.protocols import JobStore
 from cloud_trainer.world_model.audit import require_trust
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit_run import compact_dreamer, run_audit
@@ -209,7 +209,7 @@ class SceneEngine:
             row = self.jobs.get(job_id)
             if row.state == "failed":
                 raise GymnastError(row.error)
-            if row.state in FINAL_STATES:
+            if row.ended:
                 return row.result
             if stop() and time.monotonic() - began < budget.seconds and rollouts < budget.rollouts:
                 self.jobs.request_cancel(job_id)

@@ -17,7 +17,7 @@ from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
 from cloud_trainer.service.trail import MADE
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import FINAL_STATES, EpisodeRow, JobRow
+from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.types import Outcome
 from gymnast_core.web.auth import User
@@ -158,7 +158,7 @@ class Desk:
         """Ask a job to stop."""
         user.require("cancel")
         row = self.jobs.get(job_id, user.tenant)
-        if row.state in FINAL_STATES:
+        if row.ended:
             return f"{job_id} had ended already ({row.state}); nothing to cancel, what it made is kept"
         self.jobs.request_cancel(job_id, user.tenant)
         self.trail.note(user, "cancel", job=job_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from cloud_trainer.console import media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
 from cloud_trainer.jobs.provenance import graph_json
-from cloud_trainer.store.protocols import FINAL_STATES, JobEvent
 from gymnast_core.errors import GymnastError
+from gymnast_core.job import JobEvent
 from gymnast_core.statistics import wilson_interval
 from gymnast_core.web.auth import User
 
@@ -81,7 +81,7 @@ def job(desk: Desk, user: User, *, job_id: str, query: Mapping[str, str]) -> dic
     rewards = [float(found) for event in events if (found := _reward(event.data)) is not None]
     return {
         "job": row,
-        "over": row.state in FINAL_STATES,
+        "over": row.ended,
         "progress": _progress(events),
         "curve": media.curve(rewards, label="imagined reward"),
         "events": list(reversed(events))[:60],
@@ -245,7 +245,7 @@ def _dreams(desk: Desk, job_id: str) -> list[dict[str, Any]]:
     return list(json.loads(path.read_text())) if path.exists() else []
 
 
-def _progress(events: list[JobEvent] | Any) -> dict[str, Any]:
+def _progress(events: Sequence[JobEvent]) -> dict[str, Any]:
     """Newest progress line: {stage, step, total}."""
     for event in reversed(list(events)):
         if event.kind == "progress" and event.data.get("total"):

@@ -22,16 +22,15 @@ from cloud_trainer.service.session import UploadSession
 from cloud_trainer.service.trail import Trail
 from cloud_trainer.service.upload_weights import receive_checkpoint
 from cloud_trainer.store.protocols import (
-    FINAL_STATES,
     BlobStore,
     EpisodeRow,
-    JobEvent,
     JobRow,
     JobStore,
     MetaStore,
     ReleaseRow,
 )
 from gymnast_core.errors import GymnastError
+from gymnast_core.job import FINAL_STATES, JobEvent
 from gymnast_core.signing import EVERY_ROBOT
 from gymnast_core.types import Outcome
 from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from gymnast_core.job import JobEvent, JobState, JobView
+
 EpisodeState = Literal["committed", "valid", "quarantined"]
-JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
-FINAL_STATES = ("done", "failed", "cancelled")
 AddResult = Literal["added", "duplicate", "conflict"]
 
 
@@ -93,53 +93,16 @@ class CheckpointRow:
 
 
 @dataclass(frozen=True)
-class JobRow:
-    """One job.
+class JobRow(JobView):
+    """One job as the store keeps it.
 
     Attributes:
-        job_id: never reused.
         tenant: whose it is.
-        kind: what to do.
-        spec: JSON values.
-        state: where it is.
-        submitted_by: name in the certificate.
-        result: JSON values, when done.
-        error: why it failed.
-        cancel_requested: the runner should stop.
-        created_ns: wall clock.
-        last_event: sequence of its newest event.
         attempts: how often it was claimed.
     """
 
-    job_id: str
     tenant: str
-    kind: str
-    spec: Mapping[str, Any]
-    state: JobState
-    submitted_by: str
-    result: Mapping[str, Any]
-    error: str
-    cancel_requested: bool
-    created_ns: int
-    last_event: int
     attempts: int
-
-
-@dataclass(frozen=True)
-class JobEvent:
-    """One line of a job's story.
-
-    Attributes:
-        sequence: 1, 2, 3, ... within the job.
-        time_ns: wall clock.
-        kind: what happened: progress, log, state, ...
-        data: JSON values.
-    """
-
-    sequence: int
-    time_ns: int
-    kind: str
-    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from cloud_trainer.store.database import JOB_EVENTS, JOBS, Database
-from cloud_trainer.store.protocols import FINAL_STATES, JobEvent, JobRow, JobState
+from cloud_trainer.store.protocols import JobRow
+from gymnast_core.job import FINAL_STATES, JobEvent, JobState
 from gymnast_core.manifest import canonical_json
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
 

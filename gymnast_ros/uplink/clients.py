@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from gymnast_core.errors import CorruptError, RejectedBridgeError
+from gymnast_core.job import JobEvent, JobView
 from gymnast_core.manifest import read_checkpoint
 from gymnast_core.signing import SignedDocument
 from gymnast_core.types import Outcome
@@ -32,41 +33,9 @@ from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.download import BlobDownload
 from gymnast_ros.uplink.link import Backoff, Link
 
-FINAL_STATES = ("done", "failed", "cancelled")
 _PUBLISH_DEADLINE_S = 3600.0
 _EVENTS_DEADLINE_S = 300.0
 _WHY_DEADLINE_S = 120.0
-
-
-@dataclass(frozen=True)
-class JobView:
-    """A job as the trainer tells it: see cloud_trainer.store.JobRow for the fields."""
-
-    job_id: str
-    kind: str
-    spec: Mapping[str, Any]
-    state: str
-    submitted_by: str
-    result: Mapping[str, Any]
-    error: str
-    cancel_requested: bool
-    created_ns: int
-    last_event: int
-
-    @property
-    def ended(self) -> bool:
-        """Whether it will not change any more."""
-        return self.state in FINAL_STATES
-
-
-@dataclass(frozen=True)
-class JobEventView:
-    """One line of a job's story."""
-
-    sequence: int
-    time_ns: int
-    kind: str
-    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -165,7 +134,7 @@ class JobsClient(_Client):
         request = jobs_pb2.JobId(job_id=job_id)
         return _job(self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Cancel, request))
 
-    def watch(self, job_id: str, after: int = 0, *, patience_s: float = 60.0) -> Iterator[JobEventView]:
+    def watch(self, job_id: str, after: int = 0, *, patience_s: float = 60.0) -> Iterator[JobEvent]:
         """Every event once, in order, until the job has ended; goes on across broken links and restarts.
 
         Args:
@@ -185,7 +154,7 @@ class JobsClient(_Client):
                 for event in stub.Events(request, timeout=_EVENTS_DEADLINE_S):
                     after, away_since = event.sequence, time.monotonic()
                     backoff.reset()
-                    yield JobEventView(event.sequence, event.time_ns, event.kind, json.loads(event.data_json))
+                    yield JobEvent(event.sequence, event.time_ns, event.kind, json.loads(event.data_json))
             except grpc.RpcError as failure:
                 error = domain_error(failure)
                 if isinstance(error, RejectedBridgeError) or time.monotonic() - away_since > patience_s:

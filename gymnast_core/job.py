@@ -1,0 +1,61 @@
+"""Work for the trainer as both sides see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
+FINAL_STATES = ("done", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class JobView:
+    """One job.
+
+    Attributes:
+        job_id: never reused.
+        kind: what to do.
+        spec: JSON values.
+        state: where it is.
+        submitted_by: name in the certificate.
+        result: JSON values, when done.
+        error: why it failed.
+        cancel_requested: the runner should stop.
+        created_ns: wall clock.
+        last_event: sequence of its newest event.
+    """
+
+    job_id: str
+    kind: str
+    spec: Mapping[str, Any]
+    state: JobState
+    submitted_by: str
+    result: Mapping[str, Any]
+    error: str
+    cancel_requested: bool
+    created_ns: int
+    last_event: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.state in FINAL_STATES
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """One line of a job's story.
+
+    Attributes:
+        sequence: 1, 2, 3, ... within the job.
+        time_ns: wall clock.
+        kind: what happened: progress, log, state, ...
+        data: JSON values.
+    """
+
+    sequence: int
+    time_ns: int
+    kind: str
+    data: Mapping[str, Any]
