@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -30,7 +31,7 @@ class _Recording:
         self.episode_id = episode_id
         self.steps = 0
         self.stamp_ns = 0
-        self._flushed_s = time.monotonic()
+        self._flushed_s = -math.inf  # the first observation goes out at once
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"record-{episode_id}", daemon=True)
