@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rcl_interfaces.srv import GetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 
 from cloud_trainer.service import JobContext, Service, ServiceConfig, enroll
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
 from gymnast_ros.bringup import Graph, GraphConfig
+from gymnast_ros.graph import config_from
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
 from tests.ros.conftest import wait_until
 
@@ -175,3 +180,46 @@ def test_killed_bridge_loses_nothing(graph, client, service) -> None:
         30.0,
         "episodes of a killed bridge",
     )
+
+
+def ros2_lines() -> list[list[str]]:
+    """The README's ros2 commands, as a shell splits them."""
+    text = (Path(__file__).parents[2] / "README.md").read_text().replace("\\\n", " ")
+    lines = [line.split("  #")[0].strip() for line in text.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("ros2 ")]
+
+
+def test_readmes_ros2_examples_name_what_the_graph_offers(graph, client, context) -> None:
+    """Names and types of topics, services and parameters, asked from the running nodes as ros2 asks them."""
+    node = Node("reader_of_the_readme", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    lines = ros2_lines()
+    assert {"launch", "topic", "service"} <= {line[1] for line in lines}
+    wanted = {line[3] for line in lines if line[1] in ("topic", "service")}
+
+    def known() -> dict[str, list[str]]:
+        return {**dict(node.get_topic_names_and_types()), **dict(node.get_service_names_and_types())}
+
+    wait_until(lambda: wanted <= set(known()), 20.0, f"{sorted(wanted)} on the graph")
+    for words in lines:
+        kind, action, name = words[1:4]
+        if kind == "launch":
+            assert (action, (Path("launch") / name).is_file()) == ("gymnast_ros", True), words
+            config_from(dict(word.split(":=", 1) for word in words[4:]))
+        elif kind in ("topic", "service"):
+            given = [word for word in words[4:] if word.count("/") == 2 and not word.startswith("{")]
+            assert given == [] if kind == "topic" and not given else known()[name] == given, words
+        elif kind == "param":
+            request, asked = GetParameters.Request(names=[words[4]]), f"{name}/get_parameters"
+            service = node.create_client(GetParameters, asked)
+            assert service.wait_for_service(timeout_sec=10.0), words
+            future = service.call_async(request)
+            executor.spin_until_future_complete(future, timeout_sec=10.0)
+            assert future.result().values[0].type != 0, f"{words}: {name} declares no {words[4]}"
+        else:
+            assert (kind, action, Path(name).suffix) in {("bag", "info", ".mcap"), ("bag", "play", ".mcap")} or (
+                kind == "lifecycle" and name == "/arm"
+            ), words
+    executor.shutdown()
+    node.destroy_node()
