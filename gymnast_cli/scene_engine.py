@@ -218,7 +218,8 @@ class SceneEngine:
     def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
         """What the job found on the other tasks."""
         found = json.loads((folder / "result.json").read_text()).get("forgetting") or {}
-        return {"ok": True, **found}
+        shown = ("before", "after", "n", "most", "bound", "sight", "ok")
+        return {"ok": True, **{name: found[name] for name in shown if name in found}}
 
     def preview(self, candidate: str, folder: Path) -> None:
         """Imagine old and new from the captured start."""

@@ -15,12 +15,15 @@ from gymnast_core.errors import TransientBridgeError
 
 
 @contextlib.contextmanager
-def trainer_process(folder: Path, imports: Sequence[Path], *, timeout_s: float = 60.0) -> Iterator[str]:
+def trainer_process(
+    folder: Path, imports: Sequence[Path], *, options: Sequence[str] = ("--no-console",), timeout_s: float = 60.0
+) -> Iterator[str]:
     """Run a trainer over `folder` and yield its address; it ends with the block.
 
     Args:
         folder: the trainer's data; its log is folder/serve.log.
         imports: checkpoint folders it should know from the start.
+        options: further arguments of `gymnast serve`.
         timeout_s: how long it may take until it listens.
 
     Raises:
@@ -38,7 +41,7 @@ def trainer_process(folder: Path, imports: Sequence[Path], *, timeout_s: float =
         str(folder),
         "--port-file",
         str(port_file),
-        "--no-console",
+        *options,
     ]
     for checkpoint in imports:
         command += ["--import", str(checkpoint)]
