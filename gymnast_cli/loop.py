@@ -15,6 +15,8 @@ from gymnast_cli.loop_config import LoopConfig
 from gymnast_cli.results import Trials, counts, difference
 from gymnast_cli.stages import Advance, Stages
 from gymnast_core.errors import ConfigError, NotTrustedError
+from gymnast_core.sequential import Decision, SequentialRule, confidence_sequence
+from gymnast_core.statistics import PairCounts
 
 if TYPE_CHECKING:
     from gymnast_ros.nodes.client import GraphClient
@@ -197,18 +199,50 @@ class Loop:
             raise
 
     def _canary(self, number: int, candidates: Sequence[str]) -> str:
-        """The rule, fixed beforehand: most successes on the choosing states; a tie keeps what runs."""
-        versions = [self.policy, *candidates]
+        """Try the candidates, the longest trained first, until one is promoted; returns what shall run.
 
-        def compare(advance: Advance) -> dict[str, Any]:
-            self._client.wait_staged(candidates, timeout_s=STAGE_S)
-            first = CHOOSING_SEEDS + self._offset(number)
-            trials = trials_of(self._run(versions, first, self.config.choosing, advance), versions)
-            return {version: counts(trials[version]) for version in versions}
+        The rule, an anytime-valid sequential test on pairs of equal start states, is written down before the first
+        pair; it is looked at after every few, and its budget is what a fixed-n comparison would have used.
+        """
+        order = list(reversed(candidates))
 
-        scores = self._step(f"{number}/canary", compare)
-        self._episodes += sum(score["n"] for score in scores.values())
-        return max(versions, key=lambda version: int(scores[version]["successes"]))
+        def declare(advance: Advance) -> dict[str, Any]:
+            self._client.wait_staged(order, timeout_s=STAGE_S)
+            first, rule = CHOOSING_SEEDS + self._offset(number), self.config.rule(len(order))
+            return {"incumbent": self.policy, "candidates": order, "rule": rule.to_json(), "seed_start": first}
+
+        plan = self._step(f"{number}/canary/declare", declare)
+        for candidate in plan["candidates"]:
+            if self._trial(number, plan, candidate) is Decision.PROMOTE:
+                return str(candidate)
+        return self.policy
+
+    def _trial(self, number: int, plan: Mapping[str, Any], candidate: str) -> Decision:
+        """Run pairs of one candidate until the declared rule decides."""
+        rule, before, after = SequentialRule(**plan["rule"]), [], []
+        decision = Decision.CONTINUE
+        done = 0
+        while not decision.final and done < self.config.choosing:
+            size = min(self.config.look, self.config.choosing - done)
+            first = int(plan["seed_start"]) + done
+
+            def pairs(advance: Advance, first: int = first, size: int = size) -> list[list[bool]]:
+                versions = [self.policy, candidate]
+                trials = trials_of(self._run(versions, first, size, advance), versions)
+                return [[trials[version][key] for version in versions] for key in sorted(trials[self.policy])]
+
+            rows = self._step(f"{number}/canary/{candidate}/{done}", pairs)
+            self._episodes += 2 * len(rows)
+            before += [row[0] for row in rows]
+            after += [row[1] for row in rows]
+            done += size
+            decision = rule.decide(PairCounts.of(before, after))
+        counted = PairCounts.of(before, after)
+        self.rounds[-1].setdefault("canary", []).append(
+            {"candidate": candidate, "decision": decision.value, "n": counted.n, "wins": counted.wins,
+             "losses": counted.losses, "difference": confidence_sequence(counted).to_json(), "rule": dict(plan["rule"])}
+        )  # fmt: skip
+        return decision
 
     def _swap(self, version: str) -> str:
         if self._client.policy_version != version:
@@ -221,18 +255,24 @@ class Loop:
 
     def _evaluate(self, name: str, version: str) -> Trials:
         def measure(advance: Advance) -> list[list[Any]]:
-            first = EVALUATION_SEEDS + self.config.seed * SEEDS_PER_RUN
-            result = self._run([version], first, self.config.evaluation, advance)
-            return [[row["task"], row["seed"], row["success"] is True] for row in result["episodes"]]
+            first, count = EVALUATION_SEEDS + self.config.seed * SEEDS_PER_RUN, self.config.evaluation
+            recorded = min(self.config.replayed, count)
+            rows: list[Mapping[str, Any]] = []
+            for begin, size in ((0, recorded), (recorded, count - recorded)):
+                if size:
+                    rows += self._run([version], first + begin, size, advance, record=begin < recorded)["episodes"]
+            return [[row["task"], row["seed"], row["success"] is True] for row in rows]
 
         rows = self._step(name, measure)
         self._episodes += len(rows)
         return {(task, seed): won for task, seed, won in rows}
 
-    def _run(self, versions: Sequence[str], first: int, count: int, advance: Advance) -> dict[str, Any]:
+    def _run(
+        self, versions: Sequence[str], first: int, count: int, advance: Advance, *, record: bool = False
+    ) -> dict[str, Any]:
         return self._client.evaluate(
             tasks=list(self.config.tasks), seed_start=first, seed_count=count, scene=self.config.scene,
-            checkpoints=[self._folder_of(version) for version in versions], timeout_s=3600,
+            record=record, checkpoints=[self._folder_of(version) for version in versions], timeout_s=3600,
             progress=lambda status: advance(*shown(status)),
         )  # fmt: skip
 

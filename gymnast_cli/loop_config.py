@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.sequential import SequentialRule
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,13 @@ class LoopConfig:
         seed: of everything random, 0..19.
         collect: episodes per task, round by round; the last number repeats. Falling numbers spend real episodes early.
         grpo_iterations: policy updates, round by round; the last number repeats.
-        choosing: start states per task of the canary that picks a candidate.
+        choosing: start states per task of the canary: at most so many pairs a task, fewer once its rule decides.
+        canary: the promotion rule, declared before the first pair; alpha_promote is shared by a round's candidates.
+            max_pairs is choosing times tasks.
         evaluation: start states per task of the evaluation after every round; the same ones each time.
         piece: episodes per task recorded between two saves of the state.
+        look: start states per task between two looks of the canary.
+        replayed: start states per task of an evaluation that are recorded, for the trainer's calibration ledger.
         job: settings of the training job, see cloud_trainer.jobs.pipeline.PipelineConfig.
         stop: see StopRule.
     """
@@ -72,6 +77,9 @@ class LoopConfig:
     choosing: int = 25
     evaluation: int = 50
     piece: int = 25
+    look: int = 5
+    replayed: int = 15
+    canary: Mapping[str, Any] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
     stop: StopRule = field(default_factory=StopRule)
 
@@ -83,7 +91,7 @@ class LoopConfig:
             raise ConfigError(f"seed must be 0..19 (each owns a range of start states), got {self.seed}")
         if not 1 <= self.rounds <= 30:
             raise ConfigError(f"rounds must be 1..30, got {self.rounds}")
-        for name in ("choosing", "evaluation", "piece"):
+        for name in ("choosing", "evaluation", "piece", "look"):
             if not 1 <= getattr(self, name) <= 500:
                 raise ConfigError(f"{name} must be 1..500, got {getattr(self, name)}")
         if not self.tasks:
@@ -92,6 +100,23 @@ class LoopConfig:
             values = getattr(self, name)
             if not values or min(values) < 1 or max(values) > 500:
                 raise ConfigError(f"{name} must be numbers 1..500, one per round, got {list(values)}")
+
+        if not 0 <= self.replayed <= 500:
+            raise ConfigError(f"replayed must be 0..500, got {self.replayed}")
+        self.rule(1)
+
+    def rule(self, candidates: int) -> SequentialRule:
+        """The canary's rule for one of so many candidates: together they are promoted wrongly as rarely as one.
+
+        Raises:
+            ConfigError: a setting of the canary does not exist or makes no test; the message lists those that do.
+        """
+        known = {entry.name for entry in fields(SequentialRule)} - {"max_pairs"}
+        if unknown := sorted(set(self.canary) - known):
+            raise ConfigError(f"unknown canary settings {unknown}; there are {sorted(known)}")
+        most = self.choosing * len(self.tasks)
+        declared = SequentialRule(**{"min_pairs": min(5, most), **self.canary, "max_pairs": most})
+        return replace(declared, alpha_promote=declared.alpha_promote / max(1, candidates))
 
     def at(self, name: str, round_number: int) -> int:
         """A schedule's value in a round (1, 2, ...)."""

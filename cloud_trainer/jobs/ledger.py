@@ -167,6 +167,15 @@ class CalibrationLedger:
         versions = list(dict.fromkeys(row.world_model for row in self.rows))
         return [(version, found) for version in versions if (found := self.calibration(world_model=version))]
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON values: the calibration overall, by task, and over world-model versions."""
+        overall = self.calibration()
+        return {
+            "overall": None if overall is None else overall.to_json(),
+            "tasks": {task: found.to_json() for task, found in self.by_task().items()},
+            "trend": [{"world_model": version, **found.to_json()} for version, found in self.trend()],
+        }
+
     def _by(self, tasks: Iterable[str]) -> dict[str, Calibration]:
         return {task: found for task in dict.fromkeys(tasks) if (found := self.calibration(task=task))}
 

@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cloud_trainer.jobs.ledger import CalibrationLedger
+from gymnast_cli.commands.serve import LEDGER
 from gymnast_cli.demo.config import DemoConfig
 from gymnast_cli.demo.film import film
 from gymnast_cli.demo.graph import Robot, free_domain
@@ -159,6 +161,7 @@ class Demo:
             "world_model": chain.world_model,
             "judge": chain.judge,
         }
+        self.result["ledger"] = CalibrationLedger(self.folder / "trainer" / LEDGER).to_json()
         self.result["stages"] = self.stages.as_json()
         self.result["run_id"] = self.folder.name
         (self.folder / "result.json").write_text(json.dumps(self.result, indent=1, sort_keys=True))

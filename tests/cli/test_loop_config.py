@@ -47,11 +47,20 @@ def test_schedule_repeats_its_last_number() -> None:
         ({"seed": 20}, "seed must be 0..19"),
         ({"stop": {"success": 1.5}}, "stop.success must be above 0 and at most 1, got 1.5"),
         ({"tasks": []}, "at least one task"),
+        ({"canary": {"max_pairs": 9}}, r"unknown canary settings \['max_pairs'\]; there are .*'alpha_promote'"),
+        ({"canary": {"worthwhile": 2.0}}, "worthwhile must lie in"),
     ],
 )
 def test_setting_out_of_range_is_refused_by_name(values, message, tmp_path) -> None:
     with pytest.raises(ConfigError, match=message):
         read_loop_config(write(tmp_path, **values))
+
+
+def test_candidates_of_a_round_share_the_error_that_was_declared() -> None:
+    config = LoopConfig(Path("x"), "w", "j", choosing=10, tasks=("lift", "push"), canary={"alpha_promote": 0.05})
+    assert (config.rule(1).alpha_promote, config.rule(2).alpha_promote) == (0.05, 0.025)
+    assert config.rule(2).max_pairs == 20
+    assert config.rule(2).worthwhile == 0.15
 
 
 def test_single_number_is_a_schedule_too(tmp_path) -> None:

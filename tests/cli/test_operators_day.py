@@ -80,7 +80,7 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     settings = {
         "folder": str(tmp_path / "loop"), "world_model": "world_model-0", "judge": "judge-0", "rounds": 1,
         "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 5, "evaluation": 3, "grpo_iterations": 1,
-        "job": {"fail": True},
+        "job": {"fail": True}, "canary": {"alpha_promote": 0.5, "min_pairs": 1}, "look": 1, "replayed": 1,
     }  # fmt: skip
     path = tmp_path / "loop.json"
     path.write_text(json.dumps(settings))
@@ -96,8 +96,13 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     assert (code, history["state"]) == (0, "all rounds done")
     assert history["base_policy"] == stack.base
     assert history["rounds"][0]["promoted"], history
+    (canary,) = history["rounds"][0]["canary"]
+    assert (canary["decision"], canary["rule"]["max_pairs"]) == ("promote", 10)
+    assert canary["n"] <= 10
+    steps = list(json.loads((tmp_path / "loop" / "state.json").read_text())["steps"])
+    assert steps.index("1/canary/declare") < steps.index(f"1/canary/{canary['candidate']}/0")
     assert history["policy"] == read_manifest(SHIPPED).id
-    assert history["episodes"] == 6 + 4 + 2 * 10 + 6
+    assert history["episodes"] == 6 + 4 + 2 * canary["n"] + 6
     jobs = len(stack.service.jobs.list())
     again = gymnast("loop", path, *stack.robot(), *stack.trainer())[1]
     assert again == history
