@@ -15,6 +15,8 @@ CAMERA_TOPICS = {"usb_cam": "/image_raw", "realsense": "/camera/camera/color/ima
 EFFORT_LIMIT = tuple(1.7 * value for value in (800.0, 1000.0, 600.0, 600.0, 600.0, 700.0))
 """[mA] Source: rail-berkeley/bridge_data_robot, effort limits with their tolerance."""
 RESPAWN_DELAY_S = 1.0
+STEP_TIMEOUT_S = 1.5
+"""In real time an observation comes five times a second; after this the arm is gone."""
 REALTIME_PRIORITY = 20
 """SCHED_FIFO of arm and gate where that is asked for: above everything ordinary, below the kernel's own threads."""
 ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
@@ -138,6 +140,8 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     rollout = {**store, "auto_label": config.robot == "sim", "bridge_expected": bool(config.trainer)}
     if config.instruction:
         rollout["instruction"] = config.instruction
+    if config.paced or config.robot != "sim":
+        rollout["step_timeout_s"] = STEP_TIMEOUT_S
     specs = [_arm(config), _gate(config), NodeSpec("rollout", "rollout", rollout)]
     if config.trainer:
         link = {"trainer": config.trainer, "identity": str(config.identity) if config.identity else ""}

@@ -28,6 +28,8 @@ CLOSED_STATES = ("estop", "stopped", "disarmed")
 MAX_SILENT_STEPS = 5
 """Steps in a row for which the arm heard no command although one was sent: the gate is gone, not merely slow."""
 
+CONFIGURE_ATTEMPTS, CONFIGURE_RESEND_S = 8, 1.0
+
 
 class TopicEnv:
     """B = 1: publishes commands for the gate, waits for the observation that follows.
@@ -196,11 +198,20 @@ class TopicEnv:
             return
         request = SetParameters.Request()
         request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in changed.items()]
-        results = self._call(self._set_arm, request, self._step_timeout_s, "the arm's parameters").results
+        results = self._call_until_answered(self._set_arm, request, "the arm's parameters").results
         reasons = [result.reason for result in results if not result.successful]
         if reasons:
             raise SafetyError(f"the arm refused {changed}: {'; '.join(reasons)}")
         self._arm_settings.update(changed)
+
+    def _call_until_answered(self, client: Any, request: Any, what: str) -> Any:
+        """Repeat what may be repeated: for a while a killed arm's service still counts as there and hears nothing."""
+        for _ in range(CONFIGURE_ATTEMPTS - 1):
+            try:
+                return self._call(client, request, CONFIGURE_RESEND_S, what)
+            except StaleCommandError:
+                continue
+        return self._call(client, request, CONFIGURE_RESEND_S, what)
 
     def _call(self, client: Any, request: Any, timeout_s: float, what: str) -> Any:
         future = client.call_async(request)
