@@ -21,8 +21,8 @@ from PIL import Image
 
 from cloud_trainer.console.media import film
 from cloud_trainer.jobs.adaptation import MODES
+from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Stop, Trust, Verdict
 from cloud_trainer.jobs.imagine import imagine
-from cloud_trainer.jobs.scene_adaptation import Budget, Emit, Stop, Trust, Verdict
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.store.episodes import EpisodeCatalogue
@@ -91,7 +91,7 @@ class Robot(Protocol):
 
 @dataclass
 class SceneEngine:
-    """An AdaptationEngine; see cloud_trainer.jobs.scene_adaptation.
+    """An AdaptationEngine; see cloud_trainer.jobs.adaptation_engine.
 
     Attributes:
         connect: returns the started robot of a name; asked whenever one is needed.
@@ -165,7 +165,7 @@ class SceneEngine:
         report = run_audit(
             compact_dreamer(self._model(clips_of(episodes, IMAGE_SIZE), request)), episodes,
             judge=LearnedJudge.load(self.shelf.path(request["judge"])), config=AuditConfig(parts=("outcomes",)),
-            bounds=self.bounds,
+            bounds=replace(self.bounds, episodes=min(self.bounds.episodes or 0, self.needed)),
         )  # fmt: skip
         told = report.summary().items()
         figures |= {name: value for name, value in told if isinstance(value, (int, float)) and math.isfinite(value)}

@@ -9,7 +9,8 @@ from types import TracebackType
 
 from cloud_trainer.console.app import create_app
 from cloud_trainer.console.desk import Desk
-from cloud_trainer.jobs.scene_adaptation import AdaptationEngine, Adaptations
+from cloud_trainer.jobs.adaptation_engine import AdaptationEngine
+from cloud_trainer.jobs.scene_adaptation import Adaptations
 from cloud_trainer.service import Service
 from gymnast_core.errors import ConfigError
 from gymnast_core.web.auth import Gate, User

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from cloud_trainer.console import pages
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import Desk
-from cloud_trainer.jobs.scene_adaptation import FlowError
+from cloud_trainer.jobs.adaptation_engine import FlowError
 from gymnast_core.errors import ContractError
 from gymnast_core.provenance import ProvenanceError
 from gymnast_core.trial import TrialError

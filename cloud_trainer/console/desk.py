@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
+from cloud_trainer.jobs.adaptation_engine import Budget
 from cloud_trainer.jobs.ledger import CalibrationLedger
-from cloud_trainer.jobs.scene_adaptation import Adaptations, Budget
+from cloud_trainer.jobs.scene_adaptation import Adaptations
 from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
 from cloud_trainer.service.trail import MADE

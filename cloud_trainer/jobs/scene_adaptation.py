@@ -9,184 +9,18 @@ so two operators cannot talk past each other; budget and deadline end training w
 
 from __future__ import annotations
 
-import enum
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from cloud_trainer.jobs.adaptation_engine import AdaptationEngine, Budget, FlowError
+from cloud_trainer.jobs.adaptation_view import Stage, View
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
-
-
-class Stage(str, enum.Enum):
-    """Where an adaptation is."""
-
-    CAPTURED = "captured"
-    REFUSED = "refused"
-    READY = "ready"
-    TRAINING = "training"
-    CHECKING = "checking"
-    PREVIEW = "preview"
-    CANARY = "canary"
-    KEPT = "kept"
-    REVERTED = "reverted"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will happen."""
-        return self in (Stage.KEPT, Stage.REVERTED, Stage.CANCELLED, Stage.FAILED)
-
-    @property
-    def busy(self) -> bool:
-        """Whether the machine works and the operator waits."""
-        return self in (Stage.CAPTURED, Stage.TRAINING, Stage.CHECKING, Stage.CANARY)
-
-
-class FlowError(GymnastError):
-    """The action is not possible now; the message says what happened and what is possible."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What an adaptation may cost; whichever is used up first ends training.
-
-    Attributes:
-        seconds: wall time of training.
-        rollouts: imagined rollouts.
-        money: in the currency of price_per_hour.
-        price_per_hour: of the trainer.
-    """
-
-    seconds: float = 600.0
-    rollouts: int = 5000
-    money: float = 5.0
-    price_per_hour: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse budgets that allow nothing."""
-        for name in ("seconds", "rollouts", "money"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"budget {name} must be positive, got {getattr(self, name)}")
-        if self.price_per_hour < 0:
-            raise ConfigError(f"price_per_hour must not be negative, got {self.price_per_hour}")
-
-
-@dataclass(frozen=True)
-class Trust:
-    """Whether the world model may be believed in this scene.
-
-    Attributes:
-        ok: training may start.
-        reason: why not, and what would help; empty when ok.
-        figures: JSON values behind it.
-    """
-
-    ok: bool
-    reason: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the canary said.
-
-    Attributes:
-        keep: whether the declared rule promotes the candidate.
-        card: JSON values of the trial's result card.
-    """
-
-    keep: bool
-    card: Mapping[str, Any]
-
-
-Emit = Callable[[str, Mapping[str, Any]], None]
-Stop = Callable[[], bool]
-
-
-class AdaptationEngine(Protocol):
-    """What computes. Every method may take long and raise GymnastError; files it makes go into the given folder."""
-
-    def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
-        """Take start frames (start.webp in folder) and name the scene; returns {scene, known_adapters}."""
-        ...
-
-    def trust(self, folder: Path) -> Trust:
-        """Check the world model against this scene."""
-        ...
-
-    def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
-        """Run a few real episodes here, after which trust() is asked again."""
-        ...
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """What it can train: lora, full or both; the first is the usual one."""
-        ...
-
-    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
-        """Train within the budget, which stop() watches too; returns the candidate's id.
-
-        Emits "iteration" {iteration, imagined_reward, rollouts} after every iteration and looks at stop() between
-        iterations; stopped before the first whole one it returns None, else the candidate so far.
-        """
-        ...
-
-    def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
-        """Compare old and new on other tasks; returns {before, after, tolerated, ok}."""
-        ...
-
-    def preview(self, candidate: str, folder: Path) -> None:
-        """Imagine old and new from this very frame: old.webp and new.webp (film strips) in folder."""
-        ...
-
-    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
-        """Try it on the arm against the running one by a declared sequential rule."""
-        ...
-
-    def keep(self, candidate: str, robot: str, folder: Path) -> None:
-        """Make it the adapter of this scene."""
-        ...
-
-    def revert(self, candidate: str, robot: str, folder: Path) -> None:
-        """Make sure the robot runs what it ran before."""
-        ...
-
-
-@dataclass
-class View:
-    """The state of an adaptation as pages and callers see it."""
-
-    adaptation_id: str
-    robot: str
-    instruction: str
-    started_by: str
-    stage: Stage = Stage.CAPTURED
-    revision: int = 0
-    reason: str = ""
-    scene: str = ""
-    known_adapters: list[str] = field(default_factory=list)
-    trust: dict[str, Any] = field(default_factory=dict)
-    budget: dict[str, Any] = field(default_factory=dict)
-    mode: str = ""
-    iterations: list[dict[str, Any]] = field(default_factory=list)
-    candidate: str = ""
-    forgetting: dict[str, Any] = field(default_factory=dict)
-    canary: list[dict[str, Any]] = field(default_factory=list)
-    card: dict[str, Any] = field(default_factory=dict)
-    decided_by: str = ""
-    cancel_requested: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def rollouts(self) -> int:
-        """Imagined rollouts so far."""
-        return sum(int(row.get("rollouts", 0)) for row in self.iterations)
 
 
 class SceneAdaptation:
@@ -207,7 +41,7 @@ class SceneAdaptation:
         self._journal = Journal(folder / "journal.jsonl")
         self._view = View("", "", "", "")
         for entry in self._journal.entries:
-            self._apply(entry.kind, entry.data)
+            self._view.apply(entry.kind, entry.data)
 
     @staticmethod
     def start(
@@ -304,43 +138,7 @@ class SceneAdaptation:
     def _record(self, kind: str, **data: Any) -> None:
         with self._lock:
             entry = self._journal.append(kind, {**data, "at_ns": time.time_ns()})
-            self._apply(kind, entry.data)
-
-    def _apply(self, kind: str, data: Mapping[str, Any]) -> None:
-        view = self._view
-        rest = {key: value for key, value in data.items() if key not in ("at_ns", "by")}
-        if kind == "started":
-            view.adaptation_id, view.robot = str(data["id"]), str(data["robot"])
-            view.instruction, view.started_by = str(data["instruction"]), str(data["by"])
-        elif kind == "captured":
-            view.scene, view.known_adapters = str(data.get("scene", "")), list(data.get("known_adapters", []))
-        elif kind == "trust":
-            view.trust, view.reason = dict(rest), str(data["reason"])
-            view.stage = Stage.READY if data["ok"] else Stage.REFUSED
-        elif kind == "collecting":
-            view.stage, view.reason = Stage.CAPTURED, ""
-        elif kind == "training":
-            view.stage, view.budget, view.mode = Stage.TRAINING, dict(data["budget"]), str(data["mode"])
-        elif kind == "iteration":
-            view.iterations.append(dict(rest))
-        elif kind == "trained":
-            view.stage, view.candidate, view.reason = Stage.CHECKING, str(data["candidate"]), str(data["ended_by"])
-        elif kind == "forgetting":
-            view.forgetting = dict(rest)
-        elif kind == "previewed":
-            view.stage = Stage.PREVIEW
-        elif kind == "approved":
-            view.stage, view.decided_by = Stage.CANARY, str(data["by"])
-        elif kind == "pair":
-            view.canary.append(dict(rest))
-        elif kind == "cancel_requested":
-            view.cancel_requested = True
-        elif kind in ("kept", "reverted", "rejected", "cancelled", "failed"):
-            view.stage = Stage.REVERTED if kind == "rejected" else Stage(kind)
-            view.card = dict(data.get("card", {}))
-            view.reason = str(data.get("reason", "rejected by the operator" if kind == "rejected" else ""))
-        view.revision += kind not in ("iteration", "pair")
-        view.history.append({"kind": kind, "at_ns": data.get("at_ns", 0), "by": data.get("by", "")})
+            self._view.apply(kind, entry.data)
 
     def _work(self) -> None:
         try:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from cloud_trainer.jobs.scene_adaptation import Adaptations, Budget, FlowError, SceneAdaptation, Stage
+from cloud_trainer.jobs.adaptation_engine import Budget, FlowError
+from cloud_trainer.jobs.adaptation_view import Stage
+from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation
 from gymnast_core.errors import ConfigError
 from tests.console.conftest import SteeredEngine, wait_for
 

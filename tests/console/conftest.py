@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from cloud_trainer.console import Console, User
 from cloud_trainer.console.app import create_app
-from cloud_trainer.jobs.scene_adaptation import Budget, Emit, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Stop, Trust, Verdict
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.store.protocols import EpisodeRow

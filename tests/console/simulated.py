@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from cloud_trainer.console.media import film
-from cloud_trainer.jobs.scene_adaptation import Budget, Emit, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Stop, Trust, Verdict
 from gymnast_core.manifest import Manifest, write_checkpoint
 from gymnast_core.scene import SceneBook
 from gymnast_core.sequential import Decision, SequentialRule

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cloud_trainer.jobs.adaptation_engine import Budget
+from cloud_trainer.jobs.adaptation_view import Stage
 from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
-from cloud_trainer.jobs.scene_adaptation import Budget, SceneAdaptation, Stage
+from cloud_trainer.jobs.scene_adaptation import SceneAdaptation
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow

@@ -1,0 +1,120 @@
+"""What an adaptation may cost, what it asks of whoever computes it, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from gymnast_core.errors import ConfigError, GymnastError
+
+
+class FlowError(GymnastError):
+    """The action is not possible now; the message says what happened and what is possible."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an adaptation may cost; whichever is used up first ends training.
+
+    Attributes:
+        seconds: wall time of training.
+        rollouts: imagined rollouts.
+        money: in the currency of price_per_hour.
+        price_per_hour: of the trainer.
+    """
+
+    seconds: float = 600.0
+    rollouts: int = 5000
+    money: float = 5.0
+    price_per_hour: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse budgets that allow nothing."""
+        for name in ("seconds", "rollouts", "money"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"budget {name} must be positive, got {getattr(self, name)}")
+        if self.price_per_hour < 0:
+            raise ConfigError(f"price_per_hour must not be negative, got {self.price_per_hour}")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whether the world model may be believed in this scene.
+
+    Attributes:
+        ok: training may start.
+        reason: why not, and what would help; empty when ok.
+        figures: JSON values behind it.
+    """
+
+    ok: bool
+    reason: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the canary said.
+
+    Attributes:
+        keep: whether the declared rule promotes the candidate.
+        card: JSON values of the trial's result card.
+    """
+
+    keep: bool
+    card: Mapping[str, Any]
+
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+Stop = Callable[[], bool]
+
+
+class AdaptationEngine(Protocol):
+    """What computes. Every method may take long and raise GymnastError; files it makes go into the given folder."""
+
+    def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
+        """Take start frames (start.webp in folder) and name the scene; returns {scene, known_adapters}."""
+        ...
+
+    def trust(self, folder: Path) -> Trust:
+        """Check the world model against this scene."""
+        ...
+
+    def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
+        """Run a few real episodes here, after which trust() is asked again."""
+        ...
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What it can train: lora, full or both; the first is the usual one."""
+        ...
+
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
+        """Train within the budget, which stop() watches too; returns the candidate's id.
+
+        Emits "iteration" {iteration, imagined_reward, rollouts} after every iteration and looks at stop() between
+        iterations; stopped before the first whole one it returns None, else the candidate so far.
+        """
+        ...
+
+    def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
+        """Compare old and new on other tasks; returns {before, after, tolerated, ok}."""
+        ...
+
+    def preview(self, candidate: str, folder: Path) -> None:
+        """Imagine old and new from this very frame: old.webp and new.webp (film strips) in folder."""
+        ...
+
+    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
+        """Try it on the arm against the running one by a declared sequential rule."""
+        ...
+
+    def keep(self, candidate: str, robot: str, folder: Path) -> None:
+        """Make it the adapter of this scene."""
+        ...
+
+    def revert(self, candidate: str, robot: str, folder: Path) -> None:
+        """Make sure the robot runs what it ran before."""
+        ...
