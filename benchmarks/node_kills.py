@@ -69,12 +69,14 @@ class Kill:
     Attributes:
         node: which.
         moved_for_s: time from the kill to the last motion before the node's successor came; 0 is none.
+        moved_steps: motions heard in that time; one may have been commanded before, one may have been on its way here.
         held: no motion after the next tick (always true for nodes that the arm does not need).
         recovered_s: time until a policy moved the arm again.
     """
 
     node: str
     moved_for_s: float
+    moved_steps: int
     held: bool
     recovered_s: float
 
@@ -184,7 +186,7 @@ class Range:
         await_(lambda: any(step.source == "policy" for step in self.witness.steps(started_s)), "a policy to move it")
         recovered_s = next(step.at_s for step in self.witness.steps(started_s) if step.source == "policy") - killed_s
         held = node not in HOLDS or moved_for_s <= TICK_S + TRANSPORT_S
-        return Kill(node, moved_for_s, held, recovered_s)
+        return Kill(node, moved_for_s, len(moved_s), held, recovered_s)
 
     def _ask_again(self, killed_s: float) -> None:
         """The rollout's successor knows of no evaluation."""
