@@ -66,7 +66,8 @@ class Trail:
         self.log = Journal(folder / "actions.jsonl")
         self.graph = ProvenanceGraph(folder / "provenance.db")
         self._catching_up = threading.Lock()
-        self._seen_sequence = 0
+        self._seen_sequence = self._seen_release = 0
+        self._seen_manifests: set[Path] = set()
 
     def close(self) -> None:
         """Close both files; safe to call twice."""
@@ -135,21 +136,26 @@ class Trail:
         """Return the checkpoints an episode went into."""
         return [node.id for node in self.graph.affected(episode_id) if node.kind in MADE]
 
-    def manifests(self) -> dict[str, Manifest]:
-        """Return every checkpoint the trainer keeps or has published, by id."""
-        kept = [read_manifest(path.parent) for path in sorted(self._shelf.glob("*/manifest.json"))]
-        published = [Manifest.from_bytes(row.manifest) for row in reversed(self._meta.checkpoints(limit=1_000_000))]
-        return {manifest.id: manifest for manifest in (*kept, *published)}
-
     def catch_up(self) -> None:
-        """Bring the graph up to what the catalogue and the shelf hold by now."""
+        """Bring the graph up to what the catalogue, the shelf and the releases hold by now."""
         with self._catching_up:
             self._add_episodes()
-            known = self.manifests()
-            for manifest in known.values():
-                for each in _parents_first(manifest, known, set()):
-                    if each.id not in self.graph:
-                        record_checkpoint(self.graph, each)
+            paths = [path for path in sorted(self._shelf.glob("*/manifest.json")) if path not in self._seen_manifests]
+            self._add_checkpoints([read_manifest(path.parent) for path in paths])
+            self._seen_manifests.update(paths)
+            while page := self._meta.releases(self._seen_release, _PAGE):
+                names = dict.fromkeys(row.checkpoint_id for row in page if row.checkpoint_id not in self.graph)
+                rows = [self._meta.checkpoint(name) for name in names]
+                self._add_checkpoints([Manifest.from_bytes(row.manifest) for row in rows if row])
+                self._seen_release = page[-1].sequence
+
+    def _add_checkpoints(self, manifests: Sequence[Manifest]) -> None:
+        """Parents first; a manifest may name 100,000 episodes, so each is read once."""
+        fresh = {manifest.id: manifest for manifest in manifests}
+        for manifest in manifests:
+            for each in _parents_first(manifest, fresh, set()):
+                if each.id not in self.graph:
+                    record_checkpoint(self.graph, each)
 
     def _catch_up_to(self, record_id: str) -> None:
         self.catch_up()

@@ -9,7 +9,6 @@ from pathlib import Path
 from cloud_trainer.store.protocols import BlobStore, EpisodeRow, MetaStore
 from gymnast_core.episodes import read_episode
 from gymnast_core.types import Episode, Outcome
-from gymnast_core.wire.errors import NotFoundError
 
 _PAGE = 1000
 
@@ -68,16 +67,3 @@ class EpisodeCatalogue:
         """The episode, with the catalogue's label (an operator may have corrected the file's)."""
         episode = read_episode(self.path(row), cameras, image_size)
         return replace(episode, outcome=Outcome(row.outcome), labelled_by=row.labelled_by)
-
-    def label(self, episode_id: str, outcome: Outcome, labelled_by: str, *, tenant: str | None = None) -> EpisodeRow:
-        """Set or correct a label.
-
-        Raises:
-            NotFoundError: no such episode.
-        """
-        row = self._meta.episode(tenant or self._tenant or "default", episode_id)
-        if row is None:
-            raise NotFoundError(f"there is no episode {episode_id!r}")
-        labelled = replace(row, outcome=outcome.value, labelled_by=labelled_by)
-        self._meta.update_episode(labelled)
-        return labelled
