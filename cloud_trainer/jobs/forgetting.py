@@ -60,21 +60,30 @@ class Forgetting:
     @property
     def most(self) -> float:
         """The most that may really have been lost, 0..1, at 95 % one-sided confidence."""
-        return 1.0 if self.sight < LEAST_SIGHT else min(1.0, -self.low / self.sight)
+        return self._most(self.low)
+
+    def _most(self, low: float) -> float:
+        return 1.0 if self.sight < LEAST_SIGHT else min(1.0, -low / self.sight)
 
     def refusal(self, bound: float) -> str:
-        """Say why an adaptation must not be offered; empty when a loss beyond the bound is excluded."""
+        """Say why an adaptation must not be offered; empty when a loss beyond the bound is excluded.
+
+        Over all other tasks, and in each of them: what is lost in one task must not hide behind what others gain.
+        """
         if self.sight < LEAST_SIGHT:
             return f"the dream tells success from failure too badly elsewhere (sight {self.sight:.2f} < {LEAST_SIGHT})"
-        for task, row in self.by_task.items():
-            if -row["high"] > bound:
-                return f"forgets {task!r}: imagined {row['before']:.2f} to {row['after']:.2f}, n = {row['n']:.0f}"
-        if self.most > bound:
-            return (
-                f"may forget up to {self.most:.2f} of success on the other tasks, {bound:.2f} is allowed "
-                f"(imagined {self.before:.2f} to {self.after:.2f}, n = {self.n}); shorten it, or collect more elsewhere"
-            )
-        return ""
+        rows = {
+            **self.by_task,
+            "the other tasks": {name: getattr(self, name) for name in ("before", "after", "n", "low")},
+        }
+        worst = min(rows, key=lambda name: rows[name]["low"])
+        row, most = rows[worst], self._most(rows[worst]["low"])
+        if most <= bound:
+            return ""
+        return (
+            f"may forget up to {most:.2f} of success on {worst!r}, {bound:.2f} is allowed (imagined "
+            f"{row['before']:.2f} to {row['after']:.2f}, n = {row['n']:.0f}); shorten it, or collect more elsewhere"
+        )
 
     def to_json(self, bound: float) -> dict[str, Any]:
         """Every figure, with the bound and whether it is kept."""

@@ -8,8 +8,8 @@ from gymnast_cli import adapt
 from gymnast_cli.commands import evaluate
 
 
-def part(mean: float) -> dict[str, dict[str, float]]:
-    return {"difference": {"mean": mean, "low": -1.0, "high": 1.0}}
+def part(mean: float, doubt: float = 0.0) -> dict[str, dict[str, float]]:
+    return {"difference": {"mean": mean, "low": mean - doubt, "high": mean + doubt}}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,13 @@ def test_kept_only_if_it_wins_here_and_does_not_forget_elsewhere(scene, others, 
     verdict, words = adapt.judge_trial(part(scene), part(others), adapt.KeepRule())
     assert verdict is kept
     assert reason in words
+
+
+def test_a_loss_that_the_trial_cannot_exclude_is_not_kept() -> None:
+    assert adapt.judge_trial(part(0.25), part(-0.02, 0.08), adapt.KeepRule())[0]
+    kept, words = adapt.judge_trial(part(0.25), part(-0.03, 0.08), adapt.KeepRule())
+    assert not kept
+    assert "up to 11% may be lost on the other tasks, 10% allowed; try it on more start states" in words
 
 
 def test_without_other_tasks_only_the_scene_counts() -> None:
