@@ -60,7 +60,7 @@ def _add_pages(app: FastAPI, site: Site, desk: Desk) -> None:
             user.require("look")
             context = make(desk, user, **request.path_params, query=dict(request.query_params))
             here = "/" + request.url.path.split("/")[1]
-            body = site.render(template, user=user, here=here, version=desk.version(), **context)
+            body = site.render(template, user=user, here=here, version=desk.version(request.url.path), **context)
             return HTMLResponse(body)
 
         return page

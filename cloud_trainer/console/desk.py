@@ -59,8 +59,11 @@ class Desk:
         """Return the episodes this user may see."""
         return EpisodeCatalogue(self.meta, self.blobs, user.tenant)
 
-    def version(self) -> str:
-        """Return something that changes whenever a page might."""
+    def version(self, at: str) -> str:
+        """Return something that changes whenever the page at this address might.
+
+        Robots speak every second; only their own page follows every word of theirs.
+        """
         flows = sum(len(flow.view.history) for flow in self.adaptations.all())
         jobs = self.jobs.list(limit=50)
         events = sum(job.last_event for job in jobs)
@@ -68,7 +71,17 @@ class Desk:
         newest = self._newest_episode()
         stale = self._robots.silent(REPORT_STALE_S)
         loops = sum(path.stat().st_mtime_ns % 1_000_000_007 for path in self._histories())
-        known = (loops, len(self.log.entries), flows, len(jobs), events, running, newest, self._robots.count, stale)
+        known = (
+            loops,
+            len(self.log.entries),
+            flows,
+            len(jobs),
+            events,
+            running,
+            newest,
+            self._robots.version(every=at == "/"),
+            stale,
+        )
         return ".".join(map(str, known))
 
     def _newest_episode(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -79,6 +80,17 @@ class RobotBoard:
         """Return one robot's newest report; None when it never spoke."""
         with self._lock:
             return self._reports.get((tenant, robot))
+
+    def version(self, *, every: bool) -> str:
+        """Return something that changes with every report, or only when a robot comes, swaps or stops."""
+        with self._lock:
+            if every:
+                return str(self.count)
+            rows = sorted(
+                (*key, str(row.status.get("policy_version")), bool(row.status.get("estop")))
+                for key, row in self._reports.items()
+            )
+            return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
 
     def silent(self, after_s: float) -> int:
         """Return how many robots have said nothing for so long."""

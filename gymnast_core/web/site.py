@@ -71,11 +71,11 @@ class Site:
         """Fill one template."""
         return self._environment.get_template(template).render(**{"here": "", "version": "", "said": "", **context})
 
-    def app(self, version: Callable[[], str], *, poll_s: float = 0.4) -> FastAPI:
+    def app(self, version: Callable[[str], str], *, poll_s: float = 0.4) -> FastAPI:
         """Return an application with login, guards and live updates; pages and actions are added to it.
 
         Args:
-            version: changes whenever a page might.
+            version: of the page at an address; changes whenever that page might.
             poll_s: how often open pages are checked for news.
         """
         app = FastAPI(title="Gymnast", docs_url=None, redoc_url=None, openapi_url=None)
@@ -130,7 +130,8 @@ class Site:
                 return JSONResponse({"error": str(error), "kind": type(error).__name__}, status)
             if status == 401:
                 there = quote(request.url.path) if request.method == "GET" else "/"
-                return RedirectResponse(f"/login?next={there}&said={quote(str(error))}", 303)
+                why = f"&said={quote(str(error))}" if self._cookie in request.cookies else ""
+                return RedirectResponse(f"/login?next={there}{why}", 303)
             return HTMLResponse(self.render("error.html", status=status, message=str(error), user=None), status)
 
     def _add_login(self, app: FastAPI) -> None:
@@ -155,16 +156,16 @@ class Site:
             response.delete_cookie(self._cookie)
             return response
 
-    def _add_events(self, app: FastAPI, version: Callable[[], str], poll_s: float) -> None:
+    def _add_events(self, app: FastAPI, version: Callable[[str], str], poll_s: float) -> None:
         @app.get("/events")
-        async def events(request: Request) -> StreamingResponse:
+        async def events(request: Request, at: str = "/") -> StreamingResponse:
             self.user_of(request).require("look")
 
             async def stream() -> AsyncIterator[str]:
                 known, quiet = "", 0.0
                 yield "retry: 1000\n\n"
                 while not app.state.stopping.is_set() and not await request.is_disconnected():
-                    newest = await run_in_threadpool(version)
+                    newest = await run_in_threadpool(version, at)
                     if newest != known or quiet > 10:
                         known, quiet = newest, 0.0
                         yield f"data: {newest}\n\n"

@@ -299,6 +299,15 @@ def test_an_open_page_hears_of_changes_made_by_others(bench):
         server.stop()
 
 
+def test_only_the_robots_page_follows_every_word_of_a_robot(bench):
+    robots, other = bench.desk.version("/"), bench.desk.version("/checkpoints")
+    bench.report({"state": "ready"})
+    assert bench.desk.version("/") != robots
+    assert bench.desk.version("/checkpoints") == other
+    bench.report({"state": "ready", "policy_version": "policy-b"})
+    assert bench.desk.version("/checkpoints") != other
+
+
 def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
     ana = bench.client("ana", "operator")
     assert "No loop is shown here" in ana.get("/loop").text
@@ -318,9 +327,9 @@ def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
     ]
     history = {"state": "running", "base_policy": "policy-a", "before": before, "rounds": rounds}
     (bench.folder / "loop").mkdir()
-    known = bench.desk.version()
+    known = bench.desk.version("/loop")
     (bench.folder / "loop" / "history.json").write_text(json.dumps(history))
     page = ana.get("/loop").text
-    assert bench.desk.version() != known
+    assert bench.desk.version("/loop") != known
     for text in ("30 %", "60 %", "50 % to 69 %", "+30.0", "84 %", "promoted", "agreement 0.61 is below 0.70"):
         assert text in page

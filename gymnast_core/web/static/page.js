@@ -64,7 +64,7 @@ async function refresh() {
 
 let source = null, lost = null;
 if (shown !== undefined) {
-  source = new EventSource("/events");
+  source = new EventSource("/events?at=" + encodeURIComponent(location.pathname));
   source.onmessage = (event) => {
     clearTimeout(lost); lost = null;
     if (!link.querySelector("a")) banner("");
