@@ -18,6 +18,8 @@ from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
 _FATAL = ("CreditError", "InvalidMessageError")
+_ECHO, _TEXT = 64, 500
+"""Longest id and reason told back: what waits to be sent, and the log, must not grow with what came."""
 
 
 class UploadSession:
@@ -126,14 +128,13 @@ class UploadSession:
             name, _, retry = wire_error(error)
             if name in _FATAL:
                 raise
+            episode_id, reason = episode_id[:_ECHO], str(error)[:_TEXT]
             LOG.warning(
-                "episode_refused peer=%s episode=%s error=%s detail=%s", self._peer.name, episode_id, name, error
+                "episode_refused peer=%s episode=%s error=%s detail=%s", self._peer.name, episode_id, name, reason
             )
             with self._lock:
                 receiving = self._episodes.pop(channel, None)
             if receiving is not None:
                 self._ingest.release(receiving)
-            refused = pb.EpisodeRefused(
-                channel=channel, episode_id=episode_id, code=name, message=str(error), retry=retry
-            )
+            refused = pb.EpisodeRefused(channel=channel, episode_id=episode_id, code=name, message=reason, retry=retry)
             self._reply(pb.UploadReply(refused=refused))

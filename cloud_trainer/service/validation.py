@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from dataclasses import replace
@@ -11,7 +12,8 @@ import numpy as np
 
 from cloud_trainer.service import metrics
 from cloud_trainer.store.protocols import BlobStore, EpisodeRow, MetaStore
-from gymnast_core.episodes import read_episode, read_summary
+from gymnast_core.episodes import read_summary
+from gymnast_core.episodes.reader import check_episode
 from gymnast_core.errors import CorruptError, GymnastError, StorageError
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import Outcome
@@ -19,6 +21,7 @@ from gymnast_core.types import Outcome
 LOG = logging.getLogger(__name__)
 _SLACK = 1.001
 _BATCH = 100
+_METADATA_CHARACTERS = 64 * 1024
 
 
 def validated(row: EpisodeRow, path: Path, spec: RobotSpec = WIDOWX_250S) -> EpisodeRow:
@@ -40,6 +43,8 @@ def validated(row: EpisodeRow, path: Path, spec: RobotSpec = WIDOWX_250S) -> Epi
             policy_version=summary.policy_versions[0] if summary.policy_versions else "",
             metadata={**summary.header.metadata, **summary.end.metadata, "seed": summary.header.seed},
         )
+        if (size := len(json.dumps(described.metadata))) > _METADATA_CHARACTERS:
+            raise CorruptError(f"metadata of {size} characters; {_METADATA_CHARACTERS} are accepted")
         if summary.header.episode_id != row.episode_id:
             raise CorruptError(f"the file says it is episode {summary.header.episode_id!r}")
         _check_content(path, spec)
@@ -51,7 +56,7 @@ def validated(row: EpisodeRow, path: Path, spec: RobotSpec = WIDOWX_250S) -> Epi
 
 def _check_content(path: Path, spec: RobotSpec) -> None:
     """Decode everything once, and hold the commands against the arm's limits."""
-    episode = read_episode(path)
+    episode = check_episode(path)
     if episode.steps < 1:
         raise CorruptError("it has no complete step")
     limits_A = np.array([spec.max_translation_m] * 3 + [spec.max_rotation_rad] * 3, np.float32) * _SLACK

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from gymnast_core.types import ByteArray, Episode, FloatArray
 MAX_RECORD_BYTES = 32 * 1024 * 1024
 MAX_IMAGE_SIDE = 4096
 MAX_STEPS = 20_000
+_NO_END = EpisodeEnd(truncated_reason="no end record")
 _START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
 _PARSE_ERRORS = (McapError, struct.error, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError)
 
@@ -49,7 +50,7 @@ class _Raw:
 
     header: EpisodeHeader | None = None
     end: EpisodeEnd | None = None
-    frames: dict[str, list[memoryview]] = field(default_factory=dict)
+    frames: dict[str, list[Any]] = field(default_factory=dict)
     proprio: list[FloatArray] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)
     commanded: list[FloatArray] = field(default_factory=list)
@@ -132,7 +133,7 @@ def read_summary(path: Path) -> EpisodeSummary:
     Raises:
         CorruptError: see read_episode.
     """
-    raw = _read_raw(path, with_frames=False)
+    raw = _read_raw(path)
     assert raw.header is not None  # _read_raw refuses files without one
     steps = min(len(raw.commanded), len(raw.proprio) - 1)
     return EpisodeSummary(raw.header, raw.end or EpisodeEnd(), steps, tuple(dict.fromkeys(raw.versions[:steps])))
@@ -168,19 +169,45 @@ def read_episode(
         CorruptError: broken, inconsistent, of another layout, or holding values no arm can have.
         ContractError: a camera is asked for that the episode does not have.
     """
-    raw = _read_raw(path, with_frames=True)
-    header, end = raw.header, raw.end or EpisodeEnd(truncated_reason="no end record")
+    raw = _read_raw(path, _kept)
+    assert raw.header is not None  # _read_raw refuses files without one
+    known = raw.header.cameras
+    wanted = known if cameras is None else tuple(cameras)
+    if missing := [camera for camera in wanted if camera not in known]:
+        raise ContractError(f"{path} has cameras {known}, not {missing}")
+    steps = _aligned_steps(path, raw)
+    return _assembled(raw, steps, {name: _decode_frames(raw.frames[name][: steps + 1], image_size) for name in wanted})
+
+
+def check_episode(path: Path) -> Episode:
+    """As read_episode, but every frame is decoded and dropped at once: the episode without images, in little memory.
+
+    Raises:
+        CorruptError: see read_episode.
+    """
+    raw = _read_raw(path, lambda jpeg: decode_jpeg(jpeg).shape)
+    for camera, shapes in raw.frames.items():
+        if len(set(shapes)) > 1:
+            raise CorruptError(f"frames of camera {camera!r} differ in size: {sorted(set(shapes))}")
+    return _assembled(raw, _aligned_steps(path, raw), {})
+
+
+def _aligned_steps(path: Path, raw: _Raw) -> int:
+    """How many complete steps there are."""
+    header, end = raw.header, raw.end or _NO_END
     assert header is not None  # _read_raw refuses files without one
-    wanted = header.cameras if cameras is None else tuple(cameras)
-    if missing := [camera for camera in wanted if camera not in header.cameras]:
-        raise ContractError(f"{path} has cameras {header.cameras}, not {missing}")
     counts = [len(raw.proprio), *(len(raw.frames.get(camera, ())) for camera in header.cameras)]
     steps = min(len(raw.commanded), min(counts) - 1)
     if steps < 0:
         raise CorruptError(f"{path} holds no complete observation")
     if not end.truncated_reason and (len(raw.commanded) != steps or set(counts) != {steps + 1}):
         raise CorruptError(f"{path}: {len(raw.commanded)} actions do not match observations {counts}")
-    images = {camera: _decode_frames(raw.frames[camera][: steps + 1], image_size) for camera in wanted}
+    return steps
+
+
+def _assembled(raw: _Raw, steps: int, images: dict[str, ByteArray]) -> Episode:
+    header, end = raw.header, raw.end or _NO_END
+    assert header is not None  # _read_raw refuses files without one
     return Episode(
         episode_id=header.episode_id,
         instruction=header.instruction,
@@ -204,7 +231,7 @@ def _noted(raw: _Raw) -> dict[str, object]:
 
 def read_requested_actions(path: Path) -> FloatArray:
     """Return (T, 7) float32: what the policy asked for, before the gate."""
-    requested = _read_raw(path, with_frames=False).requested
+    requested = _read_raw(path).requested
     return np.stack(requested) if requested else np.zeros((0, 7), np.float32)
 
 
@@ -238,14 +265,23 @@ def _messages_of(chunk: Chunk, channels: dict[int, str]) -> Iterator[tuple[str, 
             raise CorruptError(f"a chunk holds a {type(record).__name__} record")
 
 
-def _read_raw(path: Path, *, with_frames: bool) -> _Raw:
+def _kept(jpeg: memoryview) -> memoryview:
+    return jpeg
+
+
+def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None) -> _Raw:
+    """Everything in a file; of each JPEG what `frame` makes of it, nothing when that is None."""
     raw = _Raw()
     last_ns = -1
     for topic, time_ns, data in iterate_messages(path):
         if time_ns < last_ns:
             raise CorruptError(f"{path}: time goes back from {last_ns} to {time_ns} ns on {topic}")
         last_ns = time_ns
-        if with_frames or not topic.startswith(messages.IMAGE_PREFIX):
+        if topic.startswith(messages.IMAGE_PREFIX) and topic.endswith(messages.IMAGE_SUFFIX):
+            if frame is not None:
+                camera = topic[len(messages.IMAGE_PREFIX) : -len(messages.IMAGE_SUFFIX)]
+                raw.frames.setdefault(camera, []).append(frame(messages.decode_image(data)[1]))
+        else:
             _sort_in(raw, topic, data)
         if len(raw.proprio) > MAX_STEPS + 1:
             raise CorruptError(f"{path} has more than {MAX_STEPS} steps")
@@ -273,9 +309,6 @@ def _sort_in(raw: _Raw, topic: str, data: bytes) -> None:
         raw.annotations.append(Annotation.from_json(messages.decode_string(data)))
     elif topic == messages.VERSION_TOPIC:
         raw.versions.append(messages.decode_string(data))
-    elif topic.startswith(messages.IMAGE_PREFIX) and topic.endswith(messages.IMAGE_SUFFIX):
-        camera = topic[len(messages.IMAGE_PREFIX) : -len(messages.IMAGE_SUFFIX)]
-        raw.frames.setdefault(camera, []).append(messages.decode_image(data)[1])
 
 
 def _decode_frames(frames: Sequence[memoryview], image_size: tuple[int, int] | None) -> ByteArray:

@@ -23,8 +23,9 @@ from gymnast_ros.uplink.link import Link
 LOG = logging.getLogger(__name__)
 METHOD = "/gymnast.v1.WeightsService/Fetch"
 RANGE_BYTES = 64 * 1024 * 1024
-RANGES_IN_FLIGHT = 3
+RANGES_IN_FLIGHT = 2
 _RANGE_DEADLINE_S = 120.0
+_HASH_BYTES = 1024 * 1024
 
 
 class BlobDownload:
@@ -72,16 +73,7 @@ class BlobDownload:
         descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(descriptor, self._size)
-            missing = [start for start in range(0, self._size, self._range_bytes) if start not in done]
-            with ThreadPoolExecutor(self._in_flight, thread_name_prefix="fetch") as pool:
-                tasks = [pool.submit(self._fetch, descriptor, start, done) for start in missing]
-                for task in tasks:
-                    try:
-                        task.result()
-                    except BaseException:
-                        for other in tasks:
-                            other.cancel()
-                        raise
+            found = self._fetch_all(descriptor, done)
             os.fsync(descriptor)
         except OSError as error:
             if error.errno in FULL_ERRNOS:
@@ -89,10 +81,28 @@ class BlobDownload:
             raise
         finally:
             os.close(descriptor)
-        self._verify()
+        self._verify(found)
         move_durably(self._part, self._target)
         self._ranges.unlink(missing_ok=True)
         return self._target
+
+    def _fetch_all(self, descriptor: int, done: set[int]) -> str:
+        """Fetch what is missing and hash each range as soon as all before it are there; returns the digest."""
+        digest = blake3()
+        starts = range(0, self._size, self._range_bytes)
+        with ThreadPoolExecutor(self._in_flight, thread_name_prefix="fetch") as pool:
+            tasks = {start: pool.submit(self._fetch, descriptor, start, done) for start in starts if start not in done}
+            try:
+                for start in starts:
+                    if start in tasks:
+                        tasks[start].result()
+                    for at in range(start, min(start + self._range_bytes, self._size), _HASH_BYTES):
+                        digest.update(os.pread(descriptor, min(_HASH_BYTES, start + self._range_bytes - at), at))
+            except BaseException:
+                for task in tasks.values():
+                    task.cancel()
+                raise
+        return digest.hexdigest()
 
     def _done_before(self) -> set[int]:
         """Ranges a former attempt has finished; none where its notes do not fit this download."""
@@ -100,8 +110,8 @@ class BlobDownload:
             notes = json.loads(self._ranges.read_bytes())
             fits = notes["digest"] == self._digest and notes["range_bytes"] == self._range_bytes
             if fits and self._part.stat().st_size == self._size:
-                return {int(start) for start in notes["done"]}
-        except (OSError, ValueError, KeyError, TypeError):
+                return {int(start) for start in notes["done"]} & set(range(0, self._size, self._range_bytes))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             LOG.debug("download_starts_afresh digest=%s", self._digest)
         return set()
 
@@ -137,10 +147,8 @@ class BlobDownload:
             fresh.write_text(json.dumps(notes))  # not flushed: notes that are lost cost a range, the digest decides
             fresh.replace(self._ranges)
 
-    def _verify(self) -> None:
-        digest = blake3(max_threads=2)
-        digest.update_mmap(self._part) if self._size else None
-        if (found := digest.hexdigest()) != self._digest:
+    def _verify(self, found: str) -> None:
+        if found != self._digest:
             self._part.unlink()
             self._ranges.unlink(missing_ok=True)
             raise CorruptError(f"blob {self._digest} arrived as {found}; it was thrown away")

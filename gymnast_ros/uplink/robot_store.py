@@ -371,15 +371,28 @@ class RobotStore:
         path = self.folder / _STATE
         if not path.is_file():
             return StoreState()
-        return self._parse(path.read_text())
+        return self._parse(path.read_bytes())
 
-    def _parse(self, text: str) -> StoreState:
+    def _parse(self, text: str | bytes) -> StoreState:
         try:
             fields = json.loads(text)
             probation = Probation(**fields["probation"]) if fields["probation"] else None
-            return StoreState(**{**fields, "probation": probation})
-        except (ValueError, TypeError, KeyError) as error:
+            state = StoreState(**{**fields, "probation": probation})
+            _check_types(state)
+            return state
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CorruptError(f"{self.folder / _STATE} is unreadable: {error}; restore it or start afresh") from error
+
+
+def _check_types(state: StoreState) -> None:
+    """Raise TypeError where a field holds something else than it should."""
+    probation = state.probation or Probation("", "", 0)
+    names = [*state.staged, *state.history, *state.failed, *state.failed.values(), *probation.counted]
+    names += [probation.checkpoint_id, probation.previous]
+    lists = all(isinstance(value, list) for value in (state.staged, state.history, probation.counted))
+    numbers = all(type(value) is int for value in (state.highest, probation.left))
+    if not (lists and numbers and isinstance(state.failed, dict) and all(isinstance(name, str) for name in names)):
+        raise TypeError("a field holds a value of another type")
 
 
 def _write(path: Path, data: bytes) -> None:
