@@ -152,11 +152,15 @@ def test_dead_worker_is_an_error_with_its_last_words(material, tmp_path):
         run_in_process(inputs, tmp_path, emit=lambda kind, data: None, cancelled=never)
 
 
+QUICK = {**TINY, "audit": {"parts": ["outcomes"]}}
+"""For what is not about the audit: no episode is dreamt frame by frame."""
+
+
 def test_adapt_honours_its_deadline_within_one_iteration_and_keeps_what_it_has(material, tmp_path):
     def clock():  # an iteration takes 10 s: 25 s are over during the third
         return 10.0 * len(list((tmp_path / "candidates").glob("iteration-*")))
 
-    config = {**TINY, "grpo_iterations": 10_000}
+    config = {**QUICK, "grpo_iterations": 10_000}
     asked = {"scene": "standard", "instruction": "lift the red cube", "budget_s": 25.0}
     result = adapt(job_of(material, tmp_path, config=config, **asked), clock=clock)
     assert [c["iteration"] for c in result["candidates"]] == [1, 2, 3]
@@ -167,7 +171,7 @@ def test_adapt_that_is_cancelled_leaves_whole_iterations_to_go_on_from(material,
     def cancelled():
         return len(list((tmp_path / "candidates").glob("iteration-*"))) >= 2
 
-    config = {**TINY, "grpo_iterations": 4}
+    config = {**QUICK, "grpo_iterations": 4}
     asked = {"scene": "standard", "instruction": "lift the red cube", "budget_s": 600.0}
     with pytest.raises(CancelledError):
         adapt(job_of(material, tmp_path, config=config, cancelled=cancelled, **asked))
@@ -197,7 +201,7 @@ def test_adapt_keeps_its_rollout_budget_trains_adapters_and_tells_what_it_checke
     checkpoints, files = material
     recorded = [*files, *in_another_scene(material, tmp_path / "bench")]
     request = {"scene": "bench", "instruction": "lift the red cube", "budget_s": 600.0, "rollouts": 17, "mode": "lora"}
-    job = job_of((checkpoints, recorded), tmp_path / "job", config={**TINY, "grpo_iterations": 50}, **request)
+    job = job_of((checkpoints, recorded), tmp_path / "job", config={**QUICK, "grpo_iterations": 50}, **request)
     result = adapt(job)
     assert [c["iteration"] for c in result["candidates"]] == [1, 2]  # 16 rollouts each: 17 are used up in the second
     manifest = read_manifest(Path(result["candidates"][-1]["folder"]))
@@ -206,7 +210,7 @@ def test_adapt_keeps_its_rollout_budget_trains_adapters_and_tells_what_it_checke
     assert told["bound"] == 0.10
     assert set(told["by_task"]) <= {"lift the red cube", "close the drawer"}
     anything = {"episodes": 1, "agreement": 0.0, "false_success": 1.0, "missed_success": 1.0, "optimism": 1.0}
-    strict = {**TINY, "check": True, "scene_episodes": 1, "audit": {"parts": ["outcomes"]}}
+    strict = {**QUICK, "check": True, "scene_episodes": 1, "audit": {"parts": ["outcomes"]}}
     strict["bounds"] = {**anything, "correlation": -1.0}
     refused = adapt(job_of((checkpoints, recorded), tmp_path / "strict", config=strict, **{**request, "mode": "full"}))
     assert refused["candidates"] == []  # an untrained judge sees nothing, so a loss cannot be excluded
