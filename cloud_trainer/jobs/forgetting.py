@@ -66,10 +66,12 @@ class Forgetting:
         return 1.0 if self.sight < LEAST_SIGHT else min(1.0, -low / self.sight)
 
     def refusal(self, bound: float) -> str:
-        """Say why an adaptation must not be offered; empty when a loss beyond the bound is excluded.
+        """Say why an adaptation must not be offered; empty when a loss beyond the bound is excluded, or it is 1.
 
         Over all other tasks, and in each of them: what is lost in one task must not hide behind what others gain.
         """
+        if bound >= 1:
+            return ""
         if self.sight < LEAST_SIGHT:
             return f"the dream tells success from failure too badly elsewhere (sight {self.sight:.2f} < {LEAST_SIGHT})"
         rows = {

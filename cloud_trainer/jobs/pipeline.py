@@ -66,7 +66,8 @@ class PipelineConfig:
         scene_episodes: adapt only: least number of judged episodes of the scene for its trust check.
         anchor: adapt only: weight of the loss that keeps the policy where it was on real frames from elsewhere.
         lora_rank, lora_rate: adapt only: size of the adapters and their learning rate, where mode is lora.
-        forgetting: adapt only: a loss of success on the other tasks beyond this must be excluded (95 % one-sided).
+        forgetting: adapt only: a loss of success on the other tasks beyond this must be excluded (95 % one-sided); 1
+            measures and refuses nothing, where the robot itself tries the other tasks afterwards.
         check: refuse to practise where the audit is out of bounds, and to offer what may forget.
         audit: which parts of the audit are measured before practice.
         bounds: of the audit.

@@ -136,7 +136,8 @@ class Demo:
     def _test_time_training(self, robot: Robot) -> None:
         config, current = self.config, self.chain.policy
         with self.stages.stage("test-time training in an unseen scene") as advance:
-            spec = self._spec(99) | {"budget_s": config.ttt_budget_s}
+            job = {**config.job, "forgetting": 1.0}  # told, not decided by: the robot tries the other tasks next
+            spec = self._spec(99) | {"budget_s": config.ttt_budget_s, "config": job}
             adapted = robot.adapt(spec, config, advance)
         ttt: dict[str, Any] = {"scene_name": config.ttt_scene, "task": config.ttt_task, "reason": adapted.reason}
         if adapted.candidate is not None:
