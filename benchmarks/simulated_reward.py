@@ -11,7 +11,7 @@ from cloud_trainer.grpo.trainer import GrpoConfig, Scored
 from cloud_trainer.jobs.imagine import imagine, join_rollouts
 from cloud_trainer.jobs.train import Sampler
 from gymnast_core.images import area_downsample
-from gymnast_core.policies.compact import CompactPolicy
+from gymnast_core.policies.trainable import TokenPolicy
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.tasks import TASKS
 
@@ -26,7 +26,7 @@ def simulator_sampler(seeds: Sequence[int], config: GrpoConfig, *, tasks: Sequen
     """
     env = SimEnv()
 
-    def sample(policy: CompactPolicy, rng: np.random.Generator) -> Scored:
+    def sample(policy: TokenPolicy, rng: np.random.Generator) -> Scored:
         batches, rewards = [], []
         for group in range(config.groups):
             seed, instruction = int(rng.choice(seeds)), TASKS[tasks[group % len(tasks)]].instruction

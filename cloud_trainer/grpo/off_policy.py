@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cloud_trainer.grpo.trainer import Scored, TokenPolicy
+from cloud_trainer.grpo.trainer import Scored
 from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.policies.trainable import TokenPolicy
 from gymnast_core.types import FloatArray, RolloutBatch
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from cloud_trainer.grpo.advantage import group_advantages, informative_groups, token_advantages
 from cloud_trainer.grpo.loss import clipped_loss
 from cloud_trainer.training_state import Trained, load_state, save_state
 from gymnast_core.errors import ConfigError, ContractError
-from gymnast_core.types import BoolArray, ByteArray, FloatArray, IntArray, RolloutBatch
+from gymnast_core.policies.trainable import TokenPolicy
+from gymnast_core.types import BoolArray, FloatArray, IntArray, RolloutBatch
 
 
 @dataclass(frozen=True)
@@ -97,34 +97,6 @@ class Scored:
     use_B: BoolArray
     born: int = 0
     weight_BTA: FloatArray | None = None
-
-
-class TokenPolicy(Protocol):
-    """What GRPO needs of a policy whose actions are tokens; compact and OpenVLA policies have it.
-
-    Attributes:
-        temperature: of sampling.
-    """
-
-    temperature: float
-
-    @property
-    def network(self) -> nn.Module:
-        """The torch module; an attribute will do."""
-        ...
-
-    @property
-    def chunk_length(self) -> int:
-        """K, actions per call."""
-        ...
-
-    def training_frames(self, frames_NHWC: ByteArray) -> Any:
-        """Prepare (N, H, W, 3) uint8 frames for token_log_probs."""
-        ...
-
-    def token_log_probs(self, images: Any, instructions: Sequence[str], tokens_BKA: IntArray) -> torch.Tensor:
-        """Return (N, K, 7) log-probabilities at the policy's temperature, with gradients."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cloud_trainer.world_model.compact_data import Clips, StartState
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
-from gymnast_core.policies.compact import CompactPolicy
+from gymnast_core.policies.trainable import TokenPolicy
 
 MODES = ("full", "lora")
 """What of the compact policy can be trained: all of it, or adapters that travel without their parent."""
@@ -74,7 +74,7 @@ def two_scene_sampler(
         return new
     old = world_model_sampler(home, judge, starts_home, replace(config, groups=at_home))
 
-    def sample(policy: CompactPolicy, rng: np.random.Generator) -> Scored:
+    def sample(policy: TokenPolicy, rng: np.random.Generator) -> Scored:
         first, second = new(policy, rng), old(policy, rng)
         apart = second.rollouts.group_B + first.rollouts.group_B.max() + 1
         return join_scored(first, replace(second, rollouts=replace(second.rollouts, group_B=apart)))
@@ -82,7 +82,7 @@ def two_scene_sampler(
     return sample
 
 
-def frame_anchor(base: CompactPolicy, clips: Clips, *, weight: float, frames: int = 96) -> Anchor:
+def frame_anchor(base: TokenPolicy, clips: Clips, *, weight: float, frames: int = 96) -> Anchor:
     """Return a loss that keeps a policy where it was on recorded frames from elsewhere.
 
     Rehearsal by reinforcement alone holds nothing where the policy already succeeds: those groups have no advantage
@@ -104,7 +104,7 @@ def frame_anchor(base: CompactPolicy, clips: Clips, *, weight: float, frames: in
     images_NHWC = clips.frames_NTHWC[:, steps].reshape(-1, *clips.frames_NTHWC.shape[2:])
     texts = [text for text in clips.instructions for _ in steps]
 
-    def loss(policy: CompactPolicy, rng: np.random.Generator) -> torch.Tensor:
+    def loss(policy: TokenPolicy, rng: np.random.Generator) -> torch.Tensor:
         rows = rng.integers(0, len(texts), frames)
         chosen, words = images_NHWC[rows], [texts[row] for row in rows]
         with torch.no_grad():

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from cloud_trainer.grpo.trainer import GrpoConfig, Scored, TokenPolicy, join_scored
+from cloud_trainer.grpo.trainer import GrpoConfig, Scored, join_scored
 from cloud_trainer.jobs.imagine import imagine
 from cloud_trainer.jobs.train import judged
 from cloud_trainer.world_model.compact_data import StartState
@@ -27,6 +27,7 @@ from gymnast_core.env import Env
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.trainable import TokenPolicy
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, ByteArray, Observation, RolloutBatch
 

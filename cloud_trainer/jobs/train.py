@@ -25,16 +25,16 @@ from cloud_trainer.world_model.compact_model import CompactWorldModel
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.manifest import read_manifest
-from gymnast_core.policies.compact import CompactPolicy
+from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 from gymnast_core.types import BoolArray, IntArray, RolloutBatch
 
 if TYPE_CHECKING:
     from gymnast_core.policies.lora import LoraSettings
 
-Sampler = Callable[[CompactPolicy, np.random.Generator], Scored]
+Sampler = Callable[[TokenPolicy, np.random.Generator], Scored]
 """One round of groups from a policy: rollouts, rewards, and which rows count. Group names are made unique later."""
 
-Anchor = Callable[[CompactPolicy, np.random.Generator], torch.Tensor]
+Anchor = Callable[[TokenPolicy, np.random.Generator], torch.Tensor]
 """A further loss of every optimiser step."""
 
 
@@ -88,7 +88,7 @@ def world_model_sampler(
     if not starts or (config.keyframe_share > 0 and not keyframes):
         raise ConfigError(f"{len(starts)} starts and {len(keyframes)} keyframes for share {config.keyframe_share}")
 
-    def sample(policy: CompactPolicy, rng: np.random.Generator) -> Scored:
+    def sample(policy: TokenPolicy, rng: np.random.Generator) -> Scored:
         late = round(config.groups * config.keyframe_share)
         chosen = [starts[i] for i in _spread(len(starts), config.groups - late, rng)]
         chosen += [keyframes[i] for i in _spread(len(keyframes), late, rng)]
@@ -165,7 +165,7 @@ def run_grpo(
     Raises:
         CancelledError: cancelled; the state file has the last whole iteration.
     """
-    policy = CompactPolicy.load(parent, row_by_row=False, temperature=config.temperature)
+    policy = load_trainable(parent, temperature=config.temperature)
     if lora is not None:
         from gymnast_core.policies.lora import attach  # peft takes seconds to import
 
@@ -189,7 +189,7 @@ def run_grpo(
     return Training(tuple(_candidates(out, trainer.history)), tuple(trainer.history))
 
 
-def _iterate(trainer: GrpoTrainer[CompactPolicy], sampler: Sampler) -> dict[str, Any]:
+def _iterate(trainer: GrpoTrainer[TokenPolicy], sampler: Sampler) -> dict[str, Any]:
     """Sample until there are enough informative groups (or rounds are spent), then update."""
     config, kept, rewards, abstained = trainer.config, [], [], []
     found = 0 if trainer.surplus is None else len(np.unique(trainer.surplus.rollouts.group_B))
@@ -225,7 +225,7 @@ def _iterate(trainer: GrpoTrainer[CompactPolicy], sampler: Sampler) -> dict[str,
 
 
 def _keep(
-    trainer: GrpoTrainer[CompactPolicy], out: Path, parent: str, lineage: Mapping[str, Any], lora: LoraSettings | None
+    trainer: GrpoTrainer[TokenPolicy], out: Path, parent: str, lineage: Mapping[str, Any], lora: LoraSettings | None
 ) -> None:
     """Write a candidate, unless a run that was interrupted right here already did."""
     folder = out / f"iteration-{trainer.updates:02d}"
@@ -242,9 +242,7 @@ def _keep(
 
         save_adapter(trainer.policy.network, folder, parent=parent, settings=lora, lineage=made_from | dict(lineage))
         return
-    temperature, trainer.policy.temperature = trainer.policy.temperature, trainer.policy.config.temperature
     trainer.policy.save(folder, parents=(parent,), lineage=made_from | dict(lineage))
-    trainer.policy.temperature = temperature
 
 
 def _candidates(out: Path, history: Sequence[Mapping[str, Any]]) -> list[Candidate]:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of the compact policy, and its Iter-SFT relative; resumes bit for bit."""
+"""Supervised fine-tuning of any policy with tokens, whole or by adapters, and Iter-SFT; resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from cloud_trainer.training_state import Trained, load_state, save_state
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import Manifest
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
-from gymnast_core.policies.text import bag_of_words
+from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray, RolloutBatch
+
+if TYPE_CHECKING:
+    from gymnast_core.policies.lora import LoraSettings
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,12 @@ class SftTrainer:
         losses: one per step.
     """
 
-    def __init__(self, policy: CompactPolicy, windows: Windows, config: SftConfig) -> None:
+    def __init__(self, policy: TokenPolicy, windows: Windows, config: SftConfig) -> None:
         self.policy, self.windows, self.config = policy, windows, config
         self.step = 0
         self.losses: list[float] = []
-        self._bags = torch.from_numpy(bag_of_words(windows.instructions, policy.config.text_buckets))
-        self._position = torch.from_numpy(policy.action_bins.position(windows.actions_NKA))
+        self._position = torch.from_numpy(policy.token_positions(windows.actions_NKA))
         self._valid = torch.from_numpy(windows.valid_NK)
-        self._images = torch.from_numpy(windows.images_NHWC)
         self._optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -131,9 +132,11 @@ class SftTrainer:
         """One optimiser step; returns the loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate()
-        index = torch.from_numpy(self.windows.draw(self.config.batch_size, self._rng))
-        logits = self.policy.network.train()(self._images[index], self._bags[index])
-        loss = sft_loss(logits, self._position[index], self._valid[index], self.config)
+        rows = self.windows.draw(self.config.batch_size, self._rng)
+        index = torch.from_numpy(rows)
+        self.policy.network.train()
+        logits = self.policy.logits(self.windows.images_NHWC[rows], [self.windows.instructions[row] for row in rows])
+        loss = sft_loss(logits.float().cpu(), self._position[index], self._valid[index], self.config)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.config.grad_clip)
@@ -157,6 +160,7 @@ def train_sft(
     parent: Path | None = None,
     policy_config: CompactPolicyConfig | None = None,
     imagined: tuple[RolloutBatch, Sequence[int]] | None = None,
+    lora: LoraSettings | None = None,
     state: Path | None = None,
     lineage: Mapping[str, Any] | None = None,
     progress: Progress = silent,
@@ -170,6 +174,8 @@ def train_sft(
         out: checkpoint folder to create.
         parent: a policy to start from; its action bins are kept. None starts fresh.
         policy_config: sizes of a fresh policy.
+        lora: train low-rank adapters of the parent alone; out is then an adapter checkpoint, and needs its parent
+            beside it to be loaded.
         imagined: rollouts and the rows the judge called successes, mixed 1:1 with the demonstrations (Iter-SFT).
         state: state file; when it exists the run continues from it, and it is written every 100 steps.
         lineage: goes into the manifest beside the configuration and the episode ids.
@@ -180,10 +186,13 @@ def train_sft(
         CancelledError: cancelled; the state file, if one was named, has the last whole step.
     """
     policy = _starting_policy(episodes, config, parent, policy_config)
-    size, chunk = policy.config.image_size, policy.chunk_length
-    windows = windows_from_episodes(episodes, chunk, size, camera=policy.config.camera)
+    parents: tuple[str, ...] = () if parent is None else (policy.version,)
+    if lora is not None:
+        _attach(policy, lora, parents, config)
+    chunk, prepare = policy.chunk_length, policy.training_frames
+    windows = windows_from_episodes(episodes, chunk, prepare, camera=policy.config.camera)
     if imagined is not None:
-        windows = mix(windows, windows_from_rollouts(*imagined, chunk, size))
+        windows = mix(windows, windows_from_rollouts(*imagined, chunk, prepare))
     trainer = SftTrainer(policy, windows, config)
     if state is not None and state.exists():
         trainer.load(state)
@@ -203,15 +212,28 @@ def train_sft(
         "episodes": [episode.episode_id for episode in episodes],
         "imagined_successes": 0 if imagined is None else len(imagined[1]),
     }
-    parents = () if parent is None else (CompactPolicy.load(parent).version,)
-    return policy.save(out, parents=parents, lineage=made_from | dict(lineage or {}))
+    made_from |= dict(lineage or {})
+    if lora is not None:
+        from gymnast_core.policies.lora import save_adapter
+
+        return save_adapter(policy.network, out, parent=parents[0], settings=lora, lineage=made_from)
+    return policy.save(out, parents=parents, lineage=made_from)
+
+
+def _attach(policy: TokenPolicy, lora: LoraSettings, parents: tuple[str, ...], config: SftConfig) -> None:
+    """Put adapters on a policy that has a parent."""
+    from gymnast_core.policies.lora import attach  # peft takes seconds to import
+
+    if not parents:
+        raise ConfigError("adapters need a parent policy to sit on; name one, or train the policy whole")
+    attach(policy.network, lora, seed=config.seed)
 
 
 def _starting_policy(
     episodes: Sequence[Episode], config: SftConfig, parent: Path | None, sizes: CompactPolicyConfig | None
-) -> CompactPolicy:
+) -> TokenPolicy:
     if parent is not None:
-        return CompactPolicy.load(parent)
+        return load_trainable(parent)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = CompactNetwork(sizes or CompactPolicyConfig())

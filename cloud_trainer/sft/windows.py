@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gymnast_core.errors import ConfigError, ContractError
-from gymnast_core.images import area_downsample
 from gymnast_core.types import ACTION_DIM, BoolArray, ByteArray, Episode, FloatArray, IntArray, RolloutBatch
+
+Prepare = Callable[[ByteArray], ByteArray]
+"""Frames as recorded to frames as a policy's training takes them."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Windows:
     """N training windows.
 
     Attributes:
-        images_NHWC: (N, 64, 64, 3) uint8, what was seen before the first action.
+        images_NHWC: (N, H, W, 3) uint8, what was seen before the first action.
         instructions: N strings.
         actions_NKA: (N, K, 7) float32; rows past the episode's end repeat its last action.
         valid_NK: (N, K) bool, False past the end.
@@ -41,14 +43,14 @@ class Windows:
 
 
 def windows_from_episodes(
-    episodes: Sequence[Episode], chunk_length: int, size: int, *, camera: str = "", between_weight: float = 0.1
+    episodes: Sequence[Episode], chunk_length: int, prepare: Prepare, *, camera: str = "", between_weight: float = 0.1
 ) -> Windows:
     """Cut every step of every episode into a window.
 
     Args:
         episodes: at least one.
         chunk_length: K.
-        size: image size in pixels.
+        prepare: a policy's training_frames.
         camera: empty for each episode's first.
         between_weight: weight of a window that does not begin at a chunk start; those that do weigh 1, because
             that is where the policy is asked.
@@ -62,7 +64,7 @@ def windows_from_episodes(
     for episode in episodes:
         frames = episode.images[camera or next(iter(episode.images))]
         steps = np.arange(episode.steps)
-        images.append(area_downsample(frames[:-1], size))
+        images.append(prepare(frames[:-1]))
         index = steps[:, None] + np.arange(chunk_length)
         actions.append(episode.actions_TA[np.minimum(index, episode.steps - 1)])
         valid.append(index < episode.steps)
@@ -77,7 +79,7 @@ def windows_from_episodes(
     )
 
 
-def windows_from_rollouts(rollouts: RolloutBatch, rows: Sequence[int], chunk_length: int, size: int) -> Windows:
+def windows_from_rollouts(rollouts: RolloutBatch, rows: Sequence[int], chunk_length: int, prepare: Prepare) -> Windows:
     """Cut chosen rollouts (say, imagined successes) at their kept frames, which must be the chunk starts.
 
     Raises:
@@ -92,7 +94,7 @@ def windows_from_rollouts(rollouts: RolloutBatch, rows: Sequence[int], chunk_len
     frames = [rollouts.frames_BFHWC[b, c] for b, c in pairs]
     height, width = rollouts.frames_BFHWC.shape[2:4]
     return Windows(
-        area_downsample(np.stack(frames) if frames else np.zeros((0, height, width, 3), np.uint8), size),
+        prepare(np.stack(frames) if frames else np.zeros((0, height, width, 3), np.uint8)),
         tuple(rollouts.instructions[b] for b, _ in pairs),
         rollouts.actions_BTA[row[:, None], steps].reshape(-1, chunk_length, ACTION_DIM),
         steps < rollouts.length_B[row][:, None],

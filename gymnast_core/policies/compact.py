@@ -217,6 +217,10 @@ class CompactPolicy:
         logits: Tensor = self.network(torch.from_numpy(np.ascontiguousarray(images)), bags)
         return logits
 
+    def token_positions(self, actions: FloatArray) -> FloatArray:
+        """Return the fractional token index of (..., 7) actions."""
+        return self.action_bins.position(actions)
+
     @torch.no_grad()
     def _log_probs(self, images: ByteArray, instructions: Sequence[str]) -> FloatArray:
         rows = [slice(b, b + 1) for b in range(len(instructions))] if self.row_by_row else [slice(None)]

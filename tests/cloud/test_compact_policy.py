@@ -103,7 +103,7 @@ def test_saved_policy_loads_by_its_manifest_and_acts_alike(tmp_path):
 
 
 def test_windows_begin_at_every_step_and_mask_what_is_past_the_end():
-    windows = windows_from_episodes([episode(1, steps=7)], 5, 64)
+    windows = windows_from_episodes([episode(1, steps=7)], 5, lambda frames: frames)
     assert len(windows) == 7
     assert windows.weight_N.tolist() == pytest.approx([1, 0.1, 0.1, 0.1, 0.1, 1, 0.1])
     assert windows.valid_NK[5].tolist() == [True, True, False, False, False]

@@ -145,6 +145,14 @@ class OpenVLAPolicy:
         log_probs = F.log_softmax(logits / self.temperature, dim=-1)
         return log_probs.gather(-1, torch.from_numpy(tokens_BKA)[..., None].to(log_probs.device))[..., 0].cpu()
 
+    def token_positions(self, actions: FloatArray) -> FloatArray:
+        """Return the fractional token index of (..., 7) actions: 255 for -1 down to 1 for +1, after normalising.
+
+        Token index 256 - b is bin b = 1..255 of the 255 between linspace(-1, 1, 256); a bin's centre is its index.
+        """
+        normalised = np.clip(self.action_statistics.normalise(actions), -1.0, 1.0)
+        return np.clip(255.0 - ((normalised + 1.0) * 127.5 - 0.5), 1.0, 255.0).astype(np.float32)
+
     def _hidden(self, frames: ByteArray, instructions: Sequence[str], proprio_BP: FloatArray | None) -> Tensor:
         ids_BL, length_B = (torch.from_numpy(array).to(self.device) for array in self.tokenizer.batch(instructions))
         return self.network.parallel_hidden(self.pixels(frames), ids_BL, length_B, self._proprio(proprio_BP))

@@ -1,0 +1,95 @@
+"""Policies that can be trained by their tokens: what supervised fine-tuning and reinforcement ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor, nn
+
+from gymnast_core.errors import ConfigError
+from gymnast_core.manifest import Manifest, read_manifest
+from gymnast_core.policies import load_policy
+from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Observation
+
+
+@runtime_checkable
+class TokenPolicy(Protocol):
+    """A policy whose actions are tokens with log-probabilities; compact and OpenVLA policies are.
+
+    Attributes:
+        network: in eval mode unless a trainer changes it.
+        temperature: of sampling and log-probabilities.
+        config: its sizes; camera names the image it looks at, empty for the first.
+    """
+
+    network: Any
+    temperature: float
+    config: Any
+
+    @property
+    def version(self) -> str:
+        """Id of the checkpoint."""
+        ...
+
+    @property
+    def chunk_length(self) -> int:
+        """K, actions per call."""
+        ...
+
+    def act(
+        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
+    ) -> ActionChunk:
+        """Choose K actions for each row, with tokens and log-probabilities."""
+        ...
+
+    def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
+        """Prepare (N, H, W, 3) uint8 frames for logits and token_log_probs."""
+        ...
+
+    def logits(self, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+        """Return raw (N, K, 7, bins) logits, with gradients."""
+        ...
+
+    def token_log_probs(self, images: ByteArray, instructions: Sequence[str], tokens_BKA: IntArray) -> Tensor:
+        """Return (N, K, 7) log-probabilities at the policy's temperature, with gradients."""
+        ...
+
+    def token_positions(self, actions: FloatArray) -> FloatArray:
+        """Return the fractional token index of (..., 7) actions in SI units: what fine-tuning aims at."""
+        ...
+
+    def save(
+        self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None
+    ) -> Manifest:
+        """Write an immutable checkpoint folder; this object takes its id as version."""
+        ...
+
+
+def load_trainable(folder: Path, *, temperature: float | None = None) -> TokenPolicy:
+    """Load a policy checkpoint for training.
+
+    Args:
+        folder: of any architecture with token log-probabilities.
+        temperature: of sampling; None is the checkpoint's own.
+
+    Raises:
+        ConfigError: the policy has no token log-probabilities: an L1 head, a remote or scripted policy, an adapter.
+        CheckpointError: not a policy, altered, or of an unknown architecture.
+    """
+    policy = load_policy(folder)
+    if not isinstance(policy, TokenPolicy) or not isinstance(policy.network, nn.Module):
+        architecture = read_manifest(folder).architecture
+        raise ConfigError(
+            f"{folder} ({architecture}) has no token log-probabilities to train by; name a compact or OpenVLA "
+            f"checkpoint with a discrete head, or the parent of an adapter"
+        )
+    if getattr(policy.config, "head", "discrete") == "l1":
+        raise ConfigError(f"{folder} has an L1 head without probabilities; load the checkpoint with head='discrete'")
+    if hasattr(policy, "row_by_row"):
+        policy.row_by_row = False  # large imagined batches in one product
+    if temperature is not None:
+        policy.temperature = temperature
+    return policy
