@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.episodes import Spool, write_episode
+from gymnast_core.errors import StaleCommandError
 from gymnast_core.kinematics import DEFAULT_ROTATION, EndEffectorTarget, inverse
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray
@@ -184,6 +185,8 @@ def _measured(rate_hz: float, seconds: float, priority: int) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
     for child in (arm, floor):
         printed, _ = child.communicate(timeout=seconds + 120.0)
+        if child.returncode or not printed:
+            raise StaleCommandError("the measured process did not finish: see its error above, or the load")
         results.append(json.loads(printed.splitlines()[-1]))
     return {**results[0], "floor_jitter_share": results[1]["jitter_share"]}
 

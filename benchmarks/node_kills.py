@@ -146,6 +146,7 @@ class Range:
 
         os.environ |= {"ROS_DOMAIN_ID": str(domain_id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         self.folder, self.rng = folder, np.random.default_rng(seed)
+        self.gave_up = 0
         back_and_forth = [[0.0, 0.01 * (-1) ** step, 0.0, 0.0, 0.0, 0.0, 1.0] for step in range(STEPS)]
         (folder / "moves.json").write_text(json.dumps(back_and_forth))
         self.service = Service(ServiceConfig(folder=folder / "trainer", insecure=True))
@@ -183,10 +184,17 @@ class Range:
         if node == "rollout":
             self._ask_again(killed_s)
         started_s = time.monotonic() if node in HOLDS else killed_s
-        await_(lambda: any(step.source == "policy" for step in self.witness.steps(started_s)), "a policy to move it")
+        await_(lambda: self._works_again(started_s), "a policy to move it")
         recovered_s = next(step.at_s for step in self.witness.steps(started_s) if step.source == "policy") - killed_s
         held = node not in HOLDS or moved_for_s <= TICK_S + TRANSPORT_S
         return Kill(node, moved_for_s, len(moved_s), held, recovered_s)
+
+    def _works_again(self, started_s: float) -> bool:
+        """A policy moved the arm since then; an evaluation that gave up (its arm was lost too often) is begun anew."""
+        if self.client.status.get("state") == "idle":
+            self.gave_up += 1
+            self.run()
+        return any(step.source == "policy" for step in self.witness.steps(started_s))
 
     def _ask_again(self, killed_s: float) -> None:
         """The rollout's successor knows of no evaluation."""
@@ -207,7 +215,7 @@ class Range:
         return {
             "announced": len(announced), "stored": len(stored), "lost": sorted(announced - set(stored)),
             "truncated": {reason: count for reason, count in reasons.items() if reason},
-            "unreadable": len(unreadable),
+            "unreadable": len(unreadable), "gave_up": self.gave_up,
         }  # fmt: skip
 
     def close(self) -> None:

@@ -25,8 +25,8 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import EXECUTED_NAMES, SILENCE, ArmDescription
 
 CLOSED_STATES = ("estop", "stopped", "disarmed")
-MAX_SILENT_STEPS = 5
-"""Steps in a row for which the arm heard no command although one was sent: the gate is gone, not merely slow."""
+MAX_SILENCE_S = 1.0
+"""How long the arm may hear no command although one is sent every step: then the gate is gone, not merely slow."""
 
 CONFIGURE_ATTEMPTS, CONFIGURE_RESEND_S = 8, 1.0
 
@@ -118,8 +118,10 @@ class TopicEnv:
         observation = self._observe(lambda stamp: stamp > before_ns)
         self._result = self._ended(observation)
         self._silent_steps = self._silent_steps + 1 if self.executed_source == SILENCE else 0
-        if self._silent_steps >= MAX_SILENT_STEPS:
-            raise StaleCommandError(f"the arm heard none of the last {MAX_SILENT_STEPS} commands; is the gate running?")
+        if self._silent_steps >= max(2, MAX_SILENCE_S * self._describe().control_hz):
+            raise StaleCommandError(
+                f"the arm heard none of the last {self._silent_steps} commands; is the gate running?"
+            )
         return self._result
 
     def abandon(self) -> None:

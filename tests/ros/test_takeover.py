@@ -83,8 +83,9 @@ def test_takeover_is_recorded_step_by_step_and_the_policy_gets_the_arm_back(
     row = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 30.0)["episode"]
     assert row["steps"] == 15
     assert 1 <= row["teleop_steps"] <= 14, row
-    (path,) = (graph.config.folder / "spool" / "pending").glob(f"{row['episode_id']}*")
-    episode = read_episode(path)
+    found = list((graph.config.folder / "spool" / "pending").glob(f"{row['episode_id']}*"))
+    assert len(found) == 1, (row, found)
+    episode = read_episode(found[0])
     sources = episode.metadata["sources"]
     assert len(sources) == 15
     for source, told_A in zip(sources, episode.actions_TA, strict=True):
