@@ -103,7 +103,7 @@ def test_saved_policy_loads_by_its_manifest_and_acts_alike(tmp_path):
 
 
 def test_windows_begin_at_every_step_and_mask_what_is_past_the_end():
-    windows = windows_from_episodes([episode(1, steps=7)], 5, lambda frames: frames)
+    windows = windows_from_episodes([episode(1, steps=7)], 5, np.asarray)
     assert len(windows) == 7
     assert windows.weight_N.tolist() == pytest.approx([1, 0.1, 0.1, 0.1, 0.1, 1, 0.1])
     assert windows.valid_NK[5].tolist() == [True, True, False, False, False]
@@ -111,7 +111,7 @@ def test_windows_begin_at_every_step_and_mask_what_is_past_the_end():
 
 
 def test_mixing_draws_each_half_as_often_whatever_their_sizes():
-    few, many = (windows_from_episodes([episode(seed) for seed in seeds], 5, 64) for seeds in (range(1), range(9)))
+    few, many = (windows_from_episodes([episode(seed) for seed in seeds], 5, np.asarray) for seeds in (range(1), range(9)))
     drawn = mix(few, many).draw(4000, np.random.default_rng(0))
     assert (drawn < len(few)).mean() == pytest.approx(0.5, abs=0.03)
 
@@ -132,7 +132,7 @@ def test_translation_keeps_the_arms_whole_step_and_unused_rotation_stays_narrow(
 
 
 def test_fine_tuning_resumes_bit_for_bit(tmp_path):
-    windows = windows_from_episodes([episode(seed) for seed in range(4)], 5, 64)
+    windows = windows_from_episodes([episode(seed) for seed in range(4)], 5, np.asarray)
     config = SftConfig(iterations=6, batch_size=8)
     straight = SftTrainer(tiny_policy(), windows, config)
     for _ in range(6):
