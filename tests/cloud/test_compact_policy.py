@@ -111,7 +111,9 @@ def test_windows_begin_at_every_step_and_mask_what_is_past_the_end():
 
 
 def test_mixing_draws_each_half_as_often_whatever_their_sizes():
-    few, many = (windows_from_episodes([episode(seed) for seed in seeds], 5, np.asarray) for seeds in (range(1), range(9)))
+    few, many = (
+        windows_from_episodes([episode(seed) for seed in seeds], 5, np.asarray) for seeds in (range(1), range(9))
+    )
     drawn = mix(few, many).draw(4000, np.random.default_rng(0))
     assert (drawn < len(few)).mean() == pytest.approx(0.5, abs=0.03)
 
