@@ -45,7 +45,8 @@ def test_no_call_begins_after_closing_and_a_tick_may_close_itself() -> None:
         calls.append(1)
         ticker.close()
 
-    ticker = Ticker(1_000_000, call).start()
+    ticker = Ticker(1_000_000, call)
+    ticker.start()
     wait_until(lambda: len(calls) == 1, 10.0, "the first tick")
     ticker.close()
     assert len(calls) == 1
