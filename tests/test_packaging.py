@@ -164,7 +164,8 @@ def check_ray(words: list[str], _: object) -> None:
 
 
 def check_pip(words: list[str], _: object) -> None:
-    extras = re.search(r"gymnast_ros\[(.*?)\]", words[-1])
+    assert words[:2] == ["install", "-e"], "nothing is published: install from the clone"
+    extras = re.search(r"\.\[(.*?)\]", words[-1])
     assert extras is not None
     assert set(extras[1].split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
 
