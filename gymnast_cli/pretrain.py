@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
-from cloud_trainer.judge.learned import JudgeTraining
+from cloud_trainer.judge.training import JudgeTraining
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.sft.trainer import SftConfig, train_sft
 from cloud_trainer.world_model.compact_data import clips_of

@@ -11,15 +11,10 @@ import numpy as np
 
 from cloud_trainer.jobs.imagine import replay_clips
 from cloud_trainer.judge.drift import kept_reference
-from cloud_trainer.judge.learned import (
-    Examples,
-    JudgeTraining,
-    LearnedJudge,
-    examples_from_rollouts,
-    join_examples,
-    train_judge,
-)
+from cloud_trainer.judge.examples import Examples, examples_from_rollouts, join_examples
+from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.judge.thresholds import calibration_report, choose_thresholds
+from cloud_trainer.judge.training import JudgeTraining, train_judge
 from cloud_trainer.progress import Cancelled, Progress, never, silent
 from cloud_trainer.world_model.audit_outcomes import Judged, OutcomeReport, outcome_report, outcomes_of
 from cloud_trainer.world_model.compact_data import Clips

@@ -29,7 +29,8 @@ from cloud_trainer.jobs.judging import JudgeData, refine_judge
 from cloud_trainer.jobs.replay import replay
 from cloud_trainer.jobs.splits import name_of, split, split_of
 from cloud_trainer.jobs.train import Training, run_grpo, world_model_sampler
-from cloud_trainer.judge.learned import JudgeTraining, LearnedJudge
+from cloud_trainer.judge.learned import LearnedJudge
+from cloud_trainer.judge.training import JudgeTraining
 from cloud_trainer.progress import CancelledError, ProgressEvent
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.compact_data import Clips, clips_of, median_background, starts_of

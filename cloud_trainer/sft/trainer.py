@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
+from cloud_trainer.progress import Cancelled, Progress, never, silent
 from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windows_from_rollouts
-from cloud_trainer.training_state import Trained, load_state, save_state
+from cloud_trainer.training import Descent, Trainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import Manifest
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
@@ -95,61 +94,36 @@ def sft_loss(logits_BKAN: Tensor, position_BKA: Tensor, valid_BK: Tensor, config
     return (per_step * valid_BK).sum() / valid_BK.sum().clamp(min=1)
 
 
-class SftTrainer:
+class SftTrainer(Trainer):
     """One fine-tuning run over fixed windows.
 
     Attributes:
         policy: what is trained.
-        step: optimiser steps done.
-        losses: one per step.
     """
+
+    stage, title = "sft", "fine-tuning"
 
     def __init__(self, policy: TokenPolicy, windows: Windows, config: SftConfig) -> None:
         self.policy, self.windows, self.config = policy, windows, config
-        self.step = 0
-        self.losses: list[float] = []
         self._position = torch.from_numpy(policy.token_positions(windows.actions_NKA))
         self._valid = torch.from_numpy(windows.valid_NK)
-        self._optimiser = torch.optim.AdamW(
-            policy.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
         self._rng = np.random.default_rng(config.seed)
+        descent = Descent(
+            config.iterations,
+            config.learning_rate,
+            config.weight_decay,
+            warmup=config.warmup,
+            grad_clip=config.grad_clip,
+        )
+        super().__init__(policy.network, descent, {"policy": policy.network}, {"batches": self._rng})
 
-    @property
-    def _trained(self) -> Trained:
-        return Trained({"policy": self.policy.network}, {"adamw": self._optimiser}, {"batches": self._rng})
-
-    def save(self, path: Path) -> None:
-        """Write the state file."""
-        save_state(path, self._trained, {"step": self.step, "losses": self.losses})
-
-    def load(self, path: Path) -> None:
-        """Continue from a state file."""
-        values, _ = load_state(path, self._trained)
-        self.step, self.losses = int(values["step"]), list(values["losses"])
-
-    def run_step(self) -> float:
-        """One optimiser step; returns the loss."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._rate()
+    def loss(self) -> Tensor:
+        """Loss of a fresh batch of windows."""
         rows = self.windows.draw(self.config.batch_size, self._rng)
         index = torch.from_numpy(rows)
         self.policy.network.train()
         logits = self.policy.logits(self.windows.images_NHWC[rows], [self.windows.instructions[row] for row in rows])
-        loss = sft_loss(logits.float().cpu(), self._position[index], self._valid[index], self.config)
-        self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.config.grad_clip)
-        self._optimiser.step()
-        self.policy.network.eval()
-        self.step += 1
-        self.losses.append(float(loss.detach()))
-        return self.losses[-1]
-
-    def _rate(self) -> float:
-        done = self.step / self.config.iterations
-        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
-        return self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup) * cosine
+        return sft_loss(logits.float().cpu(), self._position[index], self._valid[index], self.config)
 
 
 def train_sft(
@@ -193,19 +167,7 @@ def train_sft(
     windows = windows_from_episodes(episodes, chunk, prepare, camera=policy.config.camera)
     if imagined is not None:
         windows = mix(windows, windows_from_rollouts(*imagined, chunk, prepare))
-    trainer = SftTrainer(policy, windows, config)
-    if state is not None and state.exists():
-        trainer.load(state)
-    while trainer.step < config.iterations:
-        if cancelled():
-            if state is not None:
-                trainer.save(state)
-            raise CancelledError(f"fine-tuning cancelled at step {trainer.step} of {config.iterations}")
-        loss = trainer.run_step()
-        if state is not None and trainer.step % 100 == 0:
-            trainer.save(state)
-        if trainer.step % 20 == 0 or trainer.step == config.iterations:
-            progress(ProgressEvent("sft", trainer.step, config.iterations, {"loss": loss}))
+    SftTrainer(policy, windows, config).run(state=state, progress=progress, cancelled=cancelled)
     made_from = {
         "stage": "sft" if imagined is None else "iter_sft",
         "sft": asdict(config),

@@ -6,7 +6,6 @@ weighted to objects and motion. Part of the contexts are the model's own predict
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
-from cloud_trainer.training_state import Trained, load_state, save_state
+from cloud_trainer.progress import Cancelled, Progress, never, silent
+from cloud_trainer.training import Descent, Trainer
 from cloud_trainer.world_model.compact_data import Clips, median_background
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_network import CompactWorldModelConfig, CompactWorldNetwork
@@ -120,51 +119,37 @@ def _saturation(x_BCHW: Tensor) -> Tensor:
     return ((x_BCHW.amax(1, keepdim=True) - x_BCHW.amin(1, keepdim=True)) / 1.5).clamp(max=1.0)
 
 
-class WorldModelTrainer:
+class WorldModelTrainer(Trainer):
     """One training run over fixed clips.
 
     Attributes:
         model: what is trained (the raw weights).
         ema: the averaged weights, what a checkpoint holds.
-        step: optimiser steps done.
-        losses: one per step.
     """
+
+    stage, title = "world_model", "world model"
+    save_every, reported = 200, 20
 
     def __init__(self, model: CompactWorldModel, clips: Clips, config: WorldModelTraining) -> None:
         self.model, self.clips, self.config = model, clips, config
-        self.step = 0
-        self.losses: list[float] = []
         self.ema = CompactWorldModel(CompactWorldNetwork(model.config), model.background)
         self.ema.network.load_state_dict(model.network.state_dict())
-        self._optimiser = torch.optim.AdamW(
-            model.network.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
         self._rng = np.random.default_rng(config.seed)
         self._noise = torch.Generator().manual_seed(config.seed)
+        descent = Descent(
+            config.iterations,
+            config.learning_rate,
+            config.weight_decay,
+            warmup=config.warmup,
+            floor=0.03,
+            betas=(0.9, 0.99),
+        )
+        modules = {"model": model.network, "ema": self.ema.network}
+        super().__init__(model.network, descent, modules, {"windows": self._rng, "noise": self._noise})
 
-    @property
-    def _trained(self) -> Trained:
-        modules = {"model": self.model.network, "ema": self.ema.network}
-        return Trained(modules, {"adamw": self._optimiser}, {"windows": self._rng, "noise": self._noise})
-
-    def save(self, path: Path) -> None:
-        """Write the state file."""
-        save_state(path, self._trained, {"step": self.step, "losses": self.losses})
-
-    def load(self, path: Path) -> None:
-        """Continue from a state file."""
-        values, _ = load_state(path, self._trained)
-        self.step, self.losses = int(values["step"]), list(values["losses"])
-
-    def run_step(self) -> float:
-        """One optimiser step; returns the loss."""
+    def loss(self) -> Tensor:
+        """Loss of a fresh batch of windows, each at a noise level of its own."""
         config, model = self.config, self.model
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._rate()
         window = draw_windows(self.clips, config.batch_size, model.config.horizon, config, self._rng)
         frames = self.clips.frames_NTHWC
         clean = model.to_input(frames[window.episode_B, window.step_B + window.ahead_B])
@@ -177,15 +162,16 @@ class WorldModelTrainer:
         part = tau[:, None, None, None]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             predicted = model.network((1 - part) * noise + part * clean, context, first, *conditions, tau)
-        loss = ((predicted - clean).square() * loss_weights(clean, context, config)).mean()
-        self._optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
-        self._optimiser.step()
-        self._average()
-        self.step += 1
-        self.losses.append(float(loss.detach()))
-        return self.losses[-1]
+        loss: Tensor = ((predicted - clean).square() * loss_weights(clean, context, config)).mean()
+        return loss
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Draw the averaged weights towards the new ones."""
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        averaged: list[Tensor] = list(self.ema.network.parameters())
+        current: list[Tensor] = list(self.model.network.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
 
     def _conditions(self, window: Window) -> tuple[Tensor, Tensor, Tensor]:
         poses, actions = window_conditions(self.clips, window, self.model.config.horizon)
@@ -205,17 +191,6 @@ class WorldModelTrainer:
         rows = torch.from_numpy(own)
         context[rows] = self.model.sample(earlier, first[rows], *self._conditions(before), noise)
         return context
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        averaged: list[Tensor] = list(self.ema.network.parameters())
-        current: list[Tensor] = list(self.model.network.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)
-
-    def _rate(self) -> float:
-        cosine = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * self.step / self.config.iterations))
-        return self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup) * cosine
 
 
 def train_world_model(
@@ -250,19 +225,7 @@ def train_world_model(
     model = _starting_model(clips, config, parent, sizes)
     parents = () if parent is None else (model.version,)
     trainer = WorldModelTrainer(model, clips, config)
-    if state is not None and state.exists():
-        trainer.load(state)
-    while trainer.step < config.iterations:
-        if cancelled():
-            if state is not None:
-                trainer.save(state)
-            raise CancelledError(f"world model cancelled at step {trainer.step} of {config.iterations}")
-        trainer.run_step()
-        if state is not None and trainer.step % 200 == 0:
-            trainer.save(state)
-        if trainer.step % 20 == 0 or trainer.step == config.iterations:
-            loss = float(np.mean(trainer.losses[-20:]))
-            progress(ProgressEvent("world_model", trainer.step, config.iterations, {"loss": loss}))
+    trainer.run(state=state, progress=progress, cancelled=cancelled)
     made_from = {"stage": "world_model", "training": asdict(config), "episodes": list(clips.episode_ids)}
     return trainer.ema.save(out, parents=parents, lineage=made_from | dict(lineage or {}))
 

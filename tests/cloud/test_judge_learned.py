@@ -5,20 +5,10 @@ import pytest
 import torch
 
 from cloud_trainer.jobs.judging import JudgeData, real_examples, refine_judge
-from cloud_trainer.judge.learned import (
-    Examples,
-    JudgeConfig,
-    JudgeNetwork,
-    JudgeTrainer,
-    JudgeTraining,
-    LearnedJudge,
-    _balanced,
-    examples_from_episodes,
-    examples_from_rollouts,
-    join_examples,
-    train_judge,
-)
+from cloud_trainer.judge.examples import Examples, examples_from_episodes, examples_from_rollouts, join_examples
+from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.judge.thresholds import Thresholds, calibrate, calibration_report, choose_thresholds
+from cloud_trainer.judge.training import JudgeTrainer, JudgeTraining, _balanced, train_judge
 from cloud_trainer.world_model.compact_data import clips_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
