@@ -43,9 +43,7 @@ class Obeys:
     def __init__(self, dreamer: Dreamer, change: Callable[[FloatArray], FloatArray]) -> None:
         self._dreamer, self._change = dreamer, change
 
-    def dream(
-        self, episodes: Sequence[Episode], *, start: int, seed: int, ends_only: bool = False
-    ) -> list[ByteArray]:
+    def dream(self, episodes: Sequence[Episode], *, start: int, seed: int, ends_only: bool = False) -> list[ByteArray]:
         """Dream the changed actions."""
         told = [replace(episode, actions_TA=self._change(episode.actions_TA)) for episode in episodes]
         return self._dreamer.dream(told, start=start, seed=seed, ends_only=ends_only)

@@ -45,7 +45,8 @@ class Trainer:
         port_file = self.folder / "port"
         port_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "gymnast_cli.main", "serve", "--folder", str(self.folder),
-                   "--port-file", str(port_file), "--no-console", "--port", self.address.rpartition(":")[2] or "0"]  # fmt: skip
+                   "--port-file", str(port_file), "--no-console",
+                   "--port", self.address.rpartition(":")[2] or "0"]  # fmt: skip
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(lambda: port_file.exists() or self.process.poll() is not None, 60.0, "trainer")
