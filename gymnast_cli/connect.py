@@ -55,7 +55,7 @@ def robot(args: argparse.Namespace) -> GraphClient:
         from gymnast_ros.nodes.client import GraphClient
     except ImportError as error:
         raise ConfigError(
-            f"{error}: ROS 2 is missing; source its setup.bash, or pip install 'gymnast_ros[ros]'"
+            f"{error}: ROS 2 is missing; source its setup.bash, or pip install -e '.[ros]' in the clone"
         ) from error
     client = GraphClient(domain_id=args.domain, namespace=args.namespace)
     try:

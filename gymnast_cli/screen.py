@@ -33,7 +33,7 @@ class Screen:
         try:
             import rerun
         except ImportError as error:
-            raise ConfigError(f"{error}: the viewer is missing; pip install 'gymnast_ros[view]'") from error
+            raise ConfigError(f"{error}: the viewer is missing; pip install -e '.[view]' in the clone") from error
         self._rerun: Any = rerun
         self._recording = rerun.RecordingStream("gymnast", recording_id=name)
         if save is None:

@@ -22,6 +22,8 @@ from gymnast_core.errors import (
     NotTrustedError,
     TransientBridgeError,
 )
+from gymnast_ros import bringup
+from gymnast_ros.graph import GraphConfig, config_from
 
 
 @pytest.mark.parametrize(
@@ -117,3 +119,14 @@ def test_bash_completes_commands_actions_and_flags(tmp_path: Path, capsys) -> No
     assert {"submit", "list", "watch", "cancel"} <= set(complete("gymnast", "jobs", ""))
     assert complete("gymnast", "jobs", "watch", "--tr") == ["--trainer"]
     assert "--budget-s" in complete("gymnast", "ttt", "--")
+
+
+def test_up_takes_what_the_launch_file_takes_and_means_the_same(monkeypatch, tmp_path) -> None:
+    started: list[GraphConfig] = []
+    monkeypatch.setattr(bringup, "up", lambda config: started.append(config) or 0)
+    words = {"robot": "sim", "folder": str(tmp_path), "domain": "7", "trainer": "lab:50051", "identity": "id"}
+    flags = ["paced", "realtime", "teleop"]
+    line = [part for name, value in words.items() for part in (f"--{name}", value)] + [f"--{flag}" for flag in flags]
+    assert frame.main(["up", *line]) == 0
+    assert started == [config_from({**words, **dict.fromkeys(flags, "true")})]
+    assert frame.main(["up", "--domain", "seven"]) == 2
