@@ -171,17 +171,13 @@ def check_pip(words: list[str], _: object) -> None:
 
 
 def check_ros2(words: list[str], _: object) -> None:
-    """Launch files declare the arguments, nodes offer the services and topics."""
+    """Launch files declare the arguments; nodes, topics and types are asked of a running graph in tests/ros."""
     if words[0] == "launch":
         assert (ROOT / "launch" / words[2]).is_file()
         given = dict(word.split(":=") for word in words[3:])
         assert given.keys() <= {argument.name for argument in ARGUMENTS}
         config_from({argument.name: argument.default for argument in ARGUMENTS} | given)
-        return
-    node, name = words[2].strip("/").split("/")
-    source = (ROOT / "gymnast_ros" / "nodes" / f"{node}.py").read_text()
-    topics = (ROOT / "gymnast_ros" / "nodes" / "topics.py").read_text()
-    assert f'"{name}"' in source or f"~/{name}" in source or f"{node}/{name}" in topics, words[2]
+    assert words[0] in ("launch", "topic", "service", "param", "bag")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
