@@ -84,6 +84,11 @@ class RobotLine:
         with self._lock:
             return self._client.swap(checkpoint_id)
 
+    def rollback(self) -> str:
+        """See GraphClient."""
+        with self._lock:
+            return self._client.rollback()
+
     def close(self) -> None:
         """Leave the graph."""
         with self._lock:

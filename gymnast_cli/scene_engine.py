@@ -85,7 +85,11 @@ class Robot(Protocol):
         ...
 
     def swap(self, checkpoint_id: str) -> str:
-        """Put a checkpoint in force."""
+        """Put a staged checkpoint in force."""
+        ...
+
+    def rollback(self) -> str:
+        """Return to the checkpoint before."""
         ...
 
 
@@ -275,9 +279,9 @@ class SceneEngine:
 
     def revert(self, candidate: str, robot: str, folder: Path) -> None:
         """The canary never put it in force; if a crash came between, go back."""
-        client, before = self.connect(robot), _request(folder)["policy"]
+        client = self.connect(robot)
         if client.policy_version == candidate:
-            client.swap(before)
+            client.rollback()
         self.book.drop(candidate)
 
     def _recorded(self, instruction: str) -> list[Any]:

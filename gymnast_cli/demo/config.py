@@ -60,7 +60,8 @@ class DemoConfig:
             **self.job,
             "refine_iterations": 4,
             "judge_iterations": 8,
-            "grpo_iterations": 1,
+            "grpo_iterations": 2,
+            "candidate_every": 1,
             "groups": 4,
             "check": False,
         }

@@ -35,6 +35,7 @@ ADAPTER_OF = "adapter_of"
 """Key of a manifest's config: this checkpoint is a LoRA adapter, and travels without the base it names."""
 _CURRENT, _STATE, _CHECKPOINTS, _DOWNLOAD = "current", "state.json", "checkpoints", "download"
 _REMEMBERED = 100
+_MOST_STAGED = 8
 
 
 @dataclass
@@ -60,7 +61,7 @@ class StoreState:
 
     Attributes:
         highest: highest release sequence accepted.
-        staged: verified, not yet tried: the newest release's, and what a kill left beside it, oldest first.
+        staged: verified candidates newer than the current one, not yet tried, oldest first, at most 8.
         history: ids that were current, oldest first, at most 100; the last one is current.
         failed: id -> why it was rolled back or turned down, the last 100.
         probation: of the current one, if any.
@@ -197,8 +198,10 @@ class RobotStore:
             verify_checkpoint(self._path(manifest.id))
             self._state.highest = release.sequence
             self._state.failed.pop(manifest.id, None)
-            # the newest word holds: an older release that was not tried yet would be a step back after this one
-            self._state.staged = [manifest.id] if manifest.id != self.current_id() else []
+            # several candidates may wait to be compared; a rollback is the last word on all of them
+            others = [] if release.kind == "rollback" else [name for name in self._state.staged if name != manifest.id]
+            new = [manifest.id] if manifest.id != self.current_id() else []
+            self._state.staged = [*others, *new][-_MOST_STAGED:]
             self._save()
             self._prune()
             for stray in self.download_folder.iterdir():  # of older releases, which nobody will fetch again
@@ -226,7 +229,8 @@ class RobotStore:
                 raise CheckpointError(f"{checkpoint_id!r} is not staged; staged are {self._state.staged}")
             verify_checkpoint(self._path(checkpoint_id))
             previous = self.current_id()
-            self._state.staged.remove(checkpoint_id)
+            # what was released before it is overtaken: trying that afterwards would be a step back
+            self._state.staged = self._state.staged[self._state.staged.index(checkpoint_id) + 1 :]
             on_trial = probation_episodes > 0 and previous is not None
             self._state.probation = Probation(checkpoint_id, previous or "", probation_episodes) if on_trial else None
             self._make_current(checkpoint_id)

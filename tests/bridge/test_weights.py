@@ -280,6 +280,18 @@ def test_no_kill_leaves_a_torn_or_older_checkpoint_in_use(tmp_path):
     assert {"stage", "swap", "rollback"} <= set(tally["during"])
 
 
+def test_candidates_wait_together_until_one_is_chosen(store, tmp_path):
+    folders = checkpoints(tmp_path, 4)
+    names = [stage(store, folder, number) for number, folder in enumerate(folders[:3], 1)]
+    assert set(names) <= set(store.held())
+    store.swap(names[1])
+    assert names[0] not in store.held(), "the chosen one overtook it"
+    assert store.staged().name == names[2]
+    back = stage(store, folders[3], 4, kind="rollback", reason="worse")
+    assert store.staged().name == back
+    assert names[2] not in store.held(), "a rollback is the last word"
+
+
 def test_an_older_release_is_not_tried_after_a_newer_one(store, tmp_path):
     folders = checkpoints(tmp_path, 3)
     older, newer = stage(store, folders[0], 1), stage(store, folders[1], 2)
