@@ -345,12 +345,12 @@ def _can_calibrate(clips: Clips) -> bool:
 def _scene_gates(config: PipelineConfig) -> Gates:
     """The gates of one scene and task: as many episodes as an operator collects in minutes, no single-task floor.
 
-    The judge's floor is the audit's P(success | real failure) here: 20 labels prove no precision.
+    The judge's floor is the audit's P(success | real failure) here: 20 labels prove no precision. Outcomes alone are
+    asked, as on the operator's page: the gripper tracker has not seen the scene and finds its own error there.
     """
-    fewest = config.scene_episodes
-    pictures = None if config.bounds.pictures is None else min(config.bounds.pictures, fewest)
-    bounds = replace(config.bounds, episodes=fewest, pictures=pictures)
-    return replace(config.gates, bounds=bounds, judge_floor=None, judge_task_floor=config.judge_task_floor)
+    bounds = replace(config.bounds, episodes=config.scene_episodes)
+    gates = replace(config.gates, audit=replace(config.audit, parts=("outcomes",)), bounds=bounds)
+    return replace(gates, judge_floor=None, judge_task_floor=config.judge_task_floor)
 
 
 def _grpo_config(job: Job, config: PipelineConfig) -> GrpoConfig:

@@ -75,7 +75,7 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
-    ("grpc.http2.max_ping_strikes", 0),  # gRPC's own bandwidth probes count as strikes; peers have certificates
+    ("grpc.http2.max_ping_strikes", 4),
     ("grpc.so_reuseport", 0),
 )
 
