@@ -153,7 +153,7 @@ def test_killed_node_comes_back_and_the_evaluation_completes(graph, client, stil
     run_id = client.call("rollout/evaluate")
     client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 1, 20.0)
     os.kill(graph.pids[victim], signal.SIGKILL)
-    result = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 60.0)
+    result = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 150.0)
     assert result["complete"], result
     assert graph.restarts[victim] >= 1
     kept = [read_episode(path) for path in recordings(graph) if path.name not in before]
