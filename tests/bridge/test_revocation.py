@@ -96,6 +96,9 @@ def test_an_uplink_goes_on_once_the_robot_has_a_new_certificate(service, identit
     """Nothing is lost meanwhile: episodes wait in the spool, and the reason is told."""
     spool, robot = Spool(tmp_path / "spool"), identities("wx-1", "robot")
     revoke(service.authority, "wx-1")
+    with open_channel(service.address, Identity.load(robot)) as channel:
+        releases = weights_pb2_grpc.WeightsServiceStub(channel).ListReleases
+        assert refused_within(lambda: releases(weights_pb2.ListReleasesRequest(), timeout=10), 10 * WITHIN_S)
     with Uplink(service.address, robot, spool=spool) as uplink:
         fill(spool, 3)
         wait_until(lambda: "revoked" in uplink.status().last_error)
