@@ -4,9 +4,8 @@
     python -m benchmarks.grpo --parts epochs --seeds 0 1 2 3 4  # several optimiser epochs against one
     python -m benchmarks.grpo --untrained --json FILE           # fresh weights of the same size: speed only
 
-The epochs part trains the shipped base policy in the shipped world model and counts true success in the simulator, on
-start states of EVALUATION_SEEDS that nothing was trained on or chosen with; every run sees the same number of
-imagined rollouts, so a higher rate is better sample efficiency.
+The epochs part (benchmarks.grpo_epochs) spends the same imagined rollouts in several ways and counts true success in
+the simulator, so a higher rate is better sample efficiency.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import argparse
 import functools
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -26,23 +24,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import grpo_epochs
 from benchmarks.policy import Figure, random_compact, show
 from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer, Scored
 from cloud_trainer.jobs.sharded import CompactWorld, Ledger, LocalPool, Pool, Recipe, ShardedSampler
-from cloud_trainer.jobs.train import run_grpo, world_model_sampler
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
-from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.compact_data import StartState
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_network import CompactWorldModelConfig, CompactWorldNetwork
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
-from gymnast_core.policies import load_policy
 from gymnast_core.policies.compact import CompactPolicy
-from gymnast_core.statistics import wilson_interval
-from gymnast_ros.sim.collect import evaluate
 from gymnast_ros.sim.env import SimEnv
-from gymnast_ros.sim.tasks import EVALUATION_SEEDS, TASKS, TRAINING_SEEDS
+from gymnast_ros.sim.tasks import TASKS, TRAINING_SEEDS
 
 TOKENS_PER_ROLLOUT = 15 * 7
 
@@ -79,8 +73,8 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", default=["workers", "learner"], choices=list(PARTS))
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2], help="Ray rollout actors to try")
     parser.add_argument("--groups", type=int, default=24)
-    parser.add_argument("--iterations", type=int, default=5, help="of the epochs part")
-    parser.add_argument("--epochs", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--iterations", type=int, default=10, help="of the epochs part")
+    parser.add_argument("--arms", nargs="+", default=["1:2e-4", "2:2e-4", "4:2e-4", "1:8e-4"], metavar="EPOCHS:RATE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--eval-starts", type=int, default=50, help="start states per task")
     parser.add_argument("--json", type=Path)
@@ -212,59 +206,8 @@ def _balanced(scored: Scored) -> Scored:
 
 
 def epochs(setting: Setting) -> list[Figure]:
-    """Several optimiser epochs per batch against one: same rollouts, true success in the simulator."""
-    options = setting.options
-    base = _successes(setting.checkpoints / "policy", options.eval_starts)
-    figures = [_rate("base policy, true success", [base])]
-    for count in options.epochs:
-        runs = [_successes(_trained(setting, count, seed), options.eval_starts) for seed in options.seeds]
-        rates = ", ".join(f"{100 * np.mean(run):.0f}" for run in runs)
-        rollouts = options.iterations * options.groups * GrpoConfig().group_size
-        figures.append(_rate(f"{count} epoch(s): true success", runs, f"{rollouts} rollouts a seed; by seed: {rates}"))
-    return figures
-
-
-def _trained(setting: Setting, count: int, seed: int) -> Path:
-    config = GrpoConfig(groups=setting.options.groups, iterations=setting.options.iterations, epochs=count, seed=seed)
-    model = CompactWorldModel.load(setting.checkpoints / "world_model")
-    judge = LearnedJudge.load(setting.checkpoints / "judge")
-    out = Path("runs/benchmark_grpo") / f"epochs-{count}-seed-{seed}"
-    shutil.rmtree(out, ignore_errors=True)
-    sampler = world_model_sampler(model, judge, setting.starts, config)
-    training = run_grpo(setting.checkpoints / "policy", sampler, config, out, progress=_tell)
-    return training.candidates[-1].folder
-
-
-def _tell(event: ProgressEvent) -> None:
-    numbers = {name: round(value, 3) for name, value in event.metrics.items()}
-    print(f"{event.stage} {event.step}/{event.total} {numbers}", file=sys.stderr, flush=True)
-
-
-def _successes(folder: Path, starts: int) -> list[bool]:
-    env = SimEnv()
-    try:
-        trials = evaluate(env, load_policy(folder), EVALUATION_SEEDS[:starts])
-    finally:
-        env.close()
-    return [trial.succeeded for trial in trials]
-
-
-def _rate(what: str, runs: list[list[bool]], note: str = "") -> Figure:
-    """Mean over seeds; with several seeds the interval is the seeds', with one it is the trials'."""
-    rates = np.array([np.mean(run) for run in runs])
-    if len(runs) == 1:
-        interval = wilson_interval(int(np.sum(runs[0])), len(runs[0]))
-        spread = f"95 % [{100 * interval.low:.1f}, {100 * interval.high:.1f}] over {len(runs[0])} trials"
-    else:
-        half = _t95(len(runs) - 1) * float(rates.std(ddof=1)) / np.sqrt(len(runs))
-        spread = f"95 % [{100 * (rates.mean() - half):.1f}, {100 * (rates.mean() + half):.1f}] over {len(runs)} seeds"
-    return Figure(what, 100 * float(rates.mean()), "%", "; ".join(part for part in (spread, note) if part))
-
-
-def _t95(freedom: int) -> float:
-    """Two-sided 95 % point of Student's t, tabulated."""
-    table = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-    return table.get(freedom, 1.96 + 2.4 / freedom)
+    """Several optimiser epochs per batch against one, see benchmarks.grpo_epochs."""
+    return grpo_epochs.epochs(setting.checkpoints, setting.starts, setting.options)
 
 
 PARTS: dict[str, Callable[[Setting], list[Figure]]] = {"workers": workers, "learner": learner, "epochs": epochs}
