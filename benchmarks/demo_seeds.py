@@ -297,7 +297,8 @@ class Seed:
 
     def iter_sft(self, out: Path) -> None:
         """Imitate imagined successes, as many rollouts as GRPO gets, mixed 1:1 with the demonstrations."""
-        from cloud_trainer.grpo.trainer import GrpoConfig, join_scored
+        from cloud_trainer.grpo.config import GrpoConfig
+        from cloud_trainer.grpo.scored import join_scored
         from cloud_trainer.jobs.pipeline import PipelineConfig
         from cloud_trainer.jobs.train import world_model_sampler
         from cloud_trainer.judge.learned import LearnedJudge
@@ -323,7 +324,7 @@ class Seed:
     def true_grpo(self, out: Path) -> None:
         """The same RL in the simulator, rewarded by its state: the upper bound."""
         from benchmarks.simulated_reward import simulator_sampler
-        from cloud_trainer.grpo.trainer import GrpoConfig
+        from cloud_trainer.grpo.config import GrpoConfig
         from cloud_trainer.jobs.pipeline import PipelineConfig
         from cloud_trainer.jobs.train import run_grpo
 

@@ -26,8 +26,11 @@ import torch
 
 from benchmarks import grpo_epochs
 from benchmarks.policy import Figure, random_compact, show
-from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer, Scored
-from cloud_trainer.jobs.sharded import CompactWorld, Ledger, LocalPool, Pool, Recipe, ShardedSampler
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.scored import Scored
+from cloud_trainer.grpo.trainer import GrpoTrainer
+from cloud_trainer.jobs.pieces import CompactWorld, Recipe
+from cloud_trainer.jobs.sharded import Ledger, LocalPool, Pool, ShardedSampler
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.world_model.compact_data import StartState
 from cloud_trainer.world_model.compact_model import CompactWorldModel
@@ -136,7 +139,7 @@ def workers(setting: Setting) -> list[Figure]:
     if setting.options.workers:
         import ray
 
-        from cloud_trainer.jobs.ray_backend import RayConfig, RayPool
+        from cloud_trainer.jobs.ray_pool import RayConfig, RayPool
 
         ray.init(
             num_cpus=max(2, os.cpu_count() or 2),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.policy import Figure
-from cloud_trainer.grpo.trainer import GrpoConfig
+from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.train import run_grpo, world_model_sampler
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.progress import ProgressEvent

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cloud_trainer.grpo.trainer import GrpoConfig, Scored
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.imagine import imagine, join_rollouts
 from cloud_trainer.jobs.train import Sampler
 from gymnast_core.images import area_downsample

@@ -60,6 +60,19 @@ def clipped_loss(
     )
 
 
+def length_weights(valid_BT: Tensor, how: str) -> Tensor:
+    """Return (B,) weights of trajectories: the mini-batch loss is the mean of weight * TokenLoss.loss.
+
+    Args:
+        valid_BT: (B, tokens) bool.
+        how: see GrpoConfig.length_normalisation.
+    """
+    counts_B = valid_BT.sum(1).to(torch.float32)
+    if how == "token":
+        return counts_B / counts_B.mean()
+    return counts_B / valid_BT.shape[1] if how == "constant" else torch.ones_like(counts_B)
+
+
 def pooled_loss(
     log_prob_BT: Tensor,
     old_log_prob_BT: Tensor,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cloud_trainer.grpo.trainer import Scored
+from cloud_trainer.grpo.scored import Scored
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.policies.trainable import TokenPolicy
 from gymnast_core.types import FloatArray, RolloutBatch

@@ -12,91 +12,13 @@ import numpy as np
 import torch
 
 from cloud_trainer.grpo.advantage import group_advantages, informative_groups, token_advantages
-from cloud_trainer.grpo.loss import clipped_loss
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.loss import clipped_loss, length_weights
+from cloud_trainer.grpo.scored import Scored, join_scored, packed, take_rows, unpacked
 from cloud_trainer.training_state import Trained, load_state, save_state
-from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.errors import ContractError
 from gymnast_core.policies.trainable import TokenPolicy
-from gymnast_core.types import BoolArray, FloatArray, IntArray, RolloutBatch
-
-
-@dataclass(frozen=True)
-class GrpoConfig:
-    """How to reinforce.
-
-    Attributes:
-        group_size: N rollouts per start state.
-        groups: G start states sampled per round.
-        iterations: updates of the policy, each on fresh rollouts. Few on purpose: imagined reward keeps rising
-            long after real success falls.
-        target_groups: informative groups wanted per update; what is left over waits for the next update. None uses
-            what one round gives.
-        max_rounds: rounds of sampling per update in search of them.
-        max_age: a surplus group older than this many updates is dropped.
-        keep_low: groups with a lower mean reward teach nothing.
-        keep_high: groups with a higher one neither.
-        temperature: of sampling.
-        clip_low: ratio clip below 1.
-        clip_high: ratio clip above 1.
-        epochs: passes over each batch.
-        mini_batch: trajectories per optimiser step.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
-        grad_clip: largest gradient norm.
-        kl_weight: weight of the KL estimate towards the starting policy; 0 leaves it out.
-        keyframe_share: share of the groups that begin at a later chunk start of a recorded episode.
-        mask_after_success: judge at every chunk end and learn nothing from what follows the first success.
-        seed: of starts, sampling and shuffling.
-    """
-
-    group_size: int = 8
-    groups: int = 24
-    iterations: int = 10
-    target_groups: int | None = None
-    max_rounds: int = 1
-    max_age: int = 2
-    keep_low: float = 0.1
-    keep_high: float = 0.9
-    temperature: float = 1.0
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    epochs: int = 2
-    mini_batch: int = 48
-    learning_rate: float = 2e-4
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0
-    kl_weight: float = 0.0
-    keyframe_share: float = 0.0
-    mask_after_success: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot train."""
-        if min(self.group_size - 1, self.groups, self.iterations, self.epochs, self.mini_batch, self.max_rounds) < 1:
-            raise ConfigError(f"group_size >= 2; groups, iterations, epochs, mini_batch, max_rounds >= 1; got {self}")
-        if not 0 <= self.keep_low <= self.keep_high <= 1 or not 0 <= self.keyframe_share <= 1:
-            raise ConfigError(f"0 <= keep_low <= keep_high <= 1 and 0 <= keyframe_share <= 1; got {self}")
-        if self.learning_rate <= 0 or self.temperature <= 0:
-            raise ConfigError(f"learning_rate and temperature must be above 0; got {self}")
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Rollouts with their rewards.
-
-    Attributes:
-        rollouts: B rows.
-        reward_B: (B,) float32.
-        use_B: (B,) bool, False where the judge abstained.
-        born: update count when they were sampled.
-        weight_BTA: (B, T, 7) float32 weight of each token's advantage, e.g. truncated importance weights of stale
-            rollouts; None weighs all alike.
-    """
-
-    rollouts: RolloutBatch
-    reward_B: FloatArray
-    use_B: BoolArray
-    born: int = 0
-    weight_BTA: FloatArray | None = None
+from gymnast_core.types import FloatArray, IntArray, RolloutBatch
 
 
 @dataclass(frozen=True)
@@ -162,11 +84,23 @@ class GrpoTrainer(Generic[PolicyT]):
         self._reference: PolicyT | None = _frozen_copy(policy) if config.kl_weight > 0 else None
         self._anchor = anchor
 
+    def waiting(self) -> Scored | None:
+        """The surplus that is still fresh enough to be learned from."""
+        if self.surplus is None or self.surplus.born_B is None:
+            return None
+        fresh = np.flatnonzero(self.updates - self.surplus.born_B <= self.config.max_age)
+        return take_rows(self.surplus, fresh) if len(fresh) else None
+
     def informative(self, scored: Scored) -> Scored:
-        """Return only the rows of groups worth learning from."""
+        """Return only the rows of groups worth learning from, as sampled now."""
         low, high = self.config.keep_low, self.config.keep_high
         keep = informative_groups(scored.reward_B, scored.rollouts.group_B, scored.use_B, low=low, high=high)
-        return take_rows(scored, np.flatnonzero(keep & (scored.rollouts.length_B > 0)))
+        return take_rows(self._born(scored), np.flatnonzero(keep & (scored.rollouts.length_B > 0)))
+
+    def _born(self, scored: Scored) -> Scored:
+        if scored.born_B is not None:
+            return scored
+        return replace(scored, born_B=np.full(len(scored.reward_B), self.updates, np.int64))
 
     def update(self, batch: Scored) -> UpdateReport:
         """Learn from informative rows; rows beyond target_groups wait in `surplus` for the next update.
@@ -174,8 +108,9 @@ class GrpoTrainer(Generic[PolicyT]):
         Raises:
             ContractError: no rows; sample again.
         """
-        if self.surplus is not None and self.updates - self.surplus.born <= self.config.max_age:
-            batch = join_scored(self.surplus, batch)
+        batch, waiting = self._born(batch), self.waiting()
+        if waiting is not None:
+            batch = join_scored(waiting, batch)
         if len(batch.reward_B) == 0:
             raise ContractError(
                 "no informative group to learn from; sample more, or check the judge and the start states"
@@ -199,8 +134,7 @@ class GrpoTrainer(Generic[PolicyT]):
         if target is None or len(names) <= target:
             return batch, None
         now = np.isin(batch.rollouts.group_B, names[:target])
-        later = replace(take_rows(batch, np.flatnonzero(~now)), born=self.updates)
-        return take_rows(batch, np.flatnonzero(now)), later
+        return take_rows(batch, np.flatnonzero(now)), take_rows(batch, np.flatnonzero(~now))
 
     def _step(self, batch: Scored, advantage_B: FloatArray, rows: IntArray) -> tuple[float, ...]:
         rollouts = batch.rollouts
@@ -215,7 +149,7 @@ class GrpoTrainer(Generic[PolicyT]):
         parts = clipped_loss(
             new, old, token_advantage, valid, clip_low=self.config.clip_low, clip_high=self.config.clip_high
         )
-        loss = parts.loss.mean()
+        loss = (length_weights(valid, self.config.length_normalisation) * parts.loss).mean()
         if self._reference is not None:
             with torch.no_grad():
                 reference = self._log_probs(self._reference, rollouts, rows)
@@ -252,12 +186,8 @@ class GrpoTrainer(Generic[PolicyT]):
         values: dict[str, Any] = {"updates": self.updates, "history": self.history, "extra": dict(extra or {})}
         tensors: dict[str, torch.Tensor] = {}
         if self.surplus is not None:
-            values["surplus"] = {
-                "instructions": list(self.surplus.rollouts.instructions),
-                "policy_version": self.surplus.rollouts.policy_version,
-                "born": self.surplus.born,
-            }
-            tensors |= {f"surplus/{name}": torch.from_numpy(a) for name, a in _arrays(self.surplus).items()}
+            arrays, values["surplus"] = unpacked(self.surplus)
+            tensors |= {f"surplus/{name}": torch.from_numpy(array) for name, array in arrays.items()}
         save_state(path, self._trained, values, tensors)
 
     def load(self, path: Path) -> dict[str, Any]:
@@ -266,62 +196,9 @@ class GrpoTrainer(Generic[PolicyT]):
         self.updates, self.history, self.surplus = int(values["updates"]), list(values["history"]), None
         if "surplus" in values:
             arrays = {n.removeprefix("surplus/"): t.numpy() for n, t in tensors.items() if n.startswith("surplus/")}
-            self.surplus = _scored(arrays, values["surplus"])
+            self.surplus = packed(arrays, values["surplus"])
         extra: dict[str, Any] = values["extra"]
         return extra
-
-
-_ROLLOUT_ARRAYS = ("frames_BFHWC", "actions_BTA", "tokens_BTA", "log_probs_BTA", "length_B", "group_B")
-
-
-def take_rows(scored: Scored, rows: IntArray) -> Scored:
-    """Return chosen rows."""
-    arrays = {name: getattr(scored.rollouts, name)[rows] for name in _ROLLOUT_ARRAYS}
-    instructions = [scored.rollouts.instructions[row] for row in rows]
-    return replace(
-        scored,
-        rollouts=replace(scored.rollouts, instructions=instructions, **arrays),
-        reward_B=scored.reward_B[rows],
-        use_B=scored.use_B[rows],
-        weight_BTA=None if scored.weight_BTA is None else scored.weight_BTA[rows],
-    )
-
-
-def join_scored(first: Scored, second: Scored) -> Scored:
-    """Put two batches behind each other; groups keep their names, which the loop makes unique."""
-    arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(first.rollouts, name), getattr(second.rollouts, name)])
-        for name in _ROLLOUT_ARRAYS
-    }
-    instructions = [*first.rollouts.instructions, *second.rollouts.instructions]
-    return Scored(
-        replace(second.rollouts, instructions=instructions, **arrays),
-        np.concatenate([first.reward_B, second.reward_B]),
-        np.concatenate([first.use_B, second.use_B]),
-        second.born,
-        _joined_weights(first, second),
-    )
-
-
-def _joined_weights(first: Scored, second: Scored) -> FloatArray | None:
-    if first.weight_BTA is None and second.weight_BTA is None:
-        return None
-    parts = [
-        s.weight_BTA if s.weight_BTA is not None else np.ones_like(s.rollouts.actions_BTA) for s in (first, second)
-    ]
-    return np.concatenate(parts).astype(np.float32)
-
-
-def _arrays(scored: Scored) -> dict[str, np.ndarray[Any, Any]]:
-    rollouts = {name: getattr(scored.rollouts, name) for name in (*_ROLLOUT_ARRAYS, "frame_steps_F")}
-    weights = {} if scored.weight_BTA is None else {"weight_BTA": scored.weight_BTA}
-    return rollouts | {"reward_B": scored.reward_B, "use_B": scored.use_B} | weights
-
-
-def _scored(arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> Scored:
-    fields_ = {name: arrays[name] for name in (*_ROLLOUT_ARRAYS, "frame_steps_F")}
-    rollouts = RolloutBatch(instructions=values["instructions"], policy_version=values["policy_version"], **fields_)
-    return Scored(rollouts, arrays["reward_B"], arrays["use_B"], int(values["born"]), arrays.get("weight_BTA"))
 
 
 def _frozen_copy(policy: PolicyT) -> PolicyT:

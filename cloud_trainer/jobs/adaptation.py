@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cloud_trainer.grpo.trainer import GrpoConfig, Scored, join_scored
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.scored import Scored, join_scored
 from cloud_trainer.jobs.train import Anchor, Sampler, world_model_sampler
 from cloud_trainer.world_model.compact_data import Clips, StartState
 from cloud_trainer.world_model.compact_model import CompactWorldModel

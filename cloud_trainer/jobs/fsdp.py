@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,17 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor
 
 from cloud_trainer.grpo.advantage import token_advantages
-from cloud_trainer.grpo.loss import clipped_loss
-from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer, PolicyT, Scored
-from cloud_trainer.jobs.ray_backend import GrpoJob, RayConfig, RayPool
-from cloud_trainer.jobs.sharded import SampledPolicy, ShardedSampler, load_weights, weights_of
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.loss import clipped_loss, length_weights
+from cloud_trainer.grpo.scored import Scored
+from cloud_trainer.grpo.trainer import GrpoTrainer, PolicyT
+from cloud_trainer.jobs.grpo_job import GrpoJob
+from cloud_trainer.jobs.policy_weights import load_weights, weights_of
+from cloud_trainer.jobs.ray_pool import RayConfig, RayPool
+from cloud_trainer.jobs.sharded import SampledPolicy, ShardedSampler
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies import load_policy
+from gymnast_core.policies.adapter import TrainableAdapter
+from gymnast_core.policies.trainable import load_trainable
 from gymnast_core.types import FloatArray, IntArray
 
 ENTRY_POINTS = ("prefix", "parallel_hidden", "causal_hidden", "continue_causal", "full_logits", "action_logits")
@@ -112,10 +117,15 @@ class FsdpTrainer(GrpoTrainer[PolicyT]):
         token_advantage = torch.from_numpy(token_advantages(advantage_B[mine], rollouts.length_B[mine], steps))
         if batch.weight_BTA is not None:
             token_advantage = token_advantage * torch.from_numpy(batch.weight_BTA[mine]).flatten(1)
-        valid = torch.from_numpy(np.arange(steps * 7) < (rollouts.length_B[mine] * 7)[:, None])
+        everyone = torch.from_numpy(np.arange(steps * 7) < (rollouts.length_B[rows] * 7)[:, None])
+        of_length = length_weights(everyone, self.config.length_normalisation)
+        of_length = of_length[rank::world] if rank < len(rows) else of_length[:1]
+        valid = everyone[rank::world] if rank < len(rows) else everyone[:1]
         low, high = self.config.clip_low, self.config.clip_high
         parts = clipped_loss(new, old, token_advantage, valid, clip_low=low, clip_high=high)
-        share = torch.from_numpy(weight) * world / len(rows)  # FSDP averages over ranks, we want the mean over rows
+        share = (
+            torch.from_numpy(weight) * of_length * world / len(rows)
+        )  # FSDP averages over ranks, we want the mean over rows
         loss = (parts.loss * share).sum()
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -197,15 +207,13 @@ def train_worker(settings: Mapping[str, Any]) -> None:
     torch.set_num_threads(config.torch_threads)
     rank, world = dist.get_rank(), dist.get_world_size()
     kind = "cuda" if torch.cuda.is_available() and settings["use_gpu"] else "cpu"
-    policy: Any = load_policy(job.parent)
+    policy: Any = load_trainable(job.parent, lora=job.recipe.lora, seed=job.config.seed)
     parent = policy.version
-    if hasattr(policy, "row_by_row"):
-        policy.row_by_row = False
     policy.network.to(kind)
     trainer = FsdpTrainer(policy, job.config, init_device_mesh(kind, (world,)))
     if job.state.exists():
         trainer.load(job.state)
-    pool = RayPool(job.recipe, config) if rank == 0 else None
+    pool = RayPool(job.worker_recipe, config) if rank == 0 else None
     try:
         sampler = (
             None
@@ -231,7 +239,7 @@ def _iterate(trainer: FsdpTrainer[Any], sampler: ShardedSampler | None) -> None:
     version = f"{policy.version}#{trainer.updates + 1}"
     scored = None if sampler is None else sampler.sample(version, weights, np.random.default_rng(seed))
     batch: Scored = broadcast_from_rank_zero(scored)
-    kept = trainer.informative(replace(batch, born=trainer.updates))
+    kept = trainer.informative(batch)
     record: dict[str, Any] = {
         "iteration": trainer.updates + 1,
         "imagined_reward": float(batch.reward_B[batch.use_B].mean()) if batch.use_B.any() else float("nan"),
@@ -250,7 +258,9 @@ def _publish(trainer: FsdpTrainer[Any], job: GrpoJob, parent: str) -> None:
     folder = job.out / f"iteration-{trainer.updates:02d}"
     if trainer.mesh.get_rank() == 0 and not folder.exists():
         job.out.mkdir(parents=True, exist_ok=True)
-        whole: Any = load_policy(job.parent)
+        whole = load_trainable(job.parent, lora=job.recipe.lora, seed=job.config.seed)
+        if isinstance(whole, TrainableAdapter):
+            whole.copy_base_into(job.out)
         load_weights(whole, weights)
         lineage = {"stage": "grpo", "grpo": asdict(job.config), "iteration": trainer.updates, **(job.lineage or {})}
         whole.save(folder, parents=(parent,), lineage=lineage)

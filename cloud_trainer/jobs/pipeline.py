@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.grpo.trainer import GrpoConfig
+from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import check_request, frame_anchor, iterations_within, two_scene_sampler
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.gates import (

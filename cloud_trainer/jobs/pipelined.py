@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloud_trainer.grpo.off_policy import OffPolicy, VersionLog, corrected, is_fresh_enough
-from cloud_trainer.grpo.trainer import Scored
+from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.sharded import SampledPolicy, ShardedSampler
 
 logger = logging.getLogger(__name__)

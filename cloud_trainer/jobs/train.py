@@ -6,16 +6,17 @@ run through the same loop.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer, Scored, join_scored
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.scored import Scored, join_scored
+from cloud_trainer.grpo.trainer import GrpoTrainer
 from cloud_trainer.jobs.imagine import imagine
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from cloud_trainer.world_model.audit_outcomes import outcomes_of
@@ -25,11 +26,9 @@ from cloud_trainer.world_model.compact_model import CompactWorldModel
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.manifest import read_manifest
+from gymnast_core.policies.adapter import LoraSettings, TrainableAdapter
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 from gymnast_core.types import BoolArray, IntArray, RolloutBatch
-
-if TYPE_CHECKING:
-    from gymnast_core.policies.lora import LoraSettings
 
 Sampler = Callable[[TokenPolicy, np.random.Generator], Scored]
 """One round of groups from a policy: rollouts, rewards, and which rows count. Group names are made unique later."""
@@ -158,32 +157,29 @@ def run_grpo(
         state: state file; when it exists the run continues from it, and it is written after every iteration.
         lineage: world model, judge, audit and data of this run, for the manifests.
         anchor: see cloud_trainer.jobs.adaptation.frame_anchor.
-        lora: train low-rank adapters alone; candidates are then adapter checkpoints beside a copy of their parent.
+        lora: train a fresh low-rank adapter of the parent alone; a parent that is an adapter goes on as one. Candidates
+            are then adapter checkpoints beside a copy of their base.
         progress: called after every iteration with imagined_reward and what the update did.
         cancelled: asked before every iteration.
 
     Raises:
         CancelledError: cancelled; the state file has the last whole iteration.
     """
-    policy = load_trainable(parent, temperature=config.temperature)
-    if lora is not None:
-        from gymnast_core.policies.lora import attach  # peft takes seconds to import
-
-        attach(policy.network, lora, seed=config.seed)
+    policy = load_trainable(parent, temperature=config.temperature, lora=lora, seed=config.seed)
     trainer = GrpoTrainer(policy, config, anchor=anchor)
     start_version = policy.version
     if state is not None and state.exists():
         trainer.load(state)
     out.mkdir(parents=True, exist_ok=True)
-    if lora is not None and not (out / start_version).exists():
-        shutil.copytree(parent, out / start_version)
+    if isinstance(policy, TrainableAdapter):
+        policy.copy_base_into(out)
     while trainer.updates < config.iterations:
         if cancelled():
             raise CancelledError(f"GRPO cancelled after {trainer.updates} of {config.iterations} iterations")
         record = _iterate(trainer, sampler)
         progress(ProgressEvent("grpo", trainer.updates, config.iterations, record))
         if trainer.updates % candidate_every == 0 or trainer.updates == config.iterations:
-            _keep(trainer, out, start_version, lineage or {}, lora)
+            _keep(trainer, out, start_version, lineage or {})
         if state is not None:
             trainer.save(state)
     return Training(tuple(_candidates(out, trainer.history)), tuple(trainer.history))
@@ -192,14 +188,14 @@ def run_grpo(
 def _iterate(trainer: GrpoTrainer[TokenPolicy], sampler: Sampler) -> dict[str, Any]:
     """Sample until there are enough informative groups (or rounds are spent), then update."""
     config, kept, rewards, abstained = trainer.config, [], [], []
-    found = 0 if trainer.surplus is None else len(np.unique(trainer.surplus.rollouts.group_B))
+    waiting = trainer.waiting()
+    found = 0 if waiting is None else len(np.unique(waiting.rollouts.group_B))
     for round_number in range(config.max_rounds):
         scored = sampler(trainer.policy, trainer.rng)
         unique = (trainer.updates * config.max_rounds + round_number) * 10_000
         scored = replace(
             scored,
             rollouts=replace(scored.rollouts, group_B=scored.rollouts.group_B + unique),
-            born=trainer.updates,
         )
         rewards.append(scored.reward_B[scored.use_B])
         abstained.append(~scored.use_B)
@@ -215,7 +211,7 @@ def _iterate(trainer: GrpoTrainer[TokenPolicy], sampler: Sampler) -> dict[str, A
         "imagined_reward": float(np.concatenate(rewards).mean()) if sum(map(len, rewards)) else float("nan"),
         "abstained": float(np.concatenate(abstained).mean()),
     }
-    if len(batch.reward_B) or trainer.surplus is not None:
+    if len(batch.reward_B) or waiting is not None:
         record |= trainer.update(batch).to_metrics()
     else:  # nothing to learn from this time: every group was all success or all failure
         trainer.updates += 1
@@ -224,9 +220,7 @@ def _iterate(trainer: GrpoTrainer[TokenPolicy], sampler: Sampler) -> dict[str, A
     return record
 
 
-def _keep(
-    trainer: GrpoTrainer[TokenPolicy], out: Path, parent: str, lineage: Mapping[str, Any], lora: LoraSettings | None
-) -> None:
+def _keep(trainer: GrpoTrainer[TokenPolicy], out: Path, parent: str, lineage: Mapping[str, Any]) -> None:
     """Write a candidate, unless a run that was interrupted right here already did."""
     folder = out / f"iteration-{trainer.updates:02d}"
     if folder.exists():
@@ -237,11 +231,6 @@ def _keep(
         "iteration": trainer.updates,
         "imagined_reward": trainer.history[-1]["imagined_reward"],
     }
-    if lora is not None:
-        from gymnast_core.policies.lora import save_adapter
-
-        save_adapter(trainer.policy.network, folder, parent=parent, settings=lora, lineage=made_from | dict(lineage))
-        return
     trainer.policy.save(folder, parents=(parent,), lineage=made_from | dict(lineage))
 
 

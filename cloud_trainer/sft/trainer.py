@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,11 @@ from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windo
 from cloud_trainer.training import Descent, Trainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import Manifest
+from gymnast_core.policies.adapter import LoraSettings
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray, RolloutBatch
-
-if TYPE_CHECKING:
-    from gymnast_core.policies.lora import LoraSettings
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,8 @@ def train_sft(
         out: checkpoint folder to create.
         parent: a policy to start from; its action bins are kept. None starts fresh.
         policy_config: sizes of a fresh policy.
-        lora: train low-rank adapters of the parent alone; out is then an adapter checkpoint, and needs its parent
-            beside it to be loaded.
+        lora: train a fresh low-rank adapter of the parent alone; a parent that is an adapter goes on as one. Out is
+            then an adapter checkpoint, and needs its base beside it to be loaded.
         imagined: rollouts and the rows the judge called successes, mixed 1:1 with the demonstrations (Iter-SFT).
         state: state file; when it exists the run continues from it, and it is written every 100 steps.
         lineage: goes into the manifest beside the configuration and the episode ids.
@@ -159,10 +157,8 @@ def train_sft(
     Raises:
         CancelledError: cancelled; the state file, if one was named, has the last whole step.
     """
-    policy = _starting_policy(episodes, config, parent, policy_config)
+    policy = _starting_policy(episodes, config, parent, policy_config, lora)
     parents: tuple[str, ...] = () if parent is None else (policy.version,)
-    if lora is not None:
-        _attach(policy, lora, parents, config)
     chunk, prepare = policy.chunk_length, policy.training_frames
     windows = windows_from_episodes(episodes, chunk, prepare, camera=policy.config.camera)
     if imagined is not None:
@@ -174,28 +170,17 @@ def train_sft(
         "episodes": [episode.episode_id for episode in episodes],
         "imagined_successes": 0 if imagined is None else len(imagined[1]),
     }
-    made_from |= dict(lineage or {})
-    if lora is not None:
-        from gymnast_core.policies.lora import save_adapter
-
-        return save_adapter(policy.network, out, parent=parents[0], settings=lora, lineage=made_from)
-    return policy.save(out, parents=parents, lineage=made_from)
-
-
-def _attach(policy: TokenPolicy, lora: LoraSettings, parents: tuple[str, ...], config: SftConfig) -> None:
-    """Put adapters on a policy that has a parent."""
-    from gymnast_core.policies.lora import attach  # peft takes seconds to import
-
-    if not parents:
-        raise ConfigError("adapters need a parent policy to sit on; name one, or train the policy whole")
-    attach(policy.network, lora, seed=config.seed)
+    return policy.save(out, parents=parents, lineage=made_from | dict(lineage or {}))
 
 
 def _starting_policy(
-    episodes: Sequence[Episode], config: SftConfig, parent: Path | None, sizes: CompactPolicyConfig | None
-) -> TokenPolicy:
+    episodes: Sequence[Episode], config: SftConfig, parent: Path | None, sizes: CompactPolicyConfig | None,
+    lora: LoraSettings | None,
+) -> TokenPolicy:  # fmt: skip
     if parent is not None:
-        return load_trainable(parent)
+        return load_trainable(parent, lora=lora, seed=config.seed)
+    if lora is not None:
+        raise ConfigError("adapters need a parent policy to sit on; name one, or train the policy whole")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = CompactNetwork(sizes or CompactPolicyConfig())

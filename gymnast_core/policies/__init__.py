@@ -12,7 +12,7 @@ from gymnast_core.policy import Policy
 ARCHITECTURES = {
     "compact_policy": "gymnast_core.policies.compact:CompactPolicy",
     "openvla": "gymnast_core.policies.openvla.policy:OpenVLAPolicy",
-    "lora": "gymnast_core.policies.lora:AdaptedPolicy",
+    "lora": "gymnast_core.policies.adapter:AdaptedPolicy",
 }
 """architecture of a manifest -> module:class with a `load(folder)` class method."""
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters (peft) on any policy's network; an adapter checkpoint is its tensors plus the id of its parent.
+"""Low-rank adapters (peft) on any policy's network: put on, filled, merged. Their checkpoints are in adapter.py.
 
 Source:
     Hu et al., "LoRA", 2021, eq. 3: W' = W + (alpha / r) B A. Defaults are OpenVLA-OFT's: rank 32, alpha 16.
@@ -6,14 +6,10 @@ Source:
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -21,37 +17,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.policy import Policy
-from gymnast_core.types import ActionChunk, Observation
+from gymnast_core.policies.adapter import LoraSettings
 
-ARCHITECTURE = "lora"
-ADAPTER_OF = "adapter_of"
-"""In an adapter's config: the checkpoint without which it is nothing; a robot keeps that one as long."""
 ADAPTER = "default"
 PUBLISHED_PREFIX = "base_model.model."
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Where adapters sit and how large they are.
-
-    Attributes:
-        rank: r.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input, while training.
-        targets: names of linear layers, matched at the end of their path; empty means all but the token head.
-    """
-
-    rank: int = 32
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot work."""
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"rank and alpha must be positive and dropout in [0, 1), got {self}")
 
 
 def attach(network: nn.Module, settings: LoraSettings, *, seed: int) -> list[str]:
@@ -161,71 +130,3 @@ def _add_update(network: nn.Module, path: str, delta: Tensor) -> None:
         raise CheckpointError(f"adapter of {path} is {tuple(delta.shape)}, which does not fit the layer")
     with torch.no_grad():
         weight += delta.to(weight.dtype)
-
-
-def save_adapter(
-    network: nn.Module, folder: Path, *, parent: str, settings: LoraSettings, lineage: Mapping[str, Any] | None = None
-) -> Manifest:
-    """Write an adapter as a checkpoint of its own, a few megabytes, whose parent is the base checkpoint's id."""
-    return write_checkpoint(
-        folder,
-        safetensors.torch.save(adapter_tensors(network)),
-        kind="policy",
-        architecture=ARCHITECTURE,
-        config=asdict(settings) | {"targets": list(settings.targets), ADAPTER_OF: parent},
-        parents=(parent,),
-        lineage=lineage or {},
-    )
-
-
-class AdaptedPolicy:
-    """A base policy with an adapter merged in, under the adapter's own version.
-
-    Attributes:
-        base: the policy whose network now holds the merged weights; it is not the base checkpoint any more.
-    """
-
-    def __init__(self, base: Policy, *, version: str) -> None:
-        self.base = base
-        self._version = version
-
-    @property
-    def version(self) -> str:
-        """Id of the adapter's checkpoint."""
-        return self._version
-
-    @property
-    def chunk_length(self) -> int:
-        """K."""
-        return self.base.chunk_length
-
-    def act(
-        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
-    ) -> ActionChunk:
-        """Act as the base does, signed with the adapter's version."""
-        return dataclasses.replace(self.base.act(observation, instruction, rng=rng), policy_version=self._version)
-
-    @classmethod
-    def load(cls, folder: Path) -> AdaptedPolicy:
-        """Load an adapter and its parent, a sibling folder named by the parent's id.
-
-        Raises:
-            CheckpointError: the parent is not there, is not what the adapter was trained on, or does not fit.
-        """
-        from gymnast_core.policies import load_policy  # the registry names this class: a cycle at import time
-
-        manifest, weights = read_checkpoint(folder, kind="policy", architecture=ARCHITECTURE)
-        parent = folder.parent / manifest.parents[0]
-        if not parent.is_dir():
-            raise CheckpointError(f"adapter {manifest.id} needs its parent {parent}; fetch that checkpoint too")
-        base = load_policy(parent)
-        if base.version != manifest.parents[0]:
-            raise CheckpointError(f"{parent} holds {base.version}, not what the adapter was trained on")
-        network = getattr(base, "network", None)
-        if not isinstance(network, nn.Module):
-            raise CheckpointError(f"{parent} has no network an adapter could sit on")
-        fields = {name: value for name, value in manifest.config.items() if name != ADAPTER_OF}
-        attach(network, LoraSettings(**{**fields, "targets": tuple(fields["targets"])}), seed=0)
-        load_adapter(network, safetensors.torch.load(weights))
-        merge(network)
-        return cls(base, version=manifest.id)

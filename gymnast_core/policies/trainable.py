@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import Manifest, read_manifest
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.adapter import ARCHITECTURE, Adapter, LoraSettings, TrainableAdapter
 from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Observation
 
 
@@ -68,28 +69,55 @@ class TokenPolicy(Protocol):
         ...
 
 
-def load_trainable(folder: Path, *, temperature: float | None = None) -> TokenPolicy:
-    """Load a policy checkpoint for training.
+def load_trainable(
+    folder: Path, *, temperature: float | None = None, lora: LoraSettings | None = None, seed: int = 0
+) -> TokenPolicy:
+    """Load a policy checkpoint for training: whole, or by an adapter.
 
     Args:
-        folder: of any architecture with token log-probabilities.
+        folder: of any architecture with token log-probabilities; of an adapter, to train that adapter on.
         temperature: of sampling; None is the checkpoint's own.
+        lora: train a fresh adapter of this size alone. An adapter's own size cannot change.
+        seed: of a fresh adapter's first weights.
 
     Raises:
-        ConfigError: the policy has no token log-probabilities: an L1 head, a remote or scripted policy, an adapter.
-        CheckpointError: not a policy, altered, or of an unknown architecture.
+        ConfigError: the policy has no token log-probabilities: an L1 head, a remote or scripted policy; or another
+            size was asked for than the adapter has.
+        CheckpointError: not a policy, altered, of an unknown architecture, or an adapter without its base.
     """
+    if read_manifest(folder).architecture == ARCHITECTURE:
+        policy = _adapter_policy(folder, lora)
+    else:
+        policy = _whole(folder)
+        if lora is not None:
+            from gymnast_core.policies.lora import attach  # peft takes seconds to import
+
+            attach(policy.network, lora, seed=seed)
+            policy = TrainableAdapter(policy, folder, lora, base_id=policy.version, version=policy.version)
+    if temperature is not None:
+        policy.temperature = temperature
+    return policy
+
+
+def _adapter_policy(folder: Path, lora: LoraSettings | None) -> TokenPolicy:
+    adapter = Adapter.read(folder)
+    if lora is not None and lora != adapter.settings:
+        raise ConfigError(f"{folder} is an adapter with {adapter.settings}; it cannot go on as {lora}; leave lora out")
+    base = _whole(adapter.base)
+    adapter.put_on(base)
+    return TrainableAdapter(base, adapter.base, adapter.settings, base_id=adapter.base_id, version=adapter.id)
+
+
+def _whole(folder: Path) -> TokenPolicy:
     policy = load_policy(folder)
     if not isinstance(policy, TokenPolicy) or not isinstance(policy.network, nn.Module):
         architecture = read_manifest(folder).architecture
         raise ConfigError(
             f"{folder} ({architecture}) has no token log-probabilities to train by; name a compact or OpenVLA "
-            f"checkpoint with a discrete head, or the parent of an adapter"
+            f"checkpoint with a discrete head"
         )
     if getattr(policy.config, "head", "discrete") == "l1":
         raise ConfigError(f"{folder} has an L1 head without probabilities; load the checkpoint with head='discrete'")
     if hasattr(policy, "row_by_row"):
         policy.row_by_row = False  # large imagined batches in one product
-    if temperature is not None:
-        policy.temperature = temperature
     return policy

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from cloud_trainer.jobs.sharded import CompactWorld
+from cloud_trainer.jobs.pieces import CompactWorld
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import tiny_world_model

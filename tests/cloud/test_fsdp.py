@@ -11,10 +11,15 @@ import torch.distributed as dist
 import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 
-from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer, Scored
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.scored import Scored
+from cloud_trainer.grpo.trainer import GrpoTrainer
 from cloud_trainer.jobs.fsdp import FsdpConfig, FsdpTrainer, run_on_ray_train
-from cloud_trainer.jobs.ray_backend import GrpoJob, RayConfig
-from cloud_trainer.jobs.sharded import LocalPool, Recipe, weights_of
+from cloud_trainer.jobs.grpo_job import GrpoJob
+from cloud_trainer.jobs.pieces import Recipe
+from cloud_trainer.jobs.policy_weights import weights_of
+from cloud_trainer.jobs.ray_pool import RayConfig
+from cloud_trainer.jobs.sharded import LocalPool
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.compact import CompactPolicy

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from cloud_trainer.grpo.advantage import group_advantages, informative_groups
-from cloud_trainer.grpo.loss import clipped_loss
-from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer, Scored
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.loss import clipped_loss, length_weights
+from cloud_trainer.grpo.scored import Scored
+from cloud_trainer.grpo.trainer import GrpoTrainer
 from cloud_trainer.jobs.imagine import imagine
 from cloud_trainer.jobs.train import judged, run_grpo, world_model_sampler
 from cloud_trainer.progress import CancelledError
@@ -162,6 +164,44 @@ def test_surplus_older_than_allowed_is_dropped():
     trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2]))
     assert trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 1], [3, 3, 4, 4, 5, 5])).groups == 2
     assert trainer.surplus.rollouts.group_B.tolist() == [5, 5]
+
+
+def test_a_group_that_waits_again_and_again_grows_old():
+    policy = tiny_policy(row_by_row=False)
+    trainer = GrpoTrainer(policy, dataclasses.replace(CONFIG, target_groups=1, max_age=1))
+    trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2]))
+    trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 0], [3, 3, 4, 4, 5, 5]))
+    assert trainer.surplus.rollouts.group_B.tolist() == [2, 2, 3, 3, 4, 4, 5, 5]
+    assert trainer.waiting().rollouts.group_B.tolist() == [3, 3, 4, 4, 5, 5]
+
+
+def test_an_iteration_without_informative_groups_and_with_stale_surplus_is_skipped(tmp_path):
+    class Spoilt:
+        version = "spoilt"
+        calls = 0
+
+        def judge(self, rollouts):
+            self.calls += 1
+            rows = range(len(rollouts.instructions))
+            good = [self.calls == 1 and row % 2 == 0 for row in rows]
+            return [Verdict(Outcome.SUCCESS if one else Outcome.FAILURE, 0.5) for one in good]
+
+    config = dataclasses.replace(CONFIG, target_groups=1, max_age=0, iterations=2)
+    tiny_policy().save(tmp_path / "base")
+    judge = Spoilt()
+    run = run_grpo(
+        tmp_path / "base", world_model_sampler(tiny_world_model(), judge, starts_of(CLIPS), config), config,
+        tmp_path / "run",
+    )  # fmt: skip
+    assert [row["groups"] for row in run.history] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("how", "want"), [("trajectory", [1, 1]), ("token", [1.5, 0.5]), ("constant", [0.75, 0.25])])
+def test_length_normalisation_weighs_trajectories(how, want):
+    valid = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    assert length_weights(valid, how).tolist() == want
+    with pytest.raises(ConfigError, match="length_normalisation"):
+        dataclasses.replace(CONFIG, length_normalisation="tokens")
 
 
 def test_kl_weight_pulls_towards_the_starting_policy():

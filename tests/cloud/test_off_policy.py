@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.off_policy import OffPolicy, VersionLog, corrected, importance_weights, is_fresh_enough
-from cloud_trainer.grpo.trainer import GrpoConfig, GrpoTrainer
+from cloud_trainer.grpo.trainer import GrpoTrainer
+from cloud_trainer.jobs.pieces import CompactWorld, Recipe
 from cloud_trainer.jobs.pipelined import PipelinedSampler
-from cloud_trainer.jobs.sharded import CompactWorld, LocalPool, Recipe, ShardedSampler
+from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.policies.compact import CompactPolicy

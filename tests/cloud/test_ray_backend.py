@@ -11,9 +11,12 @@ import pytest
 import ray
 import torch
 
-from cloud_trainer.grpo.trainer import GrpoConfig
-from cloud_trainer.jobs.ray_backend import GrpoJob, RayConfig, RayPool, run_on_ray
-from cloud_trainer.jobs.sharded import LocalPool, Recipe
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.jobs.grpo_job import GrpoJob
+from cloud_trainer.jobs.pieces import Recipe
+from cloud_trainer.jobs.ray_backend import run_on_ray
+from cloud_trainer.jobs.ray_pool import RayConfig, RayPool
+from cloud_trainer.jobs.sharded import LocalPool
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from gymnast_core.errors import ConfigError, TransientBridgeError
 from tests.cloud.learning_fakes import episode, tiny_policy

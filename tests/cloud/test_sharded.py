@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.grpo.trainer import GrpoConfig
-from cloud_trainer.jobs.sharded import CompactWorld, LocalPool, Recipe, ShardedSampler, load_weights, weights_of
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.jobs.pieces import CompactWorld, Recipe
+from cloud_trainer.jobs.policy_weights import load_weights, weights_of
+from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.compact import CompactPolicy

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.grpo.trainer import GrpoConfig, Scored
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.train import run_grpo
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.sft.trainer import SftConfig, train_sft
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import load_policy
-from gymnast_core.policies.lora import LoraSettings
+from gymnast_core.policies.adapter import ADAPTER_OF, LoraSettings
 from gymnast_core.policies.openvla.published import read_published
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 from gymnast_core.types import Episode, Observation, Outcome, RolloutBatch
@@ -114,6 +115,13 @@ def test_a_policy_without_tokens_is_refused_by_name(parent, tmp_path):
     config = SftConfig(iterations=1, batch_size=2)
     with pytest.raises(ConfigError, match="adapters need a parent"):
         train_sft(demonstrations(), config, tmp_path / "x", lora=LORA)
-    adapted = run_grpo(parent, sampler, replace(GRPO, iterations=1), tmp_path / "out", lora=LORA).candidates[-1].folder
-    with pytest.raises(ConfigError, match=r"\(lora\) has no token log-probabilities"):
-        load_trainable(adapted)
+
+
+def test_an_adapter_is_trained_on_as_an_adapter_of_the_same_base(parent, tmp_path):
+    base, one = read_manifest(parent).id, replace(GRPO, iterations=1)
+    first = run_grpo(parent, sampler, one, tmp_path / "first", lora=LORA).candidates[-1]
+    second = run_grpo(first.folder, sampler, one, tmp_path / "second").candidates[-1]
+    manifest = read_manifest(second.folder)
+    assert (manifest.architecture, manifest.parents) == ("lora", (first.version,))
+    assert manifest.config[ADAPTER_OF] == base
+    assert load_policy(second.folder).version == second.version  # its base lies beside it again

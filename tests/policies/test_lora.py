@@ -12,7 +12,9 @@ from torch import nn
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import load_policy, lora
+from gymnast_core.policies.adapter import ADAPTER_OF
 from gymnast_core.policies.openvla.published import read_published
+from gymnast_core.policies.trainable import load_trainable
 from tests.policies.openvla_folder import observation, write_folder
 
 SETTINGS = lora.LoraSettings(rank=2, alpha=4.0)
@@ -81,19 +83,19 @@ def test_adapters_that_do_not_fit_are_refused():
 
 def test_an_adapter_is_a_checkpoint_whose_parent_is_needed(tmp_path):
     write_folder(tmp_path / "published")
-    policy = read_published(tmp_path / "published", pipeline="rl")
-    base = policy.save(tmp_path / "staging")
+    base = read_published(tmp_path / "published", pipeline="rl").save(tmp_path / "staging")
     (tmp_path / "staging").rename(tmp_path / base.id)
+    settings = lora.LoraSettings(rank=2, alpha=4.0, targets=("q_proj", "v_proj"))
+    policy = load_trainable(tmp_path / base.id, lora=settings)
     seen, text = observation(2), ["open drawer", "close drawer"]
     before = policy.act(seen, text)
+    assert before.policy_version == base.id  # a fresh adapter changes nothing
     target = np.zeros((2, 5, 7), np.int64)
-    settings = lora.LoraSettings(rank=2, alpha=4.0, targets=("q_proj", "v_proj"))
-    lora.attach(policy.network, settings, seed=0)
     train_a_little(policy.network, lambda: -policy.token_log_probs(seen.images["front"], text, target).mean())
     adapted = policy.act(seen, text)
     assert (adapted.log_probs_BKA != before.log_probs_BKA).any()
 
-    manifest = lora.save_adapter(policy.network, tmp_path / "adapter", parent=base.id, settings=settings)
+    manifest = policy.save(tmp_path / "adapter")
     assert read_manifest(tmp_path / "adapter").parents == (base.id,)
     size = (tmp_path / "adapter" / "weights.safetensors").stat().st_size
     assert size < 0.01 * (tmp_path / base.id / "weights.safetensors").stat().st_size
@@ -102,6 +104,13 @@ def test_an_adapter_is_a_checkpoint_whose_parent_is_needed(tmp_path):
     again = loaded.act(seen, text)
     assert again.policy_version == manifest.id
     np.testing.assert_allclose(again.log_probs_BKA, adapted.log_probs_BKA, atol=1e-4)
+
+    onward = load_trainable(tmp_path / "adapter")  # attached, not merged: it can be trained on
+    np.testing.assert_array_equal(onward.act(seen, text).log_probs_BKA, adapted.log_probs_BKA)
+    child = onward.save(tmp_path / "child", parents=(manifest.id,))
+    assert (child.parents, child.config[ADAPTER_OF]) == ((manifest.id,), base.id)
+    with pytest.raises(ConfigError, match="cannot go on as"):
+        load_trainable(tmp_path / "adapter", lora=SETTINGS)
 
     shutil.rmtree(tmp_path / base.id)
     with pytest.raises(CheckpointError, match=base.id):

@@ -1,0 +1,199 @@
+"""Pieces of rollout work and who does them.
+
+A piece names its starts and its seeds, so its result does not depend on who does it, or how often.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from cloud_trainer.grpo.scored import Scored
+from cloud_trainer.jobs.imagine import imagine
+from cloud_trainer.jobs.policy_weights import Weights, load_weights
+from cloud_trainer.jobs.train import judged
+from cloud_trainer.world_model.compact_data import StartState
+from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.env import Env
+from gymnast_core.judge import Judge
+from gymnast_core.policies.adapter import LoraSettings
+from gymnast_core.policies.trainable import load_trainable
+from gymnast_core.policy import Policy
+from gymnast_core.types import ActionChunk, ByteArray, Observation, RolloutBatch
+
+
+class World(Protocol):
+    """Makes environments that begin at given starts."""
+
+    def env(self, starts: Sequence[StartState]) -> Env:
+        """Return an environment whose row b begins at starts[b]."""
+        ...
+
+    def first_frames(self, starts: Sequence[StartState]) -> ByteArray:
+        """Return (B, H, W, 3): what the judge compares the end with."""
+        ...
+
+
+class CompactWorld:
+    """World over the compact world model."""
+
+    def __init__(self, model: CompactWorldModel, *, max_steps: int = 15) -> None:
+        self.model, self.max_steps = model, max_steps
+
+    @classmethod
+    def load(cls, folder: Path, max_steps: int = 15) -> CompactWorld:
+        """Read the model's checkpoint folder."""
+        return cls(CompactWorldModel.load(folder), max_steps=max_steps)
+
+    def env(self, starts: Sequence[StartState]) -> Env:
+        """See World."""
+        return CompactWorldModelEnv(self.model, starts, max_steps=self.max_steps, in_order=True)
+
+    def first_frames(self, starts: Sequence[StartState]) -> ByteArray:
+        """See World."""
+        return np.stack([start.first_HWC for start in starts])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a worker needs to build itself; every part travels to other processes.
+
+    Attributes:
+        world: makes the world, e.g. functools.partial(CompactWorld.load, folder).
+        judge: makes the judge, e.g. functools.partial(LearnedJudge.load, folder).
+        policy: checkpoint folder the policy is built from; newer weights are sent by version.
+        lora: a fresh adapter is trained on it; see load_trainable.
+        temperature: of sampling.
+        mask_after_success: see GrpoConfig.
+    """
+
+    world: Callable[[], World]
+    judge: Callable[[], Judge]
+    policy: Path
+    lora: LoraSettings | None = None
+    temperature: float = 1.0
+    mask_after_success: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece: some groups.
+
+    Attributes:
+        index: its place in the batch.
+        starts: one per group.
+        first_group: name of its first group; the others follow.
+        group_size: rollouts per group.
+        seed: of the world's noise and the policy's samples.
+    """
+
+    index: int
+    starts: tuple[StartState, ...]
+    first_group: int
+    group_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """A rolled-out piece before judgement.
+
+    Attributes:
+        rollouts: rows of the piece's groups.
+        first_BHWC: their episodes' first frames.
+        seconds: {"policy", "world_model"} of wall time.
+    """
+
+    rollouts: RolloutBatch
+    first_BHWC: ByteArray
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A finished piece.
+
+    Attributes:
+        index: of the work.
+        scored: rollouts with rewards.
+        seconds: {"policy", "world_model", "judge"} of wall time.
+    """
+
+    index: int
+    scored: Scored
+    seconds: Mapping[str, float]
+
+
+class _Timed:
+    """A policy holding a policy: separates drawing the frame (world model) from choosing the action."""
+
+    def __init__(self, inner: Policy) -> None:
+        self.inner, self.world_s, self.policy_s = inner, 0.0, 0.0
+
+    @property
+    def version(self) -> str:
+        return self.inner.version
+
+    @property
+    def chunk_length(self) -> int:
+        return self.inner.chunk_length
+
+    def act(
+        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
+    ) -> ActionChunk:
+        begin = time.perf_counter()
+        drawn = replace(observation, images={name: observation.images[name] for name in observation.images})
+        middle = time.perf_counter()
+        chunk = self.inner.act(drawn, instruction, rng=rng)
+        self.world_s += middle - begin
+        self.policy_s += time.perf_counter() - middle
+        return chunk
+
+
+class RolloutWorker:
+    """World and policy in one place: imagines pieces."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.world = recipe.world()
+        self.policy = load_trainable(recipe.policy, temperature=recipe.temperature, lora=recipe.lora)
+        self._version = ""
+
+    def imagine(self, work: Work, version: str, weights: Weights) -> Imagined:
+        """Roll a piece out under the weights of a version; the version rides with the data."""
+        if version != self._version:
+            load_weights(self.policy, weights)
+            self._version = version
+        rows = [start for start in work.starts for _ in range(work.group_size)]
+        group_B = work.first_group + np.repeat(np.arange(len(work.starts)), work.group_size)
+        timed = _Timed(self.policy)
+        begin = time.perf_counter()
+        rollouts = imagine(
+            self.world.env(rows),
+            timed,
+            [row.instruction for row in rows],
+            seed=work.seed,
+            rng=np.random.default_rng(work.seed),
+            group_B=group_B,
+        )
+        spent = time.perf_counter() - begin
+        seconds = {"policy": timed.policy_s, "world_model": spent - timed.policy_s}
+        return Imagined(replace(rollouts, policy_version=version), self.world.first_frames(rows), seconds)
+
+
+class JudgeWorker:
+    """The judge in one place: rewards pieces."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.judge, self._mask = recipe.judge(), recipe.mask_after_success
+
+    def score(self, work_index: int, imagined: Imagined) -> Piece:
+        """Reward a piece."""
+        begin = time.perf_counter()
+        scored = judged(imagined.rollouts, self.judge, imagined.first_BHWC, mask=self._mask)
+        return Piece(work_index, scored, {**imagined.seconds, "judge": time.perf_counter() - begin})
