@@ -233,8 +233,8 @@ class Seed:
         change: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Run the trainer's improve job in folder `name`, with the demo's settings and this change."""
+        from cloud_trainer.jobs.improve import improve
         from cloud_trainer.jobs.job import Job
-        from cloud_trainer.jobs.pipeline import improve
         from cloud_trainer.progress import never, silent
 
         folder = self.folder / name
@@ -298,8 +298,8 @@ class Seed:
     def iter_sft(self, out: Path) -> None:
         """Imitate imagined successes, as many rollouts as GRPO gets, mixed 1:1 with the demonstrations."""
         from cloud_trainer.grpo.config import GrpoConfig
-        from cloud_trainer.grpo.scored import join_scored
-        from cloud_trainer.jobs.pipeline import PipelineConfig
+        from cloud_trainer.jobs.imitate import imagined_successes
+        from cloud_trainer.jobs.settings import PipelineConfig
         from cloud_trainer.jobs.train import world_model_sampler
         from cloud_trainer.judge.learned import LearnedJudge
         from cloud_trainer.sft.trainer import train_sft
@@ -312,20 +312,16 @@ class Seed:
         refined = self.folder / "job-1"
         model, judge = CompactWorldModel.load(refined / "world_model"), LearnedJudge.load(refined / "judge")
         sampler = world_model_sampler(model, judge, starts_of(clips), GrpoConfig(seed=self.seed))
-        policy, rng = CompactPolicy.load(self.base, row_by_row=False, temperature=1.0), np.random.default_rng(self.seed)
-        scored = sampler(policy, rng)
-        for _ in range(PipelineConfig().grpo_iterations - 1):
-            scored = join_scored(scored, sampler(policy, rng))
-        rows = np.flatnonzero((scored.reward_B > 0.5) & scored.use_B)
-        train_sft(
-            self.demonstrations(), self.sft_config(), out, parent=self.base, imagined=(scored.rollouts, rows.tolist())
-        )
+        policy = CompactPolicy.load(self.base, row_by_row=False, temperature=1.0)
+        rounds = PipelineConfig().grpo_iterations
+        imagined = imagined_successes(sampler, policy, GrpoConfig(seed=self.seed), rounds=rounds)
+        train_sft(self.demonstrations(), self.sft_config(), out, parent=self.base, imagined=imagined)
 
     def true_grpo(self, out: Path) -> None:
         """The same RL in the simulator, rewarded by its state: the upper bound."""
         from benchmarks.simulated_reward import simulator_sampler
         from cloud_trainer.grpo.config import GrpoConfig
-        from cloud_trainer.jobs.pipeline import PipelineConfig
+        from cloud_trainer.jobs.settings import PipelineConfig
         from cloud_trainer.jobs.train import run_grpo
 
         config = GrpoConfig(iterations=PipelineConfig().grpo_iterations, seed=self.seed * 100 + 1)

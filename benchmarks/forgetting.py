@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.job import Job
-from cloud_trainer.jobs.pipeline import adapt
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.progress import never, silent
 from gymnast_cli.adapt import judge_trial

@@ -61,7 +61,7 @@ class LoopConfig:
         piece: episodes per task recorded between two saves of the state.
         look: start states per task between two looks of the canary.
         replayed: start states per task of an evaluation that are recorded, for the trainer's calibration ledger.
-        job: settings of the training job, see cloud_trainer.jobs.pipeline.PipelineConfig.
+        job: settings of the training job, see cloud_trainer.jobs.settings.PipelineConfig.
         stop: see StopRule.
     """
 

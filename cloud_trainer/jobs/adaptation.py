@@ -19,7 +19,7 @@ from gymnast_core.judge import Judge
 from gymnast_core.policies.trainable import TokenPolicy
 
 MODES = ("full", "lora")
-"""What of the compact policy can be trained: all of it, or adapters that travel without their parent."""
+"""What of a policy is trained: what its checkpoint is, or a fresh adapter that travels without its parent."""
 
 
 def check_request(spec: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ from cloud_trainer.jobs.grpo_job import GrpoJob
 from cloud_trainer.jobs.policy_weights import load_weights, weights_of
 from cloud_trainer.jobs.ray_pool import RayConfig, RayPool
 from cloud_trainer.jobs.sharded import SampledPolicy, ShardedSampler
+from cloud_trainer.jobs.train import Training, candidates_in
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.adapter import TrainableAdapter
 from gymnast_core.policies.trainable import load_trainable
@@ -267,8 +268,8 @@ def _publish(trainer: FsdpTrainer[Any], job: GrpoJob, parent: str) -> None:
     dist.barrier()
 
 
-def run_on_ray_train(job: GrpoJob, config: RayConfig, fsdp: FsdpConfig, *, storage: Path) -> Path:
-    """Train with the learner sharded over ranks; returns the last candidate's folder.
+def run_on_ray_train(job: GrpoJob, config: RayConfig, fsdp: FsdpConfig, *, storage: Path) -> Training:
+    """Train with the learner sharded over ranks; the last iteration is the only candidate.
 
     Args:
         job: what to train; its state file is where a restarted group continues.
@@ -291,4 +292,6 @@ def run_on_ray_train(job: GrpoJob, config: RayConfig, fsdp: FsdpConfig, *, stora
         ),
     )
     trainer.fit()
-    return job.out / f"iteration-{job.config.iterations:02d}"
+    with safetensors.safe_open(job.state, "pt") as file:
+        history = json.loads(file.metadata()["values"])["history"]
+    return Training(tuple(candidates_in(job.out, history)), tuple(history))

@@ -5,8 +5,7 @@ the result is the same. The learner writes its state after every iteration; when
 Weights go into the object store once per version. At most `in_flight` pieces wait at an actor and at most
 `judge_backlog` for a judge, so a slow judge slows sampling down instead of filling memory.
 
-A cluster is Ray's own: `ray start --head` on the first machine, `ray start --address=HEAD:6379` on the others, then
-ray.init(address="auto") and run_on_ray(GrpoJob(...), RayConfig(rollout_actors=..., gpus_per_actor=1)).
+A training job comes here when its configuration has `ray`, see cluster.py.
 """
 
 from __future__ import annotations

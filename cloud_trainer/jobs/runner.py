@@ -19,7 +19,7 @@ from typing import IO, Any
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 
-KINDS = ("improve", "adapt", "replay")
+KINDS = ("improve", "imitate", "adapt", "replay")
 EVALUATIONS = frozenset({"evaluate", "evaluation", "canary"})
 """Purposes of episodes that measure a policy: they go into the calibration ledger, and are never learned from."""
 MOST_REPLAYED = 120
@@ -51,8 +51,8 @@ class JobInputs:
 
     Attributes:
         job_id: names the job folder.
-        kind: improve (refine, audit, GRPO) or adapt (test-time training for one scene).
-        spec: what the submitter asked for, see cloud_trainer.jobs.pipeline.
+        kind: improve (refine, audit, GRPO), imitate (SFT, Iter-SFT), adapt (test-time training for one scene), replay.
+        spec: what the submitter asked for, see cloud_trainer.jobs.settings.PipelineConfig for its config.
         episodes: every valid episode of the tenant, oldest first.
         checkpoint: id -> folder.
         newest: kind -> folder, for a world model or judge that the spec leaves to the trainer.

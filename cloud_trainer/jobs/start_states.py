@@ -8,14 +8,60 @@ Instructions come from templates, or from a language model behind the judge's en
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from cloud_trainer.jobs.scene_edits import Record, SceneEdit
+from cloud_trainer.jobs.instructions import paraphrases, proposed_instructions
+from cloud_trainer.jobs.scene_edits import (
+    ChangeBackground,
+    ChangeColour,
+    ChangeLight,
+    PasteObjects,
+    Record,
+    SceneEdit,
+    cut_out,
+    load_edit,
+)
+from cloud_trainer.judge.endpoint import Endpoint, EndpointClient
 from cloud_trainer.world_model.compact_data import StartState
 from gymnast_core.errors import ConfigError, ShapeError
+from gymnast_core.types import ByteArray
+
+EDITS = ("change_light", "change_colour", "change_background", "paste_objects")
+
+
+@dataclass(frozen=True)
+class NovelConfig:
+    """Which new beginnings practice gets besides the recorded ones.
+
+    The audit speaks for recorded scenes: what a world model makes of a scene it has never seen is not measured.
+
+    Attributes:
+        scenes: how many edited scenes.
+        edits: what is done to each, in order: names of EDITS, or "package.module:Factory" for a plug-in, e.g. a
+            generative editor.
+        crops: objects for paste_objects, each {"episode": id, "box": [top, left, bottom, right], "name": text}; cut
+            out of that episode's first frame.
+        region: where their centres may lie: top, left, bottom, right in pixels.
+        instructions: how many starts with other words.
+        endpoint: of a language model that proposes them (fields of judge.endpoint.Endpoint); empty uses templates.
+    """
+
+    scenes: int = 0
+    edits: tuple[str, ...] = ("change_light", "change_colour")
+    crops: tuple[Mapping[str, Any], ...] = ()
+    region: tuple[int, int, int, int] = (24, 12, 52, 52)
+    instructions: int = 0
+    endpoint: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes nothing."""
+        if self.scenes < 0 or self.instructions < 0 or (self.scenes and not self.edits):
+            raise ConfigError(f"scenes and instructions must not be negative, and scenes need edits; got {self}")
+        if "paste_objects" in self.edits and not self.crops:
+            raise ConfigError("paste_objects needs crops: [{episode, box, name}]")
 
 
 @dataclass(frozen=True)
@@ -29,6 +75,74 @@ class NovelStart:
 
     start: StartState
     lineage: Mapping[str, Any]
+
+
+def novel_starts(
+    starts: Sequence[StartState], config: NovelConfig, background_HWC: ByteArray, *, seed: int
+) -> list[NovelStart]:
+    """Make what a configuration asks for out of recorded beginnings, each drawn at random.
+
+    Raises:
+        ConfigError: no start to change, an unknown edit, a crop of an unknown episode, or no instruction that a
+            template knows.
+    """
+    if not config.scenes and not config.instructions:
+        return []
+    rng, first = np.random.default_rng(seed), [start for start in starts if start.step == 0]
+    if not first:
+        raise ConfigError("no start is an episode's beginning (the dream's horizon is shorter); leave novel out")
+    edits = [_edit(name, config, first, background_HWC) for name in config.edits] if config.scenes else []
+    made = [
+        novel_scene(first[int(rng.integers(len(first)))], edits, seed=int(rng.integers(2**31)))
+        for _ in range(config.scenes)
+    ]
+    return made + _reworded(first, config, rng)
+
+
+def _edit(name: str, config: NovelConfig, starts: Sequence[StartState], background_HWC: ByteArray) -> SceneEdit:
+    if name == "paste_objects":
+        frames = {start.episode_id: start.frame_HWC for start in starts}
+        missing = sorted({str(crop["episode"]) for crop in config.crops} - frames.keys())
+        if missing:
+            raise ConfigError(f"crops name episodes {missing}, which this job does not begin from")
+        crops = [
+            cut_out(
+                frames[crop["episode"]], background_HWC, tuple(crop["box"]), name=crop["name"], source=crop["episode"]
+            )
+            for crop in config.crops
+        ]
+        return PasteObjects(tuple(crops), config.region)
+    if name == "change_light":
+        return ChangeLight()
+    if name == "change_colour":
+        return ChangeColour(background_HWC)
+    if name == "change_background":
+        return ChangeBackground(background_HWC)
+    if ":" not in name:
+        raise ConfigError(f"edit {name!r} is not one of {', '.join(EDITS)}, nor package.module:Factory")
+    return load_edit(name)
+
+
+def _reworded(starts: Sequence[StartState], config: NovelConfig, rng: np.random.Generator) -> list[NovelStart]:
+    made: list[NovelStart] = []
+    client = EndpointClient(Endpoint(**config.endpoint)) if config.endpoint else None
+    for index in rng.permutation(len(starts)):
+        start = starts[index]
+        if len(made) == config.instructions:
+            break
+        if client is None:
+            texts, how = paraphrases(start.instruction), "template"
+        else:
+            seed = int(rng.integers(2**31))
+            texts = proposed_instructions(client, start.frame_HWC, start.instruction, 3, seed=seed)
+            how = client.endpoint.model
+        if texts:
+            made.append(novel_instruction(start, texts[int(rng.integers(len(texts)))], how=how))
+    if client is not None:
+        client.close()
+    if len(made) < config.instructions:
+        raise ConfigError(f"other words for {len(made)} of {config.instructions} starts; name an endpoint, or ask less")
+    return made
 
 
 def novel_scene(start: StartState, edits: Sequence[SceneEdit], *, seed: int) -> NovelStart:

@@ -182,7 +182,7 @@ def run_grpo(
             _keep(trainer, out, start_version, lineage or {})
         if state is not None:
             trainer.save(state)
-    return Training(tuple(_candidates(out, trainer.history)), tuple(trainer.history))
+    return Training(tuple(candidates_in(out, trainer.history)), tuple(trainer.history))
 
 
 def _iterate(trainer: GrpoTrainer[TokenPolicy], sampler: Sampler) -> dict[str, Any]:
@@ -234,7 +234,8 @@ def _keep(trainer: GrpoTrainer[TokenPolicy], out: Path, parent: str, lineage: Ma
     trainer.policy.save(folder, parents=(parent,), lineage=made_from | dict(lineage))
 
 
-def _candidates(out: Path, history: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+def candidates_in(out: Path, history: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+    """Find the candidates that a run left, as far as its history goes."""
     found = []
     for folder in sorted(out.glob("iteration-*")):
         iteration = int(folder.name.removeprefix("iteration-"))

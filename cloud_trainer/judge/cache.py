@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +22,25 @@ from gymnast_core.types import IntArray, Outcome, RolloutBatch
 class CachedJudge:
     """A judge holding a judge. Abstentions are not remembered: an outage passes, and doubt may be asked again.
 
+    Several processes may share the folder: each reads every file in it when it begins and writes its own.
+
     Attributes:
         inner: asked what is not known yet.
         hits: rows answered from memory so far.
     """
 
-    def __init__(self, inner: Judge) -> None:
-        self.inner = inner
-        self.hits = 0
+    def __init__(self, inner: Judge, folder: Path) -> None:
+        """Remember in a folder.
+
+        Raises:
+            CorruptError: a file in it is no judge cache.
+        """
+        self.inner, self.hits = inner, 0
         self._known: dict[str, Verdict] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("*.json")):
+            self._known |= _read(path)
+        self._path = folder / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.json"
 
     @property
     def version(self) -> str:
@@ -41,7 +53,10 @@ class CachedJudge:
         unknown = np.array([row for row, key in enumerate(keys) if key not in self._known], np.int64)
         self.hits += len(keys) - len(unknown)
         fresh = dict(zip(unknown.tolist(), self._ask(rollouts, unknown), strict=True))
-        self._known |= {keys[row]: verdict for row, verdict in fresh.items() if verdict.outcome is not Outcome.ABSTAIN}
+        sure = {keys[row]: verdict for row, verdict in fresh.items() if verdict.outcome is not Outcome.ABSTAIN}
+        if sure:
+            self._known |= sure
+            self._save()
         return [fresh[row] if row in fresh else self._known[key] for row, key in enumerate(keys)]
 
     def _ask(self, rollouts: RolloutBatch, rows: IntArray) -> Sequence[Verdict]:
@@ -58,24 +73,19 @@ class CachedJudge:
         digest.update(np.ascontiguousarray(rollouts.frames_BFHWC[row]).tobytes())
         return digest.hexdigest()
 
-    def save(self, path: Path) -> None:
-        """Write the memory beside a training state; atomic."""
+    def _save(self) -> None:
+        """Write all that is known; atomic."""
         rows = {key: [v.outcome.value, v.score, dict(v.evidence)] for key, v in sorted(self._known.items())}
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(rows), encoding="utf-8")
-        partial.replace(path)
+        partial.replace(self._path)
 
-    def load(self, path: Path) -> None:
-        """Read what save wrote.
 
-        Raises:
-            CorruptError: it is something else.
-        """
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            self._known |= {
-                key: Verdict(Outcome(outcome), float(score), evidence)
-                for key, (outcome, score, evidence) in rows.items()
-            }
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CorruptError(f"{path} is no judge cache: {error}; delete it, verdicts will be asked again") from error
+def _read(path: Path) -> dict[str, Verdict]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            key: Verdict(Outcome(outcome), float(score), evidence) for key, (outcome, score, evidence) in rows.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CorruptError(f"{path} is no judge cache: {error}; delete it, verdicts will be asked again") from error

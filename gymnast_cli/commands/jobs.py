@@ -19,13 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare submit, list, watch and cancel."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     submit = actions.add_parser("submit", help="start one")
-    submit.add_argument("kind", help="improve (refine, audit, practise) or adapt (one scene)")
+    submit.add_argument("kind", help="improve (refine, audit, practise), imitate (SFT, Iter-SFT) or adapt (one scene)")
     submit.add_argument(
         "--spec",
         type=json_argument,
         required=True,
         metavar="JSON|@FILE",
-        help="policy, world_model and judge ids, seed, config; for adapt: scene, instruction, budget_s",
+        help="policy, world_model and judge ids, seed, mode (full or lora), config (cloud_trainer/jobs/settings.py); "
+        "for adapt: scene, instruction, budget_s",
     )
     submit.add_argument("--key", default="", help="the same key never starts a second job (default: a random one)")
     submit.add_argument("--watch", action="store_true", help="stay until it has ended")

@@ -25,7 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     calibrate = actions.add_parser("calibrate", help="precision and recall per task, with intervals")
     calibrate.add_argument("episodes", type=Path, nargs="+", help="labelled .mcap files or folders; held out")
-    calibrate.add_argument("--judge", type=Path, required=True, metavar="FOLDER", help="checkpoint")
+    calibrate.add_argument(
+        "--judge",
+        type=Path,
+        required=True,
+        metavar="FOLDER|FILE",
+        help="a checkpoint; or a .json/.toml naming an endpoint or a local model, see cloud_trainer/judge/choice.py",
+    )
     calibrate.add_argument(
         "--world-model",
         type=Path,
@@ -40,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Calibrate; 3 when the floor is not reached."""
     from cloud_trainer.jobs.job import IMAGE_SIZE
-    from cloud_trainer.judge.learned import LearnedJudge
+    from cloud_trainer.judge.choice import read_judge
     from cloud_trainer.judge.trust import calibrate_judge, require_trusted
     from cloud_trainer.world_model.compact_data import clips_of
     from gymnast_cli.commands.wm import labelled_episodes
@@ -48,7 +54,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from gymnast_core.types import Outcome
 
     clips = clips_of(labelled_episodes(args.episodes), IMAGE_SIZE)
-    judge = LearnedJudge.load(args.judge)
+    judge = read_judge(args.judge)
     labels = [Outcome.SUCCESS if won else Outcome.FAILURE for won in clips.success_N]
     report = calibrate_judge(judge, _rollouts(clips, args), labels)
     if args.out is not None:

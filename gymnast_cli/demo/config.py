@@ -29,7 +29,7 @@ class DemoConfig:
         ttt_collect: real episodes collected in the scene before training (the operator's "collect a few first").
         ttt_seeds: start states for before and after in the scene, and per other task in the standard scene.
         ttt_budget_s: deadline of the adaptation job.
-        job: overrides of the training job's configuration (cloud_trainer.jobs.pipeline.PipelineConfig).
+        job: overrides of the training job's configuration (cloud_trainer.jobs.settings.PipelineConfig).
     """
 
     seed: int = 0

@@ -149,23 +149,17 @@ class TrainableAdapter:
         base: the policy underneath.
         base_folder: its checkpoint.
         settings: of the adapter.
+        network: the base's, adapters included.
+        config: the base's.
     """
 
     def __init__(
         self, base: TokenPolicy, base_folder: Path, settings: LoraSettings, *, base_id: str, version: str
     ) -> None:
         self.base, self.base_folder, self.settings = base, base_folder, settings
+        self.network: Any = base.network
+        self.config: Any = base.config
         self._base_id, self._version = base_id, version
-
-    @property
-    def network(self) -> Any:
-        """The base's, adapters included."""
-        return self.base.network
-
-    @property
-    def config(self) -> Any:
-        """The base's."""
-        return self.base.config
 
     @property
     def temperature(self) -> float:

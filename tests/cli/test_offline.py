@@ -14,6 +14,7 @@ from gymnast_cli.main import main
 from gymnast_core.episodes import write_episode
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_world_model
+from tests.cloud.openai_server import OpenAiServer, grade
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,17 @@ def test_judge_is_calibrated_on_recordings_and_on_dreams(files: Path, tmp_path: 
     assert json.loads(out.read_text())["judge"] == report["judge"]
     assert main([*arguments, "--world-model", str(files / "world_model"), "--floor", "0.9"]) == 3
     assert "label more" in json.loads(capsys.readouterr().out)["refusal"]
+
+
+def test_an_endpoint_is_calibrated_like_any_judge(files: Path, tmp_path: Path, capsys) -> None:
+    with OpenAiServer(lambda request: grade(False)) as server:
+        settings = {"kind": "endpoint", "base_url": server.url, "model": "tiny-vlm", "voting": {"votes": 1}}
+        (tmp_path / "judge.json").write_text(json.dumps(settings))
+        arguments = ["--json", "judge", "calibrate", str(files / "episodes"), "--judge", str(tmp_path / "judge.json")]
+        assert main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["judge"].startswith("tiny-vlm+")
+    assert (report["tasks"][0]["labelled"], report["tasks"][0]["precision"]) == (6, None)
 
 
 def test_episode_file_is_shown_without_a_trainer(files: Path, tmp_path: Path, capsys) -> None:

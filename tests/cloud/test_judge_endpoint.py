@@ -214,11 +214,9 @@ def test_settings_that_would_let_a_tie_decide_are_refused():
 def test_cache_answers_again_without_asking_and_survives_a_restart(tmp_path):
     rollouts = rollouts_of(noise(2), [TASK, "open the drawer"])
     with OpenAiServer(honest(False)) as server:
-        judge = CachedJudge(judge_with(server, votes=1))
+        judge = CachedJudge(judge_with(server, votes=1), tmp_path / "cache")
         first = judge.judge(rollouts)
-        judge.save(tmp_path / "cache.json")
-        resumed = CachedJudge(judge_with(server, votes=1))
-        resumed.load(tmp_path / "cache.json")
+        resumed = CachedJudge(judge_with(server, votes=1), tmp_path / "cache")
         asked = len(server.requests)
         again = resumed.judge(rollouts)
         assert len(server.requests) == asked
@@ -231,10 +229,10 @@ def test_cache_answers_again_without_asking_and_survives_a_restart(tmp_path):
 def test_cache_forgets_abstentions_and_refuses_other_files(tmp_path):
     answers = iter(["?", grade(False)])
     with OpenAiServer(lambda request: next(answers)) as server:
-        judge = CachedJudge(judge_with(server, votes=1))
+        judge = CachedJudge(judge_with(server, votes=1), tmp_path)
         rollouts = rollouts_of(noise(1), [TASK])
         assert judge.judge(rollouts)[0].outcome is Outcome.ABSTAIN
         assert judge.judge(rollouts)[0].outcome is Outcome.FAILURE
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(CorruptError, match=r"x\.json"):
-        judge.load(tmp_path / "x.json")
+        CachedJudge(judge.inner, tmp_path)

@@ -1,0 +1,150 @@
+"""Test-time training: practise in the dream of one scene, within a deadline, without forgetting the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.jobs.adaptation import check_request, frame_anchor, iterations_within, two_scene_sampler
+from cloud_trainer.jobs.forgetting import ForgettingCheck
+from cloud_trainer.jobs.gates import (
+    Gates,
+    Passed,
+    pass_gates,
+    starts_within,
+)
+from cloud_trainer.jobs.job import EPISODE_STEPS, IMAGE_SIZE, Job, load_episodes
+from cloud_trainer.jobs.practice import clips_for, grpo_config, lineage_of, lora_of, practice_judge, result_of
+from cloud_trainer.jobs.settings import PipelineConfig
+from cloud_trainer.jobs.splits import name_of, split_of
+from cloud_trainer.jobs.train import Training, run_grpo
+from cloud_trainer.progress import CancelledError, ProgressEvent
+from cloud_trainer.world_model.compact_data import clips_of, median_background, starts_of
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.errors import ConfigError
+from gymnast_core.judge import Judge
+from gymnast_core.policies.trainable import load_trainable
+from gymnast_core.types import Episode
+
+
+def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
+    """Test-time training: practise in the dream of one scene, within a deadline, without forgetting the rest.
+
+    The scene's own recorded episodes are its start states and its trust check. Their background replaces the world
+    model's. A share of the starts comes from elsewhere, so that the other tasks stay in practice; whether they do is
+    checked on episodes that were not rehearsed.
+
+    Args:
+        job: spec holds scene, instruction, budget_s, and as options rollouts (imagined ones, at most) and mode.
+        clock: monotonic seconds, for the deadline.
+
+    Returns:
+        As improve(), with forgetting (see Forgetting); candidates is empty if nothing passes that check, and refused
+        says why.
+
+    Raises:
+        NotTrustedError: the dream does not agree with the scene's real episodes.
+        ConfigError: no episodes of this scene and instruction, or an unknown setting.
+    """
+    deadline = clock() + float(job.spec.get("budget_s", 120.0))
+    check_request(job.spec)
+    config = PipelineConfig.of(job.spec.get("config", {}))
+    scene = str(job.spec["scene"])
+    episodes = load_episodes(job, config.most_episodes)
+    here = [episode for episode in episodes if episode.metadata.get("scene") == scene]
+    mine = [episode for episode in here if episode.instruction == job.spec["instruction"]]
+    if not mine:
+        raise ConfigError(f"no episode of {job.spec['instruction']!r} in scene {scene!r}; collect a few there first")
+    others = [episode for episode in episodes if episode.metadata.get("scene") != scene]
+    others.sort(key=name_of)
+    mine.sort(key=name_of)
+    rehearsed = [episode for episode in others if split_of(name_of(episode)) == "world_model"]
+    held_out = [episode for episode in others if split_of(name_of(episode)) != "world_model"]
+    home = CompactWorldModel.load(job.checkpoints["world_model"])
+    there = CompactWorldModel(home.network, median_background(clips_of(here, IMAGE_SIZE).frames_NTHWC, seed=job.seed))
+    judge = practice_judge(job, config, job.checkpoints["judge"])
+    passed = pass_gates(
+        there, judge, mine, _scene_gates(config), job.folder, tracker_episodes=others, progress=job.progress,
+        seed=job.seed,
+    )  # fmt: skip
+    training = _practise_until(job, config, lambda: clock() > deadline, there, judge, mine, rehearsed, passed)
+    result = result_of(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], passed, len(mine))
+    if not result["candidates"]:
+        result["refused"] = f"budget_s {job.spec.get('budget_s')} did not last for one iteration; give more"
+    elif held_out:
+        result |= _remembering(job, config, home, judge, held_out, result["candidates"])
+    return result
+
+
+def _remembering(
+    job: Job, config: PipelineConfig, home: CompactWorldModel, judge: Judge,
+    held_out: Sequence[Episode], candidates: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    """Offer the longest trained of (all, half, a quarter, ...) of the iterations that does not forget the rest."""
+    check = ForgettingCheck(
+        home, judge, clips_for(held_out, "other scenes"), job.checkpoints["policy"],
+        adapted_to=str(job.spec["instruction"]), seed=job.seed, cancelled=job.cancelled,
+    )  # fmt: skip
+    count, tried, refusal = len(candidates), [], ""
+    while count:
+        job.progress(ProgressEvent("forgetting", count, len(candidates)))
+        found = check.of(Path(candidates[count - 1]["folder"]))
+        refusal = refusal or found.refusal(config.forgetting)
+        tried.append({"iteration": candidates[count - 1]["iteration"], **found.to_json(config.forgetting)})
+        if tried[-1]["ok"] or not config.check:
+            return {"candidates": list(candidates[:count]), "forgetting": tried[-1], "forgetting_tried": tried}
+        count //= 2
+    return {"candidates": [], "refused": refusal, "forgetting": tried[0], "forgetting_tried": tried}
+
+
+def _practise_until(
+    job: Job, config: PipelineConfig, late: Callable[[], bool], there: CompactWorldModel, judge: Judge,
+    mine: Sequence[Episode], others: Sequence[Episode], passed: Passed,
+) -> Training:  # fmt: skip
+    """Run GRPO until its iterations or the deadline are spent, whichever is first."""
+
+    def spent() -> bool:
+        return job.cancelled() or late()
+
+    grpo = grpo_config(job, config)
+    grpo = replace(grpo, iterations=iterations_within(job.spec, grpo.iterations, grpo.groups * grpo.group_size))
+    scene_clips, parent = clips_for(mine, "scene"), job.checkpoints["policy"]
+    elsewhere = clips_for(others, "other scenes") if others else None
+    begin, _ = starts_within(scene_clips, EPISODE_STEPS, passed.horizon)
+    sampler = two_scene_sampler(
+        there, begin, CompactWorldModel.load(job.checkpoints["world_model"]),
+        starts_of(elsewhere) if elsewhere else [], judge, grpo, rehearsal=config.rehearsal,
+    )  # fmt: skip
+    arguments: dict[str, Any] = {
+        "candidate_every": 1,
+        "state": job.folder / "grpo.state",
+        "lineage": {**lineage_of(there, judge, passed, [scene_clips], config), "scene": job.spec["scene"]},
+        "progress": job.progress,
+        "lora": lora_of(job, config),
+    }
+    if elsewhere and config.anchor > 0:
+        arguments["anchor"] = frame_anchor(load_trainable(parent), elsewhere, weight=config.anchor)
+    folder = job.folder / "candidates"
+    try:
+        return run_grpo(parent, sampler, grpo, folder, cancelled=spent, **arguments)
+    except CancelledError:
+        if job.cancelled():
+            raise
+        done = len(list(folder.glob("iteration-*")))
+        if done == 0:
+            return Training((), ())
+        return run_grpo(parent, sampler, replace(grpo, iterations=done), folder, **arguments)
+
+
+def _scene_gates(config: PipelineConfig) -> Gates:
+    """The gates of one scene and task: as many episodes as an operator collects in minutes, no single-task floor.
+
+    The judge's floor is the audit's P(success | real failure) here: 20 labels prove no precision. Outcomes alone are
+    asked, as on the operator's page: the gripper tracker has not seen the scene and finds its own error there.
+    """
+    bounds = replace(config.bounds, episodes=config.scene_episodes)
+    gates = replace(config.gates, audit=replace(config.audit, parts=("outcomes",)), bounds=bounds)
+    return replace(gates, judge_floor=None, judge_task_floor=config.judge_task_floor)

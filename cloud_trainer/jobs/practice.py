@@ -1,0 +1,162 @@
+"""What the training jobs share: a trusted dream to practise in, the settings of practice, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.jobs.adaptation import MODES
+from cloud_trainer.jobs.gates import Passed, pass_gates, starts_within
+from cloud_trainer.jobs.job import EPISODE_STEPS, IMAGE_SIZE, Job, load_episodes
+from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
+from cloud_trainer.jobs.settings import PipelineConfig
+from cloud_trainer.jobs.splits import split
+from cloud_trainer.jobs.train import Training
+from cloud_trainer.judge.cache import CachedJudge
+from cloud_trainer.judge.choice import judge_of
+from cloud_trainer.judge.learned import LearnedJudge
+from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.errors import ConfigError
+from gymnast_core.judge import Judge
+from gymnast_core.manifest import read_manifest
+from gymnast_core.policies.adapter import LoraSettings
+from gymnast_core.types import Episode
+
+JUDGE_CACHE = "judge_cache"
+"""In the job's folder: what an endpoint or a local model has said, so that nothing is asked twice."""
+
+
+@dataclass(frozen=True)
+class Dream:
+    """What passed the gates, and where in it practice may begin.
+
+    Attributes:
+        model: the world model.
+        world_model: its checkpoint folder.
+        judge: who rewards.
+        judge_folder: checkpoint of the learned judge, which need not be the one who rewards.
+        passed: what the gates found.
+        parts: the recorded episodes by what they were used for, see jobs.splits.
+        starts: recorded beginnings.
+        keyframes: recorded later chunk starts.
+        kept: why a refined world model was not promoted over its parent, or empty.
+    """
+
+    model: CompactWorldModel
+    world_model: Path
+    judge: Judge
+    judge_folder: Path
+    passed: Passed
+    parts: Mapping[str, Clips]
+    starts: Sequence[StartState]
+    keyframes: Sequence[StartState]
+    kept: str
+
+
+def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
+    """Refine world model and judge on the job's episodes, and pass the gates.
+
+    Raises:
+        NotTrustedError: the audit is out of bounds, or the judge's precision is not proven.
+        ConfigError: too few labelled episodes.
+        CancelledError: asked to stop.
+    """
+    named = practice_judge(job, config, job.checkpoints["judge"]) if config.judge else None
+    episodes = split(load_episodes(job, config.most_episodes))
+    parts = {name: clips_for(part, name) for name, part in episodes.items()}
+    world_model, kept = promoted_world_model(job, config, parts["world_model"], episodes["audit"])
+    model, came_with = CompactWorldModel.load(world_model), job.checkpoints["judge"]
+    judge_folder = came_with if named else refined_judge(job, config, model, parts)
+    judge = named or LearnedJudge.load(judge_folder)
+    before = None
+    if named is None:
+        parent = judge if judge_folder == came_with else LearnedJudge.load(came_with)
+        before = (parent, read_manifest(came_with))
+    passed = pass_gates(
+        model, judge, episodes["audit"], config.gates, job.folder, tracker_episodes=episodes["world_model"],
+        came_with=before, progress=job.progress, seed=job.seed,
+    )  # fmt: skip
+    within = [starts_within(part, EPISODE_STEPS, passed.horizon) for part in parts.values()]
+    starts, late = ([start for pair in within for start in pair[which]] for which in (0, 1))
+    return Dream(model, world_model, judge, judge_folder, passed, parts, starts, late, kept)
+
+
+def practice_judge(job: Job, config: PipelineConfig, checkpoint: Path) -> Judge:
+    """Open who rewards: the learned judge of the checkpoint, or the one the configuration names."""
+    if not config.judge:
+        return LearnedJudge.load(checkpoint)
+    return CachedJudge(judge_of(config.judge), job.folder / JUDGE_CACHE)
+
+
+def clips_for(episodes: Sequence[Episode], part: str) -> Clips:
+    """Stack episodes.
+
+    Raises:
+        ConfigError: there are none; the message names the part of the job that needs them.
+    """
+    if not episodes:
+        raise ConfigError(f"no episodes for the {part} part; collect more (100 are a beginning)")
+    return clips_of(episodes, IMAGE_SIZE)
+
+
+def grpo_config(job: Job, config: PipelineConfig) -> GrpoConfig:
+    """How to reinforce; the job's own settings, the shared ones, and the rest of GrpoConfig from `grpo`."""
+    return GrpoConfig(
+        group_size=config.group_size,
+        groups=config.groups,
+        iterations=config.grpo_iterations,
+        learning_rate=config.lora_rate if job.spec.get("mode") == "lora" else config.learning_rate,
+        keyframe_share=config.keyframe_share,
+        mask_after_success=config.mask_after_success,
+        seed=job.seed,
+        **config.grpo,
+    )
+
+
+def lora_of(job: Job, config: PipelineConfig) -> LoraSettings | None:
+    """Size of a fresh adapter where the job's mode is lora; None trains what the parent is, whole or adapter."""
+    if (mode := job.spec.get("mode", MODES[0])) not in MODES:
+        raise ConfigError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+    if mode != "lora":
+        return None
+    return LoraSettings(rank=config.lora_rank, alpha=2.0 * config.lora_rank)
+
+
+def lineage_of(
+    model: CompactWorldModel, judge: Judge, passed: Passed, parts: Iterable[Clips], config: PipelineConfig
+) -> dict[str, Any]:
+    """What a candidate's manifest says about where it practised."""
+    episodes = [episode for part in parts for episode in part.episode_ids]
+    lineage = {
+        "world_model": model.version,
+        "judge": judge.version,
+        "audit": passed.report.summary(),
+        "episodes": episodes,
+    }
+    return lineage | ({"judge_settings": dict(config.judge)} if config.judge else {})
+
+
+def result_of(
+    job: Job, training: Training, world_model: Path, judge: Path, passed: Passed, episodes: int
+) -> dict[str, Any]:
+    """The JSON result of a training job; see improve()."""
+    candidates = [
+        {"id": c.version, "iteration": c.iteration, "folder": str(c.folder), "imagined_reward": c.imagined_reward}
+        for c in training.candidates
+    ]
+    curve = [{"iteration": row["iteration"], "reward": row["imagined_reward"]} for row in training.history]
+    return {
+        "candidates": candidates,
+        "world_model": read_manifest(world_model).id,
+        "judge": read_manifest(judge).id,
+        "register": [str(world_model), str(judge)],
+        "audit": passed.report.summary(),
+        **passed.to_json(),
+        "imagined_reward": curve,
+        "episodes": episodes,
+        "folder": str(job.folder),
+    }

@@ -1,0 +1,131 @@
+"""How much a training job does: one configuration for improve, imitate and adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.jobs.cluster import ClusterConfig
+from cloud_trainer.jobs.gates import (
+    Gates,
+    practice_audit,
+    practice_bounds,
+)
+from cloud_trainer.jobs.start_states import NovelConfig
+from cloud_trainer.judge.choice import made
+from cloud_trainer.sft.trainer import SftConfig
+from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
+from gymnast_core.errors import ConfigError
+
+NESTED: Mapping[str, type[Any]] = {"novel": NovelConfig, "sft": SftConfig}
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How much a job does. Fixed before the run.
+
+    Attributes:
+        refine_iterations: of the world model; 0 keeps the parent.
+        refine_rate: peak learning rate of the refinement. Short and gentle: old episodes do not travel with a
+            checkpoint, and what is not rehearsed is forgotten.
+        judge_iterations: of the judge; 0 keeps the parent.
+        judge_rate: peak learning rate of the judge.
+        grpo_iterations: policy updates. Few on purpose: imagined reward keeps rising long after real success falls.
+        groups: start states per update.
+        group_size: rollouts per start state.
+        learning_rate: of the policy.
+        candidate_every: updates between checkpoints offered for the real evaluation.
+        keyframe_share: share of groups that start at a later chunk of a recorded episode.
+        mask_after_success: learn nothing from what follows the first success. Better than without in 10 of 10 seeds
+            (benchmarks/demo_seeds_cpu2_202611.md).
+        grpo: every other choice of GRPO by its name in cloud_trainer.grpo.config.GrpoConfig: temperature, epochs,
+            clip_low, clip_high, kl_weight, length_normalisation, target_groups, max_rounds, keep_low, ...
+        judge: who rewards instead of the learned judge: an endpoint or a local vision-language model, see
+            cloud_trainer.judge.choice; it passes the same floor, on the same held-out dreams.
+        novel: improve only: new scenes and instructions, see cloud_trainer.jobs.start_states.NovelConfig. New words
+            need `judge`: the learned one knows only the instructions it was taught.
+        ray: improve only: rollouts and learner on a Ray cluster, see cloud_trainer.jobs.cluster.ClusterConfig.
+        sft: imitate only: see cloud_trainer.sft.trainer.SftConfig.
+        imagined_rounds: imitate only: rounds of groups x group_size rollouts whose judged successes are mixed 1:1
+            with the recorded ones (Iter-SFT); 0 imitates recorded successes alone.
+        most_episodes: only the newest so many are learned from.
+        rehearsal: adapt only: share of starts taken from other scenes and tasks, against forgetting.
+        scene_episodes: adapt only: least number of judged episodes of the scene for its trust check.
+        anchor: adapt only: weight of the loss that keeps the policy where it was on real frames from elsewhere.
+        lora_rank, lora_rate: size of the adapters and their learning rate, where the job's mode is lora.
+        forgetting_starts: improve only: held-out starts a task from which every candidate is dreamt beside its parent.
+        forgetting: adapt only: a loss of success on the other tasks beyond this must be excluded (95 % one-sided); 1
+            measures and refuses nothing, where the robot itself tries the other tasks afterwards.
+        check: refuse to practise where the audit is out of bounds, and to offer what may forget.
+        audit: which parts of the audit are measured before practice.
+        bounds: of the audit.
+        overrides: names of bounds that an operator decided to ignore.
+        judge_floor, judge_task_floor: see cloud_trainer.jobs.gates.Gates.
+    """
+
+    refine_iterations: int = 100
+    refine_rate: float = 1e-4
+    judge_iterations: int = 200
+    judge_rate: float = 3e-4
+    grpo_iterations: int = 8
+    groups: int = 24
+    group_size: int = 8
+    learning_rate: float = 2e-4
+    candidate_every: int = 4
+    keyframe_share: float = 0.0
+    mask_after_success: bool = True
+    grpo: Mapping[str, Any] = field(default_factory=dict)
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    novel: NovelConfig = field(default_factory=NovelConfig)
+    ray: ClusterConfig | None = None
+    sft: SftConfig = field(default_factory=SftConfig)
+    imagined_rounds: int = 0
+    most_episodes: int = 1000
+    rehearsal: float = 0.5
+    anchor: float = 0.0
+    lora_rank: int = 8
+    lora_rate: float = 5e-4
+    scene_episodes: int = 20
+    forgetting_starts: int = 10
+    forgetting: float = 0.10
+    check: bool = True
+    audit: AuditConfig = field(default_factory=practice_audit)
+    bounds: AuditBounds = field(default_factory=practice_bounds)
+    overrides: tuple[str, ...] = ()
+    judge_floor: float | None = 0.4
+    judge_task_floor: float | None = None
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> PipelineConfig:
+        """Build one from a job's spec.
+
+        Raises:
+            ConfigError: a setting does not exist; the message lists those that do.
+        """
+        known = {entry.name for entry in fields(PipelineConfig)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"unknown settings {unknown}; there are {sorted(known)}")
+        taken = sorted({"iterations", "seed", *known} & set(values.get("grpo", {})))
+        if taken:
+            raise ConfigError(f"grpo: {taken} are settings of the job itself (grpo_iterations, seed of the spec)")
+        made_of = {name: made(kind, values.get(name, {}), name) for name, kind in NESTED.items()}
+        made(GrpoConfig, values.get("grpo", {}), "grpo")
+        ray = ClusterConfig.of(values["ray"]) if values.get("ray") else None
+        try:
+            audit = replace(practice_audit(), **tuples(values.get("audit", {})))
+            bounds = replace(practice_bounds(), **values.get("bounds", {}))
+        except TypeError as error:
+            raise ConfigError(f"audit or bounds: {error}; see AuditConfig and AuditBounds for their names") from error
+        return PipelineConfig(**tuples({**values, **made_of, "ray": ray, "audit": audit, "bounds": bounds}))
+
+    @property
+    def gates(self) -> Gates:
+        """What stands before practice."""
+        return Gates(self.audit, self.bounds, self.overrides, self.judge_floor, self.judge_task_floor, self.check)
+
+
+def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -1,0 +1,42 @@
+"""Recorded episodes and tiny checkpoints that the job tests share."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cloud_trainer.jobs.runner import Recorded
+from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
+from cloud_trainer.judge.thresholds import Thresholds
+from cloud_trainer.world_model.compact_data import clips_of, median_background
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from gymnast_core.episodes import read_episode, read_summary, write_episode
+from gymnast_ros.sim.collect import collect
+from gymnast_ros.sim.env import SimEnv
+from gymnast_ros.sim.expert import ScriptedExpert
+from tests.cloud.learning_fakes import tiny_policy, tiny_world_model
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory) -> tuple[dict[str, Path], list[Recorded]]:
+    """Tiny checkpoints, and 48 recorded episodes of which about half succeed."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("material")
+    env = SimEnv(image_size=64)
+    files = []
+    for task, offset in ((task, offset) for task in ("lift", "drawer") for offset in (0.0, 0.03)):
+        expert = ScriptedExpert(env, aim_offset_m=(offset, 0.0))
+        for episode in collect(env, expert, task, range(12)):
+            own = replace(episode, episode_id=f"{task}-{int(offset * 100)}-{episode.metadata['seed']}")
+            files.append(write_episode(folder / "episodes", own, robot="sim-0"))
+    env.close()
+    model = tiny_world_model()
+    background = median_background(clips_of([read_episode(path) for path in files], 64).frames_NTHWC)
+    CompactWorldModel(model.network, background).save(folder / "world_model")
+    judge = LearnedJudge(JudgeNetwork(JudgeConfig(widths=(4, 8, 8), hidden=8)))
+    judge.save(folder / "judge", parents=(), lineage={}, thresholds=Thresholds(0.5, 0.5))
+    tiny_policy().save(folder / "policy")
+    recorded = [Recorded(path, read_summary(path).end.outcome.value) for path in files]
+    return {name: folder / name for name in ("policy", "world_model", "judge")}, recorded
