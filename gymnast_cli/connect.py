@@ -95,10 +95,19 @@ def peer(args: argparse.Namespace) -> tuple[str, Identity | None]:
     return args.trainer, Identity.load(args.identity)
 
 
-def checkpoint_on_robot(name: str) -> str:
-    """What the rollout node opens for "current", "staged", a checkpoint id, or a folder on this machine."""
+def checkpoint_on_robot(client: GraphClient, name: str) -> str:
+    """What the rollout node opens for "current", "staged", a checkpoint id, or a folder on this machine.
+
+    Raises:
+        ConfigError: nothing is staged.
+    """
     if name in ("current", ""):
         return ""
+    if name == "staged":
+        staged = str(client.latest("bridge/status").get("staged", ""))
+        if not staged:
+            raise ConfigError("nothing is staged on this robot; offer it a checkpoint first: gymnast weights publish")
+        return staged
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 

@@ -102,6 +102,9 @@ class StepFile:
         staging.replace(self._path)
 
 
+KEPT_OF_JOB = ("audit", "world_model", "judge", "judge_trust", "imagined_reward")
+
+
 class Loop:
     """One loop on one started robot.
 
@@ -148,7 +151,7 @@ class Loop:
         if not job["candidates"]:
             return latest
         self.world_model, self.judge = job["world_model"], job["judge"]
-        row |= {name: job[name] for name in ("audit", "world_model", "judge", "imagined_reward")}
+        row |= {name: job[name] for name in KEPT_OF_JOB if name in job}
         chosen = self._canary(number, [candidate["id"] for candidate in job["candidates"]])
         row |= {"policy": chosen, "promoted": chosen != self.policy}
         if chosen == self.policy:

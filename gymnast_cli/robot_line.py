@@ -41,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--canary-pairs", type=int, default=0, metavar="N", help="of the page's canaries, at most (default: the rule's)"
     )
+    parser.add_argument(
+        "--price-per-hour", type=float, default=0.0, metavar="MONEY",
+        help="of training on this machine; the page then takes budgets in money",
+    )  # fmt: skip
 
 
 class RobotLine:
@@ -167,7 +171,7 @@ def engine_for(service: Service, args: argparse.Namespace, shelf: Shelf) -> Iter
         yield SceneEngine(
             connect=lines.connect, jobs=service.jobs, catalogue=service.episodes, shelf=shelf,
             book=SceneBook(args.folder / "console" / "scenes.json"), scene=args.robot_scene, config=args.adapt_config,
-            rule=rule,
+            rule=rule, price_per_hour=args.price_per_hour,
         )  # fmt: skip
     finally:
         lines.close()

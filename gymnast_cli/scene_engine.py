@@ -35,7 +35,7 @@ from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.policies import load_policy
-from gymnast_core.scene import SceneBook
+from gymnast_core.scene import SceneBook, check_reset
 from gymnast_core.sequential import Decision, SequentialRule
 from gymnast_core.trial import Trial, TrialPlan
 from gymnast_core.types import Episode, Outcome
@@ -45,6 +45,7 @@ POLL_S = 0.2
 COLLECT_SEED = 970_000
 TRIAL_SEED = 2_950_000
 ROBOT_S = 1800.0
+MOST_ATTEMPTS = 3
 
 
 class Robot(Protocol):
@@ -110,6 +111,7 @@ class SceneEngine:
         config: of the training job.
         rule: of the canary; declared before it.
         modes: what of the policy is trained.
+        price_per_hour: of this trainer, for budgets in money.
     """
 
     connect: Callable[[str], Robot]
@@ -125,6 +127,7 @@ class SceneEngine:
     config: Mapping[str, Any] = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
     modes: tuple[str, ...] = MODES
+    price_per_hour: float = 0.0
 
     def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
         """Record one episode here; its first frame is the scene."""
@@ -142,7 +145,8 @@ class SceneEngine:
         (folder / "start.webp").write_bytes(buffer.getvalue())
         np.save(folder / "start.npy", frame_HWC)
         known = self.book.find(frame_HWC)
-        return {"scene": self.scene, "known_adapters": [] if known is None else list(known.adapters)}
+        adapters = () if known is None else known.adapters
+        return {"scene": self.scene, "known_adapters": [name for name in adapters if name != request["policy"]]}
 
     def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
         """Record real episodes of the running policy and wait until the trainer has them."""
@@ -192,6 +196,7 @@ class SceneEngine:
             "config": dict(self.config),
         }  # fmt: skip
         row = self.jobs.submit("default", "adapt", spec, folder.name, "console")
+        emit("job", {"job": row.job_id})
         result = self._follow(row.job_id, per_iteration, replace(budget, seconds=seconds), emit, stop)
         (folder / "result.json").write_text(json.dumps(result))
         candidates = result.get("candidates", [])
@@ -246,18 +251,40 @@ class SceneEngine:
                     instruction=run.instruction, seed=run.start_seed, scene=self.scene,
                     checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose="canary",
                 )  # fmt: skip
-                if row.get("truncated_reason") or row.get("success") is None:
-                    trial.void(run.run_id, str(row.get("truncated_reason") or "nobody labelled it"))
+                episode_id = str(row["episode_id"])
+                if problem := self._unusable(row) or self._not_reset(client, trial.first_episode, episode_id):
+                    trial.void(run.run_id, problem)
+                    require_progress(trial, problem)
                     continue
                 outcome = Outcome.SUCCESS if row["success"] else Outcome.FAILURE
-                episode_id = str(row.get("episode_id", ""))
                 trial.record(run.run_id, outcome, labelled_by="operator:robot", episode_id=episode_id)
                 if run.run_id.endswith("-2"):
                     emit("pair", {"pair": run.pair})
             keep = trial.decision is Decision.PROMOTE
+            if trial.decision.final and not keep:
+                self.book.drop(candidate)
             return Verdict(keep, trial.card() if trial.decision.final else {})
         finally:
             trial.close()
+
+    @staticmethod
+    def _unusable(row: Mapping[str, Any]) -> str:
+        """Why a run says nothing; empty when it does."""
+        unlabelled = "nobody labelled it" if row.get("success") is None else ""
+        return str(row.get("truncated_reason") or unlabelled)
+
+    def _not_reset(self, client: Robot, first: str, second: str) -> str:
+        """What differs between the starts of a pair's two runs, by image; empty when nothing does, or for its first."""
+        if not first:
+            return ""
+        client.flush(120.0)
+        self.catalogue.settle()
+        starts = []
+        for episode_id in (first, second):
+            row = self.catalogue.get(episode_id)
+            starts.append(next(iter(self.catalogue.read(row).images.values()))[0])
+        check = check_reset(starts[1], starts[0])
+        return "" if check.ok else check.message
 
     def _declare(self, path: Path, candidate: str, request: Mapping[str, str]) -> Trial:
         plan = TrialPlan(
@@ -282,7 +309,6 @@ class SceneEngine:
         client = self.connect(robot)
         if client.policy_version == candidate:
             client.rollback()
-        self.book.drop(candidate)
 
     def _recorded(self, instruction: str) -> list[Any]:
         """Labelled episodes of this task in this scene."""
@@ -304,6 +330,16 @@ class SceneEngine:
         """The world model with this scene's background."""
         home = CompactWorldModel.load(self.shelf.path(request["world_model"]))
         return CompactWorldModel(home.network, median_background(clips.frames_NTHWC, seed=0))
+
+
+def require_progress(trial: Trial, problem: str) -> None:
+    """Return unless the pair at hand was set aside too often.
+
+    Raises:
+        GymnastError: it was; the message says why last.
+    """
+    if trial.attempt > MOST_ATTEMPTS:
+        raise GymnastError(f"a pair of the canary was set aside {MOST_ATTEMPTS} times, the last time because {problem}")
 
 
 def _request(folder: Path) -> dict[str, str]:

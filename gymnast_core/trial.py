@@ -168,6 +168,16 @@ class Trial:
         """Finished pairs. Not for the labeller's eyes before the decision."""
         return PairCounts(self._wins, self._losses, self._both, self._neither)
 
+    @property
+    def first_episode(self) -> str:
+        """Recording of the first run of the pair at hand; empty before it."""
+        return self._pair.episodes[0] if self._pair.episodes else ""
+
+    @property
+    def attempt(self) -> int:
+        """How often the pair at hand was begun: 1, and one more each time it was set aside."""
+        return self._pair.attempt
+
     def next_run(self) -> Run | None:
         """Return the run to do now; the same one until it is recorded or voided; None once decided."""
         if self._decision.final:

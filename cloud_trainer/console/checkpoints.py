@@ -47,7 +47,7 @@ class Checkpoints:
     """
 
     def __init__(self, service: Service, *, won: Callable[[str], bool]) -> None:
-        self._service, self._won = service, won
+        self._service, self.has_won = service, won
         self._publishing = threading.Lock()
 
     def all(self) -> dict[str, KnownCheckpoint]:
@@ -90,7 +90,7 @@ class Checkpoints:
         self._check_target(user, checkpoint_id, known, robots)
         trail.catch_up()
         trail.graph.check_promotable(checkpoint_id)
-        if promote and not self._won(checkpoint_id):
+        if promote and not self.has_won(checkpoint_id):
             raise RefusedError(f"{checkpoint_id} has not won a trial yet; run one under Evaluations, then promote it")
         if not self._publishing.acquire(blocking=False):
             raise RefusedError("something is being published at this moment; wait until that is done, then look again")

@@ -191,7 +191,7 @@ class Desk:
         return flow.view.adaptation_id
 
     def adapt_step(self, user: User, adaptation_id: str, step: str, revision: int, values: Mapping[str, str]) -> str:
-        """Do one of: collect, train, approve, reject, cancel."""
+        """Do one of: collect, train, reuse, approve, reject, cancel."""
         user.require("adapt")
         flow = self.adaptations.get(adaptation_id)
         if step == "collect":
@@ -202,10 +202,13 @@ class Desk:
                 seconds=60.0 * _number(values, "minutes", 10),
                 rollouts=_whole(values, "rollouts", 5000),
                 money=_number(values, "money", 5),
-                price_per_hour=_number(values, "price_per_hour", 0),
+                price_per_hour=self.adaptations.price_per_hour,
             )
             flow.train(revision, budget=budget, mode=values.get("mode") or self.adaptations.modes[0], by=user.name)
             said = "training has begun; it ends within one iteration of the budget"
+        elif step == "reuse":
+            flow.reuse(revision, adapter=values.get("adapter", ""), by=user.name)
+            said = "imagining the kept adapter from this very frame"
         elif step == "approve":
             flow.approve(revision, by=user.name)
             said = "approved; the canary decides on the arm"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ STRIP_LIMIT = 16_000
 
 ACTION_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
 COLUMNS = {"policy": 0, "audit": 1, "world_model": 1, "judge": 1, "dataset": 2, "label": 3, "episode": 4, "external": 4}
+MOST_BOXES = 6
+"""Of one kind that a lineage draws one by one."""
+TITLES = {"external": "made elsewhere"}
 
 
 def film(frames_FHWC: ByteArray) -> bytes:
@@ -79,7 +83,7 @@ def rounds_chart(rates: Sequence[Interval]) -> Markup:
 
 
 def lineage_graph(lineage: Lineage, links: Mapping[str, str]) -> Markup:
-    """Return a drawing of who made whom; sets of episodes and labels are one box each, with their number.
+    """Return a drawing of who made whom; kinds with many members are one box each, with their number.
 
     Args:
         lineage: of one checkpoint.
@@ -116,25 +120,32 @@ def lineage_graph(lineage: Lineage, links: Mapping[str, str]) -> Markup:
 
 
 def _condensed(lineage: Lineage) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
-    """Boxes by name and edges between them; the many (labels, episodes) are folded into one box per kind."""
+    """Boxes by name and edges between them; more than MOST_BOXES of a kind are folded into one."""
     names: list[str] = []
     boxes: dict[str, dict[str, Any]] = {}
+    members = Counter(node.kind for node in lineage.nodes[1:])
     for index, node in enumerate(lineage.nodes):
-        many = node.kind in ("label", "episode")
+        many = index > 0 and (node.kind in ("label", "episode") or members[node.kind] > MOST_BOXES)
         name = f"*{node.kind}" if many else node.id
         names.append(name)
         if name not in boxes:
             column = 0 if index == 0 else COLUMNS.get(node.kind, 2) + (index > 0 and node.kind == "policy") * 4
-            boxes[name] = {"kind": node.kind, "column": column, "count": 0, "title": node.kind.replace("_", " ")}
+            boxes[name] = {
+                "kind": node.kind,
+                "column": column,
+                "count": 0,
+                "title": TITLES.get(node.kind, node.kind.replace("_", " ")),
+            }
         boxes[name]["count"] += 1
         boxes[name]["note"] = f"{boxes[name]['count']:,}" if many else node.id.rsplit("-", 1)[-1][:16]
     used = sorted({box["column"] for box in boxes.values()})
     for box in boxes.values():
         box["column"] = used.index(box["column"])
-        if box["kind"] in ("label", "episode"):
-            box["title"] = f"{box['kind']}s"
-    pairs = zip(lineage.child_E.tolist(), lineage.parent_E.tolist(), strict=True)
-    return boxes, list(dict.fromkeys((names[child], names[parent]) for child, parent in pairs))
+        if box["count"] > 1 and box["kind"] not in TITLES:
+            box["title"] += "s"
+    edges_E = zip(lineage.child_E.tolist(), lineage.parent_E.tolist(), strict=True)
+    pairs = ((names[child], names[parent]) for child, parent in edges_E)
+    return boxes, [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
 
 
 def _points(x: Any, y: Any, top: float, height: float, last: float, low: float, high: float) -> str:
@@ -156,4 +167,5 @@ def _frame(top: float, height: float, low: float, high: float, unit: str) -> str
 
 
 def _svg(height: float, body: str, label: str, width: int = 700) -> Markup:
-    return Markup(f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(label)}">{body}</svg>')
+    drawing = f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(label)}">{body}</svg>'
+    return Markup(f'<div class="scroll">{drawing}</div>')

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import load_file
-
-from cloud_trainer.console import media
+from cloud_trainer.console import job_pages, media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
 from cloud_trainer.jobs.provenance import graph_json
 from gymnast_core.errors import GymnastError
-from gymnast_core.job import JobEvent
 from gymnast_core.statistics import wilson_interval
 from gymnast_core.web.auth import User
 
@@ -66,31 +60,6 @@ def episode(desk: Desk, user: User, *, episode_id: str, query: Mapping[str, str]
     }
 
 
-def jobs(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
-    """Newest jobs."""
-    rows = [
-        {"job": job, "progress": _progress(desk.jobs.events(job.job_id)[-1:])} for job in desk.jobs.list(user.tenant)
-    ]
-    return {"rows": rows, "said": query.get("said", "")}
-
-
-def job(desk: Desk, user: User, *, job_id: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """One job: progress, curve, story."""
-    row = desk.job(user, job_id)
-    events = desk.jobs.events(job_id, limit=10_000)
-    rewards = [float(found) for event in events if (found := _reward(event.data)) is not None]
-    return {
-        "job": row,
-        "over": row.ended,
-        "progress": _progress(events),
-        "curve": media.curve(rewards, label="imagined reward"),
-        "events": list(reversed(events))[:60],
-        "dreams": _dreams(desk, job_id),
-        "result": json.dumps(dict(row.result), indent=1, default=str)[:6000] if row.result else "",
-        "said": query.get("said", ""),
-    }
-
-
 def checkpoints(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Every checkpoint, newest first."""
     running: dict[str, list[str]] = {}
@@ -116,6 +85,7 @@ def checkpoint(desk: Desk, user: User, *, checkpoint_id: str, query: Mapping[str
         "graph": media.lineage_graph(desk.graph.why(checkpoint_id), links),
         "releases": releases,
         "cards": desk.cards(checkpoint_id),
+        "won": desk.checkpoints.has_won(checkpoint_id),
         "robots": desk.robots(user),
         "said": query.get("said", ""),
     }
@@ -123,22 +93,21 @@ def checkpoint(desk: Desk, user: User, *, checkpoint_id: str, query: Mapping[str
 
 def world_models(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """World models with their audits, the ledger of real against imagined, dreams beside recordings."""
+    audited = job_pages.audits(desk, user)
     rows = [
-        {"id": name, "known": known, "audit": known.manifest.lineage.get("audit") or {}}
+        {"id": name, "known": known, "audit": audited.get(name, {})}
         for name, known in desk.checkpoints.all().items()
         if known.manifest.kind == "world_model"
     ]
-    found = next(
-        ((job.job_id, _dreams(desk, job.job_id)) for job in desk.jobs.list(user.tenant) if _dreams(desk, job.job_id)),
-        None,
-    )
+    dreamt = ((job.job_id, job_pages.dreams(desk, job.job_id)) for job in desk.jobs.list(user.tenant))
+    dream_job, dreams = next((found for found in dreamt if found[1]), ("", []))
     return {
         "rows": rows,
         "overall": desk.ledger.calibration(),
         "by_task": desk.ledger.by_task(),
         "trend": desk.ledger.trend(),
-        "dream_job": found[0] if found else "",
-        "dreams": found[1] if found else [],
+        "dream_job": dream_job,
+        "dreams": dreams,
         "said": query.get("said", ""),
     }
 
@@ -153,7 +122,18 @@ def evaluation(desk: Desk, user: User, *, trial_id: str, query: Mapping[str, str
     card = next((card for card in desk.cards() if card.get("trial_id") == trial_id), None)
     if card is None:
         raise RefusedError(f"there is no decided trial {trial_id!r}; cards appear when a trial is decided")
-    return {"card": card, "said": query.get("said", "")}
+    return {"card": card, "pair_films": _telling_pair(card), "said": query.get("said", "")}
+
+
+def _telling_pair(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The recorded pair to watch first: one where the two differed, if there is any; empty without recordings."""
+    filmed = [pair for pair in card["pairs"] if len(pair["episodes"]) == 2 and all(pair["episodes"])]
+    pair = next((pair for pair in filmed if pair["candidate"] != pair["incumbent"]), filmed[0] if filmed else None)
+    if pair is None:
+        return {}
+    candidate, incumbent = pair["episodes"] if pair["candidate_first"] else reversed(pair["episodes"])
+    outcomes = ["success" if pair[name] else "failure" for name in ("candidate", "incumbent")]
+    return {"title": f"Pair {pair['pair'] + 1}", "candidate": candidate, "incumbent": incumbent, "outcomes": outcomes}
 
 
 def adaptations(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
@@ -175,6 +155,8 @@ def adaptation(desk: Desk, user: User, *, adaptation_id: str, query: Mapping[str
     return {
         "flow": view,
         "modes": desk.adaptations.modes,
+        "price_per_hour": desk.adaptations.price_per_hour,
+        "imagined": job_pages.imagined(desk, view.job) if view.job else [],
         "pictures": pictures,
         "curve": media.curve(rewards, label="imagined reward"),
         "said": query.get("said", ""),
@@ -222,41 +204,9 @@ def adaptation_picture(desk: Desk, user: User, *, adaptation_id: str, name: str)
     return path.read_bytes(), "image/webp"
 
 
-def dream(desk: Desk, user: User, *, job_id: str, name: str) -> tuple[bytes, str]:
-    """Frames of real_N or imagined_N that a job kept."""
-    desk.job(user, job_id)
-    tensors = load_file(_job_folder(desk, job_id) / "dreams.safetensors")
-    if name not in tensors:
-        raise RefusedError(f"job {job_id} kept no {name!r}")
-    return media.film(np.ascontiguousarray(tensors[name])), "image/webp"
-
-
 def lineage_json(desk: Desk, checkpoint_id: str) -> dict[str, Any]:
     """The complete graph of a checkpoint."""
     return graph_json(desk.trail.lineage(checkpoint_id))
-
-
-def _job_folder(desk: Desk, job_id: str) -> Path:
-    return desk.folder / "jobs" / job_id
-
-
-def _dreams(desk: Desk, job_id: str) -> list[dict[str, Any]]:
-    path = _job_folder(desk, job_id) / "dreams.json"
-    return list(json.loads(path.read_text())) if path.exists() else []
-
-
-def _progress(events: Sequence[JobEvent]) -> dict[str, Any]:
-    """Newest progress line: {stage, step, total}."""
-    for event in reversed(list(events)):
-        if event.kind == "progress" and event.data.get("total"):
-            return dict(event.data)
-    return {}
-
-
-def _reward(data: Mapping[str, Any]) -> float | None:
-    metrics = data.get("metrics")
-    found = metrics.get("imagined_reward") if isinstance(metrics, Mapping) else data.get("imagined_reward")
-    return found if isinstance(found, (int, float)) and found == found else None
 
 
 Make = Callable[..., dict[str, Any]]
@@ -264,8 +214,8 @@ PAGES: dict[str, tuple[Make, str]] = {
     "/": (robots, "robots.html"),
     "/episodes": (episodes, "episodes.html"),
     "/episodes/{episode_id}": (episode, "episode.html"),
-    "/jobs": (jobs, "jobs.html"),
-    "/jobs/{job_id}": (job, "job.html"),
+    "/jobs": (job_pages.jobs, "jobs.html"),
+    "/jobs/{job_id}": (job_pages.job, "job.html"),
     "/checkpoints": (checkpoints, "checkpoints.html"),
     "/checkpoints/{checkpoint_id}": (checkpoint, "checkpoint.html"),
     "/world-models": (world_models, "world_models.html"),
@@ -280,5 +230,7 @@ PICTURES: dict[str, Callable[..., tuple[bytes, str]]] = {
     "/robots/{robot}/frame": robot_frame,
     "/episodes/{episode_id}/film.webp": episode_film,
     "/adapt/{adaptation_id}/{name}.webp": adaptation_picture,
-    "/jobs/{job_id}/dreams/{name}.webp": dream,
+    "/jobs/{job_id}/dreams/{name}.webp": job_pages.dream,
+    "/jobs/{job_id}/imagined/{number}.webp": job_pages.imagined_film,
+    "/jobs/{job_id}/audit": job_pages.audit_report,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.jobs.adaptation import check_request, frame_anchor, iterations_within, two_scene_sampler
+from cloud_trainer.jobs.dreams import watched
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.gates import (
     Gates,
@@ -129,7 +130,7 @@ def _practise_until(
         arguments["anchor"] = frame_anchor(load_trainable(parent), elsewhere, weight=config.anchor)
     folder = job.folder / "candidates"
     try:
-        return run_grpo(parent, sampler, grpo, folder, cancelled=spent, **arguments)
+        return run_grpo(parent, watched(sampler, job.folder), grpo, folder, cancelled=spent, **arguments)
     except CancelledError:
         if job.cancelled():
             raise

@@ -91,6 +91,11 @@ class AdaptationEngine(Protocol):
         """What it can train: lora, full or both; the first is the usual one."""
         ...
 
+    @property
+    def price_per_hour(self) -> float:
+        """What an hour of training costs here, in the currency that budgets are given in; 0 where nobody counts."""
+        ...
+
     def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
         """Train within the budget, which stop() watches too; returns the candidate's id.
 

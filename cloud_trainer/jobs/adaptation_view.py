@@ -50,6 +50,7 @@ class View:
     trust: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
     mode: str = ""
+    job: str = ""
     iterations: list[dict[str, Any]] = field(default_factory=list)
     candidate: str = ""
     forgetting: dict[str, Any] = field(default_factory=dict)
@@ -79,6 +80,10 @@ class View:
             self.stage, self.reason = Stage.CAPTURED, ""
         elif kind == "training":
             self.stage, self.budget, self.mode = Stage.TRAINING, dict(data["budget"]), str(data["mode"])
+        elif kind == "reused":
+            self.stage, self.candidate, self.reason = Stage.CHECKING, str(data["candidate"]), ""
+        elif kind == "job":
+            self.job = str(data["job"])
         elif kind == "iteration":
             self.iterations.append(dict(rest))
         elif kind == "trained":
@@ -97,5 +102,5 @@ class View:
             self.stage = Stage.REVERTED if kind == "rejected" else Stage(kind)
             self.card = dict(data.get("card", {}))
             self.reason = str(data.get("reason", "rejected by the operator" if kind == "rejected" else ""))
-        self.revision += kind not in ("iteration", "pair")
+        self.revision += kind not in ("job", "iteration", "pair")
         self.history.append({"kind": kind, "at_ns": data.get("at_ns", 0), "by": data.get("by", "")})

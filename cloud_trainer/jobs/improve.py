@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.jobs import cluster
+from cloud_trainer.jobs.dreams import watched
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.grpo_job import GrpoJob
 from cloud_trainer.jobs.job import Job
@@ -69,7 +70,7 @@ def _practise(
             dream.model, dream.judge, starts, grpo, keyframes=dream.keyframes, cancelled=job.cancelled
         )
         return run_grpo(
-            parent, sampler, grpo, out, candidate_every=config.candidate_every, state=state, lineage=lineage,
+            parent, watched(sampler, job.folder), grpo, out, candidate_every=config.candidate_every, state=state, lineage=lineage,
             lora=lora, progress=job.progress, cancelled=job.cancelled,
         )  # fmt: skip
     recipe = Recipe(

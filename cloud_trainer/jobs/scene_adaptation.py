@@ -100,6 +100,17 @@ class SceneAdaptation:
             raise ConfigError(f"mode {mode!r} is not one of {', '.join(self._engine.modes)}")
         self._act(revision, (Stage.READY,), "training", budget=asdict(budget), mode=mode, by=by)
 
+    def reuse(self, revision: int, *, adapter: str, by: str) -> None:
+        """Ready or refused: try the adapter that was kept for this scene before, instead of training a new one.
+
+        Raises:
+            ConfigError: it is not one of those.
+        """
+        if adapter not in self._view.known_adapters:
+            known = ", ".join(self._view.known_adapters) or "none"
+            raise ConfigError(f"{adapter!r} was not kept for this scene; kept were: {known}")
+        self._act(revision, (Stage.READY, Stage.REFUSED), "reused", candidate=adapter, by=by)
+
     def approve(self, revision: int, *, by: str) -> None:
         """Preview: let the candidate onto the arm, as a canary."""
         self._act(revision, (Stage.PREVIEW,), "approved", by=by)
@@ -163,7 +174,8 @@ class SceneAdaptation:
         elif view.stage is Stage.TRAINING:
             self._train()
         elif view.stage is Stage.CHECKING:
-            self._record("forgetting", **engine.check_forgetting(view.candidate, self.folder))
+            if view.history[-1]["kind"] != "reused":  # what was kept had passed
+                self._record("forgetting", **engine.check_forgetting(view.candidate, self.folder))
             engine.preview(view.candidate, self.folder)
             self._record("previewed")
         elif view.stage is Stage.CANARY:
@@ -254,6 +266,11 @@ class Adaptations:
     def modes(self) -> tuple[str, ...]:
         """What this trainer can train."""
         return () if self._engine is None else self._engine.modes
+
+    @property
+    def price_per_hour(self) -> float:
+        """What an hour of training costs here; 0 where nobody counts."""
+        return 0.0 if self._engine is None else self._engine.price_per_hour
 
     def start(self, *, robot: str, instruction: str, by: str) -> SceneAdaptation:
         """Begin one.

@@ -229,7 +229,7 @@ class Service:
             "WeightsService": WeightsServicer(
                 self.publisher, self.meta, self.blobs, self.trail, slots, limits, self._stopping, staging
             ),
-            "JobService": JobServicer(self.jobs, slots, limits, self._stopping, wake),
+            "JobService": JobServicer(self.jobs, self.trail, slots, limits, self._stopping, wake),
             "RobotService": RobotServicer(self.robots, limits),
             "ConsoleService": self.console,
         }

@@ -202,7 +202,8 @@ class WeightsServicer:
             manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
         robots = tuple(opening.robots) or (EVERY_ROBOT,)
         valid_s = opening.valid_for_s or None
-        _, signed = self._publisher.publish_file(manifest, weights, robots=robots, valid_s=valid_s)
+        release, signed = self._publisher.publish_file(manifest, weights, robots=robots, valid_s=valid_s)
+        self._trail.note(peer, "publish", checkpoint=release.checkpoint_id, robots=list(robots))
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
 
     def Watch(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.SignedRelease]:
@@ -239,6 +240,7 @@ class WeightsServicer:
         """Order robots back."""
         reason = f"{request.reason} (by {peer.name})"
         _, signed = self._publisher.rollback(request.checkpoint_id, robots=tuple(request.robots), reason=reason)
+        self._trail.note(peer, "roll back", checkpoint=request.checkpoint_id, reason=request.reason)
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
 
     def Why(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.BlobChunk]:
@@ -257,9 +259,11 @@ class JobServicer:
     """Jobs."""
 
     def __init__(
-        self, jobs: JobStore, slots: StreamSlots, limits: Limits, stopping: Stopping, wake: threading.Event
-    ) -> None:
-        self._jobs, self._slots, self._limits, self._stopping, self._wake = jobs, slots, limits, stopping, wake
+        self, jobs: JobStore, trail: Trail, slots: StreamSlots, limits: Limits, stopping: Stopping,
+        wake: threading.Event,
+    ) -> None:  # fmt: skip
+        self._jobs, self._trail, self._slots, self._limits = jobs, trail, slots, limits
+        self._stopping, self._wake = stopping, wake
 
     def Submit(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
         """Create, or find the one with the same key."""
@@ -273,7 +277,10 @@ class JobServicer:
             )
         if len(self._jobs.list(peer.tenant, self._limits.waiting_jobs, "waiting")) >= self._limits.waiting_jobs:
             raise QuotaError(f"tenant {peer.tenant!r} has {self._limits.waiting_jobs} jobs waiting; let some run first")
+        asked_ns = time.time_ns()
         row = self._jobs.submit(peer.tenant, request.kind, spec, request.idempotency_key, peer.name)
+        if row.created_ns >= asked_ns:  # else the key is known, and so is the job
+            self._trail.note(peer, "submit", job=row.job_id, kind=row.kind)
         self._wake.set()
         return _job(row)
 
@@ -291,6 +298,8 @@ class JobServicer:
         row = self._jobs.get(request.job_id, peer.tenant)
         if peer.role == "robot" and row.submitted_by != peer.name:
             raise NotPermittedError(f"job {row.job_id} was submitted by {row.submitted_by!r}")
+        if not row.cancel_requested and not row.ended:
+            self._trail.note(peer, "cancel", job=row.job_id)
         return _job(self._jobs.request_cancel(request.job_id, peer.tenant))
 
     def Events(self, request: Any, peer: Peer, context: Any) -> Iterator[jobs_pb2.JobEvent]:

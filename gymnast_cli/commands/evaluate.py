@@ -45,8 +45,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from gymnast_cli.adapt import shown, trials_of
     from gymnast_cli.stages import Stages
 
-    names = [checkpoint_on_robot(name) for name in args.checkpoints]
     with robot(args) as client, Stages(console) as stages, stages.stage("evaluate") as advance:
+        names = [checkpoint_on_robot(client, name) for name in args.checkpoints]
         result = client.evaluate(
             tasks=args.tasks, seed_start=args.seed_start, seed_count=args.count, checkpoints=names, scene=args.scene,
             temperature_seed=args.sample, record=args.record, timeout_s=args.timeout_s,

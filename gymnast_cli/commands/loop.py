@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         config = replace(config, rounds=args.rounds)
     jobs = jobs_client(args)
     with robot(args) as client, Stages(console) as stages:
-        loop = Loop(config, client, jobs, checkpoint_on_robot, stages)
+        loop = Loop(config, client, jobs, partial(checkpoint_on_robot, client), stages)
         history = loop.run()
     emit(args, console, history, table(history))
     console.print(f"{history['state']}; history: {config.folder / 'history.json'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -101,7 +102,7 @@ def _adapt_and_try(
         with stages.stage("try it on the arm") as advance:
             trial = adapt.try_adaptation(
                 client, current=current, candidate=outcome.candidate,
-                folder_of=checkpoint_on_robot, scene=args.scene,
+                folder_of=partial(checkpoint_on_robot, client), scene=args.scene,
                 task=args.instruction, other_tasks=_others(args), seed_start=EVALUATION_SEED + args.seed * 1000,
                 seed_count=args.count, advance=advance, rule=adapt.KeepRule(loss=args.most_loss),
             )  # fmt: skip

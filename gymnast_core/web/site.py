@@ -24,8 +24,8 @@ from gymnast_core.web.auth import SESSION_S, ForbiddenError, Gate, LoginError, U
 _HERE = Path(__file__).parent
 _NS = 1_000_000_000
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
-    "frame-ancestors 'none'; form-action 'self'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -64,7 +64,7 @@ class Site:
             loader=FileSystemLoader([templates, _HERE / "templates"]), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        self._environment.filters.update(ago=ago, percent=percent, size=size)
+        self._environment.filters.update(ago=ago, since=since, percent=percent, size=size)
         self._environment.globals.update(server=server, pages=tuple(pages))
 
     def render(self, template: str, **context: Any) -> str:
@@ -181,8 +181,12 @@ def wants_json(request: Request) -> bool:
 
 
 def ago(at_ns: int) -> str:
+    """Return how long ago a moment of the wall clock was, see since()."""
+    return since((time.time_ns() - at_ns) / _NS)
+
+
+def since(seconds: float) -> str:
     """Return '4 min ago' and the like."""
-    seconds = max(0.0, (time.time_ns() - at_ns) / _NS)
     for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
         if seconds >= size * (2 if unit == "days" else 1):
             return f"{seconds / size:.0f} {unit} ago"

@@ -57,6 +57,7 @@ class SteeredEngine:
         self.trusted = True
 
     modes = ("lora", "full")
+    price_per_hour = 3.6
 
     def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
         self.calls.append("train")

@@ -319,7 +319,11 @@ def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
             "before": before,
             "after": after,
             "difference": {"mean": 0.3, "low": 0.17, "high": 0.42},
-            "audit": {"agreement": 0.84, "false_success": 0.12},
+            "audit": {"agreement": 0.84, "optimism": 0.05},
+            "judge_trust": {"tasks": [{"task": "*", "precision": {"mean": 0.91, "low": 0.8, "high": 0.97}}]},
+            "canary": [
+                {"candidate": "policy-b", "decision": "promote", "n": 34, "difference": {"low": 0.02, "high": 0.5}}
+            ],
             "promoted": True,
             "refused": "",
         },
@@ -331,5 +335,6 @@ def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
     (bench.folder / "loop" / "history.json").write_text(json.dumps(history))
     page = ana.get("/loop").text
     assert bench.desk.version("/loop") != known
-    for text in ("30 %", "60 %", "50 % to 69 %", "+30.0", "84 %", "promoted", "agreement 0.61 is below 0.70"):
+    words = ("30 %", "60 %", "50 % to 69 %", "+30.0", "16 %", "91 %", "+5", "promoted", "after 34 pairs")
+    for text in (*words, "agreement 0.61 is below 0.70"):
         assert text in page

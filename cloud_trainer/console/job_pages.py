@@ -1,0 +1,144 @@
+"""What is shown of jobs: progress, curve, story, dreams beside recordings, rollouts as they come, the audit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from cloud_trainer.console import media
+from cloud_trainer.console.checkpoints import RefusedError
+from cloud_trainer.console.desk import Desk
+from cloud_trainer.jobs.dreams import ROLLOUTS, read_rollouts
+from gymnast_core.job import JobEvent
+from gymnast_core.web.auth import User
+from gymnast_core.web.site import ago
+
+NEWEST = 20
+"""Events of a job among which its last progress is looked for."""
+SHOWN = ("imagined_reward", "agreement", "optimism", "loss", "abstained")
+"""What of an event's metrics is told."""
+
+
+def jobs(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+    """Newest jobs."""
+    rows = [
+        {"job": job, "progress": _progress(desk.jobs.events(job.job_id, max(0, job.last_event - NEWEST)))}
+        for job in desk.jobs.list(user.tenant)
+    ]
+    return {"rows": rows, "said": query.get("said", "")}
+
+
+def job(desk: Desk, user: User, *, job_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """One job: progress, curve, story."""
+    row = desk.job(user, job_id)
+    events = desk.jobs.events(job_id, limit=10_000)
+    rewards = [float(found) for event in events if (found := _reward(event.data)) is not None]
+    return {
+        "job": row,
+        "over": row.ended,
+        "progress": _progress(events),
+        "curve": media.curve(rewards, label="imagined reward"),
+        "events": [{"at": ago(event.time_ns), "told": told(event)} for event in reversed(events[-60:])],
+        "imagined": imagined(desk, job_id),
+        "dreams": dreams(desk, job_id),
+        "audited": (job_folder(desk, job_id) / "audit.html").exists(),
+        "result": json.dumps(dict(row.result), indent=1, default=str)[:6000] if row.result else "",
+        "said": query.get("said", ""),
+    }
+
+
+def audits(desk: Desk, user: User) -> dict[str, dict[str, Any]]:
+    """Return world model -> newest audit of it: {job, passed, agreement, optimism, ...}."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in desk.jobs.list(user.tenant):
+        path = job_folder(desk, row.job_id) / "audit.json"
+        if path.exists():
+            report = json.loads(path.read_text())
+            figures = {**(report.get("outcomes") or {}), "passed": report["passed"], "job": row.job_id}
+            found.setdefault(str(report["model"]), figures)
+    return found
+
+
+def audit_report(desk: Desk, user: User, *, job_id: str) -> tuple[bytes, str]:
+    """The whole audit that stood before a job's practice, with its videos."""
+    desk.job(user, job_id)
+    path = job_folder(desk, job_id) / "audit.html"
+    if not path.exists():
+        raise RefusedError(f"job {job_id} measured no audit; it ended before, or is of another kind")
+    return path.read_bytes(), "text/html"
+
+
+def dream(desk: Desk, user: User, *, job_id: str, name: str) -> tuple[bytes, str]:
+    """Frames of real_N or imagined_N that a job kept."""
+    desk.job(user, job_id)
+    tensors = load_file(job_folder(desk, job_id) / "dreams.safetensors")
+    if name not in tensors:
+        raise RefusedError(f"job {job_id} kept no {name!r}")
+    return media.film(np.ascontiguousarray(tensors[name])), "image/webp"
+
+
+def imagined_film(desk: Desk, user: User, *, job_id: str, number: str) -> tuple[bytes, str]:
+    """Frames of one of the newest imagined rollouts of a running job."""
+    desk.job(user, job_id)
+    films = read_rollouts(job_folder(desk, job_id))[1]
+    if not number.isdigit() or int(number) >= len(films):
+        raise RefusedError(f"job {job_id} has imagined no rollout {number!r} yet")
+    return media.film(films[int(number)]), "image/webp"
+
+
+def imagined(desk: Desk, job_id: str) -> list[dict[str, Any]]:
+    """The newest imagined rollouts: {instruction, outcome, film}; empty before the first."""
+    folder = job_folder(desk, job_id)
+    rows = read_rollouts(folder)[0]
+    if not rows:
+        return []
+    version = (folder / ROLLOUTS).stat().st_mtime_ns
+    return [{**row, "film": f"/jobs/{job_id}/imagined/{n}.webp?{version}"} for n, row in enumerate(rows)]
+
+
+def dreams(desk: Desk, job_id: str) -> list[dict[str, Any]]:
+    """Recorded episodes that a job dreamt again, see cloud_trainer.jobs.dreams."""
+    path = job_folder(desk, job_id) / "dreams.json"
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def job_folder(desk: Desk, job_id: str) -> Path:
+    """Where a job works."""
+    return desk.folder / "jobs" / job_id
+
+
+def told(event: JobEvent) -> str:
+    """One event of a job in words."""
+    data = event.data
+    if event.kind == "progress":
+        words = str(data.get("stage", "")).replace("_", " ")
+        steps = f" {data['step']} of {data['total']}" if data.get("total") else ""
+        metrics = data.get("metrics") or {}
+        numbers = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.2f}" for name in SHOWN if name in metrics)
+        return f"{words}{steps}{': ' + numbers if numbers else ''}"
+    if event.kind == "state":
+        return f"{data['state']}{': ' + str(data['error']) if data.get('error') else ''}"
+    if event.kind == "published":
+        return f"{data['checkpoint_id']} is offered as release {data['sequence']}"
+    if event.kind == "result":
+        return f"{len(data.get('candidates', []))} candidates"
+    return f"{event.kind.replace('_', ' ')}{': ' + str(data['reason']) if data.get('reason') else ''}"
+
+
+def _progress(events: Sequence[JobEvent]) -> dict[str, Any]:
+    """Newest progress line: {stage, step, total}."""
+    for event in reversed(list(events)):
+        if event.kind == "progress" and event.data.get("total"):
+            return dict(event.data)
+    return {}
+
+
+def _reward(data: Mapping[str, Any]) -> float | None:
+    metrics = data.get("metrics")
+    found = metrics.get("imagined_reward") if isinstance(metrics, Mapping) else data.get("imagined_reward")
+    return found if isinstance(found, (int, float)) and found == found else None
