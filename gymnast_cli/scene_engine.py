@@ -26,7 +26,7 @@ from cloud_trainer.jobs.imagine import imagine
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import JobStore
+from cloud_trainer.store.protocols import EpisodeRow, JobStore
 from cloud_trainer.world_model.audit import require_trust
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit_run import compact_dreamer, run_audit
@@ -46,6 +46,7 @@ COLLECT_SEED = 970_000
 TRIAL_SEED = 2_950_000
 ROBOT_S = 1800.0
 MOST_ATTEMPTS = 3
+"""Of one pair of a canary; then somebody has to look."""
 
 
 class Robot(Protocol):
@@ -136,10 +137,10 @@ class SceneEngine:
             "world_model": self.world_model or self.shelf.newest("world_model").name,
             "judge": self.judge or self.shelf.newest("judge").name,
         }  # fmt: skip
-        (folder / "request.json").write_text(json.dumps(request))
         self.collect(robot, instruction, 1, folder)
-        newest = self.catalogue.read(self.catalogue.list(instruction=instruction, limit=100_000)[-1])
-        frame_HWC = next(iter(newest.images.values()))[0]
+        newest = self.catalogue.list(instruction=instruction, limit=100_000)[-1]
+        (folder / "request.json").write_text(json.dumps({**request, "start": newest.episode_id}))
+        frame_HWC = next(iter(self.catalogue.read(newest).images.values()))[0]
         buffer = io.BytesIO()
         Image.fromarray(frame_HWC).save(buffer, "WEBP", quality=90)
         (folder / "start.webp").write_bytes(buffer.getvalue())
@@ -233,8 +234,9 @@ class SceneEngine:
     def preview(self, candidate: str, folder: Path) -> None:
         """Imagine old and new from the captured start."""
         request = _request(folder)
-        clips = self._clips(request["instruction"])
-        env = CompactWorldModelEnv(self._model(clips, request), starts_of(clips)[:1], in_order=True)
+        model = self._model(clips_of(self._episodes(request["instruction"]), IMAGE_SIZE), request)
+        captured = self.catalogue.read(self._rows(request["instruction"])[request["start"]])
+        env = CompactWorldModelEnv(model, starts_of(clips_of([captured], IMAGE_SIZE)), in_order=True)
         for name, checkpoint in (("old", request["policy"]), ("new", candidate)):
             rollouts = imagine(env, load_policy(self.shelf.path(checkpoint)), request["instruction"], seed=0)
             (folder / f"{name}.webp").write_bytes(film(rollouts.frames_BFHWC[0]))
@@ -252,7 +254,9 @@ class SceneEngine:
                     checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose="canary",
                 )  # fmt: skip
                 episode_id = str(row["episode_id"])
-                if problem := self._unusable(row) or self._not_reset(client, trial.first_episode, episode_id):
+                if problem := self._unusable(row) or self._not_reset(
+                    client, run.instruction, trial.first_episode, episode_id
+                ):
                     trial.void(run.run_id, problem)
                     require_progress(trial, problem)
                     continue
@@ -273,17 +277,17 @@ class SceneEngine:
         unlabelled = "nobody labelled it" if row.get("success") is None else ""
         return str(row.get("truncated_reason") or unlabelled)
 
-    def _not_reset(self, client: Robot, first: str, second: str) -> str:
+    def _not_reset(self, client: Robot, instruction: str, first: str, second: str) -> str:
         """What differs between the starts of a pair's two runs, by image; empty when nothing does, or for its first."""
         if not first:
             return ""
         client.flush(120.0)
         self.catalogue.settle()
-        starts = []
-        for episode_id in (first, second):
-            row = self.catalogue.get(episode_id)
-            starts.append(next(iter(self.catalogue.read(row).images.values()))[0])
-        check = check_reset(starts[1], starts[0])
+        rows = self._rows(instruction)
+        if missing := {first, second} - rows.keys():
+            return f"the recording {missing.pop()} is not at the trainer"
+        then, now = (next(iter(self.catalogue.read(rows[name]).images.values()))[0] for name in (first, second))
+        check = check_reset(now, then)
         return "" if check.ok else check.message
 
     def _declare(self, path: Path, candidate: str, request: Mapping[str, str]) -> Trial:
@@ -323,8 +327,9 @@ class SceneEngine:
             raise ConfigError(f"no labelled episode of {instruction!r} in scene {self.scene!r}; collect a few first")
         return episodes
 
-    def _clips(self, instruction: str) -> Clips:
-        return clips_of(self._episodes(instruction), IMAGE_SIZE)
+    def _rows(self, instruction: str) -> dict[str, EpisodeRow]:
+        """Every recording of this task, by id."""
+        return {row.episode_id: row for row in self.catalogue.list(instruction=instruction, limit=100_000)}
 
     def _model(self, clips: Clips, request: Mapping[str, str]) -> CompactWorldModel:
         """The world model with this scene's background."""

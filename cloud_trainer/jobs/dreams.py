@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cloud_trainer.grpo.trainer import Scored
+from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.imagine import replay_clips
 from cloud_trainer.world_model.compact_data import Clips
 from cloud_trainer.world_model.compact_model import CompactWorldModel

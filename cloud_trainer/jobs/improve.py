@@ -70,8 +70,8 @@ def _practise(
             dream.model, dream.judge, starts, grpo, keyframes=dream.keyframes, cancelled=job.cancelled
         )
         return run_grpo(
-            parent, watched(sampler, job.folder), grpo, out, candidate_every=config.candidate_every, state=state, lineage=lineage,
-            lora=lora, progress=job.progress, cancelled=job.cancelled,
+            parent, watched(sampler, job.folder), grpo, out, candidate_every=config.candidate_every, state=state,
+            lineage=lineage, lora=lora, progress=job.progress, cancelled=job.cancelled,
         )  # fmt: skip
     recipe = Recipe(
         functools.partial(CompactWorld.load, dream.world_model),

@@ -128,3 +128,28 @@ def test_a_trainer_without_an_engine_says_so(tmp_path):
 def test_budgets_that_allow_nothing_are_refused(wrong):
     with pytest.raises(ConfigError):
         Budget(**wrong)
+
+
+def test_an_adapter_kept_before_is_tried_again_without_training(tmp_path, engine):
+    engine.known = ["policy-old", "policy-kept"]
+    flow = begin(tmp_path, engine)
+    with pytest.raises(ConfigError, match="'policy-x' was not kept for this scene; kept were: policy-old, policy-kept"):
+        flow.reuse(flow.view.revision, adapter="policy-x", by="ana")
+    flow.reuse(flow.view.revision, adapter="policy-kept", by="ana")
+    flow.wait(10)
+    assert (flow.view.stage, flow.view.candidate, flow.view.reason) == (Stage.PREVIEW, "policy-kept", "")
+    flow.approve(flow.view.revision, by="ana")
+    flow.wait(10)
+    assert flow.view.stage is Stage.KEPT
+    assert engine.calls == ["capture", "trust", "preview", "canary", "keep"]
+    flow.close()
+
+
+def test_where_the_dream_is_not_trusted_a_kept_adapter_may_still_be_tried(tmp_path, engine):
+    engine.trusted, engine.known = False, ["policy-kept"]
+    flow = begin(tmp_path, engine)
+    assert flow.view.stage is Stage.REFUSED
+    flow.reuse(flow.view.revision, adapter="policy-kept", by="ana")
+    flow.wait(10)
+    assert flow.view.stage is Stage.PREVIEW
+    flow.close()

@@ -33,6 +33,7 @@ class SteeredEngine:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.trusted = True
+        self.known: list[str] = []
         self.iterations = 3
         self.hold = {"train": threading.Event(), "canary": threading.Event()}
         self.inside = {"train": threading.Event(), "canary": threading.Event()}
@@ -46,7 +47,7 @@ class SteeredEngine:
 
     def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
         self.calls.append("capture")
-        return {"scene": "bench", "known_adapters": []}
+        return {"scene": "bench", "known_adapters": self.known}
 
     def trust(self, folder: Path) -> Trust:
         self.calls.append("trust")

@@ -110,6 +110,7 @@ class SimulatedScene:
                 (folder / f"real-{episode.episode_id}.txt").write_text(episode.outcome.value)
 
     modes = ("lora", "full")
+    price_per_hour = 3.0
 
     def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
         text = json.loads((folder / "request.json").read_text())["instruction"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from cloud_trainer.console.job_pages import told
 from cloud_trainer.console.media import lineage_graph
-from cloud_trainer.grpo.trainer import Scored
+from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.dreams import keep_rollouts, read_rollouts, watched
 from gymnast_core.job import JobEvent
 from gymnast_core.lineage import Record
@@ -109,3 +109,27 @@ def test_a_trial_shows_the_films_of_a_pair_that_differed(bench) -> None:
     assert page.index("/episodes/ep-1-1/film.webp") < page.index("/episodes/ep-1-2/film.webp")  # the candidate began
     for text in ("Pair 2", "the scene differs from its start", 'href="/episodes/ep-0-2"'):
         assert text in page
+
+
+def test_a_budget_in_money_is_asked_for_where_training_has_a_price(bench) -> None:
+    ana = bench.client("ana", "operator")
+    adaptation_id = bench.adapt(ana, "ready")
+    assert "Money, at 3.6 an hour" in ana.get(f"/adapt/{adaptation_id}").text
+    assert bench.step(ana, adaptation_id, "train", money="0.5", price_per_hour="0").status_code == 200
+    bench.until(adaptation_id, "preview")
+    assert bench.view(adaptation_id).budget["price_per_hour"] == 3.6  # the trainer's, whatever the form says
+    assert bench.view(adaptation_id).budget["money"] == 0.5
+
+
+def test_the_adapter_kept_for_a_scene_is_offered_when_it_comes_back(bench) -> None:
+    bench.engine.known = ["policy-kept"]
+    ana = bench.client("ana", "operator")
+    adaptation_id = bench.adapt(ana, "ready")
+    page = ana.get(f"/adapt/{adaptation_id}").text
+    assert "policy-kept was kept for it" in page
+    assert "Try it again" in page
+    wrong = bench.step(ana, adaptation_id, "reuse", adapter="policy-b")
+    assert (wrong.status_code, "kept were: policy-kept" in wrong.json()["error"]) == (422, True)
+    assert bench.step(ana, adaptation_id, "reuse", adapter="policy-kept").status_code == 200
+    bench.until(adaptation_id, "preview")
+    assert "train" not in bench.engine.calls

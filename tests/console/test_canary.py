@@ -1,0 +1,119 @@
+"""The canary's own checks, on real recordings and a robot that puts things back, or does not."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.store.protocols import EpisodeRow
+from gymnast_cli.scene_engine import MOST_ATTEMPTS, SceneEngine
+from gymnast_core.episodes import write_episode
+from gymnast_core.episodes.spool import file_digest
+from gymnast_core.errors import GymnastError
+from gymnast_core.scene import SceneBook
+from gymnast_core.sequential import SequentialRule
+from gymnast_ros.sim.collect import collect
+from gymnast_ros.sim.expert import ScriptedExpert
+from tests.console.simulated import arm
+
+
+class CarelessRobot:
+    """Candidate always succeeds, the running policy never; `misplaced` runs start with a block elsewhere."""
+
+    policy_version = "policy-a"
+
+    def __init__(self, service: Service, folder: Path, misplaced: set[int]) -> None:
+        self.service, self.folder, self.misplaced, self.runs = service, folder, misplaced, 0
+        with arm("standard") as env:
+            (self.episode,) = collect(env, ScriptedExpert(env), "push", [0], frame_size=64)
+
+    def wait_staged(self, checkpoint_ids, timeout_s):
+        pass
+
+    def flush(self, timeout_s):
+        pass
+
+    def run_episode(self, *, checkpoint, instruction, **asked):
+        self.runs += 1
+        images = {name: frames.copy() for name, frames in self.episode.images.items()}
+        if self.runs in self.misplaced:
+            for frames in images.values():
+                frames[:, 40:56, 4:20] = (250, 20, 20)
+        won = checkpoint == "policy-b"
+        outcome = type(self.episode.outcome)("success" if won else "failure")
+        made = replace(
+            self.episode, episode_id=f"run-{self.runs}", instruction=instruction, outcome=outcome, images=images
+        )
+        path = write_episode(self.folder, made, robot="bridge-1", created_ns=time.time_ns())
+        digest = file_digest(path)
+        size = path.stat().st_size
+        self.service.blobs.put_file(path, digest)
+        row = EpisodeRow(
+            0, "default", made.episode_id, "bridge-1", digest, size, 1, "valid", "", instruction, outcome.value,
+            "operator:sim", made.steps, checkpoint, {"scene": "bench"},
+        )  # fmt: skip
+        self.service.meta.add_episodes([row])
+        return {"success": won, "episode_id": made.episode_id, "truncated_reason": ""}
+
+
+@pytest.fixture
+def engine(tmp_path):
+    with Service(ServiceConfig(tmp_path / "trainer", insecure=True)) as service:
+        (tmp_path / "made").mkdir()
+        (tmp_path / "flow").mkdir()
+        robot = CarelessRobot(service, tmp_path / "made", set())
+        (tmp_path / "flow" / "request.json").write_text(
+            '{"policy": "policy-a", "instruction": "push", "world_model": "world_model-a", "judge": "judge-a"}'
+        )
+        made = SceneEngine(
+            connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes, shelf=SimpleNamespace(),
+            book=SceneBook(tmp_path / "scenes.json"), scene="bench", rule=SequentialRule(max_pairs=20),
+        )  # fmt: skip
+        yield SimpleNamespace(engine=made, robot=robot, folder=tmp_path / "flow")
+
+
+def canary(bench):
+    told = []
+    verdict = bench.engine.canary(
+        "policy-b", "bridge-1", bench.folder, lambda kind, data: told.append(kind), lambda: False
+    )
+    return verdict, told
+
+
+def test_a_pair_whose_scene_was_not_reset_is_set_aside_and_repeated(engine):
+    engine.robot.misplaced = {4}  # the second run of the second pair
+    verdict, told = canary(engine)
+    assert verdict.keep
+    (aside,) = verdict.card["set_aside"]
+    assert aside["reason"].startswith("the scene differs from its start in")
+    assert verdict.card["pairs"][1]["attempt"] == 2
+    assert verdict.card["pairs"][1]["episodes"] == ["run-5", "run-6"]
+    assert told.count("pair") == verdict.card["n"]
+    assert engine.robot.runs == 2 * verdict.card["n"] + 2
+
+
+def test_a_scene_that_is_never_reset_ends_the_canary_and_says_why(engine):
+    engine.robot.misplaced = set(range(2, 100, 2))
+    with pytest.raises(GymnastError, match=f"set aside {MOST_ATTEMPTS} times.*the scene differs from its start"):
+        canary(engine)
+    assert engine.robot.runs == 2 * MOST_ATTEMPTS
+
+
+def test_an_adapter_that_loses_its_canary_is_no_longer_offered_with_the_scene(engine, monkeypatch):
+    frame = np.asarray(next(iter(engine.robot.episode.images.values()))[0])
+    engine.engine.book.keep("bench on bridge-1", frame, "policy-b")
+    run = engine.robot.run_episode
+    monkeypatch.setattr(
+        engine.robot, "run_episode", lambda *, checkpoint, **asked: {**run(checkpoint="policy-a", **asked)}
+    )
+    verdict, _ = canary(engine)
+    assert not verdict.keep
+    known = engine.engine.book.find(frame)
+    assert known is not None
+    assert known.adapters == ()
