@@ -10,6 +10,9 @@ from typing import Any
 from gymnast_core.errors import ConfigError
 
 ROBOTS = ("sim", "widowx")
+CHUNKING = ("wait", "real_time")
+"""Between policy and arm: nothing, or gymnast_core.policies.chunking."""
+REAL_TIME = CHUNKING[1]
 CAMERAS = ("", "usb_cam", "realsense")
 CAMERA_TOPICS = {"usb_cam": "/image_raw", "realsense": "/camera/camera/color/image_raw"}
 EFFORT_LIMIT = tuple(1.7 * value for value in (800.0, 1000.0, 600.0, 600.0, 600.0, 700.0))
@@ -87,6 +90,8 @@ class GraphConfig:
         insecure: no TLS; for tests on one machine.
         policy: checkpoint folder used while the store is empty.
         paced: the simulator runs at 5 Hz of wall-clock time and waits for nobody, as a real arm.
+        chunking: "wait" for every chunk of actions, or "real_time": the next is computed while this one executes.
+        device: where a large policy runs: auto, cpu, cuda, cuda:N.
         realtime: arm and gate get SCHED_FIFO; the user needs an rtprio limit, see gymnast_ros/nodes/ticker.py.
         trusted_keys: file of keys that may sign releases; empty takes trust.pub of the identity.
         teleop: start the joystick node.
@@ -107,6 +112,8 @@ class GraphConfig:
     insecure: bool = False
     policy: str = ""
     paced: bool = False
+    chunking: str = CHUNKING[0]
+    device: str = "auto"
     realtime: bool = False
     trusted_keys: str = ""
     teleop: bool = False
@@ -130,6 +137,10 @@ class GraphConfig:
             raise ConfigError(f"camera must be one of {', '.join(map(repr, CAMERAS))}, got {self.camera!r}")
         if self.camera and self.robot == "sim":
             raise ConfigError("the simulated arm brings its own camera; camera is for robot:=widowx")
+        if self.chunking not in CHUNKING:
+            raise ConfigError(f"chunking must be one of {', '.join(CHUNKING)}, got {self.chunking!r}")
+        if self.chunking == REAL_TIME and self.robot == "sim" and not self.paced:
+            raise ConfigError("chunking real_time is for an arm that waits for nobody; add paced to the simulated one")
         if self.paced and self.robot != "sim":
             raise ConfigError("paced is for the simulated arm; the real one always runs in real time")
 
@@ -138,6 +149,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Our processes of one robot, in starting order; they end in the opposite one."""
     store = {"folder": str(config.folder), "robot_name": config.robot_name, "policy": config.policy}
     rollout = {**store, "auto_label": config.robot == "sim", "bridge_expected": bool(config.trainer)}
+    rollout |= {"chunking": config.chunking, "device": config.device}
     if config.instruction:
         rollout["instruction"] = config.instruction
     if config.paced or config.robot != "sim":
@@ -235,6 +247,8 @@ ARGUMENTS = (
     Argument("camera", "", "camera driver to start with a real arm", ("", "usb_cam", "realsense")),
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
     Argument("paced", "false", "simulated arm at 5 Hz of wall-clock time; late commands are holds", FLAG),
+    Argument("chunking", CHUNKING[0], "real_time computes the next chunk of actions while this one executes", CHUNKING),
+    Argument("device", "auto", "where a large policy runs: auto, cpu, cuda, cuda:N"),
     Argument("realtime", "false", "arm and gate with SCHED_FIFO; needs an rtprio limit for this user", FLAG),
     Argument("teleop", "false", "start the joystick node", FLAG),
     Argument("page", "", "port of the robot's own page, on this machine only, e.g. 8081; empty serves none"),
@@ -269,6 +283,8 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         insecure=values["insecure"] == "true",
         policy=values["policy"],
         paced=values["paced"] == "true",
+        chunking=values["chunking"],
+        device=values["device"],
         realtime=values["realtime"] == "true",
         teleop=values["teleop"] == "true",
         page=int(values["page"] or 0),

@@ -1,4 +1,4 @@
-"""`gymnast weights`: checkpoints at the trainer."""
+"""`gymnast weights`: checkpoints at the trainer, and other people's turned into ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare publish, list, fetch and rollback."""
+    """Declare publish, list, fetch, rollback and convert."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     publish = actions.add_parser("publish", help="sign a checkpoint folder and offer it to robots (trainer or admin)")
     publish.add_argument("checkpoint", type=Path, help="folder with weights.safetensors and manifest.json")
@@ -32,16 +32,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     for action in (publish, listing, fetch, rollback):
         add_trainer_arguments(action)
+    _add_convert(actions.add_parser("convert", help="turn a published OpenVLA folder into a checkpoint; no trainer"))
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    convert.add_argument(
+        "published", type=Path, help="folder with config.json and model*.safetensors, or lora_adapter/"
+    )
+    convert.add_argument("into", type=Path, help="checkpoint folder to write; must not exist")
+    convert.add_argument("--base", type=Path, metavar="FOLDER", help="what a lora_adapter/ alone was trained on")
+    convert.add_argument("--head", default="discrete", choices=("discrete", "l1", "causal"),
+                         help="discrete: OFT with probabilities, for RL; l1: OFT regression, inference only; causal: "
+                         "plain OpenVLA (default discrete)")  # fmt: skip
+    convert.add_argument("--pipeline", default="official", choices=("official", "rl"),
+                         help="image preparation: as published, or as SimpleVLA-RL and World-Gymnast do")  # fmt: skip
+    convert.add_argument("--statistics-key", default="", metavar="NAME",
+                         help="whose statistics scale the actions (default: Bridge's, or the only one)")  # fmt: skip
+    convert.add_argument("--temperature", type=float, default=1.0, help="of sampling (default 1.0)")
+    convert.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="(default: as stored)")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
+    if args.action == "convert":
+        return _convert(args, console)
     from gymnast_ros.uplink import WeightsClient
 
     address, identity = peer(args)
     with WeightsClient(address, identity, insecure=args.insecure) as weights:
         actions = {"publish": _publish, "list": _list, "fetch": _fetch, "rollback": _rollback}
         return actions[args.action](weights, args, console)
+
+
+def _convert(args: argparse.Namespace, console: Console) -> int:
+    """Read by tensor name, run none of the folder's code, write safetensors and a manifest."""
+    import torch
+
+    from gymnast_core.policies.openvla.published import read_published
+
+    if args.into.exists():
+        raise ConfigError(f"{args.into} exists; checkpoints are immutable, name a folder that does not")
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    policy = read_published(
+        args.published, base=args.base, head=args.head, statistics_key=args.statistics_key, pipeline=args.pipeline,
+        temperature=args.temperature, dtype=dtype,
+    )  # fmt: skip
+    manifest = policy.save(args.into, lineage={"stage": "converted", "source": policy.version})
+    told = {"checkpoint_id": manifest.id, "weights_size": manifest.weights_bytes, "head": args.head,
+            "statistics_key": policy.config.statistics_key, "folder": str(args.into)}  # fmt: skip
+    text = f"{manifest.id} in {args.into}; next: gymnast serve --import {args.into}, or gymnast up --policy {args.into}"
+    emit(args, console, told, text)
+    return 0
 
 
 def _publish(weights: WeightsClient, args: argparse.Namespace, console: Console) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from gymnast_core.errors import CheckpointError
 from gymnast_core.manifest import read_manifest
@@ -31,3 +32,28 @@ def load_policy(folder: Path) -> Policy:
     module, name = ARCHITECTURES[manifest.architecture].split(":")
     policy: Policy = getattr(importlib.import_module(module), name).load(folder)
     return policy
+
+
+@runtime_checkable
+class Servable(Protocol):
+    """A policy that is worth moving to an accelerator."""
+
+    def served_on(self, device: str) -> Policy:
+        """Return it on a device, in the precision and compiled as that device likes."""
+        ...
+
+
+def serve_policy(folder: Path, *, device: str = "auto") -> Policy:
+    """Load a policy to act with, where that is fast.
+
+    Args:
+        folder: of any architecture.
+        device: of a large policy: "auto" takes a GPU if there is one and else leaves the weights as stored; cpu, cuda,
+            cuda:N. A policy that answers in milliseconds stays on the CPU.
+
+    Raises:
+        CheckpointError: see load_policy.
+        ConfigError: no such device here.
+    """
+    policy = load_policy(folder)
+    return policy.served_on(device) if isinstance(policy, Servable) else policy

@@ -121,6 +121,16 @@ class AdaptedPolicy:
         """K."""
         return self.base.chunk_length
 
+    def served_on(self, device: str) -> AdaptedPolicy:
+        """Return it with its base on a device, where the base can be moved."""
+        from gymnast_core.policies import Servable
+
+        return (
+            AdaptedPolicy(self.base.served_on(device), version=self._version)
+            if isinstance(self.base, Servable)
+            else self
+        )
+
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
     ) -> ActionChunk:

@@ -12,10 +12,12 @@ import numpy as np
 
 from gymnast_core.episodes import EpisodeRecorder, Spool
 from gymnast_core.errors import EstopLatchedError, PolicyFailedError, SafetyError, StaleCommandError
+from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import Observer, run_episode
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
 from gymnast_ros.nodes.conduct import GuardedPolicy, verdict
+from gymnast_ros.nodes.policy_source import ReplayPolicy
 from gymnast_ros.nodes.topic_env import TopicEnv
 
 LOG = logging.getLogger(__name__)
@@ -123,6 +125,10 @@ class EpisodeRunner:
         label: asked once per finished episode.
         observers: further ones (live screens).
         finished: told every row.
+
+    Attributes:
+        chunking: how the next chunk is computed while this one executes; None waits for every chunk. Recorded actions
+            that are played back are one chunk and wait for nothing.
     """
 
     def __init__(
@@ -135,6 +141,7 @@ class EpisodeRunner:
         finished: Callable[[EpisodeRow], None] = lambda row: None,
     ) -> None:
         self._connect, self._finished = connect, finished
+        self.chunking: ChunkingConfig | None = None
         self._env: TopicEnv | None = None
         self._spool, self._label, self._observers = spool, label, tuple(observers)
         self._recorder = EpisodeRecorder(spool.recording_folder, robot=robot) if spool is not None else None
@@ -166,23 +173,28 @@ class EpisodeRunner:
             metadata = {"task": plan.task, "scene": plan.scene, "purpose": plan.purpose}
             recorder.begin(metadata=metadata, seed=plan.seed)
         env = self._env = self._env or self._connect()
-        watcher = _Watcher(env)
+        watcher, paced = _Watcher(env), self._paced(policy)
         env.scene = plan.scene
         observers: list[Observer] = [*([recorder] if recorder is not None else []), watcher, *self._observers]
+        observers += [paced] if paced is not None else []
         reason = detail = ""
         try:
             result = run_episode(
-                env, GuardedPolicy(policy), plan.instruction, seed=plan.seed, rng=plan.rng(), observers=observers,
-                cancelled=cancelled,
+                env, GuardedPolicy(paced or policy), plan.instruction, seed=plan.seed, rng=plan.rng(),
+                observers=observers, cancelled=cancelled,
             )  # fmt: skip
             reason = _reason(result)
         except SafetyError as error:
             reason, detail = _fault(error), str(error)
             LOG.warning("episode_cut reason=%s error=%s", reason, error)
+        finally:
+            if paced is not None:
+                paced.close()
         if reason == "arm_lost":
             self.close()  # only a new connection is free of what a dead process left behind
         outcome, labelled_by = self._label(env.truth) if not reason else (Outcome.UNLABELLED, "")
-        episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher)
+        seams = {} if paced is None else {"chunking": {"seams": len(paced.seams), "starved": paced.starved_ticks}}
+        episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher, seams)
         success = outcome is Outcome.SUCCESS if outcome in (Outcome.SUCCESS, Outcome.FAILURE) else None
         row = EpisodeRow(
             policy.version, plan.task, plan.instruction, plan.seed, plan.scene, success, labelled_by, watcher.steps,
@@ -192,6 +204,11 @@ class EpisodeRunner:
         self._finished(row)
         return row
 
+    def _paced(self, policy: Policy) -> RealTimeChunking | None:
+        if self.chunking is None or isinstance(policy, ReplayPolicy):
+            return None
+        return RealTimeChunking(policy, self.chunking)
+
     def _finish(
         self,
         recorder: EpisodeRecorder | None,
@@ -199,12 +216,13 @@ class EpisodeRunner:
         labelled_by: str,
         reason: str,
         watcher: _Watcher,
+        seams: Mapping[str, Any],
     ) -> str:
         """Make the recording durable and hand it to the spool; returns its id."""
         if recorder is None or recorder.episode_id is None or self._spool is None:
             return ""
         episode_id = recorder.episode_id
-        metadata = {"sources": watcher.sources, "interventions": watcher.interventions}
+        metadata = {"sources": watcher.sources, "interventions": watcher.interventions, **seams}
         path: Path = recorder.finish(
             outcome or Outcome.UNLABELLED, labelled_by, truncated_reason=reason, metadata=metadata
         )

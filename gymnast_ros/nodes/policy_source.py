@@ -11,7 +11,7 @@ import numpy as np
 
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.manifest import read_manifest
-from gymnast_core.policies import load_policy
+from gymnast_core.policies import serve_policy
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
 
@@ -51,10 +51,11 @@ class PolicySource:
     Args:
         store: the robot's store folder.
         default: checkpoint folder used while the store has no current one.
+        device: where a large policy runs, see gymnast_core.policies.serve_policy.
     """
 
-    def __init__(self, store: Path, default: str = "") -> None:
-        self._store, self._default = store, default
+    def __init__(self, store: Path, default: str = "", *, device: str = "auto") -> None:
+        self._store, self._default, self._device = store, default, device
         self._loaded: OrderedDict[str, Policy] = OrderedDict()
 
     @property
@@ -80,7 +81,7 @@ class PolicySource:
             return _replay(Path(name.removeprefix("replay:")))
         key = str(self._folder(name).resolve())
         if key not in self._loaded:
-            self._loaded[key] = load_policy(Path(key))
+            self._loaded[key] = serve_policy(Path(key), device=self._device)
             while len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)

@@ -14,15 +14,15 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
-from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.errors import CheckpointError, GymnastError, TransientBridgeError
 from gymnast_core.policy import Policy
-from gymnast_ros.nodes.adaptation import MODES, AdaptationDesk, Answer, next_step
+from gymnast_ros.nodes.adaptation import AdaptationDesk, Answer, next_step
 from gymnast_ros.nodes.conduct import EpisodeTeller
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
 from gymnast_ros.nodes.evaluation import EvaluationPlan, evaluate, summarise, write_result
-from gymnast_ros.nodes.operator import LABELS, OperatorDesk
+from gymnast_ros.nodes.operator import OperatorDesk
 from gymnast_ros.nodes.policy_source import PolicySource
+from gymnast_ros.nodes.rollout_parameters import chunking, declare
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.nodes.worker import Worker
@@ -44,7 +44,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         recovered = self._spool.recover()
         if recovered:
             self.get_logger().warning(f"recovered episodes={len(recovered)} after a crash")
-        self._policies = PolicySource(folder / "store", settings["policy"])
+        self._policies = PolicySource(folder / "store", settings["policy"], device=settings["device"])
         self._worker = Worker()
         self._desk = OperatorDesk(self._waiting_for_label)
         self._teller = EpisodeTeller(self)
@@ -194,6 +194,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         """The runner, with the present labelling rules."""
         self._desk.automatic = self._settings["auto_label"]
         self._desk.wait_s = self._settings["label_timeout_s"]
+        self._runner.chunking = chunking(self._settings)
         return self._runner
 
     def _connect(self) -> TopicEnv:
@@ -251,53 +252,6 @@ class RolloutNode(Node):  # type: ignore[misc]
         usage = self._spool.usage()
         values = {**self._status, "spool_entries": usage.entries, "spool_bytes": usage.bytes}
         return (2 if usage.full else 0), "spool full" if usage.full else str(self._status["state"]), values
-
-
-def declare(settings: Settings) -> None:
-    """Every parameter of the node, with its meaning."""
-    add = settings.declare
-    add("folder", "runs/robot", "spool/, store/ and results/ live here", read_only=True)
-    add("robot_name", "sim-0", "name in recordings and at the trainer", read_only=True)
-    add("bridge_expected", False, "whether this robot has a bridge node; clients wait for it", read_only=True)
-    add("policy", "", "checkpoint folder used while the store has no current one")
-    add("checkpoint", "", "run_episode: id in the store, folder or 'replay:FILE'; empty is the one in force")
-    add("checkpoints", [], "evaluate: ids or folders compared from the same starts; empty is the one in force alone")
-    add("instruction", "lift the red cube", "run_episode: what to do, or a task's name")
-    add("tasks", [], "evaluate: instructions or task names")
-    add("seed", 0, "run_episode: start state", low=0, high=2**53)
-    add("seed_start", 2_000_000, "evaluate: first start state", low=0, high=2**53)
-    add("seed_count", 25, "evaluate: start states per task", low=1, high=1_000_000)
-    add("scene", "standard", "look of the simulated world")
-    add("temperature_seed", -1, "negative is greedy; else seeds the sampling", low=-1, high=2**53)
-    add("record", True, "write episodes to the spool")
-    add("ttt_episodes", 40, "test_time_train: episodes recorded here first; 0 takes those the trainer has", low=0,
-        high=1000)  # fmt: skip
-    add("ttt_budget_s", 120.0, "test_time_train: deadline of the training job", low=1.0, high=86_400.0)
-    add("ttt_rollouts", 0, "test_time_train: imagined rollouts at most; 0 leaves it to the deadline", low=0, high=10**9)
-    add("ttt_mode", MODES[0], "test_time_train: the whole policy, or a small adapter on it", choices=MODES)
-    add("ttt_seed", 0, "test_time_train: of everything random in training", low=0, high=2**53)
-    add("ttt_config", "{}", "test_time_train: JSON settings of the training job", check=_json_error)
-    add("ttt_world_model", "", "test_time_train: checkpoint id; empty is the trainer's newest")
-    add("ttt_judge", "", "test_time_train: checkpoint id; empty is the trainer's newest")
-    add("purpose", "collect", "rides in the recordings' metadata")
-    add("auto_label", True, "let the simulator's state play the operator")
-    add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
-    add("label", "success", "for rollout/label", choices=LABELS)
-    add("labelled_by", "operator", "who labels and annotates")
-    add("annotation", "mark", "annotate: words or tags noted at that moment of the episode", check=_blank_error)
-    add("step_timeout_s", 5.0, "longest wait for an observation", low=0.2, high=600.0)
-    add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
-
-
-def _json_error(value: str) -> str:
-    try:
-        return "" if isinstance(json.loads(value), dict) else "must be a JSON object"
-    except ValueError as error:
-        return f"is not JSON: {error}"
-
-
-def _blank_error(value: str) -> str:
-    return "" if 0 < len(value.strip()) <= MAX_ANNOTATION_CHARACTERS else "needs 1 to 2000 characters"
 
 
 def task_and_instruction(name: str) -> tuple[str, str]:

@@ -12,9 +12,12 @@ from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.judge.thresholds import Thresholds
 from gymnast_cli.main import main
 from gymnast_core.episodes import write_episode
+from gymnast_core.manifest import read_manifest
+from gymnast_core.policies import load_policy
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_world_model
 from tests.cloud.openai_server import OpenAiServer, grade
+from tests.policies.openvla_folder import observation, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,22 @@ def test_judge_is_calibrated_on_recordings_and_on_dreams(files: Path, tmp_path: 
     assert json.loads(out.read_text())["judge"] == report["judge"]
     assert main([*arguments, "--world-model", str(files / "world_model"), "--floor", "0.9"]) == 3
     assert "label more" in json.loads(capsys.readouterr().out)["refusal"]
+
+
+def test_a_published_openvla_becomes_a_checkpoint_that_acts(tmp_path: Path, capsys) -> None:
+    write_folder(tmp_path / "published")
+    into = tmp_path / "policy"
+    command = ["--json", "weights", "convert", str(tmp_path / "published"), str(into)]
+    assert main([*command, "--pipeline", "rl", "--dtype", "bfloat16"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    policy = load_policy(into)
+    assert policy.version == told["checkpoint_id"] == read_manifest(into).id
+    assert policy.act(observation(1), ["open drawer"]).actions_BKA.shape == (1, 5, 7)
+    assert main(command) == 2, "immutable"
+    assert "exists" in json.loads(capsys.readouterr().out)["message"]
+    (tmp_path / "published" / "model-00002-of-00002.safetensors").unlink()
+    assert main([*command[:-1], str(tmp_path / "other")]) == 1
+    assert "lacks model-00002-of-00002.safetensors" in json.loads(capsys.readouterr().out)["message"]
 
 
 def test_an_endpoint_is_calibrated_like_any_judge(files: Path, tmp_path: Path, capsys) -> None:

@@ -117,6 +117,8 @@ def test_launch_declares_every_argument_with_its_choices(bridge) -> None:
         ({"page": "70000"}, "0..65535"),
         ({"camera": "usb_cam"}, "simulated arm brings its own camera"),
         ({"robot": "widowx", "paced": "true"}, "paced"),
+        ({"chunking": "real_time"}, "waits for nobody"),
+        ({"chunking": "maybe"}, "chunking:='maybe'"),
         ({"color": "red"}, "unknown arguments"),
     ],
 )

@@ -46,6 +46,23 @@ def test_episode_is_recorded_as_the_arm_was_told(graph, client, replay) -> None:
     assert episode.metadata["task"] == "lift"
 
 
+def test_real_time_chunking_runs_the_policy_beside_the_loop(graph, client, replay, still, tmp_path) -> None:
+    from tests.cloud.learning_fakes import tiny_policy
+
+    saved = tiny_policy().save(tmp_path / "policy")
+    client.set("rollout", {"chunking": "real_time", "chunking_horizon": 2, "chunking_delay": 1})
+    try:
+        row = client.run_episode(instruction="lift", seed=3, checkpoint=str(tmp_path / "policy"))
+        played = client.run_episode(instruction="lift", seed=3, checkpoint=still)
+    finally:
+        client.set("rollout", {"chunking": "wait"})
+    assert (row["steps"], row["policy"], row["blame"]) == (15, saved.id, "")
+    chunking = read_episode(recording(graph, row["episode_id"])).metadata["chunking"]
+    assert chunking["seams"] >= 1
+    assert played["steps"] == 15
+    assert "chunking" not in read_episode(recording(graph, played["episode_id"])).metadata  # nothing to wait for
+
+
 def test_evaluation_pairs_start_states_and_counts(client, still, replay) -> None:
     down = replay(np.tile([0, 0, -0.01, 0, 0, 0, 1.0], (15, 1)))
     seen: list[dict] = []

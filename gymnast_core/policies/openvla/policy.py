@@ -76,6 +76,14 @@ class OpenVLAPolicy:
         """Where the network lives."""
         return next(self.network.parameters()).device
 
+    def served_on(self, device: str) -> OpenVLAPolicy:
+        """Return it ready to act on a device, see serving.Serving; auto without a GPU leaves the weights as stored."""
+        from gymnast_core.policies.openvla.serving import Serving, prepare  # it imports this module
+
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else ""
+        return prepare(self, Serving(device, compiled=device.startswith("cuda"))) if device else self
+
     @torch.no_grad()
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None

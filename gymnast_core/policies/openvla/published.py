@@ -62,7 +62,7 @@ def read_published(
     """
     model_folder = folder if _shards(folder) else base
     if model_folder is None or not _shards(model_folder):
-        raise CheckpointError(f"{folder} has no model*.safetensors; pass base=, the folder its adapter was trained on")
+        raise CheckpointError(f"{folder} has no model*.safetensors; pass base (--base), the folder its adapter was trained on")
     settings = _read_json(model_folder / "config.json")
     extras = _read_extras(folder, head)
     statistics = _statistics((folder, model_folder), settings)

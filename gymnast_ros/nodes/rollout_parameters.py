@@ -1,0 +1,71 @@
+"""Every parameter of the rollout node, with its meaning and range."""
+
+from __future__ import annotations
+
+import json
+
+from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
+from gymnast_core.policies.chunking import ChunkingConfig
+from gymnast_ros.graph import CHUNKING, REAL_TIME
+from gymnast_ros.nodes.adaptation import MODES
+from gymnast_ros.nodes.operator import LABELS
+from gymnast_ros.nodes.runtime import Settings
+
+
+def declare(settings: Settings) -> None:
+    """Every parameter of the node, with its meaning."""
+    add = settings.declare
+    add("folder", "runs/robot", "spool/, store/ and results/ live here", read_only=True)
+    add("robot_name", "sim-0", "name in recordings and at the trainer", read_only=True)
+    add("bridge_expected", False, "whether this robot has a bridge node; clients wait for it", read_only=True)
+    add("policy", "", "checkpoint folder used while the store has no current one")
+    add("device", "auto", "where a large policy runs: auto takes a GPU if there is one", read_only=True)
+    add("chunking", CHUNKING[0], "wait for every chunk, or compute the next one while this one executes",
+        choices=CHUNKING)  # fmt: skip
+    add("chunking_horizon", 2, "real_time: ticks of a chunk before the next inference starts", low=1, high=100)
+    add("chunking_delay", 1, "real_time: ticks an inference usually takes", low=0, high=100)
+    add("checkpoint", "", "run_episode: id in the store, folder or 'replay:FILE'; empty is the one in force")
+    add("checkpoints", [], "evaluate: ids or folders compared from the same starts; empty is the one in force alone")
+    add("instruction", "lift the red cube", "run_episode: what to do, or a task's name")
+    add("tasks", [], "evaluate: instructions or task names")
+    add("seed", 0, "run_episode: start state", low=0, high=2**53)
+    add("seed_start", 2_000_000, "evaluate: first start state", low=0, high=2**53)
+    add("seed_count", 25, "evaluate: start states per task", low=1, high=1_000_000)
+    add("scene", "standard", "look of the simulated world")
+    add("temperature_seed", -1, "negative is greedy; else seeds the sampling", low=-1, high=2**53)
+    add("record", True, "write episodes to the spool")
+    add("ttt_episodes", 40, "test_time_train: episodes recorded here first; 0 takes those the trainer has", low=0,
+        high=1000)  # fmt: skip
+    add("ttt_budget_s", 120.0, "test_time_train: deadline of the training job", low=1.0, high=86_400.0)
+    add("ttt_rollouts", 0, "test_time_train: imagined rollouts at most; 0 leaves it to the deadline", low=0, high=10**9)
+    add("ttt_mode", MODES[0], "test_time_train: the whole policy, or a small adapter on it", choices=MODES)
+    add("ttt_seed", 0, "test_time_train: of everything random in training", low=0, high=2**53)
+    add("ttt_config", "{}", "test_time_train: JSON settings of the training job", check=_json_error)
+    add("ttt_world_model", "", "test_time_train: checkpoint id; empty is the trainer's newest")
+    add("ttt_judge", "", "test_time_train: checkpoint id; empty is the trainer's newest")
+    add("purpose", "collect", "rides in the recordings' metadata")
+    add("auto_label", True, "let the simulator's state play the operator")
+    add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
+    add("label", "success", "for rollout/label", choices=LABELS)
+    add("labelled_by", "operator", "who labels and annotates")
+    add("annotation", "mark", "annotate: words or tags noted at that moment of the episode", check=_blank_error)
+    add("step_timeout_s", 5.0, "longest wait for an observation", low=0.2, high=600.0)
+    add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
+
+
+def chunking(settings: Settings) -> ChunkingConfig | None:
+    """How chunks follow each other; None waits for each."""
+    if settings["chunking"] != REAL_TIME:
+        return None
+    return ChunkingConfig(settings["chunking_horizon"], settings["chunking_delay"])
+
+
+def _json_error(value: str) -> str:
+    try:
+        return "" if isinstance(json.loads(value), dict) else "must be a JSON object"
+    except ValueError as error:
+        return f"is not JSON: {error}"
+
+
+def _blank_error(value: str) -> str:
+    return "" if 0 < len(value.strip()) <= MAX_ANNOTATION_CHARACTERS else "needs 1 to 2000 characters"
