@@ -109,7 +109,7 @@ def _spread(available: int, count: int, rng: np.random.Generator) -> IntArray:
 
 
 def judged(rollouts: RolloutBatch, judge: Judge, first_BHWC: Any, *, mask: bool) -> Scored:
-    """Reward rollouts by a judge that sees the episode's first frame and the last imagined one.
+    """Reward rollouts by a judge that sees the episode's first frame and every imagined chunk end, as it is calibrated.
 
     With mask, every chunk end is judged, a row succeeds at the first success, and its length is cut there, so that
     nothing is learned from what it did afterwards. A row counts if its deciding verdict is no abstention.
@@ -118,11 +118,10 @@ def judged(rollouts: RolloutBatch, judge: Judge, first_BHWC: Any, *, mask: bool)
     success = np.zeros(len(rollouts.length_B), bool)
     decided = np.zeros(len(rollouts.length_B), bool)
     length = rollouts.length_B.copy()
+    frames_BFHWC = np.concatenate([first_BHWC[:, None], rollouts.frames_BFHWC[:, 1:]], axis=1)
     for end in ends:
         seen = replace(
-            rollouts,
-            frame_steps_F=rollouts.frame_steps_F[[0, end]],
-            frames_BFHWC=np.stack([first_BHWC, rollouts.frames_BFHWC[:, end]], axis=1),
+            rollouts, frame_steps_F=rollouts.frame_steps_F[: end + 1], frames_BFHWC=frames_BFHWC[:, : end + 1]
         )
         now, sure, _ = outcomes_of(judge.judge(seen))
         first_time: BoolArray = now & ~success

@@ -110,6 +110,9 @@ def merge_published(network: nn.Module, folder: Path) -> None:
         raise CheckpointError(f"cannot read the adapter in {folder}: {error}") from error
     if fields.get("use_dora") or fields.get("use_rslora") or fields.get("bias", "none") != "none":
         raise CheckpointError(f"{folder} is not a plain LoRA adapter (DoRA, rsLoRA, biases); merge it with peft first")
+    absent = [name for name in ("r", "lora_alpha") if name not in fields]
+    if absent:
+        raise CheckpointError(f"{folder}/adapter_config.json lacks {absent}; it is no LoRA adapter of peft")
     named = {name.removeprefix(PUBLISHED_PREFIX): tensor for name, tensor in tensors.items()}
     scale = float(fields["lora_alpha"]) / int(fields["r"])
     for name in sorted(named):
@@ -118,6 +121,8 @@ def merge_published(network: nn.Module, folder: Path) -> None:
             if not name.endswith(".lora_B.weight"):
                 raise CheckpointError(f"{folder}: unexpected adapter tensor {name}")
             continue
+        if f"{path}.lora_B.weight" not in named:
+            raise CheckpointError(f"{folder}: {name} has no lora_B beside it; fetch the adapter again")
         _add_update(network, path, scale * named[f"{path}.lora_B.weight"].float() @ named[name].float())
 
 

@@ -13,6 +13,7 @@ from cloud_trainer.jobs.imagine import imagine
 from cloud_trainer.jobs.train import judged, run_grpo, world_model_sampler
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.judge import Verdict
 from gymnast_core.manifest import read_manifest
@@ -109,6 +110,26 @@ def test_keyframe_groups_are_shorter_and_need_keyframes():
         sampler(config)
 
 
+def test_the_judge_sees_the_first_frame_of_the_episode_and_every_chunk_end():
+    seen = []
+
+    class Onlooker:
+        version = "onlooker"
+
+        def judge(self, rollouts):
+            seen.append((rollouts.frame_steps_F.tolist(), rollouts.frames_BFHWC))
+            return [Verdict(Outcome.FAILURE, 0.0) for _ in rollouts.instructions]
+
+    env = CompactWorldModelEnv(tiny_world_model(), starts_of(CLIPS), in_order=True)
+    rollouts = imagine(env, tiny_policy(), "lift", seed=0, rng=np.random.default_rng(0))
+    first = np.full_like(rollouts.frames_BFHWC[:, 0], 7)
+    judged(rollouts, Onlooker(), first, mask=True)
+    assert [steps for steps, _ in seen] == [[0, 5], [0, 5, 10], [0, 5, 10, 15]]
+    for _, frames in seen:
+        np.testing.assert_array_equal(frames[:, 0], first)
+        np.testing.assert_array_equal(frames[:, 1:], rollouts.frames_BFHWC[:, 1 : frames.shape[1]])
+
+
 class EarlyJudge:
     """Success from the second chunk end on, whatever happens."""
 
@@ -120,8 +141,6 @@ class EarlyJudge:
 
 
 def test_success_masking_cuts_a_row_at_its_first_success():
-    from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-
     env = CompactWorldModelEnv(tiny_world_model(), starts_of(CLIPS), in_order=True)
     rollouts = imagine(env, tiny_policy(), "lift", seed=0, rng=np.random.default_rng(0))
     first = rollouts.frames_BFHWC[:, 0]

@@ -162,6 +162,36 @@ def test_bad_folders_are_refused_by_name(folder, tmp_path):
         read_published(tmp_path / "key", statistics_key="libero")
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("dataset_statistics.json", '{"bridge_orig": {"proprio": {}}}', "'bridge_orig' have no action entry"),
+        ("tokenizer.json", "{}", "tokenizer.json cannot be read"),
+        ("model.safetensors.index.json", "{}", "has no weight_map"),
+        ("preprocessor_config.json", '{"means": [[0.4, 0.4, 0.4]], "stds": [[0.5, 0.5, 0.5]]}', "each of two towers"),
+        ("vision_backbone--5000_checkpoint.pt", "x", "FiLM-conditioned vision is not supported"),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be_is_named(tmp_path, file, content, said):
+    write_folder(tmp_path / "folder")
+    (tmp_path / "folder" / file).write_text(content)
+    with pytest.raises(CheckpointError, match=said):
+        read_published(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"), [({"r": 2, "lora_alpha": 4}, "no lora_B beside it"), ({"lora_alpha": 4}, r"lacks \['r'\]")]
+)
+def test_half_an_adapter_is_refused(folder, tmp_path, fields, said):
+    adapter = tmp_path / "tuned" / "lora_adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text(json.dumps(fields))
+    name = "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({name: torch.zeros(2, 32)}, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        read_published(tmp_path / "tuned", base=folder)
+
+
 def test_single_statistics_key_is_taken_and_ambiguity_is_not_guessed(tmp_path):
     write_folder(tmp_path / "one")
     path = tmp_path / "one" / "dataset_statistics.json"

@@ -290,8 +290,10 @@ def assign(network: OpenVLANetwork, tensors: Mapping[str, Tensor], *, where: str
     unknown = sorted(tensors.keys() - expected.keys())
     wrong = sorted(name for name in expected.keys() & tensors.keys() if tensors[name].shape != expected[name])
     if missing or unknown or wrong:
+        shapes = [f"{name} {tuple(tensors[name].shape)}, not {tuple(expected[name])}" for name in wrong[:1]]
         raise CheckpointError(
             f"{where}: tensors do not fit the configuration: {len(missing)} missing {missing[:1]}, "
-            f"{len(unknown)} unknown {unknown[:1]}, {len(wrong)} of another shape {wrong[:1]}"
+            f"{len(unknown)} unknown {unknown[:1]}, {len(wrong)} of another shape {shapes}; fetch the folder again, or "
+            "name another head"
         )
     network.load_state_dict(tensors, assign=True)

@@ -29,7 +29,10 @@ class PromptTokenizer:
     def __init__(self, source: str, config: OpenVLAConfig) -> None:
         self.source = source
         self.config = config
-        self._tokenizer = Tokenizer.from_str(source)
+        try:
+            self._tokenizer = Tokenizer.from_str(source)
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise CheckpointError(f"tokenizer.json cannot be read: {error}; copy the one of openvla-7b") from error
 
     @classmethod
     def read(cls, folder: Path, config: OpenVLAConfig) -> PromptTokenizer:

@@ -62,7 +62,9 @@ def read_published(
     """
     model_folder = folder if _shards(folder) else base
     if model_folder is None or not _shards(model_folder):
-        raise CheckpointError(f"{folder} has no model*.safetensors; pass base (--base), the folder its adapter was trained on")
+        raise CheckpointError(
+            f"{folder} has no model*.safetensors; pass base (--base), the folder its adapter was trained on"
+        )
     settings = _read_json(model_folder / "config.json")
     extras = _read_extras(folder, head)
     statistics = _statistics((folder, model_folder), settings)
@@ -113,6 +115,10 @@ def _config(
         return config
     processor = _read_json(path)
     means, stds = (tuple(tuple(row) for row in processor.get(name, ())) for name in ("means", "stds"))
+    if {len(means), len(stds)} - {0, 2} or {len(row) for row in (*means, *stds)} - {3}:
+        raise CheckpointError(
+            f"{path}: means and stds must be 3 numbers for each of two towers, got {means} and {stds}"
+        )
     return replace(config, means=means or config.means, stds=stds or config.stds)
 
 
@@ -124,7 +130,9 @@ def _read_shards(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     paths = _shards(folder)
     if index.is_file():
-        names = sorted(set(_read_json(index)["weight_map"].values()))
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        if not names:
+            raise CheckpointError(f"{index} has no weight_map; fetch it again")
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
             raise CheckpointError(f"{folder} lacks {absent[0]}, named in its index; fetch it again")
@@ -137,6 +145,9 @@ def _read_shards(folder: Path) -> dict[str, Tensor]:
 
 def _read_extras(folder: Path, head: str) -> dict[str, dict[str, Tensor]]:
     """Head and projector next to the model, without the prefix that data-parallel training left on the names."""
+    film = sorted(folder.glob("vision_backbone--*"))
+    if film:
+        raise CheckpointError(f"{film[0].name}: FiLM-conditioned vision is not supported; use a checkpoint without it")
     extras = {}
     for prefix in ("action_head", "proprio_projector"):
         if prefix == "action_head" and head != "l1":

@@ -97,6 +97,10 @@ def action_statistics(statistics: Mapping[str, Any], key: str) -> Statistics:
     """
     if key not in statistics:
         raise CheckpointError(f"no statistics for {key!r}; the checkpoint has {sorted(statistics)}")
+    if not isinstance(statistics[key], Mapping) or "action" not in statistics[key]:
+        raise CheckpointError(
+            f"statistics of {key!r} have no action entry; take dataset_statistics.json of the training"
+        )
     picked = Statistics.from_json(statistics[key]["action"])
     if picked.q01.shape != (ACTION_DIM,):
         raise CheckpointError(f"statistics of {key!r} have {picked.q01.shape} components, expected ({ACTION_DIM},)")
