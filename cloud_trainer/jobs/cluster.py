@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from cloud_trainer.grpo.off_policy import OffPolicy
 from cloud_trainer.judge.choice import made
 from cloud_trainer.progress import Cancelled, Progress
 from gymnast_core.errors import ConfigError
@@ -29,12 +30,15 @@ class ClusterConfig:
         address: "local" starts Ray on this machine for the length of the job; "auto" or HOST:6379 joins a cluster.
         learner_ranks: 0 learns in one process; more shard the learner over so many ranks (FSDP2 through Ray Train).
         learner_gpus: one GPU per rank.
+        ahead: sample the next batch while the learner works on this one, corrected for its age: fields of
+            cloud_trainer.grpo.off_policy.OffPolicy (max_age, weight_cap); None waits for every batch.
         actors: fields of cloud_trainer.jobs.ray_pool.RayConfig: rollout_actors, judge_actors, gpus_per_actor, ...
     """
 
     address: str = "local"
     learner_ranks: int = 0
     learner_gpus: bool = False
+    ahead: OffPolicy | None = None
     actors: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -46,7 +50,12 @@ class ClusterConfig:
         """
         own = {entry.name for entry in fields(ClusterConfig)} - {"actors"}
         actors = {name: value for name, value in values.items() if name not in own}
-        config = ClusterConfig(**{name: value for name, value in values.items() if name in own}, actors=actors)
+        chosen = {name: value for name, value in values.items() if name in own}
+        if "ahead" in chosen:
+            chosen["ahead"] = made(OffPolicy, chosen["ahead"], "ray.ahead")
+        config = ClusterConfig(**chosen, actors=actors)
+        if config.ahead is not None and config.learner_ranks:
+            raise ConfigError("ray.ahead is for one learner; leave out ahead or learner_ranks")
         _ = config.pool
         return config
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.off_policy import OffPolicy
 from cloud_trainer.jobs.pieces import Recipe
+from cloud_trainer.jobs.pipelined import PipelinedSampler
 from cloud_trainer.jobs.sharded import ShardedSampler
 from cloud_trainer.jobs.train import Training, run_grpo
 from cloud_trainer.progress import Cancelled, Progress, never, silent
@@ -30,6 +32,8 @@ class GrpoJob:
         lineage: for the manifests.
         groups_per_piece: granularity of work.
         candidate_every: iterations between candidates.
+        ahead: sample the next batch while the learner works on this one, and how stale rollouts are then corrected;
+            such a run, interrupted, goes on validly but not to the bit. None waits for every batch.
     """
 
     parent: Path
@@ -42,6 +46,7 @@ class GrpoJob:
     lineage: Mapping[str, Any] | None = None
     groups_per_piece: int = 4
     candidate_every: int = 5
+    ahead: OffPolicy | None = None
 
     @property
     def worker_recipe(self) -> Recipe:
@@ -59,13 +64,14 @@ class GrpoJob:
     ) -> Training:
         """Train to the end on a pool, from the state file where there is one."""
         pool = make_pool(self.worker_recipe)
+        sampler = ShardedSampler(
+            pool, self.starts, self.config, keyframes=self.keyframes, groups_per_piece=self.groups_per_piece
+        )
+        early = None if self.ahead is None else PipelinedSampler(sampler, self.ahead)
         try:
-            sampler = ShardedSampler(
-                pool, self.starts, self.config, keyframes=self.keyframes, groups_per_piece=self.groups_per_piece
-            )
             return run_grpo(
                 self.parent,
-                sampler,
+                early or sampler,
                 self.config,
                 self.out,
                 candidate_every=self.candidate_every,
@@ -76,4 +82,6 @@ class GrpoJob:
                 cancelled=cancelled,
             )
         finally:
+            if early is not None:
+                early.close()
             pool.close()

@@ -79,8 +79,9 @@ def _practise(
         parent, lora,
     )  # fmt: skip
     whole = GrpoJob(
-        parent, recipe, starts, grpo, out, state, dream.keyframes, lineage, candidate_every=config.candidate_every
-    )
+        parent, recipe, starts, grpo, out, state, dream.keyframes, lineage, candidate_every=config.candidate_every,
+        ahead=config.ray.ahead,
+    )  # fmt: skip
     return cluster.train(whole, config.ray, progress=job.progress, cancelled=job.cancelled)
 
 

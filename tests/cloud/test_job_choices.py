@@ -63,6 +63,8 @@ def test_settings_of_parts_are_refused_by_name():
         PipelineConfig.of({"novel": {"scene": 4}})
     with pytest.raises(ConfigError, match=r"ray: unknown settings \['actors_'\]"):
         PipelineConfig.of({"ray": {"actors_": 4}})
+    with pytest.raises(ConfigError, match="for one learner"):
+        PipelineConfig.of({"ray": {"learner_ranks": 2, "ahead": {"max_age": 1}}})
 
 
 def test_a_judge_that_cannot_be_opened_ends_the_job_before_anything_is_trained(material, tmp_path):

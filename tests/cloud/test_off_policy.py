@@ -10,6 +10,7 @@ import torch
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.off_policy import OffPolicy, VersionLog, corrected, importance_weights, is_fresh_enough
 from cloud_trainer.grpo.trainer import GrpoTrainer
+from cloud_trainer.jobs.grpo_job import GrpoJob
 from cloud_trainer.jobs.pieces import CompactWorld, Recipe
 from cloud_trainer.jobs.pipelined import PipelinedSampler
 from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
@@ -106,6 +107,19 @@ def test_pipelined_batches_are_one_version_old_and_corrected(parts):
     assert second.rollouts.policy_version.endswith("#2")
     np.testing.assert_allclose(first.weight_BTA, 1.0, atol=1e-4)
     assert np.abs(second.weight_BTA - 1).max() > 0.01  # sampled before the shift, learned from after it
+
+
+def test_a_job_that_samples_ahead_learns_from_stale_rollouts_to_its_end(parts, tmp_path):
+    _, sampler = parts
+    config = replace(CONFIG, iterations=3, learning_rate=1e-2)
+    job = GrpoJob(
+        tmp_path / "base", sampler.pool.recipe, STARTS, config, tmp_path / "out", tmp_path / "state", ahead=OffPolicy()
+    )
+    training = job.run(LocalPool)
+    assert [row["iteration"] for row in training.history] == [1, 2, 3]
+    assert training.candidates[-1].iteration == 3
+    waited = replace(job, ahead=None, out=tmp_path / "waited", state=tmp_path / "state 2").run(LocalPool)
+    assert training.candidates[-1].version != waited.candidates[-1].version
 
 
 def test_a_batch_beyond_the_bound_is_dropped_and_sampled_again(parts):
