@@ -73,25 +73,6 @@ def length_weights(valid_BT: Tensor, how: str) -> Tensor:
     return counts_B / valid_BT.shape[1] if how == "constant" else torch.ones_like(counts_B)
 
 
-def pooled_loss(
-    log_prob_BT: Tensor,
-    old_log_prob_BT: Tensor,
-    advantage_BT: Tensor,
-    valid_BT: Tensor,
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (loss, clipped share, kl) averaged over all valid tokens at once; zeros when there are none."""
-    plain, clipped, kl = _terms(log_prob_BT, old_log_prob_BT, advantage_BT, clip_low, clip_high)
-    total = valid_BT.sum().clamp(min=1)
-
-    def pool(x: Tensor) -> Tensor:
-        return torch.where(valid_BT, x, 0.0).sum() / total
-
-    return pool(torch.maximum(plain, clipped)), pool((clipped > plain).to(plain.dtype)), pool(kl)
-
-
 def action_log_probs(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return (log-probability of the tokens, entropy) of softmax(logits / temperature) over the last axis."""
     log_probs = torch.log_softmax(logits / temperature, dim=-1)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from cloud_trainer.judge.endpoint import EndpointClient
+from cloud_trainer.judge.client import EndpointClient
 from cloud_trainer.judge.rubric import data_url
 from gymnast_core.errors import RejectedBridgeError
 from gymnast_core.types import ByteArray

@@ -24,7 +24,8 @@ from cloud_trainer.jobs.scene_edits import (
     cut_out,
     load_edit,
 )
-from cloud_trainer.judge.endpoint import Endpoint, EndpointClient
+from cloud_trainer.judge.choice import made
+from cloud_trainer.judge.client import Endpoint, EndpointClient
 from cloud_trainer.world_model.compact_data import StartState
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.types import ByteArray
@@ -46,7 +47,7 @@ class NovelConfig:
             out of that episode's first frame.
         region: where their centres may lie: top, left, bottom, right in pixels.
         instructions: how many starts with other words.
-        endpoint: of a language model that proposes them (fields of judge.endpoint.Endpoint); empty uses templates.
+        endpoint: of a language model that proposes them (fields of judge.client.Endpoint); empty uses templates.
     """
 
     scenes: int = 0
@@ -125,7 +126,7 @@ def _edit(name: str, config: NovelConfig, starts: Sequence[StartState], backgrou
 
 def _reworded(starts: Sequence[StartState], config: NovelConfig, rng: np.random.Generator) -> list[NovelStart]:
     made: list[NovelStart] = []
-    client = EndpointClient(Endpoint(**config.endpoint)) if config.endpoint else None
+    client = EndpointClient(made(Endpoint, config.endpoint, "novel.endpoint")) if config.endpoint else None
     for index in rng.permutation(len(starts)):
         start = starts[index]
         if len(made) == config.instructions:

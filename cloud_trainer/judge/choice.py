@@ -4,7 +4,7 @@ Settings are a JSON or TOML file for `gymnast judge calibrate --judge FILE`, and
 job's or a loop's configuration:
 
     kind = "endpoint"                        # any OpenAI-compatible server, e.g. vLLM
-    base_url = "http://localhost:8000/v1"    # and the other fields of judge.endpoint.Endpoint
+    base_url = "http://localhost:8000/v1"    # and the other fields of judge.client.Endpoint
     model = "Qwen/Qwen3-VL-8B-Instruct"
     key_variable = "JUDGE_API_KEY"           # the variable's name; the key itself is never stored
     [voting]                                 # fields of judge.endpoint.Voting
@@ -82,7 +82,8 @@ def judge_of(settings: Mapping[str, Any]) -> Judge:
 
 
 def _endpoint(values: dict[str, Any]) -> Judge:
-    from cloud_trainer.judge.endpoint import Endpoint, EndpointClient, EndpointJudge, Voting
+    from cloud_trainer.judge.client import Endpoint, EndpointClient
+    from cloud_trainer.judge.endpoint import EndpointJudge, Voting
 
     rubrics = _rubrics(values.pop("rubrics", {}))
     voting = made(Voting, values.pop("voting", {}), "voting")

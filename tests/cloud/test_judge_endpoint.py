@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from cloud_trainer.judge.cache import CachedJudge
-from cloud_trainer.judge.endpoint import Endpoint, EndpointClient, EndpointJudge, Voting
+from cloud_trainer.judge.client import Endpoint, EndpointClient
+from cloud_trainer.judge.endpoint import EndpointJudge, Voting
 from cloud_trainer.judge.rubric import CONTROL_INSTRUCTION, Criterion, Rubric, Rubrics
 from gymnast_core.errors import ConfigError, CorruptError, RejectedBridgeError, TransientBridgeError
 from gymnast_core.types import Outcome

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cloud_trainer.judge.endpoint import Endpoint, EndpointClient, EndpointJudge, Voting
+from cloud_trainer.judge.client import Endpoint, EndpointClient
+from cloud_trainer.judge.endpoint import EndpointJudge, Voting
 from cloud_trainer.judge.rubric import CONTROL_INSTRUCTION
 from gymnast_core.types import Outcome
 from tests.cloud.openai_server import OpenAiServer, frames_in, grade, question_in

@@ -8,7 +8,7 @@ import pytest
 from cloud_trainer.jobs.instructions import paraphrases, proposed_instructions
 from cloud_trainer.jobs.scene_edits import ChangeBackground, ChangeColour, ChangeLight, PasteObjects, cut_out, load_edit
 from cloud_trainer.jobs.start_states import novel_instruction, novel_scene
-from cloud_trainer.judge.endpoint import Endpoint, EndpointClient
+from cloud_trainer.judge.client import Endpoint, EndpointClient
 from cloud_trainer.world_model.compact_data import StartState
 from gymnast_core.errors import ConfigError, RejectedBridgeError, ShapeError
 from tests.cloud.openai_server import OpenAiServer, frames_in, question_in

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from cloud_trainer.grpo.advantage import group_advantages, informative_groups, token_advantages
-from cloud_trainer.grpo.loss import action_log_probs, clipped_loss, pooled_loss
+from cloud_trainer.grpo.loss import action_log_probs, clipped_loss, length_weights
 from gymnast_core.errors import ContractError
 
 
@@ -52,16 +52,21 @@ def test_groups_kept_match_the_reference(grpo_dir):
 
 
 @pytest.mark.parametrize("index", range(7))
-def test_pooled_loss_and_gradient_match_the_reference(grpo_dir, tensors, index):
+def test_token_mean_loss_and_gradient_match_the_reference(grpo_dir, tensors, index):
     case = json.loads((grpo_dir / "policy_loss.json").read_text())["compute_policy_loss"][index]
     part = {name: tensors[f"pl{index}_{name}"] for name in ("logp", "old_logp", "adv", "mask", "grad_logp")}
-    new = part["logp"].clone().requires_grad_()
+    new, valid = part["logp"].clone().requires_grad_(), part["mask"].bool()
     bounds = {"clip_low": case["clip_low"], "clip_high": case["clip_high"]}
-    loss, clipped, kl = pooled_loss(new, part["old_logp"], part["adv"], part["mask"], **bounds)
+    if not valid.any():  # the reference's loss is 0; ours asks for the trajectories to be left out
+        with pytest.raises(ContractError, match="no valid token"):
+            clipped_loss(new, part["old_logp"], part["adv"], valid, **bounds)
+        return
+    parts, weights = clipped_loss(new, part["old_logp"], part["adv"], valid, **bounds), length_weights(valid, "token")
+    loss = (weights * parts.loss).mean()
     loss.backward()
     assert loss.item() == pytest.approx(case["pg_loss"], abs=1e-6)
-    assert clipped.item() == pytest.approx(case["clipfrac"], abs=1e-6)
-    assert kl.item() == pytest.approx(case["ppo_kl"], abs=1e-6)
+    assert (weights * parts.clipped).mean().item() == pytest.approx(case["clipfrac"], abs=1e-6)
+    assert (weights * parts.kl).mean().item() == pytest.approx(case["ppo_kl"], abs=1e-6)
     torch.testing.assert_close(new.grad, part["grad_logp"], atol=1e-6, rtol=1e-5)
 
 
