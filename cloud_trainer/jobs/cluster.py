@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from cloud_trainer.grpo.off_policy import OffPolicy
-from cloud_trainer.judge.choice import made
+from cloud_trainer.judge.choice import build
 from cloud_trainer.progress import Cancelled, Progress
 from gymnast_core.errors import ConfigError
 
@@ -52,7 +52,7 @@ class ClusterConfig:
         actors = {name: value for name, value in values.items() if name not in own}
         chosen = {name: value for name, value in values.items() if name in own}
         if "ahead" in chosen:
-            chosen["ahead"] = made(OffPolicy, chosen["ahead"], "ray.ahead")
+            chosen["ahead"] = build(OffPolicy, chosen["ahead"], "ray.ahead")
         config = ClusterConfig(**chosen, actors=actors)
         if config.ahead is not None and config.learner_ranks:
             raise ConfigError("ray.ahead is for one learner; leave out ahead or learner_ranks")
@@ -66,20 +66,31 @@ class ClusterConfig:
             from cloud_trainer.jobs.ray_pool import RayConfig
         except ImportError as error:
             raise ConfigError(f"config.ray needs Ray ({error}); install this package with [ray]") from error
-        return made(RayConfig, self.actors, "ray")
+        return build(RayConfig, self.actors, "ray")
 
     @property
     def learner(self) -> FsdpConfig:
         """How the learner is spread."""
         from cloud_trainer.jobs.fsdp import FsdpConfig
 
-        return FsdpConfig(workers=self.learner_ranks, use_gpu=self.learner_gpus)
+        cpus = self.pool.cpus_per_actor
+        return FsdpConfig(workers=self.learner_ranks, use_gpu=self.learner_gpus, cpus_per_worker=cpus)
+
+    @property
+    def reserved(self) -> dict[str, float]:
+        """What actors and learner together reserve of the cluster."""
+        pool, ranks = self.pool, max(1, self.learner_ranks)
+        return {
+            "CPU": pool.cpus_per_actor * (pool.rollout_actors + pool.judge_actors + ranks),
+            "GPU": pool.gpus_per_actor * pool.rollout_actors + self.learner_ranks * self.learner_gpus,
+        }
 
 
 def train(job: GrpoJob, config: ClusterConfig, *, progress: Progress, cancelled: Cancelled) -> Training:
     """Run a GRPO job on the cluster, from its state file where there is one.
 
     Raises:
+        ConfigError: the cluster has not what the job reserves; it would wait for ever.
         CancelledError: cancelled; the state file has the last whole iteration.
         TransientBridgeError: pieces or the learner were lost more often than allowed.
     """
@@ -88,6 +99,13 @@ def train(job: GrpoJob, config: ClusterConfig, *, progress: Progress, cancelled:
     where: dict[str, Any] = {} if config.address == "local" else {"address": config.address}
     ray.init(**where, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
+        there = ray.cluster_resources()
+        short = {name: need for name, need in config.reserved.items() if need > there.get(name, 0.0)}
+        if short:
+            raise ConfigError(
+                f"the job reserves {short} of a cluster that has { {name: there.get(name, 0.0) for name in short} }; "
+                "lower the actors, learner_ranks or cpus_per_actor"
+            )
         if config.learner_ranks:
             from cloud_trainer.jobs.fsdp import run_on_ray_train
 

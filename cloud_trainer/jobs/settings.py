@@ -14,7 +14,7 @@ from cloud_trainer.jobs.gates import (
     practice_bounds,
 )
 from cloud_trainer.jobs.start_states import NovelConfig
-from cloud_trainer.judge.choice import made
+from cloud_trainer.judge.choice import build
 from cloud_trainer.sft.trainer import SftConfig
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from gymnast_core.errors import ConfigError
@@ -110,8 +110,8 @@ class PipelineConfig:
         taken = sorted({"iterations", "seed", *known} & set(values.get("grpo", {})))
         if taken:
             raise ConfigError(f"grpo: {taken} are settings of the job itself (grpo_iterations, seed of the spec)")
-        made_of = {name: made(kind, values.get(name, {}), name) for name, kind in NESTED.items()}
-        made(GrpoConfig, values.get("grpo", {}), "grpo")
+        made_of = {name: build(kind, values.get(name, {}), name) for name, kind in NESTED.items()}
+        build(GrpoConfig, values.get("grpo", {}), "grpo")
         ray = ClusterConfig.of(values["ray"]) if values.get("ray") else None
         try:
             audit = replace(practice_audit(), **tuples(values.get("audit", {})))

@@ -24,7 +24,7 @@ from cloud_trainer.jobs.scene_edits import (
     cut_out,
     load_edit,
 )
-from cloud_trainer.judge.choice import made
+from cloud_trainer.judge.choice import build
 from cloud_trainer.judge.client import Endpoint, EndpointClient
 from cloud_trainer.world_model.compact_data import StartState
 from gymnast_core.errors import ConfigError, ShapeError
@@ -126,7 +126,7 @@ def _edit(name: str, config: NovelConfig, starts: Sequence[StartState], backgrou
 
 def _reworded(starts: Sequence[StartState], config: NovelConfig, rng: np.random.Generator) -> list[NovelStart]:
     made: list[NovelStart] = []
-    client = EndpointClient(made(Endpoint, config.endpoint, "novel.endpoint")) if config.endpoint else None
+    client = EndpointClient(build(Endpoint, config.endpoint, "novel.endpoint")) if config.endpoint else None
     for index in rng.permutation(len(starts)):
         start = starts[index]
         if len(made) == config.instructions:

@@ -86,8 +86,8 @@ def _endpoint(values: dict[str, Any]) -> Judge:
     from cloud_trainer.judge.endpoint import EndpointJudge, Voting
 
     rubrics = _rubrics(values.pop("rubrics", {}))
-    voting = made(Voting, values.pop("voting", {}), "voting")
-    return EndpointJudge(EndpointClient(made(Endpoint, values, "endpoint judge")), rubrics, voting)
+    voting = build(Voting, values.pop("voting", {}), "voting")
+    return EndpointJudge(EndpointClient(build(Endpoint, values, "endpoint judge")), rubrics, voting)
 
 
 def _vlm(values: dict[str, Any]) -> Judge:
@@ -99,13 +99,13 @@ def _vlm(values: dict[str, Any]) -> Judge:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype of a vlm judge must be one of {DTYPES}, got {dtype!r}")
     folder = Path(str(values.pop("folder", "")))
-    settings = made(VlmSettings, values, "vlm judge")
+    settings = build(VlmSettings, values, "vlm judge")
     return load_vlm_judge(folder, device=device, dtype=getattr(torch, dtype), settings=settings)
 
 
 def _rubrics(values: Mapping[str, Any]) -> Rubrics:
     tasks = {
-        str(task).strip().lower(): Rubric(tuple(made(Criterion, row, f"rubric of {task!r}") for row in rows))
+        str(task).strip().lower(): Rubric(tuple(build(Criterion, row, f"rubric of {task!r}") for row in rows))
         for task, rows in values.items()
     }
     return Rubrics(tasks=tasks)
@@ -118,7 +118,7 @@ def _folder(values: dict[str, Any], kind: str) -> Path:
     return Path(str(folder))
 
 
-def made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """Build a settings dataclass from JSON values.
 
     Raises:

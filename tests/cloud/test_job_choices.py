@@ -117,3 +117,6 @@ def test_a_job_runs_on_ray_and_by_adapter(material, tmp_path, ranks):
     last = read_manifest(Path(result["candidates"][-1]["folder"]))
     assert (last.architecture, last.lineage["iteration"]) == ("lora", 2)
     assert last.parents == (read_manifest(material[0]["policy"]).id,)
+    greedy = {**config, "ray": {**ray, "cpus_per_actor": 100.0}}
+    with pytest.raises(ConfigError, match=r"the job reserves \{'CPU': [34]00\.0"):
+        improve(job_of(material, tmp_path / "greedy", config=greedy))

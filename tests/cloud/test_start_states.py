@@ -7,7 +7,7 @@ import pytest
 
 from cloud_trainer.jobs.instructions import paraphrases, proposed_instructions
 from cloud_trainer.jobs.scene_edits import ChangeBackground, ChangeColour, ChangeLight, PasteObjects, cut_out, load_edit
-from cloud_trainer.jobs.start_states import novel_instruction, novel_scene
+from cloud_trainer.jobs.start_states import NovelConfig, novel_instruction, novel_scene, novel_starts
 from cloud_trainer.judge.client import Endpoint, EndpointClient
 from cloud_trainer.world_model.compact_data import StartState
 from gymnast_core.errors import ConfigError, RejectedBridgeError, ShapeError
@@ -151,3 +151,33 @@ def test_a_language_model_proposes_and_only_plain_new_phrases_are_kept():
 def test_an_unusable_proposal_is_refused(answer):
     with pytest.raises(RejectedBridgeError):
         propose(answer)
+
+
+def test_a_configuration_makes_scenes_with_pasted_objects_and_words_from_a_language_model():
+    crops = [{"episode": "episode-7", "box": [12, 12, 40, 40], "name": "red cube"}]
+    with OpenAiServer(lambda request: '["push the cup", "lift the lid"]') as server:
+        config = NovelConfig(
+            scenes=2, edits=("paste_objects",), crops=tuple(crops), instructions=1,
+            endpoint={"base_url": server.url, "model": "tiny-llm"},
+        )  # fmt: skip
+        made = novel_starts([scene()], config, TABLE, seed=3)
+        again = novel_starts([scene()], config, TABLE, seed=3)
+    assert [row.lineage["edits"][0]["edit"] for row in made[:2]] == ["paste_objects"] * 2
+    assert made[2].lineage["instruction"]["how"] == "tiny-llm"
+    assert made[2].start.instruction in ("push the cup", "lift the lid")
+    assert [row.lineage for row in again] == [row.lineage for row in made]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"scenes": 1, "edits": ("repaint",)}, "edit 'repaint' is not one of"),
+        ({"scenes": 1, "edits": ("paste_objects",), "crops": ({"episode": "e-9", "box": [0, 0, 9, 9], "name": "x"},)},
+         r"crops name episodes \['e-9'\]"),
+        ({"instructions": 1, "endpoint": {"url": "http://x"}}, r"novel.endpoint: unknown settings \['url'\]"),
+        ({"instructions": 2}, "other words for 1 of 2 starts"),
+    ],
+)  # fmt: skip
+def test_what_a_configuration_cannot_make_is_named(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        novel_starts([scene()], NovelConfig(**settings), TABLE, seed=0)
