@@ -149,7 +149,8 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Our processes of one robot, in starting order; they end in the opposite one."""
     store = {"folder": str(config.folder), "robot_name": config.robot_name, "policy": config.policy}
     rollout = {**store, "auto_label": config.robot == "sim", "bridge_expected": bool(config.trainer)}
-    rollout |= {"chunking": config.chunking, "device": config.device}
+    rollout |= {"chunking": config.chunking, "device": config.device, "insecure": config.insecure}
+    rollout |= {"identity": str(config.identity)} if config.identity else {}
     if config.instruction:
         rollout["instruction"] = config.instruction
     if config.paced or config.robot != "sim":
@@ -242,7 +243,7 @@ ARGUMENTS = (
     Argument("trainer", "", "host:port; empty runs without a bridge"),
     Argument("identity", "", "folder with cert.pem, key.pem and ca.pem from `gymnast enroll`"),
     Argument("insecure", "false", "no TLS to the trainer; on one machine only", FLAG),
-    Argument("policy", "", "checkpoint folder; empty takes the one last in force"),
+    Argument("policy", "", "checkpoint folder, or remote:HOST:PORT; empty takes the one last in force"),
     Argument("instruction", "", "task the rollout node starts with"),
     Argument("camera", "", "camera driver to start with a real arm", ("", "usb_cam", "realsense")),
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cloud_trainer.jobs.runner import Recorded
     from cloud_trainer.jobs.shelf import Shelf
     from cloud_trainer.service import JobContext, Service
+    from cloud_trainer.service.policy import PolicyServicer
 
 LEDGER = Path("console/ledger.jsonl")
 """Inside the trainer's folder; the page reads it."""
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
     parser.add_argument("--import", dest="imports", type=Path, action="append", default=[], metavar="CHECKPOINT",
                         help="checkpoint folder to know from the start; may be repeated")  # fmt: skip
+    parser.add_argument("--policy", type=Path, metavar="CHECKPOINT",
+                        help="run it for robots without a GPU: gymnast up --policy remote:HOST:PORT")  # fmt: skip
+    parser.add_argument("--policy-device", default="auto", help="auto takes a GPU if there is one; cpu, cuda, cuda:N")
     parser.add_argument("--console-host", default="127.0.0.1", help="address of the operator's page (default: this "
                         "machine only, over HTTP; any other over HTTPS, where certificates are logins)")  # fmt: skip
     parser.add_argument("--console-port", type=int, default=8600, help="0 takes a free one (default 8600)")
@@ -83,7 +87,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
         folder=args.folder, host=args.host, port=args.port, port_file=args.port_file, insecure=args.insecure
     )
     console.print(f"trainer in {args.folder}; Ctrl-C stops it")
-    return serve(config, runner, beside=lambda service: _beside(service, args, shelf, console))
+    return serve(config, runner, _policy(args, console), beside=lambda service: _beside(service, args, shelf, console))
+
+
+def _policy(args: argparse.Namespace, console: Console) -> PolicyServicer | None:
+    """What answers robots that have no GPU; None where no policy is named."""
+    if args.policy is None:
+        return None
+    from cloud_trainer.service.policy import PolicyServicer
+    from gymnast_core.policies import serve_policy
+
+    policy = serve_policy(args.policy, device=args.policy_device)
+    console.print(f"running {policy.version} for robots: gymnast up --policy remote:HOST:PORT")
+    return PolicyServicer(lambda: policy)
 
 
 def _recorded(context: JobContext) -> Iterator[Recorded]:

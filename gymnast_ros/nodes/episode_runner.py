@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.episodes import EpisodeRecorder, Spool
-from gymnast_core.errors import EstopLatchedError, PolicyFailedError, SafetyError, StaleCommandError
+from gymnast_core.errors import BridgeError, EstopLatchedError, PolicyFailedError, SafetyError, StaleCommandError
 from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import Observer, run_episode
@@ -70,7 +70,7 @@ class EpisodeRow:
         steps: actions done.
         episode_id: of the recording, empty when not recorded.
         truncated_reason: empty when it ran to its end, else "estop", "arm_lost", "cancelled", "fault",
-            "policy_fault".
+            "policy_fault", "link_lost" (a remote policy did not answer in time).
         detail: the error's own words.
         interventions: steps at which the arm did something else than the policy asked.
         teleop_steps: steps commanded by a human.
@@ -184,7 +184,7 @@ class EpisodeRunner:
                 observers=observers, cancelled=cancelled,
             )  # fmt: skip
             reason = _reason(result)
-        except SafetyError as error:
+        except (SafetyError, BridgeError) as error:
             reason, detail = _fault(error), str(error)
             LOG.warning("episode_cut reason=%s error=%s", reason, error)
         finally:
@@ -239,7 +239,9 @@ def _reason(result: StepResult) -> str:
     return "" if result.done_B.all() else "cancelled"
 
 
-def _fault(error: SafetyError) -> str:
+def _fault(error: SafetyError | BridgeError) -> str:
+    if isinstance(error, BridgeError):
+        return "link_lost"
     if isinstance(error, EstopLatchedError):
         return "estop"
     if isinstance(error, PolicyFailedError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from gymnast_core.policies import serve_policy
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
 
+REMOTE = "remote:"
 KEPT = 4
 """Loaded policies kept in memory."""
 
@@ -52,15 +53,21 @@ class PolicySource:
         store: the robot's store folder.
         default: checkpoint folder used while the store has no current one.
         device: where a large policy runs, see gymnast_core.policies.serve_policy.
+        dial: reaches a policy that runs at an address; None knows none.
     """
 
-    def __init__(self, store: Path, default: str = "", *, device: str = "auto") -> None:
-        self._store, self._default, self._device = store, default, device
+    def __init__(
+        self, store: Path, default: str = "", *, device: str = "auto", dial: Callable[[str], Policy] | None = None
+    ) -> None:
+        self._store, self._default, self._device, self._dial = store, default, device, dial
         self._loaded: OrderedDict[str, Policy] = OrderedDict()
 
     @property
     def version(self) -> str:
-        """Id of the checkpoint in force; empty when there is none."""
+        """Id of the checkpoint in force; empty when there is none, or a remote one has not been reached yet."""
+        if self._default.startswith(REMOTE):
+            reached = self._loaded.get(self._default)
+            return "" if reached is None else reached.version
         try:
             return read_manifest(self._folder("")).id
         except (ConfigError, CheckpointError):
@@ -70,22 +77,29 @@ class PolicySource:
         """Return a policy.
 
         Args:
-            name: "" for the one in force; an id in the robot's store; a checkpoint folder; or "replay:FILE" for a
-                JSON list of actions (T, 7).
+            name: "" for the one in force; an id in the robot's store; a checkpoint folder; "replay:FILE" for a JSON
+                list of actions (T, 7); or "remote:HOST:PORT" for the one that trainer runs (gymnast serve --policy).
 
         Raises:
             ConfigError: there is no such policy.
+            LinkLostError: nobody answers there.
             CheckpointError: the folder is damaged or of the wrong kind.
         """
         if name.startswith("replay:"):
             return _replay(Path(name.removeprefix("replay:")))
-        key = str(self._folder(name).resolve())
+        remote = next((given for given in (name, self._default if not name else "") if given.startswith(REMOTE)), "")
+        key = remote or str(self._folder(name).resolve())
         if key not in self._loaded:
-            self._loaded[key] = serve_policy(Path(key), device=self._device)
+            self._loaded[key] = self._reach(remote) if remote else serve_policy(Path(key), device=self._device)
             while len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)
         return self._loaded[key]
+
+    def _reach(self, name: str) -> Policy:
+        if self._dial is None:
+            raise ConfigError(f"no way to reach {name!r} from here; name a checkpoint")
+        return self._dial(name.removeprefix(REMOTE))
 
     def _folder(self, name: str) -> Path:
         if name:

@@ -44,7 +44,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         recovered = self._spool.recover()
         if recovered:
             self.get_logger().warning(f"recovered episodes={len(recovered)} after a crash")
-        self._policies = PolicySource(folder / "store", settings["policy"], device=settings["device"])
+        self._policies = PolicySource(folder / "store", settings["policy"], device=settings["device"], dial=self._dial)
         self._worker = Worker()
         self._desk = OperatorDesk(self._waiting_for_label)
         self._teller = EpisodeTeller(self)
@@ -212,6 +212,15 @@ class RolloutNode(Node):  # type: ignore[misc]
         except CheckpointError as error:
             self._teller.tell(name or self._policies.version, blame=f"cannot be opened: {error}")
             raise
+
+    def _dial(self, address: str) -> Policy:
+        """Reach the policy that a trainer runs for us."""
+        from gymnast_ros.uplink import RemotePolicy
+
+        settings = self._settings
+        identity = Path(settings["identity"]) if settings["identity"] else None
+        deadline_s = settings["remote_deadline_s"]
+        return RemotePolicy(address, identity, deadline_s=deadline_s, insecure=settings["insecure"])
 
     def _tell_episode(self, row: EpisodeRow) -> None:
         self._teller.tell(row.policy, episode_id=row.episode_id, blame=row.blame, cut=row.truncated_reason)

@@ -18,13 +18,20 @@ def declare(settings: Settings) -> None:
     add("folder", "runs/robot", "spool/, store/ and results/ live here", read_only=True)
     add("robot_name", "sim-0", "name in recordings and at the trainer", read_only=True)
     add("bridge_expected", False, "whether this robot has a bridge node; clients wait for it", read_only=True)
-    add("policy", "", "checkpoint folder used while the store has no current one")
+    add("policy", "", "checkpoint folder used while the store has no current one; or remote:HOST:PORT, always")
+    add("identity", "", "folder with cert.pem, key.pem, ca.pem, for a remote policy")
+    add("insecure", False, "a remote policy without TLS; tests on one machine")
+    add("remote_deadline_s", 0.5, "longest wait for a remote policy's answer", low=0.05, high=60.0)
     add("device", "auto", "where a large policy runs: auto takes a GPU if there is one", read_only=True)
     add("chunking", CHUNKING[0], "wait for every chunk, or compute the next one while this one executes",
         choices=CHUNKING)  # fmt: skip
     add("chunking_horizon", 2, "real_time: ticks of a chunk before the next inference starts", low=1, high=100)
     add("chunking_delay", 1, "real_time: ticks an inference usually takes", low=0, high=100)
-    add("checkpoint", "", "run_episode: id in the store, folder or 'replay:FILE'; empty is the one in force")
+    add(
+        "checkpoint",
+        "",
+        "run_episode: id in the store, folder, 'replay:FILE' or 'remote:HOST:PORT'; empty is the one in force",
+    )
     add("checkpoints", [], "evaluate: ids or folders compared from the same starts; empty is the one in force alone")
     add("instruction", "lift the red cube", "run_episode: what to do, or a task's name")
     add("tasks", [], "evaluate: instructions or task names")

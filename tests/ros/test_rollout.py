@@ -14,6 +14,7 @@ from gymnast_core.episodes import read_episode
 from gymnast_core.types import Outcome
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError, RobotSilentError
+from tests.cloud.learning_fakes import tiny_policy
 from tests.ros.conftest import wait_until
 
 
@@ -47,8 +48,6 @@ def test_episode_is_recorded_as_the_arm_was_told(graph, client, replay) -> None:
 
 
 def test_real_time_chunking_runs_the_policy_beside_the_loop(graph, client, replay, still, tmp_path) -> None:
-    from tests.cloud.learning_fakes import tiny_policy
-
     saved = tiny_policy().save(tmp_path / "policy")
     client.set("rollout", {"chunking": "real_time", "chunking_horizon": 2, "chunking_delay": 1})
     try:
@@ -61,6 +60,28 @@ def test_real_time_chunking_runs_the_policy_beside_the_loop(graph, client, repla
     assert chunking["seams"] >= 1
     assert played["steps"] == 15
     assert "chunking" not in read_episode(recording(graph, played["episode_id"])).metadata  # nothing to wait for
+
+
+def test_a_remote_policy_drives_the_arm_and_its_silence_ends_the_episode(graph, client, tmp_path) -> None:
+    from cloud_trainer.service import Service, ServiceConfig
+    from cloud_trainer.service.policy import PolicyServicer
+
+    policy = tiny_policy()
+    version = policy.save(tmp_path / "policy").id
+    client.set("rollout", {"insecure": True, "remote_deadline_s": 5.0})
+    try:
+        with Service(
+            ServiceConfig(tmp_path / "trainer", insecure=True), policy=PolicyServicer(lambda: policy)
+        ) as there:
+            name = f"remote:{there.address}"
+            row = client.run_episode(instruction="lift", seed=3, checkpoint=name)
+        client.set("rollout", {"remote_deadline_s": 0.2})
+        lost = client.run_episode(instruction="lift", seed=3, checkpoint=name)
+    finally:
+        client.set("rollout", {"insecure": False, "remote_deadline_s": 0.5})
+    assert (row["policy"], row["steps"], row["truncated_reason"]) == (version, 15, "")
+    assert (lost["truncated_reason"], lost["steps"], lost["success"], lost["blame"]) == ("link_lost", 0, None, "")
+    assert read_episode(recording(graph, row["episode_id"])).steps == 15
 
 
 def test_evaluation_pairs_start_states_and_counts(client, still, replay) -> None:
