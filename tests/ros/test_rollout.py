@@ -66,17 +66,25 @@ def test_a_remote_policy_drives_the_arm_and_its_silence_ends_the_episode(graph, 
     from cloud_trainer.service import Service, ServiceConfig
     from cloud_trainer.service.policy import PolicyServicer
 
-    policy = tiny_policy()
-    version = policy.save(tmp_path / "policy").id
-    client.set("rollout", {"insecure": True, "remote_deadline_s": 5.0})
+    policy, speaks = tiny_policy(), threading.Event()
+    version, act = policy.save(tmp_path / "policy").id, policy.act
+
+    def answer(*asked, **how):
+        speaks.wait(20.0)
+        return act(*asked, **how)
+
+    policy.act = answer
+    speaks.set()
+    client.set("rollout", {"insecure": True, "remote_deadline_s": 1.0})
     try:
         with Service(
             ServiceConfig(tmp_path / "trainer", insecure=True), policy=PolicyServicer(lambda: policy)
         ) as there:
-            name = f"remote:{there.address}"
-            row = client.run_episode(instruction="lift", seed=3, checkpoint=name)
-        client.set("rollout", {"remote_deadline_s": 0.2})
-        lost = client.run_episode(instruction="lift", seed=3, checkpoint=name)
+            asked = {"instruction": "lift", "seed": 3, "checkpoint": f"remote:{there.address}"}
+            row = client.run_episode(**asked)
+            speaks.clear()
+            lost = client.run_episode(**asked, record=False)
+            speaks.set()
     finally:
         client.set("rollout", {"insecure": False, "remote_deadline_s": 0.5})
     assert (row["policy"], row["steps"], row["truncated_reason"]) == (version, 15, "")
