@@ -41,6 +41,19 @@ def declare(settings: Settings) -> None:
     add("scene", "standard", "look of the simulated world")
     add("temperature_seed", -1, "negative is greedy; else seeds the sampling", low=-1, high=2**53)
     add("record", True, "write episodes to the spool")
+    _declare_adaptation(settings)
+    add("purpose", "collect", "rides in the recordings' metadata")
+    add("auto_label", True, "let the simulator's state play the operator")
+    add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
+    add("label", "success", "for rollout/label", choices=LABELS)
+    add("labelled_by", "operator", "who labels and annotates")
+    add("annotation", "mark", "annotate: words or tags noted at that moment of the episode", check=_blank_error)
+    add("step_timeout_s", 5.0, "longest wait for an observation", low=0.2, high=600.0)
+    add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
+
+
+def _declare_adaptation(settings: Settings) -> None:
+    add = settings.declare
     add("ttt_episodes", 40, "test_time_train: episodes recorded here first; 0 takes those the trainer has", low=0,
         high=1000)  # fmt: skip
     add("ttt_budget_s", 120.0, "test_time_train: deadline of the training job", low=1.0, high=86_400.0)
@@ -50,14 +63,6 @@ def declare(settings: Settings) -> None:
     add("ttt_config", "{}", "test_time_train: JSON settings of the training job", check=_json_error)
     add("ttt_world_model", "", "test_time_train: checkpoint id; empty is the trainer's newest")
     add("ttt_judge", "", "test_time_train: checkpoint id; empty is the trainer's newest")
-    add("purpose", "collect", "rides in the recordings' metadata")
-    add("auto_label", True, "let the simulator's state play the operator")
-    add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
-    add("label", "success", "for rollout/label", choices=LABELS)
-    add("labelled_by", "operator", "who labels and annotates")
-    add("annotation", "mark", "annotate: words or tags noted at that moment of the episode", check=_blank_error)
-    add("step_timeout_s", 5.0, "longest wait for an observation", low=0.2, high=600.0)
-    add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
 
 
 def chunking(settings: Settings) -> ChunkingConfig | None:
