@@ -59,8 +59,8 @@ def _fine_tuned(
         sft = replace(sft, learning_rate=config.lora_rate)
     lineage: Mapping[str, Any] = {}
     if dream is not None:
-        lineage = lineage_of(dream.model, dream.judge, dream.passed, (), config)
-        lineage = {name: value for name, value in lineage.items() if name != "episodes"}
+        told = lineage_of(dream.model, dream.judge, dream.passed, dream.parts.values(), config)
+        lineage = {"starts": told.pop("episodes"), **told}  # "episodes" are those that were imitated
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         train_sft(

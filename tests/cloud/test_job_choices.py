@@ -105,6 +105,7 @@ def test_iter_sft_mixes_in_what_the_judge_let_pass(material, tmp_path):
     assert lineage["stage"] == "iter_sft"
     assert 0 < lineage["imagined_successes"] == result["imagined_successes"] < 2 * 16
     assert lineage["world_model"] == result["world_model"]
+    assert set(lineage["episodes"]) < set(lineage["starts"])
 
 
 @pytest.mark.slow
