@@ -54,6 +54,9 @@ EXIT_CODES: dict[type[GymnastError], int] = {
 }
 """Exit code by error; every other GymnastError is 1. 130 is Ctrl-C."""
 
+PIPED_WIDTH = 160
+"""Columns of a table that nobody's terminal limits."""
+
 
 def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser, complete for the subcommand that is asked for; the others' modules are not imported."""
@@ -75,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser_for(arguments).parse_args(arguments)
-    console = Console(stderr=args.json, soft_wrap=True)
+    piped = not (sys.stderr if args.json else sys.stdout).isatty()
+    console = Console(stderr=args.json, soft_wrap=True, width=PIPED_WIDTH if piped else None)
     try:
         command = importlib.import_module(f"gymnast_cli.commands.{args.command}")
         return int(command.run(args, console))

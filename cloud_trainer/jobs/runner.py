@@ -20,6 +20,13 @@ from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 
 KINDS = ("improve", "imitate", "adapt", "replay")
+ENDS: Mapping[str, type[GymnastError]] = {
+    "refused": NotTrustedError,
+    "cancelled": CancelledError,
+    "misconfigured": ConfigError,
+}
+"""How a worker may end without a result, and the error that its reason is here."""
+
 EVALUATIONS = frozenset({"evaluate", "evaluation", "canary"})
 """Purposes of episodes that measure a policy: they go into the calibration ledger, and are never learned from."""
 MOST_REPLAYED = 120
@@ -89,7 +96,7 @@ def run_in_process(
         threads: torch threads of the worker.
 
     Raises:
-        ConfigError: the kind is unknown or the spec names no checkpoints.
+        ConfigError: the kind is unknown, the spec names no checkpoints, or the job cannot run with what it has.
         NotTrustedError: an audit or calibration refused the training; the message says which bound.
         CancelledError: somebody asked it to stop; the job folder has everything up to the last whole iteration.
         JobFailedError: the worker died; the message ends with its last words.
@@ -151,24 +158,20 @@ def _relay(
     watcher = threading.Thread(target=_watch_cancel, args=(work, cancelled, over), name="job-cancel", daemon=True)
     watcher.start()
     result: Mapping[str, Any] | None = None
-    refusal, stopped = "", ""
+    ended: GymnastError | None = None
     try:
         for kind, data in _lines(process.stdout):
             if kind == "result":
                 result = data
-            elif kind == "refused":
-                refusal = str(data["reason"])
-            elif kind == "cancelled":
-                stopped = str(data["reason"])
+            elif kind in ENDS:
+                ended = ENDS[kind](str(data["reason"]))
             emit(kind, data)
     finally:
         over.set()
         watcher.join()
     code = process.wait()
-    if refusal:
-        raise NotTrustedError(refusal)
-    if stopped:
-        raise CancelledError(stopped)
+    if ended is not None:
+        raise ended
     if result is None:
         tail = (work / "worker.log").read_text(errors="replace").strip().splitlines()[-1:]
         raise JobFailedError(f"worker ended with code {code}: {' '.join(tail) or 'no output'}; see {work}/worker.log")

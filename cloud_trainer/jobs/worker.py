@@ -15,7 +15,7 @@ from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.pipeline import JOBS
 from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
 from cloud_trainer.progress import CancelledError, ProgressEvent
-from gymnast_core.errors import NotTrustedError
+from gymnast_core.errors import ConfigError, NotTrustedError
 
 
 def main(folder: Path) -> int:
@@ -38,6 +38,8 @@ def main(folder: Path) -> int:
         _say("refused", {"reason": str(error)})
     except CancelledError as error:
         _say("cancelled", {"reason": str(error)})
+    except ConfigError as error:
+        _say("misconfigured", {"reason": str(error)})
     return 0
 
 

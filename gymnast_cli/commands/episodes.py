@@ -63,10 +63,10 @@ def _list(args: argparse.Namespace, console: Console) -> int:
     with _client(args) as client:
         rows = [row for row in _pages(client, args) if args.outcome in ("", row.outcome)][-args.limit :]
     table = Table(title=f"{len(rows)} episodes")
-    for column in ("episode", "robot", "instruction", "outcome", "by", "steps", "state"):
-        table.add_column(column, no_wrap=column == "episode")
+    for column in ("episode", "outcome", "instruction", "robot", "by", "state"):
+        table.add_column(column, no_wrap=True, min_width=7 if column == "outcome" else None)
     for row in rows:
-        cells = (row.episode_id, row.robot, row.instruction, row.outcome, row.labelled_by, str(row.steps))
+        cells = (row.episode_id, row.outcome, row.instruction, row.robot, row.labelled_by)
         table.add_row(*cells, row.reason or row.state)
     emit(args, console, {"episodes": [shown(row) for row in rows]}, table)
     return 0

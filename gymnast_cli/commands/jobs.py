@@ -14,12 +14,19 @@ from gymnast_cli.connect import add_trainer_arguments, emit, jobs_client, json_a
 if TYPE_CHECKING:
     from gymnast_ros.uplink import JobsClient
 
+KINDS = ("improve", "imitate", "adapt", "replay")
+"""What a trainer can do, see cloud_trainer.jobs.pipeline; a test keeps the two equal."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare submit, list, watch and cancel."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     submit = actions.add_parser("submit", help="start one")
-    submit.add_argument("kind", help="improve (refine, audit, practise), imitate (SFT, Iter-SFT) or adapt (one scene)")
+    submit.add_argument(
+        "kind", choices=KINDS,
+        help="improve (refine, audit, practise), imitate (SFT, Iter-SFT), adapt (one scene) or replay (dream recorded "
+        "evaluations again)",
+    )  # fmt: skip
     submit.add_argument(
         "--spec",
         type=json_argument,
@@ -62,10 +69,10 @@ def _list(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:
 
     found = [job for job in jobs.list() if args.state in ("", job.state)]
     table = Table(title=f"{len(found)} jobs")
-    for column in ("job", "kind", "state", "error"):
-        table.add_column(column, no_wrap=column == "job")
+    for column in ("job", "kind", "state", "by", "error"):
+        table.add_column(column, no_wrap=column != "error")
     for job in found:
-        table.add_row(job.job_id, job.kind, job.state, escape(job.error))
+        table.add_row(job.job_id, job.kind, job.state, job.submitted_by, escape(job.error))
     emit(args, console, {"jobs": [shown(job) for job in found]}, table)
     return 0
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cloud_trainer.jobs.pipeline import JOBS
 from gymnast_cli import connect
 from gymnast_cli import main as frame
 from gymnast_cli.commands import completion, why
+from gymnast_cli.commands.jobs import KINDS
 from gymnast_core.errors import (
     ConfigError,
     ContractError,
@@ -130,3 +132,7 @@ def test_up_takes_what_the_launch_file_takes_and_means_the_same(monkeypatch, tmp
     assert frame.main(["up", *line]) == 0
     assert started == [config_from({**words, **dict.fromkeys(flags, "true")})]
     assert frame.main(["up", "--domain", "seven"]) == 2
+
+
+def test_the_kinds_of_job_are_those_of_the_trainer() -> None:
+    assert set(KINDS) == set(JOBS)

@@ -112,6 +112,11 @@ def test_dead_worker_is_an_error_with_its_last_words(material, tmp_path):
         run_in_process(inputs, tmp_path, emit=lambda kind, data: None, cancelled=never)
 
 
+def test_a_job_without_episodes_says_so_and_not_how_its_worker_ended(material, tmp_path):
+    with pytest.raises(ConfigError, match=r"^no episodes? .*collect"):
+        run_in_process(replace(inputs_of(material), episodes=()), tmp_path, emit=lambda *_: None, cancelled=never)
+
+
 QUICK = {**TINY, "audit": {"parts": ["outcomes"]}}
 """For what is not about the audit: no episode is dreamt frame by frame."""
 
