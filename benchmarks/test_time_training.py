@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Start everything, click, measure; returns JSON figures."""
     domain, kinds = free_domain(), ("policy", "world_model", "judge")
     options = [
-        "--console-port", "0", "--robot", f"sim-0={domain}", "--robot-scene", args.scene, "--adapt-config", args.config,
+        "--console-port", "0", "--robot-scene", args.scene, "--adapt-config", args.config,
         "--canary-pairs", str(args.pairs),
     ]  # fmt: skip
     imports, base = [args.checkpoints / kind for kind in kinds], args.checkpoints / "policy"

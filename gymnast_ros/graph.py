@@ -95,6 +95,7 @@ class GraphConfig:
         realtime: arm and gate get SCHED_FIFO; the user needs an rtprio limit, see gymnast_ros/nodes/ticker.py.
         trusted_keys: file of keys that may sign releases; empty takes trust.pub of the identity.
         teleop: start the joystick node.
+        orders: the trainer's operators may run episodes on this robot, e.g. to adapt it to its scene.
         page: port of the robot's own page, on this machine only; 0 serves none.
         instruction: task the rollout node starts with.
         camera: driver started with a real arm: "", "usb_cam" or "realsense".
@@ -117,6 +118,7 @@ class GraphConfig:
     realtime: bool = False
     trusted_keys: str = ""
     teleop: bool = False
+    orders: bool = False
     page: int = 0
     instruction: str = ""
     camera: str = ""
@@ -159,7 +161,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     if config.trainer:
         link = {"trainer": config.trainer, "identity": str(config.identity) if config.identity else ""}
         trust = {"insecure": config.insecure, "trusted_keys": config.trusted_keys}
-        specs.append(NodeSpec("bridge", "bridge", {**store, **link, **trust}))
+        specs.append(NodeSpec("bridge", "bridge", {**store, **link, **trust, "take_orders": config.orders}))
     if config.teleop:
         specs.append(NodeSpec("teleop", "teleop"))
     if config.page:
@@ -252,6 +254,7 @@ ARGUMENTS = (
     Argument("device", "auto", "where a large policy runs: auto, cpu, cuda, cuda:N"),
     Argument("realtime", "false", "arm and gate with SCHED_FIFO; needs an rtprio limit for this user", FLAG),
     Argument("teleop", "false", "start the joystick node", FLAG),
+    Argument("orders", "false", "the trainer's operators may run episodes on this robot", FLAG),
     Argument("page", "", "port of the robot's own page, on this machine only, e.g. 8081; empty serves none"),
 )
 
@@ -288,6 +291,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         device=values["device"],
         realtime=values["realtime"] == "true",
         teleop=values["teleop"] == "true",
+        orders=values["orders"] == "true",
         page=int(values["page"] or 0),
         instruction=values["instruction"],
         camera=values["camera"],

@@ -184,6 +184,11 @@ class Desk:
         report = self.robot(user, robot)
         if report.status.get("estop"):
             raise RefusedError(f"{robot} is stopped by its e-stop; re-arm it at the robot, then start again")
+        if report.status.get("takes_orders") is False:
+            raise RefusedError(
+                f"{robot} takes no orders; start it with `gymnast up --orders` (orders:=true), or adapt it there with "
+                "`gymnast ttt`"
+            )
         if report.age_s() > REPORT_STALE_S:
             raise RefusedError(f"{robot} has been silent for {report.age_s():.0f} s; wait until it reports again")
         flow = self.adaptations.start(robot=robot, instruction=instruction, by=user.name)

@@ -280,10 +280,7 @@ class Adaptations:
             ConfigError: no robot or no instruction.
         """
         if self._engine is None:
-            raise FlowError(
-                "this trainer reaches no robot; start it with --robot NAME=DOMAIN on the robot's network, or adapt "
-                "at the robot with `gymnast ttt`"
-            )
+            raise FlowError("this page cannot adapt; use `gymnast serve`, or adapt at the robot with `gymnast ttt`")
         with self._lock:
             for flow in self._flows.values():
                 if flow.view.robot == robot and not flow.view.stage.over:

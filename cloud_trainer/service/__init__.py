@@ -2,8 +2,9 @@
 
 from cloud_trainer.service.config import Limits, ServiceConfig
 from cloud_trainer.service.enroll import enroll
+from cloud_trainer.service.orders import OrderedRobot
 from cloud_trainer.service.revocation import revoke
 from cloud_trainer.service.server import Service, serve
 from cloud_trainer.service.worker import JobContext, Runner
 
-__all__ = ["JobContext", "Limits", "Runner", "Service", "ServiceConfig", "enroll", "revoke", "serve"]
+__all__ = ["JobContext", "Limits", "OrderedRobot", "Runner", "Service", "ServiceConfig", "enroll", "revoke", "serve"]

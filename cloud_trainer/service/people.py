@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from cloud_trainer.service.config import Limits
+from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.robots import RobotBoard
+from cloud_trainer.service.servicers import json_field
 from gymnast_core.errors import ConfigError
+from gymnast_core.orders import OrderNews
 from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
 from gymnast_core.wire.gymnast.v1 import console_pb2, robots_pb2
 from gymnast_core.wire.identity import Peer
@@ -23,11 +27,11 @@ LogIn = Callable[[Peer, float], tuple[str, str]]
 class RobotServicer:
     """Reports of robots."""
 
-    def __init__(self, robots: RobotBoard, limits: Limits) -> None:
-        self._robots, self._limits = robots, limits
+    def __init__(self, robots: RobotBoard, orders: RobotOrders, limits: Limits) -> None:
+        self._robots, self._orders, self._limits = robots, orders, limits
 
     def Report(self, request: Any, peer: Peer, context: Any) -> robots_pb2.RobotReportReply:
-        """Note it; the name is the certificate's."""
+        """Note it; the name is the certificate's. The reply is what this robot shall be doing."""
         frame = bytes(request.frame)
         if len(frame) > self._limits.frame_bytes:
             raise TooLargeError(f"a frame of {len(frame)} bytes; at most {self._limits.frame_bytes} are accepted")
@@ -36,8 +40,22 @@ class RobotServicer:
         names = ("state", "policy_version", "instruction", "estop_reason", "alarm")
         status = {name: str(getattr(request, name))[:_TEXT] for name in names}
         spool = {"entries": request.spool_entries, "bytes": request.spool_bytes, "full": request.spool_full}
-        self._robots.post(peer, {**status, "estop": request.estop, "spool": spool}, frame)
-        return robots_pb2.RobotReportReply()
+        told = {"estop": request.estop, "spool": spool, "takes_orders": request.takes_orders}
+        self._robots.post(peer, {**status, **told}, frame)
+        order = self._orders.heard(peer, self._news(request))
+        if order is None or not request.takes_orders:
+            return robots_pb2.RobotReportReply()
+        text = json.dumps(dict(order.spec))
+        return robots_pb2.RobotReportReply(
+            order=robots_pb2.RobotOrder(order_id=order.order_id, kind=order.kind, spec_json=text)
+        )
+
+    def _news(self, request: Any) -> OrderNews | None:
+        if not request.HasField("order"):
+            return None
+        order = request.order
+        result = json_field(order.result_json, self._limits) if order.result_json else {}
+        return OrderNews(order.order_id, order.done, order.error[: 4 * _TEXT], result)
 
 
 class ConsoleServicer:

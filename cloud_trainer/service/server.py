@@ -26,6 +26,7 @@ from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import create_authority, ensure_server_identity, release_key
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.lock import FolderLock
+from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.people import ConsoleServicer, RobotServicer
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.revocation import Revocations
@@ -119,7 +120,7 @@ class Service:
         self._database = Database(config.database_url or f"sqlite:///{folder / 'store.db'}")
         self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
-        self.trail, self.robots = Trail(folder, self.meta), RobotBoard()
+        self.trail, self.robots, self.orders = Trail(folder, self.meta), RobotBoard(), RobotOrders()
         self.console = ConsoleServicer()
         self.validator = Validator(self.blobs, self.meta)
         self.episodes = EpisodeCatalogue(self.meta, self.blobs, None, self.validator.settle)
@@ -230,7 +231,7 @@ class Service:
                 self.publisher, self.meta, self.blobs, self.trail, slots, limits, self._stopping, staging
             ),
             "JobService": JobServicer(self.jobs, self.trail, slots, limits, self._stopping, wake),
-            "RobotService": RobotServicer(self.robots, limits),
+            "RobotService": RobotServicer(self.robots, self.orders, limits),
             "ConsoleService": self.console,
         }
         if policy is not None:

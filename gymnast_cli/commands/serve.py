@@ -132,9 +132,7 @@ def _page(service: Service, args: argparse.Namespace, shelf: Shelf, console: Con
         yield
         return
     host, port, tls = args.console_host, args.console_port, args.console_host not in LOOPBACK
-    with (
-        engine_for(service, args, shelf) as engine,
-        Page(service, engine=engine, host=host, port=port, tls=tls, loops=args.loop) as page,
-    ):
+    engine = engine_for(service, args, shelf)
+    with Page(service, engine=engine, host=host, port=port, tls=tls, loops=args.loop) as page:
         console.print(f"operator's page at {page.address}; `gymnast console` gives a token for it")
         yield

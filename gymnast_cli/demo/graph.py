@@ -53,7 +53,7 @@ class Robot:
         operator = enroll(ca, "demo", "operator", out=folder / "identities" / "operator")
         config = GraphConfig(
             robot="sim", folder=folder / "robot", robot_name="sim-0", domain_id=domain_id, trainer=trainer,
-            identity=identity, policy=str(policy),
+            identity=identity, policy=str(policy), orders=True,
         )  # fmt: skip
         graph = Graph(config)
         graph.__enter__()

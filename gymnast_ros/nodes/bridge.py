@@ -18,6 +18,8 @@ from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.signing import TrustedKeys
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.adaptation import AdaptationCourier
+from gymnast_ros.nodes.client import GraphClient
+from gymnast_ros.nodes.orders import OrderTaker
 from gymnast_ros.nodes.probation import ProbationWatch
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.watch import RobotWatch
@@ -42,9 +44,13 @@ class BridgeNode(Node):  # type: ignore[misc]
         self._uplink = Uplink(settings["trainer"], identity, spool=self._spool, store=self._store, insecure=insecure)
         self._jobs = JobsClient(settings["trainer"], identity, insecure=insecure)
         self._watch = RobotWatch(self)
+        self._orders = OrderTaker(
+            self, allowed=bool(settings["take_orders"]),
+            connect=partial(GraphClient, namespace=self.get_namespace().strip("/"), local_only=False),
+        )  # fmt: skip
         self._reporter = Reporter(
             settings["trainer"], identity, self._news, self._watch.take_frame, insecure=insecure,
-            period_s=settings["report_period_s"],
+            period_s=settings["report_period_s"], take=self._orders.take,
         )  # fmt: skip
         self._probation = ProbationWatch(self, self._store)
         self._workers = {"submit_job": Worker(), "flush": Worker()}
@@ -68,6 +74,7 @@ class BridgeNode(Node):  # type: ignore[misc]
             worker.cancel()
         self._courier.close()
         self._reporter.stop(3.0)
+        self._orders.close()
         self._uplink.stop(5.0)
 
     def _news(self) -> RobotNews:
@@ -75,7 +82,7 @@ class BridgeNode(Node):  # type: ignore[misc]
         usage = self._spool.usage()
         return RobotNews(
             **self._watch.status(), spool_entries=usage.entries, spool_bytes=usage.bytes, spool_full=usage.full,
-            alarm=self._uplink.status().alarm,
+            alarm=self._uplink.status().alarm, takes_orders=self._orders.allowed, order=self._orders.news(),
         )  # fmt: skip
 
     def _start(
@@ -184,6 +191,7 @@ def _declare(settings: Settings) -> None:
     add("policy", "", "checkpoint folder installed when the store is empty", read_only=True)
     add("swap_to", "", "swap: checkpoint id; empty is the newest staged one")
     add("probation_episodes", 0, "good episodes a swapped checkpoint needs before it is trusted", low=0, high=10_000)
+    add("take_orders", False, "the trainer's operators may run episodes on this robot", read_only=True)
     add("job", "{}", "submit_job: JSON {kind, spec, key}", check=_job_error)
     add("job_id", "", "cancel_job: which one")
     add("report_period_s", 1.0, "how often the trainer hears how the robot is", low=0.3, high=3600.0, read_only=True)

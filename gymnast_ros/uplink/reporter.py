@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import grpc
 
 from gymnast_core.errors import GymnastError, TransientBridgeError
+from gymnast_core.orders import Order, OrderNews
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.identity import Identity
@@ -19,6 +21,8 @@ from gymnast_ros.uplink.link import Backoff, Link
 
 LOG = logging.getLogger(__name__)
 PERIOD_S = 1.0
+QUICK_S = 0.3
+"""The trainer accepts four reports a second."""
 DEADLINE_S = 2.0
 FRAME_SHARE = 10.0
 """A picture may use a tenth of the link: after one that took d seconds the next waits 10 d."""
@@ -38,6 +42,8 @@ class RobotNews:
         spool_bytes: their size.
         spool_full: nothing more can be recorded.
         alarm: what an operator must do something about.
+        takes_orders: the trainer's operators may run episodes on it.
+        order: what became of the order it was given; None without one.
     """
 
     state: str = ""
@@ -49,6 +55,8 @@ class RobotNews:
     spool_bytes: int = 0
     spool_full: bool = False
     alarm: str = ""
+    takes_orders: bool = False
+    order: OrderNews | None = None
 
 
 class Pace:
@@ -82,7 +90,8 @@ class Reporter:
         news: called in this thread for every report; must not wait.
         frame: returns the newest picture as JPEG, b"" when there is no new one; called in this thread.
         insecure: no TLS.
-        period_s: from one report to the next.
+        period_s: from one report to the next; while there is an order it is QUICK_S.
+        take: told with every reply what this robot shall be doing, None for nothing; called in this thread.
     """
 
     def __init__(
@@ -94,9 +103,10 @@ class Reporter:
         *,
         insecure: bool = False,
         period_s: float = PERIOD_S,
+        take: Callable[[Order | None], None] = lambda order: None,
     ) -> None:
         self._link = Link(address, identity, insecure=insecure)
-        self._news, self._frame, self._period_s = news, frame, period_s
+        self._news, self._frame, self._period_s, self._take = news, frame, period_s, take
         self._pace, self._stop = Pace(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self.sent = self.dropped = 0
@@ -117,10 +127,12 @@ class Reporter:
         while not self._stop.wait(wait_s):
             began_s = time.monotonic()
             try:
-                self._report(began_s)
+                order = self._report(began_s)
                 self.sent += 1
                 backoff.reset()
-                wait_s = max(0.0, self._period_s - (time.monotonic() - began_s))
+                self._take(order)
+                period_s = self._period_s if order is None else min(self._period_s, QUICK_S)
+                wait_s = max(0.0, period_s - (time.monotonic() - began_s))
             except (GymnastError, OSError, ValueError) as error:  # ValueError: gRPC's for a channel closed meanwhile
                 self.dropped += 1
                 wait_s = self._period_s + backoff.next_s()
@@ -128,12 +140,23 @@ class Reporter:
                 if isinstance(error, TransientBridgeError):
                     self._link.reconnect()
 
-    def _report(self, began_s: float) -> None:
+    def _report(self, began_s: float) -> Order | None:
         frame = self._frame() if self._pace.with_frame() else b""
-        request = robots_pb2.RobotReport(**vars(self._news()), frame=frame)
+        news = self._news()
+        request = robots_pb2.RobotReport(**{**vars(news), "order": _order_news(news.order)}, frame=frame)
         try:
-            robots_pb2_grpc.RobotServiceStub(self._link.channel()).Report(request, timeout=DEADLINE_S)
+            reply = robots_pb2_grpc.RobotServiceStub(self._link.channel()).Report(request, timeout=DEADLINE_S)
+            if not reply.HasField("order"):
+                return None
+            return Order(reply.order.order_id, reply.order.kind, json.loads(reply.order.spec_json))
         except grpc.RpcError as failure:
             raise domain_error(failure) from failure
         finally:
             self._pace.sent(began_s, bool(frame))
+
+
+def _order_news(news: OrderNews | None) -> robots_pb2.OrderNews | None:
+    if news is None:
+        return None
+    text = json.dumps(dict(news.result))
+    return robots_pb2.OrderNews(order_id=news.order_id, done=news.done, error=news.error, result_json=text)

@@ -81,7 +81,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         robot = enroll(service.authority, "sim-0", "robot", out=running.identity("robot"))
         config = GraphConfig(
             folder=folder / "robot", domain_id=DOMAIN, trainer=service.address, identity=robot,
-            policy=str(folder / "base"),
+            policy=str(folder / "base"), orders=True,
         )  # fmt: skip
         with Graph(config):
             yield running

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cloud_trainer.service import OrderedRobot
+from cloud_trainer.service.orders import OrderError
 from gymnast_core.manifest import read_manifest
 from tests.cli.conftest import SHIPPED, Run, Stack
+from tests.ros.conftest import wait_until
 
 SPEC = {"policy": "p", "world_model": "w", "judge": "j", "seed": 1}
 
@@ -199,3 +202,26 @@ def test_no_robot_in_this_domain_is_said_within_the_wait(gymnast: Run) -> None:
     code, said = gymnast("evaluate", "--domain", 99, "--wait-s", 0.3)
     assert (code, said["error"]) == (1, "RobotSilentError")
     assert "ROS_DOMAIN_ID" in said["message"]
+
+
+def test_the_trainer_orders_an_episode_over_the_robots_own_connection(stack: Stack) -> None:
+    arm = OrderedRobot(stack.service.orders, stack.service.robots, "default", "sim-0")
+    wait_until(lambda: stack.service.robots.find("default", "sim-0") is not None, 20, "a report")
+    assert arm.policy_version.startswith("policy-")
+    row = arm.run_episode(instruction="lift", seed=31, scene="standard", checkpoint="", record=True, purpose="ttt")
+    arm.flush(60.0)
+    assert stack.service.episodes.settle(60)
+    [kept] = [one for one in stack.service.episodes.all() if one.episode_id == row["episode_id"]]
+    assert (kept.metadata["purpose"], kept.metadata["seed"]) == ("ttt", 31)
+    with pytest.raises(OrderError, match=r"sim-0: .*policy-nowhere"):
+        arm.swap("policy-nowhere")
+
+
+def test_an_order_that_takes_too_long_is_ended_at_the_robot(stack: Stack) -> None:
+    arm = OrderedRobot(stack.service.orders, stack.service.robots, "default", "sim-0")
+    wait_until(lambda: stack.service.robots.find("default", "sim-0") is not None, 20, "a report")
+    many = {"tasks": ["lift"], "seed_start": 0, "seed_count": 5000, "scene": "standard", "record": False}
+    with pytest.raises(OrderError, match="did not end within 3 s"):
+        stack.service.orders.give("default", "sim-0", "evaluate", {**many, "timeout_s": 600.0}, 3.0)
+    row = arm.run_episode(instruction="lift", seed=32, scene="standard", checkpoint="", record=False, purpose="ttt")
+    assert row["steps"] > 0  # it is free again

@@ -87,6 +87,7 @@ def main() -> None:
                 "state": "ready",
                 "policy_version": base.id,
                 "estop": False,
+                "takes_orders": True,
                 "spool": {"entries": 2, "bytes": 81_000},
             }
             service.robots.post(ROBOT, status, picture)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gymnast/v1/robots.proto\x12\ngymnast.v1\"\xcc\x01\n\x0bRobotReport\x12\r\n\x05state\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\r\n\x05\x65stop\x18\x04 \x01(\x08\x12\x14\n\x0c\x65stop_reason\x18\x05 \x01(\t\x12\x15\n\rspool_entries\x18\x06 \x01(\x04\x12\x13\n\x0bspool_bytes\x18\x07 \x01(\x04\x12\x12\n\nspool_full\x18\x08 \x01(\x08\x12\r\n\x05\x61larm\x18\t \x01(\t\x12\r\n\x05\x66rame\x18\n \x01(\x0c\"\x12\n\x10RobotReportReply2O\n\x0cRobotService\x12?\n\x06Report\x12\x17.gymnast.v1.RobotReport\x1a\x1c.gymnast.v1.RobotReportReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gymnast/v1/robots.proto\x12\ngymnast.v1\"\x88\x02\n\x0bRobotReport\x12\r\n\x05state\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\r\n\x05\x65stop\x18\x04 \x01(\x08\x12\x14\n\x0c\x65stop_reason\x18\x05 \x01(\t\x12\x15\n\rspool_entries\x18\x06 \x01(\x04\x12\x13\n\x0bspool_bytes\x18\x07 \x01(\x04\x12\x12\n\nspool_full\x18\x08 \x01(\x08\x12\r\n\x05\x61larm\x18\t \x01(\t\x12\r\n\x05\x66rame\x18\n \x01(\x0c\x12\x14\n\x0ctakes_orders\x18\x0b \x01(\x08\x12$\n\x05order\x18\x0c \x01(\x0b\x32\x15.gymnast.v1.OrderNews\"?\n\nRobotOrder\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tspec_json\x18\x03 \x01(\t\"O\n\tOrderNews\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x13\n\x0bresult_json\x18\x04 \x01(\t\"9\n\x10RobotReportReply\x12%\n\x05order\x18\x01 \x01(\x0b\x32\x16.gymnast.v1.RobotOrder2O\n\x0cRobotService\x12?\n\x06Report\x12\x17.gymnast.v1.RobotReport\x1a\x1c.gymnast.v1.RobotReportReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gymnast.v1.robots_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ROBOTREPORT']._serialized_start=40
-  _globals['_ROBOTREPORT']._serialized_end=244
-  _globals['_ROBOTREPORTREPLY']._serialized_start=246
-  _globals['_ROBOTREPORTREPLY']._serialized_end=264
-  _globals['_ROBOTSERVICE']._serialized_start=266
-  _globals['_ROBOTSERVICE']._serialized_end=345
+  _globals['_ROBOTREPORT']._serialized_end=304
+  _globals['_ROBOTORDER']._serialized_start=306
+  _globals['_ROBOTORDER']._serialized_end=369
+  _globals['_ORDERNEWS']._serialized_start=371
+  _globals['_ORDERNEWS']._serialized_end=450
+  _globals['_ROBOTREPORTREPLY']._serialized_start=452
+  _globals['_ROBOTREPORTREPLY']._serialized_end=509
+  _globals['_ROBOTSERVICE']._serialized_start=511
+  _globals['_ROBOTSERVICE']._serialized_end=590
 # @@protoc_insertion_point(module_scope)

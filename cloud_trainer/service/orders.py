@@ -1,0 +1,151 @@
+"""Orders to robots: kept here until the robot asks, because it is the robot that connects."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloud_trainer.service.robots import RobotBoard
+from cloud_trainer.service.trail import Who
+from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.orders import Order, OrderNews
+
+PICK_UP_S = 30.0
+"""Longest wait until a robot takes an order; it reports once a second."""
+NEXT_S = 0.2
+"""How long the reply that ends an order waits for the one after it."""
+
+
+class OrderError(GymnastError):
+    """A robot did not do what it was ordered to; the message says why."""
+
+
+@dataclass
+class _Given:
+    order: Order
+    taken: bool = False
+    news: OrderNews | None = None
+
+
+class RobotOrders:
+    """One order at a time for every robot. Threads may share it.
+
+    Nothing is kept over a restart: a robot whose order is no longer repeated ends what it is doing.
+    """
+
+    def __init__(self, *, pick_up_s: float = PICK_UP_S, next_s: float = NEXT_S) -> None:
+        self._pick_up_s, self._next_s = pick_up_s, next_s
+        self._changed = threading.Condition()
+        self._given: dict[tuple[str, str], _Given] = {}
+
+    def give(self, tenant: str, robot: str, kind: str, spec: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
+        """Have a robot do something; returns what it told, or withdraws the order.
+
+        Raises:
+            OrderError: it did not take the order, did not end in time, refused or failed; or another is under way.
+        """
+        key, given = (tenant, robot), _Given(Order(secrets.token_hex(8), kind, dict(spec)))
+        began = time.monotonic()
+        with self._changed:
+            if key in self._given:
+                raise OrderError(f"{robot} does {self._given[key].order.kind} already; wait until that is done")
+            self._given[key] = given
+            self._changed.notify_all()
+            try:
+                while given.news is None:
+                    limit_s = timeout_s if given.taken else min(timeout_s, self._pick_up_s)
+                    left_s = began + limit_s - time.monotonic()
+                    if left_s <= 0:
+                        missing = "did not end" if given.taken else "was not taken"
+                        raise OrderError(f"{kind} {missing} within {limit_s:.0f} s by {robot}; does it report?")
+                    self._changed.wait(left_s)
+            finally:
+                del self._given[key]
+        if given.news.error:
+            raise OrderError(f"{robot}: {given.news.error}")
+        return given.news.result
+
+    def heard(self, who: Who, news: OrderNews | None) -> Order | None:
+        """Take in what a robot tells of its order; returns what it shall be doing now."""
+        key = (who.tenant, who.name)
+        with self._changed:
+            given = self._given.get(key)
+            if news is not None and given is not None and given.order.order_id == news.order_id:
+                given.taken = True
+                if news.done:
+                    given.news = news
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._waiting(key) is not None, self._next_s)
+            return self._waiting(key)
+
+    def _waiting(self, key: tuple[str, str]) -> Order | None:
+        given = self._given.get(key)
+        return given.order if given is not None and given.news is None else None
+
+
+class OrderedRobot:
+    """A robot as the trainer reaches it: its reports, and orders in reply to them.
+
+    Args:
+        orders: of the service.
+        board: of the service.
+        tenant: whose robot.
+        name: as in its certificate.
+    """
+
+    def __init__(self, orders: RobotOrders, board: RobotBoard, tenant: str, name: str) -> None:
+        self._orders, self._board, self._tenant, self._name = orders, board, tenant, name
+
+    @property
+    def policy_version(self) -> str:
+        """Checkpoint in force, as last reported."""
+        return str(self._status().get("policy_version", ""))
+
+    def evaluate(self, *, timeout_s: float, **asked: Any) -> dict[str, Any]:
+        """Run episodes; see GraphClient."""
+        return dict(self._give("evaluate", {**asked, "timeout_s": timeout_s}, timeout_s))
+
+    def run_episode(self, *, timeout_s: float = 300.0, **asked: Any) -> dict[str, Any]:
+        """Run one episode; see GraphClient."""
+        return dict(self._give("run_episode", {**asked, "timeout_s": timeout_s}, timeout_s))
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until every episode is at the trainer."""
+        self._give("flush", {"timeout_s": timeout_s}, timeout_s + 15.0)
+
+    def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:
+        """Wait until the robot holds these checkpoints."""
+        spec = {"checkpoint_ids": list(checkpoint_ids), "timeout_s": timeout_s}
+        self._give("wait_staged", spec, timeout_s + 15.0)
+
+    def swap(self, checkpoint_id: str) -> str:
+        """Put a staged checkpoint in force."""
+        return str(self._give("swap", {"checkpoint_id": checkpoint_id}, 60.0)["value"])
+
+    def rollback(self) -> str:
+        """Return to the checkpoint before."""
+        return str(self._give("rollback", {}, 60.0)["value"])
+
+    def _give(self, kind: str, spec: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
+        self._status()
+        return self._orders.give(self._tenant, self._name, kind, spec, timeout_s)
+
+    def _status(self) -> Mapping[str, Any]:
+        """What it last said.
+
+        Raises:
+            ConfigError: it never reported, or whoever started it lets nobody order it.
+        """
+        report = self._board.find(self._tenant, self._name)
+        if report is None:
+            raise ConfigError(f"robot {self._name!r} has not reported here; is its bridge running and enrolled?")
+        if not report.status.get("takes_orders"):
+            raise ConfigError(
+                f"{self._name} takes no orders; start it with `gymnast up --orders` (orders:=true), or adapt it there "
+                "with `gymnast ttt`"
+            )
+        return report.status

@@ -1,0 +1,107 @@
+"""Does what the trainer's operators order, one thing at a time, through the graph's own services.
+
+An order comes as the reply to this robot's report and is repeated until its end was told; one that is no longer
+repeated was withdrawn (it took too long, or the trainer was started again), and what it began is ended. The arm sees
+nothing of this: an ordered episode is run by the rollout node and goes through the command gate like any other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from gymnast_core.errors import GymnastError
+from gymnast_core.orders import KINDS, Order, OrderNews
+from gymnast_ros.nodes.client import GraphClient
+
+READY_S = 30.0
+
+
+class OrderTaker:
+    """See the module.
+
+    Args:
+        node: the bridge node.
+        allowed: whether whoever started this robot lets the trainer order it.
+        connect: makes a client of this robot's graph; called once, in the worker.
+    """
+
+    def __init__(self, node: Node, *, allowed: bool, connect: Callable[[], GraphClient]) -> None:
+        self.allowed = allowed
+        self._connect, self._node = connect, node
+        self._end = node.create_client(Trigger, "rollout/cancel")
+        self._lock, self._wake = threading.Lock(), threading.Event()
+        self._order: Order | None = None
+        self._news: OrderNews | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="orders", daemon=True)
+        if allowed:
+            self._thread.start()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Take no more; what runs is ended by whoever stops the graph."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def news(self) -> OrderNews | None:
+        """What to tell of the order at hand."""
+        with self._lock:
+            return self._news
+
+    def take(self, order: Order | None) -> None:
+        """Begin a new order, or end one that was withdrawn."""
+        with self._lock:
+            at_hand = self._news
+            if order is None:
+                self._news = None
+                withdrawn = at_hand is not None and not at_hand.done
+            elif (at_hand is not None and at_hand.order_id == order.order_id) or not self.allowed:
+                return
+            else:
+                withdrawn = at_hand is not None and not at_hand.done
+                self._order, self._news = order, OrderNews(order.order_id)
+                self._wake.set()
+        if withdrawn and self._end.service_is_ready():
+            self._node.get_logger().warning(f"order withdrawn id={at_hand.order_id if at_hand else ''}")
+            self._end.call_async(Trigger.Request())
+
+    def _work(self) -> None:
+        client: GraphClient | None = None
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._closing:
+                break
+            with self._lock:
+                order = self._order
+            if order is None:
+                continue
+            try:
+                if client is None:
+                    client = self._connect()
+                    client.wait_ready(READY_S)
+                news = OrderNews(order.order_id, done=True, result=_result(self._do(client, order)))
+            except (GymnastError, OSError, TypeError, ValueError, KeyError) as error:
+                news = OrderNews(order.order_id, done=True, error=f"{type(error).__name__}: {error}")
+                self._node.get_logger().error(f"order failed kind={order.kind} error={error}")
+            with self._lock:
+                if self._news is not None and self._news.order_id == order.order_id:
+                    self._news = news
+        if client is not None:
+            client.close()
+
+    def _do(self, client: GraphClient, order: Order) -> Any:
+        self._node.get_logger().info(f"order kind={order.kind} id={order.order_id}")
+        if order.kind not in KINDS:
+            raise ValueError(f"order {order.kind!r} is not one of {', '.join(KINDS)}")
+        return getattr(client, order.kind)(**order.spec)
+
+
+def _result(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {"value": value}
