@@ -133,13 +133,17 @@ class SceneEngine:
     def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
         """Record one episode here; its first frame is the scene."""
         request = {
-            "robot": robot, "instruction": instruction, "policy": self.connect(robot).policy_version,
+            "robot": robot, "policy": self.connect(robot).policy_version,
             "world_model": self.world_model or self.shelf.newest("world_model").name,
             "judge": self.judge or self.shelf.newest("judge").name,
         }  # fmt: skip
         self.collect(robot, instruction, 1, folder)
-        newest = self.catalogue.list(instruction=instruction, limit=100_000)[-1]
-        (folder / "request.json").write_text(json.dumps({**request, "start": newest.episode_id}))
+        recorded = self.catalogue.list(robot=robot, limit=100_000)
+        if not recorded:
+            raise GymnastError(f"{robot} recorded an episode, but none of its is valid here; see the page's episodes")
+        newest = recorded[-1]
+        told = {"instruction": newest.instruction, "start": newest.episode_id}  # the robot knows tasks by short names
+        (folder / "request.json").write_text(json.dumps({**request, **told}))
         frame_HWC = next(iter(self.catalogue.read(newest).images.values()))[0]
         buffer = io.BytesIO()
         Image.fromarray(frame_HWC).save(buffer, "WEBP", quality=90)
@@ -152,7 +156,8 @@ class SceneEngine:
     def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
         """Record real episodes of the running policy and wait until the trainer has them."""
         client = self.connect(robot)
-        start = COLLECT_SEED + len(self._recorded(instruction))
+        known = _request(folder)["instruction"] if (folder / "request.json").exists() else instruction
+        start = COLLECT_SEED + len(self._recorded(known))
         client.evaluate(
             tasks=[instruction], seed_start=start, seed_count=episodes, scene=self.scene, temperature_seed=0,
             record=True, purpose="ttt", timeout_s=ROBOT_S,

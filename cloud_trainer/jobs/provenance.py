@@ -7,11 +7,12 @@ audit, starts, judge_calls; everything else (stage, seed, code version, configur
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gymnast_core.lineage import Lineage, Record
+from gymnast_core.lineage import Lineage, Node, Record
 from gymnast_core.manifest import Manifest, canonical_json
 from gymnast_core.provenance import LABELS, ProvenanceGraph
 
@@ -174,7 +175,7 @@ def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> 
         "counts": dict(Counter(node.kind for node in lineage.nodes[1:])),
         "checkpoints": _listed(lineage, ("policy", "world_model", "judge", "external")),
         "audits": [{"id": node.id, **node.payload} for node in lineage.of_kind("audit")],
-        "labels_by": dict(Counter(str(node.payload.get("by", "")) for node in labels)),
+        "labels_by": _counted_by(labels),
         "retracted": [
             {"id": what.id, "kind": what.kind, **how.payload} for what, how in graph.taints(record_id, above)
         ],
@@ -184,6 +185,14 @@ def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> 
         ],
         "damage": [{"id": row.id, "what": row.what} for row in graph.verify(record_id)] if verify else None,
     }
+
+
+def _counted_by(labels: Sequence[Node]) -> dict[str, int]:
+    """Labels by who gave them; equal payloads, of which there are few, are parsed once."""
+    found: Counter[str] = Counter()
+    for text, count in Counter(node.payload_json for node in labels).items():
+        found[str(json.loads(text).get("by", ""))] += count
+    return dict(found)
 
 
 def graph_json(lineage: Lineage) -> dict[str, Any]:

@@ -9,6 +9,7 @@ so two operators cannot talk past each other; budget and deadline end training w
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -21,6 +22,8 @@ from cloud_trainer.jobs.adaptation_engine import AdaptationEngine, Budget, FlowE
 from cloud_trainer.jobs.adaptation_view import Stage, View
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
+
+LOG = logging.getLogger(__name__)
 
 
 class SceneAdaptation:
@@ -160,6 +163,9 @@ class SceneAdaptation:
                 self._step()
         except GymnastError as error:
             self._record("failed", reason=f"{error}")
+        except Exception as error:  # whatever an engine does wrong fails its adaptation, which nobody waits for then
+            LOG.exception("adaptation_failed id=%s", self._view.adaptation_id)
+            self._record("failed", reason=f"{type(error).__name__}: {error}; the trainer's log has the rest")
 
     def _step(self) -> None:
         view, engine = self._view, self._engine

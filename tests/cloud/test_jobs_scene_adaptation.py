@@ -120,7 +120,7 @@ def test_stale_pages_and_finished_flows_are_refused(tmp_path, engine):
 
 
 def test_a_trainer_without_an_engine_says_so(tmp_path):
-    with pytest.raises(FlowError, match="reaches no robot"):
+    with pytest.raises(FlowError, match="this page cannot adapt; use `gymnast serve`"):
         Adaptations(tmp_path, None).start(robot="r", instruction="lift", by="ana")
 
 
@@ -152,4 +152,15 @@ def test_where_the_dream_is_not_trusted_a_kept_adapter_may_still_be_tried(tmp_pa
     flow.reuse(flow.view.revision, adapter="policy-kept", by="ana")
     flow.wait(10)
     assert flow.view.stage is Stage.PREVIEW
+    flow.close()
+
+
+def test_an_engine_that_breaks_fails_its_adaptation_instead_of_leaving_it_for_ever(tmp_path, engine):
+    def broken(folder):
+        raise IndexError("list index out of range")
+
+    engine.trust = broken
+    flow = begin(tmp_path, engine)
+    assert flow.view.stage is Stage.FAILED
+    assert "IndexError: list index out of range" in flow.view.reason
     flow.close()
