@@ -31,7 +31,7 @@ class Limits:
 
     episode_bytes: int = 1024 * _MIB
     checkpoint_bytes: int = 64 * 1024 * _MIB
-    window_bytes: int = 16 * _MIB
+    window_bytes: int = 32 * _MIB
     tenant_bytes: int = 1 << 40
     tenant_episodes: int = 10_000_000
     streams_per_peer: int = 8

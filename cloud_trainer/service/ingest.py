@@ -17,35 +17,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from blake3 import blake3
-
 from cloud_trainer.service.config import Limits
+from cloud_trainer.service.quota import Quota
+from cloud_trainer.service.receiving import Receiving
 from cloud_trainer.store.folder import checked_digest
 from cloud_trainer.store.protocols import AddResult, BlobStore, EpisodeRow, MetaStore
-from gymnast_core.episodes.durable import FULL_ERRNOS
 from gymnast_core.episodes.messages import SCHEMA_VERSION, checked_id
-from gymnast_core.errors import ContractError, CorruptError, DiskFullError, GymnastError
-from gymnast_core.wire.codec import CHUNK_BYTES, Chunk
+from gymnast_core.errors import ContractError, DiskFullError, GymnastError
 from gymnast_core.wire.errors import (
     BusyError,
-    ChunkCorruptError,
-    CreditError,
-    DigestError,
     IdReusedError,
     InvalidIdError,
     InvalidMessageError,
-    OffsetError,
-    QuotaError,
-    SizeError,
-    SupersededError,
     TooLargeError,
 )
 from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
 _GROUP = 64
-_READ_BYTES = 1 << 20
-_WRITE_BACK_BYTES = 16 << 20
 _FULL_PAUSE_S = 0.5
 
 
@@ -57,112 +46,6 @@ class Opening:
     size: int
     digest: str
     schema: str
-
-
-class Receiving:
-    """One episode being received: its staging file, its running digest, and who owns it."""
-
-    def __init__(
-        self,
-        path: Path,
-        row: EpisodeRow,
-        write_back: Callable[[int], None] = lambda descriptor: None,
-        on_full: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.path = path
-        self._write_back, self._on_full = write_back, on_full
-        self._written_back = 0
-        self.row = row
-        self.lock = threading.Lock()
-        self.superseded = False
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._digest = blake3()
-        self.offset = self._take_stock()
-
-    def _take_stock(self) -> int:
-        """Make what is there durable, hash it, and return how much it is."""
-        size = os.fstat(self._file).st_size
-        if size > self.row.size:
-            os.ftruncate(self._file, 0)
-            size = 0
-        if size:
-            os.fsync(self._file)
-        at = 0
-        while at < size:
-            piece = os.pread(self._file, min(_READ_BYTES, size - at), at)
-            self._digest.update(piece)
-            at += len(piece)
-        return size
-
-    def write(self, chunk: Chunk) -> None:
-        """Append a chunk.
-
-        Raises:
-            SupersededError: a newer stream owns the episode.
-            OffsetError: a gap, an overlap or a replay.
-            SizeError: more bytes than announced.
-            ChunkCorruptError: its CRC does not fit.
-            DiskFullError: no space.
-        """
-        with self.lock:
-            self._check(chunk)
-            data = memoryview(chunk.data)
-            at = self.offset
-            try:
-                while data:
-                    written = os.pwrite(self._file, data, at)
-                    data, at = data[written:], at + written
-            except OSError as error:
-                if error.errno in FULL_ERRNOS:
-                    os.ftruncate(self._file, self.offset)
-                    self._on_full()
-                    raise DiskFullError(f"the trainer's disk is full; {self.offset} bytes are kept") from error
-                raise
-            self._digest.update(chunk.data)
-            self.offset = at
-            if at - self._written_back >= _WRITE_BACK_BYTES:
-                self._written_back = at
-                self._write_back(os.dup(self._file))
-
-    def _check(self, chunk: Chunk) -> None:
-        if self.superseded:
-            raise SupersededError(f"episode {self.row.episode_id} is being sent on a newer stream")
-        if not chunk.data:
-            raise InvalidMessageError(f"an empty chunk at {chunk.offset}")
-        if chunk.offset != self.offset:
-            raise OffsetError(f"chunk at {chunk.offset}, the file ends at {self.offset}")
-        if self.offset + len(chunk.data) > self.row.size:
-            raise SizeError(f"{self.offset + len(chunk.data)} bytes came, {self.row.size} were announced")
-        try:
-            chunk.check()
-        except CorruptError as error:
-            raise ChunkCorruptError(str(error)) from error
-
-    def seal(self) -> None:
-        """Check size and digest and make the bytes durable.
-
-        Raises:
-            OffsetError: fewer bytes than announced.
-            DigestError: other bytes than announced; they are thrown away.
-            SupersededError: a newer stream owns the episode.
-        """
-        with self.lock:
-            if self.superseded:
-                raise SupersededError(f"episode {self.row.episode_id} is being sent on a newer stream")
-            if self.offset != self.row.size:
-                raise OffsetError(f"commit after {self.offset} of {self.row.size} bytes; open again and send the rest")
-            if (found := self._digest.hexdigest()) != self.row.digest:
-                os.ftruncate(self._file, 0)
-                raise DigestError(f"the bytes have digest {found}, announced was {self.row.digest}")
-            os.fsync(self._file)
-
-    def close(self) -> None:
-        """Stop; what is in the file stays for the next attempt."""
-        with self.lock:
-            self.superseded = True
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
 
 
 class Ingest:
@@ -192,6 +75,7 @@ class Ingest:
         self._staging, self._blobs, self._meta, self._on_commit = staging, blobs, meta, on_commit
         self._receiving: dict[tuple[str, str], Receiving] = {}
         self._lock = threading.Lock()
+        self._quota = Quota(meta, limits)
         self._full_until = 0.0
         self._pool = ThreadPoolExecutor(commit_threads, thread_name_prefix="commit")
         self._groups: queue.SimpleQueue[tuple[EpisodeRow, Future[AddResult]] | None] = queue.SimpleQueue()
@@ -286,16 +170,10 @@ class Ingest:
             raise TooLargeError(f"episode of {opening.size} bytes; 1 to {self.limits.episode_bytes} are accepted")
 
     def _check_room(self, peer: Peer, opening: Opening) -> None:
-        usage, limits = self._meta.usage(peer.tenant), self.limits
         coming = [other.row.size for (tenant, _), other in self._receiving.items() if tenant == peer.tenant]
-        episodes, size = usage.episodes + len(coming), usage.bytes + sum(coming)
-        if size + opening.size > limits.tenant_bytes or episodes >= limits.tenant_episodes:
-            raise QuotaError(
-                f"tenant {peer.tenant!r} has {episodes} episodes of {size} bytes, under way included; the quota is "
-                f"{limits.tenant_episodes} and {limits.tenant_bytes}: ask an admin for more"
-            )
+        self._quota.check(peer.tenant, [*coming, opening.size])
         free = shutil.disk_usage(self._staging).free
-        if free - opening.size < limits.min_free_bytes or time.monotonic() < self._full_until:
+        if free - opening.size < self.limits.min_free_bytes or time.monotonic() < self._full_until:
             raise DiskFullError(
                 f"the trainer has {free} bytes left; nothing was dropped, it takes episodes again later"
             )
@@ -344,41 +222,8 @@ class Ingest:
             for _, done in group:
                 done.set_exception(error)
             return
+        added = [row for row, result in zip(rows, results, strict=True) if result == "added"]
+        self._quota.add(added)
         for (_, done), result in zip(group, results, strict=True):
             done.set_result(result)
-        self._on_commit([row for row, result in zip(rows, results, strict=True) if result == "added"])
-
-
-class Credit:
-    """The byte-credit window of one stream.
-
-    Args:
-        window: bytes that may be under way at once.
-    """
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self._left = window
-        self._owed = 0
-        self._lock = threading.Lock()
-
-    def spend(self, size: int) -> None:
-        """A chunk has come.
-
-        Raises:
-            CreditError: more than was granted.
-        """
-        with self._lock:
-            if size > self._left:
-                raise CreditError(f"a chunk of {size} bytes came with {self._left} bytes of credit left")
-            self._left -= size
-
-    def earn(self, size: int) -> int:
-        """A chunk is written; returns the credit to grant now, 0 for not yet."""
-        with self._lock:
-            self._owed += size
-            if self._owed < min(2 * CHUNK_BYTES, self.window // 8):
-                return 0
-            granted, self._owed = self._owed, 0
-            self._left += granted
-            return granted
+        self._on_commit(added)

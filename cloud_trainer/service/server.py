@@ -43,7 +43,14 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CorruptError, GymnastError, StorageError
-from gymnast_core.wire.channel import ERROR_KEY, KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, REQUEST_ID_KEY
+from gymnast_core.wire.allocator import keep_freed_memory
+from gymnast_core.wire.channel import (
+    ERROR_KEY,
+    KEEPALIVE_TIME_MS,
+    KEEPALIVE_TIMEOUT_MS,
+    LOOKAHEAD_BYTES,
+    REQUEST_ID_KEY,
+)
 from gymnast_core.wire.codec import MAX_MESSAGE_BYTES, decode_upload, encode_blob
 from gymnast_core.wire.errors import wire_error
 from gymnast_core.wire.gymnast.v1 import (
@@ -70,12 +77,12 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),  # where the window starts; its growth costs round trips
+    ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),  # where the window starts; its growth costs round trips
     ("grpc.max_concurrent_streams", 128),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
     ("grpc.http2.max_ping_strikes", 4),
     ("grpc.so_reuseport", 0),
 )
@@ -146,6 +153,7 @@ class Service:
         else:
             port = self._server.add_secure_port(target, self._credentials())
         self.address = f"{self.config.host}:{port}"
+        keep_freed_memory()
         self._server.start()
         self._revocations.start()
         self.validator.start()

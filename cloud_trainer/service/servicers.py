@@ -232,7 +232,7 @@ class WeightsServicer:
             at = request.offset
             while at < end:
                 self._stopping.check()
-                data = self._blobs.read(request.digest, at, min(2 * CHUNK_BYTES, end - at))
+                data = self._blobs.read(request.digest, at, min(CHUNK_BYTES, end - at))
                 yield Chunk(0, at, crc32c(data), data)
                 at += len(data)
 

@@ -8,18 +8,56 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from cloud_trainer.service.ingest import Credit, Ingest, Opening, Receiving
+from cloud_trainer.service.ingest import Ingest, Opening
+from cloud_trainer.service.receiving import Receiving
 from cloud_trainer.store.protocols import AddResult
 from gymnast_core.errors import GymnastError
 from gymnast_core.wire.codec import Chunk
-from gymnast_core.wire.errors import BusyError, InvalidMessageError, ServerFaultError, wire_error
+from gymnast_core.wire.errors import BusyError, CreditError, InvalidMessageError, ServerFaultError, wire_error
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2 as pb
 from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
 _FATAL = ("CreditError", "InvalidMessageError")
+_GRANTS = 8
+"""Credit is given back in eighths of the window: each grant wakes both sides."""
 _ECHO, _TEXT = 64, 500
 """Longest id and reason told back: what waits to be sent, and the log, must not grow with what came."""
+
+
+class Credit:
+    """The byte-credit window of one stream.
+
+    Args:
+        window: bytes that may be under way at once.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self._left = window
+        self._owed = 0
+        self._lock = threading.Lock()
+
+    def spend(self, size: int) -> None:
+        """A chunk has come.
+
+        Raises:
+            CreditError: more than was granted.
+        """
+        with self._lock:
+            if size > self._left:
+                raise CreditError(f"a chunk of {size} bytes came with {self._left} bytes of credit left")
+            self._left -= size
+
+    def earn(self, size: int) -> int:
+        """A chunk is written; returns the credit to grant now, 0 for not yet."""
+        with self._lock:
+            self._owed += size
+            if self._owed < self.window // _GRANTS:
+                return 0
+            granted, self._owed = self._owed, 0
+            self._left += granted
+            return granted
 
 
 class UploadSession:

@@ -143,6 +143,11 @@ class Spool:
                 continue  # shipped and removed meanwhile
         return sorted(found, key=lambda entry: (entry.enqueued_ns, entry.episode_id))
 
+    def is_empty(self) -> bool:
+        """Nothing waits; as quick with a thousand episodes as with one."""
+        with os.scandir(self._pending) as found:
+            return not any(_SEPARATOR in file.name and file.name.endswith(EPISODE_SUFFIX) for file in found)
+
     def remove(self, entry: SpoolEntry) -> None:
         """Delete an episode the trainer has acknowledged; nothing else may call this.
 

@@ -17,6 +17,8 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 ERROR_KEY = "gymnast-error"
 REQUEST_ID_KEY = "gymnast-request-id"
 UNARY_DEADLINE_S = 10.0
+LOOKAHEAD_BYTES = 16 * 1024 * 1024
+"""Where HTTP/2's window starts: 320 MB/s at 50 ms; growing it from less costs round trips."""
 _TRANSIENT = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -32,7 +34,7 @@ _TRANSIENT = frozenset(
 CLIENT_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
+    ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 0),

@@ -16,7 +16,7 @@ from gymnast_core.errors import CorruptError
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2, weights_pb2
 
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
-CHUNK_BYTES = 512 * 1024
+CHUNK_BYTES = 1024 * 1024
 _VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5
 _CHUNK_FIELD = b"\x12"  # UploadRequest.chunk = 2, length-delimited
 

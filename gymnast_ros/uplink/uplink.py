@@ -19,6 +19,7 @@ from gymnast_core.episodes.spool import Spool, SpoolEntry
 from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, GymnastError, TransientBridgeError
 from gymnast_core.manifest import WEIGHTS_NAME
 from gymnast_core.signing import DowngradeError, Release, SignedDocument
+from gymnast_core.wire.allocator import keep_freed_memory
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import CHUNK_BYTES
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
@@ -107,6 +108,7 @@ class Uplink:
         self._links = [Link(address, identity, insecure=insecure) for _ in range(2)]
         self._stop, self._wake = threading.Event(), threading.Event()
         self._held_back = HoldBack()
+        self._offered: set[str] = set()
         self._changed = threading.Condition()
         self._connected = {"episodes": False, "weights": False}
         self._counts = {"acknowledged": 0, "duplicates": 0, "refused": 0, "sent_bytes": 0}
@@ -116,7 +118,11 @@ class Uplink:
 
     def start(self) -> None:
         """Begin; returns at once, whether the trainer is there or not."""
-        loops = [("episodes", self._ship_forever)] if self._spool else []
+        keep_freed_memory()
+        loops = []
+        if self._spool:
+            self._offered = {entry.episode_id for entry in self._spool.entries()}  # an earlier life may have begun them
+            loops.append(("episodes", self._ship_forever))
         loops += [("weights", self._watch_forever)] if self._store else []
         for name, loop in loops:
             thread = threading.Thread(target=loop, name=f"uplink-{name}", daemon=True)
@@ -144,6 +150,8 @@ class Uplink:
     def wake(self) -> None:
         """There is a new episode: look now."""
         self._wake.set()
+        if (stream := self._stream) is not None:
+            stream.look()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until the spool is empty; False when the time is over."""
@@ -152,7 +160,7 @@ class Uplink:
         self.wake()
         spool = self._spool
         with self._changed:
-            return self._changed.wait_for(lambda: not spool.entries(), timeout_s)
+            return self._changed.wait_for(spool.is_empty, timeout_s)
 
     def status(self) -> UplinkStatus:
         """How things are now."""
@@ -185,6 +193,7 @@ class Uplink:
                 link,
                 self._spool,
                 held_back=self._held_back.now,
+                first_time=self._first_time,
                 acknowledged=self._acknowledged,
                 refused=self._refused,
                 stopped=self._stop.is_set,
@@ -205,9 +214,15 @@ class Uplink:
                 self._counts["sent_bytes"] += self._stream.sent_bytes
                 self._stream = None
 
+    def _first_time(self, entry: SpoolEntry) -> bool:
+        known = entry.episode_id in self._offered
+        self._offered.add(entry.episode_id)
+        return not known
+
     def _acknowledged(self, entry: SpoolEntry, duplicate: bool) -> None:
         assert self._spool is not None  # called by a stream that ships it
         self._held_back.forget(entry.episode_id)
+        self._offered.discard(entry.episode_id)
         self._works("episodes")
         with self._changed:  # who flushes sees it gone and counted, or neither
             self._spool.remove(entry)

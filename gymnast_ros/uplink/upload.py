@@ -24,7 +24,7 @@ from gymnast_ros.uplink.link import Backoff, Link
 
 LOG = logging.getLogger(__name__)
 METHOD = "/gymnast.v1.TrajectoryService/Upload"
-IN_FLIGHT = 32
+IN_FLIGHT = 48
 _IDLE_CLOSE_S = 5.0
 _SCAN_S = 0.05
 _SILENCE_S = 30.0
@@ -37,7 +37,7 @@ class _Sending:
     entry: SpoolEntry
     channel: int
     descriptor: int = -1
-    offset: int | None = None  # known once the trainer has said what it holds
+    offset: int | None = None  # of the next chunk; unknown until the trainer has said what it holds
     committed: bool = False
 
 
@@ -48,6 +48,9 @@ class UploadStream:
         link: the channel.
         spool: what to send.
         held_back: episode ids to leave alone for now (their turn comes after a wait).
+        first_time: asks whether an episode is offered for the first time ever: the trainer holds none of it, so its
+            bytes follow at once and a far link costs one round trip less. Where that was wrong the trainer refuses
+            the first chunk and the episode is offered again, the usual way.
         acknowledged: called when an episode is safe with the trainer; takes it out of the spool.
         refused: called when the trainer refuses one.
         stopped: asks whether to end.
@@ -62,6 +65,7 @@ class UploadStream:
         spool: Spool,
         *,
         held_back: Callable[[], set[str]],
+        first_time: Callable[[SpoolEntry], bool],
         acknowledged: Callable[[SpoolEntry, bool], None],
         refused: Callable[[SpoolEntry, GymnastError, bool], None],
         stopped: Callable[[], bool],
@@ -70,6 +74,7 @@ class UploadStream:
         idle_close_s: float = _IDLE_CLOSE_S,
     ) -> None:
         self._link, self._spool, self._held_back = link, spool, held_back
+        self._first_time = first_time
         self._acknowledged, self._refused, self._stopped = acknowledged, refused, stopped
         self._in_flight, self._chunk_bytes, self._idle_close_s = in_flight, chunk_bytes, idle_close_s
         self._changed = threading.Condition()
@@ -109,6 +114,12 @@ class UploadStream:
             for sending in self._sending.values():
                 self._close(sending)
 
+    def look(self) -> None:
+        """There is a new episode in the spool."""
+        with self._changed:
+            self._scan_at = 0.0
+            self._changed.notify_all()
+
     def _watch(self, call: Any) -> None:
         """Cancel a stream on which the trainer owes an answer for too long, or that must end."""
         with self._changed:
@@ -145,7 +156,7 @@ class UploadStream:
         while self._waiting:
             entry = self._waiting.popleft()
             if entry.path.exists():
-                sending = _Sending(entry, self._next_channel)
+                sending = _Sending(entry, self._next_channel, offset=0 if self._first_time(entry) else None)
                 self._sending[sending.channel] = sending
                 self._next_channel += 1
                 self._last_reply = time.monotonic()
@@ -202,8 +213,8 @@ class UploadStream:
             self._last_reply = time.monotonic()
             if kind == "credit":
                 self._credit += reply.credit.bytes
-            elif kind == "opened" and reply.opened.channel in self._sending:
-                self._sending[reply.opened.channel].offset = reply.opened.offset
+            elif kind == "opened" and (sending := self._sending.get(reply.opened.channel)) is not None:
+                sending.offset = reply.opened.offset if sending.offset is None else sending.offset
             self._changed.notify_all()
         if kind == "committed":
             self._done(reply.committed)

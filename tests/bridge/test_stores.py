@@ -1,16 +1,6 @@
 """Every store keeps the contracts: SQLite and folder, a real PostgreSQL server, and a real S3 interface."""
 
-import os
-import pwd
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
-from pathlib import Path
-
 import pytest
-import sqlalchemy as sa
 
 from cloud_trainer.store import open_blobs
 from cloud_trainer.store.database import _METADATA, Database
@@ -18,6 +8,7 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from gymnast_core.errors import ConfigError, CorruptError, StorageError
 from tests.contracts.store_contract import BlobStoreContract, JobStoreContract, MetaStoreContract, put
+from tests.postgres import PostgresMissingError, postgres_server
 
 
 @pytest.fixture
@@ -30,61 +21,11 @@ def sqlite(tmp_path):
 @pytest.fixture(scope="module")
 def postgres_url():
     """A PostgreSQL server of its own, from the distribution's packages."""
-    found = [
-        path / "bin" for path in sorted(Path("/usr/lib/postgresql").glob("*")) if (path / "bin" / "initdb").exists()
-    ]
-    if not found:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="gymnast-pg-"))
-    who = {}
-    if os.getuid() == 0:
-        try:
-            account = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("PostgreSQL refuses to run as root and there is no user postgres")
-        shutil.chown(folder, account.pw_uid, account.pw_gid)
-        who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **who}
-    subprocess.run(
-        [found[-1] / "initdb", "-D", folder / "data", "-A", "trust", "-U", "gymnast", "-E", "UTF8", "--no-sync"],
-        check=True, **quiet,
-    )  # fmt: skip
-    server = subprocess.Popen(
-        [
-            found[-1] / "postgres",
-            "-D",
-            folder / "data",
-            "-p",
-            str(port),
-            "-k",
-            str(folder),
-            "-h",
-            "127.0.0.1",
-            "-c",
-            "fsync=off",
-            "-c",
-            "max_connections=40",
-        ],
-        **quiet,
-    )
-    url = f"postgresql+psycopg://gymnast@127.0.0.1:{port}/postgres"
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            engine = sa.create_engine(url)
-            engine.connect().close()
-            engine.dispose()
-            break
-        except sa.exc.OperationalError:
-            assert time.monotonic() < deadline, "PostgreSQL did not start"
-            assert server.poll() is None, "PostgreSQL ended"
-            time.sleep(0.1)
-    yield url
-    server.terminate()
-    server.wait(20)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with postgres_server() as url:
+            yield url
+    except PostgresMissingError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

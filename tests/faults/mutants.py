@@ -11,6 +11,7 @@ from dataclasses import replace
 from cloud_trainer.service import ingest, session
 from cloud_trainer.store import sql_meta
 from gymnast_core.episodes import spool as spool_module
+from gymnast_core.wire.errors import OffsetError
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2 as pb
 from gymnast_ros.uplink import upload
 
@@ -40,7 +41,7 @@ def no_integrity() -> None:
 
     def check(self, chunk):
         if chunk.offset != self.offset:
-            raise ingest.OffsetError("gap")
+            raise OffsetError("gap")
 
     ingest.Receiving.seal, ingest.Receiving._check = seal, check
 

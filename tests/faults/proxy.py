@@ -21,6 +21,8 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._flips = 0
+        self._flowing = threading.Event()
+        self._flowing.set()
         self.forwarded = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -40,10 +42,15 @@ class FaultProxy:
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
 
+    def freeze(self) -> None:
+        """From now on nothing passes, and neither side is told: a cable that was pulled."""
+        self._flowing.clear()
+
     def close(self) -> None:
         """Stop listening and break what is left."""
         self._listener.close()
         self.reset()
+        self._flowing.set()
 
     def _accept(self) -> None:
         while True:
@@ -76,6 +83,7 @@ class FaultProxy:
                             self._flips -= 1
                             buffer[size // 2] ^= 0x10
                         self.forwarded += size
+                self._flowing.wait()
                 sink.sendall(view[:size])
         for end in (source, sink):
             with contextlib.suppress(OSError):
