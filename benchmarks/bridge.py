@@ -69,6 +69,16 @@ def own_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def forget(table: Table) -> None:
+    """Delete what was received, so that the next measurement gets the same memory.
+
+    Else each would fill pages that a virtual machine has never touched: half of a trainer's CPU time then goes into
+    the first write to them, more with every gigabyte, and who is measured last loses.
+    """
+    for received in (*(table.folder / "sink").iterdir(), *table.folder.glob("trainer-*/blobs/*/*")):
+        received.unlink()
+
+
 def send_files(table: Table, address: str, sizes: list[int]) -> float:
     """Seconds that the plain TCP sender takes for new files of these sizes."""
     place = Path(tempfile.mkdtemp(dir=table.folder))
@@ -76,6 +86,7 @@ def send_files(table: Table, address: str, sizes: list[int]) -> float:
     os.sync()
     seconds = timed(lambda: send_over_tcp(address, paths))
     shutil.rmtree(place)
+    forget(table)
     return seconds
 
 
@@ -89,7 +100,7 @@ class Robot:
     """
 
     def __init__(self, table: Table, address: str, identity: Path | None) -> None:
-        self._place = Path(tempfile.mkdtemp(dir=table.folder))
+        self._table, self._place = table, Path(tempfile.mkdtemp(dir=table.folder))
         self._made, self._spool = (Spool(self._place / name, min_free_bytes=1) for name in ("made", "spool"))
         self._uplink = Uplink(address, identity, spool=self._spool, insecure=identity is None)
         self._uplink.start()
@@ -108,6 +119,7 @@ class Robot:
             raise RuntimeError(f"not shipped: {self._uplink.status()}")
         seconds = time.perf_counter() - started
         self.cpu_s += own_cpu_s() - cpu_s
+        forget(self._table)
         return seconds
 
     def __enter__(self) -> Robot:
@@ -139,6 +151,7 @@ def small_file_floor(table: Table, count: int) -> float:
 
 def measure_uploads(table: Table) -> None:
     """200 MiB in one piece, and 200 times 1 MB; cost in CPU and memory."""
+    make_file(table.folder / "touch", table.bytes(2048)).unlink()  # memory that every measurement finds touched
     size, small = table.bytes(200), [_SMALL] * max(int(200 * table.scale), 10)
     with Other(table.folder, run_tcp_sink, table.folder / "sink") as tcp:
         tcp_s = table.best(lambda: send_files(table, tcp.address, [size]))

@@ -66,10 +66,10 @@ def test_sixteen_dead_robots_are_freed_in_time_and_a_replacement_is_served_at_on
     folders = [identities(f"wx-{number}", "robot") for number in range(ROBOTS)]
     spools = [Spool(tmp_path / f"spool-{number}") for number in range(ROBOTS)]
     before = open_streams()
-    channels = []
+    calls = []  # a call that nobody holds is cancelled
     for number, (folder, spool) in enumerate(zip(folders, spools, strict=True)):
         fill(spool, 1, prefix=f"robot-{number}")
-        channels.append(half_sent(f"127.0.0.1:{proxy.port}", folder, spool.entries()[0], over)[0])
+        calls.append(half_sent(f"127.0.0.1:{proxy.port}", folder, spool.entries()[0], over))
     assert wait_for(lambda: open_streams() == before + ROBOTS, 10)
     proxy.freeze()
     died = time.monotonic()
@@ -79,7 +79,7 @@ def test_sixteen_dead_robots_are_freed_in_time_and_a_replacement_is_served_at_on
     wait_for(lambda: open_streams() == before, FREED_S - (time.monotonic() - died))
     assert open_streams() == before, f"streams are held {time.monotonic() - died:.0f} s after their robots died"
     over.set()
-    for channel in channels:
+    for channel, _ in calls:
         channel.close()
     proxy.close()
 
