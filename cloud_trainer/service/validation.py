@@ -17,6 +17,7 @@ from gymnast_core.episodes.reader import check_episode
 from gymnast_core.errors import CorruptError, GymnastError, StorageError
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import Outcome
+from gymnast_core.wire.errors import NotFoundError
 
 LOG = logging.getLogger(__name__)
 _SLACK = 1.001
@@ -128,6 +129,14 @@ class Validator:
             for row in rows:
                 if self._stopped:
                     return
-                checked = validated(row, self._blobs.local_path(row.digest), self._spec)
+                checked = self._checked(row)
                 metrics.QUARANTINED.inc(checked.state == "quarantined")
                 self._meta.update_episode(checked)
+
+    def _checked(self, row: EpisodeRow) -> EpisodeRow:
+        try:
+            path = self._blobs.local_path(row.digest)
+        except NotFoundError as error:  # somebody deleted it: that episode's trouble, not the others'
+            LOG.error("episode_without_blob tenant=%s episode=%s", row.tenant, row.episode_id)
+            return replace(row, state="quarantined", reason=f"NotFoundError: {error}")
+        return validated(row, path, self._spec)

@@ -108,6 +108,14 @@ JOB_EVENTS = sa.Table(
 )
 
 
+_COUNT = (
+    sa.update(COUNTERS)
+    .where(COUNTERS.c.name == sa.bindparam("counter"))
+    .values(value=COUNTERS.c.value + sa.bindparam("more"))
+    .returning(COUNTERS.c.value)
+)
+
+
 class Database:
     """A SQLAlchemy engine and its transactions.
 
@@ -160,9 +168,11 @@ class Database:
 
     def next_number(self, connection: sa.Connection, name: str, count: int = 1) -> int:
         """Count up by some and return the last; PostgreSQL locks the row until the commit: writers take turns here."""
-        self.insert_new(connection, COUNTERS, {"name": name, "value": 0})
-        counted = sa.update(COUNTERS).where(COUNTERS.c.name == name).values(value=COUNTERS.c.value + count)
-        return int(connection.execute(counted.returning(COUNTERS.c.value)).scalar_one())
+        counted = connection.execute(_COUNT, {"counter": name, "more": count}).scalar_one_or_none()
+        if counted is None:  # the first of its kind
+            self.insert_new(connection, COUNTERS, {"name": name, "value": 0})
+            counted = connection.execute(_COUNT, {"counter": name, "more": count}).scalar_one()
+        return int(counted)
 
     def close(self) -> None:
         """Free connections, once nobody uses the one of SQLite; later transactions are refused. Safe to call twice."""

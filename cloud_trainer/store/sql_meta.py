@@ -13,6 +13,20 @@ from cloud_trainer.store.database import CHECKPOINTS, EPISODES, LINEAGE, RELEASE
 from cloud_trainer.store.protocols import AddResult, CheckpointRow, EpisodeRow, ReleaseRow, Usage
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
 
+# What every episode asks, built once: building a statement costs SQLAlchemy more than running it costs SQLite.
+_ONE = sa.select(EPISODES).where(
+    (EPISODES.c.tenant == sa.bindparam("tenant")) & (EPISODES.c.episode_id == sa.bindparam("episode_id"))
+)
+_KNOWN = sa.select(EPISODES.c.tenant, EPISODES.c.episode_id, EPISODES.c.digest).where(
+    (EPISODES.c.tenant == sa.bindparam("tenant")) & EPISODES.c.episode_id.in_(sa.bindparam("ids", expanding=True))
+)
+_ADD = sa.insert(EPISODES)
+_USED = sa.select(USAGE.c.episodes, USAGE.c.bytes).where(USAGE.c.tenant == sa.bindparam("tenant"))
+_USE = (
+    sa.update(USAGE)
+    .where(USAGE.c.tenant == sa.bindparam("who"))
+    .values(episodes=USAGE.c.episodes + sa.bindparam("count"), bytes=USAGE.c.bytes + sa.bindparam("size"))
+)
 _CHANGEABLE = ("state", "reason", "instruction", "outcome", "labelled_by", "steps", "policy_version", "metadata")
 
 
@@ -43,28 +57,27 @@ class SqlMetaStore:
     def _digests(self, connection: sa.Connection, rows: Sequence[EpisodeRow]) -> dict[tuple[str, str], str]:
         """What is known under these ids."""
         known: dict[tuple[str, str], str] = {}
-        columns = (EPISODES.c.tenant, EPISODES.c.episode_id, EPISODES.c.digest)
         for tenant in {row.tenant for row in rows}:
             ids = list({row.episode_id for row in rows if row.tenant == tenant})
-            query = sa.select(*columns).where((EPISODES.c.tenant == tenant) & EPISODES.c.episode_id.in_(ids))
-            known |= {(owner, episode_id): digest for owner, episode_id, digest in connection.execute(query)}
+            found = connection.execute(_KNOWN, {"tenant": tenant, "ids": ids})
+            known |= {(owner, episode_id): digest for owner, episode_id, digest in found}
         return known
 
     def _insert(self, connection: sa.Connection, rows: Sequence[EpisodeRow]) -> None:
         if not rows:
             return
-        connection.execute(sa.insert(EPISODES), [_episode_values(row) for row in rows])
+        connection.execute(_ADD, [_episode_values(row) for row in rows])
         for tenant in {row.tenant for row in rows}:
             sizes = [row.size for row in rows if row.tenant == tenant]
-            self._database.insert_new(connection, USAGE, {"tenant": tenant, "episodes": 0, "bytes": 0})
-            more = {"episodes": USAGE.c.episodes + len(sizes), "bytes": USAGE.c.bytes + sum(sizes)}
-            connection.execute(sa.update(USAGE).where(USAGE.c.tenant == tenant).values(more))
+            more = {"who": tenant, "count": len(sizes), "size": sum(sizes)}
+            if not connection.execute(_USE, more).rowcount:  # the tenant's first
+                self._database.insert_new(connection, USAGE, {"tenant": tenant, "episodes": 0, "bytes": 0})
+                connection.execute(_USE, more)
 
     def episode(self, tenant: str, episode_id: str) -> EpisodeRow | None:
         """See MetaStore."""
-        query = sa.select(EPISODES).where((EPISODES.c.tenant == tenant) & (EPISODES.c.episode_id == episode_id))
         with self._database.transaction() as connection:
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(_ONE, {"tenant": tenant, "episode_id": episode_id}).mappings().first()
         return _episode(row) if row else None
 
     def episodes(
@@ -97,9 +110,8 @@ class SqlMetaStore:
 
     def usage(self, tenant: str) -> Usage:
         """See MetaStore."""
-        query = sa.select(USAGE.c.episodes, USAGE.c.bytes).where(USAGE.c.tenant == tenant)
         with self._database.transaction() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_USED, {"tenant": tenant}).first()
         return Usage(*row) if row else Usage(0, 0)
 
     def next_release_sequence(self) -> int:

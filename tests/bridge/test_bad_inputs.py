@@ -383,6 +383,24 @@ def test_episode_of_a_dead_stream_is_taken_over_by_a_new_one(tight, robot):
     assert replies[1].committed.episode_id == "ep"
 
 
+def test_a_missing_file_is_that_episodes_trouble_alone(tmp_path, identities):
+    config = ServiceConfig(tmp_path / "trainer")
+    with Service(config) as service:
+        service.validator.stop()
+        spool = Spool(tmp_path / "spool")
+        fill(spool, 2)
+        gone, kept = (entry.digest for entry in spool.entries())
+        with Uplink(service.address, identities("wx-1", "robot"), spool=spool) as uplink:
+            assert uplink.flush(10), uplink.status()
+        service.blobs.local_path(gone).unlink()
+    with Service(config) as service:
+        assert service.validator.settle(10)
+        states = {row.digest: (row.state, row.reason) for row in service.meta.episodes()}
+    assert states[kept][0] == "valid"
+    assert states[gone][0] == "quarantined"
+    assert gone in states[gone][1]
+
+
 def test_broken_episode_file_on_the_trainer_is_found(tmp_path):
     path = make_episode(tmp_path, "ep")
     data = bytearray(path.read_bytes())
