@@ -194,7 +194,7 @@ class Ingest:
         with os.scandir(path.parent) as found:  # quicker than glob: this is asked for every episode
             for stale in found:
                 if stale.name.startswith(f"{opening.episode_id}~") and not stale.name.startswith(f"{path.stem}."):
-                    os.unlink(stale)
+                    Path(stale.path).unlink()
 
     def _commit(self, receiving: Receiving) -> AddResult:
         receiving.seal()
