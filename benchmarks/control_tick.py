@@ -25,9 +25,11 @@ import numpy as np
 
 from gymnast_core.episodes import Spool, write_episode
 from gymnast_core.errors import StaleCommandError
-from gymnast_core.kinematics import DEFAULT_ROTATION, EndEffectorTarget, inverse
+from gymnast_core.kinematics import inverse
 from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.types import Episode, FloatArray
+from gymnast_ros.graph import ENVIRONMENT
 
 ALLOWED_JITTER = 0.10
 """p99 of |interval - period| / period."""
@@ -135,7 +137,7 @@ def measure(rate_hz: float, seconds: float, domain_id: int, *, load: bool, prior
     os.environ |= {
         "ROS_DOMAIN_ID": str(domain_id),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "OMP_NUM_THREADS": "1",
+        **ENVIRONMENT,
     }
     with tempfile.TemporaryDirectory() as name:
         folder, stopping = Path(name), threading.Event()

@@ -3,8 +3,10 @@
 The graph is the real one (arm, gate, rollout, bridge, teleop and a trainer), the arm is the simulated one in real time.
 Whether it held is read from its own record, arm/executed. For every kill: how long after it the arm still moved, when
 the graph ran again, whether the episode was marked; and at the end, whether the trainer has every finished episode.
+A hundred kills take a quarter of an hour; with --seconds a run ends earlier, and the same command goes on where the
+file ends.
 
-python -m benchmarks.node_kills --kills 100 --json benchmarks/node_kills.json
+python -m benchmarks.node_kills --kills 100 --seconds 240 --json benchmarks/node_kills.json
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ TRANSPORT_S = 0.1
 RECOVERY_S = 10.0
 STEPS = 15
 PATIENCE_S = 60.0
+SUMS = ("announced", "stored", "unreadable", "gave_up")
 
 
 class NotInTimeError(GymnastError):
@@ -218,6 +221,11 @@ class Range:
             "unreadable": len(unreadable), "gave_up": self.gave_up,
         }  # fmt: skip
 
+    def last_words(self) -> str:
+        """What every node said last."""
+        tails = [(path.name, path.read_text().splitlines()[-8:]) for path in sorted(self.graph.logs.glob("*.log"))]
+        return "\n".join(f"{name}: {line}" for name, lines in tails for line in lines)
+
     def close(self) -> None:
         """End every process."""
         self.client.close()
@@ -257,21 +265,43 @@ def _range(domain_id: int, seed: int) -> Iterator[Range]:
             field.close()
 
 
-def measure(kills: int, *, seed: int, domain_id: int, victims: Sequence[str] = VICTIMS) -> dict[str, Any]:
-    """Kill that many times, every node equally often, in random order; returns figures and rows."""
+def order_of(kills: int, seed: int) -> list[str]:
+    """Every node equally often, in random order."""
+    names = [VICTIMS[number % len(VICTIMS)] for number in range(kills)]
+    return [str(name) for name in np.random.default_rng(seed).permutation(names)]
+
+
+def measure(order: Sequence[str], *, seed: int, domain_id: int, seconds: float = 3600.0) -> dict[str, Any]:
+    """Kill these nodes one after the other, as many as so many seconds allow; returns figures and rows."""
+    until_s, rows, broken = time.monotonic() + seconds, [], ""
     with _range(domain_id, seed) as field:
-        order = [victims[number % len(victims)] for number in range(kills)]
-        rows = []
-        for node in field.rng.permutation(order).tolist():
-            rows.append(field.kill(node))
-            print(f"{len(rows)}/{kills} {rows[-1]}", file=sys.stderr, flush=True)
+        for node in order:
+            if time.monotonic() > until_s:
+                break
+            try:
+                rows.append(field.kill(node))
+            except NotInTimeError as error:
+                broken = f"after killing {node}: {error}"
+                rows.append(Kill(node, 0.0, 0, True, PATIENCE_S))
+                print(f"{broken}\n{field.last_words()}", file=sys.stderr, flush=True)
+                break
+            print(f"{len(rows)}/{len(order)} {rows[-1]}", file=sys.stderr, flush=True)
         result = field.finish()
-    cut = Counter(row.node for row in rows if row.node in HOLDS)
-    marked = sum(result["truncated"].get(reason, 0) for reason in ("arm_lost", "crash")) + result["unreadable"]
+    return {**result, "kills": [asdict(row) for row in rows], "broken": [broken] if broken else []}
+
+
+def joined(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Both runs' rows and sums, and what follows from them."""
+    rows = [*earlier.get("kills", []), *later["kills"]]
+    truncated = Counter(earlier.get("truncated", {})) + Counter(later["truncated"])
+    sums = {name: earlier.get(name, 0) + later[name] for name in SUMS}
+    cut = sum(row["node"] in HOLDS for row in rows)
+    marked = sum(truncated.get(reason, 0) for reason in ("arm_lost", "crash")) + sums["unreadable"]
     return {
-        **result, "kills": [asdict(row) for row in rows], "unmarked": max(0, sum(cut.values()) - marked),
-        "not_held": sum(not row.held for row in rows), "slow": sum(row.recovered_s > RECOVERY_S for row in rows),
-        "seed": seed,
+        **sums, "kills": rows, "truncated": dict(truncated),
+        "lost": [*earlier.get("lost", []), *later["lost"]], "broken": [*earlier.get("broken", []), *later["broken"]],
+        "unmarked": max(0, cut - marked), "not_held": sum(not row["held"] for row in rows),
+        "slow": sum(row["recovered_s"] > RECOVERY_S for row in rows),
     }  # fmt: skip
 
 
@@ -300,13 +330,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--domain", type=int, default=95)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="no kill begins after this; run again to go on")
+    parser.add_argument("--json", type=Path, help="result; what it already holds is not done again")
     args = parser.parse_args(arguments)
-    result = measure(args.kills, seed=args.seed, domain_id=args.domain)
+    earlier = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    done = len(earlier.get("kills", []))
+    rest = order_of(args.kills, args.seed)[done:]
+    result = joined(earlier, measure(rest, seed=args.seed + done, domain_id=args.domain, seconds=args.seconds))
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1, sort_keys=True))
-    return 1 if result["not_held"] or result["slow"] or result["lost"] or result["unmarked"] else 0
+    return 1 if any(result[name] for name in ("not_held", "slow", "lost", "unmarked", "broken")) else 0
 
 
 if __name__ == "__main__":

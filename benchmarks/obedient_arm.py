@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from gymnast_core import kinematics
 from gymnast_core.closed_form import joints_for
-from gymnast_core.kinematics import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.safety import ArmState, GateLimits
 from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.types import FloatArray
 
 Array = npt.NDArray[np.float64]

@@ -15,9 +15,10 @@ from std_srvs.srv import Trigger
 from benchmarks.control_tick import CAMERAS, jitter_share, still_target
 from gymnast_core.cameras import CameraLimits
 from gymnast_core.errors import StaleCommandError
+from gymnast_core.safety import ArmState
 from gymnast_core.types import FloatArray
 from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.arm_port import SILENCE, ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.cameras import CameraPort, CameraSource
 from gymnast_ros.nodes.runtime import Settings
 from gymnast_ros.nodes.ticker import Ticker
@@ -32,7 +33,7 @@ class TickingArm(Node):  # type: ignore[misc]
         for name, default in (("instruction", ""), ("seed", 0), ("scene", "")):
             settings.declare(name, default, "taken and ignored")
         self._period_ns, self._max_steps = round(1e9 / rate_hz), max_steps
-        description = ArmDescription("wx250s", ("wide",), 256, 256, max_steps, rate_hz, True)
+        description = ArmDescription("wx250s", ("wide",), 256, 256, max_steps, rate_hz, True, 2.0)
         self._port = ArmPort(self, description, self._on_command)
         self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
         self.create_service(Trigger, topics.RESET, self._reset)
@@ -54,7 +55,9 @@ class TickingArm(Node):  # type: ignore[misc]
         self._latency_ms: list[float] = []
 
     def ask(self) -> None:
-        """Start the rollout's episode once its service is there."""
+        """Say that the arm is there, and start the rollout's episode once its service is."""
+        if not self._running and not self._steps:
+            self._port.publish_state(ArmState(0, self._target, self._joints_J, running=False, session=SESSION))
         if not self._asked and self._start.service_is_ready():
             self._asked = True
             self._start.call_async(Trigger.Request())

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from gymnast_core.clearance import Clearance, clearance_of
 from gymnast_core.closed_form import joints_for
 from gymnast_core.errors import ConfigError, SafetyError, UnreachableError
-from gymnast_core.kinematics import EndEffectorTarget
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
+from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import ACTION_DIM, FloatArray
 
 Array = npt.NDArray[np.float64]

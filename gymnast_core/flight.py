@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import cv2
-import numpy as np
 from mcap.writer import Writer
 
+from gymnast_core.episodes import messages
+from gymnast_core.episodes.channels import RosChannels
+from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.types import ByteArray
 
-_ANY_OBJECT = json.dumps({"type": "object"}).encode()
-_IMAGE_SCHEMA = json.dumps(
-    {
-        "title": "foxglove.CompressedImage",
-        "type": "object",
-        "properties": {
-            "timestamp": {"type": "object", "properties": {"sec": {"type": "integer"}, "nsec": {"type": "integer"}}},
-            "frame_id": {"type": "string"},
-            "data": {"type": "string", "contentEncoding": "base64"},
-            "format": {"type": "string"},
-        },
-    }
-).encode()
 JPEG_QUALITY = 85
 
 
+@dataclass(frozen=True)
+class Named:
+    """Numbers with names: an action, or where the arm is.
+
+    Attributes:
+        names: of the numbers.
+        values: as many.
+    """
+
+    names: Sequence[str]
+    values: Sequence[float]
+
+
+Note = Named | Mapping[str, Any] | ByteArray
+"""Numbers (sensor_msgs/JointState), JSON values (std_msgs/String) or an RGB picture (sensor_msgs/CompressedImage)."""
+
+
 class FlightRecorder:
-    """A ring of notes; write() turns it into an MCAP file that Foxglove opens. Thread safe.
+    """A ring of notes; write() turns it into an MCAP file that Foxglove, rosbags and ros2 bag open. Thread safe.
 
     Args:
         folder: where records go; created with the first one.
@@ -43,7 +48,7 @@ class FlightRecorder:
 
     def __init__(self, folder: Path, *, window_ns: int = 30_000_000_000, keep_files: int = 50) -> None:
         self._folder, self._window_ns, self._keep_files = folder, window_ns, keep_files
-        self._notes: deque[tuple[int, str, Mapping[str, Any] | ByteArray]] = deque()
+        self._notes: deque[tuple[int, str, Note]] = deque()
         self._lock = threading.Lock()
         self._count = 0
 
@@ -51,16 +56,16 @@ class FlightRecorder:
         """Notes in the window."""
         return len(self._notes)
 
-    def note(self, topic: str, time_ns: int, values: Mapping[str, Any] | ByteArray) -> None:
+    def note(self, topic: str, time_ns: int, note: Note) -> None:
         """Keep one thing.
 
         Args:
-            topic: what it is.
+            topic: it came on or goes to; a picture's is extended by /compressed.
             time_ns: clock of the caller, the same for every note.
-            values: JSON values, or an (H, W, 3) uint8 RGB picture.
+            note: what is kept.
         """
         with self._lock:
-            self._notes.append((time_ns, topic, values))
+            self._notes.append((time_ns, topic, note))
             while self._notes[0][0] < time_ns - self._window_ns:
                 self._notes.popleft()
 
@@ -87,26 +92,22 @@ class FlightRecorder:
         return path
 
 
-def _write(file: Any, notes: list[tuple[int, str, Mapping[str, Any] | ByteArray]]) -> None:
+def _write(file: IO[bytes], notes: Sequence[tuple[int, str, Note]]) -> None:
     writer = Writer(file)
-    writer.start(profile="", library="gymnast")
-    plain = writer.register_schema(name="gymnast.note", encoding="jsonschema", data=_ANY_OBJECT)
-    picture = writer.register_schema(name="foxglove.CompressedImage", encoding="jsonschema", data=_IMAGE_SCHEMA)
-    channels: dict[str, int] = {}
-    for time_ns, topic, values in notes:
-        is_picture = isinstance(values, np.ndarray)
-        if topic not in channels:
-            channels[topic] = writer.register_channel(topic, "json", picture if is_picture else plain)
-        body = _encoded(values, time_ns) if isinstance(values, np.ndarray) else dict(values)
-        writer.add_message(channels[topic], time_ns, json.dumps(body).encode(), time_ns)
+    writer.start(profile="ros2", library="gymnast")
+    channels = RosChannels(writer)
+    for time_ns, source, note in notes:
+        topic, kind, data = _encoded(f"/{source.lstrip('/')}", time_ns, note)
+        writer.add_message(channels.of(topic, kind), time_ns, data, time_ns)
     writer.finish()
 
 
-def _encoded(image_HWC: ByteArray, time_ns: int) -> dict[str, Any]:
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return {
-        "timestamp": {"sec": time_ns // 1_000_000_000, "nsec": time_ns % 1_000_000_000},
-        "frame_id": "camera",
-        "data": base64.b64encode(data.tobytes()).decode(),
-        "format": "jpeg",
-    }
+def _encoded(topic: str, time_ns: int, note: Note) -> tuple[str, str, bytes]:
+    """Topic, message type and CDR bytes."""
+    if isinstance(note, Named):
+        return topic, "sensor_msgs/msg/JointState", messages.encode_named(time_ns, note.names, note.values)
+    if isinstance(note, Mapping):
+        return topic, "std_msgs/msg/String", messages.encode_string(json.dumps(dict(note)))
+    jpeg = encode_jpeg(note, JPEG_QUALITY)
+    camera = topic.strip("/").split("/")[0]
+    return f"{topic}/compressed", "sensor_msgs/msg/CompressedImage", messages.encode_image(time_ns, camera, jpeg)

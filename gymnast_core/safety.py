@@ -131,6 +131,10 @@ class CommandGate:
         """The newest arm state."""
         return self._memory.arm
 
+    def use(self, limits: GateLimits) -> None:
+        """Judge by another envelope from the next command on; what was told before stays as it was."""
+        self.limits, self._envelope = limits, Envelope(limits)
+
     def latch_estop(self, reason: str) -> None:
         """Close the gate until re_arm(); wins over everything and may be called from any thread."""
         self._reason = reason

@@ -58,6 +58,9 @@ class RobotSpec:
         return round(1e9 / self.control_hz)
 
 
+BASE_FRAME = "base_link"
+"""Under the waist joint, x forward, y left, z up (REP 103, REP 105)."""
+
 JOINT_NAMES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 
 WIDOWX_250S = RobotSpec(

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from gymnast_core.errors import GymnastError
-from gymnast_ros.graph import ESCALATE_AFTER_S, RESPAWN_DELAY_S, GraphConfig, NodeSpec, graph
+from gymnast_ros.graph import ENVIRONMENT, ESCALATE_AFTER_S, RESPAWN_DELAY_S, GraphConfig, NodeSpec, graph
+from gymnast_ros.log_tail import LogTail
 from gymnast_ros.nodes.ticker import prefer
 
 LOG = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class Graph:
             NodeDiedError: it ended and is not respawned.
         """
         for name, code in self.failed.items():
-            raise NodeDiedError(f"node {name} ended with code {code}; see {self.logs / name}.log")
+            raise NodeDiedError(f"{name} {_how_it_ended(code)} and is not started again; see {self.logs / name}.log")
 
     def stop(self) -> dict[str, int]:
         """End every process, politely first, in the order opposite to the start; returns their exit codes."""
@@ -103,29 +105,48 @@ class Graph:
                     self.failed[spec.name] = process.returncode
                 elif spec.name not in due:
                     due[spec.name] = time.monotonic() + RESPAWN_DELAY_S
+                    LOG.warning("%s %s and is started again", spec.name, _how_it_ended(process.returncode))
                 elif time.monotonic() >= due[spec.name]:
                     del due[spec.name]
                     self.restarts[spec.name] += 1
                     self._processes[spec.name] = self._spawn(spec)
 
 
-def up(config: GraphConfig) -> int:
-    """Run the graph until SIGINT or SIGTERM; returns an exit code."""
+def up(config: GraphConfig, tell: Callable[[str], None]) -> int:
+    """Run the graph until SIGINT or SIGTERM; returns an exit code.
+
+    Args:
+        config: what to start.
+        tell: gets every line that a node logs, with the node's name.
+    """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    with Graph(config) as running:
-        while not stopping.wait(0.5):
-            running.check()
+    running = Graph(config)
+    running.logs.mkdir(parents=True, exist_ok=True)
+    tail = LogTail(running.logs)
+    with running:
+        try:
+            while not stopping.wait(0.2):
+                _tell_new(tail, tell)
+                running.check()
+        finally:
+            tell(f"stopping; the arm gets up to {ESCALATE_AFTER_S[config.robot]:.0f} s to come to rest")
+    _tell_new(tail, tell)
     return 0
 
 
+def _tell_new(tail: LogTail, tell: Callable[[str], None]) -> None:
+    for node, line in tail.new_lines():
+        tell(f"{node}: {line}")
+
+
+def _how_it_ended(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+
+
 def _environment(config: GraphConfig) -> dict[str, str]:
-    """One torch thread per process: two on a busy machine are several times slower."""
-    environment = dict(os.environ)
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    environment.setdefault("MUJOCO_GL", "egl")
-    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    environment = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **ENVIRONMENT, **os.environ}
     if config.domain_id is not None:
         environment["ROS_DOMAIN_ID"] = str(config.domain_id)
     return environment

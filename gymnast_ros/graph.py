@@ -14,14 +14,23 @@ CHUNKING = ("wait", "real_time")
 """Between policy and arm: nothing, or gymnast_core.policies.chunking."""
 REAL_TIME = CHUNKING[1]
 CAMERAS = ("", "usb_cam", "realsense")
-CAMERA_TOPICS = {"usb_cam": "/image_raw", "realsense": "/camera/camera/color/image_raw"}
+ROBOT_MODEL = "wx250s"
 EFFORT_LIMIT = tuple(1.7 * value for value in (800.0, 1000.0, 600.0, 600.0, 600.0, 700.0))
 """[mA] Source: rail-berkeley/bridge_data_robot, effort limits with their tolerance."""
 RESPAWN_DELAY_S = 1.0
+LABEL_TIMEOUT_S = 120.0
+"""How long a real arm's operator has to label an episode before the next one."""
 STEP_TIMEOUT_S = 1.5
 """In real time an observation comes five times a second; after this the arm is gone."""
 REALTIME_PRIORITY = 20
 """SCHED_FIFO of arm and gate where that is asked for: above everything ordinary, below the kernel's own threads."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
+"""Of every process, where the user has set nothing else.
+
+Two torch threads on a busy machine are several times slower than one. Without UDPv4, Fast DDS talks through shared
+memory on one machine; a reader that is killed (kill -9, out of memory) keeps its share of the writer's 512 KiB segment,
+and after a few of them no successor gets an image: eProsima/Fast-DDS issue 5469, and benchmarks/node_kills.py.
+"""
 ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
 """SIGINT, then SIGTERM after this, then SIGKILL: a real arm needs the time to reach its sleep pose."""
 
@@ -31,13 +40,14 @@ class NodeSpec:
     """One process of the graph.
 
     Attributes:
-        executable: console script, and module in gymnast_ros.nodes.
+        executable: console script, and module in gymnast_ros.nodes where it is ours.
         name: node name.
         parameters: of the node.
         namespace: of the arm.
         respawn: start it again when it dies.
         remaps: topic -> topic.
         priority: SCHED_FIFO priority; 0 is ordinary scheduling.
+        package: whose executable it is.
     """
 
     executable: str
@@ -47,6 +57,7 @@ class NodeSpec:
     respawn: bool = True
     remaps: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
+    package: str = "gymnast_ros"
 
     def ros_arguments(self) -> list[str]:
         """--ros-args as rcl parses them."""
@@ -157,6 +168,8 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
         rollout["instruction"] = config.instruction
     if config.paced or config.robot != "sim":
         rollout["step_timeout_s"] = STEP_TIMEOUT_S
+    if config.robot != "sim":
+        rollout["label_timeout_s"] = LABEL_TIMEOUT_S
     specs = [_arm(config), _gate(config), NodeSpec("rollout", "rollout", rollout)]
     if config.trainer:
         link = {"trainer": config.trainer, "identity": str(config.identity) if config.identity else ""}
@@ -173,10 +186,23 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
 def _arm(config: GraphConfig) -> NodeSpec:
     if config.robot == "sim":
         return NodeSpec("sim_world", "arm", {"paced": config.paced})
-    parameters: dict[str, Any] = {"robot_model": "wx250s"}
+    parameters: dict[str, Any] = {"robot_model": ROBOT_MODEL, "robot_name": _robot_name(config)}
     if config.camera:
-        parameters |= {"camera_topics": [CAMERA_TOPICS[config.camera]]}
+        # both drivers offer reliable; without, a frame of many datagrams rarely arrives whole
+        parameters |= {"camera_topics": [_camera_topic(config)], "camera_reliability": "reliable"}
     return NodeSpec("widowx_arm", "arm", parameters, respawn=False)
+
+
+def _robot_name(config: GraphConfig) -> str:
+    """Namespace of xs_sdk: apart from ours, whose joint_states are others, and from every other arm's."""
+    return "_".join([*filter(None, config.namespace.strip("/").split("/")), ROBOT_MODEL])
+
+
+def _camera_topic(config: GraphConfig) -> str:
+    prefix = f"/{config.namespace.strip('/')}".rstrip("/")
+    if config.camera == "usb_cam":
+        return f"{prefix}/usb_cam/image_raw"
+    return f"{prefix or '/camera'}/camera/color/image_raw"
 
 
 def _gate(config: GraphConfig) -> NodeSpec:
@@ -194,109 +220,38 @@ def _gate(config: GraphConfig) -> NodeSpec:
 
 
 def external(config: GraphConfig) -> tuple[ExternalSpec, ...]:
-    """Other people's launch files and nodes that a real arm needs; the ROS-less starter expects them running."""
+    """Other people's launch files that a real arm needs; the ROS-less starter expects them running."""
     if config.robot == "sim":
         return ()
     specs = []
     if config.vendor:
-        arguments = {"robot_model": "wx250s", "use_rviz": "false"}
+        arguments = {"robot_model": ROBOT_MODEL, "robot_name": _robot_name(config), "use_rviz": "false"}
         specs.append(ExternalSpec("interbotix_xsarm_control", "launch/xsarm_control.launch.py", arguments))
     if config.camera == "realsense":
-        specs.append(
-            ExternalSpec("realsense2_camera", "launch/rs_launch.py", {"rgb_camera.color_profile": "640x480x30"})
-        )
-    if config.camera == "usb_cam":
-        specs.append(ExternalSpec("usb_cam", "launch/camera.launch.py", {}))
-    if config.teleop:
-        specs.append(ExternalSpec("joy", "launch/joy.launch.py", {}))
+        arguments = {
+            "camera_namespace": config.namespace.strip("/") or "camera", "camera_name": "camera",
+            "rgb_camera.color_profile": "640x480x30",
+        }  # fmt: skip
+        specs.append(ExternalSpec("realsense2_camera", "launch/rs_launch.py", arguments))
     return tuple(specs)
+
+
+def devices(config: GraphConfig) -> tuple[NodeSpec, ...]:
+    """Other people's nodes for what is plugged in; the ROS-less starter expects them running."""
+    specs = []
+    if config.camera == "usb_cam":
+        picture = {"image_width": 640, "image_height": 480, "framerate": 30.0, "pixel_format": "yuyv2rgb"}
+        remaps = {"image_raw": "usb_cam/image_raw"}
+        specs.append(NodeSpec("usb_cam_node_exe", "usb_cam", picture, remaps=remaps, package="usb_cam"))
+    if config.teleop:
+        specs.append(NodeSpec("joy_node", "joy", package="joy"))
+    return tuple(_finished(spec, config) for spec in specs)
 
 
 def _finished(spec: NodeSpec, config: GraphConfig) -> NodeSpec:
     parameters = {**spec.parameters, **config.parameters.get(spec.name, {})}
     priority = REALTIME_PRIORITY if config.realtime and spec.name in ("arm", "command_gate") else 0
     return replace(spec, parameters=parameters, namespace=config.namespace, priority=priority)
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument of bridge.launch.py.
-
-    Attributes:
-        name: as in robot:=sim.
-        default: as text.
-        description: shown by `ros2 launch --show-args`.
-        choices: allowed texts; empty allows any.
-    """
-
-    name: str
-    default: str
-    description: str
-    choices: tuple[str, ...] = ()
-
-
-FLAG = ("true", "false")
-ARGUMENTS = (
-    Argument("robot", "sim", "the simulated arm, or a real WidowX 250s", ROBOTS),
-    Argument("folder", "robot", "spool, checkpoints, results and flight records"),
-    Argument("name", "sim-0", "robot name, as in its certificate"),
-    Argument("namespace", "", "of every node, for several arms on one network"),
-    Argument("domain", "", "ROS_DOMAIN_ID; empty keeps the environment's"),
-    Argument("trainer", "", "host:port; empty runs without a bridge"),
-    Argument("identity", "", "folder with cert.pem, key.pem and ca.pem from `gymnast enroll`"),
-    Argument("insecure", "false", "no TLS to the trainer; on one machine only", FLAG),
-    Argument("policy", "", "checkpoint folder, or remote:HOST:PORT; empty takes the one last in force"),
-    Argument("instruction", "", "task the rollout node starts with"),
-    Argument("camera", "", "camera driver to start with a real arm", ("", "usb_cam", "realsense")),
-    Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
-    Argument("paced", "false", "simulated arm at 5 Hz of wall-clock time; late commands are holds", FLAG),
-    Argument("chunking", CHUNKING[0], "real_time computes the next chunk of actions while this one executes", CHUNKING),
-    Argument("device", "auto", "where a large policy runs: auto, cpu, cuda, cuda:N"),
-    Argument("realtime", "false", "arm and gate with SCHED_FIFO; needs an rtprio limit for this user", FLAG),
-    Argument("teleop", "false", "start the joystick node", FLAG),
-    Argument("orders", "false", "the trainer's operators may run episodes on this robot", FLAG),
-    Argument("page", "", "port of the robot's own page, on this machine only, e.g. 8081; empty serves none"),
-)
-
-
-def config_from(texts: Mapping[str, str]) -> GraphConfig:
-    """Turn launch arguments into a GraphConfig.
-
-    Raises:
-        ConfigError: an unknown argument, or a value that is not allowed; the message names it.
-    """
-    known = {argument.name: argument for argument in ARGUMENTS}
-    unknown = sorted(set(texts) - set(known))
-    if unknown:
-        raise ConfigError(f"unknown arguments {unknown}; there are {sorted(known)}")
-    values = {name: texts.get(name, argument.default) for name, argument in known.items()}
-    for name, argument in known.items():
-        if argument.choices and values[name] not in argument.choices:
-            raise ConfigError(f"{name}:={values[name]!r} is not one of {', '.join(map(repr, argument.choices))}")
-    for name in ("domain", "page"):
-        if values[name] and not values[name].isdigit():
-            raise ConfigError(f"{name}:={values[name]!r} is not a number")
-    return GraphConfig(
-        folder=Path(values["folder"]).absolute(),
-        robot=values["robot"],
-        robot_name=values["name"],
-        domain_id=int(values["domain"]) if values["domain"] else None,
-        namespace=values["namespace"],
-        trainer=values["trainer"],
-        identity=Path(values["identity"]) if values["identity"] else None,
-        insecure=values["insecure"] == "true",
-        policy=values["policy"],
-        paced=values["paced"] == "true",
-        chunking=values["chunking"],
-        device=values["device"],
-        realtime=values["realtime"] == "true",
-        teleop=values["teleop"] == "true",
-        orders=values["orders"] == "true",
-        page=int(values["page"] or 0),
-        instruction=values["instruction"],
-        camera=values["camera"],
-        vendor=values["vendor"] == "true",
-    )
 
 
 def _yaml(value: Any) -> str:
@@ -306,25 +261,3 @@ def _yaml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_yaml(item) for item in value) + "]"
     return f"'{value}'" if isinstance(value, str) else str(value)
-
-
-EVALUATION_ARGUMENTS = (
-    Argument("tasks", "lift,push,put,drawer", "task names or instructions, comma-separated"),
-    Argument("seed_start", "2000000", "first start state"),
-    Argument("seed_count", "25", "start states per task"),
-    Argument("checkpoints", "", "ids or folders to compare, comma-separated; empty is the one in force"),
-    Argument("scene", "standard", "look of the simulated world"),
-    Argument("json", "", "file for the result"),
-)
-
-
-def evaluation_command(texts: Mapping[str, str]) -> list[str]:
-    """Arguments of the Python process that evaluates a running graph; see gymnast_ros.nodes.evaluate_once."""
-    command = ["-m", "gymnast_ros.nodes.evaluate_once"]
-    for argument in EVALUATION_ARGUMENTS:
-        value = texts.get(argument.name, argument.default)
-        if value:
-            command += [f"--{argument.name.replace('_', '-')}", value]
-    if texts.get("namespace"):
-        command += ["--namespace", texts["namespace"]]
-    return command

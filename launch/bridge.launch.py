@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -10,14 +11,15 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from gymnast_ros.arguments import ARGUMENTS, config_from
 from gymnast_ros.graph import (
-    ARGUMENTS,
+    ENVIRONMENT,
     ESCALATE_AFTER_S,
     RESPAWN_DELAY_S,
     ExternalSpec,
     GraphConfig,
     NodeSpec,
-    config_from,
+    devices,
     external,
     graph,
 )
@@ -41,17 +43,19 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Check the arguments and return the actions."""
     config = config_from({argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS})
-    actions: list[LaunchDescriptionEntity] = [SetEnvironmentVariable("OMP_NUM_THREADS", "1")]
+    actions: list[LaunchDescriptionEntity] = [
+        SetEnvironmentVariable(name, os.environ.get(name, value)) for name, value in ENVIRONMENT.items()
+    ]
     if config.domain_id is not None:
         actions.append(SetEnvironmentVariable("ROS_DOMAIN_ID", str(config.domain_id)))
     actions += [_include(spec) for spec in external(config)]
-    actions += [_node(spec, config) for spec in graph(config)]
+    actions += [_node(spec, config) for spec in (*devices(config), *graph(config))]
     return actions
 
 
 def _node(spec: NodeSpec, config: GraphConfig) -> Node:
     return Node(
-        package="gymnast_ros",
+        package=spec.package,
         executable=spec.executable,
         name=spec.name,
         namespace=spec.namespace,

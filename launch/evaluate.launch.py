@@ -18,7 +18,7 @@ from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
-from gymnast_ros.graph import ARGUMENTS, EVALUATION_ARGUMENTS, evaluation_command
+from gymnast_ros.arguments import ARGUMENTS, EVALUATION_ARGUMENTS, evaluation_command
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 

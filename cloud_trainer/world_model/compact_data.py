@@ -9,7 +9,7 @@ import numpy as np
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
-from gymnast_core.kinematics import commanded_proprioception
+from gymnast_core.targets import commanded_proprioception
 from gymnast_core.types import BoolArray, ByteArray, Episode, FloatArray, IntArray, Outcome
 
 

@@ -17,8 +17,8 @@ from cloud_trainer.world_model.sampler import Network, RolloutSampler, SamplerCo
 from cloud_trainer.world_model.starts import StartState, padded
 from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import ConfigError, EpisodeOverError
-from gymnast_core.kinematics import EndEffectorTarget
 from gymnast_core.spec import WIDOWX_250S, EnvSpec, RobotSpec
+from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import BoolArray, ByteArray, FloatArray, Observation, StepResult
 
 

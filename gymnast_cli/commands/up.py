@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from rich.console import Console
 
 from gymnast_core.errors import ConfigError
-from gymnast_ros.graph import ARGUMENTS, FLAG, config_from
+from gymnast_ros.arguments import ARGUMENTS, FLAG, config_from
 
 OURS = tuple(argument for argument in ARGUMENTS if argument.name != "vendor")
 """What bridge.launch.py takes, but for the vendor's own launch file, which needs a ROS installation."""
@@ -44,4 +44,4 @@ def run(args: argparse.Namespace, console: Console) -> int:
         f"starting the {config.robot} graph in domain {args.domain or 'of the environment'}; "
         f"logs in {config.folder / 'logs'}; Ctrl-C stops it"
     )
-    return up(config)
+    return up(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))

@@ -15,6 +15,7 @@ import numpy as np
 
 from gymnast_core.episodes.cdr import CdrReader, CdrWriter
 from gymnast_core.errors import ContractError, CorruptError
+from gymnast_core.spec import BASE_FRAME
 from gymnast_core.types import FloatArray, Outcome
 
 HEADER_TOPIC = "/episode/header"
@@ -248,14 +249,14 @@ def encode_image(stamp_ns: int, camera: str, jpeg: bytes) -> bytes:
 
 def encode_named(stamp_ns: int, names: Sequence[str], values: Sequence[float], rates: Sequence[float] = ()) -> bytes:
     """sensor_msgs/JointState: named numbers, with velocities where known."""
-    return CdrWriter().header(stamp_ns, "base").strings(names).floats64(values).floats64(rates).floats64(()).done()
+    return CdrWriter().header(stamp_ns, BASE_FRAME).strings(names).floats64(values).floats64(rates).floats64(()).done()
 
 
 def encode_pose(stamp_ns: int, proprio_P: FloatArray) -> bytes:
     """geometry_msgs/PoseStamped of a proprioception row (for viewers; the numbers to learn from are in /proprio)."""
     x, y, z, roll, pitch, yaw = (float(value) for value in proprio_P[:6])
     quaternion = _quaternion_from_rpy(roll, pitch, yaw)
-    return CdrWriter().header(stamp_ns, "base").float64((x, y, z, *quaternion)).done()
+    return CdrWriter().header(stamp_ns, BASE_FRAME).float64((x, y, z, *quaternion)).done()
 
 
 def decode_string(data: bytes) -> str:

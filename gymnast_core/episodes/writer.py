@@ -10,6 +10,7 @@ import numpy as np
 from mcap.writer import CompressionType, Writer
 
 from gymnast_core.episodes import messages
+from gymnast_core.episodes.channels import RosChannels
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, PatientFile, move_durably
 from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import ContractError
@@ -60,8 +61,6 @@ class EpisodeWriter:
         self._file = PatientFile(self._partial)
         self._quality = jpeg_quality
         self._header = header
-        self._channels: dict[str, int] = {}
-        self._schemas: dict[str, int] = {}
         self._last_ns = 0
         self._mcap = Writer(
             self._file,  # all it uses is write, tell and flush
@@ -69,6 +68,7 @@ class EpisodeWriter:
             compression=CompressionType.NONE,
             enable_crcs=True,
         )
+        self._channels = RosChannels(self._mcap)
         self._started = False
 
     @property
@@ -96,10 +96,8 @@ class EpisodeWriter:
         if not self._started:  # not in the constructor: a full disk must not hold up whoever records
             self._mcap.start(profile="ros2", library="gymnast")
             self._started = True
-        if topic not in self._channels:
-            self._channels[topic] = self._register(topic)
         self._last_ns = max(self._last_ns, stamp_ns)
-        self._mcap.add_message(self._channels[topic], stamp_ns, data, stamp_ns)
+        self._mcap.add_message(self._channels.of(topic, messages.topic_type(topic)), stamp_ns, data, stamp_ns)
 
     def flush(self) -> None:
         """End the chunk in progress early and hand it to the operating system: a killed process keeps what is in it."""
@@ -157,12 +155,6 @@ class EpisodeWriter:
     def close(self) -> None:
         """Leave the partial file as it is, for recover()."""
         self._file.close()
-
-    def _register(self, topic: str) -> int:
-        kind = messages.topic_type(topic)
-        if kind not in self._schemas:
-            self._schemas[kind] = self._mcap.register_schema(kind, "ros2msg", messages.DEFINITIONS[kind].encode())
-        return int(self._mcap.register_channel(topic, "cdr", self._schemas[kind]))
 
 
 def write_episode(folder: Path, episode: Episode, *, robot: str, created_ns: int = 0, control_hz: float = 5.0) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from gymnast_core.errors import CheckpointError
 from gymnast_core.manifest import read_manifest
@@ -27,10 +27,7 @@ def load_policy(folder: Path) -> Policy:
     manifest = read_manifest(folder)
     if manifest.kind != "policy":
         raise CheckpointError(f"{folder} holds a {manifest.kind}, not a policy")
-    if manifest.architecture not in ARCHITECTURES:
-        raise CheckpointError(f"architecture {manifest.architecture!r} is not one of {sorted(ARCHITECTURES)}; upgrade?")
-    module, name = ARCHITECTURES[manifest.architecture].split(":")
-    policy: Policy = getattr(importlib.import_module(module), name).load(folder)
+    policy: Policy = architecture(manifest.architecture).load(folder)
     return policy
 
 
@@ -57,3 +54,15 @@ def serve_policy(folder: Path, *, device: str = "auto") -> Policy:
     """
     policy = load_policy(folder)
     return policy.served_on(device) if isinstance(policy, Servable) else policy
+
+
+def architecture(name: str) -> Any:
+    """The class of an architecture; imports what it needs, which takes seconds.
+
+    Raises:
+        CheckpointError: one that this version does not know.
+    """
+    if name not in ARCHITECTURES:
+        raise CheckpointError(f"architecture {name!r} is not one of {sorted(ARCHITECTURES)}; upgrade?")
+    module, kind = ARCHITECTURES[name].split(":")
+    return getattr(importlib.import_module(module), kind)

@@ -54,6 +54,20 @@ class MotorHealth:
         parts += [f"{name} does not answer" for name in self.silent]
         return "; ".join(parts)
 
+    def by_motor(self) -> Mapping[str, tuple[int, str, Mapping[str, object]]]:
+        """Level, words and values of every motor, as diagnostics have them; a bus that is silent makes all stale."""
+        silent = {"all": self.torque, "arm": JOINT_NAMES}
+        deaf = {motor for name in self.silent for motor in silent.get(name, (name,))}
+        health: dict[str, tuple[int, str, Mapping[str, object]]] = {}
+        for motor, on in self.torque.items():
+            words = self.errors.get(motor, "")
+            values = {"torque": on, "hardware_error": words or "none"}
+            if motor in deaf:
+                health[motor] = (3, "does not answer", values)
+            else:
+                health[motor] = (2, words or "lost torque", values) if words or not on else (0, "holds", values)
+        return health
+
 
 def ask_motors(robot: VendorRobot, now_s: float) -> MotorHealth:
     """Read Torque_Enable and Hardware_Error_Status of every motor; slow, so never call it from the control loop."""

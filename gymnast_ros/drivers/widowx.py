@@ -7,6 +7,7 @@ A step that cannot be done holds the arm and is counted; too many end the episod
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gymnast_core.errors import SafetyError, StaleCommandError, UnreachableError
-from gymnast_core.kinematics import EndEffectorTarget, forward, inverse, proprioception
+from gymnast_core.kinematics import forward, inverse
 from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S, RobotSpec
+from gymnast_core.targets import EndEffectorTarget, proprioception
 from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.contract import VendorRobot, check_vendor
 
@@ -32,6 +34,8 @@ MAX_FAILURES = 5
 PRESSURE, HOLDING_PRESSURE = 0.5, 0.2
 """Of the gripper while it closes, and while it keeps what it has: full pressure overloads the motor in minutes."""
 GRIPPER_SETTLE_S = 1.0
+LOOK_S = 0.02
+"""How often a slow move asks whether it shall stop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,15 +69,25 @@ class WidowXDriver:
     Args:
         robot: the vendor's object.
         spec: limits and poses.
-        monotonic_s: clock of the gripper loop.
+        monotonic_s: clock of slow moves and of the gripper loop.
+        pause: waits so many seconds.
 
     Raises:
         ContractError: the vendor package is not the one we know.
     """
 
-    def __init__(self, robot: VendorRobot, *, spec: RobotSpec = WIDOWX_250S, monotonic_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        robot: VendorRobot,
+        *,
+        spec: RobotSpec = WIDOWX_250S,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
         check_vendor(robot)
-        self._robot, self._spec, self._now_s = robot, spec, monotonic_s
+        self._robot, self._spec, self._now_s, self._pause = robot, spec, monotonic_s, pause
+        self.stopped = ""
+        """Why nothing may move; set from any thread, ends slow moves, empty when it may."""
         self.failures = self.failures_in_a_row = 0
         self._gripper = _GripperLoop(robot, monotonic_s)
         self._target, self._joints_J = self._standing()
@@ -122,24 +136,25 @@ class WidowXDriver:
         """Move to the neutral pose at a gentle speed and wait for it.
 
         Raises:
-            SafetyError: the arm refuses it.
+            SafetyError: the arm refuses it, or was stopped on the way.
         """
-        self.begin_neutral(blocking=True)
+        self._arrive(self.begin_neutral())
         self.end_neutral()
 
-    def begin_neutral(self, *, blocking: bool = False) -> float:
+    def begin_neutral(self) -> float:
         """Start moving to the neutral pose; returns after how many seconds end_neutral() may be called.
 
         Raises:
-            SafetyError: the arm refuses it.
+            SafetyError: the arm refuses it, or may not move.
         """
+        self._check_stopped()
         self._robot.arm.capture_joint_positions()
         self._robot.arm.set_trajectory_time(moving_time=SLOW_S, accel_time=SLOW_S / 4)
         done = self._robot.arm.set_joint_positions(
             joint_positions=list(self._spec.neutral_joints_rad),
             moving_time=SLOW_S,
             accel_time=SLOW_S / 4,
-            blocking=blocking,
+            blocking=False,
         )
         if not done:
             raise SafetyError("the arm refuses its neutral pose; move it by hand, then activate again")
@@ -191,11 +206,30 @@ class WidowXDriver:
         )
 
     def sleep(self, *, torque_off: bool = True) -> None:
-        """Go to the sleep pose and only then let go: torque-off anywhere else drops the arm."""
+        """Go to the sleep pose and only then let go: torque-off anywhere else drops the arm.
+
+        Raises:
+            SafetyError: the arm may not move, or was stopped on the way; it holds, with torque.
+        """
+        self._check_stopped()
         self._robot.arm.set_trajectory_time(moving_time=SLOW_S, accel_time=SLOW_S / 4)
-        self._robot.arm.go_to_sleep_pose(moving_time=SLOW_S, accel_time=SLOW_S / 4, blocking=True)
+        self._robot.arm.go_to_sleep_pose(moving_time=SLOW_S, accel_time=SLOW_S / 4, blocking=False)
+        self._arrive(SLOW_S)
         if torque_off:
             self._robot.core.robot_torque_enable(cmd_type="group", name="arm", enable=False)
+
+    def _arrive(self, seconds: float) -> None:
+        """Wait for a slow move, and end it where somebody stops it."""
+        until_s = self._now_s() + seconds
+        while (left_s := until_s - self._now_s()) > 0:
+            if self.stopped:
+                self.hold()
+            self._check_stopped()
+            self._pause(min(LOOK_S, left_s))
+
+    def _check_stopped(self) -> None:
+        if self.stopped:
+            raise SafetyError(f"the arm may not move: {self.stopped}")
 
     def _standing(self) -> tuple[EndEffectorTarget, Array]:
         """Where the arm really is, as a target."""

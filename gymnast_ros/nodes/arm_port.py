@@ -14,9 +14,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 
 from gymnast_core.errors import ShapeError
-from gymnast_core.kinematics import EndEffectorTarget
 from gymnast_core.safety import ArmState
-from gymnast_core.spec import JOINT_NAMES
+from gymnast_core.spec import BASE_FRAME, JOINT_NAMES
+from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import ByteArray, FloatArray
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.runtime import LatchedJson
@@ -46,6 +46,7 @@ class ArmDescription:
         max_steps: steps of an episode.
         control_hz: control rate.
         simulated: whether time is simulated and arm/truth exists.
+        reset_s: what a reset takes when nothing is wrong.
         session: changes when the arm process restarts.
     """
 
@@ -56,6 +57,7 @@ class ArmDescription:
     max_steps: int
     control_hz: float
     simulated: bool
+    reset_s: float
     session: int = SESSION
 
     @staticmethod
@@ -136,8 +138,8 @@ class ArmPort:
         LatchedJson(node, topics.DESCRIPTION).publish(asdict(description))
         node.create_subscription(JointState, topics.ARM_COMMAND, self._command, topics.STREAM)
 
-    def publish_rest(self, arm: ArmState) -> None:
-        """Between episodes: where the arm is, for the gate and for whoever wants to re-arm it."""
+    def publish_state(self, arm: ArmState) -> None:
+        """Where the arm is while there is nothing to observe, for the gate and for whoever wants to re-arm it."""
         self._target.publish(to_target(arm))
 
     def publish(self, report: ArmReport) -> None:
@@ -146,15 +148,13 @@ class ArmPort:
         if self._clock is not None:
             self._clock.publish(Clock(clock=messages.to_time(stamp_ns)))
         self._target.publish(to_target(report.arm_state()))
-        joints = messages.to_named(JOINT_NAMES, report.joints_J.tolist(), stamp_ns, topics.BASE_FRAME)
+        joints = messages.to_named(JOINT_NAMES, report.joints_J.tolist(), stamp_ns, BASE_FRAME)
         if report.effort_J is not None:
             joints.effort = report.effort_J.tolist()
         if report.velocity_J is not None:
             joints.velocity = report.velocity_J.tolist()
         self._joints.publish(joints)
-        self._proprio.publish(
-            messages.to_named(topics.PROPRIO_NAMES, report.proprio_P.tolist(), stamp_ns, topics.BASE_FRAME)
-        )
+        self._proprio.publish(messages.to_named(topics.PROPRIO_NAMES, report.proprio_P.tolist(), stamp_ns, BASE_FRAME))
         values = [*report.executed_A.tolist(), float(report.terminated), float(report.truncated)]
         self._executed.publish(messages.to_named(EXECUTED_NAMES, values, stamp_ns, report.executed_source))
         for name, publisher in self._images.items():
@@ -170,7 +170,7 @@ def to_target(arm: ArmState) -> JointState:
     target = arm.target
     pose = [*target.position_m.tolist(), *target.rotation.ravel().tolist(), target.gripper]
     values = [*pose, *arm.target_joints_J.tolist(), arm.episode, arm.running, arm.session]
-    message = messages.to_named(TARGET_NAMES, values, arm.stamp_ns, topics.BASE_FRAME)
+    message = messages.to_named(TARGET_NAMES, values, arm.stamp_ns, BASE_FRAME)
     if arm.effort_J is not None:
         message.effort = arm.effort_J.tolist()
     return message

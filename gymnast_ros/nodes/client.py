@@ -1,85 +1,27 @@
-"""The robot's services from Python: what the command line, the demo and tests drive a running graph with."""
+"""The robot's jobs from Python: what the command line, the demo and tests drive a running graph with."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import rclpy
-from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
 
-LATCHED_TOPICS = ("rollout/status", "rollout/result", "rollout/policy_version", "bridge/status", "bridge/result")
+__all__ = ["GraphClient", "RobotRefusedError", "RobotSilentError"]
 
-RESEND_S = 2.0
-"""Setting parameters may be repeated, so it is."""
-
-Progress = Callable[[dict[str, Any]], None]
-
-
-class RobotRefusedError(GymnastError):
-    """The robot understood and said no; the message is its reason."""
+URGENT_S = 0.5
+"""An emergency stop that is not confirmed is sent again: the gate may just have been started anew."""
 
 
-class RobotSilentError(GymnastError):
-    """No answer in time: the node is not running, or another domain id is used."""
-
-
-class GraphClient:
-    """Sets parameters, calls services, waits for results with deadlines. Not thread safe.
-
-    Args:
-        domain_id: ROS_DOMAIN_ID of the graph; None takes the environment's.
-        namespace: of the arm.
-        local_only: talk to this machine alone.
-    """
-
-    def __init__(self, *, domain_id: int | None = None, namespace: str = "", local_only: bool = True) -> None:
-        if local_only:
-            os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=domain_id)
-        self._node = Node(
-            f"gymnast_client_{os.getpid()}_{time.monotonic_ns() % 1_000_000}",
-            context=self._context,
-            namespace=namespace,
-        )
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._clients: dict[tuple[type, str], Any] = {}
-        self._latched: dict[str, dict[str, Any]] = {}
-        self._listeners: list[Progress] = []
-        for topic in (*LATCHED_TOPICS, topics.GATE_STATUS):
-            self._node.create_subscription(
-                String, topic, lambda message, topic=topic: self._hear(topic, message), topics.LATCHED
-            )
-
-    def __enter__(self) -> GraphClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the graph."""
-        if self._context.ok():
-            self._executor.shutdown()
-            self._node.destroy_node()
-            self._context.try_shutdown()
+class GraphClient(GraphPort):
+    """Episodes, evaluations, labels, checkpoints and jobs of one robot. Not thread safe."""
 
     @property
     def status(self) -> dict[str, Any]:
@@ -95,12 +37,6 @@ class GraphClient:
     def gate(self) -> dict[str, Any]:
         """Latest command_gate/status."""
         return self.latest(topics.GATE_STATUS)
-
-    def latest(self, topic: str) -> dict[str, Any]:
-        """Newest value of a latched topic, after reading what has arrived."""
-        for _ in range(8):
-            self._executor.spin_once(timeout_sec=0.0)
-        return self._latched.get(topic, {})
 
     def wait_ready(self, timeout_s: float = 30.0, services: Sequence[str] = ("rollout/evaluate", topics.RESET)) -> None:
         """Wait until the graph answers.
@@ -119,37 +55,6 @@ class GraphClient:
         )
         if self._latched["rollout/status"].get("bridge_expected"):
             self._spin_until(lambda: "bridge/status" in self._latched, deadline, "bridge/status")
-
-    def call(self, service: str, timeout_s: float = 15.0) -> str:
-        """Call a Trigger service and return its message.
-
-        Raises:
-            RobotRefusedError: success=False.
-            RobotSilentError: no answer in time.
-        """
-        response = self._request(Trigger, service, Trigger.Request(), timeout_s)
-        if not response.success:
-            raise RobotRefusedError(f"{service}: {response.message}")
-        return str(response.message)
-
-    def set(self, node: str, values: Mapping[str, Any], timeout_s: float = 15.0) -> None:
-        """Set parameters of a node.
-
-        Raises:
-            RobotRefusedError: a value is invalid; the message is the node's.
-        """
-        request = SetParameters.Request()
-        for name, value in values.items():
-            parameter = (
-                Parameter(name, Parameter.Type.STRING_ARRAY, [str(item) for item in value])
-                if isinstance(value, (list, tuple)) and not any(isinstance(item, float) for item in value)
-                else Parameter(name, value=str(value) if isinstance(value, Path) else value)
-            )
-            request.parameters.append(parameter.to_parameter_msg())
-        results = self._request(SetParameters, f"{node}/set_parameters", request, timeout_s, resend_s=RESEND_S).results
-        reasons = [result.reason for result in results if not result.successful]
-        if reasons:
-            raise RobotRefusedError(f"{node}: {'; '.join(reasons)}")
 
     def run_episode(
         self,
@@ -253,11 +158,11 @@ class GraphClient:
 
     def estop(self) -> str:
         """Stop the arm now, until re_arm()."""
-        return self.call(topics.ESTOP)
+        return self.call(topics.ESTOP, resend_s=URGENT_S)
 
     def re_arm(self) -> str:
         """Let it move again."""
-        return self.call(topics.RE_ARM)
+        return self.call(topics.RE_ARM, resend_s=URGENT_S)
 
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float = 120.0) -> None:
         """Wait until the robot holds these checkpoints, verified.
@@ -314,25 +219,6 @@ class GraphClient:
         self.set("bridge", {"flush_timeout_s": float(timeout_s)})
         self._result_of("bridge", self.call("bridge/flush"), timeout_s + 10.0)
 
-    def wait_for(
-        self, topic: str, wanted: Callable[[dict[str, Any]], bool], timeout_s: float, progress: Progress | None = None
-    ) -> dict[str, Any]:
-        """Wait until a latched topic's value is the wanted one.
-
-        Raises:
-            RobotSilentError: not in time.
-        """
-        if progress is not None:
-            self._listeners.append(progress)
-        try:
-            self._spin_until(
-                lambda: topic in self._latched and wanted(self._latched[topic]), time.monotonic() + timeout_s, topic
-            )
-        finally:
-            if progress is not None:
-                self._listeners.remove(progress)
-        return self._latched[topic]
-
     def _run(self, service: str, timeout_s: float, progress: Progress | None) -> dict[str, Any]:
         run_id = self.call(service)
         try:
@@ -352,42 +238,3 @@ class GraphClient:
         event = messages.from_json(message)
         if progress is not None and event["key"] == key:
             progress(event)
-
-    def _request(
-        self, kind: type, service: str, request: Any, timeout_s: float, *, resend_s: float | None = None
-    ) -> Any:
-        """Ask once, or every resend_s: a node that was killed still counts as there, its successor hears nothing."""
-        deadline = time.monotonic() + timeout_s
-        client = self._client(kind, service)
-        self._spin_until(client.service_is_ready, deadline, f"service {service}")
-        while True:
-            future = client.call_async(request)
-            until = deadline if resend_s is None else min(deadline, time.monotonic() + resend_s)
-            try:
-                self._spin_until(future.done, until, f"an answer of {service}")
-            except RobotSilentError:
-                client.remove_pending_request(future)
-                if until >= deadline:
-                    raise
-                continue
-            return future.result()
-
-    def _client(self, kind: type, service: str) -> Any:
-        if (kind, service) not in self._clients:
-            self._clients[kind, service] = self._node.create_client(kind, service)
-        return self._clients[kind, service]
-
-    def _hear(self, topic: str, message: String) -> None:
-        self._latched[topic] = messages.from_json(message)
-        if topic == "rollout/status":
-            for listener in self._listeners:
-                listener(self._latched[topic])
-
-    def _spin_until(self, ready: Callable[[], bool], deadline: float, what: str) -> None:
-        while not ready():
-            if not self._context.ok():
-                raise TransientBridgeError("the ROS context was shut down")
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise RobotSilentError(f"no {what} in time; is the graph running in this ROS_DOMAIN_ID?")
-            self._executor.spin_once(timeout_sec=min(left_s, 0.1))

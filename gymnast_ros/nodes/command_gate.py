@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import ConfigError, ShapeError
-from gymnast_core.flight import FlightRecorder
+from gymnast_core.flight import FlightRecorder, Named, Note
 from gymnast_core.safety import Command, CommandGate, Decision, GateLimits, GateState
-from gymnast_core.types import ByteArray
+from gymnast_core.spec import JOINT_NAMES
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import from_target
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
+
+SOURCES = {"policy": topics.POLICY_COMMAND, "teleop": topics.TELEOP_COMMAND}
+"""Who may want something, and where."""
 
 
 class CommandGateNode(Node):  # type: ignore[misc]
@@ -33,13 +36,14 @@ class CommandGateNode(Node):  # type: ignore[misc]
         settings = self._settings = Settings(self)
         _declare(settings)
         self.gate = CommandGate(limits_from(settings), armed=settings["armed_at_start"])
+        settings.on_change(self._limit)
         self._waiting: dict[str, JointState] = {}
         self._overridden: JointState | None = None
         self._arm_command = self.create_publisher(JointState, topics.ARM_COMMAND, topics.STREAM)
         self._report = self.create_publisher(String, topics.GATE_REPORT, topics.STREAM)
         self._status = LatchedJson(self, topics.GATE_STATUS)
         self.create_subscription(JointState, topics.TARGET, self._on_target, topics.STREAM)
-        for topic, source in ((topics.POLICY_COMMAND, "policy"), (topics.TELEOP_COMMAND, "teleop")):
+        for source, topic in SOURCES.items():
             self.create_subscription(
                 JointState, topic, lambda message, source=source: self._on_command(message, source), topics.STREAM
             )
@@ -48,24 +52,55 @@ class CommandGateNode(Node):  # type: ignore[misc]
         self.create_timer(self.gate.limits.spec.step_s / 2, self._tick, clock=steady)
         self._diagnostics = Diagnostics(self, "gate", self._health)
         self._flight = FlightRecorder(Path(settings["record_folder"])) if settings["record_folder"] else None
-        self._reported = self.gate.state
+        self._reported: GateState | None = None
         for topic in settings["record_images"]:
             self.create_subscription(Image, topic, partial(self._on_image, topic), topics.STREAM)
         self.publish_status()
 
+    def _limit(self, changes: Mapping[str, Any]) -> str:
+        """An operator sets another envelope (a task's box, say); returns why not."""
+        try:
+            self.gate.use(limits_from({**{name: self._settings[name] for name in ENVELOPE}, **changes}))
+        except ConfigError as error:
+            return str(error)
+        self.get_logger().info(f"envelope changed: {dict(changes)}")
+        self._note("command_gate/envelope", dict(changes))
+        return ""
+
     def publish_status(self) -> None:
         """Latch the state for whoever comes late; a stop is also written down."""
-        state = self.gate.state
-        self._status.publish({"state": state.value, "reason": self.gate.reason})
+        state, reason = self.gate.state, self.gate.reason
+        arm = self.gate.arm
+        self._status.publish({"state": state.value, "reason": reason, "arm": 0 if arm is None else arm.session})
         if state is not self._reported:
             self._reported = state
-            self._note("state", {"state": state.value, "reason": self.gate.reason})
+            self._tell(state, reason)
+            self._note(topics.GATE_STATUS, {"state": state.value, "reason": reason})
             if state in (GateState.ESTOP, GateState.STOPPED, GateState.HOLDING) and self._flight is not None:
-                threading.Thread(target=self._flight.write, args=(f"flight-{state.value}-{time.time_ns()}",)).start()
+                threading.Thread(target=self._write_flight, args=(self._flight, state)).start()
 
-    def _note(self, topic: str, values: dict[str, Any] | ByteArray) -> None:
+    def _tell(self, state: GateState, reason: str) -> None:
+        """Say on the terminal what happened and what to do."""
+        log, re_arm = self.get_logger(), self.resolve_service_name(topics.RE_ARM)
+        call = f"to go on: ros2 service call {re_arm} std_srvs/srv/Trigger"
+        if state is GateState.ESTOP:
+            log.fatal(f"EMERGENCY STOP ({reason}): nothing moves; {call}")
+        elif state is GateState.STOPPED:
+            log.error(f"stopped: {reason}; {call}")
+        elif state is GateState.HOLDING:
+            log.warning(f"holding: {reason}; goes on with the next command")
+        elif state is GateState.DISARMED:
+            log.warning(f"not armed: nothing moves; look at the arm, then {call}")
+        else:
+            log.info("armed: commands pass")
+
+    def _write_flight(self, flight: FlightRecorder, state: GateState) -> None:
+        path = flight.write(f"flight-{state.value}-{time.time_ns()}")
+        self.get_logger().info(f"the last 30 s are in {path}")
+
+    def _note(self, topic: str, note: Note) -> None:
         if self._flight is not None:
-            self._flight.note(topic, time.time_ns(), values)
+            self._flight.note(topic, time.time_ns(), note)
 
     def _on_image(self, topic: str, message: Image) -> None:
         self._note(topic, messages.from_image(message))
@@ -78,16 +113,9 @@ class CommandGateNode(Node):  # type: ignore[misc]
             self.publish_status()
             return
         self.gate.observe(arm, time.monotonic_ns())
-        self._note(
-            "state/arm",
-            {
-                "stamp_ns": arm.stamp_ns,
-                "position_m": arm.target.position_m.tolist(),
-                "joints_rad": arm.target_joints_J.tolist(),
-                "gripper": arm.target.gripper,
-                "effort": [] if arm.effort_J is None else arm.effort_J.tolist(),
-            },
-        )
+        self._note(topics.TARGET, Named(message.name, message.position))
+        if arm.effort_J is not None:
+            self._note("arm/effort", Named(JOINT_NAMES, message.effort))
         waiting, self._waiting = self._waiting, {}
         for source, command in waiting.items():
             self._on_command(command, source)
@@ -106,7 +134,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
             return
         if self.gate.taken_over and source == "policy":
             self._overridden = message
-        self._note(f"wanted/{source}", {"stamp_ns": stamp_ns, "action": action_A.tolist()})
+        self._note(SOURCES[source], Named(topics.ACTION_NAMES, action_A.tolist()))
         self._send(self.gate.decide(Command(action_A, stamp_ns, source), time.monotonic_ns()))
 
     def _on_take_over(self, message: Bool) -> None:
@@ -114,7 +142,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
         overridden, self._overridden = self._overridden, None
         if overridden is not None and not message.data:
             self._on_command(overridden, "policy")  # nobody else answers that observation any more
-        self._note("take_over", {"human": message.data})
+        self._note(topics.TAKE_OVER, {"human": message.data})
 
     def _tick(self) -> None:
         decision = self.gate.tick(time.monotonic_ns())
@@ -123,17 +151,17 @@ class CommandGateNode(Node):  # type: ignore[misc]
         self.publish_status()
 
     def _send(self, decision: Decision) -> None:
-        told = None if decision.action_A is None else decision.action_A.tolist()
-        self._note("decision", {"verdict": decision.verdict.value, "reasons": list(decision.reasons), "action": told})
+        report = {
+            "stamp_ns": decision.stamp_ns, "verdict": decision.verdict.value, "reasons": list(decision.reasons),
+            "source": decision.source,
+        }  # fmt: skip
+        self._note(topics.GATE_REPORT, report)
         if decision.action_A is not None and self.gate.state is not GateState.ESTOP:
             message = messages.to_action(decision.action_A, decision.stamp_ns)
             message.header.frame_id = decision.source
             self._arm_command.publish(message)
+            self._note(topics.ARM_COMMAND, Named(message.name, message.position))
         if decision.reasons:
-            report = {
-                "stamp_ns": decision.stamp_ns, "verdict": decision.verdict.value, "reasons": list(decision.reasons),
-                "source": decision.source,
-            }  # fmt: skip
             self._report.publish(messages.to_json(report))
         self.publish_status()
 
@@ -167,8 +195,8 @@ class EstopNode(Node):  # type: ignore[misc]
         self._gate_node.publish_status()
 
     def _re_arm(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.message = self._gate_node.gate.re_arm(time.monotonic_ns())
-        response.success = not response.message
+        problem = self._gate_node.gate.re_arm(time.monotonic_ns())
+        response.success, response.message = not problem, problem or "armed; commands pass"
         self._gate_node.publish_status()
         return response
 
@@ -192,7 +220,14 @@ def _declare(settings: Settings) -> None:
     declare("max_refusals", defaults.max_refusals, "refusals in a row before it stops", low=1, high=1000)
 
 
-def limits_from(settings: Settings | dict[str, Any]) -> GateLimits:
+ENVELOPE = (
+    "workspace_low_m", "workspace_high_m", "max_change_m", "max_change_rad", "table_height_m", "table_clearance_m",
+    "self_clearance_m", "effort_limit", "max_command_age_s", "deadman_s", "max_refusals",
+)  # fmt: skip
+"""Parameters that may be changed while the gate runs; they hold from the next command on."""
+
+
+def limits_from(settings: Settings | Mapping[str, Any]) -> GateLimits:
     """The node's parameters as the core's limits.
 
     Raises:

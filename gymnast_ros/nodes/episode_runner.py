@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, St
 from gymnast_ros.nodes.conduct import GuardedPolicy, verdict
 from gymnast_ros.nodes.policy_source import ReplayPolicy
 from gymnast_ros.nodes.topic_env import TopicEnv
-
-LOG = logging.getLogger(__name__)
 
 Label = Callable[[Mapping[str, Any]], tuple[Outcome | None, str]]
 """Given the simulator's truth (empty on a real arm): outcome and labeller; outcome None discards the episode."""
@@ -186,7 +183,6 @@ class EpisodeRunner:
             reason = _reason(result)
         except (SafetyError, BridgeError) as error:
             reason, detail = _fault(error), str(error)
-            LOG.warning("episode_cut reason=%s error=%s", reason, error)
         finally:
             if paced is not None:
                 paced.close()

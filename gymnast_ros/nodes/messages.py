@@ -13,6 +13,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from gymnast_core.errors import ShapeError
+from gymnast_core.spec import BASE_FRAME
 from gymnast_core.types import ByteArray, FloatArray
 from gymnast_ros.nodes import topics
 
@@ -108,4 +109,4 @@ def from_json(message: String) -> dict[str, Any]:
 
 def to_action(action_A: FloatArray, stamp_ns: int) -> JointState:
     """A wanted or gated action; stamp_ns names the observation it answers."""
-    return to_named(topics.ACTION_NAMES, action_A.tolist(), stamp_ns, topics.BASE_FRAME)
+    return to_named(topics.ACTION_NAMES, action_A.tolist(), stamp_ns, BASE_FRAME)

@@ -85,18 +85,20 @@ class Onlooker:
             if topic in self._known or kinds[0] not in KINDS:
                 continue
             self._known.add(topic)
-            latched = kinds[0] == "std_msgs/msg/String" and self._latched(topic)
-            quality = QoSProfile(
-                history=HistoryPolicy.KEEP_LAST,
-                depth=20,
-                reliability=ReliabilityPolicy.RELIABLE if latched else ReliabilityPolicy.BEST_EFFORT,
-                durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-            )
+            quality = self._best_quality(topic)
             self._node.create_subscription(KINDS[kinds[0]], topic, partial(self._show, topic), quality)
 
-    def _latched(self, topic: str) -> bool:
-        offers = self._node.get_publishers_info_by_topic(topic)
-        return bool(offers) and all(one.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for one in offers)
+    def _best_quality(self, topic: str) -> QoSProfile:
+        """What every publisher offers: latched words, and frames that arrive whole."""
+        offers = [one.qos_profile for one in self._node.get_publishers_info_by_topic(topic)]
+        latched = bool(offers) and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
+        reliable = bool(offers) and all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
+        return QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=20,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
 
     def _show(self, topic: str, message: Any) -> None:
         header = getattr(message, "header", None)

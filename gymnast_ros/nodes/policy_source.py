@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.manifest import read_manifest
-from gymnast_core.policies import serve_policy
+from gymnast_core.policies import architecture, serve_policy
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
 
@@ -72,6 +73,11 @@ class PolicySource:
             return read_manifest(self._folder("")).id
         except (ConfigError, CheckpointError):
             return ""
+
+    def warm_up(self) -> None:
+        """Import what the policy in force needs (torch takes seconds), so that its first episode need not wait."""
+        with contextlib.suppress(ConfigError, CheckpointError):  # open() says what is wrong
+            architecture(read_manifest(self._folder("")).architecture)
 
     def open(self, name: str = "") -> Policy:
         """Return a policy.

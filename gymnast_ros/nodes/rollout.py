@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -45,6 +46,8 @@ class RolloutNode(Node):  # type: ignore[misc]
         if recovered:
             self.get_logger().warning(f"recovered episodes={len(recovered)} after a crash")
         self._policies = PolicySource(folder / "store", settings["policy"], device=settings["device"], dial=self._dial)
+        self._warm_up = threading.Thread(target=self._policies.warm_up, name="warm-up")
+        self._warm_up.start()  # beside discovery, which waits for others
         self._worker = Worker()
         self._desk = OperatorDesk(self._waiting_for_label)
         self._teller = EpisodeTeller(self)
@@ -71,12 +74,15 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._diagnostics = Diagnostics(self, settings["robot_name"], self._health)
         self._set_status(state="idle", bridge_expected=settings["bridge_expected"])
         self._tell_version()
+        start = self.resolve_service_name("~/run_episode")
+        self.get_logger().info(f"ready; one episode: ros2 service call {start} std_srvs/srv/Trigger")
         self.create_timer(0.5, self._tell_version, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def stop(self) -> None:
         """End the running episode; its recording is kept."""
         self._desk.cancel()
         self._worker.close(10.0)
+        self._warm_up.join()
         self._runner.close()
 
     def _start(
@@ -91,6 +97,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         """Run a job in the worker; whatever happens, a result with its run id is latched."""
         self._status = {name: value for name, value in self._status.items() if name not in OF_ADAPTATION}
         self._set_status(state="running", kind=kind, run_id=run_id, done=0, total=0, successes=0, message="")
+        self.get_logger().info(f"{kind} begins run={run_id}")
         result: dict[str, Any] = {"run_id": run_id, "kind": kind, "ok": False, "error": "", "file": ""}
         try:
             result |= job(run_id)
@@ -223,6 +230,9 @@ class RolloutNode(Node):  # type: ignore[misc]
         return RemotePolicy(address, identity, deadline_s=deadline_s, insecure=settings["insecure"])
 
     def _tell_episode(self, row: EpisodeRow) -> None:
+        outcome = {True: "success", False: "failure", None: "unlabelled"}[row.success]
+        cut = f"; cut: {row.truncated_reason}, {row.detail}" if row.truncated_reason else ""
+        self.get_logger().info(f"episode {row.episode_id or 'not recorded'}: {row.steps} steps, {outcome}{cut}")
         self._teller.tell(row.policy, episode_id=row.episode_id, blame=row.blame, cut=row.truncated_reason)
 
     def _tell_version(self) -> None:
@@ -251,6 +261,12 @@ class RolloutNode(Node):  # type: ignore[misc]
         return response
 
     def _waiting_for_label(self, waiting: bool) -> None:
+        if waiting:
+            name = self.get_fully_qualified_name()
+            self.get_logger().info(
+                f"label it within {self._desk.wait_s:.0f} s: ros2 service call {name}/label_success "
+                "std_srvs/srv/Trigger (or label_failure, discard)"
+            )
         self._set_status(state="awaiting_label" if waiting else "running")
 
     def _set_status(self, **changes: Any) -> None:

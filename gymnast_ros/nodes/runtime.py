@@ -33,6 +33,7 @@ class Settings:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._react: Callable[[Mapping[str, Any]], str] = lambda changes: ""
         self._checks: dict[str, Check] = {}
         node.add_on_set_parameters_callback(self._validate)
 
@@ -63,6 +64,14 @@ class Settings:
         value = default if default != [] else Parameter.Type.STRING_ARRAY
         self._node.declare_parameter(name, value, descriptor)
 
+    def on_change(self, react: Callable[[Mapping[str, Any]], str]) -> None:
+        """From now on ask react about values that are about to change, each one right in itself.
+
+        Args:
+            react: acts on them, or returns why they cannot be.
+        """
+        self._react = react
+
     def __getitem__(self, name: str) -> Any:
         """The present value; an unset list is an empty one."""
         try:
@@ -76,7 +85,8 @@ class Settings:
             wrong = check(parameter.value) if check else ""
             if wrong:
                 return SetParametersResult(successful=False, reason=f"{parameter.name}={parameter.value!r}: {wrong}")
-        return SetParametersResult(successful=True)
+        wrong = self._react({parameter.name: parameter.value for parameter in parameters})
+        return SetParametersResult(successful=not wrong, reason=wrong)
 
 
 class LatchedJson:
@@ -93,26 +103,46 @@ class LatchedJson:
             self._publisher.publish(messages.to_json(value))
 
 
-class Diagnostics:
-    """Publishes one DiagnosticStatus a second on /diagnostics."""
+Health = tuple[int, str, Mapping[str, object]]
+"""Level (0 fine, 1 look at it, 2 broken), words, values."""
 
-    def __init__(self, node: Node, hardware_id: str, read: Callable[[], tuple[int, str, Mapping[str, object]]]) -> None:
-        self._node, self._hardware_id, self._read = node, hardware_id, read
+
+class Diagnostics:
+    """Publishes on /diagnostics once a second.
+
+    Args:
+        node: whose name the status bears.
+        hardware_id: what it is about.
+        read: health of the node.
+        parts: health of parts of the hardware, by name, each a status of its own.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        hardware_id: str,
+        read: Callable[[], Health],
+        parts: Callable[[], Mapping[str, Health]] = dict,
+    ) -> None:
+        self._node, self._hardware_id, self._read, self._parts = node, hardware_id, read, parts
         self._publisher = node.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, topics.STREAM)
         self._timer = node.create_timer(
             1.0, self._publish, clock=rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
         )
 
     def _publish(self) -> None:
-        level, message, values = self._read()
-        status = DiagnosticStatus(
-            level=bytes([level]), name=self._node.get_fully_qualified_name(), message=message,
-            hardware_id=self._hardware_id,
-            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-        )  # fmt: skip
-        array = DiagnosticArray(status=[status])
+        name = self._node.get_fully_qualified_name()
+        array = DiagnosticArray(status=[self._status(name, self._read())])
+        array.status += [self._status(f"{name}/{part}", health) for part, health in self._parts().items()]
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
+
+    def _status(self, name: str, health: Health) -> DiagnosticStatus:
+        level, message, values = health
+        pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        return DiagnosticStatus(
+            level=bytes([level]), name=name, message=message, hardware_id=self._hardware_id, values=pairs
+        )
 
 
 def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = lambda node: ()) -> int:
@@ -123,7 +153,8 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
         also: further nodes that get an executor and a thread of their own (an e-stop must not queue).
 
     The signal handlers are ours, because with rclpy's the context is already invalid when an arm node still has to
-    command a hold. A node with a method stop() is asked to finish its work while rclpy still works.
+    command a hold. A node with a method stop() is asked to finish its work while rclpy still works, one with closed()
+    is told when it does not any more.
     """
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stopping = threading.Event()
@@ -147,6 +178,9 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
+        closed = getattr(node, "closed", None)
+        if closed is not None:
+            closed()
     return 0
 
 

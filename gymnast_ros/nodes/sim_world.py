@@ -19,13 +19,17 @@ from std_srvs.srv import Trigger
 from gymnast_core.env import Env
 from gymnast_core.envelope import hold_action
 from gymnast_core.errors import GymnastError
-from gymnast_core.kinematics import EndEffectorTarget
+from gymnast_core.safety import ArmState
+from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.arm_port import SILENCE, ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
 
 Array = npt.NDArray[np.float64]
+
+RESET_S = 2.0
+"""Laying a scene out and rendering it takes a tenth of that on an idle machine."""
 
 
 class World(Env, Protocol):
@@ -68,7 +72,7 @@ class SimWorld(Node):  # type: ignore[misc]
             self,
             ArmDescription(
                 spec.robot.name, spec.cameras, spec.image_height, spec.image_width, spec.max_steps,
-                spec.robot.control_hz, True,
+                spec.robot.control_hz, True, RESET_S,
             ),
             self._on_command,
         )  # fmt: skip
@@ -81,7 +85,10 @@ class SimWorld(Node):  # type: ignore[misc]
         self._diagnostics = Diagnostics(self, spec.robot.name, self._health)
         # A timer of the executor, not a thread: the renderer's context belongs to the thread that made it.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = self.create_timer(spec.robot.step_s, self._tick, clock=steady) if settings["paced"] else None
+        self._paced = bool(settings["paced"])
+        self._timer = self.create_timer(spec.robot.step_s, self._tick, clock=steady)
+        pace = f"at {spec.robot.control_hz:g} Hz" if self._paced else "as fast as it is commanded"
+        self.get_logger().info(f"simulated {spec.robot.name} ready, {pace}")
 
     def stop(self) -> None:
         """Free the renderer."""
@@ -93,8 +100,7 @@ class SimWorld(Node):  # type: ignore[misc]
         except GymnastError as error:
             response.success, response.message = False, str(error)
             return response
-        if self._timer is not None:
-            self._timer.reset()  # the first frame gets a whole period, too
+        self._timer.reset()  # the first frame gets a whole period, too
         response.success, response.message = True, json.dumps({"stamp_ns": self._stamp_ns})
         return response
 
@@ -115,16 +121,21 @@ class SimWorld(Node):  # type: ignore[misc]
             self.get_logger().warning(
                 f"command dropped answers_ns={stamp_ns} now_ns={self._stamp_ns}", throttle_duration_sec=5.0
             )
-        elif self._timer is not None:
+        elif self._paced:
             self._pending = (action_A, source)
         else:
             self._step(action_A, source)
 
     def _tick(self) -> None:
-        """Do what was commanded, or stay: time does not wait."""
+        """Paced, do what was commanded, or stay: time does not wait. Else say that the arm is still there."""
         pending, self._pending = self._pending, None
-        if self._result is not None:
-            self._step(*(pending or (hold_action(self._world.arm_target()[0]), SILENCE)))
+        running = self._result is not None and not self._result.done_B.all()
+        target, joints_J = self._world.arm_target()
+        if self._paced and running:
+            self._step(*(pending or (hold_action(target), SILENCE)))
+        else:
+            state = ArmState(self._stamp_ns, target, joints_J, None, self._episodes, running=running, session=SESSION)
+            self._port.publish_state(state)
 
     def _step(self, action_A: FloatArray, source: str) -> None:
         if self._result is None or self._result.done_B.all():

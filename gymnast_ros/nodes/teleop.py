@@ -28,6 +28,9 @@ SERVICES = {
     Event.ANNOTATE: "rollout/annotate",
 }
 
+STOP_AGAIN_S = 0.3
+"""An emergency stop that nobody confirmed is asked for again: the gate may just have been started anew."""
+
 
 class Teleop(Node):  # type: ignore[misc]
     """Answers every observation while a human holds the take-over button; the gate decides what passes."""
@@ -54,6 +57,8 @@ class Teleop(Node):  # type: ignore[misc]
         self._wish_A = np.zeros(7, np.float32)
         self._heard_s = 0.0
         self._taking_over = False
+        self._stop_asked_s = 0.0
+        """When the emergency stop was last asked for without an answer so far; 0 is confirmed."""
         self.create_timer(0.1, self._watch)
         self._diagnostics = Diagnostics(self, "teleop", self._health)
 
@@ -80,6 +85,8 @@ class Teleop(Node):  # type: ignore[misc]
         if self._taking_over and time.monotonic() - self._heard_s > self._settings["max_silence_s"]:
             self.get_logger().warning("joystick silent; control given back")
             self._announce(False)
+        if self._stop_asked_s and time.monotonic() - self._stop_asked_s > STOP_AGAIN_S:
+            self._call(Event.ESTOP)
 
     def _announce(self, taking_over: bool) -> None:
         if taking_over != self._taking_over:
@@ -87,14 +94,18 @@ class Teleop(Node):  # type: ignore[misc]
             self._take_over.publish(Bool(data=taking_over))
 
     def _call(self, event: Event) -> None:
+        if event is Event.ESTOP:
+            self._stop_asked_s = time.monotonic()
         client = self._callers[event]
         if not client.service_is_ready():
-            self.get_logger().warning(f"nobody offers {SERVICES[event]}")
+            self.get_logger().warning(f"nobody offers {SERVICES[event]}", throttle_duration_sec=1.0)
             return
         client.call_async(Trigger.Request()).add_done_callback(partial(self._answered, event))
 
     def _answered(self, event: Event, future: Any) -> None:
         answer = future.result()
+        if event is Event.ESTOP:
+            self._stop_asked_s = 0.0
         self.get_logger().info(f"{event.value} success={answer.success} message={answer.message}")
 
     def _gripper(self) -> float:

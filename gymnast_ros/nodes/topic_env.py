@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
 
 from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import EpisodeOverError, EstopLatchedError, SafetyError, StaleCommandError
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
-from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
+from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import EXECUTED_NAMES, SILENCE, ArmDescription
+from gymnast_ros.nodes.arm_services import ArmServices
+from gymnast_ros.nodes.inbox import Inbox
 
 CLOSED_STATES = ("estop", "stopped", "disarmed")
 MAX_SILENCE_S = 1.0
 """How long the arm may hear no command although one is sent every step: then the gate is gone, not merely slow."""
-
-CONFIGURE_ATTEMPTS, CONFIGURE_RESEND_S = 8, 1.0
 
 
 class TopicEnv:
@@ -40,7 +36,7 @@ class TopicEnv:
     Args:
         step_timeout_s: longest wait for the observation after a command; then the arm or the gate is lost.
         reset_timeout_s: longest reset (a real arm moves to neutral).
-        connect_timeout_s: longest wait for arm and gate at first.
+        connect_timeout_s: longest wait for arm and gate at first, and for one that was restarted.
         **node: passed to the node (namespace, context, ...).
     """
 
@@ -55,14 +51,13 @@ class TopicEnv:
     ) -> None:
         self.scene = scene
         self._step_timeout_s, self._reset_timeout_s = step_timeout_s, reset_timeout_s
+        self._connect_timeout_s = connect_timeout_s
         self._node = Node("rollout_env", start_parameter_services=False, enable_rosout=False, **node)
         self._executor = SingleThreadedExecutor(context=self._node.context)
         self._executor.add_node(self._node)
-        self._inbox = _Inbox()
+        self._inbox = Inbox()
         self._commands = self._node.create_publisher(JointState, topics.POLICY_COMMAND, topics.STREAM)
-        self._set_arm = self._node.create_client(SetParameters, f"{topics.ARM_NODE}/set_parameters")
-        self._reset_arm = self._node.create_client(Trigger, topics.RESET)
-        self._arm_settings: dict[str, Any] = {}
+        self._services = ArmServices(self._node, self._spins_until, lambda: self._describe().session)
         self._stamp_ns, self._start_ns = -1, 0
         self._result: StepResult | None = None
         self.truth: dict[str, Any] = {}
@@ -89,11 +84,9 @@ class TopicEnv:
         self._result = None
         self._check_description()
         self._await_open_gate()
-        self._configure({"instruction": row, "seed": int(seed), "scene": self.scene})
-        response = self._call(self._reset_arm, Trigger.Request(), self._reset_timeout_s, "arm/reset")
-        if not response.success:
-            raise SafetyError(f"the arm refused to reset: {response.message}")
-        self._inbox.forget_before(stamp_ns := int(json.loads(response.message)["stamp_ns"]))
+        self._services.configure({"instruction": row, "seed": int(seed), "scene": self.scene})
+        stamp_ns = self._services.reset(self._reset_timeout_s, self._describe().reset_s)
+        self._inbox.forget_before(stamp_ns)
         # Simulated time runs on over all episodes on the wire; an episode's own time starts at 0, as in process.
         self._start_ns = stamp_ns if self._describe().simulated else 0
         observation = self._observe(lambda stamp: stamp >= stamp_ns)
@@ -167,62 +160,41 @@ class TopicEnv:
         )
 
     def _await_matches(self, timeout_s: float) -> None:
-        """Wait until nothing that will be published can miss us."""
+        """Wait until nothing that will be published can miss us, and no command of ours the arm."""
         node, cameras = self._node, self._describe().cameras
         wanted = [topics.PROPRIOCEPTION, topics.EXECUTED, topics.ARM_COMMAND, *map(topics.image_topic, cameras)]
         self._spin_until(
             lambda: (
                 all(node.count_publishers(node.resolve_topic_name(name)) for name in wanted)
                 and self._commands.get_subscription_count() > 0
-                and self._set_arm.service_is_ready()
-                and self._reset_arm.service_is_ready()
+                and self._services.ready()
             ),
             timeout_s,
             "arm, cameras and gate to appear",
         )
+
+        self._spin_until(self._gate_hears_arm, timeout_s, "the gate to hear the arm; is the arm active?")
+
+    def _gate_hears_arm(self) -> bool:
+        """The gate, possibly a new one, has found the arm that we know, possibly a new one."""
+        return bool(self._inbox.gate.get("arm") == self._describe().session)
+
+    def _check_description(self) -> None:
+        """A restarted arm or gate has topics of its own, which have to be found first."""
+        self._executor.spin_once(timeout_sec=0.0)
+        session = self._describe().session
+        if session != self._session or not self._gate_hears_arm():
+            self._await_matches(self._connect_timeout_s)
+            self._session = session
 
     def _describe(self) -> ArmDescription:
         if self._inbox.description is None:
             raise StaleCommandError("no arm/description; is an arm node running?")
         return ArmDescription.from_json(self._inbox.description)
 
-    def _check_description(self) -> None:
-        """A restarted arm forgot what it was told."""
-        self._executor.spin_once(timeout_sec=0.0)
-        session = self._describe().session
-        if session != self._session:
-            self._session, self._arm_settings = session, {}
-            self._await_matches(self._step_timeout_s)
-
-    def _configure(self, settings: Mapping[str, Any]) -> None:
-        changed = {name: value for name, value in settings.items() if self._arm_settings.get(name) != value}
-        if not changed:
-            return
-        request = SetParameters.Request()
-        request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in changed.items()]
-        results = self._call_until_answered(self._set_arm, request, "the arm's parameters").results
-        reasons = [result.reason for result in results if not result.successful]
-        if reasons:
-            raise SafetyError(f"the arm refused {changed}: {'; '.join(reasons)}")
-        self._arm_settings.update(changed)
-
-    def _call_until_answered(self, client: Any, request: Any, what: str) -> Any:
-        """Repeat what may be repeated: for a while a killed arm's service still counts as there and hears nothing."""
-        for _ in range(CONFIGURE_ATTEMPTS - 1):
-            try:
-                return self._call(client, request, CONFIGURE_RESEND_S, what)
-            except StaleCommandError:
-                continue
-        return self._call(client, request, CONFIGURE_RESEND_S, what)
-
-    def _call(self, client: Any, request: Any, timeout_s: float, what: str) -> Any:
-        future = client.call_async(request)
-        try:
-            self._spin_until(future.done, timeout_s, what)
-        except SafetyError:
-            client.remove_pending_request(future)
-            raise
-        return future.result()
+    def _check_session(self) -> None:
+        if self._describe().session != self._session:
+            raise StaleCommandError("the arm was restarted in the middle of the episode")
 
     def _await_open_gate(self, patience_s: float = 0.3) -> None:
         """The news that an operator re-armed may still be on its way."""
@@ -239,8 +211,15 @@ class TopicEnv:
         inbox = self._inbox
         deadline = time.monotonic() + self._step_timeout_s
         while (complete := inbox.complete(wanted)) is None:
-            self._spin_once(deadline, "the next observation; arm, camera or gate may be gone")
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise StaleCommandError(
+                    f"no observation for {self._step_timeout_s:.1f} s ({inbox.missing(wanted)} did not come); "
+                    "arm, camera or gate may be gone"
+                )
+            self._executor.spin_once(timeout_sec=min(left_s, 0.05))
             self._check_gate()
+            self._check_session()
         while (later := inbox.after_a_rest(complete)) is not None:
             complete = later
             self._silent_steps += 1
@@ -261,72 +240,14 @@ class TopicEnv:
         return StepResult(observation, values[None, 7] > 0.5, values[None, 8] > 0.5, values[None, :7])
 
     def _spin_until(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:
+        if not self._spins_until(ready, timeout_s):
+            raise StaleCommandError(f"waited too long for {what}")
+
+    def _spins_until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while not ready():
-            self._spin_once(deadline, what)
-
-    def _spin_once(self, deadline: float, what: str) -> None:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise StaleCommandError(f"waited too long for {what}")
-        self._executor.spin_once(timeout_sec=min(left_s, 0.05))
-
-
-class _Inbox:
-    """Gathers the messages of one moment by their stamp."""
-
-    def __init__(self) -> None:
-        self.description: dict[str, Any] | None = None
-        self.gate: dict[str, Any] = {}
-        self._moments: dict[int, dict[str, Any]] = {}
-        self._parts: frozenset[str] = frozenset()
-
-    def expect(self, cameras: Sequence[str], truth: bool) -> None:
-        """Name the parts that make a moment complete."""
-        parts = {"proprio", "executed", *(f"image:{camera}" for camera in cameras)}
-        self._parts = frozenset(parts | {"truth"} if truth else parts)
-
-    def on_description(self, message: String) -> None:
-        self.description = messages.from_json(message)
-
-    def on_gate(self, message: String) -> None:
-        self.gate = messages.from_json(message)
-
-    def on_named(self, part: str, message: JointState) -> None:
-        self._put(messages.to_ns(message.header.stamp), part, message)
-
-    def on_image(self, camera: str, message: Image) -> None:
-        image: ByteArray = messages.from_image(message)
-        self._put(messages.to_ns(message.header.stamp), f"image:{camera}", image)
-
-    def on_truth(self, message: String) -> None:
-        truth = messages.from_json(message)
-        self._put(int(truth["stamp_ns"]), "truth", truth)
-
-    def complete(self, wanted: Callable[[int], bool]) -> int | None:
-        """The first complete moment that is wanted."""
-        for stamp_ns in sorted(self._moments):
-            if wanted(stamp_ns) and self._parts <= self._moments[stamp_ns].keys():
-                return stamp_ns
-        return None
-
-    def after_a_rest(self, stamp_ns: int) -> int | None:
-        """The complete moment after this one, if the arm only waited for us until this one: then answer the newer."""
-        if self._moments[stamp_ns]["executed"].header.frame_id != SILENCE:
-            return None
-        return self.complete(lambda later: later > stamp_ns)
-
-    def take(self, stamp_ns: int) -> dict[str, Any]:
-        """Remove and return a moment; older ones are dropped."""
-        moment = self._moments.pop(stamp_ns)
-        self.forget_before(stamp_ns)
-        return moment
-
-    def forget_before(self, stamp_ns: int) -> None:
-        """Drop what is older."""
-        self._moments = {stamp: moment for stamp, moment in self._moments.items() if stamp >= stamp_ns}
-
-    def _put(self, stamp_ns: int, part: str, value: Any) -> None:
-        self._moments.setdefault(stamp_ns, {})[part] = value
-        while len(self._moments) > 32:
-            del self._moments[min(self._moments)]
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            self._executor.spin_once(timeout_sec=min(left_s, 0.05))
+        return True

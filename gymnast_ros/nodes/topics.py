@@ -8,12 +8,13 @@ z up; stamps are the sensor's clock (simulated time in the simulator); SI units.
 | <camera>/image_raw | sensor_msgs/Image rgb8 | one per control step |
 | joint_states | sensor_msgs/JointState | measured joints [rad], gripper |
 | proprioception | sensor_msgs/JointState | Bridge proprioception, named values |
-| arm/target | sensor_msgs/JointState | commanded end-effector target (7) and its joints (6) |
+| arm/target | sensor_msgs/JointState | commanded end-effector target (7) and its joints (6); between episodes, too |
 | arm/executed | sensor_msgs/JointState | the action the arm was told before this stamp, and whether it ended |
 | arm/description | std_msgs/String, latched | JSON: cameras, sizes, steps, rate |
 | command/policy, command/teleop | sensor_msgs/JointState | wanted action; stamp = the observation it answers |
 | command/arm | sensor_msgs/JointState | from the gate only: what the arm shall do |
-| command_gate/status, rollout/status, ... | std_msgs/String, latched | JSON |
+| command_gate/status | std_msgs/String, latched | JSON: state, reason, arm = session of the arm process it hears |
+| rollout/status, ... | std_msgs/String, latched | JSON |
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ ESTOP = "command_gate/estop"
 RE_ARM = "command_gate/re_arm"
 TRUTH = "arm/truth"
 DIAGNOSTICS = "/diagnostics"
-BASE_FRAME = "base_link"
 
 ACTION_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
 PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")

@@ -106,17 +106,22 @@ def _add_page(app: FastAPI, site: Site, robot: Robot) -> None:
 
     @app.get("/camera")
     def camera(request: Request, user: Annotated[User, Depends(site.user_of)]) -> StreamingResponse:
-        """Every new frame, as browsers show in an <img>: multipart/x-mixed-replace."""
+        """Every new frame, as browsers show in an <img>: multipart/x-mixed-replace.
+
+        A browser shows a part when it has seen the boundary behind it, so that goes out with the frame and not with
+        the next one: the last picture of an episode would be missing for as long as the arm rests.
+        """
         user.require("look")
 
         async def stream() -> AsyncIterator[bytes]:
             shown = -1
+            yield f"--{BOUNDARY}\r\n".encode()
             while not app.state.stopping.is_set() and not await request.is_disconnected():
                 number, _, jpeg = robot.frame()
                 if number != shown and jpeg:
                     shown = number
-                    head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-                    yield head.encode() + jpeg + b"\r\n"
+                    head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                    yield head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode()
                 await asyncio.sleep(FRAME_POLL_S)
 
         return StreamingResponse(stream(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")

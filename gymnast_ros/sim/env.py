@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import EpisodeOverError, UnreachableError
-from gymnast_core.kinematics import DEFAULT_ROTATION, EndEffectorTarget, forward, inverse, proprioception
+from gymnast_core.kinematics import forward, inverse
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
+from gymnast_core.targets import DEFAULT_ROTATION, EndEffectorTarget, proprioception
 from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
 from gymnast_ros.sim import scene as scenes
 from gymnast_ros.sim.tasks import Layout, Oracle, Task, draw_layout, task_for

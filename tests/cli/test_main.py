@@ -25,7 +25,8 @@ from gymnast_core.errors import (
     TransientBridgeError,
 )
 from gymnast_ros import bringup
-from gymnast_ros.graph import GraphConfig, config_from
+from gymnast_ros.arguments import config_from
+from gymnast_ros.graph import GraphConfig
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_bash_completes_commands_actions_and_flags(tmp_path: Path, capsys) -> No
 
 def test_up_takes_what_the_launch_file_takes_and_means_the_same(monkeypatch, tmp_path) -> None:
     started: list[GraphConfig] = []
-    monkeypatch.setattr(bringup, "up", lambda config: started.append(config) or 0)
+    monkeypatch.setattr(bringup, "up", lambda config, tell: started.append(config) or 0)
     words = {"robot": "sim", "folder": str(tmp_path), "domain": "7", "trainer": "lab:50051", "identity": "id"}
     flags = ["paced", "realtime", "teleop"]
     line = [part for name, value in words.items() for part in (f"--{name}", value)] + [f"--{flag}" for flag in flags]

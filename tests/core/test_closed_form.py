@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gymnast_core import closed_form, kinematics
+from gymnast_core import closed_form, kinematics, targets
 from gymnast_core.clearance import clearance, clearance_of
 from gymnast_core.errors import UnreachableError
-from gymnast_core.kinematics import DEFAULT_ROTATION
 from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.targets import DEFAULT_ROTATION
 
 LOW, HIGH = np.array(WIDOWX_250S.joint_low_rad), np.array(WIDOWX_250S.joint_high_rad)
 
@@ -34,7 +34,7 @@ def test_it_agrees_with_the_arms_own_solver_where_commands_lead() -> None:
         position_X = rng.uniform((0.2, -0.12, 0.02), (0.36, 0.12, 0.2))
         present_J = kinematics.inverse(position_X, DEFAULT_ROTATION, (0.0, 0.02, 0.18, 0.0, 1.37, 0.0))
         goal_X = position_X + rng.uniform(-0.03, 0.03, 3)
-        goal_XX = kinematics.euler_to_rotation(rng.uniform(-0.2, 0.2, 3)) @ DEFAULT_ROTATION
+        goal_XX = targets.euler_to_rotation(rng.uniform(-0.2, 0.2, 3)) @ DEFAULT_ROTATION
         try:
             arms_J = kinematics.inverse(goal_X, goal_XX, present_J)
         except UnreachableError:

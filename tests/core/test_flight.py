@@ -1,33 +1,41 @@
-"""The flight recorder keeps a window and writes files that MCAP readers open."""
+"""The flight recorder keeps a window and writes files that ROS tools open."""
 
 from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
-from mcap.reader import make_reader
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
 
 from gymnast_core.cameras import CameraLimits, CameraWatch, Frame
 from gymnast_core.errors import StaleCommandError
-from gymnast_core.flight import FlightRecorder
+from gymnast_core.flight import FlightRecorder, Named
 
 SECOND = 1_000_000_000
 
 
-def test_only_the_window_is_kept_and_the_file_is_readable(tmp_path) -> None:
+def test_only_the_window_is_kept_and_ros_tools_read_it(tmp_path) -> None:
     recorder = FlightRecorder(tmp_path, window_ns=3 * SECOND)
     for second in range(10):
-        recorder.note("decision", second * SECOND, {"second": second})
-    recorder.note("camera", 9 * SECOND, np.full((8, 8, 3), 200, np.uint8))
+        recorder.note("command_gate/report", second * SECOND, {"second": second})
+    recorder.note("command/arm", 9 * SECOND, Named(("dx", "gripper"), (0.01, 1.0)))
+    recorder.note("over_shoulder/image_raw", 9 * SECOND, np.full((8, 8, 3), 200, np.uint8))
     path = recorder.write("flight-estop")
-    with path.open("rb") as file:
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with AnyReader([path], default_typestore=store) as bag:
         found = [
-            (channel.topic, message.log_time, json.loads(message.data))
-            for _, channel, message in make_reader(file).iter_messages()
+            (connection.topic, stamp_ns, bag.deserialize(data, connection.msgtype))
+            for connection, stamp_ns, data in bag.messages()
         ]
-    assert [body["second"] for topic, _, body in found if topic == "decision"] == [6, 7, 8, 9]
-    (picture,) = (body for topic, _, body in found if topic == "camera")
-    assert picture["format"] == "jpeg"
+    reports = [json.loads(message.data) for topic, _, message in found if topic == "/command_gate/report"]
+    assert [report["second"] for report in reports] == [6, 7, 8, 9]
+    (told,) = (message for topic, _, message in found if topic == "/command/arm")
+    assert (told.name, told.position.tolist()) == (["dx", "gripper"], [0.01, 1.0])
+    (picture,) = (message for topic, _, message in found if topic == "/over_shoulder/image_raw/compressed")
+    assert cv2.imdecode(picture.data, cv2.IMREAD_COLOR).shape == (8, 8, 3)
+    assert [stamp_ns for _, stamp_ns, _ in found] == sorted(stamp_ns for _, stamp_ns, _ in found)
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gymnast_core import kinematics as kin
-from gymnast_core.errors import ActionOutOfBoundsError, ShapeError, UnreachableError
+from gymnast_core.errors import ShapeError, UnreachableError
 from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.targets import DEFAULT_ROTATION, euler_to_rotation
 
 HALF_PI = np.pi / 2
 
@@ -76,7 +77,7 @@ def test_jacobian_of_the_waist_at_home_is_hand_worked() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0.2, 0.36), st.floats(-0.15, 0.15), st.floats(0.02, 0.15), st.floats(-0.5, 0.5), st.floats(-0.2, 0.2))
 def test_inverse_round_trips_over_the_table(x: float, y: float, z: float, yaw: float, tilt: float) -> None:
-    rotation = kin.euler_to_rotation([0.0, tilt, yaw]) @ kin.DEFAULT_ROTATION
+    rotation = euler_to_rotation([0.0, tilt, yaw]) @ DEFAULT_ROTATION
     joints = kin.inverse([x, y, z], rotation, [0.0, 0.02, 0.18, 0.0, 1.37, 0.0])
     position, reached = kin.forward(joints)
     assert np.linalg.norm(position - [x, y, z]) < 1e-4
@@ -92,7 +93,7 @@ def test_inverse_starts_at_its_guess() -> None:
 @pytest.mark.parametrize("position", [(0.45, 0.25, 0.30), (0.9, 0.0, 0.1), (0.0, 0.0, 0.95)])
 def test_out_of_reach_raises_and_says_by_how_much(position: tuple[float, float, float]) -> None:
     with pytest.raises(UnreachableError, match="mm"):
-        kin.inverse(position, kin.DEFAULT_ROTATION, [0.0, 0.02, 0.18, 0.0, 1.37, 0.0])
+        kin.inverse(position, DEFAULT_ROTATION, [0.0, 0.02, 0.18, 0.0, 1.37, 0.0])
 
 
 def test_pose_beyond_the_joint_limits_is_unreachable_though_the_geometry_allows_it() -> None:
@@ -108,67 +109,6 @@ def test_wrong_number_of_joints_is_refused() -> None:
         kin.forward(np.zeros(7))
 
 
-@given(st.floats(-3.1, 3.1), st.floats(-1.5, 1.5), st.floats(-3.1, 3.1))
-def test_euler_angles_round_trip(roll: float, pitch: float, yaw: float) -> None:
-    euler = kin.rotation_to_euler(kin.euler_to_rotation([roll, pitch, yaw]))
-    np.testing.assert_allclose(euler, [roll, pitch, yaw], atol=1e-9)
-
-
-def test_euler_convention_is_fixed_world_axes() -> None:
-    # Roll a quarter turn first (y to z), then yaw a quarter turn (z stays): y ends up at z, x at y.
-    rotation = kin.euler_to_rotation([HALF_PI, 0.0, HALF_PI])
-    np.testing.assert_allclose(rotation @ [0, 1, 0], [0, 0, 1], atol=1e-12)
-    np.testing.assert_allclose(rotation @ [1, 0, 0], [0, 1, 0], atol=1e-12)
-
-
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 0.3, 3.0, np.pi])
 def test_rotation_vector_is_axis_times_angle(angle: float) -> None:
     np.testing.assert_allclose(np.abs(kin.rotation_vector(rotation_about_z(angle))), [0, 0, angle], atol=1e-9)
-
-
-def test_gripper_down_has_zero_bridge_angles() -> None:
-    proprio = kin.proprioception([0.3, 0.0, 0.15], kin.DEFAULT_ROTATION, 0.5)
-    np.testing.assert_allclose(proprio, [0.3, 0, 0.15, 0, 0, 0, 0.5], atol=1e-7)
-    assert proprio.dtype == np.float32
-
-
-def test_target_adds_deltas_to_the_previous_target() -> None:
-    target = kin.EndEffectorTarget.from_proprioception([0.3, 0.0, 0.15, 0, 0, 0, 1.0])
-    target, told = target.advanced([0.02, -0.01, 0.03, 0, 0, 0.1, 0.0])
-    target, _ = target.advanced([0.02, -0.01, 0.03, 0, 0, 0.1, 0.0])
-    np.testing.assert_allclose(target.proprio_P, [0.34, -0.02, 0.21, 0, 0, 0.2, 0.0], atol=1e-6)
-    np.testing.assert_allclose(told, [0.02, -0.01, 0.03, 0, 0, 0.1, 0.0], atol=1e-7)
-
-
-def test_rotation_is_about_world_axes_at_the_gripper() -> None:
-    target = kin.EndEffectorTarget.from_proprioception([0.3, 0.1, 0.15, 0, 0, 0, 1.0])
-    turned, _ = target.advanced([0, 0, 0, 0, 0, 0.25, 1.0])
-    np.testing.assert_array_equal(turned.position_m, target.position_m)
-    np.testing.assert_allclose(turned.rotation, rotation_about_z(0.25) @ kin.DEFAULT_ROTATION, atol=1e-12)
-
-
-def test_target_is_cut_to_step_limits_and_workspace() -> None:
-    target = kin.EndEffectorTarget.from_proprioception([0.43, 0.0, 0.15, 0, 0, 0, 1.0])
-    moved, told = target.advanced([0.5, -0.5, 0.0, 2.0, 0, 0, 3.0])
-    # x stops at the workspace (.45), y at the step limit (.05), roll at .25, the gripper at 1.
-    np.testing.assert_allclose(told, [0.02, -0.05, 0, 0.25, 0, 0, 1], atol=1e-6)
-    np.testing.assert_allclose(moved.position_m, [0.45, -0.05, 0.15], atol=1e-6)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_target_refuses_what_is_not_finite(value: float) -> None:
-    target = kin.EndEffectorTarget.from_proprioception([0.3, 0.0, 0.15, 0, 0, 0, 1.0])
-    with pytest.raises(ActionOutOfBoundsError):
-        target.advanced([0, 0, value, 0, 0, 0, 1])
-
-
-def test_batched_poses_are_the_targets_one_by_one() -> None:
-    rng = np.random.default_rng(4)
-    start_BP = np.concatenate([rng.uniform([0.2, -0.1, 0.05], [0.4, 0.1, 0.2], (3, 3)), np.zeros((3, 4))], axis=1)
-    actions_BTA = rng.uniform(-0.3, 0.3, (3, 6, 7))
-    poses = kin.commanded_proprioception(start_BP, actions_BTA)
-    for row in range(3):
-        target = kin.EndEffectorTarget.from_proprioception(start_BP[row])
-        for step in range(6):
-            target, _ = target.advanced(actions_BTA[row, step])
-            np.testing.assert_allclose(poses[row, step + 1], target.proprio_P, atol=1e-5)

@@ -157,15 +157,21 @@ class StandIn:
         self.modes[name] = mode
 
 
+_CONNECTED: list[StandIn] = []
+
+
 def connect(robot_model: str, robot_name: str) -> StandIn:
-    """As gymnast_ros.drivers.interbotix.connect."""
-    return StandIn()
+    """As gymnast_ros.drivers.interbotix.connect: once per process."""
+    if not _CONNECTED:
+        _CONNECTED.append(StandIn())
+    return _CONNECTED[0]
 
 
-def disconnect(robot: StandIn) -> None:
+def disconnect() -> None:
     """Write down how the arm was left, for the test that stopped us."""
     report = os.environ.get("STANDIN_REPORT")
     if report:
+        (robot,) = _CONNECTED
         Path(report).write_text(
             json.dumps({"dropped": robot.dropped, "torque": robot.torque, "calls": len(robot.calls)})
         )

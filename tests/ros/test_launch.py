@@ -10,10 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 
 from gymnast_core.errors import ConfigError
-from gymnast_ros.graph import ARGUMENTS, GraphConfig, config_from, evaluation_command, external, graph
+from gymnast_ros.arguments import ARGUMENTS, config_from, evaluation_command
+from gymnast_ros.graph import ENVIRONMENT, GraphConfig, devices, external, graph
 from gymnast_ros.nodes import evaluate_once
 from tests.ros.fake_launch import install
 
@@ -62,11 +62,11 @@ def nodes(actions: list[Any]) -> dict[str, dict[str, Any]]:
 def test_launch_file_starts_the_graph_of_the_starter(bridge, arguments) -> None:
     context = texts(**arguments)
     started = nodes(bridge.start(context))
-    wanted = graph(config_from(context))
+    wanted = (*devices(config_from(context)), *graph(config_from(context)))
     assert list(started) == [spec.name for spec in wanted]
     for spec in wanted:
         node = started[spec.name]
-        assert node["package"] == "gymnast_ros"
+        assert node["package"] == spec.package
         assert node["executable"] == spec.executable
         assert node["namespace"] == spec.namespace
         assert node["parameters"] == [dict(spec.parameters)]
@@ -88,16 +88,48 @@ def test_real_arm_gets_time_to_lie_down_and_is_not_respawned(bridge) -> None:
 
 
 def test_real_arm_brings_the_vendors_launch_file_and_its_camera(bridge) -> None:
-    included = [
-        action.positional[0].positional[0]
-        for action in bridge.start(texts(robot="widowx", camera="usb_cam"))
+    actions = bridge.start(texts(robot="widowx", camera="realsense", namespace="left"))
+    included = {
+        action.positional[0].positional[0]: dict(action.named["launch_arguments"])
+        for action in actions
         if type(action).__name__ == "IncludeLaunchDescription"
-    ]
-    assert included == [
-        "/share/interbotix_xsarm_control/launch/xsarm_control.launch.py",
-        "/share/usb_cam/launch/camera.launch.py",
-    ]
+    }
+    vendor = included["/share/interbotix_xsarm_control/launch/xsarm_control.launch.py"]
+    camera = included["/share/realsense2_camera/launch/rs_launch.py"]
+    arm = nodes(actions)["arm"]["parameters"][0]
+    assert vendor["robot_name"] == arm["robot_name"] == "left_wx250s"
+    assert arm["camera_topics"] == [f"/{camera['camera_namespace']}/{camera['camera_name']}/color/image_raw"]
     assert external(config_from(texts())) == ()
+
+
+def test_webcam_and_joystick_are_started_where_our_nodes_listen(bridge) -> None:
+    started = nodes(bridge.start(texts(robot="widowx", camera="usb_cam", teleop="true", namespace="left")))
+    camera, joystick = started["usb_cam"], started["joy"]
+    assert (camera["package"], camera["executable"]) == ("usb_cam", "usb_cam_node_exe")
+    assert (joystick["package"], joystick["executable"]) == ("joy", "joy_node")
+    assert {node["namespace"] for node in started.values()} == {"left"}
+    remapped = dict(camera["remappings"])["image_raw"]
+    assert started["arm"]["parameters"][0]["camera_topics"] == [f"/left/{remapped}"]
+
+
+def test_two_arms_share_no_name() -> None:
+    left, right = (config_from(texts(robot="widowx", namespace=side, camera="usb_cam")) for side in ("left", "right"))
+    for ours, theirs in zip(graph(left), graph(right), strict=True):
+        assert ours.namespace != theirs.namespace
+    assert graph(left)[0].parameters["robot_name"] != graph(right)[0].parameters["robot_name"]
+    assert graph(left)[0].parameters["camera_topics"] != graph(right)[0].parameters["camera_topics"]
+
+
+def test_processes_never_share_memory_that_a_killed_one_keeps(bridge, monkeypatch) -> None:
+    """Fast DDS's shared memory does not survive kill -9 of a reader; a user's own choice stands."""
+    monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
+    assert environment(bridge.start(texts())) == ENVIRONMENT
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
+    assert environment(bridge.start(texts()))["FASTDDS_BUILTIN_TRANSPORTS"] == "DEFAULT"
+
+
+def environment(actions: list[Any]) -> dict[str, str]:
+    return dict(action.positional for action in actions if type(action).__name__ == "SetEnvironmentVariable")
 
 
 def test_launch_declares_every_argument_with_its_choices(bridge) -> None:
@@ -176,9 +208,35 @@ def test_package_manifest_names_every_ros_package_we_import() -> None:
     assert "lib/gymnast_ros" in (ROOT / "setup.cfg").read_text()
 
 
-def test_configuration_files_name_declared_parameters() -> None:
-    for path in sorted((ROOT / "config").glob("*.yaml")):
-        assert yaml.safe_load(path.read_text()), path
+def test_parameter_file_reaches_the_nodes(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("command_gate: {ros__parameters: {deadman_s: 0.3}}")
+    specs = {spec.name: spec for spec in graph(config_from(texts(robot="widowx", parameters=str(path))))}
+    assert specs["command_gate"].parameters["deadman_s"] == 0.3
+    assert specs["command_gate"].parameters["max_change_m"] == 0.06  # what the file does not name stays
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("gripper: {ros__parameters: {}}", "names the node 'gripper'"), ("arm: {speed: 1}", "arm needs a table"),
+     ("- arm", "must map nodes"), ("arm: {", "cannot be read")],
+)  # fmt: skip
+def test_wrong_parameter_file_is_refused_by_its_part(tmp_path, content, message) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        config_from(texts(parameters=str(path)))
+
+
+@pytest.mark.parametrize("robot", ["sim", "widowx"])
+def test_shipped_configuration_says_what_the_graph_does_anyway(robot) -> None:
+    """The files document the defaults: with or without one, the same robot starts."""
+    path = ROOT / "config" / f"robot_{robot}.yaml"
+    plain = {spec.name: spec for spec in graph(config_from(texts(robot=robot)))}
+    with_file = {spec.name: spec for spec in graph(config_from(texts(robot=robot, parameters=str(path))))}
+    for name, spec in plain.items():
+        for parameter, value in spec.parameters.items():
+            assert with_file[name].parameters[parameter] == value, (name, parameter)
 
 
 def test_foxglove_layout_shows_topics_that_exist() -> None:

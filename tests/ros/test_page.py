@@ -44,9 +44,24 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def address(graph: Graph, client: GraphClient) -> str:
+    """Of the page, once it has found the camera: a lockstep episode is over sooner than DDS finds a new listener."""
     own = graph.config.folder / "page"
     wait_until(lambda: (own / "address").exists(), 40.0, "the page")
-    return (own / "address").read_text()
+    address = (own / "address").read_text()
+
+    def sees() -> bool:
+        client.run_episode(instruction="lift the red cube", seed=1, record=False)
+        headers = {"Authorization": f"Bearer {(own / 'token').read_text()}"}
+        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+        connection.request("GET", "/frame.jpg", headers=headers)
+        jpeg = connection.getresponse().read()
+        connection.close()
+        return bool(jpeg)
+
+    client.set("rollout", {"auto_label": True})
+    wait_until(sees, 40.0, "the page's first frame")
+    client.set("rollout", {"auto_label": False})
+    return address
 
 
 def ask(address: str, path: str, token: str, **form: str) -> tuple[int, str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from mcap.reader import make_reader
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import JointState, Joy
 
 from gymnast_core.episodes import read_episode
@@ -103,9 +106,26 @@ def test_stop_button_wins_and_the_flight_recorder_tells_the_last_seconds(graph, 
     folder: Path = graph.config.folder / "flight"
     wait_until(lambda: any(folder.glob("flight-estop-*.mcap")), 10.0, "flight record")
     (path,) = folder.glob("flight-estop-*.mcap")
-    with path.open("rb") as file:
-        notes = [(channel.topic, json.loads(message.data)) for _, channel, message in make_reader(file).iter_messages()]
-    assert {"state/arm", "wanted/teleop", "decision", "state"} <= {topic for topic, _ in notes}
-    assert {"state": "estop", "reason": "estop service called"} in [note for topic, note in notes if topic == "state"]
+    with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
+        notes = [
+            (connection.topic, bag.deserialize(data, connection.msgtype)) for connection, _, data in bag.messages()
+        ]
+    recorded = {topic for topic, _ in notes}
+    assert {f"/{topic}" for topic in (topics.TARGET, topics.TELEOP_COMMAND, topics.ARM_COMMAND)} <= recorded
+    states = [json.loads(note.data) for topic, note in notes if topic == f"/{topics.GATE_STATUS}"]
+    assert states[-1] == {"state": "estop", "reason": "estop service called"}
+    log = (graph.logs / "command_gate.log").read_text()
+    assert "EMERGENCY STOP (estop service called)" in log
+    assert "ros2 service call /command_gate/re_arm std_srvs/srv/Trigger" in log
+    hand.buttons = [0] * 8
+    client.re_arm()
+
+
+def test_stop_button_pressed_while_the_gate_is_gone_stops_its_successor(graph, client: GraphClient, hand) -> None:
+    restarts = graph.restarts["command_gate"]
+    os.kill(graph.pids["command_gate"], signal.SIGKILL)
+    hand.buttons = [0, 0, 1, 0, 0, 0, 0, 0]
+    wait_until(lambda: graph.restarts["command_gate"] > restarts, 20.0, "the gate's successor")
+    client.wait_for(topics.GATE_STATUS, lambda status: status["state"] == "estop", 20.0)
     hand.buttons = [0] * 8
     client.re_arm()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,11 +14,14 @@ from gymnast_core.errors import StaleCommandError
 from gymnast_core.gated import GatedEnv
 from gymnast_core.rollout import run_episode
 from gymnast_core.safety import ArmState, CommandGate
+from gymnast_core.spec import WIDOWX_250S
+from gymnast_ros.nodes.client import RobotRefusedError
 from gymnast_ros.nodes.simulated_arm import SimulatedArm
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.expert import ScriptedExpert
 from tests.contracts.env_contract import EnvContract, frozen
+from tests.ros.conftest import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +120,35 @@ def test_wild_actions_never_reach_the_arm(arm) -> None:
         assert np.abs(commanded_A[:3]).max() <= 0.05 + 1e-6
         assert np.abs(commanded_A[3:6]).max() <= 0.25 + 1e-6
         assert 0.0 <= commanded_A[6] <= 1.0
+
+
+def test_task_box_set_while_the_gate_runs_holds_from_the_next_command_on(arm, client) -> None:
+    arm.reset("lift the red cube", seed=1)
+    low, high = [0.10, -0.20, 0.18], [0.45, 0.25, 0.30]
+    client.set("command_gate", {"workspace_low_m": low, "workspace_high_m": high})
+    try:
+        down_BA = np.array([[0, 0, -0.05, 0, 0, 0, 1.0]], np.float32)
+        heights = [arm.step(down_BA).observation.proprio_BP[0, 2] for _ in range(6)]
+        assert heights[-1] > 0.175  # it started below the box: lifted into it, however often it is told to go down
+        with pytest.raises(RobotRefusedError, match="must lie inside the arm's"):
+            client.set("command_gate", {"workspace_low_m": [0.0, -0.20, -0.5]})
+    finally:
+        client.set("command_gate", {"workspace_low_m": list(WIDOWX_250S.workspace_low_m)})
+
+
+def test_arm_that_is_restarted_between_episodes_serves_the_next_one(arm, client, graph) -> None:
+    arm.reset("lift the red cube", seed=1)
+    arm.abandon()
+    os.kill(graph.pids["arm"], signal.SIGKILL)
+    wait_until(lambda: graph.restarts["arm"] == 1, 20.0, "the arm's successor")
+    wait_until(lambda: client.gate.get("state") == "armed", 10.0, "the gate")
+    for attempt in range(3):  # while the old one still counts as there, an attempt may be cut; none may hang
+        try:
+            observation = arm.reset("lift the red cube", seed=2)
+            break
+        except StaleCommandError:
+            assert attempt < 2
+    assert observation.time_ns_B[0] == 0
 
 
 def test_no_arm_in_the_domain_is_named_in_the_error(domain_id) -> None:

@@ -40,7 +40,7 @@ def robot(clock: Clock) -> StandIn:
 
 @pytest.fixture
 def driver(robot: StandIn, clock: Clock) -> WidowXDriver:
-    driver = WidowXDriver(robot, monotonic_s=clock)
+    driver = WidowXDriver(robot, monotonic_s=clock, pause=clock.sleep)
     driver.start_up()
     return driver
 
@@ -118,6 +118,44 @@ def test_torque_goes_off_only_in_the_sleep_pose(driver, robot) -> None:
     driver.sleep()
     assert not robot.dropped
     assert not any(robot.torque[name] for name in JOINT_NAMES)
+
+
+def stops_at(clock: Clock, driver: WidowXDriver, moment_s: float) -> None:
+    """Somebody presses the emergency stop at that moment of the clock."""
+
+    def pause(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now_s >= moment_s:
+            driver.stopped = "emergency stop"
+
+    driver._pause = pause
+
+
+@pytest.mark.parametrize("move", ["go_neutral", "sleep"])
+def test_emergency_stop_ends_a_slow_move_within_a_tick(driver, robot, clock, move) -> None:
+    driver._pause = clock.sleep
+    if move == "go_neutral":
+        driver.sleep(torque_off=False)
+    pressed_s = clock.now_s + 0.5
+    stops_at(clock, driver, pressed_s)
+    with pytest.raises(SafetyError, match="emergency stop"):
+        getattr(driver, move)()
+    assert clock.now_s - pressed_s <= 0.2
+    stood = robot.where()
+    clock.sleep(5.0)
+    np.testing.assert_allclose(robot.where(), stood, atol=1e-9)  # it stays where it was stopped
+    assert not robot.dropped
+    assert all(robot.torque[name] for name in JOINT_NAMES)  # and holds
+    with pytest.raises(SafetyError, match="may not move"):
+        driver.begin_neutral()
+
+
+def test_every_motor_has_a_health_of_its_own(driver, robot) -> None:
+    robot.torque["elbow"], robot.errors["elbow"] = False, 0b100000
+    health = ask_motors(robot, 0.0).by_motor()
+    assert set(health) == {*JOINT_NAMES, "gripper"}
+    assert health["elbow"][:2] == (2, "overload")
+    assert health["waist"][:2] == (0, "holds")
 
 
 def test_silence_of_the_joints_is_named(driver, robot, monkeypatch) -> None:

@@ -164,8 +164,19 @@ def test_motor_that_drops_torque_ends_the_episode_until_recovered(client, faults
     assert client.run_episode(instruction="lift", seed=0, checkpoint=forwards)["truncated_reason"] == ""
 
 
-def test_estop_holds_the_real_arm_too(client, forwards) -> None:
+def refusal(client: GraphClient, service: str) -> str:
+    try:
+        client.call(service, timeout_s=30.0)
+    except RobotRefusedError as refused:
+        return str(refused)
+    return ""
+
+
+def test_estop_holds_the_real_arm_whoever_wants_to_move_it(client, forwards) -> None:
     client.estop()
     row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
     assert (row["truncated_reason"], row["steps"]) == ("estop", 0)
+    for service in ("arm/reset", "arm/recover"):  # neither comes from the gate
+        wait_until(lambda service=service: "may not move" in refusal(client, service), 20.0, f"{service} to refuse")
     client.re_arm()
+    wait_until(lambda: refusal(client, "arm/reset") == "", 20.0, "the arm to move again")

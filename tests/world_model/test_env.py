@@ -14,7 +14,7 @@ from cloud_trainer.world_model.env import WorldModelEnv, WorldModelEnvConfig
 from cloud_trainer.world_model.sampler import RolloutSampler, SamplerConfig
 from cloud_trainer.world_model.starts import padded, start_from_episode, start_from_image
 from gymnast_core.errors import ConfigError, EpisodeOverError
-from gymnast_core.kinematics import commanded_proprioception
+from gymnast_core.targets import commanded_proprioception
 from tests.world_model.tiny import tiny_env, tiny_episode, tiny_model, tiny_starts
 
 

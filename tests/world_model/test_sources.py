@@ -30,8 +30,9 @@ from cloud_trainer.world_model.data.video import read_video, write_video
 from cloud_trainer.world_model.data.worldgym import WorldGymSource
 from gymnast_core.episodes import write_episode
 from gymnast_core.errors import CorruptError
-from gymnast_core.kinematics import EndEffectorTarget, forward, proprioception
+from gymnast_core.kinematics import forward
 from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.targets import EndEffectorTarget, proprioception
 from gymnast_core.types import Episode, Outcome
 from tests.world_model.tiny import tiny_episode
 

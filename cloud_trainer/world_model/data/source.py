@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from gymnast_core.errors import ConfigError, ContractError
-from gymnast_core.kinematics import forward, proprioception, rotation_to_euler
+from gymnast_core.kinematics import forward
+from gymnast_core.targets import proprioception, rotation_to_euler
 from gymnast_core.types import ACTION_DIM, Episode, FloatArray
 
 

@@ -1,0 +1,147 @@
+"""Arguments of the launch files and of `gymnast up`: checked, described, turned into a GraphConfig; no ROS in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gymnast_core.errors import ConfigError
+from gymnast_ros.graph import CHUNKING, ROBOTS, GraphConfig
+
+NODES = ("arm", "command_gate", "rollout", "bridge", "teleop", "page", "usb_cam", "joy")
+"""Names a parameter file may use."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of bridge.launch.py.
+
+    Attributes:
+        name: as in robot:=sim.
+        default: as text.
+        description: shown by `ros2 launch --show-args`.
+        choices: allowed texts; empty allows any.
+    """
+
+    name: str
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+
+
+FLAG = ("true", "false")
+ARGUMENTS = (
+    Argument("robot", "sim", "the simulated arm, or a real WidowX 250s", ROBOTS),
+    Argument("folder", "robot", "spool, checkpoints, results and flight records"),
+    Argument("name", "sim-0", "robot name, as in its certificate"),
+    Argument("namespace", "", "of every node, for several arms on one network"),
+    Argument("domain", "", "ROS_DOMAIN_ID; empty keeps the environment's"),
+    Argument("trainer", "", "host:port; empty runs without a bridge"),
+    Argument("identity", "", "folder with cert.pem, key.pem and ca.pem from `gymnast enroll`"),
+    Argument("insecure", "false", "no TLS to the trainer; on one machine only", FLAG),
+    Argument("policy", "", "checkpoint folder, or remote:HOST:PORT; empty takes the one last in force"),
+    Argument("instruction", "", "task the rollout node starts with"),
+    Argument("camera", "", "camera driver to start with a real arm", ("", "usb_cam", "realsense")),
+    Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
+    Argument("paced", "false", "simulated arm at 5 Hz of wall-clock time; late commands are holds", FLAG),
+    Argument("chunking", CHUNKING[0], "real_time computes the next chunk of actions while this one executes", CHUNKING),
+    Argument("device", "auto", "where a large policy runs: auto, cpu, cuda, cuda:N"),
+    Argument("realtime", "false", "arm and gate with SCHED_FIFO; needs an rtprio limit for this user", FLAG),
+    Argument("teleop", "false", "start the joystick node", FLAG),
+    Argument("orders", "false", "the trainer's operators may run episodes on this robot", FLAG),
+    Argument("parameters", "", "YAML file of further node parameters, as config/robot_widowx.yaml"),
+    Argument("page", "", "port of the robot's own page, on this machine only, e.g. 8081; empty serves none"),
+)
+
+
+def config_from(texts: Mapping[str, str]) -> GraphConfig:
+    """Turn launch arguments into a GraphConfig.
+
+    Raises:
+        ConfigError: an unknown argument, or a value that is not allowed; the message names it.
+    """
+    values = _checked(texts)
+    return GraphConfig(
+        folder=Path(values["folder"]).absolute(),
+        robot=values["robot"],
+        robot_name=values["name"],
+        domain_id=int(values["domain"]) if values["domain"] else None,
+        namespace=values["namespace"],
+        trainer=values["trainer"],
+        identity=Path(values["identity"]) if values["identity"] else None,
+        insecure=values["insecure"] == "true",
+        policy=values["policy"],
+        paced=values["paced"] == "true",
+        chunking=values["chunking"],
+        device=values["device"],
+        realtime=values["realtime"] == "true",
+        teleop=values["teleop"] == "true",
+        orders=values["orders"] == "true",
+        page=int(values["page"] or 0),
+        instruction=values["instruction"],
+        camera=values["camera"],
+        vendor=values["vendor"] == "true",
+        parameters=parameters_from(Path(values["parameters"])) if values["parameters"] else {},
+    )
+
+
+def _checked(texts: Mapping[str, str]) -> dict[str, str]:
+    """Every argument's text, given or default."""
+    known = {argument.name: argument for argument in ARGUMENTS}
+    unknown = sorted(set(texts) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown arguments {unknown}; there are {sorted(known)}")
+    values = {name: texts.get(name, argument.default) for name, argument in known.items()}
+    for name, argument in known.items():
+        if argument.choices and values[name] not in argument.choices:
+            raise ConfigError(f"{name}:={values[name]!r} is not one of {', '.join(map(repr, argument.choices))}")
+    for name in ("domain", "page"):
+        if values[name] and not values[name].isdigit():
+            raise ConfigError(f"{name}:={values[name]!r} is not a number")
+    return values
+
+
+def parameters_from(path: Path) -> dict[str, dict[str, Any]]:
+    """Node parameters of a ROS parameter file: {node: {ros__parameters: {name: value}}}.
+
+    Raises:
+        ConfigError: no such file, or it is laid out otherwise; the message names the part.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"parameters:={path} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"parameters:={path} must map nodes to ros__parameters")
+    for node, body in document.items():
+        if node not in NODES:
+            raise ConfigError(f"parameters:={path} names the node {node!r}; there are {', '.join(NODES)}")
+        if not isinstance(body, dict) or not isinstance(body.get("ros__parameters"), dict):
+            raise ConfigError(f"parameters:={path}: {node} needs a table ros__parameters")
+    return {node: body["ros__parameters"] for node, body in document.items()}
+
+
+EVALUATION_ARGUMENTS = (
+    Argument("tasks", "lift,push,put,drawer", "task names or instructions, comma-separated"),
+    Argument("seed_start", "2000000", "first start state"),
+    Argument("seed_count", "25", "start states per task"),
+    Argument("checkpoints", "", "ids or folders to compare, comma-separated; empty is the one in force"),
+    Argument("scene", "standard", "look of the simulated world"),
+    Argument("json", "", "file for the result"),
+)
+
+
+def evaluation_command(texts: Mapping[str, str]) -> list[str]:
+    """Arguments of the Python process that evaluates a running graph; see gymnast_ros.nodes.evaluate_once."""
+    command = ["-m", "gymnast_ros.nodes.evaluate_once"]
+    for argument in EVALUATION_ARGUMENTS:
+        value = texts.get(argument.name, argument.default)
+        if value:
+            command += [f"--{argument.name.replace('_', '-')}", value]
+    if texts.get("namespace"):
+        command += ["--namespace", texts["namespace"]]
+    return command

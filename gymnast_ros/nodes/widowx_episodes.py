@@ -1,0 +1,138 @@
+"""Episodes of the real arm: which one runs, what was observed and executed at each of its ticks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+
+from gymnast_core.errors import SafetyError
+from gymnast_core.safety import ArmState
+from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.types import FloatArray
+from gymnast_ros.drivers.widowx import SLOW_S, ArmReading, WidowXDriver
+from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.cameras import CameraPort
+from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.widowx_settings import camera_limits, camera_sources
+
+NOTHING_A: FloatArray = np.zeros(7, np.float32)
+LATENCIES_KEPT = 1000
+
+
+class WidowXEpisodes:
+    """Publishes what the arm's cameras and joints show; not thread safe, the arm's lock is held around every call.
+
+    Args:
+        node: of the arm.
+        settings: its parameters.
+        on_command: told (action, stamp it answers, source).
+    """
+
+    def __init__(self, node: Node, settings: Settings, on_command: Any) -> None:
+        self._node, self._settings, self._spec = node, settings, WIDOWX_250S
+        sources = camera_sources(settings)
+        size = int(settings["image_size"])
+        self._cameras = CameraPort(node, sources, size, camera_limits(settings))
+        description = ArmDescription(
+            self._spec.name, tuple(source.name for source in sources), size, size, settings["max_steps"],
+            self._spec.control_hz, False, 2 * SLOW_S,
+        )  # fmt: skip
+        self._port = ArmPort(node, description, on_command)
+        self.running = False
+        self.number = 0
+        self.latencies_ms: list[float] = []
+        self._steps = self._stamp_ns = 0
+        self._executed_A, self._source = NOTHING_A, ""
+
+    def begin(self, driver: WidowXDriver) -> int:
+        """Start an episode where the arm is; returns the stamp of its first observation.
+
+        Raises:
+            GymnastError: the first observation is not fit to act on.
+        """
+        self.number += 1
+        self._steps = 0
+        self._executed_A, self._source = NOTHING_A, ""
+        self.observe(driver, fault="")
+        self.running = True
+        return self._stamp_ns
+
+    def execute(self, driver: WidowXDriver, action_A: FloatArray, stamp_ns: int, source: str) -> None:
+        """Execute a command at once, if it answers the newest observation and is the first to do so.
+
+        Raises:
+            SafetyError: too many steps in a row could not be done.
+        """
+        if not self.running or stamp_ns != self._stamp_ns or self._source:
+            return
+        self.latencies_ms = [*self.latencies_ms[-LATENCIES_KEPT + 1 :], (self._now_ns() - stamp_ns) / 1e6]
+        self._source = source
+        self._executed_A = driver.step(action_A)
+
+    def step(self, driver: WidowXDriver, fault: str) -> None:
+        """One control period is over: publish what is seen now.
+
+        Raises:
+            GymnastError: a camera or the joints are not fit to act on.
+        """
+        self._steps += 1
+        if not self._source:
+            self._source = SILENCE  # no command came in time: the arm stayed where it was told to be
+        self.observe(driver, fault)
+
+    def rest(self, driver: WidowXDriver) -> None:
+        """Between episodes nothing is observed, but the gate hears that the arm is alive."""
+        state = ArmState(
+            self._now_ns(), driver.target, driver.target_joints_J, None, self.number, running=False, session=SESSION
+        )
+        self._port.publish_state(state)
+
+    def observe(self, driver: WidowXDriver, fault: str) -> None:
+        """Publish what is seen now.
+
+        Raises:
+            GymnastError: a camera or the joints are not fit to act on.
+        """
+        now_ns = self._now_ns()
+        reading = driver.read()
+        age_s = (now_ns - reading.stamp_ns) / 1e9
+        if age_s > self._settings["joint_max_age_s"]:
+            raise SafetyError(f"joint_states are {age_s:.2f} s old; is xs_sdk alive?")
+        frames = self._cameras.newest(now_ns)
+        self._stamp_ns = now_ns
+        truncated = self._steps >= self._settings["max_steps"]
+        images = {name: frame.image_HWC for name, frame in frames.items()}
+        self._port.publish(self._report(driver, reading, images, fault, truncated))
+        self.running = self.running and not truncated and not fault
+        self._executed_A, self._source = NOTHING_A.copy(), ""
+
+    def close(self) -> None:
+        """Let the cameras go."""
+        self._cameras.close()
+
+    def _report(
+        self, driver: WidowXDriver, reading: ArmReading, images: dict[str, Any], fault: str, truncated: bool
+    ) -> ArmReport:
+        executed_A = self._executed_A
+        if self._source in ("hold", SILENCE):
+            executed_A = np.append(np.zeros(6, np.float32), np.float32(driver.target.gripper))
+        return ArmReport(
+            stamp_ns=self._stamp_ns,
+            images=images,
+            proprio_P=reading.proprio_P(self._spec),
+            joints_J=reading.joints_J,
+            target=driver.target,
+            target_joints_J=driver.target_joints_J,
+            executed_A=executed_A,
+            executed_source=self._source,
+            episode=self.number,
+            terminated=bool(fault),
+            truncated=truncated,
+            effort_J=reading.effort_J,
+            velocity_J=reading.velocity_J,
+        )
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)

@@ -1,0 +1,50 @@
+"""Parameters of the widowx_arm node, and what its cameras are made of them."""
+
+from __future__ import annotations
+
+from gymnast_core.cameras import CameraLimits
+from gymnast_core.errors import ConfigError
+from gymnast_ros.nodes.cameras import CameraSource
+from gymnast_ros.nodes.runtime import Settings
+
+
+def declare(settings: Settings) -> None:
+    """Every parameter of the node, with its meaning."""
+    add = settings.declare
+    add("robot_model", "wx250s", "Interbotix model", read_only=True)
+    add("robot_name", "wx250s", "namespace of xs_sdk", read_only=True)
+    add("vendor", "gymnast_ros.drivers.interbotix", "module with connect() and disconnect()", read_only=True)
+    add("instruction", "", "of the next episode; recorded, the arm itself does not need it")
+    add("seed", 0, "recorded; a real scene is laid out by hand", low=0, high=2**53)
+    add("scene", "standard", "recorded")
+    add("cameras", [], "camera names; empty is over_shoulder", read_only=True)
+    add("camera_topics", [], "their topics, in the same order; empty is RealSense's colour topic", read_only=True)
+    add("camera_reliability", "best_effort", "what the drivers offer", choices=("best_effort", "reliable"),
+        read_only=True)  # fmt: skip
+    add("camera_max_age_s", 0.5, "oldest frame to act on [s]", low=0.05, high=5.0, read_only=True)
+    add("camera_max_frozen_s", 2.0, "longest time with identical pixels [s]", low=0.1, high=60.0, read_only=True)
+    add("camera_max_skew_s", 0.1, "largest difference between cameras [s]", low=0.001, high=1.0, read_only=True)
+    add("image_size", 256, "side of published frames", low=32, high=1024, read_only=True)
+    add("max_steps", 60, "steps of an episode", low=1, high=10_000)
+    add("joint_max_age_s", 0.2, "oldest joint states to act on [s]", low=0.02, high=2.0)
+    add("autostart", False, "configure and activate at start, without ros2 lifecycle", read_only=True)
+
+
+def camera_limits(settings: Settings) -> CameraLimits:
+    """What a frame must be to be acted on."""
+    names = ("camera_max_age_s", "camera_max_frozen_s", "camera_max_skew_s")
+    return CameraLimits(*(round(settings[name] * 1e9) for name in names))
+
+
+def camera_sources(settings: Settings) -> tuple[CameraSource, ...]:
+    """Pair camera names with topics.
+
+    Raises:
+        ConfigError: as many topics as names are needed.
+    """
+    names = tuple(settings["cameras"]) or ("over_shoulder",)
+    camera_topics = list(settings["camera_topics"]) or ["/camera/camera/color/image_raw"]
+    if len(camera_topics) != len(names):
+        raise ConfigError(f"{len(names)} cameras {names} need as many camera_topics, got {camera_topics}")
+    reliability = settings["camera_reliability"]
+    return tuple(CameraSource(name, topic, reliability) for name, topic in zip(names, camera_topics, strict=True))
