@@ -27,9 +27,8 @@ REALTIME_PRIORITY = 20
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
 """Of every process, where the user has set nothing else.
 
-Two torch threads on a busy machine are several times slower than one. Without UDPv4, Fast DDS talks through shared
-memory on one machine; a reader that is killed (kill -9, out of memory) keeps its share of the writer's 512 KiB segment,
-and after a few of them no successor gets an image: eProsima/Fast-DDS issue 5469, and benchmarks/node_kills.py.
+Two torch threads on a busy machine are several times slower than one. UDPv4 is Fast DDS without shared memory, which is
+known to stop delivering after a reader was killed (kill -9, out of memory): eProsima/Fast-DDS issues 5469 and 5053.
 """
 ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
 """SIGINT, then SIGTERM after this, then SIGKILL: a real arm needs the time to reach its sleep pose."""

@@ -121,7 +121,7 @@ def test_two_arms_share_no_name() -> None:
 
 
 def test_processes_never_share_memory_that_a_killed_one_keeps(bridge, monkeypatch) -> None:
-    """Fast DDS's shared memory does not survive kill -9 of a reader; a user's own choice stands."""
+    """Fast DDS's shared memory may not survive kill -9 of a reader; a user's own choice stands."""
     monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
     assert environment(bridge.start(texts())) == ENVIRONMENT
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
