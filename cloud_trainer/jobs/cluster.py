@@ -99,12 +99,11 @@ def train(job: GrpoJob, config: ClusterConfig, *, progress: Progress, cancelled:
     where: dict[str, Any] = {} if config.address == "local" else {"address": config.address}
     ray.init(**where, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
-        there = ray.cluster_resources()
-        short = {name: need for name, need in config.reserved.items() if need > there.get(name, 0.0)}
-        if short:
+        there = {name: ray.cluster_resources().get(name, 0.0) for name in config.reserved}
+        if any(need > there[name] for name, need in config.reserved.items()):
             raise ConfigError(
-                f"the job reserves {short} of a cluster that has { {name: there.get(name, 0.0) for name in short} }; "
-                "lower the actors, learner_ranks or cpus_per_actor"
+                f"the job reserves {config.reserved} of a cluster that has {there}; lower the actors, learner_ranks or "
+                "cpus_per_actor"
             )
         if config.learner_ranks:
             from cloud_trainer.jobs.fsdp import run_on_ray_train
