@@ -3,8 +3,8 @@
 Every arm trains the shipped base policy in the shipped world model on the same number of imagined rollouts, from the
 same seeds; true success is counted in the simulator on start states of EVALUATION_SEEDS that nothing was trained on or
 chosen with, half-way and at the end. With 8 groups of 8 a batch is one or two mini-batches: one epoch is one or two
-optimiser steps, and in the first the ratio is 1 and the clip inert. More epochs are more steps as well, so one arm takes
-larger ones instead.
+optimiser steps, and in the first the ratio is 1 and the clip inert. More epochs are more steps as well, so one arm
+takes larger ones instead.
 
 Every finished training and evaluation is kept under `runs`, so that a stopped run goes on where it was.
 """
