@@ -2,9 +2,11 @@
 
     python -m benchmarks.world_model                       FLOP at the full 608 M size (counted, not run) and wall clock
                                                            of a narrower model
-    python -m benchmarks.world_model --full --frames 2     wall clock at the full size too (CPU: many minutes)
+    python -m benchmarks.world_model --full --frames 1 --dtype bfloat16 --only released ours
+                                                           wall clock at the full size (about 2 minutes on a core with
+                                                           AMX; float32 5, and "no cache" as long again)
     python -m benchmarks.world_model --full --frames 40 --batch 1 8 40 --device cuda
-                                                           bf16 + compile: state frames/s, memory, share of matmul peak
+                                                           bf16 + compile: frames/s, memory, share of matmul peak
 
 FLOP are averaged over a 40-step rollout from one start frame; decoding is not counted, nobody looks.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -127,7 +130,7 @@ class Rollout:
 
 
 class Counter:
-    """Stands in for a network on the meta device: counts each kind of pass once and adds it up ever after."""
+    """Stands in for a network on the meta device: counts one row of each kind of pass once, then adds up."""
 
     def __init__(self, model: DiT) -> None:
         self.model, self.flop = model, 0.0
@@ -137,13 +140,17 @@ class Counter:
         self, x: Tensor, t: Tensor, a: Tensor, *, context: KVContext | None, written: list[LayerKV] | None
     ) -> Tensor:
         """Return an empty prediction."""
-        key = (*x.shape, 0 if context is None else context.frames)
+        slots = 0 if context is None else context.layers[0][0].shape[-2]
+        key = (*x.shape[1:], slots)
         if key not in self._known:
+            row = None
+            if context is not None:
+                row = replace(context, layers=[(keys[:1], values[:1]) for keys, values in context.layers])
             counter = FlopCounterMode(display=False)
             with counter, torch.no_grad():
-                self.model(x, t, a, context=context)
+                self.model(x[:1], t[:1], a[:1], context=row)
             self._known[key] = float(counter.get_total_flops())
-        self.flop += self._known[key]
+        self.flop += x.shape[0] * self._known[key]
         if written is not None:
             shape = self.model.cache_shape(x.shape[0], (x.shape[2], x.shape[3]), capacity=2)
             size = (shape.batch, shape.tokens, shape.heads, x.shape[1], shape.head_dim)
@@ -161,6 +168,14 @@ def count_flop(counter: Counter, scheme: Scheme, *, latent: tuple[int, int] = LA
     return counter.flop / frames
 
 
+def fill(cache: KVCache, frames: int, generator: torch.Generator) -> None:
+    """Make a cache hold that many more frames; time does not depend on what is in them."""
+    shape, like = cache.shape, cache.context().layers[0][0]
+    size = (shape.batch, shape.tokens, shape.heads, frames, shape.head_dim)
+    drawn = torch.randn(size, generator=generator).to(like.device, like.dtype)
+    cache.append([(drawn, drawn)] * shape.layers)
+
+
 def time_scheme(model: DiT, scheme: Scheme, *, batch: int, frames: int, known: int, compiled: bool) -> dict[str, Any]:
     """Return seconds per frame once `known` frames are context, and the most memory used."""
     weight = model.action_embedder.weight
@@ -171,11 +186,12 @@ def time_scheme(model: DiT, scheme: Scheme, *, batch: int, frames: int, known: i
         return torch.randn(*lead, *size, generator=generator).to(weight.device, weight.dtype)
 
     network: Network = torch.compile(model, dynamic=scheme.kind != "ours") if compiled else model
-    rollout = Rollout(model, scheme, network, batch, noise(batch, known)[:, :1], static=compiled)
-    rollout.frames = noise(batch, known)
-    rollout.actions = torch.zeros(batch, known, model.config.action_dim, device=weight.device, dtype=weight.dtype)
+    rollout = Rollout(model, scheme, network, batch, noise(batch, 1), static=compiled)
     if scheme.kind == "ours":
-        rollout.sampler.start(rollout.frames, rollout.actions)
+        fill(rollout.sampler.cache, known - 1, generator)
+    else:
+        rollout.frames = noise(batch, known)
+        rollout.actions = torch.zeros(batch, known, model.config.action_dim, device=weight.device, dtype=weight.dtype)
     warm = 2 if compiled else 0
     spent = []
     for index in range(warm + frames):
@@ -219,12 +235,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     full = DiTConfig()
     with torch.device("meta"):
         counter = Counter(DiT(full).eval())
-    rows = [{"scheme": s.name, "tflop_per_frame": count_flop(counter, s) / 1e12} for s in schemes(full.max_frames)]
+    counted = () if options.clock_only else schemes(full.max_frames)
+    rows = [{"scheme": s.name, "tflop_per_frame": count_flop(counter, s) / 1e12} for s in counted]
     config = (
         full if options.full else replace(full, dim=options.dim, num_layers=options.layers, num_heads=options.dim // 64)
     )
     device = options.device
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = getattr(torch, options.dtype or ("bfloat16" if device == "cuda" else "float32"))
     model, peak = build(config, device, dtype), matmul_peak_tflops(device, dtype, 8192 if device == "cuda" else 1024)
     timed = []
     for batch in options.batch:
@@ -235,10 +252,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 model, scheme, batch=batch, frames=options.frames, known=options.known, compiled=device == "cuda"
             )
             timed.append({"scheme": scheme.name, "batch": batch, **found})
+            print(f"timed {scheme.name}, batch {batch}: {found['s_per_frame']:.3f} s per frame", file=sys.stderr)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "timed_config": {"dim": config.dim, "layers": config.num_layers, "known_frames": options.known},
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu, 1 thread",
+        "dtype": str(dtype).removeprefix("torch."),
         "matmul_peak_tflops": peak,
         "flop": rows,
         "timed": timed,
@@ -247,17 +266,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     """Print the tables."""
-    print("FLOP per frame, full 608 M configuration, 40-step rollout, window 20, batch 1 (counted)")
-    print(f"{'scheme':36s} {'TFLOP/frame':>12s} {'x less':>7s}  goal")
-    reference = next(row["tflop_per_frame"] for row in found["flop"] if row["scheme"] == REFERENCE)
-    for row in found["flop"]:
-        goal = GOALS_TFLOP.get(row["scheme"])
-        said = "" if goal is None else f"<= {goal}: {'met' if row['tflop_per_frame'] <= goal else 'MISSED'}"
-        ratio = reference / row["tflop_per_frame"]
-        print(f"{row['scheme']:36s} {row['tflop_per_frame']:12.3f} {ratio:7.2f}  {said}")
+    if found["flop"]:
+        show_flop(found["flop"])
     print(
         f"\nWall clock, {found['parameters'] / 1e6:.1f} M parameters {found['timed_config']}, {found['device']}, "
-        f"matmul peak {found['matmul_peak_tflops']:.3g} TFLOP/s"
+        f"{found['dtype']}, matmul peak {found['matmul_peak_tflops']:.3g} TFLOP/s"
     )
     print(f"{'scheme':36s} {'batch':>5s} {'s/frame':>9s} {'frames/s':>9s} {'x faster':>9s} {'GiB':>6s}  goal")
     base = {row["batch"]: row["s_per_frame"] for row in found["timed"] if row["scheme"] == REFERENCE}
@@ -270,12 +283,24 @@ def show(found: dict[str, Any]) -> None:
             f"{row['scheme']:36s} {row['batch']:5d} {row['s_per_frame']:9.4f} {row['frames_per_s']:9.3f} "
             f"{ratio:9.2f} {memory:>6s}  {said}"
         )
-    if found["device"] != "cpu, 1 thread":
+    if found["flop"] and found["timed_config"]["dim"] == DiTConfig().dim:
         share_table(found)
 
 
+def show_flop(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the table of counted FLOP."""
+    print("FLOP per frame, full 608 M configuration, 40-step rollout, window 20, batch 1 (counted)")
+    print(f"{'scheme':36s} {'TFLOP/frame':>12s} {'x less':>7s}  goal")
+    reference = next(row["tflop_per_frame"] for row in rows if row["scheme"] == REFERENCE)
+    for row in rows:
+        goal = GOALS_TFLOP.get(row["scheme"])
+        said = "" if goal is None else f"<= {goal}: {'met' if row['tflop_per_frame'] <= goal else 'MISSED'}"
+        ratio = reference / row["tflop_per_frame"]
+        print(f"{row['scheme']:36s} {row['tflop_per_frame']:12.3f} {ratio:7.2f}  {said}")
+
+
 def share_table(found: dict[str, Any]) -> None:
-    """Print the fraction of the measured matmul peak, full size only."""
+    """Print the fraction of the measured matmul peak; FLOP are those of the mean over a rollout, full size only."""
     flop = {row["scheme"]: row["tflop_per_frame"] for row in found["flop"]}
     for row in found["timed"]:
         rate = flop[row["scheme"]] * row["frames_per_s"]
@@ -291,8 +316,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=2, help="frames timed per scheme")
     parser.add_argument("--known", type=int, default=15, help="context frames (the mean over a 40-step rollout)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="rollouts together")
+    parser.add_argument("--clock-only", action="store_true", help="leave out the FLOP, which take a minute to count")
     parser.add_argument("--only", nargs="*", help="time schemes whose name holds one of these")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default bfloat16 on cuda, else float32")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -35,7 +35,7 @@ COMMANDS = {
     "ttt": "test-time training: adapt the policy to one scene",
     "loop": "collect, refine, audit, train, canary, promote, again",
     "episodes": "list, label, retract and show recorded episodes",
-    "wm": "audit a world model: how far to trust it",
+    "wm": "world models: convert, check the data, train, roll out, audit how far to trust one",
     "view": "a recorded episode, or the running robot, in the rerun viewer",
     "replay": "play a recorded episode onto its topics, as ros2 bag play does",
     "annotate": "note something at this moment of the running episode",

@@ -24,6 +24,26 @@ AT_LEAST = frozenset(
 )  # fmt: skip
 """Bounds from below; the others are bounds from above."""
 
+MEANING: dict[str, str] = {
+    "episodes": "held-out episodes whose imagined end was judged",
+    "pictures": "held-out episodes dreamt frame by frame",
+    "psnr_db": "likeness of imagined and real frames, mean over all steps; higher is closer",
+    "fidelity_excess_m": "does the imagined gripper go where it was told: error beyond the tracker's own, metres",
+    "gripper_response": "do the imagined fingers obey the command: share of the real fingers' answer",
+    "lag": "steps between imagined and real path",
+    "jump": "does anything leap that really did not: change of a block, 1 is black to white",
+    "change_recall": "do objects move that really moved: share of their pixels",
+    "trusted_steps": "imagined steps after which the error may exceed what is allowed",
+    "agreement": "episodes whose imagined outcome is the real one",
+    "false_success": "P(judge says success of the dream | it really failed)",
+    "missed_success": "P(judge says failure of the dream | it really succeeded)",
+    "optimism": "imagined minus real success rate",
+    "correlation": "of judge score and real outcome over episodes",
+    "cell_correlation": "of imagined and real success over tasks and policies",
+    "coverage": "share of errors inside the nominal 90 % trust band; outside 85-95 % it is uncalibrated",
+}
+"""What a bound asks, for people."""
+
 
 @dataclass(frozen=True)
 class AuditBounds:

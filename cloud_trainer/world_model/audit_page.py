@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cloud_trainer.world_model.audit_bounds import AT_LEAST, MEANING
 from cloud_trainer.world_model.audit_cases import AuditCase
 from cloud_trainer.world_model.data.video import write_video
-from gymnast_core.types import ByteArray
+from gymnast_core.types import ByteArray, Outcome
 
 if TYPE_CHECKING:
     from cloud_trainer.world_model.audit import AuditReport
@@ -24,7 +25,7 @@ _STYLE = """
 :root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}
 td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #8884}
-td:first-child,th:first-child{text-align:left}.bad{color:#c0392b;font-weight:600}.good{color:#1e8449;font-weight:600}
+td:first-child,th:first-child,td.text,th.text{text-align:left}.bad{color:#c0392b;font-weight:600}.good{color:#1e8449;font-weight:600}
 figure{display:inline-block;margin:.5rem 1rem .5rem 0}figcaption{font-size:13px;max-width:37rem}video{max-width:100%}
 .panels{display:flex;justify-content:space-around;font-size:13px}
 """
@@ -43,8 +44,11 @@ def audit_page(report: AuditReport, cases: Sequence[AuditCase], *, videos: int =
     parts = [
         f"<h1>Audit of {html.escape(report.model) or 'a world model'}</h1>",
         _verdict(report),
-        _table("Bounds", ("bound", "measured", "demanded", ""), _bound_rows(report)),
-        "<h2>Real, imagined, difference</h2>" + "".join(_figure(case, report) for case in spread),
+        _table("Bounds", ("bound", "what it asks", "measured", "demanded", ""), _bound_rows(report)),
+        "<h2>Real, imagined, difference</h2><p>The worst first. The model saw the frames up to the start of the "
+        "dream and then only the recorded actions; black in the third panel is agreement.</p>"
+        + "".join(_figure(case, report) for case in spread),
+        _curve(report),
         _table("By horizon", ("step", "episodes", "PSNR dB", "95 %", "SSIM"), _horizon_rows(report)),
         _judge(report),
         _trust(report),
@@ -68,10 +72,43 @@ def _verdict(report: AuditReport) -> str:
 def _bound_rows(report: AuditReport) -> list[tuple[Any, ...]]:
     from cloud_trainer.world_model.audit import scalars
 
-    return [
-        (name, _show(value), _show(report.bounds.get(name)), "broken" if name in report.broken else "")
+    rows = [
+        (name, MEANING[name], _show(value), _demanded(name, report.bounds.get(name)),
+         "broken" if name in report.broken else "")
         for name, value in scalars(report).items()
-    ]
+    ]  # fmt: skip
+    share = "–" if report.trust is None else f"{report.trust['coverage']:.0%}"
+    demanded = "85-95 %" if report.bounds.get("coverage") else "–"
+    broken = "broken" if "coverage" in report.broken else ""
+    return [*rows, ("coverage", MEANING["coverage"], share, demanded, broken)]
+
+
+def _demanded(name: str, bound: Any) -> str:
+    return _show(bound) if bound is None else f"{'≥' if name in AT_LEAST else '≤'} {_show(bound)}"
+
+
+def _curve(report: AuditReport) -> str:
+    """PSNR over imagined steps as a line with its 95 % band."""
+    rows = report.horizon
+    if len(rows) < 2:
+        return ""
+    low, high = min(row["psnr_low"] for row in rows), max(row["psnr_high"] for row in rows)
+
+    def point(place: int, name: str) -> str:
+        x, y = 40 + 540 * place / (len(rows) - 1), 10 + 130 * (high - rows[place][name]) / max(high - low, 1e-6)
+        return f"{x:.1f},{y:.1f}"
+
+    steps = range(len(rows))
+    band = " ".join([point(i, "psnr_high") for i in steps] + [point(i, "psnr_low") for i in reversed(steps)])
+    line = " ".join(point(i, "psnr_db") for i in steps)
+    return (
+        "<figure><svg viewBox='0 0 600 170' width=600 role=img aria-label='PSNR by imagined step'>"
+        f"<polygon points='{band}' fill='#3498db44'/><polyline points='{line}' fill=none stroke='#3498db' "
+        f"stroke-width=2 /><g font-size=12 fill=currentColor><text x=0 y=16>{high:.1f}</text>"
+        f"<text x=0 y=144>{low:.1f} dB</text><text x=40 y=164>step {rows[0]['step']}</text>"
+        f"<text x=580 y=164 text-anchor=end>step {rows[-1]['step']}</text></g></svg>"
+        "<figcaption>PSNR by imagined step, mean over episodes with its 95 % interval</figcaption></figure>"
+    )
 
 
 def _horizon_rows(report: AuditReport) -> list[tuple[Any, ...]]:
@@ -138,8 +175,9 @@ def _figure(case: AuditCase, report: AuditReport) -> str:
         write_video(path, panels, fps=5)
         data = base64.b64encode(path.read_bytes()).decode()
     episode = case.episode
+    outcome = "Outcome not labelled" if episode.outcome is Outcome.UNLABELLED else f"Really {episode.outcome.value}"
     about = (
-        f"{html.escape(episode.episode_id)}: {html.escape(episode.instruction)}. Really {episode.outcome.value}; "
+        f"{html.escape(episode.episode_id)}: {html.escape(episode.instruction)}. {outcome}; "
         f"PSNR {report.psnr_by_episode[episode.episode_id]:.1f} dB; imagined from frame {case.start + 1} on."
     )
     return (
@@ -162,10 +200,15 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> st
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     lines = "".join(
         "<tr" + (" class=bad" if row and row[-1] == "broken" else "") + ">"
-        + "".join(f"<td>{html.escape(str(value))}</td>" for value in row) + "</tr>"
+        + "".join(f"<td{_side(value)}>{html.escape(str(value))}</td>" for value in row) + "</tr>"
         for row in rows
     )  # fmt: skip
     return f"<h2>{html.escape(title)}</h2><table><tr>{cells}</tr>{lines}</table>"
+
+
+def _side(value: Any) -> str:
+    """Sentences stand to the left, numbers to the right."""
+    return " class=text" if isinstance(value, str) and value.count(" ") > 2 else ""
 
 
 def _rate(rate: Mapping[str, Any] | None) -> str:

@@ -35,13 +35,16 @@ from gymnast_core.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome, RolloutBatch
 
 
-def dreamer_of(folder: Path, *, config: WorldModelEnvConfig | None = None, batch_size: int = 40) -> Dreamer:
+def dreamer_of(
+    folder: Path, *, config: WorldModelEnvConfig | None = None, batch_size: int = 40, steps: int = 10
+) -> Dreamer:
     """Return the dreamer of a checkpoint, whichever of the two architectures it is.
 
     Args:
         folder: a world_model checkpoint.
-        config: how a DiT is sampled; default 10 steps in its whole window, first frame pinned.
+        config: how a DiT is sampled; default its whole window, first frame pinned.
         batch_size: episodes a DiT dreams together.
+        steps: denoising steps per frame of a DiT, where no config says it.
 
     Raises:
         CheckpointError: no world model, or altered.
@@ -49,7 +52,7 @@ def dreamer_of(folder: Path, *, config: WorldModelEnvConfig | None = None, batch
     if read_manifest(folder).architecture == ARCHITECTURE:
         world = load_world_model(folder)
         window = world.model.config.max_frames
-        sampler = SamplerConfig(window=window, pinned=1 if window > 2 else 0)
+        sampler = SamplerConfig(steps=steps, window=window, pinned=1 if window > 2 else 0)
         fitted = config or WorldModelEnvConfig(
             batch_size=batch_size, context_frames=min(5, window - 1), sampler=sampler
         )

@@ -74,11 +74,14 @@ class VPrediction:
 
     def __init__(self) -> None:
         self.betas, self.alphas_cumprod = sigmoid_alphas_cumprod()
+        self._context_scale = float(self.alphas_cumprod[CONTEXT_TIMESTEP].sqrt())
+        self._tables: dict[torch.device, Tensor] = {}
 
     def _roots(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(a_t) and sqrt(1 - a_t), shaped to broadcast over like; t = CLEAN gives 1 and 0."""
-        table = torch.cat((self.alphas_cumprod, torch.ones(1))).to(like.device)
-        alpha = table[t].reshape(*t.shape, *(1,) * (like.ndim - t.ndim))
+        if like.device not in self._tables:
+            self._tables[like.device] = torch.cat((self.alphas_cumprod, torch.ones(1))).to(like.device)
+        alpha = self._tables[like.device][t].reshape(*t.shape, *(1,) * (like.ndim - t.ndim))
         return alpha.sqrt().to(like.dtype), (1 - alpha).sqrt().to(like.dtype)
 
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -106,7 +109,7 @@ class VPrediction:
 
     def context(self, x: Tensor) -> Tensor:
         """Return sqrt(a_14) x."""
-        return x * self.alphas_cumprod[CONTEXT_TIMESTEP].sqrt().to(x.device, x.dtype)
+        return x * self._context_scale
 
 
 class RectifiedFlow:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from cloud_trainer.world_model.kv_cache import CacheShape, KVContext, LayerKV
-from cloud_trainer.world_model.rope import VARIANTS, axis_angles, grid_angles, rotate
+from cloud_trainer.world_model.rope import VARIANTS, Turn, axis_angles, grid_angles, rotate, turn_by
 from gymnast_core.errors import ConfigError, ShapeError
 
 _TIMESTEP_CHANNELS = 256
@@ -88,11 +88,11 @@ class Attention(nn.Module):
         q, k, v = self.qkv_proj(x).reshape(*x.shape[:-1], 3, self.heads, -1).unbind(-3)
         return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Return the projected attention output, (..., L, D)."""
         lead = q.shape[:-3]
         out = functional.scaled_dot_product_attention(
-            q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), attn_mask=mask
+            q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), attn_mask=mask, is_causal=causal
         )
         merged: Tensor = self.out_proj(out.reshape(*lead, *out.shape[1:]).transpose(-3, -2).flatten(-2))
         return merged
@@ -119,9 +119,9 @@ class HalfBlock(nn.Module, abc.ABC):
     def forward(self, x_BTND: Tensor, cond_BTD: Tensor, pass_: _Pass, layer: int) -> Tensor:
         """Return the residual stream after this half."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(cond_BTD)[:, :, None].chunk(6, dim=-1)
-        x_BTND = x_BTND + gate1 * self._attention(_modulate(self.norm1(x_BTND), shift1, scale1), pass_, layer)
-        out: Tensor = x_BTND + gate2 * self.ffwd(_modulate(self.norm2(x_BTND), shift2, scale2))
-        return out
+        attended = self._attention(_modulate(self.norm1(x_BTND), shift1, scale1), pass_, layer)
+        x_BTND = torch.addcmul(x_BTND, gate1, attended)
+        return torch.addcmul(x_BTND, gate2, self.ffwd(_modulate(self.norm2(x_BTND), shift2, scale2)))
 
 
 class SpatialHalf(HalfBlock):
@@ -129,7 +129,7 @@ class SpatialHalf(HalfBlock):
 
     def _attention(self, x_BTND: Tensor, pass_: _Pass, layer: int) -> Tensor:
         q, k, v = self.attn.project(x_BTND)
-        return self.attn.attend(rotate(q, pass_.grid_angles), rotate(k, pass_.grid_angles), v, None)
+        return self.attn.attend(rotate(q, pass_.grid_turn), rotate(k, pass_.grid_turn), v)
 
 
 class TemporalHalf(HalfBlock):
@@ -139,21 +139,19 @@ class TemporalHalf(HalfBlock):
         q, k, v = self.attn.project(x_BTND.transpose(1, 2))
         if pass_.written is not None:
             pass_.written.append((k, v))
-        q, k = rotate(q, pass_.time_angles), rotate(k, pass_.time_angles)
-        if pass_.context is not None:
-            keys, values = pass_.context.layers[layer]
-            k = torch.cat((keys.to(k.dtype), k), dim=-2)
-            v = torch.cat((values.to(v.dtype), v), dim=-2)
-        return self.attn.attend(q, k, v, pass_.causal_mask).transpose(1, 2)
+        q, k = rotate(q, pass_.time_turn), rotate(k, pass_.time_turn)
+        if pass_.context is None:
+            return self.attn.attend(q, k, v, causal=True).transpose(1, 2)
+        k, v = pass_.context.joined(layer, k, v)
+        return self.attn.attend(q, k, v, mask=pass_.context.slot_mask).transpose(1, 2)
 
 
 @dataclass
 class _Pass:
     """What every block of one forward pass shares."""
 
-    grid_angles: Tensor
-    time_angles: Tensor
-    causal_mask: Tensor | None
+    grid_turn: Turn
+    time_turn: Turn
     context: KVContext | None
     written: list[LayerKV] | None
 
@@ -229,7 +227,7 @@ class DiT(nn.Module):
             x_BTHWC: noisy latents.
             t_BT: timestep of each frame, integers 0..999.
             actions_BTA: condition of each frame.
-            context: keys and values of earlier frames; the new frames follow them in time.
+            context: keys and values of earlier frames; one new frame follows them in time and takes the open slot.
             written: when given, receives per layer the new frames' unrotated keys and values (a write pass).
 
         Returns:
@@ -239,6 +237,8 @@ class DiT(nn.Module):
             ShapeError: the shapes do not fit each other or the configuration.
         """
         self._check(x_BTHWC, t_BT, actions_BTA)
+        if context is not None and x_BTHWC.shape[1] != 1:
+            raise ShapeError(f"with a context one frame is predicted at a time, got {x_BTHWC.shape[1]}")
         tokens_BTND, grid = self.embed_patches(x_BTHWC)
         cond_BTD = self.condition(t_BT, actions_BTA)
         pass_ = self._begin(tokens_BTND, grid, context, written)
@@ -273,11 +273,10 @@ class DiT(nn.Module):
     def _begin(
         self, tokens_BTND: Tensor, grid: tuple[int, int], context: KVContext | None, written: list[LayerKV] | None
     ) -> _Pass:
-        device, frames = tokens_BTND.device, tokens_BTND.shape[1]
-        before = context.frames if context is not None else 0
-        time = axis_angles(torch.arange(before, before + frames, device=device), self.config.head_dim // 2)
-        angles = grid_angles(*grid, self.config.head_dim, self.config.spatial_rope).to(device)
-        return _Pass(angles, time, _causal_mask(frames, context, device), context, written)
+        device, head_dim = tokens_BTND.device, self.config.head_dim
+        positions = torch.arange(tokens_BTND.shape[1], device=device) if context is None else context.position
+        time = turn_by(axis_angles(positions, head_dim // 2))
+        return _Pass(turn_by(grid_angles(*grid, head_dim, self.config.spatial_rope, device)), time, context, written)
 
     def _unpatch(self, x_BTNP: Tensor, grid: tuple[int, int]) -> Tensor:
         patch, channels = self.config.patch_size, self.config.in_channels
@@ -315,16 +314,3 @@ def parameter_manifest(config: DiTConfig) -> Sequence[tuple[str, tuple[int, ...]
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
-
-
-def _causal_mask(frames: int, context: KVContext | None, device: torch.device) -> Tensor | None:
-    """(frames, context slots + frames) bool, True = may look; None when everything may."""
-    slots = context.layers[0][0].shape[-2] if context is not None else 0
-    if frames == 1 and (context is None or context.slot_mask is None):
-        return None
-    new = torch.ones(frames, frames, dtype=torch.bool, device=device).tril()
-    if context is None:
-        return new
-    old = context.slot_mask
-    filled = torch.ones(slots, dtype=torch.bool, device=device) if old is None else old
-    return torch.cat((filled.expand(frames, slots), new), dim=1)

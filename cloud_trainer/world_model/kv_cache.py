@@ -1,7 +1,9 @@
 """Keys and values of finished frames, kept over a whole rollout.
 
-One write pass per finished frame; keys are stored before the rotary turn, so that the window can slide (positions
-are counted within the window) and a pinned anchor frame can stay while recent frames pass by.
+One write pass per finished frame. Keys are kept before the rotary turn, so that the window can slide and a pinned
+anchor frame can stay while recent frames pass by; beside them lie the turned keys that passes read. Attention depends
+on differences of position alone, so positions are counted on and a frame is turned once: only the pinned ones, which
+move along with the window, are turned again. A pass puts its own frame into the one open slot and copies nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cloud_trainer.world_model.rope import axis_angles, rotate
+from cloud_trainer.world_model.rope import axis_angles, rotate, turn_by
 from gymnast_core.errors import ConfigError, ContractError
+
+_RECOUNT_AFTER = 1000
+"""Frames after which positions are counted anew: float32 angles stay exact to 1e-4 rad."""
 
 LayerKV = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (B, N tokens, heads, frames, head_dim)."""
@@ -21,17 +26,26 @@ LayerKV = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class KVContext:
-    """What one network pass reads: already-rotated keys and values of the context, per layer.
+    """What one network pass over one new frame reads, and the open slot that frame goes through.
 
     Attributes:
-        layers: per layer (keys, values), each (B, N, heads, S, head_dim); keys rotated to their window position.
-        frames: how many of the S slots hold a frame; new frames get positions frames, frames + 1, ...
-        slot_mask: (S,) bool of filled slots, or None when all are.
+        layers: per layer (keys, values), each (B, N, heads, S, head_dim); keys turned by their position.
+        slot: (1,) int64, the open one of the S slots.
+        position: (1,) float32, of the new frame.
+        slot_mask: (1, S) bool of the slots to look at, the open one included, or None when all are.
     """
 
     layers: Sequence[LayerKV]
-    frames: int
+    slot: Tensor
+    position: Tensor
     slot_mask: Tensor | None = None
+
+    def joined(self, layer: int, keys: Tensor, values: Tensor) -> LayerKV:
+        """Put the new frame's turned keys and values into the open slot; returns all slots of that layer."""
+        kept = self.layers[layer]
+        for part, new in zip(kept, (keys, values), strict=True):
+            part.index_copy_(-2, self.slot, new.to(part.dtype))
+        return kept[0].to(keys.dtype), kept[1].to(values.dtype)
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class CacheShape:
 
 
 class KVCache:
-    """A ring of frames; the oldest unpinned one makes room."""
+    """A ring of frames with one open slot; the oldest unpinned frame makes room."""
 
     def __init__(
         self,
@@ -81,12 +95,16 @@ class KVCache:
             dtype: of keys and values.
             static: always hand out all slots with a mask, so that compiled code sees one shape.
         """
-        self.shape = shape
-        self.static = static
-        size = (shape.layers, shape.batch, shape.tokens, shape.heads, shape.capacity, shape.head_dim)
-        self._keys = torch.zeros(size, device=device, dtype=dtype)
-        self._values = torch.zeros(size, device=device, dtype=dtype)
+        self.shape, self.static = shape, static
+        size = (shape.batch, shape.tokens, shape.heads, shape.capacity + 1, shape.head_dim)
+
+        def buffers() -> list[Tensor]:
+            return [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.layers)]
+
+        self._keys, self._turned, self._values = buffers(), buffers(), buffers()
+        self._turned_to: dict[int, int] = {}
         self._order: list[int] = []
+        self._counted = 0
 
     @property
     def frames(self) -> int:
@@ -94,13 +112,18 @@ class KVCache:
         return len(self._order)
 
     @property
+    def slots(self) -> tuple[int, ...]:
+        """Where they are, oldest first."""
+        return tuple(self._order)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of both buffers."""
-        return 2 * self._keys.numel() * self._keys.element_size()
+        """Bytes of all buffers."""
+        return sum(part.numel() * part.element_size() for part in (*self._keys, *self._turned, *self._values))
 
     def clear(self) -> None:
         """Forget every frame."""
-        self._order = []
+        self._order, self._turned_to, self._counted = [], {}, 0
 
     def append(self, layers: Sequence[LayerKV]) -> None:
         """Store one or more finished frames, oldest first, dropping the oldest unpinned ones as needed.
@@ -114,34 +137,56 @@ class KVCache:
         if len(layers) != self.shape.layers:
             raise ContractError(f"cache has {self.shape.layers} layers, got keys and values of {len(layers)}")
         for frame in range(layers[0][0].shape[3]):
-            slot = self._next_slot()
+            slot = self._open_slot()
             for index, (keys, values) in enumerate(layers):
-                self._keys[index, :, :, :, slot] = keys[:, :, :, frame].to(self._keys.dtype)
-                self._values[index, :, :, :, slot] = values[:, :, :, frame].to(self._values.dtype)
-
-    def _next_slot(self) -> int:
-        full = len(self._order) == self.shape.capacity
-        slot = self._order.pop(self.shape.pinned) if full else len(self._order)
-        self._order.append(slot)
-        return slot
+                self._keys[index][..., slot, :] = keys[..., frame, :]
+                self._values[index][..., slot, :] = values[..., frame, :]
+            self._turned_to.pop(slot, None)
+            self._order.append(slot)
+            self._counted += 1
+            if len(self._order) > self.shape.capacity:
+                del self._order[self.shape.pinned]
 
     def context(self) -> KVContext:
-        """Return the window as the next frame sees it; keys are rotated here, once per generated frame."""
-        slots = self.shape.capacity if self.static else self.frames
-        positions = torch.zeros(slots, device=self._keys.device)
-        positions[self._order] = torch.arange(self.frames, dtype=torch.float32, device=positions.device)
-        angles = axis_angles(positions, self.shape.head_dim // 2)
-        layers = [
-            (rotate(keys[..., :slots, :], angles), values[..., :slots, :])
-            for keys, values in zip(self._keys, self._values, strict=True)
-        ]
-        mask = torch.arange(slots, device=positions.device) < self.frames if self.static else None
-        return KVContext(layers, self.frames, mask)
+        """Return the window as the next frame sees it; keys whose position is new are turned here."""
+        if self._counted > _RECOUNT_AFTER:
+            self._counted = self.frames
+        self._turn()
+        device, slot = self._keys[0].device, self._open_slot()
+        slots = self.shape.capacity + 1 if self.static else self.frames + 1
+        mask = None
+        if self.static:
+            mask = torch.zeros(1, slots, dtype=torch.bool, device=device)
+            mask[:, [*self._order, slot]] = True
+        layers = [(keys[..., :slots, :], values[..., :slots, :])
+                  for keys, values in zip(self._turned, self._values, strict=True)]  # fmt: skip
+        position = torch.tensor([self._counted], dtype=torch.float32, device=device)
+        return KVContext(layers, torch.tensor([slot], device=device), position, mask)
+
+    def _open_slot(self) -> int:
+        return next(slot for slot in range(self.shape.capacity + 1) if slot not in self._order)
+
+    def _turn(self) -> None:
+        """Turn the keys of frames that are not turned to the position they have now."""
+        first = self._counted - self.frames
+        wanted = {slot: first + place for place, slot in enumerate(self._order)}
+        stale = [slot for slot, position in wanted.items() if self._turned_to.get(slot) != position]
+        if not stale:
+            return
+        device = self._keys[0].device
+        positions = torch.tensor([wanted[slot] for slot in stale], dtype=torch.float32, device=device)
+        turn, index = turn_by(axis_angles(positions, self.shape.head_dim // 2)), torch.tensor(stale, device=device)
+        for keys, turned in zip(self._keys, self._turned, strict=True):
+            turned.index_copy_(-2, index, rotate(keys.index_select(-2, index), turn))
+        self._turned_to = wanted
 
     def gather(self, rows: Tensor) -> KVCache:
         """Return a cache of the given rows (repeats allowed), e.g. to fan one start out to a group."""
-        shape = replace(self.shape, batch=int(rows.numel()))
         copy = KVCache.__new__(KVCache)
-        copy.shape, copy.static, copy._order = shape, self.static, list(self._order)
-        copy._keys, copy._values = (part.index_select(1, rows.to(part.device)) for part in (self._keys, self._values))
+        copy.shape, copy.static = replace(self.shape, batch=int(rows.numel())), self.static
+        copy._order, copy._turned_to, copy._counted = list(self._order), dict(self._turned_to), self._counted
+        index = rows.to(self._keys[0].device)
+        copy._keys, copy._turned, copy._values = (
+            [part.index_select(0, index) for part in parts] for parts in (self._keys, self._turned, self._values)
+        )
         return copy

@@ -7,7 +7,9 @@ fixed table of our own constructors, which cannot be altered from inside the fil
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import pickletools
 import re
 import zipfile
 from collections import OrderedDict
@@ -60,6 +62,8 @@ def load_pt(path: Path) -> Any:
                 raise CorruptError(f"{path} holds no data.pkl; only torch's zip format (torch >= 1.6) is read")
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
                 raise CorruptError(f"{path} has compressed entries, which torch never writes; refused")
+            if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+                raise CorruptError(f"{path} has entries that overlap or are larger than the file; refused")
             if archive.getinfo(names["data.pkl"]).file_size > _MAX_PICKLE_BYTES:
                 raise CorruptError(f"{path}: data.pkl is larger than {_MAX_PICKLE_BYTES} bytes; refused")
             if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
@@ -71,13 +75,20 @@ def load_pt(path: Path) -> Any:
 
 
 def _load(data: bytes, name: str, persistent: Callable[[Any], Any]) -> Any:
-    unpickler = _Restricted(io.BytesIO(data), name, persistent)
     try:
-        return _plain(unpickler.load())
+        _check_memo(data, name)
+        return _Plain(name)(_Restricted(io.BytesIO(data), name, persistent).load())
     except CorruptError:
         raise
     except Exception as error:  # damaged or hostile bytes raise anything
         raise CorruptError(f"{name} is not a readable pickle of arrays and containers: {error}") from error
+
+
+def _check_memo(data: bytes, name: str) -> None:
+    """Refuse memo numbers no honest pickle has: Python would set aside memory for every number below."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > len(data):
+            raise CorruptError(f"{name} numbers a memo entry {argument} in {len(data)} bytes; refused")
 
 
 class _Allowed:
@@ -98,7 +109,7 @@ class _Allowed:
 
 
 class _Marker:
-    """A name that may be mentioned but not called: an array type, a storage type."""
+    """What may be passed on but neither called nor changed: an array type, a storage type or data, a tensor."""
 
     __slots__ = ("value",)
 
@@ -108,7 +119,7 @@ class _Marker:
         object.__setattr__(self, "value", value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise CorruptError(f"the file tries to set {name!r} on a type; refused")
+        raise CorruptError(f"the file tries to set {name!r} on what is fixed; refused")
 
 
 class _DType:
@@ -165,15 +176,18 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    if not isinstance(storage, torch.Tensor) or len(size) != len(stride):
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Marker:
+    data = storage.value if isinstance(storage, _Marker) else None
+    if not isinstance(data, torch.Tensor) or len(size) != len(stride):
         raise CorruptError("a tensor without a storage is refused")
     if min((*size, *stride, offset), default=0) < 0:
         raise CorruptError(f"tensor size {size}, stride {stride}, offset {offset}: negative values are refused")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if 0 not in size and last >= storage.numel():
-        raise CorruptError(f"a tensor reaches element {last} of a storage of {storage.numel()}; refused")
-    return torch.as_strided(storage, tuple(size), tuple(stride), offset).clone()
+    if 0 not in size and last >= data.numel():
+        raise CorruptError(f"a tensor reaches element {last} of a storage of {data.numel()}; refused")
+    if math.prod(size) > data.numel():
+        raise CorruptError(f"a tensor of {math.prod(size)} elements on a storage of {data.numel()} is refused")
+    return _Marker(torch.as_strided(data, tuple(size), tuple(stride), offset).clone())
 
 
 _ALLOWED: dict[tuple[str, str], _Allowed | _Marker] = {
@@ -216,9 +230,9 @@ class _Storages:
 
     def __init__(self, archive: zipfile.ZipFile, names: dict[str, str], path: str) -> None:
         self._archive, self._names, self._path = archive, names, path
-        self._read: dict[str, torch.Tensor] = {}
+        self._read: dict[str, _Marker] = {}
 
-    def __call__(self, pid: Any) -> torch.Tensor:
+    def __call__(self, pid: Any) -> _Marker:
         kind, marker, key, _, count = pid
         if kind != "storage" or not isinstance(marker, _Marker) or f"data/{key}" not in self._names:
             raise CorruptError(f"{self._path} refers to an unknown storage {key!r}; the file is damaged")
@@ -227,7 +241,7 @@ class _Storages:
             tensor = torch.frombuffer(data, dtype=marker.value) if data else torch.zeros(0, dtype=marker.value)
             if tensor.numel() < int(count):
                 raise CorruptError(f"{self._path}: storage {key} has {tensor.numel()} of {count} elements")
-            self._read[key] = tensor
+            self._read[key] = _Marker(tensor)
         return self._read[key]
 
 
@@ -235,16 +249,36 @@ def _refuse_persistent(path: Path) -> Any:
     raise CorruptError(f"{path} has external references, which a plain pickle must not have; refused")
 
 
-def _plain(value: Any) -> Any:
-    """Replace our placeholders by what they hold, through dicts, lists, tuples and sets."""
-    if isinstance(value, _Array):
-        return value.value
-    if isinstance(value, _DType):
-        return value.resolved()
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    return value
+class _Plain:
+    """Replaces our placeholders by what they hold, through dicts, lists and tuples, each object once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._done: dict[int, Any] = {}
+        self._open: set[int] = set()
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, _Array):
+            return value.value
+        if isinstance(value, _DType):
+            return value.resolved()
+        if isinstance(value, _Marker) and isinstance(value.value, torch.Tensor):
+            return value.value
+        if isinstance(value, _Allowed | _Marker):
+            raise CorruptError(f"{self._name} holds a type or a function where data belongs; refused")
+        return self._container(value) if isinstance(value, dict | list | tuple) else value
+
+    def _container(self, value: Any) -> Any:
+        """Shared parts stay shared: a small file can refer to them more often than memory could copy them."""
+        key = id(value)
+        if key in self._open:
+            raise CorruptError(f"{self._name} holds a container that contains itself; refused")
+        if key not in self._done:
+            self._open.add(key)
+            if isinstance(value, dict):
+                self._done[key] = {self(name): self(item) for name, item in value.items()}
+            else:
+                made = [self(item) for item in value]
+                self._done[key] = made if isinstance(value, list) else tuple(made)
+            self._open.discard(key)
+        return self._done[key]

@@ -16,8 +16,9 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -37,6 +38,9 @@ from cloud_trainer.world_model.trainer import TrainConfig, Trainer
 from gymnast_core.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
+_KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot")
+_Settings = TypeVar("_Settings", MixtureConfig, SamplerConfig, LossConfig, TrainConfig, DiTConfig)
+_Choice = TypeVar("_Choice", ActionKind, Origin)
 
 
 def run(config: Mapping[str, Any]) -> None:
@@ -49,8 +53,11 @@ def run(config: Mapping[str, Any]) -> None:
         model, parents = _start(config)
         sources = [build_source(described) for described in config["data"]]
         mixture = build_mixture(config.get("mixture", {}))
+        longest = model.config.max_frames
+        if mixture.frames > longest:
+            raise ConfigError(f"mixture.frames {mixture.frames} exceeds the network's max_frames {longest}; lower it")
         stream = ClipStream(sources, mixture, rank=place.rank, world_size=place.world_size)
-        settings = build_train_config(config.get("train", {}))
+        settings = build_train_config(config.get("train", {}), window=longest)
         folder = Path(config["folder"])
         trainer = Trainer(
             model, build_codec(config["codec"]), stream, settings, place=place, folder=folder, on_progress=_log
@@ -63,18 +70,60 @@ def run(config: Mapping[str, Any]) -> None:
             trainer.export(checkpoint, codec_config=config["codec"], parents=parents, lineage=lineage)
 
 
+def read_run(path: Path) -> dict[str, Any]:
+    """Return the description of a run.
+
+    Raises:
+        ConfigError: no JSON object, or without what every run needs.
+    """
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no readable JSON file: {error}") from error
+    needed = ("folder", "steps", "codec", "data")
+    missing = [name for name in needed if not isinstance(config, dict) or name not in config]
+    if missing:
+        raise ConfigError(
+            f"{path} lacks {missing}; a run needs {list(needed)}, see python -m cloud_trainer.world_model.train --help"
+        )
+    return dict(config)
+
+
+def _built(kind: type[_Settings], values: Mapping[str, Any], where: str) -> _Settings:
+    """Build a configuration dataclass.
+
+    Raises:
+        ConfigError: names the settings it does not have.
+    """
+    known = [entry.name for entry in fields(kind)]
+    if unknown := sorted(set(values) - set(known)):
+        raise ConfigError(f"{where} has no setting {unknown}; there are {known}")
+    return kind(**values)
+
+
+def _one_of(kind: type[_Choice], value: Any, where: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(f"{where} {value!r} is not one of {[entry.value for entry in kind]}") from None
+
+
 def build_source(described: Mapping[str, Any]) -> EpisodeSource:
     """Return the reader a JSON description names.
 
     Raises:
         ConfigError: the kind is unknown.
     """
-    kind, folder = described.get("kind"), Path(described["folder"])
+    kind, folder = described.get("kind"), Path(described.get("folder", ""))
+    if kind not in _KINDS:
+        raise ConfigError(f"data kind {kind!r} is not one of {_KINDS}")
+    if not described.get("folder") or not folder.is_dir():
+        raise ConfigError(f'dataset {dict(described)}: its "folder" must name an existing folder')
     name, size = str(described.get("name", folder.name)), described.get("size")
     info = SourceInfo(
         name,
-        ActionKind(described.get("actions", ActionKind.EE_DELTA.value)),
-        Origin(described.get("origin", Origin.EXPERT.value)),
+        _one_of(ActionKind, described.get("actions", ActionKind.EE_DELTA.value), f"dataset {name}: actions"),
+        _one_of(Origin, described.get("origin", Origin.EXPERT.value), f"dataset {name}: origin"),
         int(described.get("lag", MEASURED_LAG if kind == "worldgym" else 0)),
         str(described.get("robot", "wx250s")),
     )
@@ -84,27 +133,28 @@ def build_source(described: Mapping[str, Any]) -> EpisodeSource:
         return WorldGymSource(folder, info, size=size)
     if kind == "bridge_raw":
         return BridgeRawSource(folder, info, size=size)
-    if kind == "lerobot":
-        return LeRobotSource(folder, info, described.get("camera"), size)
-    raise ConfigError(f"data kind {kind!r} is not one of ('mcap', 'worldgym', 'bridge_raw', 'lerobot')")
+    return LeRobotSource(folder, info, described.get("camera"), size)
 
 
 def build_mixture(described: Mapping[str, Any]) -> MixtureConfig:
     """Return the mix; proportions are given by origin name."""
     values = dict(described)
     if "proportions" in values:
-        values["proportions"] = {Origin(name): float(share) for name, share in values["proportions"].items()}
-    return MixtureConfig(**values)
+        values["proportions"] = {
+            _one_of(Origin, name, "mixture proportions:"): float(share) for name, share in values["proportions"].items()
+        }
+    return _built(MixtureConfig, values, "mixture")
 
 
-def build_train_config(described: Mapping[str, Any]) -> TrainConfig:
-    """Return the settings; nested "sampler" and "loss" become their own configurations."""
+def build_train_config(described: Mapping[str, Any], *, window: int = 20) -> TrainConfig:
+    """Return the settings; nested "sampler" (default window as given) and "loss" become their own configurations."""
     values = dict(described)
+    sampler = {"window": window, **values.get("sampler", {})}
     if "betas" in values:
         values["betas"] = tuple(values["betas"])
-    values["sampler"] = SamplerConfig(**values.get("sampler", {}))
-    values["loss"] = LossConfig(**values.get("loss", {}))
-    return TrainConfig(**values)
+    values["sampler"] = _built(SamplerConfig, sampler, "train.sampler")
+    values["loss"] = _built(LossConfig, values.get("loss", {}), "train.loss")
+    return _built(TrainConfig, values, "train")
 
 
 def _start(config: Mapping[str, Any]) -> tuple[DiT, tuple[str, ...]]:
@@ -115,7 +165,7 @@ def _start(config: Mapping[str, Any]) -> tuple[DiT, tuple[str, ...]]:
             _LOG.info("objective changes from=%s to=%s", loaded.objective.name, wanted)
         return loaded.model, (loaded.manifest.id,)
     seed = int(config.get("train", {}).get("seed", 0))
-    model = DiT(DiTConfig(**config.get("network", {}))).initialise(torch.Generator().manual_seed(seed))
+    model = DiT(_built(DiTConfig, config.get("network", {}), "network")).initialise(torch.Generator().manual_seed(seed))
     return model, ()
 
 
@@ -131,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpu", action="store_true", help="one GPU per Ray worker")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    config = json.loads(given.run.read_text())
+    config = read_run(given.run)
     if given.ray:
         ray_train(run, config, workers=given.ray, gpu=given.gpu)
     else:

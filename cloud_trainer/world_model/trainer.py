@@ -127,7 +127,14 @@ class Trainer:
             place: rank and device.
             folder: where states, progress and samples go; None keeps nothing.
             on_progress: sees every report on rank 0.
+
+        Raises:
+            ConfigError: sample videos are wanted of a longer window than the network knows.
         """
+        if config.sample_every and config.sampler.window > model.config.max_frames:
+            raise ConfigError(
+                f"sampler.window {config.sampler.window} exceeds the network's max_frames {model.config.max_frames}"
+            )
         self.config, self.place, self.codec, self.stream = config, place or Place(), codec, stream
         self.model = model.to(self.place.device)
         self._module = wrap(self.model, config.strategy, self.place)

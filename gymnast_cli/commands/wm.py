@@ -1,4 +1,7 @@
-"""`gymnast wm audit`: how far a world model may be trusted, measured on recorded episodes it never saw."""
+"""`gymnast wm`: convert a published model, check a dataset's actions, train, roll out, audit.
+
+The audit says how far a world model may be trusted, measured on recorded episodes it never saw.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from gymnast_cli import wm_lab
 from gymnast_cli.connect import emit
+from gymnast_cli.wm_data import add_data_arguments, recorded
 from gymnast_core.errors import ConfigError, NotTrustedError
 
 if TYPE_CHECKING:
@@ -23,10 +28,12 @@ TRACKER_EVERY = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare audit."""
+    """Declare the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    wm_lab.add_arguments(actions)
     audit = actions.add_parser("audit", help="real against imagined, with a page of videos")
-    audit.add_argument("episodes", type=Path, nargs="+", help=".mcap files, or folders of them; held out of training")
+    audit.add_argument("episodes", type=Path, nargs="+", help=".mcap files, or folders of data; held out of training")
+    add_data_arguments(audit)
     audit.add_argument("--world-model", type=Path, required=True, metavar="FOLDER", help="checkpoint to audit")
     audit.add_argument("--judge", type=Path, metavar="FOLDER", help="checkpoint that judges the dreams")
     audit.add_argument("--parent", type=Path, metavar="FOLDER", help="checkpoint it must not audit worse than")
@@ -34,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tracker", type=Path, nargs="+", default=[], metavar="PATH",
         help="other episodes of the same camera, to read the gripper by (default: every fourth of those given)",
     )  # fmt: skip
-    audit.add_argument("--parts", nargs="+", metavar="PART", help="measure and demand only these (default: all)")
+    audit.add_argument(
+        "--parts", nargs="+", metavar="PART",
+        help="measure and demand only these of: outcomes pictures objects motion gripper trust (default: all)",
+    )  # fmt: skip
     audit.add_argument("--pictures", type=int, metavar="N", help="dream at most N of them frame by frame (default all)")
     audit.add_argument("--start", type=int, default=0, help="step from which the model goes on alone")
     audit.add_argument("--override", nargs="+", default=[], metavar="BOUND", help="ignore these bounds, by name")
@@ -43,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    """Do one action."""
+    return _audit(args, console) if args.action == "audit" else wm_lab.run(args, console)
+
+
+def _audit(args: argparse.Namespace, console: Console) -> int:
     """Audit; 3 when reinforcement learning would be refused, or the parent is better."""
     from cloud_trainer.judge.learned import LearnedJudge
     from cloud_trainer.world_model.audit import require_no_worse, require_trust
@@ -50,8 +65,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.world_model.audit_run import dreamer_of, run_audit
     from gymnast_core.manifest import read_manifest
 
-    held_out, others = _split(args)
     config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)
+    held_out, others = _split(args, tracked=bool({"motion", "gripper"} & set(config.parts)))
     judge = None if args.judge is None else LearnedJudge.load(args.judge)
 
     def audited(folder: Path, out: Path | None) -> AuditReport:
@@ -74,11 +89,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return REFUSED if refusal else 0
 
 
-def _split(args: argparse.Namespace) -> tuple[list[Episode], list[Episode]]:
-    """Held-out episodes, and those the gripper tracker learns from."""
-    episodes = labelled_episodes(args.episodes)
+def _split(args: argparse.Namespace, *, tracked: bool) -> tuple[list[Episode], list[Episode]]:
+    """Held-out episodes, and those the gripper tracker learns from: none where no pose was recorded."""
+
+    def read(paths: list[Path]) -> list[Episode]:
+        return labelled_episodes(paths) if args.kind == "mcap" else recorded(args, paths)
+
+    episodes = read(args.episodes)
     if args.tracker:
-        return episodes, labelled_episodes(args.tracker)
+        return episodes, read(args.tracker)
+    if not tracked or not all(episode.metadata.get("proprioception", True) for episode in episodes):
+        return episodes, []
     apart = range(TRACKER_EVERY - 1, len(episodes), TRACKER_EVERY)
     return [e for row, e in enumerate(episodes) if row not in apart], [episodes[row] for row in apart]
 

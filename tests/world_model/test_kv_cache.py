@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from cloud_trainer.world_model import kv_cache
 from cloud_trainer.world_model.diffusion import CONTEXT_TIMESTEP, RectifiedFlow, VPrediction
 from cloud_trainer.world_model.dit import DiT
 from cloud_trainer.world_model.kv_cache import CacheShape, KVCache, LayerKV
+from cloud_trainer.world_model.rope import Turn, rotate
 from cloud_trainer.world_model.sampler import RolloutSampler, SamplerConfig, sample_uncached
 from gymnast_core.errors import ConfigError, ContractError
 from tests.world_model.tiny import tiny_model
@@ -78,7 +80,7 @@ def test_denoising_leaves_the_cache_untouched_and_writes_once_per_frame() -> Non
     sampler.start(context, actions[:, :2])
     keys = sampler.cache.context().layers[1][0].clone()
     sampler.next_frame(actions[:, 2], noise[:, 0])
-    assert torch.equal(sampler.cache.context().layers[1][0][..., :2, :], keys)
+    assert torch.equal(sampler.cache.context().layers[1][0][..., :2, :], keys[..., :2, :])
     assert passes == [(2, True)] + [(1, False)] * 4 + [(1, True)]
     assert sampler.cache.frames == 3
 
@@ -111,7 +113,7 @@ def test_ring_drops_the_oldest_unpinned_frame() -> None:
     for number in range(5):
         frame = torch.full((1, 1, 1, 1, 4), float(number))
         cache.append([(frame, frame)])
-    assert sorted(cache.context().layers[0][1][0, 0, 0, :, 0].tolist()) == [0.0, 3.0, 4.0]
+    assert cache.context().layers[0][1][0, 0, 0, cache.slots, 0].tolist() == [0.0, 3.0, 4.0]
     assert cache.frames == 3
 
 
@@ -158,3 +160,49 @@ def test_shapes_are_refused_by_name() -> None:
         model(torch.zeros(1, 2, 8, 8, 4), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, 10))
     with pytest.raises(Exception, match="timesteps"):
         model(torch.zeros(1, 2, 8, 8, 3), torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 2, 10))
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_what_a_denoising_pass_left_in_the_open_slot_is_never_read(static: bool) -> None:
+    model, config = tiny_model(), SamplerConfig(steps=2, window=4, pinned=1)
+    context, actions, noise = world(frames=2, made=5)
+    made: list[list[Tensor]] = []
+    for rubbish in (0.0, 1e9):
+        sampler = RolloutSampler(model, VPrediction(), config, static=static)
+        sampler.start(context, actions[:, :2])
+        made.append([])
+        for step in range(5):
+            seen = sampler.cache.context()
+            for part in (part for layer in seen.layers for part in layer):
+                part.index_fill_(-2, seen.slot, rubbish)
+            made[-1].append(sampler.next_frame(actions[:, 2 + step], noise[:, step]))
+    for clean, after_rubbish in zip(*made, strict=True):
+        assert torch.equal(clean, after_rubbish)
+
+
+@pytest.mark.parametrize("pinned", [0, 1])
+def test_counting_positions_anew_changes_nothing_in_a_long_rollout(
+    pinned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, config = tiny_model(), SamplerConfig(steps=1, window=4, pinned=pinned)
+    context, actions, noise = world(frames=2, made=8)
+    plain = cached_rollout(model, config, context, actions, noise)
+    monkeypatch.setattr(kv_cache, "_RECOUNT_AFTER", 5)
+    torch.testing.assert_close(cached_rollout(model, config, context, actions, noise), plain, atol=2e-5, rtol=1e-5)
+
+
+def test_only_new_and_pinned_frames_are_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = KVCache(CacheShape(layers=1, batch=1, tokens=1, heads=1, head_dim=4, capacity=4, pinned=1))
+    turned: list[int] = []
+
+    def counting(x: Tensor, turn: Turn) -> Tensor:
+        turned.append(x.shape[-2])
+        return rotate(x, turn)
+
+    monkeypatch.setattr(kv_cache, "rotate", counting)
+    for number in range(8):
+        frame = torch.full((1, 1, 1, 1, 4), float(number))
+        cache.append([(frame, frame)])
+        cache.context()
+        cache.context()
+    assert turned == [1, 1, 1, 1, 2, 2, 2, 2]

@@ -150,10 +150,65 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
 
 
 def test_tensors_cannot_reach_outside_their_storage() -> None:
-    storage = torch.zeros(4)
+    storage = restricted_unpickler._Marker(torch.zeros(4))
     with pytest.raises(CorruptError, match="reaches element 4"):
         restricted_unpickler._tensor(storage, 2, (3,), (1,))
     with pytest.raises(CorruptError, match="negative"):
         restricted_unpickler._tensor(storage, -1, (1,), (1,))
     with pytest.raises(CorruptError, match="without a storage"):
         restricted_unpickler._tensor("storage", 0, (1,), (1,))
+    with pytest.raises(CorruptError, match="1000000000000 elements on a storage of 4"):
+        restricted_unpickler._tensor(storage, 0, (10**12,), (0,))
+
+
+def test_a_few_bytes_cannot_ask_for_much_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")  # memo entry 2**31 - 1: Python 3.11 would clear 34 GB
+    with pytest.raises(CorruptError, match="memo entry 2147483647"):
+        load_pickle(path)
+    path.write_bytes(b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x00.")  # a bytearray of 2**56 - 1 bytes
+    with pytest.raises(CorruptError):
+        load_pickle(path)
+    laughs: list[Any] = ["ha"]
+    for _ in range(200):
+        laughs = [laughs, laughs]  # 200 lists, 2**200 ways through them
+    path = write(path, laughs)
+    assert len(load_pickle(path)) == 2
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(CorruptError, match="contains itself"):
+        load_pickle(write(path, circle))
+
+
+@pytest.mark.parametrize("state", [(0, 0, (10**9,), (0,)), (0, 0, (10**12,), (1,))])
+def test_a_tensor_cannot_be_altered_by_the_file(tmp_path: Path, state: Any) -> None:
+    torch.save({"w": torch.zeros(4)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as old:
+        name = next(n for n in old.namelist() if n.endswith("data.pkl"))
+        # BUILD on the finished tensor: Tensor.__setstate__ would call set_() with the file's sizes
+        pickled = old.read(name)
+    built = pickled[:-2] + pickle.dumps(state, 2)[2:-1] + b"b" + pickled[-2:]
+    assert pickled.endswith(b"s."), "SETITEM of the one tensor, STOP"
+    hostile = rewritten(tmp_path / "a.pt", tmp_path / "b.pt", lambda n, data: built if n == name else data)
+    with pytest.raises(CorruptError):
+        load_pt(hostile)
+
+
+def test_entries_larger_than_the_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.arange(100.0)}, path)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        info = next(i for i in archive.infolist() if i.filename.endswith("data/0"))
+    place = data.rindex(info.filename.encode()) - 46 + 20  # sizes in the central directory
+    data[place : place + 8] = (2**31).to_bytes(4, "little") * 2
+    path.write_bytes(bytes(data))
+    with pytest.raises(CorruptError, match="overlap or are larger"):
+        load_pt(path)
+
+
+def test_a_permitted_name_is_no_data(tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"cnumpy\ndtype\n.")
+    with pytest.raises(CorruptError, match="type or a function"):
+        load_pickle(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 from dataclasses import replace
@@ -29,7 +30,7 @@ from cloud_trainer.world_model.data.source import (
 from cloud_trainer.world_model.data.video import read_video, write_video
 from cloud_trainer.world_model.data.worldgym import WorldGymSource
 from gymnast_core.episodes import write_episode
-from gymnast_core.errors import CorruptError
+from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.kinematics import forward
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.targets import EndEffectorTarget, proprioception
@@ -198,11 +199,13 @@ def test_bridge_raw_refuses_hostile_and_unfitting_files(tmp_path: Path) -> None:
         BridgeRawSource(tmp_path).episode(0)
 
 
-def lerobot_folder(folder: Path, lengths: tuple[int, ...] = (5, 4), version: str = "v3.0", width: int = 7) -> Path:
+def lerobot_folder(
+    folder: Path, lengths: tuple[int, ...] = (5, 4), version: str = "v3.0", width: int = 7, fps: float = 5
+) -> Path:
     import pyarrow
     import pyarrow.parquet as parquet
 
-    key, fps, rows, episodes, frames, start = "observation.images.top", 10, [], [], [], 0
+    key, rows, episodes, frames, start = "observation.images.top", [], [], [], 0
     for number, length in enumerate(lengths):
         for step in range(length):
             action = [0.01 * number + 0.001 * step] * width
@@ -244,7 +247,65 @@ def test_lerobot_episodes_are_cut_out_of_shared_files(tmp_path: Path) -> None:
     assert second.steps == 3
     np.testing.assert_allclose(second.actions_TA[:, 0], [0.01, 0.011, 0.012], atol=1e-6)
     np.testing.assert_allclose([f.mean() for f in second.images["observation.images.top"]], [50, 60, 70, 80], atol=3)
-    np.testing.assert_array_equal(second.time_ns_T, [0, 100_000_000, 200_000_000, 300_000_000])
+    np.testing.assert_array_equal(second.time_ns_T, [0, 200_000_000, 400_000_000, 600_000_000])
+
+
+def test_lerobot_frames_are_thinned_to_the_control_rate(tmp_path: Path) -> None:
+    episode = LeRobotSource(lerobot_folder(tmp_path / "10", lengths=(6, 6), fps=10), SourceInfo("lr")).episode(1)
+    assert episode.steps == 2, "five steps of 100 ms are two of 200 ms"
+    np.testing.assert_allclose(episode.actions_TA[:, 0], [0.010 + 0.011, 0.012 + 0.013], atol=1e-6)
+    np.testing.assert_allclose(episode.actions_TA[:, 6], [0.011, 0.013], atol=1e-6)
+    np.testing.assert_array_equal(episode.time_ns_T, [0, 200_000_000, 400_000_000])
+    np.testing.assert_allclose([f.mean() for f in episode.images["observation.images.top"]], [50, 70, 90], atol=3)
+    with pytest.raises(SchemaError, match=r"dataset lr: .* at 12 frames/s; .* 5 Hz.* Resample"):
+        LeRobotSource(lerobot_folder(tmp_path / "12", fps=12), SourceInfo("lr")).episode(0)
+
+
+def worldgym_folder(folder: Path) -> Path:
+    write_video(folder / "0.mp4", np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), dtype=np.uint8))
+    np.savez(folder / "0.npz", np.zeros((6, 10), np.float32))
+    return folder
+
+
+def mcap_folder(folder: Path) -> Path:
+    write_episode(folder, tiny_episode(size=16), robot="wx250s")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "read"),
+    [
+        (worldgym_folder, lambda folder: WorldGymSource(folder).episode(0)),
+        (lambda folder: bridge_folder(folder) and folder, lambda folder: BridgeRawSource(folder).episode(0)),
+        (lerobot_folder, lambda folder: LeRobotSource(folder, SourceInfo("lr")).episode(0)),
+        (mcap_folder, lambda folder: McapSource(SourceInfo("robot"), sorted(folder.rglob("*.mcap"))).episode(0)),
+    ],
+    ids=["worldgym", "bridge_raw", "lerobot", "mcap"],
+)
+def test_whatever_is_cut_emptied_or_garbled_is_read_or_refused_by_name(tmp_path: Path, make: Any, read: Any) -> None:
+    folder = make(tmp_path)
+    rng = np.random.default_rng(0)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        whole = path.read_bytes()
+        garbled = bytearray(whole)
+        for place in rng.integers(0, len(whole), 1 + len(whole) // 50):
+            garbled[place] ^= 0xFF
+        for damaged in (b"", whole[:10], whole[: len(whole) // 2], whole[:-3], bytes(garbled), b"\xff" * 64, b"{}"):
+            path.write_bytes(damaged)
+            with contextlib.suppress(GymnastError):  # refused; anything else is our bug
+                assert isinstance(read(folder), Episode)
+        path.unlink()
+        with contextlib.suppress(GymnastError, IndexError):  # IndexError: an empty dataset has no episode 0
+            read(folder)
+        path.write_bytes(whole)
+    assert isinstance(read(folder), Episode)
+
+
+def test_damage_is_told_with_dataset_and_file(tmp_path: Path) -> None:
+    place = bridge_folder(tmp_path)
+    (place / "obs_dict.pkl").unlink()
+    with pytest.raises(CorruptError, match=r"dataset bridge_v2: .*traj7 is damaged or incomplete.*leave it out"):
+        BridgeRawSource(tmp_path).episode(0)
 
 
 def test_lerobot_refuses_other_versions_and_undeclared_schemas(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.world_model.data.source import SourceInfo, actions_of, shifted
+from cloud_trainer.world_model.data.source import SourceInfo, actions_of, reading, shifted
 from cloud_trainer.world_model.data.video import read_picture
 from cloud_trainer.world_model.restricted_unpickler import load_pickle
 from gymnast_core.errors import CorruptError
@@ -52,6 +52,10 @@ class BridgeRawSource:
             CorruptError: files missing, hostile or of lengths that do not fit.
         """
         folder = self.trajectories[index]
+        with reading(self.info, folder):
+            return self._episode(folder)
+
+    def _episode(self, folder: Path) -> Episode:
         state_TP = _array(load_pickle(folder / "obs_dict.pkl"), "full_state", folder)[:, :7].astype(np.float32)
         actions = actions_of(self.info, _actions(load_pickle(folder / "policy_out.pkl"), folder))
         pictures = sorted((folder / f"images{self.camera}").glob("im_*.jpg"), key=lambda p: int(p.stem.split("_")[1]))

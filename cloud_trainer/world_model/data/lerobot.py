@@ -2,7 +2,7 @@
 
 Layout: meta/info.json names the path templates; meta/episodes/**.parquet says which rows of which parquet and which
 seconds of which video belong to an episode; meta/tasks.parquet has the instructions. Frame i carries action i, the
-command given after seeing frame i, so N frames make N - 1 steps.
+command given after seeing frame i, so N frames make N - 1 steps. Frames are thinned to the arm's control rate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.world_model.data.source import ActionKind, SourceInfo, actions_of, proprio_of_joints, shifted
+from cloud_trainer.world_model.data.source import (
+    ActionKind,
+    SourceInfo,
+    actions_of,
+    at_control_rate,
+    proprio_of_joints,
+    reading,
+    shifted,
+)
 from cloud_trainer.world_model.data.video import read_video
 from gymnast_core.errors import CorruptError
 from gymnast_core.types import Episode, FloatArray
@@ -49,7 +57,8 @@ class LeRobotSource:
         path = self.folder / "meta" / "info.json"
         if not path.is_file():
             raise CorruptError(f"dataset {self.info.name}: {path} is missing; is it a LeRobot dataset?")
-        meta: dict[str, Any] = json.loads(path.read_text())
+        with reading(self.info, path):
+            meta: dict[str, Any] = dict(json.loads(path.read_text()))
         if not str(meta.get("codebase_version", "")).startswith(_VERSION):
             raise CorruptError(
                 f"dataset {self.info.name} is LeRobot {meta.get('codebase_version')!r}; v3 is read. "
@@ -60,8 +69,9 @@ class LeRobotSource:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """One metadata row per episode, in order of episode_index."""
-        rows = [row for path in self._parquets("episodes") for row in _read_table(path)]
-        return sorted(rows, key=lambda row: int(row["episode_index"]))
+        with reading(self.info, self.folder / "meta" / "episodes"):
+            rows = [row for path in self._parquets("episodes") for row in _read_table(path)]
+            return sorted(rows, key=lambda row: int(row["episode_index"]))
 
     @cached_property
     def tasks(self) -> dict[int, str]:
@@ -69,7 +79,8 @@ class LeRobotSource:
         path = self.folder / "meta" / "tasks.parquet"
         table = _read_table(path) if path.is_file() else []
         names = ("task", "__index_level_0__")
-        return {int(r["task_index"]): str(next(r[n] for n in names if r.get(n) is not None)) for r in table}
+        with reading(self.info, path):
+            return {int(r["task_index"]): str(next(r[n] for n in names if r.get(n) is not None)) for r in table}
 
     @property
     def camera_key(self) -> str:
@@ -89,8 +100,17 @@ class LeRobotSource:
         return len(self.rows)
 
     def episode(self, index: int) -> Episode:
-        """Read one episode's rows and frames."""
+        """Read one episode's rows and frames.
+
+        Raises:
+            CorruptError: a file is damaged or lacks something.
+            SchemaError: actions or frame rate are not what is declared or possible.
+        """
         row = self.rows[index]
+        with reading(self.info, f"episode {row['episode_index']} of {self.folder}"):
+            return self._episode(row)
+
+    def _episode(self, row: dict[str, Any]) -> Episode:
         table = self._data_rows(row)
         frames = self._frames(row, len(table))
         stored = np.array([entry["action"] for entry in table], np.float32) if "action" in table[0] else None
@@ -108,7 +128,7 @@ class LeRobotSource:
             time_ns_T=np.array([round(entry["timestamp"] * 1e9) for entry in table], np.int64),
             metadata={"source": self.info.name, "fps": self.meta["fps"]},
         )
-        return shifted(whole, self.info.lag)
+        return at_control_rate(shifted(whole, self.info.lag), float(self.meta["fps"]), self.info)
 
     def _proprio(self, state: FloatArray, frames: int) -> FloatArray:
         if state.shape[-1] != 7:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_trainer.world_model.data.source import Origin, SourceInfo, shifted
+from cloud_trainer.world_model.data.source import Origin, SourceInfo, reading, shifted
 from gymnast_core.episodes import read_episode, read_summary
 from gymnast_core.types import Episode, Outcome
 
@@ -32,9 +32,14 @@ class McapSource:
         return len(self.paths)
 
     def episode(self, index: int) -> Episode:
-        """Read one."""
+        """Read one.
+
+        Raises:
+            CorruptError: no episode, or a damaged one.
+        """
         size = None if self.size is None else (self.size, self.size)
-        return shifted(read_episode(self.paths[index], self.cameras, size), self.info.lag)
+        with reading(self.info, self.paths[index]):
+            return shifted(read_episode(self.paths[index], self.cameras, size), self.info.lag)
 
 
 def by_outcome(

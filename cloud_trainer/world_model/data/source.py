@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import enum
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
-from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.errors import ConfigError, ContractError, CorruptError, GymnastError
 from gymnast_core.kinematics import forward
+from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.targets import proprioception, rotation_to_euler
 from gymnast_core.types import ACTION_DIM, Episode, FloatArray
 
@@ -126,6 +129,63 @@ def iterate(source: EpisodeSource) -> Iterator[Episode]:
     """Yield every episode in order."""
     for index in range(len(source)):
         yield source.episode(index)
+
+
+@contextmanager
+def reading(info: SourceInfo, what: object) -> Iterator[None]:
+    """Turn whatever a damaged or incomplete file makes a reader raise into one error.
+
+    Args:
+        info: of the dataset.
+        what: file or folder that is read.
+
+    Raises:
+        CorruptError: names dataset and file.
+    """
+    try:
+        yield
+    except GymnastError:
+        raise
+    except (OSError, EOFError, zlib.error, LookupError, ValueError, TypeError, AttributeError, StopIteration) as error:
+        raise CorruptError(
+            f"dataset {info.name}: {what} is damaged or incomplete ({type(error).__name__}: {error}); "
+            "fetch it again or leave it out"
+        ) from error
+
+
+def at_control_rate(episode: Episode, fps: float, info: SourceInfo) -> Episode:
+    """Keep every n-th frame so that steps are as long as the arm's; deltas add up, the last gripper command counts.
+
+    Args:
+        episode: in our convention, one step per frame.
+        fps: its frames per second.
+        info: of the dataset.
+
+    Raises:
+        SchemaError: fps is no multiple of the control rate, or the episode is shorter than one step.
+    """
+    rate = WIDOWX_250S.control_hz
+    every = round(fps / rate)
+    if every < 1 or abs(fps - every * rate) > 1e-3 * rate or episode.steps < every:
+        raise SchemaError(
+            f"dataset {info.name}: episode {episode.episode_id} has {episode.steps} steps at {fps:g} frames/s; the "
+            f"arm is commanded at {rate:g} Hz, so a multiple of it and one whole step are needed. Resample the dataset"
+        )
+    if every == 1:
+        return episode
+    steps = episode.steps // every * every
+    frames = slice(0, steps + 1, every)
+    parts = episode.actions_TA[:steps].reshape(-1, every, ACTION_DIM)
+    actions_TA = parts.sum(axis=1, dtype=np.float32)
+    actions_TA[:, 6] = parts[:, -1, 6]
+    return replace(
+        episode,
+        images={camera: images[frames] for camera, images in episode.images.items()},
+        proprio_TP=episode.proprio_TP[frames],
+        time_ns_T=episode.time_ns_T[frames],
+        actions_TA=actions_TA,
+        policy_versions=tuple(episode.policy_versions)[every - 1 : steps : every],
+    )
 
 
 def shifted(episode: Episode, lag: int) -> Episode:

@@ -46,7 +46,8 @@ def read_picture(path: Path, size: int | None = None) -> ByteArray:
     Raises:
         CorruptError: unreadable.
     """
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
         raise CorruptError(f"{path} is not a readable picture")
     return resized(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size)

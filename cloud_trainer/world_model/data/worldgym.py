@@ -7,6 +7,7 @@ row t-1 best (data/lag.py measures it), so that is the default conversion.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cloud_trainer.world_model.actions import CONDITION_DIM, physical_from_bridge
-from cloud_trainer.world_model.data.source import SourceInfo, shifted
+from cloud_trainer.world_model.data.source import SourceInfo, reading, shifted
 from cloud_trainer.world_model.data.video import read_video
 from gymnast_core.errors import CorruptError
 from gymnast_core.spec import WIDOWX_250S
@@ -63,16 +64,24 @@ class WorldGymSource:
         """
         path = self.folder / f"{self.stems[index]}.npz"
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 stored = np.asarray(archive["arr_0"], np.float32)
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        except (KeyError, ValueError, TypeError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise CorruptError(f"{path} holds no readable arr_0: {error}") from error
         if stored.ndim != 2 or stored.shape[1] != CONDITION_DIM:
             raise CorruptError(f"{path}: actions are {stored.shape}, not (T, {CONDITION_DIM})")
         return stored
 
     def episode(self, index: int) -> Episode:
-        """Read one pair; the last stored action has no frame after it and is left out."""
+        """Read one pair; the last stored action has no frame after it and is left out.
+
+        Raises:
+            CorruptError: damaged, or of lengths that do not fit.
+        """
+        with reading(self.info, self.folder / self.stems[index]):
+            return self._episode(index)
+
+    def _episode(self, index: int) -> Episode:
         stem, stored = self.stems[index], self.raw_actions(index)
         frames = read_video(self.folder / f"{stem}.mp4", size=self.size)
         if frames.shape[0] != stored.shape[0]:
