@@ -2,6 +2,18 @@
 
 GymnastVectorEnv keeps all B rows and Gymnasium's DISABLED autoreset (nothing resets itself); GymnastGymEnv is the
 single-row form that Gymnasium's check_env can check. Neither invents a reward: pass one, else it is 0.
+Importing this module registers them; `checkpoint` is a world model's folder, `episodes` are recorded ones:
+
+>>> import gymnasium
+>>> import cloud_trainer.world_model.gym
+>>> from cloud_trainer.world_model.imagined import imagined_envs
+>>> make_env = imagined_envs(checkpoint, episodes, max_steps=2)
+>>> env = gymnasium.make_vec("gymnast/Env-v0", num_envs=4, make_env=make_env)
+>>> observation, _ = env.reset(seed=0)
+>>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+>>> observation["proprio"].shape, info["commanded"].shape, truncated.tolist()
+((4, 7), (4, 7), [False, False, False, False])
+>>> env.close()
 """
 
 from __future__ import annotations
@@ -176,3 +188,6 @@ def _as_dict(observation: Observation) -> dict[str, Any]:
 
 def _first(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: value[0] for name, value in batch.items()}
+
+
+register()

@@ -87,7 +87,7 @@ def _load(data: bytes, name: str, persistent: Callable[[Any], Any]) -> Any:
 def _check_memo(data: bytes, name: str) -> None:
     """Refuse memo numbers no honest pickle has: Python would set aside memory for every number below."""
     for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > len(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(data):
             raise CorruptError(f"{name} numbers a memo entry {argument} in {len(data)} bytes; refused")
 
 

@@ -80,5 +80,5 @@ def rotate(x: Tensor, turn: Turn) -> Tensor:
     """
     cos, sin = turn
     whole = x.float()
-    swapped = whole.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    swapped = whole.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
     return torch.addcmul(whole * cos, swapped, sin).to(x.dtype)

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import doctest
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from cloud_trainer.world_model import gym
+from cloud_trainer.world_model.checkpoint import save_world_model
 from cloud_trainer.world_model.gym import GYM_ID, GymnastGymEnv, GymnastVectorEnv, register
 from gymnast_core.errors import ConfigError
-from tests.world_model.tiny import tiny_env
+from tests.cloud.learning_fakes import tiny_world_model
+from tests.world_model.tiny import tiny_env, tiny_episode, tiny_model
 
 
 def test_single_row_passes_gymnasiums_own_checker() -> None:
@@ -35,6 +40,22 @@ def test_registered_vector_env_steps_all_rows() -> None:
         assert truncated.tolist() == [step == 3] * 3
         assert not terminated.any()
     env.close()
+
+
+@pytest.mark.parametrize("architecture", ["dit", "compact"])
+def test_the_example_in_the_docstring_runs(tmp_path: Path, architecture: str) -> None:
+    if architecture == "dit":
+        model = tiny_model()
+        save_world_model(
+            tmp_path / "wm", model.state_dict(), model.config, objective_name="v_prediction",
+            codec_config={"kind": "identity"},
+        )  # fmt: skip
+    else:
+        tiny_world_model().save(tmp_path / "wm", parents=(), lineage={})
+    names = {"checkpoint": tmp_path / "wm", "episodes": [tiny_episode(seed, size=64) for seed in range(2)]}
+    example = doctest.DocTestParser().get_doctest(gym.__doc__ or "", names, "gym", None, 0)
+    found = doctest.DocTestRunner().run(example)
+    assert (found.attempted, found.failed) == (9, 0)
 
 
 def test_seeds_name_episodes_and_rewards_are_the_callers() -> None:

@@ -1,0 +1,51 @@
+"""A checkpoint and recorded episodes as a factory of environments to dream in, whichever architecture it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cloud_trainer.world_model.checkpoint import ARCHITECTURE, load_world_model
+from cloud_trainer.world_model.codec import build_codec
+from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.env import WorldModelEnv, WorldModelEnvConfig
+from cloud_trainer.world_model.sampler import SamplerConfig
+from cloud_trainer.world_model.starts import start_from_episode
+from gymnast_core.env import Env
+from gymnast_core.manifest import read_manifest
+from gymnast_core.types import Episode
+
+
+def imagined_envs(
+    checkpoint: Path, episodes: Sequence[Episode], *, max_steps: int = 15, sampler: SamplerConfig | None = None
+) -> Callable[[int], Env]:
+    """Return make_env(rows): an environment that begins at the first frames of recorded episodes.
+
+    Args:
+        checkpoint: folder of a world model, compact or DiT.
+        episodes: where dreams may begin; for a DiT at the size it was trained on.
+        max_steps: steps after which every row is truncated.
+        sampler: of a DiT; default 10 steps in its whole window, first frame pinned.
+
+    Raises:
+        CheckpointError: no world model, or altered.
+        ConfigError: no episodes, or of several image sizes.
+    """
+    if read_manifest(checkpoint).architecture != ARCHITECTURE:
+        compact = CompactWorldModel.load(checkpoint)
+        compact_starts = starts_of(clips_of(episodes, compact.config.image_size))
+        return lambda rows: CompactWorldModelEnv(compact, compact_starts, batch_size=rows, max_steps=max_steps)
+    world = load_world_model(checkpoint)
+    codec, starts = build_codec(world.codec_config), [start_from_episode(episode, 0) for episode in episodes]
+    window = world.model.config.max_frames
+    drawn = sampler or SamplerConfig(window=window, pinned=1 if window > 2 else 0)
+
+    def make_env(rows: int) -> Env:
+        config = WorldModelEnvConfig(
+            batch_size=rows, max_steps=max_steps, context_frames=min(5, drawn.window - 1), sampler=drawn
+        )
+        return WorldModelEnv(world.model, world.objective, codec, starts, config)
+
+    return make_env

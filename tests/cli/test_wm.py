@@ -1,0 +1,97 @@
+"""A researcher's way from clips to an audit by the command line alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cloud_trainer.world_model.data.video import read_video, write_video
+from gymnast_cli.main import main
+from tests.world_model.test_sources import moving_square
+from tests.world_model.tiny import tiny_model
+
+NETWORK = {"in_channels": 3, "patch_size": 4, "dim": 16, "num_layers": 1, "num_heads": 2, "max_frames": 6}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips in WorldGym's packaging whose pictures follow the action of their own row."""
+    folder = tmp_path_factory.mktemp("clips")
+    for seed in range(2):
+        episode = moving_square(seed, steps=24)
+        rows = np.zeros((25, 10), np.float32)
+        rows[:-1, :7] = episode.actions_TA * np.float32(35)
+        write_video(folder / f"{seed}.mp4", episode.images["main"])
+        np.savez(folder / f"{seed}.npz", rows)
+    return folder
+
+
+def test_lag_is_told_with_the_setting_that_mends_it(clips: Path, capsys: Any) -> None:
+    measured = ["--json", "wm", "lag", str(clips), "--kind", "worldgym", "--tolerance", "0"]
+    assert main([*measured, "--lag", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["best"] == 0
+    assert main(measured) == 3, "WorldGym's own clips are one step late, these are not"
+    out = capsys.readouterr()
+    assert (json.loads(out.out)["best"], json.loads(out.out)["read_with_lag"]) == (-1, 1)
+    assert main([word for word in measured if word != "--json"]) == 3
+    assert 'train with "lag": 0' in capsys.readouterr().out
+
+
+def test_train_rollout_and_audit(clips: Path, tmp_path: Path, capsys: Any) -> None:
+    run = {
+        "folder": str(tmp_path / "run"), "steps": 2, "codec": {"kind": "identity"}, "network": NETWORK,
+        "data": [{"kind": "worldgym", "folder": str(clips), "size": 16, "lag": 0}], "mixture": {"frames": 4},
+        "train": {"batch_size": 1, "sample_every": 2, "sampler": {"steps": 1}},
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert main(["--json", "wm", "train", str(tmp_path / "run.json")]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert trained["step"] == 2
+    assert list((tmp_path / "run" / "samples").glob("*.mp4"))
+    read = (str(clips), "--kind", "worldgym", "--size", "16", "--world-model", trained["checkpoint"])
+    out = ("--out", str(tmp_path / "r.mp4"))
+    assert main(["--json", "wm", "rollout", *read, "--episode", "1", "--start", "20", "--steps", "1", *out]) == 0
+    rolled = json.loads(capsys.readouterr().out)
+    assert len(rolled["psnr_db_by_step"]) == 3, "24 steps, one lost to the lag of 1, begun at 20"
+    assert len(read_video(tmp_path / "r.mp4")) == 24
+    audit = ["--parts", "objects", "--start", "20", "--override", "jump", "change_recall", "pictures"]
+    assert main(["--json", "wm", "audit", *read, *audit, "--out", str(tmp_path / "audit")]) == 0
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "Outcome not labelled" in page
+    assert "do objects move that really moved" in page
+
+
+def test_convert_makes_a_checkpoint_of_a_published_file(tmp_path: Path, capsys: Any) -> None:
+    torch.save({"ema": tiny_model().state_dict(), "step": 7}, tmp_path / "a.pt")
+    arguments = ["wm", "convert", str(tmp_path / "a.pt"), str(tmp_path / "wm"), "--rope", "pixel", "--heads", "2"]
+    assert main(["--json", *arguments, "--vae", "/models/vae"]) == 0
+    assert json.loads(capsys.readouterr().out)["entry"] == "ema"
+    (tmp_path / "b.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert main([*arguments[:2], str(tmp_path / "b.pt"), str(tmp_path / "b"), *arguments[4:], "--vae", "x"]) == 1
+    assert "CorruptError" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"steps": None}, "lacks ['steps']"),
+        ({"train": {"learning": 1}}, "train has no setting ['learning']"),
+        ({"network": {**NETWORK, "width": 3}}, "network has no setting ['width']"),
+        ({"mixture": {"frames": 9}}, "mixture.frames 9 exceeds the network's max_frames 6"),
+        ({"mixture": {"proportions": {"wise": 1}}}, "proportions: 'wise' is not one of ['expert'"),
+        ({"data": [{"kind": "worldgym", "folder": "/no/such"}]}, "must name an existing folder"),
+        ({"data": [{"kind": "zip", "folder": "/tmp"}]}, "data kind 'zip'"),
+    ],
+)
+def test_a_wrong_run_is_told_what_is_wrong(tmp_path: Path, clips: Path, change: Any, said: str, capsys: Any) -> None:
+    run = {"folder": str(tmp_path / "run"), "steps": 1, "codec": {"kind": "identity"}, "network": NETWORK,
+           "data": [{"kind": "worldgym", "folder": str(clips), "size": 16}], "mixture": {"frames": 4}}  # fmt: skip
+    wrong = {name: value for name, value in {**run, **change}.items() if value is not None}
+    (tmp_path / "run.json").write_text(json.dumps(wrong))
+    assert main(["wm", "train", str(tmp_path / "run.json")]) == 2
+    assert said in " ".join(capsys.readouterr().out.split())
