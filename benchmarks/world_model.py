@@ -174,6 +174,7 @@ def fill(cache: KVCache, frames: int, generator: torch.Generator) -> None:
     size = (shape.batch, shape.tokens, shape.heads, frames, shape.head_dim)
     drawn = torch.randn(size, generator=generator).to(like.device, like.dtype)
     cache.append([(drawn, drawn)] * shape.layers)
+    cache.context()  # turns them now: in a rollout each was turned when it was new
 
 
 def time_scheme(model: DiT, scheme: Scheme, *, batch: int, frames: int, known: int, compiled: bool) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class KVCache:
             static: always hand out all slots with a mask, so that compiled code sees one shape.
         """
         self.shape, self.static = shape, static
-        size = (shape.batch, shape.tokens, shape.heads, shape.capacity + 1, shape.head_dim)
+        size = (shape.capacity + 1, shape.batch, shape.tokens, shape.heads, shape.head_dim)  # a frame is one piece
 
         def buffers() -> list[Tensor]:
             return [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.layers)]
@@ -139,8 +139,8 @@ class KVCache:
         for frame in range(layers[0][0].shape[3]):
             slot = self._open_slot()
             for index, (keys, values) in enumerate(layers):
-                self._keys[index][..., slot, :] = keys[..., frame, :]
-                self._values[index][..., slot, :] = values[..., frame, :]
+                self._keys[index][slot] = keys[..., frame, :]
+                self._values[index][slot] = values[..., frame, :]
             self._turned_to.pop(slot, None)
             self._order.append(slot)
             self._counted += 1
@@ -158,8 +158,10 @@ class KVCache:
         if self.static:
             mask = torch.zeros(1, slots, dtype=torch.bool, device=device)
             mask[:, [*self._order, slot]] = True
-        layers = [(keys[..., :slots, :], values[..., :slots, :])
-                  for keys, values in zip(self._turned, self._values, strict=True)]  # fmt: skip
+        layers = [
+            (keys[:slots].movedim(0, -2), values[:slots].movedim(0, -2))
+            for keys, values in zip(self._turned, self._values, strict=True)
+        ]
         position = torch.tensor([self._counted], dtype=torch.float32, device=device)
         return KVContext(layers, torch.tensor([slot], device=device), position, mask)
 
@@ -177,7 +179,7 @@ class KVCache:
         positions = torch.tensor([wanted[slot] for slot in stale], dtype=torch.float32, device=device)
         turn, index = turn_by(axis_angles(positions, self.shape.head_dim // 2)), torch.tensor(stale, device=device)
         for keys, turned in zip(self._keys, self._turned, strict=True):
-            turned.index_copy_(-2, index, rotate(keys.index_select(-2, index), turn))
+            turned.index_copy_(0, index, rotate(keys.index_select(0, index).movedim(0, -2), turn).movedim(-2, 0))
         self._turned_to = wanted
 
     def gather(self, rows: Tensor) -> KVCache:
@@ -187,6 +189,6 @@ class KVCache:
         copy._order, copy._turned_to, copy._counted = list(self._order), dict(self._turned_to), self._counted
         index = rows.to(self._keys[0].device)
         copy._keys, copy._turned, copy._values = (
-            [part.index_select(0, index) for part in parts] for parts in (self._keys, self._turned, self._values)
+            [part.index_select(1, index) for part in parts] for parts in (self._keys, self._turned, self._values)
         )
         return copy
