@@ -1,7 +1,8 @@
 """Does the audit catch a world model that is good but for one thing? Planted faults in the compact model.
 
     python -m benchmarks.audit_faults                          collects episodes in the simulator, about ten minutes
-    python -m benchmarks.audit_faults --episodes held.npz --tracker other.npz     recorded ones (pretrain_data layout)
+    python -m benchmarks.audit_faults --save DIR               only collects, into DIR/held.npz and DIR/tracker.npz
+    python -m benchmarks.audit_faults --episodes DIR/held.npz --tracker DIR/tracker.npz --seed 1    on recorded ones
 
 A case is one audit of --per-case held-out episodes, drawn with the case's seed. Bounds are set on audits of the
 untouched model on one half of the episodes; faults and false alarms are counted on the other half.
@@ -28,7 +29,7 @@ from cloud_trainer.world_model.audit_cases import AuditCase, Dreamer, imagine_ca
 from cloud_trainer.world_model.audit_run import dreamer_of
 from cloud_trainer.world_model.compact_data import median_background
 from cloud_trainer.world_model.metrics import GripperTracker
-from gymnast_cli.pretrain_data import Order, collect_orders, load_episodes
+from gymnast_cli.pretrain_data import Order, collect_orders, load_episodes, save_episodes
 from gymnast_core.statistics import wilson_interval
 from gymnast_core.types import ByteArray, Episode, FloatArray
 
@@ -132,14 +133,19 @@ def episodes_from(options: argparse.Namespace) -> tuple[list[Episode], list[Epis
         held, other = load_episodes(options.episodes), load_episodes(options.tracker)
         chosen = rng.permutation(len(held))[: options.pool * 2]
         return [held[i] for i in chosen], [other[i] for i in rng.permutation(len(other))[: options.tracker_episodes]]
+    held, others = collected(options)
+    return [held[i] for i in rng.permutation(len(held))], others
+
+
+def collected(options: argparse.Namespace) -> tuple[list[Episode], list[Episode]]:
+    """Drive the simulated arm: episodes to audit on, and others to learn reading the gripper from."""
     each = options.pool * 2 // (2 * len(TASKS))
     policy = options.checkpoints / "policy"
     orders = [Order("offset", task, tuple(range(900_000, 900_000 + each))) for task in TASKS]
     orders += [Order("policy", task, tuple(range(910_000, 910_000 + each)), policy) for task in TASKS]
     few = options.tracker_episodes // len(TASKS)
     others = [Order("offset", task, tuple(range(920_000, 920_000 + few))) for task in TASKS]
-    held = collect_orders(orders, 1)
-    return [held[i] for i in rng.permutation(len(held))], collect_orders(others, 1)
+    return collect_orders(orders, 1), collect_orders(others, 1)
 
 
 def dream_pools(
@@ -211,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="policy, world_model, judge")
     parser.add_argument("--episodes", type=Path, help="recorded held-out episodes (.npz) instead of collecting")
     parser.add_argument("--tracker", type=Path, help="other recorded episodes, for the gripper tracker")
+    parser.add_argument("--save", type=Path, help="collect into this folder and stop")
     parser.add_argument("--pool", type=int, default=80, help="episodes bounds are set on, and as many are tested on")
     parser.add_argument("--tracker-episodes", type=int, default=160)
     parser.add_argument("--per-case", type=int, default=24, help="episodes per audit")
@@ -219,6 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if options.save:
+        for name, episodes in zip(("held", "tracker"), collected(options), strict=True):
+            save_episodes(options.save / f"{name}.npz", episodes)
+        return 0
     found = measure(options)
     show(found)
     if options.json:
