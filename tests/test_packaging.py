@@ -177,7 +177,7 @@ def check_ros2(words: list[str], _: object) -> None:
         given = dict(word.split(":=") for word in words[3:])
         assert given.keys() <= {argument.name for argument in ARGUMENTS}
         config_from({argument.name: argument.default for argument in ARGUMENTS} | given)
-    assert words[0] in ("launch", "topic", "service", "param", "bag")
+    assert words[0] in ("launch", "lifecycle", "topic", "service", "param", "bag")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
