@@ -187,7 +187,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         chosen = np.random.default_rng((options.seed, seed)).permutation(len(cases))[: options.per_case]
         return audit([cases[i] for i in chosen], judge=judge, tracker=tracker, bounds=bounds, seed=seed)
 
-    bounds = calibrate_bounds([run(setting, 1000 + i, loose) for i in range(options.cases)], loose)
+    clean = [run(setting, 1000 + i, loose) for i in range(options.cases)]
+    bounds = calibrate_bounds(clean, loose, shared=options.per_case / max(len(setting), options.per_case + 1))
     rows = []
     for name, cases in tested.items():
         broken = [run(cases, i, bounds).broken for i in range(options.cases)]

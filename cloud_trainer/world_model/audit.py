@@ -12,6 +12,7 @@ write_audit(folder, report, cases)           audit.json and audit.html
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -254,14 +255,24 @@ def require_no_worse(child: AuditReport, parent: AuditReport, *, seed: int = 0) 
         )
 
 
-def calibrate_bounds(reports: Sequence[AuditReport], bounds: AuditBounds, *, sigmas: float = 4.0) -> AuditBounds:
+def calibrate_bounds(
+    reports: Sequence[AuditReport], bounds: AuditBounds, *, sigmas: float = 4.0, shared: float = 0.0
+) -> AuditBounds:
     """Tighten or widen the numeric bounds to mean +- sigmas over audits of a model known to be good.
 
     Args:
         reports: at least 5, on different held-out episodes.
         bounds: those that are None stay so; episodes, lag and trust stay as they are.
         sigmas: distance of the bound.
+        shared: episodes of one audit over those of the pool they were all drawn from, [0, 1).
+
+    Source:
+        Drawing without replacement from a pool hides the share `shared` of the variance, and the pool's own mean varies
+        as well; audits of new episodes vary by (1 + shared) / (1 - shared) of it: Cochran, Sampling Techniques (1977),
+        theorem 2.2.
     """
+    if not 0 <= shared < 1:
+        raise ConfigError(f"shared is {shared}; audits must leave out some of the pool, [0, 1)")
     if len(reports) < 5:
         raise ConfigError(f"bounds need at least 5 audits of a good model, got {len(reports)}")
     measured = [scalars(report) for report in reports]
@@ -270,7 +281,8 @@ def calibrate_bounds(reports: Sequence[AuditReport], bounds: AuditBounds, *, sig
         values = np.array([row[name] for row in measured])
         if getattr(bounds, name) is None or not np.isfinite(values).all():
             continue
-        spread = sigmas * max(float(values.std(ddof=1)), _binomial_spread(name, reports))
+        deviation = float(values.std(ddof=1)) * math.sqrt((1 + shared) / (1 - shared))
+        spread = sigmas * max(deviation, _binomial_spread(name, reports))
         bound = float(values.mean()) + (-spread if name in AT_LEAST else spread)
         is_share = name in ("change_recall", "false_success", "missed_success")
         changed[name] = float(np.clip(bound, 0, 1)) if is_share else bound

@@ -206,11 +206,15 @@ def test_bounds_are_set_from_a_good_model() -> None:
     bounds = calibrate_bounds(reports, loose)
     values = np.array([scalars(report)["jump"] for report in reports])
     assert bounds.jump == pytest.approx(values.mean() + 4 * values.std(ddof=1))
+    halves = calibrate_bounds(reports, loose, shared=0.5)
+    assert halves.jump == pytest.approx(values.mean() + 4 * np.sqrt(3) * values.std(ddof=1))
     assert bounds.lag == 0
     assert bounds.cell_correlation is None
     assert not toy_audit(cases(range(200, 210)), bounds).broken
     with pytest.raises(ConfigError, match="at least 5"):
         calibrate_bounds(reports[:2], BOUNDS)
+    with pytest.raises(ConfigError, match=r"\[0, 1\)"):
+        calibrate_bounds(reports, BOUNDS, shared=1.0)
 
 
 def test_report_and_page_are_written_whole(tmp_path: Path) -> None:
