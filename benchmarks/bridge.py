@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import mmap
 import os
 import resource
 import shutil
@@ -56,8 +57,9 @@ def make_file(path: Path, size: int) -> Path:
     return path
 
 
-def timed(act: Callable[[], object]) -> float:
-    """Seconds it took."""
+def timed(act: Callable[[], object], size: int) -> float:
+    """Seconds that it takes to move so many bytes."""
+    settle(size)
     started = time.perf_counter()
     act()
     return time.perf_counter() - started
@@ -69,12 +71,19 @@ def own_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def forget(table: Table) -> None:
-    """Delete what was received, so that the next measurement gets the same memory.
+def settle(size: int) -> None:
+    """Before every timed run: flush what waits for the disk, and free memory that is really there.
 
-    Else each would fill pages that a virtual machine has never touched: half of a trainer's CPU time then goes into
-    the first write to them, more with every gigabyte, and who is measured last loses.
+    A virtual machine gives freed memory back to its host within seconds, and the first write to a page then costs
+    about 3 s/GB, more than all the rest of a transfer: without this, who gets recycled pages wins.
     """
+    os.sync()
+    with mmap.mmap(-1, 2 * size + 256 * MIB) as memory:
+        np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 1
+
+
+def forget(table: Table) -> None:
+    """Delete what was received: files of no more use."""
     for received in (*(table.folder / "sink").iterdir(), *table.folder.glob("trainer-*/blobs/*/*")):
         received.unlink()
 
@@ -83,8 +92,7 @@ def send_files(table: Table, address: str, sizes: list[int]) -> float:
     """Seconds that the plain TCP sender takes for new files of these sizes."""
     place = Path(tempfile.mkdtemp(dir=table.folder))
     paths = [make_file(place / str(number), size) for number, size in enumerate(sizes)]
-    os.sync()
-    seconds = timed(lambda: send_over_tcp(address, paths))
+    seconds = timed(lambda: send_over_tcp(address, paths), sum(sizes))
     shutil.rmtree(place)
     forget(table)
     return seconds
@@ -111,7 +119,7 @@ class Robot:
         """Seconds from a full spool to an empty one, everything acknowledged; making the files is not counted."""
         for size in sizes:
             self._made.enqueue(make_file(self._made.recording_folder / f"ep-{next(_numbers)}.mcap", size))
-        os.sync()
+        settle(sum(sizes))
         cpu_s, started = own_cpu_s(), time.perf_counter()
         for entry in self._made.entries():
             entry.path.rename(self._place / "spool" / "pending" / entry.path.name)
@@ -136,7 +144,7 @@ def small_file_floor(table: Table, count: int) -> float:
     """Seconds to make so many small files durable one by one, without any network: write, fsync, rename, fsync."""
     place = Path(tempfile.mkdtemp(dir=table.folder))
     data = np.random.default_rng(next(_numbers)).bytes(_SMALL)
-    os.sync()
+    settle(count * _SMALL)
     started = time.perf_counter()
     for number in range(count):
         part = place / "part"
@@ -151,11 +159,11 @@ def small_file_floor(table: Table, count: int) -> float:
 
 def measure_uploads(table: Table) -> None:
     """200 MiB in one piece, and 200 times 1 MB; cost in CPU and memory."""
-    make_file(table.folder / "touch", table.bytes(2048)).unlink()  # memory that every measurement finds touched
     size, small = table.bytes(200), [_SMALL] * max(int(200 * table.scale), 10)
     with Other(table.folder, run_tcp_sink, table.folder / "sink") as tcp:
+        cpu = tcp.cpu_s()
         tcp_s = table.best(lambda: send_files(table, tcp.address, [size]))
-        tcp_cpu = tcp.cpu_s() / (size * table.repeats / 1e9)
+        tcp_cpu = (tcp.cpu_s() - cpu) / (size * table.repeats / 1e9)
         tcp_small_s = table.best(lambda: send_files(table, tcp.address, small))
     floor_s = table.best(lambda: small_file_floor(table, len(small)))
     table.add("TCP sendfile + BLAKE3 + fsync", size / tcp_s / 1e6, unit="MB/s")
@@ -185,12 +193,12 @@ def measure_uploads(table: Table) -> None:
 def measure_other_streams(table: Table, size: int, tcp_s: float) -> None:
     """Beside ours: gRPC that only moves the bytes, and what a peer does."""
     with Other(table.folder, run_bare_grpc) as peer:
-        big = make_file(table.folder / "big", size)
-        seconds = table.best(lambda: timed(lambda: send_over_bare_grpc(peer.address, big)))
+        big, cpu = make_file(table.folder / "big", size), peer.cpu_s()
+        seconds = table.best(lambda: timed(lambda: send_over_bare_grpc(peer.address, big), size))
         table.add("bare gRPC stream (bytes dropped, nothing durable), over TCP", tcp_s / seconds)
-        table.add("  its receiver's CPU", peer.cpu_s() / (size * table.repeats / 1e9), unit="s/GB")
+        table.add("  its receiver's CPU", (peer.cpu_s() - cpu) / (size * table.repeats / 1e9), unit="s/GB")
     with Other(table.folder, run_lerobot_pattern) as peer:
-        seconds = table.best(lambda: timed(lambda: send_like_lerobot(peer.address, big)))
+        seconds = table.best(lambda: timed(lambda: send_like_lerobot(peer.address, big), size))
         table.add("lerobot's pattern (in memory, unchecked), over TCP", tcp_s / seconds, note="re-created")
         table.add("  its receiver's peak memory", peer.peak_mib(), unit="MiB")
 
@@ -220,18 +228,17 @@ def measure_download(table: Table) -> None:
     source = make_file(table.folder / "weights", size)
     digest = file_digest(source)
 
-    def copy() -> float:
-        target = table.folder / "copy"
-        target.unlink(missing_ok=True)
-        os.sync()
-        started = time.perf_counter()
-        with source.open("rb") as original, target.open("wb") as file:
+    def copy() -> None:
+        with source.open("rb") as original, (table.folder / "copy").open("xb") as file:
             shutil.copyfileobj(original, file, MIB)
             file.flush()
             os.fsync(file.fileno())
-        return time.perf_counter() - started
 
-    copy_s = table.best(copy)
+    def copied() -> float:
+        (table.folder / "copy").unlink(missing_ok=True)
+        return timed(copy, size)
+
+    copy_s = table.best(copied)
     table.add("local copy with fsync", size / copy_s / 1e6, unit="MB/s")
     for name, insecure, goal in (("plain", True, 0.55), ("mTLS", False, None)):
         folder, target = table.folder / f"trainer-{name}", table.folder / f"fetched-{name}"
@@ -242,14 +249,13 @@ def measure_download(table: Table) -> None:
 
             def fetch() -> float:
                 target.unlink(missing_ok=True)  # noqa: B023
-                os.sync()
-                return timed(lambda: BlobDownload(link, digest, size, target).run())  # noqa: B023
+                return timed(lambda: BlobDownload(link, digest, size, target).run(), size)  # noqa: B023
 
-            cpu = trainer.cpu_s() + own_cpu_s()
+            cpu = trainer.cpu_s()
             seconds = table.best(fetch)
-            cpu = (trainer.cpu_s() + own_cpu_s() - cpu) / (size * table.repeats / 1e9)
+            cpu = (trainer.cpu_s() - cpu) / (size * table.repeats / 1e9)
             table.add(f"download of {size // MIB} MiB, verified, {name}, over a copy", copy_s / seconds, goal)
-            table.add(f"  both ends' CPU, {name}", cpu, unit="s/GB")
+            table.add(f"  trainer's CPU, {name}", cpu, unit="s/GB")
             link.close()
         place.unlink()
 

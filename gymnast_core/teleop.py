@@ -72,7 +72,8 @@ class Wish:
     Attributes:
         taking_over: whether the human commands.
         action_A: (7,) float32; rest with the present gripper when not taking over.
-        events: buttons pressed since the last reading.
+        events: buttons pressed since the last reading; the emergency stop as long as it is held, for a release that
+            nobody heard must not cost the next press.
     """
 
     taking_over: bool
@@ -110,7 +111,11 @@ class Stick:
         if taking_over:
             action_A[:6] = self._deltas(axes)
         action_A[6] = self._gripper
-        events = tuple(mapping.events[number] for number in sorted(fresh) if number in mapping.events)
+        events = tuple(
+            event
+            for number, event in sorted(mapping.events.items())
+            if number in fresh or (number in pressed and event is Event.ESTOP)
+        )
         return Wish(taking_over, action_A, events)
 
     def _deltas(self, axes: Sequence[float]) -> FloatArray:

@@ -29,7 +29,8 @@ SERVICES = {
 }
 
 STOP_AGAIN_S = 0.3
-"""An emergency stop that nobody confirmed is asked for again: the gate may just have been started anew."""
+"""An emergency stop that is held or that nobody confirmed is asked for so often: the gate may just have been started
+anew."""
 
 
 class Teleop(Node):  # type: ignore[misc]
@@ -57,8 +58,7 @@ class Teleop(Node):  # type: ignore[misc]
         self._wish_A = np.zeros(7, np.float32)
         self._heard_s = 0.0
         self._taking_over = False
-        self._stop_asked_s = 0.0
-        """When the emergency stop was last asked for without an answer so far; 0 is confirmed."""
+        self._stop_wanted, self._stop_asked_s = False, -STOP_AGAIN_S
         self.create_timer(0.1, self._watch)
         self._diagnostics = Diagnostics(self, "teleop", self._health)
 
@@ -71,7 +71,11 @@ class Teleop(Node):  # type: ignore[misc]
         wish = self._stick.read(message.axes, message.buttons, self._gripper())
         self._announce(wish.taking_over)
         for event in wish.events:
-            self._call(event)
+            if event is Event.ESTOP:
+                self._stop_wanted = True
+                self._ask_to_stop()
+            else:
+                self._call(event)
         self._wish_A = wish.action_A
         if self._arm is not None and wish.taking_over:
             self._commands.publish(messages.to_action(self._wish_A, self._arm.stamp_ns))
@@ -85,7 +89,12 @@ class Teleop(Node):  # type: ignore[misc]
         if self._taking_over and time.monotonic() - self._heard_s > self._settings["max_silence_s"]:
             self.get_logger().warning("joystick silent; control given back")
             self._announce(False)
-        if self._stop_asked_s and time.monotonic() - self._stop_asked_s > STOP_AGAIN_S:
+        if self._stop_wanted:
+            self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
+        if time.monotonic() - self._stop_asked_s >= STOP_AGAIN_S:
+            self._stop_asked_s = time.monotonic()
             self._call(Event.ESTOP)
 
     def _announce(self, taking_over: bool) -> None:
@@ -94,8 +103,6 @@ class Teleop(Node):  # type: ignore[misc]
             self._take_over.publish(Bool(data=taking_over))
 
     def _call(self, event: Event) -> None:
-        if event is Event.ESTOP:
-            self._stop_asked_s = time.monotonic()
         client = self._callers[event]
         if not client.service_is_ready():
             self.get_logger().warning(f"nobody offers {SERVICES[event]}", throttle_duration_sec=1.0)
@@ -105,7 +112,7 @@ class Teleop(Node):  # type: ignore[misc]
     def _answered(self, event: Event, future: Any) -> None:
         answer = future.result()
         if event is Event.ESTOP:
-            self._stop_asked_s = 0.0
+            self._stop_wanted = False
         self.get_logger().info(f"{event.value} success={answer.success} message={answer.message}")
 
     def _gripper(self) -> float:

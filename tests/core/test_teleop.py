@@ -44,9 +44,17 @@ def test_taking_over_keeps_the_grippers_state_and_toggles_on_press_only() -> Non
 
 def test_event_fires_once_per_press() -> None:
     stick = Stick()
+    assert stick.read(REST, buttons(5), 1.0).events == (Event.SUCCESS,)
+    assert stick.read(REST, buttons(5), 1.0).events == ()
+    assert stick.read(REST, buttons(5, 4), 1.0).events == (Event.START,)
+
+
+def test_emergency_stop_is_meant_as_long_as_it_is_held() -> None:
+    stick = Stick()
     assert stick.read(REST, buttons(2), 1.0).events == (Event.ESTOP,)
-    assert stick.read(REST, buttons(2), 1.0).events == ()
-    assert stick.read(REST, buttons(2, 5), 1.0).events == (Event.SUCCESS,)
+    assert stick.read(REST, buttons(2, 5), 1.0).events == (Event.ESTOP, Event.SUCCESS)
+    assert stick.read(REST, buttons(2, 5), 1.0).events == (Event.ESTOP,)
+    assert stick.read(REST, buttons(5), 1.0).events == ()
 
 
 @pytest.mark.parametrize("wrong", [{"axes": (0, 1)}, {"share": 0.0}, {"take_over": 2}, {"events": {3: Event.START}}])
