@@ -6,12 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-from gymnast_core.manifest import canonical_json
 
 
 class Node(NamedTuple):
@@ -99,6 +98,7 @@ def link_of(record_id: str, kind: str, payload_json: str, parents: Sequence[tupl
 
     A parent's hash holds its id, so the id need not be hashed again.
     """
-    digest = hashlib.sha256(canonical_json([record_id, kind, payload_json, len(parents)]))
+    own = ",".join(map(encode_basestring_ascii, (record_id, kind, payload_json)))
+    digest = hashlib.sha256(f"[{own},{len(parents)}]".encode())
     digest.update(b"".join(role.encode() + b"\0" + link for role, link in parents))
     return digest.digest()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON; what gets hashed and signed."""
-        return canonical_json(asdict(self))
+        return canonical_json({each.name: getattr(self, each.name) for each in fields(self)})
 
     @staticmethod
     def from_bytes(data: bytes) -> Manifest:

@@ -8,7 +8,6 @@ from typing import Any
 from cloud_trainer.console import job_pages, media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
-from cloud_trainer.jobs.provenance import graph_json
 from gymnast_core.errors import GymnastError
 from gymnast_core.statistics import wilson_interval
 from gymnast_core.web.auth import User
@@ -202,11 +201,6 @@ def adaptation_picture(desk: Desk, user: User, *, adaptation_id: str, name: str)
     if name not in ("start", "old", "new") or not path.exists():
         raise RefusedError(f"there is no picture {name!r} yet")
     return path.read_bytes(), "image/webp"
-
-
-def lineage_json(desk: Desk, checkpoint_id: str) -> dict[str, Any]:
-    """The complete graph of a checkpoint."""
-    return graph_json(desk.trail.lineage(checkpoint_id))
 
 
 Make = Callable[..., dict[str, Any]]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gymnast_core.lineage import Lineage, Node, Record
+from gymnast_core.lineage import Node, Record
 from gymnast_core.manifest import Manifest, canonical_json
 from gymnast_core.provenance import LABELS, ProvenanceGraph
 
@@ -165,23 +165,22 @@ def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> 
     Raises:
         ProvenanceError: the record is unknown.
     """
-    lineage = graph.why(record_id)
-    above = {node.id for node in lineage.nodes}
-    labels = lineage.of_kind("label")
+    root = graph.get(record_id)
     return {
         "id": record_id,
-        "kind": lineage.root.kind,
-        "made_from": lineage.root.payload,
-        "counts": dict(Counter(node.kind for node in lineage.nodes[1:])),
-        "checkpoints": _listed(lineage, ("policy", "world_model", "judge", "external")),
-        "audits": [{"id": node.id, **node.payload} for node in lineage.of_kind("audit")],
-        "labels_by": _counted_by(labels),
-        "retracted": [
-            {"id": what.id, "kind": what.kind, **how.payload} for what, how in graph.taints(record_id, above)
+        "kind": root.kind,
+        "made_from": root.payload,
+        "counts": graph.counts_above(record_id),
+        "checkpoints": [
+            {"id": node.id, "kind": node.kind}
+            for node in graph.above(record_id, "policy", "world_model", "judge", "external")
         ],
+        "audits": [{"id": node.id, **node.payload} for node in graph.above(record_id, "audit")],
+        "labels_by": _counted_by(graph.above(record_id, "label")),
+        "retracted": [{"id": what.id, "kind": what.kind, **how.payload} for what, how in graph.taints(record_id)],
         "changed_labels": [
             {"was": old.payload["outcome"], "is": new.payload["outcome"], "by": new.payload["by"], "label": old.id}
-            for old, new in graph.changed_labels(record_id, above)
+            for old, new in graph.changed_labels(record_id)
         ],
         "damage": [{"id": row.id, "what": row.what} for row in graph.verify(record_id)] if verify else None,
     }
@@ -193,18 +192,3 @@ def _counted_by(labels: Sequence[Node]) -> dict[str, int]:
     for text, count in Counter(node.payload_json for node in labels).items():
         found[str(json.loads(text).get("by", ""))] += count
     return dict(found)
-
-
-def graph_json(lineage: Lineage) -> dict[str, Any]:
-    """Return the complete graph as JSON values: nodes and edges by index."""
-    return {
-        "nodes": [{"id": node.id, "kind": node.kind, "payload": node.payload} for node in lineage.nodes],
-        "edges": [
-            [int(child), role, int(parent)]
-            for child, role, parent in zip(lineage.child_E, lineage.roles_E, lineage.parent_E, strict=True)
-        ],
-    }
-
-
-def _listed(lineage: Lineage, kinds: Iterable[str]) -> list[dict[str, str]]:
-    return [{"id": node.id, "kind": node.kind} for node in lineage.nodes[1:] if node.kind in kinds]

@@ -158,6 +158,7 @@ class Service:
         self._server.start()
         self._revocations.start()
         self.validator.start()
+        self.trail.start()
         if self._workers:
             self._workers.start()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from cloud_trainer.jobs.provenance import graph_json
 from cloud_trainer.service.auth import StreamSlots
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.ingest import Ingest
@@ -246,10 +245,9 @@ class WeightsServicer:
     def Why(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.BlobChunk]:
         """Where a record comes from, as JSON in pieces: an answer about 100,000 episodes is larger than a message."""
         if request.graph:
-            answer = graph_json(self._trail.lineage(request.record_id))
+            text = self._trail.lineage_json(request.record_id).encode()
         else:
-            answer = self._trail.explain(request.record_id, verify=request.verify)
-        text = json.dumps(answer, default=str).encode()
+            text = json.dumps(self._trail.explain(request.record_id, verify=request.verify), default=str).encode()
         for at in range(0, len(text), CHUNK_BYTES):
             data = text[at : at + CHUNK_BYTES]
             yield weights_pb2.BlobChunk(offset=at, crc32c=crc32c(data), data=data)

@@ -7,6 +7,7 @@ and in the log.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,18 +17,21 @@ from typing import Any, Protocol
 
 from cloud_trainer.jobs.provenance import LINKED_CHECKPOINTS, episode_record, explain, label_record, record_checkpoint
 from cloud_trainer.store.protocols import EpisodeRow, MetaStore
-from gymnast_core.errors import ConfigError
+from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
-from gymnast_core.lineage import Lineage, Node, Record
+from gymnast_core.lineage import Node, Record
 from gymnast_core.manifest import Manifest, read_manifest
 from gymnast_core.provenance import LABELS, ProvenanceGraph
 from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import NotFoundError
 
+LOG = logging.getLogger(__name__)
 MADE = ("policy", "world_model", "judge")
 _LABELS = frozenset({Outcome.SUCCESS.value, Outcome.FAILURE.value, Outcome.ABSTAIN.value})
 _KEPT_FACTS = ("task", "scene", "seed", "purpose")
 _PAGE = 1000
+_FOLLOW_S = 2.0
+"""Between two looks at what came in."""
 
 
 class Who(Protocol):
@@ -66,11 +70,29 @@ class Trail:
         self.log = Journal(folder / "actions.jsonl")
         self.graph = ProvenanceGraph(folder / "provenance.db")
         self._catching_up = threading.Lock()
+        self._labelling = threading.Lock()  # a label is read and written down by one at a time
         self._seen_sequence = self._seen_release = 0
         self._seen_manifests: set[Path] = set()
+        self._stop = threading.Event()
+        self._follower = threading.Thread(target=self._follow, name="trail", daemon=True)
+
+    def start(self) -> None:
+        """Keep the graph up to date from now on, so that whoever asks why need not wait for it."""
+        self._follower.start()
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.catch_up()
+            except GymnastError as error:
+                LOG.error("graph_not_caught_up error=%s", error)
+            self._stop.wait(_FOLLOW_S)
 
     def close(self) -> None:
-        """Close both files; safe to call twice."""
+        """Stop, and close both files; safe to call twice."""
+        self._stop.set()
+        if self._follower.is_alive():
+            self._follower.join()
         self.log.close()
         self.graph.close()
 
@@ -85,12 +107,14 @@ class Trail:
         Raises:
             NotFoundError: no such episode of this tenant.
         """
-        row, by = self._episode(who, episode_id), f"operator:{who.name}"
-        self._remember(row)
-        labelled = replace(row, outcome=outcome.value, labelled_by=by)
-        self._meta.update_episode(labelled)
-        if outcome.value in _LABELS:
-            self.graph.add(label_record(self.graph, episode_id, outcome=outcome.value, by=by))
+        by = f"operator:{who.name}"
+        with self._labelling:
+            row = self._episode(who, episode_id)
+            self._remember([row])
+            labelled = replace(row, outcome=outcome.value, labelled_by=by)
+            self._meta.update_episode(labelled)
+            if outcome.value in _LABELS:
+                self.graph.add(label_record(self.graph, episode_id, outcome=outcome.value, by=by))
         self.note(who, "label", episode=episode_id, outcome=outcome.value, was=row.outcome)
         return labelled
 
@@ -107,7 +131,8 @@ class Trail:
         if not reason.strip():
             raise ConfigError("say why this episode is withdrawn; whoever meets the block later will ask")
         row, reason = self._episode(who, episode_id), reason.strip()
-        self._remember(row)
+        with self._labelling:
+            self._remember([row])
         self.catch_up()
         touched = self.graph.retract(episode_id, reason=reason, by=f"operator:{who.name}", at_ns=time.time_ns())
         self._meta.update_episode(replace(row, state="quarantined", reason=f"retracted by {who.name}: {reason}"))
@@ -123,14 +148,14 @@ class Trail:
         self._catch_up_to(record_id)
         return explain(self.graph, record_id, verify=verify)
 
-    def lineage(self, record_id: str) -> Lineage:
-        """Return the complete graph above a checkpoint.
+    def lineage_json(self, record_id: str) -> str:
+        """Return the complete graph above a checkpoint as JSON text; see ProvenanceGraph.why_json.
 
         Raises:
             NotFoundError: the record is unknown.
         """
         self._catch_up_to(record_id)
-        return self.graph.why(record_id)
+        return self.graph.why_json(record_id)
 
     def made_from(self, episode_id: str) -> list[str]:
         """Return the checkpoints an episode went into."""
@@ -165,28 +190,32 @@ class Trail:
     def _add_episodes(self) -> None:
         """An episode that is not validated yet is looked at again: its facts are still to come."""
         after, settled = self._seen_sequence, True
-        while page := self._meta.episodes(after=after, limit=_PAGE):
-            self.graph.add_many([record for row in page if row.state != "committed" for record in self._records(row)])
+        while not self._stop.is_set():
+            with self._labelling:
+                page = self._meta.episodes(after=after, limit=_PAGE)
+                self._remember([row for row in page if row.state != "committed"])
+            if not page:
+                return
             settled = settled and all(row.state != "committed" for row in page)
             after = page[-1].sequence
             if settled:
                 self._seen_sequence = after
 
-    def _records(self, row: EpisodeRow) -> Iterator[Record]:
-        known = row.episode_id in self.graph
-        if not known:
+    def _remember(self, rows: Sequence[EpisodeRow]) -> None:
+        """Write what the graph does not hold of these episodes and their labels."""
+        held = self.graph.newest([row.episode_id for row in rows], LABELS)
+        self.graph.add_many([record for row in rows for record in self._missing(row, held)])
+
+    def _missing(self, row: EpisodeRow, held: Mapping[str, Node | None]) -> Iterator[Record]:
+        label = held.get(row.episode_id)
+        if row.episode_id not in held:
             facts = {
                 "robot": row.robot, "instruction": row.instruction, "steps": row.steps, "tenant": row.tenant,
                 "policy_versions": [row.policy_version], **_facts(row.metadata),
             }  # fmt: skip
             yield episode_record(self.graph, row.episode_id, digest=row.digest, facts=facts)
-        if row.outcome in _LABELS:
-            labels: Sequence[Node] = self.graph.affected_by_role(row.episode_id, LABELS) if known else ()
-            if not labels or labels[-1].payload["outcome"] != row.outcome:
-                yield label_record(self.graph, row.episode_id, outcome=row.outcome, by=row.labelled_by)
-
-    def _remember(self, row: EpisodeRow) -> None:
-        self.graph.add_many(list(self._records(row)))
+        if row.outcome in _LABELS and (label is None or label.payload["outcome"] != row.outcome):
+            yield label_record(self.graph, row.episode_id, outcome=row.outcome, by=row.labelled_by)
 
     def _episode(self, who: Who, episode_id: str) -> EpisodeRow:
         row = self._meta.episode(who.tenant, episode_id)

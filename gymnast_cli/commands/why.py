@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with WeightsClient(address, identity, insecure=args.insecure) as client:
         answer = client.why(args.checkpoint, verify=args.verify)
         if args.graph is not None:
-            args.graph.write_text(json.dumps(client.why(args.checkpoint, graph=True)))
+            args.graph.write_bytes(client.lineage_json(args.checkpoint))
     emit(args, console, answer, tree(answer))
     return DAMAGED if answer["retracted"] or answer["damage"] else 0
 

@@ -282,28 +282,40 @@ class WeightsClient(_Client):
             self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).Rollback, request)
         )
 
-    def why(self, record_id: str, *, verify: bool = False, graph: bool = False) -> dict[str, Any]:
+    def why(self, record_id: str, *, verify: bool = False) -> dict[str, Any]:
         """Where a checkpoint comes from.
 
         Args:
             record_id: usually a checkpoint.
             verify: have every hash of the chain recomputed.
-            graph: the complete graph {nodes, edges} instead of the explanation.
 
         Raises:
             NotFoundError: the trainer has no record of it.
             CorruptError: the answer was damaged on the way.
         """
-        request = weights_pb2.WhyRequest(record_id=record_id, verify=verify, graph=graph)
+        return dict(json.loads(self._why(weights_pb2.WhyRequest(record_id=record_id, verify=verify))))
+
+    def lineage_json(self, record_id: str) -> bytes:
+        """Everything above a checkpoint as JSON: {nodes: [{id, kind, payload}], edges: [[child, role, parent]]}.
+
+        Raises:
+            NotFoundError: the trainer has no record of it.
+            CorruptError: the answer was damaged on the way.
+        """
+        return self._why(weights_pb2.WhyRequest(record_id=record_id, graph=True))
+
+    def _why(self, request: Any) -> bytes:
         stub, text = weights_pb2_grpc.WeightsServiceStub(self._link.channel()), bytearray()
         try:
             for chunk in stub.Why(request, timeout=_WHY_DEADLINE_S):
                 if chunk.offset != len(text) or crc32c(chunk.data) != chunk.crc32c:
-                    raise CorruptError(f"the answer about {record_id} is damaged at byte {len(text)}; ask again")
+                    raise CorruptError(
+                        f"the answer about {request.record_id} is damaged at byte {len(text)}; ask again"
+                    )
                 text += chunk.data
         except grpc.RpcError as failure:
             raise domain_error(failure) from failure
-        return dict(json.loads(text))
+        return bytes(text)
 
 
 class ConsoleClient(_Client):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import grpc
@@ -129,7 +130,7 @@ def test_why_and_retract_over_the_wire(service, identities, tmp_path):
     with WeightsClient(service.address, ada) as weights, EpisodesClient(service.address, ada) as episodes:
         answer = weights.why(made.id, verify=True)
         assert (answer["counts"]["episode"], answer["retracted"], answer["damage"]) == (1, [], [])
-        graph = weights.why(made.id, graph=True)
+        graph = json.loads(weights.lineage_json(made.id))
         assert {"ep-1", made.id} <= {node["id"] for node in graph["nodes"]}
         touched = episodes.retract("ep-1", " the arm was bumped ")
         assert made.id in [one.id for one in touched if one.kind == "policy"]

@@ -114,6 +114,7 @@ def test_a_label_changed_after_training_is_found(graph):
     assert graph.changed_labels("policy-other") == []
 
 
+WRONG = "record 255, a parent of label-2,"
 CHANGES = {
     "payload of an episode": ("UPDATE record SET payload = '{\"digest\":\"0\"}' WHERE id = 'ep-1'", "ep-1"),
     "one letter of a label": (
@@ -124,6 +125,7 @@ CHANGES = {
     "hash": ("UPDATE record SET link = zeroblob(32) WHERE id = 'ep-2'", "ep-2"),
     "parents": ("UPDATE record SET parent_links = zeroblob(32) WHERE id = 'label-2'", "label-2"),
     "role": ("UPDATE record SET roles = x'01' WHERE id = 'wm-1'", "wm-1"),
+    "number of a parent": ("UPDATE record SET parents = x'ff00000000000000' WHERE id = 'label-2'", WRONG),
     "removed": ("DELETE FROM record WHERE id = 'ep-0'", "record 2, a parent of label-0,"),
 }
 
