@@ -26,6 +26,7 @@ COMMANDS = {
     "pretrain": "make the shipped checkpoints again from nothing",
     "serve": "run the trainer: ingest, weights, jobs, the operator's page",
     "console": "where a trainer's page is, and a token for it",
+    "operate": "robots, log, trials, ledger, promote, adapt: what the page does, without a browser",
     "up": "start the robot side's nodes without a ROS installation",
     "enroll": "create the local certificate authority and issue an identity",
     "collect": "run episodes on a started robot and ship them",

@@ -1,14 +1,13 @@
 """The operator's page of a trainer: thin routes to the desk."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
-from cloud_trainer.console import pages
+from cloud_trainer.console import api, pages
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import Desk
 from cloud_trainer.jobs.adaptation_engine import FlowError
@@ -79,10 +78,20 @@ def _add_pages(app: FastAPI, site: Site, desk: Desk) -> None:
     for address, make_picture in pages.PICTURES.items():
         app.get(address)(pictured(make_picture))
 
+    def told(view: Callable[..., dict[str, Any]]) -> Callable[..., JSONResponse]:
+        def answer(request: Request, user: Annotated[User, Depends(site.user_of)]) -> JSONResponse:
+            user.require("look")
+            return JSONResponse(view(desk, user, **request.path_params))
+
+        return answer
+
+    for address, view in api.VIEWS.items():
+        app.get(address)(told(view))
+
     @app.get("/checkpoints/{checkpoint_id}/lineage.json")
     def lineage(checkpoint_id: str, user: Annotated[User, Depends(site.user_of)]) -> Response:
         user.require("look")
-        return Response(json.dumps(pages.lineage_json(desk, checkpoint_id)), media_type="application/json")
+        return Response(desk.trail.lineage_json(checkpoint_id), media_type="application/json")
 
 
 def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:

@@ -1,0 +1,60 @@
+"""What the pages show, as JSON for `gymnast operate`; actions are the pages' own addresses, asked for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from cloud_trainer.console.desk import REPORT_STALE_S, Desk
+from cloud_trainer.jobs.adaptation_view import View
+from gymnast_core.web.auth import User
+
+
+def robots(desk: Desk, user: User) -> dict[str, Any]:
+    """Every robot's newest report without its picture; age_s is since it spoke."""
+    rows = [
+        {"robot": report.robot, "age_s": report.age_s(), "silent": report.age_s() > REPORT_STALE_S, **report.status}
+        for report in desk.robots(user)
+    ]
+    return {"robots": rows}
+
+
+def log(desk: Desk, user: User) -> dict[str, Any]:
+    """Who did what, oldest first, and the hash that all of it leads to."""
+    mine = [entry for entry in desk.log.entries if entry.data.get("tenant") == user.tenant]
+    return {"entries": [{"action": entry.kind, **entry.data} for entry in mine], "head": desk.log.head}
+
+
+def evaluations(desk: Desk, user: User) -> dict[str, Any]:
+    """Every trial's result card."""
+    return {"cards": desk.cards()}
+
+
+def ledger(desk: Desk, user: User) -> dict[str, Any]:
+    """Real against imagined success."""
+    return desk.ledger.to_json()
+
+
+def adaptations(desk: Desk, user: User) -> dict[str, Any]:
+    """Every adaptation, newest first."""
+    return {"adaptations": [_shown(flow.view) for flow in desk.adaptations.all()]}
+
+
+def adaptation(desk: Desk, user: User, *, adaptation_id: str) -> dict[str, Any]:
+    """One adaptation; over and busy say whether there is anything to wait for."""
+    return _shown(desk.adaptations.get(adaptation_id).view)
+
+
+def _shown(view: View) -> dict[str, Any]:
+    return {**asdict(view), "stage": view.stage.value, "over": view.stage.over, "busy": view.stage.busy}
+
+
+VIEWS: dict[str, Callable[..., dict[str, Any]]] = {
+    "/api/robots": robots,
+    "/api/log": log,
+    "/api/evaluations": evaluations,
+    "/api/ledger": ledger,
+    "/api/adaptations": adaptations,
+    "/api/adaptations/{adaptation_id}": adaptation,
+}

@@ -1,0 +1,175 @@
+"""`gymnast operate`: what the operator's page shows and does, without a browser."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from gymnast_cli.connect import add_trainer_arguments, emit
+from gymnast_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gymnast_cli.page import PageClient
+
+STEPS = ("collect", "train", "reuse", "approve", "reject", "cancel")
+POLL_S = 0.5
+NOT_KEPT = 3
+"""Exit code when an adaptation that was waited for was refused, reverted, cancelled, or failed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    shown = [
+        actions.add_parser("robots", help="what every robot last said, and how long ago"),
+        actions.add_parser("log", help="who did what"),
+        actions.add_parser("evaluations", help="result cards of trials"),
+        actions.add_parser("ledger", help="real against imagined success, per task and world model"),
+        actions.add_parser("adaptations", help="every adaptation to a scene, and where it is"),
+    ]
+    promote = actions.add_parser("promote", help="offer a checkpoint that has won its trial to robots (admin)")
+    promote.add_argument("checkpoint_id")
+    promote.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    adapt = actions.add_parser("adapt", help="begin to adapt a robot to the scene before it; prints the id")
+    adapt.add_argument("robot")
+    adapt.add_argument("--instruction", required=True, help="what it shall do there")
+    step = actions.add_parser("step", help="go on with an adaptation: " + ", ".join(STEPS))
+    step.add_argument("adaptation_id")
+    step.add_argument("step", choices=STEPS)
+    step.add_argument("--revision", type=int, help="what you decided on (default: as it is now)")
+    step.add_argument("--minutes", type=float, help="train: budget (default 10)")
+    step.add_argument("--rollouts", type=int, help="train: budget in imagined rollouts (default 5000)")
+    step.add_argument("--money", type=float, help="train: budget in the trainer's currency (default 5)")
+    step.add_argument("--mode", help="train: lora or full (default: the trainer's first)")
+    step.add_argument("--episodes", type=int, help="collect: so many real ones (default 10)")
+    step.add_argument("--adapter", help="reuse: which kept one")
+    for action in (adapt, step):
+        action.add_argument("--wait", action="store_true", help="until it is over or waits for a decision")
+    for action in (*shown, promote, adapt, step):
+        add_trainer_arguments(action)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Do it."""
+    from gymnast_cli.page import page_of
+
+    page = page_of(args)
+    if args.action in TABLES:
+        answer = page.get(f"/api/{args.action}")
+        emit(args, console, answer, TABLES[args.action](answer))
+        return 0
+    return {"promote": _promote, "adapt": _adapt, "step": _step}[args.action](page, args, console)
+
+
+def _promote(page: PageClient, args: argparse.Namespace, console: Console) -> int:
+    answer = page.post(f"/checkpoints/{args.checkpoint_id}/promote", {"robots": ",".join(args.robot)})
+    emit(args, console, answer, str(answer["said"]))
+    return 0
+
+
+def _adapt(page: PageClient, args: argparse.Namespace, console: Console) -> int:
+    answer = page.post("/adapt", {"robot": args.robot, "instruction": args.instruction})
+    adaptation_id = str(answer["go"]).rpartition("/")[2]
+    return _tell(page, adaptation_id, str(answer["said"]), args, console)
+
+
+def _step(page: PageClient, args: argparse.Namespace, console: Console) -> int:
+    names = ("minutes", "rollouts", "money", "mode", "episodes", "adapter")
+    values = {name: str(getattr(args, name)) for name in names if getattr(args, name) is not None}
+    if args.step == "reuse" and not args.adapter:
+        raise ConfigError("reuse which adapter? give --adapter ID; `gymnast operate adaptations --json` lists them")
+    revision = args.revision
+    if revision is None:
+        revision = page.get(f"/api/adaptations/{args.adaptation_id}")["revision"]
+    answer = page.post(f"/adapt/{args.adaptation_id}/{args.step}", {**values, "revision": str(revision)})
+    return _tell(page, args.adaptation_id, str(answer["said"]), args, console)
+
+
+def _tell(page: PageClient, adaptation_id: str, said: str, args: argparse.Namespace, console: Console) -> int:
+    """Say where it is now, after waiting where that was asked for."""
+    path = f"/api/adaptations/{adaptation_id}"
+    view = page.get(path)
+    while args.wait and view["busy"]:
+        time.sleep(POLL_S)
+        view = page.get(path)
+    text = f"{adaptation_id}: {said}" if not args.wait else f"{adaptation_id}: {view['stage']} {view['reason']}"
+    emit(args, console, {"said": said, **view}, text.rstrip())
+    return NOT_KEPT if args.wait and view["stage"] in ("refused", "reverted", "cancelled", "failed") else 0
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table
+
+
+def _robots(answer: Mapping[str, Any]) -> Any:
+    columns = ("robot", "state", "policy", "e-stop", "spool", "spoke")
+    rows = [
+        (
+            row["robot"], "silent" if row["silent"] else row.get("state", ""), row.get("policy_version", ""),
+            "stopped" if row.get("estop") else "", row.get("spool", {}).get("entries", 0), f"{row['age_s']:.0f} s ago",
+        )
+        for row in answer["robots"]
+    ]  # fmt: skip
+    return _table(f"{len(rows)} robots", columns, rows)
+
+
+def _log(answer: Mapping[str, Any]) -> Any:
+    hidden = ("action", "by", "role", "tenant", "at_ns")
+    rows = [
+        (
+            datetime.datetime.fromtimestamp(entry["at_ns"] / 1e9).isoformat(" ", "seconds"), entry["by"],
+            entry["action"], ", ".join(f"{key} {value}" for key, value in entry.items() if key not in hidden),
+        )
+        for entry in answer["entries"]
+    ]  # fmt: skip
+    return _table(f"{len(rows)} actions, head {answer['head'][:12]}", ("when", "who", "what", "details"), rows)
+
+
+def _evaluations(answer: Mapping[str, Any]) -> Any:
+    names = ("trial_id", "candidate", "incumbent", "decision", "n")
+    rows = [[card.get(name, "") for name in names] for card in answer["cards"]]
+    return _table(f"{len(rows)} trials", names, rows)
+
+
+def _ledger(answer: Mapping[str, Any]) -> Any:
+    found = dict(answer["tasks"])
+    if answer["overall"] is not None:
+        found["all tasks"] = answer["overall"]
+    found |= {f"in {row['world_model']}": row for row in answer["trend"]}
+    rates = ("real", "imagined", "bias")
+    rows = [
+        (name, row["n"], *(_short(row[rate]["mean"]) for rate in rates), _short(row["correlation"]))
+        for name, row in found.items()
+    ]
+    return _table("real against imagined success", ("", "n", *rates, "r"), rows)
+
+
+def _adaptations(answer: Mapping[str, Any]) -> Any:
+    names = ("adaptation_id", "robot", "instruction", "stage", "candidate", "reason")
+    rows = [[view[name] for name in names] for view in answer["adaptations"]]
+    return _table(f"{len(rows)} adaptations", names, rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "robots": _robots,
+    "log": _log,
+    "evaluations": _evaluations,
+    "ledger": _ledger,
+    "adaptations": _adaptations,
+}
