@@ -48,9 +48,9 @@ def main() -> int:
 
 def measure(folder: Path, episodes: int, repeat: int) -> dict[str, Any]:
     """Return seconds of every kind of question, and what the answers held."""
-    policy = fill(folder / "trainer", episodes)
     with Service(ServiceConfig(folder=folder / "trainer")) as service:
         _, filled_s = timed(lambda: add_episodes(service, episodes))
+        policy = fill(folder / "trainer", episodes)
         _, caught_up_s = timed(service.trail.catch_up)
         identity = Identity.load(enroll(service.authority, "ada", "operator", out=folder / "ada"))
     service = Service(ServiceConfig(folder=folder / "trainer"))  # as after a restart: nothing is in memory
@@ -85,7 +85,7 @@ def name_of(number: int) -> str:
 def fill(folder: Path, episodes: int) -> str:
     """Put the checkpoints on the trainer's shelf; returns the policy's id."""
     shelf = folder / "checkpoints"
-    shelf.mkdir(parents=True)
+    shelf.mkdir(parents=True, exist_ok=True)
     names = [name_of(number) for number in range(episodes)]
     made: dict[str, str] = {}
     for kind in ("world_model", "judge", "policy"):
@@ -135,7 +135,7 @@ def table_of(figures: dict[str, Any]) -> Table:
         table.add_column(column, justify="left" if column.startswith("asked") else "right")
     for name, seconds in figures["seconds"].items():
         table.add_row(name, f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}")
-    behind = f"graph complete after {figures['episodes']:,} episodes came in within {figures['filled_s']:.0f} s"
+    behind = f"the graph is complete, after the last episode (all within {figures['filled_s']:.0f} s)"
     table.add_row(behind, f"{figures['caught_up_s']:.2f}", "")
     table.add_row("first why after a restart", f"{figures['first_after_restart_s']:.2f}", "")
     table.add_row(f"retract, touches {figures['touched']}", f"{figures['retract_s']:.2f}", "")

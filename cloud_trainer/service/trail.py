@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +85,7 @@ class Trail:
         while not self._stop.is_set():
             try:
                 self.catch_up()
-            except GymnastError as error:
+            except (GymnastError, OSError, sqlite3.Error) as error:
                 LOG.error("graph_not_caught_up error=%s", error)
             self._stop.wait(_FOLLOW_S)
 
@@ -164,8 +165,8 @@ class Trail:
     def catch_up(self) -> None:
         """Bring the graph up to what the catalogue, the shelf and the releases hold by now."""
         with self._catching_up:
+            paths = self._new_manifests()  # before the episodes: what a checkpoint was made from is then among them
             self._add_episodes()
-            paths = [path for path in sorted(self._shelf.glob("*/manifest.json")) if path not in self._seen_manifests]
             self._add_checkpoints([read_manifest(path.parent) for path in paths])
             self._seen_manifests.update(paths)
             while page := self._meta.releases(self._seen_release, _PAGE):
@@ -173,6 +174,11 @@ class Trail:
                 rows = [self._meta.checkpoint(name) for name in names]
                 self._add_checkpoints([Manifest.from_bytes(row.manifest) for row in rows if row])
                 self._seen_release = page[-1].sequence
+
+    def _new_manifests(self) -> list[Path]:
+        """Checkpoints on the shelf that were not seen yet; a name with a dot is one that is being written."""
+        found = sorted(path for path in self._shelf.glob("*/manifest.json") if not path.parent.name.startswith("."))
+        return [path for path in found if path not in self._seen_manifests]
 
     def _add_checkpoints(self, manifests: Sequence[Manifest]) -> None:
         """Parents first; a manifest may name 100,000 episodes, so each is read once."""
