@@ -17,7 +17,9 @@ TENANT = "default"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the page's adaptations are like."""
-    parser.add_argument("--robot-scene", default="standard", metavar="NAME", help="where the robots stand")
+    parser.add_argument(
+        "--robot-scene", default="standard", metavar="NAME", help="where robots stand whose adaptation names no scene"
+    )
     parser.add_argument(
         "--adapt-config", type=json_argument, default={}, metavar="JSON|@FILE", help="of the page's adaptation jobs"
     )

@@ -105,7 +105,7 @@ class SceneEngine:
         catalogue: of the trainer's episodes.
         shelf: of the trainer's checkpoints.
         book: the scenes this robot knows.
-        scene: the robot's name for where it stands.
+        scene: the robot's name for where it stands, unless the operator names another.
         world_model, judge: checkpoint ids; empty takes the trainer's newest when an adaptation begins.
         needed: labelled real episodes below which no trust can be told.
         bounds: of the audit in this scene.
@@ -130,14 +130,14 @@ class SceneEngine:
     modes: tuple[str, ...] = MODES
     price_per_hour: float = 0.0
 
-    def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
+    def capture(self, robot: str, instruction: str, scene: str, folder: Path) -> Mapping[str, Any]:
         """Record one episode here; its first frame is the scene."""
         request = {
-            "robot": robot, "policy": self.connect(robot).policy_version,
+            "robot": robot, "scene": scene or self.scene, "policy": self.connect(robot).policy_version,
             "world_model": self.world_model or self.shelf.newest("world_model").name,
             "judge": self.judge or self.shelf.newest("judge").name,
         }  # fmt: skip
-        self.collect(robot, instruction, 1, folder)
+        self._record(robot, instruction, {**request, "instruction": instruction}, episodes=1)
         recorded = self.catalogue.list(robot=robot, limit=100_000)
         if not recorded:
             raise GymnastError(f"{robot} recorded an episode, but none of its is valid here; see the page's episodes")
@@ -151,15 +151,16 @@ class SceneEngine:
         np.save(folder / "start.npy", frame_HWC)
         known = self.book.find(frame_HWC)
         adapters = () if known is None else known.adapters
-        return {"scene": self.scene, "known_adapters": [name for name in adapters if name != request["policy"]]}
+        return {"scene": request["scene"], "known_adapters": [name for name in adapters if name != request["policy"]]}
 
     def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
         """Record real episodes of the running policy and wait until the trainer has them."""
-        client = self.connect(robot)
-        known = _request(folder)["instruction"] if (folder / "request.json").exists() else instruction
-        start = COLLECT_SEED + len(self._recorded(known))
+        self._record(robot, instruction, self._request(folder), episodes=episodes)
+
+    def _record(self, robot: str, instruction: str, request: Mapping[str, str], *, episodes: int) -> None:
+        client, start = self.connect(robot), COLLECT_SEED + len(self._recorded(request))
         client.evaluate(
-            tasks=[instruction], seed_start=start, seed_count=episodes, scene=self.scene, temperature_seed=0,
+            tasks=[instruction], seed_start=start, seed_count=episodes, scene=request["scene"], temperature_seed=0,
             record=True, purpose="ttt", timeout_s=ROBOT_S,
         )  # fmt: skip
         client.flush(120.0)
@@ -167,15 +168,14 @@ class SceneEngine:
 
     def trust(self, folder: Path) -> Trust:
         """Dream the recorded episodes of this scene and compare how they ended."""
-        request = _request(folder)
-        instruction = request["instruction"]
-        recorded = self._recorded(instruction)
+        request = self._request(folder)
+        recorded = self._recorded(request)
         figures: dict[str, Any] = {"real_episodes_here": len(recorded), "needed": self.needed}
         if len(recorded) < self.needed:
             missing = self.needed - len(recorded)
             reason = f"{len(recorded)} labelled episodes of this task here are too few to tell; collect {missing} more"
             return Trust(False, reason, figures)
-        episodes = self._episodes(instruction)
+        episodes = self._episodes(request)
         report = run_audit(
             compact_dreamer(self._model(clips_of(episodes, IMAGE_SIZE), request)), episodes,
             judge=LearnedJudge.load(self.shelf.path(request["judge"])), config=AuditConfig(parts=("outcomes",)),
@@ -191,14 +191,14 @@ class SceneEngine:
 
     def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
         """Submit an adapt job with this budget and follow it."""
-        request = _request(folder)
+        request = self._request(folder)
         seconds = budget.seconds
         if budget.price_per_hour:
             seconds = min(seconds, 3600 * budget.money / budget.price_per_hour)
         per_iteration = int(self.config.get("groups", 24)) * int(self.config.get("group_size", 8))
         spec = {
             **{name: request[name] for name in ("robot", "policy", "world_model", "judge", "instruction")},
-            "seed": 0, "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode, "scene": self.scene,
+            "seed": 0, "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode, "scene": request["scene"],
             "config": dict(self.config),
         }  # fmt: skip
         row = self.jobs.submit("default", "adapt", spec, folder.name, "console")
@@ -238,8 +238,8 @@ class SceneEngine:
 
     def preview(self, candidate: str, folder: Path) -> None:
         """Imagine old and new from the captured start."""
-        request = _request(folder)
-        model = self._model(clips_of(self._episodes(request["instruction"]), IMAGE_SIZE), request)
+        request = self._request(folder)
+        model = self._model(clips_of(self._episodes(request), IMAGE_SIZE), request)
         captured = self.catalogue.read(self._rows(request["instruction"])[request["start"]])
         env = CompactWorldModelEnv(model, starts_of(clips_of([captured], IMAGE_SIZE)), in_order=True)
         for name, checkpoint in (("old", request["policy"]), ("new", candidate)):
@@ -248,14 +248,14 @@ class SceneEngine:
 
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
         """Run the blinded trial until its rule decides."""
-        request, client = _request(folder), self.connect(robot)
+        request, client = self._request(folder), self.connect(robot)
         client.wait_staged([candidate], 120.0)
         path = folder / "canary.jsonl"
         trial = Trial.load(path) if path.exists() else self._declare(path, candidate, request)
         try:
             while (run := trial.next_run()) is not None and not stop():
                 row = client.run_episode(
-                    instruction=run.instruction, seed=run.start_seed, scene=self.scene,
+                    instruction=run.instruction, seed=run.start_seed, scene=request["scene"],
                     checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose="canary",
                 )  # fmt: skip
                 episode_id = str(row["episode_id"])
@@ -304,14 +304,14 @@ class SceneEngine:
             rule=self.rule,
             start_seeds=tuple(range(TRIAL_SEED, TRIAL_SEED + self.rule.max_pairs)),
             judge="operator:robot",
-            versions={"world_model": request["world_model"], "judge": request["judge"], "scene": self.scene},
+            versions={"world_model": request["world_model"], "judge": request["judge"], "scene": request["scene"]},
         )
         return Trial.declare(path, plan, secrets.token_bytes(32))
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
         """Put it in force and remember it for this scene."""
         self.connect(robot).swap(candidate)
-        self.book.keep(f"{self.scene} on {robot}", np.load(folder / "start.npy"), candidate)
+        self.book.keep(f"{self._request(folder)['scene']} on {robot}", np.load(folder / "start.npy"), candidate)
 
     def revert(self, candidate: str, robot: str, folder: Path) -> None:
         """The canary never put it in force; if a crash came between, go back."""
@@ -319,17 +319,22 @@ class SceneEngine:
         if client.policy_version == candidate:
             client.rollback()
 
-    def _recorded(self, instruction: str) -> list[Any]:
-        """Labelled episodes of this task in this scene."""
-        rows = self.catalogue.list(instruction=instruction, limit=100_000)
-        labelled = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
-        return [row for row in rows if row.metadata.get("scene") == self.scene and row.outcome in labelled]
+    def _request(self, folder: Path) -> dict[str, str]:
+        """What capture() wrote down; adaptations begun before scenes could be named have the trainer's."""
+        return {"scene": self.scene, **json.loads((folder / "request.json").read_text())}
 
-    def _episodes(self, instruction: str) -> list[Episode]:
+    def _recorded(self, request: Mapping[str, str]) -> list[Any]:
+        """Labelled episodes of this task in this scene."""
+        rows = self.catalogue.list(instruction=request["instruction"], limit=100_000)
+        labelled = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
+        return [row for row in rows if row.metadata.get("scene") == request["scene"] and row.outcome in labelled]
+
+    def _episodes(self, request: Mapping[str, str]) -> list[Episode]:
         size = (IMAGE_SIZE, IMAGE_SIZE)
-        episodes = [self.catalogue.read(row, image_size=size) for row in self._recorded(instruction)[-200:]]
+        episodes = [self.catalogue.read(row, image_size=size) for row in self._recorded(request)[-200:]]
         if not episodes:
-            raise ConfigError(f"no labelled episode of {instruction!r} in scene {self.scene!r}; collect a few first")
+            task, scene = request["instruction"], request["scene"]
+            raise ConfigError(f"no labelled episode of {task!r} in scene {scene!r}; collect a few first")
         return episodes
 
     def _rows(self, instruction: str) -> dict[str, EpisodeRow]:
@@ -350,7 +355,3 @@ def require_progress(trial: Trial, problem: str) -> None:
     """
     if trial.attempt > MOST_ATTEMPTS:
         raise GymnastError(f"a pair of the canary was set aside {MOST_ATTEMPTS} times, the last time because {problem}")
-
-
-def _request(folder: Path) -> dict[str, str]:
-    return dict(json.loads((folder / "request.json").read_text()))

@@ -115,7 +115,7 @@ def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:
         return said, f"/checkpoints/{checkpoint_id}"
 
     def adapt(user: User, form: Mapping[str, str]) -> tuple[str, str]:
-        adaptation_id = desk.adapt(user, form.get("robot", ""), form.get("instruction", ""))
+        adaptation_id = desk.adapt(user, *(form.get(name, "") for name in ("robot", "instruction", "scene")))
         return "capturing the scene", f"/adapt/{adaptation_id}"
 
     def adapt_step(user: User, form: Mapping[str, str], adaptation_id: str, step: str) -> tuple[str, str]:

@@ -178,7 +178,7 @@ class Desk:
         self.trail.note(user, "cancel", job=job_id)
         return f"{job_id} stops after its current iteration; what is finished is kept"
 
-    def adapt(self, user: User, robot: str, instruction: str) -> str:
+    def adapt(self, user: User, robot: str, instruction: str, scene: str = "") -> str:
         """Begin test-time training; returns its id."""
         user.require("adapt")
         report = self.robot(user, robot)
@@ -191,7 +191,7 @@ class Desk:
             )
         if report.age_s() > REPORT_STALE_S:
             raise RefusedError(f"{robot} has been silent for {report.age_s():.0f} s; wait until it reports again")
-        flow = self.adaptations.start(robot=robot, instruction=instruction, by=user.name)
+        flow = self.adaptations.start(robot=robot, instruction=instruction, by=user.name, scene=scene)
         self.trail.note(user, "adapt", adaptation=flow.view.adaptation_id, robot=robot, instruction=instruction)
         return flow.view.adaptation_id
 

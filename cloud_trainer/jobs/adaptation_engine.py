@@ -74,8 +74,8 @@ Stop = Callable[[], bool]
 class AdaptationEngine(Protocol):
     """What computes. Every method may take long and raise GymnastError; files it makes go into the given folder."""
 
-    def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
-        """Take start frames (start.webp in folder) and name the scene; returns {scene, known_adapters}."""
+    def capture(self, robot: str, instruction: str, scene: str, folder: Path) -> Mapping[str, Any]:
+        """Take start frames (start.webp in folder) of a scene, "" for the usual; returns {scene, known_adapters}."""
         ...
 
     def trust(self, folder: Path) -> Trust:

@@ -71,6 +71,7 @@ class View:
         if kind == "started":
             self.adaptation_id, self.robot = str(data["id"]), str(data["robot"])
             self.instruction, self.started_by = str(data["instruction"]), str(data["by"])
+            self.scene = str(data.get("scene", ""))
         elif kind == "captured":
             self.scene, self.known_adapters = str(data.get("scene", "")), list(data.get("known_adapters", []))
         elif kind == "trust":

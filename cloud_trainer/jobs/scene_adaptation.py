@@ -48,7 +48,7 @@ class SceneAdaptation:
 
     @staticmethod
     def start(
-        root: Path, engine: AdaptationEngine, *, robot: str, instruction: str, by: str,
+        root: Path, engine: AdaptationEngine, *, robot: str, instruction: str, by: str, scene: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> SceneAdaptation:  # fmt: skip
         """Capture the scene and begin; returns at once.
@@ -60,7 +60,9 @@ class SceneAdaptation:
             raise ConfigError("name a robot and say what it should do in this scene")
         adaptation_id = f"adapt-{secrets.token_hex(6)}"
         flow = SceneAdaptation(root / adaptation_id, engine, clock=clock)
-        flow._record("started", id=adaptation_id, robot=robot, instruction=instruction.strip(), by=by)
+        flow._record(
+            "started", id=adaptation_id, robot=robot, instruction=instruction.strip(), by=by, scene=scene.strip()
+        )
         flow.resume()
         return flow
 
@@ -174,7 +176,7 @@ class SceneAdaptation:
             if last == "collecting":
                 engine.collect(view.robot, view.instruction, self._last("collecting")["episodes"], self.folder)
             else:
-                self._record("captured", **engine.capture(view.robot, view.instruction, self.folder))
+                self._record("captured", **engine.capture(view.robot, view.instruction, view.scene, self.folder))
             trust = engine.trust(self.folder)
             self._record("trust", ok=trust.ok, reason=trust.reason, figures=dict(trust.figures))
         elif view.stage is Stage.TRAINING:
@@ -278,8 +280,8 @@ class Adaptations:
         """What an hour of training costs here; 0 where nobody counts."""
         return 0.0 if self._engine is None else self._engine.price_per_hour
 
-    def start(self, *, robot: str, instruction: str, by: str) -> SceneAdaptation:
-        """Begin one.
+    def start(self, *, robot: str, instruction: str, by: str, scene: str = "") -> SceneAdaptation:
+        """Begin one; scene is the robot's name for where it stands, empty for the trainer's usual.
 
         Raises:
             FlowError: the robot is being adapted already, or this trainer has no engine.
@@ -294,7 +296,9 @@ class Adaptations:
                         f"{robot} is being adapted already by {flow.view.started_by} ({flow.view.adaptation_id}, "
                         f"{flow.view.stage.value}); finish or cancel that first"
                     )
-            flow = SceneAdaptation.start(self._root, self._engine, robot=robot, instruction=instruction, by=by)
+            flow = SceneAdaptation.start(
+                self._root, self._engine, robot=robot, instruction=instruction, by=by, scene=scene
+            )
             self._flows[flow.view.adaptation_id] = flow
             return flow
 

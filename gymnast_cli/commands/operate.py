@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adapt = actions.add_parser("adapt", help="begin to adapt a robot to the scene before it; prints the id")
     adapt.add_argument("robot")
     adapt.add_argument("--instruction", required=True, help="what it shall do there")
+    adapt.add_argument("--scene", default="", help="the robot's name for where it stands (default: the trainer's)")
     step = actions.add_parser("step", help="go on with an adaptation: " + ", ".join(STEPS))
     step.add_argument("adaptation_id")
     step.add_argument("step", choices=STEPS)
@@ -73,7 +74,7 @@ def _promote(page: PageClient, args: argparse.Namespace, console: Console) -> in
 
 
 def _adapt(page: PageClient, args: argparse.Namespace, console: Console) -> int:
-    answer = page.post("/adapt", {"robot": args.robot, "instruction": args.instruction})
+    answer = page.post("/adapt", {"robot": args.robot, "instruction": args.instruction, "scene": args.scene})
     adaptation_id = str(answer["go"]).rpartition("/")[2]
     return _tell(page, adaptation_id, str(answer["said"]), args, console)
 

@@ -45,9 +45,9 @@ class SteeredEngine:
         self.inside[name].set()
         assert self.hold[name].wait(20)
 
-    def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
+    def capture(self, robot: str, instruction: str, scene: str, folder: Path) -> Mapping[str, Any]:
         self.calls.append("capture")
-        return {"scene": "bench", "known_adapters": self.known}
+        return {"scene": scene or "bench", "known_adapters": self.known}
 
     def trust(self, folder: Path) -> Trust:
         self.calls.append("trust")

@@ -83,7 +83,7 @@ class SimulatedScene:
     def policy(self, env: SimEnv, checkpoint: str) -> ScriptedExpert:
         return ScriptedExpert(env, aim_offset_m=(self.offset_of(checkpoint), 0.0))
 
-    def capture(self, robot: str, instruction: str, folder: Path) -> Mapping[str, Any]:
+    def capture(self, robot: str, instruction: str, scene: str, folder: Path) -> Mapping[str, Any]:
         with arm(self.scene) as env:
             frame = next(iter(env.reset(task_for(instruction).instruction, seed=7).images.values()))[0]
         buffer = io.BytesIO()

@@ -35,8 +35,8 @@ def test_robots_tell_their_state_and_how_long_ago(bench, operate):
 
 
 def test_an_adaptation_goes_from_scene_to_kept_without_a_browser(bench, operate):
-    code, view = operate("adapt", "bridge-1", "--instruction", "lift", "--wait")
-    assert (code, view["stage"]) == (0, "ready")
+    code, view = operate("adapt", "bridge-1", "--instruction", "lift", "--scene", "evening", "--wait")
+    assert (code, view["stage"], view["scene"]) == (0, "ready", "evening")
     name = view["adaptation_id"]
     code, view = operate("step", name, "train", "--minutes", "2", "--rollouts", "500", "--mode", "lora", "--wait")
     assert (code, view["stage"], view["candidate"]) == (0, "preview", "policy-candidate")

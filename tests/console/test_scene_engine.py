@@ -89,7 +89,7 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
         robot = SimRobot(service, shelf, policy, tmp_path / "made")
         engine = SceneEngine(
             connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes, shelf=shelf,
-            book=SceneBook(tmp_path / "scenes.json"), scene="evening", world_model=world_model, judge=judge, needed=12,
+            book=SceneBook(tmp_path / "scenes.json"), scene="standard", world_model=world_model, judge=judge, needed=12,
             bounds=AuditBounds(
                 agreement=0.0, false_success=1.0, missed_success=1.0, optimism=1.0, correlation=-1.0, episodes=1
             ),
@@ -97,10 +97,16 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
             rule=SequentialRule(max_pairs=6),
         )  # fmt: skip
         flow = SceneAdaptation.start(
-            tmp_path / "flows", engine, robot="bridge-1", instruction="lift the red cube", by="ana"
+            tmp_path / "flows",
+            engine,
+            robot="bridge-1",
+            instruction="lift the red cube",
+            by="ana",
+            scene="evening",
         )
         assert flow.wait(300)
         assert flow.view.stage is Stage.REFUSED, flow.view.reason
+        assert {row.metadata["scene"] for row in service.episodes.list()} == {"evening"}
         assert "collect 11 more" in flow.view.reason
         flow.collect(flow.view.revision, episodes=12, by="ana")
         assert flow.wait(300)
