@@ -123,6 +123,22 @@ def test_the_console_can_be_worked_without_a_mouse(trainer, new_page):
     expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
 
 
+def test_the_keyboard_stays_where_it_is_when_a_part_is_drawn_anew(trainer, new_page):
+    page = new_page(trainer.facts["operator"])
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    link = page.get_by_role("link", name="Adapt to this scene").first
+    link.focus()
+    page.evaluate("""() => { const part = document.getElementById("robots"); draw(part, part.innerHTML); }""")
+    expect(link).to_be_focused()
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    expect(link).to_be_focused()
+    assert page.evaluate(outline) == "solid"
+
+
 @pytest.mark.parametrize(("width", "height", "scheme"), [(1280, 720, "light"), (390, 844, "dark")])
 def test_every_page_fits_its_screen_and_loads_nothing_from_elsewhere(trainer, new_page, width, height, scheme):
     page = new_page(trainer.facts["admin"], width, height, scheme)

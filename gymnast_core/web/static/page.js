@@ -25,6 +25,21 @@ function editing(part) {
     [...part.querySelectorAll("input:not([type=hidden]):not([type=range]):not([type=radio])")].some((input) => input.value !== input.defaultValue);
 }
 
+// What has the keyboard keeps it when its part is drawn anew: the same control is found again by what it does.
+const doing = (control) => [control.tagName, control.name, control.value, control.getAttribute("href"),
+  control.getAttribute("formaction") || control.form?.getAttribute("action"),
+  control.matches("button, summary") ? control.textContent.trim() : ""].join("|");
+
+function draw(part, html) {
+  const held = part.contains(document.activeElement) ? doing(document.activeElement) : null;
+  const open = [...part.querySelectorAll("details")].map((details) => details.open);
+  part.innerHTML = html;
+  part.querySelectorAll("details").forEach((details, index) => { details.open = open[index] ?? details.open; });
+  if (held === null) return;
+  const same = [...part.querySelectorAll("a, button, input, select, textarea, summary")].find((control) => doing(control) === held);
+  (same || document.getElementById("main")).focus({ preventScroll: true });
+}
+
 async function refresh() {
   if (busy) { again = true; return; }
   busy = true;
@@ -49,7 +64,7 @@ async function refresh() {
         continue;
       }
       const seen = next.innerHTML;
-      part.innerHTML = seen;
+      draw(part, seen);
       if (part.id === "now" && Date.now() - saidAt > 1200 && !said.classList.contains("wrong")) said.hidden = true;
       part.dataset.seen = seen;
       films(part);
