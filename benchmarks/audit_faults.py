@@ -26,9 +26,9 @@ from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.audit import audit, calibrate_bounds
 from cloud_trainer.world_model.audit_bounds import AuditBounds
 from cloud_trainer.world_model.audit_cases import AuditCase, Dreamer, imagine_cases
-from cloud_trainer.world_model.audit_run import dreamer_of
 from cloud_trainer.world_model.compact_data import median_background
 from cloud_trainer.world_model.metrics import GripperTracker
+from cloud_trainer.world_model.worlds import load_world
 from gymnast_cli.pretrain_data import Order, collect_orders, load_episodes, save_episodes
 from gymnast_core.statistics import wilson_interval
 from gymnast_core.types import ByteArray, Episode, FloatArray
@@ -177,7 +177,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     held, other = episodes_from(options)
     tracker = GripperTracker.fit(other, limit=2000)
     judge = LearnedJudge.load(options.checkpoints / "judge")
-    setting, tested = dream_pools(dreamer_of(options.checkpoints / "world_model"), held, options.seed)
+    setting, tested = dream_pools(load_world(options.checkpoints / "world_model").dreamer(), held, options.seed)
     loose = AuditBounds(
         episodes=None, pictures=options.per_case, coverage=False, trusted_steps=None,
         agreement=None, optimism=None, correlation=None,

@@ -304,14 +304,14 @@ class Seed:
         from cloud_trainer.judge.learned import LearnedJudge
         from cloud_trainer.sft.trainer import train_sft
         from cloud_trainer.world_model.compact_data import clips_of, starts_of
-        from cloud_trainer.world_model.compact_model import CompactWorldModel
+        from cloud_trainer.world_model.worlds import load_world
         from gymnast_core.episodes import read_episode
         from gymnast_core.policies.compact import CompactPolicy
 
         clips = clips_of([read_episode(entry.path) for entry in self.recorded(rounds=1)], 64)
         refined = self.folder / "job-1"
-        model, judge = CompactWorldModel.load(refined / "world_model"), LearnedJudge.load(refined / "judge")
-        sampler = world_model_sampler(model, judge, starts_of(clips), GrpoConfig(seed=self.seed))
+        world, judge = load_world(refined / "world_model"), LearnedJudge.load(refined / "judge")
+        sampler = world_model_sampler(world, judge, starts_of(clips), GrpoConfig(seed=self.seed))
         policy = CompactPolicy.load(self.base, row_by_row=False, temperature=1.0)
         rounds = PipelineConfig().grpo_iterations
         imagined = imagined_successes(sampler, policy, GrpoConfig(seed=self.seed), rounds=rounds)

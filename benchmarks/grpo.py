@@ -29,12 +29,13 @@ from benchmarks.policy import Figure, random_compact, show
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.grpo.trainer import GrpoTrainer
-from cloud_trainer.jobs.pieces import CompactWorld, Recipe
+from cloud_trainer.jobs.pieces import Recipe
 from cloud_trainer.jobs.sharded import Ledger, LocalPool, Pool, ShardedSampler
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.world_model.compact_data import StartState
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_network import CompactWorldModelConfig, CompactWorldNetwork
+from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
 from gymnast_core.policies.compact import CompactPolicy
@@ -62,7 +63,7 @@ class Setting:
     def recipe(self) -> Recipe:
         """How workers build themselves."""
         return Recipe(
-            functools.partial(CompactWorld.load, self.checkpoints / "world_model"),
+            functools.partial(load_world, self.checkpoints / "world_model"),
             functools.partial(LearnedJudge.load, self.checkpoints / "judge"),
             self.checkpoints / "policy",
         )

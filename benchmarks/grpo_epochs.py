@@ -26,7 +26,7 @@ from cloud_trainer.jobs.train import run_grpo, world_model_sampler
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.compact_data import StartState
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import load_policy
@@ -133,9 +133,9 @@ def _outcome(checkpoints: Path, starts: tuple[StartState, ...], arm: Arm, seed: 
 def _trained(
     checkpoints: Path, starts: tuple[StartState, ...], config: GrpoConfig, folder: Path, trials: int
 ) -> dict[str, Any]:
-    model = CompactWorldModel.load(checkpoints / "world_model")
+    world = load_world(checkpoints / "world_model")
     judge = LearnedJudge.load(checkpoints / "judge")
-    sampler = world_model_sampler(model, judge, starts, config)
+    sampler = world_model_sampler(world, judge, starts, config)
     training = run_grpo(
         checkpoints / "policy", sampler, config, folder / "candidates", candidate_every=max(1, config.iterations // 2),
         state=folder / "grpo.state", progress=_tell,

@@ -26,9 +26,9 @@ from cloud_trainer.judge.training import JudgeTraining
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.sft.trainer import SftConfig, train_sft
 from cloud_trainer.world_model.compact_data import clips_of
-from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_network import CompactWorldModelConfig
 from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
+from cloud_trainer.world_model.worlds import load_world
 from gymnast_cli.pretrain_data import Order, collect_orders, load_episodes, save_episodes
 from gymnast_core.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome
@@ -141,11 +141,11 @@ class Pretraining:
         """Stage 5."""
         folder = self.work / "judge"
         if not folder.exists():
-            model = CompactWorldModel.load(self.world_model())
+            world = load_world(self.world_model())
             data = self.judge_data()
             config = JudgeTraining(iterations=self.amounts.judge_steps, seed=self.seed)
             state = self.work / "judge.state"
-            refine_judge(model, data, config, folder, state=state, lineage=self._lineage(), progress=self._show)
+            refine_judge(world, data, config, folder, state=state, lineage=self._lineage(), progress=self._show)
         return folder
 
     def judge_data(self) -> JudgeData:

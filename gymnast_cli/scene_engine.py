@@ -22,17 +22,17 @@ from PIL import Image
 from cloud_trainer.console.media import film
 from cloud_trainer.jobs.adaptation import MODES
 from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Stop, Trust, Verdict
-from cloud_trainer.jobs.imagine import imagine
+from cloud_trainer.jobs.imagine import imagine_from
+from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobStore
 from cloud_trainer.world_model.audit import require_trust
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
-from cloud_trainer.world_model.audit_run import compact_dreamer, run_audit
-from cloud_trainer.world_model.compact_data import Clips, clips_of, median_background, starts_of
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.audit_run import run_audit
+from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.policies import load_policy
 from gymnast_core.scene import SceneBook, check_reset
@@ -40,7 +40,6 @@ from gymnast_core.sequential import Decision, SequentialRule
 from gymnast_core.trial import Trial, TrialPlan
 from gymnast_core.types import Episode, Outcome
 
-IMAGE_SIZE = 64
 POLL_S = 0.2
 COLLECT_SEED = 970_000
 TRIAL_SEED = 2_950_000
@@ -175,9 +174,9 @@ class SceneEngine:
             missing = self.needed - len(recorded)
             reason = f"{len(recorded)} labelled episodes of this task here are too few to tell; collect {missing} more"
             return Trust(False, reason, figures)
-        episodes = self._episodes(request)
+        world, episodes = self._there(request)
         report = run_audit(
-            compact_dreamer(self._model(clips_of(episodes, IMAGE_SIZE), request)), episodes,
+            world.dreamer(), episodes,
             judge=LearnedJudge.load(self.shelf.path(request["judge"])), config=AuditConfig(parts=("outcomes",)),
             bounds=replace(self.bounds, episodes=min(self.bounds.episodes or 0, self.needed)),
         )  # fmt: skip
@@ -239,11 +238,12 @@ class SceneEngine:
     def preview(self, candidate: str, folder: Path) -> None:
         """Imagine old and new from the captured start."""
         request = self._request(folder)
-        model = self._model(clips_of(self._episodes(request), IMAGE_SIZE), request)
-        captured = self.catalogue.read(self._rows(request["instruction"])[request["start"]])
-        env = CompactWorldModelEnv(model, starts_of(clips_of([captured], IMAGE_SIZE)), in_order=True)
+        world, _ = self._there(request)
+        size = (world.image_size, world.image_size)
+        captured = self.catalogue.read(self._rows(request["instruction"])[request["start"]], image_size=size)
+        starts = starts_of(clips_of([captured], world.image_size))
         for name, checkpoint in (("old", request["policy"]), ("new", candidate)):
-            rollouts = imagine(env, load_policy(self.shelf.path(checkpoint)), request["instruction"], seed=0)
+            rollouts = imagine_from(world, starts, load_policy(self.shelf.path(checkpoint)), seed=0)
             (folder / f"{name}.webp").write_bytes(film(rollouts.frames_BFHWC[0]))
 
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
@@ -329,8 +329,8 @@ class SceneEngine:
         labelled = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
         return [row for row in rows if row.metadata.get("scene") == request["scene"] and row.outcome in labelled]
 
-    def _episodes(self, request: Mapping[str, str]) -> list[Episode]:
-        size = (IMAGE_SIZE, IMAGE_SIZE)
+    def _episodes(self, request: Mapping[str, str], image_size: int) -> list[Episode]:
+        size = (image_size, image_size)
         episodes = [self.catalogue.read(row, image_size=size) for row in self._recorded(request)[-200:]]
         if not episodes:
             task, scene = request["instruction"], request["scene"]
@@ -341,10 +341,12 @@ class SceneEngine:
         """Every recording of this task, by id."""
         return {row.episode_id: row for row in self.catalogue.list(instruction=instruction, limit=100_000)}
 
-    def _model(self, clips: Clips, request: Mapping[str, str]) -> CompactWorldModel:
-        """The world model with this scene's background."""
-        home = CompactWorldModel.load(self.shelf.path(request["world_model"]))
-        return CompactWorldModel(home.network, median_background(clips.frames_NTHWC, seed=0))
+    def _there(self, request: Mapping[str, str]) -> tuple[World, list[Episode]]:
+        """The world model as it looks in this scene, and the recordings that say how."""
+        dream = PipelineConfig.of(self.config).dream
+        home = load_world(self.shelf.path(request["world_model"]), dream)
+        episodes = self._episodes(request, home.image_size)
+        return home.in_scene(clips_of(episodes, home.image_size), seed=0), episodes
 
 
 def require_progress(trial: Trial, problem: str) -> None:

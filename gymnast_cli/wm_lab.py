@@ -105,15 +105,15 @@ def _train(args: argparse.Namespace, console: Console) -> int:
 def _rollout(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.world_model.audit_cases import imagine_cases
     from cloud_trainer.world_model.audit_page import side_by_side
-    from cloud_trainer.world_model.audit_run import dreamer_of
     from cloud_trainer.world_model.data.video import write_video
     from cloud_trainer.world_model.metrics import psnr
+    from cloud_trainer.world_model.worlds import DreamConfig, load_world
 
     episodes = recorded(args, [args.folder])
     if not 0 <= args.episode < len(episodes):
         raise ConfigError(f"--episode {args.episode}: {args.folder} has episodes 0..{len(episodes) - 1}")
     episode = episodes[args.episode]
-    dreamer = dreamer_of(args.world_model, steps=args.steps)
+    dreamer = load_world(args.world_model, DreamConfig(steps=args.steps)).dreamer()
     (case,) = imagine_cases(dreamer, [episode], draws=1, start=args.start, seed=args.seed, flip_gripper=False)
     write_video(args.out, side_by_side(case.real_FHWC, case.imagined_KFHWC[0]))
     by_step = psnr(case.real_FHWC, case.imagined_KFHWC[0])[args.start + 1 :].tolist()

@@ -17,14 +17,14 @@ from cloud_trainer.jobs.gates import (
     pass_gates,
     starts_within,
 )
-from cloud_trainer.jobs.job import EPISODE_STEPS, IMAGE_SIZE, Job, load_episodes
+from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.practice import clips_for, grpo_config, lineage_of, lora_of, practice_judge, result_of
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import name_of, split_of
 from cloud_trainer.jobs.train import Training, run_grpo
 from cloud_trainer.progress import CancelledError, ProgressEvent
-from cloud_trainer.world_model.compact_data import clips_of, median_background, starts_of
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.worlds import EPISODE_STEPS, World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.policies.trainable import load_trainable
@@ -54,7 +54,8 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
     check_request(job.spec)
     config = PipelineConfig.of(job.spec.get("config", {}))
     scene = str(job.spec["scene"])
-    episodes = load_episodes(job, config.most_episodes)
+    home = load_world(job.checkpoints["world_model"], config.dream)
+    episodes = load_episodes(job, config.most_episodes, home.image_size)
     here = [episode for episode in episodes if episode.metadata.get("scene") == scene]
     mine = [episode for episode in here if episode.instruction == job.spec["instruction"]]
     if not mine:
@@ -64,14 +65,13 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
     mine.sort(key=name_of)
     rehearsed = [episode for episode in others if split_of(name_of(episode)) == "world_model"]
     held_out = [episode for episode in others if split_of(name_of(episode)) != "world_model"]
-    home = CompactWorldModel.load(job.checkpoints["world_model"])
-    there = CompactWorldModel(home.network, median_background(clips_of(here, IMAGE_SIZE).frames_NTHWC, seed=job.seed))
+    there = home.in_scene(clips_of(here, home.image_size), seed=job.seed)
     judge = practice_judge(job, config, job.checkpoints["judge"])
     passed = pass_gates(
         there, judge, mine, _scene_gates(config), job.folder, tracker_episodes=others, progress=job.progress,
         seed=job.seed,
     )  # fmt: skip
-    training = _practise_until(job, config, lambda: clock() > deadline, there, judge, mine, rehearsed, passed)
+    training = _practise_until(job, config, lambda: clock() > deadline, (there, home), judge, mine, rehearsed, passed)
     result = result_of(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], passed, len(mine))
     if not result["candidates"]:
         result["refused"] = f"budget_s {job.spec.get('budget_s')} did not last for one iteration; give more"
@@ -81,12 +81,12 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
 
 
 def _remembering(
-    job: Job, config: PipelineConfig, home: CompactWorldModel, judge: Judge,
+    job: Job, config: PipelineConfig, home: World, judge: Judge,
     held_out: Sequence[Episode], candidates: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """Offer the longest trained of (all, half, a quarter, ...) of the iterations that does not forget the rest."""
     check = ForgettingCheck(
-        home, judge, clips_for(held_out, "other scenes"), job.checkpoints["policy"],
+        home, judge, clips_for(held_out, "other scenes", home.image_size), job.checkpoints["policy"],
         adapted_to=str(job.spec["instruction"]), seed=job.seed, cancelled=job.cancelled,
     )  # fmt: skip
     count, tried, refusal = len(candidates), [], ""
@@ -102,7 +102,7 @@ def _remembering(
 
 
 def _practise_until(
-    job: Job, config: PipelineConfig, late: Callable[[], bool], there: CompactWorldModel, judge: Judge,
+    job: Job, config: PipelineConfig, late: Callable[[], bool], worlds: tuple[World, World], judge: Judge,
     mine: Sequence[Episode], others: Sequence[Episode], passed: Passed,
 ) -> Training:  # fmt: skip
     """Run GRPO until its iterations or the deadline are spent, whichever is first."""
@@ -112,12 +112,12 @@ def _practise_until(
 
     grpo = grpo_config(job, config)
     grpo = replace(grpo, iterations=iterations_within(job.spec, grpo.iterations, grpo.groups * grpo.group_size))
-    scene_clips, parent = clips_for(mine, "scene"), job.checkpoints["policy"]
-    elsewhere = clips_for(others, "other scenes") if others else None
+    there, home = worlds
+    scene_clips, parent = clips_for(mine, "scene", there.image_size), job.checkpoints["policy"]
+    elsewhere = clips_for(others, "other scenes", home.image_size) if others else None
     begin, _ = starts_within(scene_clips, EPISODE_STEPS, passed.horizon)
     sampler = two_scene_sampler(
-        there, begin, CompactWorldModel.load(job.checkpoints["world_model"]),
-        starts_of(elsewhere) if elsewhere else [], judge, grpo, rehearsal=config.rehearsal,
+        there, begin, home, starts_of(elsewhere) if elsewhere else [], judge, grpo, rehearsal=config.rehearsal,
     )  # fmt: skip
     arguments: dict[str, Any] = {
         "candidate_every": 1,

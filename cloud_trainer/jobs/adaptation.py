@@ -13,7 +13,7 @@ from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import Scored, join_scored
 from cloud_trainer.jobs.train import Anchor, Sampler, world_model_sampler
 from cloud_trainer.world_model.compact_data import Clips, StartState
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.policies.trainable import TokenPolicy
@@ -49,9 +49,9 @@ def iterations_within(spec: Mapping[str, Any], most: int, rollouts_each: int) ->
 
 
 def two_scene_sampler(
-    there: CompactWorldModel,
+    there: World,
     starts_there: Sequence[StartState],
-    home: CompactWorldModel,
+    home: World,
     starts_home: Sequence[StartState],
     judge: Judge,
     config: GrpoConfig,
@@ -102,7 +102,7 @@ def frame_anchor(base: TokenPolicy, clips: Clips, *, weight: float, frames: int 
         Li & Hoiem, "Learning without Forgetting", 2016, section 3: the old model's outputs as targets.
     """
     steps = np.arange(0, clips.actions_NTA.shape[1], base.chunk_length)
-    images_NHWC = clips.frames_NTHWC[:, steps].reshape(-1, *clips.frames_NTHWC.shape[2:])
+    images_NHWC = base.training_frames(clips.frames_NTHWC[:, steps].reshape(-1, *clips.frames_NTHWC.shape[2:]))
     texts = [text for text in clips.instructions for _ in steps]
 
     def loss(policy: TokenPolicy, rng: np.random.Generator) -> torch.Tensor:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.imagine import replay_clips
 from cloud_trainer.world_model.compact_data import Clips
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import World
 from gymnast_core.judge import Judge
 from gymnast_core.types import ByteArray
 
@@ -25,17 +25,15 @@ ROLLOUTS = "imagined.safetensors"
 SHOWN_ROLLOUTS = 4
 
 
-def keep_dreams(
-    model: CompactWorldModel, judge: Judge, held_out: Clips, folder: Path, *, seed: int, per_task: int = 2
-) -> None:
+def keep_dreams(world: World, judge: Judge, held_out: Clips, folder: Path, *, seed: int, per_task: int = 2) -> None:
     """Write dreams.json and dreams.safetensors: the first held-out episodes of every task, real and imagined.
 
     dreams.json lists {episode_id, instruction, real, imagined, score, frame_steps}; the tensors real_N and imagined_N
-    are (F, 64, 64, 3) uint8 at those steps.
+    are (F, H, W, 3) uint8 at those steps.
     """
     rows = [row for name in dict.fromkeys(held_out.instructions) for row in _first(held_out, name, per_task)]
     clips = held_out.take(rows)
-    rollouts = replay_clips(model, clips, seed=seed)
+    rollouts = replay_clips(world, clips, seed=seed)
     verdicts = judge.judge(rollouts)
     steps = [int(step) for step in rollouts.frame_steps_F]
     tensors, index = {}, []

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.jobs.imagine import imagine
+from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.jobs.judging import replayed_outcomes
 from cloud_trainer.progress import Cancelled, never
 from cloud_trainer.world_model.audit_outcomes import outcomes_of
 from cloud_trainer.world_model.compact_data import Clips, starts_of
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.policies import load_policy
@@ -96,7 +95,7 @@ class ForgettingCheck:
     """Imagines policies from the same recorded starts.
 
     Args:
-        model: the world model at home.
+        world: the world model at home.
         judge: of the imagined ends.
         clips: recorded elsewhere; neither rehearsed from nor in the world model's refinement, if it is to be believed.
         base: the policy before.
@@ -106,10 +105,10 @@ class ForgettingCheck:
     """
 
     def __init__(
-        self, model: CompactWorldModel, judge: Judge, clips: Clips, base: Path, *, adapted_to: str = "",
+        self, world: World, judge: Judge, clips: Clips, base: Path, *, adapted_to: str = "",
         seed: int, cancelled: Cancelled = never,
     ) -> None:  # fmt: skip
-        self._model, self._judge, self._clips, self._seed = model, judge, clips, seed
+        self._world, self._judge, self._clips, self._seed = world, judge, clips, seed
         self._texts, self._cancelled = np.array(clips.instructions), cancelled
         self._other = self._texts != adapted_to if (self._texts != adapted_to).any() else np.ones(len(clips), bool)
         self._before = self._dream(base)
@@ -127,9 +126,8 @@ class ForgettingCheck:
         return Forgetting(n=int(whole.pop("n")), sight=self._sight, by_task=by_task, **whole)
 
     def _dream(self, folder: Path) -> tuple[BoolArray, BoolArray]:
-        env = CompactWorldModelEnv(self._model, starts_of(self._clips), in_order=True)
-        policy = load_batched(folder)
-        rollouts = imagine(env, policy, self._clips.instructions, seed=self._seed, cancelled=self._cancelled)
+        starts, policy = starts_of(self._clips), load_batched(folder)
+        rollouts = imagine_from(self._world, starts, policy, seed=self._seed, cancelled=self._cancelled)
         success, decided, _ = outcomes_of(self._judge.judge(rollouts))
         return success, decided
 
@@ -137,7 +135,7 @@ class ForgettingCheck:
         """From how the recorded episodes themselves end when dreamed again; unknown counts as none."""
         try:
             report = replayed_outcomes(
-                self._model, self._judge, self._clips, seed=self._seed, cancelled=self._cancelled
+                self._world, self._judge, self._clips, seed=self._seed, cancelled=self._cancelled
             )
         except ConfigError:
             return 0.0

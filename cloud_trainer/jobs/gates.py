@@ -20,9 +20,9 @@ from cloud_trainer.world_model.audit import AuditReport, require_no_worse, requi
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit_cases import AuditCase
 from cloud_trainer.world_model.audit_outcomes import Judged, outcome_report
-from cloud_trainer.world_model.audit_run import compact_dreamer, draw_cases, dreamt_verdicts, run_audit
+from cloud_trainer.world_model.audit_run import draw_cases, dreamt_verdicts, run_audit
 from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of, starts_of
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.judge import Judge, Verdict
 from gymnast_core.manifest import Manifest
@@ -97,13 +97,13 @@ class Passed:
 
 
 def no_worse_than_parent(
-    child: CompactWorldModel, parent: CompactWorldModel, held_out: Sequence[Episode], audit: AuditConfig, *, seed: int
+    child: World, parent: World, held_out: Sequence[Episode], audit: AuditConfig, *, seed: int
 ) -> str:
     """Say why a refined model must not replace its parent; empty when it may."""
     config = replace(NO_WORSE, pictures=audit.pictures, start=audit.start)
     reports = [
-        run_audit(compact_dreamer(model), held_out, judge=None, config=config, model=model.version, seed=seed)
-        for model in (child, parent)
+        run_audit(world.dreamer(), held_out, judge=None, config=config, model=world.version, seed=seed)
+        for world in (child, parent)
     ]
     try:
         require_no_worse(*reports, seed=seed)
@@ -113,7 +113,7 @@ def no_worse_than_parent(
 
 
 def pass_gates(
-    model: CompactWorldModel,
+    world: World,
     judge: Judge,
     held_out: Sequence[Episode],
     gates: Gates,
@@ -127,7 +127,7 @@ def pass_gates(
     """Audit world model and judge on held-out episodes, write what was found, and refuse what is not good enough.
 
     Args:
-        model: about to be practised in.
+        world: about to be practised in.
         judge: about to reward.
         held_out: labelled full-length episodes.
         gates: what is demanded.
@@ -142,7 +142,7 @@ def pass_gates(
             refined.
     """
     progress(ProgressEvent("audit", 0, 1))
-    dreamer = compact_dreamer(model)
+    dreamer = world.dreamer()
     dreams, imagined, recorded = dreamt_verdicts(dreamer, judge, held_out, start=gates.audit.start, seed=seed)
     outcomes = outcome_report(
         Judged.of(judge.version, imagined, held_out), np.random.default_rng(seed),
@@ -151,14 +151,14 @@ def pass_gates(
     cases: list[AuditCase] = draw_cases(dreamer, held_out, gates.audit, seed=seed)
     report = run_audit(
         dreamer, held_out, judge=judge, outcomes=outcomes, cases=cases, config=gates.audit, bounds=gates.bounds,
-        tracker_episodes=tracker_episodes[:TRACKER_EPISODES], model=model.version, seed=seed,
+        tracker_episodes=tracker_episodes[:TRACKER_EPISODES], model=world.version, seed=seed,
     )  # fmt: skip
     trust = trust_of(judge, imagined, held_out)
     before = came_with[0].judge(dreams) if came_with is not None else []
     drift = None if came_with is None else drift_of(came_with[1], before, held_out)
     write_audit(folder, report, cases, videos=gates.audit.videos)
     trust.write(folder / "judge_trust.json")
-    keep_dreams(model, judge, clips_of(held_out, model.config.image_size), folder, seed=seed)
+    keep_dreams(world, judge, clips_of(held_out, world.image_size), folder, seed=seed)
     progress(ProgressEvent("audit", 1, 1, {"agreement": outcomes.agreement, "optimism": outcomes.optimism}))
     found = Passed(report, trust, drift, _horizon(report, gates))
     if drift is not None and drift.alarm:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from cloud_trainer.progress import CancelledError, never
-from cloud_trainer.world_model.compact_data import Clips, starts_of
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.compact_data import Clips, StartState, starts_of
+from cloud_trainer.world_model.worlds import EPISODE_STEPS, World
 from gymnast_core.env import Env, instructions_for
 from gymnast_core.errors import ContractError
 from gymnast_core.policy import Policy
@@ -117,36 +116,91 @@ def imagine(
     )
 
 
-def join_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
-    """Put batches with the same kept frames behind each other.
+def imagine_from(
+    world: World,
+    starts: Sequence[StartState],
+    policy: Policy,
+    *,
+    seed: int,
+    rng: np.random.Generator | None = None,
+    group_B: IntArray | None = None,
+    max_steps: int = EPISODE_STEPS,
+    cancelled: Callable[[], bool] = never,
+) -> RolloutBatch:
+    """Run one episode from every start in a world, one after the other as many as it dreams together.
+
+    Args:
+        world: to dream in.
+        starts: one per row.
+        policy: asked at every chunk start.
+        seed: of the world's noise.
+        rng: sampling noise of the policy; None is greedy.
+        group_B: (B,) group of each row; default: each row its own.
+        max_steps: T.
+        cancelled: asked before every step.
 
     Raises:
-        ContractError: their kept frames differ.
+        CancelledError: cancelled.
     """
-    first = batches[0]
-    if any(list(batch.frame_steps_F) != list(first.frame_steps_F) for batch in batches):
-        raise ContractError("rollouts keep frames at different steps; they cannot be joined")
+    group_B = np.arange(len(starts)) if group_B is None else group_B
+    batches = []
+    for rows in _batches(world, len(starts)):
+        env, texts = world.env(starts[rows], max_steps=max_steps), [start.instruction for start in starts[rows]]
+        own = seed + rows.start
+        batches.append(imagine(env, policy, texts, seed=own, rng=rng, group_B=group_B[rows], cancelled=cancelled))
+    return join_rollouts(batches)
+
+
+def _batches(world: World, rows: int) -> list[slice]:
+    most = world.batch_size or max(1, rows)
+    return [slice(low, low + most) for low in range(0, rows, most)]
+
+
+def join_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
+    """Put batches behind each other; where all rows of one ended sooner, they stand still to the end of the longest.
+
+    Raises:
+        ContractError: their kept frames differ otherwise.
+    """
+    longest = max(batches, key=lambda batch: batch.actions_BTA.shape[1])
+    batches = [_lengthened(batch, longest) for batch in batches]
     names = ("frames_BFHWC", "actions_BTA", "tokens_BTA", "log_probs_BTA", "length_B", "group_B")
     arrays: dict[str, Any] = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
-    return replace(first, instructions=tuple(text for batch in batches for text in batch.instructions), **arrays)
+    return replace(longest, instructions=tuple(text for batch in batches for text in batch.instructions), **arrays)
+
+
+def _lengthened(batch: RolloutBatch, longest: RolloutBatch) -> RolloutBatch:
+    frames, steps = len(batch.frame_steps_F), batch.actions_BTA.shape[1]
+    if list(batch.frame_steps_F) != list(longest.frame_steps_F[:frames]):
+        raise ContractError("rollouts keep frames at different steps; they cannot be joined")
+    still, idle = len(longest.frame_steps_F) - frames, longest.actions_BTA.shape[1] - steps
+    if not still and not idle:
+        return batch
+    shown = np.concatenate((batch.frames_BFHWC, np.repeat(batch.frames_BFHWC[:, -1:], still, axis=1)), axis=1)
+    names = ("actions_BTA", "tokens_BTA", "log_probs_BTA")
+    arrays: dict[str, Any] = {name: np.pad(getattr(batch, name), ((0, 0), (0, idle), (0, 0))) for name in names}
+    return replace(batch, frame_steps_F=longest.frame_steps_F, frames_BFHWC=shown, **arrays)
 
 
 def replay_clips(
-    model: CompactWorldModel, clips: Clips, *, seed: int, step: int = 0, cancelled: Callable[[], bool] = never
+    world: World, clips: Clips, *, seed: int, step: int = 0, cancelled: Callable[[], bool] = never
 ) -> RolloutBatch:
     """Imagine recorded episodes again: their start frame, their actions, the model's frames.
 
     Args:
-        model: the world model.
-        clips: full-length episodes.
+        world: to dream in.
+        clips: full-length episodes, at its image size.
         seed: of the model's noise.
         step: where the dream takes over from the recording, a chunk start.
         cancelled: asked before every step.
     """
-    starts = starts_of(clips, steps=(step,))
-    env = CompactWorldModelEnv(model, starts, max_steps=clips.actions_NTA.shape[1], in_order=True)
-    policy = RecordedActions(clips.actions_NTA[:, step:])
-    rollouts = imagine(env, policy, clips.instructions, seed=seed, cancelled=cancelled)
+    starts, batches = starts_of(clips, steps=(step,)), []
+    for rows in _batches(world, len(starts)):
+        env = world.env(starts[rows], max_steps=clips.actions_NTA.shape[1])
+        policy = RecordedActions(clips.actions_NTA[rows, step:])
+        texts = clips.instructions[rows]
+        batches.append(imagine(env, policy, texts, seed=seed + rows.start, cancelled=cancelled))
+    rollouts = join_rollouts(batches)
     frames = rollouts.frames_BFHWC.copy()
     frames[:, 0] = clips.frames_NTHWC[:, 0]
-    return replace(rollouts, frames_BFHWC=frames)
+    return replace(rollouts, frames_BFHWC=frames, group_B=np.arange(len(starts)))

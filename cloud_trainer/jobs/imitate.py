@@ -15,6 +15,7 @@ from cloud_trainer.jobs.practice import Dream, grpo_config, lineage_of, lora_of,
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.train import Sampler, world_model_sampler
 from cloud_trainer.sft.trainer import train_sft
+from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
@@ -37,7 +38,8 @@ def imitate(job: Job) -> dict[str, Any]:
         CancelledError: asked to stop; the job folder has the last saved step.
     """
     config = PipelineConfig.of(job.spec.get("config", {}))
-    won = [e for e in load_episodes(job, config.most_episodes) if e.outcome is Outcome.SUCCESS]
+    size = load_world(job.checkpoints["world_model"], config.dream).image_size
+    won = [e for e in load_episodes(job, config.most_episodes, size) if e.outcome is Outcome.SUCCESS]
     if not won:
         raise ConfigError("no recorded success to imitate; collect and label some, by hand or with the scripted expert")
     dream = trusted_dream(job, config) if config.imagined_rounds else None
@@ -59,7 +61,7 @@ def _fine_tuned(
         sft = replace(sft, learning_rate=config.lora_rate)
     lineage: Mapping[str, Any] = {}
     if dream is not None:
-        told = lineage_of(dream.model, dream.judge, dream.passed, dream.parts.values(), config)
+        told = lineage_of(dream.world, dream.judge, dream.passed, dream.parts.values(), config)
         lineage = {"starts": told.pop("episodes"), **told}  # "episodes" are those that were imitated
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def _fine_tuned(
 def _imagined(job: Job, config: PipelineConfig, dream: Dream) -> Imagined:
     grpo = grpo_config(job, config)
     sampler = world_model_sampler(
-        dream.model, dream.judge, dream.starts, grpo, keyframes=dream.keyframes, cancelled=job.cancelled
+        dream.world, dream.judge, dream.starts, grpo, keyframes=dream.keyframes, cancelled=job.cancelled
     )
     policy = load_trainable(job.checkpoints["policy"], temperature=grpo.temperature)
     return imagined_successes(sampler, policy, grpo, rounds=config.imagined_rounds)

@@ -12,7 +12,7 @@ from cloud_trainer.jobs.dreams import watched
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.grpo_job import GrpoJob
 from cloud_trainer.jobs.job import Job
-from cloud_trainer.jobs.pieces import CompactWorld, Recipe
+from cloud_trainer.jobs.pieces import Recipe
 from cloud_trainer.jobs.practice import (
     Dream,
     grpo_config,
@@ -26,7 +26,8 @@ from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.start_states import novel_starts
 from cloud_trainer.jobs.train import Training, run_grpo, world_model_sampler
 from cloud_trainer.progress import ProgressEvent, never, silent
-from cloud_trainer.world_model.compact_data import StartState
+from cloud_trainer.world_model.compact_data import StartState, median_background
+from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 
@@ -48,9 +49,10 @@ def improve(job: Job) -> dict[str, Any]:
     if config.novel.instructions and not config.judge:
         raise ConfigError("novel.instructions need config.judge: the learned judge knows only what it was taught")
     dream = trusted_dream(job, config)
-    novel = novel_starts(dream.starts, config.novel, dream.model.background, seed=job.seed)
+    background = median_background(dream.parts["world_model"].frames_NTHWC, seed=job.seed)
+    novel = novel_starts(dream.starts, config.novel, background, seed=job.seed)
     starts = [*dream.starts, *(made.start for made in novel)]
-    lineage = lineage_of(dream.model, dream.judge, dream.passed, dream.parts.values(), config)
+    lineage = lineage_of(dream.world, dream.judge, dream.passed, dream.parts.values(), config)
     lineage |= {"novel_starts": [dict(made.lineage) for made in novel]} if novel else {}
     training = _practise(job, config, dream, starts, lineage)
     count = sum(len(part) for part in dream.parts.values())
@@ -67,14 +69,14 @@ def _practise(
     out, state = job.folder / "candidates", job.folder / "grpo.state"
     if config.ray is None:
         sampler = world_model_sampler(
-            dream.model, dream.judge, starts, grpo, keyframes=dream.keyframes, cancelled=job.cancelled
+            dream.world, dream.judge, starts, grpo, keyframes=dream.keyframes, cancelled=job.cancelled
         )
         return run_grpo(
             parent, watched(sampler, job.folder), grpo, out, candidate_every=config.candidate_every, state=state,
             lineage=lineage, lora=lora, progress=job.progress, cancelled=job.cancelled,
         )  # fmt: skip
     recipe = Recipe(
-        functools.partial(CompactWorld.load, dream.world_model),
+        functools.partial(load_world, dream.world_model, config.dream),
         functools.partial(_judge_elsewhere, job.folder, config, dream.judge_folder),
         parent, lora,
     )  # fmt: skip
@@ -101,7 +103,7 @@ def _tell_other_tasks(job: Job, config: PipelineConfig, dream: Dream, candidates
     if not rows or not candidates:
         return
     check = ForgettingCheck(
-        dream.model, dream.judge, held_out.take(rows), job.checkpoints["policy"], seed=job.seed, cancelled=job.cancelled
+        dream.world, dream.judge, held_out.take(rows), job.checkpoints["policy"], seed=job.seed, cancelled=job.cancelled
     )
     for index, candidate in enumerate(candidates):
         candidate["other_tasks"] = check.of(Path(candidate["folder"])).to_json(config.forgetting)

@@ -9,13 +9,10 @@ from typing import Any
 
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.progress import Cancelled, Progress, ProgressEvent
+from cloud_trainer.world_model.worlds import EPISODE_STEPS
 from gymnast_core.episodes import read_episode, read_summary
 from gymnast_core.errors import ConfigError
 from gymnast_core.types import Episode, Outcome
-
-IMAGE_SIZE = 64
-EPISODE_STEPS = 15
-"""Control steps of a full episode; shorter ones (e-stop, crash) are kept in the store but not learned from."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,10 @@ class Job:
         return int(self.spec.get("seed", 0))
 
 
-def load_episodes(job: Job, most: int) -> list[Episode]:
-    """Read the newest labelled, full-length episodes, frames at IMAGE_SIZE.
+def load_episodes(job: Job, most: int, image_size: int) -> list[Episode]:
+    """Read the newest labelled, full-length episodes, frames of image_size pixels a side.
+
+    Shorter ones (e-stop, crash) are kept in the store but not learned from.
 
     Raises:
         ConfigError: there is none.
@@ -55,7 +54,7 @@ def load_episodes(job: Job, most: int) -> list[Episode]:
     for index, entry in enumerate(wanted):
         labelled = entry.outcome in (Outcome.SUCCESS.value, Outcome.FAILURE.value)
         if labelled and read_summary(entry.path).steps == EPISODE_STEPS:
-            episode = read_episode(entry.path, image_size=(IMAGE_SIZE, IMAGE_SIZE))
+            episode = read_episode(entry.path, image_size=(image_size, image_size))
             episodes.append(replace(episode, outcome=Outcome(entry.outcome)))
         if index % 50 == 0:
             job.progress(ProgressEvent("read_episodes", index, len(wanted)))

@@ -12,14 +12,15 @@ import numpy as np
 from cloud_trainer.jobs.imagine import replay_clips
 from cloud_trainer.judge.drift import kept_reference
 from cloud_trainer.judge.examples import Examples, examples_from_rollouts, join_examples
-from cloud_trainer.judge.learned import LearnedJudge
+from cloud_trainer.judge.learned import JudgeConfig, LearnedJudge
 from cloud_trainer.judge.thresholds import calibration_report, choose_thresholds
 from cloud_trainer.judge.training import JudgeTraining, train_judge
 from cloud_trainer.progress import Cancelled, Progress, never, silent
 from cloud_trainer.world_model.audit_outcomes import Judged, OutcomeReport, outcome_report, outcomes_of
 from cloud_trainer.world_model.compact_data import Clips
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
+from gymnast_core.images import area_downsample
 from gymnast_core.judge import Judge
 from gymnast_core.manifest import Manifest
 
@@ -40,21 +41,22 @@ class JudgeData:
     choosing: Clips
 
 
-def real_examples(clips: Clips) -> Examples:
-    """First and last recorded frames."""
-    last = clips.frames_NTHWC[np.arange(len(clips)), clips.length_N]
+def real_examples(clips: Clips, size: int) -> Examples:
+    """First and last recorded frames, shrunk to what the judge sees."""
+    ends = clips.frames_NTHWC[:, 0], clips.frames_NTHWC[np.arange(len(clips)), clips.length_N]
+    first, last = (area_downsample(frames, size) for frames in ends)
     ones = np.ones(len(clips), np.float32)
-    return Examples(clips.frames_NTHWC[:, 0], last, clips.instructions, clips.success_N, ones)
+    return Examples(first, last, clips.instructions, clips.success_N, ones)
 
 
-def imagined_examples(model: CompactWorldModel, clips: Clips, *, seed: int, cancelled: Cancelled = never) -> Examples:
+def imagined_examples(world: World, clips: Clips, size: int, *, seed: int, cancelled: Cancelled = never) -> Examples:
     """First recorded and last imagined frames, with what really happened."""
-    rollouts = replay_clips(model, clips, seed=seed, cancelled=cancelled)
-    return examples_from_rollouts(rollouts, clips.success_N, model.config.image_size)
+    rollouts = replay_clips(world, clips, seed=seed, cancelled=cancelled)
+    return examples_from_rollouts(rollouts, clips.success_N, size)
 
 
 def replayed_outcomes(
-    model: CompactWorldModel, judge: Judge, clips: Clips, *, seed: int = 0, cancelled: Cancelled = never
+    world: World, judge: Judge, clips: Clips, *, seed: int = 0, cancelled: Cancelled = never
 ) -> OutcomeReport:
     """Replay recorded episodes in the dream and compare their judged ends with what really happened.
 
@@ -63,14 +65,14 @@ def replayed_outcomes(
     """
     if not clips.labelled_N.all() or (clips.length_N < clips.actions_NTA.shape[1]).any():
         raise ConfigError("comparing outcomes needs labelled episodes of full length; leave the others out")
-    success, decided, score = outcomes_of(judge.judge(replay_clips(model, clips, seed=seed, cancelled=cancelled)))
+    success, decided, score = outcomes_of(judge.judge(replay_clips(world, clips, seed=seed, cancelled=cancelled)))
     policies = ("recorded",) * len(clips)
     judged = Judged(judge.version, success, decided, score, clips.success_N, clips.instructions, policies)
     return outcome_report(judged, np.random.default_rng(seed))
 
 
 def refine_judge(
-    model: CompactWorldModel,
+    world: World,
     data: JudgeData,
     config: JudgeTraining,
     out: Path,
@@ -86,7 +88,7 @@ def refine_judge(
     """Train (parent None) or refine a judge for this world model and write its checkpoint.
 
     Args:
-        model: draws the imagined ends.
+        world: draws the imagined ends.
         data: what to learn from and what to choose thresholds on.
         config: how.
         out: checkpoint folder to create.
@@ -98,17 +100,18 @@ def refine_judge(
         progress: called every 20 steps.
         cancelled: asked every step.
     """
-    imagined = imagined_examples(model, data.imagined, seed=config.seed, cancelled=cancelled)
-    examples = join_examples(real_examples(data.recorded), imagined, shares=[1 - imagined_share, imagined_share])
+    size = (JudgeConfig() if parent is None else LearnedJudge.load(parent).config).image_size
+    imagined = imagined_examples(world, data.imagined, size, seed=config.seed, cancelled=cancelled)
+    examples = join_examples(real_examples(data.recorded, size), imagined, shares=[1 - imagined_share, imagined_share])
     judge = train_judge(examples, config, parent=parent, state=state, progress=progress, cancelled=cancelled)
-    held = imagined_examples(model, data.choosing, seed=config.seed + 1, cancelled=cancelled)
+    held = imagined_examples(world, data.choosing, size, seed=config.seed + 1, cancelled=cancelled)
     scores = judge.scores(held.first_NHWC, held.last_NHWC, held.instructions)
     thresholds = choose_thresholds(scores, held.success_N, abstain=abstain)
     calibration = calibration_report(scores, held.success_N, held.instructions, thresholds)
     made_from: dict[str, Any] = {
         "stage": "judge",
         "training": asdict(config),
-        "world_model": model.version,
+        "world_model": world.version,
         "recorded": list(data.recorded.episode_ids),
         "imagined": list(data.imagined.episode_ids),
         "choosing": list(data.choosing.episode_ids),

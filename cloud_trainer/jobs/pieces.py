@@ -9,18 +9,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from cloud_trainer.grpo.scored import Scored
-from cloud_trainer.jobs.imagine import imagine
+from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.jobs.policy_weights import Weights, load_weights
-from cloud_trainer.jobs.train import judged
+from cloud_trainer.jobs.train import first_frames, judged
 from cloud_trainer.world_model.compact_data import StartState
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
-from gymnast_core.env import Env
+from cloud_trainer.world_model.worlds import World
 from gymnast_core.judge import Judge
 from gymnast_core.policies.adapter import LoraSettings
 from gymnast_core.policies.trainable import load_trainable
@@ -28,44 +25,12 @@ from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, ByteArray, Observation, RolloutBatch
 
 
-class World(Protocol):
-    """Makes environments that begin at given starts."""
-
-    def env(self, starts: Sequence[StartState]) -> Env:
-        """Return an environment whose row b begins at starts[b]."""
-        ...
-
-    def first_frames(self, starts: Sequence[StartState]) -> ByteArray:
-        """Return (B, H, W, 3): what the judge compares the end with."""
-        ...
-
-
-class CompactWorld:
-    """World over the compact world model."""
-
-    def __init__(self, model: CompactWorldModel, *, max_steps: int = 15) -> None:
-        self.model, self.max_steps = model, max_steps
-
-    @classmethod
-    def load(cls, folder: Path, max_steps: int = 15) -> CompactWorld:
-        """Read the model's checkpoint folder."""
-        return cls(CompactWorldModel.load(folder), max_steps=max_steps)
-
-    def env(self, starts: Sequence[StartState]) -> Env:
-        """See World."""
-        return CompactWorldModelEnv(self.model, starts, max_steps=self.max_steps, in_order=True)
-
-    def first_frames(self, starts: Sequence[StartState]) -> ByteArray:
-        """See World."""
-        return np.stack([start.first_HWC for start in starts])
-
-
 @dataclass(frozen=True)
 class Recipe:
     """What a worker needs to build itself; every part travels to other processes.
 
     Attributes:
-        world: makes the world, e.g. functools.partial(CompactWorld.load, folder).
+        world: makes the world, e.g. functools.partial(load_world, folder).
         judge: makes the judge, e.g. functools.partial(LearnedJudge.load, folder).
         policy: checkpoint folder the policy is built from; newer weights are sent by version.
         lora: a fresh adapter is trained on it; see load_trainable.
@@ -173,17 +138,12 @@ class RolloutWorker:
         group_B = work.first_group + np.repeat(np.arange(len(work.starts)), work.group_size)
         timed = _Timed(self.policy)
         begin = time.perf_counter()
-        rollouts = imagine(
-            self.world.env(rows),
-            timed,
-            [row.instruction for row in rows],
-            seed=work.seed,
-            rng=np.random.default_rng(work.seed),
-            group_B=group_B,
+        rollouts = imagine_from(
+            self.world, rows, timed, seed=work.seed, rng=np.random.default_rng(work.seed), group_B=group_B
         )
         spent = time.perf_counter() - begin
         seconds = {"policy": timed.policy_s, "world_model": spent - timed.policy_s}
-        return Imagined(replace(rollouts, policy_version=version), self.world.first_frames(rows), seconds)
+        return Imagined(replace(rollouts, policy_version=version), first_frames(rows), seconds)
 
 
 class JudgeWorker:

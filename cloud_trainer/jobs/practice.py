@@ -10,7 +10,7 @@ from typing import Any
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import MODES
 from cloud_trainer.jobs.gates import Passed, pass_gates, starts_within
-from cloud_trainer.jobs.job import EPISODE_STEPS, IMAGE_SIZE, Job, load_episodes
+from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import split
@@ -19,7 +19,7 @@ from cloud_trainer.judge.cache import CachedJudge
 from cloud_trainer.judge.choice import judge_of
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import EPISODE_STEPS, World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.manifest import read_manifest
@@ -35,7 +35,7 @@ class Dream:
     """What passed the gates, and where in it practice may begin.
 
     Attributes:
-        model: the world model.
+        world: the world model.
         world_model: its checkpoint folder.
         judge: who rewards.
         judge_folder: checkpoint of the learned judge, which need not be the one who rewards.
@@ -46,7 +46,7 @@ class Dream:
         kept: why a refined world model was not promoted over its parent, or empty.
     """
 
-    model: CompactWorldModel
+    world: World
     world_model: Path
     judge: Judge
     judge_folder: Path
@@ -66,23 +66,24 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
         CancelledError: asked to stop.
     """
     named = practice_judge(job, config, job.checkpoints["judge"]) if config.judge else None
-    episodes = split(load_episodes(job, config.most_episodes))
-    parts = {name: clips_for(part, name) for name, part in episodes.items()}
-    world_model, kept = promoted_world_model(job, config, parts["world_model"], episodes["audit"])
-    model, came_with = CompactWorldModel.load(world_model), job.checkpoints["judge"]
-    judge_folder = came_with if named else refined_judge(job, config, model, parts)
+    home = load_world(job.checkpoints["world_model"], config.dream)
+    episodes = split(load_episodes(job, config.most_episodes, home.image_size))
+    parts = {name: clips_for(part, name, home.image_size) for name, part in episodes.items()}
+    world_model, world, kept = promoted_world_model(job, config, home, episodes)
+    came_with = job.checkpoints["judge"]
+    judge_folder = came_with if named else refined_judge(job, config, world, parts)
     judge = named or LearnedJudge.load(judge_folder)
     before = None
     if named is None:
         parent = judge if judge_folder == came_with else LearnedJudge.load(came_with)
         before = (parent, read_manifest(came_with))
     passed = pass_gates(
-        model, judge, episodes["audit"], config.gates, job.folder, tracker_episodes=episodes["world_model"],
+        world, judge, episodes["audit"], config.gates, job.folder, tracker_episodes=episodes["world_model"],
         came_with=before, progress=job.progress, seed=job.seed,
     )  # fmt: skip
     within = [starts_within(part, EPISODE_STEPS, passed.horizon) for part in parts.values()]
     starts, late = ([start for pair in within for start in pair[which]] for which in (0, 1))
-    return Dream(model, world_model, judge, judge_folder, passed, parts, starts, late, kept)
+    return Dream(world, world_model, judge, judge_folder, passed, parts, starts, late, kept)
 
 
 def practice_judge(job: Job, config: PipelineConfig, checkpoint: Path) -> Judge:
@@ -92,15 +93,15 @@ def practice_judge(job: Job, config: PipelineConfig, checkpoint: Path) -> Judge:
     return CachedJudge(judge_of(config.judge), job.folder / JUDGE_CACHE)
 
 
-def clips_for(episodes: Sequence[Episode], part: str) -> Clips:
-    """Stack episodes.
+def clips_for(episodes: Sequence[Episode], part: str, image_size: int) -> Clips:
+    """Stack episodes, frames of image_size pixels a side.
 
     Raises:
         ConfigError: there are none; the message names the part of the job that needs them.
     """
     if not episodes:
         raise ConfigError(f"no episodes for the {part} part; collect more (100 are a beginning)")
-    return clips_of(episodes, IMAGE_SIZE)
+    return clips_of(episodes, image_size)
 
 
 def grpo_config(job: Job, config: PipelineConfig) -> GrpoConfig:
@@ -127,12 +128,12 @@ def lora_of(job: Job, config: PipelineConfig) -> LoraSettings | None:
 
 
 def lineage_of(
-    model: CompactWorldModel, judge: Judge, passed: Passed, parts: Iterable[Clips], config: PipelineConfig
+    world: World, judge: Judge, passed: Passed, parts: Iterable[Clips], config: PipelineConfig
 ) -> dict[str, Any]:
     """What a candidate's manifest says about where it practised."""
     episodes = [episode for part in parts for episode in part.episode_ids]
     lineage = {
-        "world_model": model.version,
+        "world_model": world.version,
         "judge": judge.version,
         "audit": passed.report.summary(),
         "episodes": episodes,

@@ -10,15 +10,14 @@ from dataclasses import asdict
 from typing import Any
 
 from cloud_trainer.jobs.forgetting import load_batched
-from cloud_trainer.jobs.imagine import imagine
-from cloud_trainer.jobs.job import IMAGE_SIZE, Job, load_episodes
+from cloud_trainer.jobs.imagine import imagine_from
+from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.ledger import rows_of
 from cloud_trainer.jobs.runner import MOST_REPLAYED
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Episode
 
@@ -32,18 +31,16 @@ def replay(job: Job) -> dict[str, Any]:
     Raises:
         ConfigError: none of the episodes is labelled and of full length.
     """
-    model = CompactWorldModel.load(job.checkpoints["world_model"])
+    world = load_world(job.checkpoints["world_model"])
     judge = LearnedJudge.load(job.checkpoints["judge"])
     policy = load_batched(job.checkpoints["policy"])
 
     def dream(episodes: Sequence[Episode]) -> Sequence[Verdict]:
-        starts = starts_of(clips_of(episodes, IMAGE_SIZE))
-        env = CompactWorldModelEnv(model, starts, in_order=True)
-        texts = [start.instruction for start in starts]
-        return judge.judge(imagine(env, policy, texts, seed=job.seed, cancelled=job.cancelled))
+        starts = starts_of(clips_of(episodes, world.image_size))
+        return judge.judge(imagine_from(world, starts, policy, seed=job.seed, cancelled=job.cancelled))
 
-    episodes = load_episodes(job, MOST_REPLAYED)
-    names = {"policy": policy.version, "world_model": model.version, "judge": judge.version}
+    episodes = load_episodes(job, MOST_REPLAYED, world.image_size)
+    names = {"policy": policy.version, "world_model": world.version, "judge": judge.version}
     rows = [asdict(row) for row in rows_of(episodes, dream, **names)]
     job.progress(ProgressEvent("replay", len(episodes), len(episodes)))
     return {"ledger": rows, "register": [], "candidates": [], "episodes": len(episodes), "folder": str(job.folder)}

@@ -17,9 +17,10 @@ from cloud_trainer.jobs.start_states import NovelConfig
 from cloud_trainer.judge.choice import build
 from cloud_trainer.sft.trainer import SftConfig
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
+from cloud_trainer.world_model.worlds import DreamConfig
 from gymnast_core.errors import ConfigError
 
-NESTED: Mapping[str, type[Any]] = {"novel": NovelConfig, "sft": SftConfig}
+NESTED: Mapping[str, type[Any]] = {"novel": NovelConfig, "sft": SftConfig, "dream": DreamConfig}
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class PipelineConfig:
     """How much a job does. Fixed before the run.
 
     Attributes:
+        dream: how a DiT world model dreams: see cloud_trainer.world_model.worlds.DreamConfig.
         refine_iterations: of the world model; 0 keeps the parent.
         refine_rate: peak learning rate of the refinement. Short and gentle: old episodes do not travel with a
             checkpoint, and what is not rehearsed is forgotten.
@@ -65,6 +67,7 @@ class PipelineConfig:
         judge_floor, judge_task_floor: see cloud_trainer.jobs.gates.Gates.
     """
 
+    dream: DreamConfig = field(default_factory=DreamConfig)
     refine_iterations: int = 100
     refine_rate: float = 1e-4
     judge_iterations: int = 200

@@ -17,18 +17,17 @@ import torch
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import Scored, join_scored
 from cloud_trainer.grpo.trainer import GrpoTrainer
-from cloud_trainer.jobs.imagine import imagine
+from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from cloud_trainer.world_model.audit_outcomes import outcomes_of
 from cloud_trainer.world_model.compact_data import StartState
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import EPISODE_STEPS, World
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.adapter import LoraSettings, TrainableAdapter
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
-from gymnast_core.types import BoolArray, IntArray, RolloutBatch
+from gymnast_core.types import BoolArray, ByteArray, IntArray, RolloutBatch
 
 Sampler = Callable[[TokenPolicy, np.random.Generator], Scored]
 """One round of groups from a policy: rollouts, rewards, and which rows count. Group names are made unique later."""
@@ -61,19 +60,19 @@ class Training:
 
 
 def world_model_sampler(
-    model: CompactWorldModel,
+    world: World,
     judge: Judge,
     starts: Sequence[StartState],
     config: GrpoConfig,
     *,
     keyframes: Sequence[StartState] = (),
-    max_steps: int = 15,
+    max_steps: int = EPISODE_STEPS,
     cancelled: Cancelled = never,
 ) -> Sampler:
     """Return a sampler of imagined groups: each from one recorded start, rewarded 1 or 0 by the judge.
 
     Args:
-        model: the world model.
+        world: to dream in.
         judge: an abstention leaves the row out.
         starts: recorded beginnings.
         config: group sizes, keyframe share, success masking.
@@ -93,13 +92,18 @@ def world_model_sampler(
         chosen += [keyframes[i] for i in _spread(len(keyframes), late, rng)]
         group_B = np.repeat(np.arange(len(chosen)), config.group_size)
         rows = [chosen[group] for group in group_B]
-        env = CompactWorldModelEnv(model, rows, max_steps=max_steps, in_order=True)
         seed = int(rng.integers(2**31))
-        texts = [start.instruction for start in rows]
-        rollouts = imagine(env, policy, texts, seed=seed, rng=rng, group_B=group_B, cancelled=cancelled)
-        return judged(rollouts, judge, np.stack([row.first_HWC for row in rows]), mask=config.mask_after_success)
+        rollouts = imagine_from(
+            world, rows, policy, seed=seed, rng=rng, group_B=group_B, max_steps=max_steps, cancelled=cancelled
+        )
+        return judged(rollouts, judge, first_frames(rows), mask=config.mask_after_success)
 
     return sample
+
+
+def first_frames(starts: Sequence[StartState]) -> ByteArray:
+    """Return (B, H, W, 3): what the judge compares the end with."""
+    return np.stack([start.first_HWC for start in starts])
 
 
 def _spread(available: int, count: int, rng: np.random.Generator) -> IntArray:

@@ -12,62 +12,16 @@ from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit_cases import (
     AuditCase,
     Dreamer,
-    EnvDreamer,
-    dit_dreamer,
     imagine_cases,
     imagined_ends,
     recorded_ends,
     spread_over,
 )
 from cloud_trainer.world_model.audit_outcomes import Judged, OutcomeReport, outcome_report
-from cloud_trainer.world_model.checkpoint import ARCHITECTURE, load_world_model
-from cloud_trainer.world_model.codec import build_codec
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
-from cloud_trainer.world_model.env import WorldModelEnvConfig
 from cloud_trainer.world_model.metrics import GripperTracker
-from cloud_trainer.world_model.sampler import SamplerConfig
-from gymnast_core.env import Env
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.judge import Judge, Verdict
-from gymnast_core.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome, RolloutBatch
-
-
-def dreamer_of(
-    folder: Path, *, config: WorldModelEnvConfig | None = None, batch_size: int = 40, steps: int = 10
-) -> Dreamer:
-    """Return the dreamer of a checkpoint, whichever of the two architectures it is.
-
-    Args:
-        folder: a world_model checkpoint.
-        config: how a DiT is sampled; default its whole window, first frame pinned.
-        batch_size: episodes a DiT dreams together.
-        steps: denoising steps per frame of a DiT, where no config says it.
-
-    Raises:
-        CheckpointError: no world model, or altered.
-    """
-    if read_manifest(folder).architecture == ARCHITECTURE:
-        world = load_world_model(folder)
-        window = world.model.config.max_frames
-        sampler = SamplerConfig(steps=steps, window=window, pinned=1 if window > 2 else 0)
-        fitted = config or WorldModelEnvConfig(
-            batch_size=batch_size, context_frames=min(5, window - 1), sampler=sampler
-        )
-        return dit_dreamer(world, build_codec(world.codec_config), fitted)
-    return compact_dreamer(CompactWorldModel.load(folder))
-
-
-def compact_dreamer(model: CompactWorldModel) -> EnvDreamer:
-    """Return a dreamer over a compact model; all episodes in one batch, so that a row's noise is its place's."""
-
-    def make_env(episodes: Sequence[Episode], start: int) -> Env:
-        starts = starts_of(clips_of(episodes, model.config.image_size), steps=(start,))
-        return CompactWorldModelEnv(model, starts, max_steps=max(e.steps for e in episodes), in_order=True)
-
-    return EnvDreamer(make_env, batch_size=None, look_every=model.config.horizon)
 
 
 def dreamt_verdicts(
@@ -115,7 +69,7 @@ def run_audit(
     """Audit a world model on episodes it was not trained on.
 
     Args:
-        dreamer: of any world model, see dreamer_of.
+        dreamer: of any world model, see worlds.load_world().
         held_out: labelled real episodes.
         judge: says success or failure; None leaves the outcome bounds broken.
         tracker_episodes: other real episodes of the same camera, to learn reading the gripper from; too few leave the

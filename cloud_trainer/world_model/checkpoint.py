@@ -42,22 +42,34 @@ def save_world_model(
     *,
     objective_name: str,
     codec_config: Mapping[str, Any],
+    image_size: int | None = None,
     parents: tuple[str, ...] = (),
     lineage: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write a checkpoint folder; it must not exist yet.
 
+    Args:
+        folder: to create.
+        state: the network's tensors by name.
+        config: its sizes.
+        objective_name: what it predicts.
+        codec_config: see codec.build_codec().
+        image_size: pixels a side of the frames it was trained on; None where nobody knows.
+        parents: checkpoints it was made from.
+        lineage: what else made it.
+
     Raises:
         CheckpointError: the state does not fit the configuration, or the folder exists.
     """
     check_state(state, config)
+    described = {"network": config.to_json(), "objective": objective_name, "codec": dict(codec_config)}
     weights = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     return write_checkpoint(
         folder,
         weights,
         kind="world_model",
         architecture=ARCHITECTURE,
-        config={"network": config.to_json(), "objective": objective_name, "codec": dict(codec_config)},
+        config=described if image_size is None else {**described, "image_size": image_size},
         parents=parents,
         lineage=dict(lineage or {}),
     )

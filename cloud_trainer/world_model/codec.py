@@ -167,13 +167,14 @@ class FastDecodeCodec:
         return self._decoder.decode(latents)
 
 
-def build_codec(config: Mapping[str, Any]) -> Codec:
+def build_codec(config: Mapping[str, Any], *, device: torch.device | str = "cpu") -> Codec:
     """Return the codec a configuration names.
 
     Args:
         config: {"kind": "identity"}, {"kind": "kl", "folder": ...}, {"kind": "tiny", "folder": ..., "latent_offset": x}
             or {"kind": "kl", "folder": ..., "decoder_folder": ..., "latent_offset": x} for a tiny decoder.
             Folders are in diffusers' layout (config.json + safetensors) and are read from disk only.
+        device: where autoencoders run.
 
     Raises:
         ConfigError: the kind is unknown or the folder is missing.
@@ -185,20 +186,21 @@ def build_codec(config: Mapping[str, Any]) -> Codec:
         raise ConfigError(f"codec kind {kind!r} is not one of ('identity', 'kl', 'tiny')")
     offset = float(config.get("latent_offset", 0.0))
     if kind == "tiny":
-        return TinyCodec(_load("AutoencoderTiny", config.get("folder")), latent_offset=offset)
-    full = KLCodec(_load("AutoencoderKL", config.get("folder")))
+        return TinyCodec(_load("AutoencoderTiny", config.get("folder"), device), latent_offset=offset)
+    full = KLCodec(_load("AutoencoderKL", config.get("folder"), device))
     if "decoder_folder" not in config:
         return full
-    tiny = TinyCodec(_load("AutoencoderTiny", config["decoder_folder"]), latent_offset=offset)
+    tiny = TinyCodec(_load("AutoencoderTiny", config["decoder_folder"], device), latent_offset=offset)
     return FastDecodeCodec(full, tiny)
 
 
-def _load(name: str, folder: Any) -> Any:
+def _load(name: str, folder: Any, device: torch.device | str) -> Any:
     if not folder or not Path(folder).is_dir():
         raise ConfigError(f"codec folder {folder!r} is not a folder; put {name}'s config.json and safetensors there")
     import diffusers  # heavy, and only these two codecs need it
 
-    return getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+    loaded = getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+    return loaded.to(device)
 
 
 def _per_image(images: Tensor, run: Any, module: Any, chunk: int) -> Tensor:

@@ -12,6 +12,9 @@ from gymnast_core.images import area_downsample
 from gymnast_core.targets import commanded_proprioception
 from gymnast_core.types import BoolArray, ByteArray, Episode, FloatArray, IntArray, Outcome
 
+PAST_FRAMES = 3
+"""Before a start; with its own and the pinned first one they are the DiT's five context frames."""
+
 
 def next_pose(pose_BP: FloatArray, action_BA: FloatArray) -> FloatArray:
     """Pose (B, 7) after one commanded action (B, 7), moved as the arm moves it."""
@@ -124,6 +127,9 @@ class StartState:
         instruction: what the arm should do.
         step: control steps already spent; 0 for an episode's beginning.
         episode_id: where it comes from.
+        past_FHWC: up to 3 frames just before the start, the oldest first, without the episode's first; for a world
+            model that looks further back than one frame.
+        led_FA: (F + 1, 7) float32, the actions that led to each of them and to the start.
     """
 
     first_HWC: ByteArray
@@ -132,6 +138,8 @@ class StartState:
     instruction: str
     step: int
     episode_id: str
+    past_FHWC: ByteArray | None = None
+    led_FA: FloatArray | None = None
 
 
 def starts_of(clips: Clips, *, steps: Sequence[int] = (0,)) -> list[StartState]:
@@ -144,6 +152,8 @@ def starts_of(clips: Clips, *, steps: Sequence[int] = (0,)) -> list[StartState]:
             clips.instructions[n],
             step,
             clips.episode_ids[n],
+            clips.frames_NTHWC[n, max(1, step - PAST_FRAMES) : step],
+            clips.actions_NTA[n, max(0, step - PAST_FRAMES - 1) : step],
         )
         for n in range(len(clips))
         for step in steps

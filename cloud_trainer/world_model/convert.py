@@ -24,6 +24,9 @@ from gymnast_core.manifest import Manifest
 
 _LOG = logging.getLogger(__name__)
 
+WORLDGYM_PIXELS = 256
+"""A side of the frames that the published models were trained on (shared facts, section 1)."""
+
 
 def convert_pt(
     source: Path, folder: Path, *, rope: str, codec_config: Mapping[str, Any], heads: int = 16, max_frames: int = 20
@@ -52,7 +55,13 @@ def convert_pt(
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     lineage = {"stage": "converted", "source_sha256": digest, "entry": which, "step": int(content.get("step", 0))}
     return save_world_model(
-        folder, state, config, objective_name=VPrediction.name, codec_config=codec_config, lineage=lineage
+        folder,
+        state,
+        config,
+        objective_name=VPrediction.name,
+        codec_config=codec_config,
+        image_size=WORLDGYM_PIXELS,
+        lineage=lineage,
     )
 
 

@@ -33,7 +33,7 @@ class WorldModelEnvConfig:
         group_size: neighbouring rows that share a start.
         context_frames: known frames every row begins with; shorter pasts repeat their anchor.
         draws: independent noise draws per row; 2 or more measure disagreement (and cost as much again).
-        in_order: row b starts at starts[b % number of starts] instead of a drawn one; for audits.
+        in_order: group g starts at starts[g % number of starts] instead of a drawn one; for audits and practice.
         trust_limit: rows whose draws differ by more (RMS, latent units) end there as terminated.
         camera: name of the only camera.
         sampler: steps, guidance and window.
@@ -179,7 +179,7 @@ class WorldModelEnv:
         episode.advance(latents[: config.batch_size], disagreement, live, config.robot.step_ns)
         terminated = live & (disagreement > config.trust_limit)
         episode.terminated_B |= terminated
-        episode.truncated_B |= ~episode.terminated_B & (episode.steps >= config.horizon)
+        episode.truncated_B |= ~episode.terminated_B & (episode.steps >= np.minimum(episode.left_B, config.horizon))
         return StepResult(self._observe(episode), episode.terminated_B.copy(), episode.truncated_B.copy(), commanded)
 
     def close(self) -> None:
@@ -195,7 +195,7 @@ class WorldModelEnv:
     def _draw_start(self, instruction: str, seed: int, row: int) -> int:
         own = [i for i, start in enumerate(self._starts) if start.instruction == instruction]
         if self._config.in_order:
-            return row % len(self._starts)
+            return row // self._config.group_size % len(self._starts)
         choices = own or range(len(self._starts))
         rng = np.random.default_rng((seed, row // self._config.group_size))
         return int(choices[int(rng.integers(len(choices)))])
@@ -234,6 +234,8 @@ class _Episode:
         self.proprio_BP = np.stack([start.proprio_P for start in first]).astype(np.float32)
         self._targets = [EndEffectorTarget.from_proprioception(proprio) for proprio in self.proprio_BP]
         self.time_ns_B = np.array([start.time_ns for start in first], np.int64)
+        never = np.iinfo(np.int64).max
+        self.left_B = np.array([never if start.left is None else start.left for start in first], np.int64)
         self.terminated_B, self.truncated_B = np.zeros(rows, bool), np.zeros(rows, bool)
         self.disagreement_B = np.zeros(rows, np.float32)
         self._generators = [_generator(seed, row, draw) for draw in range(draws) for row in range(rows)]

@@ -26,6 +26,7 @@ class StartState:
         proprio_P: (7,) float32, now.
         time_ns: now.
         source: episode id and step, for lineage.
+        left: steps after which a row that begins here is truncated, where that is sooner than the environment's own.
     """
 
     instruction: str
@@ -34,6 +35,7 @@ class StartState:
     proprio_P: FloatArray
     time_ns: int = 0
     source: str = ""
+    left: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not line up."""

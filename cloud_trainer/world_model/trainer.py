@@ -226,6 +226,7 @@ class Trainer:
         state = {name: gathered(value) for name, value in self._learned.ema.items()}
         if not self.place.leads:
             return None
+        height, width = self.stream.sample(0).frames_FHWC.shape[1:3]
         described = {"stage": "world_model", "steps": self.step, "seed": self.config.seed, **(lineage or {})}
         return save_world_model(
             folder,
@@ -233,6 +234,7 @@ class Trainer:
             self.model.config,
             objective_name=self.config.objective,
             codec_config=codec_config,
+            image_size=int(height) if height == width else None,
             parents=parents,
             lineage=described,
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cloud_trainer.judge.trust import TrustReport
     from cloud_trainer.world_model.compact_data import Clips
+    from cloud_trainer.world_model.worlds import World
     from gymnast_core.types import RolloutBatch
 
 REFUSED = 3
@@ -45,18 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Calibrate; 3 when the floor is not reached."""
-    from cloud_trainer.jobs.job import IMAGE_SIZE
     from cloud_trainer.judge.choice import read_judge
+    from cloud_trainer.judge.learned import JudgeConfig
     from cloud_trainer.judge.trust import calibrate_judge, require_trusted
     from cloud_trainer.world_model.compact_data import clips_of
+    from cloud_trainer.world_model.worlds import load_world
     from gymnast_cli.commands.wm import labelled_episodes
     from gymnast_core.errors import NotTrustedError
     from gymnast_core.types import Outcome
 
-    clips = clips_of(labelled_episodes(args.episodes), IMAGE_SIZE)
+    world = None if args.world_model is None else load_world(args.world_model)
+    size = JudgeConfig().image_size if world is None else world.image_size
+    clips = clips_of(labelled_episodes(args.episodes, size), size)
     judge = read_judge(args.judge)
     labels = [Outcome.SUCCESS if won else Outcome.FAILURE for won in clips.success_N]
-    report = calibrate_judge(judge, _rollouts(clips, args), labels)
+    report = calibrate_judge(judge, _rollouts(clips, world, args.seed), labels)
     if args.out is not None:
         report.write(args.out)
     refusal = ""
@@ -71,16 +75,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return REFUSED if refusal else 0
 
 
-def _rollouts(clips: Clips, args: argparse.Namespace) -> RolloutBatch:
+def _rollouts(clips: Clips, world: World | None, seed: int) -> RolloutBatch:
     """The recordings, or what the world model makes of them."""
     import numpy as np
 
     from cloud_trainer.jobs.imagine import replay_clips
-    from cloud_trainer.world_model.compact_model import CompactWorldModel
     from gymnast_core.types import RolloutBatch
 
-    if args.world_model is not None:
-        return replay_clips(CompactWorldModel.load(args.world_model), clips, seed=args.seed)
+    if world is not None:
+        return replay_clips(world, clips, seed=seed)
     steps = clips.actions_NTA.shape[1]
     kept = np.unique(np.append(np.arange(0, steps, 5), steps)).astype(np.int64)
     shape = clips.actions_NTA.shape

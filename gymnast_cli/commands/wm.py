@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cloud_trainer.world_model.audit import AuditReport
+    from cloud_trainer.world_model.worlds import World
     from gymnast_core.types import Episode
 
 REFUSED = 3
@@ -62,24 +63,25 @@ def _audit(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.judge.learned import LearnedJudge
     from cloud_trainer.world_model.audit import require_no_worse, require_trust
     from cloud_trainer.world_model.audit_bounds import PARTS, AuditConfig
-    from cloud_trainer.world_model.audit_run import dreamer_of, run_audit
-    from gymnast_core.manifest import read_manifest
+    from cloud_trainer.world_model.audit_run import run_audit
+    from cloud_trainer.world_model.worlds import load_world
 
     config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)
-    held_out, others = _split(args, tracked=bool({"motion", "gripper"} & set(config.parts)))
+    world = load_world(args.world_model)
+    held_out, others = _split(args, world, tracked=bool({"motion", "gripper"} & set(config.parts)))
     judge = None if args.judge is None else LearnedJudge.load(args.judge)
 
-    def audited(folder: Path, out: Path | None) -> AuditReport:
+    def audited(world: World, out: Path | None) -> AuditReport:
         return run_audit(
-            dreamer_of(folder), held_out, judge=judge, tracker_episodes=others, config=config, out=out,
-            model=read_manifest(folder).id, seed=args.seed,
+            world.dreamer(), held_out, judge=judge, tracker_episodes=others, config=config, out=out,
+            model=world.version, seed=args.seed,
         )  # fmt: skip
 
-    report, refusal = audited(args.world_model, args.out), ""
+    report, refusal = audited(world, args.out), ""
     try:
         require_trust(report, overrides=args.override)
         if args.parent is not None:
-            require_no_worse(report, audited(args.parent, None), seed=args.seed)
+            require_no_worse(report, audited(load_world(args.parent), None), seed=args.seed)
     except NotTrustedError as error:
         refusal = str(error)
     result = {**report.summary(), "world_model": report.model, "trusted": not refusal, "refusal": refusal,
@@ -89,11 +91,13 @@ def _audit(args: argparse.Namespace, console: Console) -> int:
     return REFUSED if refusal else 0
 
 
-def _split(args: argparse.Namespace, *, tracked: bool) -> tuple[list[Episode], list[Episode]]:
+def _split(args: argparse.Namespace, world: World, *, tracked: bool) -> tuple[list[Episode], list[Episode]]:
     """Held-out episodes, and those the gripper tracker learns from: none where no pose was recorded."""
 
     def read(paths: list[Path]) -> list[Episode]:
-        return labelled_episodes(paths) if args.kind == "mcap" else recorded(args, paths)
+        if args.kind != "mcap":
+            return recorded(args, paths)
+        return labelled_episodes(paths, args.size or world.image_size)
 
     episodes = read(args.episodes)
     if args.tracker:
@@ -117,18 +121,18 @@ def episode_files(paths: list[Path]) -> list[Path]:
     return files
 
 
-def labelled_episodes(paths: list[Path]) -> list[Episode]:
-    """Read the labelled, full-length episodes at the compact models' size.
+def labelled_episodes(paths: list[Path], image_size: int) -> list[Episode]:
+    """Read the labelled, full-length episodes, frames of image_size pixels a side.
 
     Raises:
         ConfigError: there is none.
     """
-    from cloud_trainer.jobs.job import EPISODE_STEPS, IMAGE_SIZE
+    from cloud_trainer.world_model.worlds import EPISODE_STEPS
     from gymnast_core.episodes import read_episode
     from gymnast_core.types import Outcome
 
     files = episode_files(paths)
-    episodes = [read_episode(path, image_size=(IMAGE_SIZE, IMAGE_SIZE)) for path in files]
+    episodes = [read_episode(path, image_size=(image_size, image_size)) for path in files]
     usable = [episode for episode in episodes
               if episode.steps == EPISODE_STEPS and episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]  # fmt: skip
     if not usable:

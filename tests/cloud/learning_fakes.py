@@ -7,6 +7,7 @@ import torch
 
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_network import CompactWorldModelConfig, CompactWorldNetwork
+from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
 from gymnast_core.types import Episode, Outcome
 
@@ -57,3 +58,8 @@ def tiny_world_model(seed: int = 0) -> CompactWorldModel:
         torch.manual_seed(seed)
         network = CompactWorldNetwork(CompactWorldModelConfig(CAMERA, widths=(8, 8, 16), embedding=16))
     return CompactWorldModel(network, np.full((64, 64, 3), 120, np.uint8))
+
+
+def tiny_world(seed: int = 0) -> CompactWorld:
+    """It as a world to practise in."""
+    return CompactWorld(tiny_world_model(seed))

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from cloud_trainer.jobs.pieces import CompactWorld
+from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import tiny_world_model
@@ -28,11 +28,11 @@ class PausingWorld(CompactWorld):
         super().__init__(tiny_world_model())
         self.folder = folder
 
-    def env(self, starts):
+    def env(self, starts, *, max_steps=15):
         try:
             (self.folder / "pause").rename(self.folder / "claimed")
         except FileNotFoundError:
-            return super().env(starts)
+            return super().env(starts, max_steps=max_steps)
         (self.folder / "pid.partial").write_text(str(os.getpid()))
         (self.folder / "pid.partial").rename(self.folder / "pid")
         deadline = time.monotonic() + 60
@@ -45,5 +45,5 @@ class BrokenWorld(CompactWorld):
     def __init__(self):
         super().__init__(tiny_world_model())
 
-    def env(self, starts):
+    def env(self, starts, *, max_steps=15):
         raise ValueError("this world has no floor")

@@ -17,7 +17,7 @@ from gymnast_core.judge import Verdict
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.adapter import ADAPTER_OF, LoraSettings
 from gymnast_core.types import Outcome
-from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
+from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world
 
 REQUEST = {"scene": "evening", "instruction": "lift the red cube"}
 CLIPS = clips_of([episode(seed) for seed in range(8)], 64)
@@ -85,7 +85,7 @@ def test_an_anchored_policy_stays_nearer_to_where_it_was(tmp_path):
 
     def moved(name, anchor):
         judge = Planted(*["sfsfsfsf"] * 2)
-        sampler = world_model_sampler(tiny_world_model(), judge, starts_of(CLIPS), config)
+        sampler = world_model_sampler(tiny_world(), judge, starts_of(CLIPS), config)
         run_grpo(tmp_path / "base", sampler, config, tmp_path / name, candidate_every=2, anchor=anchor)
         trained = load_batched(tmp_path / name / "iteration-02")
         return float(measure(trained, np.random.default_rng(5)).detach())
@@ -97,7 +97,7 @@ def test_an_anchored_policy_stays_nearer_to_where_it_was(tmp_path):
 def test_adapters_are_small_checkpoints_that_open_beside_their_parent(tmp_path):
     parent = tiny_policy(0).save(tmp_path / "base").id
     config = GrpoConfig(group_size=4, groups=2, iterations=1, learning_rate=1e-2, seed=1)
-    sampler = world_model_sampler(tiny_world_model(), Planted("sfsfsfsf"), starts_of(CLIPS), config)
+    sampler = world_model_sampler(tiny_world(), Planted("sfsfsfsf"), starts_of(CLIPS), config)
     training = run_grpo(tmp_path / "base", sampler, config, tmp_path / "out", lora=LoraSettings(rank=2, alpha=4.0))
     (candidate,) = training.candidates
     manifest = read_manifest(candidate.folder)
@@ -139,7 +139,7 @@ def test_forgetting_is_counted_on_pairs_and_seen_through_the_dreams_own_mistakes
     # audit: 1 of 4 successes missed, 1 of 4 failures taken for a success: sight 1 - 0.25 - 0.25
     judge = Planted("ssssssss", "fsfsssff", "fs?fssss")
     check = ForgettingCheck(
-        tiny_world_model(), judge, CLIPS, Path(tmp_path / "before"), adapted_to="lift the red cube", seed=0
+        tiny_world(), judge, CLIPS, Path(tmp_path / "before"), adapted_to="lift the red cube", seed=0
     )
     found = check.of(tmp_path / "after")
     assert found.sight == pytest.approx(0.5)

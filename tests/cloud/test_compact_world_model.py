@@ -15,7 +15,7 @@ from cloud_trainer.world_model.compact_train import (
     window_conditions,
 )
 from gymnast_core.errors import ConfigError
-from tests.cloud.learning_fakes import CAMERA, episode, tiny_policy, tiny_world_model
+from tests.cloud.learning_fakes import CAMERA, episode, tiny_policy, tiny_world, tiny_world_model
 from tests.contracts.env_contract import EnvContract
 
 CLIPS = clips_of([episode(seed) for seed in range(6)], 64)
@@ -90,10 +90,10 @@ def test_keyframe_start_has_only_the_steps_that_were_left_and_pins_the_first_fra
 
 
 def test_replayed_clips_play_the_recorded_actions():
-    rollouts = replay_clips(tiny_world_model(), CLIPS, seed=0)
+    rollouts = replay_clips(tiny_world(), CLIPS, seed=0)
     np.testing.assert_allclose(rollouts.actions_BTA, CLIPS.actions_NTA, atol=1e-6)
     np.testing.assert_array_equal(rollouts.frames_BFHWC[:, 0], CLIPS.frames_NTHWC[:, 0])
-    late = replay_clips(tiny_world_model(), CLIPS, seed=0, step=10)
+    late = replay_clips(tiny_world(), CLIPS, seed=0, step=10)
     np.testing.assert_allclose(late.actions_BTA, CLIPS.actions_NTA[:, 10:], atol=1e-6)
 
 

@@ -20,11 +20,12 @@ from cloud_trainer.progress import silent
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.compact_data import clips_of
 from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.judge import Verdict
 from gymnast_core.manifest import Manifest
 from gymnast_core.types import Outcome
-from tests.cloud.learning_fakes import episode, tiny_world_model
+from tests.cloud.learning_fakes import episode, tiny_world, tiny_world_model
 
 EPISODES = [episode(seed) for seed in range(10)]
 
@@ -49,12 +50,12 @@ def gates(**options) -> Gates:
 
 
 def passed(tmp_path, judge, demanded):
-    return pass_gates(tiny_world_model(), judge, EPISODES, demanded, tmp_path, progress=silent, seed=0)
+    return pass_gates(tiny_world(), judge, EPISODES, demanded, tmp_path, progress=silent, seed=0)
 
 
 def test_a_refined_model_that_dreams_worse_than_its_parent_is_named_with_the_loss():
-    parent = tiny_world_model()
-    spoilt = CompactWorldModel(tiny_world_model(1).network, np.full((64, 64, 3), 20, np.uint8))
+    parent = tiny_world()
+    spoilt = CompactWorld(CompactWorldModel(tiny_world_model(1).network, np.full((64, 64, 3), 20, np.uint8)))
     audit = AuditConfig(pictures=8)
     assert no_worse_than_parent(parent, parent, EPISODES, audit, seed=0) == ""
     assert "not promoted" in no_worse_than_parent(spoilt, parent, EPISODES, audit, seed=0)

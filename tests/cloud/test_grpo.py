@@ -18,7 +18,7 @@ from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.judge import Verdict
 from gymnast_core.manifest import read_manifest
 from gymnast_core.types import Outcome
-from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
+from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world, tiny_world_model
 
 CLIPS = clips_of([episode(seed) for seed in range(3)], 64)
 CONFIG = GrpoConfig(group_size=2, groups=3, iterations=4, mini_batch=4, epochs=1, seed=3)
@@ -41,7 +41,7 @@ class GripperJudge:
 
 
 def sampler(config=CONFIG, **kwargs):
-    return world_model_sampler(tiny_world_model(), GripperJudge(), starts_of(CLIPS), config, **kwargs)
+    return world_model_sampler(tiny_world(), GripperJudge(), starts_of(CLIPS), config, **kwargs)
 
 
 def test_advantages_match_numbers_worked_by_hand():
@@ -209,7 +209,7 @@ def test_an_iteration_without_informative_groups_and_with_stale_surplus_is_skipp
     tiny_policy().save(tmp_path / "base")
     judge = Spoilt()
     run = run_grpo(
-        tmp_path / "base", world_model_sampler(tiny_world_model(), judge, starts_of(CLIPS), config), config,
+        tmp_path / "base", world_model_sampler(tiny_world(), judge, starts_of(CLIPS), config), config,
         tmp_path / "run",
     )  # fmt: skip
     assert [row["groups"] for row in run.history] == [1.0, 0.0]

@@ -13,7 +13,7 @@ from cloud_trainer.world_model.compact_data import clips_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.types import Outcome, RolloutBatch
-from tests.cloud.learning_fakes import episode, tiny_world_model
+from tests.cloud.learning_fakes import episode, tiny_world
 
 SIZES = JudgeConfig(widths=(8, 8, 8), hidden=16, text_buckets=32, text_dim=8)
 
@@ -149,10 +149,10 @@ def test_training_resumes_bit_for_bit(tmp_path):
 
 def test_refined_judge_carries_its_calibration_and_loads_with_its_thresholds(tmp_path):
     clips = clips_of([episode(seed) for seed in range(8)], 64)
-    assert real_examples(clips).success_N.tolist() == clips.success_N.tolist()
+    assert real_examples(clips, 64).success_N.tolist() == clips.success_N.tolist()
     data = JudgeData(clips.take(range(4)), clips.take(range(2, 6)), clips.take(range(4, 8)))
     config = JudgeTraining(iterations=2, batch_size=4)
-    manifest = refine_judge(tiny_world_model(), data, config, tmp_path / "judge")
+    manifest = refine_judge(tiny_world(), data, config, tmp_path / "judge")
     assert read_manifest(tmp_path / "judge").lineage["calibration"]["overall"]["examples"] == 4
     assert manifest.lineage["choosing"] == list(clips.take(range(4, 8)).episode_ids)
     loaded = LearnedJudge.load(tmp_path / "judge")

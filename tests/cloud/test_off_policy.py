@@ -11,10 +11,11 @@ from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.off_policy import OffPolicy, VersionLog, corrected, importance_weights, is_fresh_enough
 from cloud_trainer.grpo.trainer import GrpoTrainer
 from cloud_trainer.jobs.grpo_job import GrpoJob
-from cloud_trainer.jobs.pieces import CompactWorld, Recipe
+from cloud_trainer.jobs.pieces import Recipe
 from cloud_trainer.jobs.pipelined import PipelinedSampler
 from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.policies.compact import CompactPolicy
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
@@ -28,7 +29,7 @@ STARTS = starts_of(clips_of([episode(seed) for seed in range(4)], 64))
 def parts(tmp_path):
     tiny_policy().save(tmp_path / "base")
     tiny_world_model().save(tmp_path / "world")
-    recipe = Recipe(functools.partial(CompactWorld.load, tmp_path / "world"), ParityJudge, tmp_path / "base")
+    recipe = Recipe(functools.partial(load_world, tmp_path / "world"), ParityJudge, tmp_path / "base")
     policy = CompactPolicy.load(tmp_path / "base", row_by_row=False)
     return policy, ShardedSampler(LocalPool(recipe), STARTS, CONFIG)
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.jobs.pieces import CompactWorld, Recipe
+from cloud_trainer.jobs.pieces import Recipe
 from cloud_trainer.jobs.policy_weights import load_weights, weights_of
 from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.compact import CompactPolicy
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
@@ -24,7 +25,7 @@ STARTS = starts_of(clips_of([episode(seed) for seed in range(6)], 64))
 def recipe(tmp_path):
     tiny_policy().save(tmp_path / "base")
     tiny_world_model().save(tmp_path / "world")
-    world = functools.partial(CompactWorld.load, tmp_path / "world")
+    world = functools.partial(load_world, tmp_path / "world")
     return Recipe(world, ParityJudge, tmp_path / "base")
 
 

@@ -1,0 +1,328 @@
+"""One interface over both world models, for whoever practises, judges or audits in them.
+
+load_world() reads the architecture off the checkpoint's manifest. Starts and episodes are those of
+compact_data.StartState and gymnast_core.types.Episode, with frames of World.image_size pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
+from cloud_trainer.world_model import checkpoint, compact_model, starts
+from cloud_trainer.world_model.actions import condition
+from cloud_trainer.world_model.audit_cases import EnvDreamer, dit_dreamer
+from cloud_trainer.world_model.checkpoint import WorldModel, load_world_model
+from cloud_trainer.world_model.codec import Codec, build_codec
+from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of, median_background, starts_of
+from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
+from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
+from cloud_trainer.world_model.data.source import MemorySource, Origin, SourceInfo
+from cloud_trainer.world_model.distributed import Place
+from cloud_trainer.world_model.env import WorldModelEnv, WorldModelEnvConfig
+from cloud_trainer.world_model.sampler import SamplerConfig
+from cloud_trainer.world_model.trainer import TrainConfig, Trainer
+from gymnast_core.env import Env
+from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.manifest import read_manifest
+from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.types import Episode
+
+EPISODE_STEPS = 15
+"""Control steps of a full episode."""
+LONGEST_CLIP = 10
+"""Frames a DiT is refined on at once; WorldGym's."""
+
+
+@dataclass(frozen=True)
+class DreamConfig:
+    """How a DiT dreams in a job; a compact model leaves nothing to choose.
+
+    Attributes:
+        steps: denoising steps per frame.
+        guidance: classifier-free guidance on actions; 1 is none.
+        batch_size: rows dreamt together; more are dreamt one batch after the other. The key-value cache of the
+            608 M model takes 0.34 GB a row in bf16.
+        image_size: pixels a side, for a checkpoint that does not say what it was trained on.
+        device: "auto" is a GPU where there is one.
+    """
+
+    steps: int = 10
+    guidance: float = 1.0
+    batch_size: int = 40
+    image_size: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot dream."""
+        if self.batch_size < 1 or (self.image_size is not None and self.image_size < 1):
+            raise ConfigError(f"dream: batch_size and image_size must be at least 1, got {self}")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where networks run."""
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(found if self.device == "auto" else self.device)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How a checkpoint is refined.
+
+    Attributes:
+        iterations: optimiser steps.
+        learning_rate: the peak.
+        seed: of everything random.
+    """
+
+    iterations: int
+    learning_rate: float
+    seed: int
+
+
+class World(Protocol):
+    """A world model that environments are made of."""
+
+    @property
+    def version(self) -> str:
+        """Id of the checkpoint."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the frames it begins with and draws."""
+        ...
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows an environment should have at most; None is any number."""
+        ...
+
+    def env(self, starts: Sequence[StartState], *, max_steps: int = EPISODE_STEPS) -> Env:
+        """Return an environment whose row b begins at starts[b] and ends at step max_steps of its episode."""
+        ...
+
+    def dreamer(self) -> EnvDreamer:
+        """Return what an audit dreams held-out episodes with."""
+        ...
+
+    def in_scene(self, clips: Clips, *, seed: int) -> World:
+        """Return the same model as it looks in the scene that clips were recorded in."""
+        ...
+
+
+class CompactWorld:
+    """World over the compact world model."""
+
+    batch_size = None
+
+    def __init__(self, model: CompactWorldModel) -> None:
+        """Wrap a model."""
+        self.model = model
+
+    @classmethod
+    def load(cls, folder: Path, config: DreamConfig | None = None) -> CompactWorld:
+        """Read the model's checkpoint folder."""
+        return cls(CompactWorldModel.load(folder))
+
+    @property
+    def version(self) -> str:
+        """See World."""
+        return self.model.version
+
+    @property
+    def image_size(self) -> int:
+        """See World."""
+        return self.model.config.image_size
+
+    def env(self, starts: Sequence[StartState], *, max_steps: int = EPISODE_STEPS) -> Env:
+        """See World."""
+        return CompactWorldModelEnv(self.model, starts, max_steps=max_steps, in_order=True)
+
+    def dreamer(self) -> EnvDreamer:
+        """See World; all episodes in one batch, so that a row's noise is its place's."""
+
+        def make_env(episodes: Sequence[Episode], start: int) -> Env:
+            begin = starts_of(clips_of(episodes, self.image_size), steps=(start,))
+            return self.env(begin, max_steps=max(episode.steps for episode in episodes))
+
+        return EnvDreamer(make_env, batch_size=None, look_every=self.model.config.horizon)
+
+    def in_scene(self, clips: Clips, *, seed: int) -> CompactWorld:
+        """See World; the scene's background replaces the model's, and with it the version."""
+        return CompactWorld(CompactWorldModel(self.model.network, median_background(clips.frames_NTHWC, seed=seed)))
+
+    @staticmethod
+    def refine(
+        parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, *, dream: DreamConfig, state: Path,
+        progress: Progress = silent, cancelled: Cancelled = never,
+    ) -> None:  # fmt: skip
+        """See refine_world()."""
+        training = WorldModelTraining(
+            iterations=how.iterations, learning_rate=how.learning_rate, own_context_from=0.0, seed=how.seed
+        )
+        clips = clips_of(episodes, CompactWorldModel.load(parent).config.image_size)
+        train_world_model(
+            clips, training, out, parent=parent, state=state, progress=progress, cancelled=cancelled
+        )  # fmt: skip
+
+
+class DiTWorld:
+    """World over a WorldGym-class DiT: first frame pinned, recent frames and their actions as context.
+
+    Frames are decoded when a policy or a judge looks at them.
+    """
+
+    def __init__(self, world: WorldModel, codec: Codec, config: DreamConfig) -> None:
+        """Wrap a loaded checkpoint; the window is the longest its network knows."""
+        self._world, self._codec, self.batch_size = world, codec, config.batch_size
+        self._image_size = config.image_size or world.manifest.config.get("image_size")
+        window = world.model.config.max_frames
+        sampler = SamplerConfig(config.steps, config.guidance, window, pinned=1 if window > 2 else 0)
+        self._env = WorldModelEnvConfig(config.batch_size, context_frames=min(5, window - 1), sampler=sampler)
+
+    @classmethod
+    def load(cls, folder: Path, config: DreamConfig | None = None) -> DiTWorld:
+        """Read a checkpoint folder; bfloat16 on a GPU, float32 elsewhere."""
+        config = config or DreamConfig()
+        device = config.torch_device
+        world = load_world_model(
+            folder, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32
+        )
+        return cls(world, build_codec(world.codec_config, device=device), config)
+
+    @property
+    def version(self) -> str:
+        """See World."""
+        return self._world.manifest.id
+
+    @property
+    def image_size(self) -> int:
+        """See World.
+
+        Raises:
+            ConfigError: nobody says which image size it was trained on.
+        """
+        if self._image_size is None:
+            raise ConfigError(
+                f"world model {self.version} does not say which image size it was trained on; name it: --size, or in a "
+                f'job\'s config "dream": {{"image_size": 256}}'
+            )
+        return int(self._image_size)
+
+    def env(self, starts: Sequence[StartState], *, max_steps: int = EPISODE_STEPS) -> Env:
+        """See World; neighbouring rows with the same start share its encoding and its first pass."""
+        runs = [list(rows) for _, rows in groupby(starts, key=id)]
+        group = len(runs[0]) if runs and len({len(rows) for rows in runs}) == 1 else 1
+        begin = [_known_past(start, max_steps) for start in starts[::group]]
+        rows = max(1, len(starts))
+        config = replace(self._env, batch_size=rows, max_steps=max_steps, group_size=group, in_order=True)
+        return WorldModelEnv(self._world.model, self._world.objective, self._codec, begin, config)
+
+    def dreamer(self) -> EnvDreamer:
+        """See World."""
+        return dit_dreamer(self._world, self._codec, self._env)
+
+    def in_scene(self, clips: Clips, *, seed: int) -> DiTWorld:
+        """See World; what the scene looks like is in the context frames."""
+        return self
+
+    @staticmethod
+    def refine(
+        parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, *, dream: DreamConfig, state: Path,
+        progress: Progress = silent, cancelled: Cancelled = never,
+    ) -> None:  # fmt: skip
+        """See refine_world(); state is a folder, see trainer."""
+        loaded, device = load_world_model(parent), dream.torch_device
+        frames = min(LONGEST_CLIP, loaded.model.config.max_frames)
+        mixture = MixtureConfig(frames, {Origin.ON_POLICY: 1.0}, how.seed)
+        stream = ClipStream([MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)], mixture)
+        config = TrainConfig(
+            learning_rate=how.learning_rate, objective=loaded.objective.name, bf16=device.type == "cuda", seed=how.seed,
+            save_every=200, report_every=20,
+        )  # fmt: skip
+
+        def told(line: Any) -> None:
+            figures = {name: float(line[name]) for name in ("loss", "grad_norm")}
+            progress(ProgressEvent("world_model", int(line["step"]), how.iterations, figures))
+
+        codec = build_codec(loaded.codec_config, device=device)
+        trainer = Trainer(
+            loaded.model, codec, stream, config, place=Place(device=device), folder=state, on_progress=told
+        )
+        trainer.resume()
+        trainer.train(how.iterations, cancelled=cancelled)
+        if trainer.step < how.iterations:
+            raise CancelledError(f"refinement cancelled after {trainer.step} of {how.iterations} iterations")
+        lineage = {"episodes": [episode.episode_id for episode in episodes], "stream": stream.fingerprint}
+        trainer.export(out, codec_config=loaded.codec_config, parents=(loaded.manifest.id,), lineage=lineage)
+
+
+_WORLDS: dict[str, type[CompactWorld] | type[DiTWorld]] = {
+    compact_model.ARCHITECTURE: CompactWorld,
+    checkpoint.ARCHITECTURE: DiTWorld,
+}
+
+
+def load_world(folder: Path, config: DreamConfig | None = None) -> World:
+    """Read a world model checkpoint, whichever architecture it is.
+
+    Raises:
+        CheckpointError: no world model, altered, or of an unknown architecture.
+    """
+    return _kind(folder).load(folder, config)
+
+
+def refine_world(
+    parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, *, dream: DreamConfig, state: Path,
+    progress: Progress = silent, cancelled: Cancelled = never,
+) -> None:  # fmt: skip
+    """Train a checkpoint on with its own trainer and write the result.
+
+    Args:
+        parent: checkpoint folder; the result names it.
+        episodes: with frames of the world's image size.
+        how: how long, how fast.
+        out: checkpoint folder to create.
+        dream: its device is trained on.
+        state: where an interrupted run goes on from.
+        progress: told every 20 steps.
+        cancelled: asked every step.
+
+    Raises:
+        CheckpointError: as load_world().
+        CancelledError: cancelled; the state has the last whole step.
+    """
+    _kind(parent).refine(
+        parent, episodes, how, out, dream=dream, state=state, progress=progress, cancelled=cancelled
+    )  # fmt: skip
+
+
+def _kind(folder: Path) -> type[CompactWorld] | type[DiTWorld]:
+    architecture = read_manifest(folder).architecture
+    if architecture not in _WORLDS:
+        raise CheckpointError(f"{folder} is a {architecture}, not a world model ({', '.join(_WORLDS)})")
+    return _WORLDS[architecture]
+
+
+def _known_past(start: StartState, max_steps: int) -> starts.StartState:
+    """A recorded start as the DiT's context: the pinned first frame, those before the start, the start."""
+    frames, conditions = start.frame_HWC[None], np.zeros((1, 10), np.float32)
+    if start.step:
+        if start.past_FHWC is None or start.led_FA is None:
+            raise ConfigError(f"start {start.episode_id}@{start.step} lacks the frames before it; take it of clips")
+        frames = np.concatenate((start.first_HWC[None], start.past_FHWC, frames))
+        conditions = np.concatenate((conditions, condition(start.led_FA)))
+    return starts.StartState(
+        start.instruction, frames, conditions, start.pose_P, start.step * WIDOWX_250S.step_ns,
+        f"{start.episode_id}@{start.step}", max_steps - start.step,
+    )  # fmt: skip
