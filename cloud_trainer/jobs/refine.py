@@ -12,7 +12,8 @@ from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.judge.training import JudgeTraining
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.compact_data import Clips
-from cloud_trainer.world_model.worlds import Refinement, World, load_world, refine_world
+from cloud_trainer.world_model.refinement import Refinement, refine_world
+from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.types import Episode
 
 CALIBRATION_EPISODES = 20
@@ -34,14 +35,16 @@ def promoted_world_model(
     if config.refine_iterations == 0:
         return parent, home, ""
     if not out.exists():
-        refine_world(
-            parent, episodes["world_model"], Refinement(config.refine_iterations, config.refine_rate, job.seed), out,
-            dream=config.dream, state=job.folder / "world_model.state", progress=job.progress, cancelled=job.cancelled,
+        how = Refinement(
+            config.refine_iterations, config.refine_rate, job.seed, job.folder / "world_model.state",
+            config.dream.torch_device, job.progress, job.cancelled,
         )  # fmt: skip
+        refine_world(parent, episodes["world_model"], how, out)
     refined = load_world(out, config.dream)
-    if config.check and (worse := no_worse_than_parent(
-        refined, home, episodes["audit"], config.audit, seed=job.seed
-    )):  # fmt: skip
+    worse = ""
+    if config.check:
+        worse = no_worse_than_parent(refined, home, episodes["audit"], config.audit, seed=job.seed)
+    if worse:
         job.progress(ProgressEvent("world_model_not_promoted", 1, 1))
         return parent, home, worse
     return out, refined, ""

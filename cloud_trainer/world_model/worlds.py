@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from cloud_trainer.world_model import checkpoint, compact_model, starts
 from cloud_trainer.world_model.actions import condition
 from cloud_trainer.world_model.audit_cases import EnvDreamer, dit_dreamer
@@ -24,13 +23,8 @@ from cloud_trainer.world_model.codec import Codec, build_codec
 from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of, median_background, starts_of
 from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
 from cloud_trainer.world_model.compact_model import CompactWorldModel
-from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
-from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
-from cloud_trainer.world_model.data.source import MemorySource, Origin, SourceInfo
-from cloud_trainer.world_model.distributed import Place
 from cloud_trainer.world_model.env import WorldModelEnv, WorldModelEnvConfig
 from cloud_trainer.world_model.sampler import SamplerConfig
-from cloud_trainer.world_model.trainer import TrainConfig, Trainer
 from gymnast_core.env import Env
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.manifest import read_manifest
@@ -39,8 +33,6 @@ from gymnast_core.types import Episode
 
 EPISODE_STEPS = 15
 """Control steps of a full episode."""
-LONGEST_CLIP = 10
-"""Frames a DiT is refined on at once; WorldGym's."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +64,6 @@ class DreamConfig:
         """Where networks run."""
         found = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(found if self.device == "auto" else self.device)
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """How a checkpoint is refined.
-
-    Attributes:
-        iterations: optimiser steps.
-        learning_rate: the peak.
-        seed: of everything random.
-    """
-
-    iterations: int
-    learning_rate: float
-    seed: int
 
 
 class World(Protocol):
@@ -161,20 +138,6 @@ class CompactWorld:
         """See World; the scene's background replaces the model's, and with it the version."""
         return CompactWorld(CompactWorldModel(self.model.network, median_background(clips.frames_NTHWC, seed=seed)))
 
-    @staticmethod
-    def refine(
-        parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, *, dream: DreamConfig, state: Path,
-        progress: Progress = silent, cancelled: Cancelled = never,
-    ) -> None:  # fmt: skip
-        """See refine_world()."""
-        training = WorldModelTraining(
-            iterations=how.iterations, learning_rate=how.learning_rate, own_context_from=0.0, seed=how.seed
-        )
-        clips = clips_of(episodes, CompactWorldModel.load(parent).config.image_size)
-        train_world_model(
-            clips, training, out, parent=parent, state=state, progress=progress, cancelled=cancelled
-        )  # fmt: skip
-
 
 class DiTWorld:
     """World over a WorldGym-class DiT: first frame pinned, recent frames and their actions as context.
@@ -236,36 +199,6 @@ class DiTWorld:
         """See World; what the scene looks like is in the context frames."""
         return self
 
-    @staticmethod
-    def refine(
-        parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, *, dream: DreamConfig, state: Path,
-        progress: Progress = silent, cancelled: Cancelled = never,
-    ) -> None:  # fmt: skip
-        """See refine_world(); state is a folder, see trainer."""
-        loaded, device = load_world_model(parent), dream.torch_device
-        frames = min(LONGEST_CLIP, loaded.model.config.max_frames)
-        mixture = MixtureConfig(frames, {Origin.ON_POLICY: 1.0}, how.seed)
-        stream = ClipStream([MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)], mixture)
-        config = TrainConfig(
-            learning_rate=how.learning_rate, objective=loaded.objective.name, bf16=device.type == "cuda", seed=how.seed,
-            save_every=200, report_every=20,
-        )  # fmt: skip
-
-        def told(line: Any) -> None:
-            figures = {name: float(line[name]) for name in ("loss", "grad_norm")}
-            progress(ProgressEvent("world_model", int(line["step"]), how.iterations, figures))
-
-        codec = build_codec(loaded.codec_config, device=device)
-        trainer = Trainer(
-            loaded.model, codec, stream, config, place=Place(device=device), folder=state, on_progress=told
-        )
-        trainer.resume()
-        trainer.train(how.iterations, cancelled=cancelled)
-        if trainer.step < how.iterations:
-            raise CancelledError(f"refinement cancelled after {trainer.step} of {how.iterations} iterations")
-        lineage = {"episodes": [episode.episode_id for episode in episodes], "stream": stream.fingerprint}
-        trainer.export(out, codec_config=loaded.codec_config, parents=(loaded.manifest.id,), lineage=lineage)
-
 
 _WORLDS: dict[str, type[CompactWorld] | type[DiTWorld]] = {
     compact_model.ARCHITECTURE: CompactWorld,
@@ -279,39 +212,10 @@ def load_world(folder: Path, config: DreamConfig | None = None) -> World:
     Raises:
         CheckpointError: no world model, altered, or of an unknown architecture.
     """
-    return _kind(folder).load(folder, config)
-
-
-def refine_world(
-    parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, *, dream: DreamConfig, state: Path,
-    progress: Progress = silent, cancelled: Cancelled = never,
-) -> None:  # fmt: skip
-    """Train a checkpoint on with its own trainer and write the result.
-
-    Args:
-        parent: checkpoint folder; the result names it.
-        episodes: with frames of the world's image size.
-        how: how long, how fast.
-        out: checkpoint folder to create.
-        dream: its device is trained on.
-        state: where an interrupted run goes on from.
-        progress: told every 20 steps.
-        cancelled: asked every step.
-
-    Raises:
-        CheckpointError: as load_world().
-        CancelledError: cancelled; the state has the last whole step.
-    """
-    _kind(parent).refine(
-        parent, episodes, how, out, dream=dream, state=state, progress=progress, cancelled=cancelled
-    )  # fmt: skip
-
-
-def _kind(folder: Path) -> type[CompactWorld] | type[DiTWorld]:
     architecture = read_manifest(folder).architecture
     if architecture not in _WORLDS:
         raise CheckpointError(f"{folder} is a {architecture}, not a world model ({', '.join(_WORLDS)})")
-    return _WORLDS[architecture]
+    return _WORLDS[architecture].load(folder, config)
 
 
 def _known_past(start: StartState, max_steps: int) -> starts.StartState:

@@ -67,6 +67,8 @@ def _audit(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.world_model.worlds import load_world
 
     config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)
+    if args.kind == "mcap":
+        episode_files([*args.episodes, *args.tracker])  # a wrong path is told before a large model is read
     world = load_world(args.world_model)
     held_out, others = _split(args, world, tracked=bool({"motion", "gripper"} & set(config.parts)))
     judge = None if args.judge is None else LearnedJudge.load(args.judge)

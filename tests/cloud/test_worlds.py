@@ -15,7 +15,8 @@ from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.checkpoint import load_world_model, save_world_model
 from cloud_trainer.world_model.codec import IdentityCodec
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
-from cloud_trainer.world_model.worlds import DiTWorld, DreamConfig, Refinement, load_world, refine_world
+from cloud_trainer.world_model.refinement import Refinement, refine_world
+from cloud_trainer.world_model.worlds import DiTWorld, DreamConfig, load_world
 from gymnast_core.errors import CheckpointError, ConfigError, NotTrustedError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.openvla.published import read_published
@@ -159,10 +160,10 @@ def test_improve_refines_a_dit_with_its_own_trainer_and_names_the_parent(lab, tm
 
 def test_an_interrupted_refinement_of_a_dit_ends_with_the_same_weights(tmp_path):
     parent, episodes = save_dit(tmp_path / "parent"), [episode(seed) for seed in range(3)]
-    how, asked = Refinement(3, 1e-3, seed=1), iter([False, False, True])
+    asked = iter([False, False, True])
 
     def refine(out, state, **more):
-        refine_world(parent, episodes, how, out, dream=DreamConfig(device="cpu"), state=state, **more)
+        refine_world(parent, episodes, Refinement(3, 1e-3, seed=1, state=state, **more), out)
         return read_manifest(out)
 
     whole = refine(tmp_path / "whole", tmp_path / "a")

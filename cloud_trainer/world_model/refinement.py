@@ -1,0 +1,114 @@
+"""Trains a world model checkpoint on with the trainer of its own architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
+from cloud_trainer.world_model import checkpoint, compact_model
+from cloud_trainer.world_model.checkpoint import load_world_model
+from cloud_trainer.world_model.codec import build_codec
+from cloud_trainer.world_model.compact_data import clips_of
+from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
+from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
+from cloud_trainer.world_model.data.source import MemorySource, Origin, SourceInfo
+from cloud_trainer.world_model.distributed import Place
+from cloud_trainer.world_model.trainer import TrainConfig, Trainer
+from gymnast_core.errors import CheckpointError
+from gymnast_core.manifest import read_manifest
+from gymnast_core.types import Episode
+
+LONGEST_CLIP = 10
+"""Frames a DiT is refined on at once; WorldGym's."""
+TELL_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How a checkpoint is refined.
+
+    Attributes:
+        iterations: optimiser steps.
+        learning_rate: the peak.
+        seed: of everything random.
+        state: where an interrupted run goes on from: a file of the compact trainer, a folder of the DiT's.
+        device: a DiT is trained on.
+        progress: told every 20 steps.
+        cancelled: asked every step.
+    """
+
+    iterations: int
+    learning_rate: float
+    seed: int
+    state: Path
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Progress = silent
+    cancelled: Cancelled = never
+
+
+def refine_world(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path) -> None:
+    """Write a refined checkpoint.
+
+    Args:
+        parent: checkpoint folder of either architecture; the result names it.
+        episodes: recorded, with frames of the world's image size.
+        how: how long and how fast.
+        out: checkpoint folder to create.
+
+    Raises:
+        CheckpointError: no world model, altered, or of an unknown architecture.
+        CancelledError: cancelled; the state has the last whole step.
+    """
+    architecture = read_manifest(parent).architecture
+    if architecture not in _TRAINERS:
+        raise CheckpointError(f"{parent} is a {architecture}, not a world model ({', '.join(_TRAINERS)})")
+    _TRAINERS[architecture](parent, episodes, how, out)
+
+
+def _refine_compact(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path) -> None:
+    training = WorldModelTraining(
+        iterations=how.iterations, learning_rate=how.learning_rate, own_context_from=0.0, seed=how.seed
+    )
+    clips = clips_of(episodes, CompactWorldModel.load(parent).config.image_size)
+    train_world_model(
+        clips, training, out, parent=parent, state=how.state, progress=how.progress, cancelled=how.cancelled
+    )
+
+
+def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path) -> None:
+    loaded = load_world_model(parent)
+    mixture = MixtureConfig(min(LONGEST_CLIP, loaded.model.config.max_frames), {Origin.ON_POLICY: 1.0}, how.seed)
+    stream = ClipStream([MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)], mixture)
+    config = TrainConfig(
+        learning_rate=how.learning_rate, objective=loaded.objective.name, bf16=how.device.type == "cuda",
+        seed=how.seed, save_every=200, report_every=TELL_EVERY,
+    )  # fmt: skip
+
+    def told(line: Mapping[str, Any]) -> None:
+        figures = {name: float(line[name]) for name in ("loss", "grad_norm")}
+        how.progress(ProgressEvent("world_model", int(line["step"]), how.iterations, figures))
+
+    codec, place = build_codec(loaded.codec_config, device=how.device), Place(device=how.device)
+    trainer = Trainer(loaded.model, codec, stream, config, place=place, folder=how.state, on_progress=told)
+    trainer.resume()
+    trainer.train(how.iterations, cancelled=how.cancelled)
+    if trainer.step < how.iterations:
+        raise CancelledError(f"refinement cancelled after {trainer.step} of {how.iterations} iterations")
+    lineage = {"episodes": [episode.episode_id for episode in episodes], "stream": stream.fingerprint}
+    trainer.export(out, codec_config=loaded.codec_config, parents=(loaded.manifest.id,), lineage=lineage)
+
+
+class _Trainer(Protocol):
+    def __call__(self, parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path) -> None: ...
+
+
+_TRAINERS: Mapping[str, _Trainer] = {
+    compact_model.ARCHITECTURE: _refine_compact,
+    checkpoint.ARCHITECTURE: _refine_dit,
+}
