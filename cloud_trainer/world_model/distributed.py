@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,10 @@ class Place:
 
 @contextmanager
 def joined() -> Iterator[Place]:
-    """Join the process group torchrun or Ray Train describes in the environment; alone when there is none."""
+    """Join the process group torchrun or Ray Train describes in the environment; alone when there is none.
+
+    Models made inside must be let go inside: call a function that holds them.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
@@ -58,6 +62,9 @@ def joined() -> Iterator[Place]:
         yield Place(torch.distributed.get_rank(), world, device)
     finally:
         if started:
+            # A DistributedDataParallel that dies after its group ends gloo's thread while it holds Python's lock, which
+            # that thread may be waiting for: let it go first. It has reference cycles.
+            gc.collect()
             torch.distributed.destroy_process_group()
 
 

@@ -30,7 +30,7 @@ from cloud_trainer.world_model.data.mcap import McapSource
 from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin, SourceInfo
 from cloud_trainer.world_model.data.worldgym import MEASURED_LAG, WorldGymSource
-from cloud_trainer.world_model.distributed import joined, ray_train
+from cloud_trainer.world_model.distributed import Place, joined, ray_train
 from cloud_trainer.world_model.dit import DiT, DiTConfig
 from cloud_trainer.world_model.loss import LossConfig
 from cloud_trainer.world_model.sampler import SamplerConfig
@@ -50,24 +50,29 @@ def run(config: Mapping[str, Any]) -> None:
         ConfigError: a setting is missing, unknown or out of range.
     """
     with joined() as place:
-        model, parents = _start(config)
-        sources = [build_source(described) for described in config["data"]]
-        mixture = build_mixture(config.get("mixture", {}))
-        longest = model.config.max_frames
-        if mixture.frames > longest:
-            raise ConfigError(f"mixture.frames {mixture.frames} exceeds the network's max_frames {longest}; lower it")
-        stream = ClipStream(sources, mixture, rank=place.rank, world_size=place.world_size)
-        settings = build_train_config(config.get("train", {}), window=longest)
-        folder = Path(config["folder"])
-        trainer = Trainer(
-            model, build_codec(config["codec"]), stream, settings, place=place, folder=folder, on_progress=_log
-        )
-        trainer.resume()
-        trainer.train(int(config["steps"]))
-        checkpoint = folder / "checkpoint"
-        if not checkpoint.exists():
-            lineage = {"data": [source.info.name for source in sources], "stream": stream.fingerprint}
-            trainer.export(checkpoint, codec_config=config["codec"], parents=parents, lineage=lineage)
+        _train(config, place)
+
+
+def _train(config: Mapping[str, Any], place: Place) -> None:
+    """The run of one process; what it holds is let go before the processes part."""
+    model, parents = _start(config)
+    sources = [build_source(described) for described in config["data"]]
+    mixture = build_mixture(config.get("mixture", {}))
+    longest = model.config.max_frames
+    if mixture.frames > longest:
+        raise ConfigError(f"mixture.frames {mixture.frames} exceeds the network's max_frames {longest}; lower it")
+    stream = ClipStream(sources, mixture, rank=place.rank, world_size=place.world_size)
+    settings = build_train_config(config.get("train", {}), window=longest)
+    folder = Path(config["folder"])
+    trainer = Trainer(
+        model, build_codec(config["codec"]), stream, settings, place=place, folder=folder, on_progress=_log
+    )
+    trainer.resume()
+    trainer.train(int(config["steps"]))
+    checkpoint = folder / "checkpoint"
+    if not checkpoint.exists():
+        lineage = {"data": [source.info.name for source in sources], "stream": stream.fingerprint}
+        trainer.export(checkpoint, codec_config=config["codec"], parents=parents, lineage=lineage)
 
 
 def read_run(path: Path) -> dict[str, Any]:
