@@ -170,6 +170,7 @@ def test_an_open_page_survives_a_killed_trainer_and_shows_the_truth_afterwards(t
     page.locator("tr", has_text="sim-standard-lift-0").get_by_role("link").click()
     expect(page.locator("#facts .tag").first).to_have_text("success")
     port = int(trainer.facts["address"].rsplit(":", 1)[1])
+    page.wait_for_load_state()  # the script is there; only what is written in the page was asked for so far
     trainer.kill()
     expect(page.get_by_text("No connection to the trainer")).to_be_visible()
     page.get_by_role("button", name="failure").click()
