@@ -29,6 +29,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, payload TEXT NOT NULL,
   parents BLOB NOT NULL, roles BLOB NOT NULL, parent_links BLOB NOT NULL, link BLOB NOT NULL, chain BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS role (code INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS edge (
   parent INTEGER NOT NULL, child INTEGER NOT NULL, role TEXT NOT NULL, PRIMARY KEY (parent, child, role)
@@ -136,6 +137,17 @@ class ProvenanceGraph:
     def _read_roles(self) -> None:
         """Codes are 1, 2, ...; place 0 stays empty."""
         self._roles = ["", *(row[0] for row in self._database.execute("SELECT name FROM role ORDER BY code"))]
+
+    def mark(self, name: str) -> int:
+        """Return how far somebody has read what this graph is filled from; 0 when nothing was marked."""
+        with self._lock:
+            row = self._database.execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def set_mark(self, name: str, value: int) -> None:
+        """Remember it; not part of any hash."""
+        with self._lock, self._database:
+            self._database.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (name, value))
 
     def get(self, record_id: str) -> Node:
         """Return one record.

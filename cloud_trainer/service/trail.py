@@ -33,6 +33,8 @@ _KEPT_FACTS = ("task", "scene", "seed", "purpose")
 _PAGE = 1000
 _FOLLOW_S = 2.0
 """Between two looks at what came in."""
+_SEEN = "episodes"
+"""Mark in the graph: the catalogue's rows up to this number are in it."""
 
 
 class Who(Protocol):
@@ -72,19 +74,29 @@ class Trail:
         self.graph = ProvenanceGraph(folder / "provenance.db")
         self._catching_up = threading.Lock()
         self._labelling = threading.Lock()  # a label is read and written down by one at a time
-        self._seen_sequence = self._seen_release = 0
+        self._seen_sequence, self._seen_release = self._marked(), 0
         self._seen_manifests: set[Path] = set()
         self._stop = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="trail", daemon=True)
+
+    def _marked(self) -> int:
+        """How far an earlier process came; 0 where the catalogue is another one than it read, e.g. an older backup."""
+        mark = self.graph.mark(_SEEN)
+        page = self._meta.episodes(after=mark - 1, limit=1) if mark else []
+        return mark if page and page[0].sequence == mark else 0
 
     def start(self) -> None:
         """Keep the graph up to date from now on, so that whoever asks why need not wait for it."""
         self._follower.start()
 
     def _follow(self) -> None:
+        known = self._seen_sequence
         while not self._stop.is_set():
             try:
                 self.catch_up()
+                if known:
+                    self._compare_again(known)
+                    known = 0
             except (GymnastError, OSError, sqlite3.Error) as error:
                 LOG.error("graph_not_caught_up error=%s", error)
             self._stop.wait(_FOLLOW_S)
@@ -167,7 +179,8 @@ class Trail:
         with self._catching_up:
             paths = self._new_manifests()  # before the episodes: what a checkpoint was made from is then among them
             self._add_episodes()
-            self._add_checkpoints([read_manifest(path.parent) for path in paths])
+            fresh = [path.parent for path in paths if path.parent.name not in self.graph]
+            self._add_checkpoints([read_manifest(folder) for folder in fresh])
             self._seen_manifests.update(paths)
             while page := self._meta.releases(self._seen_release, _PAGE):
                 names = dict.fromkeys(row.checkpoint_id for row in page if row.checkpoint_id not in self.graph)
@@ -195,17 +208,29 @@ class Trail:
 
     def _add_episodes(self) -> None:
         """An episode that is not validated yet is looked at again: its facts are still to come."""
-        after, settled = self._seen_sequence, True
+        settled = True
+        for page in self._remembered(self._seen_sequence):
+            settled = settled and all(row.state != "committed" for row in page)
+            if settled:
+                self._seen_sequence = page[-1].sequence
+                self.graph.set_mark(_SEEN, self._seen_sequence)
+
+    def _compare_again(self, known: int) -> None:
+        """Once after a start: rows the graph knew may differ, after a crash between two files or a restored one."""
+        for page in self._remembered(0):
+            if page[-1].sequence >= known:
+                return
+
+    def _remembered(self, after: int) -> Iterator[list[EpisodeRow]]:
+        """Pages of the catalogue, once they are in the graph."""
         while not self._stop.is_set():
             with self._labelling:
                 page = self._meta.episodes(after=after, limit=_PAGE)
                 self._remember([row for row in page if row.state != "committed"])
             if not page:
                 return
-            settled = settled and all(row.state != "committed" for row in page)
+            yield page
             after = page[-1].sequence
-            if settled:
-                self._seen_sequence = after
 
     def _remember(self, rows: Sequence[EpisodeRow]) -> None:
         """Write what the graph does not hold of these episodes and their labels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -160,10 +161,51 @@ def test_an_episode_enters_the_graph_with_its_facts_once_they_are_known(tmp_path
     assert trail.graph.get("ep-1").payload["instruction"] == "lift"
     trail.label(ADA, "ep-2", Outcome.SUCCESS)
     trail.catch_up()
-    labels = [node.payload["outcome"] for node in trail.graph.affected_by_role("ep-2", "labels")]
-    assert labels == ["failure", "success"]
+    assert labels(trail, "ep-2") == ["failure", "success"]
     trail.close()
     meta.close()
+
+
+def test_after_a_restart_the_graph_goes_on_where_it_was_and_heals_behind_that(tmp_path):
+    meta = SqlMetaStore(Database(f"sqlite:///{tmp_path / 'store.db'}"))
+    meta.add_episodes([row(f"ep-{i}", state="valid", outcome="failure") for i in range(3)])
+    trail = Trail(tmp_path, meta)
+    trail.catch_up()
+    trail.close()
+    found = meta.episode("default", "ep-1")  # a crash between the catalogue and the graph
+    meta.update_episode(replace(found, outcome="success", labelled_by="operator:ada"))
+    meta.add_episodes([row("ep-3", state="valid", outcome="failure")])
+    trail = Trail(tmp_path, meta)
+    trail.catch_up()
+    assert "ep-3" in trail.graph
+    assert labels(trail, "ep-1") == ["failure"]  # nobody waits for what was read before
+    trail.start()
+    deadline = time.monotonic() + 20
+    while labels(trail, "ep-1") != ["failure", "success"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    trail.close()
+    meta.close()
+
+
+def test_a_graph_beside_another_catalogue_reads_it_from_its_start(tmp_path):
+    meta = SqlMetaStore(Database(f"sqlite:///{tmp_path / 'store.db'}"))
+    meta.add_episodes([row(f"ep-{i}", state="valid") for i in range(3)])
+    trail = Trail(tmp_path, meta)
+    trail.catch_up()
+    trail.close()
+    meta.close()
+    older = SqlMetaStore(Database(f"sqlite:///{tmp_path / 'older.db'}"))
+    older.add_episodes([row("ep-9", state="valid")])
+    trail = Trail(tmp_path, older)
+    trail.catch_up()
+    assert "ep-9" in trail.graph
+    trail.close()
+    older.close()
+
+
+def labels(trail, episode_id):
+    return [node.payload["outcome"] for node in trail.graph.affected_by_role(episode_id, "labels")]
 
 
 def test_a_folder_belongs_to_one_trainer_at_a_time(tmp_path):
