@@ -27,8 +27,7 @@ from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.progress import never, silent
-from gymnast_cli.adapt import judge_trial
-from gymnast_cli.results import Trials, counts, difference
+from gymnast_cli.results import KeepRule, Trials, counts, difference, judge_trial
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.policies import load_policy
@@ -118,8 +117,6 @@ def trials(there: SimEnv, home: SimEnv, policy: Path, args: argparse.Namespace) 
 
 def compared(before: Sequence[Trials], after: Sequence[Trials]) -> dict[str, Any]:
     """Counts, paired differences and what the keep rule says."""
-    from gymnast_cli.adapt import KeepRule
-
     parts = {
         name: {"before": counts(old), "after": counts(new), "difference": difference(old, new)}
         for name, old, new in zip(("scene", "other_tasks"), before, after, strict=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gymnast_cli.jobs import describe
-from gymnast_cli.results import Trials, counts, difference
-from gymnast_cli.stages import Advance
+from gymnast_cli.results import KeepRule, counts, difference, judge_trial, trials_of
+from gymnast_cli.stages import Advance, shown
 
 if TYPE_CHECKING:
     from gymnast_ros.nodes.client import GraphClient
@@ -38,19 +38,6 @@ class AdaptOutcome:
     candidate: str | None
     reason: str = ""
     job: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class KeepRule:
-    """When an adapted checkpoint stays; declared before the trial.
-
-    Attributes:
-        gain: the scene's success must rise by more than this.
-        loss: a fall of success on the other tasks beyond this must be excluded by the interval of the difference.
-    """
-
-    gain: float = 0.0
-    loss: float = 0.10
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ def test_time_train(
         rollouts=int(spec.get("rollouts", 0)), mode=str(spec.get("mode", "full")),
         checkpoint=str(spec.get("policy", "")), world_model=str(spec.get("world_model", "")),
         judge=str(spec.get("judge", "")), seed=int(spec.get("seed", 0)), config=spec.get("config", {}),
-        timeout_s=ADAPT_S, progress=lambda status: advance(*shown(status)),
+        timeout_s=ADAPT_S, progress=lambda status: advance(*_told(status)),
     )  # fmt: skip
     job = answer.get("result", {})
     if answer["state"] != "ready":
@@ -164,36 +151,9 @@ def try_adaptation(
     return AdaptTrial(kept, reason, there, elsewhere)
 
 
-def judge_trial(scene: Mapping[str, Any], other_tasks: Mapping[str, Any], rule: KeepRule) -> tuple[bool, str]:
-    """Apply the rule; returns (kept, the reason in words)."""
-    gain = float(scene["difference"]["mean"])
-    loss, most = (-float(other_tasks["difference"][name]) if other_tasks else 0.0 for name in ("mean", "low"))
-    if gain <= rule.gain:
-        return False, f"no gain in the scene: {gain:+.0%}, more than {rule.gain:+.0%} is asked"
-    if loss > rule.loss:
-        return False, f"gains {gain:+.0%} in the scene but loses {loss:.0%} on the other tasks, {rule.loss:.0%} allowed"
-    if most > rule.loss:
-        return False, (
-            f"gains {gain:+.0%} in the scene, but up to {most:.0%} may be lost on the other tasks, {rule.loss:.0%} "
-            "allowed; try it on more start states"
-        )
-    return True, f"gains {gain:+.0%} in the scene, {-loss:+.0%} on the other tasks"
-
-
-def trials_of(result: Mapping[str, Any], versions: Sequence[str]) -> dict[str, Trials]:
-    """Sort an evaluation's rows by version; an episode without a label is no success."""
-    trials: dict[str, dict[tuple[str, int], bool]] = {version: {} for version in versions}
-    for row in result["episodes"]:
-        trials[row["policy"]][row["task"], row["seed"]] = row["success"] is True
-    return dict(trials)
-
-
-def shown(status: Mapping[str, Any]) -> tuple[int, int, str]:
-    """A rollout/status as (done, total, note) for a progress bar."""
-    done, total, won = (int(status.get(name, 0)) for name in ("done", "total", "successes"))
-    if status.get("stage"):
-        return done, total, describe(status)
-    return done, total, f"success {won}/{done}" if done else ""
+def _told(status: Mapping[str, Any]) -> tuple[int, int, str]:
+    done, total, note = shown(status)
+    return done, total, describe(status) if status.get("stage") else note
 
 
 def instruction_of(task: str) -> str:

@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gymnast_cli.adapt import shown, trials_of
 from gymnast_cli.jobs import JobEndedError, follow
 from gymnast_cli.loop_config import LoopConfig
-from gymnast_cli.results import Trials, counts, difference
-from gymnast_cli.stages import Advance, Stages
+from gymnast_cli.results import Trials, counts, difference, trials_of
+from gymnast_cli.stages import Advance, Stages, shown
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.sequential import Decision, SequentialRule, confidence_sequence
 from gymnast_core.statistics import PairCounts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,3 +126,9 @@ class MemoryPeak:
             self.peak_bytes = max(self.peak_bytes, total)
             if self._over.wait(self._interval_s):
                 return
+
+
+def shown(status: Mapping[str, Any]) -> tuple[int, int, str]:
+    """A rollout/status as (done, total, note) for a progress bar."""
+    done, total, won = (int(status.get(name, 0)) for name in ("done", "total", "successes"))
+    return done, total, f"success {won}/{done}" if done else ""

@@ -26,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run and record the episodes; wait until each is acknowledged by the trainer."""
-    from gymnast_cli.adapt import shown
-    from gymnast_cli.stages import Stages
+    from gymnast_cli.stages import Stages, shown
 
     with robot(args) as client, Stages(console) as stages:
         with stages.stage("collect") as advance:

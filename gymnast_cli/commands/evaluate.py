@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Evaluate and print successes with Wilson intervals, and the paired difference to the first."""
-    from gymnast_cli.adapt import shown, trials_of
-    from gymnast_cli.stages import Stages
+    from gymnast_cli.results import trials_of
+    from gymnast_cli.stages import Stages, shown
 
     with robot(args) as client, Stages(console) as stages, stages.stage("evaluate") as advance:
         names = [checkpoint_on_robot(client, name) for name in args.checkpoints]

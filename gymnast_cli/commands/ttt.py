@@ -87,6 +87,7 @@ def _adapt_and_try(
     client: GraphClient, current: str, args: argparse.Namespace, console: Console
 ) -> tuple[AdaptOutcome, AdaptTrial | None]:
     from gymnast_cli import adapt
+    from gymnast_cli.results import KeepRule
     from gymnast_cli.stages import Stages
 
     spec = {"policy": current, "world_model": args.world_model, "judge": args.judge, "seed": args.seed,
@@ -104,7 +105,7 @@ def _adapt_and_try(
                 client, current=current, candidate=outcome.candidate,
                 folder_of=partial(checkpoint_on_robot, client), scene=args.scene,
                 task=args.instruction, other_tasks=_others(args), seed_start=EVALUATION_SEED + args.seed * 1000,
-                seed_count=args.count, advance=advance, rule=adapt.KeepRule(loss=args.most_loss),
+                seed_count=args.count, advance=advance, rule=KeepRule(loss=args.most_loss),
             )  # fmt: skip
     return outcome, trial
 

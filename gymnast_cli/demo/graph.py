@@ -14,8 +14,8 @@ from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import ROUNDS_PER_RUN, choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_cli.jobs import follow
-from gymnast_cli.results import Trials
-from gymnast_cli.stages import Advance
+from gymnast_cli.results import Trials, trials_of
+from gymnast_cli.stages import Advance, shown
 from gymnast_core.errors import CheckpointError
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
@@ -122,10 +122,7 @@ class Robot:
             run(0, recorded, True)
         if count > recorded:
             run(recorded, count - recorded, False)
-        trials: dict[str, dict[tuple[str, int], bool]] = {version: {} for version in versions}
-        for row in rows:
-            trials[row["policy"]][row["task"], row["seed"]] = row["success"] is True
-        return {version: trials[version] for version in versions}
+        return trials_of({"episodes": rows}, versions)
 
     def collect(
         self, count: int, advance: Advance, *, round_number: int, tasks: Sequence[str] = TASKS, scene: str = "standard"
@@ -141,7 +138,7 @@ class Robot:
             record=True,
             purpose="collect",
             timeout_s=1800.0,
-            progress=lambda status: advance(*_progress(status)),
+            progress=lambda status: advance(*shown(status)),
         )
         self._client.flush(timeout_s=120.0)
 
@@ -205,10 +202,5 @@ class Robot:
 
 def _part(status: Mapping[str, Any], before: int, total: int) -> tuple[int, int, str]:
     """Progress of one of several evaluations that belong together."""
-    done, _, note = _progress(status)
+    done, _, note = shown(status)
     return before + done, total, note
-
-
-def _progress(status: Mapping[str, Any]) -> tuple[int, int, str]:
-    done, total, won = (int(status.get(key, 0)) for key in ("done", "total", "successes"))
-    return done, total, f"success {won}/{done}" if done else ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gymnast_cli import adapt
 from gymnast_cli.commands import evaluate
+from gymnast_cli.results import KeepRule, judge_trial, trials_of
 
 
 def part(mean: float, doubt: float = 0.0) -> dict[str, dict[str, float]]:
@@ -23,21 +23,21 @@ def part(mean: float, doubt: float = 0.0) -> dict[str, dict[str, float]]:
     ],
 )
 def test_kept_only_if_it_wins_here_and_does_not_forget_elsewhere(scene, others, kept, reason) -> None:
-    verdict, words = adapt.judge_trial(part(scene), part(others), adapt.KeepRule())
+    verdict, words = judge_trial(part(scene), part(others), KeepRule())
     assert verdict is kept
     assert reason in words
 
 
 def test_a_loss_that_the_trial_cannot_exclude_is_not_kept() -> None:
-    assert adapt.judge_trial(part(0.25), part(-0.02, 0.08), adapt.KeepRule())[0]
-    kept, words = adapt.judge_trial(part(0.25), part(-0.03, 0.08), adapt.KeepRule())
+    assert judge_trial(part(0.25), part(-0.02, 0.08), KeepRule())[0]
+    kept, words = judge_trial(part(0.25), part(-0.03, 0.08), KeepRule())
     assert not kept
     assert "up to 11% may be lost on the other tasks, 10% allowed; try it on more start states" in words
 
 
 def test_without_other_tasks_only_the_scene_counts() -> None:
-    assert adapt.judge_trial(part(0.1), {}, adapt.KeepRule(gain=0.05))[0]
-    assert not adapt.judge_trial(part(0.1), {}, adapt.KeepRule(gain=0.1))[0]
+    assert judge_trial(part(0.1), {}, KeepRule(gain=0.05))[0]
+    assert not judge_trial(part(0.1), {}, KeepRule(gain=0.1))[0]
 
 
 def row(policy: str, seed: int, success: bool | None) -> dict[str, object]:
@@ -46,7 +46,7 @@ def row(policy: str, seed: int, success: bool | None) -> dict[str, object]:
 
 def test_unlabelled_episode_is_no_success() -> None:
     result = {"episodes": [row("a", 1, True), row("a", 2, None), row("b", 1, False), row("b", 2, True)]}
-    trials = adapt.trials_of(result, ["a", "b"])
+    trials = trials_of(result, ["a", "b"])
     assert trials == {"a": {("lift", 1): True, ("lift", 2): False}, "b": {("lift", 1): False, ("lift", 2): True}}
 
 
@@ -69,8 +69,3 @@ def test_cancelled_evaluation_compares_only_whole_pairs() -> None:
     assert first["n"] == 2
     assert second["difference"]["mean"] == 1.0
     assert evaluate.summarise({"a": {}}, ["a"])["policies"][0]["interval"] is None
-
-
-def test_names_become_instructions_and_instructions_stay() -> None:
-    assert adapt.instruction_of("lift") == "lift the red cube"
-    assert adapt.instruction_of("stack the bowls") == "stack the bowls"
