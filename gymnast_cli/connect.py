@@ -16,7 +16,7 @@ from gymnast_core.errors import ConfigError
 if TYPE_CHECKING:
     from gymnast_core.wire.identity import Identity
     from gymnast_ros.nodes.client import GraphClient
-    from gymnast_ros.uplink import JobsClient
+    from gymnast_ros.uplink import ConsoleClient, JobsClient
 
 TRAINER_VARIABLE, IDENTITY_VARIABLE = "GYMNAST_TRAINER", "GYMNAST_IDENTITY"
 
@@ -76,6 +76,18 @@ def jobs_client(args: argparse.Namespace) -> JobsClient:
 
     address, identity = peer(args)
     return JobsClient(address, identity, insecure=args.insecure)
+
+
+def console_client(args: argparse.Namespace) -> ConsoleClient:
+    """Connect to the trainer's page; the certificate is the login.
+
+    Raises:
+        ConfigError: no address, or no identity.
+    """
+    from gymnast_ros.uplink import ConsoleClient
+
+    address, identity = peer(args)
+    return ConsoleClient(address, identity, insecure=args.insecure)
 
 
 def peer(args: argparse.Namespace) -> tuple[str, Identity | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -13,8 +13,10 @@ from cloud_trainer.jobs.adaptation_engine import AdaptationEngine
 from cloud_trainer.jobs.scene_adaptation import Adaptations
 from cloud_trainer.service import Service
 from gymnast_core.errors import ConfigError
+from gymnast_core.web import direct
 from gymnast_core.web.auth import Gate, User
 from gymnast_core.web.server import PageServer
+from gymnast_core.wire.errors import NotFoundError
 from gymnast_core.wire.identity import Peer
 
 __all__ = ["DEFAULT_PORT", "LOOPBACK", "Console", "Gate", "User"]
@@ -58,7 +60,8 @@ class Console:
         self.gate = Gate(folder)
         self.desk = Desk(service, adaptations=Adaptations(folder / "adaptations", engine), loops=loops)
         identity = service.config.folder / "server" if tls else None
-        self._server = PageServer(create_app(self.desk, self.gate), host=host, port=port, identity=identity)
+        self._app = create_app(self.desk, self.gate)
+        self._server = PageServer(self._app, host=host, port=port, identity=identity)
         self._service, self._host, self.address = service, host, ""
 
     def start(self) -> str:
@@ -71,12 +74,12 @@ class Console:
         port = address.rpartition(":")[2]
         scheme = address.partition(":")[0]
         self.address = f"{scheme}://{socket.gethostname()}:{port}" if self._host in EVERYWHERE else address
-        self._service.console.log_in = self._log_in
+        self._service.console.log_in, self._service.console.ask = self._log_in, self._ask
         return self.address
 
     def stop(self) -> None:
         """Stop listening and let adaptations rest between two steps."""
-        self._service.console.log_in = None
+        self._service.console.log_in = self._service.console.ask = None
         self._server.stop()
         self.desk.close()
 
@@ -94,3 +97,10 @@ class Console:
     def _log_in(self, peer: Peer, seconds: float) -> tuple[str, str]:
         """Somebody with a certificate wants to look."""
         return self.address, self.gate.issue(User(peer.name, peer.role, peer.tenant), days=seconds / 86_400)
+
+    def _ask(self, peer: Peer, method: str, path: str, form: Mapping[str, str]) -> tuple[int, str, bytes]:
+        """Somebody with a certificate asks over the service's own connection."""
+        asked = (method == "GET" and path.startswith("/api/")) or (method == "GET" and path.endswith(".webp"))
+        if not asked and (method != "POST" or path in ("/login", "/logout")):
+            raise NotFoundError(f"{method[:8]} {path[:80]!r} is no part of the page that programs are answered")
+        return direct.ask(self._app, peer, method, path, form)

@@ -43,6 +43,7 @@ ROLES_OF: dict[str, frozenset[str]] = {
     f"{_V1}PolicyService/Infer": frozenset({_ROBOT, _ADMIN}),
     f"{_V1}RobotService/Report": frozenset({_ROBOT, _ADMIN}),
     f"{_V1}ConsoleService/LogIn": _PEOPLE | {_TRAINER},
+    f"{_V1}ConsoleService/Ask": _EVERYBODY,
     "/grpc.health.v1.Health/Check": _EVERYBODY,
     "/grpc.health.v1.Health/List": _EVERYBODY,
     "/grpc.health.v1.Health/Watch": _EVERYBODY,

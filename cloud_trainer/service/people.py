@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cloud_trainer.service.config import Limits
@@ -12,16 +12,21 @@ from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import json_field
 from gymnast_core.errors import ConfigError
 from gymnast_core.orders import OrderNews
+from gymnast_core.wire.codec import CHUNK_BYTES
 from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
 from gymnast_core.wire.gymnast.v1 import console_pb2, robots_pb2
 from gymnast_core.wire.identity import Peer
 
 TOKEN_S = 12 * 3600
 _TEXT = 300
+_NO_PAGE = "this trainer serves no page; start it without --no-console"
 _PICTURES = (b"\xff\xd8\xff", b"RIFF")
 
 LogIn = Callable[[Peer, float], tuple[str, str]]
 """Gets who and for how long [s]; returns the page's address and a token."""
+
+Ask = Callable[[Peer, str, str, Mapping[str, str]], tuple[int, str, bytes]]
+"""Gets who, method, path and form; returns the page's status, content type and body."""
 
 
 class RobotServicer:
@@ -62,15 +67,25 @@ class ConsoleServicer:
     """The way to the operator's page.
 
     Attributes:
-        log_in: of the page; None while this trainer serves none.
+        log_in, ask: of the page; None while this trainer serves none.
     """
 
     def __init__(self) -> None:
         self.log_in: LogIn | None = None
+        self.ask: Ask | None = None
 
     def LogIn(self, request: Any, peer: Peer, context: Any) -> console_pb2.LogInReply:
         """Give the caller a token for its own name and role."""
         if self.log_in is None:
-            raise ConfigError("this trainer serves no page; start it without --no-console")
+            raise ConfigError(_NO_PAGE)
         address, token = self.log_in(peer, TOKEN_S)
         return console_pb2.LogInReply(address=address, token=token, valid_for_s=TOKEN_S)
+
+    def Ask(self, request: Any, peer: Peer, context: Any) -> Iterator[console_pb2.AskReply]:
+        """Have the page answer; it decides what this role may see and do."""
+        if self.ask is None:
+            raise ConfigError(_NO_PAGE)
+        status, kind, body = self.ask(peer, request.method, request.path, dict(request.form))
+        yield console_pb2.AskReply(status=status, content_type=kind, data=body[:CHUNK_BYTES])
+        for at in range(CHUNK_BYTES, len(body), CHUNK_BYTES):
+            yield console_pb2.AskReply(data=body[at : at + CHUNK_BYTES])

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, emit, peer
+from gymnast_cli.connect import add_trainer_arguments, console_client, emit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -21,12 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print where the page is, and a token in your certificate's name."""
-    from gymnast_ros.uplink import ConsoleClient
-
-    address, identity = peer(args)
-    with ConsoleClient(address, identity, insecure=args.insecure) as client:
+    with console_client(args) as client:
         login = client.log_in()
-    page, trainer = urlsplit(login.address), address.rpartition(":")[0]
+    page, trainer = urlsplit(login.address), args.trainer.rpartition(":")[0]
     lines = [f"page:  {login.address}", f"token: {login.token} (for {login.valid_for_s // 3600} hours)"]
     if page.hostname in LOOPBACK and trainer not in LOOPBACK:
         lines.append(f"it listens on the trainer's own machine; from here: ssh -L {page.port}:{page.netloc} {trainer}")

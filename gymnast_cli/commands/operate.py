@@ -1,4 +1,4 @@
-"""`gymnast operate`: what the operator's page shows and does, without a browser."""
+"""`gymnast operate`: what the operator's page shows and does, without a browser, from anywhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, emit
+from gymnast_cli.connect import add_trainer_arguments, console_client, emit
 from gymnast_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gymnast_cli.page import PageClient
+    from gymnast_ros.uplink import ConsoleClient
 
 STEPS = ("collect", "train", "reuse", "approve", "reject", "cancel")
 POLL_S = 0.5
@@ -57,29 +57,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
-    from gymnast_cli.page import page_of
-
-    page = page_of(args)
-    if args.action in TABLES:
-        answer = page.get(f"/api/{args.action}")
-        emit(args, console, answer, TABLES[args.action](answer))
-        return 0
-    return {"promote": _promote, "adapt": _adapt, "step": _step}[args.action](page, args, console)
+    with console_client(args) as page:
+        if args.action in TABLES:
+            answer = page.get(f"/api/{args.action}")
+            emit(args, console, answer, TABLES[args.action](answer))
+            return 0
+        return {"promote": _promote, "adapt": _adapt, "step": _step}[args.action](page, args, console)
 
 
-def _promote(page: PageClient, args: argparse.Namespace, console: Console) -> int:
+def _promote(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
     answer = page.post(f"/checkpoints/{args.checkpoint_id}/promote", {"robots": ",".join(args.robot)})
     emit(args, console, answer, str(answer["said"]))
     return 0
 
 
-def _adapt(page: PageClient, args: argparse.Namespace, console: Console) -> int:
+def _adapt(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
     answer = page.post("/adapt", {"robot": args.robot, "instruction": args.instruction, "scene": args.scene})
     adaptation_id = str(answer["go"]).rpartition("/")[2]
     return _tell(page, adaptation_id, str(answer["said"]), args, console)
 
 
-def _step(page: PageClient, args: argparse.Namespace, console: Console) -> int:
+def _step(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
     names = ("minutes", "rollouts", "money", "mode", "episodes", "adapter")
     values = {name: str(getattr(args, name)) for name in names if getattr(args, name) is not None}
     if args.step == "reuse" and not args.adapter:
@@ -91,7 +89,7 @@ def _step(page: PageClient, args: argparse.Namespace, console: Console) -> int:
     return _tell(page, args.adaptation_id, str(answer["said"]), args, console)
 
 
-def _tell(page: PageClient, adaptation_id: str, said: str, args: argparse.Namespace, console: Console) -> int:
+def _tell(page: ConsoleClient, adaptation_id: str, said: str, args: argparse.Namespace, console: Console) -> int:
     """Say where it is now, after waiting where that was asked for."""
     path = f"/api/adaptations/{adaptation_id}"
     view = page.get(path)

@@ -1,15 +1,8 @@
 """The robot's client of the trainer: episodes up, weights down, jobs. No ROS in here."""
 
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink.clients import (
-    ConsoleClient,
-    EpisodesClient,
-    EpisodeView,
-    JobsClient,
-    MadeFrom,
-    PageLogin,
-    WeightsClient,
-)
+from gymnast_ros.uplink.clients import EpisodesClient, EpisodeView, JobsClient, MadeFrom, WeightsClient
+from gymnast_ros.uplink.console import ConsoleClient, PageLogin
 from gymnast_ros.uplink.hot_swap import ShadowReport, shadow_check, try_staged
 from gymnast_ros.uplink.remote_policy import RemotePolicy
 from gymnast_ros.uplink.reporter import Reporter, RobotNews

@@ -20,8 +20,6 @@ from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
 from gymnast_core.wire.errors import NotFoundError
 from gymnast_core.wire.gymnast.v1 import (
-    console_pb2,
-    console_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     trajectories_pb2,
@@ -66,22 +64,7 @@ class MadeFrom:
     kind: str
 
 
-@dataclass(frozen=True)
-class PageLogin:
-    """How to open the operator's page.
-
-    Attributes:
-        address: of the page, as the trainer knows it.
-        token: to log in with; shown once.
-        valid_for_s: its life.
-    """
-
-    address: str
-    token: str
-    valid_for_s: int
-
-
-class _Client:
+class Client:
     """Owns a link."""
 
     def __init__(self, address: str, identity: Path | Identity | None, *, insecure: bool = False) -> None:
@@ -100,7 +83,7 @@ class _Client:
         self.close()
 
 
-class JobsClient(_Client):
+class JobsClient(Client):
     """Jobs.
 
     Args:
@@ -194,7 +177,7 @@ class JobsClient(_Client):
         return _job(self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Report, request))
 
 
-class EpisodesClient(_Client):
+class EpisodesClient(Client):
     """The catalogue of episodes."""
 
     def list(self, *, after: int = 0, limit: int = 500, state: str = "", robot: str = "") -> list[EpisodeView]:
@@ -243,7 +226,7 @@ class EpisodesClient(_Client):
         return BlobDownload(self._link, episode.digest, episode.size, into).run()
 
 
-class WeightsClient(_Client):
+class WeightsClient(Client):
     """Checkpoints, from the publisher's side."""
 
     def publish(self, folder: Path, *, robots: Sequence[str] = (), valid_for_s: int = 0) -> SignedDocument:
@@ -316,20 +299,6 @@ class WeightsClient(_Client):
         except grpc.RpcError as failure:
             raise domain_error(failure) from failure
         return bytes(text)
-
-
-class ConsoleClient(_Client):
-    """The way to the operator's page."""
-
-    def log_in(self) -> PageLogin:
-        """Ask for a token in our certificate's name.
-
-        Raises:
-            RejectedBridgeError: this trainer serves no page.
-        """
-        request = console_pb2.LogInRequest()
-        reply = self._link.call(lambda channel: console_pb2_grpc.ConsoleServiceStub(channel).LogIn, request)
-        return PageLogin(reply.address, reply.token, reply.valid_for_s)
 
 
 def signed_document(message: Any) -> SignedDocument:

@@ -9,6 +9,9 @@ import pytest
 from cloud_trainer.console import Console
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_cli.main import main
+from gymnast_core.errors import RejectedBridgeError
+from gymnast_core.wire.errors import NotFoundError
+from gymnast_ros.uplink import ConsoleClient
 
 
 @pytest.fixture
@@ -91,3 +94,30 @@ def test_over_tls_the_certificate_is_the_login(tmp_path, capsys):
             words = ["--json", "operate", "robots", "--trainer", service.address, "--identity", str(tmp_path / name)]
             assert main(words) == code
             assert ("robots" in json.loads(capsys.readouterr().out)) == (code == 0)
+
+
+def test_a_program_is_answered_over_the_service_alone_and_only_what_ends(bench):
+    address = bench.service.start()
+    with ConsoleClient(address, None, insecure=True) as page:
+        with pytest.raises(RejectedBridgeError, match="serves no page; start it without --no-console"):
+            page.get("/api/robots")
+        bench.console.start()
+        assert page.get("/api/robots")["robots"][0]["robot"] == "bridge-1"
+        for path in ("/events", "/", "/login", "/static/page.css"):
+            with pytest.raises(NotFoundError, match="no part of the page that programs are answered"):
+                page.get(path)
+        with pytest.raises(NotFoundError, match="no part"):
+            page.post("/login", {"token": "x"})
+        with pytest.raises(NotFoundError, match="Not Found"):
+            page.get("/api/nowhere")
+
+
+def test_a_picture_larger_than_a_message_comes_whole(bench):
+    name = bench.adapt(bench.client("ana", "operator"), "ready")
+    film = bytes(range(256)) * 20_000
+    (bench.desk.adaptations.get(name).folder / "old.webp").write_bytes(film)
+    bench.console.start()
+    with ConsoleClient(bench.service.start(), None, insecure=True) as page:
+        assert page.picture(f"/adapt/{name}/old.webp") == film
+        with pytest.raises(RejectedBridgeError, match="there is no picture 'new' yet"):
+            page.picture(f"/adapt/{name}/new.webp")
