@@ -21,6 +21,7 @@ from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.episodes.spool import file_digest
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.expert import ScriptedExpert
+from tests.console.planted_loop import PlantedLoop
 from tests.console.simulated import BASE_OFFSET_M, SimulatedScene, arm, make_policy
 
 SCENE = "dark_table"
@@ -64,9 +65,13 @@ def main() -> None:
     base = make_policy(folder / "checkpoints", BASE_OFFSET_M, stage="sft", code_version="0.1.0")
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with Service(ServiceConfig(folder=folder, insecure=True)) as service:
-        console = Console(service, engine=SimulatedScene(folder, SCENE, base.id), port=port)
+        console = Console(service, engine=SimulatedScene(folder, SCENE, base.id), port=port, loops=[folder / "loop"])
         if fresh:
             fill(service, folder, base.id)
+            others = [
+                make_policy(folder / "checkpoints", offset, base.id, stage="grpo").id for offset in (0.011, 0.012)
+            ]
+            PlantedLoop(folder / "loop", [base.id, *others]).run()
             for task, real_only, dreamt_only in (
                 ("lift the red cube", 2, 5),
                 ("push the blue block to the left", 3, 3),

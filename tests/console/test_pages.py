@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from gymnast_core.job import JobEvent
 from gymnast_core.lineage import Record
 from gymnast_core.provenance import ProvenanceGraph
 from gymnast_core.types import RolloutBatch
+from tests.console.planted_loop import PlantedLoop
 
 AUDIT = {"model": "world_model-a", "passed": True, "outcomes": {"agreement": 0.87, "optimism": 0.04}}
 
@@ -133,3 +135,16 @@ def test_the_adapter_kept_for_a_scene_is_offered_when_it_comes_back(bench) -> No
     assert bench.step(ana, adaptation_id, "reuse", adapter="policy-kept").status_code == 200
     bench.until(adaptation_id, "preview")
     assert "train" not in bench.engine.calls
+
+
+def test_the_loop_page_tells_every_round_with_intervals_and_what_became_of_it(bench):
+    names = [bench.add_policy(offset) for offset in (0.026, 0.011, 0.012)]
+    history = PlantedLoop(bench.folder / "loop", names).run()
+    page = bench.client("ana", "operator").get("/loop").text
+    outcomes = re.findall(r'class="tag[^"]*">(promoted|kept the old one|refused)<', page)
+    assert outcomes == ["promoted", "kept the old one", "refused"]
+    assert history["rounds"][0]["policy"] in page
+    gain = history["rounds"][0]["difference"]
+    assert f"{100 * gain['mean']:+.1f} <small>{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}</small>" in page
+    assert "agreement 0.71 is below 0.80; collect more first" in page
+    assert f"{names[1]}: promote after {history['rounds'][0]['canary'][0]['n']} pairs" in page

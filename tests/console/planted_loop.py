@@ -1,0 +1,75 @@
+"""A finished unattended loop for the page to show: the real Loop; what the robot and the jobs answer is planted."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from gymnast_cli.loop import Loop
+from gymnast_cli.loop_config import LoopConfig
+from gymnast_cli.stages import Advance, Stages
+from gymnast_core.statistics import wilson_interval
+
+TASKS = ("lift", "push")
+
+
+class PlantedRobot:
+    """Succeeds as often as its checkpoint's rate says, the same way from the same start state."""
+
+    def __init__(self, policy: str, rates: Mapping[str, float]) -> None:
+        self.policy_version, self._rates = policy, rates
+
+    def evaluate(
+        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, checkpoints: Sequence[str] = (), **_: Any
+    ) -> dict[str, Any]:
+        rows = [
+            {
+                "task": task,
+                "seed": seed,
+                "policy": name,
+                "success": bool(np.random.default_rng([number, seed]).random() < self._rates[name]),
+            }
+            for name in checkpoints or [self.policy_version]
+            for number, task in enumerate(tasks)
+            for seed in range(seed_start, seed_start + seed_count)
+        ]
+        return {"episodes": rows}
+
+    def flush(self, timeout_s: float) -> None:
+        """Everything is there."""
+
+    def wait_staged(self, names: Sequence[str], timeout_s: float) -> None:
+        """Everything is there."""
+
+    def swap(self, checkpoint_id: str) -> None:
+        self.policy_version = checkpoint_id
+
+
+class PlantedLoop(Loop):
+    """Training answers at once: a better policy, one no better, a refusal."""
+
+    def __init__(self, folder: Path, checkpoints: Sequence[str]) -> None:
+        first, better, same = checkpoints
+        self._robot = PlantedRobot(first, {first: 0.3, better: 0.75, same: 0.75})
+        config = LoopConfig(
+            folder, "world_model-a", "judge-a", rounds=3, tasks=TASKS, collect=(10,), choosing=25, evaluation=100
+        )
+        stages = Stages(Console(file=io.StringIO()))
+        here: Callable[[str], str] = str
+        super().__init__(config, self._robot, None, here, stages)  # type: ignore[arg-type]
+        self._answers = {1: better, 2: same, 3: ""}
+
+    def _train(self, number: int, advance: Advance) -> dict[str, Any]:
+        if not self._answers[number]:
+            return {"refused": "agreement 0.71 is below 0.80; collect more first", "candidates": []}
+        trusted = {"precision": wilson_interval(88 + number, 100).to_json()}
+        return {
+            "candidates": [{"id": self._answers[number]}], "world_model": f"world_model-{number}", "judge": "judge-a",
+            "audit": {"agreement": 0.82 + 0.04 * number, "optimism": 0.12 - 0.03 * number},
+            "judge_trust": {"tasks": [trusted]}, "imagined_reward": [],
+        }  # fmt: skip
