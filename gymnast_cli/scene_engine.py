@@ -33,9 +33,10 @@ from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit_run import run_audit
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import World, load_world
+from gymnast_cli.arm_trials import FLUSH_S, STAGE_S, TrialRobot, run_pairs
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.policies import load_policy
-from gymnast_core.scene import SceneBook, check_reset
+from gymnast_core.scene import SceneBook
 from gymnast_core.sequential import Decision, SequentialRule
 from gymnast_core.trial import Trial, TrialPlan
 from gymnast_core.types import Episode, Outcome
@@ -44,11 +45,9 @@ POLL_S = 0.2
 COLLECT_SEED = 970_000
 TRIAL_SEED = 2_950_000
 ROBOT_S = 1800.0
-MOST_ATTEMPTS = 3
-"""Of one pair of a canary; then somebody has to look."""
 
 
-class Robot(Protocol):
+class Robot(TrialRobot, Protocol):
     """What is asked of a started robot; gymnast_ros.nodes.client.GraphClient is one."""
 
     @property
@@ -69,16 +68,6 @@ class Robot(Protocol):
         timeout_s: float,
     ) -> dict[str, Any]:
         """Run episodes of the policy in force; returns {episodes: [{episode_id, ...}]}."""
-        ...
-
-    def run_episode(
-        self, *, instruction: str, seed: int, scene: str, checkpoint: str, record: bool, purpose: str
-    ) -> dict[str, Any]:
-        """Run one episode of a checkpoint; returns {success, episode_id, truncated_reason, ...}."""
-        ...
-
-    def flush(self, timeout_s: float) -> None:
-        """Return when the trainer has every recorded episode."""
         ...
 
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:
@@ -162,7 +151,7 @@ class SceneEngine:
             tasks=[instruction], seed_start=start, seed_count=episodes, scene=request["scene"], temperature_seed=0,
             record=True, purpose="ttt", timeout_s=ROBOT_S,
         )  # fmt: skip
-        client.flush(120.0)
+        client.flush(FLUSH_S)
         self.catalogue.settle()
 
     def trust(self, folder: Path) -> Trust:
@@ -249,26 +238,14 @@ class SceneEngine:
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
         """Run the blinded trial until its rule decides."""
         request, client = self._request(folder), self.connect(robot)
-        client.wait_staged([candidate], 120.0)
+        client.wait_staged([candidate], STAGE_S)
         path = folder / "canary.jsonl"
         trial = Trial.load(path) if path.exists() else self._declare(path, candidate, request)
         try:
-            while (run := trial.next_run()) is not None and not stop():
-                row = client.run_episode(
-                    instruction=run.instruction, seed=run.start_seed, scene=request["scene"],
-                    checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose="canary",
-                )  # fmt: skip
-                episode_id = str(row["episode_id"])
-                if problem := self._unusable(row) or self._not_reset(
-                    client, run.instruction, trial.first_episode, episode_id
-                ):
-                    trial.void(run.run_id, problem)
-                    require_progress(trial, problem)
-                    continue
-                outcome = Outcome.SUCCESS if row["success"] else Outcome.FAILURE
-                trial.record(run.run_id, outcome, labelled_by="operator:robot", episode_id=episode_id)
-                if run.run_id.endswith("-2"):
-                    emit("pair", {"pair": run.pair})
+            run_pairs(
+                trial, client, self.catalogue, scene=request["scene"], purpose="canary", stop=stop,
+                told=lambda pair: emit("pair", {"pair": pair}),
+            )  # fmt: skip
             keep = trial.decision is Decision.PROMOTE
             if trial.decision.final and not keep:
                 self.book.drop(candidate)
@@ -276,24 +253,11 @@ class SceneEngine:
         finally:
             trial.close()
 
-    @staticmethod
-    def _unusable(row: Mapping[str, Any]) -> str:
-        """Why a run says nothing; empty when it does."""
-        unlabelled = "nobody labelled it" if row.get("success") is None else ""
-        return str(row.get("truncated_reason") or unlabelled)
-
-    def _not_reset(self, client: Robot, instruction: str, first: str, second: str) -> str:
-        """What differs between the starts of a pair's two runs, by image; empty when nothing does, or for its first."""
-        if not first:
-            return ""
-        client.flush(120.0)
-        self.catalogue.settle()
-        rows = self._rows(instruction)
-        if missing := {first, second} - rows.keys():
-            return f"the recording {missing.pop()} is not at the trainer"
-        then, now = (next(iter(self.catalogue.read(rows[name]).images.values()))[0] for name in (first, second))
-        check = check_reset(now, then)
-        return "" if check.ok else check.message
+    def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
+        """Run a trial that was asked for on the page; see cloud_trainer.jobs.trials."""
+        client = self.connect(robot)
+        client.wait_staged([trial.plan.candidate], STAGE_S)
+        run_pairs(trial, client, self.catalogue, scene=scene or self.scene, purpose="trial", stop=stop)
 
     def _declare(self, path: Path, candidate: str, request: Mapping[str, str]) -> Trial:
         plan = TrialPlan(
@@ -303,7 +267,7 @@ class SceneEngine:
             instruction=request["instruction"],
             rule=self.rule,
             start_seeds=tuple(range(TRIAL_SEED, TRIAL_SEED + self.rule.max_pairs)),
-            judge="operator:robot",
+            judge="operator",
             versions={"world_model": request["world_model"], "judge": request["judge"], "scene": request["scene"]},
         )
         return Trial.declare(path, plan, secrets.token_bytes(32))
@@ -347,13 +311,3 @@ class SceneEngine:
         home = load_world(self.shelf.path(request["world_model"]), dream)
         episodes = self._episodes(request, home.image_size)
         return home.in_scene(clips_of(episodes, home.image_size), seed=0), episodes
-
-
-def require_progress(trial: Trial, problem: str) -> None:
-    """Return unless the pair at hand was set aside too often.
-
-    Raises:
-        GymnastError: it was; the message says why last.
-    """
-    if trial.attempt > MOST_ATTEMPTS:
-        raise GymnastError(f"a pair of the canary was set aside {MOST_ATTEMPTS} times, the last time because {problem}")

@@ -12,7 +12,8 @@ import pytest
 
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_cli.scene_engine import MOST_ATTEMPTS, SceneEngine
+from gymnast_cli.arm_trials import MOST_ATTEMPTS
+from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.episodes import write_episode
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import GymnastError
@@ -59,7 +60,7 @@ class CarelessRobot:
             "operator:sim", made.steps, checkpoint, {"scene": "bench"},
         )  # fmt: skip
         self.service.meta.add_episodes([row])
-        return {"success": won, "episode_id": made.episode_id, "truncated_reason": ""}
+        return {"success": won, "episode_id": made.episode_id, "truncated_reason": "", "labelled_by": "operator:sim"}
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""The runs of a blinded trial on a robot's arm: each pair from the same start, checked by image, or set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from cloud_trainer.store.episodes import EpisodeCatalogue
+from gymnast_core.errors import GymnastError
+from gymnast_core.scene import check_reset
+from gymnast_core.trial import Trial
+from gymnast_core.types import Outcome
+
+MOST_ATTEMPTS = 3
+"""Of one pair; then somebody has to look."""
+FLUSH_S = STAGE_S = 120.0
+"""How long episodes may take up, and a checkpoint down."""
+
+
+class TrialRobot(Protocol):
+    """What a trial asks of a started robot; gymnast_ros.nodes.client.GraphClient is one."""
+
+    def run_episode(
+        self, *, instruction: str, seed: int, scene: str, checkpoint: str, record: bool, purpose: str
+    ) -> dict[str, Any]:
+        """Run one episode of a checkpoint; returns {success, labelled_by, episode_id, truncated_reason, ...}."""
+        ...
+
+    def flush(self, timeout_s: float) -> None:
+        """Return when the trainer has every recorded episode."""
+        ...
+
+
+def run_pairs(
+    trial: Trial, robot: TrialRobot, catalogue: EpisodeCatalogue, *, scene: str, purpose: str,
+    stop: Callable[[], bool], told: Callable[[int], None] = lambda pair: None,
+) -> None:  # fmt: skip
+    """Do run after run until the trial is decided or stop() holds.
+
+    Args:
+        trial: declared.
+        robot: holds both checkpoints.
+        catalogue: where its recordings arrive.
+        scene: where it stands.
+        purpose: rides in the recordings.
+        stop: asked before every run.
+        told: the number of every finished pair.
+
+    Raises:
+        GymnastError: a pair was set aside too often; the message says why last.
+    """
+    while (run := trial.next_run()) is not None and not stop():
+        row = robot.run_episode(
+            instruction=run.instruction, seed=run.start_seed, scene=scene,
+            checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose=purpose,
+        )  # fmt: skip
+        episode_id, first = str(row["episode_id"]), trial.first_episode
+        if problem := _unusable(row) or _not_reset(robot, catalogue, run.instruction, first, episode_id):
+            trial.void(run.run_id, problem)
+            if trial.attempt > MOST_ATTEMPTS:
+                raise GymnastError(f"a pair was set aside {MOST_ATTEMPTS} times, the last time because {problem}")
+            continue
+        outcome = Outcome.SUCCESS if row["success"] else Outcome.FAILURE
+        trial.record(run.run_id, outcome, labelled_by=str(row["labelled_by"]), episode_id=episode_id)
+        if first:
+            told(run.pair)
+
+
+def _unusable(row: Mapping[str, Any]) -> str:
+    """Why a run says nothing; empty when it does."""
+    unlabelled = "nobody labelled it" if row.get("success") is None else ""
+    return str(row.get("truncated_reason") or unlabelled)
+
+
+def _not_reset(robot: TrialRobot, catalogue: EpisodeCatalogue, instruction: str, first: str, second: str) -> str:
+    """What differs between the starts of a pair's two runs, by image; empty when nothing does, or for its first."""
+    if not first:
+        return ""
+    robot.flush(FLUSH_S)
+    catalogue.settle()
+    rows = {row.episode_id: row for row in catalogue.list(instruction=instruction, limit=100_000)}
+    if missing := {first, second} - rows.keys():
+        return f"the recording {missing.pop()} is not at the trainer"
+    then, now = (next(iter(catalogue.read(rows[name]).images.values()))[0] for name in (first, second))
+    check = check_reset(now, then)
+    return "" if check.ok else check.message
