@@ -21,7 +21,7 @@ from PIL import Image
 
 from cloud_trainer.console.media import film
 from cloud_trainer.jobs.adaptation import MODES
-from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import Budget, Emit, SceneRequest, Stop, Trust, Verdict
 from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.shelf import Shelf
@@ -29,7 +29,7 @@ from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobStore
 from cloud_trainer.world_model.audit import require_trust
-from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
+from cloud_trainer.world_model.audit_bounds import AuditConfig
 from cloud_trainer.world_model.audit_run import run_audit
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import World, load_world
@@ -44,6 +44,8 @@ from gymnast_core.types import Episode, Outcome
 POLL_S = 0.2
 COLLECT_SEED = 970_000
 TRIAL_SEED = 2_950_000
+SEEDS, STATES_PER_SEED = 20, 1000
+"""How many seeds have start states of their own, and how many each."""
 ROBOT_S = 1800.0
 
 
@@ -94,10 +96,7 @@ class SceneEngine:
         shelf: of the trainer's checkpoints.
         book: the scenes this robot knows.
         scene: the robot's name for where it stands, unless the operator names another.
-        world_model, judge: checkpoint ids; empty takes the trainer's newest when an adaptation begins.
-        needed: labelled real episodes below which no trust can be told.
-        bounds: of the audit in this scene.
-        config: of the training job.
+        config: of the training job; its bounds, scene_episodes and check are those of the trust check too.
         rule: of the canary; declared before it.
         modes: what of the policy is trained.
         price_per_hour: of this trainer, for budgets in money.
@@ -109,29 +108,33 @@ class SceneEngine:
     shelf: Shelf
     book: SceneBook
     scene: str
-    world_model: str = ""
-    judge: str = ""
-    needed: int = 20
-    bounds: AuditBounds = field(default_factory=AuditBounds)
     config: Mapping[str, Any] = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
     modes: tuple[str, ...] = MODES
     price_per_hour: float = 0.0
 
-    def capture(self, robot: str, instruction: str, scene: str, folder: Path) -> Mapping[str, Any]:
+    def check(self, request: SceneRequest) -> None:
+        """Return if its checkpoints are here and its settings exist."""
+        PipelineConfig.of({**self.config, **request.config})
+        for name in filter(None, (request.world_model, request.judge)):
+            self.shelf.path(name)
+
+    def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
         """Record one episode here; its first frame is the scene."""
-        request = {
-            "robot": robot, "scene": scene or self.scene, "policy": self.connect(robot).policy_version,
-            "world_model": self.world_model or self.shelf.newest("world_model").name,
-            "judge": self.judge or self.shelf.newest("judge").name,
+        robot, instruction = request.robot, request.instruction
+        asked = {
+            "robot": robot, "scene": request.scene or self.scene, "policy": self.connect(robot).policy_version,
+            "world_model": request.world_model or self.shelf.newest("world_model").name,
+            "judge": request.judge or self.shelf.newest("judge").name,
+            "seed": request.seed, "config": {**self.config, **request.config},
         }  # fmt: skip
-        self._record(robot, instruction, {**request, "instruction": instruction}, episodes=1)
+        self._record(robot, instruction, {**asked, "instruction": instruction}, episodes=1)
         recorded = self.catalogue.list(robot=robot, limit=100_000)
         if not recorded:
             raise GymnastError(f"{robot} recorded an episode, but none of its is valid here; see the page's episodes")
         newest = recorded[-1]
         told = {"instruction": newest.instruction, "start": newest.episode_id}  # the robot knows tasks by short names
-        (folder / "request.json").write_text(json.dumps({**request, **told}))
+        (folder / "request.json").write_text(json.dumps({**asked, **told}))
         frame_HWC = next(iter(self.catalogue.read(newest).images.values()))[0]
         buffer = io.BytesIO()
         Image.fromarray(frame_HWC).save(buffer, "WEBP", quality=90)
@@ -139,17 +142,17 @@ class SceneEngine:
         np.save(folder / "start.npy", frame_HWC)
         known = self.book.find(frame_HWC)
         adapters = () if known is None else known.adapters
-        return {"scene": request["scene"], "known_adapters": [name for name in adapters if name != request["policy"]]}
+        return {"scene": asked["scene"], "known_adapters": [name for name in adapters if name != asked["policy"]]}
 
     def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
         """Record real episodes of the running policy and wait until the trainer has them."""
         self._record(robot, instruction, self._request(folder), episodes=episodes)
 
-    def _record(self, robot: str, instruction: str, request: Mapping[str, str], *, episodes: int) -> None:
-        client, start = self.connect(robot), COLLECT_SEED + len(self._recorded(request))
+    def _record(self, robot: str, instruction: str, request: Mapping[str, Any], *, episodes: int) -> None:
+        client, start = self.connect(robot), COLLECT_SEED + _range_of(request) + len(self._recorded(request))
         client.evaluate(
-            tasks=[instruction], seed_start=start, seed_count=episodes, scene=request["scene"], temperature_seed=0,
-            record=True, purpose="ttt", timeout_s=ROBOT_S,
+            tasks=[instruction], seed_start=start, seed_count=episodes, scene=request["scene"],
+            temperature_seed=request["seed"], record=True, purpose="ttt", timeout_s=ROBOT_S,
         )  # fmt: skip
         client.flush(FLUSH_S)
         self.catalogue.settle()
@@ -157,24 +160,25 @@ class SceneEngine:
     def trust(self, folder: Path) -> Trust:
         """Dream the recorded episodes of this scene and compare how they ended."""
         request = self._request(folder)
-        recorded = self._recorded(request)
-        figures: dict[str, Any] = {"real_episodes_here": len(recorded), "needed": self.needed}
-        if len(recorded) < self.needed:
-            missing = self.needed - len(recorded)
+        config, recorded = PipelineConfig.of(request["config"]), self._recorded(request)
+        needed = config.scene_episodes
+        figures: dict[str, Any] = {"real_episodes_here": len(recorded), "needed": needed}
+        if len(recorded) < needed:
+            missing = needed - len(recorded)
             reason = f"{len(recorded)} labelled episodes of this task here are too few to tell; collect {missing} more"
             return Trust(False, reason, figures)
         world, episodes = self._there(request)
         report = run_audit(
             world.dreamer(), episodes,
             judge=LearnedJudge.load(self.shelf.path(request["judge"])), config=AuditConfig(parts=("outcomes",)),
-            bounds=replace(self.bounds, episodes=min(self.bounds.episodes or 0, self.needed)),
+            bounds=replace(config.bounds, episodes=needed),
         )  # fmt: skip
         told = report.summary().items()
         figures |= {name: value for name, value in told if isinstance(value, (int, float)) and math.isfinite(value)}
         try:
             require_trust(report)
         except NotTrustedError as refusal:
-            return Trust(False, f"{refusal}", figures)
+            return Trust(not config.check, f"{refusal}", figures)
         return Trust(True, figures=figures)
 
     def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
@@ -183,11 +187,12 @@ class SceneEngine:
         seconds = budget.seconds
         if budget.price_per_hour:
             seconds = min(seconds, 3600 * budget.money / budget.price_per_hour)
-        per_iteration = int(self.config.get("groups", 24)) * int(self.config.get("group_size", 8))
+        config = PipelineConfig.of(request["config"])
+        per_iteration = config.groups * config.group_size
         spec = {
             **{name: request[name] for name in ("robot", "policy", "world_model", "judge", "instruction")},
-            "seed": 0, "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode, "scene": request["scene"],
-            "config": dict(self.config),
+            "seed": request["seed"], "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode,
+            "scene": request["scene"], "config": request["config"],
         }  # fmt: skip
         row = self.jobs.submit("default", "adapt", spec, folder.name, "console")
         emit("job", {"job": row.job_id})
@@ -259,14 +264,15 @@ class SceneEngine:
         client.wait_staged([trial.plan.candidate], STAGE_S)
         run_pairs(trial, client, self.catalogue, scene=scene or self.scene, purpose="trial", stop=stop)
 
-    def _declare(self, path: Path, candidate: str, request: Mapping[str, str]) -> Trial:
+    def _declare(self, path: Path, candidate: str, request: Mapping[str, Any]) -> Trial:
+        first = TRIAL_SEED + _range_of(request)
         plan = TrialPlan(
             trial_id=f"canary-{path.parent.name}",
             incumbent=request["policy"],
             candidate=candidate,
             instruction=request["instruction"],
             rule=self.rule,
-            start_seeds=tuple(range(TRIAL_SEED, TRIAL_SEED + self.rule.max_pairs)),
+            start_seeds=tuple(range(first, first + self.rule.max_pairs)),
             judge="operator",
             versions={"world_model": request["world_model"], "judge": request["judge"], "scene": request["scene"]},
         )
@@ -283,17 +289,18 @@ class SceneEngine:
         if client.policy_version == candidate:
             client.rollback()
 
-    def _request(self, folder: Path) -> dict[str, str]:
-        """What capture() wrote down; adaptations begun before scenes could be named have the trainer's."""
-        return {"scene": self.scene, **json.loads((folder / "request.json").read_text())}
+    def _request(self, folder: Path) -> dict[str, Any]:
+        """What capture() wrote down; older adaptations have the trainer's scene and settings."""
+        usual = {"scene": self.scene, "seed": 0, "config": dict(self.config)}
+        return {**usual, **json.loads((folder / "request.json").read_text())}
 
-    def _recorded(self, request: Mapping[str, str]) -> list[Any]:
+    def _recorded(self, request: Mapping[str, Any]) -> list[Any]:
         """Labelled episodes of this task in this scene."""
         rows = self.catalogue.list(instruction=request["instruction"], limit=100_000)
         labelled = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
         return [row for row in rows if row.metadata.get("scene") == request["scene"] and row.outcome in labelled]
 
-    def _episodes(self, request: Mapping[str, str], image_size: int) -> list[Episode]:
+    def _episodes(self, request: Mapping[str, Any], image_size: int) -> list[Episode]:
         size = (image_size, image_size)
         episodes = [self.catalogue.read(row, image_size=size) for row in self._recorded(request)[-200:]]
         if not episodes:
@@ -305,9 +312,14 @@ class SceneEngine:
         """Every recording of this task, by id."""
         return {row.episode_id: row for row in self.catalogue.list(instruction=instruction, limit=100_000)}
 
-    def _there(self, request: Mapping[str, str]) -> tuple[World, list[Episode]]:
+    def _there(self, request: Mapping[str, Any]) -> tuple[World, list[Episode]]:
         """The world model as it looks in this scene, and the recordings that say how."""
-        dream = PipelineConfig.of(self.config).dream
+        dream = PipelineConfig.of(request["config"]).dream
         home = load_world(self.shelf.path(request["world_model"]), dream)
         episodes = self._episodes(request, home.image_size)
         return home.in_scene(clips_of(episodes, home.image_size), seed=0), episodes
+
+
+def _range_of(request: Mapping[str, Any]) -> int:
+    """Where the start states of an adaptation's seed begin, within the ranges of their purpose."""
+    return STATES_PER_SEED * (int(request["seed"]) % SEEDS)

@@ -37,24 +37,25 @@ def ledger(desk: Desk, user: User) -> dict[str, Any]:
 
 
 def adaptations(desk: Desk, user: User) -> dict[str, Any]:
-    """Every adaptation, newest first."""
-    return {"adaptations": [_shown(flow.view) for flow in desk.adaptations.all()]}
+    """Every adaptation, newest first; a robot's own where a robot asks."""
+    return {"adaptations": [_shown(flow.view) for flow in desk.flows(user)]}
 
 
 def adaptation(desk: Desk, user: User, *, adaptation_id: str) -> dict[str, Any]:
     """One adaptation; over and busy say whether there is anything to wait for."""
-    return _shown(desk.adaptations.get(adaptation_id).view)
+    return _shown(desk.flow(user, adaptation_id).view)
 
 
 def _shown(view: View) -> dict[str, Any]:
     return {**asdict(view), "stage": view.stage.value, "over": view.stage.over, "busy": view.stage.busy}
 
 
-VIEWS: dict[str, Callable[..., dict[str, Any]]] = {
-    "/api/robots": robots,
-    "/api/log": log,
-    "/api/evaluations": evaluations,
-    "/api/ledger": ledger,
-    "/api/adaptations": adaptations,
-    "/api/adaptations/{adaptation_id}": adaptation,
+VIEWS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
+    "/api/robots": ("look", robots),
+    "/api/log": ("look", log),
+    "/api/evaluations": ("look", evaluations),
+    "/api/ledger": ("look", ledger),
+    "/api/adaptations": ("follow", adaptations),
+    "/api/adaptations/{adaptation_id}": ("follow", adaptation),
 }
+"""Address -> what the user must be allowed to do, and the view."""

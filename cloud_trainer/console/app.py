@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from cloud_trainer.console import api, pages
 from cloud_trainer.console.checkpoints import RefusedError
-from cloud_trainer.console.desk import Desk
+from cloud_trainer.console.desk import Desk, scene_request
 from cloud_trainer.jobs.adaptation_engine import FlowError
 from gymnast_core.errors import ContractError
 from gymnast_core.provenance import ProvenanceError
@@ -78,15 +78,15 @@ def _add_pages(app: FastAPI, site: Site, desk: Desk) -> None:
     for address, make_picture in pages.PICTURES.items():
         app.get(address)(pictured(make_picture))
 
-    def told(view: Callable[..., dict[str, Any]]) -> Callable[..., JSONResponse]:
+    def told(action: str, view: Callable[..., dict[str, Any]]) -> Callable[..., JSONResponse]:
         def answer(request: Request, user: Annotated[User, Depends(site.user_of)]) -> JSONResponse:
-            user.require("look")
+            user.require(action)
             return JSONResponse(view(desk, user, **request.path_params))
 
         return answer
 
-    for address, view in api.VIEWS.items():
-        app.get(address)(told(view))
+    for address, (action, view) in api.VIEWS.items():
+        app.get(address)(told(action, view))
 
     @app.get("/checkpoints/{checkpoint_id}/lineage.json")
     def lineage(checkpoint_id: str, user: Annotated[User, Depends(site.user_of)]) -> Response:
@@ -115,8 +115,7 @@ def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:
         return said, f"/checkpoints/{checkpoint_id}"
 
     def adapt(user: User, form: Mapping[str, str]) -> tuple[str, str]:
-        adaptation_id = desk.adapt(user, *(form.get(name, "") for name in ("robot", "instruction", "scene")))
-        return "capturing the scene", f"/adapt/{adaptation_id}"
+        return "capturing the scene", f"/adapt/{desk.adapt(user, scene_request(form))}"
 
     def adapt_step(user: User, form: Mapping[str, str], adaptation_id: str, step: str) -> tuple[str, str]:
         revision = int(form["revision"]) if form.get("revision", "").isdigit() else -1

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
-from cloud_trainer.jobs.adaptation_engine import Budget
+from cloud_trainer.jobs.adaptation_engine import Budget, FlowError, SceneRequest
 from cloud_trainer.jobs.ledger import CalibrationLedger
-from cloud_trainer.jobs.scene_adaptation import Adaptations
+from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation
 from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
 from cloud_trainer.service.trail import MADE
@@ -21,10 +21,12 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.types import Outcome
-from gymnast_core.web.auth import User
+from gymnast_core.web.auth import ForbiddenError, User
 
 REPORT_STALE_S = 15.0
 EPISODES_PER_PAGE = 60
+ROBOT_STEPS = ("collect", "train", "approve", "cancel")
+"""Of an adaptation that a robot began itself, by its certificate; everything else is for operators."""
 
 
 class Desk:
@@ -178,27 +180,48 @@ class Desk:
         self.trail.note(user, "cancel", job=job_id)
         return f"{job_id} stops after its current iteration; what is finished is kept"
 
-    def adapt(self, user: User, robot: str, instruction: str, scene: str = "") -> str:
-        """Begin test-time training; returns its id."""
-        user.require("adapt")
+    def flows(self, user: User) -> list[SceneAdaptation]:
+        """Return the adaptations this user may follow, newest first: a robot its own alone."""
+        user.require("follow")
+        mine = [flow for flow in self.adaptations.all() if flow.view.tenant == user.tenant]
+        return [flow for flow in mine if user.role != "robot" or flow.view.robot == user.name]
+
+    def flow(self, user: User, adaptation_id: str) -> SceneAdaptation:
+        """Return one of these.
+
+        Raises:
+            FlowError: there is none of this id, or it is another tenant's or another robot's.
+        """
+        flow = self.adaptations.get(adaptation_id)
+        if flow not in self.flows(user):
+            raise FlowError(f"there is no adaptation {adaptation_id!r} of {user.name}; choose one from the list")
+        return flow
+
+    def adapt(self, user: User, request: SceneRequest) -> str:
+        """Begin test-time training; returns its id. A robot may have itself adapted."""
+        robot = request.robot
+        if user.role != "robot":
+            user.require("adapt")
+        elif user.name != robot:
+            raise ForbiddenError(f"robot {user.name!r} may have itself adapted alone, not {robot!r}")
         report = self.robot(user, robot)
         if report.status.get("estop"):
             raise RefusedError(f"{robot} is stopped by its e-stop; re-arm it at the robot, then start again")
         if report.status.get("takes_orders") is False:
             raise RefusedError(
-                f"{robot} takes no orders; start it with `gymnast up --orders` (orders:=true), or adapt it there with "
-                "`gymnast ttt`"
+                f"{robot} takes no orders; start it with `gymnast up --orders` (orders:=true): its episodes and its "
+                "canary are ordered from here"
             )
         if report.age_s() > REPORT_STALE_S:
             raise RefusedError(f"{robot} has been silent for {report.age_s():.0f} s; wait until it reports again")
-        flow = self.adaptations.start(robot=robot, instruction=instruction, by=user.name, scene=scene)
-        self.trail.note(user, "adapt", adaptation=flow.view.adaptation_id, robot=robot, instruction=instruction)
+        flow = self.adaptations.start(request, by=user.name, tenant=user.tenant)
+        self.trail.note(user, "adapt", adaptation=flow.view.adaptation_id, robot=robot, instruction=request.instruction)
         return flow.view.adaptation_id
 
     def adapt_step(self, user: User, adaptation_id: str, step: str, revision: int, values: Mapping[str, str]) -> str:
         """Do one of: collect, train, reuse, approve, reject, cancel."""
-        user.require("adapt")
-        flow = self.adaptations.get(adaptation_id)
+        flow = self.flow(user, adaptation_id)
+        self._require_step(user, flow, step)
         if step == "collect":
             flow.collect(revision, episodes=_whole(values, "episodes", 10), by=user.name)
             said = "collecting real episodes in this scene"
@@ -228,6 +251,17 @@ class Desk:
         self.trail.note(user, f"adapt: {step}", adaptation=adaptation_id, **dict(values))
         return said
 
+    @staticmethod
+    def _require_step(user: User, flow: SceneAdaptation, step: str) -> None:
+        """Operators may do everything; a robot some steps of an adaptation that it began itself."""
+        if user.role != "robot":
+            user.require("adapt")
+        elif step not in ROBOT_STEPS or flow.view.started_by != user.name:
+            raise ForbiddenError(
+                f"robot {user.name!r} may do {', '.join(ROBOT_STEPS)} of adaptations that it began itself, not "
+                f"{step!r} of one begun by {flow.view.started_by!r}; an operator may"
+            )
+
     def loops(self) -> list[dict[str, Any]]:
         """Return the history of every loop, with the folder it runs in."""
         return [{"folder": str(path.parent), **_read_json(path)} for path in self._histories()]
@@ -251,6 +285,22 @@ class Desk:
             NotFoundError: no such job of this tenant.
         """
         return self.jobs.get(job_id, user.tenant)
+
+
+def scene_request(form: Mapping[str, str]) -> SceneRequest:
+    """Read what is asked for when an adaptation begins.
+
+    Raises:
+        ConfigError: the seed is no whole number, or config no JSON object.
+    """
+    texts = {name: form.get(name, "").strip() for name in ("robot", "instruction", "scene", "world_model", "judge")}
+    try:
+        config = json.loads(form.get("config", "").strip() or "{}")
+    except ValueError as error:
+        raise ConfigError(f"config is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"config must be a JSON object, got {form.get('config')!r}")
+    return SceneRequest(**texts, seed=_whole(form, "seed", 0), config=config)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

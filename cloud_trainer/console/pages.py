@@ -15,7 +15,7 @@ from gymnast_core.web.auth import User
 
 def robots(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Every robot, and what is being adapted."""
-    open_flows = {flow.view.robot: flow.view for flow in desk.adaptations.all() if not flow.view.stage.over}
+    open_flows = {flow.view.robot: flow.view for flow in desk.flows(user) if not flow.view.stage.over}
     rows = [
         {
             "report": report,
@@ -138,7 +138,7 @@ def _telling_pair(card: Mapping[str, Any]) -> dict[str, Any]:
 def adaptations(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """All adaptations, and the form for a new one."""
     return {
-        "flows": [flow.view for flow in desk.adaptations.all()],
+        "flows": [flow.view for flow in desk.flows(user)],
         "robots": desk.robots(user),
         "robot": query.get("robot", ""),
         "said": query.get("said", ""),
@@ -147,7 +147,7 @@ def adaptations(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str
 
 def adaptation(desk: Desk, user: User, *, adaptation_id: str, query: Mapping[str, str]) -> dict[str, Any]:
     """One adaptation: where it is and what can be decided now."""
-    flow = desk.adaptations.get(adaptation_id)
+    flow = desk.flow(user, adaptation_id)
     view = flow.view
     pictures = {path.stem for path in flow.folder.glob("*.webp")}
     rewards = [float(row.get("imagined_reward", 0)) for row in view.iterations]
@@ -197,7 +197,7 @@ def episode_film(desk: Desk, user: User, *, episode_id: str) -> tuple[bytes, str
 
 def adaptation_picture(desk: Desk, user: User, *, adaptation_id: str, name: str) -> tuple[bytes, str]:
     """A file the engine left: start, old, new."""
-    path = desk.adaptations.get(adaptation_id).folder / f"{name}.webp"
+    path = desk.flow(user, adaptation_id).folder / f"{name}.webp"
     if name not in ("start", "old", "new") or not path.exists():
         raise RefusedError(f"there is no picture {name!r} yet")
     return path.read_bytes(), "image/webp"

@@ -15,6 +15,35 @@ class FlowError(GymnastError):
 
 
 @dataclass(frozen=True)
+class SceneRequest:
+    """What is asked for when an adaptation begins; the policy is what the robot runs.
+
+    Attributes:
+        robot: its name.
+        instruction: what it shall do there.
+        scene: the robot's name for where it stands; empty is the trainer's usual.
+        world_model, judge: checkpoint ids; empty takes the trainer's newest.
+        seed: of everything random, the start states of real episodes included.
+        config: settings of the training job, over the trainer's own.
+    """
+
+    robot: str
+    instruction: str
+    scene: str = ""
+    world_model: str = ""
+    judge: str = ""
+    seed: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse requests that name no robot or say nothing, and seeds that are none."""
+        if not self.robot.strip() or not self.instruction.strip():
+            raise ConfigError("name a robot and say what it should do in this scene")
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, got {self.seed}")
+
+
+@dataclass(frozen=True)
 class Budget:
     """What an adaptation may cost; whichever is used up first ends training.
 
@@ -74,8 +103,16 @@ Stop = Callable[[], bool]
 class AdaptationEngine(Protocol):
     """What computes. Every method may take long and raise GymnastError; files it makes go into the given folder."""
 
-    def capture(self, robot: str, instruction: str, scene: str, folder: Path) -> Mapping[str, Any]:
-        """Take start frames (start.webp in folder) of a scene, "" for the usual; returns {scene, known_adapters}."""
+    def check(self, request: SceneRequest) -> None:
+        """Return if this can be begun.
+
+        Raises:
+            ConfigError: a checkpoint is not here, or a setting does not exist.
+        """
+        ...
+
+    def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
+        """Take start frames (start.webp in folder) of the scene; returns {scene, known_adapters}."""
         ...
 
     def trust(self, folder: Path) -> Trust:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+OPTIONS = ("world_model", "judge", "seed", "config")
+"""Of what was asked for when it began, see SceneRequest; absent where nothing was."""
+
 
 class Stage(str, enum.Enum):
     """Where an adaptation is."""
@@ -46,6 +49,8 @@ class View:
     revision: int = 0
     reason: str = ""
     scene: str = ""
+    tenant: str = "default"
+    options: dict[str, Any] = field(default_factory=dict)
     known_adapters: list[str] = field(default_factory=list)
     trust: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +76,8 @@ class View:
         if kind == "started":
             self.adaptation_id, self.robot = str(data["id"]), str(data["robot"])
             self.instruction, self.started_by = str(data["instruction"]), str(data["by"])
-            self.scene = str(data.get("scene", ""))
+            self.scene, self.tenant = str(data.get("scene", "")), str(data.get("tenant", "default"))
+            self.options = {name: data[name] for name in OPTIONS if name in data}
         elif kind == "captured":
             self.scene, self.known_adapters = str(data.get("scene", "")), list(data.get("known_adapters", []))
         elif kind == "trust":

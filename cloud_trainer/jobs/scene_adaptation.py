@@ -18,8 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.jobs.adaptation_engine import AdaptationEngine, Budget, FlowError
-from cloud_trainer.jobs.adaptation_view import Stage, View
+from cloud_trainer.jobs.adaptation_engine import AdaptationEngine, Budget, FlowError, SceneRequest
+from cloud_trainer.jobs.adaptation_view import OPTIONS, Stage, View
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
 
@@ -48,21 +48,22 @@ class SceneAdaptation:
 
     @staticmethod
     def start(
-        root: Path, engine: AdaptationEngine, *, robot: str, instruction: str, by: str, scene: str = "",
+        root: Path, engine: AdaptationEngine, request: SceneRequest, *, by: str, tenant: str = "default",
         clock: Callable[[], float] = time.monotonic,
     ) -> SceneAdaptation:  # fmt: skip
         """Capture the scene and begin; returns at once.
 
         Raises:
-            ConfigError: no robot or no instruction.
+            ConfigError: what is asked for is not here.
         """
-        if not robot.strip() or not instruction.strip():
-            raise ConfigError("name a robot and say what it should do in this scene")
+        engine.check(request)
         adaptation_id = f"adapt-{secrets.token_hex(6)}"
         flow = SceneAdaptation(root / adaptation_id, engine, clock=clock)
+        asked = {name: value for name in OPTIONS if (value := getattr(request, name))}
         flow._record(
-            "started", id=adaptation_id, robot=robot, instruction=instruction.strip(), by=by, scene=scene.strip()
-        )
+            "started", id=adaptation_id, robot=request.robot, instruction=request.instruction.strip(), by=by,
+            scene=request.scene.strip(), tenant=tenant, **asked,
+        )  # fmt: skip
         flow.resume()
         return flow
 
@@ -176,7 +177,8 @@ class SceneAdaptation:
             if last == "collecting":
                 engine.collect(view.robot, view.instruction, self._last("collecting")["episodes"], self.folder)
             else:
-                self._record("captured", **engine.capture(view.robot, view.instruction, view.scene, self.folder))
+                request = SceneRequest(view.robot, view.instruction, view.scene, **view.options)
+                self._record("captured", **engine.capture(request, self.folder))
             trust = engine.trust(self.folder)
             self._record("trust", ok=trust.ok, reason=trust.reason, figures=dict(trust.figures))
         elif view.stage is Stage.TRAINING:
@@ -280,25 +282,23 @@ class Adaptations:
         """What an hour of training costs here; 0 where nobody counts."""
         return 0.0 if self._engine is None else self._engine.price_per_hour
 
-    def start(self, *, robot: str, instruction: str, by: str, scene: str = "") -> SceneAdaptation:
-        """Begin one; scene is the robot's name for where it stands, empty for the trainer's usual.
+    def start(self, request: SceneRequest, *, by: str, tenant: str = "default") -> SceneAdaptation:
+        """Begin one.
 
         Raises:
             FlowError: the robot is being adapted already, or this trainer has no engine.
-            ConfigError: no robot or no instruction.
+            ConfigError: what is asked for is not here.
         """
         if self._engine is None:
-            raise FlowError("this page cannot adapt; use `gymnast serve`, or adapt at the robot with `gymnast ttt`")
+            raise FlowError("this page cannot adapt; a trainer started with `gymnast serve` can")
         with self._lock:
-            for flow in self._flows.values():
-                if flow.view.robot == robot and not flow.view.stage.over:
+            for view in (flow.view for flow in self._flows.values()):
+                if view.robot == request.robot and not view.stage.over:
                     raise FlowError(
-                        f"{robot} is being adapted already by {flow.view.started_by} ({flow.view.adaptation_id}, "
-                        f"{flow.view.stage.value}); finish or cancel that first"
+                        f"{view.robot} is being adapted already by {view.started_by} ({view.adaptation_id}, "
+                        f"{view.stage.value}); finish or cancel that first"
                     )
-            flow = SceneAdaptation.start(
-                self._root, self._engine, robot=robot, instruction=instruction, by=by, scene=scene
-            )
+            flow = SceneAdaptation.start(self._root, self._engine, request, by=by, tenant=tenant)
             self._flows[flow.view.adaptation_id] = flow
             return flow
 

@@ -144,8 +144,5 @@ class OrderedRobot:
         if report is None:
             raise ConfigError(f"robot {self._name!r} has not reported here; is its bridge running and enrolled?")
         if not report.status.get("takes_orders"):
-            raise ConfigError(
-                f"{self._name} takes no orders; start it with `gymnast up --orders` (orders:=true), or adapt it there "
-                "with `gymnast ttt`"
-            )
+            raise ConfigError(f"{self._name} takes no orders; start it with `gymnast up --orders` (orders:=true)")
         return report.status

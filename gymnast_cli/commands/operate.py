@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, console_client, emit
+from gymnast_cli.scene_request import add_scene_arguments, scene_form
 from gymnast_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     promote.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     adapt = actions.add_parser("adapt", help="begin to adapt a robot to the scene before it; prints the id")
     adapt.add_argument("robot")
-    adapt.add_argument("--instruction", required=True, help="what it shall do there")
-    adapt.add_argument("--scene", default="", help="the robot's name for where it stands (default: the trainer's)")
+    add_scene_arguments(adapt)
     step = actions.add_parser("step", help="go on with an adaptation: " + ", ".join(STEPS))
     step.add_argument("adaptation_id")
     step.add_argument("step", choices=STEPS)
@@ -72,7 +72,7 @@ def _promote(page: ConsoleClient, args: argparse.Namespace, console: Console) ->
 
 
 def _adapt(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
-    answer = page.post("/adapt", {"robot": args.robot, "instruction": args.instruction, "scene": args.scene})
+    answer = page.post("/adapt", scene_form(args, args.robot))
     adaptation_id = str(answer["go"]).rpartition("/")[2]
     return _tell(page, adaptation_id, str(answer["said"]), args, console)
 

@@ -32,6 +32,7 @@ MAY: Mapping[str, frozenset[str]] = {
     "re-arm": frozenset({"operator", "admin"}),
     "label": frozenset({"operator", "admin"}),
     "adapt": frozenset({"operator", "admin"}),
+    "follow": frozenset({"robot", "trainer", "operator", "admin"}),
     "cancel": frozenset({"operator", "admin"}),
     "retract": frozenset({"operator", "admin"}),
     "publish": frozenset({"admin"}),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloud_trainer.jobs.adaptation_engine import Budget, FlowError
+from cloud_trainer.jobs.adaptation_engine import Budget, FlowError, SceneRequest
 from cloud_trainer.jobs.adaptation_view import Stage
 from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation
 from gymnast_core.errors import ConfigError
@@ -16,7 +16,7 @@ def engine():
 
 def begin(tmp_path, engine, clock=None):
     options = {} if clock is None else {"clock": clock}
-    flow = SceneAdaptation.start(tmp_path, engine, robot="r", instruction="lift", by="ana", **options)
+    flow = SceneAdaptation.start(tmp_path, engine, SceneRequest("r", "lift"), by="ana", **options)
     assert flow.wait(10)
     return flow
 
@@ -120,8 +120,8 @@ def test_stale_pages_and_finished_flows_are_refused(tmp_path, engine):
 
 
 def test_a_trainer_without_an_engine_says_so(tmp_path):
-    with pytest.raises(FlowError, match="this page cannot adapt; use `gymnast serve`"):
-        Adaptations(tmp_path, None).start(robot="r", instruction="lift", by="ana")
+    with pytest.raises(FlowError, match="this page cannot adapt; a trainer started with `gymnast serve` can"):
+        Adaptations(tmp_path, None).start(SceneRequest("r", "lift"), by="ana")
 
 
 @pytest.mark.parametrize("wrong", [{"seconds": 0}, {"rollouts": -1}, {"money": float("nan")}, {"price_per_hour": -1}])

@@ -17,10 +17,11 @@ from fastapi.testclient import TestClient
 
 from cloud_trainer.console import Console, User
 from cloud_trainer.console.app import create_app
-from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import Budget, Emit, SceneRequest, Stop, Trust, Verdict
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.store.protocols import EpisodeRow
+from gymnast_core.errors import ConfigError
 from tests.console.simulated import make_policy
 
 ROBOT = User("bridge-1", "robot")
@@ -32,6 +33,7 @@ class SteeredEngine:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.asked = SceneRequest("nobody", "nothing")
         self.trusted = True
         self.known: list[str] = []
         self.iterations = 3
@@ -45,9 +47,14 @@ class SteeredEngine:
         self.inside[name].set()
         assert self.hold[name].wait(20)
 
-    def capture(self, robot: str, instruction: str, scene: str, folder: Path) -> Mapping[str, Any]:
+    def check(self, request: SceneRequest) -> None:
+        if request.world_model == "world_model-nowhere":
+            raise ConfigError("the trainer has no checkpoint 'world_model-nowhere'")
+
+    def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
         self.calls.append("capture")
-        return {"scene": scene or "bench", "known_adapters": self.known}
+        self.asked = request
+        return {"scene": request.scene or "bench", "known_adapters": self.known}
 
     def trust(self, folder: Path) -> Trust:
         self.calls.append("trust")

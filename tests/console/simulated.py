@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from cloud_trainer.console.media import film
-from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import Budget, Emit, SceneRequest, Stop, Trust, Verdict
 from gymnast_core.manifest import Manifest, write_checkpoint
 from gymnast_core.scene import SceneBook
 from gymnast_core.sequential import Decision, SequentialRule
@@ -83,7 +83,11 @@ class SimulatedScene:
     def policy(self, env: SimEnv, checkpoint: str) -> ScriptedExpert:
         return ScriptedExpert(env, aim_offset_m=(self.offset_of(checkpoint), 0.0))
 
-    def capture(self, robot: str, instruction: str, scene: str, folder: Path) -> Mapping[str, Any]:
+    def check(self, request: SceneRequest) -> None:
+        pass  # whatever is asked for, the scene is this one
+
+    def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
+        instruction = request.instruction
         with arm(self.scene) as env:
             frame = next(iter(env.reset(task_for(instruction).instruction, seed=7).images.values()))[0]
         buffer = io.BytesIO()

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from cloud_trainer.console import Console
+from cloud_trainer.jobs.adaptation_engine import SceneRequest
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_cli.main import main
 from gymnast_core.errors import RejectedBridgeError
@@ -38,8 +39,10 @@ def test_robots_tell_their_state_and_how_long_ago(bench, operate):
 
 
 def test_an_adaptation_goes_from_scene_to_kept_without_a_browser(bench, operate):
-    code, view = operate("adapt", "bridge-1", "--instruction", "lift", "--scene", "evening", "--wait")
+    asked = ("--scene", "evening", "--seed", "7", "--judge", "judge-a", "--config", '{"groups": 4}')
+    code, view = operate("adapt", "bridge-1", "--instruction", "lift", *asked, "--wait")
     assert (code, view["stage"], view["scene"]) == (0, "ready", "evening")
+    assert bench.engine.asked == SceneRequest("bridge-1", "lift", "evening", "", "judge-a", 7, {"groups": 4})
     name = view["adaptation_id"]
     code, view = operate("step", name, "train", "--minutes", "2", "--rollouts", "500", "--mode", "lora", "--wait")
     assert (code, view["stage"], view["candidate"]) == (0, "preview", "policy-candidate")
@@ -66,6 +69,11 @@ def test_what_the_page_refuses_is_refused_with_its_words(bench, operate):
     code, said = operate("step", name, "train", "--revision", "0")
     assert code == 1
     assert "revision" in said["message"] or "changed" in said["message"] or "page" in said["message"]
+    code, said = operate("adapt", "bridge-1", "--instruction", "lift", "--world-model", "world_model-nowhere")
+    assert code == 1, "it is being adapted already"
+    operate("step", name, "cancel")
+    for more in (("--world-model", "world_model-nowhere"), ("--seed", "-1")):
+        assert operate("adapt", "bridge-1", "--instruction", "lift", *more)[0] == 2
     code, said = operate("adapt", "nobody", "--instruction", "lift")
     assert (code, "has not reported here" in said["message"]) == (1, True)
     code, said = operate("promote", bench.add_policy(0.0))

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cloud_trainer.jobs.adaptation_engine import Budget
+from cloud_trainer.jobs.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.jobs.adaptation_view import Stage
 from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.scene_adaptation import SceneAdaptation
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
-from cloud_trainer.world_model.audit_bounds import AuditBounds
 from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.episodes.spool import file_digest
@@ -89,21 +88,18 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
         robot = SimRobot(service, shelf, policy, tmp_path / "made")
         engine = SceneEngine(
             connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes, shelf=shelf,
-            book=SceneBook(tmp_path / "scenes.json"), scene="standard", world_model=world_model, judge=judge, needed=12,
-            bounds=AuditBounds(
-                agreement=0.0, false_success=1.0, optimism=1.0, episodes=1,
-                missed_success=None, correlation=None,  # there may be no success in this scene to miss
-            ),
-            config={"groups": 8, "group_size": 8, "grpo_iterations": 3, "check": False, "forgetting": 1.0},
+            book=SceneBook(tmp_path / "scenes.json"), scene="standard",
+            config={
+                "groups": 8, "group_size": 8, "grpo_iterations": 3, "check": False, "forgetting": 1.0,
+                "scene_episodes": 12,
+            },
             rule=SequentialRule(max_pairs=6),
         )  # fmt: skip
         flow = SceneAdaptation.start(
             tmp_path / "flows",
             engine,
-            robot="bridge-1",
-            instruction="lift the red cube",
+            SceneRequest("bridge-1", "lift the red cube", "evening", world_model, judge, seed=3),
             by="ana",
-            scene="evening",
         )
         assert flow.wait(300)
         assert flow.view.stage is Stage.REFUSED, flow.view.reason

@@ -1,0 +1,105 @@
+"""What a robot's certificate may ask of the page: its own adaptation, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from cloud_trainer.console import User, api, pages
+from cloud_trainer.console.app import create_app
+from tests.console.conftest import JSON, Bench
+
+
+@pytest.fixture
+def robot(bench: Bench):
+    return bench.client("bridge-1", "robot")
+
+
+def begun(bench: Bench, client, robot: str = "bridge-1"):
+    return client.post("/adapt", data={"robot": robot, "instruction": "lift"}, headers=JSON)
+
+
+def test_a_robot_takes_itself_from_refusal_to_kept(bench, robot):
+    bench.engine.trusted = False
+    name = bench.adapt(robot, "refused")
+    assert bench.step(robot, name, "collect", episodes="3").status_code == 200
+    bench.until(name, "ready")
+    assert bench.step(robot, name, "train", minutes="1").status_code == 200
+    bench.until(name, "preview")
+    assert robot.get(f"/api/adaptations/{name}").json()["candidate"] == "policy-candidate"
+    assert bench.step(robot, name, "approve").status_code == 200
+    bench.until(name, "kept")
+    assert bench.view(name).decided_by == "bridge-1"
+
+
+def test_a_robot_begins_nothing_for_another(bench, robot):
+    bench.service.robots.post(User("bridge-2", "robot"), {"state": "ready"}, b"")
+    answer = begun(bench, robot, "bridge-2")
+    assert (answer.status_code, "may have itself adapted alone, not 'bridge-2'" in answer.text) == (403, True)
+    assert bench.desk.adaptations.all() == []
+
+
+@pytest.mark.parametrize("step", ["collect", "train", "reuse", "approve", "reject", "cancel"])
+def test_a_robot_cannot_touch_or_see_anothers_adaptation(bench, robot, step):
+    name = bench.adapt(robot, "ready")
+    other = bench.client("bridge-2", "robot")
+    answer = bench.step(other, name, step)
+    assert (answer.status_code, "there is no adaptation" in answer.text) == (409, True)
+    assert other.get(f"/api/adaptations/{name}", headers=JSON).status_code == 409
+    assert other.get("/api/adaptations").json() == {"adaptations": []}
+    assert bench.view(name).stage.value == "ready"
+
+
+def test_a_robot_sees_what_an_operator_began_with_it_but_decides_nothing_there(bench, robot):
+    name = bench.adapt(bench.client("ana", "operator"), "preview")
+    assert [row["adaptation_id"] for row in robot.get("/api/adaptations").json()["adaptations"]] == [name]
+    for step in ("approve", "reject", "cancel"):
+        answer = bench.step(robot, name, step)
+        assert (answer.status_code, "begun by 'ana'; an operator may" in answer.text) == (403, True)
+    assert bench.view(name).stage.value == "preview"
+
+
+@pytest.mark.parametrize("step", ["reuse", "reject"])
+def test_some_steps_are_an_operators_even_where_the_robot_began(bench, robot, step):
+    name = bench.adapt(robot, "preview" if step == "reject" else "ready")
+    answer = bench.step(robot, name, step, adapter="policy-candidate")
+    assert (answer.status_code, "may do collect, train, approve, cancel" in answer.text) == (403, True)
+    assert bench.step(bench.client("ana", "operator"), name, "cancel").status_code == 200
+
+
+def test_another_tenants_robot_and_operator_do_not_meet_it(bench, robot):
+    name = bench.adapt(robot, "ready")
+    for role, who in (("robot", "bridge-1"), ("operator", "ana")):
+        stranger = User(who, role, "elsewhere")
+        token = {"Authorization": f"Bearer {bench.gate.issue(stranger)}", **JSON}
+        client = bench.client("ana", "operator")
+        assert client.get("/api/adaptations", headers=token).json() == {"adaptations": []}
+        answer = client.post(f"/adapt/{name}/cancel", data={"revision": "1"}, headers=token)
+        assert (answer.status_code, "there is no adaptation" in answer.text) == (409, True)
+
+
+def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
+    name = bench.adapt(robot, "ready")
+    followed = {address for address, (action, _) in api.VIEWS.items() if action == "follow"}
+    assert followed == {"/api/adaptations", "/api/adaptations/{adaptation_id}"}
+    addresses = {*pages.PAGES, *pages.PICTURES, *api.VIEWS, "/checkpoints/{checkpoint_id}/lineage.json"} - followed
+    for address in addresses:
+        path = address.replace("{adaptation_id}", name)
+        answer = robot.get(path.replace("{", "").replace("}", ""), headers=JSON)
+        assert (answer.status_code, "(robot) may not look" in answer.text) == (403, True), address
+    assert robot.get("/events?at=/", headers=JSON).status_code == 403
+    posts = {
+        route.path
+        for route in create_app(bench.desk, bench.gate).routes
+        if "POST" in (getattr(route, "methods", None) or ())
+    }
+    rest = posts - {"/adapt", "/adapt/{adaptation_id}/{step}", "/login", "/logout"}
+    assert len(rest) == 4
+    bench.add_episode("ep-1")
+    checkpoint = bench.add_policy(0.01)
+    job = bench.service.jobs.submit("default", "improve", {}, "k", "ana").job_id
+    known = {"episode_id": "ep-1", "checkpoint_id": checkpoint, "job_id": job}
+    for address in rest:
+        for how in ("publish", "promote", "rollback"):
+            path = address.format(**known, how=how)
+            answer = robot.post(path, data={"outcome": "success", "reason": "x"}, headers=JSON)
+            assert (answer.status_code, "(robot) may not" in answer.text) == (403, True), path
