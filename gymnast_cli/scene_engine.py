@@ -21,7 +21,7 @@ from PIL import Image
 
 from cloud_trainer.console.media import film
 from cloud_trainer.jobs.adaptation import MODES
-from cloud_trainer.jobs.adaptation_engine import Budget, Emit, SceneRequest, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import CLOSING, Budget, Emit, Ended, SceneRequest, Stop, Trust, Verdict
 from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.shelf import Shelf
@@ -181,7 +181,7 @@ class SceneEngine:
             return Trust(not config.check, f"{refusal}", figures)
         return Trust(True, figures=figures)
 
-    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> str | None:
         """Submit an adapt job with this budget and follow it."""
         request = self._request(folder)
         seconds = budget.seconds
@@ -196,14 +196,14 @@ class SceneEngine:
         }  # fmt: skip
         row = self.jobs.submit("default", "adapt", spec, folder.name, "console")
         emit("job", {"job": row.job_id})
-        result = self._follow(row.job_id, per_iteration, replace(budget, seconds=seconds), emit, stop)
+        result = self._follow(row.job_id, per_iteration, replace(budget, seconds=seconds), emit, ended)
         (folder / "result.json").write_text(json.dumps(result))
         candidates = result.get("candidates", [])
         if not candidates and result.get("refused"):
             raise NotTrustedError(str(result["refused"]))
         return str(candidates[-1]["id"]) if candidates else None
 
-    def _follow(self, job_id: str, per_iteration: int, budget: Budget, emit: Emit, stop: Stop) -> Mapping[str, Any]:
+    def _follow(self, job_id: str, per_iteration: int, budget: Budget, emit: Emit, ended: Ended) -> Mapping[str, Any]:
         """Pass iterations on until the job ends; a stop that is not the job's own budget cancels it."""
         after, began, rollouts = 0, time.monotonic(), 0
         while True:
@@ -219,7 +219,9 @@ class SceneEngine:
                 raise GymnastError(row.error)
             if row.ended:
                 return row.result
-            if stop() and time.monotonic() - began < budget.seconds and rollouts < budget.rollouts:
+            if (why := ended()) == CLOSING:
+                return {}  # the job goes on, and whoever resumes finds it by its key
+            if why and time.monotonic() - began < budget.seconds and rollouts < budget.rollouts:
                 self.jobs.request_cancel(job_id)
             time.sleep(POLL_S)
 

@@ -97,7 +97,10 @@ class Verdict:
 
 
 Emit = Callable[[str, Mapping[str, Any]], None]
+CLOSING = "closing"
 Stop = Callable[[], bool]
+Ended = Callable[[], str]
+"""Why to end now, empty to go on. CLOSING: this process ends and another resumes; end nothing for good."""
 
 
 class AdaptationEngine(Protocol):
@@ -133,10 +136,10 @@ class AdaptationEngine(Protocol):
         """What an hour of training costs here, in the currency that budgets are given in; 0 where nobody counts."""
         ...
 
-    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
-        """Train within the budget, which stop() watches too; returns the candidate's id.
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> str | None:
+        """Train within the budget, which ended() watches too; returns the candidate's id.
 
-        Emits "iteration" {iteration, imagined_reward, rollouts} after every iteration and looks at stop() between
+        Emits "iteration" {iteration, imagined_reward, rollouts} after every iteration and looks at ended() between
         iterations; stopped before the first whole one it returns None, else the candidate so far.
         """
         ...

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.jobs.adaptation_engine import AdaptationEngine, Budget, FlowError, SceneRequest
+from cloud_trainer.jobs.adaptation_engine import CLOSING, AdaptationEngine, Budget, FlowError, SceneRequest
 from cloud_trainer.jobs.adaptation_view import OPTIONS, Stage, View
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
@@ -212,7 +212,7 @@ class SceneAdaptation:
             budget,
             self.folder,
             lambda kind, data: self._record(kind, **data),
-            lambda: self._closing or bool(over()),
+            lambda: CLOSING if self._closing else over(),
         )
         if self._closing:
             return

@@ -1,140 +1,244 @@
-"""`gymnast ttt`: test-time training for one scene, as one action, through the robot's own service."""
+"""`gymnast ttt`: test-time training for one scene, as one action: the trainer's own flow, followed and decided here."""
 
 from __future__ import annotations
 
 import argparse
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from gymnast_cli.connect import (
-    add_robot_arguments,
-    checkpoint_on_robot,
-    emit,
-    json_argument,
-    robot,
-    task_list,
-)
-from gymnast_core.errors import ConfigError
+from gymnast_cli.connect import add_trainer_arguments, console_client, emit
+from gymnast_cli.scene_request import add_scene_arguments, scene_form
+from gymnast_cli.stages import Advance, Stages
+from gymnast_core.errors import ConfigError, GymnastError, TransientBridgeError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gymnast_cli.adapt import AdaptOutcome, AdaptTrial
-    from gymnast_ros.nodes.client import GraphClient
+    from gymnast_ros.uplink import ConsoleClient
+    from gymnast_ros.uplink.adaptation import Adaptation
 
-COLLECT_SEED = 950_000
-EVALUATION_SEED = 2_900_000
 REFUSED = 3
-"""Exit code when there is nothing to keep: the dream is not trusted, or the adapted policy did not win."""
+"""Exit code when nothing was kept: not trusted, declined, cancelled, failed, or it did not win its canary."""
+INTERRUPTED = 130
+CANCEL_S = 60.0
+PARTS = {
+    "captured": "look at the scene, check trust", "training": "practise in the dream of it",
+    "checking": "check what it forgot, imagine old and new", "canary": "canary on the arm",
+}  # fmt: skip
+BUDGET = ("minutes", "rollouts", "money", "mode")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--instruction", required=True, help="what the arm shall do; a task's name will do")
-    parser.add_argument("--scene", required=True, help="name of the scene it stands in")
-    parser.add_argument("--budget-s", type=float, default=120.0, help="deadline of the training job (default 120)")
+    add_scene_arguments(parser)
+    parser.add_argument("--robot", default="", metavar="NAME", help="which one (default: the only one that reports)")
     parser.add_argument(
-        "--collect",
-        type=int,
-        default=40,
-        metavar="N",
-        help="real episodes to record there first: start frames and trust check (default 40)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument("--rollouts", type=int, default=0, help="imagined rollouts at most (default: the deadline)")
-    parser.add_argument(
-        "--mode", choices=("full", "lora"), default="full", help="train the whole policy, or a small adapter on it"
-    )
-    parser.add_argument("--world-model", default="", metavar="ID", help="checkpoint (default: the trainer's newest)")
-    parser.add_argument("--judge", default="", metavar="ID", help="checkpoint (default: the trainer's newest)")
-    parser.add_argument("--policy", default="", metavar="ID", help="to adapt (default: what the robot runs)")
-    parser.add_argument("--config", type=json_argument, default={}, metavar="JSON|@FILE", help="of the training job")
-    parser.add_argument("--count", type=int, default=20, help="start states per task of the trial (default 20)")
-    parser.add_argument("--other-tasks", type=task_list, default="lift,push,put,drawer", help="must not be forgotten")
-    parser.add_argument("--most-loss", type=float, default=0.10, help="tolerated on the other tasks (default 0.10)")
-    parser.add_argument("--yes", action="store_true", help="keep a winner without asking")
-    add_robot_arguments(parser)
+        "--collect", type=int, default=40, metavar="N",
+        help="real episodes at most, where the trust check asks for them (default 40)",
+    )  # fmt: skip
+    parser.add_argument("--minutes", type=above_zero, help="budget of the practice (default 10)")
+    parser.add_argument("--rollouts", type=int, help="budget in imagined rollouts (default 5000)")
+    parser.add_argument("--money", type=above_zero, help="budget in the trainer's currency (default 5)")
+    parser.add_argument("--mode", choices=("full", "lora"), help="train the whole policy, or a small adapter on it")
+    parser.add_argument("--preview", type=Path, metavar="FOLDER", help="save old.webp and new.webp, imagined, here")
+    parser.add_argument("--reuse", action="store_true", help="try the adapter that was kept for this scene, unasked")
+    parser.add_argument("--yes", action="store_true", help="let the candidate onto the arm for its canary, unasked")
+    add_trainer_arguments(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Collect, check trust, train, try, keep or revert; 3 when nothing was kept."""
-    with robot(args) as client:
-        current = args.policy or client.policy_version
-        if not current:
-            raise ConfigError("the robot does not say which policy it runs; give --policy ID")
-        outcome, trial = _adapt_and_try(client, current, args, console)
-        if trial is None:
-            summary = {"kept": False, "reason": outcome.reason, "policy": current, "job": dict(outcome.job)}
-            emit(args, console, summary, f"[yellow]nothing to try[/]: {escape(outcome.reason)}")
-            return REFUSED
-        if not args.json:
-            console.print(table(trial, args.scene))
-        kept = trial.kept and (args.yes or _approved(args, console, trial))
-        if kept:
-            client.swap(str(outcome.candidate))
-    reason = trial.reason if kept or not trial.kept else "declined by the operator"
-    summary = {"kept": kept, "reason": reason, "policy": outcome.candidate if kept else current,
-               "candidate": outcome.candidate, "scene": dict(trial.scene), "other_tasks": dict(trial.other_tasks),
-               "job": dict(outcome.job)}  # fmt: skip
-    emit(args, console, summary, f"[bold]{'kept' if kept else 'reverted to ' + current}[/]: {reason}")
-    return 0 if kept else REFUSED
+    """Begin, follow, decide; 0 when it was kept, 3 when not."""
+    from gymnast_ros.uplink.adaptation import Adaptation, Terms
+
+    budget = {name: str(getattr(args, name)) for name in BUDGET if getattr(args, name) is not None}
+    with console_client(args) as page, Screen(console) as screen:
+        robot = args.robot or only_robot(page)
+        adaptation = Adaptation.begin(page, scene_form(args, robot), tell=screen.show)
+        operator = Operator(args, console, page, screen)
+        try:
+            view = adaptation.drive(Terms(args.collect, budget), approve=operator.approve, reuse=operator.reuse)
+            if view["stage"] == "refused":
+                adaptation.cancel(CANCEL_S)
+        except KeyboardInterrupt:
+            return interrupted(adaptation, args, console)
+        except TransientBridgeError:
+            raise  # it waits at the trainer
+        except GymnastError:
+            adaptation.cancel(CANCEL_S)
+            raise
+        return told(view, page, args, console)
 
 
-def _adapt_and_try(
-    client: GraphClient, current: str, args: argparse.Namespace, console: Console
-) -> tuple[AdaptOutcome, AdaptTrial | None]:
-    from gymnast_cli import adapt
-    from gymnast_cli.results import KeepRule
-    from gymnast_cli.stages import Stages
-
-    spec = {"policy": current, "world_model": args.world_model, "judge": args.judge, "seed": args.seed,
-            "budget_s": args.budget_s, "rollouts": args.rollouts, "mode": args.mode, "config": args.config}  # fmt: skip
-    with Stages(console) as stages:
-        with stages.stage("collect there and adapt") as advance:
-            outcome = adapt.test_time_train(
-                client, spec=spec, scene=args.scene, task=args.instruction, collect=args.collect,
-                seed_start=COLLECT_SEED + args.seed * 1000, advance=advance, temperature_seed=args.seed,
-            )  # fmt: skip
-        if outcome.candidate is None:
-            return outcome, None
-        with stages.stage("try it on the arm") as advance:
-            trial = adapt.try_adaptation(
-                client, current=current, candidate=outcome.candidate,
-                folder_of=partial(checkpoint_on_robot, client), scene=args.scene,
-                task=args.instruction, other_tasks=_others(args), seed_start=EVALUATION_SEED + args.seed * 1000,
-                seed_count=args.count, advance=advance, rule=KeepRule(loss=args.most_loss),
-            )  # fmt: skip
-    return outcome, trial
+def above_zero(text: str) -> float:
+    """Parse a budget."""
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return float(text)
 
 
-def _others(args: argparse.Namespace) -> list[str]:
-    from gymnast_cli.adapt import instruction_of
+def only_robot(page: ConsoleClient) -> str:
+    """The robot that reports to this trainer.
 
-    return [task for task in args.other_tasks if instruction_of(task) != instruction_of(args.instruction)]
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    rows = page.get("/api/robots")["robots"]
+    live = [str(row["robot"]) for row in rows if not row["silent"]]
+    if not live:
+        raise ConfigError("no robot reports to this trainer; start one: gymnast up --trainer ... --orders")
+    if len(live) > 1:
+        raise ConfigError(f"which robot? give --robot NAME; these report: {', '.join(sorted(live))}")
+    return live[0]
 
 
-def _approved(args: argparse.Namespace, console: Console, trial: AdaptTrial) -> bool:
-    """Ask the operator; without a terminal there is nobody to ask, and nothing is swapped."""
-    if args.json or not console.is_terminal:
-        console.print("nobody to ask here; run again with --yes to keep a winner", style="yellow")
-        return False
-    return console.input(f"{trial.reason}. Keep it on this robot? [y/N] ").strip().lower() in ("y", "yes")
+class Screen:
+    """Shows an adaptation while it works: one line of progress for each of its parts."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._part = ""
+        self._open = ExitStack()
+        self._advance: Advance | None = None
+
+    def __enter__(self) -> Screen:
+        """Nothing is shown yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the line that is shown."""
+        self._open.close()
+
+    def show(self, view: Mapping[str, Any]) -> None:
+        """Take a new view in."""
+        part = PARTS[view["stage"]] if view["busy"] else ""
+        if part and view["history"][-1]["kind"] == "collecting":
+            part = "collect real episodes here, check trust"
+        if part != self._part:
+            self._open.close()
+            self._part, self._advance = part, None
+            if part:
+                stages = self._open.enter_context(Stages(self._console))
+                self._advance = self._open.enter_context(stages.stage(part))
+        if self._advance is not None:
+            self._advance(*progress(view))
+        if view["stage"] == "refused":
+            self._console.print(f"[yellow]not trusted here yet[/]: {escape(view['reason'])}")
 
 
-def table(trial: AdaptTrial, scene: str) -> Table:
-    """Before and after, here and elsewhere."""
+def progress(view: Mapping[str, Any]) -> tuple[int, int, str]:
+    """Done, total and a note of the part an adaptation is in."""
+    if view["stage"] == "training":
+        rewards = [f"imagined reward {row['imagined_reward']:.2f}" for row in view["iterations"][-1:]]
+        spent = sum(int(row.get("rollouts", 0)) for row in view["iterations"])
+        return spent, int(view["budget"]["rollouts"]), ", ".join([f"iteration {len(view['iterations'])}", *rewards])
+    if view["stage"] == "canary":
+        return len(view["canary"]), 0, f"{len(view['canary'])} pairs; who wins stays hidden until the rule decides"
+    return 0, 0, ""
+
+
+class Operator:
+    """Whoever sits at the terminal, as far as the flags do not speak for them."""
+
+    def __init__(self, args: argparse.Namespace, console: Console, page: ConsoleClient, screen: Screen) -> None:
+        self._args, self._console, self._page, self._screen = args, console, page, screen
+        self._reuse: bool | None = True if args.reuse else None
+
+    def reuse(self, view: Mapping[str, Any]) -> bool:
+        """Whether to try what was kept for this scene before; asked once."""
+        if self._reuse is None:
+            adapter = view["known_adapters"][-1]
+            self._reuse = self._ask(f"This scene is known: {adapter} was kept for it. Try that instead of training?")
+        return bool(self._reuse)
+
+    def approve(self, view: Mapping[str, Any]) -> bool | None:
+        """Show what there is to see, and ask; None where nobody can be asked."""
+        name, say = view["adaptation_id"], self._console.print
+        if view["forgetting"]:
+            say(f"other tasks, in imagination: {forgetting_words(view['forgetting'])}")
+        if self._args.preview is not None:
+            self._args.preview.mkdir(parents=True, exist_ok=True)
+            for which in ("old", "new"):
+                film = self._page.picture(f"/adapt/{name}/{which}.webp")
+                (self._args.preview / f"{which}.webp").write_bytes(film)
+            say(f"old.webp and new.webp, imagined from this very frame, are in {self._args.preview}", soft_wrap=True)
+        say(f"old and new side by side: {self._page.log_in().address}/adapt/{name}", soft_wrap=True)
+        if self._args.yes:
+            return True
+        return self._ask(f"Let {view['candidate']} onto {view['robot']} for a canary?")
+
+    def _ask(self, question: str) -> bool | None:
+        if self._args.json or not self._console.is_terminal:
+            return None
+        return self._console.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def forgetting_words(found: Mapping[str, Any]) -> str:
+    """The forgetting check in one line."""
+    words = [f"{found['before']:.0%} before, {found['after']:.0%} after"] if "before" in found else []
+    if "most" in found and "bound" in found:
+        words.append(f"at most {max(found['most'], 0.0):.0%} lost, {found['bound']:.0%} allowed")
+    return "; ".join([*words, "passed" if found.get("ok") else "not passed"])
+
+
+def interrupted(adaptation: Adaptation, args: argparse.Namespace, console: Console) -> int:
+    """Cancel it and say what is left."""
+    view = adaptation.cancel(CANCEL_S)
+    name, robot, stage = adaptation.adaptation_id, view["robot"], view["stage"]
+    if stage == "kept":
+        left = f"{name} was kept before that; {robot} runs {view['candidate']}"
+    elif view["over"]:
+        left = f"{name} is {stage}; {robot} runs what it ran before"
+    else:
+        left = f"{name} ends after what it is doing ({stage}); {robot} then runs what it ran before"
+    emit(args, console, summary(view), f"[yellow]interrupted[/]: {left}")
+    return INTERRUPTED
+
+
+def told(view: Mapping[str, Any], page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
+    """Say how it ended."""
+    if view["card"] and not args.json:
+        console.print(card_table(view["card"]))
+    stage, reason = view["stage"], escape(view["reason"])
+    name = view["adaptation_id"]
+    if stage == "kept":
+        text = f"[bold]kept[/]: {view['robot']} runs {view['candidate']}, which comes back with this scene"
+    elif stage == "preview":
+        text = (
+            f"[yellow]nobody to ask here[/]: {view['candidate']} waits; `gymnast operate step {name} approve` or "
+            "`reject`, or run with --yes"
+        )
+    elif stage == "refused":
+        text = f"[yellow]not trusted here[/]: {reason}; {view['robot']} runs what it ran before"
+    else:
+        text = f"[bold]{stage}[/]: {reason}; {view['robot']} runs what it ran before"
+    emit(args, console, summary(view), text)
+    return 0 if stage == "kept" else REFUSED
+
+
+def summary(view: Mapping[str, Any]) -> dict[str, Any]:
+    """The one line of --json."""
+    names = ("adaptation_id", "robot", "instruction", "scene", "stage", "reason", "candidate", "trust", "forgetting")
+    return {
+        "kept": view["stage"] == "kept", **{name: view[name] for name in names}, "card": view["card"],
+        "iterations": len(view["iterations"]), "rollouts": sum(int(row["rollouts"]) for row in view["iterations"]),
+    }  # fmt: skip
+
+
+def card_table(card: Mapping[str, Any]) -> Table:
+    """A canary's result card."""
     from rich.table import Table
 
-    from gymnast_cli.commands.evaluate import cells
-
-    shown = Table(title="Test-time training, same start states, greedy")
-    for column in ("where", "before", "after", "difference [95 %]"):
-        shown.add_column(column, justify="left" if column == "where" else "right")
-    for name, part in ((scene, trial.scene), ("other tasks", trial.other_tasks)):
-        if part:
-            before, after = cells(part["before"], None), cells(part["after"], part["difference"])
-            shown.add_row(name, " ".join(before[:2]), " ".join(after[:2]), after[2])
+    decision = str(card.get("decision", "")).replace("_", " ")
+    shown = Table(title=f"Canary: {decision} after {card.get('n', 0)} pairs")
+    for column in ("before", "candidate", "difference [95 %]"):
+        shown.add_column(column, justify="right")
+    rates = [f"{card[name]['mean']:.0%}" for name in ("incumbent_success", "candidate_success") if name in card]
+    if len(rates) == 2:
+        change = card["difference"]
+        shown.add_row(*rates, f"{change['mean']:+.0%} [{change['low']:+.0%}, {change['high']:+.0%}]")
     return shown

@@ -12,10 +12,15 @@ from typing import Any
 
 import pytest
 
-from cloud_trainer.service import JobContext, Service, ServiceConfig, enroll
+from cloud_trainer.console import Console
+from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.service import JobContext, OrderedRobot, Service, ServiceConfig, enroll
 from gymnast_cli.main import main
+from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.manifest import read_manifest
+from gymnast_core.scene import SceneBook
+from gymnast_core.sequential import SequentialRule
 from gymnast_ros.bringup import Graph, GraphConfig
 from tests.cloud.learning_fakes import tiny_policy
 from tests.ros.conftest import GraphClient, wait_until  # noqa: F401  # rclpy, quietly
@@ -51,11 +56,14 @@ class Stack:
 
 
 def practise(context: JobContext) -> Mapping[str, Any]:
-    """A training job that is over at once: its candidate is the shipped policy; `config` says how it ends."""
+    """A training job that is over at once: its candidate is the shipped policy.
+
+    `config`, or a budget of one rollout, says how it ends.
+    """
     config = dict(context.job.spec.get("config", {}))
     for step in range(3):
         context.emit("progress", stage="grpo", step=step + 1, total=3, metrics={"imagined_reward": 0.1 * step})
-    if config.get("refuse"):
+    if config.get("refuse") or context.job.spec.get("rollouts") == 1:
         raise NotTrustedError("world model fails its audit: agreement 0.40 < 0.7")
     if config.get("fail"):
         raise OSError("no space left in [/tmp]")
@@ -74,6 +82,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Trainer and robot, started once per module."""
     folder = tmp_path_factory.mktemp("stack")
     base = tiny_policy(0).save(folder / "base").id
+    shelf = Shelf(folder / "trainer" / "checkpoints")
+    for known in (folder / "base", SHIPPED, *(SHIPPED.parent / kind for kind in ("world_model", "judge"))):
+        shelf.add(known)
     with Service(ServiceConfig(folder=folder / "trainer"), runner=practise) as service:
         running = Stack(service, DOMAIN, base, folder)
         for role in ("operator", "trainer", "admin"):
@@ -83,8 +94,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             folder=folder / "robot", domain_id=DOMAIN, trainer=service.address, identity=robot,
             policy=str(folder / "base"), orders=True,
         )  # fmt: skip
-        with Graph(config):
+        with Graph(config), Console(service, engine=adapts(service, shelf)):
             yield running
+
+
+def adapts(service: Service, shelf: Shelf) -> SceneEngine:
+    """The trainer's own engine, with a trust check of three episodes and a canary that is quick to decide."""
+    return SceneEngine(
+        connect=lambda name: OrderedRobot(service.orders, service.robots, "default", name), jobs=service.jobs,
+        catalogue=service.episodes, shelf=shelf, book=SceneBook(service.config.folder / "scenes.json"),
+        scene="standard", config={"check": False, "scene_episodes": 3},
+        rule=SequentialRule(alpha_promote=0.5, min_pairs=1, max_pairs=6),
+    )  # fmt: skip
 
 
 Run = Callable[..., tuple[int, dict[str, Any]]]

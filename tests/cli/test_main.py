@@ -121,7 +121,7 @@ def test_bash_completes_commands_actions_and_flags(tmp_path: Path, capsys) -> No
     assert {"demo", "jobs", "why", "completion"} <= set(complete("gymnast", ""))
     assert {"submit", "list", "watch", "cancel"} <= set(complete("gymnast", "jobs", ""))
     assert complete("gymnast", "jobs", "watch", "--tr") == ["--trainer"]
-    assert "--budget-s" in complete("gymnast", "ttt", "--")
+    assert "--minutes" in complete("gymnast", "ttt", "--")
 
 
 def test_up_takes_what_the_launch_file_takes_and_means_the_same(monkeypatch, tmp_path) -> None:

@@ -125,31 +125,40 @@ def test_loop_stops_when_the_audit_keeps_refusing(stack: Stack, gymnast: Run, tm
     assert history["state"].startswith("the audit refused 2 rounds in a row: world model fails its audit")
 
 
-TTT = ("ttt", "--scene", "standard", "--collect", 2, "--world-model", "w", "--judge", "j", "--count", 8)
+TTT = ("ttt", "--instruction", "push", "--scene", "standard", "--minutes", "1", "--yes")
 
 
-def test_adaptation_that_is_not_trusted_leaves_the_robot_alone(stack: Stack, gymnast: Run) -> None:
-    refuse = ("--instruction", "push", "--config", '{"refuse": true}', "--yes")
-    code, said = gymnast(*TTT, *refuse, *stack.robot())
-    assert (code, said["kept"]) == (3, False)
+def test_adaptation_collects_and_leaves_the_robot_alone_when_the_job_refuses(stack: Stack, gymnast: Run) -> None:
+    back_to_base(stack)
+    code, said = gymnast(*TTT, "--rollouts", 1, *stack.trainer())
+    assert (code, said["kept"], said["stage"]) == (3, False, "failed")
     assert "agreement 0.40" in said["reason"]
+    assert said["trust"]["figures"]["real_episodes_here"] == said["trust"]["figures"]["needed"] == 3
+    assert gymnast("operate", "robots", *stack.trainer())[1]["robots"][0]["policy_version"] == stack.base
 
 
-def test_adaptation_is_tried_and_kept_only_if_it_wins(stack: Stack, gymnast: Run) -> None:
+def test_adaptation_trains_is_tried_on_the_arm_and_kept(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
+    back_to_base(stack)
+    seen = len(stack.service.episodes.list())
+    code, said = gymnast(*TTT, "--seed", 9, "--preview", tmp_path / "films", *stack.trainer())
+    shipped = read_manifest(SHIPPED).id
+    assert (code, said["kept"], said["candidate"], said["robot"]) == (0, True, shipped, "sim-0"), said["reason"]
+    assert (said["card"]["decision"], said["card"]["incumbent"]) == ("promote", stack.base)
+    assert said["card"]["difference"]["low"] <= said["card"]["difference"]["mean"]
+    assert (tmp_path / "films" / "new.webp").read_bytes()[8:12] == b"WEBP"
+    runs = gymnast("evaluate", "--tasks", "push", "--count", 1, *stack.robot())[1]
+    assert runs["policies"][0]["id"] == shipped
+    recorded = [row.metadata["purpose"] for row in stack.service.episodes.list()[seen:]]
+    assert recorded.count("canary") == 2 * said["card"]["n"]
+
+
+def back_to_base(stack: Stack) -> None:
     from gymnast_ros.nodes.client import GraphClient
 
     with GraphClient(domain_id=stack.domain) as client:
         client.wait_ready(20.0)
         if client.policy_version != stack.base:
             assert client.rollback() == stack.base
-    ask = ("--instruction", "push the blue block to the left", "--other-tasks", "push,lift", "--most-loss", 1.0)
-    code, said = gymnast(*TTT, *ask, "--seed", 1, "--yes", *stack.robot())
-    assert (code, said["kept"], said["policy"]) == (0, True, read_manifest(SHIPPED).id)
-    assert said["scene"]["difference"]["mean"] > 0
-    assert said["other_tasks"]["before"]["n"] == 8
-    assert (
-        gymnast("evaluate", "--tasks", "push", "--count", 1, *stack.robot())[1]["policies"][0]["id"] == said["policy"]
-    )
 
 
 def test_checkpoint_is_published_listed_fetched_and_ordered_back(stack: Stack, gymnast: Run, tmp_path: Path) -> None:

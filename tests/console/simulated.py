@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from cloud_trainer.console.media import film
-from cloud_trainer.jobs.adaptation_engine import Budget, Emit, SceneRequest, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Ended, SceneRequest, Stop, Trust, Verdict
 from gymnast_core.manifest import Manifest, write_checkpoint
 from gymnast_core.scene import SceneBook
 from gymnast_core.sequential import Decision, SequentialRule
@@ -116,11 +116,11 @@ class SimulatedScene:
     modes = ("lora", "full")
     price_per_hour = 3.0
 
-    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, stop: Stop) -> str | None:
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> str | None:
         text = json.loads((folder / "request.json").read_text())["instruction"]
         offset, done = self.offset_of(self.base), 0
         with arm(self.scene) as env:
-            while done < 6 and not stop():
+            while done < 6 and not ended():
                 offset, done = offset * 0.85, done + 1
                 policy = ScriptedExpert(env, aim_offset_m=(offset, 0.0))
                 trials = evaluate(env, policy, range(100, 106), tasks=[task_for(text).name])
