@@ -6,11 +6,13 @@ import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from cloud_trainer.console.app import create_app
 from cloud_trainer.console.desk import Desk
 from cloud_trainer.jobs.adaptation_engine import AdaptationEngine
 from cloud_trainer.jobs.scene_adaptation import Adaptations
+from cloud_trainer.jobs.trials import TrialEngine, Trials
 from cloud_trainer.service import Service
 from gymnast_core.errors import ConfigError
 from gymnast_core.web import direct
@@ -26,12 +28,16 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")  # compared with, not listened on
 
 
+class ArmEngine(AdaptationEngine, TrialEngine, Protocol):
+    """Whatever computes and moves arms behind the pages."""
+
+
 class Console:
     """The pages of one trainer.
 
     Args:
         service: of the trainer; started before the console and stopped after it.
-        engine: adapts robots to scenes; None shows old adaptations only.
+        engine: adapts robots to scenes and tries checkpoints on them; None shows what was done before only.
         host: address to listen on.
         port: 0 takes a free one.
         tls: HTTPS with the service's certificate, where client certificates are logins too; without it, HTTP on this
@@ -46,7 +52,7 @@ class Console:
         self,
         service: Service,
         *,
-        engine: AdaptationEngine | None = None,
+        engine: ArmEngine | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         tls: bool = False,
@@ -58,7 +64,8 @@ class Console:
             raise ConfigError(f"a service without certificates cannot serve HTTPS on {host}; use 127.0.0.1")
         folder = service.config.folder / "console"
         self.gate = Gate(folder)
-        self.desk = Desk(service, adaptations=Adaptations(folder / "adaptations", engine), loops=loops)
+        adaptations, trials = Adaptations(folder / "adaptations", engine), Trials(folder / "trials", engine)
+        self.desk = Desk(service, adaptations=adaptations, trials=trials, loops=loops)
         identity = service.config.folder / "server" if tls else None
         self._app = create_app(self.desk, self.gate)
         self._server = PageServer(self._app, host=host, port=port, identity=identity)

@@ -27,8 +27,8 @@ def log(desk: Desk, user: User) -> dict[str, Any]:
 
 
 def evaluations(desk: Desk, user: User) -> dict[str, Any]:
-    """Every trial's result card."""
-    return {"cards": desk.cards()}
+    """Every trial's result card, and the trials that were begun on the page, decided or not."""
+    return {"cards": desk.cards(tenant=user.tenant), "trials": desk.trials.views(user.tenant)}
 
 
 def ledger(desk: Desk, user: User) -> dict[str, Any]:

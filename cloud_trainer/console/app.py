@@ -114,6 +114,13 @@ def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:
             raise ContractError(f"there is no action {how!r} for checkpoints")
         return said, f"/checkpoints/{checkpoint_id}"
 
+    def try_out(user: User, form: Mapping[str, str], checkpoint_id: str) -> tuple[str, str]:
+        trial_id = desk.try_out(user, checkpoint_id, form)
+        return f"{trial_id} has begun; its card appears when it is decided", "/evaluations"
+
+    def stop_trial(user: User, form: Mapping[str, str], trial_id: str) -> tuple[str, str]:
+        return desk.stop_trial(user, trial_id), "/evaluations"
+
     def adapt(user: User, form: Mapping[str, str]) -> tuple[str, str]:
         return "capturing the scene", f"/adapt/{desk.adapt(user, scene_request(form))}"
 
@@ -125,6 +132,8 @@ def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:
     site.act(app, "/episodes/{episode_id}/label", label)
     site.act(app, "/episodes/{episode_id}/retract", retract)
     site.act(app, "/jobs/{job_id}/cancel", cancel)
+    site.act(app, "/checkpoints/{checkpoint_id}/try", try_out)
     site.act(app, "/checkpoints/{checkpoint_id}/{how}", publish)
+    site.act(app, "/evaluations/{trial_id}/stop", stop_trial)
     site.act(app, "/adapt", adapt)
     site.act(app, "/adapt/{adaptation_id}/{step}", adapt_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import threading
@@ -91,7 +92,9 @@ class Checkpoints:
         trail.catch_up()
         trail.graph.check_promotable(checkpoint_id)
         if promote and not self.has_won(checkpoint_id):
-            raise RefusedError(f"{checkpoint_id} has not won a trial yet; run one under Evaluations, then promote it")
+            raise RefusedError(
+                f"{checkpoint_id} has not won a trial yet; try it on a robot first (its page, or `gymnast operate try`)"
+            )
         if not self._publishing.acquire(blocking=False):
             raise RefusedError("something is being published at this moment; wait until that is done, then look again")
         try:
@@ -99,7 +102,20 @@ class Checkpoints:
         finally:
             self._publishing.release()
         trail.note(user, "promote" if promote else "publish", checkpoint=checkpoint_id, robots=list(robots))
-        return f"{checkpoint_id} is offered to {', '.join(robots) or 'every robot'} as release {sequence}"
+        whom = "every robot" if not robots or "*" in robots else ", ".join(robots)
+        return f"{checkpoint_id} is offered to {whom} as release {sequence}"
+
+    def check_on(self, robot: str, checkpoint_id: str) -> None:
+        """Return if a robot can have this policy staged.
+
+        Raises:
+            RefusedError: it is unknown, no policy, or was never offered to this robot.
+        """
+        self._check_policy(checkpoint_id, self.find(checkpoint_id))
+        releases = self._service.meta.releases()
+        offered = [json.loads(row.payload)["robots"] for row in releases if row.checkpoint_id == checkpoint_id]
+        if not any(name in robots for robots in offered for name in ("*", robot)):
+            raise RefusedError(f"{checkpoint_id} was never offered to {robot}; an administrator offers it on its page")
 
     def roll_back(self, user: User, checkpoint_id: str, reason: str) -> str:
         """Order robots back to a checkpoint that was published before."""
@@ -111,13 +127,17 @@ class Checkpoints:
         return f"every robot goes back to {checkpoint_id} (release {release.sequence})"
 
     def _check_target(self, user: User, checkpoint_id: str, known: KnownCheckpoint, robots: Sequence[str]) -> None:
-        if known.manifest.kind != "policy":
-            kind = known.manifest.kind.replace("_", " ")
-            raise RefusedError(f"{checkpoint_id} is a {kind}; only policies go to robots")
+        self._check_policy(checkpoint_id, known)
         here = {report.robot for report in self._service.robots.of_tenant(user.tenant)}
         unknown = [name for name in robots if name != "*" and name not in here]
         if unknown:
             raise RefusedError(f"no robot {unknown[0]!r} reports here; known: {', '.join(sorted(here)) or 'none yet'}")
+
+    @staticmethod
+    def _check_policy(checkpoint_id: str, known: KnownCheckpoint) -> None:
+        if known.manifest.kind != "policy":
+            kind = known.manifest.kind.replace("_", " ")
+            raise RefusedError(f"{checkpoint_id} is a {kind}; only policies go to robots")
 
     def _offer(self, known: KnownCheckpoint, robots: Sequence[str]) -> int:
         publisher = self._service.publisher

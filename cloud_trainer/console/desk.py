@@ -14,12 +14,14 @@ from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
 from cloud_trainer.jobs.adaptation_engine import Budget, FlowError, SceneRequest
 from cloud_trainer.jobs.ledger import CalibrationLedger
 from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation
+from cloud_trainer.jobs.trials import Trials
 from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
 from cloud_trainer.service.trail import MADE
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.sequential import SequentialRule
 from gymnast_core.types import Outcome
 from gymnast_core.web.auth import ForbiddenError, User
 
@@ -35,26 +37,29 @@ class Desk:
     Args:
         service: whose stores are shown.
         adaptations: of this trainer.
+        trials: of this trainer.
         loops: folders of unattended loops (gymnast loop), each with a history.json.
     """
 
-    def __init__(self, service: Service, *, adaptations: Adaptations, loops: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, service: Service, *, adaptations: Adaptations, trials: Trials, loops: Sequence[Path] = ()
+    ) -> None:
         self.folder = service.config.folder
         own = self.folder / "console"
         own.mkdir(parents=True, exist_ok=True)
-        self.meta, self.jobs, self.blobs, self.adaptations = service.meta, service.jobs, service.blobs, adaptations
+        self.meta, self.jobs, self.blobs = service.meta, service.jobs, service.blobs
+        self.adaptations, self.trials = adaptations, trials
         self.trail, self.graph, self.log = service.trail, service.trail.graph, service.trail.log
         self._robots = service.robots
         self.checkpoints = Checkpoints(service, won=self._has_won)
         self._loops = tuple(loops)
         self.ledger = CalibrationLedger(own / "ledger.jsonl")
-        self.trials = own / "trials"
-        self.trials.mkdir(exist_ok=True)
         self._seen_sequence = 0
 
     def close(self) -> None:
         """Close what is the desk's own; the rest is the service's."""
         self.adaptations.close()
+        self.trials.close()
         self.ledger.close()
 
     def catalogue(self, user: User) -> EpisodeCatalogue:
@@ -77,6 +82,7 @@ class Desk:
             loops,
             len(self.log.entries),
             flows,
+            self.trials.version,
             len(jobs),
             events,
             running,
@@ -204,6 +210,19 @@ class Desk:
             user.require("adapt")
         elif user.name != robot:
             raise ForbiddenError(f"robot {user.name!r} may have itself adapted alone, not {robot!r}")
+        self._require_ready(user, robot)
+        if trial := self.trials.on(robot):
+            raise RefusedError(f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first")
+        flow = self.adaptations.start(request, by=user.name, tenant=user.tenant)
+        self.trail.note(user, "adapt", adaptation=flow.view.adaptation_id, robot=robot, instruction=request.instruction)
+        return flow.view.adaptation_id
+
+    def _require_ready(self, user: User, robot: str) -> RobotReport:
+        """Return the report of a robot that may be ordered about.
+
+        Raises:
+            RefusedError: it may not, or nobody knows whether it is there.
+        """
         report = self.robot(user, robot)
         if report.status.get("estop"):
             raise RefusedError(f"{robot} is stopped by its e-stop; re-arm it at the robot, then start again")
@@ -214,9 +233,42 @@ class Desk:
             )
         if report.age_s() > REPORT_STALE_S:
             raise RefusedError(f"{robot} has been silent for {report.age_s():.0f} s; wait until it reports again")
-        flow = self.adaptations.start(request, by=user.name, tenant=user.tenant)
-        self.trail.note(user, "adapt", adaptation=flow.view.adaptation_id, robot=robot, instruction=request.instruction)
-        return flow.view.adaptation_id
+        return report
+
+    def try_out(self, user: User, candidate: str, values: Mapping[str, str]) -> str:
+        """Begin a blinded trial of a checkpoint against what a robot runs, or another one; returns its id.
+
+        Args:
+            user: who asks.
+            candidate: checkpoint id.
+            values: robot, instruction, and as options against (checkpoint id), scene, pairs (at most so many).
+
+        Raises:
+            RefusedError: the robot or the checkpoint cannot take part now.
+            ConfigError: a value makes no sense.
+        """
+        user.require("try")
+        robot, pairs = values.get("robot", ""), _whole(values, "pairs", SequentialRule().max_pairs)
+        report = self._require_ready(user, robot)
+        if flow := self.adaptations.on(robot):
+            raise RefusedError(
+                f"{robot} is being adapted by {flow.started_by} ({flow.adaptation_id}); finish that first"
+            )
+        incumbent = values.get("against", "").strip() or str(report.status.get("policy_version", ""))
+        self.checkpoints.check_on(robot, candidate)
+        trial_id = self.trials.start(
+            robot=robot, candidate=candidate, incumbent=incumbent, instruction=values.get("instruction", ""),
+            by=user.name, tenant=user.tenant, scene=values.get("scene", ""), rule=SequentialRule(max_pairs=pairs),
+        )  # fmt: skip
+        self.trail.note(user, "try", trial=trial_id, robot=robot, candidate=candidate, incumbent=incumbent)
+        return trial_id
+
+    def stop_trial(self, user: User, trial_id: str) -> str:
+        """End a trial after the run at hand."""
+        user.require("try")
+        self.trials.stop(trial_id, by=user.name, tenant=user.tenant)
+        self.trail.note(user, "stop trial", trial=trial_id)
+        return f"{trial_id} ends after the run at hand; nothing is concluded from it"
 
     def adapt_step(self, user: User, adaptation_id: str, step: str, revision: int, values: Mapping[str, str]) -> str:
         """Do one of: collect, train, reuse, approve, reject, cancel."""
@@ -266,11 +318,10 @@ class Desk:
         """Return the history of every loop, with the folder it runs in."""
         return [{"folder": str(path.parent), **_read_json(path)} for path in self._histories()]
 
-    def cards(self, checkpoint_id: str = "") -> list[dict[str, Any]]:
-        """Return trials, newest first: result cards where decided, else what may be seen meanwhile."""
-        cards = [flow.view.card for flow in self.adaptations.all() if flow.view.card]
-        for path in sorted(self.trials.glob("*.card.json"), reverse=True):
-            cards.append(_read_json(path))
+    def cards(self, checkpoint_id: str = "", *, tenant: str | None = None) -> list[dict[str, Any]]:
+        """Return the result cards of decided trials, canaries of adaptations first, newest first."""
+        flows = [flow.view.card for flow in self.adaptations.all() if tenant in (None, flow.view.tenant)]
+        cards = [dict(card) for card in (*flows, *(row["card"] for row in self.trials.views(tenant))) if card]
         if checkpoint_id:
             cards = [card for card in cards if checkpoint_id in (card.get("candidate"), card.get("incumbent"))]
         return cards

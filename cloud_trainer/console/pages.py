@@ -9,6 +9,7 @@ from cloud_trainer.console import job_pages, media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
 from gymnast_core.errors import GymnastError
+from gymnast_core.sequential import SequentialRule
 from gymnast_core.statistics import wilson_interval
 from gymnast_core.web.auth import User
 
@@ -83,9 +84,10 @@ def checkpoint(desk: Desk, user: User, *, checkpoint_id: str, query: Mapping[str
         "why": why,
         "graph": media.lineage_graph(desk.graph.why(checkpoint_id), links),
         "releases": releases,
-        "cards": desk.cards(checkpoint_id),
+        "cards": desk.cards(checkpoint_id, tenant=user.tenant),
         "won": desk.checkpoints.has_won(checkpoint_id),
         "robots": desk.robots(user),
+        "most_pairs": SequentialRule().max_pairs,
         "said": query.get("said", ""),
     }
 
@@ -112,13 +114,14 @@ def world_models(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[st
 
 
 def evaluations(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
-    """Result cards of every trial."""
-    return {"cards": desk.cards(), "said": query.get("said", "")}
+    """Result cards of every trial, and those that have none yet."""
+    open_ones = [view for view in desk.trials.views(user.tenant) if not view["card"]]
+    return {"cards": desk.cards(tenant=user.tenant), "trials": open_ones, "said": query.get("said", "")}
 
 
 def evaluation(desk: Desk, user: User, *, trial_id: str, query: Mapping[str, str]) -> dict[str, Any]:
     """One result card."""
-    card = next((card for card in desk.cards() if card.get("trial_id") == trial_id), None)
+    card = next((card for card in desk.cards(tenant=user.tenant) if card.get("trial_id") == trial_id), None)
     if card is None:
         raise RefusedError(f"there is no decided trial {trial_id!r}; cards appear when a trial is decided")
     return {"card": card, "pair_films": _telling_pair(card), "said": query.get("said", "")}

@@ -292,15 +292,19 @@ class Adaptations:
         if self._engine is None:
             raise FlowError("this page cannot adapt; a trainer started with `gymnast serve` can")
         with self._lock:
-            for view in (flow.view for flow in self._flows.values()):
-                if view.robot == request.robot and not view.stage.over:
-                    raise FlowError(
-                        f"{view.robot} is being adapted already by {view.started_by} ({view.adaptation_id}, "
-                        f"{view.stage.value}); finish or cancel that first"
-                    )
+            if other := self.on(request.robot):
+                raise FlowError(
+                    f"{other.robot} is being adapted already by {other.started_by} ({other.adaptation_id}, "
+                    f"{other.stage.value}); finish or cancel that first"
+                )
             flow = SceneAdaptation.start(self._root, self._engine, request, by=by, tenant=tenant)
             self._flows[flow.view.adaptation_id] = flow
             return flow
+
+    def on(self, robot: str) -> View | None:
+        """Return the adaptation that this robot is in."""
+        views = (flow.view for flow in list(self._flows.values()))
+        return next((view for view in views if view.robot == robot and not view.stage.over), None)
 
     def get(self, adaptation_id: str) -> SceneAdaptation:
         """Return one.

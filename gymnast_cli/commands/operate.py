@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STEPS = ("collect", "train", "reuse", "approve", "reject", "cancel")
 POLL_S = 0.5
 NOT_KEPT = 3
-"""Exit code when an adaptation that was waited for was refused, reverted, cancelled, or failed."""
+"""Exit code when what was waited for was refused, reverted, cancelled or failed, or the trial was not won."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown = [
         actions.add_parser("robots", help="what every robot last said, and how long ago"),
         actions.add_parser("log", help="who did what"),
-        actions.add_parser("evaluations", help="result cards of trials"),
+        actions.add_parser("evaluations", help="trials and their result cards"),
         actions.add_parser("ledger", help="real against imagined success, per task and world model"),
         actions.add_parser("adaptations", help="every adaptation to a scene, and where it is"),
     ]
     promote = actions.add_parser("promote", help="offer a checkpoint that has won its trial to robots (admin)")
     promote.add_argument("checkpoint_id")
     promote.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    trial = actions.add_parser("try", help="begin a blinded trial of a checkpoint on a robot; prints the id")
+    trial.add_argument("checkpoint_id", help="the candidate, which the robot must have been offered")
+    trial.add_argument("--robot", required=True, metavar="NAME")
+    trial.add_argument("--instruction", required=True, help="what it shall do")
+    trial.add_argument("--against", default="", metavar="ID", help="checkpoint (default: what the robot runs)")
+    trial.add_argument("--scene", default="", help="the robot's name for where it stands (default: the trainer's)")
+    trial.add_argument("--pairs", type=int, help="at most so many (default: the rule's)")
+    stop = actions.add_parser("stop-trial", help="end a trial; nothing is concluded from it")
+    stop.add_argument("trial_id")
     adapt = actions.add_parser("adapt", help="begin to adapt a robot to the scene before it; prints the id")
     adapt.add_argument("robot")
     add_scene_arguments(adapt)
@@ -49,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--mode", help="train: lora or full (default: the trainer's first)")
     step.add_argument("--episodes", type=int, help="collect: so many real ones (default 10)")
     step.add_argument("--adapter", help="reuse: which kept one")
-    for action in (adapt, step):
+    for action in (adapt, step, trial):
         action.add_argument("--wait", action="store_true", help="until it is over or waits for a decision")
-    for action in (*shown, promote, adapt, step):
+    for action in (*shown, promote, trial, stop, adapt, step):
         add_trainer_arguments(action)
 
 
@@ -62,11 +71,37 @@ def run(args: argparse.Namespace, console: Console) -> int:
             answer = page.get(f"/api/{args.action}")
             emit(args, console, answer, TABLES[args.action](answer))
             return 0
-        return {"promote": _promote, "adapt": _adapt, "step": _step}[args.action](page, args, console)
+        actions = {"promote": _promote, "try": _try, "stop-trial": _stop_trial, "adapt": _adapt, "step": _step}
+    return actions[args.action](page, args, console)
 
 
 def _promote(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
     answer = page.post(f"/checkpoints/{args.checkpoint_id}/promote", {"robots": ",".join(args.robot)})
+    emit(args, console, answer, str(answer["said"]))
+    return 0
+
+
+def _try(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
+    names = ("robot", "instruction", "against", "scene", "pairs")
+    values = {name: str(getattr(args, name)) for name in names if getattr(args, name) is not None}
+    said = str(page.post(f"/checkpoints/{args.checkpoint_id}/try", values)["said"])
+    trial_id = said.partition(" ")[0]
+
+    def seen() -> Mapping[str, Any]:
+        return next(row for row in page.get("/api/evaluations")["trials"] if row["trial_id"] == trial_id)
+
+    view = seen()
+    while args.wait and view["state"] == "running":
+        time.sleep(POLL_S)
+        view = seen()
+    decision = view["card"].get("decision", "")
+    text = f"{trial_id}: {view['state']} {decision or view['reason']}".rstrip() if args.wait else said
+    emit(args, console, {"said": said, **view}, text)
+    return NOT_KEPT if args.wait and decision != "promote" else 0
+
+
+def _stop_trial(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
+    answer = page.post(f"/evaluations/{args.trial_id}/stop", {})
     emit(args, console, answer, str(answer["said"]))
     return 0
 
@@ -139,6 +174,10 @@ def _log(answer: Mapping[str, Any]) -> Any:
 def _evaluations(answer: Mapping[str, Any]) -> Any:
     names = ("trial_id", "candidate", "incumbent", "decision", "n")
     rows = [[card.get(name, "") for name in names] for card in answer["cards"]]
+    rows += [
+        [row["trial_id"], row["candidate"], row["incumbent"], f"{row['state']} {row['reason']}", row["pairs_done"]]
+        for row in answer["trials"] if not row["card"]
+    ]  # fmt: skip
     return _table(f"{len(rows)} trials", names, rows)
 
 

@@ -33,6 +33,7 @@ MAY: Mapping[str, frozenset[str]] = {
     "label": frozenset({"operator", "admin"}),
     "adapt": frozenset({"operator", "admin"}),
     "follow": frozenset({"robot", "trainer", "operator", "admin"}),
+    "try": frozenset({"operator", "admin"}),
     "cancel": frozenset({"operator", "admin"}),
     "retract": frozenset({"operator", "admin"}),
     "publish": frozenset({"admin"}),

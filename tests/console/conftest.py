@@ -22,6 +22,8 @@ from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import ConfigError
+from gymnast_core.trial import Trial
+from gymnast_core.types import Outcome
 from tests.console.simulated import make_policy
 
 ROBOT = User("bridge-1", "robot")
@@ -37,8 +39,8 @@ class SteeredEngine:
         self.trusted = True
         self.known: list[str] = []
         self.iterations = 3
-        self.hold = {"train": threading.Event(), "canary": threading.Event()}
-        self.inside = {"train": threading.Event(), "canary": threading.Event()}
+        self.hold = {name: threading.Event() for name in ("train", "canary", "trial")}
+        self.inside = {name: threading.Event() for name in self.hold}
         self.wins = True
         for event in self.hold.values():
             event.set()
@@ -87,6 +89,18 @@ class SteeredEngine:
         self.calls.append("canary")
         self._wait("canary")
         return Verdict(self.wins, {"decision": "promote" if self.wins else "futile", "trial_id": folder.name})
+
+    def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
+        self.calls.append(f"trial in {scene or 'the usual scene'}")
+        while (run := trial.next_run()) is not None and not stop():
+            self._wait("trial")
+            if self.calls[-1] == "trip":
+                self.calls.append("tripped")
+                trial.void(run.run_id, "the scene differs from its start")
+                continue
+            won = (trial.checkpoint_of(run.run_id) == trial.plan.candidate) is self.wins
+            outcome = Outcome.SUCCESS if won else Outcome.FAILURE
+            trial.record(run.run_id, outcome, labelled_by="operator:ana", episode_id=f"ep-{run.run_id}")
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
         self.calls.append("keep")

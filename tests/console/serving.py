@@ -63,15 +63,13 @@ def main() -> None:
     fresh = not (folder / "store.db").exists()
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     base = make_policy(folder / "checkpoints", BASE_OFFSET_M, stage="sft", code_version="0.1.0")
+    better, same = (make_policy(folder / "checkpoints", offset, base.id, stage="grpo") for offset in (0.004, 0.005))
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with Service(ServiceConfig(folder=folder, insecure=True)) as service:
         console = Console(service, engine=SimulatedScene(folder, SCENE, base.id), port=port, loops=[folder / "loop"])
         if fresh:
             fill(service, folder, base.id)
-            others = [
-                make_policy(folder / "checkpoints", offset, base.id, stage="grpo").id for offset in (0.011, 0.012)
-            ]
-            PlantedLoop(folder / "loop", [base.id, *others]).run()
+            PlantedLoop(folder / "loop", [base.id, better.id, same.id]).run()
             for task, real_only, dreamt_only in (
                 ("lift the red cube", 2, 5),
                 ("push the blue block to the left", 3, 3),
@@ -85,7 +83,9 @@ def main() -> None:
         with arm(SCENE) as env:
             frame = next(iter(env.reset("close the drawer", seed=7).images.values()))
         picture = film(np.asarray(frame))
-        (folder / "address.partial").write_text(json.dumps({"address": address, "base": base.id, **tokens}))
+        (folder / "address.partial").write_text(
+            json.dumps({"address": address, "base": base.id, "better": better.id, **tokens})
+        )
         (folder / "address.partial").rename(folder / "address.json")
         while not stop.is_set():
             status = {

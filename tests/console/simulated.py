@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,17 +161,24 @@ class SimulatedScene:
         path = folder / "canary.jsonl"
         trial = Trial.load(path) if path.exists() else Trial.declare(path, plan, secrets.token_bytes(32))
         try:
-            with arm(self.scene) as env:
-                while (run := trial.next_run()) is not None and not stop():
-                    policy = self.policy(env, trial.checkpoint_of(run.run_id))
-                    (result,) = evaluate(env, policy, [run.start_seed], tasks=[task_for(text).name])
-                    outcome = Outcome.SUCCESS if result.succeeded else Outcome.FAILURE
-                    trial.record(run.run_id, outcome, labelled_by="operator:sim")
-                    if run.run_id.endswith("-2"):
-                        emit("pair", {"pair": run.pair})
+            self._run(trial, self.scene, stop, lambda pair: emit("pair", {"pair": pair}))
             return Verdict(trial.decision is Decision.PROMOTE, trial.card() if trial.decision.final else {})
         finally:
             trial.close()
+
+    def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
+        self._run(trial, scene or "standard", stop, lambda pair: None)
+
+    def _run(self, trial: Trial, scene: str, stop: Stop, told: Callable[[int], None]) -> None:
+        name = task_for(trial.plan.instruction).name
+        with arm(scene) as env:
+            while (run := trial.next_run()) is not None and not stop():
+                policy = self.policy(env, trial.checkpoint_of(run.run_id))
+                (result,) = evaluate(env, policy, [run.start_seed], tasks=[name])
+                outcome = Outcome.SUCCESS if result.succeeded else Outcome.FAILURE
+                trial.record(run.run_id, outcome, labelled_by="operator:sim")
+                if run.run_id.endswith("-2"):
+                    told(run.pair)
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
         self.book.keep(f"{self.scene} on {robot}", np.load(folder / "start.npy"), candidate)

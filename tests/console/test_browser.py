@@ -107,6 +107,25 @@ def test_from_a_new_scene_to_a_kept_adapter_by_clicking(trainer, new_page):
     expect(ana.get_by_role("heading", name="Cancelled")).to_be_visible()
 
 
+def test_a_checkpoint_is_offered_tried_and_promoted_by_clicking(trainer, new_page):
+    root, better = new_page(trainer.facts["admin"]), trainer.facts["better"]
+    root.get_by_role("link", name="Checkpoints").click()
+    root.get_by_role("link", name=better).click()
+    expect(root.get_by_role("button", name="Promote")).to_have_count(0)
+    root.get_by_role("button", name="Offer").click()
+    root.get_by_label("Instruction").fill("close the drawer")
+    root.get_by_label("Scene").fill("dark_table")
+    shoot(root, "checkpoint-try")
+    root.get_by_role("button", name="Begin a blinded trial").click()
+    expect(root.get_by_text("Which of the two runs is hidden")).to_be_visible()
+    shoot(root, "evaluations-running")
+    root.get_by_role("link", name=re.compile("^trial-")).click()
+    expect(root.get_by_text("Secret, revealed")).to_be_visible()
+    root.get_by_role("link", name=better).click()
+    root.get_by_role("button", name="Promote").click()
+    expect(root.get_by_text("2 releases so far")).to_be_visible()
+
+
 def test_the_console_can_be_worked_without_a_mouse(trainer, new_page):
     page = new_page(trainer.facts["operator"])
     page.keyboard.press("Tab")

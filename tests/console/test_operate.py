@@ -13,6 +13,7 @@ from gymnast_cli.main import main
 from gymnast_core.errors import RejectedBridgeError
 from gymnast_core.wire.errors import NotFoundError
 from gymnast_ros.uplink import ConsoleClient
+from tests.console.conftest import JSON
 
 
 @pytest.fixture
@@ -54,6 +55,24 @@ def test_an_adaptation_goes_from_scene_to_kept_without_a_browser(bench, operate)
     assert operate("evaluations")[1]["cards"][0]["decision"] == "promote"
     done = [entry["action"] for entry in operate("log")[1]["entries"]]
     assert done == ["adapt", "adapt: train", "adapt: approve"]
+
+
+def test_a_trial_is_begun_followed_and_listed_without_a_browser(bench, operate):
+    name = bench.add_policy(0.01)
+    assert bench.client("root", "admin").post(f"/checkpoints/{name}/publish", headers=JSON).status_code == 200
+    words = ("try", name, "--robot", "bridge-1", "--instruction", "lift", "--against", "policy-a", "--pairs", "20")
+    code, view = operate(*words, "--wait")
+    assert (code, view["state"], view["card"]["decision"]) == (0, "decided", "promote")
+    bench.engine.wins = False
+    code, view = operate(*words, "--wait")
+    assert (code, view["card"]["decision"]) == (3, "futile")
+    bench.engine.hold["trial"].clear()
+    code, view = operate(*words)
+    assert (code, view["state"]) == (0, "running")
+    code, said = operate("stop-trial", view["trial_id"])
+    assert (code, "ends after the run at hand" in said["said"]) == (0, True)
+    states = [row["state"] for row in operate("evaluations")[1]["trials"]]
+    assert states == ["stopped", "decided", "decided"]
 
 
 def test_a_canary_that_does_not_win_exits_with_three(bench, operate):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from cloud_trainer.console.job_pages import told
 from cloud_trainer.console.media import lineage_graph
 from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.dreams import keep_rollouts, read_rollouts, watched
+from cloud_trainer.jobs.trials import Trials
 from gymnast_core.job import JobEvent
 from gymnast_core.lineage import Record
 from gymnast_core.provenance import ProvenanceGraph
 from gymnast_core.types import RolloutBatch
+from tests.console.conftest import JSON, wait_for
 from tests.console.planted_loop import PlantedLoop
 
 AUDIT = {"model": "world_model-a", "passed": True, "outcomes": {"agreement": 0.87, "optimism": 0.04}}
@@ -91,26 +94,113 @@ def test_a_lineage_of_thousands_is_a_few_boxes() -> None:
     assert "4,000" in drawn
 
 
-def test_a_trial_shows_the_films_of_a_pair_that_differed(bench) -> None:
-    interval = {"mean": 0.5, "low": 0.2, "high": 0.8}
-    pairs = [
-        {"pair": n, "start_seed": n, "candidate_first": n == 1, "candidate": True, "incumbent": n == 0,
-         "episodes": [f"ep-{n}-1", f"ep-{n}-2"]}
-        for n in range(2)
-    ]  # fmt: skip
-    card = {
-        "trial_id": "t1", "instruction": "lift", "decision": "promote",
-        "candidate": "policy-b", "incumbent": "policy-a",
-        "candidate_success": interval, "incumbent_success": interval, "difference": interval, "n": 2, "rule": {},
-        "counts": {"wins": 1, "losses": 0}, "judge": "operator", "commitment": "c" * 64, "secret": "s" * 64,
-        "judge_calibration": None, "versions": None,
-        "set_aside": [{"run": "t1-p001-a1-2", "reason": "the scene differs from its start"}], "pairs": pairs,
-    }  # fmt: skip
-    (bench.desk.trials / "t1.card.json").write_text(json.dumps(card))
-    page = bench.client("ana", "operator").get("/evaluations/t1").text
-    assert page.index("/episodes/ep-1-1/film.webp") < page.index("/episodes/ep-1-2/film.webp")  # the candidate began
-    for text in ("Pair 2", "the scene differs from its start", 'href="/episodes/ep-0-2"'):
+def try_out(bench, client, candidate, **values):
+    data = {"robot": "bridge-1", "instruction": "lift", "against": "policy-a", "pairs": "20", **values}
+    return client.post(f"/checkpoints/{candidate}/try", data=data, headers=JSON)
+
+
+def offered(bench, offset_m=0.01):
+    name = bench.add_policy(offset_m)
+    assert bench.client("root", "admin").post(f"/checkpoints/{name}/publish", headers=JSON).status_code == 200
+    return name
+
+
+def test_a_checkpoint_is_tried_blinded_and_only_then_promoted(bench) -> None:
+    ana, root, name = bench.client("ana", "operator"), bench.client("root", "admin"), offered(bench)
+    refused = root.post(f"/checkpoints/{name}/promote", headers=JSON)
+    assert refused.status_code == 409
+    assert "try it on a robot first" in refused.json()["error"]
+    bench.engine.hold["trial"].clear()
+    began = try_out(bench, ana, name, scene="evening")
+    assert began.status_code == 200, began.text
+    assert bench.engine.inside["trial"].wait(10)
+    assert bench.engine.calls == ["trial in evening"]
+    page = ana.get("/evaluations").text
+    for text in ("Not decided", "0 <small>of at most 20</small>", name, "is hidden until the trial is decided"):
         assert text in page
+    assert "Decided" not in page
+    bench.engine.calls.append("trip")
+    bench.engine.hold["trial"].set()
+    wait_for(lambda: bench.desk.cards(), "the card")
+    (card,) = bench.desk.cards()
+    assert (card["decision"], card["judge"], card["versions"]["robot"]) == ("promote", "operator", "bridge-1")
+    assert {pair["labelled_by"] for pair in card["pairs"]} == {"operator:ana"}
+    page = ana.get(f"/evaluations/{card['trial_id']}").text
+    first = card["pairs"][0]
+    films = [f"/episodes/{episode}/film.webp" for episode in first["episodes"]]
+    by_candidate, by_incumbent = films if first["candidate_first"] else reversed(films)
+    assert page.index(by_candidate) < page.index(by_incumbent)
+    for text in ("Pair 1", "the scene differs from its start", f'href="/episodes/{first["episodes"][0]}"'):
+        assert text in page
+    assert root.post(f"/checkpoints/{name}/promote", headers=JSON).status_code == 200
+    assert [entry.kind for entry in bench.desk.log.entries][-2:] == ["try", "promote"]
+
+
+def test_a_trial_that_cannot_be_is_refused_with_what_would_help(bench) -> None:
+    ana, name = bench.client("ana", "operator"), bench.add_policy(0.01)
+    for candidate, values, status, message in (
+        (name, {}, 409, "was never offered to bridge-1"),
+        ("policy-x", {}, 409, "not known here"),
+        (offered(bench, 0.02), {"robot": "bridge-9"}, 409, "has not reported here"),
+        (offered(bench, 0.02), {"against": ""}, 422, "the checkpoint to compare with"),
+        (offered(bench, 0.02), {"pairs": "3"}, 422, "min_pairs"),
+        (offered(bench, 0.02), {"pairs": "many"}, 422, "'many'"),
+        (offered(bench, 0.02), {"against": offered(bench, 0.02)}, 422, "are both"),
+    ):
+        refused = try_out(bench, ana, candidate, **values)
+        assert (refused.status_code, message in refused.json()["error"]) == (status, True), refused.text
+    watcher = bench.client("eve", "trainer")
+    assert try_out(bench, watcher, name).status_code == 403
+    bench.adapt(ana, "ready")
+    assert "is being adapted by ana" in try_out(bench, ana, offered(bench)).json()["error"]
+    assert bench.desk.trials.views() == []
+
+
+def test_a_robot_in_a_trial_is_left_alone_until_it_is_stopped(bench) -> None:
+    ana, bea, name = bench.client("ana", "operator"), bench.client("bea", "operator"), offered(bench)
+    bench.engine.hold["trial"].clear()
+    assert try_out(bench, ana, name).status_code == 200
+    trial = bench.desk.trials.views()[0]["trial_id"]
+    assert bench.engine.inside["trial"].wait(10)
+    assert f"in trial {trial} of ana" in try_out(bench, bea, name).json()["error"]
+    started = bea.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)
+    assert f"in trial {trial} of ana" in started.json()["error"]
+    assert bea.post(f"/evaluations/{trial}/stop", headers=JSON).status_code == 200
+    bench.engine.hold["trial"].set()
+    wait_for(lambda: bench.desk.trials.on("bridge-1") is None, "the end of the run at hand")
+    (view,) = bench.desk.trials.views()
+    assert (view["state"], view["reason"], view["card"]) == ("stopped", "stopped by bea", {})
+    again = bea.post(f"/evaluations/{trial}/stop", headers=JSON)
+    assert (again.status_code, "nothing to stop" in again.json()["error"]) == (409, True)
+
+
+def test_a_trial_goes_on_after_a_restart_and_counts_its_run_once(bench) -> None:
+    name = offered(bench)
+    bench.engine.hold["trial"].clear()
+    assert try_out(bench, bench.client("ana", "operator"), name).status_code == 200
+    assert bench.engine.inside["trial"].wait(10)
+    closing = threading.Thread(target=bench.desk.trials.close)
+    closing.start()
+    bench.engine.hold["trial"].set()
+    closing.join()
+    (view,) = bench.desk.trials.views()
+    assert view["state"] == "running"
+    again = Trials(bench.folder / "console" / "trials", bench.engine)
+    wait_for(lambda: again.views()[0]["card"], "the card")
+    (view,) = again.views()
+    assert view["card"]["counts"]["wins"] == view["card"]["n"] == view["pairs_done"]
+    assert [view["state"] for view in Trials(bench.folder / "console" / "trials", None).views()] == ["decided"]
+
+
+def test_the_next_trial_of_the_same_two_takes_other_starts_and_says_so(bench) -> None:
+    ana, name = bench.client("ana", "operator"), offered(bench)
+    for number in (1, 2):
+        assert try_out(bench, ana, name).status_code == 200
+        wait_for(lambda number=number: len(bench.desk.cards()) == number, "the card")
+        wait_for(lambda: bench.desk.trials.on("bridge-1") is None, "its end")
+    second, first = bench.desk.cards()
+    assert not set(first["start_seeds"]) & set(second["start_seeds"])
+    assert [card["versions"]["earlier_trials_of_the_same"] for card in (first, second)] == [0, 1]
 
 
 def test_a_budget_in_money_is_asked_for_where_training_has_a_price(bench) -> None:

@@ -1,0 +1,226 @@
+"""Blinded trials of a checkpoint against another on one robot's arm, for the operator's page and its commands.
+
+The rule is declared before the first run; whoever labels sees run ids alone; every run is an entry of the trial's
+journal, so a restart goes on with the run at hand. A decided trial leaves its result card, which promotion asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cloud_trainer.jobs.adaptation_engine import FlowError
+from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.sequential import SequentialRule
+from gymnast_core.trial import Trial, TrialPlan
+
+LOG = logging.getLogger(__name__)
+TRIAL_SEED = 2_960_000
+"""First start state; those of the next trial of the same two follow on."""
+CLOSE_S = 10.0
+
+
+class TrialEngine(Protocol):
+    """What moves the arm."""
+
+    def run_trial(self, trial: Trial, robot: str, scene: str, stop: Callable[[], bool]) -> None:
+        """Do run after run until the trial is decided or stop() holds; raises GymnastError where it cannot go on.
+
+        An empty scene is the trainer's usual one.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who asked for a trial, and where it runs.
+
+    Attributes:
+        trial_id: of the trial.
+        robot: whose arm.
+        scene: the robot's name for where it stands; empty is the trainer's usual one.
+        by: who asked.
+        tenant: whose they are.
+        at_ns: wall clock.
+        candidate: checkpoint id.
+        incumbent: checkpoint id.
+        instruction: what the arm is asked to do.
+    """
+
+    trial_id: str
+    robot: str
+    scene: str
+    by: str
+    tenant: str
+    at_ns: int
+    candidate: str
+    incumbent: str
+    instruction: str
+
+
+class Trials:
+    """All trials of a trainer, in one folder; those under way go on at start.
+
+    Args:
+        root: their folder.
+        engine: None where this trainer moves no arm; old cards can be looked at.
+    """
+
+    def __init__(self, root: Path, engine: TrialEngine | None) -> None:
+        self._root, self._engine = root, engine
+        self._lock = threading.Lock()
+        self._closing = False
+        self._asked: dict[str, Asked] = {}
+        self._running: dict[str, Trial] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._ends: dict[str, dict[str, Any]] = {}
+        root.mkdir(parents=True, exist_ok=True)
+        for path in sorted(root.glob("*.asked.json")):
+            self._recall(Asked(**json.loads(path.read_text())))
+
+    def start(
+        self, *, robot: str, candidate: str, incumbent: str, instruction: str, by: str, tenant: str,
+        scene: str = "", rule: SequentialRule | None = None,
+    ) -> str:  # fmt: skip
+        """Declare a trial and begin; returns its id at once.
+
+        Raises:
+            ConfigError: something is not named, or both checkpoints are the same.
+            FlowError: the robot is in a trial already, or this trainer moves no arm.
+        """
+        if not robot.strip() or not instruction.strip() or not incumbent.strip():
+            raise ConfigError("name a robot, what it should do, and the checkpoint to compare with")
+        if self._engine is None:
+            raise FlowError("this page moves no arm; use the one of `gymnast serve`")
+        rule = rule or SequentialRule()
+        with self._lock:
+            if other := self.on(robot):
+                raise FlowError(f"{robot} is in trial {other.trial_id} of {other.by}; wait for it or stop it first")
+            trial_id = f"trial-{secrets.token_hex(6)}"
+            asked = Asked(
+                trial_id,
+                robot,
+                scene.strip(),
+                by,
+                tenant,
+                time.time_ns(),
+                candidate,
+                incumbent.strip(),
+                instruction.strip(),
+            )
+            trial = Trial.declare(self._path(trial_id, "jsonl"), self._plan(asked, rule), secrets.token_bytes(32))
+            self._write(trial_id, "asked", vars(asked))
+            self._asked[trial_id] = asked
+            self._go_on(asked, trial)
+        return trial_id
+
+    def on(self, robot: str) -> Asked | None:
+        """Return the trial that this robot is in."""
+        return next((self._asked[name] for name in list(self._running) if self._asked[name].robot == robot), None)
+
+    def stop(self, trial_id: str, *, by: str, tenant: str) -> None:
+        """End a trial after the run at hand; what was recorded stays, but nothing is concluded from it.
+
+        Raises:
+            FlowError: there is none under way.
+        """
+        if trial_id not in self._running or self._asked[trial_id].tenant != tenant:
+            raise FlowError(f"trial {trial_id!r} is not under way; there is nothing to stop")
+        self._end(trial_id, {"reason": f"stopped by {by}"})
+
+    def views(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """Return what may be seen of a tenant's trials, newest first: the card once decided, never the score before.
+
+        Values: those of Asked, state (running, decided, stopped), reason, pairs_done, max_pairs, card.
+        """
+        known = sorted(self._asked.values(), key=lambda asked: -asked.at_ns)
+        return [self._view(asked) for asked in known if tenant in (None, asked.tenant)]
+
+    def close(self) -> None:
+        """Rest after the runs at hand; another process may go on."""
+        self._closing = True
+        for thread in list(self._threads.values()):
+            thread.join(CLOSE_S)
+
+    @property
+    def version(self) -> int:
+        """Changes whenever something that is seen does."""
+        return len(self._asked) + len(self._ends) + sum(trial.counts.n for trial in list(self._running.values()))
+
+    def _view(self, asked: Asked) -> dict[str, Any]:
+        trial, end = self._running.get(asked.trial_id), self._ends.get(asked.trial_id, {})
+        card = end.get("card", {})
+        seen = {} if trial is None else trial.blinded_view()
+        return {
+            **vars(asked), "state": "decided" if card else "stopped" if end else "running",
+            "reason": end.get("reason", ""), "pairs_done": seen.get("pairs_done", card.get("n", 0)),
+            "max_pairs": seen.get("max_pairs", card.get("rule", {}).get("max_pairs", 0)), "card": card,
+        }  # fmt: skip
+
+    def _recall(self, asked: Asked) -> None:
+        """After a restart: how it ended, or go on."""
+        self._asked[asked.trial_id] = asked
+        end = self._path(asked.trial_id, "end.json")
+        if end.exists():
+            self._ends[asked.trial_id] = json.loads(end.read_text())
+        elif self._engine is not None:
+            try:
+                self._go_on(asked, Trial.load(self._path(asked.trial_id, "jsonl")))
+            except GymnastError as error:
+                self._end(asked.trial_id, {"reason": f"{error}"})
+
+    def _plan(self, asked: Asked, rule: SequentialRule) -> TrialPlan:
+        names = ("candidate", "incumbent", "robot", "instruction")
+        earlier = sum(all(getattr(one, name) == getattr(asked, name) for name in names) for one in self._asked.values())
+        first = TRIAL_SEED + earlier * rule.max_pairs
+        return TrialPlan(
+            trial_id=asked.trial_id, incumbent=asked.incumbent, candidate=asked.candidate,
+            instruction=asked.instruction, rule=rule, start_seeds=tuple(range(first, first + rule.max_pairs)),
+            versions={"robot": asked.robot, "scene": asked.scene or "usual", "earlier_trials_of_the_same": earlier},
+        )  # fmt: skip
+
+    def _go_on(self, asked: Asked, trial: Trial) -> None:
+        self._running[asked.trial_id] = trial
+        thread = threading.Thread(target=self._work, args=(asked, trial), name=asked.trial_id, daemon=True)
+        self._threads[asked.trial_id] = thread
+        thread.start()
+
+    def _work(self, asked: Asked, trial: Trial) -> None:
+        assert self._engine is not None
+        trial_id = asked.trial_id
+        try:
+            if not trial.decision.final:
+                self._engine.run_trial(trial, asked.robot, asked.scene, lambda: self._closing or trial_id in self._ends)
+            if trial.decision.final:
+                self._end(trial_id, {"card": trial.card()})
+        except GymnastError as error:
+            self._end(trial_id, {"reason": f"{error}"})
+        except Exception as error:  # whatever an engine does wrong ends its trial, which nobody waits for then
+            LOG.exception("trial_failed id=%s", trial_id)
+            self._end(trial_id, {"reason": f"{type(error).__name__}: {error}; the trainer's log has the rest"})
+        finally:
+            trial.close()
+            self._running.pop(trial_id, None)
+            self._threads.pop(trial_id, None)
+
+    def _path(self, trial_id: str, kind: str) -> Path:
+        return self._root / f"{trial_id}.{kind}"
+
+    def _end(self, trial_id: str, end: dict[str, Any]) -> None:
+        """Write down how it ended; a stopped trial stays stopped, unless it was decided by its last run."""
+        if trial_id in self._ends and "card" not in end:
+            return
+        self._write(trial_id, "end", end)
+        self._ends[trial_id] = end
+
+    def _write(self, trial_id: str, kind: str, value: Mapping[str, Any]) -> None:
+        staging = self._path(trial_id, f"{kind}.partial")
+        staging.write_text(json.dumps(value, indent=1))
+        staging.replace(self._path(trial_id, f"{kind}.json"))
