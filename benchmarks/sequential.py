@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from gymnast_core.sequential import SequentialRule, log_capital
+from gymnast_core.sequential import HarmRule, SequentialRule, log_capital
 from gymnast_core.statistics import PairCounts, mcnemar_exact
 
 NULLS = (0.05, 0.3, 0.5, 0.62, 0.8, 0.95)
 ALTERNATIVES = ((0.62, 0.95), (0.62, 0.80), (0.30, 0.56), (0.62, 0.77))
 ALPHA = 0.05
+GUARD_PAIRS = (10, 25, 40)
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
         "better": better,
         "false_roll_back": _false_roll_back(rule, runs, rng),
         "naive_peeking_error": naive_peeking(0.62, 60, min(runs, 4000), rng),
+        "guard": measure_guard(runs, np.random.default_rng(seed)),
         "savings": [_saving(max_pairs, runs, rng) for max_pairs in (32, 40, 60, 100)],
     }
 
@@ -142,6 +145,42 @@ def _saving(max_pairs: int, runs: int, rng: np.random.Generator) -> dict[str, fl
         "median_saved": 1 - found.median_pairs / fixed,
         "mean_saved": 1 - found.mean_pairs / fixed,
     }
+
+
+def simulate_guard(
+    before: Sequence[float], after: Sequence[float], rule: HarmRule, runs: int, rng: np.random.Generator
+) -> dict[str, float]:
+    """Play planted policies on tasks in turn, deciding after every pair as HarmRule.decide does."""
+    names, turn = len(before), np.arange(rule.max_pairs) % len(before)
+    before_RN = rng.random((runs, rule.max_pairs)) < np.array(before)[turn]
+    after_RN = rng.random((runs, rule.max_pairs)) < np.array(after)[turn]
+    crossed = np.zeros((runs, rule.max_pairs), bool)
+    for of_bet in (*(turn == task for task in range(names)), *([turn >= 0] if names > 1 else [])):
+        wins = np.cumsum(after_RN & ~before_RN & of_bet, axis=1)
+        losses = np.cumsum(before_RN & ~after_RN & of_bet, axis=1)
+        crossed |= log_capital(losses, np.cumsum(of_bet) - wins - losses, wins) >= rule.log_bound
+    first = _first(crossed, rule.max_pairs)
+    return {
+        "harm_shown": float(crossed.any(axis=1).mean()),
+        "mean_pairs": float(np.minimum(first, rule.max_pairs).mean()),
+    }
+
+
+def measure_guard(runs: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The canary's second part on three other tasks, by pairs of each."""
+    cases = {
+        "equal, .3 .6 .9": ((0.3, 0.6, 0.9), (0.3, 0.6, 0.9)),
+        "equal, .6 each": ((0.6,) * 3, (0.6,) * 3),
+        "one task .65 to 0": ((0.65, 0.7, 0.7), (0.0, 0.7, 0.7)),
+        "one task .65 to .3": ((0.65, 0.7, 0.7), (0.3, 0.7, 0.7)),
+        "25 points in each, .7": ((0.7,) * 3, (0.45,) * 3),
+        "10 points in each, .7": ((0.7,) * 3, (0.6,) * 3),
+        "10 points better in each": ((0.6,) * 3, (0.7,) * 3),
+    }
+    return [
+        {"case": case, "pairs": pairs, **simulate_guard(*rates, HarmRule(pairs=pairs, tasks=3), runs, rng)}
+        for case, rates in cases.items() for pairs in GUARD_PAIRS
+    ]  # fmt: skip
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -173,6 +212,12 @@ def show(result: dict[str, Any], console: Console) -> None:
         saved = [f"{row[name]:.0%}" for name in ("median_saved", "mean_saved")]
         savings.add_row(f"{row['budget']}", f"{row['power']:.1%}", *pairs, *saved)
     console.print(savings)
+    guard = Table(title="Harm on three other tasks after a won canary, a look after every pair")
+    for column in ("before and after", "pairs of each", "harm shown", "mean pairs in all"):
+        guard.add_column(column, justify="left" if column.startswith("before") else "right")
+    for row in result["guard"]:
+        guard.add_row(row["case"], f"{row['pairs']}", f"{row['harm_shown']:.2%}", f"{row['mean_pairs']:.0f}")
+    console.print(guard)
 
 
 def _cells(row: dict[str, float]) -> list[str]:

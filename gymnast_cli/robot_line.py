@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--canary-pairs", type=int, default=0, metavar="N", help="of the page's canaries, at most (default: the rule's)"
     )
     parser.add_argument(
+        "--guard-pairs", type=int, metavar="N",
+        help="of each other task, to look for harm after a canary is won (default: the rule's; 0 looks at none)",
+    )  # fmt: skip
+    parser.add_argument(
         "--price-per-hour", type=float, default=0.0, metavar="MONEY",
         help="of training on this machine; the page then takes budgets in money",
     )  # fmt: skip
@@ -37,11 +41,13 @@ def engine_for(service: Service, args: argparse.Namespace, shelf: Shelf) -> Scen
     from cloud_trainer.service import OrderedRobot
     from gymnast_cli.scene_engine import SceneEngine
     from gymnast_core.scene import SceneBook
-    from gymnast_core.sequential import SequentialRule
+    from gymnast_core.sequential import HarmRule, SequentialRule
 
     rule = SequentialRule(max_pairs=args.canary_pairs) if args.canary_pairs else SequentialRule()
     return SceneEngine(
         connect=lambda name: OrderedRobot(service.orders, service.robots, TENANT, name), jobs=service.jobs,
         catalogue=service.episodes, shelf=shelf, book=SceneBook(args.folder / "console" / "scenes.json"),
-        scene=args.robot_scene, config=args.adapt_config, rule=rule, price_per_hour=args.price_per_hour,
+        scene=args.robot_scene, config=args.adapt_config, rule=rule,
+        guard_pairs=HarmRule.pairs if args.guard_pairs is None else args.guard_pairs,
+        price_per_hour=args.price_per_hour,
     )  # fmt: skip

@@ -6,6 +6,7 @@ ordinary "adapt" job of the trainer; the canary is a blinded trial on the robot.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -34,11 +35,12 @@ from cloud_trainer.world_model.audit_run import run_audit
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_cli.arm_trials import FLUSH_S, STAGE_S, TrialRobot, run_pairs
+from gymnast_cli.other_tasks import guard_plan, other_tasks, reason_of
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.policies import load_policy
 from gymnast_core.scene import SceneBook
-from gymnast_core.sequential import Decision, SequentialRule
-from gymnast_core.trial import Trial, TrialPlan
+from gymnast_core.sequential import HarmRule, SequentialRule
+from gymnast_core.trial import Trial, TrialPlan, has_won
 from gymnast_core.types import Episode, Outcome
 
 POLL_S = 0.2
@@ -98,6 +100,7 @@ class SceneEngine:
         scene: the robot's name for where it stands, unless the operator names another.
         config: of the training job; its bounds, scene_episodes and check are those of the trust check too.
         rule: of the canary; declared before it.
+        guard_pairs: of each other task, after a win; 0 looks at none.
         modes: what of the policy is trained.
         price_per_hour: of this trainer, for budgets in money.
     """
@@ -110,6 +113,7 @@ class SceneEngine:
     scene: str
     config: Mapping[str, Any] = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
+    guard_pairs: int = HarmRule.pairs
     modes: tuple[str, ...] = MODES
     price_per_hour: float = 0.0
 
@@ -243,22 +247,33 @@ class SceneEngine:
             (folder / f"{name}.webp").write_bytes(film(rollouts.frames_BFHWC[0]))
 
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
-        """Run the blinded trial until its rule decides."""
+        """Run the blinded trial until its rule decides; after a win, look for harm on the other tasks."""
         request, client = self._request(folder), self.connect(robot)
         client.wait_staged([candidate], STAGE_S)
-        path = folder / "canary.jsonl"
-        trial = Trial.load(path) if path.exists() else self._declare(path, candidate, request)
-        try:
-            run_pairs(
-                trial, client, self.catalogue, scene=request["scene"], purpose="canary", stop=stop,
-                told=lambda pair: emit("pair", {"pair": pair}),
-            )  # fmt: skip
-            keep = trial.decision is Decision.PROMOTE
-            if trial.decision.final and not keep:
-                self.book.drop(candidate)
-            return Verdict(keep, trial.card() if trial.decision.final else {})
-        finally:
-            trial.close()
+        plan = self._plan(f"canary-{folder.name}", candidate, request)
+
+        def run(path: Path, plan: TrialPlan, part: str) -> Mapping[str, Any]:
+            with contextlib.closing(
+                Trial.load(path) if path.exists() else Trial.declare(path, plan, secrets.token_bytes(32))
+            ) as trial:
+                run_pairs(
+                    trial, client, self.catalogue, scene=request["scene"], purpose="canary", stop=stop,
+                    told=lambda pair: emit("pair", {"pair": pair, "part": part}),
+                )  # fmt: skip
+                return trial.card() if trial.decision.final else {}
+
+        card = dict(run(folder / "canary.jsonl", plan, "scene"))
+        others = (
+            other_tasks(self.catalogue, robot, request["instruction"]) if has_won(card) and self.guard_pairs else ()
+        )
+        if others:
+            guard = run(folder / "guard.jsonl", guard_plan(plan, others, self.guard_pairs), "other tasks")
+            if not guard:
+                return Verdict(False, {})
+            card["guard"] = guard
+        if card and not has_won(card):
+            self.book.drop(candidate)
+        return Verdict(bool(card) and has_won(card), card, reason_of(card))
 
     def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
         """Run a trial that was asked for on the page; see cloud_trainer.jobs.trials."""
@@ -266,19 +281,13 @@ class SceneEngine:
         client.wait_staged([trial.plan.candidate], STAGE_S)
         run_pairs(trial, client, self.catalogue, scene=scene or self.scene, purpose="trial", stop=stop)
 
-    def _declare(self, path: Path, candidate: str, request: Mapping[str, Any]) -> Trial:
+    def _plan(self, trial_id: str, candidate: str, request: Mapping[str, Any]) -> TrialPlan:
         first = TRIAL_SEED + _range_of(request)
-        plan = TrialPlan(
-            trial_id=f"canary-{path.parent.name}",
-            incumbent=request["policy"],
-            candidate=candidate,
-            instruction=request["instruction"],
-            rule=self.rule,
-            start_seeds=tuple(range(first, first + self.rule.max_pairs)),
-            judge="operator",
+        return TrialPlan(
+            trial_id=trial_id, incumbent=request["policy"], candidate=candidate, instruction=request["instruction"],
+            rule=self.rule, start_seeds=tuple(range(first, first + self.rule.max_pairs)),
             versions={"world_model": request["world_model"], "judge": request["judge"], "scene": request["scene"]},
-        )
-        return Trial.declare(path, plan, secrets.token_bytes(32))
+        )  # fmt: skip
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
         """Put it in force and remember it for this scene."""

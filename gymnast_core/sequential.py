@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +29,9 @@ STAKES = np.linspace(0.1, 0.9, 9)
 
 STAKE_SHARES = STAKES / STAKES.sum()
 """Starting capital on each stake. Large stakes decide large gains early; the small ones serve long, close trials."""
+
+
+ALL_TASKS = "all tasks together"
 
 
 class Decision(str, enum.Enum):
@@ -97,6 +101,67 @@ class SequentialRule:
         if log_capital(counts.losses, counts.ties, counts.wins, -self.worthwhile) >= -math.log(self.alpha_futile):
             return Decision.FUTILE
         return Decision.EXHAUSTED if counts.n >= self.max_pairs else Decision.CONTINUE
+
+
+@dataclass(frozen=True)
+class HarmRule:
+    """When a canary on the other tasks shows that a policy does harm there; declared before its first pair.
+
+    Success of every task, and of all together, is bet against "not worse than before"; alpha is shared among these
+    bets (Bonferroni). ROLL_BACK is harm shown; EXHAUSTED is none shown by the end, which excludes only so much: the
+    intervals say how much.
+
+    Attributes:
+        alpha: largest chance that a policy that is worse in no task is ever turned away.
+        pairs: of each task; tasks take turns.
+        tasks: how many there are.
+    """
+
+    alpha: float = 0.05
+    pairs: int = 25
+    tasks: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse error rates and budgets that make no test."""
+        if not 0 < self.alpha <= 0.5:
+            raise ConfigError(f"alpha must lie in (0, 0.5], got {self.alpha}")
+        if self.pairs < 1 or self.tasks < 1:
+            raise ConfigError(f"need at least one pair and one task, got {self.pairs} and {self.tasks}")
+
+    @property
+    def max_pairs(self) -> int:
+        """Of all tasks together."""
+        return self.pairs * self.tasks
+
+    @property
+    def log_bound(self) -> float:
+        """Log capital at which a bet has shown harm."""
+        return math.log((self.tasks + (self.tasks > 1)) / self.alpha)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rule as JSON values."""
+        return asdict(self)
+
+    def decide(self, counts: Mapping[str, PairCounts]) -> Decision:
+        """Return the decision after these pairs, by task; valid at every look."""
+        if self.harmed(counts):
+            return Decision.ROLL_BACK
+        done = sum(each.n for each in counts.values())
+        return Decision.EXHAUSTED if done >= self.max_pairs else Decision.CONTINUE
+
+    def harmed(self, counts: Mapping[str, PairCounts]) -> str:
+        """Return the task in which harm is shown, ALL_TASKS where only all together show it, "" where nothing does."""
+        bets = dict(counts)
+        if self.tasks > 1:
+            bets[ALL_TASKS] = PairCounts(
+                *(sum(getattr(one, name) for one in counts.values()) for name in ("wins", "losses", "both", "neither"))
+            )
+        worst = max(bets, key=lambda name: float(self._against(bets[name])), default="")
+        return worst if worst and self._against(bets[worst]) >= self.log_bound else ""
+
+    @staticmethod
+    def _against(counts: PairCounts) -> float:
+        return float(log_capital(counts.losses, counts.ties, counts.wins))
 
 
 def log_capital(

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
-from gymnast_core.sequential import Decision, SequentialRule, confidence_sequence
+from gymnast_core.sequential import Decision, HarmRule, SequentialRule, confidence_sequence
 from gymnast_core.statistics import PairCounts, wilson_interval
 from gymnast_core.types import Outcome
 
@@ -34,23 +35,25 @@ class TrialPlan:
         trial_id: never reused.
         incumbent: checkpoint id that runs now.
         candidate: checkpoint id that wants to.
-        instruction: what the arm is asked to do.
+        instruction: what the arm is asked to do; of several, for people: pairs take turns through `tasks`.
         rule: when to stop and what to conclude.
         start_seeds: one start state per pair; at least rule.max_pairs of them.
         judge: who labels: "operator", or a judge's version.
         judge_calibration: JSON values: how far that judge is to be trusted.
         versions: JSON values: code, robot, world model; for the card.
+        tasks: instructions that take turns, pair by pair; empty is `instruction` alone. They need a HarmRule.
     """
 
     trial_id: str
     incumbent: str
     candidate: str
     instruction: str
-    rule: SequentialRule
+    rule: SequentialRule | HarmRule
     start_seeds: tuple[int, ...]
     judge: str = "operator"
     judge_calibration: Mapping[str, Any] | None = None
     versions: Mapping[str, Any] | None = None
+    tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a comparison of a checkpoint with itself, and too few starts."""
@@ -60,16 +63,24 @@ class TrialPlan:
             raise ConfigError(f"{len(self.start_seeds)} start seeds for up to {self.rule.max_pairs} pairs; add some")
         if len(set(self.start_seeds)) != len(self.start_seeds):
             raise ConfigError("start seeds repeat; every pair needs a start of its own")
+        of_rule = self.rule.tasks if isinstance(self.rule, HarmRule) else 0
+        if len(set(self.tasks)) != len(self.tasks) or len(self.tasks) != of_rule:
+            raise ConfigError(f"the rule is for {of_rule} other tasks, got {list(self.tasks)}; name each once")
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        return {**asdict(self), "start_seeds": list(self.start_seeds)}
+        return {**asdict(self), "start_seeds": list(self.start_seeds), "tasks": list(self.tasks)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrialPlan:
         """Return the plan that to_json() wrote."""
-        rule = SequentialRule(**data["rule"])
-        return TrialPlan(**{**data, "rule": rule, "start_seeds": tuple(data["start_seeds"])})
+        tasks = tuple(data.get("tasks", ()))
+        rule = HarmRule(**data["rule"]) if tasks else SequentialRule(**data["rule"])
+        return TrialPlan(**{**data, "rule": rule, "start_seeds": tuple(data["start_seeds"]), "tasks": tasks})
+
+    def instruction_of(self, pair: int) -> str:
+        """Return what the arm is asked to do in a pair."""
+        return self.tasks[pair % len(self.tasks)] if self.tasks else self.instruction
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,6 @@ class Trial:
         self._pair = _Pair()
         self._done: list[dict[str, Any]] = []
         self._voided: list[dict[str, Any]] = []
-        self._wins = self._losses = self._both = self._neither = 0
         self._decision = Decision.CONTINUE
         for entry in journal.entries[1:]:
             self._apply(entry.kind, entry.data)
@@ -166,7 +176,13 @@ class Trial:
     @property
     def counts(self) -> PairCounts:
         """Finished pairs. Not for the labeller's eyes before the decision."""
-        return PairCounts(self._wins, self._losses, self._both, self._neither)
+        return _counted(self._done)
+
+    @property
+    def counts_by_task(self) -> dict[str, PairCounts]:
+        """The same for every instruction of the plan."""
+        names = self.plan.tasks or (self.plan.instruction,)
+        return {name: _counted([pair for pair in self._done if pair["instruction"] == name]) for name in names}
 
     @property
     def first_episode(self) -> str:
@@ -184,7 +200,7 @@ class Trial:
             return None
         pair, second = len(self._done), len(self._pair.outcomes)
         run_id = f"{self.plan.trial_id}-p{pair:03d}-a{self._pair.attempt}-{second + 1}"
-        return Run(run_id, pair, self.plan.start_seeds[pair], self.plan.instruction)
+        return Run(run_id, pair, self.plan.start_seeds[pair], self.plan.instruction_of(pair))
 
     def checkpoint_of(self, run_id: str) -> str:
         """Return which checkpoint is to do the run: for the machine that runs it, never for the screen.
@@ -254,17 +270,11 @@ class Trial:
         """
         if not self._decision.final:
             raise TrialError(f"trial {self.plan.trial_id} is not decided after {len(self._done)} pairs; the card waits")
-        counts = self.counts
-        before = wilson_interval(counts.both + counts.losses, counts.n)
-        after = wilson_interval(counts.both + counts.wins, counts.n)
         return {
             **self.plan.to_json(),
             "decision": self._decision.value,
-            "n": counts.n,
-            "counts": asdict(counts),
-            "incumbent_success": before.to_json(),
-            "candidate_success": after.to_json(),
-            "difference": confidence_sequence(counts).to_json(),
+            **_figures(self.counts),
+            "by_task": {name: _figures(counts) for name, counts in self.counts_by_task.items() if counts.n},
             "difference_note": "95 % interval that stays valid under peeking (betting confidence sequence)",
             "pairs": self._done,
             "set_aside": self._voided,
@@ -299,13 +309,10 @@ class Trial:
         pair = len(self._done)
         flipped = candidate_first(self._secret, pair, self._pair.attempt)
         candidate, incumbent = self._pair.outcomes if flipped else self._pair.outcomes[::-1]
-        self._wins += candidate and not incumbent
-        self._losses += incumbent and not candidate
-        self._both += candidate and incumbent
-        self._neither += not candidate and not incumbent
         self._done.append(
             {
                 "pair": pair,
+                "instruction": self.plan.instruction_of(pair),
                 "attempt": self._pair.attempt,
                 "start_seed": self.plan.start_seeds[pair],
                 "candidate_first": flipped,
@@ -316,7 +323,29 @@ class Trial:
             }
         )
         self._pair = _Pair()
-        self._decision = self.plan.rule.decide(self.counts)
+        rule = self.plan.rule
+        self._decision = rule.decide(self.counts_by_task) if isinstance(rule, HarmRule) else rule.decide(self.counts)
+
+
+def _counted(pairs: Sequence[Mapping[str, Any]]) -> PairCounts:
+    found = Counter((bool(pair["candidate"]), bool(pair["incumbent"])) for pair in pairs)
+    return PairCounts(found[True, False], found[False, True], found[True, True], found[False, False])
+
+
+def _figures(counts: PairCounts) -> dict[str, Any]:
+    return {
+        "n": counts.n,
+        "counts": asdict(counts),
+        "incumbent_success": wilson_interval(counts.both + counts.losses, counts.n).to_json(),
+        "candidate_success": wilson_interval(counts.both + counts.wins, counts.n).to_json(),
+        "difference": confidence_sequence(counts).to_json(),
+    }
+
+
+def has_won(card: Mapping[str, Any]) -> bool:
+    """Whether a result card lets its candidate be promoted: it won, and no harm was shown on the other tasks."""
+    harmed = (card.get("guard") or {}).get("decision") == Decision.ROLL_BACK.value
+    return card.get("decision") == Decision.PROMOTE.value and not harmed
 
 
 def commitment_of(secret: bytes) -> str:

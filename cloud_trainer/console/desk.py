@@ -22,6 +22,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.sequential import SequentialRule
+from gymnast_core.trial import has_won
 from gymnast_core.types import Outcome
 from gymnast_core.web.auth import ForbiddenError, User
 
@@ -327,7 +328,7 @@ class Desk:
         return cards
 
     def _has_won(self, checkpoint_id: str) -> bool:
-        return any(card.get("decision") == "promote" for card in self.cards(checkpoint_id))
+        return any(has_won(card) and card.get("candidate") == checkpoint_id for card in self.cards(checkpoint_id))
 
     def job(self, user: User, job_id: str) -> JobRow:
         """Return one job.

@@ -88,12 +88,14 @@ class Verdict:
     """What the canary said.
 
     Attributes:
-        keep: whether the declared rule promotes the candidate.
-        card: JSON values of the trial's result card.
+        keep: whether the declared rules let the candidate stay.
+        card: JSON values of the trial's result card; its "guard" is the card of the other tasks' part.
+        reason: in words; empty is the card's decision.
     """
 
     keep: bool
     card: Mapping[str, Any]
+    reason: str = ""
 
 
 Emit = Callable[[str, Mapping[str, Any]], None]
@@ -153,7 +155,7 @@ class AdaptationEngine(Protocol):
         ...
 
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
-        """Try it on the arm against the running one by a declared sequential rule."""
+        """Try it on the arm against the running one by declared sequential rules: a gain here, no harm elsewhere."""
         ...
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:

@@ -238,11 +238,11 @@ class SceneAdaptation:
             self._end_cancelled()
         elif verdict.keep:
             self._engine.keep(view.candidate, view.robot, self.folder)
-            self._record("kept", card=dict(verdict.card), reason="it won its canary")
+            self._record("kept", card=dict(verdict.card), reason=verdict.reason or "it won its canary")
         else:
             self._engine.revert(view.candidate, view.robot, self.folder)
             decision = str(verdict.card.get("decision", "")).replace("_", " ")
-            self._record("reverted", card=dict(verdict.card), reason=f"its canary ended: {decision}")
+            self._record("reverted", card=dict(verdict.card), reason=verdict.reason or f"its canary ended: {decision}")
 
     def _end_cancelled(self) -> None:
         if self._view.candidate:

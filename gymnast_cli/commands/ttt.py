@@ -137,7 +137,9 @@ def progress(view: Mapping[str, Any]) -> tuple[int, int, str]:
         spent = sum(int(row.get("rollouts", 0)) for row in view["iterations"])
         return spent, int(view["budget"]["rollouts"]), ", ".join([f"iteration {len(view['iterations'])}", *rewards])
     if view["stage"] == "canary":
-        return len(view["canary"]), 0, f"{len(view['canary'])} pairs; who wins stays hidden until the rule decides"
+        elsewhere = sum(row.get("part") == "other tasks" for row in view["canary"])
+        note = f"it won here; {elsewhere} on the other tasks" if elsewhere else "who wins stays hidden until decided"
+        return len(view["canary"]), 0, f"{len(view['canary'])} pairs; {note}"
     return 0, 0, ""
 
 
@@ -230,15 +232,18 @@ def summary(view: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def card_table(card: Mapping[str, Any]) -> Table:
-    """A canary's result card."""
+    """A canary's result card: the scene, then the other tasks."""
     from rich.table import Table
 
     decision = str(card.get("decision", "")).replace("_", " ")
     shown = Table(title=f"Canary: {decision} after {card.get('n', 0)} pairs")
-    for column in ("before", "candidate", "difference [95 %]"):
+    shown.add_column("task")
+    for column in ("pairs", "before", "candidate", "difference [95 %]"):
         shown.add_column(column, justify="right")
-    rates = [f"{card[name]['mean']:.0%}" for name in ("incumbent_success", "candidate_success") if name in card]
-    if len(rates) == 2:
-        change = card["difference"]
-        shown.add_row(*rates, f"{change['mean']:+.0%} [{change['low']:+.0%}, {change['high']:+.0%}]")
+    for name, row in {card.get("instruction", ""): card, **(card.get("guard") or {}).get("by_task", {})}.items():
+        rates = [f"{row[key]['mean']:.0%}" for key in ("incumbent_success", "candidate_success") if key in row]
+        if len(rates) == 2:
+            change = row["difference"]
+            interval = f"{change['mean']:+.0%} [{change['low']:+.0%}, {change['high']:+.0%}]"
+            shown.add_row(escape(name), str(row["n"]), *rates, interval)
     return shown

@@ -31,6 +31,7 @@ class CarelessRobot:
 
     def __init__(self, service: Service, folder: Path, misplaced: set[int]) -> None:
         self.service, self.folder, self.misplaced, self.runs = service, folder, misplaced, 0
+        self.known, self.forgotten = {"lift", "put"}, set()
         with arm("standard") as env:
             (self.episode,) = collect(env, ScriptedExpert(env), "push", [0], frame_size=64)
 
@@ -46,7 +47,8 @@ class CarelessRobot:
         if self.runs in self.misplaced:
             for frames in images.values():
                 frames[:, 40:56, 4:20] = (250, 20, 20)
-        won = checkpoint == "policy-b"
+        won = checkpoint == "policy-b" or instruction in self.known
+        won = won and (checkpoint, instruction) not in self.forgotten
         outcome = type(self.episode.outcome)("success" if won else "failure")
         made = replace(
             self.episode, episode_id=f"run-{self.runs}", instruction=instruction, outcome=outcome, images=images
@@ -118,3 +120,56 @@ def test_an_adapter_that_loses_its_canary_is_no_longer_offered_with_the_scene(en
     known = engine.engine.book.find(frame)
     assert known is not None
     assert known.adapters == ()
+
+
+def record_others(bench):
+    """The robot was seen to lift and put with its running policy; this scene's own task counts as no other."""
+    for instruction in ("lift", "put", "push"):
+        bench.robot.run_episode(checkpoint="policy-a", instruction=instruction)
+
+
+def test_a_winner_that_forgot_another_task_is_reverted_and_the_task_is_named(engine):
+    record_others(engine)
+    engine.robot.forgotten = {("policy-b", "put")}
+    verdict, told = canary(engine)
+    assert not verdict.keep
+    assert verdict.card["decision"] == "promote"
+    guard = verdict.card["guard"]
+    assert (guard["decision"], set(guard["by_task"])) == ("roll_back", {"lift", "put"})
+    assert guard["n"] < 30  # seen early: tasks take turns
+    assert "harm was shown on put: 100% -> 0%" in verdict.reason
+    assert not set(guard["start_seeds"]) & set(verdict.card["start_seeds"])
+    assert told.count("pair") == verdict.card["n"] + guard["n"]
+
+
+def test_a_winner_that_forgot_nothing_is_kept_and_told_how_much_is_excluded(engine):
+    record_others(engine)
+    verdict, _ = canary(engine)
+    assert verdict.keep
+    assert verdict.card["guard"]["n"] == 2 * engine.engine.guard_pairs
+    assert verdict.reason.startswith("it won here and no harm was shown on the other tasks: 100% -> 100% [-")
+
+
+def test_without_pairs_for_the_other_tasks_none_is_tried(engine):
+    record_others(engine)
+    engine.engine.guard_pairs = 0
+    verdict, _ = canary(engine)
+    assert verdict.keep
+    assert "guard" not in verdict.card
+
+
+def test_a_canary_stopped_among_the_other_tasks_goes_on_there(engine):
+    record_others(engine)
+    asked = []
+
+    def after_the_win():
+        asked.append(engine.robot.runs)
+        return (engine.folder / "guard.jsonl").exists() and len(asked) % 9 == 0
+
+    verdicts = []
+    while not verdicts or not verdicts[-1].card:
+        verdicts.append(engine.engine.canary("policy-b", "bridge-1", engine.folder, lambda *_: None, after_the_win))
+    assert len(verdicts) > 5
+    assert verdicts[-1].keep
+    card = verdicts[-1].card
+    assert engine.robot.runs == 3 + 2 * (card["n"] + card["guard"]["n"])

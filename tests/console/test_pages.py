@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,16 @@ import numpy as np
 from cloud_trainer.console.job_pages import told
 from cloud_trainer.console.media import lineage_graph
 from cloud_trainer.grpo.scored import Scored
+from cloud_trainer.jobs.adaptation_engine import Verdict
 from cloud_trainer.jobs.dreams import keep_rollouts, read_rollouts, watched
 from cloud_trainer.jobs.trials import Trials
+from gymnast_cli.other_tasks import reason_of
 from gymnast_core.job import JobEvent
 from gymnast_core.lineage import Record
 from gymnast_core.provenance import ProvenanceGraph
-from gymnast_core.types import RolloutBatch
+from gymnast_core.sequential import HarmRule, SequentialRule
+from gymnast_core.trial import Trial, TrialPlan
+from gymnast_core.types import Outcome, RolloutBatch
 from tests.console.conftest import JSON, wait_for
 from tests.console.planted_loop import PlantedLoop
 
@@ -201,6 +206,45 @@ def test_the_next_trial_of_the_same_two_takes_other_starts_and_says_so(bench) ->
     second, first = bench.desk.cards()
     assert not set(first["start_seeds"]) & set(second["start_seeds"])
     assert [card["versions"]["earlier_trials_of_the_same"] for card in (first, second)] == [0, 1]
+
+
+def decided(path, plan, forgotten):
+    trial = Trial.declare(path, plan, bytes(range(32)))
+    while (run := trial.next_run()) is not None:
+        won = (trial.checkpoint_of(run.run_id) == "policy-candidate") != (run.instruction in forgotten)
+        outcome = Outcome.SUCCESS if won else Outcome.FAILURE
+        trial.record(run.run_id, outcome, labelled_by="operator:ana")
+    trial.close()
+    return trial.card()
+
+
+def test_harm_on_another_task_is_told_on_the_adaptation_and_its_card(bench, tmp_path, monkeypatch) -> None:
+    plan = TrialPlan("canary-1", "policy-a", "policy-candidate", "lift", SequentialRule(), tuple(range(100)))
+    others = replace(
+        plan, trial_id="guard-1", rule=HarmRule(tasks=2), tasks=("push", "put"), start_seeds=tuple(range(50))
+    )
+    card = {**decided(tmp_path / "c.jsonl", plan, ()), "guard": decided(tmp_path / "g.jsonl", others, ("put",))}
+    held = threading.Event()
+
+    def canary(candidate, robot, folder, emit, stop):
+        for pair, part in enumerate(("scene", "scene", "other tasks")):
+            emit("pair", {"pair": pair, "part": part})
+        assert held.wait(20)
+        return Verdict(False, card, reason_of(card))
+
+    monkeypatch.setattr(bench.engine, "canary", canary)
+    ana = bench.client("ana", "operator")
+    name = bench.adapt(ana, "preview")
+    bench.step(ana, name, "approve")
+    wait_for(lambda: len(bench.view(name).canary) == 3, "the pairs")
+    assert "2 pairs done. It won here; 1 pair on the other tasks so far" in ana.get(f"/adapt/{name}").text
+    held.set()
+    bench.until(name, "reverted")
+    assert "harm was shown on put: 100% -&gt; 0% [" in ana.get(f"/adapt/{name}").text
+    page = ana.get("/evaluations/canary-1").text
+    assert page.count("harm shown") == 1
+    assert "<td>put</td>" in page
+    assert not bench.desk.checkpoints.has_won("policy-candidate")
 
 
 def test_a_budget_in_money_is_asked_for_where_training_has_a_price(bench) -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.sequential import (
+    ALL_TASKS,
     STAKE_SHARES,
     STAKES,
     Decision,
+    HarmRule,
     SequentialRule,
     confidence_sequence,
     log_capital,
@@ -130,3 +132,46 @@ def test_confidence_sequence_covers_the_truth_at_all_looks_at_once():
     above = log_capital(wins, ties, losses, 0.33) >= math.log(40)
     below = log_capital(losses, ties, wins, -0.33) >= math.log(40)
     assert (above | below).any(axis=1).mean() <= 0.05
+
+
+def test_harm_in_one_task_is_named_though_the_others_gain():
+    rule = HarmRule(pairs=25, tasks=3)
+    counts = {"lift": counts_of(6, 0, 4), "push": counts_of(6, 0, 4), "drawer": counts_of(0, 10)}
+    assert (rule.decide(counts), rule.harmed(counts)) == (Decision.ROLL_BACK, "drawer")
+
+
+def test_harm_spread_over_the_tasks_shows_in_all_of_them_together():
+    rule = HarmRule(pairs=25, tasks=3)
+    counts = {name: counts_of(0, 4, 10) for name in ("lift", "push", "drawer")}
+    assert (rule.decide(counts), rule.harmed(counts)) == (Decision.ROLL_BACK, ALL_TASKS)
+    assert HarmRule(pairs=25).harmed({"lift": counts_of(0, 4, 10)}) == ""
+
+
+def test_without_harm_it_goes_on_to_the_declared_end():
+    rule = HarmRule(pairs=10, tasks=2)
+    assert rule.decide({"lift": counts_of(1, 1, 8), "push": counts_of(0, 0, 9)}) is Decision.CONTINUE
+    assert rule.decide({"lift": counts_of(1, 1, 8), "push": counts_of(0, 1, 9)}) is Decision.EXHAUSTED
+    assert rule.decide({}) is Decision.CONTINUE
+
+
+def test_equal_policies_are_called_harmful_less_often_than_declared():
+    rule, rng, runs = HarmRule(pairs=25, tasks=3), np.random.default_rng(0), 400
+    turned_away = 0
+    for _ in range(runs):
+        before, after = rng.random((2, 75)) < np.tile([0.3, 0.6, 0.9], 25)
+        counts = {}
+        for pair in range(75):
+            at = slice(pair % 3, pair + 1, 3)
+            counts[str(pair % 3)] = PairCounts.of(before[at], after[at])
+            if rule.decide(counts).final:
+                break
+        turned_away += rule.decide(counts) is Decision.ROLL_BACK
+    assert turned_away / runs <= rule.alpha
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), [({"alpha": 0.0}, "alpha"), ({"pairs": 0}, "pair"), ({"tasks": 0}, "task")]
+)
+def test_a_harm_rule_that_makes_no_test_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        HarmRule(**values)

@@ -7,8 +7,8 @@ import pytest
 
 from gymnast_core.errors import ConfigError, CorruptError, StorageError
 from gymnast_core.journal import Journal
-from gymnast_core.sequential import Decision, SequentialRule
-from gymnast_core.trial import Trial, TrialError, TrialPlan, candidate_first, commitment_of
+from gymnast_core.sequential import Decision, HarmRule, SequentialRule
+from gymnast_core.trial import Trial, TrialError, TrialPlan, candidate_first, commitment_of, has_won
 from gymnast_core.types import Outcome
 
 SECRET = bytes(range(32))
@@ -185,3 +185,47 @@ def test_plans_that_compare_nothing_are_refused(changes, message):
 def test_a_short_secret_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="16"):
         Trial.declare(tmp_path / "t.jsonl", plan(), b"short")
+
+
+TASKS = ("push", "put", "drawer")
+
+
+def other_tasks(**changes):
+    rule = HarmRule(pairs=10, tasks=3)
+    return plan(**{"rule": rule, "tasks": TASKS, "start_seeds": tuple(range(30)), **changes})
+
+
+def test_tasks_take_turns_and_harm_in_one_of_them_ends_the_trial(tmp_path):
+    path = tmp_path / "guard.jsonl"
+    trial = Trial.declare(path, other_tasks(), SECRET)
+    asked = []
+    while (run := trial.next_run()) is not None:
+        asked.append(run.instruction)
+        won = run.instruction != "drawer" or trial.checkpoint_of(run.run_id) == "policy-old"
+        trial.record(run.run_id, Outcome.SUCCESS if won else Outcome.FAILURE, labelled_by="operator:ana")
+        if len(asked) == 7:  # a crash on the way
+            trial.close()
+            trial = Trial.load(path)
+    assert asked[:8] == ["push", "push", "put", "put", "drawer", "drawer", "push", "push"]
+    card = trial.card()
+    assert card["decision"] == "roll_back"
+    assert card["by_task"]["drawer"]["counts"]["losses"] == card["by_task"]["drawer"]["n"] == 9
+    assert card["by_task"]["push"]["difference"]["mean"] == 0
+    assert not has_won({"decision": "promote", "guard": card})
+    trial.close()
+
+
+def test_no_harm_by_the_end_says_how_much_is_excluded(tmp_path):
+    trial = Trial.declare(tmp_path / "guard.jsonl", other_tasks(), SECRET)
+    assert play(trial, lambda checkpoint, pair: True) is Decision.EXHAUSTED
+    card = trial.card()
+    assert (card["n"], set(card["by_task"])) == (30, set(TASKS))
+    assert -0.5 < card["by_task"]["put"]["difference"]["low"] < 0
+    assert has_won({"decision": "promote", "guard": card})
+    trial.close()
+
+
+@pytest.mark.parametrize("tasks", [("push",), ("push", "push", "put"), ()])
+def test_a_plan_names_as_many_other_tasks_as_its_rule_is_for(tasks):
+    with pytest.raises(ConfigError, match="for 3 other tasks"):
+        other_tasks(tasks=tasks)
