@@ -46,7 +46,8 @@ class RobotBoard:
     """The newest report of every robot. Threads may share it.
 
     Args:
-        least_s: reports of one robot that come faster are refused.
+        least_s: reports of one robot that come faster on average are refused; one that a busy network delayed may
+            meet the next on the heels.
         clock_s: monotonic.
     """
 
@@ -54,6 +55,7 @@ class RobotBoard:
         self._least_s, self._clock_s = least_s, clock_s
         self._lock = threading.Lock()
         self._reports: dict[tuple[str, str], RobotReport] = {}
+        self._due_s: dict[tuple[str, str], float] = {}
         self.count = 0
 
     def post(self, who: Who, status: Mapping[str, Any], frame: bytes) -> None:
@@ -64,9 +66,10 @@ class RobotBoard:
         """
         key, now_s = (who.tenant, who.name), self._clock_s()
         with self._lock:
-            last = self._reports.get(key)
-            if last is not None and now_s - last.received_s < self._least_s:
+            last, due_s = self._reports.get(key), self._due_s.get(key, now_s)
+            if now_s < due_s - self._least_s:
                 raise BusyError(f"{who.name!r} reports more often than every {self._least_s} s; slow down")
+            self._due_s[key] = max(now_s, due_s) + self._least_s
             shown, framed_s = (frame, now_s) if frame or last is None else (last.frame, last.framed_s)
             self._reports[key] = RobotReport(who.name, who.tenant, dict(status), shown, now_s, framed_s)
             self.count += 1

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from gymnast_core.errors import CheckpointError
+from gymnast_core.errors import CheckpointError, GymnastError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policy import Policy
 
@@ -22,12 +22,21 @@ def load_policy(folder: Path) -> Policy:
     """Load the policy of a checkpoint folder, whatever its architecture.
 
     Raises:
-        CheckpointError: not a policy, altered, or of an architecture this version does not know.
+        CheckpointError: not a policy, altered, of an architecture this version does not know, or not what that
+            architecture writes.
     """
     manifest = read_manifest(folder)
     if manifest.kind != "policy":
         raise CheckpointError(f"{folder} holds a {manifest.kind}, not a policy")
-    policy: Policy = architecture(manifest.architecture).load(folder)
+    kind = architecture(manifest.architecture)
+    try:
+        policy: Policy = kind.load(folder)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, GymnastError):
+            raise
+        raise CheckpointError(
+            f"{manifest.id} in {folder} is no {manifest.architecture} ({type(error).__name__}: {error}); make it anew"
+        ) from error
     return policy
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from gymnast_ros.nodes.worker import Worker
 
 OF_ADAPTATION = ("adaptation", "stage", "metrics", "candidate", "reason", "next")
 """What the status says of test-time training; it stays until the next job begins."""
+
+LOG = logging.getLogger(__name__)
 
 
 class RolloutNode(Node):  # type: ignore[misc]
@@ -105,6 +108,9 @@ class RolloutNode(Node):  # type: ignore[misc]
         except (GymnastError, OSError) as error:
             result["error"] = f"{type(error).__name__}: {error}"
             self.get_logger().error(f"{kind} failed run={run_id} error={error}")
+        except Exception as error:  # a run that ended unheard would be waited for
+            LOG.exception("run_failed kind=%s run=%s", kind, run_id)
+            result["error"] = f"{type(error).__name__}: {error}; the robot's log has the rest"
         self._result_topic.publish(result)
         self._set_status(state="idle", instruction="", message=result["error"])
 

@@ -87,7 +87,12 @@ def filled(descriptor, depth: int = 0):
                 continue
             inner = filled(field.message_type, depth + 1)
             target = getattr(message, field.name)
-            target.append(inner) if field.is_repeated else target.CopyFrom(inner)
+            if field.message_type.GetOptions().map_entry:
+                target["ab"] = inner.value
+            elif field.is_repeated:
+                target.append(inner)
+            else:
+                target.CopyFrom(inner)
             continue
         value = {field.CPPTYPE_STRING: b"ab" if field.type == field.TYPE_BYTES else "ab", field.CPPTYPE_BOOL: True}
         one = value.get(field.cpp_type, 3)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks.sequential import simulate_guard
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.sequential import (
     ALL_TASKS,
@@ -155,18 +156,10 @@ def test_without_harm_it_goes_on_to_the_declared_end():
 
 
 def test_equal_policies_are_called_harmful_less_often_than_declared():
-    rule, rng, runs = HarmRule(pairs=25, tasks=3), np.random.default_rng(0), 400
-    turned_away = 0
-    for _ in range(runs):
-        before, after = rng.random((2, 75)) < np.tile([0.3, 0.6, 0.9], 25)
-        counts = {}
-        for pair in range(75):
-            at = slice(pair % 3, pair + 1, 3)
-            counts[str(pair % 3)] = PairCounts.of(before[at], after[at])
-            if rule.decide(counts).final:
-                break
-        turned_away += rule.decide(counts) is Decision.ROLL_BACK
-    assert turned_away / runs <= rule.alpha
+    rule, rng = HarmRule(pairs=25, tasks=3), np.random.default_rng(0)
+    found = simulate_guard((0.3, 0.6, 0.9), (0.3, 0.6, 0.9), rule, 4000, rng)
+    assert 0 < found["harm_shown"] <= rule.alpha
+    assert simulate_guard((0.65, 0.7, 0.7), (0.0, 0.7, 0.7), rule, 4000, rng)["harm_shown"] > 0.99
 
 
 @pytest.mark.parametrize(

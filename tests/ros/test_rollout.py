@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gymnast_core.episodes import read_episode
+from gymnast_core.manifest import write_checkpoint
 from gymnast_core.types import Outcome
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError, RobotSilentError
@@ -123,6 +124,17 @@ def test_bad_requests_are_refused_with_a_reason(client, still) -> None:
         client.set("rollout", {"seed_count": 0})
     with pytest.raises(RobotRefusedError, match="nothing is running"):
         client.cancel()
+
+
+def test_a_checkpoint_that_does_not_hold_what_it_says_ends_its_run_with_the_reason(client, tmp_path) -> None:
+    whole = tmp_path / "whole"
+    manifest = tiny_policy().save(whole)
+    broken = write_checkpoint(
+        tmp_path / "broken", (whole / "weights.safetensors").read_bytes(), kind="policy",
+        architecture=manifest.architecture, config=manifest.config, normalisation={"low": [0.0] * 7},
+    )  # fmt: skip
+    with pytest.raises(RobotRefusedError, match=rf"{broken.id} .* is no compact_policy \(KeyError: 'high'\)"):
+        client.run_episode(instruction="lift", seed=0, checkpoint=str(tmp_path / "broken"))
 
 
 def test_busy_robot_refuses_a_second_run_and_cancel_keeps_the_recording(graph, client, still) -> None:
