@@ -55,7 +55,7 @@ def run_pairs(
             checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose=purpose,
         )  # fmt: skip
         episode_id, first = str(row["episode_id"]), trial.first_episode
-        if problem := _unusable(row) or _not_reset(robot, catalogue, run.instruction, first, episode_id):
+        if problem := _unusable(row) or _not_reset(robot, catalogue, first, episode_id):
             trial.void(run.run_id, problem)
             if trial.attempt > MOST_ATTEMPTS:
                 raise GymnastError(f"a pair was set aside {MOST_ATTEMPTS} times, the last time because {problem}")
@@ -72,15 +72,16 @@ def _unusable(row: Mapping[str, Any]) -> str:
     return str(row.get("truncated_reason") or unlabelled)
 
 
-def _not_reset(robot: TrialRobot, catalogue: EpisodeCatalogue, instruction: str, first: str, second: str) -> str:
+def _not_reset(robot: TrialRobot, catalogue: EpisodeCatalogue, first: str, second: str) -> str:
     """What differs between the starts of a pair's two runs, by image; empty when nothing does, or for its first."""
     if not first:
         return ""
     robot.flush(FLUSH_S)
     catalogue.settle()
-    rows = {row.episode_id: row for row in catalogue.list(instruction=instruction, limit=100_000)}
-    if missing := {first, second} - rows.keys():
-        return f"the recording {missing.pop()} is not at the trainer"
-    then, now = (next(iter(catalogue.read(rows[name]).images.values()))[0] for name in (first, second))
-    check = check_reset(now, then)
+    starts = []
+    for name in (first, second):
+        if (row := catalogue.find(name)) is None:
+            return f"the recording {name} is not at the trainer, or not valid"
+        starts.append(next(iter(catalogue.read(row).images.values()))[0])
+    check = check_reset(starts[1], starts[0])
     return "" if check.ok else check.message

@@ -46,7 +46,7 @@ def engine_for(service: Service, args: argparse.Namespace, shelf: Shelf) -> Scen
     rule = SequentialRule(max_pairs=args.canary_pairs) if args.canary_pairs else SequentialRule()
     return SceneEngine(
         connect=lambda name: OrderedRobot(service.orders, service.robots, TENANT, name), jobs=service.jobs,
-        catalogue=service.episodes, shelf=shelf, book=SceneBook(args.folder / "console" / "scenes.json"),
+        catalogue=service.episodes_of(TENANT), shelf=shelf, book=SceneBook(args.folder / "console" / "scenes.json"),
         scene=args.robot_scene, config=args.adapt_config, rule=rule,
         guard_pairs=HarmRule.pairs if args.guard_pairs is None else args.guard_pairs,
         price_per_hour=args.price_per_hour,

@@ -28,7 +28,7 @@ from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import EpisodeRow, JobStore
+from cloud_trainer.store.protocols import JobStore
 from cloud_trainer.world_model.audit import require_trust
 from cloud_trainer.world_model.audit_bounds import AuditConfig
 from cloud_trainer.world_model.audit_run import run_audit
@@ -240,7 +240,10 @@ class SceneEngine:
         request = self._request(folder)
         world, _ = self._there(request)
         size = (world.image_size, world.image_size)
-        captured = self.catalogue.read(self._rows(request["instruction"])[request["start"]], image_size=size)
+        start = self.catalogue.find(request["start"])
+        if start is None:
+            raise GymnastError(f"the captured start {request['start']} was withdrawn meanwhile; begin a new adaptation")
+        captured = self.catalogue.read(start, image_size=size)
         starts = starts_of(clips_of([captured], world.image_size))
         for name, checkpoint in (("old", request["policy"]), ("new", candidate)):
             rollouts = imagine_from(world, starts, load_policy(self.shelf.path(checkpoint)), seed=0)
@@ -318,10 +321,6 @@ class SceneEngine:
             task, scene = request["instruction"], request["scene"]
             raise ConfigError(f"no labelled episode of {task!r} in scene {scene!r}; collect a few first")
         return episodes
-
-    def _rows(self, instruction: str) -> dict[str, EpisodeRow]:
-        """Every recording of this task, by id."""
-        return {row.episode_id: row for row in self.catalogue.list(instruction=instruction, limit=100_000)}
 
     def _there(self, request: Mapping[str, Any]) -> tuple[World, list[Episode]]:
         """The world model as it looks in this scene, and the recordings that say how."""

@@ -131,7 +131,7 @@ class Service:
         self.trail, self.robots, self.orders = Trail(folder, self.meta), RobotBoard(), RobotOrders()
         self.console = ConsoleServicer()
         self.validator = Validator(self.blobs, self.meta)
-        self.episodes = EpisodeCatalogue(self.meta, self.blobs, None, self.validator.settle)
+        self.episodes = self.episodes_of(None)
         staging = folder / "staging"
         self.ingest = Ingest(staging, self.blobs, self.meta, config.limits, on_commit=self._committed)
         self.publisher = Publisher(
@@ -194,13 +194,17 @@ class Service:
         """Stop."""
         self.stop()
 
+    def episodes_of(self, tenant: str | None) -> EpisodeCatalogue:
+        """Return the valid episodes of a tenant; of all, when None."""
+        return EpisodeCatalogue(self.meta, self.blobs, tenant, self.validator.settle)
+
     def _committed(self, rows: list[EpisodeRow]) -> None:
         metrics.EPISODES.inc(len(rows))
         metrics.BYTES.inc(sum(row.size for row in rows))
         self.validator.wake()
 
     def _context(self, job: JobRow, stop: threading.Event) -> JobContext:
-        episodes = EpisodeCatalogue(self.meta, self.blobs, job.tenant, self.validator.settle)
+        episodes = self.episodes_of(job.tenant)
         folder = self.config.folder / "jobs" / job.job_id
         folder.mkdir(parents=True, exist_ok=True)
         return JobContext(job, episodes, self.blobs, self.meta, self.publisher, folder, self.jobs, stop)

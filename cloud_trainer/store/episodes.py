@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cloud_trainer.store.protocols import BlobStore, EpisodeRow, MetaStore
 from gymnast_core.episodes import read_episode
+from gymnast_core.errors import ContractError
 from gymnast_core.types import Episode, Outcome
 
 _PAGE = 1000
@@ -56,6 +57,17 @@ class EpisodeCatalogue:
         while page := self.list(after=after, states=states):
             yield from page
             after = page[-1].sequence
+
+    def find(self, episode_id: str) -> EpisodeRow | None:
+        """One valid episode; None when it is not here (yet).
+
+        Raises:
+            ContractError: this is the catalogue of every tenant, whose ids may be the same.
+        """
+        if self._tenant is None:
+            raise ContractError(f"whose {episode_id}? ask the catalogue of one tenant")
+        row = self._meta.episode(self._tenant, episode_id)
+        return row if row is not None and row.state == "valid" else None
 
     def path(self, row: EpisodeRow) -> Path:
         """The file, to be read only."""

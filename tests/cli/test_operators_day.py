@@ -125,12 +125,12 @@ def test_loop_stops_when_the_audit_keeps_refusing(stack: Stack, gymnast: Run, tm
     assert history["state"].startswith("the audit refused 2 rounds in a row: world model fails its audit")
 
 
-TTT = ("ttt", "--instruction", "push", "--scene", "standard", "--minutes", "1", "--yes")
+TTT = ("ttt", "--scene", "standard", "--minutes", "1", "--yes", "--instruction")
 
 
 def test_adaptation_collects_and_leaves_the_robot_alone_when_the_job_refuses(stack: Stack, gymnast: Run) -> None:
     back_to_base(stack)
-    code, said = gymnast(*TTT, "--rollouts", 1, *stack.trainer())
+    code, said = gymnast(*TTT, "drawer", "--rollouts", 1, *stack.trainer())
     assert (code, said["kept"], said["stage"]) == (3, False, "failed")
     assert "agreement 0.40" in said["reason"]
     assert said["trust"]["figures"]["real_episodes_here"] == said["trust"]["figures"]["needed"] == 3
@@ -140,7 +140,7 @@ def test_adaptation_collects_and_leaves_the_robot_alone_when_the_job_refuses(sta
 def test_adaptation_trains_is_tried_on_the_arm_and_kept(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     back_to_base(stack)
     seen = len(stack.service.episodes.list())
-    code, said = gymnast(*TTT, "--seed", 9, "--preview", tmp_path / "films", *stack.trainer())
+    code, said = gymnast(*TTT, "push", "--seed", 9, "--preview", tmp_path / "films", *stack.trainer())
     shipped = read_manifest(SHIPPED).id
     assert (code, said["kept"], said["candidate"], said["robot"]) == (0, True, shipped, "sim-0"), said["reason"]
     assert (said["card"]["decision"], said["card"]["incumbent"]) == ("promote", stack.base)
@@ -149,7 +149,25 @@ def test_adaptation_trains_is_tried_on_the_arm_and_kept(stack: Stack, gymnast: R
     runs = gymnast("evaluate", "--tasks", "push", "--count", 1, *stack.robot())[1]
     assert runs["policies"][0]["id"] == shipped
     recorded = [row.metadata["purpose"] for row in stack.service.episodes.list()[seen:]]
-    assert recorded.count("canary") == 2 * said["card"]["n"]
+    guard = said["card"]["guard"]  # what else this robot was seen to succeed at
+    assert guard["decision"] == "exhausted"
+    assert recorded.count("canary") == 2 * (said["card"]["n"] + guard["n"])
+
+
+def test_checkpoint_is_tried_blinded_on_the_arm_and_its_card_names_the_films(stack: Stack, gymnast: Run) -> None:
+    back_to_base(stack)
+    shipped = read_manifest(SHIPPED).id
+    words = ("operate", "try", shipped, "--robot", "sim-0", "--instruction", "lift", "--pairs", 5, "--wait")
+    code, said = gymnast(*words, *stack.trainer("operator"))
+    card = said["card"]
+    assert (said["state"], card["incumbent"]) == ("decided", stack.base), said["reason"]
+    assert code == (0 if card["decision"] == "promote" else 3)
+    films = [name for pair in card["pairs"] for name in pair["episodes"]]
+    rows = {row.episode_id: row for row in stack.service.episodes.list(limit=100_000)}
+    assert {rows[name].metadata["purpose"] for name in films} == {"trial"}
+    tried = [pair["candidate_first"] for pair in card["pairs"] for _ in "12"]
+    tried = [shipped if first == (number % 2 == 0) else stack.base for number, first in enumerate(tried)]
+    assert [rows[name].policy_version for name in films] == tried
 
 
 def back_to_base(stack: Stack) -> None:

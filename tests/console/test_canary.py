@@ -75,7 +75,8 @@ def engine(tmp_path):
             '{"policy": "policy-a", "instruction": "push", "world_model": "world_model-a", "judge": "judge-a"}'
         )
         made = SceneEngine(
-            connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes, shelf=SimpleNamespace(),
+            connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes_of("default"),
+            shelf=SimpleNamespace(),
             book=SceneBook(tmp_path / "scenes.json"), scene="bench", rule=SequentialRule(max_pairs=20),
         )  # fmt: skip
         yield SimpleNamespace(engine=made, robot=robot, folder=tmp_path / "flow")
@@ -173,3 +174,12 @@ def test_a_canary_stopped_among_the_other_tasks_goes_on_there(engine):
     assert verdicts[-1].keep
     card = verdicts[-1].card
     assert engine.robot.runs == 3 + 2 * (card["n"] + card["guard"]["n"])
+
+
+def test_a_task_named_in_short_is_found_under_what_it_was_recorded_as(engine):
+    run = engine.robot.run_episode
+    engine.robot.run_episode = lambda *, instruction, **asked: run(instruction=f"{instruction} it far away", **asked)
+    engine.robot.misplaced = {4}
+    verdict, _ = canary(engine)
+    assert verdict.keep
+    assert [row["reason"][:31] for row in verdict.card["set_aside"]] == ["the scene differs from its star"]

@@ -87,7 +87,7 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
     with Service(ServiceConfig(folder=tmp_path, insecure=True), runner) as service:
         robot = SimRobot(service, shelf, policy, tmp_path / "made")
         engine = SceneEngine(
-            connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes, shelf=shelf,
+            connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes_of("default"), shelf=shelf,
             book=SceneBook(tmp_path / "scenes.json"), scene="standard",
             config={
                 "groups": 8, "group_size": 8, "grpo_iterations": 3, "check": False, "forgetting": 1.0,
