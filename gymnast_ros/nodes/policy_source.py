@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.errors import BridgeError, CheckpointError, ConfigError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import architecture, serve_policy
 from gymnast_core.policy import Policy
@@ -62,10 +63,11 @@ class PolicySource:
     ) -> None:
         self._store, self._default, self._device, self._dial = store, default, device, dial
         self._loaded: OrderedDict[str, Policy] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def version(self) -> str:
-        """Id of the checkpoint in force; empty when there is none, or a remote one has not been reached yet."""
+        """Id of the checkpoint in force; empty when there is none, or a remote one has not answered yet."""
         if self._default.startswith(REMOTE):
             reached = self._loaded.get(self._default)
             return "" if reached is None else reached.version
@@ -75,7 +77,14 @@ class PolicySource:
             return ""
 
     def warm_up(self) -> None:
-        """Import what the policy in force needs (torch takes seconds), so that its first episode need not wait."""
+        """Import what the policy in force needs (torch takes seconds), so that its first episode need not wait.
+
+        A remote one is greeted, so that its version is known before it acts.
+        """
+        if self._default.startswith(REMOTE):
+            with contextlib.suppress(ConfigError, BridgeError):
+                self.open("")
+            return
         with contextlib.suppress(ConfigError, CheckpointError):  # open() says what is wrong
             architecture(read_manifest(self._folder("")).architecture)
 
@@ -95,12 +104,13 @@ class PolicySource:
             return _replay(Path(name.removeprefix("replay:")))
         remote = next((given for given in (name, self._default if not name else "") if given.startswith(REMOTE)), "")
         key = remote or str(self._folder(name).resolve())
-        if key not in self._loaded:
-            self._loaded[key] = self._reach(remote) if remote else serve_policy(Path(key), device=self._device)
-            while len(self._loaded) > KEPT:
-                self._loaded.popitem(last=False)
-        self._loaded.move_to_end(key)
-        return self._loaded[key]
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = self._reach(remote) if remote else serve_policy(Path(key), device=self._device)
+                while len(self._loaded) > KEPT:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(key)
+            return self._loaded[key]
 
     def _reach(self, name: str) -> Policy:
         if self._dial is None:

@@ -11,6 +11,7 @@ from gymnast_core.errors import ContractError
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_core.wire.errors import InvalidMessageError, LinkLostError, NotPermittedError, PolicyFailedError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
+from gymnast_ros.nodes.policy_source import PolicySource
 from gymnast_ros.uplink import RemotePolicy
 
 
@@ -69,6 +70,23 @@ def test_remote_policy_acts_like_the_local_one(remote, policy):
         np.testing.assert_allclose(got.actions_BKA, local.actions_BKA, atol=1e-4)
         np.testing.assert_array_equal(got.tokens_BKA, local.tokens_BKA)
         np.testing.assert_array_equal(got.log_probs_BKA, local.log_probs_BKA)
+
+
+def test_a_robot_knows_the_version_before_the_policy_acts(service, identities, tmp_path):
+    def dial(address):
+        return RemotePolicy(address, identities("wx-1", "robot"), deadline_s=0.2)
+
+    source = PolicySource(tmp_path, f"remote:{service.address}", dial=dial)
+    assert source.version == ""
+    source.warm_up()
+    assert source.version == "policy-brightness"
+    greeted = source.open("")
+    assert greeted is source.open("")
+    greeted.close()
+    service.stop(grace_s=0.1)
+    silent = PolicySource(tmp_path, f"remote:{service.address}", dial=dial)
+    silent.warm_up()
+    assert silent.version == ""
 
 
 def test_sampling_follows_the_generator(remote):
