@@ -300,7 +300,7 @@ class Seed:
         from cloud_trainer.grpo.config import GrpoConfig
         from cloud_trainer.jobs.imitate import imagined_successes
         from cloud_trainer.jobs.settings import PipelineConfig
-        from cloud_trainer.jobs.train import world_model_sampler
+        from cloud_trainer.jobs.sharded import local_sampler
         from cloud_trainer.judge.learned import LearnedJudge
         from cloud_trainer.sft.trainer import train_sft
         from cloud_trainer.world_model.compact_data import clips_of, starts_of
@@ -311,7 +311,7 @@ class Seed:
         clips = clips_of([read_episode(entry.path) for entry in self.recorded(rounds=1)], 64)
         refined = self.folder / "job-1"
         world, judge = load_world(refined / "world_model"), LearnedJudge.load(refined / "judge")
-        sampler = world_model_sampler(world, judge, starts_of(clips), GrpoConfig(seed=self.seed))
+        sampler = local_sampler(world, judge, starts_of(clips), GrpoConfig(seed=self.seed))
         policy = CompactPolicy.load(self.base, row_by_row=False, temperature=1.0)
         rounds = PipelineConfig().grpo_iterations
         imagined = imagined_successes(sampler, policy, GrpoConfig(seed=self.seed), rounds=rounds)

@@ -29,7 +29,7 @@ from benchmarks.policy import Figure, random_compact, show
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.grpo.trainer import GrpoTrainer
-from cloud_trainer.jobs.pieces import Recipe
+from cloud_trainer.jobs.pieces import Ground, Recipe
 from cloud_trainer.jobs.sharded import Ledger, LocalPool, Pool, ShardedSampler
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.world_model.compact_data import StartState
@@ -60,10 +60,15 @@ class Setting:
     options: argparse.Namespace
 
     @property
+    def grounds(self) -> list[Ground]:
+        """Where rollouts begin."""
+        return [Ground(self.recipe.worlds[0], self.starts)]
+
+    @property
     def recipe(self) -> Recipe:
         """How workers build themselves."""
         return Recipe(
-            functools.partial(load_world, self.checkpoints / "world_model"),
+            (functools.partial(load_world, self.checkpoints / "world_model"),),
             functools.partial(LearnedJudge.load, self.checkpoints / "judge"),
             self.checkpoints / "policy",
         )
@@ -161,7 +166,7 @@ def workers(setting: Setting) -> list[Figure]:
 def _speed(name: str, pool: Pool, setting: Setting) -> list[Figure]:
     config = GrpoConfig(groups=setting.options.groups)
     policy = CompactPolicy.load(setting.checkpoints / "policy", row_by_row=False)
-    sampler = ShardedSampler(pool, setting.starts, config)
+    sampler = ShardedSampler(pool, setting.grounds, config)
     try:
         sampler(policy, np.random.default_rng(0))  # actors start, weights travel
         sampler.ledger = Ledger()
@@ -186,7 +191,7 @@ def learner(setting: Setting) -> list[Figure]:
     config = replace(GrpoConfig(groups=setting.options.groups), keep_low=0.0, keep_high=1.0)
     trainer = GrpoTrainer(CompactPolicy.load(setting.checkpoints / "policy", row_by_row=False), config)
     pool = LocalPool(setting.recipe)
-    sampler = ShardedSampler(pool, setting.starts, config)
+    sampler = ShardedSampler(pool, setting.grounds, config)
     scored = _balanced(sampler(trainer.policy, trainer.rng))
     begin = time.perf_counter()
     report = trainer.update(scored)

@@ -22,7 +22,8 @@ import numpy as np
 
 from benchmarks.policy import Figure
 from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.jobs.train import run_grpo, world_model_sampler
+from cloud_trainer.jobs.sharded import local_sampler
+from cloud_trainer.jobs.train import run_grpo
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.compact_data import StartState
@@ -135,7 +136,7 @@ def _trained(
 ) -> dict[str, Any]:
     world = load_world(checkpoints / "world_model")
     judge = LearnedJudge.load(checkpoints / "judge")
-    sampler = world_model_sampler(world, judge, starts, config)
+    sampler = local_sampler(world, judge, starts, config)
     training = run_grpo(
         checkpoints / "policy", sampler, config, folder / "candidates", candidate_every=max(1, config.iterations // 2),
         state=folder / "grpo.state", progress=_tell,

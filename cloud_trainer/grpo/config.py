@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from gymnast_core.errors import ConfigError
 
 LENGTH_NORMALISATIONS = ("trajectory", "token", "constant")
+RANGES = {
+    **dict.fromkeys(("groups", "iterations", "max_rounds", "epochs", "mini_batch"), COUNT),
+    **dict.fromkeys(("max_age", "seed"), COUNT_OR_ZERO),
+    **dict.fromkeys(("keep_low", "keep_high", "keyframe_share"), SHARE),
+    **dict.fromkeys(("temperature", "clip_high", "learning_rate", "grad_clip"), POSITIVE),
+    **dict.fromkeys(("weight_decay", "kl_weight"), NOT_NEGATIVE),
+    "group_size": Range(2, whole=True),
+    "target_groups": Range(1, whole=True, optional=True),
+    "clip_low": Range(0, 1, above=True),
+}
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,12 @@ class GrpoConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
-        if min(self.group_size - 1, self.groups, self.iterations, self.epochs, self.mini_batch, self.max_rounds) < 1:
-            raise ConfigError(f"group_size >= 2; groups, iterations, epochs, mini_batch, max_rounds >= 1; got {self}")
-        if not 0 <= self.keep_low <= self.keep_high <= 1 or not 0 <= self.keyframe_share <= 1:
-            raise ConfigError(f"0 <= keep_low <= keep_high <= 1 and 0 <= keyframe_share <= 1; got {self}")
+        check_ranges(self, RANGES, "grpo")
+        if self.keep_low > self.keep_high:
+            raise ConfigError(
+                f"grpo: keep_low {self.keep_low} is above keep_high {self.keep_high}, which keeps no group; lower it"
+            )
         if self.length_normalisation not in LENGTH_NORMALISATIONS:
             raise ConfigError(
                 f"length_normalisation must be one of {LENGTH_NORMALISATIONS}, got {self.length_normalisation!r}"
             )
-        if self.learning_rate <= 0 or self.temperature <= 0:
-            raise ConfigError(f"learning_rate and temperature must be above 0; got {self}")

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from cloud_trainer.grpo.scored import Scored
-from gymnast_core.errors import ConfigError, ContractError
+from cloud_trainer.ranges import COUNT_OR_ZERO, Range, check_ranges
+from gymnast_core.errors import ContractError
 from gymnast_core.policies.trainable import TokenPolicy
 from gymnast_core.types import FloatArray, RolloutBatch
 
@@ -37,8 +38,7 @@ class OffPolicy:
 
     def __post_init__(self) -> None:
         """Refuse bounds that cannot work."""
-        if self.max_age < 0 or self.weight_cap < 1:
-            raise ConfigError(f"max_age must be at least 0 and weight_cap at least 1, got {self}")
+        check_ranges(self, {"max_age": COUNT_OR_ZERO, "weight_cap": Range(1)}, "ahead")
 
 
 class VersionLog:

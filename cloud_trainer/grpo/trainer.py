@@ -15,8 +15,9 @@ from cloud_trainer.grpo.advantage import group_advantages, informative_groups, t
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.loss import clipped_loss, length_weights
 from cloud_trainer.grpo.scored import Scored, join_scored, packed, take_rows, unpacked
-from cloud_trainer.training_state import Trained, load_state, save_state
+from cloud_trainer.training_state import Trained, load_state, save_state, whole
 from gymnast_core.errors import ContractError
+from gymnast_core.policies.adapter import TrainableAdapter
 from gymnast_core.policies.trainable import TokenPolicy
 from gymnast_core.types import FloatArray, IntArray, RolloutBatch
 
@@ -52,6 +53,8 @@ PolicyT = TypeVar("PolicyT", bound=TokenPolicy)
 class GrpoTrainer(Generic[PolicyT]):
     """Holds the policy, its optimiser and the groups that wait.
 
+    Whoever spreads it over processes overrides _place, _share_out, _summed and export (jobs.fsdp).
+
     Attributes:
         policy: what is trained; eval mode always, so that log-probabilities are those of sampling.
         config: how.
@@ -78,11 +81,20 @@ class GrpoTrainer(Generic[PolicyT]):
         self.surplus: Scored | None = None
         self.rng = np.random.default_rng(config.seed)
         self.history: list[dict[str, Any]] = []
+        self._reference: PolicyT | None = _frozen_copy(policy) if config.kl_weight > 0 else None
+        self._place()
         self._optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self._reference: PolicyT | None = _frozen_copy(policy) if config.kl_weight > 0 else None
         self._anchor = anchor
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and tells progress."""
+        return True
+
+    def _place(self) -> None:
+        """Put policy and reference where they are trained, before the optimiser takes the weights."""
 
     def waiting(self) -> Scored | None:
         """The surplus that is still fresh enough to be learned from."""
@@ -137,32 +149,43 @@ class GrpoTrainer(Generic[PolicyT]):
         return take_rows(batch, np.flatnonzero(now)), take_rows(batch, np.flatnonzero(~now))
 
     def _step(self, batch: Scored, advantage_B: FloatArray, rows: IntArray) -> tuple[float, ...]:
-        rollouts = batch.rollouts
-        steps = rollouts.actions_BTA.shape[1]
-        new = self._log_probs(self.policy, rollouts, rows)
-        old = torch.from_numpy(rollouts.log_probs_BTA[rows]).flatten(1)
-        length = rollouts.length_B[rows]
-        token_advantage = torch.from_numpy(token_advantages(advantage_B[rows], length, steps))
+        """One optimiser step on a mini-batch; returns loss, clipped share, KL and gradient norm."""
+        places, share_B = self._share_out(len(rows))
+        rollouts, steps = batch.rollouts, batch.rollouts.actions_BTA.shape[1]
+        every = torch.from_numpy(np.arange(steps * 7) < (rollouts.length_B[rows] * 7)[:, None])
+        weight_B = length_weights(every, self.config.length_normalisation)[places] * share_B
+        mine, valid = rows[places], every[places]
+        new = self._log_probs(self.policy, rollouts, mine)
+        old = torch.from_numpy(rollouts.log_probs_BTA[mine]).flatten(1)
+        token_advantage = torch.from_numpy(token_advantages(advantage_B[mine], rollouts.length_B[mine], steps))
         if batch.weight_BTA is not None:
-            token_advantage = token_advantage * torch.from_numpy(batch.weight_BTA[rows]).flatten(1)
-        valid = torch.from_numpy(np.arange(steps * 7) < (length * 7)[:, None])
+            token_advantage = token_advantage * torch.from_numpy(batch.weight_BTA[mine]).flatten(1)
         parts = clipped_loss(
             new, old, token_advantage, valid, clip_low=self.config.clip_low, clip_high=self.config.clip_high
         )
-        loss = (length_weights(valid, self.config.length_normalisation) * parts.loss).mean()
+        loss = (weight_B * parts.loss).sum()
         if self._reference is not None:
             with torch.no_grad():
-                reference = self._log_probs(self._reference, rollouts, rows)
+                reference = self._log_probs(self._reference, rollouts, mine)
             apart = torch.where(valid, reference - new, 0.0)
             estimate = (apart.exp() - apart - 1).sum(1) / valid.sum(1)  # Schulman's k3: unbiased and never negative
-            loss = loss + self.config.kl_weight * estimate.mean()
+            loss = loss + self.config.kl_weight * (estimate * share_B).sum()
         if self._anchor is not None:
             loss = loss + self._anchor(self.policy, self.rng)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.config.grad_clip)
         self._optimiser.step()
-        return float(loss.detach()), float(parts.clipped.mean()), float(parts.kl.mean()), float(norm)
+        told = torch.stack([loss.detach(), (parts.clipped * share_B).sum(), (parts.kl * share_B).sum()])
+        return (*self._summed(told).tolist(), float(whole(norm)))
+
+    def _share_out(self, rows: int) -> tuple[IntArray, torch.Tensor]:
+        """Which rows of a mini-batch this process learns from, and the share of the loss that each of them is."""
+        return np.arange(rows), torch.full((rows,), 1.0 / rows)
+
+    def _summed(self, told: torch.Tensor) -> torch.Tensor:
+        """Figures of the mini-batch out of those of this process's rows."""
+        return told
 
     def _log_probs(self, policy: TokenPolicy, rollouts: RolloutBatch, rows: IntArray) -> torch.Tensor:
         """(rows, T*7) log-probabilities, one policy call per chunk, all rows and chunks in one pass."""
@@ -177,6 +200,10 @@ class GrpoTrainer(Generic[PolicyT]):
         log_probs = policy.token_log_probs(frames, instructions, tokens)
         return log_probs.reshape(len(rows), -1)
 
+    def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
+        """Write a checkpoint of the policy, unless a run that was interrupted right here already did."""
+        write_policy(self.policy, folder, parents=parents, lineage=lineage)
+
     @property
     def _trained(self) -> Trained:
         return Trained({"policy": self.policy.network}, {"adamw": self._optimiser}, {"rng": self.rng})
@@ -188,7 +215,7 @@ class GrpoTrainer(Generic[PolicyT]):
         if self.surplus is not None:
             arrays, values["surplus"] = unpacked(self.surplus)
             tensors |= {f"surplus/{name}": torch.from_numpy(array) for name, array in arrays.items()}
-        save_state(path, self._trained, values, tensors)
+        save_state(path, self._trained, values, tensors, write=self.leads)
 
     def load(self, path: Path) -> dict[str, Any]:
         """Continue from a state file, the policy having been loaded from the same parent; returns the JSON extras."""
@@ -199,6 +226,15 @@ class GrpoTrainer(Generic[PolicyT]):
             self.surplus = packed(arrays, values["surplus"])
         extra: dict[str, Any] = values["extra"]
         return extra
+
+
+def write_policy(policy: TokenPolicy, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
+    """Write a checkpoint where there is none yet; an adapter's base lies beside it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(policy, TrainableAdapter):
+        policy.copy_base_into(folder.parent)
+    if not folder.exists():
+        policy.save(folder, parents=parents, lineage=lineage)
 
 
 def _frozen_copy(policy: PolicyT) -> PolicyT:

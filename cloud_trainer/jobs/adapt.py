@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.jobs.adaptation import check_request, frame_anchor, iterations_within, two_scene_sampler
-from cloud_trainer.jobs.dreams import watched
+from cloud_trainer.jobs.adaptation import anchored, check_request, iterations_within
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.gates import (
     Gates,
@@ -18,16 +18,17 @@ from cloud_trainer.jobs.gates import (
     starts_within,
 )
 from cloud_trainer.jobs.job import Job, load_episodes
-from cloud_trainer.jobs.practice import clips_for, grpo_config, lineage_of, lora_of, practice_judge, result_of
+from cloud_trainer.jobs.pieces import Ground
+from cloud_trainer.jobs.practice import clips_for, grpo_config, lineage_of, practice_judge, result_of
+from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import name_of, split_of
-from cloud_trainer.jobs.train import Training, run_grpo
-from cloud_trainer.progress import CancelledError, ProgressEvent
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.jobs.train import Training
+from cloud_trainer.progress import ProgressEvent
+from cloud_trainer.world_model.compact_data import Clips, clips_of
 from cloud_trainer.world_model.worlds import EPISODE_STEPS, World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
-from gymnast_core.policies.trainable import load_trainable
 from gymnast_core.types import Episode
 
 
@@ -53,6 +54,8 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
     deadline = clock() + float(job.spec.get("budget_s", 120.0))
     check_request(job.spec)
     config = PipelineConfig.of(job.spec.get("config", {}))
+    if config.forgetting_starts == 0:
+        raise ConfigError("forgetting_starts 0 leaves nothing to see a loss by; leave it out, or set forgetting to 1")
     scene = str(job.spec["scene"])
     home = load_world(job.checkpoints["world_model"], config.dream)
     episodes = load_episodes(job, config.most_episodes, home.image_size)
@@ -65,13 +68,16 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
     mine.sort(key=name_of)
     rehearsed = [episode for episode in others if split_of(name_of(episode)) == "world_model"]
     held_out = [episode for episode in others if split_of(name_of(episode)) != "world_model"]
-    there = home.in_scene(clips_of(here, home.image_size), seed=job.seed)
+    scene_clips = clips_of(here, home.image_size)
+    there = home.in_scene(scene_clips, seed=job.seed)
     judge = practice_judge(job, config, job.checkpoints["judge"])
     passed = pass_gates(
         there, judge, mine, _scene_gates(config), job.folder, tracker_episodes=others, progress=job.progress,
         seed=job.seed,
     )  # fmt: skip
-    training = _practise_until(job, config, lambda: clock() > deadline, (there, home), judge, mine, rehearsed, passed)
+    training = _practise_until(
+        job, config, lambda: clock() > deadline, (there, home), judge, scene_clips, mine, rehearsed, passed
+    )
     result = result_of(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], passed, len(mine))
     if not result["candidates"]:
         result["refused"] = f"budget_s {job.spec.get('budget_s')} did not last for one iteration; give more"
@@ -86,7 +92,8 @@ def _remembering(
 ) -> dict[str, Any]:  # fmt: skip
     """Offer the longest trained of (all, half, a quarter, ...) of the iterations that does not forget the rest."""
     check = ForgettingCheck(
-        home, judge, clips_for(held_out, "other scenes", home.image_size), job.checkpoints["policy"],
+        home, judge, at_most(clips_for(held_out, "other scenes", home.image_size), config.forgetting_starts),
+        job.checkpoints["policy"],
         adapted_to=str(job.spec["instruction"]), seed=job.seed, cancelled=job.cancelled,
     )  # fmt: skip
     count, tried, refusal = len(candidates), [], ""
@@ -103,41 +110,34 @@ def _remembering(
 
 def _practise_until(
     job: Job, config: PipelineConfig, late: Callable[[], bool], worlds: tuple[World, World], judge: Judge,
-    mine: Sequence[Episode], others: Sequence[Episode], passed: Passed,
+    here: Clips, mine: Sequence[Episode], others: Sequence[Episode], passed: Passed,
 ) -> Training:  # fmt: skip
     """Run GRPO until its iterations or the deadline are spent, whichever is first."""
-
-    def spent() -> bool:
-        return job.cancelled() or late()
-
     grpo = grpo_config(job, config)
     grpo = replace(grpo, iterations=iterations_within(job.spec, grpo.iterations, grpo.groups * grpo.group_size))
     there, home = worlds
     scene_clips, parent = clips_for(mine, "scene", there.image_size), job.checkpoints["policy"]
-    elsewhere = clips_for(others, "other scenes", home.image_size) if others else None
-    begin, _ = starts_within(scene_clips, EPISODE_STEPS, passed.horizon)
-    sampler = two_scene_sampler(
-        there, begin, home, starts_of(elsewhere) if elsewhere else [], judge, grpo, rehearsal=config.rehearsal,
+    begin, later = starts_within(scene_clips, EPISODE_STEPS, passed.horizon)
+    novel, told = novel_beginnings(begin, here, config, seed=job.seed)
+    load = functools.partial(load_world, job.checkpoints["world_model"], config.dream)
+    again = functools.partial(_world_in_scene, load, here, job.seed)
+    grounds, anchor = [Ground(at_hand(config, there, again), [*begin, *novel], later)], None
+    if others:
+        elsewhere = clips_for(others, "other scenes", home.image_size)
+        starts, keyframes = starts_within(elsewhere, EPISODE_STEPS, None)
+        if config.rehearsal > 0:
+            grounds.append(Ground(at_hand(config, home, load), starts, keyframes, config.rehearsal))
+        if config.anchor > 0:
+            anchor = functools.partial(anchored, parent, elsewhere, config.anchor)
+    lineage = {**lineage_of(there, judge, passed, [scene_clips], config), "scene": job.spec["scene"], **told}
+    return reinforce(
+        job, config, grounds, judge_maker(job, config, judge, job.checkpoints["judge"]), grpo, lineage=lineage,
+        candidate_every=1, anchor=anchor, over=late,
     )  # fmt: skip
-    arguments: dict[str, Any] = {
-        "candidate_every": 1,
-        "state": job.folder / "grpo.state",
-        "lineage": {**lineage_of(there, judge, passed, [scene_clips], config), "scene": job.spec["scene"]},
-        "progress": job.progress,
-        "lora": lora_of(job, config),
-    }
-    if elsewhere and config.anchor > 0:
-        arguments["anchor"] = frame_anchor(load_trainable(parent), elsewhere, weight=config.anchor)
-    folder = job.folder / "candidates"
-    try:
-        return run_grpo(parent, watched(sampler, job.folder), grpo, folder, cancelled=spent, **arguments)
-    except CancelledError:
-        if job.cancelled():
-            raise
-        done = len(list(folder.glob("iteration-*")))
-        if done == 0:
-            return Training((), ())
-        return run_grpo(parent, sampler, replace(grpo, iterations=done), folder, **arguments)
+
+
+def _world_in_scene(load: Callable[[], World], here: Clips, seed: int) -> World:
+    return load().in_scene(here, seed=seed)
 
 
 def _scene_gates(config: PipelineConfig) -> Gates:

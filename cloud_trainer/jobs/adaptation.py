@@ -1,22 +1,18 @@
-"""Test-time training: groups from the new scene and from elsewhere, and an anchor to what the policy did elsewhere."""
+"""Test-time training: what may be asked for, its budget, and an anchor to what the policy did elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.grpo.scored import Scored, join_scored
-from cloud_trainer.jobs.train import Anchor, Sampler, world_model_sampler
-from cloud_trainer.world_model.compact_data import Clips, StartState
-from cloud_trainer.world_model.worlds import World
+from cloud_trainer.jobs.train import Anchor
+from cloud_trainer.world_model.compact_data import Clips
 from gymnast_core.errors import ConfigError
-from gymnast_core.judge import Judge
-from gymnast_core.policies.trainable import TokenPolicy
+from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 
 MODES = ("full", "lora")
 """What of a policy is trained: what its checkpoint is, or a fresh adapter that travels without its parent."""
@@ -46,41 +42,6 @@ def iterations_within(spec: Mapping[str, Any], most: int, rollouts_each: int) ->
     """Return how many iterations a rollout budget allows: those that begin before it is used up, at most `most`."""
     rollouts = spec.get("rollouts")
     return most if rollouts is None else min(most, max(1, -(-int(rollouts) // rollouts_each)))
-
-
-def two_scene_sampler(
-    there: World,
-    starts_there: Sequence[StartState],
-    home: World,
-    starts_home: Sequence[StartState],
-    judge: Judge,
-    config: GrpoConfig,
-    *,
-    rehearsal: float,
-) -> Sampler:
-    """Return a sampler whose groups are split between the new scene and rehearsal at home.
-
-    Args:
-        there: the world model with the new scene's background.
-        starts_there: recorded beginnings in the new scene.
-        home: the world model as it was.
-        starts_home: recorded beginnings elsewhere; empty means no rehearsal.
-        judge: of both.
-        config: its groups are shared out.
-        rehearsal: share of the groups at home, 0..1.
-    """
-    at_home = round(config.groups * rehearsal) if starts_home else 0
-    new = world_model_sampler(there, judge, starts_there, replace(config, groups=max(1, config.groups - at_home)))
-    if at_home == 0:
-        return new
-    old = world_model_sampler(home, judge, starts_home, replace(config, groups=at_home))
-
-    def sample(policy: TokenPolicy, rng: np.random.Generator) -> Scored:
-        first, second = new(policy, rng), old(policy, rng)
-        apart = second.rollouts.group_B + first.rollouts.group_B.max() + 1
-        return join_scored(first, replace(second, rollouts=replace(second.rollouts, group_B=apart)))
-
-    return sample
 
 
 def frame_anchor(base: TokenPolicy, clips: Clips, *, weight: float, frames: int = 96) -> Anchor:
@@ -114,3 +75,8 @@ def frame_anchor(base: TokenPolicy, clips: Clips, *, weight: float, frames: int 
         return weight * apart.sum(-1).mean()
 
     return loss
+
+
+def anchored(parent: Path, clips: Clips, weight: float) -> Anchor:
+    """Make the anchor to a checkpoint, in whichever process the learner is."""
+    return frame_anchor(load_trainable(parent), clips, weight=weight)

@@ -6,19 +6,22 @@ job's folder (inside the trainer's --folder) must lie on storage that every mach
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from cloud_trainer.grpo.off_policy import OffPolicy
 from cloud_trainer.judge.choice import build
 from cloud_trainer.progress import Cancelled, Progress
+from cloud_trainer.ranges import COUNT_OR_ZERO, check_ranges
 from gymnast_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cloud_trainer.jobs.fsdp import FsdpConfig
     from cloud_trainer.jobs.grpo_job import GrpoJob
-    from cloud_trainer.jobs.ray_pool import RayConfig
+    from cloud_trainer.jobs.pieces import Recipe
+    from cloud_trainer.jobs.ray_learner import FsdpConfig
+    from cloud_trainer.jobs.ray_pool import RayConfig, RayPool
     from cloud_trainer.jobs.train import Training
 
 
@@ -51,9 +54,12 @@ class ClusterConfig:
         own = {entry.name for entry in fields(ClusterConfig)} - {"actors"}
         actors = {name: value for name, value in values.items() if name not in own}
         chosen = {name: value for name, value in values.items() if name in own}
-        if "ahead" in chosen:
+        if chosen.get("ahead") is not None:
             chosen["ahead"] = build(OffPolicy, chosen["ahead"], "ray.ahead")
         config = ClusterConfig(**chosen, actors=actors)
+        if not isinstance(config.address, str) or not config.address:
+            raise ConfigError(f"ray: address must be local, auto or HOST:PORT, got {config.address!r}")
+        check_ranges(config, {"learner_ranks": COUNT_OR_ZERO}, "ray")
         if config.ahead is not None and config.learner_ranks:
             raise ConfigError("ray.ahead is for one learner; leave out ahead or learner_ranks")
         _ = config.pool
@@ -71,18 +77,17 @@ class ClusterConfig:
     @property
     def learner(self) -> FsdpConfig:
         """How the learner is spread."""
-        from cloud_trainer.jobs.fsdp import FsdpConfig
+        from cloud_trainer.jobs.ray_learner import FsdpConfig
 
         cpus = self.pool.cpus_per_actor
         return FsdpConfig(workers=self.learner_ranks, use_gpu=self.learner_gpus, cpus_per_worker=cpus)
 
-    @property
-    def reserved(self) -> dict[str, float]:
-        """What actors and learner together reserve of the cluster."""
-        pool, ranks = self.pool, max(1, self.learner_ranks)
+    def reserved(self, learners: int) -> dict[str, float]:
+        """What actors and so many learners together reserve of the cluster."""
+        pool = self.pool
         return {
-            "CPU": pool.cpus_per_actor * (pool.rollout_actors + pool.judge_actors + ranks),
-            "GPU": pool.gpus_per_actor * pool.rollout_actors + self.learner_ranks * self.learner_gpus,
+            "CPU": pool.cpus_per_actor * (pool.rollout_actors + pool.judge_actors + learners),
+            "GPU": pool.gpus_per_actor * pool.rollout_actors + learners * self.learner_gpus,
         }
 
 
@@ -94,23 +99,50 @@ def train(job: GrpoJob, config: ClusterConfig, *, progress: Progress, cancelled:
         CancelledError: cancelled; the state file has the last whole iteration.
         TransientBridgeError: pieces or the learner were lost more often than allowed.
     """
+    with _joined(config, config.reserved(max(1, config.learner_ranks))):
+        if config.learner_ranks:
+            from cloud_trainer.jobs.ray_learner import run_on_ray_train
+
+            storage = job.out.parent / "ray_train"
+            return run_on_ray_train(
+                job, config.pool, config.learner, storage=storage, progress=progress, cancelled=cancelled
+            )
+        from cloud_trainer.jobs.ray_backend import run_on_ray
+
+        return run_on_ray(job, config.pool, progress=progress, cancelled=cancelled)
+
+
+@contextmanager
+def rollout_pool(recipe: Recipe, config: ClusterConfig) -> Iterator[RayPool]:
+    """Rollout and judge actors alone, for who learns in this process or not at all.
+
+    Raises:
+        ConfigError: the cluster has not what they reserve.
+    """
+    with _joined(config, config.reserved(0)):
+        from cloud_trainer.jobs.ray_pool import RayPool
+
+        pool = RayPool(recipe, config.pool)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+@contextmanager
+def _joined(config: ClusterConfig, reserved: Mapping[str, float]) -> Iterator[None]:
+    """Be on the cluster, which must have what is reserved."""
     import ray
 
     where: dict[str, Any] = {} if config.address == "local" else {"address": config.address}
     ray.init(**where, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
-        there = {name: ray.cluster_resources().get(name, 0.0) for name in config.reserved}
-        if any(need > there[name] for name, need in config.reserved.items()):
+        there = {name: ray.cluster_resources().get(name, 0.0) for name in reserved}
+        if any(need > there[name] for name, need in reserved.items()):
             raise ConfigError(
-                f"the job reserves {config.reserved} of a cluster that has {there}; lower the actors, learner_ranks or "
+                f"the job reserves {reserved} of a cluster that has {there}; lower the actors, learner_ranks or "
                 "cpus_per_actor"
             )
-        if config.learner_ranks:
-            from cloud_trainer.jobs.fsdp import run_on_ray_train
-
-            return run_on_ray_train(job, config.pool, config.learner, storage=job.out.parent / "ray_train")
-        from cloud_trainer.jobs.ray_backend import run_on_ray
-
-        return run_on_ray(job, config.pool, progress=progress, cancelled=cancelled)
+        yield
     finally:
         ray.shutdown()

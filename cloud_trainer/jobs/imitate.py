@@ -12,8 +12,16 @@ from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import join_scored
 from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.practice import Dream, grpo_config, lineage_of, lora_of, trusted_dream
-from cloud_trainer.jobs.settings import PipelineConfig
-from cloud_trainer.jobs.train import Sampler, world_model_sampler
+from cloud_trainer.jobs.reinforce import (
+    at_most,
+    ground_of,
+    imagined_groups,
+    judge_maker,
+    novel_beginnings,
+    tell_other_tasks,
+)
+from cloud_trainer.jobs.settings import TOLD_STARTS, PipelineConfig
+from cloud_trainer.jobs.train import Sampler
 from cloud_trainer.sft.trainer import train_sft
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
@@ -30,7 +38,7 @@ def imitate(job: Job) -> dict[str, Any]:
 
     Returns:
         JSON: candidates [{id, iteration, folder}], register (folders), episodes (count), imagined_successes, folder;
-        with imagined_rounds also world_model, judge, audit and what improve() says of them.
+        with imagined_rounds also world_model, judge, audit, other_tasks and what improve() says of them.
 
     Raises:
         NotTrustedError: with imagined_rounds: the dream or its judge is not good enough.
@@ -38,31 +46,50 @@ def imitate(job: Job) -> dict[str, Any]:
         CancelledError: asked to stop; the job folder has the last saved step.
     """
     config = PipelineConfig.of(job.spec.get("config", {}))
+    _check(config)
     size = load_world(job.checkpoints["world_model"], config.dream).image_size
     won = [e for e in load_episodes(job, config.most_episodes, size) if e.outcome is Outcome.SUCCESS]
     if not won:
         raise ConfigError("no recorded success to imitate; collect and label some, by hand or with the scripted expert")
-    dream = trusted_dream(job, config) if config.imagined_rounds else None
-    imagined = None if dream is None else _imagined(job, config, dream)
-    candidate = _fine_tuned(job, config, won, dream, imagined)
-    told = {} if dream is None else _of_dream(dream)
+    if not config.imagined_rounds:
+        candidate = _fine_tuned(job, config, won, {}, None)
+        told: dict[str, Any] = {"register": []}
+    else:
+        dream = trusted_dream(job, config)
+        starts = TOLD_STARTS if config.forgetting_starts is None else config.forgetting_starts
+        held_out = at_most(dream.parts["audit"], starts)
+        won = [episode for episode in won if episode.episode_id not in held_out.episode_ids]
+        imagined, lineage = _imagined(job, config, dream)
+        candidate = _fine_tuned(job, config, won, lineage, imagined)
+        tell_other_tasks(job, config, dream, held_out, [candidate])
+        told = {**_of_dream(dream), "imagined_successes": len(imagined[1])}
     return {
-        "register": [], **told, "candidates": [candidate], "episodes": len(won), "folder": str(job.folder),
-        "imagined_successes": 0 if imagined is None else len(imagined[1]),
+        "imagined_successes": 0, **told, "candidates": [candidate], "episodes": len(won), "folder": str(job.folder),
     }  # fmt: skip
 
 
+def _check(config: PipelineConfig) -> None:
+    """Refuse what imitation cannot use, by name."""
+    asked = {"ray": config.ray is not None, "novel": config.novel.asked, "forgetting_starts": config.forgetting_starts}
+    if not config.imagined_rounds and (named := [name for name, value in asked.items() if value]):
+        raise ConfigError(
+            f"{', '.join(named)}: imitation of recorded successes alone imagines nothing; set imagined_rounds above 0, "
+            f"or leave out {', '.join(named)}"
+        )
+    if config.ray is not None and (config.ray.learner_ranks or config.ray.ahead is not None):
+        raise ConfigError(
+            "ray.learner_ranks and ray.ahead are of reinforcement; imitation spreads its rollouts alone and fine-tunes "
+            "in the job's own process: leave them out"
+        )
+
+
 def _fine_tuned(
-    job: Job, config: PipelineConfig, won: Sequence[Episode], dream: Dream | None, imagined: Imagined | None
+    job: Job, config: PipelineConfig, won: Sequence[Episode], lineage: Mapping[str, Any], imagined: Imagined | None
 ) -> dict[str, Any]:
     out, parent, lora = job.folder / "candidates" / "imitation", job.checkpoints["policy"], lora_of(job, config)
     sft = replace(config.sft, seed=job.seed)
     if lora is not None:
         sft = replace(sft, learning_rate=config.lora_rate)
-    lineage: Mapping[str, Any] = {}
-    if dream is not None:
-        told = lineage_of(dream.world, dream.judge, dream.passed, dream.parts.values(), config)
-        lineage = {"starts": told.pop("episodes"), **told}  # "episodes" are those that were imitated
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         train_sft(
@@ -72,13 +99,16 @@ def _fine_tuned(
     return {"id": read_manifest(out).id, "iteration": sft.iterations, "folder": str(out)}
 
 
-def _imagined(job: Job, config: PipelineConfig, dream: Dream) -> Imagined:
+def _imagined(job: Job, config: PipelineConfig, dream: Dream) -> tuple[Imagined, dict[str, Any]]:
+    """Rollouts with their successes, and what the manifest says of where they were dreamt."""
     grpo = grpo_config(job, config)
-    sampler = world_model_sampler(
-        dream.world, dream.judge, dream.starts, grpo, keyframes=dream.keyframes, cancelled=job.cancelled
-    )
-    policy = load_trainable(job.checkpoints["policy"], temperature=grpo.temperature)
-    return imagined_successes(sampler, policy, grpo, rounds=config.imagined_rounds)
+    novel, told = novel_beginnings(dream.starts, dream.parts["world_model"], config, seed=job.seed)
+    judge = judge_maker(job, config, dream.judge, dream.judge_folder)
+    policy: Any = load_trainable(job.checkpoints["policy"], temperature=grpo.temperature)
+    with imagined_groups(job, config, [ground_of(dream, config, novel)], judge, grpo) as sampler:
+        imagined = imagined_successes(sampler, policy, grpo, rounds=config.imagined_rounds)
+    lineage = lineage_of(dream.world, dream.judge, dream.passed, dream.parts.values(), config)
+    return imagined, {"starts": lineage.pop("episodes"), **lineage, **told}  # "episodes" are those that were imitated
 
 
 def imagined_successes(sampler: Sampler, policy: TokenPolicy, config: GrpoConfig, *, rounds: int) -> Imagined:

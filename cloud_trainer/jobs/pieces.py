@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.jobs.policy_weights import Weights, load_weights
 from cloud_trainer.jobs.train import first_frames, judged
+from cloud_trainer.progress import Cancelled, never
 from cloud_trainer.world_model.compact_data import StartState
 from cloud_trainer.world_model.worlds import World
+from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.policies.adapter import LoraSettings
 from gymnast_core.policies.trainable import load_trainable
@@ -26,24 +29,51 @@ from gymnast_core.types import ActionChunk, ByteArray, Observation, RolloutBatch
 
 
 @dataclass(frozen=True)
+class Ground:
+    """A world, and where in it practice may begin.
+
+    Attributes:
+        world: makes the world, e.g. functools.partial(load_world, folder).
+        starts: recorded beginnings.
+        keyframes: recorded later chunk starts, for GrpoConfig.keyframe_share of the groups here.
+        share: of all groups that begin here; the first ground has what the others leave.
+    """
+
+    world: Callable[[], World]
+    starts: Sequence[StartState]
+    keyframes: Sequence[StartState] = ()
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a worker needs to build itself; every part travels to other processes.
 
     Attributes:
-        world: makes the world, e.g. functools.partial(load_world, folder).
+        worlds: make the worlds, one of each ground.
         judge: makes the judge, e.g. functools.partial(LearnedJudge.load, folder).
-        policy: checkpoint folder the policy is built from; newer weights are sent by version.
+        policy: checkpoint folder the policy is built from; newer weights are sent by version. None where the
+            learner's own policy acts.
         lora: a fresh adapter is trained on it; see load_trainable.
         temperature: of sampling.
         mask_after_success: see GrpoConfig.
     """
 
-    world: Callable[[], World]
+    worlds: tuple[Callable[[], World], ...]
     judge: Callable[[], Judge]
-    policy: Path
+    policy: Path | None = None
     lora: LoraSettings | None = None
     temperature: float = 1.0
     mask_after_success: bool = False
+
+    @staticmethod
+    def of(
+        grounds: Sequence[Ground], judge: Callable[[], Judge], policy: Path | None, lora: LoraSettings | None,
+        config: GrpoConfig,
+    ) -> Recipe:  # fmt: skip
+        """Return it for practice on these grounds, with what the configuration says about sampling and judging."""
+        worlds = tuple(ground.world for ground in grounds)
+        return Recipe(worlds, judge, policy, lora, config.temperature, config.mask_after_success)
 
 
 @dataclass(frozen=True)
@@ -56,6 +86,7 @@ class Work:
         first_group: name of its first group; the others follow.
         group_size: rollouts per group.
         seed: of the world's noise and the policy's samples.
+        ground: which of the worlds it is dreamt in.
     """
 
     index: int
@@ -63,6 +94,7 @@ class Work:
     first_group: int
     group_size: int
     seed: int
+    ground: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,29 +153,38 @@ class _Timed:
         return chunk
 
 
+def roll_out(world: World, policy: Policy, work: Work, version: str, *, cancelled: Cancelled = never) -> Imagined:
+    """Imagine a piece under a policy's present weights; their version rides with the data.
+
+    Raises:
+        CancelledError: cancelled; asked before every imagined step.
+    """
+    rows = [start for start in work.starts for _ in range(work.group_size)]
+    group_B = work.first_group + np.repeat(np.arange(len(work.starts)), work.group_size)
+    timed, rng = _Timed(policy), np.random.default_rng(work.seed)
+    begin = time.perf_counter()
+    rollouts = imagine_from(world, rows, timed, seed=work.seed, rng=rng, group_B=group_B, cancelled=cancelled)
+    spent = time.perf_counter() - begin
+    seconds = {"policy": timed.policy_s, "world_model": spent - timed.policy_s}
+    return Imagined(replace(rollouts, policy_version=version), first_frames(rows), seconds)
+
+
 class RolloutWorker:
-    """World and policy in one place: imagines pieces."""
+    """Worlds and policy in one place: imagines pieces."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.world = recipe.world()
+        self.worlds = [make() for make in recipe.worlds]
+        if recipe.policy is None:
+            raise ConfigError("a rollout worker needs the recipe's policy folder")
         self.policy = load_trainable(recipe.policy, temperature=recipe.temperature, lora=recipe.lora)
         self._version = ""
 
     def imagine(self, work: Work, version: str, weights: Weights) -> Imagined:
-        """Roll a piece out under the weights of a version; the version rides with the data."""
+        """Roll a piece out under the weights of a version."""
         if version != self._version:
             load_weights(self.policy, weights)
             self._version = version
-        rows = [start for start in work.starts for _ in range(work.group_size)]
-        group_B = work.first_group + np.repeat(np.arange(len(work.starts)), work.group_size)
-        timed = _Timed(self.policy)
-        begin = time.perf_counter()
-        rollouts = imagine_from(
-            self.world, rows, timed, seed=work.seed, rng=np.random.default_rng(work.seed), group_B=group_B
-        )
-        spent = time.perf_counter() - begin
-        seconds = {"policy": timed.policy_s, "world_model": spent - timed.policy_s}
-        return Imagined(replace(rollouts, policy_version=version), first_frames(rows), seconds)
+        return roll_out(self.worlds[work.ground], self.policy, work, version)
 
 
 class JudgeWorker:

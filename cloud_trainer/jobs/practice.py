@@ -105,17 +105,9 @@ def clips_for(episodes: Sequence[Episode], part: str, image_size: int) -> Clips:
 
 
 def grpo_config(job: Job, config: PipelineConfig) -> GrpoConfig:
-    """How to reinforce; the job's own settings, the shared ones, and the rest of GrpoConfig from `grpo`."""
-    return GrpoConfig(
-        group_size=config.group_size,
-        groups=config.groups,
-        iterations=config.grpo_iterations,
-        learning_rate=config.lora_rate if job.spec.get("mode") == "lora" else config.learning_rate,
-        keyframe_share=config.keyframe_share,
-        mask_after_success=config.mask_after_success,
-        seed=job.seed,
-        **config.grpo,
-    )
+    """How to reinforce; an adapter has a learning rate of its own."""
+    rate = config.lora_rate if job.spec.get("mode") == "lora" else config.learning_rate
+    return config.reinforcement(seed=job.seed, learning_rate=rate)
 
 
 def lora_of(job: Job, config: PipelineConfig) -> LoraSettings | None:

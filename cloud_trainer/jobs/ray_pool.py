@@ -13,10 +13,21 @@ import torch
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
 
 from cloud_trainer.jobs.pieces import Imagined, JudgeWorker, Piece, Recipe, RolloutWorker, Work
-from cloud_trainer.jobs.policy_weights import Weights
-from gymnast_core.errors import ConfigError, TransientBridgeError
+from cloud_trainer.jobs.policy_weights import Weights, weights_of
+from cloud_trainer.jobs.sharded import SampledPolicy
+from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, check_ranges
+from gymnast_core.errors import TransientBridgeError
 
 logger = logging.getLogger(__name__)
+
+RANGES = {
+    **dict.fromkeys(
+        ("rollout_actors", "judge_actors", "in_flight", "judge_backlog", "attempts", "torch_threads"), COUNT
+    ),
+    **dict.fromkeys(("cpus_per_actor", "gpus_per_actor"), NOT_NEGATIVE),
+    "wait_s": POSITIVE,
+    "learner_restarts": COUNT_OR_ZERO,
+}
 
 LOST = (RayActorError, ActorDiedError, ActorUnavailableError, ObjectLostError)
 """A process or a machine went away; the work itself is fine."""
@@ -52,9 +63,7 @@ class RayConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        counts = (self.rollout_actors, self.judge_actors, self.in_flight, self.judge_backlog, self.attempts)
-        if min(counts) < 1 or self.torch_threads < 1 or self.learner_restarts < 0 or self.wait_s <= 0:
-            raise ConfigError(f"actors, in_flight, judge_backlog, attempts, torch_threads and wait_s > 0; got {self}")
+        check_ranges(self, RANGES, "ray")
 
 
 class _RolloutActor:
@@ -102,8 +111,12 @@ class RayPool:
         self.rollout_actors = [self._make_rollout(*self._arguments) for _ in range(config.rollout_actors)]
         self.judge_actors = [self._make_judge(*self._arguments) for _ in range(config.judge_actors)]
 
-    def run(self, version: str, weights: Weights, works: Sequence[Work]) -> Iterator[Piece]:
-        """See sharded.Pool.
+    def run(self, version: str, policy: SampledPolicy, works: Sequence[Work]) -> Iterator[Piece]:
+        """See sharded.Pool and spread()."""
+        return self.spread(version, weights_of(policy), works)
+
+    def spread(self, version: str, weights: Weights, works: Sequence[Work]) -> Iterator[Piece]:
+        """Yield every piece once, in any order, imagined under these weights.
 
         Raises:
             TransientBridgeError: a piece was lost too often, or nothing finished for wait_s.

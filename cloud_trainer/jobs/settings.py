@@ -15,10 +15,25 @@ from cloud_trainer.jobs.gates import (
 )
 from cloud_trainer.jobs.start_states import NovelConfig
 from cloud_trainer.judge.choice import build
+from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from cloud_trainer.sft.trainer import SftConfig
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.worlds import DreamConfig
 from gymnast_core.errors import ConfigError
+
+TOLD_STARTS = 10
+"""Starts a task from which a candidate is dreamt beside its parent where that is told and decides nothing."""
+
+RANGES = {
+    **dict.fromkeys(("refine_iterations", "judge_iterations", "imagined_rounds"), COUNT_OR_ZERO),
+    **dict.fromkeys(("candidate_every", "most_episodes", "lora_rank", "scene_episodes"), COUNT),
+    **dict.fromkeys(("refine_rate", "judge_rate", "lora_rate"), POSITIVE),
+    **dict.fromkeys(("rehearsal", "forgetting"), SHARE),
+    **dict.fromkeys(("judge_floor", "judge_task_floor"), Range(0, 1, optional=True)),
+    "anchor": NOT_NEGATIVE,
+    "forgetting_starts": Range(0, whole=True, optional=True),
+    "grpo_iterations": COUNT,
+}
 
 NESTED: Mapping[str, type[Any]] = {"novel": NovelConfig, "sft": SftConfig, "dream": DreamConfig}
 
@@ -46,9 +61,11 @@ class PipelineConfig:
             clip_low, clip_high, kl_weight, length_normalisation, target_groups, max_rounds, keep_low, ...
         judge: who rewards instead of the learned judge: an endpoint or a local vision-language model, see
             cloud_trainer.judge.choice; it passes the same floor, on the same held-out dreams.
-        novel: improve only: new scenes and instructions, see cloud_trainer.jobs.start_states.NovelConfig. New words
+        novel: new scenes and instructions, see cloud_trainer.jobs.start_states.NovelConfig. New words
             need `judge`: the learned one knows only the instructions it was taught.
-        ray: improve only: rollouts and learner on a Ray cluster, see cloud_trainer.jobs.cluster.ClusterConfig.
+        ray: rollouts and learner on a Ray cluster, see cloud_trainer.jobs.cluster.ClusterConfig; imitate spreads its
+            imagined rollouts alone. World model and judge are refined in the job's own process; a large world model is
+            refined on several GPUs by `gymnast wm train`, and the job then takes it with refine_iterations 0.
         sft: imitate only: see cloud_trainer.sft.trainer.SftConfig.
         imagined_rounds: imitate only: rounds of groups x group_size rollouts whose judged successes are mixed 1:1
             with the recorded ones (Iter-SFT); 0 imitates recorded successes alone.
@@ -57,7 +74,8 @@ class PipelineConfig:
         scene_episodes: adapt only: least number of judged episodes of the scene for its trust check.
         anchor: adapt only: weight of the loss that keeps the policy where it was on real frames from elsewhere.
         lora_rank, lora_rate: size of the adapters and their learning rate, where the job's mode is lora.
-        forgetting_starts: improve only: held-out starts a task from which every candidate is dreamt beside its parent.
+        forgetting_starts: held-out starts a task, at most, from which candidates are dreamt beside their parent. None
+            is 10 where that is told and decides nothing (improve, Iter-SFT), and all of them where it decides (adapt).
         forgetting: adapt only: a loss of success on the other tasks beyond this must be excluded (95 % one-sided); 1
             measures and refuses nothing, where the robot itself tries the other tasks afterwards.
         check: refuse to practise where the audit is out of bounds, and to offer what may forget.
@@ -91,7 +109,7 @@ class PipelineConfig:
     lora_rank: int = 8
     lora_rate: float = 5e-4
     scene_episodes: int = 20
-    forgetting_starts: int = 10
+    forgetting_starts: int | None = None
     forgetting: float = 0.10
     check: bool = True
     audit: AuditConfig = field(default_factory=practice_audit)
@@ -99,6 +117,37 @@ class PipelineConfig:
     overrides: tuple[str, ...] = ()
     judge_floor: float | None = 0.4
     judge_task_floor: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run, before anything is spent on it."""
+        check_ranges(self, RANGES, "config")
+        self.reinforcement(seed=0, learning_rate=self.learning_rate)
+        if self.novel.instructions and not self.judge:
+            raise ConfigError("novel.instructions need config.judge: the learned judge knows only what it was taught")
+
+    def reinforcement(self, *, seed: int, learning_rate: float) -> GrpoConfig:
+        """How to reinforce; the job's own settings, the shared ones, and the rest of GrpoConfig from `grpo`.
+
+        Raises:
+            ConfigError: a choice does not exist or cannot be; the message names it.
+        """
+        taken = sorted({"iterations", "seed", *(entry.name for entry in fields(PipelineConfig))} & set(self.grpo))
+        if taken:
+            raise ConfigError(f"grpo: {taken} are settings of the job itself (grpo_iterations, seed of the spec)")
+        return build(
+            GrpoConfig,
+            {
+                "group_size": self.group_size,
+                "groups": self.groups,
+                "iterations": self.grpo_iterations,
+                "learning_rate": learning_rate,
+                "keyframe_share": self.keyframe_share,
+                "mask_after_success": self.mask_after_success,
+                "seed": seed,
+                **self.grpo,
+            },
+            "grpo",
+        )
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> PipelineConfig:
@@ -110,11 +159,7 @@ class PipelineConfig:
         known = {entry.name for entry in fields(PipelineConfig)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown settings {unknown}; there are {sorted(known)}")
-        taken = sorted({"iterations", "seed", *known} & set(values.get("grpo", {})))
-        if taken:
-            raise ConfigError(f"grpo: {taken} are settings of the job itself (grpo_iterations, seed of the spec)")
         made_of = {name: build(kind, values.get(name, {}), name) for name, kind in NESTED.items()}
-        build(GrpoConfig, values.get("grpo", {}), "grpo")
         ray = ClusterConfig.of(values["ray"]) if values.get("ray") else None
         try:
             audit = replace(practice_audit(), **tuples(values.get("audit", {})))

@@ -7,7 +7,7 @@ how often it had to be run again. The pool decides where: in this process, or on
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,10 +15,12 @@ import numpy as np
 
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import Scored, join_scored
-from cloud_trainer.jobs.pieces import JudgeWorker, Piece, Recipe, RolloutWorker, Work
-from cloud_trainer.jobs.policy_weights import Weights, weights_of
+from cloud_trainer.jobs.pieces import Ground, JudgeWorker, Piece, Recipe, Work, roll_out
+from cloud_trainer.progress import Cancelled, never
 from cloud_trainer.world_model.compact_data import StartState
+from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
+from gymnast_core.judge import Judge
 from gymnast_core.policies.trainable import TokenPolicy
 
 
@@ -34,12 +36,12 @@ class SampledPolicy(TokenPolicy, Protocol):
 class Pool(Protocol):
     """Runs pieces somewhere."""
 
-    def run(self, version: str, weights: Weights, works: Sequence[Work]) -> Iterator[Piece]:
+    def run(self, version: str, policy: SampledPolicy, works: Sequence[Work]) -> Iterator[Piece]:
         """Yield every piece once, in any order.
 
         Args:
-            version: names the weights; workers that have them already do not load them again.
-            weights: of the policy's network.
+            version: names the policy's present weights; workers that have them already do not load them again.
+            policy: acts.
             works: pieces.
         """
         ...
@@ -50,20 +52,26 @@ class Pool(Protocol):
 
 
 class LocalPool:
-    """Everything in this process, one piece after the other.
+    """Everything in this process, one piece after the other; the learner's own policy acts.
 
-    Attributes:
-        recipe: what it is built from.
+    Args:
+        recipe: what it is built from, but for the policy.
+        cancelled: asked before every imagined step.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self._rollouts, self._judge = RolloutWorker(recipe), JudgeWorker(recipe)
+    def __init__(self, recipe: Recipe, *, cancelled: Cancelled = never) -> None:
+        self._worlds, self._judge = [make() for make in recipe.worlds], JudgeWorker(recipe)
+        self._cancelled = cancelled
 
-    def run(self, version: str, weights: Weights, works: Sequence[Work]) -> Iterator[Piece]:
-        """See Pool."""
+    def run(self, version: str, policy: SampledPolicy, works: Sequence[Work]) -> Iterator[Piece]:
+        """See Pool.
+
+        Raises:
+            CancelledError: cancelled.
+        """
         for work in works:
-            yield self._judge.score(work.index, self._rollouts.imagine(work, version, weights))
+            imagined = roll_out(self._worlds[work.ground], policy, work, version, cancelled=self._cancelled)
+            yield self._judge.score(work.index, imagined)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -101,45 +109,47 @@ class ShardedSampler:
     def __init__(
         self,
         pool: Pool,
-        starts: Sequence[StartState],
+        grounds: Sequence[Ground],
         config: GrpoConfig,
         *,
-        keyframes: Sequence[StartState] = (),
         groups_per_piece: int = 4,
     ) -> None:
         """Bind starts to a pool.
 
         Args:
             pool: where pieces run.
-            starts: recorded beginnings.
+            grounds: where they begin; the pool's worlds are theirs, in this order.
             config: group sizes and keyframe share.
-            keyframes: recorded later chunk starts, for config.keyframe_share of the groups.
             groups_per_piece: granularity; part of the result, unlike the number of workers.
 
         Raises:
             ConfigError: no starts, a keyframe share without keyframes, or an empty piece.
         """
-        if not starts or (config.keyframe_share > 0 and not keyframes) or groups_per_piece < 1:
-            raise ConfigError(
-                f"{len(starts)} starts, {len(keyframes)} keyframes for share {config.keyframe_share}, "
-                f"{groups_per_piece} groups per piece; give starts, keyframes where asked for, and at least 1 group"
-            )
+        for index, ground in enumerate(grounds):
+            if not ground.starts or (config.keyframe_share > 0 and not ground.keyframes):
+                raise ConfigError(
+                    f"ground {index} has {len(ground.starts)} starts and {len(ground.keyframes)} keyframes for "
+                    f"keyframe_share {config.keyframe_share}; collect episodes, or lower keyframe_share to 0"
+                )
+        if not grounds or groups_per_piece < 1:
+            raise ConfigError(f"{len(grounds)} grounds, {groups_per_piece} groups per piece; at least 1 of each")
         self.pool, self.ledger = pool, Ledger()
-        self._starts, self._keyframes, self._config = list(starts), list(keyframes), config
+        self._grounds, self._config = list(grounds), config
         self._groups_per_piece = groups_per_piece
         self._published = 0
 
     def __call__(self, policy: SampledPolicy, rng: np.random.Generator) -> Scored:
         """Sample config.groups groups from the policy's present weights."""
-        return self.sample(self.next_version(policy), weights_of(policy), rng)
+        version = self.next_version(policy)
+        return self.sample(lambda works: self.pool.run(version, policy, works), rng)
 
-    def sample(self, version: str, weights: Weights, rng: np.random.Generator) -> Scored:
-        """Sample config.groups groups from given weights, which nobody has used under this version before."""
+    def sample(self, run: Callable[[Sequence[Work]], Iterator[Piece]], rng: np.random.Generator) -> Scored:
+        """Sample config.groups groups by whatever runs the pieces."""
         begin = time.perf_counter()
         works = self._cut(rng)
         self._published += 1
         pieces: dict[int, Scored] = {}
-        for piece in self.pool.run(version, weights, works):
+        for piece in run(works):
             pieces[piece.index] = piece.scored
             self.ledger.add(piece)
         self.ledger.wall_s += time.perf_counter() - begin
@@ -153,13 +163,33 @@ class ShardedSampler:
         return f"{policy.version}#{self._published + 1}"
 
     def _cut(self, rng: np.random.Generator) -> list[Work]:
-        late = round(self._config.groups * self._config.keyframe_share)
-        chosen = _spread(self._starts, self._config.groups - late, rng) + _spread(self._keyframes, late, rng)
-        size = self._groups_per_piece
-        return [
-            Work(index, tuple(chosen[first : first + size]), first, self._config.group_size, int(rng.integers(2**31)))
-            for index, first in enumerate(range(0, len(chosen), size))
-        ]
+        works: list[Work] = []
+        first, size = 0, self._groups_per_piece
+        for ground, groups in enumerate(shared_out(self._config.groups, self._grounds)):
+            late = round(groups * self._config.keyframe_share)
+            starts, keyframes = self._grounds[ground].starts, self._grounds[ground].keyframes
+            chosen = _spread(starts, groups - late, rng) + _spread(keyframes, late, rng)
+            for low in range(0, groups, size):
+                part, seed = tuple(chosen[low : low + size]), int(rng.integers(2**31))
+                works.append(Work(len(works), part, first + low, self._config.group_size, seed, ground))
+            first += groups
+        return works
+
+
+def shared_out(groups: int, grounds: Sequence[Ground]) -> list[int]:
+    """Return how many groups begin on each ground: their shares, rounded; the first has the rest, at least one."""
+    others = [round(groups * ground.share) for ground in grounds[1:]]
+    return [max(1, groups - sum(others)), *others]
+
+
+def local_sampler(
+    world: World, judge: Judge, starts: Sequence[StartState], config: GrpoConfig, *,
+    keyframes: Sequence[StartState] = (), cancelled: Cancelled = never,
+) -> ShardedSampler:  # fmt: skip
+    """Sample in this process, in one world; see Ground and LocalPool."""
+    grounds = [Ground(lambda: world, starts, keyframes)]
+    recipe = Recipe.of(grounds, lambda: judge, None, None, config)
+    return ShardedSampler(LocalPool(recipe, cancelled=cancelled), grounds, config)
 
 
 def _spread(available: Sequence[StartState], count: int, rng: np.random.Generator) -> list[StartState]:

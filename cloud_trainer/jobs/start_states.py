@@ -26,6 +26,7 @@ from cloud_trainer.jobs.scene_edits import (
 )
 from cloud_trainer.judge.choice import build
 from cloud_trainer.judge.client import Endpoint, EndpointClient
+from cloud_trainer.ranges import COUNT_OR_ZERO, check_ranges
 from cloud_trainer.world_model.compact_data import StartState
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.types import ByteArray
@@ -57,10 +58,16 @@ class NovelConfig:
     instructions: int = 0
     endpoint: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be made."""
+        return self.scenes > 0 or self.instructions > 0
+
     def __post_init__(self) -> None:
         """Refuse what makes nothing."""
-        if self.scenes < 0 or self.instructions < 0 or (self.scenes and not self.edits):
-            raise ConfigError(f"scenes and instructions must not be negative, and scenes need edits; got {self}")
+        check_ranges(self, {"scenes": COUNT_OR_ZERO, "instructions": COUNT_OR_ZERO}, "novel")
+        if self.scenes and not self.edits:
+            raise ConfigError(f"novel: {self.scenes} scenes need edits; name some of {', '.join(EDITS)}, or a plug-in")
         if "paste_objects" in self.edits and not self.crops:
             raise ConfigError("paste_objects needs crops: [{episode, box, name}]")
 
@@ -87,7 +94,7 @@ def novel_starts(
         ConfigError: no start to change, an unknown edit, a crop of an unknown episode, or no instruction that a
             template knows.
     """
-    if not config.scenes and not config.instructions:
+    if not config.asked:
         return []
     rng, first = np.random.default_rng(seed), [start for start in starts if start.step == 0]
     if not first:

@@ -17,17 +17,15 @@ import torch
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import Scored, join_scored
 from cloud_trainer.grpo.trainer import GrpoTrainer
-from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
+from cloud_trainer.training_state import read_values
 from cloud_trainer.world_model.audit_outcomes import outcomes_of
 from cloud_trainer.world_model.compact_data import StartState
-from cloud_trainer.world_model.worlds import EPISODE_STEPS, World
-from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.manifest import read_manifest
-from gymnast_core.policies.adapter import LoraSettings, TrainableAdapter
+from gymnast_core.policies.adapter import LoraSettings
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
-from gymnast_core.types import BoolArray, ByteArray, IntArray, RolloutBatch
+from gymnast_core.types import BoolArray, ByteArray, RolloutBatch
 
 Sampler = Callable[[TokenPolicy, np.random.Generator], Scored]
 """One round of groups from a policy: rollouts, rewards, and which rows count. Group names are made unique later."""
@@ -59,57 +57,9 @@ class Training:
     history: tuple[Mapping[str, Any], ...]
 
 
-def world_model_sampler(
-    world: World,
-    judge: Judge,
-    starts: Sequence[StartState],
-    config: GrpoConfig,
-    *,
-    keyframes: Sequence[StartState] = (),
-    max_steps: int = EPISODE_STEPS,
-    cancelled: Cancelled = never,
-) -> Sampler:
-    """Return a sampler of imagined groups: each from one recorded start, rewarded 1 or 0 by the judge.
-
-    Args:
-        world: to dream in.
-        judge: an abstention leaves the row out.
-        starts: recorded beginnings.
-        config: group sizes, keyframe share, success masking.
-        keyframes: recorded later chunk starts, for config.keyframe_share of the groups.
-        max_steps: T.
-        cancelled: asked before every imagined step.
-
-    Raises:
-        ConfigError: no starts, or a keyframe share without keyframes.
-    """
-    if not starts or (config.keyframe_share > 0 and not keyframes):
-        raise ConfigError(f"{len(starts)} starts and {len(keyframes)} keyframes for share {config.keyframe_share}")
-
-    def sample(policy: TokenPolicy, rng: np.random.Generator) -> Scored:
-        late = round(config.groups * config.keyframe_share)
-        chosen = [starts[i] for i in _spread(len(starts), config.groups - late, rng)]
-        chosen += [keyframes[i] for i in _spread(len(keyframes), late, rng)]
-        group_B = np.repeat(np.arange(len(chosen)), config.group_size)
-        rows = [chosen[group] for group in group_B]
-        seed = int(rng.integers(2**31))
-        rollouts = imagine_from(
-            world, rows, policy, seed=seed, rng=rng, group_B=group_B, max_steps=max_steps, cancelled=cancelled
-        )
-        return judged(rollouts, judge, first_frames(rows), mask=config.mask_after_success)
-
-    return sample
-
-
 def first_frames(starts: Sequence[StartState]) -> ByteArray:
     """Return (B, H, W, 3): what the judge compares the end with."""
     return np.stack([start.first_HWC for start in starts])
-
-
-def _spread(available: int, count: int, rng: np.random.Generator) -> IntArray:
-    """Indices without repeats as long as there are enough."""
-    rounds = [rng.permutation(available) for _ in range(-(-count // available))] if count else []
-    return np.concatenate(rounds)[:count] if rounds else np.zeros(0, np.int64)
 
 
 def judged(rollouts: RolloutBatch, judge: Judge, first_BHWC: Any, *, mask: bool) -> Scored:
@@ -170,22 +120,44 @@ def run_grpo(
     """
     policy = load_trainable(parent, temperature=config.temperature, lora=lora, seed=config.seed)
     trainer = GrpoTrainer(policy, config, anchor=anchor)
-    start_version = policy.version
     if state is not None and state.exists():
         trainer.load(state)
-    out.mkdir(parents=True, exist_ok=True)
-    if isinstance(policy, TrainableAdapter):
-        policy.copy_base_into(out)
-    while trainer.updates < config.iterations:
+    return train_on(
+        trainer, sampler, out, parent=read_manifest(parent).id, candidate_every=candidate_every, state=state,
+        lineage=lineage, progress=progress, cancelled=cancelled,
+    )  # fmt: skip
+
+
+def train_on(
+    trainer: GrpoTrainer[Any],
+    sampler: Sampler,
+    out: Path,
+    *,
+    parent: str,
+    candidate_every: int,
+    state: Path | None,
+    lineage: Mapping[str, Any] | None,
+    progress: Progress,
+    cancelled: Cancelled,
+) -> Training:
+    """Do the iterations that are left; a learner over several ranks runs this on each of them. See run_grpo()."""
+    total = trainer.config.iterations
+    while trainer.updates < total:
         if cancelled():
-            raise CancelledError(f"GRPO cancelled after {trainer.updates} of {config.iterations} iterations")
+            raise CancelledError(f"GRPO cancelled after {trainer.updates} of {total} iterations")
         record = _iterate(trainer, sampler)
-        progress(ProgressEvent("grpo", trainer.updates, config.iterations, record))
-        if trainer.updates % candidate_every == 0 or trainer.updates == config.iterations:
-            _keep(trainer, out, start_version, lineage or {})
+        progress(ProgressEvent("grpo", trainer.updates, total, record))
+        if trainer.updates % candidate_every == 0 or trainer.updates == total:
+            _keep(trainer, out, parent, lineage or {})
         if state is not None:
             trainer.save(state)
     return Training(tuple(candidates_in(out, trainer.history)), tuple(trainer.history))
+
+
+def left_by(out: Path, state: Path) -> Training:
+    """Return what a run has done so far, going by its state file; nothing where there is none."""
+    history = read_values(state)["history"] if state.exists() else []
+    return Training(tuple(candidates_in(out, history)), tuple(history))
 
 
 def _iterate(trainer: GrpoTrainer[TokenPolicy], sampler: Sampler) -> dict[str, Any]:
@@ -223,18 +195,15 @@ def _iterate(trainer: GrpoTrainer[TokenPolicy], sampler: Sampler) -> dict[str, A
     return record
 
 
-def _keep(trainer: GrpoTrainer[TokenPolicy], out: Path, parent: str, lineage: Mapping[str, Any]) -> None:
-    """Write a candidate, unless a run that was interrupted right here already did."""
-    folder = out / f"iteration-{trainer.updates:02d}"
-    if folder.exists():
-        return
+def _keep(trainer: GrpoTrainer[Any], out: Path, parent: str, lineage: Mapping[str, Any]) -> None:
     made_from = {
         "stage": "grpo",
         "grpo": asdict(trainer.config),
         "iteration": trainer.updates,
         "imagined_reward": trainer.history[-1]["imagined_reward"],
     }
-    trainer.policy.save(folder, parents=(parent,), lineage=made_from | dict(lineage))
+    folder = out / f"iteration-{trainer.updates:02d}"
+    trainer.export(folder, parents=(parent,), lineage=made_from | dict(lineage))
 
 
 def candidates_in(out: Path, history: Sequence[Mapping[str, Any]]) -> list[Candidate]:

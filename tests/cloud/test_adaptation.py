@@ -10,7 +10,8 @@ import torch
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import check_request, frame_anchor, iterations_within
 from cloud_trainer.jobs.forgetting import Forgetting, ForgettingCheck, load_batched
-from cloud_trainer.jobs.train import run_grpo, world_model_sampler
+from cloud_trainer.jobs.sharded import local_sampler
+from cloud_trainer.jobs.train import run_grpo
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Verdict
@@ -85,7 +86,7 @@ def test_an_anchored_policy_stays_nearer_to_where_it_was(tmp_path):
 
     def moved(name, anchor):
         judge = Planted(*["sfsfsfsf"] * 2)
-        sampler = world_model_sampler(tiny_world(), judge, starts_of(CLIPS), config)
+        sampler = local_sampler(tiny_world(), judge, starts_of(CLIPS), config)
         run_grpo(tmp_path / "base", sampler, config, tmp_path / name, candidate_every=2, anchor=anchor)
         trained = load_batched(tmp_path / name / "iteration-02")
         return float(measure(trained, np.random.default_rng(5)).detach())
@@ -97,7 +98,7 @@ def test_an_anchored_policy_stays_nearer_to_where_it_was(tmp_path):
 def test_adapters_are_small_checkpoints_that_open_beside_their_parent(tmp_path):
     parent = tiny_policy(0).save(tmp_path / "base").id
     config = GrpoConfig(group_size=4, groups=2, iterations=1, learning_rate=1e-2, seed=1)
-    sampler = world_model_sampler(tiny_world(), Planted("sfsfsfsf"), starts_of(CLIPS), config)
+    sampler = local_sampler(tiny_world(), Planted("sfsfsfsf"), starts_of(CLIPS), config)
     training = run_grpo(tmp_path / "base", sampler, config, tmp_path / "out", lora=LoraSettings(rank=2, alpha=4.0))
     (candidate,) = training.candidates
     manifest = read_manifest(candidate.folder)

@@ -10,7 +10,8 @@ from cloud_trainer.grpo.loss import clipped_loss, length_weights
 from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.grpo.trainer import GrpoTrainer
 from cloud_trainer.jobs.imagine import imagine
-from cloud_trainer.jobs.train import judged, run_grpo, world_model_sampler
+from cloud_trainer.jobs.sharded import local_sampler
+from cloud_trainer.jobs.train import judged, run_grpo
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
@@ -41,7 +42,7 @@ class GripperJudge:
 
 
 def sampler(config=CONFIG, **kwargs):
-    return world_model_sampler(tiny_world(), GripperJudge(), starts_of(CLIPS), config, **kwargs)
+    return local_sampler(tiny_world(), GripperJudge(), starts_of(CLIPS), config, **kwargs)
 
 
 def test_advantages_match_numbers_worked_by_hand():
@@ -209,7 +210,7 @@ def test_an_iteration_without_informative_groups_and_with_stale_surplus_is_skipp
     tiny_policy().save(tmp_path / "base")
     judge = Spoilt()
     run = run_grpo(
-        tmp_path / "base", world_model_sampler(tiny_world(), judge, starts_of(CLIPS), config), config,
+        tmp_path / "base", local_sampler(tiny_world(), judge, starts_of(CLIPS), config), config,
         tmp_path / "run",
     )  # fmt: skip
     assert [row["groups"] for row in run.history] == [1.0, 0.0]

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
-from tests.cloud.jobs import TINY, job_of
+from tests.cloud.jobs import TINY, in_another_scene, job_of
 from tests.cloud.openai_server import OpenAiServer, frames_in, grade
 
 QUICK = {**TINY, "refine_iterations": 0, "judge_iterations": 0, "audit": {"parts": ["outcomes"]}}
@@ -54,17 +55,50 @@ def test_every_choice_of_grpo_reaches_the_manifest(material, tmp_path):
     assert {"before", "after", "n", "most"} <= set(told)
 
 
-def test_settings_of_parts_are_refused_by_name():
-    with pytest.raises(ConfigError, match=r"grpo: unknown settings \['temprature'\]"):
-        PipelineConfig.of({"grpo": {"temprature": 1.6}})
-    with pytest.raises(ConfigError, match=r"\['group_size'\] are settings of the job itself"):
-        PipelineConfig.of({"grpo": {"group_size": 4}})
-    with pytest.raises(ConfigError, match=r"novel: unknown settings \['scene'\]"):
-        PipelineConfig.of({"novel": {"scene": 4}})
-    with pytest.raises(ConfigError, match=r"ray: unknown settings \['actors_'\]"):
-        PipelineConfig.of({"ray": {"actors_": 4}})
-    with pytest.raises(ConfigError, match="for one learner"):
-        PipelineConfig.of({"ray": {"learner_ranks": 2, "ahead": {"max_age": 1}}})
+WRONG = [
+    ({"grpo": {"target_groups": 0}}, "target_groups must be a whole number of at least 1, or none, got 0"),
+    ({"grpo": {"max_rounds": 1.5}}, r"max_rounds must be a whole number of at least 1, got 1\.5; the default is 1"),
+    ({"grpo": {"max_age": -1}}, "max_age .* got -1"),
+    ({"grpo": {"keep_low": 0.8, "keep_high": 0.2}}, r"keep_low 0\.8 is above keep_high 0\.2"),
+    ({"grpo": {"keep_high": 1.1}}, r"keep_high must be a number of at least 0 and at most 1, got 1\.1"),
+    ({"grpo": {"temperature": 0}}, "temperature must be a number above 0, got 0"),
+    ({"grpo": {"temperature": float("nan")}}, "temperature .* got nan"),
+    ({"grpo": {"clip_low": 2}}, "clip_low must be a number above 0 and at most 1, got 2"),
+    ({"grpo": {"clip_high": "wide"}}, "clip_high .* got 'wide'"),
+    ({"grpo": {"epochs": True}}, "epochs .* got True"),
+    ({"grpo": {"mini_batch": 0}}, "mini_batch .* got 0"),
+    ({"grpo": {"weight_decay": -0.1}}, r"weight_decay .* got -0\.1"),
+    ({"grpo": {"grad_clip": 0}}, "grad_clip .* got 0"),
+    ({"grpo": {"kl_weight": -1}}, "kl_weight .* got -1"),
+    ({"grpo": {"length_normalisation": "tokens"}}, "length_normalisation must be one of .*, got 'tokens'"),
+    ({"grpo": {"temprature": 1.6}}, r"grpo: unknown settings \['temprature'\]"),
+    ({"grpo": {"group_size": 4}}, r"\['group_size'\] are settings of the job itself"),
+    ({"group_size": 1}, "group_size must be a whole number of at least 2, got 1"),
+    ({"groups": 0}, "groups .* got 0"),
+    ({"grpo_iterations": 0}, "grpo_iterations .* got 0"),
+    ({"learning_rate": 0}, "learning_rate must be a number above 0, got 0"),
+    ({"keyframe_share": 2}, "keyframe_share .* got 2"),
+    ({"mask_after_success": "yes"}, "mask_after_success must be true or false, got 'yes'"),
+    ({"candidate_every": 0}, "candidate_every .* got 0"),
+    ({"rehearsal": 1.5}, r"rehearsal .* got 1\.5"),
+    ({"anchor": -1}, "anchor .* got -1"),
+    ({"forgetting_starts": -1}, "forgetting_starts .* got -1"),
+    ({"check": 1}, "check must be true or false, got 1"),
+    ({"novel": {"scene": 4}}, r"novel: unknown settings \['scene'\]"),
+    ({"novel": {"scenes": -4}}, "novel: scenes .* got -4"),
+    ({"novel": {"instructions": 1}}, "learned judge knows only"),
+    ({"ray": {"actors_": 4}}, r"ray: unknown settings \['actors_'\]"),
+    ({"ray": {"rollout_actors": 0}}, "ray: rollout_actors .* got 0"),
+    ({"ray": {"learner_ranks": -2}}, "ray: learner_ranks .* got -2"),
+    ({"ray": {"ahead": {"max_age": -1}}}, "ahead: max_age .* got -1"),
+    ({"ray": {"learner_ranks": 2, "ahead": {"max_age": 1}}}, "for one learner"),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), WRONG)
+def test_settings_that_cannot_be_are_refused_by_name_before_anything_is_spent(config, message):
+    with pytest.raises(ConfigError, match=message):
+        PipelineConfig.of(config)
 
 
 def test_a_judge_that_cannot_be_opened_ends_the_job_before_anything_is_trained(material, tmp_path):
@@ -74,8 +108,6 @@ def test_a_judge_that_cannot_be_opened_ends_the_job_before_anything_is_trained(m
 
 
 def test_practice_in_new_scenes_and_words_is_in_the_lineage(material, tmp_path):
-    with pytest.raises(ConfigError, match="learned judge knows only"):
-        improve(job_of(material, tmp_path / "x", config={**QUICK, "novel": {"instructions": 1}}))
     with OpenAiServer(parity) as server:
         novel = {"scenes": 3, "edits": ["change_light", "change_background"], "instructions": 2}
         result = improve(job_of(material, tmp_path, config={**QUICK, "novel": novel, "judge": endpoint(server)}))
@@ -108,11 +140,65 @@ def test_iter_sft_mixes_in_what_the_judge_let_pass(material, tmp_path):
     assert set(lineage["episodes"]) < set(lineage["starts"])
 
 
+def made_from(result):
+    return read_manifest(Path(result["candidates"][-1]["folder"])).lineage
+
+
+ADAPT = {"scene": "standard", "instruction": "lift the red cube", "budget_s": 600.0}
+
+
+def test_adaptation_begins_in_new_scenes_and_keyframes_too(material, tmp_path):
+    config = {**QUICK, "grpo_iterations": 1, "novel": {"scenes": 2, "edits": ["change_light"]}, "keyframe_share": 0.5}
+    made = made_from(adapt(job_of(material, tmp_path, config=config, **ADAPT)))
+    assert [[edit["edit"] for edit in row["edits"]] for row in made["novel_starts"]] == [["change_light"]] * 2
+    assert {row["episode"] for row in made["novel_starts"]} <= set(made["episodes"])
+    assert made["grpo"]["keyframe_share"] == 0.5
+    with pytest.raises(ConfigError, match="forgetting_starts 0 leaves nothing"):
+        adapt(job_of(material, tmp_path / "none", config={**QUICK, "forgetting_starts": 0}, **ADAPT))
+
+
+def test_iter_sft_takes_new_scenes_and_tells_other_tasks_on_starts_it_did_not_imitate(material, tmp_path):
+    with OpenAiServer(parity) as server:
+        config = {**QUICK, "sft": {"iterations": 2, "batch_size": 8}, "imagined_rounds": 1, "judge": endpoint(server)}
+        config |= {"novel": {"scenes": 2, "edits": ["change_light"]}, "forgetting_starts": 1}
+        result = imitate(job_of(material, tmp_path, config=config))
+    lineage, told = made_from(result), result["candidates"][0]["other_tasks"]
+    assert len(lineage["novel_starts"]) == 2
+    assert sum(row["n"] for row in told["by_task"].values()) <= 2
+    assert len(lineage["episodes"]) < 24  # 24 of the material succeed; what is told is held out
+
+
+def test_imitation_refuses_by_name_what_it_could_not_use(material, tmp_path):
+    asked = {"novel": {"scenes": 1}, "forgetting_starts": 3, "ray": {"rollout_actors": 1}}
+    with pytest.raises(ConfigError, match=r"ray, novel, forgetting_starts: .* set imagined_rounds above 0"):
+        imitate(job_of(material, tmp_path, config={**QUICK, **asked}))
+    ranks = {"imagined_rounds": 1, "ray": {"learner_ranks": 2}}
+    with pytest.raises(ConfigError, match=r"ray\.learner_ranks and ray\.ahead are of reinforcement"):
+        imitate(job_of(material, tmp_path, config={**QUICK, **ranks}))
+
+
+CLUSTER = {"address": "local", "rollout_actors": 1, "judge_actors": 1, "cpus_per_actor": 0.25}
+
+
+@pytest.mark.slow
+def test_adaptation_and_iter_sft_on_ray_are_those_of_one_process_to_the_bit(material, tmp_path):
+    """With the learned judge, an anchor and new scenes: whatever must be made again in another process."""
+    config = {**QUICK, "anchor": 1.0, "novel": {"scenes": 2}, "grpo": {"keep_low": 0.0, "keep_high": 1.0}}
+    config |= {"sft": {"iterations": 2, "batch_size": 8}, "imagined_rounds": 1}
+    material = (material[0], [*material[1], *in_another_scene(material, tmp_path / "bench")])
+    for kind, asked in ((adapt, {**ADAPT, "scene": "bench"}), (imitate, {})):
+        here, there = (
+            kind(job_of(material, tmp_path / kind.__name__ / name, config={**config, **ray}, **asked))
+            for name, ray in (("here", {}), ("there", {"ray": CLUSTER}))
+        )
+        assert [one["id"] for one in there["candidates"]] == [one["id"] for one in here["candidates"]] != []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [0, 2])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Train imports Ray Data, which warns about itself
 def test_a_job_runs_on_ray_and_by_adapter(material, tmp_path, ranks):
-    ray = {"address": "local", "rollout_actors": 1, "judge_actors": 1, "cpus_per_actor": 0.25, "learner_ranks": ranks}
+    ray = {**CLUSTER, "learner_ranks": ranks}
     config = {**QUICK, "ray": ray, "grpo": {"keep_low": 0.0, "keep_high": 1.0}}
     result = improve(job_of(material, tmp_path, config=config, mode="lora"))
     last = read_manifest(Path(result["candidates"][-1]["folder"]))

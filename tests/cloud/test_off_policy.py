@@ -11,7 +11,7 @@ from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.off_policy import OffPolicy, VersionLog, corrected, importance_weights, is_fresh_enough
 from cloud_trainer.grpo.trainer import GrpoTrainer
 from cloud_trainer.jobs.grpo_job import GrpoJob
-from cloud_trainer.jobs.pieces import Recipe
+from cloud_trainer.jobs.pieces import Ground, Recipe
 from cloud_trainer.jobs.pipelined import PipelinedSampler
 from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
@@ -29,9 +29,9 @@ STARTS = starts_of(clips_of([episode(seed) for seed in range(4)], 64))
 def parts(tmp_path):
     tiny_policy().save(tmp_path / "base")
     tiny_world_model().save(tmp_path / "world")
-    recipe = Recipe(functools.partial(load_world, tmp_path / "world"), ParityJudge, tmp_path / "base")
-    policy = CompactPolicy.load(tmp_path / "base", row_by_row=False)
-    return policy, ShardedSampler(LocalPool(recipe), STARTS, CONFIG)
+    recipe = Recipe((functools.partial(load_world, tmp_path / "world"),), ParityJudge)
+    policy = CompactPolicy.load(tmp_path / "base", row_by_row=False, temperature=1.0)
+    return policy, ShardedSampler(LocalPool(recipe), [Ground(recipe.worlds[0], STARTS)], CONFIG)
 
 
 def shift(policy, factor=3.0):
@@ -67,14 +67,14 @@ def test_stale_rollouts_are_recentred_and_weighed(parts):
     torch.testing.assert_close(now.detach(), first, atol=1e-4, rtol=0)
 
 
-def test_the_weight_scales_the_gradient(parts):
+def test_the_weight_scales_the_gradient(parts, tmp_path):
     """The gradient of one mini-batch is linear in the weight: half in, half out."""
     policy, sampler = parts
-    scored = sampler(policy, np.random.default_rng(0))
+    scored = replace(sampler(policy, np.random.default_rng(0)), reward_B=np.array([1, 0, 1, 0], np.float32))
     ones = np.ones_like(scored.rollouts.log_probs_BTA)
     norms = []
     for weight in (ones, 0.5 * ones):
-        start = CompactPolicy.load(sampler.pool.recipe.policy, row_by_row=False)
+        start = CompactPolicy.load(tmp_path / "base", row_by_row=False)
         trainer = GrpoTrainer(start, replace(CONFIG, epochs=1))
         norms.append(trainer.update(replace(scored, weight_BTA=weight)).grad_norm)
     assert norms[0] > 0
@@ -111,10 +111,10 @@ def test_pipelined_batches_are_one_version_old_and_corrected(parts):
 
 
 def test_a_job_that_samples_ahead_learns_from_stale_rollouts_to_its_end(parts, tmp_path):
-    _, sampler = parts
     config = replace(CONFIG, iterations=3, learning_rate=1e-2)
+    grounds = [Ground(functools.partial(load_world, tmp_path / "world"), STARTS)]
     job = GrpoJob(
-        tmp_path / "base", sampler.pool.recipe, STARTS, config, tmp_path / "out", tmp_path / "state", ahead=OffPolicy()
+        tmp_path / "base", grounds, ParityJudge, config, tmp_path / "out", tmp_path / "state", ahead=OffPolicy()
     )
     training = job.run(LocalPool)
     assert [row["iteration"] for row in training.history] == [1, 2, 3]

@@ -17,10 +17,9 @@ from cloud_trainer.jobs.runner import CANCEL_NAME, JobFailedError, JobInputs, Re
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import SHARES, split_of
 from cloud_trainer.progress import CancelledError, never
-from gymnast_core.episodes import read_episode, read_summary, write_episode
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.manifest import read_manifest
-from tests.cloud.jobs import TINY, job_of
+from tests.cloud.jobs import TINY, in_another_scene, job_of
 
 
 def inputs_of(material, kind="improve", **spec) -> JobInputs:
@@ -148,18 +147,6 @@ def test_adapt_that_is_cancelled_leaves_whole_iterations_to_go_on_from(material,
 def test_adapt_says_what_is_missing(material, tmp_path):
     with pytest.raises(ConfigError, match="collect a few there first"):
         adapt(job_of(material, tmp_path, scene="kitchen", instruction="lift the red cube", budget_s=4.0))
-
-
-def in_another_scene(material, folder: Path) -> list[Recorded]:
-    """Six recorded episodes of the lift task once more, as if of a scene called bench."""
-    files = []
-    for entry in material[1][9:15]:
-        episode = read_episode(entry.path)
-        own = replace(
-            episode, episode_id=f"bench-{episode.episode_id}", metadata={**episode.metadata, "scene": "bench"}
-        )
-        files.append(write_episode(folder, own, robot="sim-0"))
-    return [Recorded(path, read_summary(path).end.outcome.value) for path in files]
 
 
 def test_adapt_keeps_its_rollout_budget_trains_adapters_and_tells_what_it_checked(material, tmp_path):

@@ -13,14 +13,16 @@ import torch
 
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.grpo_job import GrpoJob
-from cloud_trainer.jobs.pieces import Recipe
+from cloud_trainer.jobs.pieces import Ground
 from cloud_trainer.jobs.ray_backend import run_on_ray
+from cloud_trainer.jobs.ray_learner import FsdpConfig, run_on_ray_train
 from cloud_trainer.jobs.ray_pool import RayConfig, RayPool
 from cloud_trainer.jobs.sharded import LocalPool
+from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from gymnast_core.errors import ConfigError, TransientBridgeError
 from tests.cloud.learning_fakes import episode, tiny_policy
-from tests.cloud.ray_parts import BrokenWorld, ParityJudge, PausingWorld
+from tests.cloud.ray_parts import BrokenWorld, ParityJudge, PausingWorld, told_pid
 
 CONFIG = GrpoConfig(group_size=2, groups=4, iterations=2, keep_low=0.0, keep_high=1.0, mini_batch=8, seed=0)
 CLUSTER = RayConfig(rollout_actors=2, judge_actors=1, cpus_per_actor=0.25, wait_s=120.0)
@@ -51,10 +53,10 @@ def base(tmp_path_factory):
 
 def job_in(folder, base) -> GrpoJob:
     folder.mkdir()
-    recipe = Recipe(functools.partial(PausingWorld, folder), ParityJudge, base)
     starts = starts_of(clips_of([episode(seed) for seed in range(6)], 64))
+    grounds = [Ground(functools.partial(PausingWorld, folder), starts)]
     out, state = folder / "out", folder / "state"
-    return GrpoJob(base, recipe, starts, CONFIG, out, state, groups_per_piece=1, candidate_every=1)
+    return GrpoJob(base, grounds, ParityJudge, CONFIG, out, state, groups_per_piece=1, candidate_every=1)
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +65,15 @@ def undisturbed(tmp_path_factory, base):
     return job_in(tmp_path_factory.mktemp("local") / "job", base).run(LocalPool)
 
 
-def kill_when_claimed(folder) -> threading.Thread:
+def kill_when_claimed(folder, who="pid") -> threading.Thread:
+    """Once an actor stands in the middle of a rollout, kill it, or the last rank of the learner that began."""
+
     def wait_and_kill():
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if (folder / "pid").exists():
-                os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+                last = max(folder.glob(f"{who}*"), key=lambda path: path.stat().st_mtime_ns)
+                os.kill(int(last.read_text()), signal.SIGKILL)
                 return
             time.sleep(0.02)
 
@@ -117,7 +122,7 @@ def test_a_killed_learner_resumes_to_the_same_result(tmp_path, base, undisturbed
 
 def test_a_bug_in_the_job_is_raised_and_not_retried(tmp_path, base):
     job = job_in(tmp_path / "job", base)
-    broken = replace(job, recipe=replace(job.recipe, world=BrokenWorld))
+    broken = replace(job, grounds=[Ground(BrokenWorld, job.grounds[0].starts)])
     with pytest.raises(ValueError, match="no floor"):
         broken.run(lambda recipe: RayPool(recipe, replace(CLUSTER, rollout_actors=1)))
 
@@ -132,6 +137,39 @@ def test_a_piece_lost_again_and_again_ends_the_job(tmp_path, base):
     killer.join()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Train imports Ray Data, which warns about itself
+def test_a_sharded_learner_is_killed_cancelled_and_resumed_to_what_one_process_learns(tmp_path, base, undisturbed):
+    job, events = job_in(tmp_path / "job", base), []
+    job = replace(job, anchor=functools.partial(told_pid, tmp_path / "job"))
+    single = replace(CLUSTER, rollout_actors=1)
+    fsdp = FsdpConfig(workers=2, cpus_per_worker=0.25, max_failures=1)
+    run = functools.partial(run_on_ray_train, job, single, fsdp, storage=tmp_path / "train", progress=events.append)
+    with pytest.raises(CancelledError, match="after 1 of 2"):
+        run(cancelled=lambda: len(events) == 1)
+    assert [event.step for event in events] == [1]
+    (tmp_path / "job" / "pause").touch()  # the pool's actor stands still: a rank is killed in the middle of a batch
+    killer = kill_when_claimed(tmp_path / "job", "rank")
+    training = run()
+    killer.join(timeout=60)
+    assert len(list((tmp_path / "job").glob("rank*"))) == 3 * fsdp.workers  # begun, resumed, restarted after the kill
+    assert [event.step for event in events] == [1, 2]
+    assert len(training.candidates) == len(undisturbed.candidates) == 2
+    for theirs, ours in zip(training.history, undisturbed.history, strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_bug_in_a_sharded_job_is_raised_and_not_retried(tmp_path, base):
+    job = replace(job_in(tmp_path / "job", base), config=replace(CONFIG, keyframe_share=0.5))
+    fsdp = FsdpConfig(workers=1, cpus_per_worker=0.25)
+    with pytest.raises(ConfigError, match="0 keyframes"):
+        run_on_ray_train(job, replace(CLUSTER, rollout_actors=1), fsdp, storage=tmp_path / "train")
+
+
 def test_settings_that_cannot_run_are_refused():
     with pytest.raises(ConfigError, match="in_flight"):
         RayConfig(in_flight=0)
+    with pytest.raises(ConfigError, match="workers"):
+        FsdpConfig(workers=0)

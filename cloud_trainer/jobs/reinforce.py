@@ -1,0 +1,150 @@
+"""Practice as every kind of job does it: the same groups, judge and learner, in this process or on a Ray cluster."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.jobs import cluster
+from cloud_trainer.jobs.forgetting import ForgettingCheck
+from cloud_trainer.jobs.grpo_job import GrpoJob
+from cloud_trainer.jobs.job import Job
+from cloud_trainer.jobs.pieces import Ground, Recipe
+from cloud_trainer.jobs.practice import Dream, lora_of, practice_judge
+from cloud_trainer.jobs.settings import PipelineConfig
+from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
+from cloud_trainer.jobs.start_states import novel_starts
+from cloud_trainer.jobs.train import Anchor, Sampler, Training, left_by
+from cloud_trainer.progress import Cancelled, CancelledError, ProgressEvent, never, silent
+from cloud_trainer.world_model.compact_data import Clips, StartState, median_background
+from cloud_trainer.world_model.worlds import load_world
+from gymnast_core.judge import Judge
+
+T = TypeVar("T")
+
+
+def reinforce(
+    job: Job,
+    config: PipelineConfig,
+    grounds: Sequence[Ground],
+    judge: Callable[[], Judge],
+    grpo: GrpoConfig,
+    *,
+    lineage: Mapping[str, Any],
+    candidate_every: int,
+    anchor: Callable[[], Anchor] | None = None,
+    over: Cancelled = never,
+) -> Training:
+    """Practise, from where an interrupted run of this job stopped; candidates lie in the job's folder.
+
+    Args:
+        job: its policy is the parent.
+        config: where, and whether by adapter.
+        grounds: see ground().
+        judge: see judge_maker().
+        grpo: how to reinforce.
+        lineage: for the candidates' manifests.
+        candidate_every: iterations between candidates.
+        anchor: makes a further loss; see GrpoJob.
+        over: time is up: what was done by then, and the iteration under way, is the result.
+
+    Raises:
+        CancelledError: the job was cancelled; its state has the last whole iteration.
+    """
+    ahead = None if config.ray is None else config.ray.ahead
+    whole = GrpoJob(
+        job.checkpoints["policy"], grounds, judge, grpo, job.folder / "candidates", job.folder / "grpo.state",
+        lora_of(job, config), lineage, anchor, candidate_every=candidate_every, ahead=ahead,
+    )  # fmt: skip
+
+    def stop() -> bool:
+        return job.cancelled() or over()
+
+    try:
+        if config.ray is None:
+            here = functools.partial(LocalPool, cancelled=job.cancelled)
+            return whole.run(here, progress=job.progress, cancelled=stop)
+        return cluster.train(whole, config.ray, progress=job.progress, cancelled=stop)
+    except CancelledError:
+        if job.cancelled():
+            raise
+        return left_by(whole.out, whole.state)
+
+
+@contextmanager
+def imagined_groups(
+    job: Job, config: PipelineConfig, grounds: Sequence[Ground], judge: Callable[[], Judge], grpo: GrpoConfig
+) -> Iterator[Sampler]:
+    """Give a sampler of the same groups for who does not reinforce."""
+    recipe = Recipe.of(grounds, judge, job.checkpoints["policy"], None, grpo)
+    if config.ray is None:
+        yield ShardedSampler(LocalPool(recipe, cancelled=job.cancelled), grounds, grpo)
+        return
+    with cluster.rollout_pool(recipe, config.ray) as pool:
+        yield ShardedSampler(pool, grounds, grpo)
+
+
+def ground_of(dream: Dream, config: PipelineConfig, novel: Sequence[StartState]) -> Ground:
+    """Where practice in a trusted dream takes place."""
+    again = functools.partial(load_world, dream.world_model, config.dream)
+    return Ground(at_hand(config, dream.world, again), [*dream.starts, *novel], dream.keyframes)
+
+
+def judge_maker(job: Job, config: PipelineConfig, judge: Judge, checkpoint: Path) -> Callable[[], Judge]:
+    """Return what makes the judge of this job, in this process or in another."""
+    return at_hand(config, judge, functools.partial(_judge_elsewhere, job.folder, config, checkpoint))
+
+
+def _judge_elsewhere(folder: Path, config: PipelineConfig, checkpoint: Path) -> Judge:
+    return practice_judge(Job({}, {}, (), folder, silent, never), config, checkpoint)
+
+
+def at_hand(config: PipelineConfig, here: T, again: Callable[[], T]) -> Callable[[], T]:
+    """Return what gives a part of practice: as it is in this process, made again where others must have it."""
+    return (lambda: here) if config.ray is None else again
+
+
+def novel_beginnings(
+    starts: Sequence[StartState], recorded: Clips, config: PipelineConfig, *, seed: int
+) -> tuple[list[StartState], dict[str, Any]]:
+    """Return the new starts that config.novel asks for, and what the candidates' lineage says of them.
+
+    Args:
+        starts: recorded beginnings, to be changed.
+        recorded: of the same camera and scene; its median picture is the empty scene.
+        config: see NovelConfig.
+        seed: of everything random.
+    """
+    if not config.novel.asked:
+        return [], {}
+    made = novel_starts(starts, config.novel, median_background(recorded.frames_NTHWC, seed=seed), seed=seed)
+    return [one.start for one in made], {"novel_starts": [dict(one.lineage) for one in made]}
+
+
+def tell_other_tasks(
+    job: Job, config: PipelineConfig, dream: Dream, held_out: Clips, candidates: Sequence[dict[str, Any]]
+) -> None:
+    """Dream every candidate beside its parent, task by task, on episodes nothing was learned from; told, not judged.
+
+    A few starts a task bound no loss: that a candidate forgets nothing is decided by the robot's own trial.
+    """
+    if not len(held_out) or not candidates:
+        return
+    check = ForgettingCheck(
+        dream.world, dream.judge, held_out, job.checkpoints["policy"], seed=job.seed, cancelled=job.cancelled
+    )
+    for index, candidate in enumerate(candidates):
+        candidate["other_tasks"] = check.of(Path(candidate["folder"])).to_json(config.forgetting)
+        job.progress(ProgressEvent("forgetting", index + 1, len(candidates)))
+
+
+def at_most(clips: Clips, per_task: int | None) -> Clips:
+    """Return the first so many episodes of every task; None is all."""
+    texts = clips.instructions
+    if per_task is None:
+        return clips
+    return clips.take([row for row, text in enumerate(texts) if texts[:row].count(text) < per_task])

@@ -1,0 +1,100 @@
+"""What the ranks of the sharded learner's tests run, in processes of their own: nothing here needs Ray."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.scored import Scored
+from cloud_trainer.jobs.adaptation import anchored
+from cloud_trainer.jobs.fsdp import from_rank_zero, learn, read_message, write_message
+from cloud_trainer.jobs.grpo_job import GrpoJob
+from cloud_trainer.progress import CancelledError, never, silent
+from cloud_trainer.world_model.compact_data import clips_of
+from gymnast_core.policies.compact import CompactPolicy
+from gymnast_core.types import RolloutBatch
+from tests.cloud.learning_fakes import episode
+from tests.cloud.ray_parts import ParityJudge
+
+CONFIG = GrpoConfig(group_size=2, groups=3, iterations=3, keep_low=0.0, keep_high=1.0, mini_batch=5, epochs=1)
+"""Six rows a batch, in mini-batches of 5 and 1: a rank of two has three rows, two, one or none."""
+
+CHOICES = {
+    "kl": {"kl_weight": 20.0, "epochs": 2, "clip_low": 0.02, "clip_high": 0.03},
+    "surplus": {"target_groups": 2, "max_rounds": 2, "length_normalisation": "token", "temperature": 1.6},
+    "anchor": {"length_normalisation": "constant", "weight_decay": 0.1, "grad_clip": 0.01, "mini_batch": 3},
+}
+CLIPS = clips_of([episode(seed) for seed in range(4)], 64)
+
+
+class Planted:
+    """A sampler of made-up rollouts: tokens and rewards by the generator, log-probabilities by the first policy."""
+
+    def __init__(self, base):
+        self._behaviour = CompactPolicy.load(base, row_by_row=False, temperature=1.0)
+
+    def __call__(self, policy, rng):
+        rng = np.random.default_rng(int(rng.integers(2**31)))
+        tokens, frames = rng.integers(0, 256, (6, 10, 7)), rng.integers(0, 256, (6, 3, 64, 64, 3), dtype=np.uint8)
+        texts = ["lift the red cube"] * 6
+        with torch.no_grad():
+            parts = [
+                self._behaviour.token_log_probs(frames[:, c], texts, tokens[:, 5 * c : 5 * c + 5]).numpy()
+                for c in (0, 1)
+            ]
+        rollouts = RolloutBatch(
+            texts, np.array([0, 5, 10]), frames, np.zeros((6, 10, 7), np.float32), tokens, np.concatenate(parts, 1),
+            np.array([10, 10, 5, 10, 10, 5]), "policy-test", np.repeat(np.arange(3), 2),
+        )  # fmt: skip
+        weight = rng.uniform(0.5, 1.5, (6, 10, 7)).astype(np.float32)
+        return Scored(rollouts, np.array([1, 0, 0, 1, 1, 0], np.float32), np.ones(6, bool), weight_BTA=weight)
+
+
+def job_of(folder, name, config=CONFIG) -> GrpoJob:
+    base = folder / "base"
+    return GrpoJob(
+        base, [], ParityJudge, replace(config, **CHOICES[name]), folder / "out", folder / "state",
+        lineage={"note": name}, candidate_every=2,
+        anchor=functools.partial(anchored, base, CLIPS, 1.0) if name == "anchor" else None,
+    )  # fmt: skip
+
+
+def on_ranks(job, mesh, *, progress=silent, cancelled=never):
+    """As on Ray: rank 0 has a sampler, the others get what it sampled."""
+    planted = Planted(job.parent)
+
+    def shared(policy, rng):
+        scored = planted(policy, rng)
+        state = rng.bit_generator.state if mesh.get_rank() == 0 else None
+        header, _ = read_message(from_rank_zero(write_message({"rng": state}, {}), "cpu"))
+        rng.bit_generator.state = header["rng"]
+        return scored
+
+    return learn(job, mesh, lambda device: shared, progress=progress, cancelled=cancelled)
+
+
+def rank_main(rank, world, folder):
+    """Every choice: stopped after the first iteration by rank 0 alone, resumed, and told."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    for name in CHOICES:
+        stopped_and_resumed(job_of(folder / name, name))
+    dist.destroy_process_group()
+
+
+def stopped_and_resumed(job):
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    events = []
+    try:
+        on_ranks(job, mesh, progress=events.append, cancelled=lambda: len(events) == 1)
+        raise AssertionError("nobody stopped")
+    except CancelledError as error:
+        assert "after 1 of 3" in str(error)  # noqa: PT017 (no pytest in the ranks)
+    assert len(events) == (mesh.get_rank() == 0)
+    training = on_ranks(job, mesh, progress=events.append)
+    assert [one.iteration for one in training.candidates] == [2, 3]
+    assert [event.step for event in events] == ([1, 2, 3] if mesh.get_rank() == 0 else [])
