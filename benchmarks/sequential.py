@@ -24,7 +24,7 @@ from gymnast_core.statistics import PairCounts, mcnemar_exact
 NULLS = (0.05, 0.3, 0.5, 0.62, 0.8, 0.95)
 ALTERNATIVES = ((0.62, 0.95), (0.62, 0.80), (0.30, 0.56), (0.62, 0.77))
 ALPHA = 0.05
-GUARD_PAIRS = (10, 25, 40)
+GUARD_PAIRS = (12, 24, 36)
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,11 @@ def simulate_guard(
     before_RN = rng.random((runs, rule.max_pairs)) < np.array(before)[turn]
     after_RN = rng.random((runs, rule.max_pairs)) < np.array(after)[turn]
     crossed = np.zeros((runs, rule.max_pairs), bool)
-    for of_bet in (*(turn == task for task in range(names)), *([turn >= 0] if names > 1 else [])):
+    bets = [(turn == task, rule.log_bound) for task in range(names)]
+    for of_bet, bound in (*bets, *([(turn >= 0, rule.log_bound_together)] if names > 1 else [])):
         wins = np.cumsum(after_RN & ~before_RN & of_bet, axis=1)
         losses = np.cumsum(before_RN & ~after_RN & of_bet, axis=1)
-        crossed |= log_capital(losses, np.cumsum(of_bet) - wins - losses, wins) >= rule.log_bound
+        crossed |= log_capital(losses, np.cumsum(of_bet) - wins - losses, wins) >= bound
     first = _first(crossed, rule.max_pairs)
     return {
         "harm_shown": float(crossed.any(axis=1).mean()),
@@ -173,6 +174,7 @@ def measure_guard(runs: int, rng: np.random.Generator) -> list[dict[str, Any]]:
         "equal, .6 each": ((0.6,) * 3, (0.6,) * 3),
         "one task .65 to 0": ((0.65, 0.7, 0.7), (0.0, 0.7, 0.7)),
         "one task .65 to .3": ((0.65, 0.7, 0.7), (0.3, 0.7, 0.7)),
+        "the demo's, 82 to 55 of 120": ((0.7, 0.7, 0.65), (0.69, 0.69, 0.0)),
         "25 points in each, .7": ((0.7,) * 3, (0.45,) * 3),
         "10 points in each, .7": ((0.7,) * 3, (0.6,) * 3),
         "10 points better in each": ((0.6,) * 3, (0.7,) * 3),

@@ -35,7 +35,7 @@ from cloud_trainer.world_model.audit_run import run_audit
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_cli.arm_trials import FLUSH_S, STAGE_S, TrialRobot, run_pairs
-from gymnast_cli.other_tasks import guard_plan, other_tasks, reason_of
+from gymnast_cli.other_tasks import declared, guard_plan, other_tasks, reason_of
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.policies import load_policy
 from gymnast_core.scene import SceneBook
@@ -122,6 +122,7 @@ class SceneEngine:
         PipelineConfig.of({**self.config, **request.config})
         for name in filter(None, (request.world_model, request.judge)):
             self.shelf.path(name)
+        other_tasks(self.catalogue, request.robot, request.instruction, request.other_tasks)
 
     def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
         """Record one episode here; its first frame is the scene."""
@@ -131,6 +132,7 @@ class SceneEngine:
             "world_model": request.world_model or self.shelf.newest("world_model").name,
             "judge": request.judge or self.shelf.newest("judge").name,
             "seed": request.seed, "config": {**self.config, **request.config},
+            "other_tasks": list(request.other_tasks),
         }  # fmt: skip
         self._record(robot, instruction, {**asked, "instruction": instruction}, episodes=1)
         recorded = self.catalogue.list(robot=robot, limit=100_000)
@@ -253,27 +255,23 @@ class SceneEngine:
         """Run the blinded trial until its rule decides; after a win, look for harm on the other tasks."""
         request, client = self._request(folder), self.connect(robot)
         client.wait_staged([candidate], STAGE_S)
-        plan = self._plan(f"canary-{folder.name}", candidate, request)
+        trial, guard = self._declared(candidate, robot, request, folder)
+        emit("declared", {"max_pairs": trial.plan.rule.max_pairs, **(trial.plan.versions or {})})
 
-        def run(path: Path, plan: TrialPlan, part: str) -> Mapping[str, Any]:
-            with contextlib.closing(
-                Trial.load(path) if path.exists() else Trial.declare(path, plan, secrets.token_bytes(32))
-            ) as trial:
-                run_pairs(
-                    trial, client, self.catalogue, scene=request["scene"], purpose="canary", stop=stop,
-                    told=lambda pair: emit("pair", {"pair": pair, "part": part}),
-                )  # fmt: skip
-                return trial.card() if trial.decision.final else {}
+        def run(part: Trial, name: str) -> Mapping[str, Any]:
+            run_pairs(
+                part, client, self.catalogue, scene=request["scene"], purpose="canary", stop=stop,
+                told=lambda pair: emit("pair", {"pair": pair, "part": name}),
+            )  # fmt: skip
+            return part.card() if part.decision.final else {}
 
-        card = dict(run(folder / "canary.jsonl", plan, "scene"))
-        others = (
-            other_tasks(self.catalogue, robot, request["instruction"]) if has_won(card) and self.guard_pairs else ()
-        )
-        if others:
-            guard = run(folder / "guard.jsonl", guard_plan(plan, others, self.guard_pairs), "other tasks")
-            if not guard:
-                return Verdict(False, {})
-            card["guard"] = guard
+        with contextlib.closing(trial), contextlib.closing(guard) if guard else contextlib.nullcontext():
+            card = dict(run(trial, "scene"))
+            if guard and has_won(card):
+                found = run(guard, "other tasks")
+                if not found:
+                    return Verdict(False, {})
+                card["guard"] = found
         if card and not has_won(card):
             self.book.drop(candidate)
         return Verdict(bool(card) and has_won(card), card, reason_of(card))
@@ -284,13 +282,25 @@ class SceneEngine:
         client.wait_staged([trial.plan.candidate], STAGE_S)
         run_pairs(trial, client, self.catalogue, scene=scene or self.scene, purpose="trial", stop=stop)
 
-    def _plan(self, trial_id: str, candidate: str, request: Mapping[str, Any]) -> TrialPlan:
-        first = TRIAL_SEED + _range_of(request)
-        return TrialPlan(
-            trial_id=trial_id, incumbent=request["policy"], candidate=candidate, instruction=request["instruction"],
-            rule=self.rule, start_seeds=tuple(range(first, first + self.rule.max_pairs)),
-            versions={"world_model": request["world_model"], "judge": request["judge"], "scene": request["scene"]},
-        )  # fmt: skip
+    def _declared(
+        self, candidate: str, robot: str, request: Mapping[str, Any], folder: Path
+    ) -> tuple[Trial, Trial | None]:
+        """Declare both parts of a canary before its first run, or continue them."""
+        canary, guard = folder / "canary.jsonl", folder / "guard.jsonl"
+        if not canary.exists():
+            others = other_tasks(self.catalogue, robot, request["instruction"], request["other_tasks"])
+            first = TRIAL_SEED + _range_of(request)
+            versions = {name: request[name] for name in ("world_model", "judge", "scene")}
+            plan = TrialPlan(
+                trial_id=f"canary-{folder.name}", incumbent=request["policy"], candidate=candidate,
+                instruction=request["instruction"], rule=self.rule,
+                start_seeds=tuple(range(first, first + self.rule.max_pairs)),
+                versions={**versions, "other_tasks": declared(others, self.guard_pairs)},
+            )  # fmt: skip
+            if others and self.guard_pairs and not guard.exists():
+                Trial.declare(guard, guard_plan(plan, others, self.guard_pairs), secrets.token_bytes(32)).close()
+            Trial.declare(canary, plan, secrets.token_bytes(32)).close()  # the last: where it is, both are
+        return Trial.load(canary), Trial.load(guard) if guard.exists() else None
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
         """Put it in force and remember it for this scene."""
@@ -305,7 +315,7 @@ class SceneEngine:
 
     def _request(self, folder: Path) -> dict[str, Any]:
         """What capture() wrote down; older adaptations have the trainer's scene and settings."""
-        usual = {"scene": self.scene, "seed": 0, "config": dict(self.config)}
+        usual = {"scene": self.scene, "seed": 0, "config": dict(self.config), "other_tasks": []}
         return {**usual, **json.loads((folder / "request.json").read_text())}
 
     def _recorded(self, request: Mapping[str, Any]) -> list[Any]:

@@ -9,16 +9,21 @@ from gymnast_cli.connect import json_argument
 
 
 def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare --instruction, --scene, --seed, --world-model, --judge and --config."""
+    """Declare --instruction, --scene, --seed, --world-model, --judge, --other-tasks and --config."""
     parser.add_argument("--instruction", required=True, help="what it shall do there; a task's name will do")
     parser.add_argument("--scene", default="", help="the robot's name for where it stands (default: the trainer's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--world-model", default="", metavar="ID", help="checkpoint (default: the trainer's newest)")
     parser.add_argument("--judge", default="", metavar="ID", help="checkpoint (default: the trainer's newest)")
+    parser.add_argument(
+        "--other-tasks", default="", metavar="A;B",
+        help="instructions on which the canary looks for harm (default: what the robot was seen to succeed at)",
+    )  # fmt: skip
     parser.add_argument("--config", type=json_argument, default={}, metavar="JSON|@FILE", help="of the training job")
 
 
 def scene_form(args: argparse.Namespace, robot: str) -> dict[str, str]:
     """Return these flags as the page's form takes them."""
-    texts = {name: str(getattr(args, name)) for name in ("instruction", "scene", "seed", "world_model", "judge")}
+    names = ("instruction", "scene", "seed", "world_model", "judge", "other_tasks")
+    texts = {name: str(getattr(args, name)) for name in names}
     return {"robot": robot, **texts, "config": json.dumps(args.config)}

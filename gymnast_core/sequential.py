@@ -108,17 +108,17 @@ class HarmRule:
     """When a canary on the other tasks shows that a policy does harm there; declared before its first pair.
 
     Success of every task, and of all together, is bet against "not worse than before"; alpha is shared among these
-    bets (Bonferroni). ROLL_BACK is harm shown; EXHAUSTED is none shown by the end, which excludes only so much: the
-    intervals say how much.
+    bets (Bonferroni): half of it is for all together, where a loss that is spread shows first. ROLL_BACK is harm shown;
+    EXHAUSTED is none shown by the end, which excludes only so much: the intervals say how much.
 
     Attributes:
         alpha: largest chance that a policy that is worse in no task is ever turned away.
-        pairs: of each task; tasks take turns.
+        pairs: of each task, at most; tasks take turns.
         tasks: how many there are.
     """
 
     alpha: float = 0.05
-    pairs: int = 25
+    pairs: int = 36
     tasks: int = 1
 
     def __post_init__(self) -> None:
@@ -135,8 +135,13 @@ class HarmRule:
 
     @property
     def log_bound(self) -> float:
-        """Log capital at which a bet has shown harm."""
-        return math.log((self.tasks + (self.tasks > 1)) / self.alpha)
+        """Log capital at which the bet on one task has shown harm."""
+        return math.log((2 * self.tasks if self.tasks > 1 else 1) / self.alpha)
+
+    @property
+    def log_bound_together(self) -> float:
+        """The same of the bet on all tasks together, where there are several."""
+        return math.log(2 / self.alpha)
 
     def to_json(self) -> dict[str, Any]:
         """Return the rule as JSON values."""
@@ -151,17 +156,19 @@ class HarmRule:
 
     def harmed(self, counts: Mapping[str, PairCounts]) -> str:
         """Return the task in which harm is shown, ALL_TASKS where only all together show it, "" where nothing does."""
-        bets = dict(counts)
-        if self.tasks > 1:
-            bets[ALL_TASKS] = PairCounts(
-                *(sum(getattr(one, name) for one in counts.values()) for name in ("wins", "losses", "both", "neither"))
-            )
-        worst = max(bets, key=lambda name: float(self._against(bets[name])), default="")
-        return worst if worst and self._against(bets[worst]) >= self.log_bound else ""
+        surplus = {name: _against(each) - self.log_bound for name, each in counts.items()}
+        worst = max(surplus, key=lambda name: surplus[name], default="")
+        if worst and surplus[worst] >= 0:
+            return worst
+        together = PairCounts(
+            *(sum(getattr(one, name) for one in counts.values()) for name in ("wins", "losses", "both", "neither"))
+        )
+        return ALL_TASKS if self.tasks > 1 and _against(together) >= self.log_bound_together else ""
 
-    @staticmethod
-    def _against(counts: PairCounts) -> float:
-        return float(log_capital(counts.losses, counts.ties, counts.wins))
+
+def _against(counts: PairCounts) -> float:
+    """Log capital of the bet that the candidate is worse."""
+    return float(log_capital(counts.losses, counts.ties, counts.wins))
 
 
 def log_capital(

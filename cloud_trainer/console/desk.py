@@ -352,7 +352,8 @@ def scene_request(form: Mapping[str, str]) -> SceneRequest:
         raise ConfigError(f"config is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"config must be a JSON object, got {form.get('config')!r}")
-    return SceneRequest(**texts, seed=_whole(form, "seed", 0), config=config)
+    others = tuple(name.strip() for name in form.get("other_tasks", "").split(";") if name.strip())
+    return SceneRequest(**texts, seed=_whole(form, "seed", 0), config=config, other_tasks=others)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ class SceneRequest:
         world_model, judge: checkpoint ids; empty takes the trainer's newest.
         seed: of everything random, the start states of real episodes included.
         config: settings of the training job, over the trainer's own.
+        other_tasks: instructions on which the canary looks for harm; empty: what the robot was seen to succeed at.
     """
 
     robot: str
@@ -34,6 +35,7 @@ class SceneRequest:
     judge: str = ""
     seed: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)
+    other_tasks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse requests that name no robot or say nothing, and seeds that are none."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-OPTIONS = ("world_model", "judge", "seed", "config")
+OPTIONS = ("world_model", "judge", "seed", "config", "other_tasks")
 """Of what was asked for when it began, see SceneRequest; absent where nothing was."""
 
 
@@ -59,6 +59,7 @@ class View:
     iterations: list[dict[str, Any]] = field(default_factory=list)
     candidate: str = ""
     forgetting: dict[str, Any] = field(default_factory=dict)
+    declared: dict[str, Any] = field(default_factory=dict)
     canary: list[dict[str, Any]] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)
     decided_by: str = ""
@@ -101,6 +102,8 @@ class View:
             self.stage = Stage.PREVIEW
         elif kind == "approved":
             self.stage, self.decided_by = Stage.CANARY, str(data["by"])
+        elif kind == "declared":
+            self.declared = dict(rest)
         elif kind == "pair":
             self.canary.append(dict(rest))
         elif kind == "cancel_requested":
@@ -109,5 +112,5 @@ class View:
             self.stage = Stage.REVERTED if kind == "rejected" else Stage(kind)
             self.card = dict(data.get("card", {}))
             self.reason = str(data.get("reason", "rejected by the operator" if kind == "rejected" else ""))
-        self.revision += kind not in ("job", "iteration", "pair")
+        self.revision += kind not in ("job", "iteration", "declared", "pair")
         self.history.append({"kind": kind, "at_ns": data.get("at_ns", 0), "by": data.get("by", "")})

@@ -173,7 +173,11 @@ def _log(answer: Mapping[str, Any]) -> Any:
 
 def _evaluations(answer: Mapping[str, Any]) -> Any:
     names = ("trial_id", "candidate", "incumbent", "decision", "n")
-    rows = [[card.get(name, "") for name in names] for card in answer["cards"]]
+    harmed = [(card.get("guard") or {}).get("decision") == "roll_back" for card in answer["cards"]]
+    rows = [
+        ["promote, but harm elsewhere" if harm and name == "decision" else card.get(name, "") for name in names]
+        for card, harm in zip(answer["cards"], harmed, strict=True)
+    ]
     rows += [
         [row["trial_id"], row["candidate"], row["incumbent"], f"{row['state']} {row['reason']}", row["pairs_done"]]
         for row in answer["trials"] if not row["card"]

@@ -238,12 +238,12 @@ def card_table(card: Mapping[str, Any]) -> Table:
     decision = str(card.get("decision", "")).replace("_", " ")
     shown = Table(title=f"Canary: {decision} after {card.get('n', 0)} pairs")
     shown.add_column("task")
-    for column in ("pairs", "before", "candidate", "difference [95 %]"):
+    for column in ("pairs", "before", "candidate", "difference [95 %]", "may be lost"):
         shown.add_column(column, justify="right")
     for name, row in {card.get("instruction", ""): card, **(card.get("guard") or {}).get("by_task", {})}.items():
         rates = [f"{row[key]['mean']:.0%}" for key in ("incumbent_success", "candidate_success") if key in row]
         if len(rates) == 2:
             change = row["difference"]
             interval = f"{change['mean']:+.0%} [{change['low']:+.0%}, {change['high']:+.0%}]"
-            shown.add_row(escape(name), str(row["n"]), *rates, interval)
+            shown.add_row(escape(name), str(row["n"]), *rates, interval, f"{max(0.0, -change['low']):.0%}")
     return shown

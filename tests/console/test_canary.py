@@ -10,13 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cloud_trainer.jobs.adaptation_engine import SceneRequest
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_cli.arm_trials import MOST_ATTEMPTS
+from gymnast_cli.other_tasks import may_be_lost, other_tasks
 from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.episodes import write_episode
 from gymnast_core.episodes.spool import file_digest
-from gymnast_core.errors import GymnastError
+from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.scene import SceneBook
 from gymnast_core.sequential import SequentialRule
 from gymnast_ros.sim.collect import collect
@@ -138,7 +140,8 @@ def test_a_winner_that_forgot_another_task_is_reverted_and_the_task_is_named(eng
     guard = verdict.card["guard"]
     assert (guard["decision"], set(guard["by_task"])) == ("roll_back", {"lift", "put"})
     assert guard["n"] < 30  # seen early: tasks take turns
-    assert "harm was shown on put: 100% -> 0%" in verdict.reason
+    assert "harm was shown on all tasks together: 100% -> 50%" in verdict.reason
+    assert ", most of it on put: 100% -> 0% [" in verdict.reason
     assert not set(guard["start_seeds"]) & set(verdict.card["start_seeds"])
     assert told.count("pair") == verdict.card["n"] + guard["n"]
 
@@ -147,7 +150,14 @@ def test_a_winner_that_forgot_nothing_is_kept_and_told_how_much_is_excluded(engi
     record_others(engine)
     verdict, _ = canary(engine)
     assert verdict.keep
-    assert verdict.card["guard"]["n"] == 2 * engine.engine.guard_pairs
+    guard = verdict.card["guard"]
+    assert guard["n"] == 2 * engine.engine.guard_pairs
+    assert verdict.card["versions"]["other_tasks"].startswith(
+        "after a win at most 36 pairs of each of lift, put; alpha"
+    )
+    most = {name: may_be_lost(row) for name, row in guard["by_task"].items()}
+    assert 0.05 < most["lift"] < 0.2
+    assert f"(lift {most['lift']:.0%}, put {most['put']:.0%})" in verdict.reason
     assert verdict.reason.startswith("it won here and no harm was shown on the other tasks: 100% -> 100% [-")
 
 
@@ -157,6 +167,39 @@ def test_without_pairs_for_the_other_tasks_none_is_tried(engine):
     verdict, _ = canary(engine)
     assert verdict.keep
     assert "guard" not in verdict.card
+    assert verdict.reason == (
+        "it won its canary; of the other tasks none is tried: the trainer was told so (--guard-pairs 0)"
+    )
+
+
+def test_both_parts_are_declared_before_the_first_run_and_told(engine):
+    record_others(engine)
+    told = []
+    engine.engine.canary("policy-b", "bridge-1", engine.folder, lambda *entry: told.append(entry), lambda: True)
+    (folder, runs) = (engine.folder, engine.robot.runs)
+    assert runs == 3
+    assert all((folder / f"{part}.jsonl").read_text().count("commitment") == 1 for part in ("canary", "guard"))
+    ((kind, said),) = told
+    assert (kind, said["max_pairs"], "36 pairs of each of lift, put" in said["other_tasks"]) == ("declared", 20, True)
+
+
+def test_a_task_that_appears_after_the_declaration_changes_nothing(engine):
+    engine.robot.known = set()
+    record_others(engine)  # it succeeds at nothing yet, so there is nothing to lose
+    engine.engine.canary("policy-b", "bridge-1", engine.folder, lambda *_: None, lambda: True)
+    engine.robot.known = {"lift"}
+    engine.robot.run_episode(checkpoint="policy-a", instruction="lift")
+    verdict, _ = canary(engine)
+    assert verdict.keep
+    assert "none is tried: this robot was not seen to succeed at any" in verdict.reason
+
+
+def test_the_adaptation_can_name_the_other_tasks_but_none_that_cannot_be_lost(engine):
+    record_others(engine)
+    assert other_tasks(engine.engine.catalogue, "bridge-1", "push", ("put",)) == ("put",)
+    request = SceneRequest("bridge-1", "push", other_tasks=("put", "fold"))
+    with pytest.raises(ConfigError, match=r"not seen to succeed at \['fold'\], so nothing can be lost; it was at"):
+        engine.engine.check(request)
 
 
 def test_a_canary_stopped_among_the_other_tasks_goes_on_there(engine):

@@ -41,9 +41,12 @@ def test_robots_tell_their_state_and_how_long_ago(bench, operate):
 
 def test_an_adaptation_goes_from_scene_to_kept_without_a_browser(bench, operate):
     asked = ("--scene", "evening", "--seed", "7", "--judge", "judge-a", "--config", '{"groups": 4}')
+    asked += ("--other-tasks", "push; close the drawer")
     code, view = operate("adapt", "bridge-1", "--instruction", "lift", *asked, "--wait")
     assert (code, view["stage"], view["scene"]) == (0, "ready", "evening")
-    assert bench.engine.asked == SceneRequest("bridge-1", "lift", "evening", "", "judge-a", 7, {"groups": 4})
+    assert bench.engine.asked == SceneRequest(
+        "bridge-1", "lift", "evening", "", "judge-a", 7, {"groups": 4}, ["push", "close the drawer"]
+    )
     name = view["adaptation_id"]
     code, view = operate("step", name, "train", "--minutes", "2", "--rollouts", "500", "--mode", "lora", "--wait")
     assert (code, view["stage"], view["candidate"]) == (0, "preview", "policy-candidate")

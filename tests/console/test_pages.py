@@ -221,12 +221,13 @@ def decided(path, plan, forgotten):
 def test_harm_on_another_task_is_told_on_the_adaptation_and_its_card(bench, tmp_path, monkeypatch) -> None:
     plan = TrialPlan("canary-1", "policy-a", "policy-candidate", "lift", SequentialRule(), tuple(range(100)))
     others = replace(
-        plan, trial_id="guard-1", rule=HarmRule(tasks=2), tasks=("push", "put"), start_seeds=tuple(range(50))
+        plan, trial_id="guard-1", rule=HarmRule(tasks=2), tasks=("push", "put"), start_seeds=tuple(range(72))
     )
     card = {**decided(tmp_path / "c.jsonl", plan, ()), "guard": decided(tmp_path / "g.jsonl", others, ("put",))}
     held = threading.Event()
 
     def canary(candidate, robot, folder, emit, stop):
+        emit("declared", {"max_pairs": 20, "other_tasks": "after a win at most 25 pairs of each of push, put"})
         for pair, part in enumerate(("scene", "scene", "other tasks")):
             emit("pair", {"pair": pair, "part": part})
         assert held.wait(20)
@@ -237,13 +238,17 @@ def test_harm_on_another_task_is_told_on_the_adaptation_and_its_card(bench, tmp_
     name = bench.adapt(ana, "preview")
     bench.step(ana, name, "approve")
     wait_for(lambda: len(bench.view(name).canary) == 3, "the pairs")
-    assert "2 pairs done. It won here; 1 pair on the other tasks so far" in ana.get(f"/adapt/{name}").text
+    page = ana.get(f"/adapt/{name}").text
+    assert "2 pairs done. It won here; 1 pair on the other tasks so far" in page
+    assert "here at most 20 pairs; of the other tasks after a win at most 25 pairs of each of push, put." in page
     held.set()
     bench.until(name, "reverted")
     assert "harm was shown on put: 100% -&gt; 0% [" in ana.get(f"/adapt/{name}").text
     page = ana.get("/evaluations/canary-1").text
     assert page.count("harm shown") == 1
     assert "<td>put</td>" in page
+    assert page.count("won here, harm elsewhere") == 1
+    assert "won here, harm elsewhere" in ana.get("/evaluations").text
     assert not bench.desk.checkpoints.has_won("policy-candidate")
 
 

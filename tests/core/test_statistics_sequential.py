@@ -148,6 +148,12 @@ def test_harm_spread_over_the_tasks_shows_in_all_of_them_together():
     assert HarmRule(pairs=25).harmed({"lift": counts_of(0, 4, 10)}) == ""
 
 
+def test_half_of_alpha_is_for_all_tasks_together():
+    rule = HarmRule(alpha=0.05, tasks=3)
+    assert math.exp(-rule.log_bound_together) + 3 * math.exp(-rule.log_bound) == pytest.approx(0.05)
+    assert math.exp(-HarmRule(alpha=0.05).log_bound) == pytest.approx(0.05)
+
+
 def test_without_harm_it_goes_on_to_the_declared_end():
     rule = HarmRule(pairs=10, tasks=2)
     assert rule.decide({"lift": counts_of(1, 1, 8), "push": counts_of(0, 0, 9)}) is Decision.CONTINUE

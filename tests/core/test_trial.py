@@ -209,7 +209,7 @@ def test_tasks_take_turns_and_harm_in_one_of_them_ends_the_trial(tmp_path):
     assert asked[:8] == ["push", "push", "put", "put", "drawer", "drawer", "push", "push"]
     card = trial.card()
     assert card["decision"] == "roll_back"
-    assert card["by_task"]["drawer"]["counts"]["losses"] == card["by_task"]["drawer"]["n"] == 9
+    assert card["by_task"]["drawer"]["counts"]["losses"] == card["by_task"]["drawer"]["n"] == 7
     assert card["by_task"]["push"]["difference"]["mean"] == 0
     assert not has_won({"decision": "promote", "guard": card})
     trial.close()
