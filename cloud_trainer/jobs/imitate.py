@@ -12,17 +12,11 @@ from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import join_scored
 from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.practice import Dream, grpo_config, lineage_of, lora_of, trusted_dream
-from cloud_trainer.jobs.reinforce import (
-    at_most,
-    ground_of,
-    imagined_groups,
-    judge_maker,
-    novel_beginnings,
-    tell_other_tasks,
-)
-from cloud_trainer.jobs.settings import TOLD_STARTS, PipelineConfig
+from cloud_trainer.jobs.reinforce import ground_of, imagined_groups, judge_maker, tell_other_tasks, told_starts
+from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.train import Sampler
 from cloud_trainer.sft.trainer import train_sft
+from cloud_trainer.world_model.compact_data import Clips
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
@@ -56,10 +50,9 @@ def imitate(job: Job) -> dict[str, Any]:
         told: dict[str, Any] = {"register": []}
     else:
         dream = trusted_dream(job, config)
-        starts = TOLD_STARTS if config.forgetting_starts is None else config.forgetting_starts
-        held_out = at_most(dream.parts["audit"], starts)
+        held_out = told_starts(config, dream)
         won = [episode for episode in won if episode.episode_id not in held_out.episode_ids]
-        imagined, lineage = _imagined(job, config, dream)
+        imagined, lineage = _imagined(job, config, dream, held_out)
         candidate = _fine_tuned(job, config, won, lineage, imagined)
         tell_other_tasks(job, config, dream, held_out, [candidate])
         told = {**_of_dream(dream), "imagined_successes": len(imagined[1])}
@@ -99,13 +92,13 @@ def _fine_tuned(
     return {"id": read_manifest(out).id, "iteration": sft.iterations, "folder": str(out)}
 
 
-def _imagined(job: Job, config: PipelineConfig, dream: Dream) -> tuple[Imagined, dict[str, Any]]:
+def _imagined(job: Job, config: PipelineConfig, dream: Dream, held_out: Clips) -> tuple[Imagined, dict[str, Any]]:
     """Rollouts with their successes, and what the manifest says of where they were dreamt."""
     grpo = grpo_config(job, config)
-    novel, told = novel_beginnings(dream.starts, dream.parts["world_model"], config, seed=job.seed)
+    ground, told = ground_of(job, config, dream, held_out)
     judge = judge_maker(job, config, dream.judge, dream.judge_folder)
     policy: Any = load_trainable(job.checkpoints["policy"], temperature=grpo.temperature)
-    with imagined_groups(job, config, [ground_of(dream, config, novel)], judge, grpo) as sampler:
+    with imagined_groups(job, config, [ground], judge, grpo) as sampler:
         imagined = imagined_successes(sampler, policy, grpo, rounds=config.imagined_rounds)
     lineage = lineage_of(dream.world, dream.judge, dream.passed, dream.parts.values(), config)
     return imagined, {"starts": lineage.pop("episodes"), **lineage, **told}  # "episodes" are those that were imitated

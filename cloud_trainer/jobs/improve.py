@@ -6,15 +6,8 @@ from typing import Any
 
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.practice import grpo_config, lineage_of, result_of, trusted_dream
-from cloud_trainer.jobs.reinforce import (
-    at_most,
-    ground_of,
-    judge_maker,
-    novel_beginnings,
-    reinforce,
-    tell_other_tasks,
-)
-from cloud_trainer.jobs.settings import TOLD_STARTS, PipelineConfig
+from cloud_trainer.jobs.reinforce import ground_of, judge_maker, reinforce, tell_other_tasks, told_starts
+from cloud_trainer.jobs.settings import PipelineConfig
 
 
 def improve(job: Job) -> dict[str, Any]:
@@ -32,14 +25,14 @@ def improve(job: Job) -> dict[str, Any]:
     """
     config = PipelineConfig.of(job.spec.get("config", {}))
     dream = trusted_dream(job, config)
-    novel, told = novel_beginnings(dream.starts, dream.parts["world_model"], config, seed=job.seed)
+    held_out = told_starts(config, dream)
+    ground, told = ground_of(job, config, dream, held_out)
     training = reinforce(
-        job, config, [ground_of(dream, config, novel)], judge_maker(job, config, dream.judge, dream.judge_folder),
+        job, config, [ground], judge_maker(job, config, dream.judge, dream.judge_folder),
         grpo_config(job, config), candidate_every=config.candidate_every,
         lineage=lineage_of(dream.world, dream.judge, dream.passed, dream.parts.values(), config) | told,
     )  # fmt: skip
     count = sum(len(part) for part in dream.parts.values())
     result = result_of(job, training, dream.world_model, dream.judge_folder, dream.passed, count)
-    starts = TOLD_STARTS if config.forgetting_starts is None else config.forgetting_starts
-    tell_other_tasks(job, config, dream, at_most(dream.parts["audit"], starts), result["candidates"])
+    tell_other_tasks(job, config, dream, held_out, result["candidates"])
     return {**result, "world_model_kept": dream.kept}

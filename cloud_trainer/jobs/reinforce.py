@@ -15,7 +15,7 @@ from cloud_trainer.jobs.grpo_job import GrpoJob
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.pieces import Ground, Recipe
 from cloud_trainer.jobs.practice import Dream, lora_of, practice_judge
-from cloud_trainer.jobs.settings import PipelineConfig
+from cloud_trainer.jobs.settings import TOLD_STARTS, PipelineConfig
 from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
 from cloud_trainer.jobs.start_states import novel_starts
 from cloud_trainer.jobs.train import Anchor, Sampler, Training, left_by
@@ -88,10 +88,24 @@ def imagined_groups(
         yield ShardedSampler(pool, grounds, grpo)
 
 
-def ground_of(dream: Dream, config: PipelineConfig, novel: Sequence[StartState]) -> Ground:
-    """Where practice in a trusted dream takes place."""
+def ground_of(job: Job, config: PipelineConfig, dream: Dream, held_out: Clips) -> tuple[Ground, dict[str, Any]]:
+    """Return where practice in a trusted dream takes place, and what lineage says of the new starts.
+
+    Nothing begins at a held-out episode: from there candidates are told on, see tell_other_tasks().
+    """
+    apart = set(held_out.episode_ids)
+    starts, keyframes = (
+        [start for start in recorded if start.episode_id not in apart] for recorded in (dream.starts, dream.keyframes)
+    )
+    novel, told = novel_beginnings(starts, dream.parts["world_model"], config, seed=job.seed)
     again = functools.partial(load_world, dream.world_model, config.dream)
-    return Ground(at_hand(config, dream.world, again), [*dream.starts, *novel], dream.keyframes)
+    return Ground(at_hand(config, dream.world, again), [*starts, *novel], keyframes), told
+
+
+def told_starts(config: PipelineConfig, dream: Dream) -> Clips:
+    """Return the episodes that candidates are dreamt from beside their parent."""
+    most = TOLD_STARTS if config.forgetting_starts is None else config.forgetting_starts
+    return at_most(dream.parts["audit"], most)
 
 
 def judge_maker(job: Job, config: PipelineConfig, judge: Judge, checkpoint: Path) -> Callable[[], Judge]:

@@ -8,6 +8,8 @@ import pytest
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
+from cloud_trainer.jobs.practice import trusted_dream
+from cloud_trainer.jobs.reinforce import ground_of, told_starts
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
@@ -111,10 +113,21 @@ def test_practice_in_new_scenes_and_words_is_in_the_lineage(material, tmp_path):
     with OpenAiServer(parity) as server:
         novel = {"scenes": 3, "edits": ["change_light", "change_background"], "instructions": 2}
         result = improve(job_of(material, tmp_path, config={**QUICK, "novel": novel, "judge": endpoint(server)}))
-    made = read_manifest(Path(result["candidates"][-1]["folder"])).lineage["novel_starts"]
+    made = made_from(result)["novel_starts"]
     assert [[edit["edit"] for edit in row["edits"]] for row in made[:3]] == [["change_light", "change_background"]] * 3
     assert [row["instruction"]["how"] for row in made[3:]] == ["template"] * 2
     assert all(row["episode"] for row in made)
+
+
+def test_nothing_begins_where_candidates_are_told_on(material, tmp_path):
+    job, config = job_of(material, tmp_path), PipelineConfig.of({**QUICK, "forgetting_starts": 2})
+    dream = trusted_dream(job, config)
+    held_out = told_starts(config, dream)
+    ground, _ = ground_of(job, config, dream, held_out)
+    began, audited = {start.episode_id for start in ground.starts}, set(dream.parts["audit"].episode_ids)
+    assert 0 < len(held_out) <= 4
+    assert set(held_out.episode_ids) <= audited
+    assert began == {start.episode_id for start in dream.starts} - set(held_out.episode_ids)
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
