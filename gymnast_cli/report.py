@@ -182,7 +182,28 @@ def _ttt_rows(ttt: Mapping[str, Any]) -> list[Comparison]:
 
 
 def _ttt_note(ttt: Mapping[str, Any]) -> str:
-    """One honest sentence on what test-time training did here and elsewhere."""
+    """What was decided, and one honest sentence on what test-time training did here and elsewhere."""
+    return " ".join(words for words in (_collected_words(ttt), _canary_words(ttt), _measured_words(ttt)) if words)
+
+
+def _collected_words(ttt: Mapping[str, Any]) -> str:
+    real = (ttt.get("trust") or {}).get("real_episodes_here")
+    return f"The trust check looked at {real} real episodes recorded there." if real is not None else ""
+
+
+def _canary_words(ttt: Mapping[str, Any]) -> str:
+    """What the arm decided, or why it was not asked."""
+    if not (card := ttt.get("canary") or {}):
+        return f"Nothing was tried on the arm: {ttt['reason']}." if ttt.get("reason") else ""
+    change, kept = card["difference"], "kept for this scene" if ttt.get("kept") else "not kept"
+    return (
+        f"The canary on the arm said {card['decision'].replace('_', ' ')} after {card['n']} pairs "
+        f"({points(change['mean'])} points, 95 % interval {points(change['low'])} to {points(change['high'])}): the "
+        f"candidate was {kept}."
+    )
+
+
+def _measured_words(ttt: Mapping[str, Any]) -> str:
     rows = {row.name: row for row in _ttt_rows(ttt)}
     if "the new scene" not in rows:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gymnast_cli.connect import json_argument
@@ -43,7 +44,9 @@ def engine_for(service: Service, args: argparse.Namespace, shelf: Shelf) -> Scen
     from gymnast_core.scene import SceneBook
     from gymnast_core.sequential import HarmRule, SequentialRule
 
-    rule = SequentialRule(max_pairs=args.canary_pairs) if args.canary_pairs else SequentialRule()
+    rule = SequentialRule()
+    if args.canary_pairs:
+        rule = replace(rule, max_pairs=args.canary_pairs, min_pairs=min(args.canary_pairs, rule.min_pairs))
     return SceneEngine(
         connect=lambda name: OrderedRobot(service.orders, service.robots, TENANT, name), jobs=service.jobs,
         catalogue=service.episodes_of(TENANT), shelf=shelf, book=SceneBook(args.folder / "console" / "scenes.json"),

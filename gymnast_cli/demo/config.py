@@ -26,9 +26,10 @@ class DemoConfig:
         collect_seeds: on-policy episodes per task and round.
         ttt_scene: the unseen scene of test-time training.
         ttt_task: what is asked for there.
-        ttt_collect: real episodes collected in the scene before training (the operator's "collect a few first").
+        ttt_collect: real episodes collected in the scene at most, where its trust check asks for them.
         ttt_seeds: start states for before and after in the scene, and per other task in the standard scene.
         ttt_budget_s: deadline of the adaptation job.
+        ttt_pairs: of its canary on the arm, at most.
         job: overrides of the training job's configuration (cloud_trainer.jobs.settings.PipelineConfig).
     """
 
@@ -45,6 +46,7 @@ class DemoConfig:
     ttt_collect: int = 40
     ttt_seeds: int = 40
     ttt_budget_s: float = 120.0
+    ttt_pairs: int = 40
     job: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class DemoConfig:
             "candidate_every": 1,
             "groups": 4,
             "check": False,
+            "scene_episodes": 4,
         }
         return replace(
             self,
@@ -73,5 +76,6 @@ class DemoConfig:
             ttt_collect=4,
             ttt_seeds=1,
             ttt_budget_s=60.0,
+            ttt_pairs=2,
             job=job,
         )

@@ -9,18 +9,20 @@ from types import TracebackType
 from typing import Any
 
 from cloud_trainer.service import enroll
-from gymnast_cli.adapt import AdaptOutcome, AdaptTrial, test_time_train, try_adaptation
+from gymnast_cli.commands.ttt import progress
 from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
-from gymnast_cli.demo.seeds import ROUNDS_PER_RUN, choosing_seeds, collecting_seeds, evaluation_seeds
+from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_cli.jobs import follow
 from gymnast_cli.results import Trials, trials_of
 from gymnast_cli.stages import Advance, shown
 from gymnast_core.errors import CheckpointError
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
-from gymnast_ros.uplink import Identity, JobsClient
+from gymnast_ros.uplink import ConsoleClient, Identity, JobsClient
+from gymnast_ros.uplink.adaptation import Adaptation, Terms
 
+NAME = "sim-0"
 REPLAYED = 15
 """Start states per task of an evaluation that are recorded, so that the trainer dreams them again: its ledger of real
 against imagined success."""
@@ -34,8 +36,11 @@ def free_domain() -> int:
 class Robot:
     """A started robot."""
 
-    def __init__(self, graph: Graph, client: GraphClient, jobs: JobsClient, store: Path, seed: int) -> None:
-        self._graph, self._client, self._jobs, self._store, self._seed = graph, client, jobs, store, seed
+    def __init__(
+        self, graph: Graph, client: GraphClient, jobs: JobsClient, page: ConsoleClient, store: Path, seed: int
+    ) -> None:
+        self._graph, self._client, self._jobs, self._page = graph, client, jobs, page
+        self._store, self._seed = store, seed
 
     @staticmethod
     def start(folder: Path, trainer: str, policy: Path, *, seed: int, domain_id: int) -> Robot:
@@ -49,10 +54,10 @@ class Robot:
             domain_id: DDS domain of the graph.
         """
         ca = folder / "trainer" / "ca"
-        identity = enroll(ca, "sim-0", "robot", out=folder / "identities" / "robot")
-        operator = enroll(ca, "demo", "operator", out=folder / "identities" / "operator")
+        identity = enroll(ca, NAME, "robot", out=folder / "identities" / "robot")
+        operator = Identity.load(enroll(ca, "demo", "operator", out=folder / "identities" / "operator"))
         config = GraphConfig(
-            robot="sim", folder=folder / "robot", robot_name="sim-0", domain_id=domain_id, trainer=trainer,
+            robot="sim", folder=folder / "robot", robot_name=NAME, domain_id=domain_id, trainer=trainer,
             identity=identity, policy=str(policy), orders=True,
         )  # fmt: skip
         graph = Graph(config)
@@ -60,7 +65,8 @@ class Robot:
         client = GraphClient(domain_id=domain_id)
         client.__enter__()
         client.wait_ready(timeout_s=60.0)
-        return Robot(graph, client, JobsClient(trainer, Identity.load(operator)), folder / "robot" / "store", seed)
+        jobs, page = JobsClient(trainer, operator), ConsoleClient(trainer, operator)
+        return Robot(graph, client, jobs, page, folder / "robot" / "store", seed)
 
     def __enter__(self) -> Robot:
         """Started already."""
@@ -83,6 +89,7 @@ class Robot:
         tasks: Sequence[str] = TASKS,
         scene: str = "standard",
         round_number: int = 0,
+        replayed: int = REPLAYED,
     ) -> dict[str, Trials]:
         """Run every version greedily from the same start states; returns version -> trials.
 
@@ -94,6 +101,7 @@ class Robot:
             tasks: names.
             scene: name of the scene.
             round_number: separates the choosing ranges of several rounds.
+            replayed: see REPLAYED.
         """
         seeds = (
             evaluation_seeds(self._seed, count)
@@ -117,7 +125,7 @@ class Robot:
             )
             rows.extend(result["episodes"])
 
-        recorded = min(REPLAYED, count) if purpose == "evaluation" else 0
+        recorded = min(replayed, count) if purpose == "evaluation" else 0
         if recorded:
             run(0, recorded, True)
         if count > recorded:
@@ -155,33 +163,19 @@ class Robot:
         trials = self.evaluate(versions, "choosing", config.choosing_seeds, advance, round_number=round_number)
         return best_of(trials)
 
-    def adapt(self, spec: Mapping[str, Any], config: DemoConfig, advance: Advance) -> AdaptOutcome:
-        """Test-time training in the configured scene; see gymnast_cli.adapt."""
-        return test_time_train(
-            self._client,
-            spec=spec,
-            scene=config.ttt_scene,
-            task=config.ttt_task,
-            collect=config.ttt_collect,
-            seed_start=collecting_seeds(self._seed, ROUNDS_PER_RUN - 1, config.ttt_collect).start,
-            advance=advance,
-            temperature_seed=self._seed,
-        )
+    def adapt(self, asked: Mapping[str, str], config: DemoConfig, advance: Advance) -> Adaptation:
+        """Look at the scene, collect what its trust check asks for, practise: up to the preview, or why not.
 
-    def try_adapted(self, current: str, adapted: str, config: DemoConfig, advance: Advance) -> AdaptTrial:
-        """Evaluate the adapted policy in its scene and on the other tasks, against the version in force."""
-        return try_adaptation(
-            self._client,
-            current=current,
-            candidate=adapted,
-            folder_of=self.checkpoint,
-            scene=config.ttt_scene,
-            task=config.ttt_task,
-            other_tasks=[task for task in TASKS if task != config.ttt_task],
-            seed_start=evaluation_seeds(self._seed, config.ttt_seeds).start,
-            seed_count=config.ttt_seeds,
-            advance=advance,
-        )
+        Args:
+            asked: the page's form but for the robot.
+            config: of the demo.
+            advance: told what the adaptation does.
+        """
+        form = {**asked, "robot": NAME}
+        adaptation = Adaptation.begin(self._page, form, tell=lambda view: advance(*progress(view)))
+        budget = {"minutes": str(config.ttt_budget_s / 60), "rollouts": str(10**9), "mode": "full"}
+        adaptation.drive(Terms(config.ttt_collect, budget), approve=lambda view: None)
+        return adaptation
 
     def swap(self, version: str) -> None:
         """Make a staged version the one in force, at an episode boundary."""

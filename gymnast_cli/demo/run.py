@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ from rich.table import Table
 
 from cloud_trainer.jobs.ledger import CalibrationLedger
 from gymnast_cli.commands.serve import LEDGER
-from gymnast_cli.demo.config import DemoConfig
+from gymnast_cli.commands.ttt import progress
+from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.film import film
 from gymnast_cli.demo.graph import Robot, free_domain
 from gymnast_cli.demo.trainer_process import trainer_process
 from gymnast_cli.pretrain import pretrain
 from gymnast_cli.report import write_report
 from gymnast_cli.results import Trials, counts, difference
-from gymnast_cli.stages import Stages
+from gymnast_cli.stages import Advance, Stages
 from gymnast_core.manifest import read_manifest
+from gymnast_ros.uplink.adaptation import Terms
 
 
 @dataclass
@@ -79,7 +81,8 @@ class Demo:
 
     def run(self) -> None:
         """Run every stage."""
-        with trainer_process(self.folder / "trainer", list(self.kinds.values())) as address:
+        options = ("--console-port", "0", "--canary-pairs", str(self.config.ttt_pairs))
+        with trainer_process(self.folder / "trainer", list(self.kinds.values()), options=options) as address:
             with self.stages.stage("start trainer and robot") as advance:
                 advance(0, 2, "trainer")
                 robot = Robot.start(
@@ -134,24 +137,40 @@ class Demo:
         self.media_folders.append(Path(job["folder"]))
 
     def _test_time_training(self, robot: Robot) -> None:
+        """The trainer's own adaptation, as an operator would have it; then what it did, by the simulator's label."""
         config, current = self.config, self.chain.policy
+        job = {**config.job, "forgetting": 1.0}  # told, not decided by: the arm tries the other tasks next
+        asked = {
+            "instruction": config.ttt_task, "scene": config.ttt_scene, "seed": str(config.seed),
+            "world_model": self.chain.world_model, "judge": self.chain.judge, "config": json.dumps(job),
+        }  # fmt: skip
         with self.stages.stage("test-time training in an unseen scene") as advance:
-            job = {**config.job, "forgetting": 1.0}  # told, not decided by: the robot tries the other tasks next
-            spec = self._spec(99) | {"budget_s": config.ttt_budget_s, "config": job}
-            adapted = robot.adapt(spec, config, advance)
-        ttt: dict[str, Any] = {"scene_name": config.ttt_scene, "task": config.ttt_task, "reason": adapted.reason}
-        if adapted.candidate is not None:
+            adaptation = robot.adapt(asked, config, advance)
+        view = adaptation.view()
+        if view["stage"] == "preview":
+            with self.stages.stage("canary on the arm") as advance:
+                adaptation.tell = lambda view: advance(*progress(view))
+                view = adaptation.drive(Terms(), approve=lambda view: True)
+        self.result["ttt"] = ttt = {
+            "scene_name": config.ttt_scene, "task": config.ttt_task, "stage": view["stage"], "reason": view["reason"],
+            "kept": view["stage"] == "kept", "policy": view["candidate"], "trust": view["trust"].get("figures", {}),
+            "forgetting": view["forgetting"], "canary": view["card"],
+        }  # fmt: skip
+        if view["card"]:
             with self.stages.stage("evaluate there, and everywhere else") as advance:
-                trial = robot.try_adapted(current, adapted.candidate, config, advance)
-            ttt |= {
-                "scene": trial.scene,
-                "other_tasks": trial.other_tasks,
-                "policy": adapted.candidate,
-                "kept": trial.kept,
-                "reason": trial.reason,
-                "audit": adapted.job["audit"],
-            }
-        self.result["ttt"] = ttt
+                ttt |= self._measured(robot, [current, view["candidate"]], advance)
+
+    def _measured(self, robot: Robot, versions: Sequence[str], advance: Advance) -> dict[str, Any]:
+        """Before and after on the same starts: the task in the scene, the other tasks at home."""
+        config, parts = self.config, {}
+        others = [task for task in TASKS if task != config.ttt_task]
+        for name, tasks, scene in (("scene", [config.ttt_task], config.ttt_scene), ("other_tasks", others, "standard")):
+            found = robot.evaluate(
+                versions, "evaluation", config.ttt_seeds, advance, tasks=tasks, scene=scene, replayed=0
+            )  # fmt: skip
+            before, after = (found[version] for version in versions)
+            parts[name] = {"before": counts(before), "after": counts(after), "difference": difference(before, after)}
+        return parts
 
     def write(self) -> None:
         """Write result.json and, once there is an after, report.html."""

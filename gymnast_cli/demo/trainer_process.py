@@ -16,7 +16,7 @@ from gymnast_core.errors import TransientBridgeError
 
 @contextlib.contextmanager
 def trainer_process(
-    folder: Path, imports: Sequence[Path], *, options: Sequence[str] = ("--no-console",), timeout_s: float = 60.0
+    folder: Path, imports: Sequence[Path], *, options: Sequence[str] = (), timeout_s: float = 60.0
 ) -> Iterator[str]:
     """Run a trainer over `folder` and yield its address; it ends with the block.
 

@@ -57,7 +57,7 @@ class Adaptation:
         stopped: threading.Event | None = None, poll_s: float = POLL_S,
     ) -> None:  # fmt: skip
         self.adaptation_id = adaptation_id
-        self._page, self._tell, self._poll_s = page, tell, poll_s
+        self._page, self.tell, self._poll_s = page, tell, poll_s
         self._stopped = stopped or threading.Event()
         self._told: View = {}
 
@@ -90,7 +90,7 @@ class Adaptation:
                 self._stopped.wait(self._poll_s)
         if view != self._told:
             self._told = view
-            self._tell(view)
+            self.tell(view)
         return view
 
     def step(self, name: str, view: View, **values: str) -> None:

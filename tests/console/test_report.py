@@ -101,6 +101,17 @@ def test_test_time_training_that_forgets_elsewhere_is_said_to(tmp_path):
     assert "The other tasks got worse" in page
 
 
+def test_what_the_canary_decided_or_why_there_was_none_is_said(tmp_path):
+    card = {"decision": "roll_back", "n": 12, "difference": {"mean": -0.25, "low": -0.5, "high": -0.02}}
+    ttt = {**RESULT["ttt"], "canary": card, "kept": False, "trust": {"real_episodes_here": 31}}
+    page = page_of(tmp_path, {**RESULT, "ttt": ttt})
+    assert "31 real episodes recorded there" in page
+    assert "said roll back after 12 pairs (−25.0 points, 95 % interval −50.0 to −2.0)" in page
+    assert "the candidate was not kept" in page
+    page = page_of(tmp_path, {**RESULT, "ttt": {"reason": "agreement 0.40 is below 0.70", "canary": {}}})
+    assert "Nothing was tried on the arm: agreement 0.40 is below 0.70." in page
+
+
 def test_real_successes_appear_beside_the_imagined_curve(tmp_path):
     curve = [{"iteration": 0, "reward": 0.3}, {"iteration": 5, "reward": 0.6, "real": {"successes": 30, "n": 60}}]
     page = page_of(tmp_path, {**RESULT, "imagined_reward": {"round 1": curve, "round 2": [0.4, 0.5]}})
