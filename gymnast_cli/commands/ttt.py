@@ -53,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Begin, follow, decide; 0 when it was kept, 3 when not."""
-    from gymnast_ros.uplink.adaptation import Adaptation, Terms
+    from gymnast_ros.uplink.adaptation import Adaptation, Terms, begin
 
     budget = {name: str(getattr(args, name)) for name in BUDGET if getattr(args, name) is not None}
     with console_client(args) as page, Screen(console) as screen:
         robot = args.robot or only_robot(page)
-        adaptation = Adaptation.begin(page, scene_form(args, robot), tell=screen.show)
+        adaptation = Adaptation(page, begin(page, scene_form(args, robot)), tell=screen.show)
         operator = Operator(args, console, page, screen)
         try:
             view = adaptation.drive(Terms(args.collect, budget), approve=operator.approve, reuse=operator.reuse)

@@ -20,7 +20,7 @@ from gymnast_core.errors import CheckpointError
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.uplink import ConsoleClient, Identity, JobsClient
-from gymnast_ros.uplink.adaptation import Adaptation, Terms
+from gymnast_ros.uplink.adaptation import Adaptation, Terms, begin
 
 NAME = "sim-0"
 REPLAYED = 15
@@ -172,7 +172,7 @@ class Robot:
             advance: told what the adaptation does.
         """
         form = {**asked, "robot": NAME}
-        adaptation = Adaptation.begin(self._page, form, tell=lambda view: advance(*progress(view)))
+        adaptation = Adaptation(self._page, begin(self._page, form), tell=lambda view: advance(*progress(view)))
         budget = {"minutes": str(config.ttt_budget_s / 60), "rollouts": str(10**9), "mode": "full"}
         adaptation.drive(Terms(config.ttt_collect, budget), approve=lambda view: None)
         return adaptation

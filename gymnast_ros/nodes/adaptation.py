@@ -1,235 +1,204 @@
-"""Test-time training over the graph: rollout asks, the bridge carries it to its trainer and brings the answer back.
+"""Test-time training asked for at the robot: the trainer's own adaptation, begun and followed in the robot's name.
 
-Both ends speak latched JSON, so that either node may die and come back: the request keeps its run id, which is the
-job's idempotency key, and a bridge that starts again finds the same job.
-
-| topic | from | what |
-|---|---|---|
-| rollout/adaptation_request | rollout | {run_id, spec, cancel}; an empty run id when nothing is wanted |
-| bridge/adaptation | bridge | {run_id, state, stage, done, total, metrics, job_id, candidate, reason, result} |
+The trainer runs it as it runs one that an operator began on its page: it orders episodes of this robot, hence
+take_orders. The call is the consent to those and to practice within the parameters; the candidate reaches the arm only
+after a second call, an operator's word on the page, or with ttt_approve.
 """
 
 from __future__ import annotations
 
+import json
 import threading
-import time
+import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from rclpy.node import Node
-from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from gymnast_core.errors import GymnastError, TransientBridgeError
-from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.runtime import LatchedJson
-from gymnast_ros.uplink import JobsClient
+from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.uplink import ConsoleClient
+from gymnast_ros.uplink.adaptation import Adaptation, Terms, View, begin
 
-REQUEST = "rollout/adaptation_request"
-ANSWER = "bridge/adaptation"
-ENDED = ("ready", "refused", "failed", "cancelled")
-"""Final states: a candidate is staged; there is none and why; the trainer failed; somebody ended it."""
+KIND = "test_time_train"
+MODES = ("", "full", "lora")
+CANCEL_S = 60.0
+POLL_S = 0.5
+BUDGET = ("minutes", "rollouts", "money", "mode")
+ASKED = ("instruction", "scene", "seed", "world_model", "judge", "config")
 
-MODES = ("full", "lora")
-ACCEPT_S = 30.0
-SHIP_S = 300.0
-STAGE_S = 300.0
-POLL_S = 0.2
-REFUSAL = "NotTrustedError: "
 
-Answer = Mapping[str, Any]
+def declare(settings: Settings) -> None:
+    """The parameters of the service, with their meaning."""
+    add = settings.declare
+    add("ttt_instruction", "", "test_time_train: what the arm shall do here; a task's name will do")
+    add("ttt_scene", "", "test_time_train: name of the scene it stands in; empty is the trainer's usual")
+    add("ttt_collect", 40, "test_time_train: real episodes at most, where the trust check asks for them", low=0,
+        high=1000)  # fmt: skip
+    add("ttt_minutes", 10.0, "test_time_train: budget of the practice", low=0.01, high=1440.0)
+    add("ttt_rollouts", 5000, "test_time_train: budget in imagined rollouts", low=1, high=10**9)
+    add("ttt_money", 5.0, "test_time_train: budget in the trainer's currency", low=0.01, high=1e6)
+    add("ttt_mode", MODES[0], "test_time_train: the whole policy, or a small adapter; empty is the trainer's usual",
+        choices=MODES)  # fmt: skip
+    add("ttt_approve", False, "test_time_train: let the candidate onto the arm unasked, for its canary")
+    add("ttt_seed", 0, "test_time_train: of everything random", low=0, high=2**53)
+    add("ttt_config", "{}", "test_time_train: JSON settings of the training job", check=_json_error)
+    add("ttt_world_model", "", "test_time_train: checkpoint id; empty is the trainer's newest")
+    add("ttt_judge", "", "test_time_train: checkpoint id; empty is the trainer's newest")
 
 
 class AdaptationDesk:
-    """The rollout node's end: publishes a request and waits for what becomes of it.
+    """The services test_time_train and cancel_test_time_train of the bridge node.
 
     Args:
-        node: the rollout node.
+        node: the bridge node; adds the services to it.
+        settings: with declare()'s parameters, robot_name and take_orders.
+        page: of the trainer, in this robot's own name.
+        changed: called when status() has news.
+        result: latches what became of a call.
     """
 
-    def __init__(self, node: Node) -> None:
-        self._topic = LatchedJson(node, REQUEST)
-        self._changed = threading.Condition()
-        self._answer: dict[str, Any] = {}
-        node.create_subscription(String, ANSWER, self._hear, topics.LATCHED)
-
-    def _hear(self, message: String) -> None:
-        with self._changed:
-            self._answer = messages.from_json(message)
-            self._changed.notify_all()
-
-    def train(
-        self, run_id: str, spec: Mapping[str, Any], *, cancelled: Callable[[], bool], progress: Callable[[Answer], None]
-    ) -> Answer:
-        """Have a policy adapted; returns the final answer.
-
-        Args:
-            run_id: idempotency key of the job.
-            spec: of the adapt job.
-            cancelled: asked several times a second; then the job is cancelled, and its end waited for.
-            progress: told every answer.
-
-        Raises:
-            TransientBridgeError: the bridge node does not take the request.
-        """
-        self._topic.publish({"run_id": run_id, "spec": dict(spec), "cancel": False})
-        try:
-            return self._wait(run_id, spec, cancelled, progress)
-        finally:
-            self._topic.publish({"run_id": "", "spec": {}, "cancel": False})
-
-    def _wait(
-        self,
-        run_id: str,
-        spec: Mapping[str, Any],
-        cancelled: Callable[[], bool],
-        progress: Callable[[Answer], None],
-    ) -> Answer:
-        accept_until = time.monotonic() + ACCEPT_S
-        told: dict[str, Any] = {}
-        while True:
-            with self._changed:
-                self._changed.wait(POLL_S)
-                answer = dict(self._answer)
-            if answer.get("run_id") != run_id:
-                if time.monotonic() > accept_until:
-                    raise TransientBridgeError(f"the bridge node took no request within {ACCEPT_S:.0f} s; is it up?")
-                continue
-            if answer != told:
-                told = answer
-                progress(answer)
-            if answer["state"] in ENDED:
-                return answer
-            if cancelled():
-                self._topic.publish({"run_id": run_id, "spec": dict(spec), "cancel": True})
-
-
-class Held(Protocol):
-    """Of the robot's store: what is asked here."""
-
-    def held(self) -> list[str]:
-        """Return the ids of the checkpoints on this robot."""
-        ...
-
-
-class AdaptationCourier:
-    """The bridge node's end: ships what was recorded, submits, follows, and waits until the result is staged.
-
-    Args:
-        node: the bridge node.
-        jobs: of the trainer, in this robot's own name.
-        flush: waits until every episode is at the trainer; False when the time is over.
-        store: of this robot.
-    """
-
-    def __init__(self, node: Node, jobs: JobsClient, flush: Callable[[float], bool], store: Held) -> None:
-        self._jobs, self._flush, self._store = jobs, flush, store
-        self._topic = LatchedJson(node, ANSWER)
-        self._lock = threading.Lock()
-        self._answer: dict[str, Any] = {"run_id": "", "state": ""}
+    def __init__(
+        self, node: Node, settings: Settings, page: ConsoleClient, *, changed: Callable[[], None],
+        result: Callable[[Mapping[str, Any]], None],
+    ) -> None:  # fmt: skip
+        self._node, self._settings, self._page = node, settings, page
+        self._changed, self._result = changed, result
         self._thread: threading.Thread | None = None
-        self._cancel, self._closing = threading.Event(), threading.Event()
-        self._say()
-        node.create_subscription(String, REQUEST, self._hear, topics.LATCHED)
+        self._busy = False
+        self._stopped, self._approved = threading.Event(), threading.Event()
+        self._cancelled = False
+        self._view: View = {}
+        for name, answer in ((KIND, self._call), (f"cancel_{KIND}", self._cancel)):
+            node.create_service(Trigger, f"~/{name}", partial(_answer, answer))
 
     def close(self) -> None:
-        """Stop following; the job goes on, and the next bridge finds it."""
-        self._closing.set()
+        """Stop following; the adaptation waits at the trainer, and a call goes on with it."""
+        self._stopped.set()
         if self._thread is not None:
-            self._thread.join(2.0)
+            self._thread.join(5.0)
 
-    def _hear(self, message: String) -> None:
-        request = messages.from_json(message)
-        run_id = str(request["run_id"])
-        if not run_id:
-            return
-        if request["cancel"]:
-            self._cancel.set()
-        with self._lock:
-            if run_id == self._answer["run_id"]:
-                return
-            if self._thread is not None and self._thread.is_alive():  # of a rollout node that died: the newest counts
-                self._closing.set()
-                self._thread.join(2.0)
-            self._closing = threading.Event()
-            if not request["cancel"]:
-                self._cancel.clear()
-            self._answer = {
-                "run_id": run_id, "state": "shipping", "stage": "ship episodes", "done": 0, "total": 1, "metrics": {},
-                "job_id": "", "candidate": "", "reason": "", "result": {},
-            }  # fmt: skip
-            self._thread = threading.Thread(
-                target=self._carry, args=(run_id, request["spec"]), name=run_id, daemon=True
+    def status(self) -> dict[str, Any]:
+        """What the bridge's status says of it; empty before the first."""
+        view = self._view
+        if not view:
+            return {}
+        iterations = view["iterations"]
+        return {
+            "id": view["adaptation_id"], "stage": view["stage"], "reason": view["reason"],
+            "iterations": len(iterations), "rollouts": sum(int(row.get("rollouts", 0)) for row in iterations),
+            "imagined_reward": iterations[-1]["imagined_reward"] if iterations else None,
+            "pairs": len(view["canary"]), "candidate": view["candidate"], "next": _next(view) * self._busy,
+        }  # fmt: skip
+
+    def _call(self) -> tuple[bool, str]:
+        """Begin one, go on with the one that was begun here, or approve the one that waits at its preview."""
+        if self._busy:
+            if self._view.get("stage") != "preview":
+                stage = self._view.get("stage", "beginning")
+                return False, f"busy with {KIND} ({stage}); wait, or call cancel_{KIND}"
+            self._approved.set()
+            return True, f"approved {self._view['candidate']}; the canary decides on the arm"
+        if reason := self._cannot():
+            return False, reason
+        self._stopped.clear()
+        self._approved.clear()
+        self._busy, self._cancelled, self._view = True, False, {}
+        run_id = f"{KIND}-{uuid.uuid4().hex[:12]}"
+        self._thread = threading.Thread(target=self._run, args=(run_id,), name=run_id, daemon=True)
+        self._thread.start()
+        return True, run_id
+
+    def _cannot(self) -> str:
+        """Why it is not possible now; empty when it is."""
+        if not self._settings["take_orders"]:
+            return (
+                "this robot takes no orders, and its trainer orders the episodes and the canary; start it with "
+                "`gymnast up --orders` (orders:=true)"
             )
-            self._thread.start()
-        self._say()
+        if not self._settings["ttt_instruction"].strip():
+            return "ttt_instruction is empty; say what the arm shall do here"
+        return ""
 
-    def _carry(self, run_id: str, spec: Mapping[str, Any]) -> None:
-        closing = self._closing
+    def _cancel(self) -> tuple[bool, str]:
+        if not self._busy:
+            return False, f"no {KIND} is under way here"
+        self._cancelled = True
+        self._stopped.set()
+        return True, "ending at the next whole iteration, pair or collection; the robot keeps what it runs"
+
+    def _run(self, run_id: str) -> None:
+        result: dict[str, Any] = {"run_id": run_id, "kind": KIND, "ok": False, "error": "", "kept": False}
         try:
-            self._follow(run_id, spec, closing)
+            view = self._drive()
+            result |= {"ok": True, "kept": view["stage"] == "kept", "adaptation": self.status()}
         except (GymnastError, OSError) as error:
-            if not closing.is_set():
-                self._say(state="failed", reason=f"{type(error).__name__}: {error}")
+            result["error"] = f"{type(error).__name__}: {error}"
+            self._node.get_logger().error(f"{KIND} failed run={run_id} error={error}")
+        self._busy = False
+        self._changed()
+        self._result(result)
 
-    def _follow(self, run_id: str, spec: Mapping[str, Any], closing: threading.Event) -> None:
-        if not self._flush(SHIP_S):
-            raise TransientBridgeError(f"the episodes did not reach the trainer within {SHIP_S:.0f} s; is it up?")
-        if self._cancel.is_set():
-            self._say(state="cancelled", reason="cancelled before it was submitted")
-            return
-        job_id = self._jobs.submit("adapt", spec, run_id).job_id
-        self._say(state="training", stage="wait for the trainer", job_id=job_id)
-        watcher = threading.Thread(target=self._cancel_when_asked, args=(job_id, closing), daemon=True)
-        watcher.start()
-        for event in self._jobs.watch(job_id):
-            if closing.is_set():
-                return
-            if event.kind == "progress":
-                data = event.data
-                self._say(stage=data["stage"], done=data["step"], total=data["total"], metrics=data.get("metrics", {}))
-        view = self._jobs.get(job_id)
-        if view.state != "done":
-            state = "cancelled" if view.state == "cancelled" else "failed"
-            if view.error.startswith(REFUSAL):
-                self._say(state="refused", reason=view.error.removeprefix(REFUSAL))
-            else:
-                self._say(state=state, reason=view.error or f"the job was {view.state}")
-            return
-        result = dict(view.result)
-        candidates = result.get("candidates", [])
-        if not candidates:
-            reason = str(result.get("refused", "the job offered no candidate"))
-            self._say(state="refused", reason=reason, result=result)
-            return
-        self._say(state="staging", stage="stage the candidate", candidate=str(candidates[-1]["id"]), result=result)
-        self._wait_staged(str(candidates[-1]["id"]), closing)
+    def _drive(self) -> View:
+        settings = self._settings
+        form = {name: str(settings[f"ttt_{name}"]) for name in ASKED}
+        known = self._begun_here() or begin(self._page, {**form, "robot": settings["robot_name"]})
+        adaptation = Adaptation(self._page, known, tell=self._hear, stopped=self._stopped)
+        terms = Terms(settings["ttt_collect"], {name: str(settings[f"ttt_{name}"]) for name in BUDGET})
+        try:
+            view = adaptation.drive(terms, approve=partial(self._approve, adaptation))
+        except TransientBridgeError:
+            raise  # it waits at the trainer
+        except GymnastError:
+            adaptation.cancel(CANCEL_S)
+            raise
+        if view["stage"] == "refused":
+            adaptation.cancel(CANCEL_S)
+            self._view = view
+        elif self._cancelled:
+            view = adaptation.cancel(CANCEL_S)
+        return view
 
-    def _wait_staged(self, checkpoint_id: str, closing: threading.Event) -> None:
-        deadline = time.monotonic() + STAGE_S
-        while checkpoint_id not in self._store.held():
-            if time.monotonic() > deadline:
-                raise TransientBridgeError(f"{checkpoint_id} did not arrive within {STAGE_S:.0f} s; is it published?")
-            if closing.wait(POLL_S):
-                return
-        self._say(state="ready")
+    def _begun_here(self) -> str:
+        """The adaptation that this robot began and that is not over: of a bridge that was killed."""
+        name = self._settings["robot_name"]
+        views = self._page.get("/api/adaptations")["adaptations"]
+        mine = [view for view in views if view["robot"] == view["started_by"] == name and not view["over"]]
+        return str(mine[0]["adaptation_id"]) if mine else ""
 
-    def _cancel_when_asked(self, job_id: str, closing: threading.Event) -> None:
-        while not closing.is_set() and self._answer["state"] == "training":
-            if self._cancel.wait(POLL_S):
-                try:
-                    self._jobs.cancel(job_id)
-                except GymnastError as error:
-                    self._say(reason=f"cannot cancel: {error}")
-                return
+    def _approve(self, adaptation: Adaptation, view: View) -> bool | None:
+        """Wait for ttt_approve, a second call, or an operator's decision on the page."""
+        while adaptation.view()["stage"] == "preview" and not self._stopped.is_set():
+            if self._settings["ttt_approve"] or self._approved.wait(POLL_S):
+                return True
+        return None
 
-    def _say(self, **changes: Any) -> None:
-        self._answer = {**self._answer, **changes}
-        self._topic.publish(self._answer)
+    def _hear(self, view: View) -> None:
+        if view["stage"] != self._view.get("stage"):
+            self._node.get_logger().info(f"{KIND} {view['adaptation_id']}: {view['stage']} {view['reason']}".rstrip())
+        self._view = view
+        self._changed()
 
 
-def next_step(policy: str, candidate: str) -> str:
-    """What to do with a staged candidate, for the status."""
+def _next(view: View) -> str:
+    """What to do now, for the status."""
+    if view["stage"] != "preview":
+        return ""
     return (
-        f"compare: set checkpoints of rollout to ['{policy}', '{candidate}'] and call rollout/evaluate; "
-        f"keep: set swap_to of bridge to '{candidate}' and call bridge/swap"
+        f"old and new are on the trainer's page, /adapt/{view['adaptation_id']}; call {KIND} again to let "
+        f"the candidate onto the arm for its canary, or cancel_{KIND}"
     )
+
+
+def _answer(do: Callable[[], tuple[bool, str]], _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    response.success, response.message = do()
+    return response
+
+
+def _json_error(value: str) -> str:
+    try:
+        return "" if isinstance(json.loads(value), dict) else "must be a JSON object"
+    except ValueError as error:
+        return f"is not JSON: {error}"

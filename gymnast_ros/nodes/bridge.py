@@ -16,15 +16,14 @@ from std_srvs.srv import Trigger
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.signing import TrustedKeys
-from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.adaptation import AdaptationCourier
+from gymnast_ros.nodes import adaptation, messages, topics
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.nodes.orders import OrderTaker
 from gymnast_ros.nodes.probation import ProbationWatch
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.nodes.worker import Worker
-from gymnast_ros.uplink import Identity, JobsClient, Reporter, RobotNews, RobotStore, Uplink
+from gymnast_ros.uplink import ConsoleClient, Identity, JobsClient, Reporter, RobotNews, RobotStore, Uplink
 
 
 class BridgeNode(Node):  # type: ignore[misc]
@@ -61,7 +60,10 @@ class BridgeNode(Node):  # type: ignore[misc]
             self.create_service(Trigger, f"~/{name}", partial(self._start, name, job))
         for name, change in (("cancel_job", self._cancel), ("swap", self._swap), ("rollback", self._rollback)):
             self.create_service(Trigger, f"~/{name}", partial(self._answer, change))
-        self._courier = AdaptationCourier(self, self._jobs, self._uplink.flush, self._store)
+        self._page = ConsoleClient(settings["trainer"], identity, insecure=insecure)
+        self._adaptations = adaptation.AdaptationDesk(
+            self, settings, self._page, changed=self._publish_status, result=self._result_topic.publish
+        )
         self._uplink.start()
         self._reporter.start()
         self.create_timer(0.5, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -72,7 +74,8 @@ class BridgeNode(Node):  # type: ignore[misc]
         """Stop shipping; what is not acknowledged stays in the spool."""
         for worker in self._workers.values():
             worker.cancel()
-        self._courier.close()
+        self._adaptations.close()
+        self._page.close()
         self._reporter.stop(3.0)
         self._orders.close()
         self._uplink.stop(5.0)
@@ -157,6 +160,7 @@ class BridgeNode(Node):  # type: ignore[misc]
             "current": self._store.current_id() or "", "staged": staged.name if staged else "",
             "held": self._store.held(),
             "uplink": _plain(self._uplink.status()), **self._probation.status(),
+            "adaptation": self._adaptations.status(),
         }  # fmt: skip
         self._status_topic.publish(status)
 
@@ -195,6 +199,7 @@ def _declare(settings: Settings) -> None:
     add("job", "{}", "submit_job: JSON {kind, spec, key}", check=_job_error)
     add("job_id", "", "cancel_job: which one")
     add("report_period_s", 1.0, "how often the trainer hears how the robot is", low=0.3, high=3600.0, read_only=True)
+    adaptation.declare(settings)
     add("flush_timeout_s", 120.0, "longest wait for an empty spool", low=0.1, high=3600.0)
 
 

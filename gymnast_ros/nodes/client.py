@@ -105,43 +105,6 @@ class GraphClient(GraphPort):
         result = self._run("rollout/evaluate", timeout_s, progress)
         return dict(json.loads(Path(result["file"]).read_text()))
 
-    def test_time_train(
-        self,
-        *,
-        instruction: str,
-        scene: str,
-        episodes: int,
-        seed_start: int,
-        temperature_seed: int = 0,
-        budget_s: float = 120.0,
-        rollouts: int = 0,
-        mode: str = "full",
-        checkpoint: str = "",
-        world_model: str = "",
-        judge: str = "",
-        seed: int = 0,
-        config: Mapping[str, Any] | None = None,
-        timeout_s: float = 3600.0,
-        progress: Progress | None = None,
-    ) -> dict[str, Any]:
-        """Adapt a policy to the scene the arm stands in; see the parameters of the rollout node.
-
-        Returns:
-            {state: ready | refused | cancelled, candidate, reason, job_id, result}; a ready candidate is staged.
-
-        Raises:
-            RobotRefusedError: busy, a bad parameter, or the training failed.
-            RobotSilentError: not done in timeout_s; it is cancelled.
-        """
-        values = {
-            "instruction": instruction, "scene": scene, "ttt_episodes": episodes, "seed_start": seed_start,
-            "temperature_seed": temperature_seed, "ttt_budget_s": float(budget_s), "ttt_rollouts": rollouts,
-            "ttt_mode": mode, "checkpoint": str(checkpoint), "ttt_world_model": world_model, "ttt_judge": judge,
-            "ttt_seed": seed, "ttt_config": json.dumps(dict(config or {})),
-        }  # fmt: skip
-        self.set("rollout", values)
-        return dict(self._run("rollout/test_time_train", timeout_s, progress)["adaptation"])
-
     def label(self, label: str, labelled_by: str = "operator") -> None:
         """Label, or discard, the episode that is waiting for it."""
         self.set("rollout", {"label": label, "labelled_by": labelled_by})

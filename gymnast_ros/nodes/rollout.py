@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -16,9 +15,8 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
-from gymnast_core.errors import CheckpointError, GymnastError, TransientBridgeError
+from gymnast_core.errors import CheckpointError, GymnastError
 from gymnast_core.policy import Policy
-from gymnast_ros.nodes.adaptation import AdaptationDesk, Answer, next_step
 from gymnast_ros.nodes.conduct import EpisodeTeller
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
 from gymnast_ros.nodes.evaluation import EvaluationPlan, evaluate, summarise, write_result
@@ -28,9 +26,6 @@ from gymnast_ros.nodes.rollout_parameters import chunking, declare
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.nodes.worker import Worker
-
-OF_ADAPTATION = ("adaptation", "stage", "metrics", "candidate", "reason", "next")
-"""What the status says of test-time training; it stays until the next job begins."""
 
 LOG = logging.getLogger(__name__)
 
@@ -61,9 +56,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._status_topic = LatchedJson(self, "~/status")
         self._version_topic = LatchedJson(self, "~/policy_version")
         self._result_topic = LatchedJson(self, "~/result")
-        self._adaptations = AdaptationDesk(self)
         for name, handler in (
-            ("test_time_train", self._test_time_train),
             ("run_episode", partial(self._start, "run_episode", self._run_episode)),
             ("evaluate", partial(self._start, "evaluate", self._evaluate)),
             ("cancel", self._cancel),
@@ -98,7 +91,6 @@ class RolloutNode(Node):  # type: ignore[misc]
 
     def _guarded(self, kind: str, job: Callable[[str], dict[str, Any]], run_id: str) -> None:
         """Run a job in the worker; whatever happens, a result with its run id is latched."""
-        self._status = {name: value for name, value in self._status.items() if name not in OF_ADAPTATION}
         self._set_status(state="running", kind=kind, run_id=run_id, done=0, total=0, successes=0, message="")
         self.get_logger().info(f"{kind} begins run={run_id}")
         result: dict[str, Any] = {"run_id": run_id, "kind": kind, "ok": False, "error": "", "file": ""}
@@ -149,55 +141,6 @@ class RolloutNode(Node):  # type: ignore[misc]
         }  # fmt: skip
         write_result(path, {**result, "episodes": [row.to_json() for row in rows]})
         return {**result, "file": str(path.resolve())}
-
-    def _test_time_train(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if reason := self._cannot_adapt():
-            response.success, response.message = False, reason
-            return response
-        return self._start("test_time_train", self._adapt, request, response)
-
-    def _cannot_adapt(self) -> str:
-        """Why test-time training is not possible now; empty when it is."""
-        settings = self._settings
-        if not settings["bridge_expected"]:
-            return "this robot has no trainer; start it with one (trainer:=HOST:PORT and identity:=FOLDER)"
-        if not settings["instruction"].strip():
-            return "instruction is empty; say what the arm shall do here"
-        if not settings["scene"].strip():
-            return "scene is empty; name where the arm stands"
-        return ""
-
-    def _adapt(self, run_id: str) -> dict[str, Any]:
-        """Record start states here, have the policy adapted, wait until the candidate is staged."""
-        settings = self._settings
-        task, instruction = task_and_instruction(settings["instruction"])
-        policy = self._open(settings["checkpoint"])
-        spec: dict[str, Any] = {
-            "robot": settings["robot_name"], "policy": policy.version, "scene": settings["scene"],
-            "instruction": instruction, "budget_s": settings["ttt_budget_s"], "mode": settings["ttt_mode"],
-            "seed": settings["ttt_seed"], "config": json.loads(settings["ttt_config"]),
-        }  # fmt: skip
-        optional = {"rollouts": "ttt_rollouts", "world_model": "ttt_world_model", "judge": "ttt_judge"}
-        spec |= {name: settings[parameter] for name, parameter in optional.items() if settings[parameter]}
-        if settings["ttt_episodes"]:
-            plan = EvaluationPlan(
-                ((task, instruction),), settings["seed_start"], settings["ttt_episodes"], settings["scene"],
-                settings["temperature_seed"], True, "ttt",
-            )  # fmt: skip
-            progress = partial(self._progress, run_id)
-            rows = evaluate(self._arm(), [policy], plan, cancelled=self._worker.cancelled, progress=progress)
-            if len(rows) < len(plan.episodes()):
-                return {"adaptation": {"state": "cancelled", "reason": "cancelled while collecting"}}
-        answer = self._adaptations.train(run_id, spec, cancelled=self._worker.cancelled, progress=self._tell_adaptation)
-        if answer["state"] == "failed":
-            raise TransientBridgeError(str(answer["reason"]))
-        return {"adaptation": answer, "policy": policy.version}
-
-    def _tell_adaptation(self, answer: Answer) -> None:
-        after = next_step(self._policies.version, answer["candidate"]) if answer["state"] == "ready" else ""
-        names = ("stage", "done", "total", "metrics", "candidate", "reason")
-        told = {name: answer[name] for name in names}
-        self._set_status(adaptation=answer["state"], next=after, **told)
 
     def _progress(self, run_id: str, done: int, total: int, rows: Sequence[EpisodeRow]) -> None:
         successes = int(self._status.get("successes", 0)) + int(rows[-1].success is True)

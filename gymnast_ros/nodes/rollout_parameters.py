@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_ros.graph import CHUNKING, REAL_TIME
-from gymnast_ros.nodes.adaptation import MODES
 from gymnast_ros.nodes.operator import LABELS
 from gymnast_ros.nodes.runtime import Settings
 
@@ -41,7 +38,6 @@ def declare(settings: Settings) -> None:
     add("scene", "standard", "look of the simulated world")
     add("temperature_seed", -1, "negative is greedy; else seeds the sampling", low=-1, high=2**53)
     add("record", True, "write episodes to the spool")
-    _declare_adaptation(settings)
     add("purpose", "collect", "rides in the recordings' metadata")
     add("auto_label", True, "let the simulator's state play the operator")
     add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
@@ -52,31 +48,11 @@ def declare(settings: Settings) -> None:
     add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
 
 
-def _declare_adaptation(settings: Settings) -> None:
-    add = settings.declare
-    add("ttt_episodes", 40, "test_time_train: episodes recorded here first; 0 takes those the trainer has", low=0,
-        high=1000)  # fmt: skip
-    add("ttt_budget_s", 120.0, "test_time_train: deadline of the training job", low=1.0, high=86_400.0)
-    add("ttt_rollouts", 0, "test_time_train: imagined rollouts at most; 0 leaves it to the deadline", low=0, high=10**9)
-    add("ttt_mode", MODES[0], "test_time_train: the whole policy, or a small adapter on it", choices=MODES)
-    add("ttt_seed", 0, "test_time_train: of everything random in training", low=0, high=2**53)
-    add("ttt_config", "{}", "test_time_train: JSON settings of the training job", check=_json_error)
-    add("ttt_world_model", "", "test_time_train: checkpoint id; empty is the trainer's newest")
-    add("ttt_judge", "", "test_time_train: checkpoint id; empty is the trainer's newest")
-
-
 def chunking(settings: Settings) -> ChunkingConfig | None:
     """How chunks follow each other; None waits for each."""
     if settings["chunking"] != REAL_TIME:
         return None
     return ChunkingConfig(settings["chunking_horizon"], settings["chunking_delay"])
-
-
-def _json_error(value: str) -> str:
-    try:
-        return "" if isinstance(json.loads(value), dict) else "must be a JSON object"
-    except ValueError as error:
-        return f"is not JSON: {error}"
 
 
 def _blank_error(value: str) -> str:

@@ -41,6 +41,15 @@ def refuse(view: View) -> bool:
     return False
 
 
+def begin(page: ConsoleClient, form: Mapping[str, str]) -> str:
+    """Begin an adaptation; returns its id. The form is the page's: robot, instruction, scene, seed, judge, ...
+
+    Raises:
+        GymnastError: the page refuses; the message says why.
+    """
+    return str(page.post("/adapt", form)["go"]).rpartition("/")[2]
+
+
 class Adaptation:
     """Drives one.
 
@@ -60,15 +69,6 @@ class Adaptation:
         self._page, self.tell, self._poll_s = page, tell, poll_s
         self._stopped = stopped or threading.Event()
         self._told: View = {}
-
-    @staticmethod
-    def begin(page: ConsoleClient, form: Mapping[str, str], **options: Any) -> Adaptation:
-        """Begin one; the form is the page's: robot, instruction, scene, seed, world_model, judge, config.
-
-        Raises:
-            GymnastError: the page refuses; the message says why.
-        """
-        return Adaptation(page, str(page.post("/adapt", form)["go"]).rpartition("/")[2], **options)
 
     def view(self) -> View:
         """Look at it, and tell if something is new; waits for a trainer that is being started again.

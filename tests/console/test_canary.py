@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cloud_trainer.jobs.adaptation_engine import SceneRequest
+from cloud_trainer.jobs.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_cli.arm_trials import MOST_ATTEMPTS
@@ -226,3 +226,13 @@ def test_a_task_named_in_short_is_found_under_what_it_was_recorded_as(engine):
     verdict, _ = canary(engine)
     assert verdict.keep
     assert [row["reason"][:31] for row in verdict.card["set_aside"]] == ["the scene differs from its star"]
+
+
+@pytest.mark.parametrize(("why", "asked"), [("closing", False), ("cancelled", True)])
+def test_a_trainer_that_is_stopped_leaves_its_training_job_to_whoever_resumes(engine, why, asked):
+    (engine.folder / "request.json").write_text(
+        '{"robot": "bridge-1", "policy": "policy-a", "instruction": "push", "world_model": "w", "judge": "j"}'
+    )
+    assert engine.engine.train("full", Budget(), engine.folder, lambda kind, data: None, lambda: why) is None
+    (job,) = engine.engine.jobs.list()
+    assert (job.state == "cancelled") == asked
