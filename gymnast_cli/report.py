@@ -199,7 +199,7 @@ def _canary_words(ttt: Mapping[str, Any]) -> str:
     return (
         f"The canary on the arm said {card['decision'].replace('_', ' ')} after {card['n']} pairs "
         f"({points(change['mean'])} points, 95 % interval {points(change['low'])} to {points(change['high'])}): the "
-        f"candidate was {kept}."
+        f"candidate was {kept}.{' ' + ttt['reason'].capitalize() + '.' if card.get('guard') else ''}"
     )
 
 

@@ -30,6 +30,7 @@ class DemoConfig:
         ttt_seeds: start states for before and after in the scene, and per other task in the standard scene.
         ttt_budget_s: deadline of the adaptation job.
         ttt_pairs: of its canary on the arm, at most.
+        ttt_guard_pairs: of each other task, where harm is looked for if it won.
         job: overrides of the training job's configuration (cloud_trainer.jobs.settings.PipelineConfig).
     """
 
@@ -47,6 +48,7 @@ class DemoConfig:
     ttt_seeds: int = 40
     ttt_budget_s: float = 120.0
     ttt_pairs: int = 40
+    ttt_guard_pairs: int = 10
     job: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,5 +79,6 @@ class DemoConfig:
             ttt_seeds=1,
             ttt_budget_s=60.0,
             ttt_pairs=2,
+            ttt_guard_pairs=1,
             job=job,
         )

@@ -81,7 +81,8 @@ class Demo:
 
     def run(self) -> None:
         """Run every stage."""
-        options = ("--console-port", "0", "--canary-pairs", str(self.config.ttt_pairs))
+        pairs = {"--canary-pairs": self.config.ttt_pairs, "--guard-pairs": self.config.ttt_guard_pairs}
+        options = ("--console-port", "0", *(str(word) for option in pairs.items() for word in option))
         with trainer_process(self.folder / "trainer", list(self.kinds.values()), options=options) as address:
             with self.stages.stage("start trainer and robot") as advance:
                 advance(0, 2, "trainer")
@@ -139,7 +140,7 @@ class Demo:
     def _test_time_training(self, robot: Robot) -> None:
         """The trainer's own adaptation, as an operator would have it; then what it did, by the simulator's label."""
         config, current = self.config, self.chain.policy
-        job = {**config.job, "forgetting": 1.0}  # told, not decided by: the arm tries the other tasks next
+        job = {**config.job, "forgetting": 1.0}  # told, not decided by: the arm tries the other tasks
         asked = {
             "instruction": config.ttt_task, "scene": config.ttt_scene, "seed": str(config.seed),
             "world_model": self.chain.world_model, "judge": self.chain.judge, "config": json.dumps(job),
