@@ -23,11 +23,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.keep_rule import KeepRule, judge_trial
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.progress import never, silent
-from gymnast_cli.results import KeepRule, Trials, counts, difference, judge_trial
+from gymnast_cli.results import Trials, counts, difference
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.policies import load_policy

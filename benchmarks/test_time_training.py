@@ -23,10 +23,11 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.keep_rule import KeepRule, judge_trial
 from gymnast_cli.demo.config import TASKS
 from gymnast_cli.demo.graph import Robot, free_domain
 from gymnast_cli.demo.trainer_process import trainer_process
-from gymnast_cli.results import KeepRule, counts, difference, judge_trial
+from gymnast_cli.results import counts, difference
 from gymnast_core.manifest import read_manifest
 from gymnast_ros.sim.tasks import TASKS as INSTRUCTIONS
 from gymnast_ros.uplink import ConsoleClient, Identity

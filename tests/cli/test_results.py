@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.keep_rule import KeepRule, judge_trial
 from gymnast_cli.commands import evaluate
-from gymnast_cli.results import KeepRule, judge_trial, trials_of
+from gymnast_cli.results import trials_of
 
 
 def part(mean: float, doubt: float = 0.0) -> dict[str, dict[str, float]]:

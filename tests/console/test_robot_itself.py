@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from cloud_trainer.console import User, api, pages
+from cloud_trainer.console import Console, User, api, pages
 from cloud_trainer.console.app import create_app
-from tests.console.conftest import JSON, Bench
+from cloud_trainer.service import Service, ServiceConfig, enroll
+from gymnast_core.errors import RejectedBridgeError
+from gymnast_core.wire.errors import NotPermittedError
+from gymnast_ros.uplink import ConsoleClient
+from gymnast_ros.uplink.adaptation import Adaptation, Terms, begin
+from tests.console.conftest import JSON, Bench, SteeredEngine
 
 
 @pytest.fixture
@@ -103,3 +108,29 @@ def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
             path = address.format(**known, how=how)
             answer = robot.post(path, data={"outcome": "success", "reason": "x"}, headers=JSON)
             assert (answer.status_code, "(robot) may not" in answer.text) == (403, True), path
+
+
+def test_over_mutual_tls_the_certificate_says_which_robot_asks(tmp_path):
+    engine = SteeredEngine()
+    with Service(ServiceConfig(tmp_path / "trainer")) as service, Console(service, engine=engine):
+        clients = {}
+        for name in ("bridge-1", "bridge-2"):
+            identity = enroll(service.authority, name, "robot", out=tmp_path / name)
+            clients[name] = ConsoleClient(service.address, identity)
+            service.robots.post(User(name, "robot"), {"state": "ready"}, b"")
+        one, other = clients.values()
+        with pytest.raises(NotPermittedError, match="'bridge-2' may have itself adapted alone, not 'bridge-1'"):
+            begin(other, {"robot": "bridge-1", "instruction": "lift"})
+        adaptation = Adaptation(one, begin(one, {"robot": "bridge-1", "instruction": "lift"}))
+        view = adaptation.settled()
+        with pytest.raises(RejectedBridgeError, match="there is no adaptation"):
+            other.post(f"/adapt/{view['adaptation_id']}/cancel", {"revision": str(view["revision"])})
+        with pytest.raises(RejectedBridgeError, match="there is no adaptation"):
+            other.get(f"/api/adaptations/{view['adaptation_id']}")
+        with pytest.raises(NotPermittedError, match="may not look"):
+            one.get("/api/robots")
+        with pytest.raises(NotPermittedError, match="LogIn"):
+            one.log_in()
+        assert adaptation.drive(Terms(), approve=lambda view: True)["stage"] == "kept"
+        for client in clients.values():
+            client.close()
