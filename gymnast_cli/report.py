@@ -19,6 +19,11 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.statistics import Interval, independent_difference, wilson_interval
 
 TEMPLATES = Path(__file__).parent / "templates"
+CANARY = {
+    "promote": "showed it better", "roll_back": "showed it worse", "futile": "excluded a gain worth having",
+    "exhausted": "was undecided",
+}  # fmt: skip
+"""Decision of a trial -> what its canary did."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ def _canary_words(ttt: Mapping[str, Any]) -> str:
         return f"Nothing was tried on the arm: {ttt['reason']}." if ttt.get("reason") else ""
     change, kept = card["difference"], "kept for this scene" if ttt.get("kept") else "not kept"
     return (
-        f"The canary on the arm said {card['decision'].replace('_', ' ')} after {card['n']} pairs "
+        f"The canary on the arm {CANARY[card['decision']]} after {card['n']} pairs "
         f"({points(change['mean'])} points, 95 % interval {points(change['low'])} to {points(change['high'])}): the "
         f"candidate was {kept}.{' ' + ttt['reason'].capitalize() + '.' if card.get('guard') else ''}"
     )

@@ -16,6 +16,8 @@ AWAY_S = 300.0
 """How long the trainer may be away, e.g. being started again, before we stop following; the adaptation itself waits."""
 MOST_ATTEMPTS = 5
 """Of a step, while the trainer goes away and comes back."""
+MOST_AT_ONCE = 100
+"""Real episodes between two trust checks, as the page has it."""
 FEW = 10
 """Real episodes to collect where the trust check asks for more and does not say how many."""
 
@@ -134,7 +136,7 @@ class Adaptation:
             if stage in ("refused", "ready") and view["known_adapters"] and reuse(view):
                 self.step("reuse", view, adapter=view["known_adapters"][-1])
             elif stage == "refused" and left > 0:
-                episodes = min(left, asked_for(view))
+                episodes = min(left, asked_for(view), MOST_AT_ONCE)
                 left -= episodes
                 self.step("collect", view, episodes=str(episodes))
             elif stage == "ready":

@@ -106,7 +106,7 @@ def test_what_the_canary_decided_or_why_there_was_none_is_said(tmp_path):
     ttt = {**RESULT["ttt"], "canary": card, "kept": False, "trust": {"real_episodes_here": 31}}
     page = page_of(tmp_path, {**RESULT, "ttt": ttt})
     assert "31 real episodes recorded there" in page
-    assert "said roll back after 12 pairs (−25.0 points, 95 % interval −50.0 to −2.0)" in page
+    assert "showed it worse after 12 pairs (−25.0 points, 95 % interval −50.0 to −2.0)" in page
     assert "the candidate was not kept" in page
     guarded = {**ttt, "canary": {**card, "guard": {"n": 3}}, "reason": "it won here, but harm was shown on put"}
     assert "not kept. It won here, but harm was shown on put." in page_of(tmp_path, {**RESULT, "ttt": guarded})
