@@ -8,6 +8,7 @@ after a second call, an operator's word on the page, or with ttt_approve.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from gymnast_ros.nodes.runtime import Settings
 from gymnast_ros.uplink import ConsoleClient
 from gymnast_ros.uplink.adaptation import Adaptation, Terms, View, begin
 
+LOG = logging.getLogger(__name__)
 KIND = "test_time_train"
 MODES = ("", "full", "lora")
 CANCEL_S = 60.0
@@ -137,6 +139,9 @@ class AdaptationDesk:
         except (GymnastError, OSError) as error:
             result["error"] = f"{type(error).__name__}: {error}"
             self._node.get_logger().error(f"{KIND} failed run={run_id} error={error}")
+        except Exception as error:  # nobody else would hear of it, and the service would stay busy
+            result["error"] = f"{type(error).__name__}: {error}; the bridge's log has the rest"
+            LOG.exception("test_time_train_failed run=%s", run_id)
         self._busy = False
         self._changed()
         self._result(result)
