@@ -30,7 +30,7 @@ class DemoConfig:
         ttt_seeds: start states for before and after in the scene, and per other task in the standard scene.
         ttt_budget_s: deadline of the adaptation job.
         ttt_pairs: of its canary on the arm, at most.
-        ttt_guard_pairs: of each other task, where harm is looked for if it won.
+        ttt_guard_pairs: of each other task, where harm is looked for if it won; 24 show a task that is gone.
         job: overrides of the training job's configuration (cloud_trainer.jobs.settings.PipelineConfig).
     """
 
@@ -48,7 +48,7 @@ class DemoConfig:
     ttt_seeds: int = 40
     ttt_budget_s: float = 120.0
     ttt_pairs: int = 40
-    ttt_guard_pairs: int = 10
+    ttt_guard_pairs: int = 24
     job: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -109,8 +109,8 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
         assert flow.wait(300)
         assert flow.view.stage is Stage.READY, flow.view.reason
         assert 0 <= flow.view.trust["figures"]["agreement"] <= 1
-        flow.train(flow.view.revision, budget=Budget(seconds=120, rollouts=150), mode="full", by="ana")
-        assert flow.wait(400)
+        flow.train(flow.view.revision, budget=Budget(seconds=800, rollouts=150), mode="full", by="ana")
+        assert flow.wait(900)
         assert flow.view.stage is Stage.PREVIEW, flow.view.reason
         assert len(flow.view.iterations) == 3  # 150 rollouts are used up during the third 64
         assert {path.name for path in flow.folder.glob("*.webp")} == {"start.webp", "old.webp", "new.webp"}
