@@ -140,11 +140,13 @@ class JobsClient(Client):
                     yield JobEvent(event.sequence, event.time_ns, event.kind, json.loads(event.data_json))
             except grpc.RpcError as failure:
                 error = domain_error(failure)
+                if failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:  # a job may be silent for long; asked again
+                    away_since = time.monotonic()
+                    continue
                 if isinstance(error, RejectedBridgeError) or time.monotonic() - away_since > patience_s:
                     raise error from failure
-                if failure.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                    self._link.reconnect()
-                    time.sleep(backoff.next_s())
+                self._link.reconnect()
+                time.sleep(backoff.next_s())
                 continue
             return
 

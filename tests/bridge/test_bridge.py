@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from gymnast_core.types import Outcome
 from gymnast_core.wire.codec import Chunk, crc32c
 from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.identity import Peer
-from gymnast_ros.uplink import EpisodesClient, Identity, JobsClient, RobotStore, Uplink, WeightsClient
+from gymnast_ros.uplink import EpisodesClient, Identity, JobsClient, RobotStore, Uplink, WeightsClient, clients
 from tests.bridge.conftest import fill, make_checkpoint, make_episode
 
 
@@ -189,6 +190,18 @@ def test_jobs_run_report_fail_and_cancel(identities, tmp_path):
         jobs.cancel(running.job_id)
         assert jobs.wait(running.job_id).state == "cancelled"
         assert {view.job_id for view in jobs.list()} == {job.job_id, failed.job_id, running.job_id}
+        jobs.close()
+
+
+def test_a_job_that_is_silent_for_longer_than_a_call_may_last_is_watched_on(identities, tmp_path, monkeypatch):
+    monkeypatch.setattr(clients, "_EVENTS_DEADLINE_S", 0.3)
+    go = threading.Event()
+    with Service(ServiceConfig(tmp_path / "trainer"), lambda context: {"waited": go.wait(20)}) as service:
+        jobs = JobsClient(service.address, identities("ada", "operator"))
+        job = jobs.submit("quiet", {}, "key")
+        threading.Timer(1.5, go.set).start()
+        assert [event.kind for event in jobs.watch(job.job_id, patience_s=0.2)][-1] == "state"
+        assert jobs.get(job.job_id).result == {"waited": True}
         jobs.close()
 
 
