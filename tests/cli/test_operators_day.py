@@ -176,6 +176,12 @@ def back_to_base(stack: Stack) -> None:
         if client.policy_version != stack.base:
             assert client.rollback() == stack.base
 
+    def reported() -> str:
+        report = stack.service.robots.find("default", "sim-0")
+        return "" if report is None else str(report.status["policy_version"])
+
+    wait_until(lambda: reported() == stack.base, 30, "the base policy in the robot's report")
+
 
 def test_checkpoint_is_published_listed_fetched_and_ordered_back(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     code, said = gymnast("weights", "publish", SHIPPED, *stack.trainer("operator"))
