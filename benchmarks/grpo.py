@@ -125,7 +125,7 @@ def _starts(env: SimEnv, per_task: int) -> Iterator[StartState]:
         for seed in TRAINING_SEEDS[700_000 : 700_000 + per_task]:
             seen = env.reset(task.instruction, seed=seed)
             frame = area_downsample(seen.images[env.spec.cameras[0]][0], 64)
-            yield StartState(frame, frame, seen.proprio_BP[0], task.instruction, 0, f"sim-{task.name}-{seed}")
+            yield StartState(frame, frame, seen.proprio_BP[0], task.instruction, 0, f"sim-{task.name}-{seed}", 15)
 
 
 def untrained(folder: Path) -> Path:

@@ -26,7 +26,7 @@ from cloud_trainer.jobs.splits import name_of, split_of
 from cloud_trainer.jobs.train import Training
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.compact_data import Clips, clips_of
-from cloud_trainer.world_model.worlds import EPISODE_STEPS, World, load_world
+from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.types import Episode
@@ -58,7 +58,7 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
         raise ConfigError("forgetting_starts 0 leaves nothing to see a loss by; leave it out, or set forgetting to 1")
     scene = str(job.spec["scene"])
     home = load_world(job.checkpoints["world_model"], config.dream)
-    episodes = load_episodes(job, config.most_episodes, home.image_size)
+    episodes = load_episodes(job, config.most_episodes, home.image_size, config.dream.episode_steps)
     here = [episode for episode in episodes if episode.metadata.get("scene") == scene]
     mine = [episode for episode in here if episode.instruction == job.spec["instruction"]]
     if not mine:
@@ -117,14 +117,14 @@ def _practise_until(
     grpo = replace(grpo, iterations=iterations_within(job.spec, grpo.iterations, grpo.groups * grpo.group_size))
     there, home = worlds
     scene_clips, parent = clips_for(mine, "scene", there.image_size), job.checkpoints["policy"]
-    begin, later = starts_within(scene_clips, EPISODE_STEPS, passed.horizon)
+    begin, later = starts_within(scene_clips, passed.horizon)
     novel, told = novel_beginnings(begin, here, config, seed=job.seed)
     load = functools.partial(load_world, job.checkpoints["world_model"], config.dream)
     again = functools.partial(_world_in_scene, load, here, job.seed)
     grounds, anchor = [Ground(at_hand(config, there, again), [*begin, *novel], later)], None
     if others:
         elsewhere = clips_for(others, "other scenes", home.image_size)
-        starts, keyframes = starts_within(elsewhere, EPISODE_STEPS, None)
+        starts, keyframes = starts_within(elsewhere, None)
         if config.rehearsal > 0:
             grounds.append(Ground(at_hand(config, home, load), starts, keyframes, config.rehearsal))
         if config.anchor > 0:

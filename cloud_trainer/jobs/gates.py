@@ -208,14 +208,14 @@ def drift_of(manifest: Manifest, verdicts: Sequence[Verdict], episodes: Sequence
     return monitor.look()
 
 
-def starts_within(clips: Clips, steps: int, horizon: int | None) -> tuple[list[StartState], list[StartState]]:
+def starts_within(clips: Clips, horizon: int | None) -> tuple[list[StartState], list[StartState]]:
     """Return (beginnings, keyframes) of which every dream ends inside the trusted horizon.
 
     Args:
-        clips: recorded episodes.
-        steps: length of an episode.
-        horizon: see Passed; None or `steps` starts at the beginning, less starts as late as it takes.
+        clips: recorded episodes of one length.
+        horizon: see Passed; None or that length starts at the beginning, less starts as late as it takes.
     """
+    steps = clips.actions_NTA.shape[1]
     first = 0 if horizon is None else max(0, steps - horizon)
     later = tuple(range(first + CHUNK, steps, CHUNK))
     return starts_of(clips, steps=(first,)), starts_of(clips, steps=later) if later else []

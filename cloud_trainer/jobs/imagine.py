@@ -10,7 +10,7 @@ import numpy as np
 
 from cloud_trainer.progress import CancelledError, never
 from cloud_trainer.world_model.compact_data import Clips, StartState, starts_of
-from cloud_trainer.world_model.worlds import EPISODE_STEPS, World
+from cloud_trainer.world_model.worlds import World
 from gymnast_core.env import Env, instructions_for
 from gymnast_core.errors import ContractError
 from gymnast_core.policy import Policy
@@ -124,7 +124,6 @@ def imagine_from(
     seed: int,
     rng: np.random.Generator | None = None,
     group_B: IntArray | None = None,
-    max_steps: int = EPISODE_STEPS,
     cancelled: Callable[[], bool] = never,
 ) -> RolloutBatch:
     """Run one episode from every start in a world, one after the other as many as it dreams together.
@@ -136,7 +135,6 @@ def imagine_from(
         seed: of the world's noise.
         rng: sampling noise of the policy; None is greedy.
         group_B: (B,) group of each row; default: each row its own.
-        max_steps: T.
         cancelled: asked before every step.
 
     Raises:
@@ -145,7 +143,7 @@ def imagine_from(
     group_B = np.arange(len(starts)) if group_B is None else group_B
     batches = []
     for rows in _batches(world, len(starts)):
-        env, texts = world.env(starts[rows], max_steps=max_steps), [start.instruction for start in starts[rows]]
+        env, texts = world.env(starts[rows]), [start.instruction for start in starts[rows]]
         own = seed + rows.start
         batches.append(imagine(env, policy, texts, seed=own, rng=rng, group_B=group_B[rows], cancelled=cancelled))
     return join_rollouts(batches)
@@ -196,7 +194,7 @@ def replay_clips(
     """
     starts, batches = starts_of(clips, steps=(step,)), []
     for rows in _batches(world, len(starts)):
-        env = world.env(starts[rows], max_steps=clips.actions_NTA.shape[1])
+        env = world.env(starts[rows])
         policy = RecordedActions(clips.actions_NTA[rows, step:])
         texts = clips.instructions[rows]
         batches.append(imagine(env, policy, texts, seed=seed + rows.start, cancelled=cancelled))

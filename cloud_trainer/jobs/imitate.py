@@ -42,7 +42,8 @@ def imitate(job: Job) -> dict[str, Any]:
     config = PipelineConfig.of(job.spec.get("config", {}))
     _check(config)
     size = load_world(job.checkpoints["world_model"], config.dream).image_size
-    won = [e for e in load_episodes(job, config.most_episodes, size) if e.outcome is Outcome.SUCCESS]
+    episodes = load_episodes(job, config.most_episodes, size, config.dream.episode_steps)
+    won = [episode for episode in episodes if episode.outcome is Outcome.SUCCESS]
     if not won:
         raise ConfigError("no recorded success to imitate; collect and label some, by hand or with the scripted expert")
     if not config.imagined_rounds:

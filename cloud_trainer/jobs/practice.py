@@ -19,7 +19,7 @@ from cloud_trainer.judge.cache import CachedJudge
 from cloud_trainer.judge.choice import judge_of
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of
-from cloud_trainer.world_model.worlds import EPISODE_STEPS, World, load_world
+from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.manifest import read_manifest
@@ -67,7 +67,7 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
     """
     named = practice_judge(job, config, job.checkpoints["judge"]) if config.judge else None
     home = load_world(job.checkpoints["world_model"], config.dream)
-    episodes = split(load_episodes(job, config.most_episodes, home.image_size))
+    episodes = split(load_episodes(job, config.most_episodes, home.image_size, config.dream.episode_steps))
     parts = {name: clips_for(part, name, home.image_size) for name, part in episodes.items()}
     world_model, world, kept = promoted_world_model(job, config, home, episodes)
     came_with = job.checkpoints["judge"]
@@ -81,7 +81,7 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
         world, judge, episodes["audit"], config.gates, job.folder, tracker_episodes=episodes["world_model"],
         came_with=before, progress=job.progress, seed=job.seed,
     )  # fmt: skip
-    within = [starts_within(part, EPISODE_STEPS, passed.horizon) for part in parts.values()]
+    within = [starts_within(part, passed.horizon) for part in parts.values()]
     starts, late = ([start for pair in within for start in pair[which]] for which in (0, 1))
     return Dream(world, world_model, judge, judge_folder, passed, parts, starts, late, kept)
 

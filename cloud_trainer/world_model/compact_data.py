@@ -127,6 +127,7 @@ class StartState:
         instruction: what the arm should do.
         step: control steps already spent; 0 for an episode's beginning.
         episode_id: where it comes from.
+        episode_steps: control steps of a whole episode there; a dream ends at that step.
         past_FHWC: up to 3 frames just before the start, the oldest first, without the episode's first; for a world
             model that looks further back than one frame.
         led_FA: (F + 1, 7) float32, the actions that led to each of them and to the start.
@@ -138,6 +139,7 @@ class StartState:
     instruction: str
     step: int
     episode_id: str
+    episode_steps: int
     past_FHWC: ByteArray | None = None
     led_FA: FloatArray | None = None
 
@@ -152,6 +154,7 @@ def starts_of(clips: Clips, *, steps: Sequence[int] = (0,)) -> list[StartState]:
             clips.instructions[n],
             step,
             clips.episode_ids[n],
+            clips.actions_NTA.shape[1],
             clips.frames_NTHWC[n, max(1, step - PAST_FRAMES) : step],
             clips.actions_NTA[n, max(0, step - PAST_FRAMES - 1) : step],
         )

@@ -31,9 +31,6 @@ from gymnast_core.manifest import read_manifest
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode
 
-EPISODE_STEPS = 15
-"""Control steps of a full episode."""
-
 
 @dataclass(frozen=True)
 class DreamConfig:
@@ -45,6 +42,8 @@ class DreamConfig:
         batch_size: rows dreamt together; more are dreamt one batch after the other. The key-value cache of the
             608 M model takes 0.34 GB a row in bf16.
         image_size: pixels a side, for a checkpoint that does not say what it was trained on.
+        episode_steps: control steps of a whole episode, in any world model; None is what most recorded ones have.
+            Episodes of another length are left out of a job, and told.
         device: "auto" is a GPU where there is one.
     """
 
@@ -52,12 +51,14 @@ class DreamConfig:
     guidance: float = 1.0
     batch_size: int = 40
     image_size: int | None = None
+    episode_steps: int | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what cannot dream."""
-        if self.batch_size < 1 or (self.image_size is not None and self.image_size < 1):
-            raise ConfigError(f"dream: batch_size and image_size must be at least 1, got {self}")
+        sizes = (self.batch_size, self.image_size, self.episode_steps)
+        if any(size is not None and size < 1 for size in sizes):
+            raise ConfigError(f"dream: batch_size, image_size and episode_steps must be at least 1, got {self}")
 
     @property
     def torch_device(self) -> torch.device:
@@ -84,8 +85,8 @@ class World(Protocol):
         """Rows an environment should have at most; None is any number."""
         ...
 
-    def env(self, starts: Sequence[StartState], *, max_steps: int = EPISODE_STEPS) -> Env:
-        """Return an environment whose row b begins at starts[b] and ends at step max_steps of its episode."""
+    def env(self, starts: Sequence[StartState]) -> Env:
+        """Return an environment whose row b begins at starts[b] and ends with the longest of their episodes."""
         ...
 
     def dreamer(self) -> EnvDreamer:
@@ -121,16 +122,15 @@ class CompactWorld:
         """See World."""
         return self.model.config.image_size
 
-    def env(self, starts: Sequence[StartState], *, max_steps: int = EPISODE_STEPS) -> Env:
+    def env(self, starts: Sequence[StartState]) -> Env:
         """See World."""
-        return CompactWorldModelEnv(self.model, starts, max_steps=max_steps, in_order=True)
+        return CompactWorldModelEnv(self.model, starts, max_steps=_last_step(starts), in_order=True)
 
     def dreamer(self) -> EnvDreamer:
         """See World; all episodes in one batch, so that a row's noise is its place's."""
 
         def make_env(episodes: Sequence[Episode], start: int) -> Env:
-            begin = starts_of(clips_of(episodes, self.image_size), steps=(start,))
-            return self.env(begin, max_steps=max(episode.steps for episode in episodes))
+            return self.env(starts_of(clips_of(episodes, self.image_size), steps=(start,)))
 
         return EnvDreamer(make_env, batch_size=None, look_every=self.model.config.horizon)
 
@@ -182,13 +182,14 @@ class DiTWorld:
             )
         return int(self._image_size)
 
-    def env(self, starts: Sequence[StartState], *, max_steps: int = EPISODE_STEPS) -> Env:
+    def env(self, starts: Sequence[StartState]) -> Env:
         """See World; neighbouring rows with the same start share its encoding and its first pass."""
         runs = [list(rows) for _, rows in groupby(starts, key=id)]
         group = len(runs[0]) if runs and len({len(rows) for rows in runs}) == 1 else 1
-        begin = [_known_past(start, max_steps) for start in starts[::group]]
+        last = _last_step(starts)
+        begin = [_known_past(start, last) for start in starts[::group]]
         rows = max(1, len(starts))
-        config = replace(self._env, batch_size=rows, max_steps=max_steps, group_size=group, in_order=True)
+        config = replace(self._env, batch_size=rows, max_steps=last, group_size=group, in_order=True)
         return WorldModelEnv(self._world.model, self._world.objective, self._codec, begin, config)
 
     def dreamer(self) -> EnvDreamer:
@@ -216,6 +217,10 @@ def load_world(folder: Path, config: DreamConfig | None = None) -> World:
     if architecture not in _WORLDS:
         raise CheckpointError(f"{folder} is a {architecture}, not a world model ({', '.join(_WORLDS)})")
     return _WORLDS[architecture].load(folder, config)
+
+
+def _last_step(starts: Sequence[StartState]) -> int:
+    return max((start.episode_steps for start in starts), default=1)
 
 
 def _known_past(start: StartState, max_steps: int) -> starts.StartState:

@@ -124,22 +124,22 @@ def episode_files(paths: list[Path]) -> list[Path]:
 
 
 def labelled_episodes(paths: list[Path], image_size: int) -> list[Episode]:
-    """Read the labelled, full-length episodes, frames of image_size pixels a side.
+    """Read the labelled episodes of the most frequent length, frames of image_size pixels a side.
 
     Raises:
         ConfigError: there is none.
     """
-    from cloud_trainer.world_model.worlds import EPISODE_STEPS
+    from cloud_trainer.jobs.job import full_length
     from gymnast_core.episodes import read_episode
     from gymnast_core.types import Outcome
 
     files = episode_files(paths)
     episodes = [read_episode(path, image_size=(image_size, image_size)) for path in files]
-    usable = [episode for episode in episodes
-              if episode.steps == EPISODE_STEPS and episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]  # fmt: skip
-    if not usable:
-        raise ConfigError(f"none of {len(files)} episodes is labelled and {EPISODE_STEPS} steps long; label some")
-    return usable
+    labelled = [episode for episode in episodes if episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
+    if not labelled:
+        raise ConfigError(f"none of {len(files)} episodes is labelled; label some")
+    full = full_length([episode.steps for episode in labelled])
+    return [episode for episode in labelled if episode.steps == full]
 
 
 def table(report: AuditReport) -> Table:

@@ -29,11 +29,11 @@ class PausingWorld(CompactWorld):
         super().__init__(tiny_world_model())
         self.folder = folder
 
-    def env(self, starts, *, max_steps=15):
+    def env(self, starts):
         try:
             (self.folder / "pause").rename(self.folder / "claimed")
         except FileNotFoundError:
-            return super().env(starts, max_steps=max_steps)
+            return super().env(starts)
         (self.folder / "pid.partial").write_text(str(os.getpid()))
         (self.folder / "pid.partial").rename(self.folder / "pid")
         deadline = time.monotonic() + 60
@@ -52,5 +52,5 @@ class BrokenWorld(CompactWorld):
     def __init__(self):
         super().__init__(tiny_world_model())
 
-    def env(self, starts, *, max_steps=15):
+    def env(self, starts):
         raise ValueError("this world has no floor")

@@ -112,7 +112,7 @@ def test_dead_worker_is_an_error_with_its_last_words(material, tmp_path):
 
 
 def test_a_job_without_episodes_says_so_and_not_how_its_worker_ended(material, tmp_path):
-    with pytest.raises(ConfigError, match=r"^none of 0 episodes is labelled .*collect"):
+    with pytest.raises(ConfigError, match=r"^none of 0 episodes is labelled; collect"):
         run_in_process(replace(inputs_of(material), episodes=()), tmp_path, emit=lambda *_: None, cancelled=never)
 
 

@@ -20,7 +20,7 @@ def scene(step=0):
     """A red square of 10 pixels on a brown table."""
     image = TABLE.copy()
     image[20:30, 20:30] = (200, 20, 20)
-    return StartState(image, image, np.zeros(7, np.float32), "lift the red cube", step, "episode-7")
+    return StartState(image, image, np.zeros(7, np.float32), "lift the red cube", step, "episode-7", 15)
 
 
 @pytest.fixture

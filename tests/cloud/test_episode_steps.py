@@ -1,0 +1,133 @@
+"""Jobs follow the length of a lab's episodes, and see through the codecs of a lab's world model."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cloud_trainer.jobs.adapt import adapt
+from cloud_trainer.jobs.dreams import read_rollouts
+from cloud_trainer.jobs.imagine import RecordedActions, imagine_from
+from cloud_trainer.jobs.improve import improve
+from cloud_trainer.jobs.job import full_length
+from cloud_trainer.jobs.runner import Recorded
+from cloud_trainer.world_model.checkpoint import save_world_model
+from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from gymnast_core.episodes import read_episode, write_episode
+from gymnast_core.errors import ConfigError
+from tests.cloud.jobs import TINY, job_of
+from tests.cloud.learning_fakes import episode, tiny_world
+from tests.cloud.test_worlds import DREAM, QUICK, save_dit
+from tests.world_model.tiny import tiny_model
+
+STEPS, CHUNK = 20, 5
+COMPACT = {
+    **TINY,
+    "grpo_iterations": 1,
+    "forgetting_starts": 1,
+    "audit": {"parts": ["outcomes"]},
+    "grpo": QUICK["grpo"],
+}
+
+
+@pytest.fixture(scope="module")
+def longer(material, tmp_path_factory):
+    """The shared recordings, going on for five more steps; four of them were cut short."""
+    checkpoints, files = material
+    folder = tmp_path_factory.mktemp("longer")
+    made = []
+    for number, entry in enumerate(files):
+        known = read_episode(entry.path)
+        steps = STEPS if number % 12 else 9
+        again = np.arange(steps + 1).clip(max=known.steps)
+        own = replace(
+            known, episode_id=f"long-{known.episode_id}", proprio_TP=known.proprio_TP[again],
+            images={name: frames[again] for name, frames in known.images.items()},
+            actions_TA=np.resize(known.actions_TA, (steps, 7)),
+            time_ns_T=np.arange(steps + 1, dtype=np.int64) * 200_000_000,
+            policy_versions=["policy-x"] * steps, metadata={**known.metadata, "scene": f"bench{number % 2}"},
+        )  # fmt: skip
+        made.append(Recorded(write_episode(folder, own, robot="sim-0"), entry.outcome))
+    return checkpoints, made
+
+
+def test_the_full_length_is_what_most_episodes_have_and_the_longer_of_two():
+    assert full_length([15, 9, 15, 40]) == 15
+    assert full_length([40, 15, 40, 15]) == 40
+    assert full_length([]) == 0
+
+
+@pytest.mark.parametrize("kind", ["compact", "dit"])
+def test_a_job_practises_as_long_as_its_episodes_are_and_tells_which_it_left_out(kind, longer, tmp_path):
+    checkpoints, files = longer
+    config = {**COMPACT, **({"dream": DREAM, "refine_iterations": 0} if kind == "dit" else {})}
+    if kind == "dit":
+        checkpoints = {**checkpoints, "world_model": save_dit(tmp_path / "dit")}
+    told = []
+    job = replace(job_of((checkpoints, files), tmp_path / "job", config=config), progress=told.append)
+    result = improve(job)
+    assert result["candidates"]
+    (odd,) = {(event.step, event.total) for event in told if event.stage == "other_lengths"}
+    assert odd == (4, 48)
+    assert {len(film) for film in read_rollouts(job.folder)[1]} == {1 + STEPS // CHUNK}
+
+
+def test_adaptation_follows_the_length_too(longer, tmp_path):
+    asked = {"scene": "bench1", "instruction": read_episode(longer[1][1].path).instruction}
+    result = adapt(job_of(longer, tmp_path, config=COMPACT, **asked))
+    assert result["candidates"]
+    assert {len(film) for film in read_rollouts(tmp_path)[1]} == {1 + STEPS // CHUNK}
+
+
+def test_a_length_that_no_episode_has_is_refused_with_those_there_are(longer, tmp_path):
+    config = {**COMPACT, "dream": {"episode_steps": 40}}
+    with pytest.raises(ConfigError, match=r"40 steps long \(lengths there: 9 \(4\), 20 \(44\); .*dream.episode_steps"):
+        improve(job_of(longer, tmp_path, config=config))
+
+
+def test_a_dream_ends_with_the_episode_it_began_in():
+    clips = clips_of([episode(seed, steps=25) for seed in range(2)], 64)
+    begun = [*starts_of(clips), *starts_of(clips, steps=(10,))]
+    actions = np.zeros((4, 25, 7), np.float32)
+    rollouts = imagine_from(tiny_world(), begun, RecordedActions(actions), seed=0)
+    assert rollouts.length_B.tolist() == [25, 25, 15, 15]
+
+
+def autoencoder(kind, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from diffusers import AutoencoderKL, AutoencoderTiny
+
+        torch.manual_seed(0)
+        if kind == "tiny":
+            made = AutoencoderTiny(
+                encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+                num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1), latent_channels=16,
+            )  # fmt: skip
+        else:
+            made = AutoencoderKL(
+                block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=16, norm_num_groups=4, layers_per_block=1,
+                scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False,
+            )  # fmt: skip
+        made.save_pretrained(folder, safe_serialization=True)
+    return {"kind": kind, "folder": str(folder)}
+
+
+@pytest.mark.parametrize("kind", ["kl", "tiny"])
+def test_a_job_practises_in_a_latent_world_and_its_judge_sees_frames(kind, material, tmp_path):
+    pytest.importorskip("diffusers")
+    model = tiny_model(in_channels=16, patch_size=2)
+    save_world_model(
+        tmp_path / "dit", model.state_dict(), model.config, objective_name="v_prediction",
+        codec_config=autoencoder(kind, tmp_path / "codec"), image_size=64,
+    )  # fmt: skip
+    checkpoints, files = material
+    lab = {**checkpoints, "world_model": tmp_path / "dit"}, files
+    result = improve(job_of(lab, tmp_path / "job", config={**QUICK, "grpo_iterations": 1}))
+    assert result["candidates"]
+    films = read_rollouts(tmp_path / "job")[1]
+    assert films[0].shape == (4, 64, 64, 3)
+    assert (films[0][1] != films[0][0]).any()
