@@ -49,7 +49,10 @@ class SimRobot:
                 episode.instruction, episode.outcome.value, "operator:sim", steps, checkpoint, {"scene": scene},
             )  # fmt: skip
             self.service.meta.add_episodes([known])
-        return {"success": episode.outcome.value == "success", "episode_id": episode.episode_id, "truncated_reason": ""}
+        return {
+            "success": episode.outcome.value == "success", "episode_id": episode.episode_id, "truncated_reason": "",
+            "labelled_by": "operator:sim",
+        }  # fmt: skip
 
     def evaluate(self, *, tasks, seed_start, seed_count, scene, temperature_seed, record, purpose, timeout_s):
         seeds = range(seed_start, seed_start + seed_count)
