@@ -11,12 +11,12 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from cloud_trainer.grpo.log_probs import rollout_log_probs
 from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.ranges import COUNT_OR_ZERO, Range, check_ranges
 from gymnast_core.errors import ContractError
@@ -86,24 +86,12 @@ def log_probs_under(policy: TokenPolicy, rollouts: RolloutBatch, *, rows_at_once
     Raises:
         ContractError: kept frames are not the starts of the policy's chunks.
     """
-    chunk, steps = policy.chunk_length, rollouts.tokens_BTA.shape[1]
-    chunks = steps // chunk
-    if list(rollouts.frame_steps_F[:chunks]) != [chunk * index for index in range(chunks)]:
-        raise ContractError(f"kept frames {rollouts.frame_steps_F} must be the starts of chunks of {chunk}")
+    every = np.arange(len(rollouts.instructions))
     parts = [
-        _chunk_log_probs(policy, rollouts, slice(low, low + rows_at_once), chunks)
-        for low in range(0, len(rollouts.instructions), rows_at_once)
+        rollout_log_probs(policy, rollouts, every[low : low + rows_at_once]).cpu().numpy()
+        for low in range(0, every.size, rows_at_once)
     ]
-    return np.concatenate(parts).reshape(-1, steps, 7)
-
-
-def _chunk_log_probs(policy: TokenPolicy, rollouts: RolloutBatch, rows: slice, chunks: int) -> FloatArray:
-    frames = rollouts.frames_BFHWC[rows, :chunks]
-    texts: Sequence[str] = [text for text in rollouts.instructions[rows] for _ in range(chunks)]
-    tokens = rollouts.tokens_BTA[rows].reshape(len(texts), -1, 7)
-    prepared = policy.training_frames(frames.reshape(-1, *frames.shape[2:]))
-    log_probs: FloatArray = policy.token_log_probs(prepared, texts, tokens).cpu().numpy()
-    return log_probs
+    return np.concatenate(parts).reshape(rollouts.tokens_BTA.shape)
 
 
 def corrected(scored: Scored, policy: TokenPolicy, bounds: OffPolicy) -> Scored:

@@ -13,13 +13,14 @@ import torch
 
 from cloud_trainer.grpo.advantage import group_advantages, informative_groups, token_advantages
 from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.log_probs import rollout_log_probs
 from cloud_trainer.grpo.loss import clipped_loss, length_weights
 from cloud_trainer.grpo.scored import Scored, join_scored, packed, take_rows, unpacked
 from cloud_trainer.training_state import Trained, load_state, save_state, whole
 from gymnast_core.errors import ContractError
 from gymnast_core.policies.adapter import TrainableAdapter
 from gymnast_core.policies.trainable import TokenPolicy
-from gymnast_core.types import FloatArray, IntArray, RolloutBatch
+from gymnast_core.types import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class GrpoTrainer(Generic[PolicyT]):
         every = torch.from_numpy(np.arange(steps * 7) < (rollouts.length_B[rows] * 7)[:, None])
         weight_B = length_weights(every, self.config.length_normalisation)[places] * share_B
         mine, valid = rows[places], every[places]
-        new = self._log_probs(self.policy, rollouts, mine)
+        new = rollout_log_probs(self.policy, rollouts, mine)
         old = torch.from_numpy(rollouts.log_probs_BTA[mine]).flatten(1)
         token_advantage = torch.from_numpy(token_advantages(advantage_B[mine], rollouts.length_B[mine], steps))
         if batch.weight_BTA is not None:
@@ -166,7 +167,7 @@ class GrpoTrainer(Generic[PolicyT]):
         loss = (weight_B * parts.loss).sum()
         if self._reference is not None:
             with torch.no_grad():
-                reference = self._log_probs(self._reference, rollouts, mine)
+                reference = rollout_log_probs(self._reference, rollouts, mine)
             apart = torch.where(valid, reference - new, 0.0)
             estimate = (apart.exp() - apart - 1).sum(1) / valid.sum(1)  # Schulman's k3: unbiased and never negative
             loss = loss + self.config.kl_weight * (estimate * share_B).sum()
@@ -186,19 +187,6 @@ class GrpoTrainer(Generic[PolicyT]):
     def _summed(self, told: torch.Tensor) -> torch.Tensor:
         """Figures of the mini-batch out of those of this process's rows."""
         return told
-
-    def _log_probs(self, policy: TokenPolicy, rollouts: RolloutBatch, rows: IntArray) -> torch.Tensor:
-        """(rows, T*7) log-probabilities, one policy call per chunk, all rows and chunks in one pass."""
-        chunk = policy.chunk_length
-        chunks = rollouts.actions_BTA.shape[1] // chunk
-        if list(rollouts.frame_steps_F[:chunks]) != [chunk * c for c in range(chunks)]:
-            raise ContractError(f"kept frames {rollouts.frame_steps_F} must be the starts of chunks of {chunk}")
-        kept = rollouts.frames_BFHWC[rows, :chunks]
-        frames = policy.training_frames(kept.reshape(-1, *kept.shape[2:]))
-        tokens = rollouts.tokens_BTA[rows].reshape(len(rows) * chunks, chunk, 7)
-        instructions = [rollouts.instructions[row] for row in rows for _ in range(chunks)]
-        log_probs = policy.token_log_probs(frames, instructions, tokens)
-        return log_probs.reshape(len(rows), -1)
 
     def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
         """Write a checkpoint of the policy, unless a run that was interrupted right here already did."""

@@ -85,7 +85,8 @@ def windows_from_rollouts(rollouts: RolloutBatch, rows: Sequence[int], chunk_len
     Raises:
         ContractError: the kept frames are not 0, K, 2K, ...
     """
-    chunks = rollouts.actions_BTA.shape[1] // chunk_length
+    last = rollouts.actions_BTA.shape[1]
+    chunks = -(-last // chunk_length)
     if list(rollouts.frame_steps_F[:chunks]) != [chunk_length * c for c in range(chunks)]:
         raise ContractError(f"kept frames {rollouts.frame_steps_F} are not the starts of chunks of {chunk_length}")
     pairs = [(b, c) for b in rows for c in range(chunks) if c * chunk_length < rollouts.length_B[b]]
@@ -96,7 +97,7 @@ def windows_from_rollouts(rollouts: RolloutBatch, rows: Sequence[int], chunk_len
     return Windows(
         prepare(np.stack(frames) if frames else np.zeros((0, height, width, 3), np.uint8)),
         tuple(rollouts.instructions[b] for b, _ in pairs),
-        rollouts.actions_BTA[row[:, None], steps].reshape(-1, chunk_length, ACTION_DIM),
+        rollouts.actions_BTA[row[:, None], steps.clip(max=last - 1)].reshape(-1, chunk_length, ACTION_DIM),
         steps < rollouts.length_B[row][:, None],
         np.ones(len(pairs), np.float32),
     )

@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 import torch
 
+from cloud_trainer.grpo.log_probs import rollout_log_probs
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.dreams import read_rollouts
 from cloud_trainer.jobs.imagine import RecordedActions, imagine_from
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import full_length
 from cloud_trainer.jobs.runner import Recorded
+from cloud_trainer.sft.windows import windows_from_rollouts
 from cloud_trainer.world_model.checkpoint import save_world_model
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from gymnast_core.episodes import read_episode, write_episode
 from gymnast_core.errors import ConfigError
 from tests.cloud.jobs import TINY, job_of
-from tests.cloud.learning_fakes import episode, tiny_world
+from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world
 from tests.cloud.test_worlds import DREAM, QUICK, save_dit
 from tests.world_model.tiny import tiny_model
 
@@ -85,6 +87,18 @@ def test_a_length_that_no_episode_has_is_refused_with_those_there_are(longer, tm
     config = {**COMPACT, "dream": {"episode_steps": 40}}
     with pytest.raises(ConfigError, match=r"40 steps long \(lengths there: 9 \(4\), 20 \(44\); .*dream.episode_steps"):
         improve(job_of(longer, tmp_path, config=config))
+
+
+def test_a_last_chunk_that_the_end_cuts_is_learned_from_as_far_as_it_went():
+    clips = clips_of([episode(seed, steps=13) for seed in range(4)], 64)
+    policy = tiny_policy()
+    rollouts = imagine_from(tiny_world(), starts_of(clips), policy, seed=0, rng=np.random.default_rng(0))
+    assert rollouts.frame_steps_F.tolist() == [0, 5, 10, 13]
+    again = rollout_log_probs(policy, rollouts, np.array([2, 0])).detach().numpy().reshape(2, 13, 7)
+    np.testing.assert_allclose(again, rollouts.log_probs_BTA[[2, 0]], atol=1e-5)
+    windows = windows_from_rollouts(rollouts, [1], 5, policy.training_frames)
+    assert windows.valid_NK.sum(axis=1).tolist() == [5, 5, 3]
+    np.testing.assert_array_equal(windows.actions_NKA[2, :3], rollouts.actions_BTA[1, 10:])
 
 
 def test_a_dream_ends_with_the_episode_it_began_in():

@@ -6,6 +6,7 @@ import torch
 
 from cloud_trainer.grpo.advantage import group_advantages, informative_groups
 from cloud_trainer.grpo.config import GrpoConfig
+from cloud_trainer.grpo.log_probs import rollout_log_probs
 from cloud_trainer.grpo.loss import clipped_loss, length_weights
 from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.grpo.trainer import GrpoTrainer
@@ -90,8 +91,7 @@ def test_masked_tail_neither_counts_nor_teaches():
 def test_old_log_probabilities_are_reproduced_so_the_first_ratio_is_one():
     policy = tiny_policy(row_by_row=False)
     scored = sampler()(policy, np.random.default_rng(0))
-    trainer = GrpoTrainer(policy, CONFIG)
-    new = trainer._log_probs(policy, scored.rollouts, np.arange(6))
+    new = rollout_log_probs(policy, scored.rollouts, np.arange(6))
     np.testing.assert_allclose(new.detach().numpy(), scored.rollouts.log_probs_BTA.reshape(6, -1), atol=2e-5)
 
 
@@ -162,7 +162,7 @@ def test_update_makes_rewarded_tokens_likelier_than_unrewarded_ones():
     trainer = GrpoTrainer(policy, dataclasses.replace(CONFIG, learning_rate=1e-3, epochs=4))
     batch = synthetic(policy, [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])
     report = trainer.update(batch)
-    new = trainer._log_probs(policy, batch.rollouts, np.arange(6)).detach().numpy().mean(1)
+    new = rollout_log_probs(policy, batch.rollouts, np.arange(6)).detach().numpy().mean(1)
     gain = new - batch.rollouts.log_probs_BTA.reshape(6, -1).mean(1)
     assert gain[::2].mean() > gain[1::2].mean()
     assert (report.trajectories, report.groups) == (6, 3)
