@@ -196,7 +196,9 @@ def test_ctrl_c_cancels_and_says_what_is_left(bench):
     address = bench.service.start()
     bench.console.start()
     bench.engine.hold["train"].clear()
-    command = [sys.executable, "-m", "gymnast_cli.main", *HERE, "--yes", "--trainer", address, "--insecure"]
+    # a suite that runs in the background inherits an ignored SIGINT, and so would its children
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "gymnast_cli.main", *HERE]
+    command += ["--yes", "--trainer", address, "--insecure"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
     assert bench.engine.inside["train"].wait(30)
     running.send_signal(signal.SIGINT)
