@@ -19,7 +19,7 @@ from cloud_trainer.jobs.gates import (
 )
 from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.pieces import Ground
-from cloud_trainer.jobs.practice import clips_for, grpo_config, lineage_of, practice_judge, result_of
+from cloud_trainer.jobs.practice import clips_for, frame_sizes, grpo_config, lineage_of, practice_judge, result_of
 from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import name_of, split_of
@@ -58,6 +58,7 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
         raise ConfigError("forgetting_starts 0 leaves nothing to see a loss by; leave it out, or set forgetting to 1")
     scene = str(job.spec["scene"])
     home = load_world(job.checkpoints["world_model"], config.dream)
+    frame_sizes(job, config, home)
     episodes = load_episodes(job, config.most_episodes, home.image_size, config.dream.episode_steps)
     here = [episode for episode in episodes if episode.metadata.get("scene") == scene]
     mine = [episode for episode in here if episode.instruction == job.spec["instruction"]]
@@ -129,7 +130,7 @@ def _practise_until(
             grounds.append(Ground(at_hand(config, home, load), starts, keyframes, config.rehearsal))
         if config.anchor > 0:
             anchor = functools.partial(anchored, parent, elsewhere, config.anchor)
-    lineage = {**lineage_of(there, judge, passed, [scene_clips], config), "scene": job.spec["scene"], **told}
+    lineage = {**lineage_of(job, there, judge, passed, [scene_clips], config), "scene": job.spec["scene"], **told}
     return reinforce(
         job, config, grounds, judge_maker(job, config, judge, job.checkpoints["judge"]), grpo, lineage=lineage,
         candidate_every=1, anchor=anchor, over=late,

@@ -11,7 +11,7 @@ import numpy as np
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import join_scored
 from cloud_trainer.jobs.job import Job, load_episodes
-from cloud_trainer.jobs.practice import Dream, grpo_config, lineage_of, lora_of, trusted_dream
+from cloud_trainer.jobs.practice import Dream, frame_sizes, grpo_config, lineage_of, lora_of, trusted_dream
 from cloud_trainer.jobs.reinforce import ground_of, imagined_groups, judge_maker, tell_other_tasks, told_starts
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.train import Sampler
@@ -41,7 +41,7 @@ def imitate(job: Job) -> dict[str, Any]:
     """
     config = PipelineConfig.of(job.spec.get("config", {}))
     _check(config)
-    size = load_world(job.checkpoints["world_model"], config.dream).image_size
+    size = frame_sizes(job, config, load_world(job.checkpoints["world_model"], config.dream))["world_model"]
     episodes = load_episodes(job, config.most_episodes, size, config.dream.episode_steps)
     won = [episode for episode in episodes if episode.outcome is Outcome.SUCCESS]
     if not won:
@@ -101,7 +101,7 @@ def _imagined(job: Job, config: PipelineConfig, dream: Dream, held_out: Clips) -
     policy: Any = load_trainable(job.checkpoints["policy"], temperature=grpo.temperature)
     with imagined_groups(job, config, [ground], judge, grpo) as sampler:
         imagined = imagined_successes(sampler, policy, grpo, rounds=config.imagined_rounds)
-    lineage = lineage_of(dream.world, dream.judge, dream.passed, dream.parts.values(), config)
+    lineage = lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values(), config)
     return imagined, {"starts": lineage.pop("episodes"), **lineage, **told}  # "episodes" are those that were imitated
 
 

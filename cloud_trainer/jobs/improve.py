@@ -30,7 +30,7 @@ def improve(job: Job) -> dict[str, Any]:
     training = reinforce(
         job, config, [ground], judge_maker(job, config, dream.judge, dream.judge_folder),
         grpo_config(job, config), candidate_every=config.candidate_every,
-        lineage=lineage_of(dream.world, dream.judge, dream.passed, dream.parts.values(), config) | told,
+        lineage=lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values(), config) | told,
     )  # fmt: skip
     count = sum(len(part) for part in dream.parts.values())
     result = result_of(job, training, dream.world_model, dream.judge_folder, dream.passed, count)

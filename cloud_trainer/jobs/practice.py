@@ -23,7 +23,8 @@ from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.manifest import read_manifest
-from gymnast_core.policies.adapter import LoraSettings
+from gymnast_core.policies.adapter import ARCHITECTURE as ADAPTER
+from gymnast_core.policies.adapter import Adapter, LoraSettings
 from gymnast_core.types import Episode
 
 JUDGE_CACHE = "judge_cache"
@@ -67,6 +68,7 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
     """
     named = practice_judge(job, config, job.checkpoints["judge"]) if config.judge else None
     home = load_world(job.checkpoints["world_model"], config.dream)
+    frame_sizes(job, config, home)
     episodes = split(load_episodes(job, config.most_episodes, home.image_size, config.dream.episode_steps))
     parts = {name: clips_for(part, name, home.image_size) for name, part in episodes.items()}
     world_model, world, kept = promoted_world_model(job, config, home, episodes)
@@ -91,6 +93,29 @@ def practice_judge(job: Job, config: PipelineConfig, checkpoint: Path) -> Judge:
     if not config.judge:
         return LearnedJudge.load(checkpoint)
     return CachedJudge(judge_of(config.judge), job.folder / JUDGE_CACHE)
+
+
+def frame_sizes(job: Job, config: PipelineConfig, world: World) -> dict[str, int]:
+    """Pixels a side of the frames that the world model draws and that policy and learned judge were trained on.
+
+    Larger frames are shrunk to what policy and judge see, by area; OpenVLA prepares any size in its own way.
+
+    Raises:
+        ConfigError: the world model draws less than one of them sees.
+    """
+    sizes = {"world_model": world.image_size}
+    for part in ("policy",) if config.judge else ("policy", "judge"):
+        manifest = read_manifest(job.checkpoints[part])
+        if manifest.architecture == ADAPTER:
+            manifest = read_manifest(Adapter.read(job.checkpoints[part]).base)
+        if (size := manifest.config.get("image_size")) is not None:
+            sizes[part] = int(size)
+        if sizes.get(part, 0) > world.image_size:
+            raise ConfigError(
+                f"world model {world.version} draws {world.image_size} pixels a side, but {part} {manifest.id} sees "
+                f"{size}: practise in a world model of at least {size}, or train the {part} at {world.image_size}"
+            )
+    return sizes
 
 
 def clips_for(episodes: Sequence[Episode], part: str, image_size: int) -> Clips:
@@ -120,9 +145,10 @@ def lora_of(job: Job, config: PipelineConfig) -> LoraSettings | None:
 
 
 def lineage_of(
-    world: World, judge: Judge, passed: Passed, parts: Iterable[Clips], config: PipelineConfig
+    job: Job, world: World, judge: Judge, passed: Passed, parts: Iterable[Clips], config: PipelineConfig
 ) -> dict[str, Any]:
-    """What a candidate's manifest says about where it practised."""
+    """What a candidate's manifest says about where it practised; frame_sizes where they differ."""
+    sizes = frame_sizes(job, config, world)
     episodes = [episode for part in parts for episode in part.episode_ids]
     lineage = {
         "world_model": world.version,
@@ -130,6 +156,7 @@ def lineage_of(
         "audit": passed.report.summary(),
         "episodes": episodes,
     }
+    lineage |= {"frame_sizes": sizes} if len(set(sizes.values())) > 1 else {}
     return lineage | ({"judge_settings": dict(config.judge)} if config.judge else {})
 
 

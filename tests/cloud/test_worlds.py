@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cloud_trainer.jobs.adapt import adapt
+from cloud_trainer.jobs.dreams import read_rollouts
 from cloud_trainer.jobs.imagine import RecordedActions, imagine, imagine_from, join_rollouts
+from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import CancelledError
@@ -210,3 +212,20 @@ def test_what_a_dit_lacks_is_named_with_its_remedy(tmp_path, material):
         load_world(material[0]["judge"])
     with pytest.raises(ConfigError, match=r"dream: unknown settings \['step'\]"):
         PipelineConfig.of({"dream": {"step": 4}})
+
+
+def test_a_policy_and_a_judge_of_64_pixels_practise_in_a_world_of_96(lab, tmp_path):
+    save_dit(tmp_path / "dit", image_size=96)
+    large = {**lab[0], "world_model": tmp_path / "dit"}, lab[1]
+    result = improve(job_of(large, tmp_path / "job", config={**QUICK, "grpo_iterations": 1}))
+    lineage = read_manifest(Path(result["candidates"][0]["folder"])).lineage
+    assert lineage["frame_sizes"] == {"world_model": 96, "policy": 64, "judge": 64}
+    assert read_rollouts(tmp_path / "job")[1][0].shape[1:] == (96, 96, 3)
+
+
+@pytest.mark.parametrize("kind", [improve, imitate])
+def test_a_world_that_draws_less_than_the_policy_sees_is_refused_before_anything_is_read(kind, lab, tmp_path):
+    save_dit(tmp_path / "dit", image_size=48)
+    small = {**lab[0], "world_model": tmp_path / "dit"}, []
+    with pytest.raises(ConfigError, match=r"draws 48 pixels a side, but policy policy-\S+ sees 64: practise in"):
+        kind(job_of(small, tmp_path / "job", config={**QUICK, "forgetting_starts": None}))
