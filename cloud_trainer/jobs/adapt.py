@@ -95,7 +95,7 @@ def _remembering(
     check = ForgettingCheck(
         home, judge, at_most(clips_for(held_out, "other scenes", home.image_size), config.forgetting_starts),
         job.checkpoints["policy"],
-        adapted_to=str(job.spec["instruction"]), seed=job.seed, cancelled=job.cancelled,
+        adapted_to=str(job.spec["instruction"]), seed=job.seed, device=config.device, cancelled=job.cancelled,
     )  # fmt: skip
     count, tried, refusal = len(candidates), [], ""
     while count:
@@ -129,7 +129,7 @@ def _practise_until(
         if config.rehearsal > 0:
             grounds.append(Ground(at_hand(config, home, load), starts, keyframes, config.rehearsal))
         if config.anchor > 0:
-            anchor = functools.partial(anchored, parent, elsewhere, config.anchor)
+            anchor = functools.partial(anchored, parent, elsewhere, config.anchor, config.device)
     lineage = {**lineage_of(job, there, judge, passed, [scene_clips], config), "scene": job.spec["scene"], **told}
     return reinforce(
         job, config, grounds, judge_maker(job, config, judge, job.checkpoints["judge"]), grpo, lineage=lineage,

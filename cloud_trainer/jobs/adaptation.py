@@ -70,13 +70,13 @@ def frame_anchor(base: TokenPolicy, clips: Clips, *, weight: float, frames: int 
         rows = rng.integers(0, len(texts), frames)
         chosen, words = images_NHWC[rows], [texts[row] for row in rows]
         with torch.no_grad():
-            target = torch.log_softmax(base.logits(chosen, words), -1)
-        apart = target.exp() * (target - torch.log_softmax(policy.logits(chosen, words), -1))
+            target = torch.log_softmax(base.logits(chosen, words).cpu(), -1)
+        apart = target.exp() * (target - torch.log_softmax(policy.logits(chosen, words).cpu(), -1))
         return weight * apart.sum(-1).mean()
 
     return loss
 
 
-def anchored(parent: Path, clips: Clips, weight: float) -> Anchor:
+def anchored(parent: Path, clips: Clips, weight: float, device: str = "cpu") -> Anchor:
     """Make the anchor to a checkpoint, in whichever process the learner is."""
-    return frame_anchor(load_trainable(parent), clips, weight=weight)
+    return frame_anchor(load_trainable(parent, device=device), clips, weight=weight)

@@ -22,6 +22,7 @@ from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.trainable import placed
 from gymnast_core.policy import Policy
 from gymnast_core.statistics import PairCounts, paired_difference
 from gymnast_core.types import BoolArray
@@ -101,15 +102,16 @@ class ForgettingCheck:
         base: the policy before.
         adapted_to: instruction that was adapted; it is told by_task, and left out of the overall figure.
         seed: of the model's noise.
+        device: of large policies, see load_batched.
         cancelled: asked before every step.
     """
 
     def __init__(
         self, world: World, judge: Judge, clips: Clips, base: Path, *, adapted_to: str = "",
-        seed: int, cancelled: Cancelled = never,
+        seed: int, device: str = "cpu", cancelled: Cancelled = never,
     ) -> None:  # fmt: skip
         self._world, self._judge, self._clips, self._seed = world, judge, clips, seed
-        self._texts, self._cancelled = np.array(clips.instructions), cancelled
+        self._texts, self._cancelled, self._device = np.array(clips.instructions), cancelled, device
         self._other = self._texts != adapted_to if (self._texts != adapted_to).any() else np.ones(len(clips), bool)
         self._before = self._dream(base)
         self._sight = self._measure_sight()
@@ -126,7 +128,7 @@ class ForgettingCheck:
         return Forgetting(n=int(whole.pop("n")), sight=self._sight, by_task=by_task, **whole)
 
     def _dream(self, folder: Path) -> tuple[BoolArray, BoolArray]:
-        starts, policy = starts_of(self._clips), load_batched(folder)
+        starts, policy = starts_of(self._clips), load_batched(folder, device=self._device)
         rollouts = imagine_from(self._world, starts, policy, seed=self._seed, cancelled=self._cancelled)
         success, decided, _ = outcomes_of(self._judge.judge(rollouts))
         return success, decided
@@ -151,9 +153,12 @@ def _compared(before: BoolArray, after: BoolArray, rows: BoolArray) -> dict[str,
     return {**rates, "n": int(rows.sum()), "low": change.low, "high": change.high}
 
 
-def load_batched(folder: Path) -> Policy:
-    """Load a policy for large imagined batches: a compact one, adapted or not, takes all rows in one product."""
-    policy = load_policy(folder)
+def load_batched(folder: Path, *, device: str = "cpu") -> Policy:
+    """Load a policy for large imagined batches: a compact one, adapted or not, takes all rows in one product.
+
+    A large one is put on a device, see placement.device_of.
+    """
+    policy = placed(load_policy(folder), device)
     inner: Any = getattr(policy, "base", policy)
     if hasattr(inner, "row_by_row"):
         inner.row_by_row = False

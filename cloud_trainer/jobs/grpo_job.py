@@ -38,6 +38,8 @@ class GrpoJob:
         candidate_every: iterations between candidates.
         ahead: sample the next batch while the learner works on this one, and how stale rollouts are then corrected;
             such a run, interrupted, goes on validly but not to the bit. None waits for every batch.
+        device: of a large policy where it acts or learns, see load_trainable; the ranks of a sharded learner have
+            their own.
     """
 
     parent: Path
@@ -52,11 +54,12 @@ class GrpoJob:
     groups_per_piece: int = 4
     candidate_every: int = 5
     ahead: OffPolicy | None = None
+    device: str = "cpu"
 
     @property
     def recipe(self) -> Recipe:
         """What workers are built from."""
-        return Recipe.of(self.grounds, self.judge, self.parent, self.lora, self.config)
+        return Recipe.of(self.grounds, self.judge, self.parent, self.lora, self.config, device=self.device)
 
     def sampler(self, pool: Any) -> ShardedSampler:
         """Return what samples this job's groups on a pool."""
@@ -82,6 +85,7 @@ class GrpoJob:
                 self.out,
                 candidate_every=self.candidate_every,
                 lora=self.lora,
+                device=self.device,
                 state=self.state,
                 lineage=self.lineage,
                 anchor=None if self.anchor is None else self.anchor(),

@@ -87,8 +87,8 @@ def _fine_tuned(
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         train_sft(
-            won, sft, out, parent=parent, imagined=imagined, lora=lora, state=job.folder / "sft.state",
-            lineage=lineage, progress=job.progress, cancelled=job.cancelled,
+            won, sft, out, parent=parent, imagined=imagined, lora=lora, device=config.device,
+            state=job.folder / "sft.state", lineage=lineage, progress=job.progress, cancelled=job.cancelled,
         )  # fmt: skip
     return {"id": read_manifest(out).id, "iteration": sft.iterations, "folder": str(out)}
 
@@ -98,7 +98,7 @@ def _imagined(job: Job, config: PipelineConfig, dream: Dream, held_out: Clips) -
     grpo = grpo_config(job, config)
     ground, told = ground_of(job, config, dream, held_out)
     judge = judge_maker(job, config, dream.judge, dream.judge_folder)
-    policy: Any = load_trainable(job.checkpoints["policy"], temperature=grpo.temperature)
+    policy: Any = load_trainable(job.checkpoints["policy"], temperature=grpo.temperature, device=config.device)
     with imagined_groups(job, config, [ground], judge, grpo) as sampler:
         imagined = imagined_successes(sampler, policy, grpo, rounds=config.imagined_rounds)
     lineage = lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values(), config)

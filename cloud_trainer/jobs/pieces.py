@@ -57,6 +57,7 @@ class Recipe:
         lora: a fresh adapter is trained on it; see load_trainable.
         temperature: of sampling.
         mask_after_success: see GrpoConfig.
+        device: of a large policy, as the worker's process sees it; see load_trainable.
     """
 
     worlds: tuple[Callable[[], World], ...]
@@ -65,15 +66,16 @@ class Recipe:
     lora: LoraSettings | None = None
     temperature: float = 1.0
     mask_after_success: bool = False
+    device: str = "cpu"
 
     @staticmethod
     def of(
         grounds: Sequence[Ground], judge: Callable[[], Judge], policy: Path | None, lora: LoraSettings | None,
-        config: GrpoConfig,
+        config: GrpoConfig, *, device: str = "cpu",
     ) -> Recipe:  # fmt: skip
         """Return it for practice on these grounds, with what the configuration says about sampling and judging."""
         worlds = tuple(ground.world for ground in grounds)
-        return Recipe(worlds, judge, policy, lora, config.temperature, config.mask_after_success)
+        return Recipe(worlds, judge, policy, lora, config.temperature, config.mask_after_success, device)
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,9 @@ class RolloutWorker:
         self.worlds = [make() for make in recipe.worlds]
         if recipe.policy is None:
             raise ConfigError("a rollout worker needs the recipe's policy folder")
-        self.policy = load_trainable(recipe.policy, temperature=recipe.temperature, lora=recipe.lora)
+        self.policy = load_trainable(
+            recipe.policy, temperature=recipe.temperature, lora=recipe.lora, device=recipe.device
+        )
         self._version = ""
 
     def imagine(self, work: Work, version: str, weights: Weights) -> Imagined:

@@ -92,7 +92,8 @@ def practice_judge(job: Job, config: PipelineConfig, checkpoint: Path) -> Judge:
     """Open who rewards: the learned judge of the checkpoint, or the one the configuration names."""
     if not config.judge:
         return LearnedJudge.load(checkpoint)
-    return CachedJudge(judge_of(config.judge), job.folder / JUDGE_CACHE)
+    here = {"device": config.device} if config.judge.get("kind") == "vlm" else {}
+    return CachedJudge(judge_of(here | dict(config.judge)), job.folder / JUDGE_CACHE)
 
 
 def frame_sizes(job: Job, config: PipelineConfig, world: World) -> dict[str, int]:

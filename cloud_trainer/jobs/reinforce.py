@@ -59,6 +59,7 @@ def reinforce(
     whole = GrpoJob(
         job.checkpoints["policy"], grounds, judge, grpo, job.folder / "candidates", job.folder / "grpo.state",
         lora_of(job, config), lineage, anchor, candidate_every=candidate_every, ahead=ahead,
+        device=config.device,
     )  # fmt: skip
 
     def stop() -> bool:
@@ -80,7 +81,7 @@ def imagined_groups(
     job: Job, config: PipelineConfig, grounds: Sequence[Ground], judge: Callable[[], Judge], grpo: GrpoConfig
 ) -> Iterator[Sampler]:
     """Give a sampler of the same groups for who does not reinforce."""
-    recipe = Recipe.of(grounds, judge, job.checkpoints["policy"], None, grpo)
+    recipe = Recipe.of(grounds, judge, job.checkpoints["policy"], None, grpo, device=config.device)
     if config.ray is None:
         yield ShardedSampler(LocalPool(recipe, cancelled=job.cancelled), grounds, grpo)
         return
@@ -149,7 +150,13 @@ def tell_other_tasks(
     if not len(held_out) or not candidates:
         return
     check = ForgettingCheck(
-        dream.world, dream.judge, held_out, job.checkpoints["policy"], seed=job.seed, cancelled=job.cancelled
+        dream.world,
+        dream.judge,
+        held_out,
+        job.checkpoints["policy"],
+        seed=job.seed,
+        device=config.device,
+        cancelled=job.cancelled,
     )
     for index, candidate in enumerate(candidates):
         candidate["other_tasks"] = check.of(Path(candidate["folder"])).to_json(config.forgetting)

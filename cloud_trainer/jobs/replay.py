@@ -33,7 +33,7 @@ def replay(job: Job) -> dict[str, Any]:
     """
     world = load_world(job.checkpoints["world_model"])
     judge = LearnedJudge.load(job.checkpoints["judge"])
-    policy = load_batched(job.checkpoints["policy"])
+    policy = load_batched(job.checkpoints["policy"], device="auto")
 
     def dream(episodes: Sequence[Episode]) -> Sequence[Verdict]:
         starts = starts_of(clips_of(episodes, world.image_size))

@@ -20,6 +20,7 @@ from cloud_trainer.sft.trainer import SftConfig
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.worlds import DreamConfig
 from gymnast_core.errors import ConfigError
+from gymnast_core.policies.placement import check_device_name
 
 TOLD_STARTS = 10
 """Starts a task from which a candidate is dreamt beside its parent where that is told and decides nothing."""
@@ -43,6 +44,8 @@ class PipelineConfig:
     """How much a job does. Fixed before the run.
 
     Attributes:
+        device: where world model, codec, large policies with their optimiser, and a vlm judge compute: auto (a GPU if
+            there is one), cpu, cuda, cuda:N. Compact parts stay on the CPU. dream.device and judge.device override it.
         dream: how a DiT world model dreams: see cloud_trainer.world_model.worlds.DreamConfig.
         refine_iterations: of the world model; 0 keeps the parent.
         refine_rate: peak learning rate of the refinement. Short and gentle: old episodes do not travel with a
@@ -85,6 +88,7 @@ class PipelineConfig:
         judge_floor, judge_task_floor: see cloud_trainer.jobs.gates.Gates.
     """
 
+    device: str = "auto"
     dream: DreamConfig = field(default_factory=DreamConfig)
     refine_iterations: int = 100
     refine_rate: float = 1e-4
@@ -121,6 +125,8 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot run, before anything is spent on it."""
         check_ranges(self, RANGES, "config")
+        check_device_name(self.device, "config.device")
+        check_device_name(self.dream.device, "dream.device")
         self.reinforcement(seed=0, learning_rate=self.learning_rate)
         if self.novel.instructions and not self.judge:
             raise ConfigError("novel.instructions need config.judge: the learned judge knows only what it was taught")
@@ -159,7 +165,9 @@ class PipelineConfig:
         known = {entry.name for entry in fields(PipelineConfig)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown settings {unknown}; there are {sorted(known)}")
-        made_of = {name: build(kind, values.get(name, {}), name) for name, kind in NESTED.items()}
+        device = {"device": values["device"]} if "device" in values else {}
+        nested = {**values, "dream": device | dict(values.get("dream", {}))}
+        made_of = {name: build(kind, nested.get(name, {}), name) for name, kind in NESTED.items()}
         ray = ClusterConfig.of(values["ray"]) if values.get("ray") else None
         try:
             audit = replace(practice_audit(), **tuples(values.get("audit", {})))

@@ -96,6 +96,7 @@ def run_grpo(
     lineage: Mapping[str, Any] | None = None,
     anchor: Anchor | None = None,
     lora: LoraSettings | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
     cancelled: Cancelled = never,
 ) -> Training:
@@ -112,13 +113,14 @@ def run_grpo(
         anchor: see cloud_trainer.jobs.adaptation.frame_anchor.
         lora: train a fresh low-rank adapter of the parent alone; a parent that is an adapter goes on as one. Candidates
             are then adapter checkpoints beside a copy of their base.
+        device: see load_trainable; what the optimiser keeps lies there too.
         progress: called after every iteration with imagined_reward and what the update did.
         cancelled: asked before every iteration.
 
     Raises:
         CancelledError: cancelled; the state file has the last whole iteration.
     """
-    policy = load_trainable(parent, temperature=config.temperature, lora=lora, seed=config.seed)
+    policy = load_trainable(parent, temperature=config.temperature, lora=lora, seed=config.seed, device=device)
     trainer = GrpoTrainer(policy, config, anchor=anchor)
     if state is not None and state.exists():
         trainer.load(state)

@@ -17,7 +17,7 @@ job's or a loop's configuration:
 
     kind = "vlm"                             # Qwen-VL or SmolVLM, in this process
     folder = "models/SmolVLM2-500M"
-    device = "cuda"                          # and the fields of judge.vlm.VlmSettings
+    device = "cuda"                          # default auto; and the fields of judge.vlm.VlmSettings
 """
 
 from __future__ import annotations
@@ -94,13 +94,15 @@ def _vlm(values: dict[str, Any]) -> Judge:
     import torch
 
     from cloud_trainer.judge.vlm import VlmSettings, load_vlm_judge
+    from gymnast_core.policies.placement import check_device_name, device_of
 
-    device, dtype = str(values.pop("device", "cpu")), str(values.pop("dtype", "bfloat16"))
+    device, dtype = str(values.pop("device", "auto")), str(values.pop("dtype", "bfloat16"))
+    check_device_name(device, "device of a vlm judge")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype of a vlm judge must be one of {DTYPES}, got {dtype!r}")
     folder = Path(str(values.pop("folder", "")))
     settings = build(VlmSettings, values, "vlm judge")
-    return load_vlm_judge(folder, device=device, dtype=getattr(torch, dtype), settings=settings)
+    return load_vlm_judge(folder, device=str(device_of(device)), dtype=getattr(torch, dtype), settings=settings)
 
 
 def _rubrics(values: Mapping[str, Any]) -> Rubrics:

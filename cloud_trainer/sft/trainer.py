@@ -133,6 +133,7 @@ def train_sft(
     policy_config: CompactPolicyConfig | None = None,
     imagined: tuple[RolloutBatch, Sequence[int]] | None = None,
     lora: LoraSettings | None = None,
+    device: str = "cpu",
     state: Path | None = None,
     lineage: Mapping[str, Any] | None = None,
     progress: Progress = silent,
@@ -148,6 +149,7 @@ def train_sft(
         policy_config: sizes of a fresh policy.
         lora: train a fresh low-rank adapter of the parent alone; a parent that is an adapter goes on as one. Out is
             then an adapter checkpoint, and needs its base beside it to be loaded.
+        device: of a large parent, see load_trainable.
         imagined: rollouts and the rows the judge called successes, mixed 1:1 with the demonstrations (Iter-SFT).
         state: state file; when it exists the run continues from it, and it is written every 100 steps.
         lineage: goes into the manifest beside the configuration and the episode ids.
@@ -157,7 +159,7 @@ def train_sft(
     Raises:
         CancelledError: cancelled; the state file, if one was named, has the last whole step.
     """
-    policy = _starting_policy(episodes, config, parent, policy_config, lora)
+    policy = _starting_policy(episodes, config, parent, policy_config, lora, device)
     parents: tuple[str, ...] = () if parent is None else (policy.version,)
     chunk, prepare = policy.chunk_length, policy.training_frames
     windows = windows_from_episodes(episodes, chunk, prepare, camera=policy.config.camera)
@@ -175,10 +177,10 @@ def train_sft(
 
 def _starting_policy(
     episodes: Sequence[Episode], config: SftConfig, parent: Path | None, sizes: CompactPolicyConfig | None,
-    lora: LoraSettings | None,
+    lora: LoraSettings | None, device: str,
 ) -> TokenPolicy:  # fmt: skip
     if parent is not None:
-        return load_trainable(parent, lora=lora, seed=config.seed)
+        return load_trainable(parent, lora=lora, seed=config.seed, device=device)
     if lora is not None:
         raise ConfigError("adapters need a parent policy to sit on; name one, or train the policy whole")
     with torch.random.fork_rng(devices=[]):

@@ -28,6 +28,7 @@ from cloud_trainer.world_model.sampler import SamplerConfig
 from gymnast_core.env import Env
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.manifest import read_manifest
+from gymnast_core.policies.placement import device_of
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode
 
@@ -63,8 +64,7 @@ class DreamConfig:
     @property
     def torch_device(self) -> torch.device:
         """Where networks run."""
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(found if self.device == "auto" else self.device)
+        return device_of(self.device)
 
 
 class World(Protocol):

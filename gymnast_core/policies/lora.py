@@ -32,7 +32,7 @@ def attach(network: nn.Module, settings: LoraSettings, *, seed: int) -> list[str
         seed: of the adapters' first weights.
 
     Returns:
-        Paths of the adapted layers.
+        Paths of the adapted layers. Adapters are float32, on the device of the layer they sit on.
 
     Raises:
         ConfigError: no layer matches settings.targets.
@@ -46,6 +46,8 @@ def attach(network: nn.Module, settings: LoraSettings, *, seed: int) -> list[str
         inject_adapter_in_model(config, network, adapter_name=ADAPTER)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_("lora_" in name)
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
     return paths
 
 

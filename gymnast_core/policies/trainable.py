@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import Manifest, read_manifest
-from gymnast_core.policies import load_policy
+from gymnast_core.policies import Servable, load_policy
 from gymnast_core.policies.adapter import ARCHITECTURE, Adapter, LoraSettings, TrainableAdapter
+from gymnast_core.policies.placement import device_of
+from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Observation
 
 
@@ -70,26 +72,34 @@ class TokenPolicy(Protocol):
 
 
 def load_trainable(
-    folder: Path, *, temperature: float | None = None, lora: LoraSettings | None = None, seed: int = 0
-) -> TokenPolicy:
+    folder: Path, *, temperature: float | None = None, lora: LoraSettings | None = None, seed: int = 0,
+    device: str = "cpu",
+) -> TokenPolicy:  # fmt: skip
     """Load a policy checkpoint for training: whole, or by an adapter.
+
+    What learns is float32, since a step of AdamW is lost in the rounding of bfloat16: all weights of a policy that is
+    trained whole, the adapter alone on a base that stays as stored.
 
     Args:
         folder: of any architecture with token log-probabilities; of an adapter, to train that adapter on.
         temperature: of sampling; None is the checkpoint's own.
         lora: train a fresh adapter of this size alone. An adapter's own size cannot change.
         seed: of a fresh adapter's first weights.
+        device: of a large policy, see placement.device_of; one that answers in milliseconds stays on the CPU.
 
     Raises:
+        ConfigError: no such device here.
         ConfigError: the policy has no token log-probabilities: an L1 head, a remote or scripted policy; or another
             size was asked for than the adapter has.
         CheckpointError: not a policy, altered, of an unknown architecture, or an adapter without its base.
     """
     if read_manifest(folder).architecture == ARCHITECTURE:
-        policy = _adapter_policy(folder, lora)
+        policy = _adapter_policy(folder, lora, device)
     else:
-        policy = _whole(folder)
-        if lora is not None:
+        policy = _whole(folder, device)
+        if lora is None:
+            policy.network.float()
+        else:
             from gymnast_core.policies.lora import attach  # peft takes seconds to import
 
             attach(policy.network, lora, seed=seed)
@@ -99,17 +109,29 @@ def load_trainable(
     return policy
 
 
-def _adapter_policy(folder: Path, lora: LoraSettings | None) -> TokenPolicy:
+def placed(policy: Policy, device: str) -> Policy:
+    """Move a policy that is worth it to a device, weights as stored; the others compute on the CPU.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    where, inner = device_of(device), getattr(policy, "base", policy)
+    if isinstance(inner, Servable) and isinstance(network := getattr(inner, "network", None), nn.Module):
+        network.to(where)
+    return policy
+
+
+def _adapter_policy(folder: Path, lora: LoraSettings | None, device: str) -> TokenPolicy:
     adapter = Adapter.read(folder)
     if lora is not None and lora != adapter.settings:
         raise ConfigError(f"{folder} is an adapter with {adapter.settings}; it cannot go on as {lora}; leave lora out")
-    base = _whole(adapter.base)
+    base = _whole(adapter.base, device)
     adapter.put_on(base)
     return TrainableAdapter(base, adapter.base, adapter.settings, base_id=adapter.base_id, version=adapter.id)
 
 
-def _whole(folder: Path) -> TokenPolicy:
-    policy = load_policy(folder)
+def _whole(folder: Path, device: str) -> TokenPolicy:
+    policy = placed(load_policy(folder), device)
     if not isinstance(policy, TokenPolicy) or not isinstance(policy.network, nn.Module):
         architecture = read_manifest(folder).architecture
         raise ConfigError(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.imitate import imitate
@@ -14,6 +15,7 @@ from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
+from gymnast_core.policies import trainable
 from tests.cloud.jobs import TINY, in_another_scene, job_of
 from tests.cloud.openai_server import OpenAiServer, frames_in, grade
 
@@ -75,6 +77,8 @@ WRONG = [
     ({"grpo": {"length_normalisation": "tokens"}}, "length_normalisation must be one of .*, got 'tokens'"),
     ({"grpo": {"temprature": 1.6}}, r"grpo: unknown settings \['temprature'\]"),
     ({"grpo": {"group_size": 4}}, r"\['group_size'\] are settings of the job itself"),
+    ({"device": "gpu"}, "config.device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+    ({"dream": {"device": 0}}, "dream.device must be auto, cpu, cuda or cuda:N, got 0"),
     ({"group_size": 1}, "group_size must be a whole number of at least 2, got 1"),
     ({"groups": 0}, "groups .* got 0"),
     ({"grpo_iterations": 0}, "grpo_iterations .* got 0"),
@@ -220,3 +224,23 @@ def test_a_job_runs_on_ray_and_by_adapter(material, tmp_path, ranks):
     greedy = {**config, "ray": {**ray, "cpus_per_actor": 100.0}}
     with pytest.raises(ConfigError, match=r"the job reserves \{'CPU': [34]00\.0"):
         improve(job_of(material, tmp_path / "greedy", config=greedy))
+
+
+@pytest.mark.parametrize("kind", [improve, adapt, imitate])
+def test_a_job_puts_everything_it_opens_on_the_device_it_was_given(kind, material, tmp_path, monkeypatch):
+    asked = []
+
+    def noted(name):
+        asked.append(name)
+        return torch.device("cpu")  # stands in for a GPU that is not here
+
+    monkeypatch.setattr(trainable, "device_of", noted)
+    config = {**QUICK, "device": "cuda:1", "grpo_iterations": 1, "grpo": {"keep_low": 0.0, "keep_high": 1.0}}
+    config |= {"sft": {"iterations": 2, "batch_size": 8}, "imagined_rounds": 1, "forgetting_starts": 1, "anchor": 1.0}
+    material = (material[0], [*material[1], *in_another_scene(material, tmp_path / "bench")])
+    spec = {**ADAPT, "scene": "bench"} if kind is adapt else {}
+    assert kind(job_of(material, tmp_path / "job", config=config, **spec))["candidates"]
+    assert set(asked) == {"cuda:1"}
+    assert len(asked) >= 3  # one to learn or sample from, and both sides of the comparison
+    assert PipelineConfig.of(config).dream.device == "cuda:1"
+    assert PipelineConfig.of({**config, "dream": {"device": "cpu"}}).dream.device == "cpu"
