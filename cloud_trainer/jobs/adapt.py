@@ -17,7 +17,7 @@ from cloud_trainer.jobs.gates import (
     pass_gates,
     starts_within,
 )
-from cloud_trainer.jobs.job import Job, load_episodes
+from cloud_trainer.jobs.job import Job, load_episodes, other_lengths
 from cloud_trainer.jobs.pieces import Ground
 from cloud_trainer.jobs.practice import clips_for, frame_sizes, grpo_config, lineage_of, practice_judge, result_of
 from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
@@ -80,6 +80,7 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
         job, config, lambda: clock() > deadline, (there, home), judge, scene_clips, mine, rehearsed, passed
     )
     result = result_of(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], passed, len(mine))
+    result["other_lengths"] = other_lengths(job, config.most_episodes, len(episodes))
     if not result["candidates"]:
         result["refused"] = f"budget_s {job.spec.get('budget_s')} did not last for one iteration; give more"
     elif held_out:

@@ -76,6 +76,11 @@ def load_episodes(job: Job, most: int, image_size: int, steps: int | None = None
     return episodes
 
 
+def other_lengths(job: Job, most: int, used: int) -> int:
+    """How many of a job's newest labelled episodes were left out for their length, when so many were used."""
+    return sum(entry.outcome in _LABELS for entry in job.episodes[-most:]) - used
+
+
 def full_length(steps: Sequence[int]) -> int:
     """Return the length that most episodes have, the longer of two that are as frequent; 0 of none."""
     counts = Counter(steps)

@@ -18,7 +18,7 @@ from cloud_trainer.jobs.train import Training
 from cloud_trainer.judge.cache import CachedJudge
 from cloud_trainer.judge.choice import judge_of
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of
+from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of, looking_into
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
@@ -70,8 +70,11 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
     home = load_world(job.checkpoints["world_model"], config.dream)
     frame_sizes(job, config, home)
     episodes = split(load_episodes(job, config.most_episodes, home.image_size, config.dream.episode_steps))
-    parts = {name: clips_for(part, name, home.image_size) for name, part in episodes.items()}
-    world_model, world, kept = promoted_world_model(job, config, home, episodes)
+    parts: dict[str, Clips] = {}
+    for name in episodes:  # one part after the other lets go of its frames as they were read
+        parts[name] = clips_for(episodes[name], name, home.image_size)
+        episodes[name] = looking_into(parts[name], episodes[name])
+    world_model, world, kept = promoted_world_model(job, config, home, episodes, parts["world_model"])
     came_with = job.checkpoints["judge"]
     judge_folder = came_with if named else refined_judge(job, config, world, parts)
     judge = named or LearnedJudge.load(judge_folder)

@@ -21,7 +21,7 @@ CALIBRATION_EPISODES = 20
 
 
 def promoted_world_model(
-    job: Job, config: PipelineConfig, home: World, episodes: Mapping[str, Sequence[Episode]]
+    job: Job, config: PipelineConfig, home: World, episodes: Mapping[str, Sequence[Episode]], clips: Clips
 ) -> tuple[Path, World, str]:
     """Refine; returns the refined model, or its parent and why the refined one is not promoted.
 
@@ -30,6 +30,7 @@ def promoted_world_model(
         config: how long, how fast.
         home: the parent, loaded.
         episodes: by part, see jobs.splits.
+        clips: those of the part world_model, stacked.
     """
     parent, out = job.checkpoints["world_model"], job.folder / "world_model"
     if config.refine_iterations == 0:
@@ -39,7 +40,7 @@ def promoted_world_model(
             config.refine_iterations, config.refine_rate, job.seed, job.folder / "world_model.state",
             config.dream.torch_device, job.progress, job.cancelled,
         )  # fmt: skip
-        refine_world(parent, episodes["world_model"], how, out)
+        refine_world(parent, episodes["world_model"], how, out, clips=clips)
     refined = load_world(out, config.dream)
     worse = ""
     if config.check:

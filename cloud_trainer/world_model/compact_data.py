@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,6 +91,22 @@ def clips_of(episodes: Sequence[Episode], size: int, *, camera: str = "") -> Cli
         np.array([episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE) for episode in episodes]),
         tuple(episode.episode_id for episode in episodes),
     )
+
+
+def looking_into(clips: Clips, episodes: Sequence[Episode]) -> list[Episode]:
+    """Return the episodes that clips were made of with the frames of the clips, not copies, for their first camera.
+
+    Args:
+        clips: clips_of(episodes, size).
+        episodes: in the same order; frames of any size.
+    """
+    return [
+        replace(
+            episode,
+            images={**episode.images, next(iter(episode.images)): clips.frames_NTHWC[n, : episode.steps + 1]},
+        )
+        for n, episode in enumerate(episodes)
+    ]
 
 
 def join(first: Clips, second: Clips) -> Clips:

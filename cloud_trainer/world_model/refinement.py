@@ -13,7 +13,7 @@ from cloud_trainer.progress import Cancelled, CancelledError, Progress, Progress
 from cloud_trainer.world_model import checkpoint, compact_model
 from cloud_trainer.world_model.checkpoint import load_world_model
 from cloud_trainer.world_model.codec import build_codec
-from cloud_trainer.world_model.compact_data import clips_of
+from cloud_trainer.world_model.compact_data import Clips, clips_of
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
 from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
@@ -52,7 +52,9 @@ class Refinement:
     cancelled: Cancelled = never
 
 
-def refine_world(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path) -> None:
+def refine_world(
+    parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, *, clips: Clips | None = None
+) -> None:
     """Write a refined checkpoint.
 
     Args:
@@ -60,6 +62,7 @@ def refine_world(parent: Path, episodes: Sequence[Episode], how: Refinement, out
         episodes: recorded, with frames of the world's image size.
         how: how long and how fast.
         out: checkpoint folder to create.
+        clips: the same episodes stacked at the world's image size, where they are at hand; they are not copied again.
 
     Raises:
         CheckpointError: no world model, altered, or of an unknown architecture.
@@ -68,20 +71,21 @@ def refine_world(parent: Path, episodes: Sequence[Episode], how: Refinement, out
     architecture = read_manifest(parent).architecture
     if architecture not in _TRAINERS:
         raise CheckpointError(f"{parent} is a {architecture}, not a world model ({', '.join(_TRAINERS)})")
-    _TRAINERS[architecture](parent, episodes, how, out)
+    _TRAINERS[architecture](parent, episodes, how, out, clips)
 
 
-def _refine_compact(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path) -> None:
+def _refine_compact(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, clips: Clips | None) -> None:
     training = WorldModelTraining(
         iterations=how.iterations, learning_rate=how.learning_rate, own_context_from=0.0, seed=how.seed
     )
-    clips = clips_of(episodes, CompactWorldModel.load(parent).config.image_size)
+    if clips is None:
+        clips = clips_of(episodes, CompactWorldModel.load(parent).config.image_size)
     train_world_model(
         clips, training, out, parent=parent, state=how.state, progress=how.progress, cancelled=how.cancelled
     )
 
 
-def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path) -> None:
+def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, clips: Clips | None) -> None:
     loaded = load_world_model(parent)
     mixture = MixtureConfig(min(LONGEST_CLIP, loaded.model.config.max_frames), {Origin.ON_POLICY: 1.0}, how.seed)
     stream = ClipStream([MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)], mixture)
@@ -105,7 +109,9 @@ def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out:
 
 
 class _Trainer(Protocol):
-    def __call__(self, parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path) -> None: ...
+    def __call__(
+        self, parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, clips: Clips | None
+    ) -> None: ...
 
 
 _TRAINERS: Mapping[str, _Trainer] = {

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cloud_trainer.jobs.imagine import RecordedActions, imagine, replay_clips
-from cloud_trainer.world_model.compact_data import clips_of, join, median_background, starts_of
+from cloud_trainer.world_model.compact_data import clips_of, join, looking_into, median_background, starts_of
 from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_network import pose_maps
@@ -170,3 +170,13 @@ def test_refining_keeps_the_parent_in_the_lineage_and_stores_half_precision(tmp_
         assert torch.equal(tensor, tensor.to(torch.bfloat16).float())
     with pytest.raises(ConfigError, match="camera"):
         train_world_model(CLIPS, config, tmp_path / "c")
+
+
+def test_episodes_that_look_into_their_clips_show_the_same_and_hold_nothing():
+    episodes = [episode(0), episode(1, steps=9)]
+    clips = clips_of(episodes, 64)
+    for mine, own in zip(looking_into(clips, episodes), episodes, strict=True):
+        (seen,) = mine.images.values()
+        assert np.shares_memory(seen, clips.frames_NTHWC)
+        np.testing.assert_array_equal(seen, own.images["over_shoulder"])
+        assert mine.steps == own.steps

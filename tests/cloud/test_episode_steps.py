@@ -73,6 +73,7 @@ def test_a_job_practises_as_long_as_its_episodes_are_and_tells_which_it_left_out
     assert result["candidates"]
     (odd,) = {(event.step, event.total) for event in told if event.stage == "other_lengths"}
     assert odd == (4, 48)
+    assert result["other_lengths"] == 4
     assert {len(film) for film in read_rollouts(job.folder)[1]} == {1 + STEPS // CHUNK}
 
 
@@ -80,6 +81,7 @@ def test_adaptation_follows_the_length_too(longer, tmp_path):
     asked = {"scene": "bench1", "instruction": read_episode(longer[1][1].path).instruction}
     result = adapt(job_of(longer, tmp_path, config=COMPACT, **asked))
     assert result["candidates"]
+    assert result["other_lengths"] == 4
     assert {len(film) for film in read_rollouts(tmp_path)[1]} == {1 + STEPS // CHUNK}
 
 
