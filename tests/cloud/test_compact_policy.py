@@ -57,8 +57,9 @@ def test_large_camera_images_are_averaged_down():
     large = np.repeat(np.repeat(small.images["over_shoulder"], 4, axis=1), 4, axis=2)
     same = dataclasses.replace(small, images={"over_shoulder": large})
     np.testing.assert_array_equal(policy.act(small, ["a"]).actions_BKA, policy.act(same, ["a"]).actions_BKA)
-    with pytest.raises(ShapeError):
-        policy.act(observation(1, size=100), ["a"])
+    assert policy.act(observation(1, size=100), ["a"]).actions_BKA.shape == (1, 5, 7)
+    with pytest.raises(ShapeError, match="at least 64 pixels"):
+        policy.act(observation(1, size=48), ["a"])
 
 
 def test_missing_camera_is_refused_by_name():
