@@ -48,7 +48,7 @@ class Desk:
         self.folder = service.config.folder
         own = self.folder / "console"
         own.mkdir(parents=True, exist_ok=True)
-        self.meta, self.jobs, self.blobs = service.meta, service.jobs, service.blobs
+        self.meta, self.jobs, self._episodes_of = service.meta, service.jobs, service.episodes_of
         self.adaptations, self.trials = adaptations, trials
         self.trail, self.graph, self.log = service.trail, service.trail.graph, service.trail.log
         self._robots = service.robots
@@ -65,7 +65,7 @@ class Desk:
 
     def catalogue(self, user: User) -> EpisodeCatalogue:
         """Return the episodes this user may see."""
-        return EpisodeCatalogue(self.meta, self.blobs, user.tenant)
+        return self._episodes_of(user.tenant)
 
     def version(self, at: str) -> str:
         """Return something that changes whenever the page at this address might.

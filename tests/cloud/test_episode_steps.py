@@ -1,11 +1,9 @@
 """Jobs follow the length of a lab's episodes, and see through the codecs of a lab's world model."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from cloud_trainer.grpo.log_probs import rollout_log_probs
 from cloud_trainer.jobs.adapt import adapt
@@ -22,7 +20,7 @@ from gymnast_core.errors import ConfigError
 from tests.cloud.jobs import TINY, job_of
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world
 from tests.cloud.test_worlds import DREAM, QUICK, save_dit
-from tests.world_model.tiny import tiny_model
+from tests.world_model.tiny import autoencoder, tiny_model
 
 STEPS, CHUNK = 20, 5
 COMPACT = {
@@ -111,34 +109,14 @@ def test_a_dream_ends_with_the_episode_it_began_in():
     assert rollouts.length_B.tolist() == [25, 25, 15, 15]
 
 
-def autoencoder(kind, folder):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from diffusers import AutoencoderKL, AutoencoderTiny
-
-        torch.manual_seed(0)
-        if kind == "tiny":
-            made = AutoencoderTiny(
-                encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
-                num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1), latent_channels=16,
-            )  # fmt: skip
-        else:
-            made = AutoencoderKL(
-                block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=16, norm_num_groups=4, layers_per_block=1,
-                scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False,
-            )  # fmt: skip
-        made.save_pretrained(folder, safe_serialization=True)
-    return {"kind": kind, "folder": str(folder)}
-
-
 @pytest.mark.parametrize("kind", ["kl", "tiny"])
 def test_a_job_practises_in_a_latent_world_and_its_judge_sees_frames(kind, material, tmp_path):
     pytest.importorskip("diffusers")
+    autoencoder(kind).save_pretrained(tmp_path / "codec", safe_serialization=True)
     model = tiny_model(in_channels=16, patch_size=2)
     save_world_model(
         tmp_path / "dit", model.state_dict(), model.config, objective_name="v_prediction",
-        codec_config=autoencoder(kind, tmp_path / "codec"), image_size=64,
+        codec_config={"kind": kind, "folder": str(tmp_path / "codec")}, image_size=64,
     )  # fmt: skip
     checkpoints, files = material
     lab = {**checkpoints, "world_model": tmp_path / "dit"}, files

@@ -9,11 +9,11 @@ import torch
 
 from cloud_trainer.world_model.codec import FastDecodeCodec, IdentityCodec, KLCodec, TinyCodec, build_codec
 from gymnast_core.errors import ConfigError, ShapeError
+from tests.world_model.tiny import autoencoder
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    diffusers = pytest.importorskip("diffusers")
-    from diffusers import AutoencoderKL, AutoencoderTiny
+    pytest.importorskip("diffusers")
 
 
 def frames(*lead: int, size: int = 16) -> torch.Tensor:
@@ -22,32 +22,12 @@ def frames(*lead: int, size: int = 16) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def small_kl() -> Any:
-    torch.manual_seed(0)
-    # SD3's configuration with fewer channels: 16 latent channels, no quant convolutions, its scale and shift
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=16,
-        norm_num_groups=4,
-        layers_per_block=1,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    return autoencoder("kl")
 
 
 @pytest.fixture(scope="module")
 def small_tiny() -> Any:
-    torch.manual_seed(0)
-    return AutoencoderTiny(
-        encoder_block_out_channels=(8, 8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8, 8),
-        num_encoder_blocks=(1, 1, 1, 1),
-        num_decoder_blocks=(1, 1, 1, 1),
-        latent_channels=16,
-    )
+    return autoencoder("tiny")
 
 
 def test_identity_returns_every_byte() -> None:

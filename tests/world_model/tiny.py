@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -57,3 +58,22 @@ def tiny_env(batch_size: int = 3, **changes: Any) -> WorldModelEnv:
         **changes,
     }
     return WorldModelEnv(tiny_model(), VPrediction(), IdentityCodec(), tiny_starts(), WorldModelEnvConfig(**fields))
+
+
+def autoencoder(kind: str) -> Any:
+    """A small random image autoencoder of diffusers, "kl" or "tiny"."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from diffusers import AutoencoderKL, AutoencoderTiny
+    torch.manual_seed(0)
+    if kind == "tiny":
+        return AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+            num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1), latent_channels=16,
+        )  # fmt: skip
+    # SD3's configuration with fewer channels: 16 latent channels, no quant convolutions, its scale and shift
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=16, norm_num_groups=4, layers_per_block=1,
+        scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
