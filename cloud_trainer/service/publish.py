@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,6 @@ class Publisher:
         self._blobs, self._meta, self._key, self._valid_s = blobs, meta, key, valid_s
         self._staging = staging
         self._changed = threading.Condition()
-        self._signing = threading.Lock()
         staging.mkdir(parents=True, exist_ok=True)
 
     def publish(
@@ -145,27 +145,29 @@ class Publisher:
     ) -> tuple[Release, SignedDocument]:
         manifest: Mapping[str, Any] = json.loads(row.manifest)
         deltas = tuple(self._deltas(row, manifest.get("parents", ())))
-        with self._signing:  # so that sequences become visible in order
-            now = time.time_ns()
-            release = Release(
-                kind=kind,
-                sequence=self._meta.next_release_sequence(),
-                checkpoint_id=row.checkpoint_id,
-                manifest=manifest,
-                weights_digest=row.weights_digest,
-                weights_size=row.weights_size,
-                published_ns=now,
-                expires_ns=now + (valid_s or self._valid_s) * SECOND_NS,
-                robots=tuple(robots),
-                deltas=deltas,
-                reason=reason,
-            )
-            signed = self._key.sign(release.to_bytes())
-            self._meta.add_release(
-                ReleaseRow(release.sequence, row.checkpoint_id, signed.payload, signed.key_id, signed.signature)
-            )
+        now = time.time_ns()
+        unnumbered = Release(
+            kind=kind,
+            sequence=0,
+            checkpoint_id=row.checkpoint_id,
+            manifest=manifest,
+            weights_digest=row.weights_digest,
+            weights_size=row.weights_size,
+            published_ns=now,
+            expires_ns=now + (valid_s or self._valid_s) * SECOND_NS,
+            robots=tuple(robots),
+            deltas=deltas,
+            reason=reason,
+        )
+
+        def sign(sequence: int) -> ReleaseRow:
+            signed = self._key.sign(replace(unnumbered, sequence=sequence).to_bytes())
+            return ReleaseRow(sequence, row.checkpoint_id, signed.payload, signed.key_id, signed.signature)
+
+        added = self._meta.add_release(sign)
         LOG.info(
-            "published checkpoint=%s kind=%s sequence=%d robots=%s", row.checkpoint_id, kind, release.sequence, robots
+            "published checkpoint=%s kind=%s sequence=%d robots=%s", row.checkpoint_id, kind, added.sequence, robots
         )
         self.wake()
-        return release, signed
+        release = replace(unnumbered, sequence=added.sequence)
+        return release, SignedDocument(added.payload, added.key_id, added.signature)

@@ -23,6 +23,7 @@ from cloud_trainer.service.upload_weights import receive_checkpoint
 from cloud_trainer.store.protocols import (
     BlobStore,
     EpisodeRow,
+    JobEnd,
     JobRow,
     JobStore,
     MetaStore,
@@ -37,7 +38,6 @@ from gymnast_core.wire.errors import (
     BusyError,
     IdleStreamError,
     InvalidMessageError,
-    NotFoundError,
     NotPermittedError,
     QuotaError,
     TooLargeError,
@@ -325,16 +325,12 @@ class JobServicer:
 
     def Report(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
         """For trainers in other processes: events, the lease, the end."""
-        if not self._jobs.renew(request.job_id, f"remote-{peer.name}"):
-            raise NotFoundError(f"job {request.job_id[:80]!r} is not claimed by {peer.name!r}")
-        for event in request.events:
-            self._jobs.append(request.job_id, event.kind, json_field(event.data_json, self._limits))
-        if request.state:
-            if request.state not in FINAL_STATES:
-                raise InvalidMessageError(f"state {request.state[:40]!r} is none of {FINAL_STATES}")
-            result = json_field(request.result_json, self._limits)
-            return _job(self._jobs.finish(request.job_id, request.state, result, request.error))
-        return _job(self._jobs.get(request.job_id))
+        if request.state and request.state not in FINAL_STATES:
+            raise InvalidMessageError(f"state {request.state[:40]!r} is none of {FINAL_STATES}")
+        events = [(event.kind, json_field(event.data_json, self._limits)) for event in request.events]
+        result = json_field(request.result_json, self._limits)
+        end = JobEnd(request.state, result, request.error) if request.state else None
+        return _job(self._jobs.report(request.job_id, f"remote-{peer.name}", events, end))
 
 
 def _fitting(messages: Iterable[_Message]) -> list[_Message]:

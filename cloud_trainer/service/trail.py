@@ -122,13 +122,13 @@ class Trail:
         """
         by = f"operator:{who.name}"
         with self._labelling:
-            row = self._episode(who, episode_id)
-            self._remember([row])
-            labelled = replace(row, outcome=outcome.value, labelled_by=by)
-            self._meta.update_episode(labelled)
+            self._remember([self._episode(who, episode_id)])
+            was, labelled = self._meta.change_episode(
+                who.tenant, episode_id, lambda row: replace(row, outcome=outcome.value, labelled_by=by)
+            )
             if outcome.value in _LABELS:
                 self.graph.add(label_record(self.graph, episode_id, outcome=outcome.value, by=by))
-        self.note(who, "label", episode=episode_id, outcome=outcome.value, was=row.outcome)
+        self.note(who, "label", episode=episode_id, outcome=outcome.value, was=was.outcome)
         return labelled
 
     def retract(self, who: Who, episode_id: str, reason: str) -> list[Node]:
@@ -148,7 +148,8 @@ class Trail:
             self._remember([row])
         self.catch_up()
         touched = self.graph.retract(episode_id, reason=reason, by=f"operator:{who.name}", at_ns=time.time_ns())
-        self._meta.update_episode(replace(row, state="quarantined", reason=f"retracted by {who.name}: {reason}"))
+        why = f"retracted by {who.name}: {reason}"
+        self._meta.change_episode(who.tenant, episode_id, lambda row: replace(row, state="quarantined", reason=why))
         self.note(who, "retract", episode=episode_id, reason=reason, touched=len(touched))
         return touched
 

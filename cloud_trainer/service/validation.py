@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from gymnast_core.episodes import read_summary
 from gymnast_core.episodes.reader import check_episode
 from gymnast_core.errors import CorruptError, GymnastError, StorageError
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
-from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import NotFoundError
 
 LOG = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ def validated(row: EpisodeRow, path: Path, spec: RobotSpec = WIDOWX_250S) -> Epi
         described = replace(
             row,
             instruction=summary.header.instruction,
-            outcome=summary.end.outcome.value if row.outcome == Outcome.UNLABELLED.value else row.outcome,
-            labelled_by=row.labelled_by or summary.end.labelled_by,
+            outcome=summary.end.outcome.value,
+            labelled_by=summary.end.labelled_by and f"robot:{row.robot}/{summary.end.labelled_by}",
             steps=max(summary.steps, 0),
             policy_version=summary.policy_versions[0] if summary.policy_versions else "",
             metadata={**summary.header.metadata, **summary.end.metadata, "seed": summary.header.seed},
@@ -53,6 +53,20 @@ def validated(row: EpisodeRow, path: Path, spec: RobotSpec = WIDOWX_250S) -> Epi
         LOG.warning("episode_quarantined tenant=%s episode=%s reason=%s", row.tenant, row.episode_id, error)
         return replace(row, state="quarantined", reason=f"{type(error).__name__}: {error}"[:500])
     return replace(described, state="valid")
+
+
+def settled(current: EpisodeRow, checked: EpisodeRow) -> EpisodeRow:
+    """Return a row with what validation found, as far as nobody has said something else meanwhile.
+
+    Args:
+        current: the row as it is now.
+        checked: the row as it was read, with what its file holds.
+    """
+    if current.state != "committed":  # withdrawn while it was being validated
+        return current
+    if current.labelled_by:
+        return replace(checked, outcome=current.outcome, labelled_by=current.labelled_by)
+    return checked
 
 
 def _check_content(path: Path, spec: RobotSpec) -> None:
@@ -131,7 +145,7 @@ class Validator:
                     return
                 checked = self._checked(row)
                 metrics.QUARANTINED.inc(checked.state == "quarantined")
-                self._meta.update_episode(checked)
+                self._meta.change_episode(row.tenant, row.episode_id, partial(settled, checked=checked))
 
     def _checked(self, row: EpisodeRow) -> EpisodeRow:
         try:

@@ -118,7 +118,10 @@ class Workers:
                 self._wake.wait(_POLL_S)
                 self._wake.clear()
                 continue
-            self._do(job, worker)
+            try:
+                self._do(job, worker)
+            except GymnastError as error:  # the store's: the job stays claimed, and goes back when its lease is over
+                LOG.error("job_not_ended job=%s worker=%s error=%s", job.job_id, worker, error)
 
     def _do(self, job: JobRow, worker: str) -> None:
         LOG.info("job_started job=%s kind=%s attempt=%d", job.job_id, job.kind, job.attempts)
@@ -131,15 +134,15 @@ class Workers:
             asked = self._jobs.get(job.job_id).cancel_requested
             if self._stop.is_set() and not asked:
                 return  # stopped half-way by a shutdown: stays claimed, and is taken up again at the next start
-            self._jobs.finish(job.job_id, "cancelled" if asked else "done", result)
+            self._jobs.finish(job.job_id, "done", result, worker=worker)
         except CancelledError as error:
             LOG.info("job_cancelled job=%s kind=%s reason=%s", job.job_id, job.kind, error)
             if self._jobs.get(job.job_id).cancel_requested or not self._stop.is_set():
-                self._jobs.finish(job.job_id, "cancelled", {}, str(error))
+                self._jobs.finish(job.job_id, "cancelled", {}, str(error), worker=worker)
         except Exception as error:  # whatever a runner does wrong fails its job, not the service
             LOG.exception("job_failed job=%s kind=%s", job.job_id, job.kind)
             if not self._stop.is_set():
-                self._jobs.finish(job.job_id, "failed", {}, f"{type(error).__name__}: {error}")
+                self._jobs.finish(job.job_id, "failed", {}, f"{type(error).__name__}: {error}", worker=worker)
         finally:
             done.set()
             renewer.join()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -50,6 +50,9 @@ class EpisodeRow:
     steps: int = 0
     policy_version: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+EpisodeChange = Callable[[EpisodeRow], EpisodeRow]
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,15 @@ class JobRow(JobView):
 
     tenant: str
     attempts: int
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job ended: its final state, result (JSON values) and error."""
+
+    state: JobState
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,8 +204,17 @@ class MetaStore(Protocol):
         """Episodes with a higher sequence, in order."""
         ...
 
-    def update_episode(self, row: EpisodeRow) -> None:
-        """Write state, reason, label and description; id, digest, size and sequence never change.
+    def change_episode(self, tenant: str, episode_id: str, change: EpisodeChange) -> tuple[EpisodeRow, EpisodeRow]:
+        """Read one row, change it and write it back, with nobody in between: the one way a row changes.
+
+        Args:
+            tenant: whose.
+            episode_id: which.
+            change: gets the row as it is and returns it as it shall be: state, reason, label and description; id,
+                digest, size and sequence never change. It must be quick, and may be called only once.
+
+        Returns:
+            The row before and after.
 
         Raises:
             NotFoundError: no such episode.
@@ -202,10 +223,6 @@ class MetaStore(Protocol):
 
     def usage(self, tenant: str) -> Usage:
         """What a tenant has stored; costs the same at any number of episodes."""
-        ...
-
-    def next_release_sequence(self) -> int:
-        """A number higher than any given before, also after a crash."""
         ...
 
     def add_checkpoint(self, row: CheckpointRow, lineage: Sequence[tuple[str, str]]) -> bool:
@@ -224,11 +241,11 @@ class MetaStore(Protocol):
         """Published checkpoints, newest first."""
         ...
 
-    def add_release(self, row: ReleaseRow) -> None:
-        """Register a signed release.
+    def add_release(self, sign: Callable[[int], ReleaseRow]) -> ReleaseRow:
+        """Number, sign and register a release in one transaction, so that numbers become visible in their order.
 
-        Raises:
-            IdReusedError: the sequence is taken.
+        Args:
+            sign: gets a number higher than any before, also after a crash, and returns the release of that number.
         """
         ...
 
@@ -300,11 +317,38 @@ class JobStore(Protocol):
         """Events with a higher sequence, in order."""
         ...
 
-    def finish(self, job_id: str, state: JobState, result: Mapping[str, Any] | None = None, error: str = "") -> JobRow:
+    def finish(
+        self,
+        job_id: str,
+        state: JobState,
+        result: Mapping[str, Any] | None = None,
+        error: str = "",
+        *,
+        worker: str | None = None,
+    ) -> JobRow:
         """End a job, with a last event of kind "state"; an ended job stays as it is.
+
+        A job whose cancellation was acknowledged ends as cancelled, with the result, even when its work was done.
+
+        Args:
+            job_id: which.
+            state: done, failed or cancelled.
+            result: JSON values.
+            error: why it failed.
+            worker: only if this one still holds it; None ends it whoever does.
 
         Raises:
             NotFoundError: no such job.
+        """
+        ...
+
+    def report(
+        self, job_id: str, worker: str, events: Sequence[tuple[str, Mapping[str, Any]]], end: JobEnd | None = None
+    ) -> JobRow:
+        """Renew a claim, append events and end the job, all or nothing.
+
+        Raises:
+            NotFoundError: this worker does not hold the job (any more).
         """
         ...
 

@@ -12,12 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from cloud_trainer.store.database import JOB_EVENTS, JOBS, Database
-from cloud_trainer.store.protocols import JobRow
+from cloud_trainer.store.protocols import JobEnd, JobRow
 from gymnast_core.job import FINAL_STATES, JobEvent, JobState
 from gymnast_core.manifest import canonical_json
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
 
 _SECOND_NS = 1_000_000_000
+_LEASE_S = 60.0
 _SHOWN = [JOBS.c[name] for name in JobRow.__dataclass_fields__]
 
 
@@ -65,7 +66,7 @@ class SqlJobStore:
         with self._database.transaction() as connection:
             row = self._get(connection, job_id, tenant, lock=True)
             if row.state == "waiting":
-                self._end(connection, job_id, "cancelled", {}, "")
+                self._end(connection, row, "cancelled", {}, "")
             elif row.state == "running" and not row.cancel_requested:
                 connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job_id).values(cancel_requested=True))
                 self._append(connection, job_id, "cancel_requested", {})
@@ -112,12 +113,43 @@ class SqlJobStore:
             rows = connection.execute(query).mappings().all()
         return [JobEvent(row["sequence"], row["time_ns"], row["kind"], json.loads(row["data"])) for row in rows]
 
-    def finish(self, job_id: str, state: JobState, result: Mapping[str, Any] | None = None, error: str = "") -> JobRow:
+    def finish(
+        self,
+        job_id: str,
+        state: JobState,
+        result: Mapping[str, Any] | None = None,
+        error: str = "",
+        *,
+        worker: str | None = None,
+    ) -> JobRow:
         """See JobStore."""
         with self._database.transaction() as connection:
-            if self._get(connection, job_id, None, lock=True).state not in FINAL_STATES:
-                self._end(connection, job_id, state, result or {}, error)
+            row = self._get(connection, job_id, None, lock=True)
+            if row.state not in FINAL_STATES and (worker is None or self._holds(connection, job_id, worker)):
+                self._end(connection, row, state, result or {}, error)
             return self._get(connection, job_id, None)
+
+    def report(
+        self, job_id: str, worker: str, events: Sequence[tuple[str, Mapping[str, Any]]], end: JobEnd | None = None
+    ) -> JobRow:
+        """See JobStore."""
+        with self._database.transaction() as connection:
+            row = self._get(connection, job_id, None, lock=True)
+            if not self._holds(connection, job_id, worker):
+                raise NotFoundError(f"job {job_id[:80]!r} is not claimed by {worker!r}")
+            renewed = sa.update(JOBS).where(JOBS.c.job_id == job_id).values(lease_until_ns=_until(_LEASE_S))
+            connection.execute(renewed)
+            for kind, data in events:
+                self._append(connection, job_id, kind, data)
+            if end is not None:
+                self._end(connection, row, end.state, end.result, end.error)
+            return self._get(connection, job_id, None)
+
+    @staticmethod
+    def _holds(connection: sa.Connection, job_id: str, worker: str) -> bool:
+        """Whether a worker has this job in hand; the row is locked by the caller."""
+        query = sa.select(JOBS.c.worker, JOBS.c.state).where(JOBS.c.job_id == job_id)
+        return connection.execute(query).one() == (worker, "running")
 
     def requeue_lost(self, *, max_attempts: int = 3, worker: str | None = None) -> Sequence[JobRow]:
         """See JobStore."""
@@ -125,13 +157,15 @@ class SqlJobStore:
         if worker is not None:
             lost = lost | JOBS.c.worker.startswith(worker, autoescape=True)
         query = sa.select(*_SHOWN).where((JOBS.c.state == "running") & lost)
+        if not self._database.is_sqlite:
+            query = query.with_for_update(skip_locked=True)  # one that is being ended right now is not lost
         moved = []
         with self._database.transaction() as connection:
             for row in [_job(found) for found in connection.execute(query).mappings()]:
                 if row.cancel_requested:
-                    self._end(connection, row.job_id, "cancelled", {}, "its worker was lost after a cancel request")
+                    self._end(connection, row, "cancelled", {}, "its worker was lost after a cancel request")
                 elif row.attempts >= max_attempts:
-                    self._end(connection, row.job_id, "failed", {}, f"lost its worker {row.attempts} times")
+                    self._end(connection, row, "failed", {}, f"lost its worker {row.attempts} times")
                 else:
                     back = sa.update(JOBS).where(JOBS.c.job_id == row.job_id).values(state="waiting", worker="")
                     connection.execute(back)
@@ -159,10 +193,12 @@ class SqlJobStore:
         connection.execute(sa.insert(JOB_EVENTS).values({**values, "data": json.dumps(dict(data))}))
         return int(sequence)
 
-    def _end(self, connection: sa.Connection, job_id: str, state: str, result: Mapping[str, Any], error: str) -> None:
+    def _end(self, connection: sa.Connection, row: JobRow, state: str, result: Mapping[str, Any], error: str) -> None:
+        """End a job whose row the caller holds; work that was done after a cancellation was acknowledged is kept."""
+        state = "cancelled" if state == "done" and row.cancel_requested else state
         ended = {"state": state, "result": json.dumps(dict(result)), "error": error, "worker": ""}
-        connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job_id).values(ended))
-        self._append(connection, job_id, "state", {"state": state, "error": error})
+        connection.execute(sa.update(JOBS).where(JOBS.c.job_id == row.job_id).values(ended))
+        self._append(connection, row.job_id, "state", {"state": state, "error": error})
 
 
 def _until(lease_s: float) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from cloud_trainer.store.database import CHECKPOINTS, EPISODES, LINEAGE, RELEASES, USAGE, Database
-from cloud_trainer.store.protocols import AddResult, CheckpointRow, EpisodeRow, ReleaseRow, Usage
+from cloud_trainer.store.protocols import AddResult, CheckpointRow, EpisodeChange, EpisodeRow, ReleaseRow, Usage
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
 
 # What every episode asks, built once: building a statement costs SQLAlchemy more than running it costs SQLite.
@@ -28,6 +28,11 @@ _USE = (
     .values(episodes=USAGE.c.episodes + sa.bindparam("count"), bytes=USAGE.c.bytes + sa.bindparam("size"))
 )
 _CHANGEABLE = ("state", "reason", "instruction", "outcome", "labelled_by", "steps", "policy_version", "metadata")
+_CHANGE = (
+    sa.update(EPISODES)
+    .where((EPISODES.c.tenant == sa.bindparam("whose")) & (EPISODES.c.episode_id == sa.bindparam("which")))
+    .values({name: sa.bindparam(name) for name in _CHANGEABLE})
+)
 
 
 class SqlMetaStore:
@@ -100,24 +105,27 @@ class SqlMetaStore:
         with self._database.transaction() as connection:
             return [_episode(row) for row in connection.execute(query).mappings()]
 
-    def update_episode(self, row: EpisodeRow) -> None:
+    def change_episode(self, tenant: str, episode_id: str, change: EpisodeChange) -> tuple[EpisodeRow, EpisodeRow]:
         """See MetaStore."""
-        values = {name: value for name, value in _episode_values(row).items() if name in _CHANGEABLE}
-        same = (EPISODES.c.tenant == row.tenant) & (EPISODES.c.episode_id == row.episode_id)
+        one = {"tenant": tenant, "episode_id": episode_id}
+        query = _ONE if self._database.is_sqlite else _ONE.with_for_update()  # SQLite has one writer at a time anyway
         with self._database.transaction() as connection:
-            if not connection.execute(sa.update(EPISODES).where(same).values(values)).rowcount:
-                raise NotFoundError(f"there is no episode {row.episode_id!r}")
+            found = connection.execute(query, one).mappings().first()
+            if found is None:
+                raise NotFoundError(f"there is no episode {episode_id[:80]!r} here; look for it in the list")
+            before = _episode(found)
+            changed = change(before)
+            after = replace(before, **{name: getattr(changed, name) for name in _CHANGEABLE})
+            if after != before:
+                values = {name: value for name, value in _episode_values(after).items() if name in _CHANGEABLE}
+                connection.execute(_CHANGE, {"whose": tenant, "which": episode_id, **values})
+        return before, after
 
     def usage(self, tenant: str) -> Usage:
         """See MetaStore."""
         with self._database.transaction() as connection:
             row = connection.execute(_USED, {"tenant": tenant}).first()
         return Usage(*row) if row else Usage(0, 0)
-
-    def next_release_sequence(self) -> int:
-        """See MetaStore."""
-        with self._database.transaction() as connection:
-            return self._database.next_number(connection, "release")
 
     def add_checkpoint(self, row: CheckpointRow, lineage: Sequence[tuple[str, str]]) -> bool:
         """See MetaStore."""
@@ -152,12 +160,12 @@ class SqlMetaStore:
             rows = connection.execute(query).mappings().all()
         return [CheckpointRow(**{**row, "manifest": bytes(row["manifest"])}) for row in rows]
 
-    def add_release(self, row: ReleaseRow) -> None:
+    def add_release(self, sign: Callable[[int], ReleaseRow]) -> ReleaseRow:
         """See MetaStore."""
         with self._database.transaction() as connection:
-            added = self._database.insert_new(connection, RELEASES, asdict(row))
-        if not added:
-            raise IdReusedError(f"release sequence {row.sequence} is taken; sequences are never reused")
+            row = sign(self._database.next_number(connection, "release"))
+            connection.execute(sa.insert(RELEASES).values(asdict(row)))
+        return row
 
     def releases(self, after: int = 0, limit: int = 1000) -> list[ReleaseRow]:
         """See MetaStore."""

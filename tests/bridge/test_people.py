@@ -165,8 +165,7 @@ def test_an_episode_enters_the_graph_with_its_facts_once_they_are_known(tmp_path
     trail.catch_up()
     assert "ep-1" not in trail.graph
     assert trail.graph.get("ep-2").payload["instruction"] == "push"
-    found = meta.episode("default", "ep-1")
-    meta.update_episode(EpisodeRow(**{**vars(found), "state": "valid", "instruction": "lift"}))
+    meta.change_episode("default", "ep-1", lambda now: replace(now, state="valid", instruction="lift"))
     trail.catch_up()
     assert trail.graph.get("ep-1").payload["instruction"] == "lift"
     trail.label(ADA, "ep-2", Outcome.SUCCESS)
@@ -182,8 +181,8 @@ def test_after_a_restart_the_graph_goes_on_where_it_was_and_heals_behind_that(tm
     trail = Trail(tmp_path, meta)
     trail.catch_up()
     trail.close()
-    found = meta.episode("default", "ep-1")  # a crash between the catalogue and the graph
-    meta.update_episode(replace(found, outcome="success", labelled_by="operator:ada"))
+    relabel = {"outcome": "success", "labelled_by": "operator:ada"}  # a crash between the catalogue and the graph
+    meta.change_episode("default", "ep-1", lambda now: replace(now, **relabel))
     meta.add_episodes([row("ep-3", state="valid", outcome="failure")])
     trail = Trail(tmp_path, meta)
     trail.catch_up()

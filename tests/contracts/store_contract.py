@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from cloud_trainer.store.protocols import CheckpointRow, EpisodeRow, ReleaseRow, Usage
+from cloud_trainer.store.protocols import CheckpointRow, EpisodeRow, JobEnd, ReleaseRow, Usage
 from gymnast_core.wire.errors import IdReusedError, InvalidIdError, NotFoundError
 
 
@@ -58,6 +60,15 @@ class BlobStoreContract:
         assert set(store.digests()) == digests
 
 
+def at_once(calls: Sequence[Callable[[], object]]) -> None:
+    """Run calls in a thread each."""
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def episode(episode_id: str, **fields) -> EpisodeRow:
     row = EpisodeRow(0, "default", episode_id, "wx-1", blake3(episode_id.encode()).hexdigest(), 100, 5)
     return replace(row, **fields)
@@ -97,13 +108,25 @@ class MetaStoreContract:
         described = replace(
             row, state="valid", outcome="success", steps=9, metadata={"task": "lift"}, digest="f" * 64, size=1
         )
-        store.update_episode(described)
-        got = store.episode("default", "a")
+        before, got = store.change_episode("default", "a", lambda now: described)
+        assert before == row
+        assert got == store.episode("default", "a")
         assert (got.state, got.outcome, got.steps, got.metadata) == ("valid", "success", 9, {"task": "lift"})
         assert (got.digest, got.size, got.sequence) == (row.digest, row.size, row.sequence)
         assert store.episodes(states=["committed"]) == []
         with pytest.raises(NotFoundError):
-            store.update_episode(episode("never"))
+            store.change_episode("default", "never", lambda now: now)
+
+    def test_changes_at_once_are_all_kept(self, store):
+        """Four threads count up the same row: none of the hundred changes overwrites another."""
+        store.add_episodes([episode("a")])
+
+        def count():
+            for _ in range(25):
+                store.change_episode("default", "a", lambda now: replace(now, steps=now.steps + 1))
+
+        at_once([count] * 4)
+        assert store.episode("default", "a").steps == 100
 
     def test_filters(self, store):
         store.add_episodes([episode("a", instruction="lift"), episode("b", robot="wx-2", instruction="push")])
@@ -111,14 +134,34 @@ class MetaStoreContract:
         assert [row.episode_id for row in store.episodes(tenant="default", instruction="lift")] == ["a"]
 
     def test_release_sequences_rise_and_are_never_reused(self, store):
-        numbers = [store.next_release_sequence() for _ in range(3)]
+        def sign(number):
+            return ReleaseRow(number, "policy-1", b"payload %d" % number, "key", b"signature")
+
+        rows = [store.add_release(sign) for _ in range(3)]
+        numbers = [row.sequence for row in rows]
         assert numbers == sorted(set(numbers))
-        row = ReleaseRow(numbers[0], "policy-1", b"payload", "key", b"signature")
-        store.add_release(row)
-        assert store.releases() == [row]
-        assert store.releases(after=numbers[0]) == []
-        with pytest.raises(IdReusedError):
-            store.add_release(replace(row, payload=b"other"))
+        assert store.releases() == rows
+        assert store.releases(after=numbers[1]) == rows[2:]
+
+    def test_no_release_becomes_visible_behind_a_later_one(self, store):
+        """Who follows releases by their number misses none, although four threads publish."""
+        seen, stop = [], threading.Event()
+
+        def follow():
+            while not stop.is_set() or store.releases(after=seen[-1] if seen else 0):
+                seen.extend(row.sequence for row in store.releases(after=seen[-1] if seen else 0))
+
+        def publish():
+            for _ in range(10):
+                store.add_release(lambda number: ReleaseRow(number, "policy-1", b"payload", "key", b"signature"))
+
+        follower = threading.Thread(target=follow)
+        follower.start()
+        at_once([publish] * 4)
+        stop.set()
+        follower.join()
+        assert seen == [row.sequence for row in store.releases()]
+        assert len(seen) == 40
 
     def test_checkpoints_and_lineage_in_both_directions(self, store):
         row = CheckpointRow("policy-1", "policy", b"{}", "a" * 64, 3, 10)
@@ -141,11 +184,7 @@ class MetaStoreContract:
             for number in range(30):
                 results.extend(store.add_episodes([episode(f"e{(number + offset * 13) % 30}")]))
 
-        threads = [threading.Thread(target=add, args=(offset,)) for offset in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once([partial(add, offset) for offset in range(4)])
         assert results.count("added") == 30
         assert results.count("duplicate") == 90
         assert store.usage("default") == Usage(30, 3000)
@@ -180,11 +219,7 @@ class JobStoreContract:
             while (job := store.claim(name)) is not None:
                 claimed.append(job.job_id)
 
-        threads = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once([partial(work, f"w{number}") for number in range(4)])
         assert len(claimed) == len(set(claimed)) == 12
 
     def test_events_are_numbered_and_replayable(self, store):
@@ -237,6 +272,43 @@ class JobStoreContract:
         store.renew(job.job_id, "w", lease_s=-1)
         assert [row.job_id for row in store.requeue_lost()] == [job.job_id]
         assert not store.renew(job.job_id, "w")
+
+    def test_who_lost_a_job_cannot_end_it_for_its_next_worker(self, store):
+        job = store.submit("default", "a", {}, "1", "ada")
+        store.claim("slow", lease_s=-1)
+        store.requeue_lost()
+        store.claim("quick")
+        assert store.finish(job.job_id, "failed", {}, "too late", worker="slow").state == "running"
+        with pytest.raises(NotFoundError, match="slow"):
+            store.report(job.job_id, "slow", [("progress", {})], JobEnd("failed"))
+        assert store.report(job.job_id, "quick", [("progress", {"step": 1})]).state == "running"
+        done = store.report(job.job_id, "quick", [("progress", {"step": 2})], JobEnd("done", {"x": 1}))
+        assert (done.state, done.result) == ("done", {"x": 1})
+        kinds = [event.kind for event in store.events(job.job_id)]
+        assert kinds == ["state"] * 4 + ["progress", "progress", "state"]
+
+    def test_an_acknowledged_cancellation_is_not_undone_by_the_end_of_the_work(self, store):
+        job = store.submit("default", "a", {}, "1", "ada")
+        store.claim("w")
+        store.request_cancel(job.job_id)
+        ended = store.finish(job.job_id, "done", {"x": 1}, worker="w")
+        assert (ended.state, ended.result) == ("cancelled", {"x": 1})
+
+    def test_a_job_that_ends_while_lost_ones_go_back_stays_ended(self, store):
+        """An end, a lost lease and a claim at once: what was acknowledged as done is never run again."""
+        for number in range(20):
+            job = store.submit("default", "a", {}, str(number), "ada")
+            store.claim("w", lease_s=-1)
+            ends = []
+
+            def end(job_id=job.job_id, ends=ends):
+                ends.append(store.finish(job_id, "done", worker="w").state)
+
+            at_once([end, store.requeue_lost, partial(store.claim, "other")])
+            if ends == ["done"]:
+                assert store.get(job.job_id).state == "done"
+            else:
+                store.finish(job.job_id, "failed")
 
     def test_listing_is_newest_first_and_per_tenant(self, store):
         jobs = [store.submit("default", "a", {}, str(number), "ada").job_id for number in range(3)]
