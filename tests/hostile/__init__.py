@@ -1,0 +1,1 @@
+"""Attacks from outside: own clients against the wire, the page, files and topics; one module a kind."""
