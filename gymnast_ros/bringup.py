@@ -15,6 +15,7 @@ from types import TracebackType
 
 from gymnast_core.errors import GymnastError
 from gymnast_ros.graph import ENVIRONMENT, ESCALATE_AFTER_S, RESPAWN_DELAY_S, GraphConfig, NodeSpec, graph
+from gymnast_ros.keyring import Claim
 from gymnast_ros.log_tail import LogTail
 from gymnast_ros.nodes.ticker import prefer
 
@@ -34,6 +35,7 @@ class Graph:
         self.config = config
         self.specs = graph(config)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._claim: Claim | None = None
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._supervise, name="graph", daemon=True)
         self.restarts: dict[str, int] = {spec.name: 0 for spec in self.specs}
@@ -50,7 +52,12 @@ class Graph:
         return self.config.folder / "logs"
 
     def start(self) -> Graph:
-        """Start every process."""
+        """Start every process.
+
+        Raises:
+            ConfigError: another graph of this robot runs in this domain, or over this folder.
+        """
+        self._claim = Claim(self.config)
         self.logs.mkdir(parents=True, exist_ok=True)
         for spec in self.specs:
             self._processes[spec.name] = self._spawn(spec)
@@ -76,6 +83,8 @@ class Graph:
             process = self._processes.get(spec.name)
             if process is not None:
                 codes[spec.name] = _end(process, ESCALATE_AFTER_S[self.config.robot])
+        if self._claim is not None:
+            self._claim.release()
         return codes
 
     def __enter__(self) -> Graph:
@@ -89,10 +98,16 @@ class Graph:
     def _spawn(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"gymnast_ros.nodes.{spec.executable}", *spec.ros_arguments()]
         with (self.logs / f"{spec.name}.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(self.config))
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self._environment())
         if spec.priority and (problem := prefer(process.pid, spec.priority)):
             LOG.warning("ordinary_scheduling node=%s reason=%s", spec.name, problem)
         return process
+
+    def _environment(self) -> dict[str, str]:
+        environment = {**ENVIRONMENT, **os.environ, **(self._claim.environment if self._claim is not None else {})}
+        if self.config.domain_id is not None:
+            environment["ROS_DOMAIN_ID"] = str(self.config.domain_id)
+        return environment
 
     def _supervise(self) -> None:
         due: dict[str, float] = {}
@@ -143,13 +158,6 @@ def _tell_new(tail: LogTail, tell: Callable[[str], None]) -> None:
 
 def _how_it_ended(code: int) -> str:
     return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-
-
-def _environment(config: GraphConfig) -> dict[str, str]:
-    environment = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **ENVIRONMENT, **os.environ}
-    if config.domain_id is not None:
-        environment["ROS_DOMAIN_ID"] = str(config.domain_id)
-    return environment
 
 
 def _end(process: subprocess.Popen[bytes], patience_s: float) -> int:

@@ -24,8 +24,13 @@ STEP_TIMEOUT_S = 1.5
 """In real time an observation comes five times a second; after this the arm is gone."""
 REALTIME_PRIORITY = 20
 """SCHED_FIFO of arm and gate where that is asked for: above everything ordinary, below the kernel's own threads."""
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
+    "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+}  # fmt: skip
 """Of every process, where the user has set nothing else.
+
+Nobody outside this machine joins the robot's DDS domain unless the user sets ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET.
 
 Two torch threads on a busy machine are several times slower than one. UDPv4 is Fast DDS without shared memory, which is
 known to stop delivering after a reader was killed (kill -9, out of memory): eProsima/Fast-DDS issues 5469 and 5053.

@@ -23,7 +23,11 @@ from gymnast_ros.graph import (
     external,
     graph,
 )
+from gymnast_ros.keyring import Claim
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
+CLAIMS: list[Claim] = []
+"""Held until the launch process ends."""
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -46,6 +50,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     actions: list[LaunchDescriptionEntity] = [
         SetEnvironmentVariable(name, os.environ.get(name, value)) for name, value in ENVIRONMENT.items()
     ]
+    claim = Claim(config)
+    CLAIMS.append(claim)
+    actions += [SetEnvironmentVariable(name, value) for name, value in claim.environment.items()]
     if config.domain_id is not None:
         actions.append(SetEnvironmentVariable("ROS_DOMAIN_ID", str(config.domain_id)))
     actions += [_include(spec) for spec in external(config)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from gymnast_core.errors import ConfigError
 from gymnast_ros.arguments import ARGUMENTS, config_from, evaluation_command
 from gymnast_ros.graph import ENVIRONMENT, GraphConfig, devices, external, graph
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import evaluate_once
 from tests.ros.fake_launch import install
 
@@ -31,8 +33,17 @@ def launch_modules(monkeypatch) -> None:
 
 
 @pytest.fixture
-def bridge(launch_modules) -> ModuleType:
-    return load("bridge.launch.py")
+def bridge(launch_modules, tmp_path, monkeypatch) -> Iterator[ModuleType]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROS_DOMAIN_ID", "230")  # nobody else's: a started graph is claimed on this machine
+    module = load("bridge.launch.py")
+    yield module
+    let_go(module)
+
+
+def let_go(module: ModuleType) -> None:
+    while module.CLAIMS:
+        module.CLAIMS.pop().release()
 
 
 def load(name: str) -> ModuleType:
@@ -123,9 +134,20 @@ def test_two_arms_share_no_name() -> None:
 def test_processes_never_share_memory_that_a_killed_one_keeps(bridge, monkeypatch) -> None:
     """Fast DDS's shared memory may not survive kill -9 of a reader; a user's own choice stands."""
     monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
-    assert environment(bridge.start(texts())) == ENVIRONMENT
+    started = environment(bridge.start(texts()))
+    assert started.items() >= ENVIRONMENT.items()
+    assert started["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    let_go(bridge)
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
     assert environment(bridge.start(texts()))["FASTDDS_BUILTIN_TRANSPORTS"] == "DEFAULT"
+
+
+def test_launch_hands_the_key_down_and_refuses_a_second_graph_by_name(bridge) -> None:
+    first = environment(bridge.start(texts(name="lefty")))
+    assert Keyring.load(Path(first["GYMNAST_GATE"])).graph
+    with pytest.raises(ConfigError, match=r"robot 'lefty'.*is running already"):
+        bridge.start(texts(name="righty", folder="elsewhere"))
+    assert bridge.start(texts(name="righty", folder="elsewhere", namespace="right"))
 
 
 def environment(actions: list[Any]) -> dict[str, str]:

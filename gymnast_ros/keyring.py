@@ -1,0 +1,180 @@
+"""What one start of a robot's graph shares with its own processes and nobody else: key, stop latch, re-arm word.
+
+The starter (`gymnast up`, bridge.launch.py) makes them anew in <folder>/gate, readable by its user alone, and hands
+their place down in the environment. No key is ever a parameter or an argument, which everybody could read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gymnast_core.errors import ConfigError
+from gymnast_core.latch import StopLatch
+from gymnast_core.mark import KEY_BYTES, graph_id
+from gymnast_ros.graph import GraphConfig
+
+VARIABLE = "GYMNAST_GATE"
+KEY_FILE, LATCH_FILE, WORD_FILE = "key", "latch", "rearm"
+DOMAIN_VARIABLE = "ROS_DOMAIN_ID"
+
+
+def folder_of(robot_folder: Path) -> Path:
+    """Return where the graph over this folder keeps its key."""
+    return robot_folder / "gate"
+
+
+@dataclass(frozen=True, eq=False)
+class Keyring:
+    """Of one graph.
+
+    Attributes:
+        folder: where it lies.
+        key: of the marks.
+        latch: of the emergency stop.
+    """
+
+    folder: Path
+    key: bytes
+    latch: StopLatch
+
+    @classmethod
+    def load(cls, folder: Path) -> Keyring:
+        """Read what a starter made.
+
+        Raises:
+            ConfigError: there is none, or it belongs to another user.
+        """
+        try:
+            key = bytes.fromhex((folder / KEY_FILE).read_text())
+            latch = StopLatch.attach(folder / LATCH_FILE)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"no graph's key in {folder}: {error}; is the robot's graph started, by you?") from error
+        if len(key) != KEY_BYTES:
+            raise ConfigError(f"{folder / KEY_FILE} holds {len(key)} bytes, not {KEY_BYTES}; start the graph again")
+        return cls(folder, key, latch)
+
+    @classmethod
+    def of_environment(cls) -> Keyring:
+        """Read what this process's starter handed down.
+
+        Raises:
+            ConfigError: nothing was; the message names the remedy.
+        """
+        place = os.environ.get(VARIABLE)
+        if not place:
+            raise ConfigError(
+                f"{VARIABLE} is not set: gate and arm run only with the key of their starter; use `gymnast up` or "
+                f"`ros2 launch gymnast_ros bridge.launch.py`, or point {VARIABLE} at the gate folder of a started one"
+            )
+        return cls.load(Path(place))
+
+    @property
+    def graph(self) -> str:
+        """Name of this start of the graph."""
+        return graph_id(self.key)
+
+    @property
+    def word_path(self) -> Path:
+        """File of the word that re-arms the gate once; whoever may read it is the operator."""
+        return self.folder / WORD_FILE
+
+    def new_word(self) -> str:
+        """Write down another word; the one before is worth nothing any more."""
+        word = secrets.token_hex(8)
+        _write_private(self.word_path, word)
+        return word
+
+
+def re_arm_word(folder: Path) -> str:
+    """Return the word that re-arms the gate whose folder this is.
+
+    Raises:
+        ConfigError: there is none, or this user may not read it.
+    """
+    path = folder / WORD_FILE
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"re-arming needs the word in {path}: {error.strerror}; is the gate running?") from error
+
+
+class Claim:
+    """One starter's hold on a robot's name in a ROS domain of this machine, and on its folder.
+
+    Args:
+        config: of the graph that is about to start.
+
+    Raises:
+        ConfigError: another graph holds either; the message names it.
+    """
+
+    def __init__(self, config: GraphConfig) -> None:
+        self.folder = folder_of(config.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        domain = str(config.domain_id) if config.domain_id is not None else os.environ.get(DOMAIN_VARIABLE, "0")
+        arm = config.namespace.strip("/").replace("/", ".") or "arm"
+        network = Path("/proc/self/ns/net").readlink().name.strip("net:[]")
+        seat = Path(tempfile.gettempdir()) / f"gymnast-{os.getuid()}-{network}-{domain}-{arm}.graph"
+        own = {"robot": config.robot_name, "folder": str(config.folder), "domain": domain, "pid": os.getpid()}
+        self._held: list[int] = []
+        try:
+            for path in (seat, self.folder / "graph"):
+                self._held.append(_held(path, json.dumps(own)))
+        except ConfigError:
+            self.release()
+            raise
+        _write_private(self.folder / KEY_FILE, secrets.token_hex(KEY_BYTES))
+        StopLatch.create(self.folder / LATCH_FILE)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What every process of the graph needs."""
+        return {VARIABLE: str(self.folder)}
+
+    def release(self) -> None:
+        """Another graph may start; the kernel does the same when this process ends."""
+        while self._held:
+            os.close(self._held.pop())
+
+
+def _held(path: Path, own: str) -> int:
+    """Lock a file and say in it by whom; returns its descriptor."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        words = os.read(descriptor, 4096).decode(errors="replace")
+        os.close(descriptor)
+        raise ConfigError(
+            f"{_name_of(words)} is running already; stop it, or choose another --domain and --folder"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, own.encode(), 0)
+    return descriptor
+
+
+def _name_of(words: str) -> str:
+    try:
+        other = json.loads(words)
+        return (
+            f"a graph of robot {other['robot']!r} (domain {other['domain']}, folder {other['folder']}, "
+            f"process {other['pid']})"
+        )
+    except (ValueError, KeyError, TypeError):
+        return "another graph of this robot"
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file by one that only its owner may read."""
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    fresh.replace(path)
