@@ -45,7 +45,7 @@ class NodeSpec:
 
     Attributes:
         executable: console script, and module in gymnast_ros.nodes where it is ours.
-        name: node name.
+        name: of the first node of the process, which the executable gives itself.
         parameters: of the node.
         namespace: of the arm.
         respawn: start it again when it dies.

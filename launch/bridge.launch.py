@@ -61,10 +61,10 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _node(spec: NodeSpec, config: GraphConfig) -> Node:
+    """One process. It gets no name=: that is `-r __node:=NAME`, which renames every node of the process."""
     return Node(
         package=spec.package,
         executable=spec.executable,
-        name=spec.name,
         namespace=spec.namespace,
         parameters=[dict(spec.parameters)],
         remappings=list(spec.remaps.items()),

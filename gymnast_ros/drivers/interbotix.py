@@ -13,6 +13,8 @@ from gymnast_ros.drivers.contract import VendorRobot
 
 CONNECT_S = 30.0
 """The vendor's constructor waits without end for services and joint states."""
+NODE_NAME = "interbotix_robot_manipulation"
+"""Kept where the process's own node is renamed from outside: a rule of the node comes before those of the process."""
 ANSWER_S = 3.0
 """Longest wait for one answer of xs_sdk; writing registers of six motors takes 0.1 s."""
 
@@ -36,7 +38,7 @@ def connect(robot_model: str, robot_name: str) -> VendorRobot:
         raise ConfigError(
             f"interbotix_xs_modules is not importable ({error}); install Interbotix's ROS 2 packages and source them"
         ) from error
-    node = _patient_node(common)(node_name="interbotix_robot_manipulation")
+    node = _patient_node(common)(node_name=NODE_NAME, cli_args=["--ros-args", "-r", f"__node:={NODE_NAME}"])
     robot: VendorRobot = _in_time(
         lambda: arm.InterbotixManipulatorXS(robot_model=robot_model, robot_name=robot_name, node=node),
         f"xs_sdk of /{robot_name} does not answer; is `ros2 launch interbotix_xsarm_control xsarm_control.launch.py "

@@ -22,7 +22,7 @@ from gymnast_core.cameras import CameraLimits, CameraWatch, Frame
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.types import ByteArray
 from gymnast_ros.nodes import messages
-from gymnast_ros.nodes.runtime import Spinner
+from gymnast_ros.nodes.runtime import Spinner, own_name
 
 RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
@@ -70,8 +70,8 @@ class CameraPort:
         self._lock = threading.Lock()
         self._arrived: dict[str, bytes] = {}
         self._node = Node(
-            f"{node.get_name()}_cameras", namespace=node.get_namespace(), context=node.context, enable_rosout=False,
-            start_parameter_services=False,
+            **own_name(f"{node.get_name()}_cameras"), namespace=node.get_namespace(), context=node.context,
+            enable_rosout=False, start_parameter_services=False,
         )  # fmt: skip
         for source in sources:
             quality = QoSProfile(

@@ -22,7 +22,7 @@ from gymnast_core.safety import Command, CommandGate, Decision, GateLimits, Gate
 from gymnast_core.spec import JOINT_NAMES
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import from_target
-from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
+from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, own_name, run
 
 SOURCES = {"policy": topics.POLICY_COMMAND, "teleop": topics.TELEOP_COMMAND}
 """Who may want something, and where."""
@@ -175,7 +175,7 @@ class EstopNode(Node):  # type: ignore[misc]
     """The emergency stop, in a thread of its own, so that it never waits behind a command."""
 
     def __init__(self, gate_node: CommandGateNode, **node: object) -> None:
-        super().__init__("command_gate_estop", **node)
+        super().__init__(**own_name("command_gate_estop"), **node)
         self._gate_node = gate_node
         self.create_service(Trigger, topics.ESTOP, self._estop)
         self.create_service(Trigger, topics.RE_ARM, self._re_arm)

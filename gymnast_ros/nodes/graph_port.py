@@ -19,6 +19,7 @@ from std_srvs.srv import Trigger
 
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.runtime import own_name
 
 LATCHED_TOPICS = (
     "rollout/status", "rollout/result", "rollout/policy_version", "bridge/status", "bridge/result", topics.GATE_STATUS,
@@ -54,7 +55,7 @@ class GraphPort:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain_id)
         self._node = Node(
-            f"gymnast_client_{os.getpid()}_{time.monotonic_ns() % 1_000_000}",
+            **own_name(f"gymnast_client_{os.getpid()}_{time.monotonic_ns() % 1_000_000}"),
             context=self._context,
             namespace=namespace,
         )

@@ -103,6 +103,14 @@ class LatchedJson:
             self._publisher.publish(messages.to_json(value))
 
 
+def own_name(name: str) -> dict[str, Any]:
+    """Arguments of a process's further nodes, so that `-r __node:=NAME` of the process renames its first node only.
+
+    A rule of the node itself comes before those of the process (rcl's order, rcl_remap_name).
+    """
+    return {"node_name": name, "cli_args": ["--ros-args", "-r", f"__node:={name}"]}
+
+
 Health = tuple[int, str, Mapping[str, object]]
 """Level (0 fine, 1 look at it, 2 broken), words, values."""
 

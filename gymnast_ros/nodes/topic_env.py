@@ -21,6 +21,7 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import EXECUTED_NAMES, SILENCE, ArmDescription
 from gymnast_ros.nodes.arm_services import ArmServices
 from gymnast_ros.nodes.inbox import Inbox
+from gymnast_ros.nodes.runtime import own_name
 
 CLOSED_STATES = ("estop", "stopped", "disarmed")
 MAX_SILENCE_S = 1.0
@@ -52,7 +53,7 @@ class TopicEnv:
         self.scene = scene
         self._step_timeout_s, self._reset_timeout_s = step_timeout_s, reset_timeout_s
         self._connect_timeout_s = connect_timeout_s
-        self._node = Node("rollout_env", start_parameter_services=False, enable_rosout=False, **node)
+        self._node = Node(**own_name("rollout_env"), start_parameter_services=False, enable_rosout=False, **node)
         self._executor = SingleThreadedExecutor(context=self._node.context)
         self._executor.add_node(self._node)
         self._inbox = Inbox()

@@ -28,7 +28,7 @@ from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.health import MotorWatch, recover
 from gymnast_ros.drivers.widowx import WidowXDriver
 from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.runtime import Diagnostics, Health, Settings, run
+from gymnast_ros.nodes.runtime import Diagnostics, Health, Settings, own_name, run
 from gymnast_ros.nodes.ticker import Ticker
 from gymnast_ros.nodes.widowx_episodes import WidowXEpisodes
 from gymnast_ros.nodes.widowx_settings import declare
@@ -263,7 +263,7 @@ class EstopEar(Node):  # type: ignore[misc]
     """Hears the gate in a thread of its own, so that an emergency stop ends every move, whoever started it."""
 
     def __init__(self, arm: WidowXArm) -> None:
-        super().__init__(f"{arm.get_name()}_estop", namespace=arm.get_namespace(), context=arm.context)
+        super().__init__(**own_name(f"{arm.get_name()}_estop"), namespace=arm.get_namespace(), context=arm.context)
         self._arm = arm
         self.create_subscription(String, topics.GATE_STATUS, self._on_gate, topics.LATCHED)
 

@@ -1,12 +1,21 @@
-"""A declared stand-in for ROS's `launch`, which is not on PyPI: it records what a launch file builds, nothing more.
+"""A declared stand-in for ROS's `launch`, which is not on PyPI: it records what a launch file builds, and starts it.
 
+Nodes get the command line that launch_ros gives them (launch_ros 0.26, actions/node.py), rename and parameter file
+included, and all processes share a process group, so that a Ctrl-C reaches each of them at once, as in a terminal.
 Where `launch` is importable, tests/ros/test_launch.py uses the real one.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, TracebackType
 from typing import Any
+
+import yaml
 
 
 class Recorded:
@@ -51,3 +60,70 @@ def install() -> dict[str, ModuleType]:
     packages.get_package_share_directory = lambda package: f"/share/{package}"  # type: ignore[attr-defined]
     modules["ament_index_python.packages"] = packages
     return modules
+
+
+class Launched:
+    """The processes of a launch file, as `ros2 launch` starts and ends them; a context manager.
+
+    Args:
+        actions: what the launch file returned.
+        folder: for parameter files and output.
+        environment: of every process, below what the launch file sets.
+    """
+
+    def __init__(self, actions: list[Any], folder: Path, environment: dict[str, str]) -> None:
+        self._folder = folder
+        set_by_file = [action.positional for action in actions if type(action).__name__ == "SetEnvironmentVariable"]
+        self._environment = {**os.environ, **environment, **dict(set_by_file)}
+        self._actions = [action for action in actions if type(action).__name__ in ("Node", "ExecuteProcess")]
+        self._group = 0
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Launched:
+        for number, action in enumerate(self._actions):
+            node = type(action).__name__ == "Node"
+            command = self._node(action.named, number) if node else list(action.named["cmd"])
+            with (self._folder / f"{number}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    command, env=self._environment, stdout=log, stderr=log,
+                    preexec_fn=lambda: os.setpgid(0, self._group),
+                )  # fmt: skip
+            self._group = self._group or process.pid
+            self.processes.append(process)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.interrupt(60.0)
+
+    def _node(self, node: dict[str, Any], number: int) -> list[str]:
+        """What launch_ros runs."""
+        command = [sys.executable, "-m", f"gymnast_ros.nodes.{node['executable']}", "--ros-args"]
+        namespace = f"/{node['namespace'].strip('/')}" if node["namespace"] else ""
+        if node.get("name"):
+            command += ["-r", f"__node:={node['name']}"]
+        if namespace:
+            command += ["-r", f"__ns:={namespace}"]
+        parameters = self._folder / f"launch_params_{number}"
+        whose = f"{namespace}/{node['name']}" if node.get("name") and namespace else "/**"
+        parameters.write_text(yaml.dump({whose: {"ros__parameters": node["parameters"][0]}}))
+        command += ["--params-file", str(parameters)]
+        for source, target in node["remappings"]:
+            command += ["-r", f"{source}:={target}"]
+        return command
+
+    def interrupt(self, patience_s: float) -> list[int]:
+        """Ctrl-C: every process of the group gets SIGINT at once; returns the exit codes, -9 for one that stayed."""
+        if self._group and any(process.poll() is None for process in self.processes):
+            os.killpg(self._group, signal.SIGINT)
+        for process in self.processes:
+            try:
+                process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return [process.wait() for process in self.processes]
+
+    def output(self) -> str:
+        """What all of them printed."""
+        return "\n".join(path.read_text(errors="replace") for path in sorted(self._folder.glob("*.log")))

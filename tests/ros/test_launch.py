@@ -58,7 +58,8 @@ def texts(**changes: str) -> dict[str, str]:
 
 
 def nodes(actions: list[Any]) -> dict[str, dict[str, Any]]:
-    return {action.named["name"]: action.named for action in actions if type(action).__name__ == "Node"}
+    """Arguments of every node, by its executable."""
+    return {action.named["executable"]: action.named for action in actions if type(action).__name__ == "Node"}
 
 
 @pytest.mark.parametrize(
@@ -74,9 +75,10 @@ def test_launch_file_starts_the_graph_of_the_starter(bridge, arguments) -> None:
     context = texts(**arguments)
     started = nodes(bridge.start(context))
     wanted = (*devices(config_from(context)), *graph(config_from(context)))
-    assert list(started) == [spec.name for spec in wanted]
+    assert list(started) == [spec.executable for spec in wanted]
     for spec in wanted:
-        node = started[spec.name]
+        node = started[spec.executable]
+        assert "name" not in node  # it would rename every node of the process
         assert node["package"] == spec.package
         assert node["executable"] == spec.executable
         assert node["namespace"] == spec.namespace
@@ -93,7 +95,7 @@ def test_every_executable_is_a_console_script_and_a_module() -> None:
 
 
 def test_real_arm_gets_time_to_lie_down_and_is_not_respawned(bridge) -> None:
-    node = nodes(bridge.start(texts(robot="widowx")))["arm"]
+    node = nodes(bridge.start(texts(robot="widowx")))["widowx_arm"]
     assert float(node["sigterm_timeout"]) >= 20.0
     assert node["respawn"] is False
 
@@ -107,7 +109,7 @@ def test_real_arm_brings_the_vendors_launch_file_and_its_camera(bridge) -> None:
     }
     vendor = included["/share/interbotix_xsarm_control/launch/xsarm_control.launch.py"]
     camera = included["/share/realsense2_camera/launch/rs_launch.py"]
-    arm = nodes(actions)["arm"]["parameters"][0]
+    arm = nodes(actions)["widowx_arm"]["parameters"][0]
     assert vendor["robot_name"] == arm["robot_name"] == "left_wx250s"
     assert arm["camera_topics"] == [f"/{camera['camera_namespace']}/{camera['camera_name']}/color/image_raw"]
     assert external(config_from(texts())) == ()
@@ -115,12 +117,12 @@ def test_real_arm_brings_the_vendors_launch_file_and_its_camera(bridge) -> None:
 
 def test_webcam_and_joystick_are_started_where_our_nodes_listen(bridge) -> None:
     started = nodes(bridge.start(texts(robot="widowx", camera="usb_cam", teleop="true", namespace="left")))
-    camera, joystick = started["usb_cam"], started["joy"]
+    camera, joystick = started["usb_cam_node_exe"], started["joy_node"]
     assert (camera["package"], camera["executable"]) == ("usb_cam", "usb_cam_node_exe")
     assert (joystick["package"], joystick["executable"]) == ("joy", "joy_node")
     assert {node["namespace"] for node in started.values()} == {"left"}
     remapped = dict(camera["remappings"])["image_raw"]
-    assert started["arm"]["parameters"][0]["camera_topics"] == [f"/left/{remapped}"]
+    assert started["widowx_arm"]["parameters"][0]["camera_topics"] == [f"/left/{remapped}"]
 
 
 def test_two_arms_share_no_name() -> None:
