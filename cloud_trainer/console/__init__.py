@@ -63,11 +63,11 @@ class Console:
         if tls and service.config.insecure:
             raise ConfigError(f"a service without certificates cannot serve HTTPS on {host}; use 127.0.0.1")
         folder = service.config.folder / "console"
-        self.gate = Gate(folder)
+        self.gate = Gate(folder, withdrawn=service.revocations.withdrawn)
         adaptations, trials = Adaptations(folder / "adaptations", engine), Trials(folder / "trials", engine)
         self.desk = Desk(service, adaptations=adaptations, trials=trials, loops=loops)
         identity = service.config.folder / "server" if tls else None
-        self._app = create_app(self.desk, self.gate)
+        self._app = create_app(self.desk, self.gate, certified=service.revocations.peer)
         self._server = PageServer(self._app, host=host, port=port, identity=identity)
         self._service, self._host, self.address = service, host, ""
 
@@ -103,7 +103,7 @@ class Console:
 
     def _log_in(self, peer: Peer, seconds: float) -> tuple[str, str]:
         """Somebody with a certificate wants to look."""
-        return self.address, self.gate.issue(User(peer.name, peer.role, peer.tenant), days=seconds / 86_400)
+        return self.address, self.gate.issue(User.of(peer), days=seconds / 86_400)
 
     def _ask(self, peer: Peer, method: str, path: str, form: Mapping[str, str]) -> tuple[int, str, bytes]:
         """Somebody with a certificate asks over the service's own connection."""

@@ -17,6 +17,7 @@ from gymnast_core.trial import TrialError
 from gymnast_core.web.auth import Gate, User
 from gymnast_core.web.site import Site, Statuses
 from gymnast_core.wire.errors import NotFoundError
+from gymnast_core.wire.identity import Peer
 
 STATUSES: Statuses = (
     (NotFoundError, 404),
@@ -38,15 +39,19 @@ NAMES = (
 )
 
 
-def create_app(desk: Desk, gate: Gate, *, poll_s: float = 0.4) -> FastAPI:
+def create_app(
+    desk: Desk, gate: Gate, *, certified: Callable[[bytes], Peer | None] = lambda certificate: None, poll_s: float = 0.4
+) -> FastAPI:
     """Return the console as an ASGI application.
 
     Args:
         desk: what is shown and done.
         gate: who may.
+        certified: returns whom a verified client certificate names, if it still counts.
         poll_s: how often open pages are checked for news.
     """
-    site = Site(gate, Path(__file__).parent / "templates", server="trainer", pages=NAMES, statuses=STATUSES)
+    templates = Path(__file__).parent / "templates"
+    site = Site(gate, templates, server="trainer", pages=NAMES, statuses=STATUSES, certified=certified)
     app = site.app(desk.version, poll_s=poll_s)
     _add_pages(app, site, desk)
     _add_actions(app, site, desk)

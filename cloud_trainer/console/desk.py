@@ -24,7 +24,8 @@ from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.sequential import SequentialRule
 from gymnast_core.trial import has_won
 from gymnast_core.types import Outcome
-from gymnast_core.web.auth import ForbiddenError, User
+from gymnast_core.web.auth import User
+from gymnast_core.wire.errors import NotPermittedError
 
 REPORT_STALE_S = 15.0
 EPISODES_PER_PAGE = 60
@@ -210,7 +211,7 @@ class Desk:
         if user.role != "robot":
             user.require("adapt")
         elif user.name != robot:
-            raise ForbiddenError(f"robot {user.name!r} may have itself adapted alone, not {robot!r}")
+            raise NotPermittedError(f"robot {user.name!r} may have itself adapted alone, not {robot!r}")
         self._require_ready(user, robot)
         if trial := self.trials.on(robot):
             raise RefusedError(f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first")
@@ -310,7 +311,7 @@ class Desk:
         if user.role != "robot":
             user.require("adapt")
         elif step not in ROBOT_STEPS or flow.view.started_by != user.name:
-            raise ForbiddenError(
+            raise NotPermittedError(
                 f"robot {user.name!r} may do {', '.join(ROBOT_STEPS)} of adaptations that it began itself, not "
                 f"{step!r} of one begun by {flow.view.started_by!r}; an operator may"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 from collections import Counter
@@ -12,70 +11,60 @@ from typing import Any
 
 import grpc
 
+from gymnast_core.authority import authorise
 from gymnast_core.wire.errors import BusyError, NotPermittedError
-from gymnast_core.wire.identity import Peer, peer_of
+from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
 
-_ROBOT, _OPERATOR, _TRAINER, _ADMIN = "robot", "operator", "trainer", "admin"
-_PEOPLE = frozenset({_OPERATOR, _ADMIN})
-_EVERYBODY = frozenset({_ROBOT, _OPERATOR, _TRAINER, _ADMIN})
 _V1 = "/gymnast.v1."
 
-ROLES_OF: dict[str, frozenset[str]] = {
-    f"{_V1}TrajectoryService/Upload": frozenset({_ROBOT, _ADMIN}),
-    f"{_V1}TrajectoryService/ListEpisodes": _PEOPLE | {_TRAINER},
-    f"{_V1}TrajectoryService/LabelEpisode": _PEOPLE,
-    f"{_V1}TrajectoryService/RetractEpisode": _PEOPLE,
-    f"{_V1}WeightsService/Publish": frozenset({_TRAINER, _ADMIN}),
-    f"{_V1}WeightsService/Watch": _EVERYBODY,
-    f"{_V1}WeightsService/ListReleases": _EVERYBODY,
-    f"{_V1}WeightsService/Fetch": _EVERYBODY,
-    f"{_V1}WeightsService/Rollback": frozenset({_ADMIN}),
-    f"{_V1}WeightsService/Why": _PEOPLE | {_TRAINER},
-    f"{_V1}JobService/Submit": _PEOPLE | {_ROBOT, _TRAINER},
-    f"{_V1}JobService/Get": _EVERYBODY,
-    f"{_V1}JobService/List": _EVERYBODY,
-    f"{_V1}JobService/Cancel": _PEOPLE | {_ROBOT},
-    f"{_V1}JobService/Events": _EVERYBODY,
-    f"{_V1}JobService/Claim": frozenset({_TRAINER, _ADMIN}),
-    f"{_V1}JobService/Report": frozenset({_TRAINER, _ADMIN}),
-    f"{_V1}PolicyService/Infer": frozenset({_ROBOT, _ADMIN}),
-    f"{_V1}RobotService/Report": frozenset({_ROBOT, _ADMIN}),
-    f"{_V1}ConsoleService/LogIn": _PEOPLE | {_TRAINER},
-    f"{_V1}ConsoleService/Ask": _EVERYBODY,
-    "/grpc.health.v1.Health/Check": _EVERYBODY,
-    "/grpc.health.v1.Health/List": _EVERYBODY,
-    "/grpc.health.v1.Health/Watch": _EVERYBODY,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": frozenset({_ADMIN}),
+ACTION_OF: dict[str, str] = {
+    f"{_V1}TrajectoryService/Upload": "upload",
+    f"{_V1}TrajectoryService/ListEpisodes": "look",
+    f"{_V1}TrajectoryService/LabelEpisode": "label",
+    f"{_V1}TrajectoryService/RetractEpisode": "retract",
+    f"{_V1}WeightsService/Publish": "deliver weights",
+    f"{_V1}WeightsService/Watch": "follow",
+    f"{_V1}WeightsService/ListReleases": "follow",
+    f"{_V1}WeightsService/Fetch": "follow",
+    f"{_V1}WeightsService/Rollback": "roll back",
+    f"{_V1}WeightsService/Why": "look",
+    f"{_V1}JobService/Submit": "submit",
+    f"{_V1}JobService/Get": "follow",
+    f"{_V1}JobService/List": "follow",
+    f"{_V1}JobService/Cancel": "cancel its own",
+    f"{_V1}JobService/Events": "follow",
+    f"{_V1}JobService/Claim": "work",
+    f"{_V1}JobService/Report": "work",
+    f"{_V1}PolicyService/Infer": "infer",
+    f"{_V1}RobotService/Report": "report",
+    f"{_V1}ConsoleService/LogIn": "log in",
+    f"{_V1}ConsoleService/Ask": "follow",
+    "/grpc.health.v1.Health/Check": "follow",
+    "/grpc.health.v1.Health/List": "follow",
+    "/grpc.health.v1.Health/Watch": "follow",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "inspect",
 }
-"""Method -> roles. A method that is not listed is refused to everybody; a test walks every registered service."""
+"""Method -> action (gymnast_core.authority). A method that is not listed is refused to everybody; a test walks every
+registered service."""
 
-INSECURE_PEER = Peer(name="insecure", role=_ADMIN, tenant="default")
-
-_peer_of = functools.lru_cache(maxsize=1024)(peer_of)
+INSECURE_PEER = Peer(name="insecure", role="admin", tenant="default")
 
 
-def authorise(method: str, peer: Peer | None) -> Peer:
+def authorise_call(method: str, peer: Peer | None) -> Peer:
     """Return the peer if it may call the method.
 
     Raises:
         NotPermittedError: no certificate of ours, an unlisted method, or another role is needed.
     """
-    if peer is None:
-        raise NotPermittedError("the certificate names no gymnast identity; get one with `gymnast enroll`")
-    allowed = ROLES_OF.get(method, frozenset())
-    if peer.role not in allowed:
-        raise NotPermittedError(f"{method} needs one of {sorted(allowed)}, {peer.name!r} is {peer.role!r}")
-    return peer
-
-
-def peer_from(context: Any, *, insecure: bool) -> Peer | None:
-    """The caller's identity, from its certificate alone."""
-    if insecure:
-        return INSECURE_PEER
-    certificates = context.auth_context().get("x509_pem_cert")
-    return _peer_of(bytes(certificates[0])) if certificates else None
+    action = ACTION_OF.get(method)
+    if action is None:
+        raise NotPermittedError(f"{method[:120]} is no method of this service")
+    try:
+        return authorise(peer, action)
+    except NotPermittedError as error:
+        raise NotPermittedError(f"{error} (method {method})") from error
 
 
 class StreamSlots:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud_trainer.service.revocation import note_issued
+from cloud_trainer.service.revocation import end_other_roles, note_issued
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError
@@ -60,6 +59,8 @@ def enroll(
 ) -> Path:
     """Issue an identity folder; the same call again rotates its certificate and key.
 
+    A name of a tenant has one role at a time: certificates it holds in another role are taken back.
+
     Args:
         authority: the CA folder; made when missing.
         name: of the robot, person or machine, [A-Za-z0-9_-]{1,64}.
@@ -94,6 +95,8 @@ def enroll(
     write_durably(out / TRUST, (authority / TRUST).read_bytes())
     _write_key(out / KEY, key)
     write_durably(out / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
+    if role != "server":
+        end_other_roles(authority, peer)
     return out
 
 
@@ -157,8 +160,4 @@ def _write_key(path: Path, key: _PrivateKey) -> None:
     data = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    mask = os.umask(0o077)
-    try:
-        write_durably(path, data)
-    finally:
-        os.umask(mask)
+    write_durably(path, data, mode=0o600)

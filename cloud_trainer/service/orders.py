@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloud_trainer.service.robots import RobotBoard
-from cloud_trainer.service.trail import Who
+from gymnast_core.authority import Who
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.orders import Order, OrderNews
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloud_trainer.service.trail import Who
+from gymnast_core.authority import Who
 from gymnast_core.wire.errors import BusyError
 
 

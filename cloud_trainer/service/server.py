@@ -21,7 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud_trainer.service import metrics
-from cloud_trainer.service.auth import GuardInterceptor, StreamSlots, authorise, peer_from
+from cloud_trainer.service.auth import INSECURE_PEER, GuardInterceptor, StreamSlots, authorise_call
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import create_authority, ensure_server_identity, release_key
 from cloud_trainer.service.ingest import Ingest
@@ -124,7 +124,7 @@ class Service:
         self._lock = FolderLock(folder)
         self.authority = folder / "ca"
         create_authority(self.authority)
-        self._revocations = Revocations(self.authority)
+        self.revocations = Revocations(self.authority)
         self._database = Database(config.database_url or f"sqlite:///{folder / 'store.db'}")
         self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
@@ -156,7 +156,7 @@ class Service:
         self.address = f"{self.config.host}:{port}"
         keep_freed_memory()
         self._server.start()
-        self._revocations.start()
+        self.revocations.start()
         self.validator.start()
         self.trail.start()
         if self._workers:
@@ -177,7 +177,7 @@ class Service:
         self._server.stop(grace_s).wait(grace_s + 1)
         if self._workers:
             self._workers.stop(grace_s)
-        self._revocations.stop()
+        self.revocations.stop()
         self.ingest.close()
         self.validator.stop()
         self.trail.close()
@@ -270,9 +270,8 @@ class Service:
         kind = _KINDS[(handler.request_streaming, handler.response_streaming)]
 
         def call(request: Any, context: Any) -> Any:
-            if not self.config.insecure:
-                self._revocations.admit(context)
-            peer = authorise(method, peer_from(context, insecure=self.config.insecure))
+            known = INSECURE_PEER if self.config.insecure else self.revocations.admit(context)
+            peer = authorise_call(method, known)
             return behaviour(request, peer, context) if ours else behaviour(request, context)
 
         guarded = _guarded_stream(method, call) if handler.response_streaming else _guarded_call(method, call)

@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cloud_trainer.jobs.provenance import LINKED_CHECKPOINTS, episode_record, explain, label_record, record_checkpoint
 from cloud_trainer.store.protocols import EpisodeRow, MetaStore
+from gymnast_core.authority import Who
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
 from gymnast_core.lineage import Node, Record
@@ -35,25 +36,6 @@ _FOLLOW_S = 2.0
 """Between two looks at what came in."""
 _SEEN = "episodes"
 """Mark in the graph: the catalogue's rows up to this number are in it."""
-
-
-class Who(Protocol):
-    """Somebody whose role has been checked: a certificate's Peer or a page's User."""
-
-    @property
-    def name(self) -> str:
-        """As in the certificate or token."""
-        ...
-
-    @property
-    def role(self) -> str:
-        """robot, operator, trainer or admin."""
-        ...
-
-    @property
-    def tenant(self) -> str:
-        """Whose data."""
-        ...
 
 
 class Trail:

@@ -42,15 +42,20 @@ def move_durably(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Replace a file by new bytes: a reader sees the old or the new ones, also after a power cut.
+
+    Args:
+        path: of the file.
+        data: its new bytes.
+        mode: of the new file, less the umask; 0o600 keeps a secret.
 
     Raises:
         DiskFullError: no space; the old file is untouched.
     """
     partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}-{os.getpid()}-{threading.get_ident()}")
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

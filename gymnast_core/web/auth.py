@@ -1,68 +1,49 @@
-"""Who is at a page: tokens, client certificates, sessions, roles.
+"""Who is at a page: tokens, client certificates, sessions. What they may do is gymnast_core.authority's.
 
-A token is shown once and kept only as a digest. A session is a signed cookie that expires. A client certificate issued
-by the service's own authority carries name, role and tenant, as on the wire.
+A token is shown once and kept only as a digest. A session is kept here, too: its cookie is a random name for it, so
+that it ends when its holder logs out, when its token does, and when the certificate behind it is taken back.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import hmac
 import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gymnast_core.authority import ROLES, authorise, may
+from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.manifest import canonical_json
+from gymnast_core.web.guesses import Guesses
+from gymnast_core.wire.identity import Peer
 
-ROLES = ("robot", "trainer", "operator", "admin")
 SESSION_S = 12 * 3600
 _REMEMBERED_NS = 7 * 86_400 * 10**9
 """How long an expired token is told apart from an unknown one."""
-MAY: Mapping[str, frozenset[str]] = {
-    "look": frozenset({"trainer", "operator", "admin"}),
-    "stop": frozenset({"trainer", "operator", "admin"}),
-    "re-arm": frozenset({"operator", "admin"}),
-    "label": frozenset({"operator", "admin"}),
-    "adapt": frozenset({"operator", "admin"}),
-    "follow": frozenset({"robot", "trainer", "operator", "admin"}),
-    "try": frozenset({"operator", "admin"}),
-    "cancel": frozenset({"operator", "admin"}),
-    "retract": frozenset({"operator", "admin"}),
-    "publish": frozenset({"admin"}),
-    "promote": frozenset({"admin"}),
-    "roll back": frozenset({"admin"}),
-}
-"""action -> roles that may do it; anything else is refused."""
+_MOST_TOKENS = 10_000
+"""Kept at once; the ones that expire first go."""
 
 
 class LoginError(GymnastError):
     """Nobody, or nobody any more: log in."""
 
 
-class ForbiddenError(GymnastError):
-    """Somebody, but not with this role."""
-
-
 @dataclass(frozen=True)
-class User:
-    """Who acts.
+class User(Peer):
+    """Who acts, whatever proved it.
 
     Attributes:
         name: as in the token or certificate.
-        role: one of ROLES.
+        role: one of gymnast_core.authority.ROLES.
         tenant: whose data is seen.
+        serial: of the certificate behind it, if there is one.
     """
 
-    name: str
-    role: str
     tenant: str = "default"
 
     def __post_init__(self) -> None:
@@ -70,94 +51,153 @@ class User:
         if self.role not in ROLES or not self.name.strip():
             raise ConfigError(f"user {self.name!r} with role {self.role!r}: give a name and one of {ROLES}")
 
+    @staticmethod
+    def of(peer: Peer) -> User:
+        """Return whom a certificate names."""
+        return User(peer.name, peer.role, peer.tenant, peer.serial)
+
     def may(self, action: str) -> bool:
         """Whether the role allows it."""
-        return self.role in MAY.get(action, frozenset())
+        return may(self, action)
 
     def require(self, action: str) -> None:
         """Return if the role allows it.
 
         Raises:
-            ForbiddenError: it does not; the message says who may.
+            NotPermittedError: it does not; the message says who may.
         """
-        if not self.may(action):
-            allowed = " or ".join(role for role in ROLES if role in MAY.get(action, frozenset()))
-            raise ForbiddenError(f"{self.name} ({self.role}) may not {action}; ask an {allowed or 'administrator'}")
+        authorise(self, action)
 
 
 class Gate:
-    """Checks tokens and sessions of one site.
+    """Checks tokens and sessions of one site. Threads may share it.
 
     Args:
-        folder: holds tokens.json and session.key, readable by their owner alone.
+        folder: holds tokens.json and sessions.json, readable by their owner alone.
+        withdrawn: whether what somebody holds was taken back; asked at every request.
         wall_ns: wall clock.
     """
 
-    def __init__(self, folder: Path, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        withdrawn: Callable[[Peer], bool] = lambda peer: False,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._tokens, self._wall_ns = folder / "tokens.json", wall_ns
-        key = folder / "session.key"
-        if not key.exists():
-            key.touch(mode=0o600)
-            key.write_bytes(secrets.token_bytes(32))
-        self._key = key.read_bytes()
-        self._issuing = threading.Lock()
+        (folder / "session.key").unlink(missing_ok=True)  # of sessions that were kept in their cookies
+        self._withdrawn, self._wall_ns = withdrawn, wall_ns
+        self._tokens, self._sessions = _Table(folder / "tokens.json"), _Table(folder / "sessions.json")
+        self._guesses = Guesses()
 
     def issue(self, user: User, *, days: float = 30.0) -> str:
         """Return a new token; it cannot be shown again."""
         token, now_ns = secrets.token_urlsafe(24), self._wall_ns()
-        with self._issuing:
-            known = {name: row for name, row in self._read().items() if row["expires_ns"] > now_ns - _REMEMBERED_NS}
-            known[_digest(token)] = {**asdict(user), "expires_ns": now_ns + round(days * 86_400e9)}
-            staging = self._tokens.with_suffix(".partial")
-            staging.touch(mode=0o600)
-            staging.write_text(json.dumps(known, indent=1))
-            staging.rename(self._tokens)
+        row = {"name": user.name, "role": user.role, "tenant": user.tenant, "serial": user.serial}
+        self._tokens.add(token, {**row, "expires_ns": now_ns + round(days * 86_400e9)}, now_ns - _REMEMBERED_NS)
         return token
 
-    def user_of_token(self, token: str) -> User:
+    def user_of_token(self, token: str, *, source: str = "") -> User:
         """Return who a token stands for.
 
-        Raises:
-            LoginError: it is unknown or expired.
-        """
-        found = self._read().get(_digest(token.strip()))
-        if found is None:
-            raise LoginError("this token is not known here; copy it again, or ask for a new one")
-        expires_ns = found.pop("expires_ns")
-        if self._wall_ns() >= expires_ns:
-            raise LoginError("this token has expired; ask for a new one")
-        return User(**found)
+        Args:
+            token: as issued.
+            source: where it comes from, if anybody may send some: wrong ones are counted there.
 
-    def open_session(self, user: User, *, seconds: float = SESSION_S) -> str:
-        """Return a cookie value."""
-        body = canonical_json({**asdict(user), "until_ns": self._wall_ns() + round(seconds * 1e9)})
-        return f"{base64.urlsafe_b64encode(body).decode()}.{self._sign(body)}"
+        Raises:
+            LoginError: it is unknown, expired, or its holder's certificate was taken back.
+            TooManyGuessesError: too many unknown ones came from there lately.
+        """
+        if source:
+            self._guesses.check(source)
+        row = self._tokens.find(token.strip())
+        if row is None:
+            if source:
+                self._guesses.wrong(source)
+            raise LoginError("this token is not known here; copy it again, or ask for a new one")
+        return self._holder(row, "this token has expired; ask for a new one")
+
+    def open_session(self, token: str, *, seconds: float = SESSION_S) -> str:
+        """Return a cookie value for the holder of a token; the session ends with the token at the latest.
+
+        Raises:
+            LoginError: see user_of_token().
+        """
+        self.user_of_token(token)
+        cookie, now_ns = secrets.token_urlsafe(24), self._wall_ns()
+        row = {"token": _digest(token.strip()), "expires_ns": now_ns + round(seconds * 1e9)}
+        self._sessions.add(cookie, row, now_ns - _REMEMBERED_NS)
+        return cookie
 
     def user_of_session(self, cookie: str) -> User:
         """Return who a cookie stands for.
 
         Raises:
-            LoginError: it was not made here, was changed, or has expired.
+            LoginError: it was not made here, was logged out, or has expired.
         """
-        encoded, _, signature = cookie.partition(".")
-        try:
-            body = base64.urlsafe_b64decode(encoded.encode())
-        except (binascii.Error, ValueError) as error:
-            raise LoginError("log in to go on") from error
-        if not hmac.compare_digest(self._sign(body), signature):
+        row = self._sessions.find(cookie)
+        token = None if row is None else self._tokens.row(str(row["token"]))
+        if row is None or token is None:
             raise LoginError("log in to go on")
-        fields = json.loads(body)
-        if self._wall_ns() >= fields.pop("until_ns"):
-            raise LoginError("your session has expired; log in again, nothing was done")
-        return User(**fields)
+        expired = "your session has expired; log in again, nothing was done"
+        if self._wall_ns() >= row["expires_ns"]:
+            raise LoginError(expired)
+        return self._holder(token, expired)
 
-    def _sign(self, body: bytes) -> str:
-        return hmac.new(self._key, body, hashlib.sha256).hexdigest()
+    def close_session(self, cookie: str) -> None:
+        """Log out; the cookie is worth nothing from now on."""
+        self._sessions.remove(cookie)
+
+    def _holder(self, row: dict[str, Any], expired: str) -> User:
+        user = User(row["name"], row["role"], row["tenant"], row.get("serial", ""))
+        if self._wall_ns() >= row["expires_ns"]:
+            raise LoginError(expired)
+        if self._withdrawn(user):
+            raise LoginError(f"what {user.name!r} held was taken back; ask for a new certificate (`gymnast enroll`)")
+        return user
+
+
+class _Table:
+    """Digest of a secret -> what it stands for, in a JSON file that is read again when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._stamp = (0, 0, 0)
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    def find(self, secret: str) -> dict[str, Any] | None:
+        return self.row(_digest(secret))
+
+    def row(self, digest: str) -> dict[str, Any] | None:
+        with self._lock:
+            return self._read().get(digest)
+
+    def add(self, secret: str, row: dict[str, Any], forget_before_ns: int) -> None:
+        with self._lock:
+            kept = {name: known for name, known in self._read().items() if known["expires_ns"] > forget_before_ns}
+            newest = sorted(kept.items(), key=lambda item: int(item[1]["expires_ns"]))[-_MOST_TOKENS:]
+            self._write({**dict(newest), _digest(secret): row})
+
+    def remove(self, secret: str) -> None:
+        with self._lock:
+            rows = dict(self._read())
+            if rows.pop(_digest(secret), None) is not None:
+                self._write(rows)
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        return dict(json.loads(self._tokens.read_text())) if self._tokens.exists() else {}
+        if not self._path.exists():
+            return {}
+        status = self._path.stat()
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+        if stamp != self._stamp:
+            self._rows, self._stamp = dict(json.loads(self._path.read_text())), stamp
+        return self._rows
+
+    def _write(self, rows: dict[str, dict[str, Any]]) -> None:
+        write_durably(self._path, json.dumps(rows, indent=1).encode(), mode=0o600)
 
 
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

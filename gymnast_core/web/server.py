@@ -13,26 +13,26 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gymnast_core.errors import GymnastError
-from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, peer_of
+from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY
 
 START_S = 15.0
 
 
 class PeerProtocol(H11Protocol):
-    """HTTP/1.1 that tells the application whose verified client certificate the connection carries."""
+    """HTTP/1.1 that hands the application the verified client certificate of the connection."""
 
     def connection_made(self, transport: Any) -> None:
-        """Put the peer into the scope of every request of this connection."""
+        """Put the certificate (PEM) into the scope of every request of this connection."""
         super().connection_made(transport)
         channel = transport.get_extra_info("ssl_object")
-        certificate = channel.getpeercert(binary_form=True) if channel is not None else None
-        peer = peer_of(ssl.DER_cert_to_PEM_cert(certificate).encode()) if certificate else None
+        der = channel.getpeercert(binary_form=True) if channel is not None else None
+        certificate = ssl.DER_cert_to_PEM_cert(der).encode() if der else b""
         inner = self.app
 
-        async def with_peer(scope: Any, receive: Any, send: Any) -> None:
-            await inner({**scope, "gymnast_peer": peer}, receive, send)
+        async def with_certificate(scope: Any, receive: Any, send: Any) -> None:
+            await inner({**scope, "gymnast_certificate": certificate}, receive, send)
 
-        self.app = with_peer
+        self.app = with_certificate
 
 
 class PageServer:

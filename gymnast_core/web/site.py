@@ -19,7 +19,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 
 from gymnast_core.errors import ConfigError, ContractError, GymnastError, StorageError
-from gymnast_core.web.auth import SESSION_S, ForbiddenError, Gate, LoginError, User
+from gymnast_core.web.auth import SESSION_S, Gate, LoginError, User
+from gymnast_core.web.guesses import TooManyGuessesError
+from gymnast_core.wire.errors import NotPermittedError, RevokedError
+from gymnast_core.wire.identity import Peer
 
 _HERE = Path(__file__).parent
 _NS = 1_000_000_000
@@ -33,7 +36,9 @@ HEADERS = {
 Statuses = tuple[tuple[type[GymnastError], int], ...]
 STATUSES: Statuses = (
     (LoginError, 401),
-    (ForbiddenError, 403),
+    (NotPermittedError, 403),
+    (RevokedError, 403),
+    (TooManyGuessesError, 429),
     (ConfigError, 422),
     (ContractError, 422),
     (StorageError, 500),
@@ -49,6 +54,7 @@ class Site:
 
     Args:
         gate: who may come in.
+        certified: returns whom a verified client certificate names, if it still counts.
         templates: folder of the site's own; the common ones (base, login, error, parts) are found beside them.
         server: what to call the other side in messages: "trainer", "robot".
         pages: (address, name) of the pages in the header.
@@ -56,9 +62,10 @@ class Site:
     """
 
     def __init__(
-        self, gate: Gate, templates: Path, *, server: str, pages: Sequence[tuple[str, str]], statuses: Statuses = ()
-    ) -> None:
-        self.gate, self._statuses = gate, (*statuses, *STATUSES)
+        self, gate: Gate, templates: Path, *, server: str, pages: Sequence[tuple[str, str]], statuses: Statuses = (),
+        certified: Callable[[bytes], Peer | None] = lambda certificate: None,
+    ) -> None:  # fmt: skip
+        self.gate, self._statuses, self._certified = gate, (*statuses, *STATUSES), certified
         self._cookie = f"gymnast_{server}_session"  # browsers do not tell the ports of one machine apart
         self._environment = Environment(
             loader=FileSystemLoader([templates, _HERE / "templates"]), autoescape=True, undefined=StrictUndefined,
@@ -91,14 +98,26 @@ class Site:
 
         Raises:
             LoginError: nobody, or nobody any more.
+            RevokedError: the certificate was taken back.
         """
-        certified = request.scope.get("gymnast_peer")
-        if certified is not None:
-            return User(certified.name, certified.role, certified.tenant)
+        peer = request.scope.get("gymnast_peer")
+        if peer is None and (certificate := request.scope.get("gymnast_certificate")):
+            peer = self._certified(certificate)
+        if peer is not None:
+            return User.of(peer)
         bearer = request.headers.get("authorization", "")
         if bearer.startswith("Bearer "):
-            return self.gate.user_of_token(bearer.removeprefix("Bearer "))
+            return self.gate.user_of_token(bearer.removeprefix("Bearer "), source=source_of(request))
         return self.gate.user_of_session(request.cookies.get(self._cookie, ""))
+
+    async def goes_on(self, app: FastAPI, request: Request) -> bool:
+        """Whether an open stream may: its reader is there and may still look, and the site is not stopping."""
+        if app.state.stopping.is_set() or await request.is_disconnected():
+            return False
+        try:
+            return self.user_of(request).may("look")
+        except GymnastError:
+            return False
 
     def act(self, app: FastAPI, address: str, do: Do) -> None:
         """Add an action: answered in place for script, by a redirect without."""
@@ -141,17 +160,18 @@ class Site:
 
         @app.post("/login")
         def login(request: Request, token: Annotated[str, Form()], next: Annotated[str, Form()] = "/") -> Response:
-            user = self.gate.user_of_token(token)
+            self.gate.user_of_token(token, source=source_of(request))
             response = RedirectResponse(_local(next), 303)
             secure = request.url.scheme == "https"
-            session = self.gate.open_session(user)
+            session = self.gate.open_session(token)
             response.set_cookie(
                 self._cookie, session, max_age=SESSION_S, httponly=True, samesite="strict", secure=secure
             )
             return response
 
         @app.post("/logout")
-        def logout() -> Response:
+        def logout(request: Request) -> Response:
+            self.gate.close_session(request.cookies.get(self._cookie, ""))
             response = RedirectResponse("/login", 303)
             response.delete_cookie(self._cookie)
             return response
@@ -164,7 +184,7 @@ class Site:
             async def stream() -> AsyncIterator[str]:
                 known, quiet = "", 0.0
                 yield "retry: 1000\n\n"
-                while not app.state.stopping.is_set() and not await request.is_disconnected():
+                while await self.goes_on(app, request):
                     newest = await run_in_threadpool(version, at)
                     if newest != known or quiet > 10:
                         known, quiet = newest, 0.0
@@ -173,6 +193,11 @@ class Site:
                     await asyncio.sleep(poll_s)
 
             return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+def source_of(request: Request) -> str:
+    """Return the address a request comes from."""
+    return request.client.host if request.client else "this process"
 
 
 def wants_json(request: Request) -> bool:

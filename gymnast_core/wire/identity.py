@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -24,11 +24,13 @@ class Peer:
         name: of the robot, person or machine.
         role: one of ROLES.
         tenant: whose data it may touch.
+        serial: of the certificate, hexadecimal; empty where there is none.
     """
 
     name: str
     role: str
     tenant: str
+    serial: str = field(default="", compare=False)
 
     def uri(self) -> str:
         """As it is written into a certificate."""
@@ -52,7 +54,7 @@ def peer_of(certificate_pem: bytes) -> Peer | None:
         return None
     for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
         if (peer := Peer.from_uri(uri)) is not None:
-            return peer
+            return replace(peer, serial=f"{certificate.serial_number:x}")
     return None
 
 

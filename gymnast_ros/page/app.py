@@ -116,7 +116,7 @@ def _add_page(app: FastAPI, site: Site, robot: Robot) -> None:
         async def stream() -> AsyncIterator[bytes]:
             shown = -1
             yield f"--{BOUNDARY}\r\n".encode()
-            while not app.state.stopping.is_set() and not await request.is_disconnected():
+            while await site.goes_on(app, request):
                 number, _, jpeg = robot.frame()
                 if number != shown and jpeg:
                     shown = number

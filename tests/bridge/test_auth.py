@@ -7,8 +7,9 @@ import grpc
 import pytest
 
 from cloud_trainer.service import Limits, Service, ServiceConfig, enroll
-from cloud_trainer.service.auth import ROLES_OF, StreamSlots, authorise
+from cloud_trainer.service.auth import ACTION_OF, StreamSlots, authorise_call
 from cloud_trainer.service.server import _SERVICES
+from gymnast_core.authority import MAY
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.wire.channel import domain_error, open_channel
 from gymnast_core.wire.errors import CATALOGUE, BusyError, NotPermittedError, error_from_wire, wire_error
@@ -24,17 +25,17 @@ _METHODS = [
 
 
 def test_every_method_of_every_proto_is_in_the_table():
-    assert set(_METHODS) <= set(ROLES_OF)
+    assert set(_METHODS) <= set(ACTION_OF)
     assert len(_METHODS) == 21
-    assert all(ROLES_OF[method] for method in _METHODS)
+    assert all(MAY[ACTION_OF[method]] for method in _METHODS)
 
 
 def test_unlisted_methods_and_strangers_are_refused():
     admin = Peer("root", "admin", "default")
     with pytest.raises(NotPermittedError):
-        authorise("/gymnast.v1.JobService/Unheard", admin)
+        authorise_call("/gymnast.v1.JobService/Unheard", admin)
     with pytest.raises(NotPermittedError, match="enroll"):
-        authorise("/gymnast.v1.JobService/Get", None)
+        authorise_call("/gymnast.v1.JobService/Get", None)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +63,10 @@ def test_unlisted_methods_and_strangers_are_refused():
 def test_roles(role, method, allowed):
     peer = Peer("somebody", role, "default")
     if allowed:
-        assert authorise(f"/gymnast.v1.{method}", peer) == peer
+        assert authorise_call(f"/gymnast.v1.{method}", peer) == peer
     else:
         with pytest.raises(NotPermittedError, match=role):
-            authorise(f"/gymnast.v1.{method}", peer)
+            authorise_call(f"/gymnast.v1.{method}", peer)
 
 
 def call_everything(service, identity):
@@ -89,7 +90,7 @@ def test_a_robot_gets_not_permitted_from_exactly_what_the_table_denies(tmp_path)
         outcome = call_everything(service, robot)
     denied = {path for path, error in outcome.items() if error == "NotPermittedError"}
     registered = {path for path in outcome if "PolicyService" not in path}
-    assert denied == {path for path in registered if "robot" not in ROLES_OF[path]}
+    assert denied == {path for path in registered if "robot" not in MAY[ACTION_OF[path]]}
     assert "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" in denied
 
 

@@ -174,7 +174,7 @@ def test_an_expired_token_and_an_expired_session_do_nothing_and_say_why(bench):
     )
     assert answer.status_code == 401
     assert "token has expired" in answer.json()["error"]
-    cookie = bench.gate.open_session(User("ana", "operator"), seconds=-1)
+    cookie = bench.gate.open_session(bench.gate.issue(User("ana", "operator")), seconds=-1)
     late = ana.post(
         f"/adapt/{flow}/approve", headers={**JSON, "Authorization": "", "Cookie": f"gymnast_trainer_session={cookie}"}
     )

@@ -1,0 +1,145 @@
+"""What was taken back is worth nothing: certificates, tokens, sessions, streams; on the wire and on the page."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+
+import pytest
+
+from cloud_trainer.service import revoke
+from cloud_trainer.service.auth import ACTION_OF
+from gymnast_core.authority import MAY
+from gymnast_core.wire.gymnast.v1 import trajectories_pb2_grpc, weights_pb2, weights_pb2_grpc
+from tests.hostile.lab import Lab, Stream, error_of, within
+
+SOON_S = 10.0
+"""A busy machine may need longer than the second that is promised; nothing here may last for ever."""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    with Lab(tmp_path) as lab:
+        yield lab
+
+
+def releases(lab, identity):
+    channel = lab.channel(identity)
+    stub = weights_pb2_grpc.WeightsServiceStub(channel)
+    return lambda: stub.ListReleases(weights_pb2.ListReleasesRequest(), timeout=20)
+
+
+def test_a_revoked_admins_certificate_gets_nothing_on_the_page_and_publishes_nothing(lab):
+    root = lab.identity("root", "admin")
+    assert lab.page("GET", "/", identity=root).status == 200
+    with contextlib.closing(lab.connect(root)) as held:
+        held.request("GET", "/jobs")
+        assert held.getresponse().read()
+        revoke(lab.service.authority, "root")
+        assert within(SOON_S, lambda: lab.page("GET", "/", identity=root).status == 403) < SOON_S
+        held.request("GET", "/jobs")
+        assert held.getresponse().status == 403, "the connection it had open is no way round"
+    asked = [("GET", path) for path in ("/", "/log", "/api/log", "/events")]
+    asked += [("POST", f"/checkpoints/policy-1/{how}") for how in ("publish", "rollback")]
+    for method, path in asked:
+        answer = lab.page(method, path, identity=root, form={"robots": "*", "reason": "because"})
+        assert (answer.status, answer.json()["kind"]) == (403, "RevokedError"), path
+    assert lab.service.trail.log.entries == ()
+
+
+def test_tokens_and_sessions_of_a_revoked_operator_stop_working(lab):
+    ana, bea = lab.identity("ana", "operator"), lab.identity("bea", "operator")
+    token = lab.token(ana)
+    cookie, other = lab.log_in(token), lab.log_in(lab.token(bea))
+    assert lab.page("GET", "/api/robots", token=token).status == 200
+    assert lab.page("GET", "/api/robots", cookie=cookie).status == 200
+    revoke(lab.service.authority, "ana")
+    assert within(SOON_S, lambda: lab.page("GET", "/api/robots", token=token).status == 401) < SOON_S
+    assert lab.page("GET", "/api/robots", cookie=cookie).status == 401
+    assert lab.page("POST", "/login", form={"token": token}).status == 401
+    assert lab.page("GET", "/api/robots", cookie=other).status == 200, "who was not revoked goes on"
+    fresh = lab.token(lab.identity("ana", "operator"))
+    assert lab.page("GET", "/api/robots", token=fresh).status == 200, "a new certificate is a new beginning"
+
+
+def test_logging_out_ends_the_session_itself_and_its_streams(lab):
+    token = lab.token(lab.identity("ana", "operator"))
+    cookie, elsewhere = lab.log_in(token), lab.log_in(token)
+    stream = Stream(lab, "/events", {"Cookie": cookie})
+    assert stream.began.wait(SOON_S)
+    assert lab.page("POST", "/logout", cookie=cookie).status == 303
+    assert lab.page("GET", "/api/robots", cookie=cookie).status == 401, "the cookie was kept, and is worth nothing"
+    assert stream.ended.wait(SOON_S)
+    assert lab.page("GET", "/api/robots", cookie=elsewhere).status == 200
+
+
+def test_cookies_hold_no_identity_that_a_holder_could_write(lab):
+    cookie = lab.log_in(lab.token(lab.identity("ana", "operator")))
+    assert "ana" not in cookie
+    assert len(cookie.partition("=")[2]) < 64
+
+
+@pytest.mark.parametrize("how", ["revoked", "role"])
+def test_open_streams_end_when_what_they_stand_on_is_taken_back(lab, how):
+    """On the page by certificate, by token and by session; on the wire an upload and a watch."""
+    ana, robot = lab.identity("ana", "admin"), lab.identity("wx-1", "robot")
+    token = lab.token(ana)
+    streams = [
+        Stream(lab, "/events", {}, identity=ana),
+        Stream(lab, "/events", {"Authorization": f"Bearer {token}"}),
+        Stream(lab, "/events", {"Cookie": lab.log_in(token)}),
+    ]
+    assert all(stream.began.wait(SOON_S) for stream in streams)
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    hold = threading.Event()
+    with lab.channel(ana) as people, lab.channel(robot) as robots:
+        watch = weights_pb2_grpc.WeightsServiceStub(people).Watch(weights_pb2.WatchRequest(), timeout=60)
+        upload = trajectories_pb2_grpc.TrajectoryServiceStub(robots).Upload(iter(hold.wait, True), timeout=60)
+        assert next(upload).WhichOneof("message") == "credit"
+        for call in (watch, upload):
+            threading.Thread(target=lambda call=call: ended.put(error_of(lambda: list(call))), daemon=True).start()
+        for name in ("ana", "wx-1"):
+            if how == "revoked":
+                revoke(lab.service.authority, name)
+            else:
+                lab.identity(name, "operator")
+        assert all(stream.ended.wait(SOON_S) for stream in streams)
+        assert all(ended.get(timeout=SOON_S) for _ in range(2))
+        hold.set()
+        assert error_of(releases(lab, ana)) == "RevokedError"
+
+
+def test_who_became_an_operator_is_no_admin_any_more(lab):
+    admin = lab.identity("ana", "admin")
+    token = lab.token(admin)
+    operator = lab.identity("ana", "operator")
+    assert within(SOON_S, lambda: error_of(releases(lab, admin)) == "RevokedError") < SOON_S
+    assert lab.page("GET", "/", identity=admin).status == 403
+    assert lab.page("GET", "/", token=token).status == 401
+    assert error_of(releases(lab, operator)) == ""
+    answer = lab.page("POST", "/checkpoints/policy-1/publish", identity=operator)
+    assert (answer.status, answer.json()["kind"]) == (403, "NotPermittedError")
+
+
+def test_a_name_in_another_tenant_keeps_its_role(lab):
+    here = lab.identity("ana", "admin")
+    lab.identity("ana", "operator", tenant="acme")
+    assert error_of(releases(lab, here)) == ""
+
+
+def test_the_wire_and_the_page_ask_one_table(lab):
+    """Every method stands for an action of the table the page asks; there is no second list of roles."""
+    assert set(ACTION_OF.values()) <= set(MAY)
+
+
+def test_guessing_tokens_is_slowed_down_and_others_go_on(lab):
+    """By the login form and by bearer: after ten wrong ones nothing more is looked at, not even the right one."""
+    token = lab.token(lab.identity("ana", "operator"))
+    cookie = lab.log_in(token)
+    statuses = [lab.page("POST", "/login", form={"token": f"guess-{n}"}).status for n in range(6)]
+    statuses += [lab.page("GET", "/api/robots", token=f"guess-{n}").status for n in range(6)]
+    assert statuses == [401] * 10 + [429] * 2
+    assert lab.page("POST", "/login", form={"token": token}).status == 429
+    assert lab.page("GET", "/api/robots", cookie=cookie).status == 200, "a session goes on"
+    assert lab.page("GET", "/", identity=lab.identity("bea", "operator")).status == 200, "and a certificate"
