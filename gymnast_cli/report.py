@@ -188,7 +188,8 @@ def _ttt_rows(ttt: Mapping[str, Any]) -> list[Comparison]:
 
 def _ttt_note(ttt: Mapping[str, Any]) -> str:
     """What was decided, and one honest sentence on what test-time training did here and elsewhere."""
-    return " ".join(words for words in (_collected_words(ttt), _canary_words(ttt), _measured_words(ttt)) if words)
+    cut = f"Practice was cut off by {ttt['ended_by']}." if ttt.get("ended_by") == "the time budget" else ""
+    return " ".join(words for words in (_collected_words(ttt), cut, _canary_words(ttt), _measured_words(ttt)) if words)
 
 
 def _collected_words(ttt: Mapping[str, Any]) -> str:

@@ -22,7 +22,17 @@ from PIL import Image
 
 from cloud_trainer.console.media import film
 from cloud_trainer.jobs.adaptation import MODES
-from cloud_trainer.jobs.adaptation_engine import CLOSING, Budget, Emit, Ended, SceneRequest, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import (
+    CLOSING,
+    Budget,
+    Emit,
+    Ended,
+    Practised,
+    SceneRequest,
+    Stop,
+    Trust,
+    Verdict,
+)
 from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.shelf import Shelf
@@ -187,7 +197,7 @@ class SceneEngine:
             return Trust(not config.check, f"{refusal}", figures)
         return Trust(True, figures=figures)
 
-    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> str | None:
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> Practised:
         """Submit an adapt job with this budget and follow it."""
         request = self._request(folder)
         seconds = budget.seconds
@@ -207,7 +217,10 @@ class SceneEngine:
         candidates = result.get("candidates", [])
         if not candidates and result.get("refused"):
             raise NotTrustedError(str(result["refused"]))
-        return str(candidates[-1]["id"]) if candidates else None
+        ended_by = str(result.get("ended_by", ""))
+        if ended_by == "the time budget" and seconds < budget.seconds:
+            ended_by = "the money budget"
+        return Practised(str(candidates[-1]["id"]) if candidates else None, ended_by)
 
     def _follow(self, job_id: str, per_iteration: int, budget: Budget, emit: Emit, ended: Ended) -> Mapping[str, Any]:
         """Pass iterations on until the job ends; a stop that is not the job's own budget cancels it."""

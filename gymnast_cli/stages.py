@@ -41,10 +41,15 @@ class StageRecord:
 
 
 class Stages:
-    """Runs named stages one after the other on one screen."""
+    """Runs named stages one after the other on one screen; without a terminal, prints a line now and then.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    Args:
+        console: where to.
+        line_every_s: seconds between those lines.
+    """
+
+    def __init__(self, console: Console, *, line_every_s: float = 30.0) -> None:
+        self.console, self.line_every_s = console, line_every_s
         self.records: list[StageRecord] = []
         self._progress = Progress(
             SpinnerColumn(),
@@ -72,14 +77,22 @@ class Stages:
     def stage(self, name: str) -> Iterator[Advance]:
         """Time one stage; yields the function that reports its progress."""
         bar = self._progress.add_task(name, total=None, note="")
-        note_of = {"note": ""}
+        latest = (0, 0, "")
 
         def advance(done: int, total: int, note: str) -> None:
-            note_of["note"] = note
+            nonlocal latest
+            latest = (done, total, note)
             self._progress.update(bar, completed=done, total=total or None, note=note)
 
+        def line() -> None:
+            done, total, note = latest
+            count = f"{done}/{total}" if total else str(done or "")
+            self.console.print(
+                f"... {name:<44} {time.monotonic() - started:7.1f} s {count:>9}  {note}", highlight=False
+            )
+
         started = time.monotonic()
-        with MemoryPeak() as memory:
+        with MemoryPeak() as memory, Every(self.line_every_s, line, on=not self.console.is_terminal):
             try:
                 yield advance
             finally:
@@ -88,7 +101,7 @@ class Stages:
         self.records.append(record)
         gibibytes = record.peak_memory_bytes / 2**30
         self.console.print(
-            f"[green]done[/] {name:<44} {record.seconds:7.1f} s {gibibytes:5.1f} GiB  {note_of['note']}",
+            f"[green]done[/] {name:<44} {record.seconds:7.1f} s {gibibytes:5.1f} GiB  {latest[2]}",
             highlight=False,
         )
 
@@ -97,38 +110,65 @@ class Stages:
         return [asdict(record) for record in self.records]
 
 
-class MemoryPeak:
-    """Samples the resident memory of this process and its children on a thread."""
+class Every:
+    """Calls a function at an interval, on a thread, while the context is open.
 
-    def __init__(self, interval_s: float = 0.5) -> None:
-        self.peak_bytes = 0
-        self._interval_s = interval_s
+    Args:
+        interval_s: seconds between calls; the first comes after one.
+        call: must not raise.
+        on: False calls nothing.
+    """
+
+    def __init__(self, interval_s: float, call: Callable[[], None], *, on: bool = True) -> None:
+        self._interval_s, self._call, self._on = interval_s, call, on
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="memory-peak", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="every", daemon=True)
 
-    def __enter__(self) -> MemoryPeak:
-        """Start sampling."""
-        self._thread.start()
+    def __enter__(self) -> Every:
+        """Start."""
+        if self._on:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop sampling."""
+        """Stop; no call is under way afterwards."""
         self._over.set()
-        self._thread.join()
+        if self._on:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(self._interval_s):
+            self._call()
+
+
+class MemoryPeak(Every):
+    """Samples the resident memory of this process and its children."""
+
+    def __init__(self, interval_s: float = 0.5) -> None:
+        self.peak_bytes = 0
+        super().__init__(interval_s, self._sample)
+
+    def __enter__(self) -> MemoryPeak:
+        """Start sampling."""
+        self._sample()
+        super().__enter__()
+        return self
 
     def _sample(self) -> None:
         me = psutil.Process()
-        while True:
-            total = 0
-            for process in (me, *me.children(recursive=True)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    total += process.memory_info().rss
-            self.peak_bytes = max(self.peak_bytes, total)
-            if self._over.wait(self._interval_s):
-                return
+        total = 0
+        for process in (me, *me.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+        self.peak_bytes = max(self.peak_bytes, total)
 
 
 def shown(status: Mapping[str, Any]) -> tuple[int, int, str]:
     """A rollout/status as (done, total, note) for a progress bar."""
     done, total, won = (int(status.get(name, 0)) for name in ("done", "total", "successes"))
-    return done, total, f"success {won}/{done}" if done else ""
+    return done, total, won_of(won, done)
+
+
+def won_of(won: int, done: int) -> str:
+    """The note of episodes that were run."""
+    return f"success {won}/{done}" if done else ""

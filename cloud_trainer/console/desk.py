@@ -281,7 +281,7 @@ class Desk:
             said = "collecting real episodes in this scene"
         elif step == "train":
             budget = Budget(
-                seconds=60.0 * _number(values, "minutes", 10),
+                seconds=60.0 * _number(values, "minutes", 60),
                 rollouts=_whole(values, "rollouts", 5000),
                 money=_number(values, "money", 5),
                 price_per_hour=self.adaptations.price_per_hour,

@@ -1,14 +1,16 @@
-"""Test-time training: practise in the dream of one scene, within a deadline, without forgetting the rest."""
+"""Test-time training: practise in the dream of one scene, within a budget, without forgetting the rest."""
 
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import anchored, check_request, iterations_within
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.gates import (
@@ -33,25 +35,28 @@ from gymnast_core.types import Episode
 
 
 def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
-    """Test-time training: practise in the dream of one scene, within a deadline, without forgetting the rest.
+    """Test-time training: practise in the dream of one scene, within a budget, without forgetting the rest.
+
+    Updates and rollouts decide how long it practises, so that the result is the same on a busy machine as on a quiet
+    one; a time budget only cuts off, and the result then names it.
 
     The scene's own recorded episodes are its start states and its trust check. Their background replaces the world
     model's. A share of the starts comes from elsewhere, so that the other tasks stay in practice; whether they do is
     checked on episodes that were not rehearsed.
 
     Args:
-        job: spec holds scene, instruction, budget_s, and as options rollouts (imagined ones, at most) and mode.
-        clock: monotonic seconds, for the deadline.
+        job: spec holds scene, instruction, and as options rollouts (imagined ones, at most), budget_s and mode.
+        clock: monotonic seconds, for the time budget.
 
     Returns:
-        As improve(), with forgetting (see Forgetting); candidates is empty if nothing passes that check, and refused
-        says why.
+        As improve(), with ended_by (empty, "the rollout budget" or "the time budget") and forgetting (see Forgetting);
+        candidates is empty if nothing passes that check, and refused says why.
 
     Raises:
         NotTrustedError: the dream does not agree with the scene's real episodes.
         ConfigError: no episodes of this scene and instruction, or an unknown setting.
     """
-    deadline = clock() + float(job.spec.get("budget_s", 120.0))
+    deadline = clock() + float(job.spec.get("budget_s", math.inf))
     check_request(job.spec)
     config = PipelineConfig.of(job.spec.get("config", {}))
     if config.forgetting_starts == 0:
@@ -76,10 +81,14 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
         there, judge, mine, _scene_gates(config), job.folder, tracker_episodes=others, progress=job.progress,
         seed=job.seed,
     )  # fmt: skip
-    training = _practise_until(
-        job, config, lambda: clock() > deadline, (there, home), judge, scene_clips, mine, rehearsed, passed
-    )
+    grpo = grpo_config(job, config)
+    allowed = iterations_within(job.spec, grpo.iterations, grpo.groups * grpo.group_size)
+    training = _practise(
+        job, config, replace(grpo, iterations=allowed), lambda: clock() > deadline, (there, home), judge, scene_clips,
+        mine, rehearsed, passed,
+    )  # fmt: skip
     result = result_of(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], passed, len(mine))
+    result["ended_by"] = _ended_by(len(training.history), allowed, grpo.iterations)
     result["other_lengths"] = other_lengths(job, config.most_episodes, len(episodes))
     if not result["candidates"]:
         result["refused"] = f"budget_s {job.spec.get('budget_s')} did not last for one iteration; give more"
@@ -110,13 +119,18 @@ def _remembering(
     return {"candidates": [], "refused": refusal, "forgetting": tried[0], "forgetting_tried": tried}
 
 
-def _practise_until(
-    job: Job, config: PipelineConfig, late: Callable[[], bool], worlds: tuple[World, World], judge: Judge,
-    here: Clips, mine: Sequence[Episode], others: Sequence[Episode], passed: Passed,
+def _ended_by(done: int, allowed: int, asked: int) -> str:
+    """Which budget ended practice; empty where every iteration of the configuration was done."""
+    if done < allowed:
+        return "the time budget"
+    return "the rollout budget" if allowed < asked else ""
+
+
+def _practise(
+    job: Job, config: PipelineConfig, grpo: GrpoConfig, late: Callable[[], bool], worlds: tuple[World, World],
+    judge: Judge, here: Clips, mine: Sequence[Episode], others: Sequence[Episode], passed: Passed,
 ) -> Training:  # fmt: skip
-    """Run GRPO until its iterations or the deadline are spent, whichever is first."""
-    grpo = grpo_config(job, config)
-    grpo = replace(grpo, iterations=iterations_within(job.spec, grpo.iterations, grpo.groups * grpo.group_size))
+    """Run GRPO for its iterations; the time budget cuts off."""
     there, home = worlds
     scene_clips, parent = clips_for(mine, "scene", there.image_size), job.checkpoints["policy"]
     begin, later = starts_within(scene_clips, passed.horizon)

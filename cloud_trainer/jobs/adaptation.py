@@ -22,7 +22,7 @@ def check_request(spec: Mapping[str, Any]) -> None:
     """Refuse an adaptation that cannot run, before anything is spent on it.
 
     Args:
-        spec: of an adapt job: scene, instruction, budget_s, and as options rollouts and mode.
+        spec: of an adapt job: scene, instruction, and as options rollouts, budget_s and mode.
 
     Raises:
         ConfigError: a value is missing or not allowed; the message names it.
@@ -32,8 +32,8 @@ def check_request(spec: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} must be a text, got {spec.get(name)!r}")
     if (mode := spec.get("mode", MODES[0])) not in MODES:
         raise ConfigError(f"mode {mode!r} is not one of {', '.join(MODES)}")
-    for name, default in (("budget_s", 120.0), ("rollouts", 1)):
-        value = spec.get(name, default)
+    for name in ("budget_s", "rollouts"):
+        value = spec.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise ConfigError(f"{name} must be a number above 0, got {value!r}")
 

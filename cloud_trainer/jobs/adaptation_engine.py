@@ -47,7 +47,10 @@ class SceneRequest:
 
 @dataclass(frozen=True)
 class Budget:
-    """What an adaptation may cost; whichever is used up first ends training.
+    """What an adaptation may cost; whichever is used up first ends training, and is named.
+
+    The defaults let updates and rollouts decide, which do not depend on how fast or busy the machine is; seconds and
+    money only cut off.
 
     Attributes:
         seconds: wall time of training.
@@ -56,7 +59,7 @@ class Budget:
         price_per_hour: of the trainer.
     """
 
-    seconds: float = 600.0
+    seconds: float = 3600.0
     rollouts: int = 5000
     money: float = 5.0
     price_per_hour: float = 0.0
@@ -68,6 +71,19 @@ class Budget:
                 raise ConfigError(f"budget {name} must be positive, got {getattr(self, name)}")
         if self.price_per_hour < 0:
             raise ConfigError(f"price_per_hour must not be negative, got {self.price_per_hour}")
+
+
+@dataclass(frozen=True)
+class Practised:
+    """What training came to.
+
+    Attributes:
+        candidate: checkpoint id so far; None if it was stopped before the first whole iteration.
+        ended_by: the budget that ended it, e.g. "the time budget"; empty where it did all it was asked for.
+    """
+
+    candidate: str | None
+    ended_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,11 +156,11 @@ class AdaptationEngine(Protocol):
         """What an hour of training costs here, in the currency that budgets are given in; 0 where nobody counts."""
         ...
 
-    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> str | None:
-        """Train within the budget, which ended() watches too; returns the candidate's id.
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> Practised:
+        """Train within the budget, which ended() watches too.
 
         Emits "iteration" {iteration, imagined_reward, rollouts} after every iteration and looks at ended() between
-        iterations; stopped before the first whole one it returns None, else the candidate so far.
+        iterations.
         """
         ...
 

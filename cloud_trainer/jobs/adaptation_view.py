@@ -58,6 +58,7 @@ class View:
     job: str = ""
     iterations: list[dict[str, Any]] = field(default_factory=list)
     candidate: str = ""
+    ended_by: str = ""
     forgetting: dict[str, Any] = field(default_factory=dict)
     declared: dict[str, Any] = field(default_factory=dict)
     canary: list[dict[str, Any]] = field(default_factory=list)
@@ -95,7 +96,7 @@ class View:
         elif kind == "iteration":
             self.iterations.append(dict(rest))
         elif kind == "trained":
-            self.stage, self.candidate, self.reason = Stage.CHECKING, str(data["candidate"]), str(data["ended_by"])
+            self.stage, self.candidate, self.ended_by = Stage.CHECKING, str(data["candidate"]), str(data["ended_by"])
         elif kind == "forgetting":
             self.forgetting = dict(rest)
         elif kind == "previewed":

@@ -22,7 +22,7 @@ class Job:
     """One job as its worker sees it.
 
     Attributes:
-        spec: seed, config, and for adapt: scene, instruction, budget_s.
+        spec: seed, config, and for adapt: scene, instruction.
         checkpoints: policy, world_model and judge folders.
         episodes: recorded episodes, oldest first.
         folder: where it works; its results stay there.

@@ -207,7 +207,7 @@ class SceneAdaptation:
                 return "the money budget"
             return ""
 
-        candidate = self._engine.train(
+        practised = self._engine.train(
             view.mode,
             budget,
             self.folder,
@@ -218,10 +218,11 @@ class SceneAdaptation:
             return
         if view.cancel_requested:
             self._end_cancelled()
-        elif candidate is None:
-            self._record("failed", reason=f"{over() or 'training'} ended before the first whole iteration; allow more")
+        elif practised.candidate is None:
+            cause = practised.ended_by or over() or "training"
+            self._record("failed", reason=f"{cause} ended before the first whole iteration; allow more")
         else:
-            self._record("trained", candidate=candidate, ended_by=over())
+            self._record("trained", candidate=practised.candidate, ended_by=practised.ended_by)
 
     def _canary(self) -> None:
         view = self._view

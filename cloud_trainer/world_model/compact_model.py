@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cloud_trainer.world_model.compact_network import CompactWorldModelConfig, CompactWorldNetwork
+from cloud_trainer.world_model.precision import mixed_precision
 from gymnast_core.errors import CheckpointError
 from gymnast_core.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import ByteArray, FloatArray, IntArray
@@ -105,7 +106,7 @@ class CompactWorldModel:
         x = noise
         for step in range(steps):
             tau = torch.full((len(noise),), step / steps)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with mixed_precision():
                 clean = self.network(x, context, first, poses, actions, ahead, tau)
             x = x + (clean - x) * (1.0 / (steps - step))
         return x

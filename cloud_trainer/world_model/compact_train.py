@@ -21,6 +21,7 @@ from cloud_trainer.training import Descent, Trainer
 from cloud_trainer.world_model.compact_data import Clips, median_background
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.compact_network import CompactWorldModelConfig, CompactWorldNetwork
+from cloud_trainer.world_model.precision import compute_dtype, dtype_name, mixed_precision
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import Manifest
 from gymnast_core.types import FloatArray, IntArray
@@ -160,7 +161,7 @@ class WorldModelTrainer(Trainer):
         tau = tau * (torch.rand(len(clean), generator=self._noise) > 0.35)
         noise = torch.randn(clean.shape, generator=self._noise)
         part = tau[:, None, None, None]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed_precision():
             predicted = model.network((1 - part) * noise + part * clean, context, first, *conditions, tau)
         loss: Tensor = ((predicted - clean).square() * loss_weights(clean, context, config)).mean()
         return loss
@@ -226,7 +227,10 @@ def train_world_model(
     parents = () if parent is None else (model.version,)
     trainer = WorldModelTrainer(model, clips, config)
     trainer.run(state=state, progress=progress, cancelled=cancelled)
-    made_from = {"stage": "world_model", "training": asdict(config), "episodes": list(clips.episode_ids)}
+    made_from = {
+        "stage": "world_model", "training": asdict(config), "episodes": list(clips.episode_ids),
+        "compute_dtype": dtype_name(compute_dtype()),
+    }  # fmt: skip
     return trainer.ema.save(out, parents=parents, lineage=made_from | dict(lineage or {}))
 
 

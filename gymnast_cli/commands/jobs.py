@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="JSON|@FILE",
         help="policy, world_model and judge ids, seed, mode (full or lora), config (cloud_trainer/jobs/settings.py); "
-        "for adapt: scene, instruction, budget_s",
+        "for adapt: scene, instruction, and rollouts and budget_s if it shall end earlier",
     )
     submit.add_argument("--key", default="", help="the same key never starts a second job (default: a random one)")
     submit.add_argument("--watch", action="store_true", help="stay until it has ended")

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("adaptation_id")
     step.add_argument("step", choices=STEPS)
     step.add_argument("--revision", type=int, help="what you decided on (default: as it is now)")
-    step.add_argument("--minutes", type=float, help="train: budget (default 10)")
+    step.add_argument("--minutes", type=float, help="train: cut off after so long (default 60)")
     step.add_argument("--rollouts", type=int, help="train: budget in imagined rollouts (default 5000)")
     step.add_argument("--money", type=float, help="train: budget in the trainer's currency (default 5)")
     step.add_argument("--mode", help="train: lora or full (default: the trainer's first)")

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--collect", type=int, default=40, metavar="N",
         help="real episodes at most, where the trust check asks for them (default 40)",
     )  # fmt: skip
-    parser.add_argument("--minutes", type=above_zero, help="budget of the practice (default 10)")
+    parser.add_argument("--minutes", type=above_zero, help="cut the practice off after so long (default 60)")
     parser.add_argument("--rollouts", type=int, help="budget in imagined rollouts (default 5000)")
     parser.add_argument("--money", type=above_zero, help="budget in the trainer's currency (default 5)")
     parser.add_argument("--mode", choices=("full", "lora"), help="train the whole policy, or a small adapter on it")
@@ -132,7 +132,9 @@ class Screen:
 
 def progress(view: Mapping[str, Any]) -> tuple[int, int, str]:
     """Done, total and a note of the part an adaptation is in."""
-    if view["stage"] == "training":
+    if view["card"]:
+        return len(view["canary"]), len(view["canary"]), f"{len(view['canary'])} pairs; {view['stage']}"
+    if view["stage"] in ("training", "checking", "preview"):
         rewards = [f"imagined reward {row['imagined_reward']:.2f}" for row in view["iterations"][-1:]]
         spent = sum(int(row.get("rollouts", 0)) for row in view["iterations"])
         return spent, int(view["budget"]["rollouts"]), ", ".join([f"iteration {len(view['iterations'])}", *rewards])
@@ -203,6 +205,8 @@ def interrupted(adaptation: Adaptation, args: argparse.Namespace, console: Conso
 
 def told(view: Mapping[str, Any], page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
     """Say how it ended."""
+    if view["ended_by"] and not args.json:
+        console.print(f"practice ended by {view['ended_by']}")
     if view["card"] and not args.json:
         console.print(card_table(view["card"]))
     stage, reason = view["stage"], escape(view["reason"])
@@ -224,7 +228,10 @@ def told(view: Mapping[str, Any], page: ConsoleClient, args: argparse.Namespace,
 
 def summary(view: Mapping[str, Any]) -> dict[str, Any]:
     """The one line of --json."""
-    names = ("adaptation_id", "robot", "instruction", "scene", "stage", "reason", "candidate", "trust", "forgetting")
+    names = (
+        "adaptation_id", "robot", "instruction", "scene", "stage", "reason", "candidate", "ended_by", "trust",
+        "forgetting",
+    )  # fmt: skip
     return {
         "kept": view["stage"] == "kept", **{name: view[name] for name in names}, "card": view["card"],
         "iterations": len(view["iterations"]), "rollouts": sum(int(row["rollouts"]) for row in view["iterations"]),

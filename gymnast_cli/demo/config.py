@@ -28,7 +28,8 @@ class DemoConfig:
         ttt_task: what is asked for there.
         ttt_collect: real episodes collected in the scene at most, where its trust check asks for them.
         ttt_seeds: start states for before and after in the scene, and per other task in the standard scene.
-        ttt_budget_s: deadline of the adaptation job.
+        ttt_rollouts: imagined rollouts of its practice; they decide, not the clock.
+        ttt_cut_off_s: its practice is cut off after so long; the report then names that.
         ttt_pairs: of its canary on the arm, at most.
         ttt_guard_pairs: of each other task, where harm is looked for if it won; 24 show a task that is gone.
         job: overrides of the training job's configuration (cloud_trainer.jobs.settings.PipelineConfig).
@@ -46,7 +47,8 @@ class DemoConfig:
     ttt_task: str = "lift"
     ttt_collect: int = 40
     ttt_seeds: int = 40
-    ttt_budget_s: float = 120.0
+    ttt_rollouts: int = 8 * 24 * 8
+    ttt_cut_off_s: float = 3600.0
     ttt_pairs: int = 40
     ttt_guard_pairs: int = 24
     job: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +79,6 @@ class DemoConfig:
             collect_seeds=6,
             ttt_collect=4,
             ttt_seeds=1,
-            ttt_budget_s=60.0,
             ttt_pairs=2,
             ttt_guard_pairs=1,
             job=job,

@@ -15,7 +15,7 @@ from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_cli.jobs import follow
 from gymnast_cli.results import Trials, trials_of
-from gymnast_cli.stages import Advance, shown
+from gymnast_cli.stages import Advance, shown, won_of
 from gymnast_core.errors import CheckpointError
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
@@ -130,13 +130,14 @@ class Robot:
             run(0, recorded, True)
         if count > recorded:
             run(recorded, count - recorded, False)
+        advance(total, total, won_of(sum(row["success"] is True for row in rows), total))
         return trials_of({"episodes": rows}, versions)
 
     def collect(
         self, count: int, advance: Advance, *, round_number: int, tasks: Sequence[str] = TASKS, scene: str = "standard"
     ) -> None:
         """Run and record `count` sampled on-policy episodes per task, and wait until the trainer has them all."""
-        self._client.evaluate(
+        result = self._client.evaluate(
             tasks=list(tasks),
             seed_start=collecting_seeds(self._seed, round_number, count).start,
             seed_count=count,
@@ -148,6 +149,8 @@ class Robot:
             timeout_s=1800.0,
             progress=lambda status: advance(*shown(status)),
         )
+        rows = result["episodes"]
+        advance(len(rows), len(rows), won_of(sum(row["success"] is True for row in rows), len(rows)))
         self._client.flush(timeout_s=120.0)
 
     def job(self, kind: str, spec: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
@@ -173,7 +176,7 @@ class Robot:
         """
         form = {**asked, "robot": NAME}
         adaptation = Adaptation(self._page, begin(self._page, form), tell=lambda view: advance(*progress(view)))
-        budget = {"minutes": str(config.ttt_budget_s / 60), "rollouts": str(10**9), "mode": "full"}
+        budget = {"minutes": str(config.ttt_cut_off_s / 60), "rollouts": str(config.ttt_rollouts), "mode": "full"}
         adaptation.drive(Terms(config.ttt_collect, budget), approve=lambda view: None)
         return adaptation
 

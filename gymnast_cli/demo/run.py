@@ -154,7 +154,8 @@ class Demo:
                 view = adaptation.drive(Terms(), approve=lambda view: True)
         self.result["ttt"] = ttt = {
             "scene_name": config.ttt_scene, "task": config.ttt_task, "stage": view["stage"], "reason": view["reason"],
-            "kept": view["stage"] == "kept", "policy": view["candidate"], "trust": view["trust"].get("figures", {}),
+            "kept": view["stage"] == "kept", "policy": view["candidate"], "ended_by": view["ended_by"],
+            "trust": view["trust"].get("figures", {}),
             "forgetting": view["forgetting"], "canary": view["card"],
         }  # fmt: skip
         if view["card"]:

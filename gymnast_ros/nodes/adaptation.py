@@ -39,7 +39,7 @@ def declare(settings: Settings) -> None:
     add("ttt_scene", "", "test_time_train: name of the scene it stands in; empty is the trainer's usual")
     add("ttt_collect", 40, "test_time_train: real episodes at most, where the trust check asks for them", low=0,
         high=1000)  # fmt: skip
-    add("ttt_minutes", 10.0, "test_time_train: budget of the practice", low=0.01, high=1440.0)
+    add("ttt_minutes", 60.0, "test_time_train: the practice is cut off after so long", low=0.01, high=1440.0)
     add("ttt_rollouts", 5000, "test_time_train: budget in imagined rollouts", low=1, high=10**9)
     add("ttt_money", 5.0, "test_time_train: budget in the trainer's currency", low=0.01, high=1e6)
     add("ttt_mode", MODES[0], "test_time_train: the whole policy, or a small adapter; empty is the trainer's usual",

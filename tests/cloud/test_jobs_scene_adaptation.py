@@ -71,7 +71,7 @@ def test_budgets_end_training_within_one_iteration(tmp_path, engine, budget, end
     flow.wait(10)
     assert len(flow.view.iterations) == 3
     assert flow.view.stage is Stage.PREVIEW
-    assert flow.view.reason == ended_by
+    assert flow.view.ended_by == ended_by
     flow.close()
 
 

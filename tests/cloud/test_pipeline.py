@@ -79,7 +79,9 @@ def test_killed_worker_resumes_to_the_same_checkpoints(material, tmp_path):
     work.mkdir(parents=True)
     (work / "spec.json").write_text((tmp_path / "whole" / "job-1" / "spec.json").read_text())
     process = subprocess.Popen(
-        [sys.executable, "-m", "cloud_trainer.jobs.worker", str(work)], stdout=subprocess.DEVNULL, env={**os.environ}
+        [sys.executable, "-m", "cloud_trainer.jobs.worker", str(work)],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as the runner starts it
     )
     deadline = time.monotonic() + 60
     while not (work / "grpo.state").exists() and time.monotonic() < deadline and process.poll() is None:
@@ -128,6 +130,7 @@ def test_adapt_honours_its_deadline_within_one_iteration_and_keeps_what_it_has(m
     asked = {"scene": "standard", "instruction": "lift the red cube", "budget_s": 25.0}
     result = adapt(job_of(material, tmp_path, config=config, **asked), clock=clock)
     assert [c["iteration"] for c in result["candidates"]] == [1, 2, 3]
+    assert result["ended_by"] == "the time budget"
     assert read_manifest(Path(result["candidates"][-1]["folder"])).lineage["scene"] == "standard"
 
 
@@ -142,6 +145,7 @@ def test_adapt_that_is_cancelled_leaves_whole_iterations_to_go_on_from(material,
     assert [path.name for path in sorted((tmp_path / "candidates").iterdir())] == ["iteration-01", "iteration-02"]
     result = adapt(job_of(material, tmp_path, config=config, **asked))
     assert [c["iteration"] for c in result["candidates"]] == [1, 2, 3, 4]
+    assert result["ended_by"] == ""
 
 
 def test_adapt_says_what_is_missing(material, tmp_path):
@@ -156,6 +160,7 @@ def test_adapt_keeps_its_rollout_budget_trains_adapters_and_tells_what_it_checke
     job = job_of((checkpoints, recorded), tmp_path / "job", config={**QUICK, "grpo_iterations": 50}, **request)
     result = adapt(job)
     assert [c["iteration"] for c in result["candidates"]] == [1, 2]  # 16 rollouts each: 17 are used up in the second
+    assert result["ended_by"] == "the rollout budget"
     manifest = read_manifest(Path(result["candidates"][-1]["folder"]))
     assert (manifest.architecture, manifest.lineage["scene"]) == ("lora", "bench")
     told = result["forgetting"]

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from cloud_trainer.console import Console, User
 from cloud_trainer.console.app import create_app
-from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Ended, SceneRequest, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Ended, Practised, SceneRequest, Stop, Trust, Verdict
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.store.protocols import EpisodeRow
@@ -69,14 +69,14 @@ class SteeredEngine:
     modes = ("lora", "full")
     price_per_hour = 3.6
 
-    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> str | None:
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> Practised:
         self.calls.append("train")
-        done = 0
-        while done < self.iterations and not ended():
+        done, why = 0, ""
+        while done < self.iterations and not (why := ended()):
             done += 1
             emit("iteration", {"iteration": done, "imagined_reward": 0.1 * done, "rollouts": 100})
             self._wait("train")
-        return "policy-candidate" if done else None
+        return Practised("policy-candidate" if done else None, why)
 
     def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
         self.calls.append("check")

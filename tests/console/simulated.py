@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from cloud_trainer.console.media import film
-from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Ended, SceneRequest, Stop, Trust, Verdict
+from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Ended, Practised, SceneRequest, Stop, Trust, Verdict
 from gymnast_core.manifest import Manifest, write_checkpoint
 from gymnast_core.scene import SceneBook
 from gymnast_core.sequential import Decision, SequentialRule
@@ -116,19 +116,21 @@ class SimulatedScene:
     modes = ("lora", "full")
     price_per_hour = 3.0
 
-    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> str | None:
+    def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> Practised:
         text = json.loads((folder / "request.json").read_text())["instruction"]
         offset, done = self.offset_of(self.base), 0
         with arm(self.scene) as env:
-            while done < 6 and not ended():
+            why = ""
+            while done < 6 and not (why := ended()):
                 offset, done = offset * 0.85, done + 1
                 policy = ScriptedExpert(env, aim_offset_m=(offset, 0.0))
                 trials = evaluate(env, policy, range(100, 106), tasks=[task_for(text).name])
                 reward = sum(trial.succeeded for trial in trials) / len(trials)
                 emit("iteration", {"iteration": done, "imagined_reward": reward, "rollouts": len(trials)})
         if done == 0:
-            return None
-        return make_policy(self.shelf, offset, self.base, stage="adapt", scene=self.scene, mode=mode).id
+            return Practised(None, why)
+        made = make_policy(self.shelf, offset, self.base, stage="adapt", scene=self.scene, mode=mode)
+        return Practised(made.id, why)
 
     def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
         with arm("standard") as env:
