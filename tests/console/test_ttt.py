@@ -164,7 +164,15 @@ def test_a_person_sees_the_check_the_page_and_the_card(bench, capsys, monkeypatc
 
 def test_every_part_is_shown_while_it_lasts(capsys):
     def seen(stage, last, **more):
-        view = {"stage": stage, "busy": True, "history": [{"kind": last}], "iterations": [], "canary": [], **more}
+        view = {
+            "stage": stage,
+            "busy": True,
+            "history": [{"kind": last}],
+            "iterations": [],
+            "canary": [],
+            "card": {},
+            **more,
+        }
         screen.show(view)
 
     row = {"imagined_reward": 0.3, "rollouts": 100}
@@ -176,7 +184,10 @@ def test_every_part_is_shown_while_it_lasts(capsys):
     shown = capsys.readouterr().out
     for words in ("look at the scene", "collect real episodes", "iteration 2, imagined reward 0.30", "1 pairs; who"):
         assert words in shown
-    assert progress({"stage": "training", "iterations": [row, row], "budget": {"rollouts": 900}})[:2] == (200, 900)
+    training = {"stage": "training", "iterations": [row, row], "budget": {"rollouts": 900}, "card": {}}
+    assert progress(training)[:2] == (200, 900)
+    decided = {"stage": "kept", "card": {"decision": "promote"}, "canary": [{"pair": 0}] * 12}
+    assert progress(decided) == (12, 12, "12 pairs; kept")
 
 
 @pytest.mark.parametrize(("answer", "stage", "code"), [("n", "reverted", 3), ("y", "kept", 0)])
