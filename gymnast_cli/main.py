@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from rich.console import Console
 from rich.markup import escape
@@ -55,6 +56,7 @@ EXIT_CODES: dict[type[GymnastError], int] = {
 }
 """Exit code by error; every other GymnastError is 1. 130 is Ctrl-C."""
 
+DISTRIBUTION = "gymnast_ros"
 PIPED_WIDTH = 160
 """Columns of a table that nobody's terminal limits."""
 
@@ -65,14 +67,24 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
         prog="gymnast", description="Robots that practise in a dream and come back better."
     )
     parser.add_argument("--json", action="store_true", help="print results as JSON lines, nothing else")
+    parser.add_argument("--version", action="version", version=f"gymnast {metadata.version(DISTRIBUTION)}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = next((word for word in arguments if word in COMMANDS), None)
     for name, text in COMMANDS.items():
         sub = subparsers.add_parser(name, help=text, description=text)
-        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="results as JSON lines")
         if name == wanted:
             importlib.import_module(f"gymnast_cli.commands.{name}").add_arguments(sub)
+        _take_json_everywhere(sub)
     return parser
+
+
+def _take_json_everywhere(parser: argparse.ArgumentParser) -> None:
+    """--json may stand behind the command, behind its action, and after their arguments."""
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="results as JSON lines")
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for nested in action.choices.values():
+                _take_json_everywhere(nested)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import pytest
 from gymnast_cli.loop import StepFile
 from gymnast_cli.loop_config import LoopConfig, StopRule, read_loop_config
 from gymnast_core.errors import ConfigError
+from gymnast_core.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,16 +21,17 @@ def write(tmp_path: Path, **values: object) -> Path:
     return path
 
 
-def test_shipped_example_is_readable_once_its_ids_are_filled_in(tmp_path) -> None:
+def test_shipped_example_begins_with_the_shipped_checkpoints() -> None:
     pytest.importorskip("tomllib")
-    text = (ROOT / "config" / "loop.toml").read_text()
-    for name in ("world_model", "judge"):
-        text = text.replace(f'{name} = ""', f'{name} = "{name}-1"')
-    (tmp_path / "loop.toml").write_text(text)
-    config = read_loop_config(tmp_path / "loop.toml")
+    config = read_loop_config(ROOT / "config" / "loop.toml")
     assert (config.rounds, config.collect, config.stop.patience) == (3, (150, 100, 75), 2)
+    for name in ("world_model", "judge"):
+        assert getattr(config, name) == read_manifest(ROOT / "checkpoints" / name).id
+
+
+def test_a_loop_without_its_models_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="needs world_model and judge"):
-        read_loop_config(ROOT / "config" / "loop.toml")
+        read_loop_config(write(tmp_path, world_model=""))
 
 
 def test_schedule_repeats_its_last_number() -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,34 @@ def test_error_becomes_its_exit_code_and_keeps_its_words(error, code, monkeypatc
         assert json.loads(printed) == told
 
 
-@pytest.mark.parametrize("words", [["--json", "completion", "bash"], ["completion", "bash", "--json"]])
-def test_json_may_stand_on_either_side_of_the_command(words) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--json", "completion", "bash"], ["completion", "bash", "--json"], ["jobs", "--json", "list"],
+        ["jobs", "list", "--json"], ["operate", "step", "--json", "a-1", "approve"], ["weights", "list", "--json"],
+    ],
+)  # fmt: skip
+def test_json_may_stand_anywhere(words) -> None:
     assert frame.parser_for(words).parse_args(words).json
+
+
+def test_every_action_of_every_command_takes_json() -> None:
+    def without(parser: argparse.ArgumentParser, name: str) -> list[str]:
+        own = [] if "--json" in parser._option_string_actions else [name]
+        nested = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        return own + [
+            bad for choices in nested for key, sub in choices.items() for bad in without(sub, f"{name} {key}")
+        ]
+
+    for command in frame.COMMANDS:
+        assert without(frame.parser_for([command]), "gymnast") == []
+
+
+def test_version_is_that_of_the_package(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        frame.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"gymnast {metadata.version('gymnast_ros')}\n"
 
 
 def test_unknown_command_and_missing_argument_exit_with_two(capsys) -> None:
