@@ -138,7 +138,8 @@ def test_what_cannot_be_written_down_is_not_done(lab):
     before, log = state(lab), lab.service.trail.log
     acts = wire_actions(lab, root)
     forms = {"/episodes/ep-3/label": {"outcome": "failure"}, "/episodes/ep-4/retract": {"reason": "dark"},
-             f"/checkpoints/{lab.checkpoint}/publish": {}, f"/checkpoints/{lab.checkpoint}/rollback": {"reason": "bad"}}  # fmt: skip
+             f"/checkpoints/{lab.checkpoint}/publish": {},
+             f"/checkpoints/{lab.checkpoint}/rollback": {"reason": "bad"}}  # fmt: skip
     full = os.open("/dev/full", os.O_RDWR)
     kept = os.dup(log._file.fileno())
     os.dup2(full, log._file.fileno())
