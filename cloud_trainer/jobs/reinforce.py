@@ -154,7 +154,6 @@ def tell_other_tasks(
         dream.judge,
         held_out,
         job.checkpoints["policy"],
-        steps=dream.steps,
         seed=job.seed,
         device=config.device,
         cancelled=job.cancelled,

@@ -38,9 +38,11 @@ VENDOR_API = (
     Call("gripper", "release", ("delay",)),
     Call("gripper", "set_pressure", ("pressure",)),
     Call("core", "robot_get_joint_states"),
+    Call("core", "robot_write_commands", ("group_name", "commands")),
     Call("core", "robot_torque_enable", ("cmd_type", "name", "enable")),
     Call("core", "robot_reboot_motors", ("cmd_type", "name", "enable", "smart_reboot")),
     Call("core", "robot_get_motor_registers", ("cmd_type", "name", "reg"), "raises"),
+    Call("core", "robot_set_motor_registers", ("cmd_type", "name", "reg", "value")),
     Call(
         "core",
         "robot_set_operating_modes",

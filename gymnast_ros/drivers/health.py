@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from gymnast_core.errors import SafetyError
 from gymnast_core.spec import JOINT_NAMES
 from gymnast_ros.drivers.contract import VendorRobot
+from gymnast_ros.drivers.profile import registers
 from gymnast_ros.drivers.widowx import WidowXDriver, torque_on
 
 LOG = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ def ask_motors(robot: VendorRobot, now_s: float) -> MotorHealth:
     torque: dict[str, bool] = {}
     errors: dict[str, str] = {}
     for kind, name, motors in (("group", "arm", JOINT_NAMES), ("single", "gripper", ("gripper",))):
-        on = _registers(robot, kind, name, "Torque_Enable")
-        status = _registers(robot, kind, name, "Hardware_Error_Status")
+        on = registers(robot, kind, name, "Torque_Enable")
+        status = registers(robot, kind, name, "Hardware_Error_Status")
         if len(on) < len(motors) or len(status) < len(motors):
             return MotorHealth(torque, errors, (name,), now_s)
         torque |= {motor: bool(value) for motor, value in zip(motors, on, strict=False)}
@@ -87,7 +87,7 @@ class MotorWatch:
     """Asks in a thread of its own and keeps the newest answer.
 
     Args:
-        robot: the vendor's object.
+        robot: the vendor's object, guarded.
         period_s: pause between rounds.
         stuck_s: a round that takes longer is a fault: the bus or the service hangs.
     """
@@ -119,7 +119,7 @@ class MotorWatch:
             begun_s = time.monotonic()
             try:
                 health = ask_motors(self._robot, begun_s)
-            except (OSError, RuntimeError, AttributeError) as error:  # the vendor's answer to a lost service
+            except SafetyError as error:  # a lost service
                 LOG.warning("motor_health error=%s", error)
                 health = MotorHealth(self._health.torque, self._health.errors, ("all",), time.monotonic())
             if begun_s >= self._health.asked_s:
@@ -132,16 +132,24 @@ def recover(robot: VendorRobot, driver: WidowXDriver, *, pause: Callable[[float]
     Returns:
         The health it ended with: no problem.
 
+    Args:
+        robot: guarded.
+        driver: of it.
+        pause: waits so many seconds.
+
     Raises:
         NeedsHumanError: three tries did not help; torque is left as it is.
+        SafetyError: the driver is gone, or the arm may not move.
     """
+    driver.check_alive()
+    ask_motors(robot, time.monotonic())  # where the services hang this ends at once, not after the last of them
     for attempt in range(1, MAX_RECOVERIES + 1):
-        driver.hold()
-        driver.sleep(torque_off=False)
+        _rest(driver)
         robot.core.robot_reboot_motors(cmd_type="group", name="arm", enable=True, smart_reboot=True)
         robot.core.robot_reboot_motors(cmd_type="single", name="gripper", enable=True, smart_reboot=True)
         pause(1.0)  # motors are deaf while they boot
         _rewrite_modes(robot)
+        driver.forget_profile()
         torque_on(robot)
         health = ask_motors(robot, time.monotonic())
         LOG.warning("recovery attempt=%d problem=%s", attempt, health.problem or "none")
@@ -149,6 +157,21 @@ def recover(robot: VendorRobot, driver: WidowXDriver, *, pause: Callable[[float]
             driver.go_neutral()
             return health
     raise NeedsHumanError(f"{MAX_RECOVERIES} recoveries failed: {health.problem}; look at the arm")
+
+
+def _rest(driver: WidowXDriver) -> None:
+    """Sleep pose as far as the arm gets: with a dead motor it does not, and the reboot must come all the same.
+
+    Raises:
+        SafetyError: somebody stopped the arm.
+    """
+    try:
+        driver.hold()
+        driver.sleep(torque_off=False)
+    except SafetyError as error:
+        if driver.stopped:
+            raise
+        LOG.warning("recovery_rest error=%s", error)
 
 
 def _rewrite_modes(robot: VendorRobot) -> None:
@@ -161,13 +184,6 @@ def _rewrite_modes(robot: VendorRobot) -> None:
         cmd_type="single", name="gripper", mode="pwm", profile_type="velocity", profile_velocity=0,
         profile_acceleration=0,
     )  # fmt: skip
-
-
-def _registers(robot: VendorRobot, kind: str, name: str, register: str) -> Sequence[int]:
-    """Register values; the package returns them bare or inside a response."""
-    answer: Any = robot.core.robot_get_motor_registers(cmd_type=kind, name=name, reg=register)
-    values = getattr(answer, "values", answer)
-    return [] if values is None else [int(value) for value in values]
 
 
 def _words(status: int) -> str:

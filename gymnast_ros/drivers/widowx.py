@@ -1,7 +1,8 @@
 """Drives a WidowX 250s by Bridge's conventions through the vendor's API; no ROS in here.
 
 Deltas add to the previous target, inverse kinematics starts from the previous solution, profile times are set once.
-A step that cannot be done holds the arm and is counted; too many end the episode.
+A step that cannot be done holds the arm and is counted; too many end the episode. A pose is reached when the joints
+have been measured there, never because the time for it is over.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gymnast_core.errors import SafetyError, StaleCommandError, UnreachableError
 from gymnast_core.kinematics import forward, inverse
-from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S, RobotSpec
-from gymnast_core.targets import EndEffectorTarget, proprioception
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
+from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import FloatArray
-from gymnast_ros.drivers.contract import VendorRobot, check_vendor
+from gymnast_ros.drivers.arrival import why_not_at
+from gymnast_ros.drivers.contract import VendorRobot
+from gymnast_ros.drivers.gripper import PRESSURE, GripperLoop
+from gymnast_ros.drivers.guard import guarded
+from gymnast_ros.drivers.profile import Profile
+from gymnast_ros.drivers.reading import ArmReading, read
 
 LOG = logging.getLogger(__name__)
 Array = npt.NDArray[np.float64]
@@ -31,36 +35,10 @@ MOVING_SHARE, ACCELERATION_SHARE = 1.25, 0.5
 """Bridge's profile, as shares of the control step."""
 MAX_FAILURES = 5
 """Failed steps in a row after which the episode ends."""
-PRESSURE, HOLDING_PRESSURE = 0.5, 0.2
-"""Of the gripper while it closes, and while it keeps what it has: full pressure overloads the motor in minutes."""
-GRIPPER_SETTLE_S = 1.0
 LOOK_S = 0.02
 """How often a slow move asks whether it shall stop."""
-
-
-@dataclass(frozen=True, eq=False)
-class ArmReading:
-    """What the motors say.
-
-    Attributes:
-        joints_J: (6,) [rad].
-        velocity_J: (6,) [rad/s].
-        effort_J: (6,) [mA].
-        finger_m: left finger's position.
-        stamp_ns: of the joint_states message.
-    """
-
-    joints_J: Array
-    velocity_J: Array
-    effort_J: Array
-    finger_m: float
-    stamp_ns: int
-
-    def proprio_P(self, spec: RobotSpec) -> FloatArray:
-        """Bridge's proprioception, measured."""
-        span = spec.finger_open_m - spec.finger_closed_m
-        gripper = float(np.clip((self.finger_m - spec.finger_closed_m) / span, 0.0, 1.0))
-        return proprioception(*forward(self.joints_J), gripper)
+ALIVE_S = 1.0
+"""The driver sends joint states 100 times a second."""
 
 
 class WidowXDriver:
@@ -69,11 +47,13 @@ class WidowXDriver:
     Args:
         robot: the vendor's object.
         spec: limits and poses.
+        dry_run: the vendor's own simulation, which has no registers.
         monotonic_s: clock of slow moves and of the gripper loop.
         pause: waits so many seconds.
 
     Raises:
         ContractError: the vendor package is not the one we know.
+        SafetyError: its joint states are missing or make no sense.
     """
 
     def __init__(
@@ -81,16 +61,23 @@ class WidowXDriver:
         robot: VendorRobot,
         *,
         spec: RobotSpec = WIDOWX_250S,
+        dry_run: bool = False,
         monotonic_s: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
-        check_vendor(robot)
-        self._robot, self._spec, self._now_s, self._pause = robot, spec, monotonic_s, pause
+        self._robot = guarded(robot)
+        self._spec, self._now_s, self._pause = spec, monotonic_s, pause
         self.stopped = ""
         """Why nothing may move; set from any thread, ends slow moves, empty when it may."""
         self.failures = self.failures_in_a_row = 0
-        self._gripper = _GripperLoop(robot, monotonic_s)
-        self._target, self._joints_J = self._standing()
+        step_s = spec.step_s
+        self._of_a_step = Profile(MOVING_SHARE * step_s, ACCELERATION_SHARE * step_s, checked=not dry_run)
+        self._slow = Profile(SLOW_S, SLOW_S / 4, checked=not dry_run)
+        self._profile: Profile | None = None
+        """In the motors; None when it is not known."""
+        self._gripper = GripperLoop(self._robot, monotonic_s)
+        reading = self.read()
+        self._target, self._joints_J = reading.standing(spec), reading.joints_J
 
     @property
     def target(self) -> EndEffectorTarget:
@@ -106,28 +93,29 @@ class WidowXDriver:
         """Newest joint states.
 
         Raises:
-            StaleCommandError: there are none.
+            SafetyError: there are none, or they make no sense.
         """
-        message: Any = self._robot.core.robot_get_joint_states()
-        if message is None:
-            raise StaleCommandError("no joint_states from xs_sdk; is it running?")
-        index = {name: number for number, name in enumerate(message.name)}
-        joints = [index[name] for name in JOINT_NAMES]
-        stamp = message.header.stamp
-        return ArmReading(
-            np.asarray(message.position, np.float64)[joints],
-            np.asarray(message.velocity, np.float64)[joints],
-            np.asarray(message.effort, np.float64)[joints],
-            float(message.position[index["left_finger"]]),
-            int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec),
-        )
+        return read(self._robot)
+
+    def check_alive(self) -> None:
+        """Wait for joint states that are new.
+
+        Raises:
+            StaleCommandError: none came; the last ones stay readable for ever when the driver has gone.
+        """
+        known_ns, until_s = self.read().stamp_ns, self._now_s() + ALIVE_S
+        while self.read().stamp_ns == known_ns:
+            if self._now_s() >= until_s:
+                raise StaleCommandError(f"no new joint_states for {ALIVE_S:.0f} s; is xs_sdk still running?")
+            self._pause(LOOK_S)
 
     def start_up(self) -> None:
         """Torque on, neutral pose, gripper open, then the profile of a control step, once.
 
         Raises:
-            SafetyError: the arm refuses the neutral pose.
+            SafetyError: the driver is gone, or the arm does not get to its neutral pose.
         """
+        self.check_alive()
         torque_on(self._robot)
         self._robot.gripper.set_pressure(pressure=PRESSURE)
         self.go_neutral()
@@ -136,9 +124,9 @@ class WidowXDriver:
         """Move to the neutral pose at a gentle speed and wait for it.
 
         Raises:
-            SafetyError: the arm refuses it, or was stopped on the way.
+            SafetyError: the arm refuses it, was stopped on the way, or did not get there.
         """
-        self._arrive(self.begin_neutral())
+        self._pass(self.begin_neutral())
         self.end_neutral()
 
     def begin_neutral(self) -> float:
@@ -148,8 +136,9 @@ class WidowXDriver:
             SafetyError: the arm refuses it, or may not move.
         """
         self._check_stopped()
+        self.check_alive()
         self._robot.arm.capture_joint_positions()
-        self._robot.arm.set_trajectory_time(moving_time=SLOW_S, accel_time=SLOW_S / 4)
+        self._use(self._slow)  # a goal this far away at the speed of a step would be dangerous: checked first
         done = self._robot.arm.set_joint_positions(
             joint_positions=list(self._spec.neutral_joints_rad),
             moving_time=SLOW_S,
@@ -162,9 +151,13 @@ class WidowXDriver:
         return SLOW_S
 
     def end_neutral(self) -> None:
-        """Set the profile of a control step, once, and take the neutral pose as the target."""
-        step_s = self._spec.step_s
-        self._robot.arm.set_trajectory_time(moving_time=MOVING_SHARE * step_s, accel_time=ACCELERATION_SHARE * step_s)
+        """Look whether the arm is at neutral, set the profile of a control step, once, and take neutral as the target.
+
+        Raises:
+            SafetyError: it is not there; it holds.
+        """
+        self._await(self._spec.neutral_joints_rad, "neutral")
+        self._use(self._of_a_step)
         neutral = np.array(self._spec.neutral_joints_rad)
         self._target, self._joints_J = EndEffectorTarget(*forward(neutral), 1.0), neutral
         self.failures_in_a_row = 0
@@ -198,45 +191,83 @@ class WidowXDriver:
         self._gripper.tick()
 
     def hold(self) -> None:
-        """Command the pose the arm is in now, so that nothing it was told before moves it further."""
-        self._robot.arm.capture_joint_positions()  # else its speed check compares with a goal never reached
-        self._target, self._joints_J = self._standing()
-        self._robot.arm.set_joint_positions(
-            joint_positions=self._joints_J.tolist(), moving_time=None, accel_time=None, blocking=False
-        )
+        """Command the pose the arm is in now, so that nothing it was told before moves it further.
 
-    def sleep(self, *, torque_off: bool = True) -> None:
-        """Go to the sleep pose and only then let go: torque-off anywhere else drops the arm.
+        Unconditional: the vendor's checks of limits and speed are not asked; a joint beyond its limit gets the limit.
+        During a slow move that goal takes effect at the slow move's pace, so the profile of a step follows at once,
+        and the goal again, with which the motors take it over.
 
         Raises:
-            SafetyError: the arm may not move, or was stopped on the way; it holds, with torque.
+            SafetyError: the driver is gone, or the motors keep the slow profile; the goal was sent.
+        """
+        self._command_standing()
+        if self._profile is not self._of_a_step:
+            self._use(self._of_a_step)
+            self._command_standing()
+
+    def sleep(self, *, torque_off: bool = True) -> None:
+        """Go to the sleep pose and only there let go: torque-off anywhere else drops the arm.
+
+        Args:
+            torque_off: else the arm only goes there as far as it can, with torque.
+
+        Raises:
+            SafetyError: the arm may not move, was stopped on the way, or did not get there; it holds, with torque.
         """
         self._check_stopped()
-        self._robot.arm.set_trajectory_time(moving_time=SLOW_S, accel_time=SLOW_S / 4)
+        self.check_alive()
+        self._use(self._slow)
         self._robot.arm.go_to_sleep_pose(moving_time=SLOW_S, accel_time=SLOW_S / 4, blocking=False)
-        self._arrive(SLOW_S)
+        self._pass(SLOW_S)
         if torque_off:
+            self._await(self._spec.sleep_joints_rad, "sleep")
             self._robot.core.robot_torque_enable(cmd_type="group", name="arm", enable=False)
 
-    def _arrive(self, seconds: float) -> None:
-        """Wait for a slow move, and end it where somebody stops it."""
+    def _command_standing(self) -> None:
+        """Send the measured joints, clipped to their limits."""
+        reading = self.read()
+        self._robot.arm.capture_joint_positions()  # else its speed check compares with a goal never reached
+        within_J = np.clip(reading.joints_J, self._spec.joint_low_rad, self._spec.joint_high_rad)
+        self._robot.core.robot_write_commands(group_name="arm", commands=within_J.tolist())
+        self._target, self._joints_J = reading.standing(self._spec), within_J
+
+    def _use(self, profile: Profile) -> None:
+        """Let the motors take a profile with their next goal."""
+        if self._profile is not profile:
+            self._profile = None
+            profile.write(self._robot)
+            self._profile = profile
+
+    def forget_profile(self) -> None:
+        """The motors were rebooted or given modes: their profile is written again before the next goal."""
+        self._profile = None
+
+    def _pass(self, seconds: float) -> None:
+        """Wait for the time of a slow move, and end it where somebody stops it."""
         until_s = self._now_s() + seconds
         while (left_s := until_s - self._now_s()) > 0:
-            if self.stopped:
-                self.hold()
-            self._check_stopped()
-            self._pause(min(LOOK_S, left_s))
+            self._look(min(LOOK_S, left_s))
+
+    def _await(self, pose_rad: tuple[float, ...], what: str) -> None:
+        """Wait until the joints are measured at a pose and still; else hold.
+
+        Raises:
+            SafetyError: somebody stopped the arm, or it did not get there; the joint is named.
+        """
+        if reason := why_not_at(pose_rad, self.read, self._now_s, lambda: self._look(LOOK_S)):
+            self.hold()
+            raise SafetyError(f"the arm did not reach its {what} pose: {reason}; it holds, with torque")
+
+    def _look(self, seconds: float) -> None:
+        """Wait a moment of a slow move; somebody may have stopped it."""
+        if self.stopped:
+            self.hold()
+        self._check_stopped()
+        self._pause(seconds)
 
     def _check_stopped(self) -> None:
         if self.stopped:
             raise SafetyError(f"the arm may not move: {self.stopped}")
-
-    def _standing(self) -> tuple[EndEffectorTarget, Array]:
-        """Where the arm really is, as a target."""
-        reading = self.read()
-        span = self._spec.finger_open_m - self._spec.finger_closed_m
-        gripper = float(np.clip((reading.finger_m - self._spec.finger_closed_m) / span, 0.0, 1.0))
-        return EndEffectorTarget(*forward(reading.joints_J), gripper), reading.joints_J
 
     def _count_failure(self) -> None:
         self.failures += 1
@@ -249,30 +280,3 @@ def torque_on(robot: VendorRobot) -> None:
     """Let every motor hold."""
     robot.core.robot_torque_enable(cmd_type="group", name="arm", enable=True)
     robot.core.robot_torque_enable(cmd_type="single", name="gripper", enable=True)
-
-
-class _GripperLoop:
-    """Opens and closes without waiting; eases off once it holds something."""
-
-    def __init__(self, robot: VendorRobot, now_s: Callable[[], float]) -> None:
-        self._robot, self._now_s = robot, now_s
-        self._closed: bool | None = None
-        self._closed_at_s: float | None = None
-
-    def command(self, opening: float) -> None:
-        closed = opening < 0.5
-        if closed == self._closed:
-            return
-        self._closed = closed
-        self._closed_at_s = self._now_s() if closed else None
-        self._robot.gripper.set_pressure(pressure=PRESSURE)
-        if closed:
-            self._robot.gripper.grasp(delay=0.0)
-        else:
-            self._robot.gripper.release(delay=0.0)
-
-    def tick(self) -> None:
-        if self._closed_at_s is not None and self._now_s() - self._closed_at_s > GRIPPER_SETTLE_S:
-            self._closed_at_s = None
-            self._robot.gripper.set_pressure(pressure=HOLDING_PRESSURE)
-            self._robot.gripper.grasp(delay=0.0)

@@ -161,8 +161,8 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
         also: further nodes that get an executor and a thread of their own (an e-stop must not queue).
 
     The signal handlers are ours, because with rclpy's the context is already invalid when an arm node still has to
-    command a hold. A node with a method stop() is asked to finish its work while rclpy still works, one with closed()
-    is told when it does not any more.
+    command a hold. A node with a method stop() finishes its work in it while rclpy still works, and may return the exit
+    code; one with closed() is called when rclpy does not work any more.
     """
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stopping = threading.Event()
@@ -172,6 +172,7 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     threads = [Spinner(other) for other in also(node)]
+    code = 0
     try:
         while not stopping.is_set() and rclpy.ok():
             executor.spin_once(timeout_sec=0.1)
@@ -180,7 +181,7 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
     finally:
         stop = getattr(node, "stop", None)
         if stop is not None:
-            stop()
+            code = stop() or 0
         for thread in threads:
             thread.close()
         executor.shutdown()
@@ -189,7 +190,7 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
         closed = getattr(node, "closed", None)
         if closed is not None:
             closed()
-    return 0
+    return code
 
 
 class Spinner:

@@ -1,7 +1,7 @@
 """The real WidowX 250s as a node: the same topics and services as sim_world, so that nothing else knows which runs.
 
-Lifecycle: configure connects and asks the motors, activate stands up to neutral and starts observing, deactivate
-holds, cleanup and shutdown go to the sleep pose before torque goes off.
+Lifecycle: configure connects, activate puts torque on and stands up to neutral, deactivate holds, cleanup, shutdown and
+the end of the process go to the sleep pose before torque goes off. Outside `active` nothing moves the arm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.lifecycle import Node as LifecycleNode
@@ -25,9 +24,10 @@ from std_srvs.srv import Trigger
 from gymnast_core.errors import GymnastError, SafetyError
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
-from gymnast_ros.drivers.health import MotorWatch, recover
+from gymnast_ros.drivers.connection import Connection
 from gymnast_ros.drivers.widowx import WidowXDriver
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.lifecycle import named
 from gymnast_ros.nodes.runtime import Diagnostics, Health, Settings, own_name, run
 from gymnast_ros.nodes.ticker import Ticker
 from gymnast_ros.nodes.widowx_episodes import WidowXEpisodes
@@ -50,11 +50,11 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         self.create_service(Trigger, topics.RESET, self._reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(Trigger, "~/recover", self._recover)
         self._vendor: Any = importlib.import_module(settings["vendor"])
-        self._robot: Any = None
-        self._driver: WidowXDriver | None = None
-        self._watch: MotorWatch | None = None
+        self._connection: Connection | None = None
         self._active = False
         self._fault = self._stopped = ""
+        self._motors_failed = False
+        """A fault of the motors waits for ~/recover; one of cameras or joint states passes with its cause."""
         self._moving: Future | None = None
         self._moved_at_s = 0.0
         self._lock = threading.RLock()
@@ -62,69 +62,70 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         self._ticker = Ticker(WIDOWX_250S.step_ns, self._tick).start()
         self._starter = self.create_timer(0.0, self._start_up) if settings["autostart"] else None
 
+    @named
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Connect; nothing moves."""
-        try:
-            self._robot = self._vendor.connect(self._settings["robot_model"], self._settings["robot_name"])
-            self._driver = WidowXDriver(self._robot)
-        except GymnastError as error:
-            self.get_logger().error(f"configure failed: {error}")
-            return TransitionCallbackReturn.FAILURE
-        self._driver.stopped = self._stopped
-        self._watch = MotorWatch(self._robot)
+        """Connect; nothing moves and torque stays as it is."""
+        robot = self._vendor.connect(self._settings["robot_model"], self._settings["robot_name"])
+        self._connection = Connection(robot, dry_run=self._settings["dry_run"])
+        self._connection.driver.stopped = self._stopped
         return TransitionCallbackReturn.SUCCESS
 
+    @named
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stand up to the neutral pose and start observing."""
-        try:
-            with self._lock:
-                self._arm().start_up()
-                self._active, self._fault = True, ""
-        except GymnastError as error:
-            self.get_logger().error(f"activate failed: {error}")
-            return TransitionCallbackReturn.FAILURE
+        """Torque on, stand up to the neutral pose and start observing; motors in error are rebooted first."""
+        with self._lock:
+            self._arm().stand_up()
+            self._active, self._fault, self._motors_failed = True, "", False
         return super().on_activate(state)
 
+    @named
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Hold where the arm is."""
         with self._lock:
             self._active = self._episodes.running = False
-            self._arm().hold()
+            self._settle("the arm was deactivated")
+            self._hold(self._arm().driver)
         return super().on_deactivate(state)
 
+    @named
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Sleep pose, then torque off."""
         return TransitionCallbackReturn.SUCCESS if self._lie_down() else TransitionCallbackReturn.FAILURE
 
-    def stop(self) -> None:
-        """Lie down before the process ends; called on SIGINT and SIGTERM while rclpy still works."""
+    @named
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """The same, from any state; the node is finalized either way and moves nothing any more."""
+        return self.on_cleanup(state)
+
+    def stop(self) -> int:
+        """Lie down before the process ends; called on SIGINT and SIGTERM while rclpy still works.
+
+        Returns:
+            The exit code: 1 where the arm is left standing with nobody to watch it.
+        """
         self._ticker.close()
-        self._lie_down()
+        lies = self._lie_down()
         self._episodes.close()
+        return 0 if lies else 1
 
     def closed(self) -> None:
         """Let the vendor go when rclpy is down."""
-        if self._robot is not None:
-            self._vendor.disconnect()
+        self._vendor.disconnect()
 
     def stay(self, reason: str) -> None:
         """Let nothing move while there is a reason; ends slow moves, and may be called from any thread."""
         self._stopped = reason
-        driver = self._driver
-        if driver is not None:
-            driver.stopped = reason
+        connection = self._connection
+        if connection is not None:
+            connection.driver.stopped = reason
         if reason:
             with self._lock:
                 if self._moving is not None:
-                    self._arm().hold()
+                    self._hold(self._arm().driver)
                     self._settle(f"{reason}, on the way to neutral")
 
     def _start_up(self) -> None:
-        """Once, when the executor runs: configure and activate.
-
-        Raises:
-            SafetyError: the arm did not come up; ends the process.
-        """
+        """Once, when the executor runs: configure and activate; raises SafetyError, which ends the process."""
         if self._starter is not None:
             self.destroy_timer(self._starter)
         for transition in (self.trigger_configure, self.trigger_activate):
@@ -132,37 +133,44 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
                 raise SafetyError("the arm did not come up; see the log above")
 
     def _lie_down(self) -> bool:
-        """Sleep pose and torque off; an arm that may not move keeps its torque and stays. Returns whether it lies."""
+        """Sleep pose and torque off; an arm that does not get there keeps its torque. Returns whether it lies."""
         with self._lock:
             self._active = self._episodes.running = False
-            if self._watch is not None:
-                self._watch.close()
-                self._watch = None
-            if self._driver is None:
+            self._settle("the arm lies down")
+            if self._connection is None:
                 return True
-            self._driver.hold()
             try:
-                self._driver.sleep()
+                self._connection.lie_down()
             except SafetyError as error:
-                self.get_logger().fatal(f"not lying down, every motor keeps holding; support the arm by hand: {error}")
+                self.get_logger().fatal(
+                    "NOT LYING DOWN, the arm is unsupervised: torque stays on and nothing watches it; support it by "
+                    f"hand, then switch it off: {error}"
+                )
                 return False
-            self._driver = None
+            self._connection = None
             return True
 
-    def _arm(self) -> WidowXDriver:
-        if self._driver is None:
+    def _hold(self, driver: WidowXDriver) -> None:
+        """Hold; where the driver is gone there is nobody to raise to."""
+        try:
+            driver.hold()
+        except SafetyError as error:
+            self.get_logger().fatal(f"the arm may not hold: {error}", throttle_duration_sec=5.0)
+
+    def _arm(self) -> Connection:
+        if self._connection is None:
             raise SafetyError("the arm is not connected; configure the node first")
-        return self._driver
+        return self._connection
 
     async def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Go to neutral while cameras, motors and e-stop are still listened to."""
         try:
             with self._lock:
                 self._check_fit()
-                self._episodes.running = False
+                self._episodes.running, self._fault = False, ""
                 moving = self._moving = Future(executor=self.executor)
                 try:
-                    self._moved_at_s = time.monotonic() + self._arm().begin_neutral()
+                    self._moved_at_s = time.monotonic() + self._arm().driver.begin_neutral()
                 except SafetyError:
                     self._moving = None
                     raise
@@ -170,8 +178,8 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
             if interrupted:
                 raise SafetyError(str(interrupted))
             with self._lock:
-                self._arm().end_neutral()
-                stamp_ns = self._episodes.begin(self._arm())
+                self._arm().driver.end_neutral()
+                stamp_ns = self._episodes.begin(self._arm().driver)
         except GymnastError as error:
             response.success, response.message = False, str(error)
             return response
@@ -179,12 +187,18 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         return response
 
     def _check_fit(self) -> None:
-        if not self._active:
-            raise SafetyError("the arm is not active; activate the node (ros2 lifecycle set /arm activate)")
-        if self._fault:
-            raise SafetyError(f"{self._fault}; call arm/recover")
+        """Raise what speaks against moving."""
+        self._check_active()
+        if self._motors_failed:
+            raise SafetyError(f"{self._fault}; call {self.get_fully_qualified_name()}/recover")
         if self._moving is not None:
             raise SafetyError("the arm is already moving to neutral")
+        self._episodes.look(self._arm().driver)  # what was missing may be back: then nobody has to recover the arm
+
+    def _check_active(self) -> None:
+        if not self._active:
+            name = self.get_fully_qualified_name()
+            raise SafetyError(f"the arm is not active; activate it: ros2 lifecycle set {name} activate")
 
     def _settle(self, interrupted: str) -> None:
         """Let the waiting reset go on."""
@@ -195,11 +209,10 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
     def _recover(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             with self._lock:
+                self._check_active()
                 self._episodes.running = False
-                health = recover(self._robot, self._arm())
-                if self._watch is not None:
-                    self._watch.note(health)
-                self._fault = ""
+                self._arm().recover()
+                self._fault, self._motors_failed = "", False
         except GymnastError as error:
             self.get_logger().error(f"recovery failed: {error}")
             response.success, response.message = False, str(error)
@@ -213,21 +226,21 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
             if not self._active or self._stopped:
                 return
             try:
-                self._episodes.execute(self._arm(), action_A, stamp_ns, source)
+                self._episodes.execute(self._arm().driver, action_A, stamp_ns, source)
             except SafetyError as error:
                 self._end(str(error))
 
     def _tick(self) -> None:
         with self._lock:
-            if self._active and self._driver is not None:
-                self._tick_once(self._driver)
+            if self._active and self._connection is not None:
+                self._tick_once(self._connection.driver, self._connection.problem)
 
-    def _tick_once(self, driver: WidowXDriver) -> None:
+    def _tick_once(self, driver: WidowXDriver, problem: str) -> None:
         driver.tick()
-        problem = self._watch.latest().problem if self._watch is not None else ""
-        if problem and not self._fault:
+        if problem and not self._motors_failed:
+            self._motors_failed, self._fault = True, ""
             self._end(problem)
-            driver.hold()
+            self._hold(driver)
             self._settle(problem)
         if self._moving is not None and time.monotonic() >= self._moved_at_s:
             self._settle("")
@@ -237,26 +250,27 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         try:
             self._episodes.step(driver, self._fault)
         except GymnastError as error:
-            self.get_logger().error(f"observation failed: {error}", throttle_duration_sec=1.0)
-            self._end(str(error))
+            self._end(f"observation failed: {error}")
 
     def _end(self, reason: str) -> None:
+        """End the episode with a fault, said once; what else fails follows from it."""
+        if self._fault:
+            return
         self._fault = reason
-        recover_service = f"{self.get_fully_qualified_name()}/recover"
-        self.get_logger().error(f"the arm holds: {reason}; look at it, then call {recover_service} (std_srvs/Trigger)")
+        go_on = "the next episode may begin when that is over"
+        if self._motors_failed:
+            go_on = f"look at it, then call {self.get_fully_qualified_name()}/recover (std_srvs/Trigger)"
+        self.get_logger().error(f"the arm holds: {reason}; {go_on}")
 
     def _health(self) -> Health:
-        values: dict[str, object] = {"episode": self._episodes.number, "fault": self._fault}
-        if self._driver is not None:
-            values["failures"] = self._driver.failures
-        if latencies_ms := self._episodes.latencies_ms:
-            values["capture_to_command_ms_p50"] = float(np.percentile(latencies_ms, 50))
-            values["capture_to_command_ms_p99"] = float(np.percentile(latencies_ms, 99))
+        values = {**self._episodes.figures(), "fault": self._fault}
+        if self._connection is not None:
+            values["failures"] = self._connection.driver.failures
         level = 2 if self._fault else (0 if self._active else 1)
         return level, self._fault or ("active" if self._active else "not active"), values
 
     def _motors(self) -> Mapping[str, Health]:
-        return self._watch.latest().by_motor() if self._watch is not None else {}
+        return self._connection.by_motor() if self._connection is not None else {}
 
 
 class EstopEar(Node):  # type: ignore[misc]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from rclpy.node import Node
 
+from gymnast_core.cameras import Frame
 from gymnast_core.errors import SafetyError
 from gymnast_core.safety import ArmState
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
-from gymnast_ros.drivers.widowx import SLOW_S, ArmReading, WidowXDriver
+from gymnast_ros.drivers.reading import ArmReading
+from gymnast_ros.drivers.widowx import SLOW_S, WidowXDriver
 from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.cameras import CameraPort
 from gymnast_ros.nodes.runtime import Settings
@@ -42,7 +45,7 @@ class WidowXEpisodes:
         self._port = ArmPort(node, description, on_command)
         self.running = False
         self.number = 0
-        self.latencies_ms: list[float] = []
+        self._latencies_ms: list[float] = []
         self._steps = self._stamp_ns = 0
         self._executed_A, self._source = NOTHING_A, ""
 
@@ -67,7 +70,7 @@ class WidowXEpisodes:
         """
         if not self.running or stamp_ns != self._stamp_ns or self._source:
             return
-        self.latencies_ms = [*self.latencies_ms[-LATENCIES_KEPT + 1 :], (self._now_ns() - stamp_ns) / 1e6]
+        self._latencies_ms = [*self._latencies_ms[-LATENCIES_KEPT + 1 :], (self._now_ns() - stamp_ns) / 1e6]
         self._source = source
         self._executed_A = driver.step(action_A)
 
@@ -89,8 +92,8 @@ class WidowXEpisodes:
         )
         self._port.publish_state(state)
 
-    def observe(self, driver: WidowXDriver, fault: str) -> None:
-        """Publish what is seen now.
+    def look(self, driver: WidowXDriver) -> tuple[ArmReading, Mapping[str, Frame]]:
+        """What joints and cameras show now.
 
         Raises:
             GymnastError: a camera or the joints are not fit to act on.
@@ -100,13 +103,32 @@ class WidowXEpisodes:
         age_s = (now_ns - reading.stamp_ns) / 1e9
         if age_s > self._settings["joint_max_age_s"]:
             raise SafetyError(f"joint_states are {age_s:.2f} s old; is xs_sdk alive?")
-        frames = self._cameras.newest(now_ns)
+        if reading.effort_J is None and not self._settings["dry_run"]:
+            raise SafetyError("xs_sdk reports no effort, an overload would not be seen; dry_run is for its simulation")
+        return reading, self._cameras.newest(now_ns)
+
+    def observe(self, driver: WidowXDriver, fault: str) -> None:
+        """Publish what is seen now.
+
+        Raises:
+            GymnastError: a camera or the joints are not fit to act on.
+        """
+        now_ns = self._now_ns()
+        reading, frames = self.look(driver)
         self._stamp_ns = now_ns
         truncated = self._steps >= self._settings["max_steps"]
         images = {name: frame.image_HWC for name, frame in frames.items()}
         self._port.publish(self._report(driver, reading, images, fault, truncated))
         self.running = self.running and not truncated and not fault
         self._executed_A, self._source = NOTHING_A.copy(), ""
+
+    def figures(self) -> dict[str, object]:
+        """For diagnostics: how many episodes, and how late commands come."""
+        figures: dict[str, object] = {"episode": self.number}
+        if self._latencies_ms:
+            figures["capture_to_command_ms_p50"] = float(np.percentile(self._latencies_ms, 50))
+            figures["capture_to_command_ms_p99"] = float(np.percentile(self._latencies_ms, 99))
+        return figures
 
     def close(self) -> None:
         """Let the cameras go."""
