@@ -28,6 +28,7 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", files("launch/*.launch.py")),
         (f"share/{PACKAGE}/config", files("config/*.*")),
+        *((f"share/{PACKAGE}/{folder}", files(f"{folder}/*")) for folder in files("checkpoints/*")),
     ],
     entry_points={
         "console_scripts": [

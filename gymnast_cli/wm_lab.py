@@ -6,13 +6,16 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from gymnast_cli.connect import emit
-from gymnast_cli.wm_data import add_data_arguments, recorded
+from gymnast_cli.wm_data import add_data_arguments, checked, dataset
 from gymnast_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cloud_trainer.world_model.data.check import Checked
 
 LATE = 3
 """Exit code when a dataset's actions are off in time."""
@@ -31,10 +34,11 @@ def add_arguments(actions: Subparsers) -> None:
     convert.add_argument("--vae", required=True, metavar="FOLDER", help="SD3 AutoencoderKL in diffusers' layout")
     lag = actions.add_parser("lag", help="which action moves the picture: the data's convention, measured")
     lag.add_argument("folder", type=Path, help="a dataset")
-    lag.add_argument("--tolerance", type=int, default=1, help="lags accepted: a slow arm smears motion over two steps")
+    lag.add_argument("--tolerance", type=int, default=0, help="systematic lags up to this are accepted (default 0)")
     add_data_arguments(lag)
     train = actions.add_parser("train", help="train or refine; a run that was stopped goes on")
     train.add_argument("run", type=Path, help="run.json: see python -m cloud_trainer.world_model.train --help")
+    train.add_argument("--skip-broken", action="store_true", help="list and leave out episodes that cannot be read")
     rollout = actions.add_parser("rollout", help="replay a recorded episode's actions in the model, as a video")
     rollout.add_argument("folder", type=Path, help="a dataset, or one .mcap file's folder")
     rollout.add_argument("--world-model", type=Path, required=True, metavar="FOLDER", help="checkpoint")
@@ -65,27 +69,58 @@ def _convert(args: argparse.Namespace, console: Console) -> int:
 
 
 def _lag(args: argparse.Namespace, console: Console) -> int:
-    """Measure; 3 when the actions are off in time."""
+    """Measure each batch of the dataset; 3 when the actions of one are off in time."""
     from dataclasses import asdict
 
-    from cloud_trainer.world_model.data.lag import measure_lag
+    from cloud_trainer.world_model.data.lag import ConventionError
 
-    report = measure_lag(recorded(args, [args.folder]))
-    right = abs(report.best) <= args.tolerance
-    said = (
-        f"within the tolerance of {args.tolerance}" if right
-        else f"off: train with \"lag\": {report.best + _assumed(args)} (here --lag {report.best + _assumed(args)})"
-    )  # fmt: skip
-    text = f"{report.table()}\n{report.episodes} episodes read with lag {_assumed(args)}; left over {report.best:+d}"
-    emit(args, console, {**asdict(report), "read_with_lag": _assumed(args), "right": right}, f"{text}, {said}")
-    return 0 if right else LATE
+    found = checked(args, args.folder)
+    if not found.lags:
+        raise ConventionError(f"none of {len(found.readable)} episodes has 12 steps with motion; nothing to measure")
+    late = found.late(args.tolerance)
+    batches = {batch: {**asdict(report), "systematic": report.systematic} for batch, report in found.lags.items()}
+    worst = max(found.lags, key=lambda batch: (batch in late, found.lags[batch].episodes))
+    value = {
+        **asdict(found.lags[worst]), "read_with_lag": _assumed(args), "right": not late, "batches": batches,
+        "camera": found.camera, "cameras": found.cameras, "broken": dict(found.broken),
+    }  # fmt: skip
+    emit(args, console, value, "\n".join(_lag_lines(args, found, worst)))
+    return LATE if late else 0
 
 
-def _assumed(args: argparse.Namespace) -> int:
+def _lag_lines(args: argparse.Namespace, found: Checked, shown: str) -> list[str]:
+    """The table of one batch, then a line for each batch and for what else was noticed."""
+    lines = [found.lags[shown].table()]
+    for batch, report in found.lags.items():
+        verdict = "in step"
+        if batch in found.late(args.tolerance):
+            verdict = f'off: train with "lag": {report.best} more than now (here --lag)'
+            if isinstance(_assumed(args), int):
+                right = report.best + int(_assumed(args))
+                verdict = f'off: train with "lag": {right} (here --lag {right})'
+        elif report.best:
+            verdict = "within the tolerance" if report.systematic else "not systematic: smear or chance"
+        what = f"{batch}: " if batch else ""
+        lines.append(
+            f"{what}{report.episodes} episodes read with lag {_assumed(args)}; left over {report.best:+d}, {verdict}"
+        )
+    if len(found.cameras) > 1:
+        others = ", ".join(name for name in found.cameras if name != found.camera)
+        lines.append(f"camera {found.camera} was read; --camera chooses another: {others}")
+    if found.broken:
+        lines += [f"left out: {found.summary()}", found.listing()]
+    return lines
+
+
+def _assumed(args: argparse.Namespace) -> int | str:
+    """The lag a dataset is read with: a number, or how it is found."""
     from cloud_trainer.world_model.data.worldgym import MEASURED_LAG
 
-    default = MEASURED_LAG if args.kind == "worldgym" else 0
-    return default if args.lag is None else int(args.lag)
+    if args.lag is not None:
+        return int(args.lag)
+    if args.kind == "bridge_raw":
+        return "by date"
+    return MEASURED_LAG if args.kind == "worldgym" else 0
 
 
 def _train(args: argparse.Namespace, console: Console) -> int:
@@ -94,9 +129,15 @@ def _train(args: argparse.Namespace, console: Console) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = read_run(args.run)
+    if args.skip_broken:
+        config["data"] = [{**one, "skip_broken": True} for one in config["data"]]
     train(config)
     folder = Path(config["folder"])
-    lines = (folder / "progress.jsonl").read_text().splitlines() if (folder / "progress.jsonl").is_file() else []
+    lines = (
+        (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+        if (folder / "progress.jsonl").is_file()
+        else []
+    )
     last = json.loads(lines[-1]) if lines else {}
     emit(args, console, {"checkpoint": str(folder / "checkpoint"), **last}, f"checkpoint: {folder / 'checkpoint'}")
     return 0
@@ -109,10 +150,10 @@ def _rollout(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.world_model.metrics import psnr
     from cloud_trainer.world_model.worlds import DreamConfig, load_world
 
-    episodes = recorded(args, [args.folder])
-    if not 0 <= args.episode < len(episodes):
-        raise ConfigError(f"--episode {args.episode}: {args.folder} has episodes 0..{len(episodes) - 1}")
-    episode = episodes[args.episode]
+    source = dataset(args, args.folder)
+    if not 0 <= args.episode < len(source):
+        raise ConfigError(f"--episode {args.episode}: {args.folder} has episodes 0..{len(source) - 1}")
+    episode = source.episode(args.episode)
     dreamer = load_world(args.world_model, DreamConfig(steps=args.steps)).dreamer()
     (case,) = imagine_cases(dreamer, [episode], draws=1, start=args.start, seed=args.seed, flip_gripper=False)
     write_video(args.out, side_by_side(case.real_FHWC, case.imagined_KFHWC[0]))

@@ -6,6 +6,8 @@ dropped when the file is opened again: it was never acknowledged.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gymnast_core.errors import CorruptError, StorageError
+from gymnast_core.episodes.durable import FULL_ERRNOS
+from gymnast_core.errors import CorruptError, DiskFullError, StorageError
 from gymnast_core.manifest import canonical_json
 
 GENESIS = "0" * 64
@@ -89,11 +92,22 @@ class Journal:
         with self._lock:
             previous = self._entries[-1].hash if self._entries else GENESIS
             entry = Entry.after(len(self._entries), previous, kind, json.loads(canonical_json(data)))
-            self._file.write(canonical_json(entry.__dict__) + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._write(canonical_json(entry.__dict__) + b"\n")
             self._entries.append(entry)
             return entry
+
+    def _write(self, line: bytes) -> None:
+        """Append whole or not at all: what a full disk cut short would spoil the line after it."""
+        whole = os.fstat(self._file.fileno()).st_size
+        try:
+            if os.write(self._file.fileno(), line) < len(line):
+                raise OSError(errno.ENOSPC, "no space left")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), whole)
+            kind = DiskFullError if error.errno in FULL_ERRNOS else StorageError
+            raise kind(f"{self.path} takes no entry ({error.strerror}); nothing was done, try again") from error
 
     def close(self) -> None:
         """Close and unlock; safe to call twice."""

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.shipped import shipped_checkpoints
 from gymnast_ros.graph import CHUNKING, ROBOTS, GraphConfig
 
 NODES = ("arm", "command_gate", "rollout", "bridge", "teleop", "page", "usb_cam", "joy")
@@ -43,7 +44,11 @@ ARGUMENTS = (
     Argument("trainer", "", "host:port; empty runs without a bridge"),
     Argument("identity", "", "folder with cert.pem, key.pem and ca.pem from `gymnast enroll`"),
     Argument("insecure", "false", "no TLS to the trainer; on one machine only", FLAG),
-    Argument("policy", "", "checkpoint folder, or remote:HOST:PORT; empty takes the one last in force"),
+    Argument(
+        "policy",
+        "",
+        "checkpoint folder, or remote:HOST:PORT, until one is in force; empty is the shipped one on the simulated arm",
+    ),
     Argument("instruction", "", "task the rollout node starts with"),
     Argument("camera", "", "camera driver to start with a real arm", ("", "usb_cam", "realsense")),
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
@@ -74,7 +79,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         trainer=values["trainer"],
         identity=Path(values["identity"]) if values["identity"] else None,
         insecure=values["insecure"] == "true",
-        policy=values["policy"],
+        policy=values["policy"] or _first_policy(values["robot"]),
         paced=values["paced"] == "true",
         chunking=values["chunking"],
         device=values["device"],
@@ -87,6 +92,12 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         vendor=values["vendor"] == "true",
         parameters=parameters_from(Path(values["parameters"])) if values["parameters"] else {},
     )
+
+
+def _first_policy(robot: str) -> str:
+    """What a robot runs before a checkpoint came: the shipped policy has learned on the simulated arm alone."""
+    policy = shipped_checkpoints() / "policy"
+    return str(policy) if robot == "sim" and policy.is_dir() else ""
 
 
 def _checked(texts: Mapping[str, str]) -> dict[str, str]:

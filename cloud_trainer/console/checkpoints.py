@@ -97,11 +97,12 @@ class Checkpoints:
             )
         if not self._publishing.acquire(blocking=False):
             raise RefusedError("something is being published at this moment; wait until that is done, then look again")
+        asked = {"checkpoint": checkpoint_id, "robots": list(robots)}
         try:
-            sequence = self._offer(known, list(robots) or ["*"])
+            with trail.acting(user, "promote" if promote else "publish", asked):
+                sequence = self._offer(known, list(robots) or ["*"])
         finally:
             self._publishing.release()
-        trail.note(user, "promote" if promote else "publish", checkpoint=checkpoint_id, robots=list(robots))
         whom = "every robot" if not robots or "*" in robots else ", ".join(robots)
         return f"{checkpoint_id} is offered to {whom} as release {sequence}"
 
@@ -122,8 +123,9 @@ class Checkpoints:
         user.require("roll back")
         if not reason.strip():
             raise ConfigError("say why robots go back; the reason travels with the order")
-        release, _ = self._service.publisher.rollback(checkpoint_id, robots=["*"], reason=reason.strip())
-        self._service.trail.note(user, "roll back", checkpoint=checkpoint_id, reason=reason.strip())
+        asked = {"checkpoint": checkpoint_id, "reason": reason.strip()}
+        with self._service.trail.acting(user, "roll back", asked):
+            release, _ = self._service.publisher.rollback(checkpoint_id, robots=["*"], reason=reason.strip())
         return f"every robot goes back to {checkpoint_id} (release {release.sequence})"
 
     def _check_target(self, user: User, checkpoint_id: str, known: KnownCheckpoint, robots: Sequence[str]) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
 from cloud_trainer.jobs.adaptation_engine import Budget, FlowError, SceneRequest
 from cloud_trainer.jobs.ledger import CalibrationLedger
-from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation
-from cloud_trainer.jobs.trials import Trials
+from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation, new_adaptation_id
+from cloud_trainer.jobs.trials import Trials, new_trial_id
 from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
 from cloud_trainer.service.trail import MADE
@@ -29,6 +29,9 @@ from gymnast_core.wire.errors import NotPermittedError
 
 REPORT_STALE_S = 15.0
 EPISODES_PER_PAGE = 60
+STEPS = ("collect", "train", "reuse", "approve", "reject", "cancel")
+_FIELDS, _WORD, _TEXT = 32, 40, 400
+"""Of a form that are written down: so many fields, characters of a name, characters of a value."""
 ROBOT_STEPS = ("collect", "train", "approve", "cancel")
 """Of an adaptation that a robot began itself, by its certificate; everything else is for operators."""
 
@@ -184,8 +187,8 @@ class Desk:
         row = self.jobs.get(job_id, user.tenant)
         if row.ended:
             return f"{job_id} had ended already ({row.state}); nothing to cancel, what it made is kept"
-        self.jobs.request_cancel(job_id, user.tenant)
-        self.trail.note(user, "cancel", job=job_id)
+        with self.trail.acting(user, "cancel", {"job": job_id}):
+            self.jobs.request_cancel(job_id, user.tenant)
         return f"{job_id} stops after its current iteration; what is finished is kept"
 
     def flows(self, user: User) -> list[SceneAdaptation]:
@@ -215,9 +218,11 @@ class Desk:
         self._require_ready(user, robot)
         if trial := self.trials.on(robot):
             raise RefusedError(f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first")
-        flow = self.adaptations.start(request, by=user.name, tenant=user.tenant)
-        self.trail.note(user, "adapt", adaptation=flow.view.adaptation_id, robot=robot, instruction=request.instruction)
-        return flow.view.adaptation_id
+        adaptation_id = new_adaptation_id()
+        asked = {"adaptation": adaptation_id, "robot": robot, "instruction": request.instruction}
+        with self.trail.acting(user, "adapt", asked):
+            self.adaptations.start(request, by=user.name, tenant=user.tenant, adaptation_id=adaptation_id)
+        return adaptation_id
 
     def _require_ready(self, user: User, robot: str) -> RobotReport:
         """Return the report of a robot that may be ordered about.
@@ -258,24 +263,34 @@ class Desk:
             )
         incumbent = values.get("against", "").strip() or str(report.status.get("policy_version", ""))
         self.checkpoints.check_on(robot, candidate)
-        trial_id = self.trials.start(
-            robot=robot, candidate=candidate, incumbent=incumbent, instruction=values.get("instruction", ""),
-            by=user.name, tenant=user.tenant, scene=values.get("scene", ""), rule=SequentialRule(max_pairs=pairs),
-        )  # fmt: skip
-        self.trail.note(user, "try", trial=trial_id, robot=robot, candidate=candidate, incumbent=incumbent)
+        trial_id = new_trial_id()
+        asked = {"trial": trial_id, "robot": robot, "candidate": candidate, "incumbent": incumbent}
+        with self.trail.acting(user, "try", asked):
+            self.trials.start(
+                robot=robot, candidate=candidate, incumbent=incumbent, instruction=values.get("instruction", ""),
+                by=user.name, tenant=user.tenant, scene=values.get("scene", ""), rule=SequentialRule(max_pairs=pairs),
+                trial_id=trial_id,
+            )  # fmt: skip
         return trial_id
 
     def stop_trial(self, user: User, trial_id: str) -> str:
         """End a trial after the run at hand."""
         user.require("try")
-        self.trials.stop(trial_id, by=user.name, tenant=user.tenant)
-        self.trail.note(user, "stop trial", trial=trial_id)
+        with self.trail.acting(user, "stop trial", {"trial": trial_id}):
+            self.trials.stop(trial_id, by=user.name, tenant=user.tenant)
         return f"{trial_id} ends after the run at hand; nothing is concluded from it"
 
     def adapt_step(self, user: User, adaptation_id: str, step: str, revision: int, values: Mapping[str, str]) -> str:
         """Do one of: collect, train, reuse, approve, reject, cancel."""
         flow = self.flow(user, adaptation_id)
         self._require_step(user, flow, step)
+        if step not in STEPS:
+            raise ContractError(f"there is no step {step!r}")
+        form = {name[:_WORD]: value[:_TEXT] for name, value in list(values.items())[:_FIELDS]}
+        with self.trail.acting(user, f"adapt: {step}", {"adaptation": adaptation_id, "form": form}):
+            return self._step(user, flow, step, revision, values)
+
+    def _step(self, user: User, flow: SceneAdaptation, step: str, revision: int, values: Mapping[str, str]) -> str:
         if step == "collect":
             flow.collect(revision, episodes=_whole(values, "episodes", 10), by=user.name)
             said = "collecting real episodes in this scene"
@@ -297,12 +312,9 @@ class Desk:
         elif step == "reject":
             flow.reject(revision, by=user.name)
             said = "rejected; the robot keeps what it runs"
-        elif step == "cancel":
+        else:
             flow.cancel(by=user.name)
             said = "cancelled; the robot keeps what it runs"
-        else:
-            raise ContractError(f"there is no step {step!r}")
-        self.trail.note(user, f"adapt: {step}", adaptation=adaptation_id, **dict(values))
         return said
 
     @staticmethod

@@ -26,6 +26,11 @@ from gymnast_core.journal import Journal
 LOG = logging.getLogger(__name__)
 
 
+def new_adaptation_id() -> str:
+    """Return an id no other adaptation has, or can be guessed by."""
+    return f"adapt-{secrets.token_hex(6)}"
+
+
 class SceneAdaptation:
     """One adaptation; its worker thread runs whatever does not wait for the operator.
 
@@ -49,7 +54,7 @@ class SceneAdaptation:
     @staticmethod
     def start(
         root: Path, engine: AdaptationEngine, request: SceneRequest, *, by: str, tenant: str = "default",
-        clock: Callable[[], float] = time.monotonic,
+        adaptation_id: str = "", clock: Callable[[], float] = time.monotonic,
     ) -> SceneAdaptation:  # fmt: skip
         """Capture the scene and begin; returns at once.
 
@@ -57,7 +62,7 @@ class SceneAdaptation:
             ConfigError: what is asked for is not here.
         """
         engine.check(request)
-        adaptation_id = f"adapt-{secrets.token_hex(6)}"
+        adaptation_id = adaptation_id or new_adaptation_id()
         flow = SceneAdaptation(root / adaptation_id, engine, clock=clock)
         asked = {name: value for name in OPTIONS if (value := getattr(request, name))}
         flow._record(
@@ -283,8 +288,10 @@ class Adaptations:
         """What an hour of training costs here; 0 where nobody counts."""
         return 0.0 if self._engine is None else self._engine.price_per_hour
 
-    def start(self, request: SceneRequest, *, by: str, tenant: str = "default") -> SceneAdaptation:
-        """Begin one.
+    def start(
+        self, request: SceneRequest, *, by: str, tenant: str = "default", adaptation_id: str = ""
+    ) -> SceneAdaptation:
+        """Begin one; adaptation_id is from new_adaptation_id(), empty makes one.
 
         Raises:
             FlowError: the robot is being adapted already, or this trainer has no engine.
@@ -298,7 +305,9 @@ class Adaptations:
                     f"{other.robot} is being adapted already by {other.started_by} ({other.adaptation_id}, "
                     f"{other.stage.value}); finish or cancel that first"
                 )
-            flow = SceneAdaptation.start(self._root, self._engine, request, by=by, tenant=tenant)
+            flow = SceneAdaptation.start(
+                self._root, self._engine, request, by=by, tenant=tenant, adaptation_id=adaptation_id
+            )
             self._flows[flow.view.adaptation_id] = flow
             return flow
 

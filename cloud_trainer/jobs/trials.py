@@ -22,6 +22,13 @@ from gymnast_core.sequential import SequentialRule
 from gymnast_core.trial import Trial, TrialPlan
 
 LOG = logging.getLogger(__name__)
+
+
+def new_trial_id() -> str:
+    """Return an id no other trial has, or can be guessed by."""
+    return f"trial-{secrets.token_hex(6)}"
+
+
 TRIAL_SEED = 2_980_000
 """First start state; those of the next trial of the same two follow on."""
 CLOSE_S = 10.0
@@ -87,7 +94,7 @@ class Trials:
 
     def start(
         self, *, robot: str, candidate: str, incumbent: str, instruction: str, by: str, tenant: str,
-        scene: str = "", rule: SequentialRule | None = None,
+        scene: str = "", rule: SequentialRule | None = None, trial_id: str = "",
     ) -> str:  # fmt: skip
         """Declare a trial and begin; returns its id at once.
 
@@ -103,7 +110,7 @@ class Trials:
         with self._lock:
             if other := self.on(robot):
                 raise FlowError(f"{robot} is in trial {other.trial_id} of {other.by}; wait for it or stop it first")
-            trial_id = f"trial-{secrets.token_hex(6)}"
+            trial_id = trial_id or new_trial_id()
             asked = Asked(
                 trial_id,
                 robot,

@@ -28,6 +28,7 @@ from cloud_trainer.store.protocols import (
     JobStore,
     MetaStore,
     ReleaseRow,
+    new_job_id,
 )
 from gymnast_core.errors import GymnastError
 from gymnast_core.job import FINAL_STATES, JobEvent
@@ -201,8 +202,8 @@ class WeightsServicer:
             manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
         robots = tuple(opening.robots) or (EVERY_ROBOT,)
         valid_s = opening.valid_for_s or None
-        release, signed = self._publisher.publish_file(manifest, weights, robots=robots, valid_s=valid_s)
-        self._trail.note(peer, "publish", checkpoint=release.checkpoint_id, robots=list(robots))
+        with self._trail.acting(peer, "publish", {"checkpoint": manifest.id, "robots": list(robots)}):
+            _, signed = self._publisher.publish_file(manifest, weights, robots=robots, valid_s=valid_s)
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
 
     def Watch(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.SignedRelease]:
@@ -238,8 +239,9 @@ class WeightsServicer:
     def Rollback(self, request: Any, peer: Peer, context: Any) -> weights_pb2.SignedRelease:
         """Order robots back."""
         reason = f"{request.reason} (by {peer.name})"
-        _, signed = self._publisher.rollback(request.checkpoint_id, robots=tuple(request.robots), reason=reason)
-        self._trail.note(peer, "roll back", checkpoint=request.checkpoint_id, reason=request.reason)
+        asked = {"checkpoint": request.checkpoint_id, "robots": list(request.robots), "reason": request.reason}
+        with self._trail.acting(peer, "roll back", asked):
+            _, signed = self._publisher.rollback(request.checkpoint_id, robots=tuple(request.robots), reason=reason)
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
 
     def Why(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.BlobChunk]:
@@ -275,10 +277,13 @@ class JobServicer:
             )
         if len(self._jobs.list(peer.tenant, self._limits.waiting_jobs, "waiting")) >= self._limits.waiting_jobs:
             raise QuotaError(f"tenant {peer.tenant!r} has {self._limits.waiting_jobs} jobs waiting; let some run first")
-        asked_ns = time.time_ns()
-        row = self._jobs.submit(peer.tenant, request.kind, spec, request.idempotency_key, peer.name)
-        if row.created_ns >= asked_ns:  # else the key is known, and so is the job
-            self._trail.note(peer, "submit", job=row.job_id, kind=row.kind)
+        key = request.idempotency_key
+        if (known := self._jobs.find(peer.tenant, key)) is None:
+            job_id = new_job_id()
+            with self._trail.acting(peer, "submit", {"job": job_id, "kind": request.kind, "key": key}):
+                row = self._jobs.submit(peer.tenant, request.kind, spec, key, peer.name, job_id=job_id)
+        else:
+            row = self._jobs.submit(peer.tenant, request.kind, spec, key, known.submitted_by)
         self._wake.set()
         return _job(row)
 
@@ -296,9 +301,10 @@ class JobServicer:
         row = self._jobs.get(request.job_id, peer.tenant)
         if peer.role == "robot" and row.submitted_by != peer.name:
             raise NotPermittedError(f"job {row.job_id} was submitted by {row.submitted_by!r}")
-        if not row.cancel_requested and not row.ended:
-            self._trail.note(peer, "cancel", job=row.job_id)
-        return _job(self._jobs.request_cancel(request.job_id, peer.tenant))
+        if row.cancel_requested or row.ended:
+            return _job(row)
+        with self._trail.acting(peer, "cancel", {"job": row.job_id}):
+            return _job(self._jobs.request_cancel(request.job_id, peer.tenant))
 
     def Events(self, request: Any, peer: Peer, context: Any) -> Iterator[jobs_pb2.JobEvent]:
         """Replay from a sequence number, then follow until the job has ended."""

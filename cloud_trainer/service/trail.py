@@ -6,6 +6,7 @@ and in the log.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sqlite3
@@ -32,6 +33,7 @@ MADE = ("policy", "world_model", "judge")
 _LABELS = frozenset({Outcome.SUCCESS.value, Outcome.FAILURE.value, Outcome.ABSTAIN.value})
 _KEPT_FACTS = ("task", "scene", "seed", "purpose")
 _PAGE = 1000
+_ERROR_CHARACTERS = 500
 _FOLLOW_S = 2.0
 """Between two looks at what came in."""
 _SEEN = "episodes"
@@ -91,10 +93,25 @@ class Trail:
         self.log.close()
         self.graph.close()
 
-    def note(self, who: Who, action: str, **data: Any) -> None:
-        """Write down what somebody did."""
-        said = {"by": who.name, "role": who.role, "tenant": who.tenant, "at_ns": time.time_ns(), **data}
-        self.log.append(action, said)
+    @contextlib.contextmanager
+    def acting(self, who: Who, action: str, data: Mapping[str, Any]) -> Iterator[None]:
+        """Write down what somebody is about to do, before it is done; what then fails gets a second entry.
+
+        The log is a file and what is changed is elsewhere, so there is no transaction over both: an entry too many can
+        be told by the one that follows it, an action without an entry could not.
+
+        Args:
+            who: acts; author, role, tenant and time are this session's, whatever data holds.
+            action: in words.
+            data: JSON values.
+        """
+        entry = self.log.append(action, {**data, **_author(who)})
+        try:
+            yield
+        except Exception as error:
+            failed = {"entry": entry.sequence, "error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]}
+            self.log.append(f"{action}: failed", {**failed, **_author(who)})
+            raise
 
     def label(self, who: Who, episode_id: str, outcome: Outcome) -> EpisodeRow:
         """Set or correct a label; the one before stays in the graph.
@@ -104,13 +121,14 @@ class Trail:
         """
         by = f"operator:{who.name}"
         with self._labelling:
-            self._remember([self._episode(who, episode_id)])
-            was, labelled = self._meta.change_episode(
-                who.tenant, episode_id, lambda row: replace(row, outcome=outcome.value, labelled_by=by)
-            )
-            if outcome.value in _LABELS:
-                self.graph.add(label_record(self.graph, episode_id, outcome=outcome.value, by=by))
-        self.note(who, "label", episode=episode_id, outcome=outcome.value, was=was.outcome)
+            row = self._episode(who, episode_id)
+            with self.acting(who, "label", {"episode": episode_id, "outcome": outcome.value, "was": row.outcome}):
+                self._remember([row])
+                _, labelled = self._meta.change_episode(
+                    who.tenant, episode_id, lambda row: replace(row, outcome=outcome.value, labelled_by=by)
+                )
+                if outcome.value in _LABELS:
+                    self.graph.add(label_record(self.graph, episode_id, outcome=outcome.value, by=by))
         return labelled
 
     def retract(self, who: Who, episode_id: str, reason: str) -> list[Node]:
@@ -129,10 +147,10 @@ class Trail:
         with self._labelling:
             self._remember([row])
         self.catch_up()
-        touched = self.graph.retract(episode_id, reason=reason, by=f"operator:{who.name}", at_ns=time.time_ns())
-        why = f"retracted by {who.name}: {reason}"
-        self._meta.change_episode(who.tenant, episode_id, lambda row: replace(row, state="quarantined", reason=why))
-        self.note(who, "retract", episode=episode_id, reason=reason, touched=len(touched))
+        touched, why = self.graph.affected(episode_id), f"retracted by {who.name}: {reason}"
+        with self.acting(who, "retract", {"episode": episode_id, "reason": reason, "touched": len(touched)}):
+            touched = self.graph.retract(episode_id, reason=reason, by=f"operator:{who.name}", at_ns=time.time_ns())
+            self._meta.change_episode(who.tenant, episode_id, lambda row: replace(row, state="quarantined", reason=why))
         return touched
 
     def explain(self, record_id: str, *, verify: bool = False) -> dict[str, Any]:
@@ -236,6 +254,10 @@ class Trail:
         if row is None:
             raise NotFoundError(f"there is no episode {episode_id[:80]!r} here; look for it in the list")
         return row
+
+
+def _author(who: Who) -> dict[str, Any]:
+    return {"by": who.name, "role": who.role, "tenant": who.tenant, "at_ns": time.time_ns()}
 
 
 def _parents_first(manifest: Manifest, known: Mapping[str, Manifest], seen: set[str]) -> Iterator[Manifest]:

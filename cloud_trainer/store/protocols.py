@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +124,11 @@ class Usage:
 
     episodes: int
     bytes: int
+
+
+def new_job_id() -> str:
+    """Return an id no other job has, or can be guessed by."""
+    return f"job-{secrets.token_hex(8)}"
 
 
 class BlobStore(Protocol):
@@ -269,8 +275,18 @@ class MetaStore(Protocol):
 class JobStore(Protocol):
     """Jobs and their events."""
 
-    def submit(self, tenant: str, kind: str, spec: Mapping[str, Any], key: str, submitted_by: str) -> JobRow:
+    def submit(
+        self, tenant: str, kind: str, spec: Mapping[str, Any], key: str, submitted_by: str, *, job_id: str | None = None
+    ) -> JobRow:
         """Create a job, or return the one this tenant created with the same key.
+
+        Args:
+            tenant: whose.
+            kind: of job.
+            spec: JSON values.
+            key: the same key is the same job.
+            submitted_by: name.
+            job_id: of a new one, from new_job_id(); None makes one.
 
         Raises:
             IdReusedError: the key was used for another kind or spec.
@@ -283,6 +299,10 @@ class JobStore(Protocol):
         Raises:
             NotFoundError: no such job, or another tenant's.
         """
+        ...
+
+    def find(self, tenant: str, key: str) -> JobRow | None:
+        """The job this tenant created with a key."""
         ...
 
     def list(self, tenant: str | None = None, limit: int = 100, state: str | None = None) -> list[JobRow]:

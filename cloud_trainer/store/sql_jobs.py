@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cloud_trainer.store.database import JOB_EVENTS, JOBS, Database
-from cloud_trainer.store.protocols import JobEnd, JobRow
+from cloud_trainer.store.protocols import JobEnd, JobRow, new_job_id
 from gymnast_core.job import FINAL_STATES, JobEvent, JobState
 from gymnast_core.manifest import canonical_json
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
@@ -28,11 +27,13 @@ class SqlJobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, tenant: str, kind: str, spec: Mapping[str, Any], key: str, submitted_by: str) -> JobRow:
+    def submit(
+        self, tenant: str, kind: str, spec: Mapping[str, Any], key: str, submitted_by: str, *, job_id: str | None = None
+    ) -> JobRow:
         """See JobStore."""
         text = canonical_json(dict(spec)).decode()
         values: dict[str, Any] = {
-            "job_id": f"job-{secrets.token_hex(8)}", "tenant": tenant, "kind": kind, "spec": text,
+            "job_id": job_id or new_job_id(), "tenant": tenant, "kind": kind, "spec": text,
             "idempotency_key": key, "state": "waiting", "submitted_by": submitted_by, "result": "{}", "error": "",
             "cancel_requested": False, "created_ns": time.time_ns(), "last_event": 0, "attempts": 0, "worker": "",
             "lease_until_ns": 0,
@@ -50,6 +51,13 @@ class SqlJobStore:
         """See JobStore."""
         with self._database.transaction() as connection:
             return self._get(connection, job_id, tenant)
+
+    def find(self, tenant: str, key: str) -> JobRow | None:
+        """See JobStore."""
+        same = (JOBS.c.tenant == tenant) & (JOBS.c.idempotency_key == key)
+        with self._database.transaction() as connection:
+            row = connection.execute(sa.select(*_SHOWN).where(same)).mappings().first()
+        return _job(row) if row else None
 
     def list(self, tenant: str | None = None, limit: int = 100, state: str | None = None) -> list[JobRow]:
         """See JobStore."""

@@ -7,6 +7,8 @@
 run.json: {"folder": "runs/wm", "steps": 20000, "parent": "runs/worldgym" or null, "network": {...DiTConfig},
 "codec": {"kind": "kl", "folder": "/models/sd3-vae"}, "data": [{"kind": "mcap", "folder": "episodes",
 "origin": "on_policy"}, ...], "mixture": {"frames": 10, "proportions": {"expert": 0.5, ...}}, "train": {...TrainConfig}}
+A dataset's settings: kind, folder, name, size, actions, origin, lag, robot, camera; state and action (columns of a
+LeRobot dataset); "skip_broken": true leaves out what cannot be read; "lag_tolerance": 1 accepts actions a step off.
 A run that finds states in its folder resumes.
 """
 
@@ -24,12 +26,10 @@ import torch
 
 from cloud_trainer.world_model.checkpoint import load_world_model
 from cloud_trainer.world_model.codec import build_codec
-from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
-from cloud_trainer.world_model.data.lerobot import LeRobotSource
-from cloud_trainer.world_model.data.mcap import McapSource
+from cloud_trainer.world_model.data.admission import admit
+from cloud_trainer.world_model.data.described import one_of
 from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
-from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin, SourceInfo
-from cloud_trainer.world_model.data.worldgym import MEASURED_LAG, WorldGymSource
+from cloud_trainer.world_model.data.source import EpisodeSource, Origin
 from cloud_trainer.world_model.distributed import Place, joined, ray_train
 from cloud_trainer.world_model.dit import DiT, DiTConfig
 from cloud_trainer.world_model.loss import LossConfig
@@ -38,29 +38,29 @@ from cloud_trainer.world_model.trainer import TrainConfig, Trainer
 from gymnast_core.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
-_KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot")
 _Settings = TypeVar("_Settings", MixtureConfig, SamplerConfig, LossConfig, TrainConfig, DiTConfig)
-_Choice = TypeVar("_Choice", ActionKind, Origin)
 
 
 def run(config: Mapping[str, Any]) -> None:
-    """Do one run as described in this module's docstring.
+    """Do one run as described in this module's docstring; all data is read once before the first step.
 
     Raises:
+        CorruptError: episodes that cannot be read, all of them named.
+        ConventionError: actions that are off in time.
         ConfigError: a setting is missing, unknown or out of range.
     """
+    _check_settings(config)
+    sources = admit(config["data"], Path(config["folder"]))
     with joined() as place:
-        _train(config, place)
+        _train(config, sources, place)
 
 
-def _train(config: Mapping[str, Any], place: Place) -> None:
+def _train(config: Mapping[str, Any], sources: Sequence[EpisodeSource], place: Place) -> None:
     """The run of one process; what it holds is let go before the processes part."""
     model, parents = _start(config)
-    sources = [build_source(described) for described in config["data"]]
     mixture = build_mixture(config.get("mixture", {}))
     longest = model.config.max_frames
-    if mixture.frames > longest:
-        raise ConfigError(f"mixture.frames {mixture.frames} exceeds the network's max_frames {longest}; lower it")
+    _require_window(mixture, longest)
     stream = ClipStream(sources, mixture, rank=place.rank, world_size=place.world_size)
     settings = build_train_config(config.get("train", {}), window=longest)
     folder = Path(config["folder"])
@@ -75,6 +75,23 @@ def _train(config: Mapping[str, Any], place: Place) -> None:
         trainer.export(checkpoint, codec_config=config["codec"], parents=parents, lineage=lineage)
 
 
+def _check_settings(config: Mapping[str, Any]) -> None:
+    """Refuse wrong settings before the data is read, which may take hours.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    mixture = build_mixture(config.get("mixture", {}))
+    build_train_config(config.get("train", {}))
+    if not config.get("parent"):
+        _require_window(mixture, _built(DiTConfig, config.get("network", {}), "network").max_frames)
+
+
+def _require_window(mixture: MixtureConfig, longest: int) -> None:
+    if mixture.frames > longest:
+        raise ConfigError(f"mixture.frames {mixture.frames} exceeds the network's max_frames {longest}; lower it")
+
+
 def read_run(path: Path) -> dict[str, Any]:
     """Return the description of a run.
 
@@ -82,7 +99,7 @@ def read_run(path: Path) -> dict[str, Any]:
         ConfigError: no JSON object, or without what every run needs.
     """
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no readable JSON file: {error}") from error
     needed = ("folder", "steps", "codec", "data")
@@ -106,47 +123,12 @@ def _built(kind: type[_Settings], values: Mapping[str, Any], where: str) -> _Set
     return kind(**values)
 
 
-def _one_of(kind: type[_Choice], value: Any, where: str) -> _Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        raise ConfigError(f"{where} {value!r} is not one of {[entry.value for entry in kind]}") from None
-
-
-def build_source(described: Mapping[str, Any]) -> EpisodeSource:
-    """Return the reader a JSON description names.
-
-    Raises:
-        ConfigError: the kind is unknown.
-    """
-    kind, folder = described.get("kind"), Path(described.get("folder", ""))
-    if kind not in _KINDS:
-        raise ConfigError(f"data kind {kind!r} is not one of {_KINDS}")
-    if not described.get("folder") or not folder.is_dir():
-        raise ConfigError(f'dataset {dict(described)}: its "folder" must name an existing folder')
-    name, size = str(described.get("name", folder.name)), described.get("size")
-    info = SourceInfo(
-        name,
-        _one_of(ActionKind, described.get("actions", ActionKind.EE_DELTA.value), f"dataset {name}: actions"),
-        _one_of(Origin, described.get("origin", Origin.EXPERT.value), f"dataset {name}: origin"),
-        int(described.get("lag", MEASURED_LAG if kind == "worldgym" else 0)),
-        str(described.get("robot", "wx250s")),
-    )
-    if kind == "mcap":
-        return McapSource(info, sorted(folder.rglob("*.mcap")), size=size)
-    if kind == "worldgym":
-        return WorldGymSource(folder, info, size=size)
-    if kind == "bridge_raw":
-        return BridgeRawSource(folder, info, size=size)
-    return LeRobotSource(folder, info, described.get("camera"), size)
-
-
 def build_mixture(described: Mapping[str, Any]) -> MixtureConfig:
     """Return the mix; proportions are given by origin name."""
     values = dict(described)
     if "proportions" in values:
         values["proportions"] = {
-            _one_of(Origin, name, "mixture proportions:"): float(share) for name, share in values["proportions"].items()
+            one_of(Origin, name, "mixture proportions:"): float(share) for name, share in values["proportions"].items()
         }
     return _built(MixtureConfig, values, "mixture")
 

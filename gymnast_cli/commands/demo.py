@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gymnast_core.shipped import shipped_checkpoints
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -18,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--smoke", action="store_true", help="the same path in under three minutes; its numbers mean nothing"
     )
     parser.add_argument(
-        "--checkpoints", type=Path, default=Path("checkpoints"), help="policy/, world_model/ and judge/ to start from"
-    )
+        "--checkpoints", type=Path, default=shipped_checkpoints(),
+        help="policy/, world_model/ and judge/ to start from (default: the shipped ones)",
+    )  # fmt: skip
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run's folder goes")
 
 

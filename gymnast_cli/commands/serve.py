@@ -13,6 +13,8 @@ from rich.console import Console
 
 from gymnast_cli import robot_line
 from gymnast_cli.robot_line import engine_for
+from gymnast_core.errors import ConfigError
+from gymnast_core.shipped import KINDS, shipped_checkpoints
 
 if TYPE_CHECKING:
     from cloud_trainer.jobs.runner import Recorded
@@ -30,8 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
+    parser.add_argument("--checkpoints", type=Path, default=shipped_checkpoints(), metavar="FOLDER",
+                        help="with policy/, world_model/ and judge/ to know from the start (default: the shipped ones)"
+                        )  # fmt: skip
     parser.add_argument("--import", dest="imports", type=Path, action="append", default=[], metavar="CHECKPOINT",
-                        help="checkpoint folder to know from the start; may be repeated")  # fmt: skip
+                        help="checkpoint folder to know beside them; may be repeated")  # fmt: skip
     parser.add_argument("--policy", type=Path, metavar="CHECKPOINT",
                         help="run it for robots without a GPU: gymnast up --policy remote:HOST:PORT")  # fmt: skip
     parser.add_argument("--policy-device", default="auto", help="auto takes a GPU if there is one; cpu, cuda, cuda:N")
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     shelf = Shelf(args.folder / "checkpoints")
-    for checkpoint in args.imports:
+    for checkpoint in (*_at_hand(args.checkpoints), *args.imports):
         shelf.add(checkpoint)
 
     def runner(context: JobContext) -> Mapping[str, Any]:
@@ -88,6 +93,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     console.print(f"trainer in {args.folder}; Ctrl-C stops it")
     return serve(config, runner, _policy(args, console), beside=lambda service: _beside(service, args, shelf, console))
+
+
+def _at_hand(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, by kind.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    found = [folder / kind for kind in KINDS if (folder / kind).is_dir()]
+    if not found:
+        raise ConfigError(f"--checkpoints {folder} has none of {', '.join(KINDS)}; name the folder that holds them")
+    return found
 
 
 def _policy(args: argparse.Namespace, console: Console) -> PolicyServicer | None:

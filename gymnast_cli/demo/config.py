@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.shipped import shipped_checkpoints
 
 TASKS = ("lift", "push", "put", "drawer")
 
@@ -38,7 +39,7 @@ class DemoConfig:
     seed: int = 0
     rounds: int = 1
     from_scratch: bool = False
-    checkpoints: Path = Path("checkpoints")
+    checkpoints: Path = field(default_factory=shipped_checkpoints)
     runs: Path = Path("runs")
     evaluation_seeds: int = 100
     choosing_seeds: int = 25

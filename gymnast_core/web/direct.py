@@ -42,7 +42,8 @@ async def _ask(app: Any, peer: Peer, method: str, path: str, body: bytes) -> tup
         if not message.get("more_body", False):
             over.set()
 
-    headers = {"accept": "application/json", "content-type": "application/x-www-form-urlencoded", "host": "trainer"}
+    headers = {"accept": "application/json", "content-type": "application/x-www-form-urlencoded", "host": "trainer",
+               "content-length": str(len(body))}  # fmt: skip
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "https",
         "path": path, "raw_path": quote(path).encode(), "query_string": b"", "root_path": "", "client": None,

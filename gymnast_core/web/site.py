@@ -33,6 +33,7 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+FORM_BYTES = 256 * 1024
 Statuses = tuple[tuple[type[GymnastError], int], ...]
 STATUSES: Statuses = (
     (LoginError, 401),
@@ -137,6 +138,8 @@ class Site:
             origin = request.headers.get("origin")
             if request.method == "POST" and origin and urlsplit(origin).netloc != request.headers.get("host"):
                 return PlainTextResponse("this request came from another site; nothing was done", 403)
+            if request.method == "POST" and not _fits(request.headers.get("content-length", "")):
+                return PlainTextResponse(f"a form of 0 to {FORM_BYTES} bytes is read here; nothing was done", 413)
             response: Response = await call_next(request)
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
@@ -229,6 +232,11 @@ def size(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count:.0f} B"
+
+
+def _fits(length: str) -> bool:
+    """Whether a form is of a known and sane size."""
+    return length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= FORM_BYTES
 
 
 def _local(path: str) -> str:

@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from gymnast_core.errors import ContractError, GymnastError
+from gymnast_core.errors import ContractError, GymnastError, StorageError
 from gymnast_core.journal import Journal
 from gymnast_core.web.auth import Gate, User
 from gymnast_core.web.site import Site
@@ -128,28 +128,44 @@ def _add_page(app: FastAPI, site: Site, robot: Robot) -> None:
 
 
 def _add_actions(app: FastAPI, site: Site, robot: Robot, log: Journal) -> None:
-    def noted(user: User, action: str, answer: str) -> tuple[str, str]:
-        log.append(action, {"by": user.name, "role": user.role, "at_ns": time.time_ns(), "answer": answer})
+    def note(user: User, action: str, answer: str) -> None:
+        log.append(action, {"answer": answer, "by": user.name, "role": user.role, "at_ns": time.time_ns()})
+
+    def acted(user: User, action: str, do: Callable[[], object], answer: str) -> tuple[str, str]:
+        """Written down before it is done; what then fails gets a second entry."""
+        note(user, action, answer)
+        try:
+            do()
+        except GymnastError as error:
+            note(user, f"{action}: failed", str(error))
+            raise
         return answer, "/"
 
     def stop(user: User, form: Mapping[str, str]) -> tuple[str, str]:
         user.require("stop")
-        robot.stop()
-        return noted(user, "stop", "the arm is stopped; re-arm it when it is safe to move")
+        answer = "the arm is stopped; re-arm it when it is safe to move"
+        try:
+            robot.stop()  # at once: the disk that keeps the log may be slow
+        except GymnastError as error:
+            note(user, "stop: failed", str(error))
+            raise
+        try:
+            note(user, "stop", answer)
+        except StorageError as error:  # the arm stands all the same
+            return f"{answer} (not written down: {error})", "/"
+        return answer, "/"
 
     def re_arm(user: User, form: Mapping[str, str]) -> tuple[str, str]:
         user.require("re-arm")
-        robot.re_arm()
-        return noted(user, "re-arm", "the arm may move again")
+        return acted(user, "re-arm", robot.re_arm, "the arm may move again")
 
     def label(user: User, form: Mapping[str, str]) -> tuple[str, str]:
         user.require("label")
         wanted = form.get("label", "")
         if wanted not in ("success", "failure", "discard"):
             raise ContractError(f"{wanted!r} is no label; choose success, failure or discard")
-        robot.label(wanted, f"operator:{user.name}")
         said = "the episode is thrown away" if wanted == "discard" else f"the episode is labelled {wanted}"
-        return noted(user, f"label {wanted}", said)
+        return acted(user, f"label {wanted}", lambda: robot.label(wanted, f"operator:{user.name}"), said)
 
     site.act(app, "/stop", stop)
     site.act(app, "/re-arm", re_arm)

@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 
 from cloud_trainer.world_model.checkpoint import load_world_model
 from cloud_trainer.world_model.codec import IdentityCodec
+from cloud_trainer.world_model.data.described import build_source
 from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import MemorySource, SourceInfo
 from cloud_trainer.world_model.data.video import read_video
 from cloud_trainer.world_model.loss import LossConfig
 from cloud_trainer.world_model.sampler import SamplerConfig
-from cloud_trainer.world_model.train import build_source, main
+from cloud_trainer.world_model.train import main
 from cloud_trainer.world_model.trainer import TrainConfig, Trainer
 from gymnast_core.episodes import write_episode
 from gymnast_core.errors import ConfigError, CorruptError

@@ -1,8 +1,9 @@
-"""LeRobot v3 datasets (parquet + video), read without lerobot.
+"""LeRobot v3 datasets (parquet + video or image columns), read without lerobot.
 
 Layout: meta/info.json names the path templates; meta/episodes/**.parquet says which rows of which parquet and which
 seconds of which video belong to an episode; meta/tasks.parquet has the instructions. Frame i carries action i, the
 command given after seeing frame i, so N frames make N - 1 steps. Frames are thinned to the arm's control rate.
+Episodes are read one at a time, each from where it begins in its file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from cloud_trainer.world_model.data.lerobot_columns import Columns, choose, gripper_bounds
+from cloud_trainer.world_model.data.parquet import ParquetRows, read_table
 from cloud_trainer.world_model.data.source import (
     ActionKind,
     SourceInfo,
@@ -24,11 +27,13 @@ from cloud_trainer.world_model.data.source import (
     reading,
     shifted,
 )
-from cloud_trainer.world_model.data.video import read_video
+from cloud_trainer.world_model.data.units import UnitsError, check_joints, check_poses, check_sizes
+from cloud_trainer.world_model.data.video import VideoCursor, decode_picture
 from gymnast_core.errors import CorruptError
-from gymnast_core.types import Episode, FloatArray
+from gymnast_core.types import ByteArray, Episode, FloatArray
 
 _VERSION = "v3"
+_ROW_COLUMNS = ("episode_index", "tasks", "length", "data/chunk_index", "data/file_index")
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,18 @@ class LeRobotSource:
     Attributes:
         folder: holds meta/, data/ and videos/.
         info: tags; declare the schema of its actions.
-        camera: video key; default the first video feature.
+        camera: video or image feature; default the first that is no depth map.
         size: side to resize frames to.
+        state: columns that are the proprioception, see lerobot_columns.choose; "none" for a dataset without.
+        action: columns that are the action.
     """
 
     folder: Path
     info: SourceInfo
     camera: str | None = None
     size: int | None = None
+    state: str | None = None
+    action: str | None = None
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -58,7 +67,7 @@ class LeRobotSource:
         if not path.is_file():
             raise CorruptError(f"dataset {self.info.name}: {path} is missing; is it a LeRobot dataset?")
         with reading(self.info, path):
-            meta: dict[str, Any] = dict(json.loads(path.read_text()))
+            meta: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
         if not str(meta.get("codebase_version", "")).startswith(_VERSION):
             raise CorruptError(
                 f"dataset {self.info.name} is LeRobot {meta.get('codebase_version')!r}; v3 is read. "
@@ -70,30 +79,89 @@ class LeRobotSource:
     def rows(self) -> list[dict[str, Any]]:
         """One metadata row per episode, in order of episode_index."""
         with reading(self.info, self.folder / "meta" / "episodes"):
-            rows = [row for path in self._parquets("episodes") for row in _read_table(path)]
+            rows = [
+                row
+                for path in self._parquets("episodes")
+                for row in read_table(path, _ROW_COLUMNS, prefix=f"videos/{self.camera_key}/")
+            ]
             return sorted(rows, key=lambda row: int(row["episode_index"]))
 
     @cached_property
     def tasks(self) -> dict[int, str]:
         """task_index -> instruction."""
         path = self.folder / "meta" / "tasks.parquet"
-        table = _read_table(path) if path.is_file() else []
+        table = read_table(path) if path.is_file() else []
         names = ("task", "__index_level_0__")
         with reading(self.info, path):
             return {int(r["task_index"]): str(next(r[n] for n in names if r.get(n) is not None)) for r in table}
 
     @property
+    def cameras(self) -> list[str]:
+        """Video and image features, depth maps left out."""
+        return [
+            key for key, feature in self.meta["features"].items()
+            if feature.get("dtype") in ("video", "image") and not (feature.get("info") or {}).get("video.is_depth_map")
+        ]  # fmt: skip
+
+    @property
     def camera_key(self) -> str:
-        """The video feature that is read.
+        """The video or image feature that is read.
 
         Raises:
             CorruptError: there is none.
         """
-        videos = [key for key, feature in self.meta["features"].items() if feature.get("dtype") == "video"]
-        key = self.camera or next(iter(videos), "")
-        if key not in videos:
-            raise CorruptError(f"dataset {self.info.name} has video features {videos}, not {key!r}")
+        key = self.camera or next(iter(self.cameras), "")
+        if key not in self.cameras:
+            raise CorruptError(
+                f"dataset {self.info.name} has the cameras {self.cameras}, not {key!r}; choose one with --camera"
+            )
         return key
+
+    @cached_property
+    def state_columns(self) -> Columns | None:
+        """Where the proprioception is; None for a dataset without.
+
+        Raises:
+            SchemaError: not found; names the columns there are.
+        """
+        return choose(self.meta["features"], self.info, "state", "observation.state", self.state)
+
+    @cached_property
+    def action_columns(self) -> Columns | None:
+        """Where the action is; None for a dataset without.
+
+        Raises:
+            SchemaError: not found, or statistics contradict the units.
+            CorruptError: no actions in a dataset that is not declared text_only.
+        """
+        if self.info.actions is ActionKind.TEXT_ONLY:
+            return None
+        found = choose(self.meta["features"], self.info, "action", "action", self.action)
+        if found is None:
+            raise CorruptError(f"dataset {self.info.name} has no actions; declare it with --actions text_only")
+        bounds = gripper_bounds(self._statistics, found)
+        if bounds is not None and bounds[1] - bounds[0] > 0.005 and max(map(abs, bounds)) < 0.2:
+            raise UnitsError(
+                f"dataset {self.info.name}: the gripper of {found.feature} never leaves {bounds[0]:g}..{bounds[1]:g} "
+                "in meta/stats.json; metres? 0 (closed) to 1 (open) is read: convert it, or --actions text_only"
+            )
+        return found
+
+    @cached_property
+    def _statistics(self) -> dict[str, Any]:
+        path = self.folder / "meta" / "stats.json"
+        if not path.is_file():
+            return {}
+        with reading(self.info, path):
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @cached_property
+    def _video(self) -> VideoCursor:
+        return VideoCursor()
+
+    @cached_property
+    def _rows_of(self) -> ParquetRows:
+        return ParquetRows()
 
     def __len__(self) -> int:
         """Episodes."""
@@ -104,7 +172,7 @@ class LeRobotSource:
 
         Raises:
             CorruptError: a file is damaged or lacks something.
-            SchemaError: actions or frame rate are not what is declared or possible.
+            SchemaError: columns, units or frame rate are not what is declared or possible.
         """
         row = self.rows[index]
         with reading(self.info, f"episode {row['episode_index']} of {self.folder}"):
@@ -112,26 +180,36 @@ class LeRobotSource:
 
     def _episode(self, row: dict[str, Any]) -> Episode:
         table = self._data_rows(row)
-        frames = self._frames(row, len(table))
-        stored = np.array([entry["action"] for entry in table], np.float32) if "action" in table[0] else None
-        if stored is None and self.info.actions is not ActionKind.TEXT_ONLY:
-            raise CorruptError(f"dataset {self.info.name} has no actions; declare it text_only")
-        state = np.array([entry.get("observation.state", ()) for entry in table], np.float32)
-        joints = state if self.info.actions is ActionKind.JOINT and state.shape[-1] == 7 else None
-        actions = np.zeros((len(table), 0), np.float32) if stored is None else stored
+        actions, state = self._numbers(table, self.action_columns), self._numbers(table, self.state_columns)
+        joints = self.info.actions is ActionKind.JOINT
+        if joints and actions is not None:
+            check_joints(self.info, "action", actions)
+        if state is not None:
+            (check_joints if joints else check_poses)(self.info, "observation.state", state)
+        stored = np.zeros((len(table), 0), np.float32) if actions is None else actions
         whole = Episode(
             episode_id=f"{self.info.name}-{int(row['episode_index']):06d}",
             instruction=self._instruction(row, table),
-            images={self.camera_key: frames},
+            images={self.camera_key: self._frames(row, table)},
             proprio_TP=self._proprio(state, len(table)),
-            actions_TA=actions_of(self.info, actions, None if joints is None else joints[0])[:-1],
+            actions_TA=actions_of(self.info, stored, state[0] if joints and state is not None else None)[:-1],
             time_ns_T=np.array([round(entry["timestamp"] * 1e9) for entry in table], np.int64),
-            metadata={"source": self.info.name, "fps": self.meta["fps"]},
-        )
-        return at_control_rate(shifted(whole, self.info.lag), float(self.meta["fps"]), self.info)
+            metadata={
+                "source": self.info.name, "fps": self.meta["fps"], "cameras": self.cameras,
+                "proprioception": state is not None,
+            },
+        )  # fmt: skip
+        thinned = at_control_rate(shifted(whole, self.info.lag), float(self.meta["fps"]), self.info)
+        return check_sizes(thinned, self.info)
 
-    def _proprio(self, state: FloatArray, frames: int) -> FloatArray:
-        if state.shape[-1] != 7:
+    def _numbers(self, table: list[dict[str, Any]], columns: Columns | None) -> FloatArray | None:
+        """(T, 7) of the columns."""
+        if columns is None:
+            return None
+        return columns.of(np.array([entry[columns.feature] for entry in table], np.float32).reshape(len(table), -1))
+
+    def _proprio(self, state: FloatArray | None, frames: int) -> FloatArray:
+        if state is None:
             return np.zeros((frames, 7), np.float32)
         return proprio_of_joints(state) if self.info.actions is ActionKind.JOINT else state
 
@@ -144,34 +222,40 @@ class LeRobotSource:
         path = self.folder / template.format(
             chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"])
         )
-        wanted = [entry for entry in _read_table(path) if entry["episode_index"] == row["episode_index"]]
+        columns = [self.action_columns, self.state_columns]
+        names = ["frame_index", "timestamp", "task_index", *(found.feature for found in columns if found is not None)]
+        if self._has_pictures:
+            names.append(self.camera_key)
+        wanted = self._rows_of.where(path, "episode_index", int(row["episode_index"]), names)
         if len(wanted) != int(row["length"]):
             raise CorruptError(f"{path}: episode {row['episode_index']} has {len(wanted)} rows, not {row['length']}")
         return sorted(wanted, key=lambda entry: int(entry["frame_index"]))
 
-    def _frames(self, row: dict[str, Any], count: int) -> Any:
-        key = self.camera_key
+    @property
+    def _has_pictures(self) -> bool:
+        return bool(self.meta["features"][self.camera_key]["dtype"] == "image")
+
+    def _frames(self, row: dict[str, Any], table: list[dict[str, Any]]) -> ByteArray:
+        key, fps = self.camera_key, float(self.meta["fps"])
+        if self._has_pictures:
+            return np.stack([self._picture(entry[key], number) for number, entry in enumerate(table)])
         path = self.folder / str(self.meta["video_path"]).format(
             video_key=key,
             chunk_index=int(row[f"videos/{key}/chunk_index"]),
             file_index=int(row[f"videos/{key}/file_index"]),
         )
-        first = round(float(row[f"videos/{key}/from_timestamp"]) * float(self.meta["fps"]))
-        return read_video(path, first=first, count=count, size=self.size)
+        first = round(float(row[f"videos/{key}/from_timestamp"]) * fps)
+        return self._video.read(path, first=first, count=len(table), fps=fps, size=self.size)
+
+    def _picture(self, stored: Any, number: int) -> ByteArray:
+        """A picture of an image column: its bytes, or a file they were left in."""
+        data = stored.get("bytes") if isinstance(stored, dict) else None
+        if data is None and isinstance(stored, dict) and stored.get("path"):
+            data = (self.folder / str(stored["path"])).read_bytes()
+        return decode_picture(data or b"", f"frame {number}", self.size)
 
     def _parquets(self, name: str) -> list[Path]:
         found = sorted((self.folder / "meta" / name).rglob("*.parquet"))
         if not found:
             raise CorruptError(f"dataset {self.info.name} has no meta/{name}/*.parquet")
         return found
-
-
-def _read_table(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise CorruptError(f"{path} is not a readable parquet file: {error}") from error
-    return rows

@@ -12,14 +12,14 @@ from typing import Protocol
 
 import numpy as np
 
-from gymnast_core.errors import ConfigError, ContractError, CorruptError, GymnastError
+from gymnast_core.errors import ConfigError, CorruptError, GymnastError
 from gymnast_core.kinematics import forward
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.targets import proprioception, rotation_to_euler
 from gymnast_core.types import ACTION_DIM, Episode, FloatArray
 
 
-class SchemaError(ContractError):
+class SchemaError(ConfigError):
     """A dataset's actions cannot be turned into ours; the message names the dataset."""
 
 
@@ -105,15 +105,17 @@ class MemorySource:
 
 @dataclass(frozen=True)
 class SelectedSource:
-    """Some episodes of a dataset under another origin, e.g. its failures."""
+    """Some episodes of a dataset, under another origin (its failures) or its own (those that can be read)."""
 
     source: EpisodeSource
     indices: Sequence[int]
-    origin: Origin
+    origin: Origin | None = None
 
     @property
     def info(self) -> SourceInfo:
-        """The dataset's tags with this origin."""
+        """The dataset's tags, with this origin if there is one."""
+        if self.origin is None:
+            return self.source.info
         return replace(self.source.info, name=f"{self.source.info.name}/{self.origin.value}", origin=self.origin)
 
     def __len__(self) -> int:
@@ -162,14 +164,20 @@ def at_control_rate(episode: Episode, fps: float, info: SourceInfo) -> Episode:
         info: of the dataset.
 
     Raises:
-        SchemaError: fps is no multiple of the control rate, or the episode is shorter than one step.
+        SchemaError: fps is no multiple of the control rate.
+        CorruptError: the episode is shorter than one step.
     """
     rate = WIDOWX_250S.control_hz
     every = round(fps / rate)
-    if every < 1 or abs(fps - every * rate) > 1e-3 * rate or episode.steps < every:
+    if every < 1 or abs(fps - every * rate) > 1e-3 * rate:
         raise SchemaError(
             f"dataset {info.name}: episode {episode.episode_id} has {episode.steps} steps at {fps:g} frames/s; the "
-            f"arm is commanded at {rate:g} Hz, so a multiple of it and one whole step are needed. Resample the dataset"
+            f"arm is commanded at {rate:g} Hz, so a multiple of it is needed. Resample the dataset"
+        )
+    if episode.steps < every:
+        raise CorruptError(
+            f"dataset {info.name}: episode {episode.episode_id} has {episode.steps} steps at {fps:g} frames/s, less "
+            f"than one step of the arm at {rate:g} Hz; leave it out"
         )
     if every == 1:
         return episode
@@ -192,13 +200,15 @@ def shifted(episode: Episode, lag: int) -> Episode:
     """Return the episode with action t - lag between frames t and t + 1; steps without an action are cut off.
 
     Raises:
-        ConfigError: the lag leaves no step.
+        CorruptError: the lag leaves no step.
     """
     if lag == 0:
         return episode
     steps = episode.steps - abs(lag)
     if steps < 1:
-        raise ConfigError(f"episode {episode.episode_id} has {episode.steps} steps; a lag of {lag} leaves none")
+        raise CorruptError(
+            f"episode {episode.episode_id} has {episode.steps} steps; a lag of {lag} leaves none. Leave it out"
+        )
     first_frame, first_action = max(0, lag), max(0, -lag)
     frames = slice(first_frame, first_frame + steps + 1)
     return replace(
@@ -228,7 +238,8 @@ def actions_of(info: SourceInfo, stored_TD: FloatArray, start_joints_J: FloatArr
     if width != ACTION_DIM:
         raise SchemaError(
             f"dataset {info.name} declares {info.actions.value} actions of {ACTION_DIM} numbers but stores {width}; "
-            "declare its real schema"
+            "declare its real schema: --action names the columns that are x y z roll pitch yaw gripper (LeRobot), "
+            "--actions text_only reads the video alone"
         )
     if not np.isfinite(stored_TD).all():
         raise SchemaError(f"dataset {info.name} has actions that are not finite; drop those episodes")

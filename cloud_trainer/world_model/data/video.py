@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,34 +12,99 @@ import numpy as np
 from gymnast_core.errors import CorruptError
 from gymnast_core.types import ByteArray
 
+_DECODE_ACROSS = 64
+"""Frames to the next piece that are rather decoded than sought."""
 
-def read_video(path: Path, *, first: int = 0, count: int | None = None, size: int | None = None) -> ByteArray:
-    """Decode (F, H, W, 3) uint8 RGB frames.
+
+def read_video(path: Path, *, size: int | None = None) -> ByteArray:
+    """Decode all (F, H, W, 3) uint8 RGB frames of a file.
 
     Args:
         path: anything FFmpeg reads (h264, AV1, ...).
-        first: index of the first frame wanted; earlier ones are decoded and dropped.
-        count: how many; default all that follow.
         size: side to resize to (area averaging); default as stored.
 
     Raises:
-        CorruptError: unreadable, or fewer frames than asked for.
+        CorruptError: unreadable, or without a frame.
     """
     import av
 
-    frames: list[ByteArray] = []
     try:
         with av.open(str(path)) as container:
-            for index, frame in enumerate(container.decode(video=0)):
-                if count is not None and len(frames) == count:
-                    break
-                if index >= first:
-                    frames.append(resized(frame.to_ndarray(format="rgb24"), size))
+            frames = [resized(f.to_ndarray(format="rgb24"), size) for f in container.decode(video=0)]
     except (av.FFmpegError, IndexError) as error:
         raise CorruptError(f"{path} is not a readable video: {error}") from error
-    if not frames or (count is not None and len(frames) < count):
-        raise CorruptError(f"{path} gives {len(frames)} frames from frame {first} on, {count or 'some'} were expected")
+    if not frames:
+        raise CorruptError(f"{path} is a video without frames")
     return np.stack(frames)
+
+
+class VideoCursor:
+    """Cuts pieces out of long files of constant rate: reading them in order decodes each file once.
+
+    Holds one file open. A piece elsewhere begins at the key frame before it.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is open yet."""
+        self._path: Path | None = None
+        self._container: Any = None
+        self._frames: Iterator[tuple[int, Any]] = iter(())
+        self._next = 0
+
+    def read(self, path: Path, *, first: int, count: int, fps: float, size: int | None = None) -> ByteArray:
+        """Decode (count, H, W, 3) uint8 RGB frames from index `first` on; fps counts frames by their time stamps.
+
+        Raises:
+            CorruptError: unreadable, fewer frames than asked for, or frames that are missing.
+        """
+        import av
+
+        try:
+            if path != self._path or not self._next <= first <= self._next + _DECODE_ACROSS:
+                self._go(path, first, fps)
+            frames: list[ByteArray] = []
+            while len(frames) < count:
+                index, frame = next(self._frames)
+                if index >= first:
+                    self._require(path, index, first + len(frames), fps)
+                    frames.append(resized(frame.to_ndarray(format="rgb24"), size))
+            self._next = first + count
+        except StopIteration:
+            self.close()
+            raise CorruptError(f"{path} gives {len(frames)} frames from frame {first} on, not {count}") from None
+        except (av.FFmpegError, IndexError) as error:
+            self.close()
+            raise CorruptError(f"{path} is not a readable video: {error}") from error
+        return np.stack(frames)
+
+    def close(self) -> None:
+        """Close the file; reading goes on with another call."""
+        if self._container is not None:
+            self._container.close()
+        self._path, self._container, self._frames, self._next = None, None, iter(()), 0
+
+    def _go(self, path: Path, first: int, fps: float) -> None:
+        """Open the file if need be, and stand at the key frame before a frame."""
+        import av
+
+        if path != self._path:
+            self.close()
+            self._container, self._path = av.open(str(path)), path
+        stream = self._container.streams.video[0]
+        start = stream.start_time or 0
+        self._container.seek(start + int(first / fps / stream.time_base), stream=stream, backward=True)
+        self._frames = (
+            (round(float((frame.pts - start) * stream.time_base) * fps), frame)
+            for frame in self._container.decode(stream)
+            if frame.pts is not None
+        )
+
+    def _require(self, path: Path, found: int, expected: int, fps: float) -> None:
+        if found != expected:
+            self.close()
+            raise CorruptError(
+                f"{path} has frame {found} where {expected} was expected; is it {fps:g} frames/s throughout?"
+            )
 
 
 def read_picture(path: Path, size: int | None = None) -> ByteArray:
@@ -46,10 +113,21 @@ def read_picture(path: Path, size: int | None = None) -> ByteArray:
     Raises:
         CorruptError: unreadable.
     """
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return decode_picture(path.read_bytes(), str(path), size)
+
+
+def decode_picture(data: bytes, name: str, size: int | None = None) -> ByteArray:
+    """Decode the bytes of one (H, W, 3) uint8 RGB picture.
+
+    Raises:
+        CorruptError: unreadable; carries the name.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error as error:
+        raise CorruptError(f"{name} is not a readable picture: {error}") from error
     if image is None:
-        raise CorruptError(f"{path} is not a readable picture")
+        raise CorruptError(f"{name} is not a readable picture ({len(data)} bytes)")
     return resized(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size)
 
 
