@@ -231,7 +231,8 @@ class Loop:
             def pairs(advance: Advance, first: int = first, size: int = size) -> list[list[bool]]:
                 versions = [self.policy, candidate]
                 trials = trials_of(self._run(versions, first, size, advance), versions)
-                return [[trials[version][key] for version in versions] for key in sorted(trials[self.policy])]
+                rows = [[trials[version][key] for version in versions] for key in sorted(trials[self.policy])]
+                return [[won for won in row if won is not None] for row in rows if None not in row]
 
             rows = self._step(f"{number}/canary/{candidate}/{done}", pairs)
             self._episodes += 2 * len(rows)
@@ -263,7 +264,7 @@ class Loop:
             for begin, size in ((0, recorded), (recorded, count - recorded)):
                 if size:
                     rows += self._run([version], first + begin, size, advance, record=begin < recorded)["episodes"]
-            return [[row["task"], row["seed"], row["success"] is True] for row in rows]
+            return [[row["task"], row["seed"], row["success"]] for row in rows]
 
         rows = self._step(name, measure)
         self._episodes += len(rows)

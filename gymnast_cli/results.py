@@ -8,18 +8,20 @@ from typing import Any
 from gymnast_core.errors import ContractError
 from gymnast_core.statistics import PairCounts, mcnemar_exact, paired_difference
 
-Trials = Mapping[tuple[str, int], bool]
-"""(task, seed) -> succeeded."""
+Trials = Mapping[tuple[str, int], bool | None]
+"""(task, seed) -> succeeded; None where nobody labelled the episode, which is no failure."""
 
 
 def counts(trials: Trials) -> dict[str, Any]:
-    """Return {successes, n, tasks: {name: {successes, n}}}."""
+    """Return {successes, n, unlabelled, tasks: {name: the same}}; n are the labelled ones."""
     tasks = {name: _count([won for (task, _), won in trials.items() if task == name]) for name in task_names(trials)}
     return {**_count(list(trials.values())), "tasks": tasks}
 
 
 def difference(before: Trials, after: Trials) -> dict[str, Any]:
     """Return after minus before, paired: {mean, low, high, p, tasks: {name: {mean, low, high}}}.
+
+    A start state that is unlabelled in either says nothing and is left out.
 
     Raises:
         ContractError: the two were not tried on the same start states.
@@ -29,21 +31,20 @@ def difference(before: Trials, after: Trials) -> dict[str, Any]:
         raise ContractError(
             f"the evaluations differ in their start states, e.g. {odd}; evaluate both on the same seeds"
         )
-    keys = list(before)
-    pairs = PairCounts.of([before[key] for key in keys], [after[key] for key in keys])
-    tasks = {}
-    for name in task_names(before):
-        own = [key for key in keys if key[0] == name]
-        of_task = PairCounts.of([before[key] for key in own], [after[key] for key in own])
-        tasks[name] = paired_difference(of_task).to_json()
+    both = {key: (won, again) for key, won in before.items() if won is not None and (again := after[key]) is not None}
+    pairs = _pairs(list(both.values()))
+    tasks = {
+        name: paired_difference(_pairs([pair for (task, _), pair in both.items() if task == name])).to_json()
+        for name in dict.fromkeys(task for task, _ in both)
+    }
     return {**paired_difference(pairs).to_json(), "p": mcnemar_exact(pairs), "tasks": tasks}
 
 
 def trials_of(result: Mapping[str, Any], versions: Sequence[str]) -> dict[str, Trials]:
-    """Sort an evaluation's rows by version; an episode without a label is no success."""
-    trials: dict[str, dict[tuple[str, int], bool]] = {version: {} for version in versions}
+    """Sort an evaluation's rows by version."""
+    trials: dict[str, dict[tuple[str, int], bool | None]] = {version: {} for version in versions}
     for row in result["episodes"]:
-        trials[row["policy"]][row["task"], row["seed"]] = row["success"] is True
+        trials[row["policy"]][row["task"], row["seed"]] = row["success"]
     return dict(trials)
 
 
@@ -52,5 +53,10 @@ def task_names(trials: Trials) -> list[str]:
     return list(dict.fromkeys(task for task, _ in trials))
 
 
-def _count(outcomes: Sequence[bool]) -> dict[str, int]:
-    return {"successes": int(sum(outcomes)), "n": len(outcomes)}
+def _count(outcomes: Sequence[bool | None]) -> dict[str, int]:
+    labelled = [won for won in outcomes if won is not None]
+    return {"successes": sum(labelled), "n": len(labelled), "unlabelled": len(outcomes) - len(labelled)}
+
+
+def _pairs(pairs: Sequence[tuple[bool, bool]]) -> PairCounts:
+    return PairCounts.of([before for before, _ in pairs], [after for _, after in pairs])

@@ -19,12 +19,12 @@ from cloud_trainer.jobs.gates import (
     pass_gates,
     starts_within,
 )
-from cloud_trainer.jobs.job import Job, load_episodes, other_lengths
+from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
 from cloud_trainer.jobs.pieces import Ground
 from cloud_trainer.jobs.practice import clips_for, frame_sizes, grpo_config, lineage_of, practice_judge, result_of
 from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
 from cloud_trainer.jobs.settings import PipelineConfig
-from cloud_trainer.jobs.splits import name_of, split_of
+from cloud_trainer.jobs.splits import split_of
 from cloud_trainer.jobs.train import Training
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.compact_data import Clips, clips_of
@@ -64,16 +64,17 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
     scene = str(job.spec["scene"])
     home = load_world(job.checkpoints["world_model"], config.dream)
     frame_sizes(job, config, home)
-    episodes = load_episodes(job, config.most_episodes, home.image_size, config.dream.episode_steps)
+    episodes = load_episodes(job, config.most_episodes, home.image_size)
+    steps = practice_steps(episodes, config.dream.episode_steps)
     here = [episode for episode in episodes if episode.metadata.get("scene") == scene]
     mine = [episode for episode in here if episode.instruction == job.spec["instruction"]]
     if not mine:
         raise ConfigError(f"no episode of {job.spec['instruction']!r} in scene {scene!r}; collect a few there first")
     others = [episode for episode in episodes if episode.metadata.get("scene") != scene]
-    others.sort(key=name_of)
-    mine.sort(key=name_of)
-    rehearsed = [episode for episode in others if split_of(name_of(episode)) == "world_model"]
-    held_out = [episode for episode in others if split_of(name_of(episode)) != "world_model"]
+    others.sort(key=lambda episode: episode.episode_id)
+    mine.sort(key=lambda episode: episode.episode_id)
+    rehearsed = [episode for episode in others if split_of(episode.episode_id) == "world_model"]
+    held_out = [episode for episode in others if split_of(episode.episode_id) != "world_model"]
     scene_clips = clips_of(here, home.image_size)
     there = home.in_scene(scene_clips, seed=job.seed)
     judge = practice_judge(job, config, job.checkpoints["judge"])
@@ -85,26 +86,25 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
     allowed = iterations_within(job.spec, grpo.iterations, grpo.groups * grpo.group_size)
     training = _practise(
         job, config, replace(grpo, iterations=allowed), lambda: clock() > deadline, (there, home), judge, scene_clips,
-        mine, rehearsed, passed,
+        mine, rehearsed, passed, steps,
     )  # fmt: skip
     result = result_of(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], passed, len(mine))
     result["ended_by"] = _ended_by(len(training.history), allowed, grpo.iterations)
-    result["other_lengths"] = other_lengths(job, config.most_episodes, len(episodes))
     if not result["candidates"]:
         result["refused"] = f"budget_s {job.spec.get('budget_s')} did not last for one iteration; give more"
     elif held_out:
-        result |= _remembering(job, config, home, judge, held_out, result["candidates"])
+        result |= _remembering(job, config, home, judge, held_out, steps, result["candidates"])
     return result
 
 
 def _remembering(
     job: Job, config: PipelineConfig, home: World, judge: Judge,
-    held_out: Sequence[Episode], candidates: Sequence[Mapping[str, Any]],
+    held_out: Sequence[Episode], steps: int, candidates: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """Offer the longest trained of (all, half, a quarter, ...) of the iterations that does not forget the rest."""
     check = ForgettingCheck(
         home, judge, at_most(clips_for(held_out, "other scenes", home.image_size), config.forgetting_starts),
-        job.checkpoints["policy"],
+        job.checkpoints["policy"], steps=steps,
         adapted_to=str(job.spec["instruction"]), seed=job.seed, device=config.device, cancelled=job.cancelled,
     )  # fmt: skip
     count, tried, refusal = len(candidates), [], ""
@@ -128,19 +128,19 @@ def _ended_by(done: int, allowed: int, asked: int) -> str:
 
 def _practise(
     job: Job, config: PipelineConfig, grpo: GrpoConfig, late: Callable[[], bool], worlds: tuple[World, World],
-    judge: Judge, here: Clips, mine: Sequence[Episode], others: Sequence[Episode], passed: Passed,
+    judge: Judge, here: Clips, mine: Sequence[Episode], others: Sequence[Episode], passed: Passed, steps: int,
 ) -> Training:  # fmt: skip
     """Run GRPO for its iterations; the time budget cuts off."""
     there, home = worlds
     scene_clips, parent = clips_for(mine, "scene", there.image_size), job.checkpoints["policy"]
-    begin, later = starts_within(scene_clips, passed.horizon)
+    begin, later = starts_within(scene_clips, steps, passed.horizon)
     novel, told = novel_beginnings(begin, here, config, seed=job.seed)
     load = functools.partial(load_world, job.checkpoints["world_model"], config.dream)
     again = functools.partial(_world_in_scene, load, here, job.seed)
     grounds, anchor = [Ground(at_hand(config, there, again), [*begin, *novel], later)], None
     if others:
         elsewhere = clips_for(others, "other scenes", home.image_size)
-        starts, keyframes = starts_within(elsewhere, None)
+        starts, keyframes = starts_within(elsewhere, steps, None)
         if config.rehearsal > 0:
             grounds.append(Ground(at_hand(config, home, load), starts, keyframes, config.rehearsal))
         if config.anchor > 0:

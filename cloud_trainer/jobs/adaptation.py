@@ -63,8 +63,9 @@ def frame_anchor(base: TokenPolicy, clips: Clips, *, weight: float, frames: int 
         Li & Hoiem, "Learning without Forgetting", 2016, section 3: the old model's outputs as targets.
     """
     steps = np.arange(0, clips.actions_NTA.shape[1], base.chunk_length)
-    images_NHWC = base.training_frames(clips.frames_NTHWC[:, steps].reshape(-1, *clips.frames_NTHWC.shape[2:]))
-    texts = [text for text in clips.instructions for _ in steps]
+    row, column = np.nonzero(steps < clips.length_N[:, None])
+    images_NHWC = base.training_frames(clips.frames_NTHWC[row, steps[column]])
+    texts = [clips.instructions[n] for n in row]
 
     def loss(policy: TokenPolicy, rng: np.random.Generator) -> torch.Tensor:
         rows = rng.integers(0, len(texts), frames)

@@ -44,7 +44,7 @@ def keep_dreams(world: World, judge: Judge, held_out: Clips, folder: Path, *, se
             {
                 "episode_id": clips.episode_ids[n],
                 "instruction": clips.instructions[n],
-                "real": "success" if clips.success_N[n] else "failure",
+                "real": clips.outcome_of(n).value,
                 "imagined": verdict.outcome.value,
                 "score": round(float(verdict.score), 4),
                 "frame_steps": steps,

@@ -100,6 +100,7 @@ class ForgettingCheck:
         judge: of the imagined ends.
         clips: recorded elsewhere; neither rehearsed from nor in the world model's refinement, if it is to be believed.
         base: the policy before.
+        steps: control steps of a whole dream.
         adapted_to: instruction that was adapted; it is told by_task, and left out of the overall figure.
         seed: of the model's noise.
         device: of large policies, see load_batched.
@@ -107,10 +108,10 @@ class ForgettingCheck:
     """
 
     def __init__(
-        self, world: World, judge: Judge, clips: Clips, base: Path, *, adapted_to: str = "",
+        self, world: World, judge: Judge, clips: Clips, base: Path, *, steps: int, adapted_to: str = "",
         seed: int, device: str = "cpu", cancelled: Cancelled = never,
     ) -> None:  # fmt: skip
-        self._world, self._judge, self._clips, self._seed = world, judge, clips, seed
+        self._world, self._judge, self._clips, self._seed, self._steps = world, judge, clips, seed, steps
         self._texts, self._cancelled, self._device = np.array(clips.instructions), cancelled, device
         self._other = self._texts != adapted_to if (self._texts != adapted_to).any() else np.ones(len(clips), bool)
         self._before = self._dream(base)
@@ -128,7 +129,7 @@ class ForgettingCheck:
         return Forgetting(n=int(whole.pop("n")), sight=self._sight, by_task=by_task, **whole)
 
     def _dream(self, folder: Path) -> tuple[BoolArray, BoolArray]:
-        starts, policy = starts_of(self._clips), load_batched(folder, device=self._device)
+        starts, policy = starts_of(self._clips, ends=self._steps), load_batched(folder, device=self._device)
         rollouts = imagine_from(self._world, starts, policy, seed=self._seed, cancelled=self._cancelled)
         success, decided, _ = outcomes_of(self._judge.judge(rollouts))
         return success, decided

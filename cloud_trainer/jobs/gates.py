@@ -129,7 +129,7 @@ def pass_gates(
     Args:
         world: about to be practised in.
         judge: about to reward.
-        held_out: labelled full-length episodes.
+        held_out: labelled episodes; those that end before gates.audit.start are left out.
         gates: what is demanded.
         folder: audit.json, audit.html, judge_trust.json and the dreams go here.
         tracker_episodes: other episodes of the same camera.
@@ -142,6 +142,7 @@ def pass_gates(
             refined.
     """
     progress(ProgressEvent("audit", 0, 1))
+    held_out = [episode for episode in held_out if episode.steps > gates.audit.start]
     dreamer = world.dreamer()
     dreams, imagined, recorded = dreamt_verdicts(dreamer, judge, held_out, start=gates.audit.start, seed=seed)
     outcomes = outcome_report(
@@ -208,14 +209,15 @@ def drift_of(manifest: Manifest, verdicts: Sequence[Verdict], episodes: Sequence
     return monitor.look()
 
 
-def starts_within(clips: Clips, horizon: int | None) -> tuple[list[StartState], list[StartState]]:
+def starts_within(clips: Clips, steps: int, horizon: int | None) -> tuple[list[StartState], list[StartState]]:
     """Return (beginnings, keyframes) of which every dream ends inside the trusted horizon.
 
     Args:
-        clips: recorded episodes of one length.
-        horizon: see Passed; None or that length starts at the beginning, less starts as late as it takes.
+        clips: recorded episodes of any length; one that ended before a start gives none there.
+        steps: control steps of a whole dream.
+        horizon: see Passed; None or `steps` starts at the beginning, less starts as late as it takes.
     """
-    steps = clips.actions_NTA.shape[1]
     first = 0 if horizon is None else max(0, steps - horizon)
     later = tuple(range(first + CHUNK, steps, CHUNK))
-    return starts_of(clips, steps=(first,)), starts_of(clips, steps=later) if later else []
+    begin = starts_of(clips, steps=(first,), ends=steps)
+    return begin, starts_of(clips, steps=later, ends=steps) if later else []

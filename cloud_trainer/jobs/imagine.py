@@ -187,12 +187,12 @@ def replay_clips(
 
     Args:
         world: to dream in.
-        clips: full-length episodes, at its image size.
+        clips: episodes of any length, at its image size; a shorter one's dream ends, and stands still, where it did.
         seed: of the model's noise.
         step: where the dream takes over from the recording, a chunk start.
         cancelled: asked before every step.
     """
-    starts, batches = starts_of(clips, steps=(step,)), []
+    starts, batches = starts_of(clips, steps=(step,), ends=clips.length_N), []
     for rows in _batches(world, len(starts)):
         env = world.env(starts[rows])
         policy = RecordedActions(clips.actions_NTA[rows, step:])

@@ -10,7 +10,7 @@ import numpy as np
 
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.grpo.scored import join_scored
-from cloud_trainer.jobs.job import Job, load_episodes, other_lengths
+from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.practice import Dream, frame_sizes, grpo_config, lineage_of, lora_of, trusted_dream
 from cloud_trainer.jobs.reinforce import ground_of, imagined_groups, judge_maker, tell_other_tasks, told_starts
 from cloud_trainer.jobs.settings import PipelineConfig
@@ -31,8 +31,7 @@ def imitate(job: Job) -> dict[str, Any]:
     """Fine-tune the policy on recorded successes and, with imagined_rounds, on imagined ones (Iter-SFT).
 
     Returns:
-        JSON: candidates [{id, iteration, folder}], register (folders), episodes (count), imagined_successes, folder,
-        other_lengths (labelled episodes left out for their length);
+        JSON: candidates [{id, iteration, folder}], register (folders), episodes (count), imagined_successes, folder;
         with imagined_rounds also world_model, judge, audit, other_tasks and what improve() says of them.
 
     Raises:
@@ -43,7 +42,7 @@ def imitate(job: Job) -> dict[str, Any]:
     config = PipelineConfig.of(job.spec.get("config", {}))
     _check(config)
     size = frame_sizes(job, config, load_world(job.checkpoints["world_model"], config.dream))["world_model"]
-    episodes = load_episodes(job, config.most_episodes, size, config.dream.episode_steps)
+    episodes = load_episodes(job, config.most_episodes, size)
     won = [episode for episode in episodes if episode.outcome is Outcome.SUCCESS]
     if not won:
         raise ConfigError("no recorded success to imitate; collect and label some, by hand or with the scripted expert")
@@ -60,7 +59,6 @@ def imitate(job: Job) -> dict[str, Any]:
         told = {**_of_dream(dream), "imagined_successes": len(imagined[1])}
     return {
         "imagined_successes": 0, **told, "candidates": [candidate], "episodes": len(won), "folder": str(job.folder),
-        "other_lengths": other_lengths(job, config.most_episodes, len(episodes)),
     }  # fmt: skip
 
 

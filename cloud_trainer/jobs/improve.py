@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloud_trainer.jobs.job import Job, other_lengths
+from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.practice import grpo_config, lineage_of, result_of, trusted_dream
 from cloud_trainer.jobs.reinforce import ground_of, judge_maker, reinforce, tell_other_tasks, told_starts
 from cloud_trainer.jobs.settings import PipelineConfig
@@ -16,8 +16,7 @@ def improve(job: Job) -> dict[str, Any]:
     Returns:
         JSON: candidates [{id, iteration, folder, imagined_reward, other_tasks}], world_model, judge (ids), register
         (folders), audit, judge_trust, judge_drift, horizon, imagined_reward (curve), episodes (count), folder, and
-        world_model_kept: why a refined world model was not promoted over its parent, or empty; other_lengths: labelled
-        episodes that were left out for their length.
+        world_model_kept: why a refined world model was not promoted over its parent, or empty.
 
     Raises:
         NotTrustedError: the audit is out of bounds, or the judge's precision is not proven; nothing was trained.
@@ -36,5 +35,4 @@ def improve(job: Job) -> dict[str, Any]:
     count = sum(len(part) for part in dream.parts.values())
     result = result_of(job, training, dream.world_model, dream.judge_folder, dream.passed, count)
     tell_other_tasks(job, config, dream, held_out, result["candidates"])
-    odd = other_lengths(job, config.most_episodes, count)
-    return {**result, "world_model_kept": dream.kept, "other_lengths": odd}
+    return {**result, "world_model_kept": dream.kept}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.progress import Cancelled, Progress, ProgressEvent
-from gymnast_core.episodes import read_episode, read_summary
+from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.types import Episode, Outcome
 
@@ -43,30 +43,22 @@ class Job:
         return int(self.spec.get("seed", 0))
 
 
-def load_episodes(job: Job, most: int, image_size: int, steps: int | None = None) -> list[Episode]:
-    """Read the newest labelled, full-length episodes, frames of image_size pixels a side.
+def load_episodes(job: Job, most: int, image_size: int) -> list[Episode]:
+    """Read the newest labelled episodes, whatever their length, frames of image_size pixels a side.
 
-    Others (e-stop, crash, another time limit) are kept in the store but not learned from; progress tells how many.
+    The catalogue's label holds, not the file's. An episode without one says nothing about success and is not read.
 
     Args:
         job: whose.
         most: only the newest so many are looked at.
         image_size: pixels a side.
-        steps: length of a full episode; None is full_length() of those that are labelled.
 
     Raises:
-        ConfigError: there is none; the message tells the lengths that were found.
+        ConfigError: none is labelled.
     """
-    wanted = job.episodes[-most:]
-    lengths = {entry.path: read_summary(entry.path).steps for entry in wanted if entry.outcome in _LABELS}
-    full = full_length(list(lengths.values())) if steps is None else steps
-    chosen = [entry for entry in wanted if lengths.get(entry.path) == full]
+    chosen = [entry for entry in job.episodes[-most:] if entry.outcome in _LABELS]
     if not chosen:
-        raise ConfigError(
-            f"none of {len(job.episodes)} episodes is labelled{told(lengths.values(), full)}; collect and label some"
-        )
-    if odd := len(lengths) - len(chosen):
-        job.progress(ProgressEvent("other_lengths", odd, len(lengths), {"episode_steps": full}))
+        raise ConfigError(f"none of {len(job.episodes)} episodes is labelled; collect and label some")
     episodes = []
     for index, entry in enumerate(chosen):
         episode = read_episode(entry.path, image_size=(image_size, image_size))
@@ -76,22 +68,13 @@ def load_episodes(job: Job, most: int, image_size: int, steps: int | None = None
     return episodes
 
 
-def other_lengths(job: Job, most: int, used: int) -> int:
-    """How many of a job's newest labelled episodes were left out for their length, when so many were used."""
-    return sum(entry.outcome in _LABELS for entry in job.episodes[-most:]) - used
+def practice_steps(episodes: Sequence[Episode], asked: int | None) -> int:
+    """Return how long a dream to practise in lasts: what was asked for, else what most episodes last.
 
-
-def full_length(steps: Sequence[int]) -> int:
-    """Return the length that most episodes have, the longer of two that are as frequent; 0 of none."""
-    counts = Counter(steps)
-    return max(counts, key=lambda length: (counts[length], length), default=0)
-
-
-def told(steps: Iterable[int], full: int) -> str:
-    """Words for an error: what length was looked for and which there are; empty where there are none."""
-    found = ", ".join(f"{length} ({count})" for length, count in sorted(Counter(steps).items()))
-    return (
-        f" and {full} steps long (lengths there: {found}; the job's config dream.episode_steps names another)"
-        if found
-        else ""
-    )
+    Of two lengths that are as frequent, the longer. Demonstrations and early ends are shorter; a dream that begins
+    where they did lasts as long as any other.
+    """
+    if asked is not None:
+        return asked
+    counts = Counter(episode.steps for episode in episodes)
+    return max(counts, key=lambda length: (counts[length], length))

@@ -27,7 +27,7 @@ from gymnast_core.manifest import Manifest
 
 @dataclass(frozen=True)
 class JudgeData:
-    """Labelled full-length episodes, apart from each other.
+    """Labelled episodes, apart from each other.
 
     Attributes:
         recorded: shown with their real ends; may be what the world model was trained on.
@@ -42,7 +42,8 @@ class JudgeData:
 
 
 def real_examples(clips: Clips, size: int) -> Examples:
-    """First and last recorded frames, shrunk to what the judge sees."""
+    """First and last recorded frames of the labelled episodes, shrunk to what the judge sees."""
+    clips = clips.labelled()
     ends = clips.frames_NTHWC[:, 0], clips.frames_NTHWC[np.arange(len(clips)), clips.length_N]
     first, last = (area_downsample(frames, size) for frames in ends)
     ones = np.ones(len(clips), np.float32)
@@ -50,7 +51,8 @@ def real_examples(clips: Clips, size: int) -> Examples:
 
 
 def imagined_examples(world: World, clips: Clips, size: int, *, seed: int, cancelled: Cancelled = never) -> Examples:
-    """First recorded and last imagined frames, with what really happened."""
+    """First recorded and last imagined frames of the labelled episodes, with what really happened."""
+    clips = clips.labelled()
     rollouts = replay_clips(world, clips, seed=seed, cancelled=cancelled)
     return examples_from_rollouts(rollouts, clips.success_N, size)
 
@@ -61,10 +63,10 @@ def replayed_outcomes(
     """Replay recorded episodes in the dream and compare their judged ends with what really happened.
 
     Raises:
-        ConfigError: an episode has no label or is shorter than the others, or the judge abstained on all.
+        ConfigError: an episode has no label, or the judge abstained on all.
     """
-    if not clips.labelled_N.all() or (clips.length_N < clips.actions_NTA.shape[1]).any():
-        raise ConfigError("comparing outcomes needs labelled episodes of full length; leave the others out")
+    if not clips.labelled_N.all():
+        raise ConfigError("comparing outcomes needs labelled episodes; leave the others out")
     success, decided, score = outcomes_of(judge.judge(replay_clips(world, clips, seed=seed, cancelled=cancelled)))
     policies = ("recorded",) * len(clips)
     judged = Judged(judge.version, success, decided, score, clips.success_N, clips.instructions, policies)

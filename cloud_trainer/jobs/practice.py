@@ -10,7 +10,7 @@ from typing import Any
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import MODES
 from cloud_trainer.jobs.gates import Passed, pass_gates, starts_within
-from cloud_trainer.jobs.job import Job, load_episodes
+from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
 from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import split
@@ -44,6 +44,7 @@ class Dream:
         parts: the recorded episodes by what they were used for, see jobs.splits.
         starts: recorded beginnings.
         keyframes: recorded later chunk starts.
+        steps: control steps of a whole dream.
         kept: why a refined world model was not promoted over its parent, or empty.
     """
 
@@ -55,6 +56,7 @@ class Dream:
     parts: Mapping[str, Clips]
     starts: Sequence[StartState]
     keyframes: Sequence[StartState]
+    steps: int
     kept: str
 
 
@@ -69,7 +71,9 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
     named = practice_judge(job, config, job.checkpoints["judge"]) if config.judge else None
     home = load_world(job.checkpoints["world_model"], config.dream)
     frame_sizes(job, config, home)
-    episodes = split(load_episodes(job, config.most_episodes, home.image_size, config.dream.episode_steps))
+    loaded = load_episodes(job, config.most_episodes, home.image_size)
+    steps, episodes = practice_steps(loaded, config.dream.episode_steps), split(loaded)
+    del loaded  # or its frames would be held twice
     parts: dict[str, Clips] = {}
     for name in episodes:  # one part after the other lets go of its frames as they were read
         parts[name] = clips_for(episodes[name], name, home.image_size)
@@ -86,9 +90,9 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
         world, judge, episodes["audit"], config.gates, job.folder, tracker_episodes=episodes["world_model"],
         came_with=before, progress=job.progress, seed=job.seed,
     )  # fmt: skip
-    within = [starts_within(part, passed.horizon) for part in parts.values()]
+    within = [starts_within(part, steps, passed.horizon) for part in parts.values()]
     starts, late = ([start for pair in within for start in pair[which]] for which in (0, 1))
-    return Dream(world, world_model, judge, judge_folder, passed, parts, starts, late, kept)
+    return Dream(world, world_model, judge, judge_folder, passed, parts, starts, late, steps, kept)
 
 
 def practice_judge(job: Job, config: PipelineConfig, checkpoint: Path) -> Judge:

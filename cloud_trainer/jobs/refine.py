@@ -72,4 +72,5 @@ def refined_judge(job: Job, config: PipelineConfig, world: World, parts: Mapping
 
 def _can_calibrate(clips: Clips) -> bool:
     """Whether both outcomes are there, and enough of them to move a threshold for."""
-    return len(clips) >= CALIBRATION_EPISODES and bool(clips.success_N.any()) and not bool(clips.success_N.all())
+    success = clips.success_N[clips.labelled_N]
+    return len(success) >= CALIBRATION_EPISODES and bool(success.any()) and not bool(success.all())

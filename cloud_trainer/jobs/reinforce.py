@@ -154,6 +154,7 @@ def tell_other_tasks(
         dream.judge,
         held_out,
         job.checkpoints["policy"],
+        steps=dream.steps,
         seed=job.seed,
         device=config.device,
         cancelled=job.cancelled,

@@ -11,7 +11,7 @@ from typing import Any
 
 from cloud_trainer.jobs.forgetting import load_batched
 from cloud_trainer.jobs.imagine import imagine_from
-from cloud_trainer.jobs.job import Job, load_episodes
+from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
 from cloud_trainer.jobs.ledger import rows_of
 from cloud_trainer.jobs.runner import MOST_REPLAYED
 from cloud_trainer.judge.learned import LearnedJudge
@@ -29,14 +29,14 @@ def replay(job: Job) -> dict[str, Any]:
         JSON: ledger (rows, see LedgerRow), and nothing to register or to offer.
 
     Raises:
-        ConfigError: none of the episodes is labelled and of full length.
+        ConfigError: none of the episodes is labelled.
     """
     world = load_world(job.checkpoints["world_model"])
     judge = LearnedJudge.load(job.checkpoints["judge"])
     policy = load_batched(job.checkpoints["policy"], device="auto")
 
     def dream(episodes: Sequence[Episode]) -> Sequence[Verdict]:
-        starts = starts_of(clips_of(episodes, world.image_size))
+        starts = starts_of(clips_of(episodes, world.image_size), ends=practice_steps(episodes, None))
         return judge.judge(imagine_from(world, starts, policy, seed=job.seed, cancelled=job.cancelled))
 
     episodes = load_episodes(job, MOST_REPLAYED, world.image_size)

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.jobs.ledger import CalibrationLedger, LedgerRow
-from cloud_trainer.jobs.runner import MOST_REPLAYED, is_evaluation
+from cloud_trainer.jobs.runner import MOST_REPLAYED
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobStore
 from gymnast_core.errors import GymnastError
+from gymnast_core.purpose import is_measurement
 from gymnast_core.types import Outcome
 
 LOG = logging.getLogger(__name__)
+_LABELS = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
 
 
 def record_rows(path: Path, result: Mapping[str, Any]) -> int:
@@ -33,23 +35,27 @@ def record_rows(path: Path, result: Mapping[str, Any]) -> int:
 class ReplayWatch:
     """Looks for evaluation episodes that are not in the ledger yet, on a thread of the trainer.
 
+    An episode that cannot be replayed yet is looked at again until it can: one that is labelled later, whose policy
+    arrives later, or whose trial is still blinded.
+
     Args:
         catalogue: of the trainer's episodes, all tenants.
         jobs: where the replay is submitted.
         ledger: its path.
         holds: whether the trainer has a policy with this id, and a world model and judge at all.
+        blinded: whether who acted in an episode must not be seen yet: a replay job names its policy.
         poll_s: between looks; a job is submitted at the second look that finds the same episodes waiting, so that an
             evaluation under way is not cut to pieces, and only while no other job waits or runs.
     """
 
     def __init__(
-        self, catalogue: EpisodeCatalogue, jobs: JobStore, ledger: Path, holds: Callable[[str], bool], *,
-        poll_s: float = 5.0,
+        self, catalogue: EpisodeCatalogue, jobs: JobStore, ledger: Path, holds: Callable[[str], bool],
+        blinded: Callable[[EpisodeRow], bool] = lambda row: False, *, poll_s: float = 5.0,
     ) -> None:  # fmt: skip
-        self._catalogue, self._jobs, self._ledger, self._holds = catalogue, jobs, ledger, holds
-        self._poll_s = poll_s
+        self._catalogue, self._jobs, self._ledger = catalogue, jobs, ledger
+        self._holds, self._blinded, self._poll_s = holds, blinded, poll_s
         self._seen: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._waiting: dict[tuple[str, str], list[str]] = {}
+        self._measured: dict[tuple[str, str], EpisodeRow] = {}
         self._done = {name for row in CalibrationLedger(ledger).rows for name in row.episodes}
         self._after = 0
         self._over = threading.Event()
@@ -67,30 +73,39 @@ class ReplayWatch:
 
     def look(self) -> list[str]:
         """Take in what arrived; returns the ids of the jobs that were submitted."""
-        for row in self._catalogue.all(after=self._after):
+        for row in self._catalogue.all(after=self._after, states=("valid", "committed")):
+            if row.state != "valid":
+                break  # it is valid soon, or never
             self._after = row.sequence
-            self._take(row)
-        quiet = {key: tuple(names) for key, names in self._waiting.items() if names}
+            if is_measurement(row.metadata) and row.episode_id not in self._done:
+                self._measured[row.tenant, row.episode_id] = row
+        quiet = self._ready()
         settled = [key for key, names in quiet.items() if self._seen.get(key) == names]
         self._seen = quiet
         busy = self._jobs.list(state="waiting", limit=1) or self._jobs.list(state="running", limit=1)
-        return [] if busy else [self._submit(key) for key in settled[:1]]
+        return [] if busy else [self._submit(*key, quiet[key]) for key in settled[:1]]
 
-    def _take(self, row: EpisodeRow) -> None:
-        labelled = row.outcome in (Outcome.SUCCESS.value, Outcome.FAILURE.value)
-        if labelled and is_evaluation(row.metadata) and row.episode_id not in self._done:
-            if self._holds(row.policy_version):
-                self._waiting.setdefault((row.tenant, row.policy_version), []).append(row.episode_id)
-            else:
-                LOG.info("replay_skipped episode=%s policy=%s: not held here", row.episode_id, row.policy_version)
+    def _ready(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """(tenant, policy) -> episodes that may be replayed now, of those that wait."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for key, before in list(self._measured.items()):
+            row = before if before.outcome in _LABELS else self._catalogue.again(before)
+            if row.state != "valid":
+                del self._measured[key]  # withdrawn meanwhile
+                continue
+            self._measured[key] = row
+            if row.outcome in _LABELS and self._holds(row.policy_version) and not self._blinded(row):
+                found.setdefault((row.tenant, row.policy_version), []).append(row.episode_id)
+        return {key: tuple(names) for key, names in found.items()}
 
-    def _submit(self, key: tuple[str, str]) -> str:
-        tenant, policy = key
-        names = self._waiting[key][:MOST_REPLAYED]
-        self._waiting[key] = self._waiting[key][MOST_REPLAYED:]
-        digest = hashlib.sha256("|".join(sorted(names)).encode()).hexdigest()[:24]
-        spec = {"policy": policy, "seed": 0, "episodes": sorted(names)}
-        return self._jobs.submit(tenant, "replay", spec, f"replay-{digest}", "trainer").job_id
+    def _submit(self, tenant: str, policy: str, ready: tuple[str, ...]) -> str:
+        names = sorted(ready[:MOST_REPLAYED])
+        digest = hashlib.sha256("|".join(names).encode()).hexdigest()[:24]
+        spec = {"policy": policy, "seed": 0, "episodes": names}
+        job_id = self._jobs.submit(tenant, "replay", spec, f"replay-{digest}", "trainer").job_id
+        for name in names:
+            del self._measured[tenant, name]
+        return job_id
 
     def _run(self) -> None:
         while not self._over.wait(self._poll_s):

@@ -27,8 +27,6 @@ ENDS: Mapping[str, type[GymnastError]] = {
 }
 """How a worker may end without a result, and the error that its reason is here."""
 
-EVALUATIONS = frozenset({"evaluate", "evaluation", "canary"})
-"""Purposes of episodes that measure a policy: they go into the calibration ledger, and are never learned from."""
 MOST_REPLAYED = 120
 """Episodes of one replay job: about five CPU seconds."""
 CANCEL_NAME = "cancel"
@@ -71,11 +69,6 @@ class JobInputs:
     episodes: tuple[Recorded, ...]
     checkpoint: Callable[[str], Path]
     newest: Callable[[str], Path] | None = None
-
-
-def is_evaluation(metadata: Mapping[str, Any]) -> bool:
-    """Whether an episode with this metadata measured a policy."""
-    return metadata.get("purpose") in EVALUATIONS
 
 
 def run_in_process(

@@ -69,6 +69,10 @@ class EpisodeCatalogue:
         row = self._meta.episode(self._tenant, episode_id)
         return row if row is not None and row.state == "valid" else None
 
+    def again(self, row: EpisodeRow) -> EpisodeRow:
+        """The same episode as it is known now."""
+        return self._meta.episode(row.tenant, row.episode_id) or row
+
     def path(self, row: EpisodeRow) -> Path:
         """The file, to be read only."""
         return self._blobs.local_path(row.digest)

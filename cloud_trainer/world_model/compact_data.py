@@ -48,6 +48,16 @@ class Clips:
     def __len__(self) -> int:
         return len(self.instructions)
 
+    def outcome_of(self, row: int) -> Outcome:
+        """The label of an episode; an unlabelled one is that, and no failure."""
+        if not self.labelled_N[row]:
+            return Outcome.UNLABELLED
+        return Outcome.SUCCESS if self.success_N[row] else Outcome.FAILURE
+
+    def labelled(self) -> Clips:
+        """Return the episodes that are labelled a success or a failure."""
+        return self.take(np.flatnonzero(self.labelled_N))
+
     def take(self, rows: Sequence[int] | IntArray) -> Clips:
         """Return chosen episodes."""
         index = np.asarray(rows, np.int64)
@@ -143,7 +153,7 @@ class StartState:
         instruction: what the arm should do.
         step: control steps already spent; 0 for an episode's beginning.
         episode_id: where it comes from.
-        episode_steps: control steps of a whole episode there; a dream ends at that step.
+        episode_steps: the step at which a dream that begins here ends.
         past_FHWC: up to 3 frames just before the start, the oldest first, without the episode's first; for a world
             model that looks further back than one frame.
         led_FA: (F + 1, 7) float32, the actions that led to each of them and to the start.
@@ -160,8 +170,15 @@ class StartState:
     led_FA: FloatArray | None = None
 
 
-def starts_of(clips: Clips, *, steps: Sequence[int] = (0,)) -> list[StartState]:
-    """Return the start states of every clip at the given steps (0 alone, or chunk starts for keyframe starts)."""
+def starts_of(clips: Clips, *, steps: Sequence[int] = (0,), ends: int | IntArray | None = None) -> list[StartState]:
+    """Return start states of every clip.
+
+    Args:
+        clips: recorded episodes.
+        steps: where dreams begin: 0 alone, or later chunk starts; an episode that ended before has none.
+        ends: (N,) or one step at which the dreams of all end; None is the longest episode's.
+    """
+    last_N = np.broadcast_to(clips.actions_NTA.shape[1] if ends is None else ends, len(clips))
     return [
         StartState(
             clips.frames_NTHWC[n, 0],
@@ -170,11 +187,11 @@ def starts_of(clips: Clips, *, steps: Sequence[int] = (0,)) -> list[StartState]:
             clips.instructions[n],
             step,
             clips.episode_ids[n],
-            clips.actions_NTA.shape[1],
+            int(last_N[n]),
             clips.frames_NTHWC[n, max(1, step - PAST_FRAMES) : step],
             clips.actions_NTA[n, max(0, step - PAST_FRAMES - 1) : step],
         )
         for n in range(len(clips))
         for step in steps
-        if step < clips.length_N[n]
+        if step < min(clips.length_N[n], last_N[n])
     ]

@@ -20,7 +20,7 @@ class _Dream:
     def __init__(self, model: CompactWorldModel, chosen: Sequence[StartState], seed: int, max_steps: int) -> None:
         self.model, self.chosen, self.seed = model, list(chosen), seed
         self.first = np.stack([start.first_HWC for start in chosen])
-        self.left = np.array([max_steps - start.step for start in chosen], np.int64)
+        self.left = np.array([min(max_steps, start.episode_steps) - start.step for start in chosen], np.int64)
         self.poses = [np.stack([start.pose_P for start in chosen])]
         self.actions: list[FloatArray] = []
         self._drawn: dict[int, ByteArray] = {0: np.stack([start.frame_HWC for start in chosen])}
@@ -97,7 +97,7 @@ class CompactWorldModelEnv:
 
         Args:
             model: the world model.
-            starts: at least one; a start at step t has max_steps - t steps left.
+            starts: at least one; a row ends at its start's episode_steps, or at max_steps where that is sooner.
             batch_size: B; None takes one row per start.
             max_steps: T.
             camera: name of the one camera.

@@ -35,7 +35,7 @@ def imagined_envs(
     """
     if read_manifest(checkpoint).architecture != ARCHITECTURE:
         compact = CompactWorldModel.load(checkpoint)
-        compact_starts = starts_of(clips_of(episodes, compact.config.image_size))
+        compact_starts = starts_of(clips_of(episodes, compact.config.image_size), ends=max_steps)
         return lambda rows: CompactWorldModelEnv(compact, compact_starts, batch_size=rows, max_steps=max_steps)
     world = load_world_model(checkpoint)
     codec, starts = build_codec(world.codec_config), [start_from_episode(episode, 0) for episode in episodes]

@@ -43,8 +43,8 @@ class DreamConfig:
         batch_size: rows dreamt together; more are dreamt one batch after the other. The key-value cache of the
             608 M model takes 0.34 GB a row in bf16.
         image_size: pixels a side, for a checkpoint that does not say what it was trained on.
-        episode_steps: control steps of a whole episode, in any world model; None is what most recorded ones have.
-            Episodes of another length are left out of a job, and told.
+        episode_steps: control steps of a dream to practise in, in any world model; None is what most recorded episodes
+            last. Episodes of any length are learned from.
         device: "auto" is a GPU where there is one.
     """
 
@@ -86,7 +86,7 @@ class World(Protocol):
         ...
 
     def env(self, starts: Sequence[StartState]) -> Env:
-        """Return an environment whose row b begins at starts[b] and ends with the longest of their episodes."""
+        """Return an environment whose row b begins at starts[b] and ends at that start's step."""
         ...
 
     def dreamer(self) -> EnvDreamer:
@@ -130,7 +130,8 @@ class CompactWorld:
         """See World; all episodes in one batch, so that a row's noise is its place's."""
 
         def make_env(episodes: Sequence[Episode], start: int) -> Env:
-            return self.env(starts_of(clips_of(episodes, self.image_size), steps=(start,)))
+            clips = clips_of(episodes, self.image_size)
+            return self.env(starts_of(clips, steps=(start,), ends=clips.length_N))
 
         return EnvDreamer(make_env, batch_size=None, look_every=self.model.config.horizon)
 
@@ -233,5 +234,5 @@ def _known_past(start: StartState, max_steps: int) -> starts.StartState:
         conditions = np.concatenate((conditions, condition(start.led_FA)))
     return starts.StartState(
         start.instruction, frames, conditions, start.pose_P, start.step * WIDOWX_250S.step_ns,
-        f"{start.episode_id}@{start.step}", max_steps - start.step,
+        f"{start.episode_id}@{start.step}", min(max_steps, start.episode_steps) - start.step,
     )  # fmt: skip

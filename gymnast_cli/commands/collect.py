@@ -40,10 +40,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 client.flush(timeout_s=args.timeout_s)
     episodes = result["episodes"]
     won = sum(row["success"] is True for row in episodes)
+    unlabelled = sum(row["success"] is None for row in episodes)
     summary = {
-        "episodes": len(episodes), "successes": won, "complete": result["complete"], "shipped": not args.keep_local,
+        "episodes": len(episodes), "successes": won, "unlabelled": unlabelled, "complete": result["complete"],
+        "shipped": not args.keep_local,
         "episode_ids": [row["episode_id"] for row in episodes],
     }  # fmt: skip
     where = "waiting in the spool" if args.keep_local else "at the trainer"
-    emit(args, console, summary, f"{len(episodes)} episodes, {won} successful, {where}")
+    asking = f", {unlabelled} not labelled" if unlabelled else ""
+    emit(args, console, summary, f"{len(episodes)} episodes, {won} successful{asking}, {where}")
     return 0 if result["complete"] else 1

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene", default="standard", help="look of the simulated world")
     parser.add_argument("--seed-start", type=int, default=FIRST_SEED, help="first start state")
     parser.add_argument("--sample", type=int, default=-1, metavar="SEED", help="sample with this seed; default: greedy")
-    parser.add_argument("--record", action="store_true", help="keep and ship the episodes")
+    parser.add_argument(
+        "--no-record", action="store_true", help="a quick look: the trainer's calibration ledger never sees it"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the whole result here as JSON")
     parser.add_argument("--timeout-s", type=float, default=3600.0, help="longest wait")
 
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         names = [checkpoint_on_robot(client, name) for name in args.checkpoints]
         result = client.evaluate(
             tasks=args.tasks, seed_start=args.seed_start, seed_count=args.count, checkpoints=names, scene=args.scene,
-            temperature_seed=args.sample, record=args.record, timeout_s=args.timeout_s,
+            temperature_seed=args.sample, record=not args.no_record, timeout_s=args.timeout_s,
             progress=lambda status: advance(*shown(status)),
         )  # fmt: skip
     versions = list(dict.fromkeys(result["checkpoints"]))
@@ -68,8 +70,9 @@ def summarise(trials: Mapping[str, Trials], versions: Sequence[str]) -> dict[str
 
     rows = []
     for version in versions:
-        both = trials[versions[0]].keys() & trials[version].keys()  # a cancelled evaluation may lack a partner
-        shared = [{key: trials[name][key] for key in sorted(both)} for name in (versions[0], version)]
+        known = [{key: won for key, won in trials[name].items() if won is not None} for name in (versions[0], version)]
+        both = known[0].keys() & known[1].keys()  # a cancelled evaluation may lack a partner
+        shared = [{key: won[key] for key in sorted(both)} for won in known]
         total = counts(trials[version])
         interval = wilson_interval(total["successes"], total["n"]).to_json() if total["n"] else None
         change = difference(*shared) if version != versions[0] and both else None
@@ -86,7 +89,7 @@ def table(policies: Sequence[Mapping[str, Any]], scene: str) -> Table:
         shown.add_column(column, justify="left" if column in ("checkpoint", "task") else "right")
     for row in policies:
         for name, count in row["tasks"].items():
-            change = row["difference"]["tasks"][name] if row["difference"] else None
+            change = row["difference"]["tasks"].get(name) if row["difference"] else None
             shown.add_row("", name, *cells(count, change))
         shown.add_row(row["id"], "all", *cells(row, row["difference"]), style="bold", end_section=True)
     return shown
@@ -96,9 +99,10 @@ def cells(count: Mapping[str, Any], change: Mapping[str, float] | None) -> list[
     """successes/n, the rate with its interval, and the paired difference."""
     from gymnast_core.statistics import wilson_interval
 
+    unlabelled = f" ({count['unlabelled']} not labelled)" if count["unlabelled"] else ""
     if not count["n"]:
-        return ["0/0", "", ""]
+        return [f"0/0{unlabelled}", "", ""]
     interval = wilson_interval(count["successes"], count["n"])
     rate = f"{interval.mean:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
     paired = f"{change['mean']:+.0%} [{change['low']:+.0%}, {change['high']:+.0%}]" if change else ""
-    return [f"{count['successes']}/{count['n']}", rate, paired]
+    return [f"{count['successes']}/{count['n']}{unlabelled}", rate, paired]

@@ -53,13 +53,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.world_model.worlds import load_world
     from gymnast_cli.commands.wm import labelled_episodes
     from gymnast_core.errors import NotTrustedError
-    from gymnast_core.types import Outcome
 
     world = None if args.world_model is None else load_world(args.world_model)
     size = JudgeConfig().image_size if world is None else world.image_size
     clips = clips_of(labelled_episodes(args.episodes, size), size)
     judge = read_judge(args.judge)
-    labels = [Outcome.SUCCESS if won else Outcome.FAILURE for won in clips.success_N]
+    labels = [clips.outcome_of(row) for row in range(len(clips))]
     report = calibrate_judge(judge, _rollouts(clips, world, args.seed), labels)
     if args.out is not None:
         report.write(args.out)

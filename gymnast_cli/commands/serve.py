@@ -121,11 +121,12 @@ def _policy(args: argparse.Namespace, console: Console) -> PolicyServicer | None
 
 def _recorded(context: JobContext) -> Iterator[Recorded]:
     """The episodes of a job: those it names, or everything that may be learned from."""
-    from cloud_trainer.jobs.runner import Recorded, is_evaluation
+    from cloud_trainer.jobs.runner import Recorded
+    from gymnast_core.purpose import is_measurement
 
     named = context.job.spec.get("episodes") if context.job.kind == "replay" else None
     for row in context.episodes.all():
-        if not is_evaluation(row.metadata) if named is None else row.episode_id in named:
+        if not is_measurement(row.metadata) if named is None else row.episode_id in named:
             yield Recorded(context.episodes.path(row), row.outcome)
 
 

@@ -124,12 +124,11 @@ def episode_files(paths: list[Path]) -> list[Path]:
 
 
 def labelled_episodes(paths: list[Path], image_size: int) -> list[Episode]:
-    """Read the labelled episodes of the most frequent length, frames of image_size pixels a side.
+    """Read the labelled episodes, whatever their length, frames of image_size pixels a side.
 
     Raises:
         ConfigError: there is none.
     """
-    from cloud_trainer.jobs.job import full_length
     from gymnast_core.episodes import read_episode
     from gymnast_core.types import Outcome
 
@@ -138,8 +137,7 @@ def labelled_episodes(paths: list[Path], image_size: int) -> list[Episode]:
     labelled = [episode for episode in episodes if episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
     if not labelled:
         raise ConfigError(f"none of {len(files)} episodes is labelled; label some")
-    full = full_length([episode.steps for episode in labelled])
-    return [episode for episode in labelled if episode.steps == full]
+    return labelled
 
 
 def table(report: AuditReport) -> Table:

@@ -8,9 +8,9 @@ from gymnast_cli.results import Trials
 
 
 def best_of(options: Mapping[str, Trials]) -> str:
-    """Return the option with the most successes; on a tie the later one.
+    """Return the option with the most labelled successes; on a tie the later one.
 
     Args:
         options: the version in force first, then the candidates by iteration, all tried on the same choosing states.
     """
-    return max(reversed(list(options)), key=lambda name: sum(options[name].values()))
+    return max(reversed(list(options)), key=lambda name: sum(won is True for won in options[name].values()))

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seed_count=args.seed_count,
                 checkpoints=args.checkpoints,
                 scene=args.scene,
+                record=True,
                 timeout_s=3600.0,
             )
     except GymnastError as error:
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for version, counts in result["policies"].items():
         tasks = ", ".join(f"{task} {row['successes']}/{row['n']}" for task, row in counts["tasks"].items())
-        sys.stdout.write(f"{version}: {counts['successes']}/{counts['n']} ({tasks})\n")
+        unlabelled = f", {counts['unlabelled']} not labelled" if counts["unlabelled"] else ""
+        sys.stdout.write(f"{version}: {counts['successes']}/{counts['n']} ({tasks}{unlabelled})\n")
     if args.json:
         write_result(args.json, result)
     return 0

@@ -116,13 +116,14 @@ def _attempt(runner: EpisodeRunner, episode: EpisodePlan, policy: Policy, cancel
 
 
 def summarise(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
-    """{version: {successes, n, tasks: {task: {successes, n}}}}; an episode without a label is no success."""
+    """{version: {successes, n, unlabelled, tasks: {task: the same}}}; n are the labelled episodes."""
     policies: dict[str, Any] = {}
     for row in rows:
-        policy = policies.setdefault(row.policy, {"successes": 0, "n": 0, "tasks": {}})
-        task = policy["tasks"].setdefault(row.task, {"successes": 0, "n": 0})
+        policy = policies.setdefault(row.policy, {"successes": 0, "n": 0, "unlabelled": 0, "tasks": {}})
+        task = policy["tasks"].setdefault(row.task, {"successes": 0, "n": 0, "unlabelled": 0})
         for count in (policy, task):
-            count["n"] += 1
+            count["unlabelled"] += int(row.success is None)
+            count["n"] += int(row.success is not None)
             count["successes"] += int(row.success is True)
     return policies
 

@@ -15,7 +15,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
-from gymnast_core.errors import CheckpointError, GymnastError
+from gymnast_core.errors import CheckpointError, GymnastError, SafetyError
 from gymnast_core.policy import Policy
 from gymnast_ros.nodes.conduct import EpisodeTeller
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
@@ -93,12 +93,19 @@ class RolloutNode(Node):  # type: ignore[misc]
         """Run a job in the worker; whatever happens, a result with its run id is latched."""
         self._set_status(state="running", kind=kind, run_id=run_id, done=0, total=0, successes=0, message="")
         self.get_logger().info(f"{kind} begins run={run_id}")
-        result: dict[str, Any] = {"run_id": run_id, "kind": kind, "ok": False, "error": "", "file": ""}
+        result: dict[str, Any] = {
+            "run_id": run_id,
+            "kind": kind,
+            "ok": False,
+            "error": "",
+            "stopped": False,
+            "file": "",
+        }
         try:
             result |= job(run_id)
             result["ok"] = True
         except (GymnastError, OSError) as error:
-            result["error"] = f"{type(error).__name__}: {error}"
+            result |= {"error": f"{type(error).__name__}: {error}", "stopped": isinstance(error, SafetyError)}
             self.get_logger().error(f"{kind} failed run={run_id} error={error}")
         except Exception as error:  # a run that ended unheard would be waited for
             LOG.exception("run_failed kind=%s run=%s", kind, run_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.policies.chunking import ChunkingConfig
+from gymnast_core.purpose import PURPOSES
 from gymnast_ros.graph import CHUNKING, REAL_TIME
 from gymnast_ros.nodes.operator import LABELS
 from gymnast_ros.nodes.runtime import Settings
@@ -38,7 +39,8 @@ def declare(settings: Settings) -> None:
     add("scene", "standard", "look of the simulated world")
     add("temperature_seed", -1, "negative is greedy; else seeds the sampling", low=-1, high=2**53)
     add("record", True, "write episodes to the spool")
-    add("purpose", "collect", "rides in the recordings' metadata")
+    add("purpose", "collect", "rides in the recordings' metadata; says whether they may be learned from",
+        choices=PURPOSES)  # fmt: skip
     add("auto_label", True, "let the simulator's state play the operator")
     add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
     add("label", "success", "for rollout/label", choices=LABELS)

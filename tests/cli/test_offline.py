@@ -45,12 +45,14 @@ def test_audit_of_an_ignorant_model_refuses_and_draws_its_page(files: Path, tmp_
         pytest.fail(capsys.readouterr().out)
     result = json.loads(capsys.readouterr().out)
     assert (code, result["trusted"]) == (3, False)
-    assert result["episodes"] + result["abstained"] == 5, "of six usable ones the fourth is the tracker's"
+    assert result["episodes"] + result["abstained"] == 6, (
+        "of seven labelled ones, one short, the fourth is the tracker's"
+    )
     assert f"episodes {result['episodes']} < 40" in result["refusal"]
     assert "override by name" in result["refusal"]
     assert json.loads((tmp_path / "audit.json").read_text())["outcomes"]["real_success"] == result["real_success"]
     page = (tmp_path / "audit.html").read_text()
-    assert page.count("data:video/mp4;base64,") == 5
+    assert page.count("data:video/mp4;base64,") == 6
     assert "Not trusted" in page
     assert "http" not in page, "no external assets"
 
@@ -73,7 +75,7 @@ def test_judge_is_calibrated_on_recordings_and_on_dreams(files: Path, tmp_path: 
     assert main([*arguments, "--out", str(out)]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["tasks"][0] | {"precision": 0, "recall": 0, "abstained": 0} == {
-        "task": "*", "labelled": 6, "abstained": 0, "precision": 0, "recall": 0,
+        "task": "*", "labelled": 7, "abstained": 0, "precision": 0, "recall": 0,
     }  # fmt: skip
     assert json.loads(out.read_text())["judge"] == report["judge"]
     assert main([*arguments, "--world-model", str(files / "world_model"), "--floor", "0.9"]) == 3
@@ -104,7 +106,7 @@ def test_an_endpoint_is_calibrated_like_any_judge(files: Path, tmp_path: Path, c
         assert main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["judge"].startswith("tiny-vlm+")
-    assert (report["tasks"][0]["labelled"], report["tasks"][0]["precision"]) == (6, None)
+    assert (report["tasks"][0]["labelled"], report["tasks"][0]["precision"]) == (7, None)
 
 
 def test_episode_file_is_shown_without_a_trainer(files: Path, tmp_path: Path, capsys) -> None:

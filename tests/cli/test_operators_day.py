@@ -11,7 +11,7 @@ from cloud_trainer.service import OrderedRobot
 from cloud_trainer.service.orders import OrderError
 from gymnast_core.manifest import read_manifest
 from tests.cli.conftest import SHIPPED, Run, Stack
-from tests.ros.conftest import wait_until
+from tests.ros.conftest import GraphClient, wait_until
 
 SPEC = {"policy": "p", "world_model": "w", "judge": "j", "seed": 1}
 
@@ -61,6 +61,16 @@ def test_evaluation_compares_on_the_same_starts(stack: Stack, gymnast: Run, tmp_
     assert shipped["difference"]["mean"] == pytest.approx((shipped["successes"] - base["successes"]) / 6)
     assert shipped["interval"]["low"] <= shipped["successes"] / 6 <= shipped["interval"]["high"]
     assert len(json.loads(out.read_text())["episodes"]) == 12
+
+
+def test_a_stopped_arm_is_an_exit_code_of_its_own(stack: Stack, gymnast: Run) -> None:
+    with GraphClient(domain_id=stack.domain) as robot:
+        robot.wait_ready(30.0)
+        robot.estop()
+        code, said = gymnast("collect", "--tasks", "lift", "--count", 1, *stack.robot())
+        robot.re_arm()
+    assert (code, said["error"]) == (4, "SafetyError")
+    assert "re-arm it" in said["message"]
 
 
 def test_job_is_submitted_once_per_key_watched_and_listed(stack: Stack, gymnast: Run) -> None:

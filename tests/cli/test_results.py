@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.keep_rule import KeepRule, judge_trial
 from gymnast_cli.commands import evaluate
-from gymnast_cli.results import trials_of
+from gymnast_cli.results import counts, difference, trials_of
 
 
 def part(mean: float, doubt: float = 0.0) -> dict[str, dict[str, float]]:
@@ -45,10 +45,16 @@ def row(policy: str, seed: int, success: bool | None) -> dict[str, object]:
     return {"policy": policy, "task": "lift", "seed": seed, "success": success}
 
 
-def test_unlabelled_episode_is_no_success() -> None:
+def test_unlabelled_episode_is_neither_success_nor_failure() -> None:
     result = {"episodes": [row("a", 1, True), row("a", 2, None), row("b", 1, False), row("b", 2, True)]}
     trials = trials_of(result, ["a", "b"])
-    assert trials == {"a": {("lift", 1): True, ("lift", 2): False}, "b": {("lift", 1): False, ("lift", 2): True}}
+    assert trials == {"a": {("lift", 1): True, ("lift", 2): None}, "b": {("lift", 1): False, ("lift", 2): True}}
+    own = {"successes": 1, "n": 1, "unlabelled": 1}
+    assert counts(trials["a"]) == {**own, "tasks": {"lift": own}}
+    first, second = evaluate.summarise(trials, ["a", "b"])["policies"]
+    assert (first["n"], first["unlabelled"], second["n"]) == (1, 1, 2)
+    assert second["difference"]["mean"] == difference(trials["a"], trials["b"])["mean"] == -1.0
+    assert evaluate.cells(first, None)[0] == "1/1 (1 not labelled)"
 
 
 def test_summary_pairs_with_the_first_checkpoint() -> None:

@@ -140,7 +140,7 @@ def test_forgetting_is_counted_on_pairs_and_seen_through_the_dreams_own_mistakes
     # audit: 1 of 4 successes missed, 1 of 4 failures taken for a success: sight 1 - 0.25 - 0.25
     judge = Planted("ssssssss", "fsfsssff", "fs?fssss")
     check = ForgettingCheck(
-        tiny_world(), judge, CLIPS, Path(tmp_path / "before"), adapted_to="lift the red cube", seed=0
+        tiny_world(), judge, CLIPS, Path(tmp_path / "before"), steps=15, adapted_to="lift the red cube", seed=0
     )
     found = check.of(tmp_path / "after")
     assert found.sight == pytest.approx(0.5)

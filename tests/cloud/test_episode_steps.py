@@ -1,6 +1,7 @@
 """Jobs follow the length of a lab's episodes, and see through the codecs of a lab's world model."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,21 +9,23 @@ import pytest
 from cloud_trainer.grpo.log_probs import rollout_log_probs
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.dreams import read_rollouts
-from cloud_trainer.jobs.imagine import RecordedActions, imagine_from
+from cloud_trainer.jobs.imagine import RecordedActions, imagine_from, replay_clips
 from cloud_trainer.jobs.improve import improve
-from cloud_trainer.jobs.job import full_length
+from cloud_trainer.jobs.job import practice_steps
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.sft.windows import windows_from_rollouts
 from cloud_trainer.world_model.checkpoint import save_world_model
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from gymnast_core.episodes import read_episode, write_episode
-from gymnast_core.errors import ConfigError
+from gymnast_core.manifest import read_manifest
 from tests.cloud.jobs import TINY, job_of
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world
 from tests.cloud.test_worlds import DREAM, QUICK, save_dit
 from tests.world_model.tiny import autoencoder, tiny_model
 
 STEPS, CHUNK = 20, 5
+SHORT = ("lift-0-0", "lift-3-0", "drawer-0-0", "drawer-3-0")
+"""Episodes that ended early."""
 COMPACT = {
     **TINY,
     "grpo_iterations": 1,
@@ -40,7 +43,7 @@ def longer(material, tmp_path_factory):
     made = []
     for number, entry in enumerate(files):
         known = read_episode(entry.path)
-        steps = STEPS if number % 12 else 9
+        steps = 9 if known.episode_id in SHORT else STEPS
         again = np.arange(steps + 1).clip(max=known.steps)
         own = replace(
             known, episode_id=f"long-{known.episode_id}", proprio_TP=known.proprio_TP[again],
@@ -53,40 +56,54 @@ def longer(material, tmp_path_factory):
     return checkpoints, made
 
 
-def test_the_full_length_is_what_most_episodes_have_and_the_longer_of_two():
-    assert full_length([15, 9, 15, 40]) == 15
-    assert full_length([40, 15, 40, 15]) == 40
-    assert full_length([]) == 0
+def test_a_dream_lasts_as_long_as_most_episodes_or_as_asked():
+    def steps(*lengths: int, asked: int | None = None) -> int:
+        return practice_steps([episode(0, steps=length) for length in lengths], asked)
+
+    assert steps(15, 9, 15, 40) == 15
+    assert steps(40, 15, 40, 15) == 40
+    assert steps(15, 9, 15, asked=20) == 20
 
 
 @pytest.mark.parametrize("kind", ["compact", "dit"])
-def test_a_job_practises_as_long_as_its_episodes_are_and_tells_which_it_left_out(kind, longer, tmp_path):
+def test_a_job_learns_from_episodes_of_any_length_and_practises_as_long_as_most_are(kind, longer, tmp_path):
     checkpoints, files = longer
     config = {**COMPACT, **({"dream": DREAM, "refine_iterations": 0} if kind == "dit" else {})}
     if kind == "dit":
         checkpoints = {**checkpoints, "world_model": save_dit(tmp_path / "dit")}
-    told = []
-    job = replace(job_of((checkpoints, files), tmp_path / "job", config=config), progress=told.append)
+    job = job_of((checkpoints, files), tmp_path / "job", config=config)
     result = improve(job)
     assert result["candidates"]
-    (odd,) = {(event.step, event.total) for event in told if event.stage == "other_lengths"}
-    assert odd == (4, 48)
-    assert result["other_lengths"] == 4
+    assert result["episodes"] == len(files), "the four that were cut short are learned from too"
+    learned = read_manifest(Path(result["candidates"][-1]["folder"])).lineage["episodes"]
+    assert {f"long-{name}" for name in SHORT} <= set(learned)
     assert {len(film) for film in read_rollouts(job.folder)[1]} == {1 + STEPS // CHUNK}
 
 
-def test_adaptation_follows_the_length_too(longer, tmp_path):
-    asked = {"scene": "bench1", "instruction": read_episode(longer[1][1].path).instruction}
+def test_adaptation_learns_from_any_length_too(longer, tmp_path):
+    asked = {"scene": "bench0", "instruction": read_episode(longer[1][0].path).instruction}
     result = adapt(job_of(longer, tmp_path, config=COMPACT, **asked))
     assert result["candidates"]
-    assert result["other_lengths"] == 4
+    assert result["episodes"] == 12, "one of them was cut short"
     assert {len(film) for film in read_rollouts(tmp_path)[1]} == {1 + STEPS // CHUNK}
 
 
-def test_a_length_that_no_episode_has_is_refused_with_those_there_are(longer, tmp_path):
-    config = {**COMPACT, "dream": {"episode_steps": 40}}
-    with pytest.raises(ConfigError, match=r"40 steps long \(lengths there: 9 \(4\), 20 \(44\); .*dream.episode_steps"):
-        improve(job_of(longer, tmp_path, config=config))
+def test_a_dream_may_be_longer_than_any_episode(longer, tmp_path):
+    config = {**COMPACT, "dream": {"episode_steps": 25}}
+    assert improve(job_of(longer, tmp_path, config=config))["candidates"]
+    assert {len(film) for film in read_rollouts(tmp_path)[1]} == {1 + 25 // CHUNK}
+
+
+def test_a_shorter_episode_dreamt_again_ends_where_it_did():
+    world = tiny_world()
+    clips = clips_of([episode(0, steps=8), episode(1, steps=15)], 64)
+    together = replay_clips(world, clips, seed=3)
+    alone = replay_clips(world, clips_of([episode(0, steps=8)], 64), seed=3)
+    assert together.length_B.tolist() == [8, 15]
+    np.testing.assert_array_equal(together.frames_BFHWC[0, -1], alone.frames_BFHWC[0, -1])
+    moved = replace(episode(0, steps=8), actions_TA=np.full((8, 7), 0.04, np.float32))
+    other = replay_clips(world, clips_of([moved, episode(1, steps=15)], 64), seed=3)
+    assert (other.frames_BFHWC[0, -1] != together.frames_BFHWC[0, -1]).any()
 
 
 def test_a_last_chunk_that_the_end_cuts_is_learned_from_as_far_as_it_went():

@@ -81,10 +81,10 @@ def test_bounds_are_overridden_by_name_alone(tmp_path):
 
 def test_where_trust_ends_dreams_begin_late_enough_to_end_inside_it():
     clips = clips_of(EPISODES[:2], 64)
-    begin, later = starts_within(clips, None)
+    begin, later = starts_within(clips, 15, None)
     assert [s.step for s in begin] == [0, 0]
     assert [s.step for s in later] == [5, 10, 5, 10]
-    begin, later = starts_within(clips, 5)
+    begin, later = starts_within(clips, 15, 5)
     assert [s.step for s in begin] == [10, 10]
     assert later == []
 

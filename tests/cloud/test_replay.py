@@ -12,7 +12,7 @@ from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.ledger import CalibrationLedger
 from cloud_trainer.jobs.replay import replay
 from cloud_trainer.jobs.replay_watch import ReplayWatch, record_rows
-from cloud_trainer.jobs.runner import Recorded, is_evaluation
+from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.judge.thresholds import Thresholds
 from cloud_trainer.progress import never, silent
@@ -20,6 +20,7 @@ from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.episodes import write_episode
+from gymnast_core.purpose import is_measurement
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
 
@@ -60,11 +61,18 @@ class Catalogue:
     def __init__(self) -> None:
         self.rows: list[EpisodeRow] = []
 
-    def all(self, *, after=0):
-        return [row for row in self.rows if row.sequence > after]
+    def all(self, *, after=0, states=("valid",)):
+        return [row for row in self.rows if row.sequence > after and row.state in states]
 
-    def arrive(self, name, purpose, *, policy="policy-1", outcome=Outcome.SUCCESS):
-        row = EpisodeRow(len(self.rows) + 1, "default", name, "sim-0", "d", 1, 0, "valid")
+    def again(self, row):
+        return self.rows[row.sequence - 1]
+
+    def change(self, name, **changed):
+        (row,) = (row for row in self.rows if row.episode_id == name)
+        self.rows[row.sequence - 1] = replace(row, **changed)
+
+    def arrive(self, name, purpose, *, policy="policy-1", outcome=Outcome.SUCCESS, state="valid"):
+        row = EpisodeRow(len(self.rows) + 1, "default", name, "sim-0", "d", 1, 0, state)
         self.rows.append(replace(row, outcome=outcome.value, policy_version=policy, metadata={"purpose": purpose}))
 
 
@@ -110,8 +118,39 @@ def test_what_the_ledger_holds_is_not_replayed_after_a_restart(jobs, tmp_path):
     assert jobs.get(job_id).spec["episodes"] == ["ep-2"]
 
 
+def settled(watch) -> list[str]:
+    watch.look()
+    return watch.look()
+
+
+def test_an_evaluation_that_cannot_be_replayed_yet_is_when_it_can(jobs, tmp_path):
+    catalogue, held, blind = Catalogue(), {"policy-1"}, {"ep-blind"}
+    watch = ReplayWatch(catalogue, jobs, tmp_path / "l.jsonl", held.__contains__, lambda row: row.episode_id in blind)
+    catalogue.arrive("ep-later", "evaluate", outcome=Outcome.UNLABELLED)
+    catalogue.arrive("ep-unheld", "evaluate", policy="policy-2")
+    catalogue.arrive("ep-blind", "trial")
+    catalogue.arrive("ep-unread", "evaluate", state="committed")
+    catalogue.arrive("ep-last", "evaluate")
+    assert settled(watch) == []
+
+    def replayed() -> list[str]:
+        (job_id,) = settled(watch)
+        jobs.finish(job_id, "done")
+        return jobs.get(job_id).spec["episodes"]
+
+    catalogue.change("ep-unread", state="valid")
+    assert replayed() == ["ep-last", "ep-unread"]
+    catalogue.change("ep-later", outcome="failure")
+    assert replayed() == ["ep-later"]
+    held.add("policy-2")
+    assert replayed() == ["ep-unheld"]
+    blind.clear()
+    assert replayed() == ["ep-blind"]
+    assert settled(watch) == []
+
+
 def test_episodes_that_measure_are_told_from_those_that_teach():
-    assert [is_evaluation({"purpose": name}) for name in ("collect", "ttt", "evaluate", "canary")] == [
-        False, False, True, True,
-    ]  # fmt: skip
-    assert not is_evaluation({})
+    measure = ("evaluate", "canary", "trial", "evaluation", "something of my own")
+    assert all(is_measurement({"purpose": name}) for name in measure)
+    assert not any(is_measurement({"purpose": name}) for name in ("collect", "ttt"))
+    assert not is_measurement({})

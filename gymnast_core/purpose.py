@@ -1,0 +1,29 @@
+"""What an episode was run for: what teaches is never mixed up with what measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LEARNED = ("collect", "ttt")
+"""Episodes to learn from: collected ones, and those of a scene that a policy is adapted to."""
+TRIALS = ("canary", "trial")
+"""Runs of a blinded comparison."""
+MEASURED = ("evaluate", *TRIALS)
+"""Episodes that measure a policy: they go into the calibration ledger, and nothing is ever trained on them."""
+PURPOSES = (*LEARNED, *MEASURED)
+
+
+def is_measurement(metadata: Mapping[str, Any]) -> bool:
+    """Whether an episode with this metadata measured a policy.
+
+    A purpose that nobody here knows measures too: an episode is learned from only where that is sure to be meant. One
+    that names none was recorded before purposes were, or by another program: it may be learned from.
+    """
+    purpose = metadata.get("purpose")
+    return purpose is not None and purpose not in LEARNED
+
+
+def is_blinded(metadata: Mapping[str, Any]) -> bool:
+    """Whether an episode with this metadata belongs to a blinded comparison."""
+    return metadata.get("purpose") in TRIALS
