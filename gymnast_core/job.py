@@ -8,6 +8,10 @@ from typing import Any, Literal
 
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 FINAL_STATES = ("done", "failed", "cancelled")
+INTERACTIVE = ("adapt",)
+"""Kinds of jobs that somebody waits for: they go first, and have workers of their own."""
+BACKGROUND = ("replay",)
+"""Kinds that nobody waits for: they go last."""
 
 
 @dataclass(frozen=True)

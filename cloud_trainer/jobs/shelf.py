@@ -44,16 +44,25 @@ class Shelf:
             raise ConfigError(f"the trainer has no checkpoint {checkpoint_id!r}; start it with --import, or publish it")
         return target
 
+    def ids(self, kind: str) -> list[str]:
+        """Return the ids of a kind, the newest first."""
+        found = sorted(self._folder.glob(f"{kind}-*"), key=lambda path: path.stat().st_ctime_ns, reverse=True)
+        return [path.name for path in found]
+
+    def holds(self, checkpoint_id: str, kind: str) -> bool:
+        """Whether a checkpoint of this id and kind is here."""
+        return checkpoint_id in self.ids(kind)
+
     def newest(self, kind: str) -> Path:
         """Return the checkpoint of a kind that was added last.
 
         Raises:
             CheckpointError: there is none.
         """
-        found = sorted(self._folder.glob(f"{kind}-*"), key=lambda path: path.stat().st_ctime_ns)
+        found = self.ids(kind)
         if not found:
             raise CheckpointError(f"the trainer has no {kind} yet; start it with --import")
-        return found[-1]
+        return self._folder / found[0]
 
     def can_replay(self, policy: str) -> bool:
         """Whether evaluations of this policy can be dreamt again: it, a world model and a judge are here."""

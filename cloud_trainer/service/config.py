@@ -63,7 +63,9 @@ class ServiceConfig:
         database_url: SQLAlchemy URL; None is SQLite in folder.
         blob_url: "s3://bucket/prefix" or None for a folder.
         blob_options: passed to the object store: endpoint, region, keys.
-        workers: jobs run at once.
+        workers: jobs of any kind run at once.
+        interactive_workers: jobs run at once beside them, of kinds that somebody waits for (gymnast_core.job): an
+            adaptation does not wait behind a training of a day.
         threads: calls served at once, long ones included.
         release_valid_s: how long a release may be installed after publishing.
         metrics_port: Prometheus metrics on 127.0.0.1; None for none, 0 takes a free one.
@@ -80,6 +82,7 @@ class ServiceConfig:
     blob_url: str | None = None
     blob_options: dict[str, str] = field(default_factory=dict)
     workers: int = 1
+    interactive_workers: int = 1
     threads: int = 64
     release_valid_s: int = 30 * 24 * 3600
     metrics_port: int | None = None
@@ -92,3 +95,5 @@ class ServiceConfig:
         for name in ("workers", "threads", "release_valid_s"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.interactive_workers < 0:
+            raise ConfigError(f"interactive_workers must be at least 0, got {self.interactive_workers}")

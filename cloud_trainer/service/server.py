@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -31,7 +31,7 @@ from cloud_trainer.service.people import ConsoleServicer, RobotServicer
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.revocation import Revocations
 from cloud_trainer.service.robots import RobotBoard
-from cloud_trainer.service.servicers import JobServicer, Stopping, TrajectoryServicer, WeightsServicer
+from cloud_trainer.service.servicers import JobCheck, JobServicer, Stopping, TrajectoryServicer, WeightsServicer
 from cloud_trainer.service.trail import Trail
 from cloud_trainer.service.validation import Validator
 from cloud_trainer.service.worker import JobContext, Runner, Workers
@@ -113,6 +113,10 @@ class Service:
         runner: does jobs in this process's worker threads; None leaves them to trainers that claim them over the wire.
         policy: a servicer for PolicyService, where this machine runs policies for robots.
 
+    Attributes:
+        check_job: asked before a job is taken on, with its tenant, kind and spec; raises GymnastError where it cannot
+            run. None takes every job on.
+
     Raises:
         ConfigError: another trainer runs on this folder.
     """
@@ -130,6 +134,7 @@ class Service:
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
         self.trail, self.robots, self.orders = Trail(folder, self.meta), RobotBoard(), RobotOrders()
         self.console = ConsoleServicer()
+        self.check_job: JobCheck | None = None
         self.validator = Validator(self.blobs, self.meta)
         self.episodes = self.episodes_of(None)
         staging = folder / "staging"
@@ -140,7 +145,10 @@ class Service:
         self._stopping = Stopping()
         self._wake = threading.Event()
         name = f"local-{blake3(str(folder.resolve()).encode()).hexdigest()[:8]}"
-        self._workers = Workers(self.jobs, runner, self._context, config.workers, name) if runner else None
+        self._workers = None
+        if runner:
+            beside = config.interactive_workers
+            self._workers = Workers(self.jobs, runner, self._context, config.workers, name, interactive=beside)
         self._server = self._build(staging, policy)
         self.address = ""
         self.metrics_port = 0
@@ -198,6 +206,10 @@ class Service:
         """Return the valid episodes of a tenant; of all, when None."""
         return EpisodeCatalogue(self.meta, self.blobs, tenant, self.validator.settle)
 
+    def _check_job(self, tenant: str, kind: str, spec: Mapping[str, Any]) -> None:
+        if self.check_job is not None:
+            self.check_job(tenant, kind, spec)
+
     def _committed(self, rows: list[EpisodeRow]) -> None:
         metrics.EPISODES.inc(len(rows))
         metrics.BYTES.inc(sum(row.size for row in rows))
@@ -244,7 +256,7 @@ class Service:
             "WeightsService": WeightsServicer(
                 self.publisher, self.meta, self.blobs, self.trail, slots, limits, self._stopping, staging
             ),
-            "JobService": JobServicer(self.jobs, self.trail, slots, limits, self._stopping, wake),
+            "JobService": JobServicer(self.jobs, self.trail, slots, limits, self._stopping, wake, self._check_job),
             "RobotService": RobotServicer(self.robots, self.orders, limits),
             "ConsoleService": self.console,
         }

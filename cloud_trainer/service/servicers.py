@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -255,13 +255,18 @@ class WeightsServicer:
             yield weights_pb2.BlobChunk(offset=at, crc32c=crc32c(data), data=data)
 
 
+JobCheck = Callable[[str, str, Mapping[str, Any]], None]
+"""Given tenant, kind and spec of a job that was asked for; raises GymnastError where it cannot run."""
+
+
 class JobServicer:
     """Jobs."""
 
     def __init__(
         self, jobs: JobStore, trail: Trail, slots: StreamSlots, limits: Limits, stopping: Stopping,
-        wake: threading.Event,
+        wake: threading.Event, check: JobCheck,
     ) -> None:  # fmt: skip
+        self._check = check
         self._jobs, self._trail, self._slots, self._limits = jobs, trail, slots, limits
         self._stopping, self._wake = stopping, wake
 
@@ -279,6 +284,7 @@ class JobServicer:
             raise QuotaError(f"tenant {peer.tenant!r} has {self._limits.waiting_jobs} jobs waiting; let some run first")
         key = request.idempotency_key
         if (known := self._jobs.find(peer.tenant, key)) is None:
+            self._check(peer.tenant, request.kind, spec)
             job_id = new_job_id()
             with self._trail.acting(peer, "submit", {"job": job_id, "kind": request.kind, "key": key}):
                 row = self._jobs.submit(peer.tenant, request.kind, spec, key, peer.name, job_id=job_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from cloud_trainer.service.publish import Publisher
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import BlobStore, JobRow, JobStore, MetaStore
 from gymnast_core.errors import GymnastError
+from gymnast_core.job import INTERACTIVE
 from gymnast_core.signing import Release
 
 LOG = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ class Workers:
         jobs: the store.
         runner: does one job.
         context: makes a job's context.
-        count: jobs at once.
+        count: jobs of any kind at once.
+        interactive: jobs at once beside them, of kinds that somebody waits for: they never wait behind a long one.
         name: of this service, the same after a restart: what it was running is its to take up again.
     """
 
@@ -80,13 +82,16 @@ class Workers:
         context: Callable[[JobRow, threading.Event], JobContext],
         count: int,
         name: str,
+        *,
+        interactive: int = 0,
     ) -> None:
         self._jobs, self._runner, self._context = jobs, runner, context
         self._stop, self._wake = threading.Event(), threading.Event()
         self._name = name
+        kinds: list[Sequence[str]] = [()] * count + [INTERACTIVE] * interactive
         self._threads = [
-            threading.Thread(target=self._run, args=(f"{self._name}-{index}",), name=f"job-{index}", daemon=True)
-            for index in range(count)
+            threading.Thread(target=self._run, args=(f"{name}-{index}", own), name=f"job-{index}", daemon=True)
+            for index, own in enumerate(kinds)
         ]
 
     def start(self) -> None:
@@ -107,10 +112,10 @@ class Workers:
         for thread in self._threads:
             thread.join(timeout_s)
 
-    def _run(self, worker: str) -> None:
+    def _run(self, worker: str, kinds: Sequence[str]) -> None:
         while not self._stop.is_set():
             try:
-                job = self._jobs.claim(worker, lease_s=_LEASE_S)
+                job = self._jobs.claim(worker, kinds, lease_s=_LEASE_S)
             except GymnastError as error:
                 LOG.error("claim_failed worker=%s error=%s", worker, error)
                 job = None

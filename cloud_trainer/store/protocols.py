@@ -318,7 +318,10 @@ class JobStore(Protocol):
         ...
 
     def claim(self, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
-        """Take the oldest waiting job (of these kinds, if any are given), or None."""
+        """Take a waiting job (of these kinds, if any are given), or None.
+
+        Interactive kinds go first and background ones last (gymnast_core.job); of one class the oldest.
+        """
         ...
 
     def renew(self, job_id: str, worker: str, lease_s: float = 60.0) -> bool:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from cloud_trainer.store.database import JOB_EVENTS, JOBS, Database
 from cloud_trainer.store.protocols import JobEnd, JobRow, new_job_id
-from gymnast_core.job import FINAL_STATES, JobEvent, JobState
+from gymnast_core.job import BACKGROUND, FINAL_STATES, INTERACTIVE, JobEvent, JobState
 from gymnast_core.manifest import canonical_json
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
 
@@ -82,7 +82,8 @@ class SqlJobStore:
 
     def claim(self, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
         """See JobStore."""
-        waiting = sa.select(JOBS.c.job_id).where(JOBS.c.state == "waiting").order_by(JOBS.c.created_ns).limit(1)
+        first = sa.case((JOBS.c.kind.in_(INTERACTIVE), 0), (JOBS.c.kind.in_(BACKGROUND), 2), else_=1)
+        waiting = sa.select(JOBS.c.job_id).where(JOBS.c.state == "waiting").order_by(first, JOBS.c.created_ns).limit(1)
         if kinds:
             waiting = waiting.where(JOBS.c.kind.in_(builtins.list(kinds)))
         if not self._database.is_sqlite:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -134,7 +135,9 @@ def _recorded(context: JobContext) -> Iterator[Recorded]:
 def _beside(service: Service, args: argparse.Namespace, shelf: Shelf, console: Console) -> Iterator[None]:
     """The operator's page and the watch for evaluations, as long as the service runs."""
     from cloud_trainer.jobs.replay_watch import ReplayWatch
+    from cloud_trainer.jobs.submission import check_submission
 
+    service.check_job = functools.partial(check_submission, shelf, service.episodes_of)
     watch = ReplayWatch(service.episodes, service.jobs, args.folder / LEDGER, shelf.can_replay)
     with watch, _page(service, args, shelf, console):
         yield

@@ -210,6 +210,13 @@ class JobStoreContract:
         assert store.claim("w3") is None
         assert store.get(first.job_id).attempts == 1
 
+    def test_jobs_that_somebody_waits_for_go_first_and_background_ones_last(self, store):
+        replay, train, improve, adapt = (
+            store.submit("default", kind, {}, kind, "ada") for kind in ("replay", "train", "improve", "adapt")
+        )
+        claimed = [store.claim("w").job_id for _ in range(4)]
+        assert claimed == [job.job_id for job in (adapt, train, improve, replay)]
+
     def test_many_workers_never_share_a_job(self, store):
         for number in range(12):
             store.submit("default", "a", {}, str(number), "ada")
