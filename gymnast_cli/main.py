@@ -21,6 +21,7 @@ from gymnast_core.errors import (
     StorageError,
     TransientBridgeError,
 )
+from gymnast_core.wire.errors import IdentityError
 
 COMMANDS = {
     "demo": "the whole loop on this machine: base policy, practice in the world model, better policy",
@@ -53,6 +54,7 @@ EXIT_CODES: dict[type[GymnastError], int] = {
     NotTrustedError: 3,
     SafetyError: 4,
     TransientBridgeError: 75,
+    IdentityError: 77,
 }
 """Exit code by error; every other GymnastError is 1. 130 is Ctrl-C."""
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import grpc
 
 from gymnast_core.errors import ConfigError, GymnastError, RejectedBridgeError, TransientBridgeError
+from gymnast_core.wire.address import Address
 from gymnast_core.wire.codec import MAX_MESSAGE_BYTES
 from gymnast_core.wire.errors import error_from_wire
 from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.proxy import proxy_for
 
+os.environ.setdefault("GRPC_DNS_RESOLVER", "native")  # the system's, which knows .local and what changed in /etc/hosts
 LOG = logging.getLogger(__name__)
 KEEPALIVE_TIME_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 10_000
@@ -51,22 +55,25 @@ def open_channel(address: str, identity: Identity | None, *, insecure: bool = Fa
     """Open a channel.
 
     Args:
-        address: host:port.
+        address: host:port of the trainer.
         identity: who we are; required unless insecure.
         insecure: no TLS at all: only for a link that is secured by other means.
 
     Raises:
-        ConfigError: no identity and not explicitly insecure.
+        ConfigError: no identity and not explicitly insecure, or no address.
     """
+    where = Address.parse(address)
     if insecure:
-        LOG.warning("insecure_channel address=%s", address)
-        return grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+        LOG.warning("insecure_channel address=%s", where)
+        return grpc.insecure_channel(str(where), options=(*CLIENT_OPTIONS, ("grpc.enable_http_proxy", 0)))
     if identity is None:
         raise ConfigError(f"an identity is needed to reach {address}; make one with `gymnast enroll`")
     credentials = grpc.ssl_channel_credentials(
         root_certificates=identity.authority, private_key=identity.key, certificate_chain=identity.certificate
     )
-    return grpc.secure_channel(address, credentials, options=CLIENT_OPTIONS)
+    proxy = proxy_for("https", where)  # not gRPC's own choice: that one takes http_proxy, too, and for this machine
+    through = ("grpc.http_proxy", proxy.url) if proxy else ("grpc.enable_http_proxy", 0)
+    return grpc.secure_channel(str(where), credentials, options=(*CLIENT_OPTIONS, through))
 
 
 def domain_error(error: grpc.RpcError) -> GymnastError:

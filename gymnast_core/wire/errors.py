@@ -61,11 +61,19 @@ class SupersededError(TransientBridgeError):
     """A newer stream has taken this episode over."""
 
 
-class NotPermittedError(RejectedBridgeError):
+class IdentityError(RejectedBridgeError):
+    """One side is not who the other needs; trying again cannot help before somebody changed that."""
+
+
+class NotAuthenticatedError(IdentityError):
+    """TLS: a certificate does not name who was called, has expired, or comes from another authority."""
+
+
+class NotPermittedError(IdentityError):
     """The certificate's role may not call this method."""
 
 
-class RevokedError(RejectedBridgeError):
+class RevokedError(IdentityError):
     """The certificate was taken back; whoever runs the service must issue a new one."""
 
 

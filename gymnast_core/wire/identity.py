@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -99,6 +100,18 @@ class Identity:
             ConfigError: the folder has none.
         """
         return TrustedKeys.load(self.folder / TRUST)
+
+    def out_of_date(self) -> str:
+        """Return what is wrong with the time our certificate is valid for; empty when nothing is."""
+        certificate, now = x509.load_pem_x509_certificate(self.certificate), dt.datetime.now(dt.timezone.utc)
+        if now > certificate.not_valid_after_utc:
+            return f"{self.folder / CERTIFICATE} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; enroll again"
+        if now < certificate.not_valid_before_utc:
+            since = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M}"
+            return (
+                f"{self.folder / CERTIFICATE} is valid from {since} UTC, and the clock here says {now:%Y-%m-%d %H:%M}"
+            )
+        return ""
 
     def fingerprint(self) -> tuple[int, int]:
         """Changes when the certificate on the disk was rotated."""

@@ -16,7 +16,6 @@ from gymnast_core.job import JobEvent, JobView
 from gymnast_core.manifest import read_checkpoint
 from gymnast_core.signing import SignedDocument
 from gymnast_core.types import Outcome
-from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
 from gymnast_core.wire.errors import NotFoundError
 from gymnast_core.wire.gymnast.v1 import (
@@ -139,7 +138,7 @@ class JobsClient(Client):
                     backoff.reset()
                     yield JobEvent(event.sequence, event.time_ns, event.kind, json.loads(event.data_json))
             except grpc.RpcError as failure:
-                error = domain_error(failure)
+                error = self._link.failure(failure)
                 if failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:  # a job may be silent for long; asked again
                     away_since = time.monotonic()
                     continue
@@ -252,7 +251,7 @@ class WeightsClient(Client):
         try:
             return signed_document(stub.Publish(requests(), timeout=_PUBLISH_DEADLINE_S))
         except grpc.RpcError as failure:
-            raise domain_error(failure) from failure
+            raise self._link.failure(failure) from failure
 
     def releases(self, after: int = 0, limit: int = 100) -> list[SignedDocument]:
         """A page, in order; not verified yet."""
@@ -299,7 +298,7 @@ class WeightsClient(Client):
                     )
                 text += chunk.data
         except grpc.RpcError as failure:
-            raise domain_error(failure) from failure
+            raise self._link.failure(failure) from failure
         return bytes(text)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 
 from gymnast_core.errors import ConfigError, GymnastError, RejectedBridgeError, TransientBridgeError
-from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 from gymnast_core.wire.gymnast.v1 import console_pb2, console_pb2_grpc
 from gymnast_ros.uplink.clients import Client
@@ -94,7 +93,7 @@ class ConsoleClient(Client):
         try:
             pieces = list(stub.Ask(request, timeout=_DEADLINE_S))
         except grpc.RpcError as failure:
-            error = domain_error(failure)
+            error = self._link.failure(failure)
             if isinstance(error, TransientBridgeError):
                 self._link.reconnect()
             raise error from failure

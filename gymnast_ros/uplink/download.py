@@ -15,7 +15,6 @@ from blake3 import blake3
 
 from gymnast_core.episodes.durable import FULL_ERRNOS, move_durably
 from gymnast_core.errors import CorruptError, DiskFullError, TransientBridgeError
-from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import decode_blob
 from gymnast_core.wire.gymnast.v1 import weights_pb2
 from gymnast_ros.uplink.link import Link
@@ -133,7 +132,7 @@ class BlobDownload:
                 os.pwrite(descriptor, chunk.data, at)
                 at += len(chunk.data)
         except grpc.RpcError as failure:
-            raise domain_error(failure) from failure
+            raise self._link.failure(failure) from failure
         except CorruptError as error:
             raise TransientBridgeError(str(error)) from error
         if at != start + length:

@@ -12,13 +12,18 @@ from typing import Any, TypeVar
 import grpc
 import numpy as np
 
-from gymnast_core.errors import BridgeError, RejectedBridgeError, TransientBridgeError
+from gymnast_core.errors import BridgeError, GymnastError, RejectedBridgeError, TransientBridgeError
+from gymnast_core.wire.address import Address
 from gymnast_core.wire.channel import UNARY_DEADLINE_S, domain_error, open_channel
+from gymnast_core.wire.diagnosis import diagnose
 from gymnast_core.wire.identity import CERTIFICATE, Identity
 
 LOG = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply")
 _FIRST_S, _LONGEST_S = 0.1, 5.0
+_NOT_REACHED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_LOOK_AGAIN_S = 5.0
+"""How long a diagnosis is believed: what fails may fail often."""
 
 
 class Backoff:
@@ -55,15 +60,21 @@ class Link:
         address: host:port.
         identity: identity folder; None only with insecure.
         insecure: no TLS.
+
+    Raises:
+        ConfigError: the address is none, or the folder holds no identity.
     """
 
     def __init__(self, address: str, identity: Path | Identity | None, *, insecure: bool = False) -> None:
-        self.address = address
+        self._where = Address.parse(address)
+        self.address = str(self._where)
         self._folder = identity.folder if isinstance(identity, Identity) else identity
         self._insecure = insecure
         self._lock = threading.Lock()
         self._identity: Identity | None = Identity.load(self._folder) if self._folder else None
         self._channel: grpc.Channel | None = None
+        self._looking = threading.Lock()
+        self._diagnosis: tuple[float, GymnastError | None] = (-_LOOK_AGAIN_S, None)
 
     @property
     def identity(self) -> Identity | None:
@@ -95,6 +106,18 @@ class Link:
         """Hang up."""
         self.reconnect()
 
+    def failure(self, failure: grpc.RpcError) -> GymnastError:
+        """Return what a failed call means; where the trainer was not reached at all, the reason is looked for."""
+        error = domain_error(failure)
+        if failure.code() not in _NOT_REACHED or type(error) is not TransientBridgeError:
+            return error
+        with self._looking:
+            looked_at, found = self._diagnosis
+            if time.monotonic() - looked_at > _LOOK_AGAIN_S:
+                found = diagnose(self._where, None if self._insecure else self._identity)
+                self._diagnosis = time.monotonic(), found
+        return error if found is None else type(found)(str(found))
+
     def call(
         self,
         make: Callable[[grpc.Channel], Callable[..., _Reply]],
@@ -120,7 +143,7 @@ class Link:
             try:
                 return make(self.channel())(request, timeout=timeout_s)
             except grpc.RpcError as failure:
-                error = domain_error(failure)
+                error = self.failure(failure)
                 if isinstance(error, RejectedBridgeError) or not isinstance(error, BridgeError):
                     raise error from failure
                 pause = backoff.next_s()

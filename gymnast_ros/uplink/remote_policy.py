@@ -14,8 +14,7 @@ import numpy as np
 from gymnast_core.episodes.writer import JPEG_QUALITY, encode_jpeg
 from gymnast_core.errors import ContractError
 from gymnast_core.types import ACTION_DIM, ActionChunk, Observation
-from gymnast_core.wire.channel import domain_error
-from gymnast_core.wire.errors import InvalidMessageError, LinkLostError, error_from_wire
+from gymnast_core.wire.errors import IdentityError, InvalidMessageError, LinkLostError, error_from_wire
 from gymnast_core.wire.gymnast.v1 import policy_pb2, policy_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.link import Link
@@ -39,6 +38,7 @@ class RemotePolicy:
 
     Raises:
         LinkLostError: the trainer did not answer the greeting.
+        IdentityError: it is not the one that was meant, or refuses us.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class RemotePolicy:
             request.request_id, self._next_id = self._next_id, self._next_id + 1
             try:
                 if self._stream is None:
-                    self._stream = _Stream(self._link.channel())
+                    self._stream = _Stream(self._link)
                 reply = self._stream.ask(request, deadline_s)
-            except LinkLostError:
+            except (LinkLostError, IdentityError):
                 self._drop()
                 self._link.reconnect()
                 raise
@@ -129,10 +129,11 @@ class RemotePolicy:
 class _Stream:
     """One Infer stream: a queue out, a thread and a queue in."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, link: Link) -> None:
+        self._link = link
         self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._in: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._call = policy_pb2_grpc.PolicyServiceStub(channel).Infer(self._requests())
+        self._call = policy_pb2_grpc.PolicyServiceStub(link.channel()).Infer(self._requests())
         threading.Thread(target=self._read, name="remote-policy", daemon=True).start()
 
     def ask(self, request: Any, deadline_s: float) -> Any:
@@ -141,6 +142,8 @@ class _Stream:
             reply = self._in.get(timeout=deadline_s)
         except queue.Empty:
             raise LinkLostError(f"the remote policy did not answer within {deadline_s} s; the arm holds") from None
+        if isinstance(reply, IdentityError):
+            raise reply
         if isinstance(reply, Exception):
             raise LinkLostError(f"the link to the remote policy broke: {reply}; the arm holds") from reply
         if reply.request_id != request.request_id:
@@ -161,7 +164,7 @@ class _Stream:
                 self._in.put(reply)
             self._in.put(ConnectionError("the stream ended"))
         except grpc.RpcError as failure:
-            self._in.put(domain_error(failure))
+            self._in.put(self._link.failure(failure))
 
 
 def _chunk(reply: Any, rows: int) -> ActionChunk:

@@ -14,7 +14,6 @@ import grpc
 
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_core.orders import Order, OrderNews
-from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.link import Backoff, Link
@@ -150,7 +149,7 @@ class Reporter:
                 return None
             return Order(reply.order.order_id, reply.order.kind, json.loads(reply.order.spec_json))
         except grpc.RpcError as failure:
-            raise domain_error(failure) from failure
+            raise self._link.failure(failure) from failure
         finally:
             self._pace.sent(began_s, bool(frame))
 

@@ -20,8 +20,8 @@ from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, Gy
 from gymnast_core.manifest import WEIGHTS_NAME
 from gymnast_core.signing import DowngradeError, Release, SignedDocument
 from gymnast_core.wire.allocator import keep_freed_memory
-from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import CHUNK_BYTES
+from gymnast_core.wire.errors import IdentityError
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.clients import signed_document
@@ -112,7 +112,7 @@ class Uplink:
         self._changed = threading.Condition()
         self._connected = {"episodes": False, "weights": False}
         self._counts = {"acknowledged": 0, "duplicates": 0, "refused": 0, "sent_bytes": 0}
-        self._alarm = self._last_error = ""
+        self._alarm = self._unwelcome = self._last_error = ""
         self._stream: UploadStream | None = None
         self._threads: list[threading.Thread] = []
 
@@ -176,7 +176,7 @@ class Uplink:
             refused=self._counts["refused"],
             sent_bytes=self._counts["sent_bytes"] + (stream.sent_bytes if stream else 0),
             staged=staged.name if staged else "",
-            alarm="the spool is full" if usage and usage.full else self._alarm,
+            alarm="the spool is full" if usage and usage.full else self._alarm or self._unwelcome,
             last_error=self._last_error,
         )
 
@@ -268,7 +268,7 @@ class Uplink:
                 self._take(link, signed_document(message))
         except grpc.RpcError as failure:
             if not self._stop.is_set():
-                raise domain_error(failure) from failure
+                raise link.failure(failure) from failure
 
     def _take(self, link: Link, document: SignedDocument) -> None:
         """Verify, fetch, verify, stage; a release that is not for us is told and passed over."""
@@ -332,12 +332,16 @@ class Uplink:
     def _works(self, part: str) -> None:
         if not self._connected[part]:
             self._connected[part] = True
+            self._unwelcome = ""
             self._tell("connected", part=part)
 
     def _broken(self, part: str, error: Exception) -> None:
         self._last_error = f"{type(error).__name__}: {error}"
         if isinstance(error, _ALARMS):
             self._raise_alarm(str(error))
+        if isinstance(error, IdentityError) and str(error) != self._unwelcome:
+            self._unwelcome = str(error)
+            self._tell("alarm", detail=str(error))
         if self._connected[part]:
             self._connected[part] = False
             self._tell("disconnected", part=part, error=self._last_error)

@@ -16,7 +16,6 @@ import grpc
 from gymnast_core.episodes.messages import SCHEMA_VERSION
 from gymnast_core.episodes.spool import Spool, SpoolEntry, file_digest
 from gymnast_core.errors import GymnastError
-from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c, encode_upload
 from gymnast_core.wire.errors import error_from_wire
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2 as pb
@@ -104,7 +103,7 @@ class UploadStream:
             for reply in call:
                 self._handle(reply)
         except grpc.RpcError as failure:
-            raise domain_error(failure) from failure
+            raise self._link.failure(failure) from failure
         finally:
             with self._changed:
                 self._over = True
