@@ -39,6 +39,7 @@ MAY: Mapping[str, frozenset[str]] = {
     "report": _ROBOTS,
     "infer": _ROBOTS,
     "inspect": _ADMIN,
+    "enroll": frozenset({"newcomer"}),  # a one-time code in place of an identity
 }
 """Action -> roles that may do it; anything else is refused."""
 

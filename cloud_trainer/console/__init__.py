@@ -18,14 +18,13 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.web import direct
 from gymnast_core.web.auth import Gate, User
 from gymnast_core.web.server import PageServer
+from gymnast_core.wire.address import Address, is_everywhere, is_loopback, plain_host
 from gymnast_core.wire.errors import NotFoundError
 from gymnast_core.wire.identity import Peer
 
-__all__ = ["DEFAULT_PORT", "LOOPBACK", "Console", "Gate", "User"]
+__all__ = ["DEFAULT_PORT", "Console", "Gate", "User"]
 
 DEFAULT_PORT = 8600
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-EVERYWHERE = ("0.0.0.0", "::")  # compared with, not listened on
 
 
 class ArmEngine(AdaptationEngine, TrialEngine, Protocol):
@@ -58,7 +57,8 @@ class Console:
         tls: bool = False,
         loops: Sequence[Path] = (),
     ) -> None:
-        if not tls and host not in LOOPBACK:
+        host = plain_host(host)
+        if not tls and not is_loopback(host):
             raise ConfigError(f"HTTP would show tokens to the network on {host}; use TLS, or 127.0.0.1")
         if tls and service.config.insecure:
             raise ConfigError(f"a service without certificates cannot serve HTTPS on {host}; use 127.0.0.1")
@@ -78,9 +78,10 @@ class Console:
             GymnastError: the port is taken.
         """
         address = self._server.start()
-        port = address.rpartition(":")[2]
-        scheme = address.partition(":")[0]
-        self.address = f"{scheme}://{socket.gethostname()}:{port}" if self._host in EVERYWHERE else address
+        scheme, _, where = address.partition("://")
+        names = [name for name in self._service.config.names if not is_loopback(name)] or [socket.getfqdn()]
+        everywhere = Address(names[0], Address.parse(where).port)
+        self.address = f"{scheme}://{everywhere}" if is_everywhere(self._host) else address
         self._service.console.log_in, self._service.console.ask = self._log_in, self._ask
         return self.address
 

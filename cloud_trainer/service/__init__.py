@@ -1,5 +1,6 @@
 """The trainer's service: episodes in, weights out, jobs; and the authority that says who may."""
 
+from cloud_trainer.service.codes import make_code, withdraw_codes
 from cloud_trainer.service.config import Limits, ServiceConfig
 from cloud_trainer.service.enroll import enroll
 from cloud_trainer.service.orders import OrderedRobot
@@ -7,4 +8,16 @@ from cloud_trainer.service.revocation import revoke
 from cloud_trainer.service.server import Service, serve
 from cloud_trainer.service.worker import JobContext, Runner
 
-__all__ = ["JobContext", "Limits", "OrderedRobot", "Runner", "Service", "ServiceConfig", "enroll", "revoke", "serve"]
+__all__ = [
+    "JobContext",
+    "Limits",
+    "OrderedRobot",
+    "Runner",
+    "Service",
+    "ServiceConfig",
+    "enroll",
+    "make_code",
+    "revoke",
+    "serve",
+    "withdraw_codes",
+]

@@ -39,6 +39,7 @@ ACTION_OF: dict[str, str] = {
     f"{_V1}JobService/Report": "work",
     f"{_V1}PolicyService/Infer": "infer",
     f"{_V1}RobotService/Report": "report",
+    f"{_V1}EnrollService/Enroll": "enroll",
     f"{_V1}ConsoleService/LogIn": "log in",
     f"{_V1}ConsoleService/Ask": "follow",
     "/grpc.health.v1.Health/Check": "follow",

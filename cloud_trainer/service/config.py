@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.wire.address import plain_host
 
 _MIB = 1 << 20
 
@@ -58,7 +59,7 @@ class ServiceConfig:
         host: address to listen on.
         port: 0 takes a free one.
         port_file: gets "host:port" once the service listens.
-        names: DNS names or addresses put into the server's certificate.
+        names: DNS names and addresses for the server's certificate, beside this machine's own.
         insecure: no TLS and no identities: every caller is admin. Only with explicit intent.
         database_url: SQLAlchemy URL; None is SQLite in folder.
         blob_url: "s3://bucket/prefix" or None for a folder.
@@ -76,7 +77,7 @@ class ServiceConfig:
     host: str = "127.0.0.1"
     port: int = 0
     port_file: Path | None = None
-    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    names: tuple[str, ...] = ()
     insecure: bool = False
     database_url: str | None = None
     blob_url: str | None = None
@@ -89,7 +90,8 @@ class ServiceConfig:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        """Refuse ports and counts out of range."""
+        """Refuse hosts that are none, ports and counts out of range."""
+        object.__setattr__(self, "host", plain_host(self.host))
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}")
         for name in ("workers", "threads", "release_valid_s"):

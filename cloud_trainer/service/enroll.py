@@ -17,10 +17,10 @@ from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError
 from gymnast_core.signing import SigningKey
-from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, ROLES, TRUST, Peer, peer_of
+from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, ROLES, TRUST, Peer, write_key
 
 _CA_KEY, _RELEASE_KEY = "ca.key", "release.key"
-_CA_DAYS = 3650
+_CA_DAYS = _MOST_DAYS = 3650
 _CLOCK_SKEW = dt.timedelta(minutes=5)
 _PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -35,7 +35,7 @@ def create_authority(folder: Path) -> None:
     builder = _certificate(name, name, key.public_key(), dt.timedelta(days=_CA_DAYS))
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_key_usage(authority=True), critical=True)
-    _write_key(folder / _CA_KEY, key)
+    write_key(folder / _CA_KEY, key)
     if not (folder / _RELEASE_KEY).exists():
         SigningKey.generate().save(folder / _RELEASE_KEY)
     write_durably(folder / TRUST, SigningKey.load(folder / _RELEASE_KEY).public_bytes().hex().encode() + b"\n")
@@ -77,27 +77,51 @@ def enroll(
         ConfigError: an unknown role, or no days left to live.
         ContractError: name or tenant is no id.
     """
+    peer = checked_peer(name, role, tenant, days)
+    create_authority(authority)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = issue(authority, peer, key.public_key(), days, hosts)
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_durably(out / AUTHORITY, (authority / AUTHORITY).read_bytes())
+    write_durably(out / TRUST, (authority / TRUST).read_bytes())
+    write_key(out / KEY, key)
+    write_durably(out / CERTIFICATE, certificate)
+    return out
+
+
+def checked_peer(name: str, role: str, tenant: str, days: float) -> Peer:
+    """Return whom an identity shall name; raises as enroll()."""
     if role not in ROLES:
         raise ConfigError(f"role must be one of {ROLES}, got {role!r}")
-    if days <= 0:
-        raise ConfigError(f"days must be positive, got {days}")
-    peer = Peer(checked_id(name, "name"), role, checked_id(tenant, "tenant"))
-    create_authority(authority)
+    if not 0 < days <= _MOST_DAYS:
+        raise ConfigError(f"days must be more than 0 and at most {_MOST_DAYS}, got {days}")
+    return Peer(checked_id(name, "name"), role, checked_id(tenant, "tenant"))
+
+
+def issue(
+    authority: Path, peer: Peer, public: ec.EllipticCurvePublicKey, days: float, hosts: Sequence[str] = ()
+) -> bytes:
+    """Return a certificate for a key, noted before it is handed out.
+
+    Args:
+        authority: the CA folder.
+        peer: whom it names.
+        public: the holder's key.
+        days: how long it is valid.
+        hosts: DNS names and addresses of a server.
+
+    Raises:
+        ConfigError: the authority's key is none.
+    """
     ca_key = serialization.load_pem_private_key((authority / _CA_KEY).read_bytes(), None)
     ca = x509.load_pem_x509_certificate((authority / AUTHORITY).read_bytes())
     if not isinstance(ca_key, _PrivateKey):
         raise ConfigError(f"{authority / _CA_KEY} is no elliptic-curve key; was it made by `gymnast enroll`?")
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _issue(peer, key, ca, days, hosts).sign(ca_key, hashes.SHA256())
+    certificate = _issue(peer, public, ca, days, hosts).sign(ca_key, hashes.SHA256())
     note_issued(authority, certificate.serial_number, peer)
-    out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_durably(out / AUTHORITY, (authority / AUTHORITY).read_bytes())
-    write_durably(out / TRUST, (authority / TRUST).read_bytes())
-    _write_key(out / KEY, key)
-    write_durably(out / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
-    if role != "server":
+    if peer.role != "server":
         end_other_roles(authority, peer)
-    return out
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def days_left(certificate_pem: bytes) -> float:
@@ -106,16 +130,8 @@ def days_left(certificate_pem: bytes) -> float:
     return (until - dt.datetime.now(dt.timezone.utc)).total_seconds() / 86400
 
 
-def ensure_server_identity(authority: Path, out: Path, hosts: Sequence[str]) -> Path:
-    """Issue the server's own identity, or a new one when a third of its life is left."""
-    path = out / CERTIFICATE
-    if path.is_file() and peer_of(path.read_bytes()) is not None and days_left(path.read_bytes()) > 30:
-        return out
-    return enroll(authority, "trainer", "server", out=out, hosts=hosts)
-
-
 def _issue(
-    peer: Peer, key: _PrivateKey, ca: x509.Certificate, days: float, hosts: Sequence[str]
+    peer: Peer, public: ec.EllipticCurvePublicKey, ca: x509.Certificate, days: float, hosts: Sequence[str]
 ) -> x509.CertificateBuilder:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, peer.name)])
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(peer.uri())]
@@ -126,7 +142,7 @@ def _issue(
             names.append(x509.DNSName(host))
     server = peer.role == "server"
     usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-    builder = _certificate(subject, ca.subject, key.public_key(), dt.timedelta(days=days))
+    builder = _certificate(subject, ca.subject, public, dt.timedelta(days=days))
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(authority=False), critical=True)
@@ -154,10 +170,3 @@ def _key_usage(*, authority: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _write_key(path: Path, key: _PrivateKey) -> None:
-    data = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    write_durably(path, data, mode=0o600)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from cloud_trainer.service.codes import OpenCodes
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.robots import RobotBoard
@@ -14,7 +15,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.orders import OrderNews
 from gymnast_core.wire.codec import CHUNK_BYTES
 from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
-from gymnast_core.wire.gymnast.v1 import console_pb2, robots_pb2
+from gymnast_core.wire.gymnast.v1 import console_pb2, enroll_pb2, robots_pb2
 from gymnast_core.wire.identity import Peer
 
 TOKEN_S = 12 * 3600
@@ -61,6 +62,20 @@ class RobotServicer:
         order = request.order
         result = json_field(order.result_json, self._limits) if order.result_json else {}
         return OrderNews(order.order_id, order.done, order.error[: 4 * _TEXT], result)
+
+
+class EnrollServicer:
+    """Identities for whoever comes with a one-time code; None where there are no certificates."""
+
+    def __init__(self, codes: OpenCodes | None) -> None:
+        self._codes = codes
+
+    def Enroll(self, request: Any, peer: Peer, context: Any) -> enroll_pb2.EnrollReply:
+        """Issue it for the key of the caller's connection."""
+        if self._codes is None:
+            raise ConfigError("this trainer runs with --insecure and has no identities to give")
+        certificate, authority, trust = self._codes.redeem(bytes(context.auth_context()["x509_pem_cert"][0]))
+        return enroll_pb2.EnrollReply(certificate=certificate, authority=authority, trust=trust)
 
 
 class ConsoleServicer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import threading
@@ -22,12 +23,14 @@ from grpc_reflection.v1alpha import reflection
 
 from cloud_trainer.service import metrics
 from cloud_trainer.service.auth import INSECURE_PEER, GuardInterceptor, StreamSlots, authorise_call
+from cloud_trainer.service.certificate import ServerCertificate
+from cloud_trainer.service.codes import OpenCodes
 from cloud_trainer.service.config import ServiceConfig
-from cloud_trainer.service.enroll import create_authority, ensure_server_identity, release_key
+from cloud_trainer.service.enroll import create_authority, release_key
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.lock import FolderLock
 from cloud_trainer.service.orders import RobotOrders
-from cloud_trainer.service.people import ConsoleServicer, RobotServicer
+from cloud_trainer.service.people import ConsoleServicer, EnrollServicer, RobotServicer
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.revocation import Revocations
 from cloud_trainer.service.robots import RobotBoard
@@ -43,6 +46,7 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CorruptError, GymnastError, StorageError
+from gymnast_core.wire.address import Address, is_everywhere, listen
 from gymnast_core.wire.allocator import keep_freed_memory
 from gymnast_core.wire.channel import (
     ERROR_KEY,
@@ -55,16 +59,19 @@ from gymnast_core.wire.codec import MAX_MESSAGE_BYTES, decode_upload, encode_blo
 from gymnast_core.wire.errors import wire_error
 from gymnast_core.wire.gymnast.v1 import (
     console_pb2,
+    enroll_pb2,
     jobs_pb2,
     policy_pb2,
     robots_pb2,
     trajectories_pb2,
     weights_pb2,
 )
-from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
 _STOP_GRACE_S = 10.0
+LISTENS = Path("server/listens.json")
+"""In the service's folder: where it listens, for commands on this machine."""
 _SERVICES = {
     "TrajectoryService": trajectories_pb2,
     "WeightsService": weights_pb2,
@@ -72,6 +79,7 @@ _SERVICES = {
     "PolicyService": policy_pb2,
     "RobotService": robots_pb2,
     "ConsoleService": console_pb2,
+    "EnrollService": enroll_pb2,
 }
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -129,6 +137,8 @@ class Service:
         self.authority = folder / "ca"
         create_authority(self.authority)
         self.revocations = Revocations(self.authority)
+        self._codes = OpenCodes(self.authority)
+        self.certificate = ServerCertificate(self.authority, folder / "server", (*config.names, config.host))
         self._database = Database(config.database_url or f"sqlite:///{folder / 'store.db'}")
         self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
@@ -154,14 +164,15 @@ class Service:
         self.metrics_port = 0
 
     def start(self) -> str:
-        """Listen; returns the bound host:port, and writes it to config.port_file."""
-        target = f"{self.config.host}:{self.config.port}"
-        if self.config.insecure:
-            LOG.warning("insecure_port host=%s: anybody who can reach it is admin", self.config.host)
-            port = self._server.add_insecure_port(target)
-        else:
-            port = self._server.add_secure_port(target, self._credentials())
-        self.address = f"{self.config.host}:{port}"
+        """Listen; returns host:port as this machine reaches it, and writes it to config.port_file.
+
+        Raises:
+            ConfigError: the host is none of this machine's.
+            GymnastError: the port is taken.
+        """
+        port = self._listen()
+        self.address = str(Address(_from_here(self.config.host), port))
+        write_durably(self.config.folder / LISTENS, json.dumps({"host": self.config.host, "port": port}).encode())
         keep_freed_memory()
         self._server.start()
         self.revocations.start()
@@ -174,7 +185,7 @@ class Service:
             self.metrics_port = metrics.serve(self.config.metrics_port)
         if self.config.port_file is not None:
             write_durably(self.config.port_file, self.address.encode())
-        LOG.info("serving address=%s folder=%s", self.address, self.config.folder)
+        LOG.info("serving address=%s host=%s folder=%s", self.address, self.config.host, self.config.folder)
         return self.address
 
     def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
@@ -186,6 +197,7 @@ class Service:
         if self._workers:
             self._workers.stop(grace_s)
         self.revocations.stop()
+        self.certificate.stop()
         self.ingest.close()
         self.validator.stop()
         self.trail.close()
@@ -221,31 +233,17 @@ class Service:
         folder.mkdir(parents=True, exist_ok=True)
         return JobContext(job, episodes, self.blobs, self.meta, self.publisher, folder, self.jobs, stop)
 
-    def _credentials(self) -> grpc.ServerCredentials:
-        """Certificates that are read again when the files change: rotation without downtime."""
-        out = ensure_server_identity(self.authority, self.config.folder / "server", self.config.names)
-        seen = Identity.load(out).fingerprint()
-
-        def configuration(identity: Identity) -> Any:
-            pair = ((identity.key, identity.certificate),)
-            return grpc.ssl_server_certificate_configuration(pair, identity.authority)
-
-        def rotated() -> Any:
-            nonlocal seen
-            try:
-                identity = Identity.load(out)
-                if identity.fingerprint() == seen:
-                    return None
-                seen = identity.fingerprint()
-                LOG.info("certificate_rotated folder=%s", out)
-                return configuration(identity)
-            except (GymnastError, OSError) as error:
-                LOG.error("certificate_not_reloaded error=%s", error)
-                return None
-
-        return grpc.dynamic_ssl_server_credentials(
-            configuration(Identity.load(out)), rotated, require_client_authentication=True
-        )
+    def _listen(self) -> int:
+        """Take the port; returns it. gRPC does not say why it cannot, so a listener of our own asks first."""
+        host = self.config.host
+        (self.config.folder / LISTENS.parent).mkdir(exist_ok=True, mode=0o700)
+        listen(host, self.config.port, what="the trainer").close()
+        target = str(Address(host, self.config.port))
+        if self.config.insecure:
+            LOG.warning("insecure_port host=%s: anybody who can reach it is admin", host)
+            return int(self._server.add_insecure_port(target))
+        self.certificate.start()
+        return int(self._server.add_secure_port(target, self.certificate.credentials(self._codes.client_authorities)))
 
     def _build(self, staging: Path, policy: Any) -> grpc.Server:
         limits = self.config.limits
@@ -259,6 +257,7 @@ class Service:
             "JobService": JobServicer(self.jobs, self.trail, slots, limits, self._stopping, wake, self._check_job),
             "RobotService": RobotServicer(self.robots, self.orders, limits),
             "ConsoleService": self.console,
+            "EnrollService": EnrollServicer(None if self.config.insecure else self._codes),
         }
         if policy is not None:
             servicers["PolicyService"] = policy
@@ -275,6 +274,12 @@ class Service:
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
+    def _caller(self, context: Any) -> Peer | None:
+        """Whose call it is: somebody with an identity of ours, or a newcomer with a code."""
+        certificates = context.auth_context().get("x509_pem_cert")
+        newcomer = self._codes.newcomer(bytes(certificates[0])) if certificates else None
+        return newcomer or self.revocations.admit(context)
+
     def _guard(self, method: str, handler: Any) -> Any:
         """Put identity, roles, request id, metrics and error translation in front of one method."""
         ours = method.startswith("/gymnast.v1.")
@@ -282,8 +287,7 @@ class Service:
         kind = _KINDS[(handler.request_streaming, handler.response_streaming)]
 
         def call(request: Any, context: Any) -> Any:
-            known = INSECURE_PEER if self.config.insecure else self.revocations.admit(context)
-            peer = authorise_call(method, known)
+            peer = authorise_call(method, INSECURE_PEER if self.config.insecure else self._caller(context))
             return behaviour(request, peer, context) if ours else behaviour(request, context)
 
         guarded = _guarded_stream(method, call) if handler.response_streaming else _guarded_call(method, call)
@@ -293,6 +297,13 @@ class Service:
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+
+
+def _from_here(host: str) -> str:
+    """How this machine reaches what listens on a host."""
+    if not is_everywhere(host):
+        return host
+    return "::1" if ":" in host else "127.0.0.1"
 
 
 _KINDS = {

@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, console_client, emit
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from gymnast_core.wire.address import Address, is_loopback
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +22,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Print where the page is, and a token in your certificate's name."""
     with console_client(args) as client:
         login = client.log_in()
-    page, trainer = urlsplit(login.address), args.trainer.rpartition(":")[0]
+    page, trainer = urlsplit(login.address), Address.parse(args.trainer).host
     lines = [f"page:  {login.address}", f"token: {login.token} (for {login.valid_for_s // 3600} hours)"]
-    if page.hostname in LOOPBACK and trainer not in LOOPBACK:
+    if is_loopback(page.hostname or "") and not is_loopback(trainer):
         lines.append(f"it listens on the trainer's own machine; from here: ssh -L {page.port}:{page.netloc} {trainer}")
     told = {"address": login.address, "token": login.token, "valid_for_s": login.valid_for_s}
     emit(args, console, told, "\n".join(lines))

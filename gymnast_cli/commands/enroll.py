@@ -1,18 +1,29 @@
-"""`gymnast enroll`: identities for mutual TLS."""
+"""`gymnast enroll`: identities for mutual TLS, on this machine or fetched onto another one with a one-time code."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
+import json
+import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from gymnast_cli.connect import emit
+from gymnast_core.errors import ConfigError
+from gymnast_core.wire.address import Address, is_loopback
+from gymnast_core.wire.identity import CERTIFICATE, names_in
+
 ROLES = ("robot", "operator", "trainer", "admin")
+MAKE = "\0make"
+"""What --code is without a value: on the trainer's machine it makes one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("name", help="who it is for, [A-Za-z0-9_-]; the service knows the holder by this name")
+    parser.add_argument("name", nargs="?", default="", help="of the robot, person or machine it is for, [A-Za-z0-9_-]; "
+                        "the service knows the holder by it (with --remote the code says it)")  # fmt: skip
     parser.add_argument("--role", choices=ROLES, default="robot", help="what the holder may do (default: robot)")
     parser.add_argument("--tenant", default="default", help="whose data it sees")
     parser.add_argument(
@@ -23,19 +34,100 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--revoke", action="store_true", help="take back every certificate of NAME; the service notices within a second"
     )
     parser.add_argument("--days", type=int, default=90, help="validity")
+    parser.add_argument("--code", nargs="?", const=MAKE, metavar="CODE", help="without a value: make a one-time code, "
+                        "with which another machine fetches this identity; with --remote: that code")  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=15.0, help="how long a new code is good (default 15)")
+    parser.add_argument("--remote", metavar="HOST:PORT", help="fetch an identity from that trainer with a code; the "
+                        "private key is made here (the code is asked for where --code is missing)")  # fmt: skip
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Issue one identity folder (cert.pem, key.pem, ca.pem, trust.pub), or take a name's certificates back."""
-    from cloud_trainer.service import enroll, revoke
+    """Issue one identity folder (cert.pem, key.pem, ca.pem, trust.pub), make or use a code, or take certificates back.
 
+    Raises:
+        ConfigError: flags that do not go together, or a value that makes no sense.
+        IdentityError: the trainer does not know the code, or is not the one that made it.
+    """
+    if args.remote:
+        return _fetch(args, console)
+    if not args.name:
+        raise ConfigError("give the NAME the identity is for, or --remote HOST:PORT to fetch one with a code")
     if args.revoke:
-        serials = revoke(args.ca, args.name, tenant=args.tenant)
-        console.print(f"{args.name}, tenant {args.tenant}: {len(serials)} certificates revoked")
-        return 0
+        return _revoke(args, console)
+    if args.code is not None:
+        return _make_code(args, console)
+    from cloud_trainer.service import enroll
+
     out = args.out or Path("identities") / args.name
     folder = enroll(args.ca, args.name, args.role, tenant=args.tenant, out=out, days=args.days)
-    console.print(
-        f"{folder}: {args.role} {args.name}, tenant {args.tenant}, {args.days} days. Keep key.pem to its holder."
-    )
+    text = f"{folder}: {args.role} {args.name}, tenant {args.tenant}, {args.days} days. Keep key.pem to its holder."
+    value = {"folder": str(folder), "name": args.name, "role": args.role, "tenant": args.tenant, "days": args.days}
+    emit(args, console, value, text)
     return 0
+
+
+def _fetch(args: argparse.Namespace, console: Console) -> int:
+    from gymnast_ros.uplink import fetch_identity
+
+    if args.name or args.revoke:
+        raise ConfigError("with --remote the code says which identity it is; leave NAME and --revoke out")
+    code = args.code
+    if code in (None, MAKE):
+        code = getpass.getpass("code: ") if sys.stdin.isatty() else sys.stdin.readline()
+    identity = fetch_identity(args.remote, code, args.out)
+    peer, folder = identity.peer, identity.folder
+    text = (
+        f"{folder}: {peer.role} {peer.name}, tenant {peer.tenant}, of the trainer at {args.remote}. "
+        f"The private key was made here and has not left this machine."
+    )
+    emit(args, console, {"folder": str(folder), "name": peer.name, "role": peer.role, "tenant": peer.tenant}, text)
+    return 0
+
+
+def _revoke(args: argparse.Namespace, console: Console) -> int:
+    from cloud_trainer.service import revoke, withdraw_codes
+
+    codes = withdraw_codes(args.ca, args.name, tenant=args.tenant)
+    try:
+        serials = revoke(args.ca, args.name, tenant=args.tenant)
+    except ConfigError:
+        if not codes:
+            raise
+        serials = []
+    text = f"{args.name}, tenant {args.tenant}: {len(serials)} certificates revoked, {codes} codes withdrawn"
+    emit(args, console, {"revoked": serials, "codes": codes}, text)
+    return 0
+
+
+def _make_code(args: argparse.Namespace, console: Console) -> int:
+    """Print a code and the command that uses it."""
+    from cloud_trainer.service import make_code
+
+    if args.code != MAKE:
+        raise ConfigError("a code's value goes with --remote HOST:PORT; to make one, end the line with --code")
+    code = make_code(
+        args.ca, args.name, args.role, tenant=args.tenant, days=args.days, minutes=args.minutes
+    )  # fmt: skip
+    where, warning = _trainer_of(args.ca)
+    command = f"gymnast enroll --remote {where} --code {code}"
+    text = (
+        f"for {args.role} {args.name}, tenant {args.tenant}; good for {args.minutes:g} minutes and one machine. "
+        f"There:\n\n  {command}\n{warning}"
+    )
+    emit(args, console, {"code": code, "remote": where, "command": command, "minutes": args.minutes}, text)
+    return 0
+
+
+def _trainer_of(authority: Path) -> tuple[str, str]:
+    """How other machines reach the trainer whose authority this is, and what keeps them from it."""
+    server = authority.parent / "server"
+    try:
+        listens = json.loads((server / "listens.json").read_bytes())
+        host, port = str(listens["host"]), int(listens["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "HOST:PORT", "\n(the trainer has not been started yet: HOST:PORT is where it will listen)"
+    names = [name for name in names_in((server / CERTIFICATE).read_bytes()) if not is_loopback(name)]
+    if is_loopback(host):
+        warning = f"\n(this trainer listens on {host} alone; start it with --host 0.0.0.0 to reach it from there)"
+        return str(Address(host, port)), warning
+    return str(Address(names[0] if names else host, port)), ""

@@ -16,6 +16,7 @@ from gymnast_cli import robot_line
 from gymnast_cli.robot_line import engine_for
 from gymnast_core.errors import ConfigError
 from gymnast_core.shipped import KINDS, shipped_checkpoints
+from gymnast_core.wire.address import is_loopback, plain_host
 
 if TYPE_CHECKING:
     from cloud_trainer.jobs.runner import Recorded
@@ -30,7 +31,11 @@ LEDGER = Path("console/ledger.jsonl")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--folder", type=Path, default=Path("trainer"), help="everything the trainer keeps")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 or :: listens on all "
+                        "(default: this machine only)")  # fmt: skip
+    parser.add_argument("--name", dest="names", action="append", default=[], metavar="NAME",
+                        help="name or address robots and people reach it by, for its certificate; may be repeated "
+                        "(this machine's own host name and addresses are in it)")  # fmt: skip
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
     parser.add_argument("--checkpoints", type=Path, default=shipped_checkpoints(), metavar="FOLDER",
@@ -90,7 +95,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return result
 
     config = ServiceConfig(
-        folder=args.folder, host=args.host, port=args.port, port_file=args.port_file, insecure=args.insecure
+        folder=args.folder,
+        host=args.host,
+        port=args.port,
+        port_file=args.port_file,
+        insecure=args.insecure,
+        names=tuple(args.names),
     )
     console.print(f"trainer in {args.folder}; Ctrl-C stops it")
     return serve(config, runner, _policy(args, console), beside=lambda service: _beside(service, args, shelf, console))
@@ -146,14 +156,13 @@ def _beside(service: Service, args: argparse.Namespace, shelf: Shelf, console: C
 @contextlib.contextmanager
 def _page(service: Service, args: argparse.Namespace, shelf: Shelf, console: Console) -> Iterator[None]:
     """The operator's page, as long as the service runs."""
-    from cloud_trainer.console import LOOPBACK
     from cloud_trainer.console import Console as Page
 
     if args.no_console:
         yield
         return
-    host, port, tls = args.console_host, args.console_port, args.console_host not in LOOPBACK
+    host, port = plain_host(args.console_host), args.console_port
     engine = engine_for(service, args, shelf)
-    with Page(service, engine=engine, host=host, port=port, tls=tls, loops=args.loop) as page:
+    with Page(service, engine=engine, host=host, port=port, tls=not is_loopback(host), loops=args.loop) as page:
         console.print(f"operator's page at {page.address}; `gymnast console` gives a token for it")
         yield

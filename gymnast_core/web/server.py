@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import logging
 import ssl
 import threading
 import time
@@ -13,8 +13,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gymnast_core.errors import GymnastError
-from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY
+from gymnast_core.wire.address import Address, listen
+from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, Identity
 
+LOG = logging.getLogger(__name__)
 START_S = 15.0
 
 
@@ -35,6 +37,31 @@ class PeerProtocol(H11Protocol):
         self.app = with_certificate
 
 
+def following_context(identity: Path) -> ssl.SSLContext:
+    """Return a server's TLS settings that follow the folder: each handshake shows the certificate that is there."""
+    context, newest = _context(identity), Identity.load(identity).fingerprint()
+
+    def look(channel: Any, name: str | None, first: ssl.SSLContext) -> None:
+        nonlocal context, newest
+        try:
+            if (found := Identity.load(identity).fingerprint()) != newest:
+                context, newest = _context(identity), found
+        except (GymnastError, OSError) as error:  # ssl.SSLError is one: key and certificate of two issues
+            LOG.error("page_certificate_not_reloaded error=%s", error)
+        channel.context = context
+
+    context.sni_callback = look
+    return context
+
+
+def _context(identity: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity / CERTIFICATE, identity / KEY)
+    context.load_verify_locations(identity / AUTHORITY)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
 class PageServer:
     """One site on one port.
 
@@ -46,15 +73,10 @@ class PageServer:
     """
 
     def __init__(self, app: Any, *, host: str = "127.0.0.1", port: int = 0, identity: Path | None = None) -> None:
-        tls: dict[str, Any] = {}
-        if identity is not None:
-            tls = {
-                "ssl_certfile": str(identity / CERTIFICATE),
-                "ssl_keyfile": str(identity / KEY),
-                "ssl_ca_certs": str(identity / AUTHORITY),
-                "ssl_cert_reqs": ssl.CERT_OPTIONAL,
-            }
-        config = uvicorn.Config(app, http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=3, **tls)
+        tls = (lambda *_: following_context(identity)) if identity else None
+        config = uvicorn.Config(
+            app, http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=3, ssl_context_factory=tls
+        )
         self._server, self._stopping = uvicorn.Server(config), app.state.stopping
         self._scheme, self._host, self._port = "https" if tls else "http", host, port
         self._thread: threading.Thread | None = None
@@ -63,14 +85,10 @@ class PageServer:
         """Listen; returns the address of the page.
 
         Raises:
+            ConfigError: the host is none of this machine's.
             GymnastError: the port is taken.
         """
-        try:
-            listener = socket.create_server((self._host, self._port), backlog=128)
-        except OSError as error:
-            raise GymnastError(
-                f"the page cannot listen on {self._host}:{self._port} ({error.strerror}); is the port taken?"
-            ) from error
+        listener = listen(self._host, self._port, what="the page")
         run = self._server.run
         self._thread = threading.Thread(target=run, args=([listener],), name="page", daemon=True)
         self._thread.start()
@@ -79,8 +97,7 @@ class PageServer:
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 raise GymnastError("the page did not start; its log says why")
             self._thread.join(0.02)
-        host, port = listener.getsockname()[:2]
-        return f"{self._scheme}://{host}:{port}"
+        return f"{self._scheme}://{Address(*listener.getsockname()[:2])}"
 
     def stop(self) -> None:
         """Stop listening and wait; safe to call twice."""

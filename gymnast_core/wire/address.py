@@ -74,7 +74,7 @@ def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches it: localhost, 127.0.0.0/8, ::1."""
     address = ip_of(host)
-    return host == "localhost" if address is None else address.is_loopback
+    return host.lower().split(".")[0] == "localhost" if address is None else address.is_loopback
 
 
 def is_everywhere(host: str) -> bool:
@@ -83,14 +83,13 @@ def is_everywhere(host: str) -> bool:
     return address is not None and address.is_unspecified
 
 
-def listen(host: str, port: int, *, what: str, flag: str) -> socket.socket:
+def listen(host: str, port: int, *, what: str) -> socket.socket:
     """Listen; an IPv6 host that stands for every address takes IPv4 as well.
 
     Args:
         host: name or address of this machine.
         port: 0 takes a free one.
         what: listens, for the message: "the page".
-        flag: sets another port, for the message: "--console-port".
 
     Raises:
         ConfigError: the host is none of this machine's, or no address is known for it.
@@ -107,5 +106,5 @@ def listen(host: str, port: int, *, what: str, flag: str) -> socket.socket:
         if error.errno == errno.EADDRNOTAVAIL:
             raise ConfigError(f"{what} cannot listen on {where}: that is no address of this machine") from error
         taken = error.errno == errno.EADDRINUSE
-        why = f"the port is taken; stop what has it, or choose another with {flag}" if taken else error.strerror
+        why = "the port is taken; stop what has it, or choose another" if taken else error.strerror
         raise GymnastError(f"{what} cannot listen on {where}: {why}") from error

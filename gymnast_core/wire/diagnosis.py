@@ -7,16 +7,14 @@ import ssl
 import time
 from collections.abc import Callable
 
-from cryptography import x509
-
 from gymnast_core.errors import GymnastError, TransientBridgeError
-from gymnast_core.wire.address import Address, ip_of
+from gymnast_core.wire.address import Address
 from gymnast_core.wire.errors import NotAuthenticatedError
-from gymnast_core.wire.identity import CERTIFICATE, KEY, Identity
+from gymnast_core.wire.identity import CERTIFICATE, KEY, Identity, names_in
 from gymnast_core.wire.proxy import Proxy, proxy_for
 
 _WAIT_S, _AGAIN_S = 3.0, 0.3
-_LONGEST_HEAD = 16_384
+_LONGEST_HEAD, _MOST_NAMES = 16_384, 20
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG")
 _WRONG_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _OUT_OF_DATE = {9: "is not valid yet", 10: "has expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
@@ -38,13 +36,13 @@ def diagnose(address: Address, identity: Identity | None) -> GymnastError | None
     if reason := identity.out_of_date():
         return NotAuthenticatedError(reason)
     found = _attempt(lambda: _shake_hands(address, identity))
-    if not isinstance(found, _HungUpError):
+    if not isinstance(found, UnwelcomeError):
         return found
     time.sleep(_AGAIN_S)  # a trainer that is just stopping hangs up on everybody; one look more tells
     return _attempt(lambda: _shake_hands(address, identity))
 
 
-class _HungUpError(NotAuthenticatedError):
+class UnwelcomeError(NotAuthenticatedError):
     """The trainer ended the connection as soon as it had seen our certificate."""
 
 
@@ -106,12 +104,12 @@ def _shake_hands(address: Address, identity: Identity) -> GymnastError | None:
                 return NotAuthenticatedError(f"{address} speaks no TLS; is it a trainer, started without --insecure?")
             if "ALERT" not in (error.reason or ""):
                 return None
-            return NotAuthenticatedError(_unwelcome(address, identity, str(error.reason)))
-    return None if welcome else _HungUpError(_unwelcome(address, identity, "it hung up"))
+            return _unwelcome(address, identity, str(error.reason))
+    return None if welcome else _unwelcome(address, identity, "it hung up")
 
 
-def _unwelcome(address: Address, identity: Identity, reason: str) -> str:
-    return (
+def _unwelcome(address: Address, identity: Identity, reason: str) -> UnwelcomeError:
+    return UnwelcomeError(
         f"{address} does not accept the certificate in {identity.folder} ({identity.peer.name!r}): {reason}. It was "
         f"issued by another trainer's authority, or by one that was made anew since; enroll again"
     )
@@ -119,7 +117,7 @@ def _unwelcome(address: Address, identity: Identity, reason: str) -> str:
 
 def _distrusted(error: ssl.SSLCertVerificationError, address: Address, identity: Identity) -> GymnastError:
     if error.verify_code in _WRONG_NAME:
-        names = ", ".join(names_in(_certificate(address))) or "none"
+        names = ", ".join(names_in(shown_certificate(address))[:_MOST_NAMES]) or "nothing"
         return NotAuthenticatedError(
             f"{address.host!r} was expected in the trainer's certificate, which names {names}; use one of these, or "
             f"start the trainer with --name {address.host}"
@@ -136,17 +134,21 @@ def _distrusted(error: ssl.SSLCertVerificationError, address: Address, identity:
 
 
 def _speaks_tls(address: Address) -> GymnastError | None:
-    if not _certificate(address):
+    if not shown_certificate(address):
         return None
     return NotAuthenticatedError(f"{address} speaks TLS; give --identity instead of --insecure")
 
 
-def _certificate(address: Address) -> bytes:
-    """What the server shows, unverified and for messages to people only; nothing if it speaks no TLS."""
+def shown_certificate(address: Address) -> bytes:
+    """Return PEM of what a server shows, unverified; nothing if it speaks no TLS.
+
+    Raises:
+        TransientBridgeError: the machine is not reached.
+    """
     try:
         connection = _reach(address, proxy_for("https", address))
         with connection, _unverified().wrap_socket(connection) as channel:
-            return channel.getpeercert(binary_form=True) or b""
+            return ssl.DER_cert_to_PEM_cert(channel.getpeercert(binary_form=True) or b"").encode()
     except (ssl.SSLError, TimeoutError):
         return b""
 
@@ -157,14 +159,3 @@ def _unverified() -> ssl.SSLContext:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     return context
-
-
-def names_in(certificate_der: bytes) -> list[str]:
-    """Return the DNS names and addresses a certificate names, at most 20 of them."""
-    try:
-        certificate = x509.load_der_x509_certificate(certificate_der)
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
-        return []
-    found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    return [name for name in found if ip_of(name) or name.isprintable()][:20]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import ConfigError
 from gymnast_core.signing import TrustedKeys
 
@@ -57,6 +61,16 @@ def peer_of(certificate_pem: bytes) -> Peer | None:
         if (peer := Peer.from_uri(uri)) is not None:
             return replace(peer, serial=f"{certificate.serial_number:x}")
     return None
+
+
+def names_in(certificate_pem: bytes) -> list[str]:
+    """Return the DNS names and addresses a certificate names; none of something else."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return []
+    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
 
 
 @dataclass(frozen=True)
@@ -123,3 +137,13 @@ def common_name(certificate_pem: bytes) -> str:
     """The subject's common name, for messages to people."""
     subject = x509.load_pem_x509_certificate(certificate_pem).subject
     return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+
+def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Write a private key, readable by its owner alone."""
+    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    mask = os.umask(0o077)
+    try:
+        write_durably(path, data)
+    finally:
+        os.umask(mask)

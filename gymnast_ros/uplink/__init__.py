@@ -3,6 +3,7 @@
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.clients import EpisodesClient, EpisodeView, JobsClient, MadeFrom, WeightsClient
 from gymnast_ros.uplink.console import ConsoleClient, PageLogin
+from gymnast_ros.uplink.enroll import fetch_identity
 from gymnast_ros.uplink.hot_swap import ShadowReport, shadow_check, try_staged
 from gymnast_ros.uplink.remote_policy import RemotePolicy
 from gymnast_ros.uplink.reporter import Reporter, RobotNews
@@ -26,6 +27,7 @@ __all__ = [
     "UplinkEvent",
     "UplinkStatus",
     "WeightsClient",
+    "fetch_identity",
     "shadow_check",
     "try_staged",
 ]

@@ -71,7 +71,8 @@ class Link:
         self._folder = identity.folder if isinstance(identity, Identity) else identity
         self._insecure = insecure
         self._lock = threading.Lock()
-        self._identity: Identity | None = Identity.load(self._folder) if self._folder else None
+        given = identity if isinstance(identity, Identity) else None
+        self._identity = given or (Identity.load(self._folder) if self._folder else None)
         self._channel: grpc.Channel | None = None
         self._looking = threading.Lock()
         self._diagnosis: tuple[float, GymnastError | None] = (-_LOOK_AGAIN_S, None)

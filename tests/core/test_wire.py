@@ -29,7 +29,7 @@ VOLUME = 8000
 def test_stubs_are_what_the_proto_files_give(tmp_path):
     committed = Path(generate.__file__).parent
     written = generate.generate(tmp_path)
-    assert len(written) == 12
+    assert len(written) == 14
     for path in written:
         assert path.read_text() == (committed / path.relative_to(tmp_path)).read_text(), f"regenerate {path.name}"
 
