@@ -45,7 +45,7 @@ def test_label_is_corrected_and_names_who_did(stack: Stack, gymnast: Run, collec
 
 def test_robot_may_not_label(stack: Stack, gymnast: Run, collected: list[str]) -> None:
     code, said = gymnast("episodes", "label", collected[0], "failure", *stack.trainer("robot"))
-    assert (code, said["error"]) == (1, "NotPermittedError")
+    assert (code, said["error"]) == (77, "NotPermittedError")
     assert "operator" in said["message"]
 
 
@@ -195,7 +195,7 @@ def back_to_base(stack: Stack) -> None:
 
 def test_checkpoint_is_published_listed_fetched_and_ordered_back(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     code, said = gymnast("weights", "publish", SHIPPED, *stack.trainer("operator"))
-    assert (code, said["error"]) == (1, "NotPermittedError")
+    assert (code, said["error"]) == (77, "NotPermittedError")
     code, release = gymnast("weights", "publish", SHIPPED, "--robot", "nobody", *stack.trainer("trainer"))
     assert (code, release["robots"]) == (0, ["nobody"])
     code, listed = gymnast("weights", "list", *stack.trainer())
