@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.episodes import messages
-from gymnast_core.episodes.reader import iterate_messages
+from gymnast_core.episodes.bag import iterate_bag
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.types import ByteArray
 
 GRIPPER = "gripper/path"
+_PNG = b"\x89PNG"
 _PATH_LENGTH = 2000
 """Points of the path that are kept."""
 
@@ -54,8 +55,9 @@ class Screen:
         self._log(topic, self._rerun.Image(image_HWC))
 
     def jpeg(self, topic: str, data: bytes) -> None:
-        """A frame as it was recorded."""
-        self._log(topic, self._rerun.EncodedImage(contents=data, media_type="image/jpeg"))
+        """A frame as it was recorded, JPEG or PNG."""
+        media = "image/png" if data.startswith(_PNG) else "image/jpeg"
+        self._log(topic, self._rerun.EncodedImage(contents=data, media_type=media))
 
     def named(self, topic: str, names: Sequence[str], values: Sequence[float]) -> None:
         """Named numbers, a curve each; proprioception also moves the gripper."""
@@ -70,15 +72,17 @@ class Screen:
         """A line in the log."""
         self._log(topic, self._rerun.TextLog(text))
 
-    def message(self, topic: str, data: bytes) -> None:
-        """One message of an episode, as it lies in the file or comes over the wire."""
-        kind = messages.topic_type(topic)
+    def message(self, kind: str, topic: str, data: bytes) -> bool:
+        """One message as it lies in a file; returns whether its type is one that is shown."""
         if kind == "sensor_msgs/msg/CompressedImage":
-            self.jpeg(topic, bytes(messages.decode_image(data)[1]))
+            self.jpeg(topic, bytes(messages.decode_any_image(data)))
         elif kind == "sensor_msgs/msg/JointState":
             self.named(topic, *messages.decode_any_named(data))
         elif kind == "std_msgs/msg/String":
             self.words(topic, messages.decode_string(data))
+        else:
+            return False
+        return True
 
     def close(self) -> None:
         """Everything logged reaches the file or the viewer."""
@@ -90,17 +94,30 @@ class Screen:
         self.shown += 1
 
 
-def show_episode(path: Path, screen: Screen) -> int:
-    """Show a recorded episode; returns the number of its messages.
+def show_file(path: Path, screen: Screen) -> dict[str, str]:
+    """Show an MCAP file: an episode, a flight record, or what else has messages of these types.
+
+    Args:
+        path: of the file.
+        screen: it is shown on.
+
+    Returns:
+        Topics that were left out, and why.
 
     Raises:
-        CorruptError: the file is no episode.
+        CorruptError: no MCAP file, or one without a message that can be shown.
     """
-    count = 0
-    for topic, stamp_ns, data in iterate_messages(path):
-        screen.at(stamp_ns)
-        screen.message(topic, data)
-        count += 1
-    if not count:
-        raise CorruptError(f"{path} holds no message")
-    return count
+    left_out: dict[str, str] = {}
+    for message in iterate_bag(path):
+        if message.encoding != "cdr":
+            left_out[message.topic] = f"encoded as {message.encoding or 'nothing named'}, not cdr"
+            continue
+        screen.at(message.time_ns)
+        try:
+            if not screen.message(message.kind, message.topic, message.data) and message.topic != messages.POSE_TOPIC:
+                left_out[message.topic] = f"of type {message.kind or 'unknown'}"
+        except CorruptError as error:
+            left_out[message.topic] = str(error)
+    if not screen.shown:
+        raise CorruptError(f"{path} holds no message that can be shown; its topics: {left_out or 'none'}")
+    return left_out

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, peer
+from gymnast_core.episodes.bag import BagContents, contents
 from gymnast_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def _label(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
+    if (path := Path(args.episode)).is_file() and (held := contents(path)).is_flight_record:
+        return _show_flight(args, console, held)
     episode, where = _episode(args)
     facts = {
         "episode_id": episode.episode_id, "instruction": episode.instruction, "outcome": episode.outcome.value,
@@ -103,13 +106,25 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _show_flight(args: argparse.Namespace, console: Console, held: BagContents) -> int:
+    """A flight record has no steps and no label: its topics."""
+    seconds = (held.last_ns - held.first_ns) / 1e9
+    lines = [f"{args.episode} is a flight record: what the gate saw in the last {seconds:.1f} s before a stop"]
+    lines += [f"{count:>6}  {topic}  {kind}" for (topic, kind), count in sorted(held.counts.items())]
+    lines += [f"Look at it with `gymnast view {args.episode}`, or play it below /flight with `gymnast replay`"]
+    counts = {topic: count for (topic, _), count in held.counts.items()}
+    facts = {"file": args.episode, "flight_record": True, "seconds": seconds, "topics": counts}
+    emit(args, console, facts, "\n".join(lines))
+    return 0
+
+
 def _episode(args: argparse.Namespace) -> tuple[Episode, str]:
     """An episode from a file, or from the trainer with the catalogue's label; and where it was found."""
     from gymnast_core.episodes import read_episode
     from gymnast_core.types import Outcome
 
     if Path(args.episode).is_file():
-        return read_episode(Path(args.episode)), args.episode
+        return read_episode(Path(args.episode), compressed=True), args.episode
     if not args.trainer:
         raise ConfigError(f"{args.episode!r} is no file; if it is an id, give --trainer HOST:PORT to ask for it")
     with _client(args) as client, tempfile.TemporaryDirectory() as folder:

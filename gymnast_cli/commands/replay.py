@@ -1,4 +1,4 @@
-"""`gymnast replay`: plays a recorded episode onto its topics, as `ros2 bag play` does, without a ROS installation."""
+"""`gymnast replay`: plays an episode onto its topics, or a flight record below /flight, without a ROS installation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     if not args.rate > 0:
         raise ConfigError(f"--rate must be above 0, got {args.rate}")
-    counts = play(args.episode, domain_id=args.domain, rate=args.rate, wait_s=args.wait_s)
-    lines = "\n".join(f"{count:>6}  {topic}" for topic, count in sorted(counts.items()))
-    emit(args, console, {"played": counts}, lines)
+    played = play(args.episode, domain_id=args.domain, rate=args.rate, wait_s=args.wait_s)
+    lines = [f"{count:>6}  {topic}" for topic, count in sorted(played.counts.items())]
+    lines += [f"left out: {topic}, {why}" for topic, why in sorted(played.left_out.items())]
+    emit(args, console, {"played": played.counts, "left_out": played.left_out}, "\n".join(lines))
     return 0

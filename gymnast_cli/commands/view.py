@@ -1,4 +1,4 @@
-"""`gymnast view`: a recorded episode, or the running robot, in the rerun viewer."""
+"""`gymnast view`: a recorded episode, a flight record, or the running robot, in the rerun viewer."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Show it."""
-    from gymnast_cli.screen import Screen, show_episode
+    from gymnast_cli.screen import Screen, show_file
 
     if args.live == (args.episode is not None):
         raise ConfigError("name an episode file, or give --live, and not both")
+    left_out: dict[str, str] = {}
     name = "live" if args.live else args.episode.stem
     screen = Screen(args.save, f"{name}-{time.time_ns()}")
     try:
@@ -37,11 +38,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
             look(screen, args.domain, args.seconds or float("inf"))
         else:
-            show_episode(args.episode, screen)
+            left_out = show_file(args.episode, screen)
     except KeyboardInterrupt:
         console.print("closing the recording", style="yellow")
     finally:
         screen.close()
     where = f"; saved to {args.save}" if args.save else ""
-    emit(args, console, {"shown": screen.shown, "saved": str(args.save or "")}, f"{screen.shown} values shown{where}")
+    text = "\n".join([f"{screen.shown} values shown{where}", *(f"left out: {t}, {why}" for t, why in left_out.items())])
+    emit(args, console, {"shown": screen.shown, "saved": str(args.save or ""), "left_out": left_out}, text)
     return 0

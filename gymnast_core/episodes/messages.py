@@ -273,6 +273,20 @@ def decode_image(data: bytes) -> tuple[int, memoryview]:
     return stamp_ns, reader.octets()
 
 
+def decode_any_image(data: bytes) -> memoryview:
+    """Bytes of a CompressedImage of any encoding a viewer knows.
+
+    Raises:
+        CorruptError: neither JPEG nor PNG; names what it says it is.
+    """
+    reader = CdrReader(data)
+    reader.stamp_ns()
+    encoding, picture = reader.string(), reader.octets()
+    if bytes(picture[:3]) not in (b"\xff\xd8\xff", b"\x89PN"):
+        raise CorruptError(f"a picture of encoding {encoding!r} that is neither JPEG nor PNG")
+    return picture
+
+
 def decode_named(data: bytes, names: Sequence[str]) -> tuple[int, FloatArray]:
     """Stamp and values of a JointState whose names must be the given ones.
 

@@ -6,25 +6,21 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any
 
 import cv2
 import numpy as np
-from mcap.exceptions import McapError
-from mcap.records import Channel, Chunk, Message, Schema
-from mcap.stream_reader import StreamReader, breakup_chunk
 
 from gymnast_core.episodes import messages
+from gymnast_core.episodes.bag import MAX_RECORD_BYTES, iterate_bag
 from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import ContractError, CorruptError
 from gymnast_core.types import ByteArray, Episode, FloatArray
 
-MAX_RECORD_BYTES = 32 * 1024 * 1024
 MAX_IMAGE_SIDE = 4096
 MAX_STEPS = 20_000
 _NO_END = EpisodeEnd(truncated_reason="no end record")
 _START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
-_PARSE_ERRORS = (McapError, struct.error, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -98,33 +94,21 @@ def decode_jpeg(data: bytes | memoryview) -> ByteArray:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def iterate_messages(path: Path, *, until_cut: bool = False) -> Iterator[tuple[str, int, bytes]]:
+def iterate_messages(
+    path: Path, *, until_cut: bool = False, compressed: bool = False
+) -> Iterator[tuple[str, int, bytes]]:
     """Yield (topic, time_ns, CDR bytes) in file order.
 
     Args:
         path: an episode file, finished or not.
         until_cut: stop quietly where the file ends in the middle or its bytes go bad (recovery), instead of raising.
+        compressed: unpack chunks that somebody compressed afterwards; what robots ship never is.
 
     Raises:
         CorruptError: not MCAP, a failed CRC, a compressed chunk, a record over MAX_RECORD_BYTES, or an early end.
     """
-    channels: dict[int, str] = {}
-    with path.open("rb") as file:
-        bounded = _Bounded(file, path.stat().st_size)
-        reader = StreamReader(
-            cast("IO[bytes]", bounded), emit_chunks=True, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES
-        )
-        try:
-            for record in reader.records:
-                if isinstance(record, Chunk):
-                    yield from _messages_of(_checked(record), channels)
-        except CorruptError:
-            if not until_cut:
-                raise
-        except _PARSE_ERRORS as error:
-            if not until_cut:
-                reason = str(error) or type(error).__name__
-                raise CorruptError(f"{path} is not a readable episode: {reason}") from error
+    for message in iterate_bag(path, compressed=compressed, until_cut=until_cut, limit=MAX_RECORD_BYTES):
+        yield message.topic, message.time_ns, message.data
 
 
 def read_summary(path: Path) -> EpisodeSummary:
@@ -153,7 +137,11 @@ def read_header(path: Path) -> EpisodeHeader:
 
 
 def read_episode(
-    path: Path, cameras: Sequence[str] | None = None, image_size: tuple[int, int] | None = None
+    path: Path,
+    cameras: Sequence[str] | None = None,
+    image_size: tuple[int, int] | None = None,
+    *,
+    compressed: bool = False,
 ) -> Episode:
     """Read an episode into memory; one cut short is aligned to its last complete step.
 
@@ -161,6 +149,7 @@ def read_episode(
         path: a finished file.
         cameras: which ones to decode; None decodes all.
         image_size: (H, W) to resize frames to (area averaging); None keeps what was recorded.
+        compressed: unpack chunks that somebody compressed afterwards: for files a user names himself.
 
     Returns:
         The episode; actions are what was commanded after the gate.
@@ -169,7 +158,7 @@ def read_episode(
         CorruptError: broken, inconsistent, of another layout, or holding values no arm can have.
         ContractError: a camera is asked for that the episode does not have.
     """
-    raw = _read_raw(path, _kept)
+    raw = _read_raw(path, _kept, compressed=compressed)
     assert raw.header is not None  # _read_raw refuses files without one
     known = raw.header.cameras
     wanted = known if cameras is None else tuple(cameras)
@@ -235,45 +224,15 @@ def read_requested_actions(path: Path) -> FloatArray:
     return np.stack(requested) if requested else np.zeros((0, 7), np.float32)
 
 
-class _Bounded:
-    """A file that never tries to read more than there is, whatever length a broken record claims."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._left = file, size
-
-    def read(self, length: int) -> bytes:
-        data = self._file.read(min(length, self._left))
-        self._left -= len(data)
-        return data
-
-
-def _checked(chunk: Chunk) -> Chunk:
-    if chunk.compression:
-        raise CorruptError(f"a chunk is compressed with {chunk.compression[:16]!r}; episodes never are")
-    return chunk
-
-
-def _messages_of(chunk: Chunk, channels: dict[int, str]) -> Iterator[tuple[str, int, bytes]]:
-    for record in breakup_chunk(chunk, validate_crc=True):
-        if isinstance(record, Channel):
-            channels[record.id] = record.topic
-        elif isinstance(record, Message):
-            if record.channel_id not in channels:
-                raise CorruptError(f"a message names channel {record.channel_id}, which does not exist")
-            yield channels[record.channel_id], record.log_time, record.data
-        elif not isinstance(record, Schema):
-            raise CorruptError(f"a chunk holds a {type(record).__name__} record")
-
-
 def _kept(jpeg: memoryview) -> memoryview:
     return jpeg
 
 
-def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None) -> _Raw:
+def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None, *, compressed: bool = False) -> _Raw:
     """Everything in a file; of each JPEG what `frame` makes of it, nothing when that is None."""
     raw = _Raw()
     last_ns = -1
-    for topic, time_ns, data in iterate_messages(path):
+    for topic, time_ns, data in iterate_messages(path, compressed=compressed):
         if time_ns < last_ns:
             raise CorruptError(f"{path}: time goes back from {last_ns} to {time_ns} ns on {topic}")
         last_ns = time_ns
@@ -286,7 +245,7 @@ def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None) -> _
         if len(raw.proprio) > MAX_STEPS + 1:
             raise CorruptError(f"{path} has more than {MAX_STEPS} steps")
     if raw.header is None:
-        raise CorruptError(f"{path} has no episode header")
+        raise CorruptError(f"{path} has no episode header: it is no episode, but another MCAP file, or a flight record")
     if any(later <= earlier for earlier, later in zip(raw.stamps_ns, raw.stamps_ns[1:], strict=False)):
         raise CorruptError(f"{path}: observation times do not increase")
     return raw

@@ -1,9 +1,13 @@
-"""Plays an episode file onto its topics with their types and timing: `ros2 bag play` where there is no ros2."""
+"""Plays an episode file onto its topics with their types and timing: `ros2 bag play` where there is no ros2.
+
+A flight record is played below /flight: its topics are those of a live robot. Nothing that is not ours is published.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,8 @@ from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import String
 
 from gymnast_core.episodes import messages
-from gymnast_core.episodes.reader import iterate_messages
+from gymnast_core.episodes.bag import BagContents, BagMessage, contents, iterate_bag
+from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_ros.nodes import topics
 
 KINDS: dict[str, Any] = {
@@ -23,13 +28,34 @@ KINDS: dict[str, Any] = {
     "sensor_msgs/msg/CompressedImage": CompressedImage,
     "geometry_msgs/msg/PoseStamped": PoseStamped,
 }
+FLIGHT = "/flight"
+_DECODED = {
+    "std_msgs/msg/String": messages.decode_string,
+    "sensor_msgs/msg/JointState": messages.decode_any_named,
+    "sensor_msgs/msg/CompressedImage": messages.decode_any_image,
+}
+_LOOK_AROUND_S = 1.0
+"""How long is waited to see whether a robot is already on these topics."""
 
 
-def play(path: Path, *, domain_id: int | None = None, rate: float = 1.0, wait_s: float = 0.0) -> dict[str, int]:
-    """Publish every message of an episode at its time; returns how many went to each topic.
+@dataclass
+class Played:
+    """What was published.
+
+    Attributes:
+        counts: messages by topic.
+        left_out: topics that were not published, and why.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def play(path: Path, *, domain_id: int | None = None, rate: float = 1.0, wait_s: float = 0.0) -> Played:
+    """Publish every message of an episode, or of a flight record, at its time.
 
     The bytes are those of the file. Words (header, instruction, policy version, outcome, notes) are latched, so that
-    who comes late still learns what is shown.
+    who comes late still learns what is shown. Topics and types that are not ours are left out.
 
     Args:
         path: an .mcap file.
@@ -38,30 +64,82 @@ def play(path: Path, *, domain_id: int | None = None, rate: float = 1.0, wait_s:
         wait_s: wait so long at most until somebody listens to every topic.
 
     Raises:
-        CorruptError: the file is no episode; nothing is published.
+        CorruptError: the file is neither an episode nor a flight record; nothing is published.
+        ConfigError: somebody publishes on one of these topics already.
     """
-    played = list(iterate_messages(path))
+    held = contents(path)
+    if not held.is_episode and not held.is_flight_record:
+        listed = ", ".join(f"{topic} ({kind or 'no type'})" for topic, kind in held.counts) or "none"
+        raise CorruptError(f"{path} is neither an episode nor a flight record; its topics: {listed}. Nothing is played")
+    played = Played()
+    timeline = sorted(_ours(path, held, played), key=lambda message: message.time_ns)
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain_id)
     node = Node("gymnast_replay", context=context, start_parameter_services=False)
     try:
-        publishers = {topic: _publisher(node, topic) for topic in dict.fromkeys(topic for topic, _, _ in played)}
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline and not all(one.get_subscription_count() for one in publishers.values()):
-            time.sleep(0.02)
-        started_s, first_ns = time.monotonic(), played[0][1] if played else 0
-        for topic, stamp_ns, data in played:
-            due_s = started_s + (stamp_ns - first_ns) / 1e9 / rate
-            time.sleep(max(0.0, due_s - time.monotonic()))
-            publishers[topic].publish(bytes(data))
-        for publisher in publishers.values():
-            publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=5.0))
+        _publish(node, timeline, rate, wait_s)
     finally:
         node.destroy_node()
         context.try_shutdown()
-    return dict(Counter(topic for topic, _, _ in played))
+    played.counts = dict(Counter(message.topic for message in timeline))
+    return played
 
 
-def _publisher(node: Node, topic: str) -> Any:
-    kind = messages.topic_type(topic)
+def _ours(path: Path, held: BagContents, played: Played) -> list[BagMessage]:
+    """Messages to publish; what is left out is noted."""
+    kept = []
+    for message in iterate_bag(path):
+        if why := _foreign(message, flight=held.is_flight_record):
+            played.left_out[message.topic] = why
+            continue
+        topic = FLIGHT + message.topic if held.is_flight_record else message.topic
+        kept.append(BagMessage(topic, message.kind, message.encoding, message.time_ns, message.data))
+    return kept
+
+
+def _foreign(message: BagMessage, *, flight: bool) -> str:
+    """Why a message is not published; "" when it is ours."""
+    kind = message.kind
+    camera = message.topic.startswith(messages.IMAGE_PREFIX) and message.topic.endswith(messages.IMAGE_SUFFIX)
+    expected = messages.TOPIC_TYPES.get(message.topic, "sensor_msgs/msg/CompressedImage" if camera else "")
+    if kind not in KINDS or message.encoding != "cdr":
+        return f"of type {kind or 'unknown'}, encoded as {message.encoding or 'unknown'}"
+    if not flight and kind != expected:
+        return "no topic of an episode" if not expected else f"of type {kind}, an episode's is {expected}"
+    try:
+        _DECODED.get(kind, bytes)(message.data)
+    except CorruptError as error:
+        return str(error)
+    return ""
+
+
+def _publish(node: Node, timeline: list[BagMessage], rate: float, wait_s: float) -> None:
+    kinds = {message.topic: message.kind for message in timeline}
+    _require_quiet(node, list(kinds))
+    publishers = {topic: _publisher(node, topic, kind) for topic, kind in kinds.items()}
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline and not all(one.get_subscription_count() for one in publishers.values()):
+        time.sleep(0.02)
+    started_s, first_ns = time.monotonic(), timeline[0].time_ns if timeline else 0
+    for message in timeline:
+        due_s = started_s + (message.time_ns - first_ns) / 1e9 / rate
+        time.sleep(max(0.0, due_s - time.monotonic()))
+        publishers[message.topic].publish(bytes(message.data))
+    for publisher in publishers.values():
+        publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=5.0))
+
+
+def _require_quiet(node: Node, wanted: list[str]) -> None:
+    """Refuse to mix a recording with a live robot's topics."""
+    deadline = time.monotonic() + _LOOK_AROUND_S
+    while time.monotonic() < deadline:
+        if busy := [topic for topic in wanted if node.count_publishers(topic)]:
+            raise ConfigError(
+                f"somebody publishes {', '.join(busy)} in this domain: a robot that runs, or another replay; "
+                "play into another one with --domain N"
+            )
+        time.sleep(0.05)
+
+
+def _publisher(node: Node, topic: str, kind: str) -> Any:
     return node.create_publisher(KINDS[kind], topic, topics.LATCHED if kind == "std_msgs/msg/String" else topics.STREAM)

@@ -6,22 +6,28 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mcap.writer import Writer
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
 
 from gymnast_core.episodes import EpisodeRecorder
 from gymnast_core.episodes import messages as episode
+from gymnast_core.episodes.channels import RosChannels
 from gymnast_core.episodes.reader import iterate_messages
+from gymnast_core.errors import ConfigError, CorruptError
+from gymnast_core.flight import FlightRecorder, Named
 from gymnast_core.types import ActionChunk, Observation, Outcome, StepResult
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.onlooker import Onlooker
 from gymnast_ros.nodes.replay import KINDS, play
+from tests.core.test_bag import rewritten
 
 CAMERA = episode.image_topic("over_shoulder")
 STEPS = 6
@@ -97,7 +103,7 @@ def test_replayed_episode_is_on_its_topics_with_bytes_types_and_timing(recording
     counts: dict[str, int] = {}
     rate = 2.0
     player = threading.Thread(
-        target=lambda: counts.update(play(recording, domain_id=domain_id, rate=rate, wait_s=20.0))
+        target=lambda: counts.update(play(recording, domain_id=domain_id, rate=rate, wait_s=20.0).counts)
     )
     player.start()
     deadline = time.monotonic() + 40.0
@@ -121,6 +127,38 @@ def test_replayed_episode_is_on_its_topics_with_bytes_types_and_timing(recording
     assert frames_s[-1] - frames_s[0] > 0.5 * STEPS * 0.2 / rate  # paced, not poured out
     assert {CAMERA, episode.PROPRIO_TOPIC, episode.COMMANDED_TOPIC, "lift the red cube"} <= shown.values
     assert {200_000_000 * step for step in range(STEPS + 1)} & shown.stamps
+
+
+def test_only_what_is_ours_is_played(recording, context, domain_id, tmp_path) -> None:
+    mixed = rewritten(recording, tmp_path / "mixed.mcap", "zstd", foreign=True)
+    played = play(mixed, domain_id=domain_id, rate=100.0)
+    assert set(played.left_out) == {"/tf", "/status"}
+    assert played.counts == dict(Counter(topic for topic, _, _ in iterate_messages(recording)))
+    bag = tmp_path / "bag.mcap"
+    with bag.open("wb") as file:
+        writer = Writer(file)
+        writer.start(profile="ros2")
+        channel = RosChannels(writer).of("/joint_states", "sensor_msgs/msg/JointState")
+        writer.add_message(channel, 1, episode.encode_named(1, ("waist",), (0.1,)), 1)
+        writer.finish()
+    with pytest.raises(CorruptError, match=r"neither an episode nor .*/joint_states .*Nothing is played"):
+        play(bag, domain_id=domain_id)
+
+
+def test_a_flight_record_is_played_beside_the_live_topics(context, domain_id, tmp_path) -> None:
+    recorder = FlightRecorder(tmp_path)
+    recorder.note("command_gate/report", 0, {"state": "armed"})
+    recorder.note("command/arm", 10, Named(topics.ACTION_NAMES, [0.0] * 7))
+    record = recorder.write("flight-estop-1")
+    assert play(record, domain_id=domain_id).counts == {"/flight/command_gate/report": 1, "/flight/command/arm": 1}
+
+
+def test_nothing_is_played_over_a_live_robot(recording, context, domain_id) -> None:
+    node = Node("robot", context=context)
+    node.create_publisher(KINDS["sensor_msgs/msg/JointState"], episode.PROPRIO_TOPIC, topics.STREAM)
+    with pytest.raises(ConfigError, match=r"somebody publishes /proprio in this domain.*--domain N"):
+        play(recording, domain_id=domain_id)
+    node.destroy_node()
 
 
 def test_viewer_saves_a_recorded_episode_for_rerun(recording, tmp_path, capsys) -> None:

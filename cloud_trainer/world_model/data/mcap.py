@@ -39,7 +39,7 @@ class McapSource:
         """
         size = None if self.size is None else (self.size, self.size)
         with reading(self.info, self.paths[index]):
-            return shifted(read_episode(self.paths[index], self.cameras, size), self.info.lag)
+            return shifted(read_episode(self.paths[index], self.cameras, size, compressed=True), self.info.lag)
 
 
 def by_outcome(
