@@ -52,6 +52,7 @@ ARGUMENTS = (
     Argument("instruction", "", "task the rollout node starts with"),
     Argument("camera", "", "camera driver to start with a real arm", ("", "usb_cam", "realsense")),
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
+    Argument("dry_run", "false", "with Interbotix's simulation of the driver instead of a real arm's motors", FLAG),
     Argument("paced", "false", "simulated arm at 5 Hz of wall-clock time; late commands are holds", FLAG),
     Argument("chunking", CHUNKING[0], "real_time computes the next chunk of actions while this one executes", CHUNKING),
     Argument("device", "auto", "where a large policy runs: auto, cpu, cuda, cuda:N"),
@@ -90,6 +91,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         instruction=values["instruction"],
         camera=values["camera"],
         vendor=values["vendor"] == "true",
+        dry_run=values["dry_run"] == "true",
         parameters=parameters_from(Path(values["parameters"])) if values["parameters"] else {},
     )
 

@@ -14,7 +14,16 @@ from pathlib import Path
 from types import TracebackType
 
 from gymnast_core.errors import GymnastError
-from gymnast_ros.graph import ENVIRONMENT, ESCALATE_AFTER_S, RESPAWN_DELAY_S, GraphConfig, NodeSpec, graph
+from gymnast_ros.graph import (
+    ENVIRONMENT,
+    ESCALATE_AFTER_S,
+    RESPAWN_DELAY_S,
+    RESPAWNED,
+    STARTER,
+    GraphConfig,
+    NodeSpec,
+    graph,
+)
 from gymnast_ros.keyring import Claim
 from gymnast_ros.log_tail import LogTail
 from gymnast_ros.nodes.ticker import prefer
@@ -22,6 +31,10 @@ from gymnast_ros.nodes.ticker import prefer
 LOG = logging.getLogger(__name__)
 
 __all__ = ["Graph", "GraphConfig", "NodeDiedError", "NodeSpec", "graph", "up"]
+
+
+EXIT_ARM = 4
+"""The arm was stopped, as the command line's exit codes have it."""
 
 
 class NodeDiedError(GymnastError):
@@ -40,6 +53,8 @@ class Graph:
         self._watch = threading.Thread(target=self._supervise, name="graph", daemon=True)
         self.restarts: dict[str, int] = {spec.name: 0 for spec in self.specs}
         self.failed: dict[str, int] = {}
+        self.ended: dict[str, int] = {}
+        """Exit codes, once it has stopped."""
 
     @property
     def pids(self) -> dict[str, int]:
@@ -85,6 +100,7 @@ class Graph:
                 codes[spec.name] = _end(process, ESCALATE_AFTER_S[self.config.robot])
         if self._claim is not None:
             self._claim.release()
+        self.ended |= codes
         return codes
 
     def __enter__(self) -> Graph:
@@ -98,13 +114,15 @@ class Graph:
     def _spawn(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"gymnast_ros.nodes.{spec.executable}", *spec.ros_arguments()]
         with (self.logs / f"{spec.name}.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self._environment())
+            environment = self._environment() | ({RESPAWNED: "1"} if spec.respawn else {})
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         if spec.priority and (problem := prefer(process.pid, spec.priority)):
             LOG.warning("ordinary_scheduling node=%s reason=%s", spec.name, problem)
         return process
 
     def _environment(self) -> dict[str, str]:
         environment = {**ENVIRONMENT, **os.environ, **(self._claim.environment if self._claim is not None else {})}
+        environment[STARTER] = str(os.getpid())
         if self.config.domain_id is not None:
             environment["ROS_DOMAIN_ID"] = str(self.config.domain_id)
         return environment
@@ -135,7 +153,7 @@ def up(config: GraphConfig, tell: Callable[[str], None]) -> int:
         tell: gets every line that a node logs, with the node's name.
     """
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     running = Graph(config)
     running.logs.mkdir(parents=True, exist_ok=True)
@@ -148,6 +166,9 @@ def up(config: GraphConfig, tell: Callable[[str], None]) -> int:
         finally:
             tell(f"stopping; the arm gets up to {ESCALATE_AFTER_S[config.robot]:.0f} s to come to rest")
     _tell_new(tail, tell)
+    if code := running.ended["arm"]:
+        tell(f"the arm {_how_it_ended(code)}: it may stand unsupervised, with torque; see {running.logs / 'arm.log'}")
+        return EXIT_ARM
     return 0
 
 

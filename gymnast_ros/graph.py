@@ -38,6 +38,9 @@ known to stop delivering after a reader was killed (kill -9, out of memory): ePr
 ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
 """SIGINT, then SIGTERM after this, then SIGKILL: a real arm needs the time to reach its sleep pose."""
 
+STARTER, RESPAWNED = "GYMNAST_STARTER", "GYMNAST_RESPAWNED"
+"""Environment of our processes: pid of the launch or starter without which they end, and whether they are respawned."""
+
 
 @dataclass(frozen=True)
 class NodeSpec:
@@ -83,11 +86,19 @@ class ExternalSpec:
         package: ROS package.
         path: below its share folder.
         arguments: launch arguments.
+        outlives: file that is held by the process that it has to outlive; None ends it with all others.
     """
 
     package: str
     path: str
     arguments: Mapping[str, str]
+    outlives: Path | None = None
+
+    def keeper_arguments(self) -> list[str]:
+        """Of the Python process that runs it until nobody holds the file any more; see gymnast_ros.drivers.keeper."""
+        launch = ["ros2", "launch", self.package, Path(self.path).name]
+        given = [f"{name}:={value}" for name, value in self.arguments.items()]
+        return ["-m", "gymnast_ros.drivers.keeper", "--lock", str(self.outlives), "--", *launch, *given]
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,7 @@ class GraphConfig:
         instruction: task the rollout node starts with.
         camera: driver started with a real arm: "", "usb_cam" or "realsense".
         vendor: start Interbotix's own launch file with a real arm.
+        dry_run: a real arm's driver is Interbotix's simulation; nothing moves but its numbers.
         parameters: node name -> further parameters.
     """
 
@@ -138,6 +150,7 @@ class GraphConfig:
     instruction: str = ""
     camera: str = ""
     vendor: bool = True
+    dry_run: bool = False
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -158,6 +171,8 @@ class GraphConfig:
             raise ConfigError(f"chunking must be one of {', '.join(CHUNKING)}, got {self.chunking!r}")
         if self.chunking == REAL_TIME and self.robot == "sim" and not self.paced:
             raise ConfigError("chunking real_time is for an arm that waits for nobody; add paced to the simulated one")
+        if self.dry_run and self.robot == "sim":
+            raise ConfigError("dry_run is for robot:=widowx: the simulated arm is one already")
         if self.paced and self.robot != "sim":
             raise ConfigError("paced is for the simulated arm; the real one always runs in real time")
 
@@ -191,6 +206,7 @@ def _arm(config: GraphConfig) -> NodeSpec:
     if config.robot == "sim":
         return NodeSpec("sim_world", "arm", {"paced": config.paced})
     parameters: dict[str, Any] = {"robot_model": ROBOT_MODEL, "robot_name": _robot_name(config)}
+    parameters |= {"lock_file": str(_lock_file(config)), "dry_run": config.dry_run}
     if config.camera:
         # both drivers offer reliable; without, a frame of many datagrams rarely arrives whole
         parameters |= {"camera_topics": [_camera_topic(config)], "camera_reliability": "reliable"}
@@ -200,6 +216,11 @@ def _arm(config: GraphConfig) -> NodeSpec:
 def _robot_name(config: GraphConfig) -> str:
     """Namespace of xs_sdk: apart from ours, whose joint_states are others, and from every other arm's."""
     return "_".join([*filter(None, config.namespace.strip("/").split("/")), ROBOT_MODEL])
+
+
+def _lock_file(config: GraphConfig) -> Path:
+    """Held by the arm's process while it lives."""
+    return config.folder / "arm.lock"
 
 
 def _camera_topic(config: GraphConfig) -> str:
@@ -218,7 +239,11 @@ def _gate(config: GraphConfig) -> NodeSpec:
         "record_folder": str(config.folder / "flight"),
     }
     if not simulated:
-        parameters |= {"max_change_m": 0.06, "max_change_rad": 0.3, "effort_limit": list(EFFORT_LIMIT)}
+        parameters |= {
+            "max_change_m": 0.06,
+            "max_change_rad": 0.3,
+            "effort_limit": [0.0] if config.dry_run else list(EFFORT_LIMIT),
+        }
         parameters["record_images"] = ["over_shoulder/image_raw"]
     return NodeSpec("command_gate", "command_gate", parameters)
 
@@ -230,7 +255,10 @@ def external(config: GraphConfig) -> tuple[ExternalSpec, ...]:
     specs = []
     if config.vendor:
         arguments = {"robot_model": ROBOT_MODEL, "robot_name": _robot_name(config), "use_rviz": "false"}
-        specs.append(ExternalSpec("interbotix_xsarm_control", "launch/xsarm_control.launch.py", arguments))
+        arguments |= {"use_sim": "true"} if config.dry_run else {}
+        specs.append(
+            ExternalSpec("interbotix_xsarm_control", "launch/xsarm_control.launch.py", arguments, _lock_file(config))
+        )
     if config.camera == "realsense":
         arguments = {
             "camera_namespace": config.namespace.strip("/") or "camera", "camera_name": "camera",

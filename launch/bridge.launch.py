@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -16,6 +23,8 @@ from gymnast_ros.graph import (
     ENVIRONMENT,
     ESCALATE_AFTER_S,
     RESPAWN_DELAY_S,
+    RESPAWNED,
+    STARTER,
     ExternalSpec,
     GraphConfig,
     NodeSpec,
@@ -55,7 +64,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     actions += [SetEnvironmentVariable(name, value) for name, value in claim.environment.items()]
     if config.domain_id is not None:
         actions.append(SetEnvironmentVariable("ROS_DOMAIN_ID", str(config.domain_id)))
-    actions += [_include(spec) for spec in external(config)]
+    actions.append(SetEnvironmentVariable(STARTER, str(os.getpid())))
+    actions += [_keep(spec) if spec.outlives else _include(spec) for spec in external(config)]
     actions += [_node(spec, config) for spec in (*devices(config), *graph(config))]
     return actions
 
@@ -71,9 +81,18 @@ def _node(spec: NodeSpec, config: GraphConfig) -> Node:
         prefix=f"chrt --fifo {spec.priority}" if spec.priority else None,
         respawn=spec.respawn,
         respawn_delay=RESPAWN_DELAY_S,
+        additional_env={RESPAWNED: "1"} if spec.respawn else None,
         sigterm_timeout=str(ESCALATE_AFTER_S[config.robot]),
         sigkill_timeout=str(ESCALATE_AFTER_S[config.robot]),
         output="both",
+    )
+
+
+def _keep(spec: ExternalSpec) -> ExecuteProcess:
+    """A driver that no Ctrl-C reaches, and that ends after the arm's process: its keeper outlives every timeout."""
+    patience = str(3 * ESCALATE_AFTER_S["widowx"])
+    return ExecuteProcess(
+        cmd=[sys.executable, *spec.keeper_arguments()], output="screen", sigterm_timeout=patience, sigkill_timeout="30"
     )
 
 

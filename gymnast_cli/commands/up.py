@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; the same names, values and defaults as bridge.launch.py."""
     for argument in OURS:
         if argument.choices == FLAG:
-            parser.add_argument(f"--{argument.name}", action="store_true", help=argument.description)
+            parser.add_argument(f"--{argument.name.replace('_', '-')}", action="store_true", help=argument.description)
         else:
             parser.add_argument(
-                f"--{argument.name}",
+                f"--{argument.name.replace('_', '-')}",
                 default=argument.default,
                 choices=argument.choices or None,
                 help=argument.description + (f" (default: {argument.default})" if argument.default else ""),

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
 
-from gymnast_core.errors import SafetyError
+from gymnast_core.errors import ConfigError, SafetyError
 from gymnast_ros.drivers.contract import VendorRobot
 from gymnast_ros.drivers.guard import guarded
 from gymnast_ros.drivers.health import MotorHealth, MotorWatch, ask_motors, recover
+from gymnast_ros.drivers.keeper import hold
 from gymnast_ros.drivers.widowx import WidowXDriver
+
+
+def hold_lock(path: str) -> TextIO | None:
+    """Hold the file by which the driver's keeper knows that this process lives; an empty name holds none.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    if not path:
+        return None
+    file = hold(Path(path))
+    if file is None:
+        raise ConfigError(f"{path} is held: another process drives this arm; end it first")
+    return file
 
 
 class Connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,13 +17,20 @@ from rcl_interfaces.msg import (
 )
 from rclpy.exceptions import ParameterUninitializedException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
+from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_ros.graph import RESPAWNED
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.ending import Ending
 
+INTERRUPTED = 130
+BACK_OFF_S = 30.0
+"""Between two tries of a node whose settings are wrong."""
 Check = Callable[[Any], str]
 """Returns what is wrong with a parameter value, or an empty string."""
 
@@ -154,43 +161,70 @@ class Diagnostics:
 
 
 def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = lambda node: ()) -> int:
-    """Run one node process until SIGINT or SIGTERM; returns its exit code.
+    """Run one node process until it has to end; returns its exit code.
 
     Args:
         make: builds the node after rclpy.init.
         also: further nodes that get an executor and a thread of their own (an e-stop must not queue).
 
-    The signal handlers are ours, because with rclpy's the context is already invalid when an arm node still has to
-    command a hold. A node with a method stop() finishes its work in it while rclpy still works, and may return the exit
-    code; one with closed() is called when rclpy does not work any more.
+    The signal handlers are ours (Ending), because with rclpy's the context is already invalid when an arm node still
+    has to command a hold. A node with a method stop() finishes its work in it while rclpy still works, and may return
+    the exit code; one with closed() is called when rclpy does not work any more.
     """
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    node = make()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    ending = Ending()
+    try:
+        node = make()
+    except KeyboardInterrupt:
+        rclpy.try_shutdown()
+        return INTERRUPTED
+    except GymnastError as error:
+        return _refused(error, ending)
+    ending.interrupts = False
     threads = [Spinner(other) for other in also(node)]
     code = 0
     try:
-        while not stopping.is_set() and rclpy.ok():
-            executor.spin_once(timeout_sec=0.1)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        stopping.set()
+        code = _spin(node, ending)
     finally:
         stop = getattr(node, "stop", None)
         if stop is not None:
-            code = stop() or 0
+            code = stop() or code
         for thread in threads:
             thread.close()
-        executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
         closed = getattr(node, "closed", None)
         if closed is not None:
             closed()
     return code
+
+
+def _spin(node: Node, ending: Ending) -> int:
+    """Serve the node until the process has to end; returns the exit code."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not ending.due() and rclpy.ok():
+            executor.spin_once(timeout_sec=0.1)
+    except ExternalShutdownException:
+        return 0
+    except GymnastError as error:
+        node.get_logger().fatal(str(error))
+        return 1
+    finally:
+        executor.shutdown(timeout_sec=1.0)  # a service that still waits for something does not keep the process
+    return 0
+
+
+def _refused(error: GymnastError, ending: Ending) -> int:
+    """The node cannot be built: one line; whoever starts it again at once would get it again every second."""
+    log = get_logger("gymnast")
+    log.fatal(str(error))
+    if os.environ.get(RESPAWNED):
+        log.fatal(f"this is tried again in {BACK_OFF_S:.0f} s; correct it and start again")
+        ending.wait(BACK_OFF_S)
+    rclpy.try_shutdown()
+    return 2 if isinstance(error, ConfigError) else 1
 
 
 class Spinner:

@@ -24,7 +24,7 @@ from std_srvs.srv import Trigger
 from gymnast_core.errors import GymnastError, SafetyError
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
-from gymnast_ros.drivers.connection import Connection
+from gymnast_ros.drivers.connection import Connection, hold_lock
 from gymnast_ros.drivers.widowx import WidowXDriver
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.lifecycle import named
@@ -38,22 +38,22 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
     """Owns one WidowXDriver; commands come from the gate alone.
 
     Whatever moves the arm or reads it holds one lock: the tick, and the executor (commands, services). The emergency
-    stop is heard in a thread of its own (EstopEar) and ends a slow move without it. Cameras are only asked.
+    stop is heard in a thread of its own (EstopEar) and ends a slow move without it.
     """
 
     def __init__(self, **node: Any) -> None:
         super().__init__(topics.ARM_NODE, **node)
         self._settings = settings = Settings(self)
         declare(settings)
+        self._held_to_the_end = hold_lock(settings["lock_file"])
         self._episodes = WidowXEpisodes(self, settings, self._on_command)
         # a waiting coroutine blocks its group: reset needs one of its own
         self.create_service(Trigger, topics.RESET, self._reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(Trigger, "~/recover", self._recover)
         self._vendor: Any = importlib.import_module(settings["vendor"])
         self._connection: Connection | None = None
-        self._active = False
         self._fault = self._stopped = ""
-        self._motors_failed = False
+        self._active = self._motors_failed = False
         """A fault of the motors waits for ~/recover; one of cameras or joint states passes with its cause."""
         self._moving: Future | None = None
         self._moved_at_s = 0.0
@@ -68,14 +68,16 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         robot = self._vendor.connect(self._settings["robot_model"], self._settings["robot_name"])
         self._connection = Connection(robot, dry_run=self._settings["dry_run"])
         self._connection.driver.stopped = self._stopped
+        self.get_logger().info("connected, nothing moves and torque is as it was; activate puts it on and stands up")
         return TransitionCallbackReturn.SUCCESS
 
     @named
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Torque on, stand up to the neutral pose and start observing; motors in error are rebooted first."""
         with self._lock:
-            self._arm().stand_up()
+            self._connected().stand_up()
             self._active, self._fault, self._motors_failed = True, "", False
+        self.get_logger().info("active, torque is on and the arm stands at neutral; it moves when the gate is armed")
         return super().on_activate(state)
 
     @named
@@ -84,7 +86,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         with self._lock:
             self._active = self._episodes.running = False
             self._settle("the arm was deactivated")
-            self._hold(self._arm().driver)
+            self._hold(self._connected().driver)
         return super().on_deactivate(state)
 
     @named
@@ -94,7 +96,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
 
     @named
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """The same, from any state; the node is finalized either way and moves nothing any more."""
+        """The same, from any state; the node is finalized either way."""
         return self.on_cleanup(state)
 
     def stop(self) -> int:
@@ -121,7 +123,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         if reason:
             with self._lock:
                 if self._moving is not None:
-                    self._hold(self._arm().driver)
+                    self._hold(self._connected().driver)
                     self._settle(f"{reason}, on the way to neutral")
 
     def _start_up(self) -> None:
@@ -148,7 +150,13 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
                 )
                 return False
             self._connection = None
-            return True
+        self.get_logger().info("the arm lies in its sleep pose, torque is off")
+        return True
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise SafetyError("the arm is not connected; configure the node first")
+        return self._connection
 
     def _hold(self, driver: WidowXDriver) -> None:
         """Hold; where the driver is gone there is nobody to raise to."""
@@ -156,11 +164,6 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
             driver.hold()
         except SafetyError as error:
             self.get_logger().fatal(f"the arm may not hold: {error}", throttle_duration_sec=5.0)
-
-    def _arm(self) -> Connection:
-        if self._connection is None:
-            raise SafetyError("the arm is not connected; configure the node first")
-        return self._connection
 
     async def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Go to neutral while cameras, motors and e-stop are still listened to."""
@@ -170,7 +173,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
                 self._episodes.running, self._fault = False, ""
                 moving = self._moving = Future(executor=self.executor)
                 try:
-                    self._moved_at_s = time.monotonic() + self._arm().driver.begin_neutral()
+                    self._moved_at_s = time.monotonic() + self._connected().driver.begin_neutral()
                 except SafetyError:
                     self._moving = None
                     raise
@@ -178,8 +181,8 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
             if interrupted:
                 raise SafetyError(str(interrupted))
             with self._lock:
-                self._arm().driver.end_neutral()
-                stamp_ns = self._episodes.begin(self._arm().driver)
+                self._connected().driver.end_neutral()
+                stamp_ns = self._episodes.begin(self._connected().driver)
         except GymnastError as error:
             response.success, response.message = False, str(error)
             return response
@@ -187,18 +190,16 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         return response
 
     def _check_fit(self) -> None:
-        """Raise what speaks against moving."""
         self._check_active()
         if self._motors_failed:
             raise SafetyError(f"{self._fault}; call {self.get_fully_qualified_name()}/recover")
         if self._moving is not None:
             raise SafetyError("the arm is already moving to neutral")
-        self._episodes.look(self._arm().driver)  # what was missing may be back: then nobody has to recover the arm
+        self._episodes.look(self._connected().driver)  # what was missing may be back by itself
 
     def _check_active(self) -> None:
         if not self._active:
-            name = self.get_fully_qualified_name()
-            raise SafetyError(f"the arm is not active; activate it: ros2 lifecycle set {name} activate")
+            raise SafetyError(f"the arm is not active: ros2 lifecycle set {self.get_fully_qualified_name()} activate")
 
     def _settle(self, interrupted: str) -> None:
         """Let the waiting reset go on."""
@@ -211,7 +212,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
             with self._lock:
                 self._check_active()
                 self._episodes.running = False
-                self._arm().recover()
+                self._connected().recover()
                 self._fault, self._motors_failed = "", False
         except GymnastError as error:
             self.get_logger().error(f"recovery failed: {error}")
@@ -226,7 +227,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
             if not self._active or self._stopped:
                 return
             try:
-                self._episodes.execute(self._arm().driver, action_A, stamp_ns, source)
+                self._episodes.execute(self._connected().driver, action_A, stamp_ns, source)
             except SafetyError as error:
                 self._end(str(error))
 

@@ -27,6 +27,7 @@ def declare(settings: Settings) -> None:
     add("image_size", 256, "side of published frames", low=32, high=1024, read_only=True)
     add("max_steps", 60, "steps of an episode", low=1, high=10_000)
     add("joint_max_age_s", 0.2, "oldest joint states to act on [s]", low=0.02, high=2.0)
+    add("lock_file", "", "held while this process lives: the vendor's driver outlives it", read_only=True)
     add("dry_run", False, "xs_sdk is the vendor's simulation: no registers, velocity or effort", read_only=True)
     add("autostart", False, "configure and activate at start, without ros2 lifecycle", read_only=True)
 

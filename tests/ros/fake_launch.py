@@ -75,17 +75,20 @@ class Launched:
         self._folder = folder
         set_by_file = [action.positional for action in actions if type(action).__name__ == "SetEnvironmentVariable"]
         self._environment = {**os.environ, **environment, **dict(set_by_file)}
-        self._actions = [action for action in actions if type(action).__name__ in ("Node", "ExecuteProcess")]
+        kinds = {"Node": self._node, "ExecuteProcess": self._process, "IncludeLaunchDescription": self._include}
+        self._commands = [
+            (kinds[type(action).__name__](action, number), action.named.get("additional_env") or {})
+            for number, action in enumerate(actions)
+            if type(action).__name__ in kinds
+        ]
         self._group = 0
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Launched:
-        for number, action in enumerate(self._actions):
-            node = type(action).__name__ == "Node"
-            command = self._node(action.named, number) if node else list(action.named["cmd"])
+        for number, (command, own) in enumerate(self._commands):
             with (self._folder / f"{number}.log").open("wb") as log:
                 process = subprocess.Popen(
-                    command, env=self._environment, stdout=log, stderr=log,
+                    command, env=self._environment | own, stdout=log, stderr=log,
                     preexec_fn=lambda: os.setpgid(0, self._group),
                 )  # fmt: skip
             self._group = self._group or process.pid
@@ -97,8 +100,17 @@ class Launched:
     ) -> None:
         self.interrupt(60.0)
 
-    def _node(self, node: dict[str, Any], number: int) -> list[str]:
+    def _process(self, action: Recorded, _: int) -> list[str]:
+        return list(action.named["cmd"])
+
+    def _include(self, action: Recorded, _: int) -> list[str]:
+        """What the file includes runs in the same terminal."""
+        given = [f"{name}:={value}" for name, value in action.named["launch_arguments"]]
+        return ["ros2", "launch", action.positional[0].positional[0], *given]
+
+    def _node(self, action: Recorded, number: int) -> list[str]:
         """What launch_ros runs."""
+        node = action.named
         command = [sys.executable, "-m", f"gymnast_ros.nodes.{node['executable']}", "--ros-args"]
         namespace = f"/{node['namespace'].strip('/')}" if node["namespace"] else ""
         if node.get("name"):

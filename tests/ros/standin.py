@@ -81,14 +81,15 @@ class StandIn:
 
     def _read_faults(self) -> None:
         path = os.environ.get("STANDIN_FAULTS")
-        if not path or not Path(path).is_file():
-            return
-        faults = json.loads(Path(path).read_text())
-        for motor in faults.get("drop_torque", []):
-            self.torque[motor], self.errors[motor] = False, 32
-        for flag in FLAGS:
-            setattr(self, flag, faults.get(flag, False))
-        self.block(*faults.get("block", []))
+        if path and Path(path).is_file():
+            faults = json.loads(Path(path).read_text())
+            for motor in faults.get("drop_torque", []):
+                self.torque[motor], self.errors[motor] = False, 32
+            for flag in FLAGS:
+                setattr(self, flag, faults.get(flag, False))
+            self.block(*faults.get("block", []))
+        driver = os.environ.get("STANDIN_DRIVER")
+        self.dead = self.dead or (driver is not None and not Path(driver).is_file())
 
     def block(self, *motors: str) -> None:
         """These joints, and no others, are stuck where they are."""
@@ -231,5 +232,5 @@ def disconnect() -> None:
     if report and _CONNECTED:
         (robot,) = _CONNECTED
         Path(report).write_text(
-            json.dumps({"dropped": robot.dropped, "torque": robot.torque, "calls": len(robot.calls)})
+            json.dumps({"dropped": robot.dropped, "torque": robot.torque, "ended_s": time.monotonic()})
         )

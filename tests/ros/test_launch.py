@@ -107,7 +107,11 @@ def test_real_arm_brings_the_vendors_launch_file_and_its_camera(bridge) -> None:
         for action in actions
         if type(action).__name__ == "IncludeLaunchDescription"
     }
-    vendor = included["/share/interbotix_xsarm_control/launch/xsarm_control.launch.py"]
+    (keeper,) = (action.named["cmd"] for action in actions if type(action).__name__ == "ExecuteProcess")
+    assert keeper[1:3] == ["-m", "gymnast_ros.drivers.keeper"]  # the driver ends after the arm
+    ros2 = keeper[keeper.index("--") + 1 :]
+    assert ros2[:4] == ["ros2", "launch", "interbotix_xsarm_control", "xsarm_control.launch.py"]
+    vendor = dict(word.split(":=") for word in ros2[4:])
     camera = included["/share/realsense2_camera/launch/rs_launch.py"]
     arm = nodes(actions)["widowx_arm"]["parameters"][0]
     assert vendor["robot_name"] == arm["robot_name"] == "left_wx250s"

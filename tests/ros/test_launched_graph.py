@@ -50,6 +50,8 @@ def launched(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         running[side] = Launched(started, folder / f"{side}-logs", environment)
     with running["left"], running["right"]:
         yield running
+    for claim in bridge.CLAIMS:
+        claim.release()
 
 
 @pytest.fixture(scope="module")
