@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from gymnast_core.errors import ConfigError
 
@@ -147,7 +148,7 @@ def emit(args: argparse.Namespace, console: Console, value: Mapping[str, Any], t
     if args.json:
         print(json.dumps(value, default=str))
     else:
-        console.print(text, soft_wrap=isinstance(text, str))
+        console.print(text, soft_wrap=isinstance(text, (str, Text)))
 
 
 def _environment_path(name: str) -> Path | None:

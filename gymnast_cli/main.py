@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from rich.console import Console
-from rich.markup import escape
 
+from gymnast_cli.terminal import Terminal, spell_out_the_unprintable, styled
 from gymnast_core.errors import (
     ConfigError,
     ContractError,
@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser_for(arguments).parse_args(arguments)
     piped = not (sys.stderr if args.json else sys.stdout).isatty()
-    console = Console(stderr=args.json, soft_wrap=True, width=PIPED_WIDTH if piped else None)
+    spell_out_the_unprintable()
+    console = Terminal(stderr=args.json, soft_wrap=True, width=PIPED_WIDTH if piped else None)
     try:
         command = importlib.import_module(f"gymnast_cli.commands.{args.command}")
         return int(command.run(args, console))
@@ -111,7 +112,7 @@ def _report(error: GymnastError, as_json: bool, console: Console) -> int:
     code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
     if as_json:
         print(json.dumps({"error": type(error).__name__, "message": str(error), "exit_code": code}))
-    console.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
+    console.print(styled("red", type(error).__name__, f": {error}"), soft_wrap=True)
     return code
 
 

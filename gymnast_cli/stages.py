@@ -21,6 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from gymnast_cli.terminal import styled
+from gymnast_core.text import one_line
+
 Advance = Callable[[int, int, str], None]
 """(done, total, note): what a stage reports while it runs."""
 
@@ -53,12 +56,12 @@ class Stages:
         self.records: list[StageRecord] = []
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -76,11 +79,13 @@ class Stages:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Advance]:
         """Time one stage; yields the function that reports its progress."""
+        name = one_line(name)
         bar = self._progress.add_task(name, total=None, note="")
         latest = (0, 0, "")
 
         def advance(done: int, total: int, note: str) -> None:
             nonlocal latest
+            note = one_line(note)
             latest = (done, total, note)
             self._progress.update(bar, completed=done, total=total or None, note=note)
 
@@ -101,7 +106,7 @@ class Stages:
         self.records.append(record)
         gibibytes = record.peak_memory_bytes / 2**30
         self.console.print(
-            f"[green]done[/] {name:<44} {record.seconds:7.1f} s {gibibytes:5.1f} GiB  {latest[2]}",
+            styled("green", "done", f" {name:<44} {record.seconds:7.1f} s {gibibytes:5.1f} GiB  {latest[2]}"),
             highlight=False,
         )
 

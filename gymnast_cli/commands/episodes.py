@@ -14,6 +14,7 @@ from rich.console import Console
 from gymnast_cli.connect import add_trainer_arguments, emit, peer
 from gymnast_core.episodes.bag import BagContents, contents
 from gymnast_core.errors import ConfigError
+from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
     from gymnast_core.types import Episode
@@ -68,7 +69,7 @@ def _list(args: argparse.Namespace, console: Console) -> int:
         table.add_column(column, no_wrap=True, min_width=7 if column == "outcome" else None)
     for row in rows:
         cells = (row.episode_id, row.outcome, row.instruction, row.robot, row.labelled_by)
-        table.add_row(*cells, row.reason or row.state)
+        table.add_row(*map(one_line, (*cells, row.reason or row.state)))
     emit(args, console, {"episodes": [shown(row) for row in rows]}, table)
     return 0
 
@@ -102,7 +103,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     }  # fmt: skip
     if args.film is not None:
         facts["film"] = str(_film(episode, args.film))
-    emit(args, console, facts, "\n".join(f"{name:>17}: {value}" for name, value in facts.items()))
+    emit(args, console, facts, "\n".join(f"{name:>17}: {one_line(value)}" for name, value in facts.items()))
     return 0
 
 

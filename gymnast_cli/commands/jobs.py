@@ -7,9 +7,9 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from gymnast_cli.connect import add_trainer_arguments, emit, jobs_client, json_argument
+from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
     from gymnast_ros.uplink import JobsClient
@@ -72,7 +72,7 @@ def _list(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:
     for column in ("job", "kind", "state", "by", "error"):
         table.add_column(column, no_wrap=column != "error")
     for job in found:
-        table.add_row(job.job_id, job.kind, job.state, job.submitted_by, escape(job.error))
+        table.add_row(job.job_id, job.kind, job.state, job.submitted_by, one_line(job.error))
     emit(args, console, {"jobs": [shown(job) for job in found]}, table)
     return 0
 
@@ -93,7 +93,7 @@ def _follow(jobs: JobsClient, job_id: str, args: argparse.Namespace, console: Co
 
     with Stages(console) as stages, stages.stage(job_id) as advance:
         job = watch(jobs, job_id, advance)
-    emit(args, console, shown(job), f"{job_id} {job.state}" + (f": {escape(job.error)}" if job.error else ""))
+    emit(args, console, shown(job), f"{job_id} {job.state}" + (f": {job.error}" if job.error else ""))
     return 0 if ended_well(job) else 1
 
 

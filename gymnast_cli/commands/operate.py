@@ -13,6 +13,7 @@ from rich.console import Console
 from gymnast_cli.connect import add_trainer_arguments, console_client, emit
 from gymnast_cli.scene_request import add_scene_arguments, scene_form
 from gymnast_core.errors import ConfigError
+from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
     from gymnast_ros.uplink import ConsoleClient
@@ -143,7 +144,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*map(one_line, row))
     return table
 
 

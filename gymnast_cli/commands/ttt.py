@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from gymnast_cli.connect import add_trainer_arguments, console_client, emit
 from gymnast_cli.scene_request import add_scene_arguments, scene_form
 from gymnast_cli.stages import Advance, Stages
+from gymnast_cli.terminal import styled
 from gymnast_core.errors import ConfigError, GymnastError, TransientBridgeError
+from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -127,7 +128,7 @@ class Screen:
         if self._advance is not None:
             self._advance(*progress(view))
         if view["stage"] == "refused":
-            self._console.print(f"[yellow]not trusted here yet[/]: {escape(view['reason'])}")
+            self._console.print(styled("yellow", "not trusted here yet", f": {view['reason']}"))
 
 
 def progress(view: Mapping[str, Any]) -> tuple[int, int, str]:
@@ -178,7 +179,7 @@ class Operator:
     def _ask(self, question: str) -> bool | None:
         if self._args.json or not self._console.is_terminal:
             return None
-        return self._console.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        return self._console.input(styled("", f"{question} [y/N] ")).strip().lower() in ("y", "yes")
 
 
 def forgetting_words(found: Mapping[str, Any]) -> str:
@@ -199,7 +200,7 @@ def interrupted(adaptation: Adaptation, args: argparse.Namespace, console: Conso
         left = f"{name} is {stage}; {robot} runs what it ran before"
     else:
         left = f"{name} ends after what it is doing ({stage}); {robot} then runs what it ran before"
-    emit(args, console, summary(view), f"[yellow]interrupted[/]: {left}")
+    emit(args, console, summary(view), styled("yellow", "interrupted", f": {left}"))
     return INTERRUPTED
 
 
@@ -209,19 +210,20 @@ def told(view: Mapping[str, Any], page: ConsoleClient, args: argparse.Namespace,
         console.print(f"practice ended by {view['ended_by']}")
     if view["card"] and not args.json:
         console.print(card_table(view["card"]))
-    stage, reason = view["stage"], escape(view["reason"])
+    stage, reason = view["stage"], view["reason"]
     name = view["adaptation_id"]
     if stage == "kept":
-        text = f"[bold]kept[/]: {view['robot']} runs {view['candidate']}, which comes back with this scene"
+        text = styled("bold", "kept", f": {view['robot']} runs {view['candidate']}, which comes back with this scene")
     elif stage == "preview":
-        text = (
-            f"[yellow]nobody to ask here[/]: {view['candidate']} waits; `gymnast operate step {name} approve` or "
-            "`reject`, or run with --yes"
+        text = styled(
+            "yellow",
+            "nobody to ask here",
+            f": {view['candidate']} waits; `gymnast operate step {name} approve` or `reject`, or run with --yes",
         )
     elif stage == "refused":
-        text = f"[yellow]not trusted here[/]: {reason}; {view['robot']} runs what it ran before"
+        text = styled("yellow", "not trusted here", f": {reason}; {view['robot']} runs what it ran before")
     else:
-        text = f"[bold]{stage}[/]: {reason}; {view['robot']} runs what it ran before"
+        text = styled("bold", stage, f": {reason}; {view['robot']} runs what it ran before")
     emit(args, console, summary(view), text)
     return 0 if stage == "kept" else REFUSED
 
@@ -252,5 +254,5 @@ def card_table(card: Mapping[str, Any]) -> Table:
         if len(rates) == 2:
             change = row["difference"]
             interval = f"{change['mean']:+.0%} [{change['low']:+.0%}, {change['high']:+.0%}]"
-            shown.add_row(escape(name), str(row["n"]), *rates, interval, f"{max(0.0, -change['low']):.0%}")
+            shown.add_row(one_line(name), str(row["n"]), *rates, interval, f"{max(0.0, -change['low']):.0%}")
     return shown

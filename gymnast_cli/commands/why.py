@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, peer
+from gymnast_cli.terminal import styled
+from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -46,9 +48,9 @@ def tree(answer: Mapping[str, Any]) -> Tree:
     from rich.tree import Tree
 
     made_from = answer["made_from"]
-    root = Tree(f"[bold]{answer['id']}[/] ({answer['kind']})")
+    root = Tree(styled("bold", answer["id"], f" ({answer['kind']})"))
     for name, value in made_from.get("lineage", {}).items():
-        root.add(f"{name}: {_short(value)}")
+        root.add(one_line(f"{name}: {_short(value)}"))
     known = [row for row in answer["checkpoints"] if row["kind"] != "external"]
     parts = {"made from": known, "audits": answer["audits"]}
     for name, rows in parts.items():
@@ -56,7 +58,7 @@ def tree(answer: Mapping[str, Any]) -> Tree:
             branch = root.add(name)
             for row in rows[:MOST]:
                 rest = ", ".join(f"{key} {_short(value)}" for key, value in row.items() if key != "id")
-                branch.add(f"{row['id']} ({rest})")
+                branch.add(one_line(f"{row['id']} ({rest})"))
             if len(rows) > MOST:
                 branch.add(f"and {len(rows) - MOST} more; --graph FILE has them all")
     counts = [f"{n} {'made elsewhere' if kind == 'external' else kind}" for kind, n in answer["counts"].items()]
@@ -66,14 +68,16 @@ def tree(answer: Mapping[str, Any]) -> Tree:
             "labels by: " + ", ".join(f"{name or 'nobody named'} ({n})" for name, n in answer["labels_by"].items())
         )
     for row in answer["changed_labels"]:
-        root.add(f"[yellow]label changed since: {row['was']} -> {row['is']} by {row['by']} ({row['label']})[/]")
+        changed = f"label changed since: {row['was']} -> {row['is']} by {row['by']} ({row['label']})"
+        root.add(styled("yellow", one_line(changed)))
     for row in answer["retracted"]:
-        root.add(f"[red]{row['kind']} {row['id']} was retracted by {row['by']}: {row['reason']}[/]")
+        gone = f"{row['kind']} {row['id']} was retracted by {row['by']}: {row['reason']}"
+        root.add(styled("red", one_line(gone)))
     if answer["damage"] is not None:
         for row in answer["damage"]:
-            root.add(f"[red]{row['id']}: {row['what']}[/]")
+            root.add(styled("red", one_line(f"{row['id']}: {row['what']}")))
         if not answer["damage"]:
-            root.add("[green]every hash fits[/]")
+            root.add(styled("green", "every hash fits"))
     return root
 
 

@@ -46,7 +46,7 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
     """
     folder = config.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder.mkdir(parents=True)
-    console.print(f"Run folder: [bold]{folder}[/]")
+    console.print(f"Run folder: {folder}")
     if config.from_scratch:
         config = replace(config, checkpoints=pretrain(folder / "checkpoints", folder / "pretrain", seed=config.seed))
     kinds = {kind: config.checkpoints / kind for kind in ("policy", "world_model", "judge")}
@@ -59,7 +59,7 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
         finally:
             demo.write()
     console.print(demo.table())
-    console.print(f"Report: [bold]{folder / 'report.html'}[/]")
+    console.print(f"Report: {folder / 'report.html'}")
     return folder
 
 

@@ -1,0 +1,34 @@
+"""Words of other people, made safe to print: no control character reaches a terminal or a log."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Marks that make what follows run the other way, so that a line reads as another one."""
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    r"""Return the text with every control character, direction mark and lone surrogate written out, as in \x1b.
+
+    Args:
+        text: anybody's words; letters of every script stay as they are.
+        lines: keep line breaks and tabs; else they are written out too, so that the text stays one line.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(char if char in kept or not _hidden(char) else _written_out(char) for char in text)
+
+
+def one_line(text: object) -> str:
+    """Return a value as one line that is safe to print."""
+    return printable(str(text), lines=False)
+
+
+def _hidden(char: str) -> bool:
+    return char in _BIDI or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def _written_out(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
