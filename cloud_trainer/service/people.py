@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,15 +14,16 @@ from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import json_field
 from gymnast_core.errors import ConfigError
 from gymnast_core.orders import OrderNews
+from gymnast_core.pictures import jpeg_size
 from gymnast_core.wire.codec import CHUNK_BYTES
-from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
+from gymnast_core.wire.errors import TooLargeError
 from gymnast_core.wire.gymnast.v1 import console_pb2, enroll_pb2, robots_pb2
 from gymnast_core.wire.identity import Peer
 
 TOKEN_S = 12 * 3600
 _TEXT = 300
 _NO_PAGE = "this trainer serves no page; start it without --no-console"
-_PICTURES = (b"\xff\xd8\xff", b"RIFF")
+_FRAME_PIXELS = 4 << 20
 
 LogIn = Callable[[Peer, float], tuple[str, str]]
 """Gets who and for how long [s]; returns the page's address and a token."""
@@ -41,8 +43,8 @@ class RobotServicer:
         frame = bytes(request.frame)
         if len(frame) > self._limits.frame_bytes:
             raise TooLargeError(f"a frame of {len(frame)} bytes; at most {self._limits.frame_bytes} are accepted")
-        if frame and not frame.startswith(_PICTURES):
-            raise InvalidMessageError("a frame must be a JPEG or WebP image")
+        if frame and math.prod(jpeg_size(frame)) > _FRAME_PIXELS:  # a browser decodes it whole
+            raise TooLargeError(f"a frame of {jpeg_size(frame)} pixels; at most {_FRAME_PIXELS} are shown")
         names = ("state", "policy_version", "instruction", "estop_reason", "alarm")
         status = {name: str(getattr(request, name))[:_TEXT] for name in names}
         spool = {"entries": request.spool_entries, "bytes": request.spool_bytes, "full": request.spool_full}

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gymnast_core.episodes.reader import decode_jpeg, jpeg_size
 from gymnast_core.errors import GymnastError
+from gymnast_core.pictures import decode_jpeg, jpeg_size
 from gymnast_core.policy import Policy
 from gymnast_core.types import PROPRIO_DIM, ActionChunk, Observation
 from gymnast_core.wire.errors import InvalidMessageError, TooLargeError

@@ -145,7 +145,7 @@ class Service:
         self.trail, self.robots, self.orders = Trail(folder, self.meta), RobotBoard(), RobotOrders()
         self.console = ConsoleServicer()
         self.check_job: JobCheck | None = None
-        self.validator = Validator(self.blobs, self.meta)
+        self.validator = Validator(self.blobs, self.meta, folder / "validating.txt")
         self.episodes = self.episodes_of(None)
         staging = folder / "staging"
         self.ingest = Ingest(staging, self.blobs, self.meta, config.limits, on_commit=self._committed)

@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from cloud_trainer.service import metrics
+from cloud_trainer.service.inspector import Inspector
 from cloud_trainer.store.protocols import BlobStore, EpisodeRow, MetaStore
-from gymnast_core.episodes import read_summary
-from gymnast_core.episodes.reader import check_episode
-from gymnast_core.errors import CorruptError, GymnastError, StorageError
+from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
-from gymnast_core.wire.errors import NotFoundError
+from gymnast_core.wire.errors import InvalidMessageError, NotFoundError
 
 LOG = logging.getLogger(__name__)
-_SLACK = 1.001
 _BATCH = 100
-_METADATA_CHARACTERS = 64 * 1024
-
-
-def validated(row: EpisodeRow, path: Path, spec: RobotSpec = WIDOWX_250S) -> EpisodeRow:
-    """Return the row described from the file's content, valid or quarantined with a reason.
-
-    Args:
-        row: as committed.
-        path: the file.
-        spec: limits the recorded commands must keep.
-    """
-    try:
-        summary = read_summary(path)
-        described = replace(
-            row,
-            instruction=summary.header.instruction,
-            outcome=summary.end.outcome.value,
-            labelled_by=summary.end.labelled_by and f"robot:{row.robot}/{summary.end.labelled_by}",
-            steps=max(summary.steps, 0),
-            policy_version=summary.policy_versions[0] if summary.policy_versions else "",
-            metadata={**summary.header.metadata, **summary.end.metadata, "seed": summary.header.seed},
-        )
-        if (size := len(json.dumps(described.metadata))) > _METADATA_CHARACTERS:
-            raise CorruptError(f"metadata of {size} characters; {_METADATA_CHARACTERS} are accepted")
-        if summary.header.episode_id != row.episode_id:
-            raise CorruptError(f"the file says it is episode {summary.header.episode_id!r}")
-        _check_content(path, spec)
-    except (GymnastError, OSError) as error:
-        LOG.warning("episode_quarantined tenant=%s episode=%s reason=%s", row.tenant, row.episode_id, error)
-        return replace(row, state="quarantined", reason=f"{type(error).__name__}: {error}"[:500])
-    return replace(described, state="valid")
+_PAUSE_S = 1.0
+_REASON_CHARACTERS = 500
+_MOST_ENDS = 2
 
 
 def settled(current: EpisodeRow, checked: EpisodeRow) -> EpisodeRow:
@@ -69,34 +38,72 @@ def settled(current: EpisodeRow, checked: EpisodeRow) -> EpisodeRow:
     return checked
 
 
-def _check_content(path: Path, spec: RobotSpec) -> None:
-    """Decode everything once, and hold the commands against the arm's limits."""
-    episode = check_episode(path)
-    if episode.steps < 1:
-        raise CorruptError("it has no complete step")
-    limits_A = np.array([spec.max_translation_m] * 3 + [spec.max_rotation_rad] * 3, np.float32) * _SLACK
-    motion_TA, gripper_T = episode.actions_TA[:, :6], episode.actions_TA[:, 6]
-    beyond = np.argwhere(np.abs(motion_TA) > limits_A)
-    if len(beyond):
-        step, axis = beyond[0]
-        raise CorruptError(
-            f"step {step} commands {motion_TA[step, axis]} on axis {axis}, the limit is {limits_A[axis]}"
-        )
-    if ((gripper_T < -0.001) | (gripper_T > 1.001)).any():
-        raise CorruptError(f"a gripper command is outside 0..1: {gripper_T.min()}..{gripper_T.max()}")
+def quarantined(row: EpisodeRow, reason: str) -> EpisodeRow:
+    """Return the row set aside; the reason may quote the file, so only what any database takes is kept of it."""
+    LOG.warning("episode_quarantined tenant=%s episode=%s reason=%a", row.tenant, row.episode_id, reason[:2000])
+    kept = reason.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return replace(row, state="quarantined", reason=kept[:_REASON_CHARACTERS])
+
+
+class AtHand:
+    """Which file is being looked into, in a file of its own: what took the whole service with it is known afterwards.
+
+    Where a child that runs out of memory takes its parent along (a container whose processes are killed together), the
+    same file would end the service at every start. One end may be anybody's kill at a bad moment; two are the file's.
+
+    Args:
+        path: of the note.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            digest, _, ends = path.read_text().partition(" ")
+            self._ends = {digest: int(ends)}
+        except (OSError, ValueError):
+            self._ends = {}
+
+    @contextmanager
+    def note(self, digest: str) -> Iterator[None]:
+        """Hold on to what is looked into until it has been.
+
+        Raises:
+            CorruptError: the service ended twice while this file was.
+        """
+        ends = self._ends.pop(digest, 0)
+        if ends >= _MOST_ENDS:
+            self._path.unlink(missing_ok=True)
+            raise CorruptError(f"the service ended {ends} times while it was looked into")
+        self._path.write_text(f"{digest} {ends + 1}")
+        try:
+            yield
+        finally:
+            self._path.unlink(missing_ok=True)
 
 
 class Validator:
-    """A thread that validates what is committed, also what a former run left.
+    """A thread that validates what is committed, also what a former run left. Nothing a file holds can end it.
 
     Args:
         blobs: where files are.
         meta: the catalogue.
+        note: file that remembers what is being looked into.
         spec: limits of the arm.
+        inspector: looks into one file.
     """
 
-    def __init__(self, blobs: BlobStore, meta: MetaStore, spec: RobotSpec = WIDOWX_250S) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        meta: MetaStore,
+        note: Path,
+        *,
+        spec: RobotSpec = WIDOWX_250S,
+        inspector: Inspector | None = None,
+    ) -> None:
         self._blobs, self._meta, self._spec = blobs, meta, spec
+        self._at_hand = AtHand(note)
+        self._inspector = inspector or Inspector()
         self._condition = threading.Condition()
         self._work, self._busy, self._stopped = True, False, False
         self._thread = threading.Thread(target=self._run, name="validate", daemon=True)
@@ -117,10 +124,11 @@ class Validator:
             return self._condition.wait_for(lambda: not self._work and not self._busy, timeout_s)
 
     def stop(self) -> None:
-        """Finish the episode at hand and end; safe where it never began."""
+        """End; an episode at hand is looked into at the next start. Safe where it never began."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
+        self._inspector.close()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -134,23 +142,52 @@ class Validator:
                     return
                 self._work, self._busy = False, True
             try:
-                self._validate_all()
-            except StorageError as error:
-                LOG.error("validation_paused error=%s", error)
+                again = self._validate_all()
+            except Exception:  # whatever it is, what comes after is validated all the same
+                LOG.exception("validation_paused")
+                again = True
+            with self._condition:
+                self._work = self._work or again
+                if again:
+                    self._condition.wait_for(lambda: self._stopped, _PAUSE_S)
 
-    def _validate_all(self) -> None:
-        while rows := self._meta.episodes(states=["committed"], limit=_BATCH):
+    def _validate_all(self) -> bool:
+        """Go once through what is committed; returns whether some had to be left for another time."""
+        after, left = 0, False
+        while rows := self._meta.episodes(states=["committed"], after=after, limit=_BATCH):
             for row in rows:
                 if self._stopped:
-                    return
-                checked = self._checked(row)
-                metrics.QUARANTINED.inc(checked.state == "quarantined")
-                self._meta.change_episode(row.tenant, row.episode_id, partial(settled, checked=checked))
+                    return False
+                left |= not self._validate(row)
+            after = rows[-1].sequence
+        return left
+
+    def _validate(self, row: EpisodeRow) -> bool:
+        """Look into one episode and write down what it is; False when that cannot be known now."""
+        try:
+            checked = self._checked(row)
+            try:
+                self._settle(row, checked)
+            except InvalidMessageError as error:
+                self._settle(row, quarantined(row, f"its description cannot be stored: {error}"))
+        except (GymnastError, OSError) as error:
+            LOG.error("episode_not_validated tenant=%s episode=%s error=%s", row.tenant, row.episode_id, error)
+            return False
+        return True
+
+    def _settle(self, row: EpisodeRow, checked: EpisodeRow) -> None:
+        _, now = self._meta.change_episode(row.tenant, row.episode_id, partial(settled, checked=checked))
+        metrics.QUARANTINED.inc(now.state == "quarantined")
 
     def _checked(self, row: EpisodeRow) -> EpisodeRow:
+        """Return the row described from the file's content, valid or quarantined with a reason."""
         try:
             path = self._blobs.local_path(row.digest)
+            with self._at_hand.note(row.digest):
+                found = self._inspector.inspect(path, row.episode_id, self._spec)
         except NotFoundError as error:  # somebody deleted it: that episode's trouble, not the others'
-            LOG.error("episode_without_blob tenant=%s episode=%s", row.tenant, row.episode_id)
-            return replace(row, state="quarantined", reason=f"NotFoundError: {error}")
-        return validated(row, path, self._spec)
+            return quarantined(row, f"NotFoundError: {error}")
+        except CorruptError as error:
+            return quarantined(row, str(error))
+        by = found["labelled_by"]
+        return replace(row, **{**found, "labelled_by": by and f"robot:{row.robot}/{by}"}, state="valid")

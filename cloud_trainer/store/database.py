@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import StaticPool
 
 from gymnast_core.errors import StorageError
+from gymnast_core.wire.errors import InvalidMessageError
 
 _METADATA = sa.MetaData()
 _TEXT, _BIG = sa.Text, sa.BigInteger
@@ -148,6 +149,7 @@ class Database:
         """All or nothing, durable at the end.
 
         Raises:
+            InvalidMessageError: a value is none that a database can hold; nothing was changed.
             StorageError: the database failed; nothing was changed.
         """
         with self._lock if self.is_sqlite else threading.Lock():
@@ -156,6 +158,8 @@ class Database:
             try:
                 with self._engine.begin() as connection:
                     yield connection
+            except (sa.exc.DataError, OverflowError, UnicodeEncodeError) as error:
+                raise InvalidMessageError(f"a number or text that cannot be stored: {error}"[:500]) from error
             except sa.exc.SQLAlchemyError as error:
                 raise StorageError(f"database: {error}") from error
 

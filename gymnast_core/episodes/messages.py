@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gymnast_core.bounds import checked_text, parsed_object
 from gymnast_core.episodes.cdr import CdrReader, CdrWriter
 from gymnast_core.errors import ContractError, CorruptError
 from gymnast_core.spec import BASE_FRAME
@@ -29,6 +30,8 @@ REQUESTED_TOPIC = "/action/requested"
 VERSION_TOPIC = "/policy_version"
 ANNOTATION_TOPIC = "/annotation"
 MAX_ANNOTATION_CHARACTERS = 2000
+MAX_INSTRUCTION_CHARACTERS = 4096
+MAX_DOCUMENT_CHARACTERS = 512 * 1024
 IMAGE_PREFIX = "/camera/"
 IMAGE_SUFFIX = "/image/compressed"
 
@@ -123,10 +126,15 @@ class EpisodeHeader:
     schema: str = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        """Refuse ids that cannot be file names."""
+        """Refuse ids that cannot be file names, and instructions nobody reads out."""
         checked_id(self.episode_id, "episode id")
         for camera in self.cameras:
             checked_id(camera, "camera")
+        if isinstance(self.instruction, str) and len(self.instruction) > MAX_INSTRUCTION_CHARACTERS:
+            raise ContractError(
+                f"an instruction of {len(self.instruction)} characters ({self.instruction[:40]!a}...); at most "
+                f"{MAX_INSTRUCTION_CHARACTERS} are recorded"
+            )
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -140,9 +148,9 @@ class EpisodeHeader:
             CorruptError: not JSON, a field missing, unknown or of a wrong type, or an unknown schema.
         """
         try:
-            fields = json.loads(text)
+            fields = parsed_object(text, "episode header", MAX_DOCUMENT_CHARACTERS)
             header = EpisodeHeader(**{**fields, "cameras": tuple(fields["cameras"])})
-        except (ValueError, TypeError, KeyError, ContractError, RecursionError) as error:
+        except (TypeError, KeyError, ContractError) as error:
             raise CorruptError(f"unreadable episode header: {error}") from error
         kinds = (
             (header.instruction, str),
@@ -154,6 +162,9 @@ class EpisodeHeader:
         )
         if header.schema != SCHEMA_VERSION or not all(isinstance(value, kind) for value, kind in kinds):
             raise CorruptError(f"episode header of schema {header.schema!r} is not a well-formed {SCHEMA_VERSION!r}")
+        if not 0 <= header.created_ns < 1 << 63 or not -(1 << 63) <= (header.seed or 0) < 1 << 64:
+            raise CorruptError(f"episode header with created_ns {header.created_ns} and seed {header.seed}")
+        checked_text(header.instruction, "instruction", MAX_INSTRUCTION_CHARACTERS)
         return header
 
 
@@ -185,9 +196,9 @@ class EpisodeEnd:
             CorruptError: not JSON, an unknown outcome, or a wrong field.
         """
         try:
-            fields = json.loads(text)
+            fields = parsed_object(text, "episode end", MAX_DOCUMENT_CHARACTERS)
             end = EpisodeEnd(**{**fields, "outcome": Outcome(fields["outcome"])})
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise CorruptError(f"unreadable episode end: {error}") from error
         if not isinstance(end.labelled_by, str) or not isinstance(end.truncated_reason, str):
             raise CorruptError("labelled_by and truncated_reason of an episode end must be text")
@@ -229,8 +240,8 @@ class Annotation:
             CorruptError: not JSON, or a field missing, unknown or of a wrong type.
         """
         try:
-            note = Annotation(**json.loads(text))
-        except (ValueError, TypeError, ContractError, RecursionError) as error:
+            note = Annotation(**parsed_object(text, "annotation", MAX_DOCUMENT_CHARACTERS))
+        except (TypeError, ContractError) as error:
             raise CorruptError(f"unreadable annotation: {error}") from error
         if not isinstance(note.stamp_ns, int) or not isinstance(note.step, int) or not isinstance(note.by, str):
             raise CorruptError(f"annotation {note.text[:40]!r} has fields of a wrong type")

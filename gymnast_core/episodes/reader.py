@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,12 +15,15 @@ from gymnast_core.episodes import messages
 from gymnast_core.episodes.bag import MAX_RECORD_BYTES, iterate_bag
 from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import ContractError, CorruptError
+from gymnast_core.pictures import decode_jpeg
 from gymnast_core.types import ByteArray, Episode, FloatArray
 
-MAX_IMAGE_SIDE = 4096
 MAX_STEPS = 20_000
+MAX_TOPICS = 64
+_EVERY_RATE = (messages.JOINTS_TOPIC, messages.POSE_TOPIC)
+MAX_OTHERS = 20 * MAX_STEPS
+"""Messages on topics that are not held in memory, of which there may be several a step."""
 _NO_END = EpisodeEnd(truncated_reason="no end record")
-_START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
 
 
 @dataclass(frozen=True)
@@ -55,45 +58,6 @@ class _Raw:
     annotations: list[Annotation] = field(default_factory=list)
 
 
-def jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
-    """Return (height, width) of a JPEG from its frame header, without decoding it.
-
-    Raises:
-        CorruptError: not a baseline or progressive JPEG, or larger than MAX_IMAGE_SIDE on a side.
-
-    Source:
-        ITU-T T.81, annex B.2.2: marker 0xFFC0..2, length, precision, height, width.
-    """
-    view = memoryview(data)
-    at = 2
-    if bytes(view[:2]) != b"\xff\xd8":
-        raise CorruptError(f"not a JPEG: starts with {bytes(view[:4])!r}")
-    while at + 9 <= len(view) and view[at] == 0xFF:
-        if view[at + 1] in _START_OF_FRAME:
-            height, width = struct.unpack(">HH", view[at + 5 : at + 9])
-            if not 0 < height <= MAX_IMAGE_SIDE or not 0 < width <= MAX_IMAGE_SIDE:
-                raise CorruptError(f"image of {height} x {width} is outside 1..{MAX_IMAGE_SIDE}")
-            return height, width
-        at += 2 + int(struct.unpack(">H", view[at + 2 : at + 4])[0])
-    raise CorruptError("a JPEG without a frame header")
-
-
-def decode_jpeg(data: bytes | memoryview) -> ByteArray:
-    """Decode a JPEG into (H, W, 3) uint8 RGB.
-
-    Raises:
-        CorruptError: not a JPEG, too large, or broken.
-    """
-    jpeg_size(data)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise CorruptError(f"undecodable JPEG: {error}") from error
-    if image is None:
-        raise CorruptError("undecodable JPEG")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
 def iterate_messages(
     path: Path, *, until_cut: bool = False, compressed: bool = False
 ) -> Iterator[tuple[str, int, bytes]]:
@@ -117,7 +81,10 @@ def read_summary(path: Path) -> EpisodeSummary:
     Raises:
         CorruptError: see read_episode.
     """
-    raw = _read_raw(path)
+    return _summary(_read_raw(path))
+
+
+def _summary(raw: _Raw) -> EpisodeSummary:
     assert raw.header is not None  # _read_raw refuses files without one
     steps = min(len(raw.commanded), len(raw.proprio) - 1)
     return EpisodeSummary(raw.header, raw.end or EpisodeEnd(), steps, tuple(dict.fromkeys(raw.versions[:steps])))
@@ -168,8 +135,8 @@ def read_episode(
     return _assembled(raw, steps, {name: _decode_frames(raw.frames[name][: steps + 1], image_size) for name in wanted})
 
 
-def check_episode(path: Path) -> Episode:
-    """As read_episode, but every frame is decoded and dropped at once: the episode without images, in little memory.
+def check_episode(path: Path) -> tuple[EpisodeSummary, Episode]:
+    """As read_episode, but every frame is decoded and dropped at once: all but the images, in little memory.
 
     Raises:
         CorruptError: see read_episode.
@@ -178,7 +145,7 @@ def check_episode(path: Path) -> Episode:
     for camera, shapes in raw.frames.items():
         if len(set(shapes)) > 1:
             raise CorruptError(f"frames of camera {camera!r} differ in size: {sorted(set(shapes))}")
-    return _assembled(raw, _aligned_steps(path, raw), {})
+    return _summary(raw), _assembled(raw, _aligned_steps(path, raw), {})
 
 
 def _aligned_steps(path: Path, raw: _Raw) -> int:
@@ -231,7 +198,7 @@ def _kept(jpeg: memoryview) -> memoryview:
 def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None, *, compressed: bool = False) -> _Raw:
     """Everything in a file; of each JPEG what `frame` makes of it, nothing when that is None."""
     raw = _Raw()
-    last_ns = -1
+    last_ns, counts = -1, Counter[str]()
     for topic, time_ns, data in iterate_messages(path, compressed=compressed):
         if time_ns < last_ns:
             raise CorruptError(f"{path}: time goes back from {last_ns} to {time_ns} ns on {topic}")
@@ -242,8 +209,9 @@ def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None, *, c
                 raw.frames.setdefault(camera, []).append(frame(messages.decode_image(data)[1]))
         else:
             _sort_in(raw, topic, data)
-        if len(raw.proprio) > MAX_STEPS + 1:
-            raise CorruptError(f"{path} has more than {MAX_STEPS} steps")
+        counts[topic] += 1
+        if counts[topic] > (MAX_OTHERS if topic in _EVERY_RATE else MAX_STEPS + 1) or len(counts) > MAX_TOPICS:
+            raise CorruptError(f"{path} has more than {MAX_STEPS} steps or {MAX_TOPICS} topics, on {topic[:80]!a}")
     if raw.header is None:
         raise CorruptError(f"{path} has no episode header: it is no episode, but another MCAP file, or a flight record")
     if any(later <= earlier for earlier, later in zip(raw.stamps_ns, raw.stamps_ns[1:], strict=False)):

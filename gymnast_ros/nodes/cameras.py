@@ -19,7 +19,8 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
 from gymnast_core.cameras import CameraLimits, CameraWatch, Frame
-from gymnast_core.errors import ConfigError, ShapeError
+from gymnast_core.errors import ConfigError, CorruptError, ShapeError
+from gymnast_core.pictures import decode_picture
 from gymnast_core.types import ByteArray
 from gymnast_ros.nodes import messages
 from gymnast_ros.nodes.runtime import Spinner, own_name
@@ -118,10 +119,12 @@ def decode(message: Image | CompressedImage) -> ByteArray:
     """
     if not hasattr(message, "format"):
         return messages.from_image(message)
-    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ShapeError(f"{len(message.data)} bytes of format {message.format!r} are no picture")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    try:
+        return decode_picture(bytes(message.data))
+    except CorruptError as error:
+        raise ShapeError(
+            f"{len(message.data)} bytes of format {message.format[:40]!r} are no picture: {error}"
+        ) from error
 
 
 def square(image_HWC: ByteArray, size: int) -> ByteArray:

@@ -12,13 +12,13 @@ from blake3 import blake3
 from mcap.writer import CompressionType, Writer
 
 from cloud_trainer.service import Limits, Service, ServiceConfig, enroll
-from cloud_trainer.service.validation import validated
-from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.service.inspector import Inspector
 from gymnast_core.episodes import EpisodeHeader, EpisodeWriter, Spool
 from gymnast_core.episodes import messages as m
 from gymnast_core.episodes.messages import SCHEMA_VERSION, EpisodeEnd
-from gymnast_core.errors import GymnastError
+from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.manifest import Manifest
+from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.weights import NotSafetensorsError, check_safetensors
 from gymnast_core.wire import errors as e
 from gymnast_core.wire.channel import domain_error, open_channel
@@ -293,21 +293,30 @@ BAD_CONTENT = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def inspector():
+    """A child process, the same for all: none of these files may end it."""
+    child = Inspector()
+    yield child
+    child.close()
+    assert child.started == 1
+
+
 @pytest.mark.parametrize("what", sorted(BAD_CONTENT))
-def test_bad_content_is_quarantined(tmp_path, what):
+def test_bad_content_is_quarantined(tmp_path, inspector, what):
     path = write_raw(tmp_path, BAD_CONTENT[what])
-    row = validated(EpisodeRow(1, "default", "ep", "wx-1", "d", 1, 0), path)
-    assert row.state == "quarantined"
-    assert row.reason.startswith("CorruptError"), row.reason
+    with pytest.raises(CorruptError, match=r"^CorruptError: "):
+        inspector.inspect(path, "ep", WIDOWX_250S)
 
 
-def test_good_content_is_valid_and_another_id_is_not(tmp_path):
+def test_good_content_is_valid_and_another_id_is_not(tmp_path, inspector):
     path = write_raw(tmp_path, [*observe(0), *act(0), *observe(1)])
-    assert validated(EpisodeRow(1, "default", "ep", "wx-1", "d", 1, 0), path).state == "valid"
-    assert validated(EpisodeRow(1, "default", "other", "wx-1", "d", 1, 0), path).state == "quarantined"
+    assert inspector.inspect(path, "ep", WIDOWX_250S)["steps"] == 1
+    with pytest.raises(CorruptError, match="it is episode 'ep'"):
+        inspector.inspect(path, "other", WIDOWX_250S)
 
 
-def test_mcap_bomb_is_quarantined(tmp_path):
+def test_mcap_bomb_is_quarantined(tmp_path, inspector):
     path = tmp_path / "bomb.mcap"
     with path.open("wb") as file:
         writer = Writer(file, compression=CompressionType.ZSTD)
@@ -316,8 +325,8 @@ def test_mcap_bomb_is_quarantined(tmp_path):
         channel = writer.register_channel(m.HEADER_TOPIC, "cdr", schema)
         writer.add_message(channel, 0, b"\x00" * (50 << 20), 0)
         writer.finish()
-    row = validated(EpisodeRow(1, "default", "ep", "wx-1", "d", 1, 0), path)
-    assert "compressed" in row.reason
+    with pytest.raises(CorruptError, match="compressed"):
+        inspector.inspect(path, "ep", WIDOWX_250S)
 
 
 def safetensors(header: bytes, data: bytes = b"") -> memoryview:
@@ -401,9 +410,10 @@ def test_a_missing_file_is_that_episodes_trouble_alone(tmp_path, identities):
     assert gone in states[gone][1]
 
 
-def test_broken_episode_file_on_the_trainer_is_found(tmp_path):
+def test_broken_episode_file_on_the_trainer_is_found(tmp_path, inspector):
     path = make_episode(tmp_path, "ep")
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
-    assert validated(EpisodeRow(1, "default", "ep", "wx-1", "d", 1, 0), path).state == "quarantined"
+    with pytest.raises(CorruptError, match="crc"):
+        inspector.inspect(path, "ep", WIDOWX_250S)

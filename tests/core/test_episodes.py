@@ -24,9 +24,10 @@ from gymnast_core.episodes import (
 )
 from gymnast_core.episodes.cdr import CdrReader, CdrWriter
 from gymnast_core.episodes.messages import encode_image, encode_pose
-from gymnast_core.episodes.reader import decode_jpeg, iterate_messages, jpeg_size
+from gymnast_core.episodes.reader import iterate_messages
 from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import ContractError, CorruptError
+from gymnast_core.pictures import decode_jpeg, jpeg_size
 from gymnast_core.types import ActionChunk, Episode, Observation, Outcome, StepResult
 
 

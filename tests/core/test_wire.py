@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from gymnast_core.episodes import EpisodeEnd, EpisodeHeader
 from gymnast_core.episodes import messages as m
 from gymnast_core.episodes.cdr import CdrReader, CdrWriter
-from gymnast_core.episodes.reader import iterate_messages, jpeg_size
+from gymnast_core.episodes.reader import iterate_messages
 from gymnast_core.errors import CheckpointError, CorruptError
 from gymnast_core.manifest import Manifest
+from gymnast_core.pictures import jpeg_size
 from gymnast_core.signing import Release, SignedDocument
 from gymnast_core.weights import check_safetensors
 from gymnast_core.wire import generate

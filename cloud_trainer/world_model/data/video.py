@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gymnast_core import pictures
 from gymnast_core.errors import CorruptError
 from gymnast_core.types import ByteArray
 
@@ -123,12 +124,9 @@ def decode_picture(data: bytes, name: str, size: int | None = None) -> ByteArray
         CorruptError: unreadable; carries the name.
     """
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error as error:
-        raise CorruptError(f"{name} is not a readable picture: {error}") from error
-    if image is None:
-        raise CorruptError(f"{name} is not a readable picture ({len(data)} bytes)")
-    return resized(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size)
+        return resized(pictures.decode_picture(data), size)
+    except CorruptError as error:
+        raise CorruptError(f"{name} is not a readable picture ({len(data)} bytes): {error}") from error
 
 
 def resized(image_HWC: ByteArray, size: int | None) -> ByteArray:
