@@ -11,7 +11,7 @@ from typing import Any
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from gymnast_core.errors import SafetyError
+from gymnast_core.errors import EstopLatchedError
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
 
@@ -96,7 +96,7 @@ class GraphClient(GraphPort):
 
         Raises:
             RobotRefusedError: busy, a bad parameter, or the evaluation failed.
-            SafetyError: the arm was stopped.
+            EstopLatchedError: the arm was stopped.
             RobotSilentError: not done in timeout_s; it is cancelled.
         """
         values = {
@@ -195,7 +195,7 @@ class GraphClient(GraphPort):
     def _result_of(self, node: str, run_id: str, timeout_s: float, progress: Progress | None = None) -> dict[str, Any]:
         result = self.wait_for(f"{node}/result", lambda value: value["run_id"] == run_id, timeout_s, progress)
         if result.get("stopped"):
-            raise SafetyError(f"{run_id}: {result['error']}")
+            raise EstopLatchedError(f"{run_id}: {result['error']}")
         if not result["ok"]:
             raise RobotRefusedError(f"{run_id}: {result['error']}")
         return result

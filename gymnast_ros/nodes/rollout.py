@@ -15,7 +15,7 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
-from gymnast_core.errors import CheckpointError, GymnastError, SafetyError
+from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
 from gymnast_core.policy import Policy
 from gymnast_ros.nodes.conduct import EpisodeTeller
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
@@ -105,7 +105,7 @@ class RolloutNode(Node):  # type: ignore[misc]
             result |= job(run_id)
             result["ok"] = True
         except (GymnastError, OSError) as error:
-            result |= {"error": f"{type(error).__name__}: {error}", "stopped": isinstance(error, SafetyError)}
+            result |= {"error": f"{type(error).__name__}: {error}", "stopped": isinstance(error, EstopLatchedError)}
             self.get_logger().error(f"{kind} failed run={run_id} error={error}")
         except Exception as error:  # a run that ended unheard would be waited for
             LOG.exception("run_failed kind=%s run=%s", kind, run_id)
