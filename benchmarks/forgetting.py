@@ -32,10 +32,11 @@ from gymnast_cli.results import Trials, counts, difference
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.policies import load_policy
+from gymnast_core.seeds import EVALUATION_SEEDS, TRAINING_SEEDS
 from gymnast_ros.sim.collect import collect, evaluate
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.scene import scene_named
-from gymnast_ros.sim.tasks import EVALUATION_SEEDS, TASKS, TRAINING_SEEDS
+from gymnast_ros.sim.tasks import TASKS
 
 COLLECT_FROM = TRAINING_SEEDS.start + 995_000
 EVALUATE_FROM = EVALUATION_SEEDS.start + 990_000

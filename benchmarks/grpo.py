@@ -39,8 +39,9 @@ from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
 from gymnast_core.policies.compact import CompactPolicy
+from gymnast_core.seeds import TRAINING_SEEDS
 from gymnast_ros.sim.env import SimEnv
-from gymnast_ros.sim.tasks import TASKS, TRAINING_SEEDS
+from gymnast_ros.sim.tasks import TASKS
 
 TOKENS_PER_ROLLOUT = 15 * 7
 

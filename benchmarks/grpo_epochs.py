@@ -31,10 +31,10 @@ from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import load_policy
+from gymnast_core.seeds import EVALUATION_SEEDS
 from gymnast_core.statistics import wilson_interval
 from gymnast_ros.sim.collect import evaluate
 from gymnast_ros.sim.env import SimEnv
-from gymnast_ros.sim.tasks import EVALUATION_SEEDS
 
 RUNS = Path("runs/benchmark_grpo")
 

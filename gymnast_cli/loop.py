@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gymnast_cli.jobs import JobEndedError, follow
+from gymnast_cli.loop_canary import Canary, TrialStoppedError
 from gymnast_cli.loop_config import LoopConfig
-from gymnast_cli.results import Trials, counts, difference, trials_of
+from gymnast_cli.results import Trials, counts, difference
 from gymnast_cli.stages import Advance, Stages, shown
 from gymnast_core.errors import ConfigError, NotTrustedError
-from gymnast_core.sequential import Decision, SequentialRule, confidence_sequence
-from gymnast_core.statistics import PairCounts
+from gymnast_core.seeds import take
+from gymnast_core.sequential import SequentialRule
+from gymnast_core.trial import has_won
 
 if TYPE_CHECKING:
     from gymnast_ros.nodes.client import GraphClient
     from gymnast_ros.uplink import JobsClient
 
-COLLECT_SEEDS, CHOOSING_SEEDS, EVALUATION_SEEDS = 700_000, 1_700_000, 2_500_000
-SEEDS_PER_RUN, SEEDS_PER_ROUND = 15_000, 500
-"""Training, choosing and evaluation start states of a loop: ranges no other command uses."""
-FLUSH_S = STAGE_S = 120.0
-"""How long episodes may take up, and a checkpoint down."""
+SEEDS_PER_ROUND = 500
+FLUSH_S = 120.0
+"""How long episodes may take up."""
 
 
 class StepFile:
@@ -111,14 +111,17 @@ class Loop:
         config: what to do.
         client: of the robot.
         jobs: of its trainer.
+        canary: tries candidates on the robot, blinded.
         folder_of: checkpoint id -> folder on the robot's machine.
         stages: shows progress.
     """
 
     def __init__(
-        self, config: LoopConfig, client: GraphClient, jobs: JobsClient, folder_of: Callable[[str], str], stages: Stages
-    ) -> None:
+        self, config: LoopConfig, client: GraphClient, jobs: JobsClient, canary: Canary,
+        folder_of: Callable[[str], str], stages: Stages,
+    ) -> None:  # fmt: skip
         self.config, self._client, self._jobs, self._folder_of, self._stages = config, client, jobs, folder_of, stages
+        self._trials = canary
         self._file = StepFile(config.folder / "state.json", config.to_json())
         self.policy = ""
         self.world_model, self.judge = config.world_model, config.judge
@@ -168,7 +171,8 @@ class Loop:
 
     def _collect(self, number: int) -> None:
         """Record in pieces, so that a restart repeats at most one of them."""
-        count, first = self.config.at("collect", number), COLLECT_SEEDS + self._offset(number)
+        count = self.config.at("collect", number)
+        first = take("loop collect", self.config.seed, count, after=(number - 1) * SEEDS_PER_ROUND).start
         for done in range(0, count, self.config.piece):
             size = min(self.config.piece, count - done)
 
@@ -203,49 +207,38 @@ class Loop:
     def _canary(self, number: int, candidates: Sequence[str]) -> str:
         """Try the candidates, the longest trained first, until one is promoted; returns what shall run.
 
-        The rule, an anytime-valid sequential test on pairs of equal start states, is written down before the first
-        pair; it is looked at after every few, and its budget is what a fixed-n comparison would have used.
+        Each in a blinded trial of the trainer, by an anytime-valid rule on pairs of equal start states, written down
+        before the first pair; together they are promoted wrongly as rarely as one.
         """
         order = list(reversed(candidates))
 
         def declare(advance: Advance) -> dict[str, Any]:
-            self._client.wait_staged(order, timeout_s=STAGE_S)
-            first, rule = CHOOSING_SEEDS + self._offset(number), self.config.rule(len(order))
-            return {"incumbent": self.policy, "candidates": order, "rule": rule.to_json(), "seed_start": first}
+            return {"incumbent": self.policy, "candidates": order, "rule": self.config.rule(len(order)).to_json()}
 
         plan = self._step(f"{number}/canary/declare", declare)
         for candidate in plan["candidates"]:
-            if self._trial(number, plan, candidate) is Decision.PROMOTE:
+            if has_won(self._trial(number, plan, candidate)):
                 return str(candidate)
         return self.policy
 
-    def _trial(self, number: int, plan: Mapping[str, Any], candidate: str) -> Decision:
-        """Run pairs of one candidate until the declared rule decides."""
-        rule, before, after = SequentialRule(**plan["rule"]), [], []
-        decision = Decision.CONTINUE
-        done = 0
-        while not decision.final and done < self.config.choosing:
-            size = min(self.config.look, self.config.choosing - done)
-            first = int(plan["seed_start"]) + done
+    def _trial(self, number: int, plan: Mapping[str, Any], candidate: str) -> dict[str, Any]:
+        """Try one candidate until the declared rule decides; returns the result card."""
+        name, rule = f"{number}/canary/{candidate}", SequentialRule(**plan["rule"])
+        key = f"loop-{self._file.id}-{name}-{self._file.failures(name)}"
 
-            def pairs(advance: Advance, first: int = first, size: int = size) -> list[list[bool]]:
-                versions = [self.policy, candidate]
-                trials = trials_of(self._run(versions, first, size, advance), versions)
-                rows = [[trials[version][key] for version in versions] for key in sorted(trials[self.policy])]
-                return [[won for won in row if won is not None] for row in rows if None not in row]
+        def run(advance: Advance) -> dict[str, Any]:
+            try:
+                return self._trials.run(candidate, plan["incumbent"], rule, key, advance)
+            except TrialStoppedError:
+                self._file.note_failure(name)
+                raise
 
-            rows = self._step(f"{number}/canary/{candidate}/{done}", pairs)
-            self._episodes += 2 * len(rows)
-            before += [row[0] for row in rows]
-            after += [row[1] for row in rows]
-            done += size
-            decision = rule.decide(PairCounts.of(before, after))
-        counted = PairCounts.of(before, after)
-        self.rounds[-1].setdefault("canary", []).append(
-            {"candidate": candidate, "decision": decision.value, "n": counted.n, "wins": counted.wins,
-             "losses": counted.losses, "difference": confidence_sequence(counted).to_json(), "rule": dict(plan["rule"])}
-        )  # fmt: skip
-        return decision
+        card = self._step(name, run)
+        self._episodes += 2 * int(card["n"])
+        shown = {name: card[name] for name in ("candidate", "decision", "n", "difference", "rule", "trial_id")}
+        counted = {name: card["counts"][name] for name in ("wins", "losses")}
+        self.rounds[-1].setdefault("canary", []).append({**shown, **counted})
+        return dict(card)
 
     def _swap(self, version: str) -> str:
         if self._client.policy_version != version:
@@ -258,7 +251,8 @@ class Loop:
 
     def _evaluate(self, name: str, version: str) -> Trials:
         def measure(advance: Advance) -> list[list[Any]]:
-            first, count = EVALUATION_SEEDS + self.config.seed * SEEDS_PER_RUN, self.config.evaluation
+            count = self.config.evaluation
+            first = take("loop evaluate", self.config.seed, count).start
             recorded = min(self.config.replayed, count)
             rows: list[Mapping[str, Any]] = []
             for begin, size in ((0, recorded), (recorded, count - recorded)):
@@ -284,9 +278,6 @@ class Loop:
             return self._file.steps[name]
         with self._stages.stage(name) as advance:
             return self._file.step(name, lambda: action(advance))
-
-    def _offset(self, number: int) -> int:
-        return self.config.seed * SEEDS_PER_RUN + (number - 1) * SEEDS_PER_ROUND
 
     def _stop_reason(self, latest: Trials) -> str:
         stop, total = self.config.stop, counts(latest)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.seeds import block
 from gymnast_core.sequential import SequentialRule
 
 
@@ -51,7 +52,7 @@ class LoopConfig:
         rounds: at most so many.
         tasks: names or instructions.
         scene: where.
-        seed: of everything random, 0..19.
+        seed: of everything random; each has start states of its own.
         collect: episodes per task, round by round; the last number repeats. Falling numbers spend real episodes early.
         grpo_iterations: policy updates, round by round; the last number repeats.
         choosing: start states per task of the canary: at most so many pairs a task, fewer once its rule decides.
@@ -59,7 +60,7 @@ class LoopConfig:
             max_pairs is choosing times tasks.
         evaluation: start states per task of the evaluation after every round; the same ones each time.
         piece: episodes per task recorded between two saves of the state.
-        look: start states per task between two looks of the canary.
+        robot: its name at the trainer; empty is the only one that reports.
         replayed: start states per task of an evaluation that are recorded, for the trainer's calibration ledger.
         job: settings of the training job, see cloud_trainer.jobs.settings.PipelineConfig.
         stop: see StopRule.
@@ -77,7 +78,7 @@ class LoopConfig:
     choosing: int = 25
     evaluation: int = 50
     piece: int = 25
-    look: int = 5
+    robot: str = ""
     replayed: int = 15
     canary: Mapping[str, Any] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
@@ -87,11 +88,10 @@ class LoopConfig:
         """Refuse what cannot run."""
         if not self.world_model or not self.judge:
             raise ConfigError("a loop needs world_model and judge: ids of checkpoints the trainer knows")
-        if not 0 <= self.seed < 20:
-            raise ConfigError(f"seed must be 0..19 (each owns a range of start states), got {self.seed}")
+        block("loop collect", self.seed)
         if not 1 <= self.rounds <= 30:
             raise ConfigError(f"rounds must be 1..30, got {self.rounds}")
-        for name in ("choosing", "evaluation", "piece", "look"):
+        for name in ("choosing", "evaluation", "piece"):
             if not 1 <= getattr(self, name) <= 500:
                 raise ConfigError(f"{name} must be 1..500, got {getattr(self, name)}")
         if not self.tasks:

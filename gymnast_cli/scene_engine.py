@@ -49,15 +49,14 @@ from gymnast_cli.other_tasks import declared, guard_plan, other_tasks, reason_of
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.policies import load_policy
 from gymnast_core.scene import SceneBook
+from gymnast_core.seeds import take
 from gymnast_core.sequential import HarmRule, SequentialRule
 from gymnast_core.trial import Trial, TrialPlan, has_won
 from gymnast_core.types import Episode, Outcome
 
 POLL_S = 0.2
-COLLECT_SEED = 970_000
-TRIAL_SEED = 2_950_000
-SEEDS, STATES_PER_SEED = 20, 1000
-"""How many seeds have start states of their own, and how many each."""
+MOST_DIFFERENT = 900
+"""Start states that the episodes of a seed are begun from; after so many they come again."""
 ROBOT_S = 1800.0
 
 
@@ -165,9 +164,10 @@ class SceneEngine:
         self._record(robot, instruction, self._request(folder), episodes=episodes)
 
     def _record(self, robot: str, instruction: str, request: Mapping[str, Any], *, episodes: int) -> None:
-        client, start = self.connect(robot), COLLECT_SEED + _range_of(request) + len(self._recorded(request))
+        client, done = self.connect(robot), len(self._recorded(request))
+        starts = take("adaptation", int(request["seed"]), episodes, after=done % MOST_DIFFERENT)
         client.evaluate(
-            tasks=[instruction], seed_start=start, seed_count=episodes, scene=request["scene"],
+            tasks=[instruction], seed_start=starts.start, seed_count=episodes, scene=request["scene"],
             temperature_seed=request["seed"], record=True, purpose="ttt", timeout_s=ROBOT_S,
         )  # fmt: skip
         client.flush(FLUSH_S)
@@ -302,12 +302,12 @@ class SceneEngine:
         canary, guard = folder / "canary.jsonl", folder / "guard.jsonl"
         if not canary.exists():
             others = other_tasks(self.catalogue, robot, request["instruction"], request["other_tasks"])
-            first = TRIAL_SEED + _range_of(request)
+            starts = take("canary", int(request["seed"]), self.rule.max_pairs)
             versions = {name: request[name] for name in ("world_model", "judge", "scene")}
             plan = TrialPlan(
                 trial_id=f"canary-{folder.name}", incumbent=request["policy"], candidate=candidate,
                 instruction=request["instruction"], rule=self.rule,
-                start_seeds=tuple(range(first, first + self.rule.max_pairs)),
+                start_seeds=tuple(starts),
                 versions={**versions, "other_tasks": declared(others, self.guard_pairs)},
             )  # fmt: skip
             if others and self.guard_pairs and not guard.exists():
@@ -351,8 +351,3 @@ class SceneEngine:
         home = load_world(self.shelf.path(request["world_model"]), dream)
         episodes = self._episodes(request, home.image_size)
         return home.in_scene(clips_of(episodes, home.image_size), seed=0), episodes
-
-
-def _range_of(request: Mapping[str, Any]) -> int:
-    """Where the start states of an adaptation's seed begin, within the ranges of their purpose."""
-    return STATES_PER_SEED * (int(request["seed"]) % SEEDS)

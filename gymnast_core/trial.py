@@ -41,7 +41,8 @@ class TrialPlan:
         judge: who labels: "operator", or a judge's version.
         judge_calibration: JSON values: how far that judge is to be trusted.
         versions: JSON values: code, robot, world model; for the card.
-        tasks: instructions that take turns, pair by pair; empty is `instruction` alone. They need a HarmRule.
+        tasks: instructions that take turns, pair by pair; empty is `instruction` alone. A SequentialRule decides on
+            all of them together, a HarmRule on each.
     """
 
     trial_id: str
@@ -63,7 +64,7 @@ class TrialPlan:
             raise ConfigError(f"{len(self.start_seeds)} start seeds for up to {self.rule.max_pairs} pairs; add some")
         if len(set(self.start_seeds)) != len(self.start_seeds):
             raise ConfigError("start seeds repeat; every pair needs a start of its own")
-        of_rule = self.rule.tasks if isinstance(self.rule, HarmRule) else 0
+        of_rule = self.rule.tasks if isinstance(self.rule, HarmRule) else len(self.tasks)
         if len(set(self.tasks)) != len(self.tasks) or len(self.tasks) != of_rule:
             raise ConfigError(f"the rule is for {of_rule} other tasks, got {list(self.tasks)}; name each once")
 
@@ -75,7 +76,7 @@ class TrialPlan:
     def from_json(data: Mapping[str, Any]) -> TrialPlan:
         """Return the plan that to_json() wrote."""
         tasks = tuple(data.get("tasks", ()))
-        rule = HarmRule(**data["rule"]) if tasks else SequentialRule(**data["rule"])
+        rule = HarmRule(**data["rule"]) if "tasks" in data["rule"] else SequentialRule(**data["rule"])
         return TrialPlan(**{**data, "rule": rule, "start_seeds": tuple(data["start_seeds"]), "tasks": tasks})
 
     def instruction_of(self, pair: int) -> str:

@@ -66,6 +66,7 @@ class Console:
         self.gate = Gate(folder, withdrawn=service.revocations.withdrawn)
         adaptations, trials = Adaptations(folder / "adaptations", engine), Trials(folder / "trials", engine)
         self.desk = Desk(service, adaptations=adaptations, trials=trials, loops=loops)
+        service.blinded = self.desk.blinded
         identity = service.config.folder / "server" if tls else None
         self._app = create_app(self.desk, self.gate, certified=service.revocations.peer)
         self._server = PageServer(self._app, host=host, port=port, identity=identity)

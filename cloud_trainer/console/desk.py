@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
 from cloud_trainer.jobs.adaptation_engine import Budget, FlowError, SceneRequest
@@ -34,6 +35,8 @@ _FIELDS, _WORD, _TEXT = 32, 40, 400
 """Of a form that are written down: so many fields, characters of a name, characters of a value."""
 ROBOT_STEPS = ("collect", "train", "approve", "cancel")
 """Of an adaptation that a robot began itself, by its certificate; everything else is for operators."""
+
+T = TypeVar("T", list[Any], dict[str, Any])
 
 
 class Desk:
@@ -105,6 +108,13 @@ class Desk:
     def _histories(self) -> list[Path]:
         return [path for folder in self._loops if (path := folder / "history.json").exists()]
 
+    def blinded(self, row: EpisodeRow) -> bool:
+        """Whether an episode is, or may be, a run of a trial that is not decided: nobody sees who acted in it."""
+        return self.trials.blinds(row) or self.adaptations.blinds(row)
+
+    def _seen(self, row: EpisodeRow) -> EpisodeRow:
+        return replace(row, policy_version="") if self.blinded(row) else row
+
     # what pages show ---------------------------------------------------------------------------------------------
 
     def robots(self, user: User) -> list[RobotReport]:
@@ -138,7 +148,7 @@ class Desk:
                 and (not text or text.lower() in f"{row.instruction} {row.episode_id}".lower())
             ]
             high -= 1000
-        return chosen[:EPISODES_PER_PAGE]
+        return [self._seen(row) for row in chosen[:EPISODES_PER_PAGE]]
 
     def episode(self, user: User, episode_id: str) -> EpisodeRow:
         """Return one episode.
@@ -149,7 +159,7 @@ class Desk:
         row = self.meta.episode(user.tenant, episode_id)
         if row is None:
             raise RefusedError(f"there is no episode {episode_id!r} here; look for it in the list")
-        return row
+        return self._seen(row)
 
     # what users do -----------------------------------------------------------------------------------------------
 
@@ -248,14 +258,19 @@ class Desk:
         Args:
             user: who asks.
             candidate: checkpoint id.
-            values: robot, instruction, and as options against (checkpoint id), scene, pairs (at most so many).
+            values: robot, instruction or tasks (JSON list of several that take turns), and as options against
+                (checkpoint id), scene, pairs (at most so many), rule (JSON object of SequentialRule's settings), key
+                (the same one never begins a second trial).
 
         Raises:
             RefusedError: the robot or the checkpoint cannot take part now.
             ConfigError: a value makes no sense.
         """
         user.require("try")
-        robot, pairs = values.get("robot", ""), _whole(values, "pairs", SequentialRule().max_pairs)
+        if again := self.trials.known(values.get("key", ""), user.tenant):
+            return again.trial_id
+        robot, rule = values.get("robot", ""), _rule_of(values)
+        tasks = _json(values, "tasks", list) or [values.get("instruction", "")]
         report = self._require_ready(user, robot)
         if flow := self.adaptations.on(robot):
             raise RefusedError(
@@ -267,9 +282,9 @@ class Desk:
         asked = {"trial": trial_id, "robot": robot, "candidate": candidate, "incumbent": incumbent}
         with self.trail.acting(user, "try", asked):
             self.trials.start(
-                robot=robot, candidate=candidate, incumbent=incumbent, instruction=values.get("instruction", ""),
-                by=user.name, tenant=user.tenant, scene=values.get("scene", ""), rule=SequentialRule(max_pairs=pairs),
-                trial_id=trial_id,
+                robot=robot, candidate=candidate, incumbent=incumbent, tasks=[str(task) for task in tasks],
+                by=user.name, tenant=user.tenant, scene=values.get("scene", ""), rule=rule,
+                trial_id=trial_id, key=values.get("key", ""),
             )  # fmt: skip
         return trial_id
 
@@ -359,14 +374,29 @@ def scene_request(form: Mapping[str, str]) -> SceneRequest:
         ConfigError: the seed is no whole number, or config no JSON object.
     """
     texts = {name: form.get(name, "").strip() for name in ("robot", "instruction", "scene", "world_model", "judge")}
-    try:
-        config = json.loads(form.get("config", "").strip() or "{}")
-    except ValueError as error:
-        raise ConfigError(f"config is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"config must be a JSON object, got {form.get('config')!r}")
+    config = _json(form, "config", dict)
     others = tuple(name.strip() for name in form.get("other_tasks", "").split(";") if name.strip())
     return SceneRequest(**texts, seed=_whole(form, "seed", 0), config=config, other_tasks=others)
+
+
+def _json(form: Mapping[str, str], name: str, kind: type[T]) -> T:
+    """A field that holds JSON; empty where it is left out."""
+    try:
+        value = json.loads(form.get(name, "").strip() or "null")
+    except ValueError as error:
+        raise ConfigError(f"{name} is not JSON: {error}") from error
+    if value is not None and not isinstance(value, kind):
+        what = "object" if kind is dict else "list"
+        raise ConfigError(f"{name} must be a JSON {what}, got {form.get(name)!r}")
+    return kind() if value is None else value
+
+
+def _rule_of(values: Mapping[str, str]) -> SequentialRule:
+    """The promotion rule of a trial: what the form names, the rest as usual."""
+    named, known = _json(values, "rule", dict), {entry.name for entry in fields(SequentialRule)}
+    if unknown := sorted(set(named) - known):
+        raise ConfigError(f"unknown settings {unknown} of the rule; there are {sorted(known)}")
+    return SequentialRule(**{"max_pairs": _whole(values, "pairs", SequentialRule().max_pairs), **named})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

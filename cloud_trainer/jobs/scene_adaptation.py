@@ -20,8 +20,10 @@ from typing import Any
 
 from cloud_trainer.jobs.adaptation_engine import CLOSING, AdaptationEngine, Budget, FlowError, SceneRequest
 from cloud_trainer.jobs.adaptation_view import OPTIONS, Stage, View
+from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
+from gymnast_core.purpose import is_blinded
 
 LOG = logging.getLogger(__name__)
 
@@ -315,6 +317,13 @@ class Adaptations:
         """Return the adaptation that this robot is in."""
         views = (flow.view for flow in list(self._flows.values()))
         return next((view for view in views if view.robot == robot and not view.stage.over), None)
+
+    def blinds(self, row: EpisodeRow) -> bool:
+        """Whether an episode may be a run of a canary that is not over: who acted in it must not be seen."""
+        return is_blinded(row.metadata) and any(
+            (view.robot, view.tenant, view.stage) == (row.robot, row.tenant, Stage.CANARY)
+            for view in (flow.view for flow in list(self._flows.values()))
+        )
 
     def get(self, adaptation_id: str) -> SceneAdaptation:
         """Return one.

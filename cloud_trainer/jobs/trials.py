@@ -11,13 +11,16 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from cloud_trainer.jobs.adaptation_engine import FlowError
+from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.purpose import is_blinded
+from gymnast_core.seeds import block, take
 from gymnast_core.sequential import SequentialRule
 from gymnast_core.trial import Trial, TrialPlan
 
@@ -29,8 +32,6 @@ def new_trial_id() -> str:
     return f"trial-{secrets.token_hex(6)}"
 
 
-TRIAL_SEED = 2_980_000
-"""First start state; those of the next trial of the same two follow on."""
 CLOSE_S = 10.0
 
 
@@ -58,7 +59,9 @@ class Asked:
         at_ns: wall clock.
         candidate: checkpoint id.
         incumbent: checkpoint id.
-        instruction: what the arm is asked to do.
+        instruction: what the arm is asked to do; of several tasks, their names.
+        tasks: instructions that take turns, pair by pair; empty is `instruction` alone.
+        key: chosen by whoever asked, who finds the trial by it; the same key never starts a second one.
     """
 
     trial_id: str
@@ -70,6 +73,8 @@ class Asked:
     candidate: str
     incumbent: str
     instruction: str
+    tasks: tuple[str, ...] = ()
+    key: str = ""
 
 
 class Trials:
@@ -90,19 +95,21 @@ class Trials:
         self._ends: dict[str, dict[str, Any]] = {}
         root.mkdir(parents=True, exist_ok=True)
         for path in sorted(root.glob("*.asked.json")):
-            self._recall(Asked(**json.loads(path.read_text())))
+            asked = json.loads(path.read_text())
+            self._recall(Asked(**{**asked, "tasks": tuple(asked.get("tasks", ()))}))
 
     def start(
-        self, *, robot: str, candidate: str, incumbent: str, instruction: str, by: str, tenant: str,
-        scene: str = "", rule: SequentialRule | None = None, trial_id: str = "",
+        self, *, robot: str, candidate: str, incumbent: str, tasks: Sequence[str], by: str, tenant: str,
+        scene: str = "", rule: SequentialRule | None = None, trial_id: str = "", key: str = "",
     ) -> str:  # fmt: skip
-        """Declare a trial and begin; returns its id at once.
+        """Declare a trial and begin; returns its id at once. Several tasks take turns, pair by pair.
 
         Raises:
             ConfigError: something is not named, or both checkpoints are the same.
             FlowError: the robot is in a trial already, or this trainer moves no arm.
         """
-        if not robot.strip() or not instruction.strip() or not incumbent.strip():
+        tasks = tuple(task.strip() for task in tasks)
+        if not robot.strip() or not tasks or not all(tasks) or not incumbent.strip():
             raise ConfigError("name a robot, what it should do, and the checkpoint to compare with")
         if self._engine is None:
             raise FlowError("this page moves no arm; use the one of `gymnast serve`")
@@ -120,7 +127,9 @@ class Trials:
                 time.time_ns(),
                 candidate,
                 incumbent.strip(),
-                instruction.strip(),
+                ", ".join(tasks),
+                tasks if len(tasks) > 1 else (),
+                key,
             )
             trial = Trial.declare(self._path(trial_id, "jsonl"), self._plan(asked, rule), secrets.token_bytes(32))
             self._write(trial_id, "asked", vars(asked))
@@ -128,9 +137,22 @@ class Trials:
             self._go_on(asked, trial)
         return trial_id
 
+    def known(self, key: str, tenant: str) -> Asked | None:
+        """Return the trial that was begun with this key; None without a key, or when there is none."""
+        mine = (asked for asked in list(self._asked.values()) if asked.tenant == tenant)
+        return next((asked for asked in mine if key and asked.key == key), None)
+
     def on(self, robot: str) -> Asked | None:
         """Return the trial that this robot is in."""
         return next((self._asked[name] for name in list(self._running) if self._asked[name].robot == robot), None)
+
+    def blinds(self, row: EpisodeRow) -> bool:
+        """Whether an episode may be a run of a trial that is not over: who acted in it must not be seen."""
+        return is_blinded(row.metadata) and any(
+            (asked.robot, asked.tenant) == (row.robot, row.tenant) and asked.at_ns <= row.received_ns
+            for name, asked in list(self._asked.items())
+            if name not in self._ends
+        )
 
     def stop(self, trial_id: str, *, by: str, tenant: str) -> None:
         """End a trial after the run at hand; what was recorded stays, but nothing is concluded from it.
@@ -186,10 +208,11 @@ class Trials:
     def _plan(self, asked: Asked, rule: SequentialRule) -> TrialPlan:
         names = ("candidate", "incumbent", "robot", "instruction")
         earlier = sum(all(getattr(one, name) == getattr(asked, name) for name in names) for one in self._asked.values())
-        first = TRIAL_SEED + earlier * rule.max_pairs
+        turn, before = divmod(earlier, max(1, len(block("trial")) // rule.max_pairs))  # the same two again: new starts
+        starts = take("trial", turn, rule.max_pairs, after=before * rule.max_pairs)
         return TrialPlan(
             trial_id=asked.trial_id, incumbent=asked.incumbent, candidate=asked.candidate,
-            instruction=asked.instruction, rule=rule, start_seeds=tuple(range(first, first + rule.max_pairs)),
+            instruction=asked.instruction, tasks=asked.tasks, rule=rule, start_seeds=tuple(starts),
             versions={"robot": asked.robot, "scene": asked.scene or "usual", "earlier_trials_of_the_same": earlier},
         )  # fmt: skip
 

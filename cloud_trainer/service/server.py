@@ -124,6 +124,7 @@ class Service:
     Attributes:
         check_job: asked before a job is taken on, with its tenant, kind and spec; raises GymnastError where it cannot
             run. None takes every job on.
+        blinded: whether an episode may be a run of a trial that is not decided: who acted in it is then told nobody.
 
     Raises:
         ConfigError: another trainer runs on this folder.
@@ -145,6 +146,7 @@ class Service:
         self.trail, self.robots, self.orders = Trail(folder, self.meta), RobotBoard(), RobotOrders()
         self.console = ConsoleServicer()
         self.check_job: JobCheck | None = None
+        self.blinded: Callable[[EpisodeRow], bool] = lambda row: False
         self.validator = Validator(self.blobs, self.meta, folder / "validating.txt")
         self.episodes = self.episodes_of(None)
         staging = folder / "staging"
@@ -250,7 +252,9 @@ class Service:
         slots = StreamSlots(limits.streams_per_peer)
         wake = self._workers._wake if self._workers else self._wake
         servicers = {
-            "TrajectoryService": TrajectoryServicer(self.ingest, self.meta, self.trail, slots, limits, self._stopping),
+            "TrajectoryService": TrajectoryServicer(
+                self.ingest, self.meta, self.trail, slots, limits, self._stopping, lambda row: self.blinded(row)
+            ),
             "WeightsService": WeightsServicer(
                 self.publisher, self.meta, self.blobs, self.trail, slots, limits, self._stopping, staging
             ),

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,8 +94,10 @@ class TrajectoryServicer:
     """Episodes."""
 
     def __init__(
-        self, ingest: Ingest, meta: MetaStore, trail: Trail, slots: StreamSlots, limits: Limits, stopping: Stopping
-    ) -> None:
+        self, ingest: Ingest, meta: MetaStore, trail: Trail, slots: StreamSlots, limits: Limits, stopping: Stopping,
+        blinded: Callable[[EpisodeRow], bool],
+    ) -> None:  # fmt: skip
+        self._blinded = blinded
         self._ingest, self._meta, self._slots, self._limits, self._stopping = ingest, meta, slots, limits, stopping
         self._trail = trail
 
@@ -107,6 +110,10 @@ class TrajectoryServicer:
             reader = threading.Thread(target=self._read, args=(requests, session, replies, context), daemon=True)
             reader.start()  # it ends with the call, whose messages it reads
             yield from self._answer(session, replies)
+
+    def _shown(self, row: EpisodeRow) -> trajectories_pb2.Episode:
+        """Without its policy while it may be a run of a trial that is not decided."""
+        return _episode(replace(row, policy_version="") if self._blinded(row) else row)
 
     def _read(self, requests: Iterator[Any], session: UploadSession, replies: Any, context: Any) -> None:
         try:
@@ -152,7 +159,7 @@ class TrajectoryServicer:
         """A page, or the one that is named."""
         if request.episode_id:
             found = self._meta.episode(peer.tenant, request.episode_id)
-            return trajectories_pb2.ListEpisodesReply(episodes=[_episode(found)] if found else [])
+            return trajectories_pb2.ListEpisodesReply(episodes=[self._shown(found)] if found else [])
         rows = self._meta.episodes(
             tenant=peer.tenant,
             after=request.after_sequence,
@@ -160,7 +167,7 @@ class TrajectoryServicer:
             states=[request.state] if request.state else None,
             robot=request.robot or None,
         )
-        return trajectories_pb2.ListEpisodesReply(episodes=_fitting(_episode(row) for row in rows))
+        return trajectories_pb2.ListEpisodesReply(episodes=_fitting(self._shown(row) for row in rows))
 
     def LabelEpisode(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.Episode:
         """Set a label; who gave it comes from the certificate."""
@@ -170,7 +177,7 @@ class TrajectoryServicer:
             raise InvalidMessageError(
                 f"outcome {request.outcome[:40]!r} is none of {[o.value for o in Outcome]}"
             ) from error
-        return _episode(self._trail.label(peer, request.episode_id, outcome))
+        return self._shown(self._trail.label(peer, request.episode_id, outcome))
 
     def RetractEpisode(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.RetractEpisodeReply:
         """Withdraw one; who did comes from the certificate."""

@@ -25,6 +25,7 @@ from gymnast_core.journal import Journal
 from gymnast_core.lineage import Node, Record
 from gymnast_core.manifest import Manifest, read_manifest
 from gymnast_core.provenance import LABELS, ProvenanceGraph
+from gymnast_core.purpose import is_blinded
 from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import NotFoundError
 
@@ -243,8 +244,10 @@ class Trail:
         if row.episode_id not in held:
             facts = {
                 "robot": row.robot, "instruction": row.instruction, "steps": row.steps, "tenant": row.tenant,
-                "policy_versions": [row.policy_version], **_facts(row.metadata),
+                **_facts(row.metadata),
             }  # fmt: skip
+            if not is_blinded(row.metadata):  # who acted in a trial's run is seen in its card, once it is decided
+                facts["policy_versions"] = [row.policy_version]
             yield episode_record(self.graph, row.episode_id, digest=row.digest, facts=facts)
         if row.outcome in _LABELS and (label is None or label.payload["outcome"] != row.outcome):
             yield label_record(self.graph, row.episode_id, outcome=row.outcome, by=row.labelled_by)

@@ -7,9 +7,9 @@ import argparse
 from rich.console import Console
 
 from gymnast_cli.connect import add_robot_arguments, emit, robot, task_list
+from gymnast_core.seeds import block
 
-FIRST_SEED = 900_000
-"""Above what pretraining and the demo take of the training seeds."""
+FIRST_SEED = block("collect").start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

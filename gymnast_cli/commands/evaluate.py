@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from gymnast_cli.connect import add_robot_arguments, checkpoint_on_robot, emit, robot, task_list
+from gymnast_core.seeds import block
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from gymnast_cli.results import Trials
 
-FIRST_SEED = 2_000_000
-"""Evaluation seeds: never trained on, never chosen with."""
+FIRST_SEED = block("evaluate").start
+"""Never trained on, never chosen with."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

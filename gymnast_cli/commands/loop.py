@@ -15,6 +15,7 @@ from gymnast_cli.connect import (
     add_robot_arguments,
     add_trainer_arguments,
     checkpoint_on_robot,
+    console_client,
     emit,
     jobs_client,
     robot,
@@ -34,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run, or go on where it stopped."""
+    from gymnast_cli.commands.ttt import only_robot
     from gymnast_cli.loop import Loop
+    from gymnast_cli.loop_canary import Canary
     from gymnast_cli.loop_config import read_loop_config
     from gymnast_cli.stages import Stages
 
@@ -42,8 +45,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.rounds is not None:
         config = replace(config, rounds=args.rounds)
     jobs = jobs_client(args)
-    with robot(args) as client, Stages(console) as stages:
-        loop = Loop(config, client, jobs, partial(checkpoint_on_robot, client), stages)
+    with console_client(args) as page, robot(args) as client, Stages(console) as stages:
+        canary = Canary(page, config.robot or only_robot(page), config.tasks, config.scene)
+        loop = Loop(config, client, jobs, canary, partial(checkpoint_on_robot, client), stages)
         history = loop.run()
     emit(args, console, history, table(history))
     console.print(f"{history['state']}; history: {config.folder / 'history.json'}")

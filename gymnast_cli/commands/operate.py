@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trial = actions.add_parser("try", help="begin a blinded trial of a checkpoint on a robot; prints the id")
     trial.add_argument("checkpoint_id", help="the candidate, which the robot must have been offered")
     trial.add_argument("--robot", required=True, metavar="NAME")
-    trial.add_argument("--instruction", required=True, help="what it shall do")
+    trial.add_argument(
+        "--instruction", required=True, action="append", help="what it shall do; of several, pairs take turns"
+    )
     trial.add_argument("--against", default="", metavar="ID", help="checkpoint (default: what the robot runs)")
     trial.add_argument("--scene", default="", help="the robot's name for where it stands (default: the trainer's)")
     trial.add_argument("--pairs", type=int, help="at most so many (default: the rule's)")
@@ -83,22 +87,23 @@ def _promote(page: ConsoleClient, args: argparse.Namespace, console: Console) ->
 
 
 def _try(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
-    names = ("robot", "instruction", "against", "scene", "pairs")
+    names = ("robot", "against", "scene", "pairs")
     values = {name: str(getattr(args, name)) for name in names if getattr(args, name) is not None}
+    values |= {"tasks": json.dumps(args.instruction), "key": secrets.token_hex(12)}
     said = str(page.post(f"/checkpoints/{args.checkpoint_id}/try", values)["said"])
-    trial_id = said.partition(" ")[0]
-
-    def seen() -> Mapping[str, Any]:
-        return next(row for row in page.get("/api/evaluations")["trials"] if row["trial_id"] == trial_id)
-
-    view = seen()
+    view = trial_of(page, values["key"])
     while args.wait and view["state"] == "running":
         time.sleep(POLL_S)
-        view = seen()
+        view = trial_of(page, values["key"])
     decision = view["card"].get("decision", "")
-    text = f"{trial_id}: {view['state']} {decision or view['reason']}".rstrip() if args.wait else said
+    text = f"{view['trial_id']}: {view['state']} {decision or view['reason']}".rstrip() if args.wait else said
     emit(args, console, {"said": said, **view}, text)
     return NOT_KEPT if args.wait and decision != "promote" else 0
+
+
+def trial_of(page: ConsoleClient, key: str) -> Mapping[str, Any]:
+    """A trial of the page, as far as it may be seen, by the key it was begun with."""
+    return next(row for row in page.get("/api/evaluations")["trials"] if row["key"] == key)
 
 
 def _stop_trial(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:

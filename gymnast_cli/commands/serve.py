@@ -148,7 +148,9 @@ def _beside(service: Service, args: argparse.Namespace, shelf: Shelf, console: C
     from cloud_trainer.jobs.submission import check_submission
 
     service.check_job = functools.partial(check_submission, shelf, service.episodes_of)
-    watch = ReplayWatch(service.episodes, service.jobs, args.folder / LEDGER, shelf.can_replay)
+    watch = ReplayWatch(
+        service.episodes, service.jobs, args.folder / LEDGER, shelf.can_replay, lambda row: service.blinded(row)
+    )
     with watch, _page(service, args, shelf, console):
         yield
 

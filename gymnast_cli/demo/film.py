@@ -12,9 +12,10 @@ from gymnast_cli.demo.config import TASKS
 from gymnast_cli.report_media import DreamPair, ReportMedia, Strip, TaskStrips
 from gymnast_core.policies import load_policy
 from gymnast_core.policy import Policy
+from gymnast_core.seeds import EVALUATION_SEEDS
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.env import SimEnv
-from gymnast_ros.sim.tasks import EVALUATION_SEEDS, task_for
+from gymnast_ros.sim.tasks import task_for
 
 FRAME_SIZE = 128
 

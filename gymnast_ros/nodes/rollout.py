@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
 from gymnast_core.policy import Policy
+from gymnast_core.purpose import TRIALS
 from gymnast_ros.nodes.conduct import EpisodeTeller
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
 from gymnast_ros.nodes.evaluation import EvaluationPlan, evaluate, summarise, write_result
@@ -122,8 +123,8 @@ class RolloutNode(Node):  # type: ignore[misc]
         )  # fmt: skip
         policy = self._open(settings["checkpoint"])
         self._set_status(total=1, instruction=instruction)
-        row = self._arm().run(plan, policy, self._worker.cancelled)
-        return {"episode": row.to_json()}
+        row = self._arm().run(plan, policy, self._worker.cancelled).to_json()
+        return {"episode": {**row, "policy": ""} if plan.purpose in TRIALS else row}
 
     def _evaluate(self, run_id: str) -> dict[str, Any]:
         settings, started = self._settings, time.monotonic()

@@ -14,13 +14,6 @@ from gymnast_ros.sim.scene import CUBE_HALF_M, PLATE_RADIUS_M
 
 Array = npt.NDArray[np.float64]
 
-TRAINING_SEEDS = range(0, 1_000_000)
-"""Seeds of episodes that anything may be trained on."""
-CHOOSING_SEEDS = range(1_000_000, 2_000_000)
-"""Seeds of episodes that checkpoints, thresholds and settings are chosen with."""
-EVALUATION_SEEDS = range(2_000_000, 3_000_000)
-"""Seeds of episodes that are only ever reported: never trained on, never chosen with."""
-
 LIFT_HEIGHT_M = 0.05
 PUSH_DISTANCE_M = 0.045
 DRAWER_CLOSED_M = 0.012

@@ -46,7 +46,7 @@ def test_schedule_repeats_its_last_number() -> None:
         ({"stop": {"pation": 1}}, r"unknown stop settings \['pation'\]"),
         ({"rounds": 0}, "rounds must be 1..30, got 0"),
         ({"collect": [0]}, r"collect must be numbers 1..500"),
-        ({"seed": 20}, "seed must be 0..19"),
+        ({"seed": -1}, "seed must be 0"),
         ({"stop": {"success": 1.5}}, "stop.success must be above 0 and at most 1, got 1.5"),
         ({"tasks": []}, "at least one task"),
         ({"canary": {"max_pairs": 9}}, r"unknown canary settings \['max_pairs'\]; there are .*'alpha_promote'"),

@@ -93,7 +93,7 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     settings = {
         "folder": str(tmp_path / "loop"), "world_model": "world_model-0", "judge": "judge-0", "rounds": 1,
         "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 5, "evaluation": 3, "grpo_iterations": 1,
-        "job": {"fail": True}, "canary": {"alpha_promote": 0.5, "min_pairs": 1}, "look": 1, "replayed": 1,
+        "job": {"fail": True}, "canary": {"alpha_promote": 0.5, "min_pairs": 1}, "replayed": 1,
     }  # fmt: skip
     path = tmp_path / "loop.json"
     path.write_text(json.dumps(settings))
@@ -113,7 +113,7 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     assert (canary["decision"], canary["rule"]["max_pairs"]) == ("promote", 10)
     assert canary["n"] <= 10
     steps = list(json.loads((tmp_path / "loop" / "state.json").read_text())["steps"])
-    assert steps.index("1/canary/declare") < steps.index(f"1/canary/{canary['candidate']}/0")
+    assert steps.index("1/canary/declare") < steps.index(f"1/canary/{canary['candidate']}")
     assert history["policy"] == read_manifest(SHIPPED).id
     assert history["episodes"] == 6 + 4 + 2 * canary["n"] + 6
     jobs = len(stack.service.jobs.list())

@@ -129,15 +129,18 @@ class Bench:
         token = self.gate.issue(User(name, role))
         return TestClient(self.app, headers={"Authorization": f"Bearer {token}"}, follow_redirects=False)
 
-    def add_episode(self, episode_id: str, outcome: str = "failure", policy: str = "") -> None:
-        given = {
+    def add_episode(
+        self, episode_id: str, outcome: str = "failure", policy: str = "", *, purpose: str = "collect", at_ns: int = 1
+    ) -> None:
+        given: dict[str, Any] = {
             "state": "valid",
             "instruction": "lift",
             "outcome": outcome,
             "labelled_by": "operator:sim",
             "steps": 15,
         }
-        row = EpisodeRow(0, "default", episode_id, "bridge-1", "0" * 64, 10, 1, policy_version=policy, **given)
+        given |= {"policy_version": policy, "metadata": {"purpose": purpose}}
+        row = EpisodeRow(0, "default", episode_id, "bridge-1", "0" * 64, 10, at_ns, **given)
         assert self.desk.meta.add_episodes([row]) == ["added"]
 
     def add_policy(self, offset_m: float, **lineage: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from rich.console import Console
 from gymnast_cli.loop import Loop
 from gymnast_cli.loop_config import LoopConfig
 from gymnast_cli.stages import Advance, Stages
-from gymnast_core.statistics import wilson_interval
+from gymnast_core.sequential import Decision, SequentialRule, confidence_sequence
+from gymnast_core.statistics import PairCounts, wilson_interval
 
 TASKS = ("lift", "push")
 
@@ -50,6 +52,29 @@ class PlantedRobot:
         self.policy_version = checkpoint_id
 
 
+class PlantedCanary:
+    """The trial's own rule and card over the robot's planted rates."""
+
+    def __init__(self, robot: PlantedRobot) -> None:
+        self._robot = robot
+
+    def run(self, candidate: str, incumbent: str, rule: SequentialRule, key: str, advance: Advance) -> dict[str, Any]:
+        decision, counts = Decision.CONTINUE, PairCounts(0, 0, 0, 0)
+        won: dict[str, list[bool]] = {candidate: [], incumbent: []}
+        while not decision.final:
+            for name, outcomes in won.items():
+                (row,) = self._robot.evaluate(
+                    tasks=TASKS[:1], seed_start=len(outcomes), seed_count=1, checkpoints=[name]
+                )["episodes"]
+                outcomes.append(row["success"])
+            counts = PairCounts.of(won[incumbent], won[candidate])
+            decision = rule.decide(counts)
+        return {
+            "candidate": candidate, "decision": decision.value, "n": counts.n, "counts": asdict(counts),
+            "difference": confidence_sequence(counts).to_json(), "rule": rule.to_json(), "trial_id": key,
+        }  # fmt: skip
+
+
 class PlantedLoop(Loop):
     """Training answers at once: a better policy, one no better, a refusal."""
 
@@ -61,7 +86,8 @@ class PlantedLoop(Loop):
         )
         stages = Stages(Console(file=io.StringIO()))
         here: Callable[[str], str] = str
-        super().__init__(config, self._robot, None, here, stages)  # type: ignore[arg-type]
+        canary: Any = PlantedCanary(self._robot)
+        super().__init__(config, self._robot, None, canary, here, stages)  # type: ignore[arg-type]
         self._answers = {1: better, 2: same, 3: ""}
 
     def _train(self, number: int, advance: Advance) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cloud_trainer.console.media import lineage_graph
 from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.adaptation_engine import Verdict
 from cloud_trainer.jobs.dreams import keep_rollouts, read_rollouts, watched
+from cloud_trainer.jobs.replay_watch import ReplayWatch
 from cloud_trainer.jobs.trials import Trials
 from gymnast_cli.other_tasks import reason_of
 from gymnast_core.job import JobEvent
@@ -23,6 +25,7 @@ from gymnast_core.provenance import ProvenanceGraph
 from gymnast_core.sequential import HarmRule, SequentialRule
 from gymnast_core.trial import Trial, TrialPlan
 from gymnast_core.types import Outcome, RolloutBatch
+from gymnast_ros.uplink import EpisodesClient
 from tests.console.conftest import JSON, wait_for
 from tests.console.planted_loop import PlantedLoop
 
@@ -287,3 +290,40 @@ def test_the_loop_page_tells_every_round_with_intervals_and_what_became_of_it(be
     assert f"{100 * gain['mean']:+.1f} <small>{100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}</small>" in page
     assert "agreement 0.71 is below 0.80; collect more first" in page
     assert f"{names[1]}: promote after {history['rounds'][0]['canary'][0]['n']} pairs" in page
+
+
+def test_who_acted_in_a_run_is_hidden_everywhere_until_its_trial_is_over(bench) -> None:
+    ana, name, other = bench.client("ana", "operator"), offered(bench), bench.add_policy(0.03)
+    bench.add_episode("ep-before", policy=other, purpose="trial")
+    bench.engine.hold["trial"].clear()
+    assert try_out(bench, ana, name, against=other).status_code == 200
+    assert bench.engine.inside["trial"].wait(10)
+    for number, acting in enumerate((name, other)):
+        bench.add_episode(f"ep-run-{number}", policy=acting, purpose="trial", at_ns=time.time_ns())
+    bench.add_episode("ep-other", policy=name, at_ns=time.time_ns())
+
+    def seen() -> dict[str, str]:
+        with EpisodesClient(bench.service.address, None, insecure=True) as client:
+            return {row.episode_id: row.policy_version for row in client.list()}
+
+    def shown(episode_id: str) -> bool:
+        return any(policy in ana.get(f"/episodes/{episode_id}").text for policy in (name, other))
+
+    bench.service.start()
+    assert seen() == {"ep-before": other, "ep-run-0": "", "ep-run-1": "", "ep-other": name}
+    assert [shown(f"ep-run-{number}") for number in (0, 1)] == [False, False]
+    assert shown("ep-other")
+    listed = ana.get("/episodes").text
+    assert (listed.count(name), listed.count(other)) == (1, 1)
+    for number, acting in enumerate((name, other)):
+        why = ana.get(f"/checkpoints/ep-run-{number}/lineage.json").text
+        assert acting not in why
+    ledger = bench.folder / "ledger.jsonl"
+    watch = ReplayWatch(bench.service.episodes, bench.service.jobs, ledger, lambda _: True, bench.service.blinded)
+    for _ in range(3):
+        watch.look()
+    assert [job.spec["episodes"] for job in bench.service.jobs.list()] == [["ep-before"]]
+    bench.engine.hold["trial"].set()
+    wait_for(lambda: bench.desk.trials.on("bridge-1") is None, "the end of the trial")
+    assert seen()["ep-run-1"] == other
+    assert shown("ep-run-0")
