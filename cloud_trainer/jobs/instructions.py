@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,8 +79,16 @@ def proposed_instructions(
     return kept[:count]
 
 
+def _is_phrase(text: str) -> bool:
+    """Whether it is words of any script and what stands between them, neither empty nor long."""
+    kinds = [unicodedata.category(char)[0] for char in text]
+    least = 4 if text.isascii() else 2
+    known = all(kind in "LMN" or char in " ,'-’،、，" for char, kind in zip(text, kinds, strict=True))
+    return least <= len(text) <= 120 and known and kinds[0] in "LN"
+
+
 def _usable(offered: Sequence[Any], instruction: str) -> list[str]:
     """Plain one-line phrases, each once, none the known one."""
     plain = [text.strip().lower().rstrip(".") for text in offered if isinstance(text, str)]
-    good = [text for text in plain if re.fullmatch(r"[a-z0-9][a-z0-9 ,'-]{3,119}", text)]
+    good = [text for text in plain if _is_phrase(text)]
     return [text for text in dict.fromkeys(good) if text != instruction.strip().lower()]

@@ -1,5 +1,7 @@
 import dataclasses
+import hashlib
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -89,6 +91,28 @@ def test_any_string_becomes_a_bag_and_word_order_matters():
     assert not np.array_equal(bags[0], bags[1])
     np.testing.assert_array_equal(bags[0], bags[2])
     assert bags[3].sum() == 1
+
+
+def test_ascii_instructions_are_the_bags_that_checkpoints_have_learned():
+    known = ["lift the red cube", "Put the RED cube on the plate!", "push the green block to the left",
+             "open the drawer", "close the drawer", "", "???", "cube_2 on plate-3", "  put\tit\n down  ",
+             "a b c d e f g h 0 1 2 3"]  # fmt: skip
+    pinned = {64: "f73185f1644bae50", 256: "5be271dea56479ab", 512: "531312b3e8296eb9"}
+    for buckets, digest in pinned.items():
+        assert hashlib.sha256(bag_of_words(known, buckets).tobytes()).hexdigest()[:16] == digest
+
+
+def test_different_words_of_any_script_are_different_bags():
+    words = (
+        *("把红色方块放到盘子上", "打开抽屉", "盘子放到红色方块上"),
+        *("подними красный куб", "ارفع المكعب", "ارفع الطبق", "लाल घन की", "लाल घन का"),
+        *("หยิบสีแดง", "วางสีแดง", "赤いキューブ", "青いキューブ", "빨간 큐브", "café", "caf", "👍", "👎", ""),
+    )
+    bags = bag_of_words(words, 256)
+    for first, second in combinations(range(len(words)), 2):
+        assert not np.array_equal(bags[first], bags[second]), (words[first], words[second])
+    np.testing.assert_array_equal(*bag_of_words(["ПОДНИМИ  куб!", "подними куб"], 256))
+    np.testing.assert_array_equal(*bag_of_words(["put the cube — there", "put the cube there"], 256))
 
 
 def test_saved_policy_loads_by_its_manifest_and_acts_alike(tmp_path):

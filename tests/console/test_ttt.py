@@ -194,7 +194,7 @@ def test_every_part_is_shown_while_it_lasts(capsys):
 def test_an_operator_is_asked_and_may_decline(bench, monkeypatch, answer, stage, code):
     asked = []
     monkeypatch.setattr(rich.console.Console, "is_terminal", True)
-    monkeypatch.setattr(rich.console.Console, "input", lambda self, text: asked.append(text) or answer)
+    monkeypatch.setattr(rich.console.Console, "input", lambda self, text: asked.append(str(text)) or answer)
     address = bench.service.start()
     bench.console.start()
     assert main([*HERE, "--trainer", address, "--insecure"]) == code
