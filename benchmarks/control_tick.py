@@ -30,6 +30,7 @@ from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.types import Episode, FloatArray
 from gymnast_ros.graph import ENVIRONMENT
+from gymnast_ros.keyring import VARIABLE, Keyring
 
 ALLOWED_JITTER = 0.10
 """p99 of |interval - period| / period."""
@@ -141,6 +142,7 @@ def measure(rate_hz: float, seconds: float, domain_id: int, *, load: bool, prior
     }
     with tempfile.TemporaryDirectory() as name:
         folder, stopping = Path(name), threading.Event()
+        os.environ[VARIABLE] = str(Keyring.make(folder / "gate").folder)
         steps = int(rate_hz * seconds)
         actions = np.tile([0, 0, 0, 0, 0, 0, 1.0], (steps, 1)).tolist()
         (folder / "still.json").write_text(json.dumps(actions))

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from benchmarks.obedient_arm import SECOND, STARTS, STEP_NS, Arm, Ledger
 from gymnast_core.safety import Command, CommandGate, Decision, GateLimits, GateState
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
+from gymnast_ros.keyring import VARIABLE, Keyring
 
 HAZARDS = ("wild", "not_finite", "replay", "stall", "seam", "clock_back", "future", "wall")
 STEPS = 4
@@ -159,7 +161,11 @@ def _keep(state: Path | None, job: tuple[int, int], result: dict[str, Any]) -> N
 
 def fuzz_node(streams: int, domain_id: int) -> dict[str, Any]:
     """The real gate process over DDS, with the same hostile commands and the same arm that obeys exactly."""
-    os.environ |= {"ROS_DOMAIN_ID": str(domain_id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    keys = tempfile.TemporaryDirectory()
+    os.environ |= {
+        "ROS_DOMAIN_ID": str(domain_id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        VARIABLE: str(Keyring.make(Path(keys.name)).folder),
+    }  # fmt: skip
     parameters = {
         "armed_at_start": "true",
         "max_change_m": "0.06",
@@ -174,6 +180,7 @@ def fuzz_node(streams: int, domain_id: int) -> dict[str, Any]:
     finally:
         gate.send_signal(signal.SIGINT)
         gate.wait(10.0)
+        keys.cleanup()
 
 
 def _fuzz_process(streams: int) -> dict[str, Any]:

@@ -45,8 +45,12 @@ def add_trainer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--insecure", action="store_true", help="no TLS: for a closed test bench only")
 
 
-def robot(args: argparse.Namespace) -> GraphClient:
+def robot(args: argparse.Namespace, folder: Path | None = None) -> GraphClient:
     """Connect to the started robot and wait until its nodes answer.
+
+    Args:
+        args: of add_robot_arguments.
+        folder: of the robot on this machine, needed to re-arm it.
 
     Raises:
         ConfigError: ROS 2 is not installed.
@@ -58,7 +62,7 @@ def robot(args: argparse.Namespace) -> GraphClient:
         raise ConfigError(
             f"{error}: ROS 2 is missing; source its setup.bash, or pip install -e '.[ros]' in the clone"
         ) from error
-    client = GraphClient(domain_id=args.domain, namespace=args.namespace)
+    client = GraphClient(domain_id=args.domain, namespace=args.namespace, folder=folder)
     try:
         client.wait_ready(timeout_s=args.wait_s)
     except BaseException:

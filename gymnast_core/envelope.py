@@ -26,6 +26,12 @@ _SOLVER_SLACK_RAD = 0.005
 """What the arm's own, iterative solver may add to a joint step (its tolerance is 1 mrad at the gripper)."""
 
 
+_NARROWER_IF_SMALLER = (
+    "workspace_high_m", "max_change_m", "max_change_rad", "max_command_age_ns", "deadman_ns", "max_refusals",
+)  # fmt: skip
+_NARROWER_IF_LARGER = ("workspace_low_m", "table_height_m", "table_clearance_m", "self_clearance_m")
+
+
 @dataclass(frozen=True)
 class GateLimits:
     """The envelope. Defaults are the simulated WidowX in lockstep; config/widowx.yaml is tighter.
@@ -59,7 +65,10 @@ class GateLimits:
     max_refusals: int = 25
 
     def __post_init__(self) -> None:
-        """Refuse an envelope that is empty or larger than the arm's."""
+        """Refuse an envelope that is empty, not finite, or larger than the arm's."""
+        for name in (*_NARROWER_IF_SMALLER, *_NARROWER_IF_LARGER, "effort_limit"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ConfigError(f"{name} must be finite, got {getattr(self, name)}")
         for low, high, arm_low, arm_high in zip(
             self.workspace_low_m, self.workspace_high_m, self.spec.workspace_low_m, self.spec.workspace_high_m,
             strict=True,
@@ -71,6 +80,34 @@ class GateLimits:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
         if len(self.effort_limit) not in (0, 6):
             raise ConfigError(f"effort_limit needs 6 values or none, got {len(self.effort_limit)}")
+        self._check_hard_limits()
+
+    def _check_hard_limits(self) -> None:
+        """What the arm's spec says no setting may exceed."""
+        spec, (table_low, table_high) = self.spec, self.spec.table_heights_m
+        if not table_low <= self.table_height_m <= table_high:
+            raise ConfigError(f"table_height_m must be {table_low}..{table_high}, got {self.table_height_m}")
+        for name in ("table_clearance_m", "self_clearance_m"):
+            if getattr(self, name) < spec.min_clearance_m:
+                raise ConfigError(f"{name} must be at least {spec.min_clearance_m}, got {getattr(self, name)}")
+        if self.deadman_ns > spec.max_deadman_s * 1e9:
+            raise ConfigError(f"deadman_s must be at most {spec.max_deadman_s}, got {self.deadman_ns / 1e9}")
+        beyond = [
+            limit for limit, most in zip(self.effort_limit, spec.max_effort, strict=False) if not 0 < limit <= most
+        ]
+        if beyond:
+            raise ConfigError(f"effort_limit must be above 0 and at most {list(spec.max_effort)}, got {beyond}")
+
+    def wider_than(self, other: GateLimits) -> str:
+        """Return the name of a limit that lets more pass than the other envelope's, or an empty string."""
+        for name in _NARROWER_IF_SMALLER:
+            if np.any(np.greater(getattr(self, name), getattr(other, name))):
+                return name
+        for name in _NARROWER_IF_LARGER:
+            if np.any(np.less(getattr(self, name), getattr(other, name))):
+                return name
+        mine, theirs = (limits.effort_limit or (np.inf,) * 6 for limits in (self, other))
+        return "effort_limit" if np.any(np.greater(mine, theirs)) else ""
 
     @cached_property
     def box(self) -> RobotSpec:
@@ -104,6 +141,19 @@ class ArmState:
     episode: int = 0
     running: bool = True
     session: int = 0
+
+
+def hard_limits(table_height_m: float, spec: RobotSpec = WIDOWX_250S) -> GateLimits:
+    """Return the envelope that an arm itself keeps, whatever its gate is set to.
+
+    Raises:
+        ConfigError: no such table.
+    """
+    clearance_m = spec.min_clearance_m
+    return GateLimits(
+        spec, table_height_m=table_height_m, table_clearance_m=clearance_m, self_clearance_m=clearance_m,
+        max_change_m=2 * spec.max_translation_m, max_change_rad=2 * spec.max_rotation_rad,
+    )  # fmt: skip
 
 
 class RefusedError(SafetyError):
@@ -154,6 +204,31 @@ class Envelope:
             reasons.append("joint_velocity")
         self._check_clearance(target, joints, arm)
         return sent_A, tuple(reasons)
+
+    def check(self, action_A: FloatArray, arm: ArmState) -> None:
+        """Let an action pass as it is, or not at all: what an arm asks of its own, whoever sent it.
+
+        Args:
+            action_A: (7,) float32.
+            arm: where it starts from.
+
+        Raises:
+            RefusedError: it is no action, exceeds a step limit or a joint's velocity, or leads too close to something.
+            UnreachableError: the arm cannot get there.
+        """
+        if action_A.shape != (ACTION_DIM,) or not np.isfinite(action_A).all():
+            raise RefusedError("not_finite")
+        reasons: list[str] = []
+        self._cut(action_A.tolist(), reasons)
+        if reasons:
+            raise RefusedError(reasons[0])
+        if not action_A[:6].any():
+            return  # it stays where it is
+        target, _ = arm.target.advanced(action_A, self.limits.box)
+        joints, step_rad = self._reach(target, arm.target_joints_J.tolist())
+        if step_rad > self.limits.joint_step_rad:
+            raise RefusedError("joint_velocity")
+        self._check_clearance(target, joints, arm)
 
     def _cut(self, wanted: list[float], reasons: list[str]) -> list[float]:
         """Step limits and gripper range; float32 noise at a limit is no reason."""

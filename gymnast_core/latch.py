@@ -17,6 +17,7 @@ from gymnast_core.errors import CorruptError
 
 SIZE = 64
 MAGIC = 0x67796D6C61746331
+FOREVER_NS = 2**63
 _MAGIC, _WORD, _BEAT = 0, 1, 2
 
 
@@ -82,6 +83,10 @@ class StopLatch:
     def beat(self, now_ns: int) -> None:
         """The gate is alive at this monotonic time."""
         self._slots[_BEAT] = now_ns
+
+    def farewell(self) -> None:
+        """The gate ends in good order: its silence is meant."""
+        self._slots[_BEAT] = FOREVER_NS
 
     def silence_ns(self, now_ns: int) -> int:
         """How long the gate has not said that it is alive; since the machine's start where it never did."""

@@ -8,6 +8,7 @@ answers is named by that observation's stamp, deadlines run on the monotonic clo
 from __future__ import annotations
 
 import enum
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 
 from gymnast_core.envelope import ArmState, Envelope, GateLimits, RefusedError, hold_action
 from gymnast_core.errors import UnreachableError
+from gymnast_core.latch import StopLatch
 from gymnast_core.types import ACTION_DIM, FloatArray
 
 __all__ = ["ArmState", "Command", "CommandGate", "Decision", "GateLimits", "GateState", "Verdict", "hold_action"]
@@ -100,9 +102,12 @@ class CommandGate:
         limits: the envelope.
         armed: open from the start, and again when the arm's process was restarted: for simulators.
             A real arm waits for re_arm() both times.
+        latch: of the emergency stop, where the arm's process shares it; a stop that is latched in it stays.
     """
 
-    def __init__(self, limits: GateLimits | None = None, *, armed: bool = False) -> None:
+    def __init__(
+        self, limits: GateLimits | None = None, *, armed: bool = False, latch: StopLatch | None = None
+    ) -> None:
         self.limits = limits or GateLimits()
         self._envelope = Envelope(self.limits)
         self._reopens = armed
@@ -110,16 +115,18 @@ class CommandGate:
         self._reason = "" if armed else "not armed yet; call re_arm"
         self._memory = _Memory()
         self._taken_over = False
+        self._latch, self._lock = latch or StopLatch(), threading.Lock()
+        self._stop_reason = "latched before this gate was started" if self._latch.stopped else ""
 
     @property
     def state(self) -> GateState:
-        """Whether commands pass."""
-        return self._state
+        """Whether commands pass; the emergency stop wins over everything."""
+        return GateState.ESTOP if self._latch.stopped else self._state
 
     @property
     def reason(self) -> str:
         """Why they do not."""
-        return self._reason
+        return self._stop_reason if self._latch.stopped else self._reason
 
     @property
     def counts(self) -> Counter[str]:
@@ -137,13 +144,14 @@ class CommandGate:
 
     def latch_estop(self, reason: str) -> None:
         """Close the gate until re_arm(); wins over everything and may be called from any thread."""
-        self._reason = reason
-        self._state = GateState.ESTOP
+        with self._lock:
+            if not self._latch.stopped:
+                self._stop_reason = reason
+                self._latch.latch()
 
     def stop(self, reason: str) -> None:
         """Close the gate on a fault; an emergency stop stays one."""
-        if self._state is not GateState.ESTOP:
-            self._state, self._reason = GateState.STOPPED, reason
+        self._state, self._reason = GateState.STOPPED, reason
 
     def re_arm(self, now_ns: int) -> str:
         """Open the gate again; returns why not, or an empty string.
@@ -156,9 +164,18 @@ class CommandGate:
         if silent and not self._reopens:
             return "no fresh observation of the arm; is it running?"
         self._memory = _Memory(memory.arm, memory.observed_at_ns, answered_ns=memory.answered_ns, counts=memory.counts)
-        self._state, self._reason = GateState.ARMED, ""
         self._taken_over = False
+        with self._lock:  # a stop that comes meanwhile comes afterwards
+            self._state, self._reason = GateState.ARMED, ""
+            self._latch.release()
         return ""
+
+    def busy(self, now_ns: int) -> bool:
+        """Whether somebody commands a running episode now."""
+        memory = self._memory
+        if memory.arm is None or not memory.arm.running or memory.commanded_at_ns is None:
+            return False
+        return now_ns - memory.commanded_at_ns <= self.limits.deadman_ns
 
     @property
     def taken_over(self) -> bool:
@@ -205,7 +222,7 @@ class CommandGate:
     def tick(self, now_ns: int) -> Decision | None:
         """Call once per control period: a hold when the link has gone silent, else None."""
         memory = self._memory
-        if self._state is not GateState.ARMED or memory.commanded_at_ns is None or memory.arm is None:
+        if self.state is not GateState.ARMED or memory.commanded_at_ns is None or memory.arm is None:
             return None
         for name, last_ns in (("commands", memory.commanded_at_ns), ("observations", memory.observed_at_ns)):
             if now_ns - last_ns > self.limits.deadman_ns:
@@ -224,8 +241,9 @@ class CommandGate:
 
     def _decide(self, command: Command, now_ns: int) -> Decision:
         memory, arm = self._memory, self._memory.arm
-        if self._state in (GateState.ESTOP, GateState.STOPPED, GateState.DISARMED):
-            return self._drop(command, self._state.value)
+        state = self.state
+        if state in (GateState.ESTOP, GateState.STOPPED, GateState.DISARMED):
+            return self._drop(command, state.value)
         if self._taken_over != (command.source == "teleop"):
             return self._drop(command, "taken_over" if self._taken_over else "not_taken_over")
         if arm is None:

@@ -1,7 +1,7 @@
 """What an arm can do, stated once: limits, rates, poses.
 
-Source: rail-berkeley/bridge_data_robot (action box, workspace, neutral pose, 5 Hz) and the WidowX 250s
-description (joint and velocity limits, screw axes live in gymnast_core.kinematics).
+Source: rail-berkeley/bridge_data_robot (action box, workspace, neutral pose, 5 Hz, effort limits in mA with their
+tolerance) and the WidowX 250s description (joint and velocity limits, screw axes live in gymnast_core.kinematics).
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class RobotSpec:
         sleep_joints_rad: pose in which torque may go off.
         finger_closed_m: finger position, closed.
         finger_open_m: finger position, open.
+        table_heights_m: lowest and highest table top in base_link that a gate may be set to.
+        min_clearance_m: what gripper and links keep from table and arm whatever a gate is set to.
+        max_deadman_s: longest silence that a gate may be set to bear.
+        max_effort: per joint, in the unit of joint_states.effort; no gate may be set to bear more.
     """
 
     name: str
@@ -46,6 +50,10 @@ class RobotSpec:
     sleep_joints_rad: tuple[float, ...]
     finger_closed_m: float
     finger_open_m: float
+    table_heights_m: tuple[float, float]
+    min_clearance_m: float
+    max_deadman_s: float
+    max_effort: tuple[float, ...]
 
     @property
     def step_s(self) -> float:
@@ -77,6 +85,10 @@ WIDOWX_250S = RobotSpec(
     sleep_joints_rad=(0.0, -1.80, 1.55, 0.0, 0.8, 0.0),
     finger_closed_m=0.015,
     finger_open_m=0.037,
+    table_heights_m=(-0.5, 0.3),
+    min_clearance_m=0.0,
+    max_deadman_s=5.0,
+    max_effort=tuple(1.7 * value for value in (800.0, 1000.0, 600.0, 600.0, 600.0, 700.0)),
 )
 
 

@@ -89,7 +89,8 @@ class EndEffectorTarget:
 
         Returns:
             The next target and the action (7,) float32 that leads there: deltas beyond the step limits are cut
-            to them, xyz beyond the workspace to its face, the gripper to [0, 1].
+            to them, xyz beyond the workspace to its face, the gripper to [0, 1]. A target outside the workspace comes
+            back by a step's length at a time.
 
         Raises:
             ShapeError: the action is not (7,).
@@ -105,6 +106,10 @@ class EndEffectorTarget:
         move = [_clipped(value, -spec.max_translation_m, spec.max_translation_m) for value in wanted[:3]]
         turn = [_clipped(value, -spec.max_rotation_rad, spec.max_rotation_rad) for value in wanted[3:6]]
         position = [_clipped(start[axis] + move[axis], low[axis], high[axis]) for axis in range(3)]
+        for axis in range(3):
+            if not low[axis] <= start[axis] <= high[axis]:  # back into the workspace, but no further than a step goes
+                towards = _clipped(position[axis] - start[axis], -spec.max_translation_m, spec.max_translation_m)
+                position[axis] = start[axis] + towards
         gripper = _clipped(wanted[6], 0.0, 1.0)
         rotation = euler_to_rotation(turn) @ self.rotation if any(turn) else self.rotation
         delta = (position[axis] - start[axis] for axis in range(3))
@@ -138,7 +143,11 @@ def commanded_proprioception(
     moves = np.clip(actions[..., :3], -spec.max_translation_m, spec.max_translation_m)
     for step in range(steps):
         moved = poses[:, step, :3] + moves[:, step]
-        poses[:, step + 1, :3] = np.clip(moved, spec.workspace_low_m, spec.workspace_high_m)
+        inside = np.clip(moved, spec.workspace_low_m, spec.workspace_high_m)
+        start_B3 = poses[:, step, :3]
+        outside = (start_B3 < spec.workspace_low_m) | (start_B3 > spec.workspace_high_m)
+        back = start_B3 + np.clip(inside - start_B3, -spec.max_translation_m, spec.max_translation_m)
+        poses[:, step + 1, :3] = np.where(outside, back, inside)
         rotation = turns[:, step] @ rotation
         poses[:, step + 1, 3:6] = rotation_to_euler(rotation)
     poses[:, 1:, 6] = np.clip(actions[..., 6], 0.0, 1.0)

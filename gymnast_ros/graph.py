@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.spec import WIDOWX_250S
 
 ROBOTS = ("sim", "widowx")
 CHUNKING = ("wait", "real_time")
@@ -15,8 +16,6 @@ CHUNKING = ("wait", "real_time")
 REAL_TIME = CHUNKING[1]
 CAMERAS = ("", "usb_cam", "realsense")
 ROBOT_MODEL = "wx250s"
-EFFORT_LIMIT = tuple(1.7 * value for value in (800.0, 1000.0, 600.0, 600.0, 600.0, 700.0))
-"""[mA] Source: rail-berkeley/bridge_data_robot, effort limits with their tolerance."""
 RESPAWN_DELAY_S = 1.0
 LABEL_TIMEOUT_S = 120.0
 """How long a real arm's operator has to label an episode before the next one."""
@@ -203,9 +202,10 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
 
 
 def _arm(config: GraphConfig) -> NodeSpec:
+    table = {"table_height_m": float(config.parameters.get("command_gate", {}).get("table_height_m", 0.0))}
     if config.robot == "sim":
-        return NodeSpec("sim_world", "arm", {"paced": config.paced})
-    parameters: dict[str, Any] = {"robot_model": ROBOT_MODEL, "robot_name": _robot_name(config)}
+        return NodeSpec("sim_world", "arm", {"paced": config.paced, **table})
+    parameters: dict[str, Any] = {"robot_model": ROBOT_MODEL, "robot_name": _robot_name(config), **table}
     parameters |= {"lock_file": str(_lock_file(config)), "dry_run": config.dry_run}
     if config.camera:
         # both drivers offer reliable; without, a frame of many datagrams rarely arrives whole
@@ -242,7 +242,7 @@ def _gate(config: GraphConfig) -> NodeSpec:
         parameters |= {
             "max_change_m": 0.06,
             "max_change_rad": 0.3,
-            "effort_limit": [0.0] if config.dry_run else list(EFFORT_LIMIT),
+            "effort_limit": [0.0] if config.dry_run else list(WIDOWX_250S.max_effort),
         }
         parameters["record_images"] = ["over_shoulder/image_raw"]
     return NodeSpec("command_gate", "command_gate", parameters)

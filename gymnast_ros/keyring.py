@@ -45,6 +45,15 @@ class Keyring:
     latch: StopLatch
 
     @classmethod
+    def make(cls, folder: Path) -> Keyring:
+        """Make a new key and a new latch, for a new start of a graph."""
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        _write_private(folder / KEY_FILE, secrets.token_hex(KEY_BYTES))
+        StopLatch.create(folder / LATCH_FILE)
+        return cls.load(folder)
+
+    @classmethod
     def load(cls, folder: Path) -> Keyring:
         """Read what a starter made.
 
@@ -118,7 +127,6 @@ class Claim:
     def __init__(self, config: GraphConfig) -> None:
         self.folder = folder_of(config.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
         domain = str(config.domain_id) if config.domain_id is not None else os.environ.get(DOMAIN_VARIABLE, "0")
         arm = config.namespace.strip("/").replace("/", ".") or "arm"
         network = Path("/proc/self/ns/net").readlink().name.strip("net:[]")
@@ -131,8 +139,7 @@ class Claim:
         except ConfigError:
             self.release()
             raise
-        _write_private(self.folder / KEY_FILE, secrets.token_hex(KEY_BYTES))
-        StopLatch.create(self.folder / LATCH_FILE)
+        Keyring.make(self.folder)
 
     @property
     def environment(self) -> Mapping[str, str]:

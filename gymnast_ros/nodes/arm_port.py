@@ -13,12 +13,17 @@ from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 
-from gymnast_core.errors import ShapeError
+from gymnast_core.envelope import Envelope, hard_limits
+from gymnast_core.errors import EstopLatchedError, ShapeError
+from gymnast_core.mark import ForeignError
+from gymnast_core.pulse import Pulse
 from gymnast_core.safety import ArmState
 from gymnast_core.spec import BASE_FRAME, JOINT_NAMES
 from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import ByteArray, FloatArray
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.marked import MarkedJoints, listen_joints
 from gymnast_ros.nodes.runtime import LatchedJson
 
 TARGET_NAMES = (
@@ -29,6 +34,11 @@ EXECUTED_NAMES = (*topics.ACTION_NAMES, "terminated", "truncated")
 
 SILENCE = "silence"
 """Executed source of a step for which no command came in time: the arm stayed where it was told to be."""
+
+MAX_AGE_S = 2.0
+"""Of a command where time does not press; an arm in real time asks for less."""
+THAW_S = 0.2
+"""What other processes get to say after this one was frozen."""
 
 SESSION = time.time_ns() // 1_000_000
 """Names this process; a float64 holds it exactly."""
@@ -113,38 +123,59 @@ class ArmReport:
         return ArmState(self.stamp_ns, self.target, self.target_joints_J, self.effort_J, self.episode, running, SESSION)
 
 
+COMMAND_NAMES = (*topics.ACTION_NAMES, "latch")
+"""Of command/arm; "latch" is the stop latch's word under which the gate decided."""
+
+
 class ArmPort:
-    """Publishers and the one command subscription of an arm node."""
+    """Publishers and the one command subscription of an arm node, which hears its own graph's gate alone.
+
+    Args:
+        node: the arm node.
+        description: latched at once.
+        on_command: called with action (7,), the stamp it answers, and who wanted it, once for every command that the
+            gate sent, in time, and under the stop latch's present word; may raise, then the command is counted and
+            dropped.
+        table_height_m: of the arm's own, hard envelope.
+        max_age_s: of a command, from the gate's decision to here.
+    """
 
     def __init__(
-        self, node: Node, description: ArmDescription, on_command: Callable[[FloatArray, int, str], None]
+        self,
+        node: Node,
+        description: ArmDescription,
+        on_command: Callable[[FloatArray, int, str], None],
+        *,
+        table_height_m: float = 0.0,
+        max_age_s: float = MAX_AGE_S,
     ) -> None:
-        """Create them.
-
-        Args:
-            node: the arm node.
-            description: latched at once.
-            on_command: called with action (7,), the stamp it answers, and who wanted it.
-        """
         self._node, self._on_command = node, on_command
+        self._envelope = Envelope(hard_limits(table_height_m))
+        keyring = Keyring.of_environment()
+        self.latch = keyring.latch
+        self._pulse = Pulse()
         self._clock = node.create_publisher(Clock, topics.CLOCK, topics.STREAM) if description.simulated else None
         self._images = {
             name: node.create_publisher(Image, topics.image_topic(name), topics.STREAM) for name in description.cameras
         }
         self._joints = node.create_publisher(JointState, topics.JOINT_STATES, topics.STREAM)
         self._proprio = node.create_publisher(JointState, topics.PROPRIOCEPTION, topics.STREAM)
-        self._target = node.create_publisher(JointState, topics.TARGET, topics.STREAM)
+        self._target = MarkedJoints(node, keyring, topics.TARGET, topics.STREAM)
         self._executed = node.create_publisher(JointState, topics.EXECUTED, topics.STREAM)
         LatchedJson(node, topics.DESCRIPTION).publish(asdict(description))
-        node.create_subscription(JointState, topics.ARM_COMMAND, self._command, topics.STREAM)
+        listen_joints(
+            node, keyring, topics.ARM_COMMAND, self._command, topics.STREAM, max_age_ns=round(max_age_s * 1e9)
+        )
 
     def publish_state(self, arm: ArmState) -> None:
         """Where the arm is while there is nothing to observe, for the gate and for whoever wants to re-arm it."""
+        self._pulse.beat()
         self._target.publish(to_target(arm))
 
     def publish(self, report: ArmReport) -> None:
         """Publish one observation; the gate's part first, the frame last, so that whoever sees it sees all."""
         stamp_ns = report.stamp_ns
+        self._pulse.beat()
         if self._clock is not None:
             self._clock.publish(Clock(clock=messages.to_time(stamp_ns)))
         self._target.publish(to_target(report.arm_state()))
@@ -160,8 +191,37 @@ class ArmPort:
         for name, publisher in self._images.items():
             publisher.publish(messages.to_image(report.images[name], stamp_ns, f"{name}_optical_frame"))
 
+    def check(self, action_A: FloatArray, target: EndEffectorTarget, joints_J: npt.NDArray[np.float64]) -> None:
+        """Refuse what leads out of the arm's own envelope, whoever sent it; ask right before moving.
+
+        Args:
+            action_A: (7,) float32.
+            target: pose the arm is told to be in.
+            joints_J: (6,) joints of it.
+
+        Raises:
+            SafetyError: the arm stays where it is.
+        """
+        self._envelope.check(action_A, ArmState(0, target, joints_J))
+
+    def check_stopped(self) -> None:
+        """Refuse to move while the emergency stop is latched.
+
+        Raises:
+            EstopLatchedError: it is.
+        """
+        if self.latch.stopped:
+            raise EstopLatchedError("the emergency stop is latched; re-arm the gate")
+
     def _command(self, message: JointState) -> None:
+        if tuple(message.name) != COMMAND_NAMES or len(message.position) != len(COMMAND_NAMES):
+            raise ShapeError(f"command/arm must name {COMMAND_NAMES}, got {tuple(message.name)}")
         action_A = messages.from_named(message, topics.ACTION_NAMES)
+        if self._pulse.frozen():
+            time.sleep(THAW_S)  # whatever stopped us may have stopped the gate: its news of a stop go first
+        self.check_stopped()
+        if int(message.position[-1]) != self.latch.word:
+            raise ForeignError("the emergency stop was latched since the gate decided it")
         self._on_command(action_A, messages.to_ns(message.header.stamp), message.header.frame_id)
 
 
@@ -185,6 +245,8 @@ def from_target(message: JointState) -> ArmState:
     if tuple(message.name) != TARGET_NAMES or len(message.position) != len(TARGET_NAMES):
         raise ShapeError(f"arm/target must name {TARGET_NAMES}, got {tuple(message.name)}")
     values = np.asarray(message.position, np.float64)
+    if not np.isfinite(values).all():
+        raise ShapeError(f"arm/target must be finite, got {values.tolist()}")
     target = EndEffectorTarget(values[:3].copy(), values[3:12].reshape(3, 3).copy(), float(values[12]))
     effort_J = np.asarray(message.effort, np.float64) if len(message.effort) == 6 else None
     stamp_ns, episode, running = messages.to_ns(message.header.stamp), int(values[19]), bool(values[20])

@@ -23,6 +23,7 @@ from gymnast_core.errors import ConfigError, CorruptError, ShapeError
 from gymnast_core.pictures import decode_picture
 from gymnast_core.types import ByteArray
 from gymnast_ros.nodes import messages
+from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.runtime import Spinner, own_name
 
 RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
@@ -82,7 +83,7 @@ class CameraPort:
                 durability=DurabilityPolicy.VOLATILE,
             )
             take = partial(self._take, source.name)
-            self._node.create_subscription(source.kind, source.topic, take, quality, raw=True)
+            listen(self._node, source.kind, source.topic, take, quality, raw=True)
         self._spinner = Spinner(self._node)
 
     def newest(self, now_ns: int) -> Mapping[str, Frame]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import EstopLatchedError
+from gymnast_ros.keyring import Keyring, folder_of, re_arm_word
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
 
 __all__ = ["GraphClient", "RobotRefusedError", "RobotSilentError"]
@@ -125,9 +128,22 @@ class GraphClient(GraphPort):
         """Stop the arm now, until re_arm()."""
         return self.call(topics.ESTOP, resend_s=URGENT_S)
 
-    def re_arm(self) -> str:
-        """Let it move again."""
-        return self.call(topics.RE_ARM, resend_s=URGENT_S)
+    def re_arm(self) -> None:
+        """Let the arm move again; needs the robot's folder, whose re-arm word this user may read.
+
+        Raises:
+            RobotRefusedError: the gate says why not.
+            ConfigError: the word cannot be read.
+        """
+        gate = folder_of(self._folder) if self._folder is not None else Keyring.of_environment().folder
+        for again in (True, True, False):
+            word = re_arm_word(gate)
+            try:
+                self.set(topics.GATE_NODE, {"re_arm": word})
+                return
+            except RobotRefusedError:
+                if not again or re_arm_word(gate) == word:
+                    raise
 
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float = 120.0) -> None:
         """Wait until the robot holds these checkpoints, verified.
@@ -170,8 +186,8 @@ class GraphClient(GraphPort):
             progress: called with every event.
         """
         self.set("bridge", {"job": json.dumps({"kind": kind, "spec": dict(spec), "key": key})})
-        subscription = self._node.create_subscription(
-            String, "bridge/job_events", lambda message: self._on_event(key, progress, message), topics.JOB_EVENTS
+        subscription = listen(
+            self._node, String, "bridge/job_events", partial(self._on_event, key, progress), topics.JOB_EVENTS
         )
         try:
             run_id = self.call("bridge/submit_job")

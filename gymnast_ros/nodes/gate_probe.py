@@ -13,8 +13,10 @@ from sensor_msgs.msg import JointState
 from gymnast_core.errors import StaleCommandError
 from gymnast_core.safety import ArmState
 from gymnast_core.types import FloatArray
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import to_target
+from gymnast_ros.nodes.marked import MarkedJoints, listen_joints
 
 
 class GateProbe:
@@ -28,14 +30,15 @@ class GateProbe:
         self._node = Node("gate_probe", **node)
         self._executor = SingleThreadedExecutor(context=self._node.context)
         self._executor.add_node(self._node)
-        self._target = self._node.create_publisher(JointState, topics.TARGET, topics.STREAM)
-        self._command = self._node.create_publisher(JointState, topics.POLICY_COMMAND, topics.STREAM)
+        keyring = Keyring.of_environment()
+        self._target = MarkedJoints(self._node, keyring, topics.TARGET, topics.STREAM)
+        self._command = MarkedJoints(self._node, keyring, topics.POLICY_COMMAND, topics.STREAM)
         self._answers: list[FloatArray] = []
-        self._node.create_subscription(JointState, topics.ARM_COMMAND, self._answer, topics.STREAM)
+        listen_joints(self._node, keyring, topics.ARM_COMMAND, self._answer, topics.STREAM)
         deadline = time.monotonic() + timeout_s
         while not (
-            self._target.get_subscription_count()
-            and self._command.get_subscription_count()
+            self._target.publisher.get_subscription_count()
+            and self._command.publisher.get_subscription_count()
             and self._node.count_publishers(topics.ARM_COMMAND)
         ):
             if time.monotonic() > deadline:

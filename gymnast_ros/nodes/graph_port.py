@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,7 +19,9 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import GymnastError, TransientBridgeError
-from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes import topics
+from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.marked import unmarked
 from gymnast_ros.nodes.runtime import own_name
 
 LATCHED_TOPICS = (
@@ -47,9 +50,18 @@ class GraphPort:
         domain_id: ROS_DOMAIN_ID of the graph; None takes the environment's.
         namespace: of the arm.
         local_only: talk to this machine alone.
+        folder: of the robot, where it is on this machine and is to be re-armed; None takes what a starter handed down.
     """
 
-    def __init__(self, *, domain_id: int | None = None, namespace: str = "", local_only: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        domain_id: int | None = None,
+        namespace: str = "",
+        local_only: bool = True,
+        folder: Path | None = None,
+    ) -> None:
+        self._folder = folder
         if local_only:
             os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         self._context = rclpy.Context()
@@ -65,9 +77,7 @@ class GraphPort:
         self._latched: dict[str, dict[str, Any]] = {}
         self._listeners: list[Progress] = []
         for topic in LATCHED_TOPICS:
-            self._node.create_subscription(
-                String, topic, lambda message, topic=topic: self._hear(topic, message), topics.LATCHED
-            )
+            listen(self._node, String, topic, partial(self._hear, topic), topics.LATCHED)
 
     def __enter__(self: Self) -> Self:
         return self
@@ -170,7 +180,7 @@ class GraphPort:
         return self._clients[kind, service]
 
     def _hear(self, topic: str, message: String) -> None:
-        self._latched[topic] = messages.from_json(message)
+        self._latched[topic] = unmarked(message)
         if topic == "rollout/status":
             for listener in self._listeners:
                 listener(self._latched[topic])

@@ -36,9 +36,9 @@ class Inbox:
         if before is not None and before.get("session") != self.description.get("session"):
             self._moments.clear()
 
-    def on_gate(self, message: String) -> None:
+    def on_gate(self, status: dict[str, Any]) -> None:
         """Take in command_gate/status."""
-        self.gate = messages.from_json(message)
+        self.gate = status
 
     def on_named(self, part: str, message: JointState) -> None:
         """Take in a part that is named values."""

@@ -100,7 +100,7 @@ def from_json(message: String) -> dict[str, Any]:
     """
     try:
         value = json.loads(message.data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShapeError(f"not JSON: {message.data[:80]!r}") from error
     if not isinstance(value, dict):
         raise ShapeError(f"not a JSON object: {message.data[:80]!r}")

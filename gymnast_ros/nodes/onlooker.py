@@ -17,6 +17,7 @@ from std_msgs.msg import String
 from gymnast_core.errors import ShapeError
 from gymnast_core.types import ByteArray
 from gymnast_ros.nodes import messages
+from gymnast_ros.nodes.ears import listen
 
 KINDS: dict[str, Any] = {
     f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}": kind
@@ -86,7 +87,7 @@ class Onlooker:
                 continue
             self._known.add(topic)
             quality = self._best_quality(topic)
-            self._node.create_subscription(KINDS[kinds[0]], topic, partial(self._show, topic), quality)
+            listen(self._node, KINDS[kinds[0]], topic, partial(self._show, topic), quality)
 
     def _best_quality(self, topic: str) -> QoSProfile:
         """What every publisher offers: latched words, and frames that arrive whole."""

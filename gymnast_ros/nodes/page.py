@@ -13,9 +13,11 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
+from gymnast_core.errors import ConfigError
 from gymnast_core.journal import Journal
 from gymnast_core.web.auth import Gate, LoginError, User
 from gymnast_core.web.server import PageServer
+from gymnast_ros.keyring import Keyring, re_arm_word
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.runtime import Settings, run
 from gymnast_ros.nodes.watch import BRIDGE, STATUS, RobotWatch
@@ -40,9 +42,9 @@ class NodeRobot:
     def __init__(self, node: Node, name: str, spool: Spool) -> None:
         self.name, self._spool = name, spool
         self._watch = RobotWatch(node, width=WIDTH)
-        self._services = {
-            service: node.create_client(Trigger, service) for service in (topics.ESTOP, topics.RE_ARM, LABEL)
-        }
+        self._services = {service: node.create_client(Trigger, service) for service in (topics.ESTOP, LABEL)}
+        self._keyring = Keyring.of_environment()
+        self._gate = node.create_client(SetParameters, f"{topics.GATE_NODE}/set_parameters")
         self._parameters = node.create_client(SetParameters, "rollout/set_parameters")
         self._labelling = threading.Lock()
 
@@ -65,17 +67,25 @@ class NodeRobot:
 
     def re_arm(self) -> str:
         """See gymnast_ros.page.Robot."""
-        return self._trigger(topics.RE_ARM)
+        try:
+            word = Parameter("re_arm", value=re_arm_word(self._keyring.folder))
+        except ConfigError as error:
+            raise NotNowError(str(error)) from error
+        self._set(self._gate, topics.GATE_NODE, [word])
+        return "armed"
 
     def label(self, label: str, by: str) -> str:
         """See gymnast_ros.page.Robot."""
         wanted = [Parameter("label", value=label), Parameter("labelled_by", value=by)]
-        request = SetParameters.Request(parameters=[value.to_parameter_msg() for value in wanted])
         with self._labelling:  # two people label one after the other
-            for result in self._answer(self._parameters, "rollout", request).results:
-                if not result.successful:
-                    raise NotNowError(f"rollout: {result.reason}")
+            self._set(self._parameters, "rollout", wanted)
             return self._trigger(LABEL)
+
+    def _set(self, client: Any, name: str, wanted: list[Parameter]) -> None:
+        request = SetParameters.Request(parameters=[value.to_parameter_msg() for value in wanted])
+        for result in self._answer(client, name, request).results:
+            if not result.successful:
+                raise NotNowError(f"{name}: {result.reason}")
 
     def _link(self) -> dict[str, str]:
         """How the trainer is reached, in words."""

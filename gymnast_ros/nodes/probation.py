@@ -10,6 +10,7 @@ from std_msgs.msg import String
 
 from gymnast_core.errors import GymnastError
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.ears import listen
 from gymnast_ros.uplink import RobotStore
 
 
@@ -18,7 +19,7 @@ class ProbationWatch:
 
     def __init__(self, node: Node, store: RobotStore) -> None:
         self._node, self._store = node, store
-        node.create_subscription(String, "rollout/episode", self._on_episode, topics.JOB_EVENTS)
+        listen(node, String, "rollout/episode", self._on_episode, topics.JOB_EVENTS)
 
     def status(self) -> dict[str, Any]:
         """For bridge/status: the running probation, and why checkpoints were rolled back or turned down."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 from rclpy.exceptions import ParameterUninitializedException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -26,7 +27,10 @@ from std_msgs.msg import String
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_ros.graph import RESPAWNED
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.ears import dropped, note_drop
 from gymnast_ros.nodes.ending import Ending
+
+LOG = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 BACK_OFF_S = 30.0
@@ -147,7 +151,9 @@ class Diagnostics:
 
     def _publish(self) -> None:
         name = self._node.get_fully_qualified_name()
-        array = DiagnosticArray(status=[self._status(name, self._read())])
+        level, words, values = self._read()
+        lost = {f"dropped {topic}": count for topic, count in dropped(self._node).items()}
+        array = DiagnosticArray(status=[self._status(name, (level, words, {**values, **lost}))])
         array.status += [self._status(f"{name}/{part}", health) for part, health in self._parts().items()]
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
@@ -158,6 +164,26 @@ class Diagnostics:
         return DiagnosticStatus(
             level=bytes([level]), name=name, message=message, hardware_id=self._hardware_id, values=pairs
         )
+
+
+class NodeFailedError(GymnastError):
+    """The node cannot go on; its process ends, and its starter says so."""
+
+
+def spin_once(executor: Executor, node: Node, timeout_s: float = 0.1) -> None:
+    """Let one callback run; what it raises is counted, reported and survived.
+
+    Raises:
+        NodeFailedError: a callback ends the node on purpose.
+        ExternalShutdownException: rclpy is down.
+    """
+    try:
+        executor.spin_once(timeout_sec=timeout_s)
+    except (NodeFailedError, ExternalShutdownException):
+        raise
+    except Exception as error:
+        LOG.exception("callback_failed node=%s", node.get_name())
+        note_drop(node, "callback", error)
 
 
 def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = lambda node: ()) -> int:
@@ -205,10 +231,10 @@ def _spin(node: Node, ending: Ending) -> int:
     executor.add_node(node)
     try:
         while not ending.due() and rclpy.ok():
-            executor.spin_once(timeout_sec=0.1)
+            spin_once(executor, node)
     except ExternalShutdownException:
         return 0
-    except GymnastError as error:
+    except NodeFailedError as error:
         node.get_logger().fatal(str(error))
         return 1
     finally:
@@ -241,7 +267,7 @@ class Spinner:
     def _spin(self) -> None:
         try:
             while not self._closing.is_set():
-                self._executor.spin_once(timeout_sec=0.1)
+                spin_once(self._executor, self._node)
         except ExternalShutdownException:
             return
 

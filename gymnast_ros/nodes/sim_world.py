@@ -23,7 +23,7 @@ from gymnast_core.safety import ArmState
 from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.arm_port import MAX_AGE_S, SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
 
 Array = npt.NDArray[np.float64]
@@ -67,6 +67,7 @@ class SimWorld(Node):  # type: ignore[misc]
         settings.declare("seed", 0, "start state of the next episode", low=0, high=2**53)
         settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
         settings.declare("paced", False, "5 Hz of wall clock, as a real arm; late commands are holds", read_only=True)
+        settings.declare("table_height_m", 0.0, "table top in base_link [m], as the gate has it", read_only=True)
         spec = world.spec
         self._port = ArmPort(
             self,
@@ -74,7 +75,8 @@ class SimWorld(Node):  # type: ignore[misc]
                 spec.robot.name, spec.cameras, spec.image_height, spec.image_width, spec.max_steps,
                 spec.robot.control_hz, True, RESET_S,
             ),
-            self._on_command,
+            self._on_command, table_height_m=settings["table_height_m"],
+            max_age_s=2 * spec.robot.step_s if settings["paced"] else MAX_AGE_S,
         )  # fmt: skip
         self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
         self.create_service(Trigger, topics.RESET, self._reset)
@@ -96,6 +98,7 @@ class SimWorld(Node):  # type: ignore[misc]
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
+            self._port.check_stopped()
             self._begin()
         except GymnastError as error:
             response.success, response.message = False, str(error)
@@ -121,14 +124,16 @@ class SimWorld(Node):  # type: ignore[misc]
             self.get_logger().warning(
                 f"command dropped answers_ns={stamp_ns} now_ns={self._stamp_ns}", throttle_duration_sec=5.0
             )
-        elif self._paced:
+            return
+        self._port.check(action_A, *self._world.arm_target())
+        if self._paced:
             self._pending = (action_A, source)
         else:
             self._step(action_A, source)
 
     def _tick(self) -> None:
         """Paced, do what was commanded, or stay: time does not wait. Else say that the arm is still there."""
-        pending, self._pending = self._pending, None
+        pending, self._pending = self._pending if not self._port.latch.stopped else None, None
         running = self._result is not None and not self._result.done_B.all()
         target, joints_J = self._world.arm_target()
         if self._paced and running:

@@ -7,20 +7,24 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState, Joy
-from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
+from gymnast_core.errors import ConfigError
 from gymnast_core.safety import ArmState
 from gymnast_core.teleop import Event, Mapping, Stick
+from gymnast_ros.keyring import Keyring, re_arm_word
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import from_target
+from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.marked import MarkedJoints, MarkedJson, listen_joints
 from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
 
 SERVICES = {
     Event.ESTOP: topics.ESTOP,
-    Event.RE_ARM: topics.RE_ARM,
     Event.START: "rollout/run_episode",
     Event.SUCCESS: "rollout/label_success",
     Event.FAILURE: "rollout/label_failure",
@@ -45,19 +49,25 @@ class Teleop(Node):  # type: ignore[misc]
         settings.declare("share", defaults.share, "of the step limits at full deflection", low=0.01, high=1.0)
         settings.declare("dead_zone", defaults.dead_zone, "smaller deflections are rest", low=0.0, high=0.9)
         settings.declare("max_silence_s", 0.5, "a device silent for longer gives control back", low=0.1, high=10.0)
+        settings.declare(
+            "re_arm_by_joystick", False, "its button re-arms; then whoever may publish joy in this domain can",
+            read_only=True,
+        )  # fmt: skip
+        self._keyring = Keyring.of_environment()
         self._stick = Stick(
             Mapping(tuple(settings["axes"]), tuple(settings["signs"]), settings["share"], settings["dead_zone"])
         )
-        self._commands = self.create_publisher(JointState, topics.TELEOP_COMMAND, topics.STREAM)
-        self._take_over = self.create_publisher(Bool, topics.TAKE_OVER, topics.LATCHED)
+        self._commands = MarkedJoints(self, self._keyring, topics.TELEOP_COMMAND, topics.STREAM)
+        self._take_over = MarkedJson(self, self._keyring, topics.TAKE_OVER, topics.LATCHED)
+        self._gate_parameters = self.create_client(SetParameters, f"{topics.GATE_NODE}/set_parameters")
         self._callers = {event: self.create_client(Trigger, name) for event, name in SERVICES.items()}
-        self.create_subscription(Joy, "joy", self._on_joy, topics.STREAM)
-        self.create_subscription(JointState, topics.TARGET, self._on_arm, topics.STREAM)
+        listen(self, Joy, "joy", self._on_joy, topics.STREAM)
+        listen_joints(self, self._keyring, topics.TARGET, self._on_arm, topics.STREAM)
         self._arm: ArmState | None = None
         self._joy: Joy | None = None
         self._wish_A = np.zeros(7, np.float32)
         self._heard_s = 0.0
-        self._taking_over = False
+        self._taking_over = self._strangers = False
         self._stop_wanted, self._stop_asked_s = False, -STOP_AGAIN_S
         self.create_timer(0.1, self._watch)
         self._diagnostics = Diagnostics(self, "teleop", self._health)
@@ -67,6 +77,8 @@ class Teleop(Node):  # type: ignore[misc]
         self._announce(False)
 
     def _on_joy(self, message: Joy) -> None:
+        if self._strangers:
+            return
         self._joy, self._heard_s = message, time.monotonic()
         wish = self._stick.read(message.axes, message.buttons, self._gripper())
         self._announce(wish.taking_over)
@@ -74,6 +86,8 @@ class Teleop(Node):  # type: ignore[misc]
             if event is Event.ESTOP:
                 self._stop_wanted = True
                 self._ask_to_stop()
+            elif event is Event.RE_ARM:
+                self._re_arm()
             else:
                 self._call(event)
         self._wish_A = wish.action_A
@@ -86,6 +100,11 @@ class Teleop(Node):  # type: ignore[misc]
             self._commands.publish(messages.to_action(self._wish_A, self._arm.stamp_ns))
 
     def _watch(self) -> None:
+        self._strangers = self.count_publishers("joy") > 1
+        if self._strangers:
+            self.get_logger().error("more than one node publishes joy; none of them moves the arm",
+                                    throttle_duration_sec=5.0)  # fmt: skip
+            self._announce(False)
         if self._taking_over and time.monotonic() - self._heard_s > self._settings["max_silence_s"]:
             self.get_logger().warning("joystick silent; control given back")
             self._announce(False)
@@ -100,7 +119,27 @@ class Teleop(Node):  # type: ignore[misc]
     def _announce(self, taking_over: bool) -> None:
         if taking_over != self._taking_over:
             self._taking_over = taking_over
-            self._take_over.publish(Bool(data=taking_over))
+            self._take_over.publish({"human": taking_over})
+
+    def _re_arm(self) -> None:
+        """Write the gate's word, where whoever started this robot trusts the joystick with it."""
+        if not self._settings["re_arm_by_joystick"]:
+            folder = self._keyring.folder.parent
+            self.get_logger().warning(
+                f"the joystick may not re-arm (re_arm_by_joystick); gymnast rearm --folder {folder}"
+            )
+            return
+        try:
+            word = Parameter("re_arm", value=re_arm_word(self._keyring.folder))
+        except ConfigError as error:
+            self.get_logger().error(str(error))
+            return
+        request = SetParameters.Request(parameters=[word.to_parameter_msg()])
+        self._gate_parameters.call_async(request).add_done_callback(self._re_armed)
+
+    def _re_armed(self, future: Any) -> None:
+        for result in future.result().results:
+            self.get_logger().info(f"re_arm success={result.successful} message={result.reason}")
 
     def _call(self, event: Event) -> None:
         client = self._callers[event]

@@ -17,12 +17,18 @@ from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import EpisodeOverError, EstopLatchedError, SafetyError, StaleCommandError
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
 from gymnast_core.types import FloatArray, Observation, StepResult
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import EXECUTED_NAMES, SILENCE, ArmDescription
 from gymnast_ros.nodes.arm_services import ArmServices
+from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.inbox import Inbox
+from gymnast_ros.nodes.marked import MarkedJoints, listen_json
 from gymnast_ros.nodes.runtime import own_name
 
+GATE_SILENCE_S = 3.0
+"""The gate says how it is twice a second."""
+GATE_NEWS_S = 0.6
 CLOSED_STATES = ("estop", "stopped", "disarmed")
 MAX_SILENCE_S = 1.0
 """How long the arm may hear no command although one is sent every step: then the gate is gone, not merely slow."""
@@ -38,6 +44,7 @@ class TopicEnv:
         step_timeout_s: longest wait for the observation after a command; then the arm or the gate is lost.
         reset_timeout_s: longest reset (a real arm moves to neutral).
         connect_timeout_s: longest wait for arm and gate at first, and for one that was restarted.
+        keyring: of the graph; None takes what this process's starter handed down.
         **node: passed to the node (namespace, context, ...).
     """
 
@@ -48,6 +55,7 @@ class TopicEnv:
         reset_timeout_s: float = 60.0,
         connect_timeout_s: float = 20.0,
         scene: str = "standard",
+        keyring: Keyring | None = None,
         **node: Any,
     ) -> None:
         self.scene = scene
@@ -57,7 +65,8 @@ class TopicEnv:
         self._executor = SingleThreadedExecutor(context=self._node.context)
         self._executor.add_node(self._node)
         self._inbox = Inbox()
-        self._commands = self._node.create_publisher(JointState, topics.POLICY_COMMAND, topics.STREAM)
+        self._keyring = keyring or Keyring.of_environment()
+        self._commands = MarkedJoints(self._node, self._keyring, topics.POLICY_COMMAND, topics.STREAM)
         self._services = ArmServices(self._node, self._spins_until, lambda: self._describe().session)
         self._stamp_ns, self._start_ns = -1, 0
         self._result: StepResult | None = None
@@ -86,7 +95,7 @@ class TopicEnv:
         self._check_description()
         self._await_open_gate()
         self._services.configure({"instruction": row, "seed": int(seed), "scene": self.scene})
-        stamp_ns = self._services.reset(self._reset_timeout_s, self._describe().reset_s)
+        stamp_ns = self._ask_for_reset()
         self._inbox.forget_before(stamp_ns)
         # Simulated time runs on over all episodes on the wire; an episode's own time starts at 0, as in process.
         self._start_ns = stamp_ns if self._describe().simulated else 0
@@ -95,6 +104,14 @@ class TopicEnv:
         self._result = StepResult(observation, nothing, nothing, np.zeros((1, 7), np.float32))
         self._silent_steps = 0
         return observation
+
+    def _ask_for_reset(self) -> int:
+        try:
+            return self._services.reset(self._reset_timeout_s, self._describe().reset_s)
+        except SafetyError:
+            self._spins_until(lambda: self._inbox.gate.get("state") in CLOSED_STATES, GATE_NEWS_S)
+            self._check_gate()  # the arm saw a stop whose news was still on its way to us
+            raise
 
     def step(self, action_BA: FloatArray) -> StepResult:
         """Command one action through the gate; see gymnast_core.env.Env.step.
@@ -137,19 +154,19 @@ class TopicEnv:
 
     def _connect(self, timeout_s: float) -> EnvSpec:
         node, inbox = self._node, self._inbox
-        node.create_subscription(String, topics.DESCRIPTION, inbox.on_description, topics.LATCHED)
-        node.create_subscription(String, topics.GATE_STATUS, inbox.on_gate, topics.LATCHED)
-        node.create_subscription(JointState, topics.PROPRIOCEPTION, partial(inbox.on_named, "proprio"), topics.STREAM)
-        node.create_subscription(JointState, topics.EXECUTED, partial(inbox.on_named, "executed"), topics.STREAM)
+        listen(node, String, topics.DESCRIPTION, inbox.on_description, topics.LATCHED)
+        self._gate_heard = listen_json(node, self._keyring, topics.GATE_STATUS, inbox.on_gate, topics.LATCHED)
+        listen(node, JointState, topics.PROPRIOCEPTION, partial(inbox.on_named, "proprio"), topics.STREAM)
+        listen(node, JointState, topics.EXECUTED, partial(inbox.on_named, "executed"), topics.STREAM)
         self._spin_until(lambda: inbox.description is not None, timeout_s, "arm/description; is an arm node running?")
         self._spin_until(lambda: bool(inbox.gate), timeout_s, "command_gate/status; is the gate running?")
         description = self._describe()
         self._session = description.session
         inbox.expect(description.cameras, description.simulated)
         for camera in description.cameras:
-            node.create_subscription(Image, topics.image_topic(camera), partial(inbox.on_image, camera), topics.STREAM)
+            listen(node, Image, topics.image_topic(camera), partial(inbox.on_image, camera), topics.STREAM)
         if description.simulated:
-            node.create_subscription(String, topics.TRUTH, inbox.on_truth, topics.STREAM)
+            listen(node, String, topics.TRUTH, inbox.on_truth, topics.STREAM)
         self._await_matches(timeout_s)
         return EnvSpec(
             1,
@@ -167,7 +184,7 @@ class TopicEnv:
         self._spin_until(
             lambda: (
                 all(node.count_publishers(node.resolve_topic_name(name)) for name in wanted)
-                and self._commands.get_subscription_count() > 0
+                and self._commands.publisher.get_subscription_count() > 0
                 and self._services.ready()
             ),
             timeout_s,
@@ -198,11 +215,14 @@ class TopicEnv:
             raise StaleCommandError("the arm was restarted in the middle of the episode")
 
     def _await_open_gate(self, patience_s: float = 0.3) -> None:
-        """The news that an operator re-armed may still be on its way."""
-        deadline = time.monotonic() + patience_s
-        while self._inbox.gate.get("state") in CLOSED_STATES and time.monotonic() < deadline:
-            self._executor.spin_once(timeout_sec=0.05)
+        """The news that an operator re-armed may still be on its way; a gate that says nothing is no open one."""
+        self._spins_until(lambda: self._inbox.gate.get("state") not in CLOSED_STATES, patience_s)
+        if not self._spins_until(lambda: self._gate_silence_s() < GATE_SILENCE_S, self._connect_timeout_s):
+            raise StaleCommandError(f"the gate has said nothing for {self._gate_silence_s():.1f} s; is it running?")
         self._check_gate()
+
+    def _gate_silence_s(self) -> float:
+        return (time.monotonic_ns() - self._gate_heard.sent_ns) / 1e9
 
     def _check_gate(self) -> None:
         if self._inbox.gate.get("state") in CLOSED_STATES:

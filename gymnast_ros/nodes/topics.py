@@ -12,9 +12,14 @@ z up; stamps are the sensor's clock (simulated time in the simulator); SI units.
 | arm/executed | sensor_msgs/JointState | the action the arm was told before this stamp, and whether it ended |
 | arm/description | std_msgs/String, latched | JSON: cameras, sizes, steps, rate |
 | command/policy, command/teleop | sensor_msgs/JointState | wanted action; stamp = the observation it answers |
-| command/arm | sensor_msgs/JointState | from the gate only: what the arm shall do |
+| command/take_over | std_msgs/String, latched | JSON: human = whether the human commands |
+| command/arm | sensor_msgs/JointState | from the gate only: what the arm shall do, and the stop latch's word |
 | command_gate/status | std_msgs/String, latched | JSON: state, reason, arm = session of the arm process it hears |
+| estop | std_msgs/Bool | true stops; anybody may send it |
 | rollout/status, ... | std_msgs/String, latched | JSON |
+
+arm/target, command/* and command_gate/status bear marks (gymnast_ros.nodes.marked): what does not is counted and
+dropped.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ EXECUTED = "arm/executed"
 DESCRIPTION = "arm/description"
 RESET = "arm/reset"
 ARM_NODE = "arm"
+GATE_NODE = "command_gate"
 POLICY_COMMAND = "command/policy"
 TELEOP_COMMAND = "command/teleop"
 TAKE_OVER = "command/take_over"

@@ -17,8 +17,13 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from gymnast_core.errors import ShapeError
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.marked import listen_json
 
+GATE_SILENCE_S = 5.0
+"""The gate says how it is twice a second."""
 STATUS, VERSION, BRIDGE = "rollout/status", "rollout/policy_version", "bridge/status"
 GLANCE = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE,
@@ -41,20 +46,24 @@ class RobotWatch:
 
     def __init__(self, node: Node, *, width: int = FRAME_WIDTH) -> None:
         self._node, self._width = node, width
+        self._gate = listen_json(node, Keyring.of_environment(), topics.GATE_STATUS, self._hear_gate, topics.LATCHED)
         self._said: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
         self._seen: tuple[int, float, bytes] = (0, 0.0, b"")
         self._shown: tuple[int, float, bytes] = (0, 0.0, b"")
         self._taken = 0
         self._camera = ""
-        for topic in (STATUS, VERSION, topics.GATE_STATUS, BRIDGE):
-            node.create_subscription(String, topic, partial(self._hear, topic), topics.LATCHED)
-        node.create_subscription(String, topics.DESCRIPTION, self._meet_arm, topics.LATCHED)
+        for topic in (STATUS, VERSION, BRIDGE):
+            listen(node, String, topic, partial(self._hear, topic), topics.LATCHED)
+        listen(node, String, topics.DESCRIPTION, self._meet_arm, topics.LATCHED)
 
     def status(self) -> dict[str, Any]:
         """Return {state, policy_version, instruction, estop, estop_reason}."""
         rollout, gate = self._said.get(STATUS, {}), self._said.get(topics.GATE_STATUS, {})
         state, closed = str(rollout.get("state", "starting")), str(gate.get("state", ""))
+        silent_s = (time.monotonic_ns() - self._gate.sent_ns) / 1e9
+        if gate and silent_s > GATE_SILENCE_S:
+            closed, gate = "stopped", {"reason": f"the command gate has said nothing for {silent_s:.0f} s"}
         return {
             "state": "disarmed" if closed == "disarmed" and state == "idle" else state,
             "policy_version": str(self._said.get(VERSION, {}).get("policy_version", "")),
@@ -86,7 +95,7 @@ class RobotWatch:
     def _encoded(self, data: bytes) -> bytes:
         try:
             image_HWC = messages.from_image(deserialize_message(data, Image))
-        except ShapeError as error:
+        except (ShapeError, RuntimeError) as error:  # RuntimeError: bytes that are no Image
             self._node.get_logger().warning(f"frame not shown: {error}", throttle_duration_sec=30.0)
             return b""
         height, width = image_HWC.shape[:2]
@@ -96,16 +105,20 @@ class RobotWatch:
         written, jpeg = cv2.imencode(".jpg", image_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         return jpeg.tobytes() if written else b""
 
+    def _hear_gate(self, status: dict[str, Any]) -> None:
+        self._said[topics.GATE_STATUS] = status
+
     def _hear(self, topic: str, message: String) -> None:
         self._said[topic] = messages.from_json(message)
 
     def _meet_arm(self, message: String) -> None:
         """Look through its first camera; the arm says so again when it is restarted."""
-        cameras = messages.from_json(message).get("cameras") or [""]
-        if cameras[0] and cameras[0] != self._camera:
-            self._camera = str(cameras[0])
+        cameras = messages.from_json(message).get("cameras")
+        camera = str(cameras[0]) if isinstance(cameras, list) and cameras else ""
+        if camera and camera != self._camera:
+            self._camera = camera
             topic = topics.image_topic(self._camera)
-            self._node.create_subscription(Image, topic, self._see, GLANCE, raw=True)
+            listen(self._node, Image, topic, self._see, GLANCE, raw=True)
 
     def _see(self, data: bytes) -> None:
         """Kept as it is on the wire; only a frame that is asked for is decoded."""

@@ -10,15 +10,13 @@ import importlib
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.lifecycle import Node as LifecycleNode
-from rclpy.node import Node
 from rclpy.task import Future
-from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import GymnastError, SafetyError
@@ -26,19 +24,26 @@ from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.connection import Connection, hold_lock
 from gymnast_ros.drivers.widowx import WidowXDriver
-from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.lifecycle import named
-from gymnast_ros.nodes.runtime import Diagnostics, Health, Settings, own_name, run
+from gymnast_ros.nodes.runtime import Diagnostics, Health, NodeFailedError, Settings, run
 from gymnast_ros.nodes.ticker import Ticker
 from gymnast_ros.nodes.widowx_episodes import WidowXEpisodes
 from gymnast_ros.nodes.widowx_settings import declare
+
+LOOK_NS = 20_000_000
+"""How often the stop latch is looked at."""
+SILENCE_NS = 1_000_000_000
+"""A gate that has not ticked for so long is gone, or frozen: the arm stays."""
+GATE_WAIT_S = 20.0
+"""An arm that starts by itself waits so long for its gate."""
 
 
 class WidowXArm(LifecycleNode):  # type: ignore[misc]
     """Owns one WidowXDriver; commands come from the gate alone.
 
     Whatever moves the arm or reads it holds one lock: the tick, and the executor (commands, services). The emergency
-    stop is heard in a thread of its own (EstopEar) and ends a slow move without it.
+    stop's latch is looked at in a thread of its own (_look) and ends a slow move without it.
     """
 
     def __init__(self, **node: Any) -> None:
@@ -58,6 +63,8 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         self._moving: Future | None = None
         self._moved_at_s = 0.0
         self._lock = threading.RLock()
+        self._leaving = False
+        self._eye = Ticker(LOOK_NS, self._look, name="latch").start()
         self._diagnostics = Diagnostics(self, WIDOWX_250S.name, self._health, self._motors)
         self._ticker = Ticker(WIDOWX_250S.step_ns, self._tick).start()
         self._starter = self.create_timer(0.0, self._start_up) if settings["autostart"] else None
@@ -106,7 +113,10 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
             The exit code: 1 where the arm is left standing with nobody to watch it.
         """
         self._ticker.close()
+        self._leaving = True
+        self._look()
         lies = self._lie_down()
+        self._eye.close()
         self._episodes.close()
         return 0 if lies else 1
 
@@ -126,13 +136,31 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
                     self._hold(self._connected().driver)
                     self._settle(f"{reason}, on the way to neutral")
 
+    def _look(self) -> None:
+        """See the gate's latch: no message can hide it, and a gate that is silent is a stop, except on the way out."""
+        latch = self._episodes.port.latch
+        reason = ""
+        if latch.stopped:
+            reason = "the emergency stop is latched; re-arm the gate"
+        elif not self._leaving and latch.silence_ns(time.monotonic_ns()) > SILENCE_NS:
+            reason = "the command gate is silent; is it running?"
+        if reason != self._stopped:
+            self.stay(reason)
+
     def _start_up(self) -> None:
-        """Once, when the executor runs: configure and activate; raises SafetyError, which ends the process."""
+        """Once, when the executor runs: configure and activate, when there is a gate.
+
+        Raises:
+            NodeFailedError: the arm did not come up; ends the process.
+        """
+        deadline_s = time.monotonic() + GATE_WAIT_S
+        while self._stopped and time.monotonic() < deadline_s:
+            time.sleep(LOOK_NS / 1e9)
         if self._starter is not None:
             self.destroy_timer(self._starter)
         for transition in (self.trigger_configure, self.trigger_activate):
             if transition() is not TransitionCallbackReturn.SUCCESS:
-                raise SafetyError("the arm did not come up; see the log above")
+                raise NodeFailedError("the arm did not come up; see the log above")
 
     def _lie_down(self) -> bool:
         """Sleep pose and torque off; an arm that does not get there keeps its torque. Returns whether it lies."""
@@ -274,26 +302,9 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         return self._connection.by_motor() if self._connection is not None else {}
 
 
-class EstopEar(Node):  # type: ignore[misc]
-    """Hears the gate in a thread of its own, so that an emergency stop ends every move, whoever started it."""
-
-    def __init__(self, arm: WidowXArm) -> None:
-        super().__init__(**own_name(f"{arm.get_name()}_estop"), namespace=arm.get_namespace(), context=arm.context)
-        self._arm = arm
-        self.create_subscription(String, topics.GATE_STATUS, self._on_gate, topics.LATCHED)
-
-    def _on_gate(self, message: String) -> None:
-        stopped = messages.from_json(message).get("state") == "estop"
-        self._arm.stay("the emergency stop is latched; re-arm the gate" if stopped else "")
-
-
-def _with_ear(node: WidowXArm) -> Sequence[Node]:
-    return [EstopEar(node)]
-
-
 def main() -> int:
     """Run the node."""
-    return run(WidowXArm, also=_with_ear)
+    return run(WidowXArm)
 
 
 if __name__ == "__main__":

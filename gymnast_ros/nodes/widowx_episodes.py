@@ -42,7 +42,10 @@ class WidowXEpisodes:
             self._spec.name, tuple(source.name for source in sources), size, size, settings["max_steps"],
             self._spec.control_hz, False, 2 * SLOW_S,
         )  # fmt: skip
-        self._port = ArmPort(node, description, on_command)
+        self.port = ArmPort(
+            node, description, on_command, table_height_m=settings["table_height_m"],
+            max_age_s=2 * self._spec.step_s,
+        )  # fmt: skip
         self.running = False
         self.number = 0
         self._latencies_ms: list[float] = []
@@ -71,6 +74,7 @@ class WidowXEpisodes:
         if not self.running or stamp_ns != self._stamp_ns or self._source:
             return
         self._latencies_ms = [*self._latencies_ms[-LATENCIES_KEPT + 1 :], (self._now_ns() - stamp_ns) / 1e6]
+        self.port.check(action_A, driver.target, driver.target_joints_J)
         self._source = source
         self._executed_A = driver.step(action_A)
 
@@ -90,7 +94,7 @@ class WidowXEpisodes:
         state = ArmState(
             self._now_ns(), driver.target, driver.target_joints_J, None, self.number, running=False, session=SESSION
         )
-        self._port.publish_state(state)
+        self.port.publish_state(state)
 
     def look(self, driver: WidowXDriver) -> tuple[ArmReading, Mapping[str, Frame]]:
         """What joints and cameras show now.
@@ -118,7 +122,7 @@ class WidowXEpisodes:
         self._stamp_ns = now_ns
         truncated = self._steps >= self._settings["max_steps"]
         images = {name: frame.image_HWC for name, frame in frames.items()}
-        self._port.publish(self._report(driver, reading, images, fault, truncated))
+        self.port.publish(self._report(driver, reading, images, fault, truncated))
         self.running = self.running and not truncated and not fault
         self._executed_A, self._source = NOTHING_A.copy(), ""
 

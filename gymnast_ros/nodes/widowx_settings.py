@@ -29,6 +29,7 @@ def declare(settings: Settings) -> None:
     add("joint_max_age_s", 0.2, "oldest joint states to act on [s]", low=0.02, high=2.0)
     add("lock_file", "", "held while this process lives: the vendor's driver outlives it", read_only=True)
     add("dry_run", False, "xs_sdk is the vendor's simulation: no registers, velocity or effort", read_only=True)
+    add("table_height_m", 0.0, "table top in base_link [m], as the gate has it", read_only=True)
     add("autostart", False, "configure and activate at start, without ros2 lifecycle", read_only=True)
 
 

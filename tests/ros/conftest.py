@@ -20,6 +20,7 @@ with warnings.catch_warnings():  # the wheels' message generator imports lark, w
     importlib.import_module("rosidl_generator_py")
 
 from gymnast_ros.bringup import Graph, GraphConfig  # noqa: E402
+from gymnast_ros.keyring import Keyring, folder_of  # noqa: E402
 from gymnast_ros.nodes.client import GraphClient  # noqa: E402
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -64,9 +65,15 @@ def graph(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def client(graph: Graph, domain_id: int) -> Iterator[GraphClient]:
     """Talks to it."""
-    with GraphClient(domain_id=domain_id) as connected:
+    with GraphClient(domain_id=domain_id, folder=graph.config.folder) as connected:
         connected.wait_ready(30.0)
         yield connected
+
+
+@pytest.fixture(scope="module")
+def keyring(graph: Graph) -> Keyring:
+    """Of the running graph."""
+    return Keyring.load(folder_of(graph.config.folder))
 
 
 @pytest.fixture(scope="module")

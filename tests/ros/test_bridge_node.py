@@ -66,7 +66,7 @@ def graph(domain_id, service, base, tmp_path_factory) -> Iterator[Graph]:
 
 @pytest.fixture(scope="module")
 def client(graph, domain_id) -> Iterator[GraphClient]:
-    with GraphClient(domain_id=domain_id) as connected:
+    with GraphClient(domain_id=domain_id, folder=graph.config.folder) as connected:
         connected.wait_ready(40.0)
         yield connected
 

@@ -116,7 +116,8 @@ def test_stop_button_wins_and_the_flight_recorder_tells_the_last_seconds(graph, 
     assert states[-1] == {"state": "estop", "reason": "estop service called"}
     log = (graph.logs / "command_gate.log").read_text()
     assert "EMERGENCY STOP (estop service called)" in log
-    assert "ros2 service call /command_gate/re_arm std_srvs/srv/Trigger" in log
+    word = graph.config.folder / "gate" / "rearm"
+    assert f'ros2 param set /command_gate re_arm "$(cat {word})"' in log
     hand.buttons = [0] * 8
     client.re_arm()
 

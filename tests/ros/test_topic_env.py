@@ -25,8 +25,8 @@ from tests.ros.conftest import wait_until
 
 
 @pytest.fixture(scope="module")
-def arm(client, context) -> Iterator[TopicEnv]:
-    env = TopicEnv(context=context)
+def arm(client, context, keyring) -> Iterator[TopicEnv]:
+    env = TopicEnv(context=context, keyring=keyring)
     yield env
     env.close()
 
@@ -35,8 +35,8 @@ class TestTopicEnv(EnvContract):
     """One connection serves all tests (discovery takes up to 4 s); only the ones that close it make their own."""
 
     @pytest.fixture(autouse=True)
-    def _graph(self, client, context) -> None:
-        self._context = context
+    def _graph(self, client, context, keyring) -> None:
+        self._context, self._keyring = context, keyring
 
     @pytest.fixture
     def env(self, arm) -> Env:
@@ -44,7 +44,7 @@ class TestTopicEnv(EnvContract):
         return arm
 
     def make_env(self) -> Env:
-        return TopicEnv(context=self._context)
+        return TopicEnv(context=self._context, keyring=self._keyring)
 
 
 def expert_actions(instruction: str, seed: int) -> list[np.ndarray]:
@@ -132,7 +132,11 @@ def test_task_box_set_while_the_gate_runs_holds_from_the_next_command_on(arm, cl
         assert heights[-1] > 0.175  # it started below the box: lifted into it, however often it is told to go down
         with pytest.raises(RobotRefusedError, match="must lie inside the arm's"):
             client.set("command_gate", {"workspace_low_m": [0.0, -0.20, -0.5]})
+        with pytest.raises(RobotRefusedError, match="only be narrowed while"):
+            client.set("command_gate", {"workspace_low_m": list(WIDOWX_250S.workspace_low_m)})
     finally:
+        while not arm.step(down_BA).truncated_B[0]:
+            pass
         client.set("command_gate", {"workspace_low_m": list(WIDOWX_250S.workspace_low_m)})
 
 
@@ -151,11 +155,11 @@ def test_arm_that_is_restarted_between_episodes_serves_the_next_one(arm, client,
     assert observation.time_ns_B[0] == 0
 
 
-def test_no_arm_in_the_domain_is_named_in_the_error(domain_id) -> None:
+def test_no_arm_in_the_domain_is_named_in_the_error(domain_id, keyring) -> None:
     import rclpy
 
     lonely = rclpy.Context()
     rclpy.init(context=lonely, domain_id=(domain_id + 50) % 100)
     with pytest.raises(StaleCommandError, match="arm node"):
-        TopicEnv(context=lonely, connect_timeout_s=0.5)
+        TopicEnv(context=lonely, connect_timeout_s=0.5, keyring=keyring)
     lonely.try_shutdown()

@@ -115,7 +115,7 @@ def re_armed(client: GraphClient) -> bool:
 
 @pytest.fixture(scope="module")
 def client(graph, camera, domain_id) -> Iterator[GraphClient]:
-    with GraphClient(domain_id=domain_id) as connected:
+    with GraphClient(domain_id=domain_id, folder=graph.config.folder) as connected:
         connected.wait_ready(30.0)
         assert connected.gate["state"] == "disarmed"  # a real arm waits for its operator
         wait_until(lambda: re_armed(connected), 20.0, "the arm's first observations at the gate")
