@@ -64,6 +64,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         self._moved_at_s = 0.0
         self._lock = threading.RLock()
         self._leaving = False
+        self._look()
         self._eye = Ticker(LOOK_NS, self._look, name="latch").start()
         self._diagnostics = Diagnostics(self, WIDOWX_250S.name, self._health, self._motors)
         self._ticker = Ticker(WIDOWX_250S.step_ns, self._tick).start()

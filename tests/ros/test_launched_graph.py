@@ -20,7 +20,7 @@ from tests.ros.test_launch import load, texts
 
 OURS = {
     "left": {"arm", "command_gate", "command_gate_estop", "rollout"},
-    "right": {"arm", "arm_cameras", "arm_estop", "command_gate", "command_gate_estop", "rollout"},
+    "right": {"arm", "arm_cameras", "command_gate", "command_gate_estop", "rollout"},
 }
 
 

@@ -20,6 +20,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from gymnast_ros.keyring import VARIABLE, Keyring
 from gymnast_ros.nodes import topics
 from tests.ros.conftest import wait_until
 
@@ -37,8 +38,10 @@ class Arm:
     process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self, domain_id: int) -> None:
+        keyring = Keyring.make(self.folder / "gate")
+        keyring.latch.farewell()  # its gate went in good order: no silence to be afraid of
         environment = {
-            **os.environ, "ROS_DOMAIN_ID": str(domain_id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            **os.environ, VARIABLE: str(keyring.folder), "ROS_DOMAIN_ID": str(domain_id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "STANDIN_FAULTS": str(self.folder / "faults.json"), "STANDIN_REPORT": str(self.folder / "report.json"),
         }  # fmt: skip
         with (self.folder / "log").open("wb") as log:
