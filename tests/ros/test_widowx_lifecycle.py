@@ -41,7 +41,8 @@ class Arm:
         keyring = Keyring.make(self.folder / "gate")
         keyring.latch.farewell()  # its gate went in good order: no silence to be afraid of
         environment = {
-            **os.environ, VARIABLE: str(keyring.folder), "ROS_DOMAIN_ID": str(domain_id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            **os.environ, VARIABLE: str(keyring.folder), "ROS_DOMAIN_ID": str(domain_id),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "STANDIN_FAULTS": str(self.folder / "faults.json"), "STANDIN_REPORT": str(self.folder / "report.json"),
         }  # fmt: skip
         with (self.folder / "log").open("wb") as log:
