@@ -109,16 +109,6 @@ def test_emergency_stop_is_not_released_by_a_stranger(stranger, client, replay) 
     )
 
 
-def test_latched_stop_outlives_the_gate_that_latched_it(graph, client) -> None:
-    client.estop()
-    restarts = graph.restarts["command_gate"]
-    os.kill(graph.pids["command_gate"], signal.SIGKILL)
-    wait_until(lambda: graph.restarts["command_gate"] > restarts, 20.0, "the gate's successor")
-    status = client.wait_for(topics.GATE_STATUS, lambda said: "before this gate" in said["reason"], 20.0)
-    assert status["state"] == "estop"
-    wait_until(lambda: armed_again(client), 20.0, "re-arming")
-
-
 def armed_again(client: GraphClient) -> bool:
     client.re_arm()
     return client.gate["state"] == "armed"
@@ -247,3 +237,13 @@ def test_key_is_nobody_elses_to_read(graph) -> None:
     for pid in graph.pids.values():
         assert key not in Path(f"/proc/{pid}/cmdline").read_text()
     assert json.loads((own / "graph").read_text())["robot"] == "sim-0"
+
+
+def test_latched_stop_outlives_the_gate_that_latched_it(graph, client) -> None:
+    client.estop()
+    restarts = graph.restarts["command_gate"]
+    os.kill(graph.pids["command_gate"], signal.SIGKILL)
+    wait_until(lambda: graph.restarts["command_gate"] > restarts, 20.0, "the gate's successor")
+    status = client.wait_for(topics.GATE_STATUS, lambda said: "before this gate" in said["reason"], 20.0)
+    assert status["state"] == "estop"
+    wait_until(lambda: armed_again(client), 20.0, "re-arming")
