@@ -41,14 +41,16 @@ def _measure_store(table: Table, name: str, url: str) -> None:
         f"adding an episode: the 10th over the last, {name}", young / late, 0.8, note=f"{late * 1e3:.2f} ms at {total}"
     )
     store.add_checkpoint(
-        CheckpointRow("policy-1", "policy", b"{}", "0" * 64, 1, 1),
+        CheckpointRow("default", "policy-1", "policy", b"{}", "0" * 64, 1, 1),
         [("episode", f"ep-{number}") for number in range(total)],
     )
     questions: dict[str, Callable[[], object]] = {
-        "the page at the end of the catalogue": lambda: store.episodes(tenant="default", after=total - 1000),
-        "a robot's last page": lambda: store.episodes(tenant="default", robot="wx-3", after=total - 20_000),
-        "every episode behind a checkpoint": lambda: store.made_from("policy-1"),
-        "every checkpoint behind which an episode is": lambda: store.made_with("episode", f"ep-{total // 2}"),
+        "the page at the end of the catalogue": lambda: store.episodes("default", after=total - 1000),
+        "a robot's last page": lambda: store.episodes("default", robot="wx-3", after=total - 20_000),
+        "every episode behind a checkpoint": lambda: store.made_from("default", "policy-1"),
+        "every checkpoint behind which an episode is": lambda: store.made_with(
+            "default", "episode", f"ep-{total // 2}"
+        ),
     }
     for question, ask in questions.items():
         started = time.perf_counter()

@@ -51,7 +51,7 @@ def measure(folder: Path, episodes: int, repeat: int) -> dict[str, Any]:
     with Service(ServiceConfig(folder=folder / "trainer")) as service:
         _, filled_s = timed(lambda: add_episodes(service, episodes))
         policy = fill(folder / "trainer", episodes)
-        _, caught_up_s = timed(service.trail.catch_up)
+        _, caught_up_s = timed(service.trails.of("default").catch_up)
         identity = Identity.load(enroll(service.authority, "ada", "operator", out=folder / "ada"))
     service = Service(ServiceConfig(folder=folder / "trainer"))  # as after a restart: nothing is in memory
     with service, WeightsClient(service.address, identity) as client:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from cloud_trainer.service import Service
     from gymnast_cli.scene_engine import SceneEngine
 
-TENANT = "default"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the page's adaptations are like."""
@@ -37,9 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def engine_for(service: Service, args: argparse.Namespace, shelf: Shelf) -> SceneEngine:
-    """Adapts the robots that report to this service and take its orders."""
+def engine_for(service: Service, args: argparse.Namespace, shelf: Shelf, tenant: str) -> SceneEngine:
+    """Adapts a tenant's robots that report to this service and take its orders."""
     from cloud_trainer.service import OrderedRobot
+    from cloud_trainer.store.tenants import SCENES, tenant_folder
     from gymnast_cli.scene_engine import SceneEngine
     from gymnast_core.scene import SceneBook
     from gymnast_core.sequential import HarmRule, SequentialRule
@@ -48,8 +47,9 @@ def engine_for(service: Service, args: argparse.Namespace, shelf: Shelf) -> Scen
     if args.canary_pairs:
         rule = replace(rule, max_pairs=args.canary_pairs, min_pairs=min(args.canary_pairs, rule.min_pairs))
     return SceneEngine(
-        connect=lambda name: OrderedRobot(service.orders, service.robots, TENANT, name), jobs=service.jobs,
-        catalogue=service.episodes_of(TENANT), shelf=shelf, book=SceneBook(args.folder / "console" / "scenes.json"),
+        connect=lambda name: OrderedRobot(service.orders, service.robots, tenant, name), jobs=service.jobs,
+        catalogue=service.episodes_of(tenant), shelf=shelf, tenant=tenant,
+        book=SceneBook(tenant_folder(args.folder, tenant) / SCENES),
         scene=args.robot_scene, config=args.adapt_config, rule=rule,
         guard_pairs=HarmRule.pairs if args.guard_pairs is None else args.guard_pairs,
         price_per_hour=args.price_per_hour,

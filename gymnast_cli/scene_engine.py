@@ -39,6 +39,7 @@ from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import JobStore
+from cloud_trainer.store.tenants import DEFAULT_TENANT
 from cloud_trainer.world_model.audit import require_trust
 from cloud_trainer.world_model.audit_bounds import AuditConfig
 from cloud_trainer.world_model.audit_run import run_audit
@@ -106,6 +107,7 @@ class SceneEngine:
         catalogue: of the trainer's episodes.
         shelf: of the trainer's checkpoints.
         book: the scenes this robot knows.
+        tenant: whose robots, jobs, episodes and checkpoints these are.
         scene: the robot's name for where it stands, unless the operator names another.
         config: of the training job; its bounds, scene_episodes and check are those of the trust check too.
         rule: of the canary; declared before it.
@@ -120,6 +122,7 @@ class SceneEngine:
     shelf: Shelf
     book: SceneBook
     scene: str
+    tenant: str = DEFAULT_TENANT
     config: Mapping[str, Any] = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
     guard_pairs: int = HarmRule.pairs
@@ -210,7 +213,7 @@ class SceneEngine:
             "seed": request["seed"], "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode,
             "scene": request["scene"], "config": request["config"],
         }  # fmt: skip
-        row = self.jobs.submit("default", "adapt", spec, folder.name, "console")
+        row = self.jobs.submit(self.tenant, "adapt", spec, folder.name, "console")
         emit("job", {"job": row.job_id})
         result = self._follow(row.job_id, per_iteration, replace(budget, seconds=seconds), emit, ended)
         (folder / "result.json").write_text(json.dumps(result))
@@ -226,14 +229,14 @@ class SceneEngine:
         """Pass iterations on until the job ends; a stop that is not the job's own budget cancels it."""
         after, began, rollouts = 0, time.monotonic(), 0
         while True:
-            for event in self.jobs.events(job_id, after):
+            for event in self.jobs.events(self.tenant, job_id, after):
                 after = event.sequence
                 reward = (event.data.get("metrics") or {}).get("imagined_reward")
                 if event.kind == "progress" and event.data.get("stage") == "grpo" and reward is not None:
                     line = {"iteration": event.data["step"], "imagined_reward": reward, "rollouts": per_iteration}
                     emit("iteration", line)
                     rollouts += per_iteration
-            row = self.jobs.get(job_id)
+            row = self.jobs.get(self.tenant, job_id)
             if row.state == "failed":
                 raise GymnastError(row.error)
             if row.ended:
@@ -241,7 +244,7 @@ class SceneEngine:
             if (why := ended()) == CLOSING:
                 return {}  # the job goes on, and whoever resumes finds it by its key
             if why and time.monotonic() - began < budget.seconds and rollouts < budget.rollouts:
-                self.jobs.request_cancel(job_id)
+                self.jobs.request_cancel(self.tenant, job_id)
             time.sleep(POLL_S)
 
     def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:

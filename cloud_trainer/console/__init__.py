@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -36,7 +36,8 @@ class Console:
 
     Args:
         service: of the trainer; started before the console and stopped after it.
-        engine: adapts robots to scenes and tries checkpoints on them; None shows what was done before only.
+        engine_of: tenant -> what adapts its robots to scenes and tries checkpoints on them; None shows what was done
+            before only.
         host: address to listen on.
         port: 0 takes a free one.
         tls: HTTPS with the service's certificate, where client certificates are logins too; without it, HTTP on this
@@ -51,7 +52,7 @@ class Console:
         self,
         service: Service,
         *,
-        engine: ArmEngine | None = None,
+        engine_of: Callable[[str], ArmEngine] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         tls: bool = False,
@@ -64,7 +65,7 @@ class Console:
             raise ConfigError(f"a service without certificates cannot serve HTTPS on {host}; use 127.0.0.1")
         folder = service.config.folder / "console"
         self.gate = Gate(folder, withdrawn=service.revocations.withdrawn)
-        adaptations, trials = Adaptations(folder / "adaptations", engine), Trials(folder / "trials", engine)
+        adaptations, trials = Adaptations(folder / "adaptations", engine_of), Trials(folder / "trials", engine_of)
         self.desk = Desk(service, adaptations=adaptations, trials=trials, loops=loops)
         service.blinded = self.desk.blinded
         identity = service.config.folder / "server" if tls else None

@@ -22,18 +22,19 @@ def robots(desk: Desk, user: User) -> dict[str, Any]:
 
 def log(desk: Desk, user: User) -> dict[str, Any]:
     """Who did what, oldest first, and the hash that all of it leads to."""
-    mine = [entry for entry in desk.log.entries if entry.data.get("tenant") == user.tenant]
-    return {"entries": [{"action": entry.kind, **entry.data} for entry in mine], "head": desk.log.head}
+    chain = desk.trail(user).log
+    mine = [entry for entry in chain.entries if entry.data.get("tenant") == user.tenant]  # old ones hold all tenants'
+    return {"entries": [{**entry.data, "action": entry.kind} for entry in mine], "head": chain.head}
 
 
 def evaluations(desk: Desk, user: User) -> dict[str, Any]:
     """Every trial's result card, and the trials that were begun on the page, decided or not."""
-    return {"cards": desk.cards(tenant=user.tenant), "trials": desk.trials.views(user.tenant)}
+    return {"cards": desk.cards(user.tenant), "trials": desk.trials.views(user.tenant)}
 
 
 def ledger(desk: Desk, user: User) -> dict[str, Any]:
     """Real against imagined success."""
-    return desk.ledger.to_json()
+    return desk.ledger(user).to_json()
 
 
 def adaptations(desk: Desk, user: User) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _add_pages(app: FastAPI, site: Site, desk: Desk) -> None:
             user.require("look")
             context = make(desk, user, **request.path_params, query=dict(request.query_params))
             here = "/" + request.url.path.split("/")[1]
-            body = site.render(template, user=user, here=here, version=desk.version(request.url.path), **context)
+            body = site.render(template, user=user, here=here, version=desk.version(user, request.url.path), **context)
             return HTMLResponse(body)
 
         return page
@@ -96,7 +96,7 @@ def _add_pages(app: FastAPI, site: Site, desk: Desk) -> None:
     @app.get("/checkpoints/{checkpoint_id}/lineage.json")
     def lineage(checkpoint_id: str, user: Annotated[User, Depends(site.user_of)]) -> Response:
         user.require("look")
-        return Response(desk.trail.lineage_json(checkpoint_id), media_type="application/json")
+        return Response(desk.trail(user).lineage_json(checkpoint_id), media_type="application/json")
 
 
 def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:

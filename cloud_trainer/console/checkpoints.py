@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_trainer.service import Service
+from cloud_trainer.store.tenants import CHECKPOINTS, tenant_folder
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.manifest import Manifest, read_manifest
 from gymnast_core.web.auth import User
@@ -40,24 +41,25 @@ class KnownCheckpoint:
 
 
 class Checkpoints:
-    """Every checkpoint of one trainer.
+    """Every checkpoint of one trainer, by tenant.
 
     Args:
         service: whose.
-        won: whether a decided trial says that a checkpoint may be promoted.
+        won: whether a decided trial of a tenant says that a checkpoint may be promoted.
     """
 
-    def __init__(self, service: Service, *, won: Callable[[str], bool]) -> None:
+    def __init__(self, service: Service, *, won: Callable[[str, str], bool]) -> None:
         self._service, self.has_won = service, won
         self._publishing = threading.Lock()
 
-    def all(self) -> dict[str, KnownCheckpoint]:
-        """Return every checkpoint by id, newest first."""
+    def all(self, user: User) -> dict[str, KnownCheckpoint]:
+        """Return every checkpoint of the user's tenant by id, newest first."""
         found = {}
-        for path in (self._service.config.folder / "checkpoints").glob("*/manifest.json"):
+        shelved = tenant_folder(self._service.config.folder, user.tenant) / CHECKPOINTS
+        for path in shelved.glob("*/manifest.json"):
             manifest = read_manifest(path.parent)
             found[manifest.id] = KnownCheckpoint(manifest, manifest.weights_bytes, path.stat().st_mtime_ns, path.parent)
-        for row in self._service.meta.checkpoints(limit=100_000):
+        for row in self._service.meta.checkpoints(user.tenant, limit=100_000):
             shelf = found.get(row.checkpoint_id)
             found[row.checkpoint_id] = KnownCheckpoint(
                 Manifest.from_bytes(row.manifest),
@@ -68,13 +70,13 @@ class Checkpoints:
             )
         return dict(sorted(found.items(), key=lambda item: -item[1].since_ns))
 
-    def find(self, checkpoint_id: str) -> KnownCheckpoint:
+    def find(self, user: User, checkpoint_id: str) -> KnownCheckpoint:
         """Return one checkpoint.
 
         Raises:
             RefusedError: it is not known here.
         """
-        known = self.all().get(checkpoint_id)
+        known = self.all(user).get(checkpoint_id)
         if known is None:
             raise RefusedError(f"checkpoint {checkpoint_id!r} is not known here; it must come from this trainer's jobs")
         return known
@@ -87,11 +89,11 @@ class Checkpoints:
             ProvenanceError: something it was made from was retracted.
         """
         user.require("promote" if promote else "publish")
-        known, trail = self.find(checkpoint_id), self._service.trail
+        known, trail = self.find(user, checkpoint_id), self._service.trails.of(user.tenant)
         self._check_target(user, checkpoint_id, known, robots)
         trail.catch_up()
         trail.graph.check_promotable(checkpoint_id)
-        if promote and not self.has_won(checkpoint_id):
+        if promote and not self.has_won(user.tenant, checkpoint_id):
             raise RefusedError(
                 f"{checkpoint_id} has not won a trial yet; try it on a robot first (its page, or `gymnast operate try`)"
             )
@@ -100,20 +102,20 @@ class Checkpoints:
         asked = {"checkpoint": checkpoint_id, "robots": list(robots)}
         try:
             with trail.acting(user, "promote" if promote else "publish", asked):
-                sequence = self._offer(known, list(robots) or ["*"])
+                sequence = self._offer(user.tenant, known, list(robots) or ["*"])
         finally:
             self._publishing.release()
         whom = "every robot" if not robots or "*" in robots else ", ".join(robots)
         return f"{checkpoint_id} is offered to {whom} as release {sequence}"
 
-    def check_on(self, robot: str, checkpoint_id: str) -> None:
+    def check_on(self, user: User, robot: str, checkpoint_id: str) -> None:
         """Return if a robot can have this policy staged.
 
         Raises:
             RefusedError: it is unknown, no policy, or was never offered to this robot.
         """
-        self._check_policy(checkpoint_id, self.find(checkpoint_id))
-        releases = self._service.meta.releases()
+        self._check_policy(checkpoint_id, self.find(user, checkpoint_id))
+        releases = self._service.meta.releases(user.tenant)
         offered = [json.loads(row.payload)["robots"] for row in releases if row.checkpoint_id == checkpoint_id]
         if not any(name in robots for robots in offered for name in ("*", robot)):
             raise RefusedError(f"{checkpoint_id} was never offered to {robot}; an administrator offers it on its page")
@@ -124,8 +126,9 @@ class Checkpoints:
         if not reason.strip():
             raise ConfigError("say why robots go back; the reason travels with the order")
         asked = {"checkpoint": checkpoint_id, "reason": reason.strip()}
-        with self._service.trail.acting(user, "roll back", asked):
-            release, _ = self._service.publisher.rollback(checkpoint_id, robots=["*"], reason=reason.strip())
+        publisher = self._service.publisher
+        with self._service.trails.of(user.tenant).acting(user, "roll back", asked):
+            release, _ = publisher.rollback(user.tenant, checkpoint_id, robots=["*"], reason=reason.strip())
         return f"every robot goes back to {checkpoint_id} (release {release.sequence})"
 
     def _check_target(self, user: User, checkpoint_id: str, known: KnownCheckpoint, robots: Sequence[str]) -> None:
@@ -141,14 +144,14 @@ class Checkpoints:
             kind = known.manifest.kind.replace("_", " ")
             raise RefusedError(f"{checkpoint_id} is a {kind}; only policies go to robots")
 
-    def _offer(self, known: KnownCheckpoint, robots: Sequence[str]) -> int:
+    def _offer(self, tenant: str, known: KnownCheckpoint, robots: Sequence[str]) -> int:
         publisher = self._service.publisher
         if known.folder is not None:
-            release, _ = publisher.publish(known.folder, robots=robots)
+            release, _ = publisher.publish(tenant, known.folder, robots=robots)
             return release.sequence
         folder = Path(tempfile.mkdtemp(prefix="offer-", dir=self._service.config.folder / "console"))
         copy = folder / "weights.safetensors"  # the publisher consumes the file it is given
         shutil.copyfile(self._service.blobs.local_path(known.digest), copy)
-        release, _ = publisher.publish_file(known.manifest, copy, robots=robots)
+        release, _ = publisher.publish_file(tenant, known.manifest, copy, robots=robots)
         folder.rmdir()
         return release.sequence

@@ -18,9 +18,10 @@ from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation, ne
 from cloud_trainer.jobs.trials import Trials, new_trial_id
 from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
-from cloud_trainer.service.trail import MADE
+from cloud_trainer.service.trail import MADE, Trail
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
+from cloud_trainer.store.tenants import DEFAULT_TENANT, LEDGER, PerTenant, tenant_folder
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.sequential import SequentialRule
 from gymnast_core.trial import has_won
@@ -46,7 +47,7 @@ class Desk:
         service: whose stores are shown.
         adaptations: of this trainer.
         trials: of this trainer.
-        loops: folders of unattended loops (gymnast loop), each with a history.json.
+        loops: folders of unattended loops (gymnast loop) of the default tenant, each with a history.json.
     """
 
     def __init__(
@@ -57,55 +58,69 @@ class Desk:
         own.mkdir(parents=True, exist_ok=True)
         self.meta, self.jobs, self._episodes_of = service.meta, service.jobs, service.episodes_of
         self.adaptations, self.trials = adaptations, trials
-        self.trail, self.graph, self.log = service.trail, service.trail.graph, service.trail.log
+        self._trails = service.trails
         self._robots = service.robots
         self.checkpoints = Checkpoints(service, won=self._has_won)
         self._loops = tuple(loops)
-        self.ledger = CalibrationLedger(own / "ledger.jsonl")
-        self._seen_sequence = 0
+        self._ledgers = PerTenant(lambda tenant: CalibrationLedger(tenant_folder(self.folder, tenant) / LEDGER))
+        self._seen_sequence: dict[str, int] = {}
 
     def close(self) -> None:
         """Close what is the desk's own; the rest is the service's."""
         self.adaptations.close()
         self.trials.close()
-        self.ledger.close()
+        for ledger in self._ledgers.made():
+            ledger.close()
+
+    def trail(self, user: User) -> Trail:
+        """Return the provenance graph and the log of actions of the user's tenant."""
+        return self._trails.of(user.tenant)
+
+    def ledger(self, user: User) -> CalibrationLedger:
+        """Return real against imagined success of the user's tenant."""
+        return self._ledgers.of(user.tenant)
 
     def catalogue(self, user: User) -> EpisodeCatalogue:
         """Return the episodes this user may see."""
         return self._episodes_of(user.tenant)
 
-    def version(self, at: str) -> str:
-        """Return something that changes whenever the page at this address might.
+    def version(self, user: User, at: str) -> str:
+        """Return something that changes whenever what this user sees at an address might.
 
         Robots speak every second; only their own page follows every word of theirs.
         """
-        flows = sum(len(flow.view.history) for flow in self.adaptations.all())
-        jobs = self.jobs.list(limit=50)
+        tenant = user.tenant
+        flows = sum(len(flow.view.history) for flow in self.adaptations.of(tenant))
+        jobs = self.jobs.list(tenant, limit=50)
         events = sum(job.last_event for job in jobs)
         running = sum(job.state == "running" for job in jobs)
-        newest = self._newest_episode()
-        stale = self._robots.silent(REPORT_STALE_S)
-        loops = sum(path.stat().st_mtime_ns % 1_000_000_007 for path in self._histories())
+        newest = self._newest_episode(tenant)
+        stale = self._robots.silent(tenant, REPORT_STALE_S)
+        loops = sum(path.stat().st_mtime_ns % 1_000_000_007 for path in self._histories(tenant))
         known = (
             loops,
-            len(self.log.entries),
+            len(self.trail(user).log.entries),
             flows,
-            self.trials.version,
+            self.trials.version(tenant),
             len(jobs),
             events,
             running,
             newest,
-            self._robots.version(every=at == "/"),
+            self._robots.version(tenant, every=at == "/"),
             stale,
         )
         return ".".join(map(str, known))
 
-    def _newest_episode(self) -> int:
-        while page := self.meta.episodes(after=self._seen_sequence, limit=1000):
-            self._seen_sequence = page[-1].sequence
-        return self._seen_sequence
+    def _newest_episode(self, tenant: str) -> int:
+        seen = self._seen_sequence.get(tenant, 0)
+        while page := self.meta.episodes(tenant, after=seen, limit=1000):
+            seen = page[-1].sequence
+        self._seen_sequence[tenant] = seen
+        return seen
 
-    def _histories(self) -> list[Path]:
+    def _histories(self, tenant: str) -> list[Path]:
+        if tenant != DEFAULT_TENANT:
+            return []
         return [path for folder in self._loops if (path := folder / "history.json").exists()]
 
     def blinded(self, row: EpisodeRow) -> bool:
@@ -137,9 +152,9 @@ class Desk:
     ) -> list[EpisodeRow]:
         """Return up to 60 episodes, newest first, filtered."""
         chosen: list[EpisodeRow] = []
-        high = self._newest_episode() + 1 if before is None else before
+        high = self._newest_episode(user.tenant) + 1 if before is None else before
         while high > 0 and len(chosen) < EPISODES_PER_PAGE:
-            rows = self.meta.episodes(tenant=user.tenant, robot=robot or None, after=max(high - 1001, 0), limit=1000)
+            rows = self.meta.episodes(user.tenant, robot=robot or None, after=max(high - 1001, 0), limit=1000)
             chosen += [
                 row
                 for row in reversed(rows)
@@ -171,8 +186,8 @@ class Desk:
         row = self.episode(user, episode_id)
         if row.outcome == outcome and row.labelled_by == f"operator:{user.name}":
             return f"{episode_id} is labelled {outcome} by you already"
-        self.trail.label(user, episode_id, Outcome(outcome))
-        built = self.trail.made_from(episode_id)
+        self.trail(user).label(user, episode_id, Outcome(outcome))
+        built = self.trail(user).made_from(episode_id)
         if row.outcome not in (outcome, "unlabelled") and built:
             return (
                 f"{episode_id} is now {outcome} (was {row.outcome}). {len(built)} checkpoints were made with the old "
@@ -184,7 +199,7 @@ class Desk:
         """Withdraw an episode; what was made with it cannot be promoted any more."""
         user.require("retract")
         self.episode(user, episode_id)
-        blocked = [node.id for node in self.trail.retract(user, episode_id, reason) if node.kind in MADE]
+        blocked = [node.id for node in self.trail(user).retract(user, episode_id, reason) if node.kind in MADE]
         if not blocked:
             return f"{episode_id} is withdrawn; nothing was made with it yet"
         return (
@@ -194,18 +209,19 @@ class Desk:
     def cancel_job(self, user: User, job_id: str) -> str:
         """Ask a job to stop."""
         user.require("cancel")
-        row = self.jobs.get(job_id, user.tenant)
+        row = self.jobs.get(user.tenant, job_id)
         if row.ended:
             return f"{job_id} had ended already ({row.state}); nothing to cancel, what it made is kept"
-        with self.trail.acting(user, "cancel", {"job": job_id}):
-            self.jobs.request_cancel(job_id, user.tenant)
+        with self.trail(user).acting(user, "cancel", {"job": job_id}):
+            self.jobs.request_cancel(user.tenant, job_id)
         return f"{job_id} stops after its current iteration; what is finished is kept"
 
     def flows(self, user: User) -> list[SceneAdaptation]:
         """Return the adaptations this user may follow, newest first: a robot its own alone."""
         user.require("follow")
-        mine = [flow for flow in self.adaptations.all() if flow.view.tenant == user.tenant]
-        return [flow for flow in mine if user.role != "robot" or flow.view.robot == user.name]
+        return [
+            flow for flow in self.adaptations.of(user.tenant) if user.role != "robot" or flow.view.robot == user.name
+        ]
 
     def flow(self, user: User, adaptation_id: str) -> SceneAdaptation:
         """Return one of these.
@@ -213,7 +229,7 @@ class Desk:
         Raises:
             FlowError: there is none of this id, or it is another tenant's or another robot's.
         """
-        flow = self.adaptations.get(adaptation_id)
+        flow = self.adaptations.get(user.tenant, adaptation_id)
         if flow not in self.flows(user):
             raise FlowError(f"there is no adaptation {adaptation_id!r} of {user.name}; choose one from the list")
         return flow
@@ -226,12 +242,12 @@ class Desk:
         elif user.name != robot:
             raise NotPermittedError(f"robot {user.name!r} may have itself adapted alone, not {robot!r}")
         self._require_ready(user, robot)
-        if trial := self.trials.on(robot):
+        if trial := self.trials.on(user.tenant, robot):
             raise RefusedError(f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first")
         adaptation_id = new_adaptation_id()
         asked = {"adaptation": adaptation_id, "robot": robot, "instruction": request.instruction}
-        with self.trail.acting(user, "adapt", asked):
-            self.adaptations.start(request, by=user.name, tenant=user.tenant, adaptation_id=adaptation_id)
+        with self.trail(user).acting(user, "adapt", asked):
+            self.adaptations.start(user.tenant, request, by=user.name, adaptation_id=adaptation_id)
         return adaptation_id
 
     def _require_ready(self, user: User, robot: str) -> RobotReport:
@@ -267,23 +283,23 @@ class Desk:
             ConfigError: a value makes no sense.
         """
         user.require("try")
-        if again := self.trials.known(values.get("key", ""), user.tenant):
+        if again := self.trials.known(user.tenant, values.get("key", "")):
             return again.trial_id
         robot, rule = values.get("robot", ""), _rule_of(values)
         tasks = _json(values, "tasks", list) or [values.get("instruction", "")]
         report = self._require_ready(user, robot)
-        if flow := self.adaptations.on(robot):
+        if flow := self.adaptations.on(user.tenant, robot):
             raise RefusedError(
                 f"{robot} is being adapted by {flow.started_by} ({flow.adaptation_id}); finish that first"
             )
         incumbent = values.get("against", "").strip() or str(report.status.get("policy_version", ""))
-        self.checkpoints.check_on(robot, candidate)
+        self.checkpoints.check_on(user, robot, candidate)
         trial_id = new_trial_id()
         asked = {"trial": trial_id, "robot": robot, "candidate": candidate, "incumbent": incumbent}
-        with self.trail.acting(user, "try", asked):
+        with self.trail(user).acting(user, "try", asked):
             self.trials.start(
-                robot=robot, candidate=candidate, incumbent=incumbent, tasks=[str(task) for task in tasks],
-                by=user.name, tenant=user.tenant, scene=values.get("scene", ""), rule=rule,
+                user.tenant, robot=robot, candidate=candidate, incumbent=incumbent,
+                tasks=[str(task) for task in tasks], by=user.name, scene=values.get("scene", ""), rule=rule,
                 trial_id=trial_id, key=values.get("key", ""),
             )  # fmt: skip
         return trial_id
@@ -291,8 +307,8 @@ class Desk:
     def stop_trial(self, user: User, trial_id: str) -> str:
         """End a trial after the run at hand."""
         user.require("try")
-        with self.trail.acting(user, "stop trial", {"trial": trial_id}):
-            self.trials.stop(trial_id, by=user.name, tenant=user.tenant)
+        with self.trail(user).acting(user, "stop trial", {"trial": trial_id}):
+            self.trials.stop(user.tenant, trial_id, by=user.name)
         return f"{trial_id} ends after the run at hand; nothing is concluded from it"
 
     def adapt_step(self, user: User, adaptation_id: str, step: str, revision: int, values: Mapping[str, str]) -> str:
@@ -302,7 +318,7 @@ class Desk:
         if step not in STEPS:
             raise ContractError(f"there is no step {step!r}")
         form = {name[:_WORD]: value[:_TEXT] for name, value in list(values.items())[:_FIELDS]}
-        with self.trail.acting(user, f"adapt: {step}", {"adaptation": adaptation_id, "form": form}):
+        with self.trail(user).acting(user, f"adapt: {step}", {"adaptation": adaptation_id, "form": form}):
             return self._step(user, flow, step, revision, values)
 
     def _step(self, user: User, flow: SceneAdaptation, step: str, revision: int, values: Mapping[str, str]) -> str:
@@ -314,9 +330,11 @@ class Desk:
                 seconds=60.0 * _number(values, "minutes", 60),
                 rollouts=_whole(values, "rollouts", 5000),
                 money=_number(values, "money", 5),
-                price_per_hour=self.adaptations.price_per_hour,
+                price_per_hour=self.adaptations.price_per_hour(user.tenant),
             )
-            flow.train(revision, budget=budget, mode=values.get("mode") or self.adaptations.modes[0], by=user.name)
+            flow.train(
+                revision, budget=budget, mode=values.get("mode") or self.adaptations.modes(user.tenant)[0], by=user.name
+            )
             said = "training has begun; it ends within one iteration of the budget"
         elif step == "reuse":
             flow.reuse(revision, adapter=values.get("adapter", ""), by=user.name)
@@ -343,20 +361,21 @@ class Desk:
                 f"{step!r} of one begun by {flow.view.started_by!r}; an operator may"
             )
 
-    def loops(self) -> list[dict[str, Any]]:
+    def loops(self, user: User) -> list[dict[str, Any]]:
         """Return the history of every loop, with the folder it runs in."""
-        return [{"folder": str(path.parent), **_read_json(path)} for path in self._histories()]
+        return [{"folder": str(path.parent), **_read_json(path)} for path in self._histories(user.tenant)]
 
-    def cards(self, checkpoint_id: str = "", *, tenant: str | None = None) -> list[dict[str, Any]]:
-        """Return the result cards of decided trials, canaries of adaptations first, newest first."""
-        flows = [flow.view.card for flow in self.adaptations.all() if tenant in (None, flow.view.tenant)]
+    def cards(self, tenant: str, checkpoint_id: str = "") -> list[dict[str, Any]]:
+        """Return the result cards of a tenant's decided trials, canaries of adaptations first, newest first."""
+        flows = [flow.view.card for flow in self.adaptations.of(tenant)]
         cards = [dict(card) for card in (*flows, *(row["card"] for row in self.trials.views(tenant))) if card]
         if checkpoint_id:
             cards = [card for card in cards if checkpoint_id in (card.get("candidate"), card.get("incumbent"))]
         return cards
 
-    def _has_won(self, checkpoint_id: str) -> bool:
-        return any(has_won(card) and card.get("candidate") == checkpoint_id for card in self.cards(checkpoint_id))
+    def _has_won(self, tenant: str, checkpoint_id: str) -> bool:
+        cards = self.cards(tenant, checkpoint_id)
+        return any(has_won(card) and card.get("candidate") == checkpoint_id for card in cards)
 
     def job(self, user: User, job_id: str) -> JobRow:
         """Return one job.
@@ -364,7 +383,7 @@ class Desk:
         Raises:
             NotFoundError: no such job of this tenant.
         """
-        return self.jobs.get(job_id, user.tenant)
+        return self.jobs.get(user.tenant, job_id)
 
 
 def scene_request(form: Mapping[str, str]) -> SceneRequest:

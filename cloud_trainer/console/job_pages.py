@@ -27,7 +27,7 @@ SHOWN = ("imagined_reward", "agreement", "optimism", "loss", "abstained")
 def jobs(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Newest jobs."""
     rows = [
-        {"job": job, "progress": _progress(desk.jobs.events(job.job_id, max(0, job.last_event - NEWEST)))}
+        {"job": job, "progress": _progress(desk.jobs.events(user.tenant, job.job_id, max(0, job.last_event - NEWEST)))}
         for job in desk.jobs.list(user.tenant)
     ]
     return {"rows": rows, "said": query.get("said", "")}
@@ -36,7 +36,7 @@ def jobs(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
 def job(desk: Desk, user: User, *, job_id: str, query: Mapping[str, str]) -> dict[str, Any]:
     """One job: progress, curve, story."""
     row = desk.job(user, job_id)
-    events = desk.jobs.events(job_id, limit=10_000)
+    events = desk.jobs.events(user.tenant, job_id, limit=10_000)
     rewards = [float(found) for event in events if (found := _reward(event.data)) is not None]
     return {
         "job": row,

@@ -40,9 +40,10 @@ def episodes(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, A
 def episode(desk: Desk, user: User, *, episode_id: str, query: Mapping[str, str]) -> dict[str, Any]:
     """One episode: film, actions, labels, what was made with it."""
     row = desk.episode(user, episode_id)
-    known = row.episode_id in desk.graph
-    labels = [node.payload for node in desk.graph.affected_by_role(episode_id, "labels")] if known else []
-    made = desk.graph.affected(episode_id) if known else []
+    graph = desk.trail(user).graph
+    known = row.episode_id in graph
+    labels = [node.payload for node in graph.affected_by_role(episode_id, "labels")] if known else []
+    made = graph.affected(episode_id) if known else []
     plot, problem, frames = "", "", 0
     try:
         content = desk.catalogue(user).read(row, cameras=())
@@ -66,26 +67,27 @@ def checkpoints(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str
     for report in desk.robots(user):
         running.setdefault(str(report.status.get("policy_version", "")), []).append(report.robot)
     rows = [
-        {"id": name, "known": known, "running": running.get(name, [])} for name, known in desk.checkpoints.all().items()
+        {"id": name, "known": known, "running": running.get(name, [])}
+        for name, known in desk.checkpoints.all(user).items()
     ]
     return {"rows": rows, "said": query.get("said", "")}
 
 
 def checkpoint(desk: Desk, user: User, *, checkpoint_id: str, query: Mapping[str, str]) -> dict[str, Any]:
     """One checkpoint: where it comes from, what was measured, what may be done with it."""
-    known = desk.checkpoints.find(checkpoint_id)
-    why = desk.trail.explain(checkpoint_id)
+    known, trail = desk.checkpoints.find(user, checkpoint_id), desk.trail(user)
+    why = trail.explain(checkpoint_id)
     links = {row["id"]: f"/checkpoints/{row['id']}" for row in why["checkpoints"] if row["kind"] != "external"}
-    releases = [release for release in desk.meta.releases() if release.checkpoint_id == checkpoint_id]
+    releases = [release for release in desk.meta.releases(user.tenant) if release.checkpoint_id == checkpoint_id]
     return {
         "id": checkpoint_id,
         "known": known,
         "manifest": known.manifest,
         "why": why,
-        "graph": media.lineage_graph(desk.graph.why(checkpoint_id), links),
+        "graph": media.lineage_graph(trail.graph.why(checkpoint_id), links),
         "releases": releases,
-        "cards": desk.cards(checkpoint_id, tenant=user.tenant),
-        "won": desk.checkpoints.has_won(checkpoint_id),
+        "cards": desk.cards(user.tenant, checkpoint_id),
+        "won": desk.checkpoints.has_won(user.tenant, checkpoint_id),
         "robots": desk.robots(user),
         "most_pairs": SequentialRule().max_pairs,
         "said": query.get("said", ""),
@@ -94,19 +96,19 @@ def checkpoint(desk: Desk, user: User, *, checkpoint_id: str, query: Mapping[str
 
 def world_models(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """World models with their audits, the ledger of real against imagined, dreams beside recordings."""
-    audited = job_pages.audits(desk, user)
+    audited, ledger = job_pages.audits(desk, user), desk.ledger(user)
     rows = [
         {"id": name, "known": known, "audit": audited.get(name, {})}
-        for name, known in desk.checkpoints.all().items()
+        for name, known in desk.checkpoints.all(user).items()
         if known.manifest.kind == "world_model"
     ]
     dreamt = ((job.job_id, job_pages.dreams(desk, job.job_id)) for job in desk.jobs.list(user.tenant))
     dream_job, dreams = next((found for found in dreamt if found[1]), ("", []))
     return {
         "rows": rows,
-        "overall": desk.ledger.calibration(),
-        "by_task": desk.ledger.by_task(),
-        "trend": desk.ledger.trend(),
+        "overall": ledger.calibration(),
+        "by_task": ledger.by_task(),
+        "trend": ledger.trend(),
         "dream_job": dream_job,
         "dreams": dreams,
         "said": query.get("said", ""),
@@ -116,12 +118,12 @@ def world_models(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[st
 def evaluations(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Result cards of every trial, and those that have none yet."""
     open_ones = [view for view in desk.trials.views(user.tenant) if not view["card"]]
-    return {"cards": desk.cards(tenant=user.tenant), "trials": open_ones, "said": query.get("said", "")}
+    return {"cards": desk.cards(user.tenant), "trials": open_ones, "said": query.get("said", "")}
 
 
 def evaluation(desk: Desk, user: User, *, trial_id: str, query: Mapping[str, str]) -> dict[str, Any]:
     """One result card."""
-    card = next((card for card in desk.cards(tenant=user.tenant) if card.get("trial_id") == trial_id), None)
+    card = next((card for card in desk.cards(user.tenant) if card.get("trial_id") == trial_id), None)
     if card is None:
         raise RefusedError(f"there is no decided trial {trial_id!r}; cards appear when a trial is decided")
     return {"card": card, "pair_films": _telling_pair(card), "said": query.get("said", "")}
@@ -156,8 +158,8 @@ def adaptation(desk: Desk, user: User, *, adaptation_id: str, query: Mapping[str
     rewards = [float(row.get("imagined_reward", 0)) for row in view.iterations]
     return {
         "flow": view,
-        "modes": desk.adaptations.modes,
-        "price_per_hour": desk.adaptations.price_per_hour,
+        "modes": desk.adaptations.modes(user.tenant),
+        "price_per_hour": desk.adaptations.price_per_hour(user.tenant),
         "imagined": job_pages.imagined(desk, view.job) if view.job else [],
         "pictures": pictures,
         "curve": media.curve(rewards, label="imagined reward"),
@@ -168,7 +170,7 @@ def adaptation(desk: Desk, user: User, *, adaptation_id: str, query: Mapping[str
 def loops(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Unattended loops: success over rounds with intervals, audit of the world model and judge of each round."""
     shown = []
-    for history in desk.loops():
+    for history in desk.loops(user):
         counts = [history["before"], *(row.get("after") or row["before"] for row in history["rounds"])]
         rates = [wilson_interval(int(count["successes"]), int(count["n"])) for count in counts]
         shown.append({"history": history, "rates": rates, "chart": media.rounds_chart(rates)})
@@ -177,13 +179,14 @@ def loops(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]
 
 def log(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Who did what, newest first."""
-    mine = [entry for entry in desk.log.entries if entry.data.get("tenant") == user.tenant]
+    chain = desk.trail(user).log
+    mine = [entry for entry in chain.entries if entry.data.get("tenant") == user.tenant]  # old ones hold all tenants'
     hidden = ("by", "role", "tenant", "at_ns")
     rows = [
         {"entry": entry, "details": {name: value for name, value in entry.data.items() if name not in hidden}}
         for entry in reversed(mine[-300:])
     ]
-    return {"rows": rows, "head": desk.log.head, "said": query.get("said", "")}
+    return {"rows": rows, "head": chain.head, "said": query.get("said", "")}
 
 
 def robot_frame(desk: Desk, user: User, *, robot: str) -> tuple[bytes, str]:

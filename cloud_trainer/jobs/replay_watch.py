@@ -41,22 +41,23 @@ class ReplayWatch:
     Args:
         catalogue: of the trainer's episodes, all tenants.
         jobs: where the replay is submitted.
-        ledger: its path.
-        holds: whether the trainer has a policy with this id, and a world model and judge at all.
+        ledger_of: tenant -> path of its ledger.
+        holds: whether a tenant has a policy with this id, and a world model and judge at all.
         blinded: whether who acted in an episode must not be seen yet: a replay job names its policy.
         poll_s: between looks; a job is submitted at the second look that finds the same episodes waiting, so that an
             evaluation under way is not cut to pieces, and only while no other job waits or runs.
     """
 
     def __init__(
-        self, catalogue: EpisodeCatalogue, jobs: JobStore, ledger: Path, holds: Callable[[str], bool],
+        self, catalogue: EpisodeCatalogue, jobs: JobStore, ledger_of: Callable[[str], Path],
+        holds: Callable[[str, str], bool],
         blinded: Callable[[EpisodeRow], bool] = lambda row: False, *, poll_s: float = 5.0,
     ) -> None:  # fmt: skip
-        self._catalogue, self._jobs, self._ledger = catalogue, jobs, ledger
+        self._catalogue, self._jobs, self._ledger_of = catalogue, jobs, ledger_of
         self._holds, self._blinded, self._poll_s = holds, blinded, poll_s
         self._seen: dict[tuple[str, str], tuple[str, ...]] = {}
         self._measured: dict[tuple[str, str], EpisodeRow] = {}
-        self._done = {name for row in CalibrationLedger(ledger).rows for name in row.episodes}
+        self._done: dict[str, set[str]] = {}
         self._after = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replay-watch", daemon=True)
@@ -77,12 +78,12 @@ class ReplayWatch:
             if row.state != "valid":
                 break  # it is valid soon, or never
             self._after = row.sequence
-            if is_measurement(row.metadata) and row.episode_id not in self._done:
+            if is_measurement(row.metadata) and row.episode_id not in self._done_of(row.tenant):
                 self._measured[row.tenant, row.episode_id] = row
         quiet = self._ready()
         settled = [key for key, names in quiet.items() if self._seen.get(key) == names]
         self._seen = quiet
-        busy = self._jobs.list(state="waiting", limit=1) or self._jobs.list(state="running", limit=1)
+        busy = self._jobs.list(None, 1, "waiting") or self._jobs.list(None, 1, "running")
         return [] if busy else [self._submit(*key, quiet[key]) for key in settled[:1]]
 
     def _ready(self) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -94,9 +95,15 @@ class ReplayWatch:
                 del self._measured[key]  # withdrawn meanwhile
                 continue
             self._measured[key] = row
-            if row.outcome in _LABELS and self._holds(row.policy_version) and not self._blinded(row):
+            if row.outcome in _LABELS and self._holds(row.tenant, row.policy_version) and not self._blinded(row):
                 found.setdefault((row.tenant, row.policy_version), []).append(row.episode_id)
         return {key: tuple(names) for key, names in found.items()}
+
+    def _done_of(self, tenant: str) -> set[str]:
+        if tenant not in self._done:
+            rows = CalibrationLedger(self._ledger_of(tenant)).rows
+            self._done[tenant] = {name for row in rows for name in row.episodes}
+        return self._done[tenant]
 
     def _submit(self, tenant: str, policy: str, ready: tuple[str, ...]) -> str:
         names = sorted(ready[:MOST_REPLAYED])

@@ -9,6 +9,7 @@ so two operators cannot talk past each other; budget and deadline end training w
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import threading
@@ -21,6 +22,7 @@ from typing import Any
 from cloud_trainer.jobs.adaptation_engine import CLOSING, AdaptationEngine, Budget, FlowError, SceneRequest
 from cloud_trainer.jobs.adaptation_view import OPTIONS, Stage, View
 from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.store.tenants import DEFAULT_TENANT
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
 from gymnast_core.purpose import is_blinded
@@ -266,56 +268,52 @@ class Adaptations:
 
     Args:
         root: their folder.
-        engine: None where this trainer cannot adapt; old ones can be looked at.
+        engine_of: tenant -> what computes for it; None where this trainer cannot adapt; old ones can be looked at.
     """
 
-    def __init__(self, root: Path, engine: AdaptationEngine | None) -> None:
-        self._root, self._engine = root, engine
+    def __init__(self, root: Path, engine_of: Callable[[str], AdaptationEngine] | None) -> None:
+        self._root, self._engine_of = root, engine_of
         self._lock = threading.Lock()
         self._flows: dict[str, SceneAdaptation] = {}
         root.mkdir(parents=True, exist_ok=True)
-        if engine is not None:
+        if engine_of is not None:
             for journal in sorted(root.glob("*/journal.jsonl")):
-                flow = SceneAdaptation(journal.parent, engine)
+                flow = SceneAdaptation(journal.parent, engine_of(_tenant_of(journal)))
                 self._flows[journal.parent.name] = flow
                 flow.resume()
 
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """What this trainer can train."""
-        return () if self._engine is None else self._engine.modes
+    def modes(self, tenant: str) -> tuple[str, ...]:
+        """What this trainer can train for a tenant."""
+        return () if self._engine_of is None else self._engine_of(tenant).modes
 
-    @property
-    def price_per_hour(self) -> float:
+    def price_per_hour(self, tenant: str) -> float:
         """What an hour of training costs here; 0 where nobody counts."""
-        return 0.0 if self._engine is None else self._engine.price_per_hour
+        return 0.0 if self._engine_of is None else self._engine_of(tenant).price_per_hour
 
-    def start(
-        self, request: SceneRequest, *, by: str, tenant: str = "default", adaptation_id: str = ""
-    ) -> SceneAdaptation:
+    def start(self, tenant: str, request: SceneRequest, *, by: str, adaptation_id: str = "") -> SceneAdaptation:
         """Begin one; adaptation_id is from new_adaptation_id(), empty makes one.
 
         Raises:
             FlowError: the robot is being adapted already, or this trainer has no engine.
             ConfigError: what is asked for is not here.
         """
-        if self._engine is None:
+        if self._engine_of is None:
             raise FlowError("this page cannot adapt; a trainer started with `gymnast serve` can")
         with self._lock:
-            if other := self.on(request.robot):
+            if other := self.on(tenant, request.robot):
                 raise FlowError(
                     f"{other.robot} is being adapted already by {other.started_by} ({other.adaptation_id}, "
                     f"{other.stage.value}); finish or cancel that first"
                 )
             flow = SceneAdaptation.start(
-                self._root, self._engine, request, by=by, tenant=tenant, adaptation_id=adaptation_id
+                self._root, self._engine_of(tenant), request, by=by, tenant=tenant, adaptation_id=adaptation_id
             )
             self._flows[flow.view.adaptation_id] = flow
             return flow
 
-    def on(self, robot: str) -> View | None:
-        """Return the adaptation that this robot is in."""
-        views = (flow.view for flow in list(self._flows.values()))
+    def on(self, tenant: str, robot: str) -> View | None:
+        """Return the adaptation that a tenant's robot is in."""
+        views = (flow.view for flow in self.of(tenant))
         return next((view for view in views if view.robot == robot and not view.stage.over), None)
 
     def blinds(self, row: EpisodeRow) -> bool:
@@ -325,22 +323,30 @@ class Adaptations:
             for view in (flow.view for flow in list(self._flows.values()))
         )
 
-    def get(self, adaptation_id: str) -> SceneAdaptation:
+    def get(self, tenant: str, adaptation_id: str) -> SceneAdaptation:
         """Return one.
 
         Raises:
-            FlowError: there is none of this id.
+            FlowError: the tenant has none of this id.
         """
         flow = self._flows.get(adaptation_id)
-        if flow is None:
+        if flow is None or flow.view.tenant != tenant:
             raise FlowError(f"there is no adaptation {adaptation_id!r}; choose one from the list")
         return flow
 
-    def all(self) -> list[SceneAdaptation]:
-        """Return all, newest first."""
-        return sorted(self._flows.values(), key=lambda flow: -int(flow.view.history[0]["at_ns"]))
+    def of(self, tenant: str) -> list[SceneAdaptation]:
+        """Return a tenant's, newest first."""
+        mine = [flow for flow in list(self._flows.values()) if flow.view.tenant == tenant]
+        return sorted(mine, key=lambda flow: -int(flow.view.history[0]["at_ns"]))
 
     def close(self) -> None:
         """Stop all between two steps."""
         for flow in self._flows.values():
             flow.close()
+
+
+def _tenant_of(journal: Path) -> str:
+    """Whose an adaptation is, by the first line of its journal; one that says nothing is the default tenant's."""
+    with journal.open("rb") as lines:
+        first = json.loads(next(iter(lines), b"{}"))
+    return str(first.get("data", {}).get("tenant", DEFAULT_TENANT))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from cloud_trainer.store.tenants import CHECKPOINTS, DEFAULT_TENANT, PerTenant, tenant_folder
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.manifest import Manifest, read_checkpoint
 
@@ -70,3 +72,25 @@ class Shelf:
             return self.path(policy).is_dir() and all(self.newest(kind) for kind in ("world_model", "judge"))
         except (ConfigError, CheckpointError):
             return False
+
+
+class Shelves(PerTenant[Shelf]):
+    """The shelf of every tenant; what the trainer was started with is on each. Threads may share it.
+
+    Args:
+        folder: of the trainer.
+        imports: checkpoint folders that every tenant starts from.
+
+    Raises:
+        CheckpointError: one of these is incomplete or altered.
+    """
+
+    def __init__(self, folder: Path, imports: Sequence[Path] = ()) -> None:
+        def filled(tenant: str) -> Shelf:
+            shelf = Shelf(tenant_folder(folder, tenant) / CHECKPOINTS)
+            for checkpoint in imports:
+                shelf.add(checkpoint)
+            return shelf
+
+        super().__init__(filled)
+        self.of(DEFAULT_TENANT)

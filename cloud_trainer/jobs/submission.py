@@ -8,6 +8,7 @@ from typing import Any
 from cloud_trainer.jobs.runner import KINDS
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.errors import ConfigError
 from gymnast_core.wire.errors import NotFoundError
 
@@ -15,12 +16,16 @@ CHECKPOINTS = ("policy", "world_model", "judge")
 
 
 def check_submission(
-    shelf: Shelf, episodes_of: Callable[[str | None], EpisodeCatalogue], tenant: str, kind: str, spec: Mapping[str, Any]
+    shelves: PerTenant[Shelf],
+    episodes_of: Callable[[str | None], EpisodeCatalogue],
+    tenant: str,
+    kind: str,
+    spec: Mapping[str, Any],
 ) -> None:
     """Return if everything that a job names by id is here.
 
     Args:
-        shelf: of the trainer's checkpoints.
+        shelves: of every tenant's checkpoints.
         episodes_of: catalogue of a tenant.
         tenant: whose job it is.
         kind: of the job.
@@ -34,6 +39,7 @@ def check_submission(
         raise ConfigError(f"job kind {kind[:40]!r} is not one of {', '.join(KINDS)}")
     if not spec.get("policy"):
         raise ConfigError(f"job {kind} needs a checkpoint id for policy; add it to its spec (`gymnast weights list`)")
+    shelf = shelves.of(tenant)
     for role in CHECKPOINTS:
         if (name := spec.get(role)) and not shelf.holds(str(name), role):
             raise NotFoundError(

@@ -82,11 +82,11 @@ class Trials:
 
     Args:
         root: their folder.
-        engine: None where this trainer moves no arm; old cards can be looked at.
+        engine_of: tenant -> what moves its arms; None where this trainer moves none; old cards can be looked at.
     """
 
-    def __init__(self, root: Path, engine: TrialEngine | None) -> None:
-        self._root, self._engine = root, engine
+    def __init__(self, root: Path, engine_of: Callable[[str], TrialEngine] | None) -> None:
+        self._root, self._engine_of = root, engine_of
         self._lock = threading.Lock()
         self._closing = False
         self._asked: dict[str, Asked] = {}
@@ -99,7 +99,7 @@ class Trials:
             self._recall(Asked(**{**asked, "tasks": tuple(asked.get("tasks", ()))}))
 
     def start(
-        self, *, robot: str, candidate: str, incumbent: str, tasks: Sequence[str], by: str, tenant: str,
+        self, tenant: str, *, robot: str, candidate: str, incumbent: str, tasks: Sequence[str], by: str,
         scene: str = "", rule: SequentialRule | None = None, trial_id: str = "", key: str = "",
     ) -> str:  # fmt: skip
         """Declare a trial and begin; returns its id at once. Several tasks take turns, pair by pair.
@@ -111,11 +111,11 @@ class Trials:
         tasks = tuple(task.strip() for task in tasks)
         if not robot.strip() or not tasks or not all(tasks) or not incumbent.strip():
             raise ConfigError("name a robot, what it should do, and the checkpoint to compare with")
-        if self._engine is None:
+        if self._engine_of is None:
             raise FlowError("this page moves no arm; use the one of `gymnast serve`")
         rule = rule or SequentialRule()
         with self._lock:
-            if other := self.on(robot):
+            if other := self.on(tenant, robot):
                 raise FlowError(f"{robot} is in trial {other.trial_id} of {other.by}; wait for it or stop it first")
             trial_id = trial_id or new_trial_id()
             asked = Asked(
@@ -137,14 +137,15 @@ class Trials:
             self._go_on(asked, trial)
         return trial_id
 
-    def known(self, key: str, tenant: str) -> Asked | None:
+    def known(self, tenant: str, key: str) -> Asked | None:
         """Return the trial that was begun with this key; None without a key, or when there is none."""
         mine = (asked for asked in list(self._asked.values()) if asked.tenant == tenant)
         return next((asked for asked in mine if key and asked.key == key), None)
 
-    def on(self, robot: str) -> Asked | None:
-        """Return the trial that this robot is in."""
-        return next((self._asked[name] for name in list(self._running) if self._asked[name].robot == robot), None)
+    def on(self, tenant: str, robot: str) -> Asked | None:
+        """Return the trial that a tenant's robot is in."""
+        running = (self._asked[name] for name in list(self._running))
+        return next((asked for asked in running if (asked.tenant, asked.robot) == (tenant, robot)), None)
 
     def blinds(self, row: EpisodeRow) -> bool:
         """Whether an episode may be a run of a trial that is not over: who acted in it must not be seen."""
@@ -154,7 +155,7 @@ class Trials:
             if name not in self._ends
         )
 
-    def stop(self, trial_id: str, *, by: str, tenant: str) -> None:
+    def stop(self, tenant: str, trial_id: str, *, by: str) -> None:
         """End a trial after the run at hand; what was recorded stays, but nothing is concluded from it.
 
         Raises:
@@ -164,13 +165,13 @@ class Trials:
             raise FlowError(f"trial {trial_id!r} is not under way; there is nothing to stop")
         self._end(trial_id, {"reason": f"stopped by {by}"})
 
-    def views(self, tenant: str | None = None) -> list[dict[str, Any]]:
+    def views(self, tenant: str) -> list[dict[str, Any]]:
         """Return what may be seen of a tenant's trials, newest first: the card once decided, never the score before.
 
         Values: those of Asked, state (running, decided, stopped), reason, pairs_done, max_pairs, card.
         """
         known = sorted(self._asked.values(), key=lambda asked: -asked.at_ns)
-        return [self._view(asked) for asked in known if tenant in (None, asked.tenant)]
+        return [self._view(asked) for asked in known if asked.tenant == tenant]
 
     def close(self) -> None:
         """Rest after the runs at hand; another process may go on."""
@@ -178,10 +179,11 @@ class Trials:
         for thread in list(self._threads.values()):
             thread.join(CLOSE_S)
 
-    @property
-    def version(self) -> int:
-        """Changes whenever something that is seen does."""
-        return len(self._asked) + len(self._ends) + sum(trial.counts.n for trial in list(self._running.values()))
+    def version(self, tenant: str) -> int:
+        """Changes whenever something that a tenant sees does."""
+        mine = {name for name, asked in list(self._asked.items()) if asked.tenant == tenant}
+        done = sum(trial.counts.n for name, trial in list(self._running.items()) if name in mine)
+        return len(mine) + sum(name in mine for name in list(self._ends)) + done
 
     def _view(self, asked: Asked) -> dict[str, Any]:
         trial, end = self._running.get(asked.trial_id), self._ends.get(asked.trial_id, {})
@@ -199,14 +201,14 @@ class Trials:
         end = self._path(asked.trial_id, "end.json")
         if end.exists():
             self._ends[asked.trial_id] = json.loads(end.read_text())
-        elif self._engine is not None:
+        elif self._engine_of is not None:
             try:
                 self._go_on(asked, Trial.load(self._path(asked.trial_id, "jsonl")))
             except GymnastError as error:
                 self._end(asked.trial_id, {"reason": f"{error}"})
 
     def _plan(self, asked: Asked, rule: SequentialRule) -> TrialPlan:
-        names = ("candidate", "incumbent", "robot", "instruction")
+        names = ("tenant", "candidate", "incumbent", "robot", "instruction")
         earlier = sum(all(getattr(one, name) == getattr(asked, name) for name in names) for one in self._asked.values())
         turn, before = divmod(earlier, max(1, len(block("trial")) // rule.max_pairs))  # the same two again: new starts
         starts = take("trial", turn, rule.max_pairs, after=before * rule.max_pairs)
@@ -223,11 +225,13 @@ class Trials:
         thread.start()
 
     def _work(self, asked: Asked, trial: Trial) -> None:
-        assert self._engine is not None
+        assert self._engine_of is not None
         trial_id = asked.trial_id
         try:
             if not trial.decision.final:
-                self._engine.run_trial(trial, asked.robot, asked.scene, lambda: self._closing or trial_id in self._ends)
+                self._engine_of(asked.tenant).run_trial(
+                    trial, asked.robot, asked.scene, lambda: self._closing or trial_id in self._ends
+                )
             if trial.decision.final:
                 self._end(trial_id, {"card": trial.card()})
         except GymnastError as error:

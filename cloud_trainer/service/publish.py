@@ -64,11 +64,12 @@ class Publisher:
         staging.mkdir(parents=True, exist_ok=True)
 
     def publish(
-        self, folder: Path, *, robots: Sequence[str] = (EVERY_ROBOT,), valid_s: int | None = None
+        self, tenant: str, folder: Path, *, robots: Sequence[str] = (EVERY_ROBOT,), valid_s: int | None = None
     ) -> tuple[Release, SignedDocument]:
         """Publish a checkpoint folder (gymnast_core.manifest); it is copied, the folder stays as it is.
 
         Args:
+            tenant: whose it is.
             folder: with weights.safetensors and manifest.json.
             robots: which robots get it; "*" is every one.
             valid_s: how long it may be installed.
@@ -86,25 +87,27 @@ class Publisher:
         copy = self._staging / f"publish-{manifest.id}-{threading.get_ident()}"
         copy.write_bytes(weights)
         sync_file(copy)
-        return self.publish_file(manifest, copy, robots=robots, valid_s=valid_s)
+        return self.publish_file(tenant, manifest, copy, robots=robots, valid_s=valid_s)
 
     def publish_file(
-        self, manifest: Manifest, weights: Path, *, robots: Sequence[str], valid_s: int | None = None
+        self, tenant: str, manifest: Manifest, weights: Path, *, robots: Sequence[str], valid_s: int | None = None
     ) -> tuple[Release, SignedDocument]:
         """Publish a durable, checked weights file, which is consumed; see publish()."""
         digest, size = file_digest(weights), weights.stat().st_size
         self._blobs.put_file(weights, digest)
-        row = CheckpointRow(manifest.id, manifest.kind, manifest.to_bytes(), digest, size, time.time_ns())
+        row = CheckpointRow(tenant, manifest.id, manifest.kind, manifest.to_bytes(), digest, size, time.time_ns())
         self._meta.add_checkpoint(row, lineage_of(manifest))
         return self._release("release", row, robots, valid_s, "")
 
-    def rollback(self, checkpoint_id: str, *, robots: Sequence[str], reason: str) -> tuple[Release, SignedDocument]:
-        """Order robots back to a checkpoint that was published before.
+    def rollback(
+        self, tenant: str, checkpoint_id: str, *, robots: Sequence[str], reason: str
+    ) -> tuple[Release, SignedDocument]:
+        """Order a tenant's robots back to a checkpoint that was published to them before.
 
         Raises:
             NotFoundError: it never was.
         """
-        row = self._meta.checkpoint(checkpoint_id)
+        row = self._meta.checkpoint(tenant, checkpoint_id)
         if row is None:
             raise NotFoundError(f"checkpoint {checkpoint_id!r} was never published here")
         return self._release("rollback", row, robots or (EVERY_ROBOT,), None, reason)
@@ -112,7 +115,7 @@ class Publisher:
     def _deltas(self, row: CheckpointRow, parents: Sequence[str]) -> Iterator[Delta]:
         """Differences to those parents that robots may hold, where they are worth it."""
         for parent in parents:
-            base = self._meta.checkpoint(parent)
+            base = self._meta.checkpoint(row.tenant, parent)
             if base is None or base.weights_size != row.weights_size or row.weights_size > _DELTA_LIMIT:
                 continue
             new = self._blobs.local_path(row.weights_digest).read_bytes()
@@ -126,13 +129,13 @@ class Publisher:
             self._blobs.put_file(copy, digest)
             yield Delta(parent, digest, len(data))
 
-    def watch(self, after: int, wait_s: float) -> list[ReleaseRow]:
-        """The next releases with a higher sequence, at most 16; waits a while for one when there is none."""
-        rows = self._meta.releases(after, _WATCH_PAGE)
+    def watch(self, tenant: str, after: int, wait_s: float) -> list[ReleaseRow]:
+        """A tenant's next releases with a higher sequence, at most 16; waits a while for one when there is none."""
+        rows = self._meta.releases(tenant, after, _WATCH_PAGE)
         if not rows:
             with self._changed:
                 self._changed.wait(wait_s)
-            rows = self._meta.releases(after, _WATCH_PAGE)
+            rows = self._meta.releases(tenant, after, _WATCH_PAGE)
         return rows
 
     def wake(self) -> None:
@@ -162,7 +165,7 @@ class Publisher:
 
         def sign(sequence: int) -> ReleaseRow:
             signed = self._key.sign(replace(unnumbered, sequence=sequence).to_bytes())
-            return ReleaseRow(sequence, row.checkpoint_id, signed.payload, signed.key_id, signed.signature)
+            return ReleaseRow(row.tenant, sequence, row.checkpoint_id, signed.payload, signed.key_id, signed.signature)
 
         added = self._meta.add_release(sign)
         LOG.info(

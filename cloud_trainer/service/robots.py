@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ class RobotBoard:
         self._lock = threading.Lock()
         self._reports: dict[tuple[str, str], RobotReport] = {}
         self._due_s: dict[tuple[str, str], float] = {}
-        self.count = 0
+        self._counts: Counter[str] = Counter()
 
     def post(self, who: Who, status: Mapping[str, Any], frame: bytes) -> None:
         """Note what a robot says; one without a frame keeps showing its last one.
@@ -72,7 +73,7 @@ class RobotBoard:
             self._due_s[key] = max(now_s, due_s) + self._least_s
             shown, framed_s = (frame, now_s) if frame or last is None else (last.frame, last.framed_s)
             self._reports[key] = RobotReport(who.name, who.tenant, dict(status), shown, now_s, framed_s)
-            self.count += 1
+            self._counts[who.tenant] += 1
 
     def of_tenant(self, tenant: str) -> list[RobotReport]:
         """Return the newest report of each robot, by name."""
@@ -84,18 +85,18 @@ class RobotBoard:
         with self._lock:
             return self._reports.get((tenant, robot))
 
-    def version(self, *, every: bool) -> str:
-        """Return something that changes with every report, or only when a robot comes, swaps or stops."""
+    def version(self, tenant: str, *, every: bool) -> str:
+        """Return what changes with every report of a tenant's, or only when a robot comes, swaps or stops."""
         with self._lock:
             if every:
-                return str(self.count)
+                return str(self._counts[tenant])
             rows = sorted(
-                (*key, str(row.status.get("policy_version")), bool(row.status.get("estop")))
-                for key, row in self._reports.items()
+                (row.robot, str(row.status.get("policy_version")), bool(row.status.get("estop")))
+                for row in self._reports.values()
+                if row.tenant == tenant
             )
             return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
 
-    def silent(self, after_s: float) -> int:
-        """Return how many robots have said nothing for so long."""
-        with self._lock:
-            return sum(row.age_s() > after_s for row in self._reports.values())
+    def silent(self, tenant: str, after_s: float) -> int:
+        """Return how many robots of a tenant have said nothing for so long."""
+        return sum(row.age_s() > after_s for row in self.of_tenant(tenant))

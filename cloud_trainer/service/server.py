@@ -35,7 +35,7 @@ from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.revocation import Revocations
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import JobCheck, JobServicer, Stopping, TrajectoryServicer, WeightsServicer
-from cloud_trainer.service.trail import Trail
+from cloud_trainer.service.trail import Trails
 from cloud_trainer.service.validation import Validator
 from cloud_trainer.service.worker import JobContext, Runner, Workers
 from cloud_trainer.store import open_blobs
@@ -143,7 +143,7 @@ class Service:
         self._database = Database(config.database_url or f"sqlite:///{folder / 'store.db'}")
         self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
-        self.trail, self.robots, self.orders = Trail(folder, self.meta), RobotBoard(), RobotOrders()
+        self.trails, self.robots, self.orders = Trails(folder, self.meta), RobotBoard(), RobotOrders()
         self.console = ConsoleServicer()
         self.check_job: JobCheck | None = None
         self.blinded: Callable[[EpisodeRow], bool] = lambda row: False
@@ -179,7 +179,7 @@ class Service:
         self._server.start()
         self.revocations.start()
         self.validator.start()
-        self.trail.start()
+        self.trails.start()
         if self._workers:
             self._workers.start()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -202,7 +202,7 @@ class Service:
         self.certificate.stop()
         self.ingest.close()
         self.validator.stop()
-        self.trail.close()
+        self.trails.close()
         self.meta.close()
         self._lock.release()
         LOG.info("stopped address=%s", self.address)
@@ -253,12 +253,12 @@ class Service:
         wake = self._workers._wake if self._workers else self._wake
         servicers = {
             "TrajectoryService": TrajectoryServicer(
-                self.ingest, self.meta, self.trail, slots, limits, self._stopping, lambda row: self.blinded(row)
+                self.ingest, self.meta, self.trails, slots, limits, self._stopping, lambda row: self.blinded(row)
             ),
             "WeightsService": WeightsServicer(
-                self.publisher, self.meta, self.blobs, self.trail, slots, limits, self._stopping, staging
+                self.publisher, self.meta, self.blobs, self.trails, slots, limits, self._stopping, staging
             ),
-            "JobService": JobServicer(self.jobs, self.trail, slots, limits, self._stopping, wake, self._check_job),
+            "JobService": JobServicer(self.jobs, self.trails, slots, limits, self._stopping, wake, self._check_job),
             "RobotService": RobotServicer(self.robots, self.orders, limits),
             "ConsoleService": self.console,
             "EnrollService": EnrollServicer(None if self.config.insecure else self._codes),

@@ -18,8 +18,9 @@ from cloud_trainer.service.auth import StreamSlots
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.publish import Publisher
+from cloud_trainer.service.reach import BlobReach
 from cloud_trainer.service.session import UploadSession
-from cloud_trainer.service.trail import Trail
+from cloud_trainer.service.trail import Trails
 from cloud_trainer.service.upload_weights import receive_checkpoint
 from cloud_trainer.store.protocols import (
     BlobStore,
@@ -40,6 +41,7 @@ from gymnast_core.wire.errors import (
     BusyError,
     IdleStreamError,
     InvalidMessageError,
+    NotFoundError,
     NotPermittedError,
     QuotaError,
     TooLargeError,
@@ -94,12 +96,12 @@ class TrajectoryServicer:
     """Episodes."""
 
     def __init__(
-        self, ingest: Ingest, meta: MetaStore, trail: Trail, slots: StreamSlots, limits: Limits, stopping: Stopping,
+        self, ingest: Ingest, meta: MetaStore, trails: Trails, slots: StreamSlots, limits: Limits, stopping: Stopping,
         blinded: Callable[[EpisodeRow], bool],
     ) -> None:  # fmt: skip
         self._blinded = blinded
         self._ingest, self._meta, self._slots, self._limits, self._stopping = ingest, meta, slots, limits, stopping
-        self._trail = trail
+        self._trails = trails
 
     def Upload(self, requests: Iterator[Any], peer: Peer, context: Any) -> Iterator[trajectories_pb2.UploadReply]:
         """A reader thread feeds the session; this generator sends what it answers."""
@@ -161,7 +163,7 @@ class TrajectoryServicer:
             found = self._meta.episode(peer.tenant, request.episode_id)
             return trajectories_pb2.ListEpisodesReply(episodes=[self._shown(found)] if found else [])
         rows = self._meta.episodes(
-            tenant=peer.tenant,
+            peer.tenant,
             after=request.after_sequence,
             limit=min(request.limit or _PAGE, _PAGE),
             states=[request.state] if request.state else None,
@@ -177,11 +179,11 @@ class TrajectoryServicer:
             raise InvalidMessageError(
                 f"outcome {request.outcome[:40]!r} is none of {[o.value for o in Outcome]}"
             ) from error
-        return self._shown(self._trail.label(peer, request.episode_id, outcome))
+        return self._shown(self._trails.of(peer.tenant).label(peer, request.episode_id, outcome))
 
     def RetractEpisode(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.RetractEpisodeReply:
         """Withdraw one; who did comes from the certificate."""
-        touched = self._trail.retract(peer, request.episode_id, request.reason)
+        touched = self._trails.of(peer.tenant).retract(peer, request.episode_id, request.reason)
         made = [trajectories_pb2.MadeFrom(id=node.id, kind=node.kind) for node in touched]
         return trajectories_pb2.RetractEpisodeReply(touched=made)
 
@@ -194,13 +196,14 @@ class WeightsServicer:
         publisher: Publisher,
         meta: MetaStore,
         blobs: BlobStore,
-        trail: Trail,
+        trails: Trails,
         slots: StreamSlots,
         limits: Limits,
         stopping: Stopping,
         staging: Path,
     ) -> None:
-        self._publisher, self._meta, self._blobs, self._trail = publisher, meta, blobs, trail
+        self._publisher, self._meta, self._blobs, self._trails = publisher, meta, blobs, trails
+        self._reach = BlobReach(meta)
         self._slots, self._limits, self._stopping, self._staging = slots, limits, stopping, staging
 
     def Publish(self, requests: Iterator[Any], peer: Peer, context: Any) -> weights_pb2.SignedRelease:
@@ -209,8 +212,8 @@ class WeightsServicer:
             manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
         robots = tuple(opening.robots) or (EVERY_ROBOT,)
         valid_s = opening.valid_for_s or None
-        with self._trail.acting(peer, "publish", {"checkpoint": manifest.id, "robots": list(robots)}):
-            _, signed = self._publisher.publish_file(manifest, weights, robots=robots, valid_s=valid_s)
+        with self._trails.of(peer.tenant).acting(peer, "publish", {"checkpoint": manifest.id, "robots": list(robots)}):
+            _, signed = self._publisher.publish_file(peer.tenant, manifest, weights, robots=robots, valid_s=valid_s)
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
 
     def Watch(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.SignedRelease]:
@@ -219,18 +222,19 @@ class WeightsServicer:
         with self._slots.slot(peer, "watch"):
             while context.is_active():
                 self._stopping.check()
-                for row in self._publisher.watch(after, 1.0):
+                for row in self._publisher.watch(peer.tenant, after, 1.0):
                     after = row.sequence
                     if _for_peer(row, peer):
                         yield _release(row)
 
     def ListReleases(self, request: Any, peer: Peer, context: Any) -> weights_pb2.ListReleasesReply:
         """A page."""
-        rows = self._meta.releases(request.after_sequence, min(request.limit or _PAGE, _PAGE))
+        rows = self._meta.releases(peer.tenant, request.after_sequence, min(request.limit or _PAGE, _PAGE))
         return weights_pb2.ListReleasesReply(releases=_fitting(_release(row) for row in rows if _for_peer(row, peer)))
 
     def Fetch(self, request: Any, peer: Peer, context: Any) -> Iterator[Chunk]:
-        """A range of a blob that some checkpoint or delta consists of."""
+        """A range of a blob that an episode, checkpoint or delta of the caller's own consists of."""
+        self._reach.check(peer, request.digest)
         size = self._blobs.size(request.digest)
         end = min(size, request.offset + request.length) if request.length else size
         if request.offset > size:
@@ -247,16 +251,20 @@ class WeightsServicer:
         """Order robots back."""
         reason = f"{request.reason} (by {peer.name})"
         asked = {"checkpoint": request.checkpoint_id, "robots": list(request.robots), "reason": request.reason}
-        with self._trail.acting(peer, "roll back", asked):
-            _, signed = self._publisher.rollback(request.checkpoint_id, robots=tuple(request.robots), reason=reason)
+        with self._trails.of(peer.tenant).acting(peer, "roll back", asked):
+            _, signed = self._publisher.rollback(
+                peer.tenant, request.checkpoint_id, robots=tuple(request.robots), reason=reason
+            )
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
 
     def Why(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.BlobChunk]:
         """Where a record comes from, as JSON in pieces: an answer about 100,000 episodes is larger than a message."""
         if request.graph:
-            text = self._trail.lineage_json(request.record_id).encode()
+            text = self._trails.of(peer.tenant).lineage_json(request.record_id).encode()
         else:
-            text = json.dumps(self._trail.explain(request.record_id, verify=request.verify), default=str).encode()
+            text = json.dumps(
+                self._trails.of(peer.tenant).explain(request.record_id, verify=request.verify), default=str
+            ).encode()
         for at in range(0, len(text), CHUNK_BYTES):
             data = text[at : at + CHUNK_BYTES]
             yield weights_pb2.BlobChunk(offset=at, crc32c=crc32c(data), data=data)
@@ -270,11 +278,11 @@ class JobServicer:
     """Jobs."""
 
     def __init__(
-        self, jobs: JobStore, trail: Trail, slots: StreamSlots, limits: Limits, stopping: Stopping,
+        self, jobs: JobStore, trails: Trails, slots: StreamSlots, limits: Limits, stopping: Stopping,
         wake: threading.Event, check: JobCheck,
     ) -> None:  # fmt: skip
         self._check = check
-        self._jobs, self._trail, self._slots, self._limits = jobs, trail, slots, limits
+        self._jobs, self._trails, self._slots, self._limits = jobs, trails, slots, limits
         self._stopping, self._wake = stopping, wake
 
     def Submit(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
@@ -293,41 +301,52 @@ class JobServicer:
         if (known := self._jobs.find(peer.tenant, key)) is None:
             self._check(peer.tenant, request.kind, spec)
             job_id = new_job_id()
-            with self._trail.acting(peer, "submit", {"job": job_id, "kind": request.kind, "key": key}):
+            with self._trails.of(peer.tenant).acting(peer, "submit", {"job": job_id, "kind": request.kind, "key": key}):
                 row = self._jobs.submit(peer.tenant, request.kind, spec, key, peer.name, job_id=job_id)
         else:
             row = self._jobs.submit(peer.tenant, request.kind, spec, key, known.submitted_by)
         self._wake.set()
         return _job(row)
 
+    def _seen(self, peer: Peer, job_id: str) -> JobRow:
+        """One job, if the caller may know of it.
+
+        Raises:
+            NotFoundError: no such job, another tenant's, or another robot's.
+        """
+        row = self._jobs.get(peer.tenant, job_id)
+        if not _concerns(row, peer):
+            raise NotFoundError(f"there is no job {job_id[:80]!r}")
+        return row
+
     def Get(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
         """One job."""
-        return _job(self._jobs.get(request.job_id, peer.tenant))
+        return _job(self._seen(peer, request.job_id))
 
     def List(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.ListJobsReply:
         """Newest first."""
         rows = self._jobs.list(peer.tenant, min(request.limit or _PAGE, _PAGE), request.state or None)
-        return jobs_pb2.ListJobsReply(jobs=_fitting(_job(row) for row in rows))
+        return jobs_pb2.ListJobsReply(jobs=_fitting(_job(row) for row in rows if _concerns(row, peer)))
 
     def Cancel(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
         """Stop it; robots may cancel what they submitted."""
-        row = self._jobs.get(request.job_id, peer.tenant)
+        row = self._seen(peer, request.job_id)
         if peer.role == "robot" and row.submitted_by != peer.name:
             raise NotPermittedError(f"job {row.job_id} was submitted by {row.submitted_by!r}")
         if row.cancel_requested or row.ended:
             return _job(row)
-        with self._trail.acting(peer, "cancel", {"job": row.job_id}):
-            return _job(self._jobs.request_cancel(request.job_id, peer.tenant))
+        with self._trails.of(peer.tenant).acting(peer, "cancel", {"job": row.job_id}):
+            return _job(self._jobs.request_cancel(peer.tenant, row.job_id))
 
     def Events(self, request: Any, peer: Peer, context: Any) -> Iterator[jobs_pb2.JobEvent]:
         """Replay from a sequence number, then follow until the job has ended."""
         after = request.after_sequence
-        self._jobs.get(request.job_id, peer.tenant)
+        self._seen(peer, request.job_id)
         with self._slots.slot(peer, "events"):
             while context.is_active():
                 self._stopping.check()
-                ended = self._jobs.get(request.job_id, peer.tenant).state in FINAL_STATES
-                events = self._jobs.events(request.job_id, after)
+                ended = self._jobs.get(peer.tenant, request.job_id).state in FINAL_STATES
+                events = self._jobs.events(peer.tenant, request.job_id, after)
                 for event in events:
                     after = event.sequence
                     yield _event(event)
@@ -339,7 +358,8 @@ class JobServicer:
     def Claim(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
         """For trainers in other processes: take a job, or an empty one."""
         self._jobs.requeue_lost()
-        row = self._jobs.claim(f"remote-{peer.name}", list(request.kinds), float(request.lease_s or 60))
+        lease_s = float(request.lease_s or 60)
+        row = self._jobs.claim(peer.tenant, f"remote-{peer.name}", list(request.kinds), lease_s)
         return _job(row) if row else jobs_pb2.Job()
 
     def Report(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
@@ -349,7 +369,12 @@ class JobServicer:
         events = [(event.kind, json_field(event.data_json, self._limits)) for event in request.events]
         result = json_field(request.result_json, self._limits)
         end = JobEnd(request.state, result, request.error) if request.state else None
-        return _job(self._jobs.report(request.job_id, f"remote-{peer.name}", events, end))
+        return _job(self._jobs.report(peer.tenant, request.job_id, f"remote-{peer.name}", events, end))
+
+
+def _concerns(row: JobRow, peer: Peer) -> bool:
+    """Whether somebody may know of a job: a robot of those it submitted, and of those that are for it."""
+    return peer.role != "robot" or peer.name in (row.submitted_by, row.spec.get("robot"))
 
 
 def _fitting(messages: Iterable[_Message]) -> list[_Message]:

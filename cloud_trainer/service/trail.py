@@ -1,4 +1,4 @@
-"""What was made from what, and who changed it: the provenance graph and the log of actions, kept by the service.
+"""What was made from what, and who changed it: a tenant's provenance graph and log of actions, kept by the service.
 
 Whoever corrects a label or withdraws an episode (over the wire or on the page) does it here, so both end in the graph
 and in the log.
@@ -19,6 +19,7 @@ from typing import Any
 
 from cloud_trainer.jobs.provenance import LINKED_CHECKPOINTS, episode_record, explain, label_record, record_checkpoint
 from cloud_trainer.store.protocols import EpisodeRow, MetaStore
+from cloud_trainer.store.tenants import CHECKPOINTS, DEFAULT_TENANT, PerTenant, tenant_folder
 from gymnast_core.authority import Who
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.journal import Journal
@@ -45,16 +46,17 @@ class Trail:
     """See the module. Threads may share it.
 
     Args:
-        folder: of the trainer; provenance.db, actions.jsonl and checkpoints/ are there.
+        folder: of the tenant (cloud_trainer.store.tenants); provenance.db, actions.jsonl and checkpoints/ are there.
         meta: the catalogue.
+        tenant: whose.
 
     Raises:
         StorageError: another process has the log open.
         CorruptError: the log was changed.
     """
 
-    def __init__(self, folder: Path, meta: MetaStore) -> None:
-        self._shelf, self._meta = folder / "checkpoints", meta
+    def __init__(self, folder: Path, meta: MetaStore, tenant: str = DEFAULT_TENANT) -> None:
+        self._shelf, self._meta, self._tenant = folder / CHECKPOINTS, meta, tenant
         self.log = Journal(folder / "actions.jsonl")
         self.graph = ProvenanceGraph(folder / "provenance.db")
         self._catching_up = threading.Lock()
@@ -67,7 +69,7 @@ class Trail:
     def _marked(self) -> int:
         """How far an earlier process came; 0 where the catalogue is another one than it read, e.g. an older backup."""
         mark = self.graph.mark(_SEEN)
-        page = self._meta.episodes(after=mark - 1, limit=1) if mark else []
+        page = self._meta.episodes(self._tenant, after=mark - 1, limit=1) if mark else []
         return mark if page and page[0].sequence == mark else 0
 
     def start(self) -> None:
@@ -126,7 +128,7 @@ class Trail:
             with self.acting(who, "label", {"episode": episode_id, "outcome": outcome.value, "was": row.outcome}):
                 self._remember([row])
                 _, labelled = self._meta.change_episode(
-                    who.tenant, episode_id, lambda row: replace(row, outcome=outcome.value, labelled_by=by)
+                    self._tenant, episode_id, lambda row: replace(row, outcome=outcome.value, labelled_by=by)
                 )
                 if outcome.value in _LABELS:
                     self.graph.add(label_record(self.graph, episode_id, outcome=outcome.value, by=by))
@@ -151,7 +153,9 @@ class Trail:
         touched, why = self.graph.affected(episode_id), f"retracted by {who.name}: {reason}"
         with self.acting(who, "retract", {"episode": episode_id, "reason": reason, "touched": len(touched)}):
             touched = self.graph.retract(episode_id, reason=reason, by=f"operator:{who.name}", at_ns=time.time_ns())
-            self._meta.change_episode(who.tenant, episode_id, lambda row: replace(row, state="quarantined", reason=why))
+            self._meta.change_episode(
+                self._tenant, episode_id, lambda row: replace(row, state="quarantined", reason=why)
+            )
         return touched
 
     def explain(self, record_id: str, *, verify: bool = False) -> dict[str, Any]:
@@ -184,9 +188,9 @@ class Trail:
             fresh = [path.parent for path in paths if path.parent.name not in self.graph]
             self._add_checkpoints([read_manifest(folder) for folder in fresh])
             self._seen_manifests.update(paths)
-            while page := self._meta.releases(self._seen_release, _PAGE):
+            while page := self._meta.releases(self._tenant, self._seen_release, _PAGE):
                 names = dict.fromkeys(row.checkpoint_id for row in page if row.checkpoint_id not in self.graph)
-                rows = [self._meta.checkpoint(name) for name in names]
+                rows = [self._meta.checkpoint(self._tenant, name) for name in names]
                 self._add_checkpoints([Manifest.from_bytes(row.manifest) for row in rows if row])
                 self._seen_release = page[-1].sequence
 
@@ -227,7 +231,7 @@ class Trail:
         """Pages of the catalogue, once they are in the graph."""
         while not self._stop.is_set():
             with self._labelling:
-                page = self._meta.episodes(after=after, limit=_PAGE)
+                page = self._meta.episodes(self._tenant, after=after, limit=_PAGE)
                 self._remember([row for row in page if row.state != "committed"])
             if not page:
                 return
@@ -253,10 +257,42 @@ class Trail:
             yield label_record(self.graph, row.episode_id, outcome=row.outcome, by=row.labelled_by)
 
     def _episode(self, who: Who, episode_id: str) -> EpisodeRow:
-        row = self._meta.episode(who.tenant, episode_id)
+        row = self._meta.episode(self._tenant, episode_id)
         if row is None:
             raise NotFoundError(f"there is no episode {episode_id[:80]!r} here; look for it in the list")
         return row
+
+
+class Trails(PerTenant[Trail]):
+    """The trail of every tenant, opened when it is first asked for. Threads may share it.
+
+    Args:
+        folder: of the trainer.
+        meta: the catalogue.
+    """
+
+    def __init__(self, folder: Path, meta: MetaStore) -> None:
+        self._running = False
+
+        def opened(tenant: str) -> Trail:
+            trail = Trail(tenant_folder(folder, tenant), meta, tenant)
+            if self._running:
+                trail.start()
+            return trail
+
+        super().__init__(opened)
+        self.of(DEFAULT_TENANT)
+
+    def start(self) -> None:
+        """Keep the graphs up to date from now on."""
+        for trail in self.made():
+            trail.start()
+        self._running = True
+
+    def close(self) -> None:
+        """Stop and close all; safe to call twice."""
+        for trail in self.made():
+            trail.close()
 
 
 def _author(who: Who) -> dict[str, Any]:

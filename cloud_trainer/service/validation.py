@@ -154,7 +154,7 @@ class Validator:
     def _validate_all(self) -> bool:
         """Go once through what is committed; returns whether some had to be left for another time."""
         after, left = 0, False
-        while rows := self._meta.episodes(states=["committed"], after=after, limit=_BATCH):
+        while rows := self._meta.episodes(None, states=["committed"], after=after, limit=_BATCH):
             for row in rows:
                 if self._stopped:
                     return False

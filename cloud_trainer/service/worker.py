@@ -44,18 +44,18 @@ class JobContext:
     _jobs: JobStore
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    def emit(self, kind: str, **data: Any) -> int:
-        """Tell watchers something; JSON values; returns the event's sequence. Thread safe."""
-        return self._jobs.append(self.job.job_id, kind, data)
+    def emit(self, kind: str, data: Mapping[str, Any]) -> int:
+        """Report something to watchers; JSON values; returns the event's sequence. Thread safe."""
+        return self._jobs.append(self.job.tenant, self.job.job_id, kind, data)
 
     def cancelled(self) -> bool:
         """Whether the runner should stop soon: somebody cancelled the job, or the service is stopping."""
-        return self._stop.is_set() or self._jobs.get(self.job.job_id).cancel_requested
+        return self._stop.is_set() or self._jobs.get(self.job.tenant, self.job.job_id).cancel_requested
 
     def publish(self, checkpoint: Path, **options: Any) -> Release:
-        """Offer a checkpoint folder to robots; see Publisher.publish."""
-        release, _ = self.publisher.publish(checkpoint, **options)
-        self.emit("published", checkpoint_id=release.checkpoint_id, sequence=release.sequence)
+        """Offer a checkpoint folder to the tenant's robots; see Publisher.publish."""
+        release, _ = self.publisher.publish(self.job.tenant, checkpoint, **options)
+        self.emit("published", {"checkpoint_id": release.checkpoint_id, "sequence": release.sequence})
         return release
 
 
@@ -115,7 +115,7 @@ class Workers:
     def _run(self, worker: str, kinds: Sequence[str]) -> None:
         while not self._stop.is_set():
             try:
-                job = self._jobs.claim(worker, kinds, lease_s=_LEASE_S)
+                job = self._jobs.claim(None, worker, kinds, lease_s=_LEASE_S)
             except GymnastError as error:
                 LOG.error("claim_failed worker=%s error=%s", worker, error)
                 job = None
@@ -132,28 +132,30 @@ class Workers:
         LOG.info("job_started job=%s kind=%s attempt=%d", job.job_id, job.kind, job.attempts)
         context = self._context(job, self._stop)
         done = threading.Event()
-        renewer = threading.Thread(target=self._renew, args=(job.job_id, worker, done), daemon=True)
+        renewer = threading.Thread(target=self._renew, args=(job, worker, done), daemon=True)
         renewer.start()
         try:
             result = dict(self._runner(context) or {})
-            asked = self._jobs.get(job.job_id).cancel_requested
+            asked = self._jobs.get(job.tenant, job.job_id).cancel_requested
             if self._stop.is_set() and not asked:
                 return  # stopped half-way by a shutdown: stays claimed, and is taken up again at the next start
-            self._jobs.finish(job.job_id, "done", result, worker=worker)
+            self._jobs.finish(job.tenant, job.job_id, "done", result, worker=worker)
         except CancelledError as error:
             LOG.info("job_cancelled job=%s kind=%s reason=%s", job.job_id, job.kind, error)
-            if self._jobs.get(job.job_id).cancel_requested or not self._stop.is_set():
-                self._jobs.finish(job.job_id, "cancelled", {}, str(error), worker=worker)
+            if self._jobs.get(job.tenant, job.job_id).cancel_requested or not self._stop.is_set():
+                self._jobs.finish(job.tenant, job.job_id, "cancelled", {}, str(error), worker=worker)
         except Exception as error:  # whatever a runner does wrong fails its job, not the service
             LOG.exception("job_failed job=%s kind=%s", job.job_id, job.kind)
             if not self._stop.is_set():
-                self._jobs.finish(job.job_id, "failed", {}, f"{type(error).__name__}: {error}", worker=worker)
+                self._jobs.finish(
+                    job.tenant, job.job_id, "failed", {}, f"{type(error).__name__}: {error}", worker=worker
+                )
         finally:
             done.set()
             renewer.join()
 
-    def _renew(self, job_id: str, worker: str, done: threading.Event) -> None:
+    def _renew(self, job: JobRow, worker: str, done: threading.Event) -> None:
         while not done.wait(_LEASE_S / 3):
-            if not self._jobs.renew(job_id, worker, _LEASE_S):
-                LOG.warning("job_claim_lost job=%s worker=%s", job_id, worker)
+            if not self._jobs.renew(job.tenant, job.job_id, worker, _LEASE_S):
+                LOG.warning("job_claim_lost job=%s worker=%s", job.job_id, worker)
                 return

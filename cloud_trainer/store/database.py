@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import StaticPool
 
+from cloud_trainer.store.migrations import bring_up_to_date
 from gymnast_core.errors import StorageError
 from gymnast_core.wire.errors import InvalidMessageError
 
@@ -40,6 +41,7 @@ EPISODES = sa.Table(
     sa.Column("metadata", _TEXT, nullable=False),
     sa.UniqueConstraint("tenant", "episode_id"),
     sa.Index("episodes_by_state", "state", "sequence"),
+    sa.Index("episodes_by_digest", "tenant", "digest"),
     sa.Index("episodes_by_robot", "tenant", "robot", "sequence"),
     sa.Index("episodes_by_instruction", "tenant", "instruction", "sequence"),
 )
@@ -53,16 +55,19 @@ USAGE = sa.Table(
 CHECKPOINTS = sa.Table(
     "checkpoints",
     _METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
     sa.Column("checkpoint_id", _TEXT, primary_key=True),
     sa.Column("kind", _TEXT, nullable=False),
     sa.Column("manifest", sa.LargeBinary, nullable=False),
     sa.Column("weights_digest", _TEXT, nullable=False),
     sa.Column("weights_size", _BIG, nullable=False),
-    sa.Column("published_ns", _BIG, nullable=False, index=True),
+    sa.Column("published_ns", _BIG, nullable=False),
+    sa.Index("checkpoints_by_time", "tenant", "published_ns"),
 )
 RELEASES = sa.Table(
     "releases",
     _METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
     sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
     sa.Column("checkpoint_id", _TEXT, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
@@ -72,10 +77,11 @@ RELEASES = sa.Table(
 LINEAGE = sa.Table(
     "lineage",
     _METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
     sa.Column("checkpoint_id", _TEXT, primary_key=True),
     sa.Column("kind", _TEXT, primary_key=True),
     sa.Column("source_id", _TEXT, primary_key=True),
-    sa.Index("lineage_by_source", "kind", "source_id"),
+    sa.Index("lineage_by_tenants_source", "tenant", "kind", "source_id"),
 )
 JOBS = sa.Table(
     "jobs",
@@ -140,7 +146,8 @@ class Database:
         else:
             self._engine = sa.create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True)
         try:
-            _METADATA.create_all(self._engine)
+            with self._engine.begin() as connection:
+                bring_up_to_date(connection, _METADATA)
         except sa.exc.SQLAlchemyError as error:
             raise StorageError(f"cannot open the database {sa.make_url(url)!r}: {error}") from error
 

@@ -49,7 +49,7 @@ class EpisodeCatalogue:
     ) -> list[EpisodeRow]:
         """A page of rows in order of arrival."""
         return self._meta.episodes(
-            tenant=self._tenant, after=after, limit=limit, states=states, robot=robot, instruction=instruction
+            self._tenant, after=after, limit=limit, states=states, robot=robot, instruction=instruction
         )
 
     def all(self, *, after: int = 0, states: Sequence[str] = ("valid",)) -> Iterator[EpisodeRow]:

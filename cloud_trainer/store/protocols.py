@@ -61,6 +61,7 @@ class ReleaseRow:
     """One signed release.
 
     Attributes:
+        tenant: whose robots it is for.
         sequence: as signed.
         checkpoint_id: what it releases.
         payload: canonical JSON.
@@ -68,6 +69,7 @@ class ReleaseRow:
         signature: Ed25519.
     """
 
+    tenant: str
     sequence: int
     checkpoint_id: str
     payload: bytes
@@ -80,7 +82,8 @@ class CheckpointRow:
     """One published checkpoint.
 
     Attributes:
-        checkpoint_id: from its content, never reused.
+        tenant: whose it is.
+        checkpoint_id: from its content, never reused; two tenants may have the same.
         kind: policy, world_model or judge.
         manifest: canonical JSON.
         weights_digest: hex BLAKE3.
@@ -88,6 +91,7 @@ class CheckpointRow:
         published_ns: wall clock.
     """
 
+    tenant: str
     checkpoint_id: str
     kind: str
     manifest: bytes
@@ -199,15 +203,15 @@ class MetaStore(Protocol):
 
     def episodes(
         self,
+        tenant: str | None,
         *,
-        tenant: str | None = None,
         after: int = 0,
         limit: int = 1000,
         states: Sequence[str] | None = None,
         robot: str | None = None,
         instruction: str | None = None,
     ) -> list[EpisodeRow]:
-        """Episodes with a higher sequence, in order."""
+        """Episodes of a tenant with a higher sequence, in order; None is for the service's own work on all of them."""
         ...
 
     def change_episode(self, tenant: str, episode_id: str, change: EpisodeChange) -> tuple[EpisodeRow, EpisodeRow]:
@@ -227,6 +231,10 @@ class MetaStore(Protocol):
         """
         ...
 
+    def names_blob(self, tenant: str, digest: str, robot: str | None = None) -> bool:
+        """Whether an episode (of this robot, if one is given) or checkpoint of a tenant consists of this blob."""
+        ...
+
     def usage(self, tenant: str) -> Usage:
         """What a tenant has stored; costs the same at any number of episodes."""
         ...
@@ -239,11 +247,11 @@ class MetaStore(Protocol):
         """
         ...
 
-    def checkpoint(self, checkpoint_id: str) -> CheckpointRow | None:
+    def checkpoint(self, tenant: str, checkpoint_id: str) -> CheckpointRow | None:
         """One checkpoint."""
         ...
 
-    def checkpoints(self, kind: str | None = None, limit: int = 1000) -> list[CheckpointRow]:
+    def checkpoints(self, tenant: str, kind: str | None = None, limit: int = 1000) -> list[CheckpointRow]:
         """Published checkpoints, newest first."""
         ...
 
@@ -255,15 +263,15 @@ class MetaStore(Protocol):
         """
         ...
 
-    def releases(self, after: int = 0, limit: int = 1000) -> list[ReleaseRow]:
+    def releases(self, tenant: str, after: int = 0, limit: int = 1000) -> list[ReleaseRow]:
         """Releases with a higher sequence, in order."""
         ...
 
-    def made_from(self, checkpoint_id: str) -> list[tuple[str, str]]:
+    def made_from(self, tenant: str, checkpoint_id: str) -> list[tuple[str, str]]:
         """(kind, id) of everything directly behind a checkpoint: episodes, parents, judge, world model."""
         ...
 
-    def made_with(self, kind: str, source_id: str) -> list[str]:
+    def made_with(self, tenant: str, kind: str, source_id: str) -> list[str]:
         """Checkpoints something went into directly."""
         ...
 
@@ -293,7 +301,7 @@ class JobStore(Protocol):
         """
         ...
 
-    def get(self, job_id: str, tenant: str | None = None) -> JobRow:
+    def get(self, tenant: str, job_id: str) -> JobRow:
         """One job.
 
         Raises:
@@ -305,11 +313,11 @@ class JobStore(Protocol):
         """The job this tenant created with a key."""
         ...
 
-    def list(self, tenant: str | None = None, limit: int = 100, state: str | None = None) -> list[JobRow]:
-        """Jobs, newest first."""
+    def list(self, tenant: str | None, limit: int = 100, state: str | None = None) -> list[JobRow]:
+        """Jobs of a tenant, newest first; None is for the service's own work on all of them."""
         ...
 
-    def request_cancel(self, job_id: str, tenant: str | None = None) -> JobRow:
+    def request_cancel(self, tenant: str, job_id: str) -> JobRow:
         """Cancel a waiting job at once, ask a running one to stop, leave an ended one alone.
 
         Raises:
@@ -317,18 +325,19 @@ class JobStore(Protocol):
         """
         ...
 
-    def claim(self, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
-        """Take a waiting job (of these kinds, if any are given), or None.
+    def claim(self, tenant: str | None, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
+        """Take a waiting job of a tenant (of these kinds, if any are given), or None.
 
-        Interactive kinds go first and background ones last (gymnast_core.job); of one class the oldest.
+        Interactive kinds go first and background ones last (gymnast_core.job); of one class the oldest. No tenant is
+        for the service's own workers, who do everybody's.
         """
         ...
 
-    def renew(self, job_id: str, worker: str, lease_s: float = 60.0) -> bool:
+    def renew(self, tenant: str, job_id: str, worker: str, lease_s: float = 60.0) -> bool:
         """Keep a claim; False when it was lost."""
         ...
 
-    def append(self, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
+    def append(self, tenant: str, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
         """Add an event and return its sequence.
 
         Raises:
@@ -336,12 +345,13 @@ class JobStore(Protocol):
         """
         ...
 
-    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
-        """Events with a higher sequence, in order."""
+    def events(self, tenant: str, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
+        """Events with a higher sequence, in order; none of another tenant's job."""
         ...
 
     def finish(
         self,
+        tenant: str,
         job_id: str,
         state: JobState,
         result: Mapping[str, Any] | None = None,
@@ -354,6 +364,7 @@ class JobStore(Protocol):
         A job whose cancellation was acknowledged ends as cancelled, with the result, even when its work was done.
 
         Args:
+            tenant: whose.
             job_id: which.
             state: done, failed or cancelled.
             result: JSON values.
@@ -366,7 +377,12 @@ class JobStore(Protocol):
         ...
 
     def report(
-        self, job_id: str, worker: str, events: Sequence[tuple[str, Mapping[str, Any]]], end: JobEnd | None = None
+        self,
+        tenant: str,
+        job_id: str,
+        worker: str,
+        events: Sequence[tuple[str, Mapping[str, Any]]],
+        end: JobEnd | None = None,
     ) -> JobRow:
         """Renew a claim, append events and end the job, all or nothing.
 

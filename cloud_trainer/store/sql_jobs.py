@@ -47,10 +47,10 @@ class SqlJobStore:
             raise IdReusedError(f"key {key!r} was used for job {row.job_id} of kind {row.kind!r} with another spec")
         return row
 
-    def get(self, job_id: str, tenant: str | None = None) -> JobRow:
+    def get(self, tenant: str, job_id: str) -> JobRow:
         """See JobStore."""
         with self._database.transaction() as connection:
-            return self._get(connection, job_id, tenant)
+            return self._get(connection, tenant, job_id)
 
     def find(self, tenant: str, key: str) -> JobRow | None:
         """See JobStore."""
@@ -59,7 +59,7 @@ class SqlJobStore:
             row = connection.execute(sa.select(*_SHOWN).where(same)).mappings().first()
         return _job(row) if row else None
 
-    def list(self, tenant: str | None = None, limit: int = 100, state: str | None = None) -> list[JobRow]:
+    def list(self, tenant: str | None, limit: int = 100, state: str | None = None) -> list[JobRow]:
         """See JobStore."""
         query = sa.select(*_SHOWN).order_by(JOBS.c.created_ns.desc(), JOBS.c.job_id).limit(limit)
         if tenant is not None:
@@ -69,21 +69,24 @@ class SqlJobStore:
         with self._database.transaction() as connection:
             return [_job(row) for row in connection.execute(query).mappings()]
 
-    def request_cancel(self, job_id: str, tenant: str | None = None) -> JobRow:
+    def request_cancel(self, tenant: str, job_id: str) -> JobRow:
         """See JobStore."""
         with self._database.transaction() as connection:
-            row = self._get(connection, job_id, tenant, lock=True)
+            row = self._get(connection, tenant, job_id, lock=True)
             if row.state == "waiting":
                 self._end(connection, row, "cancelled", {}, "")
             elif row.state == "running" and not row.cancel_requested:
                 connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job_id).values(cancel_requested=True))
                 self._append(connection, job_id, "cancel_requested", {})
-            return self._get(connection, job_id, tenant)
+            return self._get(connection, tenant, job_id)
 
-    def claim(self, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
+    def claim(self, tenant: str | None, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
         """See JobStore."""
         first = sa.case((JOBS.c.kind.in_(INTERACTIVE), 0), (JOBS.c.kind.in_(BACKGROUND), 2), else_=1)
-        waiting = sa.select(JOBS.c.job_id).where(JOBS.c.state == "waiting").order_by(first, JOBS.c.created_ns).limit(1)
+        waiting = sa.select(JOBS.c.tenant, JOBS.c.job_id).where(JOBS.c.state == "waiting")
+        waiting = waiting.order_by(first, JOBS.c.created_ns).limit(1)
+        if tenant is not None:
+            waiting = waiting.where(JOBS.c.tenant == tenant)
         if kinds:
             waiting = waiting.where(JOBS.c.kind.in_(builtins.list(kinds)))
         if not self._database.is_sqlite:
@@ -95,35 +98,40 @@ class SqlJobStore:
             "lease_until_ns": _until(lease_s),
         }
         with self._database.transaction() as connection:
-            job_id = connection.execute(waiting).scalar()
-            if job_id is None:
+            found = connection.execute(waiting).first()
+            if found is None:
                 return None
+            owner, job_id = found
             connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job_id).values(taken))
             self._append(connection, job_id, "state", {"state": "running", "worker": worker})
-            return self._get(connection, job_id, None)
+            return self._get(connection, owner, job_id)
 
-    def renew(self, job_id: str, worker: str, lease_s: float = 60.0) -> bool:
+    def renew(self, tenant: str, job_id: str, worker: str, lease_s: float = 60.0) -> bool:
         """See JobStore."""
-        mine = (JOBS.c.job_id == job_id) & (JOBS.c.worker == worker) & (JOBS.c.state == "running")
+        mine = (JOBS.c.tenant == tenant) & (JOBS.c.job_id == job_id)
+        mine = mine & (JOBS.c.worker == worker) & (JOBS.c.state == "running")
         with self._database.transaction() as connection:
             renewed = sa.update(JOBS).where(mine).values(lease_until_ns=_until(lease_s))
             return bool(connection.execute(renewed).rowcount)
 
-    def append(self, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
+    def append(self, tenant: str, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
         """See JobStore."""
         with self._database.transaction() as connection:
+            self._get(connection, tenant, job_id, lock=True)
             return self._append(connection, job_id, kind, data)
 
-    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
+    def events(self, tenant: str, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
         """See JobStore."""
+        owned = (JOBS.c.job_id == JOB_EVENTS.c.job_id) & (JOBS.c.tenant == tenant)
         mine = (JOB_EVENTS.c.job_id == job_id) & (JOB_EVENTS.c.sequence > after)
-        query = sa.select(JOB_EVENTS).where(mine).order_by(JOB_EVENTS.c.sequence).limit(limit)
+        query = sa.select(JOB_EVENTS).join(JOBS, owned).where(mine).order_by(JOB_EVENTS.c.sequence).limit(limit)
         with self._database.transaction() as connection:
             rows = connection.execute(query).mappings().all()
         return [JobEvent(row["sequence"], row["time_ns"], row["kind"], json.loads(row["data"])) for row in rows]
 
     def finish(
         self,
+        tenant: str,
         job_id: str,
         state: JobState,
         result: Mapping[str, Any] | None = None,
@@ -133,17 +141,22 @@ class SqlJobStore:
     ) -> JobRow:
         """See JobStore."""
         with self._database.transaction() as connection:
-            row = self._get(connection, job_id, None, lock=True)
+            row = self._get(connection, tenant, job_id, lock=True)
             if row.state not in FINAL_STATES and (worker is None or self._holds(connection, job_id, worker)):
                 self._end(connection, row, state, result or {}, error)
-            return self._get(connection, job_id, None)
+            return self._get(connection, tenant, job_id)
 
     def report(
-        self, job_id: str, worker: str, events: Sequence[tuple[str, Mapping[str, Any]]], end: JobEnd | None = None
+        self,
+        tenant: str,
+        job_id: str,
+        worker: str,
+        events: Sequence[tuple[str, Mapping[str, Any]]],
+        end: JobEnd | None = None,
     ) -> JobRow:
         """See JobStore."""
         with self._database.transaction() as connection:
-            row = self._get(connection, job_id, None, lock=True)
+            row = self._get(connection, tenant, job_id, lock=True)
             if not self._holds(connection, job_id, worker):
                 raise NotFoundError(f"job {job_id[:80]!r} is not claimed by {worker!r}")
             renewed = sa.update(JOBS).where(JOBS.c.job_id == job_id).values(lease_until_ns=_until(_LEASE_S))
@@ -152,7 +165,7 @@ class SqlJobStore:
                 self._append(connection, job_id, kind, data)
             if end is not None:
                 self._end(connection, row, end.state, end.result, end.error)
-            return self._get(connection, job_id, None)
+            return self._get(connection, tenant, job_id)
 
     @staticmethod
     def _holds(connection: sa.Connection, job_id: str, worker: str) -> bool:
@@ -179,13 +192,11 @@ class SqlJobStore:
                     back = sa.update(JOBS).where(JOBS.c.job_id == row.job_id).values(state="waiting", worker="")
                     connection.execute(back)
                     self._append(connection, row.job_id, "state", {"state": "waiting", "reason": "worker lost"})
-                moved.append(self._get(connection, row.job_id, None))
+                moved.append(self._get(connection, row.tenant, row.job_id))
         return moved
 
-    def _get(self, connection: sa.Connection, job_id: str, tenant: str | None, *, lock: bool = False) -> JobRow:
-        query = sa.select(*_SHOWN).where(JOBS.c.job_id == job_id)
-        if tenant is not None:
-            query = query.where(JOBS.c.tenant == tenant)
+    def _get(self, connection: sa.Connection, tenant: str, job_id: str, *, lock: bool = False) -> JobRow:
+        query = sa.select(*_SHOWN).where((JOBS.c.tenant == tenant) & (JOBS.c.job_id == job_id))
         if lock and not self._database.is_sqlite:
             query = query.with_for_update()
         row = connection.execute(query).mappings().first()

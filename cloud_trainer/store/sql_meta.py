@@ -87,8 +87,8 @@ class SqlMetaStore:
 
     def episodes(
         self,
+        tenant: str | None,
         *,
-        tenant: str | None = None,
         after: int = 0,
         limit: int = 1000,
         states: Sequence[str] | None = None,
@@ -121,6 +121,17 @@ class SqlMetaStore:
                 connection.execute(_CHANGE, {"whose": tenant, "which": episode_id, **values})
         return before, after
 
+    def names_blob(self, tenant: str, digest: str, robot: str | None = None) -> bool:
+        """See MetaStore."""
+        episodes = sa.select(EPISODES.c.sequence).where((EPISODES.c.tenant == tenant) & (EPISODES.c.digest == digest))
+        weights = (CHECKPOINTS.c.tenant == tenant) & (CHECKPOINTS.c.weights_digest == digest)
+        with self._database.transaction() as connection:
+            if robot is not None:
+                return connection.execute(episodes.where(EPISODES.c.robot == robot).limit(1)).first() is not None
+            if connection.execute(episodes.limit(1)).first() is not None:
+                return True
+            return connection.execute(sa.select(CHECKPOINTS.c.tenant).where(weights).limit(1)).first() is not None
+
     def usage(self, tenant: str) -> Usage:
         """See MetaStore."""
         with self._database.transaction() as connection:
@@ -132,28 +143,34 @@ class SqlMetaStore:
         with self._database.transaction() as connection:
             if self._database.insert_new(connection, CHECKPOINTS, asdict(row)):
                 made_from = [
-                    {"checkpoint_id": row.checkpoint_id, "kind": kind, "source_id": source_id}
+                    {"tenant": row.tenant, "checkpoint_id": row.checkpoint_id, "kind": kind, "source_id": source_id}
                     for kind, source_id in dict.fromkeys(lineage)
                 ]
                 if made_from:
                     connection.execute(sa.insert(LINEAGE), made_from)
                 return True
-            same = CHECKPOINTS.c.checkpoint_id == row.checkpoint_id
+            same = (CHECKPOINTS.c.tenant == row.tenant) & (CHECKPOINTS.c.checkpoint_id == row.checkpoint_id)
             known = connection.execute(sa.select(CHECKPOINTS.c.weights_digest).where(same)).scalar_one()
         if known != row.weights_digest:
             raise IdReusedError(f"checkpoint {row.checkpoint_id} exists with weights {known}, not {row.weights_digest}")
         return False
 
-    def checkpoint(self, checkpoint_id: str) -> CheckpointRow | None:
+    def checkpoint(self, tenant: str, checkpoint_id: str) -> CheckpointRow | None:
         """See MetaStore."""
-        query = sa.select(CHECKPOINTS).where(CHECKPOINTS.c.checkpoint_id == checkpoint_id)
+        same = (CHECKPOINTS.c.tenant == tenant) & (CHECKPOINTS.c.checkpoint_id == checkpoint_id)
+        query = sa.select(CHECKPOINTS).where(same)
         with self._database.transaction() as connection:
             row = connection.execute(query).mappings().first()
         return CheckpointRow(**{**row, "manifest": bytes(row["manifest"])}) if row else None
 
-    def checkpoints(self, kind: str | None = None, limit: int = 1000) -> list[CheckpointRow]:
+    def checkpoints(self, tenant: str, kind: str | None = None, limit: int = 1000) -> list[CheckpointRow]:
         """See MetaStore."""
-        query = sa.select(CHECKPOINTS).order_by(CHECKPOINTS.c.published_ns.desc()).limit(limit)
+        query = (
+            sa.select(CHECKPOINTS)
+            .where(CHECKPOINTS.c.tenant == tenant)
+            .order_by(CHECKPOINTS.c.published_ns.desc())
+            .limit(limit)
+        )
         if kind is not None:
             query = query.where(CHECKPOINTS.c.kind == kind)
         with self._database.transaction() as connection:
@@ -167,9 +184,10 @@ class SqlMetaStore:
             connection.execute(sa.insert(RELEASES).values(asdict(row)))
         return row
 
-    def releases(self, after: int = 0, limit: int = 1000) -> list[ReleaseRow]:
+    def releases(self, tenant: str, after: int = 0, limit: int = 1000) -> list[ReleaseRow]:
         """See MetaStore."""
-        query = sa.select(RELEASES).where(RELEASES.c.sequence > after).order_by(RELEASES.c.sequence).limit(limit)
+        query = sa.select(RELEASES).where((RELEASES.c.tenant == tenant) & (RELEASES.c.sequence > after))
+        query = query.order_by(RELEASES.c.sequence).limit(limit)
         with self._database.transaction() as connection:
             rows = connection.execute(query).mappings().all()
         return [
@@ -177,15 +195,17 @@ class SqlMetaStore:
             for row in rows
         ]
 
-    def made_from(self, checkpoint_id: str) -> list[tuple[str, str]]:
+    def made_from(self, tenant: str, checkpoint_id: str) -> list[tuple[str, str]]:
         """See MetaStore."""
-        query = sa.select(LINEAGE.c.kind, LINEAGE.c.source_id).where(LINEAGE.c.checkpoint_id == checkpoint_id)
+        mine = (LINEAGE.c.tenant == tenant) & (LINEAGE.c.checkpoint_id == checkpoint_id)
+        query = sa.select(LINEAGE.c.kind, LINEAGE.c.source_id).where(mine)
         with self._database.transaction() as connection:
             return sorted((kind, source_id) for kind, source_id in connection.execute(query))
 
-    def made_with(self, kind: str, source_id: str) -> list[str]:
+    def made_with(self, tenant: str, kind: str, source_id: str) -> list[str]:
         """See MetaStore."""
-        query = sa.select(LINEAGE.c.checkpoint_id).where((LINEAGE.c.kind == kind) & (LINEAGE.c.source_id == source_id))
+        used = (LINEAGE.c.tenant == tenant) & (LINEAGE.c.kind == kind) & (LINEAGE.c.source_id == source_id)
+        query = sa.select(LINEAGE.c.checkpoint_id).where(used)
         with self._database.transaction() as connection:
             return sorted(connection.execute(query).scalars())
 

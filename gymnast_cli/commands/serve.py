@@ -20,12 +20,9 @@ from gymnast_core.wire.address import is_loopback, plain_host
 
 if TYPE_CHECKING:
     from cloud_trainer.jobs.runner import Recorded
-    from cloud_trainer.jobs.shelf import Shelf
+    from cloud_trainer.jobs.shelf import Shelves
     from cloud_trainer.service import JobContext, Service
     from cloud_trainer.service.policy import PolicyServicer
-
-LEDGER = Path("console/ledger.jsonl")
-"""Inside the trainer's folder; the page reads it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,21 +65,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """
     from cloud_trainer.jobs.replay_watch import record_rows
     from cloud_trainer.jobs.runner import JobInputs, run_in_process
-    from cloud_trainer.jobs.shelf import Shelf
+    from cloud_trainer.jobs.shelf import Shelves
     from cloud_trainer.service import ServiceConfig, serve
+    from cloud_trainer.store.tenants import LEDGER, tenant_folder
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    shelf = Shelf(args.folder / "checkpoints")
-    for checkpoint in (*_at_hand(args.checkpoints), *args.imports):
-        shelf.add(checkpoint)
+    shelves = Shelves(args.folder, (*_at_hand(args.checkpoints), *args.imports))
 
     def runner(context: JobContext) -> Mapping[str, Any]:
+        tenant = context.job.tenant
+        shelf = shelves.of(tenant)
         context.episodes.settle(60)
         recorded = tuple(_recorded(context))
         inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path, shelf.newest)
 
         def emit(kind: str, data: Mapping[str, Any]) -> None:
-            context.emit(kind, **data)
+            context.emit(kind, data)
 
         jobs = args.folder / "jobs"
         result = run_in_process(inputs, jobs, emit=emit, cancelled=context.cancelled, threads=args.threads)
@@ -91,7 +89,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for candidate in result["candidates"]:
             shelf.add(Path(candidate["folder"]))
             context.publish(Path(candidate["folder"]))
-        record_rows(args.folder / LEDGER, result)
+        record_rows(tenant_folder(args.folder, tenant) / LEDGER, result)
         return result
 
     config = ServiceConfig(
@@ -103,7 +101,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         names=tuple(args.names),
     )
     console.print(f"trainer in {args.folder}; Ctrl-C stops it")
-    return serve(config, runner, _policy(args, console), beside=lambda service: _beside(service, args, shelf, console))
+    return serve(
+        config, runner, _policy(args, console), beside=lambda service: _beside(service, args, shelves, console)
+    )
 
 
 def _at_hand(folder: Path) -> list[Path]:
@@ -142,29 +142,32 @@ def _recorded(context: JobContext) -> Iterator[Recorded]:
 
 
 @contextlib.contextmanager
-def _beside(service: Service, args: argparse.Namespace, shelf: Shelf, console: Console) -> Iterator[None]:
+def _beside(service: Service, args: argparse.Namespace, shelves: Shelves, console: Console) -> Iterator[None]:
     """The operator's page and the watch for evaluations, as long as the service runs."""
     from cloud_trainer.jobs.replay_watch import ReplayWatch
     from cloud_trainer.jobs.submission import check_submission
+    from cloud_trainer.store.tenants import LEDGER, tenant_folder
 
-    service.check_job = functools.partial(check_submission, shelf, service.episodes_of)
+    service.check_job = functools.partial(check_submission, shelves, service.episodes_of)
     watch = ReplayWatch(
-        service.episodes, service.jobs, args.folder / LEDGER, shelf.can_replay, lambda row: service.blinded(row)
-    )
-    with watch, _page(service, args, shelf, console):
+        service.episodes, service.jobs, lambda tenant: tenant_folder(args.folder, tenant) / LEDGER,
+        lambda tenant, policy: shelves.of(tenant).can_replay(policy), lambda row: service.blinded(row),
+    )  # fmt: skip
+    with watch, _page(service, args, shelves, console):
         yield
 
 
 @contextlib.contextmanager
-def _page(service: Service, args: argparse.Namespace, shelf: Shelf, console: Console) -> Iterator[None]:
+def _page(service: Service, args: argparse.Namespace, shelves: Shelves, console: Console) -> Iterator[None]:
     """The operator's page, as long as the service runs."""
     from cloud_trainer.console import Console as Page
+    from cloud_trainer.store.tenants import PerTenant
 
     if args.no_console:
         yield
         return
     host, port = plain_host(args.console_host), args.console_port
-    engine = engine_for(service, args, shelf)
-    with Page(service, engine=engine, host=host, port=port, tls=not is_loopback(host), loops=args.loop) as page:
+    engines = PerTenant(lambda tenant: engine_for(service, args, shelves.of(tenant), tenant))
+    with Page(service, engine_of=engines.of, host=host, port=port, tls=not is_loopback(host), loops=args.loop) as page:
         console.print(f"operator's page at {page.address}; `gymnast console` gives a token for it")
         yield

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cloud_trainer.jobs.ledger import CalibrationLedger
-from gymnast_cli.commands.serve import LEDGER
+from cloud_trainer.store.tenants import LEDGER
 from gymnast_cli.commands.ttt import progress
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.film import film

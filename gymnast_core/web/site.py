@@ -79,11 +79,11 @@ class Site:
         """Fill one template."""
         return self._environment.get_template(template).render(**{"here": "", "version": "", "said": "", **context})
 
-    def app(self, version: Callable[[str], str], *, poll_s: float = 0.4) -> FastAPI:
+    def app(self, version: Callable[[User, str], str], *, poll_s: float = 0.4) -> FastAPI:
         """Return an application with login, guards and live updates; pages and actions are added to it.
 
         Args:
-            version: of the page at an address; changes whenever that page might.
+            version: of what a user sees at an address; changes whenever that might.
             poll_s: how often open pages are checked for news.
         """
         app = FastAPI(title="Gymnast", docs_url=None, redoc_url=None, openapi_url=None)
@@ -179,16 +179,17 @@ class Site:
             response.delete_cookie(self._cookie)
             return response
 
-    def _add_events(self, app: FastAPI, version: Callable[[str], str], poll_s: float) -> None:
+    def _add_events(self, app: FastAPI, version: Callable[[User, str], str], poll_s: float) -> None:
         @app.get("/events")
         async def events(request: Request, at: str = "/") -> StreamingResponse:
-            self.user_of(request).require("look")
+            user = self.user_of(request)
+            user.require("look")
 
             async def stream() -> AsyncIterator[str]:
                 known, quiet = "", 0.0
                 yield "retry: 1000\n\n"
                 while await self.goes_on(app, request):
-                    newest = await run_in_threadpool(version, at)
+                    newest = await run_in_threadpool(version, user, at)
                     if newest != known or quiet > 10:
                         known, quiet = newest, 0.0
                         yield f"data: {newest}\n\n"

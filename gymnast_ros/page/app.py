@@ -72,7 +72,7 @@ def create_page(robot: Robot, gate: Gate, log: Journal, *, poll_s: float = 0.2) 
         poll_s: how often open pages are checked for news.
     """
     site = Site(gate, TEMPLATES, server="robot", pages=(("/", robot.name),), statuses=((NotNowError, 409),))
-    app = site.app(lambda at: _version(robot), poll_s=poll_s)
+    app = site.app(lambda user, at: _version(robot), poll_s=poll_s)
     _add_page(app, site, robot)
     _add_actions(app, site, robot, log)
     return app

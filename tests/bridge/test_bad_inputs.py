@@ -123,7 +123,7 @@ def test_bytes_that_are_not_what_was_announced_are_refused(tight, robot, message
     replies, error = talk(tight, robot, [opening(), *messages])
     assert error is None
     assert [reply.refused.code for reply in replies[1:]] == [code]
-    assert tight.meta.episodes() == []
+    assert tight.meta.episodes(None) == []
     assert list(tight.blobs.digests()) == []
 
 
@@ -184,7 +184,7 @@ def test_quota_is_back_pressure_with_an_alarm_and_drops_nothing(tight, robot, tm
     with Uplink(tight.address, robot, spool=spool) as uplink:
         assert not uplink.flush(1.5)
         assert "quota" in uplink.status().alarm
-    assert len(tight.meta.episodes()) == 3
+    assert len(tight.meta.episodes(None)) == 3
     assert len(spool.entries()) == 2
 
 
@@ -377,7 +377,7 @@ def test_published_pickle_is_refused_and_leaves_nothing(tight, tmp_path):
     error = domain_error(caught.value)
     assert isinstance(error, GymnastError)
     assert "safetensors" in str(error) or "header" in str(error)
-    assert tight.meta.checkpoints() == []
+    assert tight.meta.checkpoints("default") == []
     assert [path for path in (tmp_path / "trainer" / "staging").iterdir() if path.is_file()] == []
 
 
@@ -404,7 +404,7 @@ def test_a_missing_file_is_that_episodes_trouble_alone(tmp_path, identities):
         service.blobs.local_path(gone).unlink()
     with Service(config) as service:
         assert service.validator.settle(10)
-        states = {row.digest: (row.state, row.reason) for row in service.meta.episodes()}
+        states = {row.digest: (row.state, row.reason) for row in service.meta.episodes(None)}
     assert states[kept][0] == "valid"
     assert states[gone][0] == "quarantined"
     assert gone in states[gone][1]

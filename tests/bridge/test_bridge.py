@@ -67,7 +67,7 @@ def test_same_episode_again_is_acknowledged_and_other_content_refused(service, i
         assert uplink.flush(10)
         assert uplink.status().refused == 1
         assert "IdReusedError" in other.refused()[0].with_suffix(".reason").read_text()
-    assert len(service.meta.episodes()) == 1
+    assert len(service.meta.episodes(None)) == 1
 
 
 def test_bad_content_is_quarantined_with_a_reason_and_kept(service, identities, tmp_path):
@@ -145,8 +145,8 @@ def test_published_checkpoint_is_staged_swapped_and_rolled_back(service, identit
     assert store.current_id() == base.id
     assert store.staged() is None
     assert store.state.failed == {new.id: "arm fault"}
-    assert service.meta.made_with("episode", "ep-2") == [new.id]
-    assert ("parent", base.id) in service.meta.made_from(new.id)
+    assert service.meta.made_with("default", "episode", "ep-2") == [new.id]
+    assert ("parent", base.id) in service.meta.made_from("default", new.id)
 
 
 def test_release_for_another_robot_is_not_seen(service, identities, tmp_path):
@@ -154,15 +154,15 @@ def test_release_for_another_robot_is_not_seen(service, identities, tmp_path):
     store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys())
     make_checkpoint(tmp_path / "other", 1.0)
     mine = make_checkpoint(tmp_path / "mine", 2.0)
-    service.publisher.publish(tmp_path / "other", robots=["wx-2"])
-    service.publisher.publish(tmp_path / "mine", robots=["wx-1"])
+    service.publisher.publish("default", tmp_path / "other", robots=["wx-2"])
+    service.publisher.publish("default", tmp_path / "mine", robots=["wx-1"])
     with Uplink(service.address, robot, store=store):
         wait_until(lambda: store.staged() is not None)
     assert store.held() == [mine.id]
 
 
 def run_echo(context):
-    context.emit("progress", share=0.5)
+    context.emit("progress", {"share": 0.5})
     if context.job.kind == "fail":
         raise RuntimeError("as asked")
     if context.job.kind == "long":
@@ -280,7 +280,7 @@ def test_sixteen_robots_and_a_replacement_are_all_served(service, identities, tm
     assert all(uplink.flush(40) for uplink in uplinks)
     for uplink in uplinks:
         uplink.stop()
-    assert len(service.meta.episodes()) == 34
+    assert len(service.meta.episodes(None)) == 34
 
 
 def test_a_kill_before_the_catalogue_knows_costs_no_resending(tmp_path):

@@ -111,13 +111,13 @@ def test_a_reporter_is_heard_again_when_the_trainer_comes_back(tmp_path, identit
     reporter = Reporter(first.address, robot, lambda: news, lambda: next(frames, b""), period_s=0.3)
     reporter.start()
     try:
-        wait_until(lambda: first.robots.count >= 2)
+        wait_until(lambda: int(first.robots.version("default", every=True)) >= 2)
         [seen] = first.robots.of_tenant("default")
         assert (seen.robot, seen.frame, seen.status["spool"]["entries"]) == ("wx-1", JPEG, 2)
         first.stop()
         wait_until(lambda: reporter.dropped >= 1)
         with Service(ServiceConfig(tmp_path / "trainer", port=port)) as second:
-            wait_until(lambda: second.robots.count >= 1)
+            wait_until(lambda: int(second.robots.version("default", every=True)) >= 1)
     finally:
         reporter.stop()
 
@@ -138,7 +138,7 @@ def test_pictures_take_a_tenth_of_a_slow_link():
 def test_why_and_retract_over_the_wire(service, identities, tmp_path):
     service.meta.add_episodes([row("ep-1", state="valid", outcome="success", instruction="lift"), row("ep-2")])
     made = make_checkpoint(tmp_path / "made", 1.0, lineage={"stage": "grpo", "episodes": ["ep-1"]})
-    service.publisher.publish(tmp_path / "made")
+    service.publisher.publish("default", tmp_path / "made")
     ada = identities("ada", "operator")
     with WeightsClient(service.address, ada) as weights, EpisodesClient(service.address, ada) as episodes:
         answer = weights.why(made.id, verify=True)
@@ -157,7 +157,9 @@ def test_why_and_retract_over_the_wire(service, identities, tmp_path):
     with EpisodesClient(service.address, zoe) as stranger, pytest.raises(NotFoundError, match="ep-2"):
         stranger.retract("ep-2", "not mine")
     assert service.meta.episode("default", "ep-1").reason == "retracted by ada: the arm was bumped"
-    assert [(entry.kind, entry.data["by"]) for entry in service.trail.log.entries] == [("retract", "ada")] * 2
+    assert [(entry.kind, entry.data["by"]) for entry in service.trails.of("default").log.entries] == [
+        ("retract", "ada")
+    ] * 2
 
 
 def test_an_episode_enters_the_graph_with_its_facts_once_they_are_known(tmp_path):

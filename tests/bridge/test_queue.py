@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
 from cloud_trainer.service import Service, ServiceConfig
 from gymnast_cli.main import main
@@ -44,14 +44,14 @@ def test_an_adaptation_does_not_wait_behind_a_training_of_a_day(tmp_path, identi
 @pytest.fixture
 def submit(tmp_path, identities, capsys):
     """`gymnast jobs submit` at a trainer with one policy and one judge; returns code and answer."""
-    shelf = Shelf(tmp_path / "trainer" / "checkpoints")
+    shelves = Shelves(tmp_path / "trainer")
     known = {
-        kind: shelf.add(tmp_path / kind).id
+        kind: shelves.of("default").add(tmp_path / kind).id
         for kind in ("policy", "judge")
         if make_checkpoint(tmp_path / kind, kind=kind)
     }
     with Service(ServiceConfig(tmp_path / "trainer"), lambda context: {}) as service:
-        service.check_job = functools.partial(check_submission, shelf, service.episodes_of)
+        service.check_job = functools.partial(check_submission, shelves, service.episodes_of)
         ada = identities("ada", "operator")
 
         def run(kind: str, **spec: object):
@@ -80,5 +80,5 @@ def test_what_a_job_names_and_the_trainer_lacks_is_refused_at_once(submit):
         code, said = submit(kind, **spec)
         assert code != 0, spec
         assert named in said["message"]
-    assert submit.jobs.list() == []
+    assert submit.jobs.list(None) == []
     assert submit("improve", policy=policy, judge=judge)[0] == 0

@@ -105,7 +105,7 @@ def test_an_uplink_goes_on_once_the_robot_has_a_new_certificate(service, identit
         assert uplink.status().pending == 3
         assert enroll(service.authority, "wx-1", "robot", out=robot) == robot
         assert uplink.flush(30)
-    assert {row.robot for row in service.meta.episodes()} == {"wx-1"}
+    assert {row.robot for row in service.meta.episodes(None)} == {"wx-1"}
 
 
 def test_only_the_name_of_that_tenant_is_revoked(service, identities):

@@ -123,7 +123,7 @@ def test_an_error_inside_a_transaction_undoes_it(sqlite):
         insert_twice()
     with sqlite.transaction() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM counters").scalar() == 0
-    assert store.list() == []
+    assert store.list(None) == []
 
 
 def test_stores_that_cannot_be_opened_are_named(tmp_path):

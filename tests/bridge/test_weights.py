@@ -181,8 +181,8 @@ def publish_pair(service, tmp_path):
         tmp_path / "new", save({"w": values * np.float32(1 + 1e-6)}), kind="policy", architecture="toy",
         config={"n": 1}, parents=(base.id,),
     )  # fmt: skip
-    service.publisher.publish(tmp_path / "base")
-    release, _ = service.publisher.publish(tmp_path / "new")
+    service.publisher.publish("default", tmp_path / "base")
+    release, _ = service.publisher.publish("default", tmp_path / "new")
     return base, new, release
 
 

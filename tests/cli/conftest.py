@@ -15,6 +15,7 @@ import pytest
 from cloud_trainer.console import Console
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import JobContext, OrderedRobot, Service, ServiceConfig, enroll
+from cloud_trainer.store.tenants import PerTenant
 from gymnast_cli.main import main
 from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.errors import NotTrustedError
@@ -62,7 +63,9 @@ def practise(context: JobContext) -> Mapping[str, Any]:
     """
     config = dict(context.job.spec.get("config", {}))
     for step in range(3):
-        context.emit("progress", stage="grpo", step=step + 1, total=3, metrics={"imagined_reward": 0.1 * step})
+        context.emit(
+            "progress", {"stage": "grpo", "step": step + 1, "total": 3, "metrics": {"imagined_reward": 0.1 * step}}
+        )
     if config.get("refuse") or context.job.spec.get("rollouts") == 1:
         raise NotTrustedError("world model fails its audit: agreement 0.40 < 0.7")
     if config.get("fail"):
@@ -94,7 +97,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             folder=folder / "robot", domain_id=DOMAIN, trainer=service.address, identity=robot,
             policy=str(folder / "base"), orders=True,
         )  # fmt: skip
-        with Graph(config), Console(service, engine=adapts(service, shelf)):
+        engines = PerTenant(lambda tenant: adapts(service, shelf))
+        with Graph(config), Console(service, engine_of=engines.of):
             yield running
 
 

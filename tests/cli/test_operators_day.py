@@ -116,10 +116,10 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     assert steps.index("1/canary/declare") < steps.index(f"1/canary/{canary['candidate']}")
     assert history["policy"] == read_manifest(SHIPPED).id
     assert history["episodes"] == 6 + 4 + 2 * canary["n"] + 6
-    jobs = len(stack.service.jobs.list())
+    jobs = len(stack.service.jobs.list(None))
     again = gymnast("loop", path, *stack.robot(), *stack.trainer())[1]
     assert again == history
-    assert len(stack.service.jobs.list()) == jobs
+    assert len(stack.service.jobs.list(None)) == jobs
 
 
 def test_loop_stops_when_the_audit_keeps_refusing(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_retracted_episode_taints_what_was_made_from_it(
     from tests.cloud.learning_fakes import tiny_policy
 
     made = tiny_policy(3).save(tmp_path / "made", lineage={"stage": "grpo", "episodes": collected})
-    stack.service.publisher.publish(tmp_path / "made", robots=("nobody",))
+    stack.service.publisher.publish("default", tmp_path / "made", robots=("nobody",))
     code, answer = gymnast("why", made.id, *stack.trainer(), "--verify", "--graph", tmp_path / "graph.json")
     assert (code, answer["counts"]["episode"], answer["damage"], answer["retracted"]) == (0, len(collected), [], [])
     names = {node["id"] for node in json.loads((tmp_path / "graph.json").read_text())["nodes"]}
@@ -228,7 +228,7 @@ def test_retracted_episode_taints_what_was_made_from_it(
     code, answer = gymnast("why", made.id, *stack.trainer())
     blamed = (answer["retracted"][0]["id"], answer["retracted"][0]["by"])
     assert (code, *blamed) == (3, collected[0], "operator:operator")
-    assert [entry.kind for entry in stack.service.trail.log.entries][-1] == "retract"
+    assert [entry.kind for entry in stack.service.trails.of("default").log.entries][-1] == "retract"
     assert collected[0] not in [row.episode_id for row in stack.service.episodes.list()], "it is not trained on again"
 
 

@@ -5,6 +5,7 @@ import pytest
 from cloud_trainer.jobs.adaptation_engine import Budget, FlowError, SceneRequest
 from cloud_trainer.jobs.adaptation_view import Stage
 from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation
+from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.errors import ConfigError
 from tests.console.conftest import SteeredEngine, wait_for
 
@@ -93,8 +94,8 @@ def test_a_restart_in_the_middle_of_training_goes_on_by_itself(tmp_path, engine)
     engine.hold["train"].set()
     flow.close()
     assert flow.view.stage is Stage.TRAINING
-    again = Adaptations(tmp_path, SteeredEngine())
-    (resumed,) = again.all()
+    again = Adaptations(tmp_path, PerTenant(lambda tenant: SteeredEngine()).of)
+    (resumed,) = again.of("default")
     wait_for(lambda: resumed.view.stage is Stage.PREVIEW, "the preview")
     assert resumed.view.started_by == "ana"
     again.close()
@@ -121,7 +122,7 @@ def test_stale_pages_and_finished_flows_are_refused(tmp_path, engine):
 
 def test_a_trainer_without_an_engine_says_so(tmp_path):
     with pytest.raises(FlowError, match="this page cannot adapt; a trainer started with `gymnast serve` can"):
-        Adaptations(tmp_path, None).start(SceneRequest("r", "lift"), by="ana")
+        Adaptations(tmp_path, None).start("default", SceneRequest("r", "lift"), by="ana")
 
 
 @pytest.mark.parametrize("wrong", [{"seconds": 0}, {"rollouts": -1}, {"money": float("nan")}, {"price_per_hour": -1}])

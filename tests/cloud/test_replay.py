@@ -82,7 +82,9 @@ def jobs(tmp_path):
 
 
 def watch_over(catalogue, jobs, folder: Path) -> ReplayWatch:
-    return ReplayWatch(catalogue, jobs, folder / "ledger.jsonl", lambda policy: policy == "policy-1")
+    return ReplayWatch(
+        catalogue, jobs, lambda tenant: folder / "ledger.jsonl", lambda tenant, policy: policy == "policy-1"
+    )
 
 
 def test_an_evaluation_is_replayed_when_it_is_over_and_nothing_else_is_to_do(jobs, tmp_path):
@@ -97,11 +99,11 @@ def test_an_evaluation_is_replayed_when_it_is_over_and_nothing_else_is_to_do(job
     assert watch.look() == [], "it is still growing"
     training = jobs.submit("default", "improve", {}, "k", "me")
     assert watch.look() == [], "training goes first"
-    jobs.finish(training.job_id, "cancelled")
+    jobs.finish("default", training.job_id, "cancelled")
     (job_id,) = watch.look()
-    job = jobs.get(job_id)
+    job = jobs.get("default", job_id)
     assert (job.kind, job.spec["policy"], job.spec["episodes"]) == ("replay", "policy-1", ["ep-1", "ep-5"])
-    jobs.finish(job_id, "done")
+    jobs.finish("default", job_id, "done")
     assert watch.look() == []
 
 
@@ -115,7 +117,7 @@ def test_what_the_ledger_holds_is_not_replayed_after_a_restart(jobs, tmp_path):
     watch = watch_over(catalogue, jobs, tmp_path)
     watch.look()
     (job_id,) = watch.look()
-    assert jobs.get(job_id).spec["episodes"] == ["ep-2"]
+    assert jobs.get("default", job_id).spec["episodes"] == ["ep-2"]
 
 
 def settled(watch) -> list[str]:
@@ -125,7 +127,10 @@ def settled(watch) -> list[str]:
 
 def test_an_evaluation_that_cannot_be_replayed_yet_is_when_it_can(jobs, tmp_path):
     catalogue, held, blind = Catalogue(), {"policy-1"}, {"ep-blind"}
-    watch = ReplayWatch(catalogue, jobs, tmp_path / "l.jsonl", held.__contains__, lambda row: row.episode_id in blind)
+    watch = ReplayWatch(
+        catalogue, jobs, lambda tenant: tmp_path / "l.jsonl", lambda tenant, policy: policy in held,
+        lambda row: row.episode_id in blind,
+    )  # fmt: skip
     catalogue.arrive("ep-later", "evaluate", outcome=Outcome.UNLABELLED)
     catalogue.arrive("ep-unheld", "evaluate", policy="policy-2")
     catalogue.arrive("ep-blind", "trial")
@@ -135,8 +140,8 @@ def test_an_evaluation_that_cannot_be_replayed_yet_is_when_it_can(jobs, tmp_path
 
     def replayed() -> list[str]:
         (job_id,) = settled(watch)
-        jobs.finish(job_id, "done")
-        return jobs.get(job_id).spec["episodes"]
+        jobs.finish("default", job_id, "done")
+        return jobs.get("default", job_id).spec["episodes"]
 
     catalogue.change("ep-unread", state="valid")
     assert replayed() == ["ep-last", "ep-unread"]

@@ -115,7 +115,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.engine = SteeredEngine()
         self.service = Service(ServiceConfig(folder, insecure=True))
-        self.console = Console(self.service, engine=self.engine, loops=[folder / "loop"])
+        self.console = Console(self.service, engine_of=lambda tenant: self.engine, loops=[folder / "loop"])
         self.desk, self.gate = self.console.desk, self.console.gate
         self.app = create_app(self.desk, self.gate, poll_s=0.05)
         self.folder = folder
@@ -160,7 +160,7 @@ class Bench:
         return adaptation_id
 
     def view(self, adaptation_id: str) -> Any:
-        return self.desk.adaptations.get(adaptation_id).view
+        return self.desk.adaptations.get("default", adaptation_id).view
 
     def until(self, adaptation_id: str, stage: str) -> None:
         wait_for(lambda: self.view(adaptation_id).stage.value == stage, f"stage {stage}")

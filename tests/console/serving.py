@@ -17,6 +17,7 @@ from cloud_trainer.console.media import film
 from cloud_trainer.jobs.ledger import LedgerRow
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.episodes.spool import file_digest
 from gymnast_ros.sim.collect import collect
@@ -49,10 +50,12 @@ def fill(service: Service, folder: Path, base: str) -> None:
                     ]
                 )  # fmt: skip
     job = service.jobs.submit("default", "improve", {"rounds": 1}, "first", "ana")
-    service.jobs.claim("somewhere-else", lease_s=3600)
+    service.jobs.claim(None, "somewhere-else", lease_s=3600)
     for step in range(1, 8):
         metrics = {"imagined_reward": 0.25 + 0.06 * step}
-        service.jobs.append(job.job_id, "progress", {"stage": "grpo", "step": step, "total": 10, "metrics": metrics})
+        service.jobs.append(
+            "default", job.job_id, "progress", {"stage": "grpo", "step": step, "total": 10, "metrics": metrics}
+        )
 
 
 def main() -> None:
@@ -66,7 +69,9 @@ def main() -> None:
     better, same = (make_policy(folder / "checkpoints", offset, base.id, stage="grpo") for offset in (0.004, 0.005))
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with Service(ServiceConfig(folder=folder, insecure=True)) as service:
-        console = Console(service, engine=SimulatedScene(folder, SCENE, base.id), port=port, loops=[folder / "loop"])
+        engines = PerTenant(lambda tenant: SimulatedScene(folder, SCENE, base.id))
+        console = Console(service, engine_of=engines.of, port=port, loops=[folder / "loop"])
+        people = {"operator": User("ana", "operator"), "bea": User("bea", "operator"), "admin": User("root", "admin")}
         if fresh:
             fill(service, folder, base.id)
             PlantedLoop(folder / "loop", [base.id, better.id, same.id]).run()
@@ -74,10 +79,9 @@ def main() -> None:
                 ("lift the red cube", 2, 5),
                 ("push the blue block to the left", 3, 3),
             ):
-                console.desk.ledger.add(
+                console.desk.ledger(people["operator"]).add(
                     LedgerRow(task, base.id, "world_model-a", "judge-a", 12, real_only, dreamt_only, 20)
                 )
-        people = {"operator": User("ana", "operator"), "bea": User("bea", "operator"), "admin": User("root", "admin")}
         tokens = {key: console.gate.issue(user) for key, user in people.items()}
         address = console.start()
         with arm(SCENE) as env:

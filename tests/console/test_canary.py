@@ -234,5 +234,5 @@ def test_a_trainer_that_is_stopped_leaves_its_training_job_to_whoever_resumes(en
         '{"robot": "bridge-1", "policy": "policy-a", "instruction": "push", "world_model": "w", "judge": "j"}'
     )
     assert engine.engine.train("full", Budget(), engine.folder, lambda kind, data: None, lambda: why) is None
-    (job,) = engine.engine.jobs.list()
+    (job,) = engine.engine.jobs.list(None)
     assert (job.state == "cancelled") == asked

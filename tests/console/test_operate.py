@@ -145,7 +145,7 @@ def test_a_program_is_answered_over_the_service_alone_and_only_what_ends(bench):
 def test_a_picture_larger_than_a_message_comes_whole(bench):
     name = bench.adapt(bench.client("ana", "operator"), "ready")
     film = bytes(range(256)) * 20_000
-    (bench.desk.adaptations.get(name).folder / "old.webp").write_bytes(film)
+    (bench.desk.adaptations.get("default", name).folder / "old.webp").write_bytes(film)
     bench.console.start()
     with ConsoleClient(bench.service.start(), None, insecure=True) as page:
         assert page.picture(f"/adapt/{name}/old.webp") == film

@@ -11,6 +11,8 @@ from gymnast_core.journal import read_chain
 from gymnast_core.web.server import PageServer
 from tests.console.conftest import JSON, wait_for
 
+ANA = User("ana", "operator")
+
 
 def kinds(bench, adaptation_id):
     return [entry["kind"] for entry in bench.view(adaptation_id).history]
@@ -45,7 +47,7 @@ def test_two_operators_cannot_adapt_one_robot_at_the_same_time(bench):
     second = bea.post("/adapt", data={"robot": "bridge-1", "instruction": "push"}, headers=JSON)
     assert second.status_code == 409
     assert "being adapted already by ana" in second.json()["error"]
-    assert len(bench.desk.adaptations.all()) == 1
+    assert len(bench.desk.adaptations.of("default")) == 1
 
 
 def test_cancel_while_training_stops_after_the_iteration_and_leaves_the_robot_alone(bench):
@@ -100,17 +102,17 @@ def test_publishing_twice_at_once_publishes_once(bench, monkeypatch):
     assert second.status_code == 409
     assert "being published at this moment" in second.json()["error"]
     assert answers[0].status_code == 200
-    assert len(bench.desk.meta.releases()) == 1
+    assert len(bench.desk.meta.releases("default")) == 1
 
 
 def test_cancelling_a_job_that_has_ended_changes_nothing_and_says_so(bench):
     ana = bench.client("ana", "operator")
     job = bench.desk.jobs.submit("default", "improve", {}, "k", "ana")
-    bench.desk.jobs.claim("w")
-    bench.desk.jobs.finish(job.job_id, "done", {"ok": True})
+    bench.desk.jobs.claim(None, "w")
+    bench.desk.jobs.finish("default", job.job_id, "done", {"ok": True})
     said = ana.post(f"/jobs/{job.job_id}/cancel", headers=JSON).json()["said"]
     assert "had ended already (done)" in said
-    assert bench.desk.jobs.get(job.job_id).state == "done"
+    assert bench.desk.jobs.get("default", job.job_id).state == "done"
 
 
 def test_a_label_changed_after_promotion_names_what_was_made_with_it(bench):
@@ -143,7 +145,7 @@ def test_a_browser_closed_in_the_middle_of_an_action_does_nothing(bench):
     finally:
         server.stop()
     assert bench.desk.meta.episode("default", "ep-1").labelled_by == "operator:bea"
-    assert [entry.data["by"] for entry in bench.desk.log.entries] == ["bea"]
+    assert [entry.data["by"] for entry in bench.service.trails.of("default").log.entries] == ["bea"]
 
 
 @pytest.mark.parametrize("robot", ["bridge-9", "../bridge-1"])
@@ -152,7 +154,7 @@ def test_adapting_the_wrong_robot_is_refused(bench, robot):
     answer = ana.post("/adapt", data={"robot": robot, "instruction": "lift"}, headers=JSON)
     assert answer.status_code == 409
     assert "has not reported here" in answer.json()["error"]
-    assert bench.desk.adaptations.all() == []
+    assert bench.desk.adaptations.of("default") == []
 
 
 def test_publishing_to_a_robot_nobody_knows_is_refused(bench):
@@ -162,7 +164,7 @@ def test_publishing_to_a_robot_nobody_knows_is_refused(bench):
     )
     assert answer.status_code == 409
     assert "no robot 'brigde-2' reports here; known: bridge-1" in answer.json()["error"]
-    assert bench.desk.meta.releases() == []
+    assert bench.desk.meta.releases("default") == []
 
 
 def test_an_expired_token_and_an_expired_session_do_nothing_and_say_why(bench):
@@ -196,7 +198,7 @@ def test_promoting_what_has_not_won_and_what_is_tainted_is_refused(bench):
     blocked = admin.post(f"/checkpoints/{policy}/publish", headers=JSON)
     assert blocked.status_code == 409
     assert "retracted by operator:root: gripper was loose" in blocked.json()["error"]
-    assert bench.desk.meta.releases() == []
+    assert bench.desk.meta.releases("default") == []
 
 
 def test_an_operator_may_not_publish_and_nobody_may_without_logging_in(bench):
@@ -214,7 +216,7 @@ def test_a_request_from_another_site_does_nothing(bench):
         "/adapt", data={"robot": "bridge-1", "instruction": "x"}, headers={"Origin": "https://evil.example"}
     )
     assert answer.status_code == 403
-    assert bench.desk.adaptations.all() == []
+    assert bench.desk.adaptations.of("default") == []
 
 
 def test_adapting_behind_a_latched_estop_is_refused(bench):
@@ -246,7 +248,7 @@ def test_rolling_back_to_what_was_never_published_is_refused(bench):
     assert "never published" in answer.json()["error"]
     admin.post(f"/checkpoints/{policy}/publish", headers=JSON)
     assert admin.post(f"/checkpoints/{policy}/rollback", data={"reason": "oops"}, headers=JSON).status_code == 200
-    assert len(bench.desk.meta.releases()) == 2
+    assert len(bench.desk.meta.releases("default")) == 2
 
 
 def test_every_action_is_in_the_log_and_the_log_is_a_chain(bench):
@@ -256,7 +258,7 @@ def test_every_action_is_in_the_log_and_the_log_is_a_chain(bench):
     admin.post("/episodes/ep-1/retract", data={"reason": "test"}, headers=JSON)
     flow = bench.adapt(admin, "ready")
     bench.step(admin, flow, "cancel")
-    entries = read_chain(bench.desk.log.path.read_bytes(), "log")
+    entries = read_chain(bench.service.trails.of("default").log.path.read_bytes(), "log")
     assert [(entry.kind, entry.data["by"]) for entry in entries] == [
         ("label", "root"),
         ("retract", "root"),
@@ -300,12 +302,12 @@ def test_an_open_page_hears_of_changes_made_by_others(bench):
 
 
 def test_only_the_robots_page_follows_every_word_of_a_robot(bench):
-    robots, other = bench.desk.version("/"), bench.desk.version("/checkpoints")
+    robots, other = bench.desk.version(ANA, "/"), bench.desk.version(ANA, "/checkpoints")
     bench.report({"state": "ready"})
-    assert bench.desk.version("/") != robots
-    assert bench.desk.version("/checkpoints") == other
+    assert bench.desk.version(ANA, "/") != robots
+    assert bench.desk.version(ANA, "/checkpoints") == other
     bench.report({"state": "ready", "policy_version": "policy-b"})
-    assert bench.desk.version("/checkpoints") != other
+    assert bench.desk.version(ANA, "/checkpoints") != other
 
 
 def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
@@ -331,10 +333,10 @@ def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
     ]
     history = {"state": "running", "base_policy": "policy-a", "before": before, "rounds": rounds}
     (bench.folder / "loop").mkdir()
-    known = bench.desk.version("/loop")
+    known = bench.desk.version(ANA, "/loop")
     (bench.folder / "loop" / "history.json").write_text(json.dumps(history))
     page = ana.get("/loop").text
-    assert bench.desk.version("/loop") != known
+    assert bench.desk.version(ANA, "/loop") != known
     words = ("30 %", "60 %", "50 % to 69 %", "+30.0", "16 %", "91 %", "+5", "promoted", "after 34 pairs")
     for text in (*words, "agreement 0.61 is below 0.70"):
         assert text in page

@@ -71,7 +71,9 @@ def test_a_running_job_shows_its_rollouts_its_audit_and_its_story(bench) -> None
     (folder / "audit.json").write_text(json.dumps(AUDIT))
     (folder / "audit.html").write_text("<h1>Audit of world_model-a</h1>")
     metrics = {"imagined_reward": 0.47, "clipped": 0.1}
-    bench.service.jobs.append(job.job_id, "progress", {"stage": "grpo", "step": 3, "total": 8, "metrics": metrics})
+    bench.service.jobs.append(
+        "default", job.job_id, "progress", {"stage": "grpo", "step": 3, "total": 8, "metrics": metrics}
+    )
     page = ana.get(f"/jobs/{job.job_id}").text
     for text in ("Imagined last", "submitted by ana", "grpo 3 of 8: imagined reward 0.47", "task 1"):
         assert text in page
@@ -129,8 +131,8 @@ def test_a_checkpoint_is_tried_blinded_and_only_then_promoted(bench) -> None:
     assert "Decided" not in page
     bench.engine.calls.append("trip")
     bench.engine.hold["trial"].set()
-    wait_for(lambda: bench.desk.cards(), "the card")
-    (card,) = bench.desk.cards()
+    wait_for(lambda: bench.desk.cards("default"), "the card")
+    (card,) = bench.desk.cards("default")
     assert (card["decision"], card["judge"], card["versions"]["robot"]) == ("promote", "operator", "bridge-1")
     assert {pair["labelled_by"] for pair in card["pairs"]} == {"operator:ana"}
     page = ana.get(f"/evaluations/{card['trial_id']}").text
@@ -141,7 +143,7 @@ def test_a_checkpoint_is_tried_blinded_and_only_then_promoted(bench) -> None:
     for text in ("Pair 1", "the scene differs from its start", f'href="/episodes/{first["episodes"][0]}"'):
         assert text in page
     assert root.post(f"/checkpoints/{name}/promote", headers=JSON).status_code == 200
-    assert [entry.kind for entry in bench.desk.log.entries][-2:] == ["try", "promote"]
+    assert [entry.kind for entry in bench.service.trails.of("default").log.entries][-2:] == ["try", "promote"]
 
 
 def test_a_trial_that_cannot_be_is_refused_with_what_would_help(bench) -> None:
@@ -161,22 +163,22 @@ def test_a_trial_that_cannot_be_is_refused_with_what_would_help(bench) -> None:
     assert try_out(bench, watcher, name).status_code == 403
     bench.adapt(ana, "ready")
     assert "is being adapted by ana" in try_out(bench, ana, offered(bench)).json()["error"]
-    assert bench.desk.trials.views() == []
+    assert bench.desk.trials.views("default") == []
 
 
 def test_a_robot_in_a_trial_is_left_alone_until_it_is_stopped(bench) -> None:
     ana, bea, name = bench.client("ana", "operator"), bench.client("bea", "operator"), offered(bench)
     bench.engine.hold["trial"].clear()
     assert try_out(bench, ana, name).status_code == 200
-    trial = bench.desk.trials.views()[0]["trial_id"]
+    trial = bench.desk.trials.views("default")[0]["trial_id"]
     assert bench.engine.inside["trial"].wait(10)
     assert f"in trial {trial} of ana" in try_out(bench, bea, name).json()["error"]
     started = bea.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)
     assert f"in trial {trial} of ana" in started.json()["error"]
     assert bea.post(f"/evaluations/{trial}/stop", headers=JSON).status_code == 200
     bench.engine.hold["trial"].set()
-    wait_for(lambda: bench.desk.trials.on("bridge-1") is None, "the end of the run at hand")
-    (view,) = bench.desk.trials.views()
+    wait_for(lambda: bench.desk.trials.on("default", "bridge-1") is None, "the end of the run at hand")
+    (view,) = bench.desk.trials.views("default")
     assert (view["state"], view["reason"], view["card"]) == ("stopped", "stopped by bea", {})
     again = bea.post(f"/evaluations/{trial}/stop", headers=JSON)
     assert (again.status_code, "nothing to stop" in again.json()["error"]) == (409, True)
@@ -191,22 +193,22 @@ def test_a_trial_goes_on_after_a_restart_and_counts_its_run_once(bench) -> None:
     closing.start()
     bench.engine.hold["trial"].set()
     closing.join()
-    (view,) = bench.desk.trials.views()
+    (view,) = bench.desk.trials.views("default")
     assert view["state"] == "running"
-    again = Trials(bench.folder / "console" / "trials", bench.engine)
-    wait_for(lambda: again.views()[0]["card"], "the card")
-    (view,) = again.views()
+    again = Trials(bench.folder / "console" / "trials", lambda tenant: bench.engine)
+    wait_for(lambda: again.views("default")[0]["card"], "the card")
+    (view,) = again.views("default")
     assert view["card"]["counts"]["wins"] == view["card"]["n"] == view["pairs_done"]
-    assert [view["state"] for view in Trials(bench.folder / "console" / "trials", None).views()] == ["decided"]
+    assert [view["state"] for view in Trials(bench.folder / "console" / "trials", None).views("default")] == ["decided"]
 
 
 def test_the_next_trial_of_the_same_two_takes_other_starts_and_says_so(bench) -> None:
     ana, name = bench.client("ana", "operator"), offered(bench)
     for number in (1, 2):
         assert try_out(bench, ana, name).status_code == 200
-        wait_for(lambda number=number: len(bench.desk.cards()) == number, "the card")
-        wait_for(lambda: bench.desk.trials.on("bridge-1") is None, "its end")
-    second, first = bench.desk.cards()
+        wait_for(lambda number=number: len(bench.desk.cards("default")) == number, "the card")
+        wait_for(lambda: bench.desk.trials.on("default", "bridge-1") is None, "its end")
+    second, first = bench.desk.cards("default")
     assert not set(first["start_seeds"]) & set(second["start_seeds"])
     assert [card["versions"]["earlier_trials_of_the_same"] for card in (first, second)] == [0, 1]
 
@@ -252,7 +254,7 @@ def test_harm_on_another_task_is_told_on_the_adaptation_and_its_card(bench, tmp_
     assert "<td>put</td>" in page
     assert page.count("won here, harm elsewhere") == 1
     assert "won here, harm elsewhere" in ana.get("/evaluations").text
-    assert not bench.desk.checkpoints.has_won("policy-candidate")
+    assert not bench.desk.checkpoints.has_won("default", "policy-candidate")
 
 
 def test_a_budget_in_money_is_asked_for_where_training_has_a_price(bench) -> None:
@@ -322,8 +324,8 @@ def test_who_acted_in_a_run_is_hidden_everywhere_until_its_trial_is_over(bench) 
     watch = ReplayWatch(bench.service.episodes, bench.service.jobs, ledger, lambda _: True, bench.service.blinded)
     for _ in range(3):
         watch.look()
-    assert [job.spec["episodes"] for job in bench.service.jobs.list()] == [["ep-before"]]
+    assert [job.spec["episodes"] for job in bench.service.jobs.list(None)] == [["ep-before"]]
     bench.engine.hold["trial"].set()
-    wait_for(lambda: bench.desk.trials.on("bridge-1") is None, "the end of the trial")
+    wait_for(lambda: bench.desk.trials.on("default", "bridge-1") is None, "the end of the trial")
     assert seen()["ep-run-1"] == other
     assert shown("ep-run-0")

@@ -40,7 +40,7 @@ def test_a_robot_begins_nothing_for_another(bench, robot):
     bench.service.robots.post(User("bridge-2", "robot"), {"state": "ready"}, b"")
     answer = begun(bench, robot, "bridge-2")
     assert (answer.status_code, "may have itself adapted alone, not 'bridge-2'" in answer.text) == (403, True)
-    assert bench.desk.adaptations.all() == []
+    assert bench.desk.adaptations.of("default") == []
 
 
 @pytest.mark.parametrize("step", ["collect", "train", "reuse", "approve", "reject", "cancel"])
@@ -112,7 +112,7 @@ def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
 
 def test_over_mutual_tls_the_certificate_says_which_robot_asks(tmp_path):
     engine = SteeredEngine()
-    with Service(ServiceConfig(tmp_path / "trainer")) as service, Console(service, engine=engine):
+    with Service(ServiceConfig(tmp_path / "trainer")) as service, Console(service, engine_of=lambda tenant: engine):
         clients = {}
         for name in ("bridge-1", "bridge-2"):
             identity = enroll(service.authority, name, "robot", out=tmp_path / name)

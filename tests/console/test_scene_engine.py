@@ -79,9 +79,7 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
     def runner(context):
         recorded = tuple(Recorded(context.episodes.path(row), row.outcome) for row in context.episodes.all())
         inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path)
-        result = run_in_process(
-            inputs, tmp_path / "jobs", emit=lambda kind, data: context.emit(kind, **data), cancelled=context.cancelled
-        )
+        result = run_in_process(inputs, tmp_path / "jobs", emit=context.emit, cancelled=context.cancelled)
         for candidate in result["candidates"]:
             shelf.add(Path(candidate["folder"]))
         return result

@@ -15,6 +15,7 @@ import rich.console
 from cloud_trainer.console import Console, User
 from cloud_trainer.jobs.adaptation_engine import Verdict
 from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.store.tenants import PerTenant
 from gymnast_cli.commands.ttt import Screen, progress
 from gymnast_cli.main import main
 from tests.console.conftest import Bench, SteeredEngine, wait_for
@@ -36,7 +37,7 @@ def ttt(bench: Bench, capsys):
 
 
 def only(bench: Bench):
-    (flow,) = bench.desk.adaptations.all()
+    (flow,) = bench.desk.adaptations.of("default")
     return flow.view
 
 
@@ -138,7 +139,10 @@ def test_a_robot_must_report_be_named_among_several_and_take_orders(bench, ttt):
 
 
 def test_no_robot_at_all_is_said_with_the_remedy(tmp_path, capsys):
-    with Service(ServiceConfig(tmp_path, insecure=True)) as service, Console(service, engine=SteeredEngine()):
+    with (
+        Service(ServiceConfig(tmp_path, insecure=True)) as service,
+        Console(service, engine_of=PerTenant(lambda tenant: SteeredEngine()).of),
+    ):
         code = main(["--json", *HERE, "--trainer", service.address, "--insecure"])
     said = json.loads(capsys.readouterr().out)
     assert (code, "no robot reports to this trainer; start one: gymnast up" in said["message"]) == (2, True)
@@ -229,7 +233,7 @@ def test_a_trainer_that_is_started_again_in_the_middle_is_waited_for(bench, caps
     command = threading.Thread(target=lambda: codes.append(main(words)))
     command.start()
     assert bench.engine.inside["train"].wait(30)
-    (flow,) = bench.desk.adaptations.all()
+    (flow,) = bench.desk.adaptations.of("default")
     stopping = threading.Thread(target=bench.console.stop)
     stopping.start()
     wait_for(lambda: flow._closing, "the closing")
@@ -240,7 +244,7 @@ def test_a_trainer_that_is_started_again_in_the_middle_is_waited_for(bench, caps
     with Service(ServiceConfig(bench.folder, port=port, insecure=True)) as again:
         again.robots.post(User("bridge-1", "robot"), {"state": "ready"}, b"")
         engine = SteeredEngine()
-        with Console(again, engine=engine):
+        with Console(again, engine_of=lambda tenant: engine):
             command.join(60)
     assert codes == [0]
     assert json.loads(capsys.readouterr().out)["stage"] == "kept"

@@ -80,11 +80,11 @@ class MetaStoreContract:
     def test_episodes_are_added_once_in_order(self, store):
         assert store.add_episodes([episode("a"), episode("b")]) == ["added", "added"]
         assert store.add_episodes([episode("b"), episode("c"), episode("c")]) == ["duplicate", "added", "duplicate"]
-        assert [row.episode_id for row in store.episodes()] == ["a", "b", "c"]
-        sequences = [row.sequence for row in store.episodes()]
+        assert [row.episode_id for row in store.episodes(None)] == ["a", "b", "c"]
+        sequences = [row.sequence for row in store.episodes(None)]
         assert sequences == sorted(set(sequences))
-        assert [row.episode_id for row in store.episodes(after=sequences[1])] == ["c"]
-        assert [row.episode_id for row in store.episodes(limit=1)] == ["a"]
+        assert [row.episode_id for row in store.episodes(None, after=sequences[1])] == ["c"]
+        assert [row.episode_id for row in store.episodes(None, limit=1)] == ["a"]
 
     def test_same_id_with_another_digest_is_a_conflict_and_changes_nothing(self, store):
         store.add_episodes([episode("a")])
@@ -93,7 +93,7 @@ class MetaStoreContract:
 
     def test_tenants_do_not_meet(self, store):
         assert store.add_episodes([episode("a"), episode("a", tenant="other", digest="f" * 64)]) == ["added", "added"]
-        assert len(store.episodes(tenant="other")) == 1
+        assert len(store.episodes("other")) == 1
         assert store.episode("third", "a") is None
         assert store.usage("default") == Usage(1, 100)
         assert store.usage("third") == Usage(0, 0)
@@ -104,7 +104,7 @@ class MetaStoreContract:
 
     def test_descriptions_change_identity_does_not(self, store):
         store.add_episodes([episode("a")])
-        [row] = store.episodes(states=["committed"])
+        [row] = store.episodes(None, states=["committed"])
         described = replace(
             row, state="valid", outcome="success", steps=9, metadata={"task": "lift"}, digest="f" * 64, size=1
         )
@@ -113,7 +113,7 @@ class MetaStoreContract:
         assert got == store.episode("default", "a")
         assert (got.state, got.outcome, got.steps, got.metadata) == ("valid", "success", 9, {"task": "lift"})
         assert (got.digest, got.size, got.sequence) == (row.digest, row.size, row.sequence)
-        assert store.episodes(states=["committed"]) == []
+        assert store.episodes(None, states=["committed"]) == []
         with pytest.raises(NotFoundError):
             store.change_episode("default", "never", lambda now: now)
 
@@ -130,51 +130,71 @@ class MetaStoreContract:
 
     def test_filters(self, store):
         store.add_episodes([episode("a", instruction="lift"), episode("b", robot="wx-2", instruction="push")])
-        assert [row.episode_id for row in store.episodes(tenant="default", robot="wx-2")] == ["b"]
-        assert [row.episode_id for row in store.episodes(tenant="default", instruction="lift")] == ["a"]
+        assert [row.episode_id for row in store.episodes("default", robot="wx-2")] == ["b"]
+        assert [row.episode_id for row in store.episodes("default", instruction="lift")] == ["a"]
 
     def test_release_sequences_rise_and_are_never_reused(self, store):
         def sign(number):
-            return ReleaseRow(number, "policy-1", b"payload %d" % number, "key", b"signature")
+            return ReleaseRow("default", number, "policy-1", b"payload %d" % number, "key", b"signature")
 
         rows = [store.add_release(sign) for _ in range(3)]
         numbers = [row.sequence for row in rows]
         assert numbers == sorted(set(numbers))
-        assert store.releases() == rows
-        assert store.releases(after=numbers[1]) == rows[2:]
+        assert store.releases("default") == rows
+        assert store.releases("default", after=numbers[1]) == rows[2:]
 
     def test_no_release_becomes_visible_behind_a_later_one(self, store):
         """Who follows releases by their number misses none, although four threads publish."""
         seen, stop = [], threading.Event()
 
         def follow():
-            while not stop.is_set() or store.releases(after=seen[-1] if seen else 0):
-                seen.extend(row.sequence for row in store.releases(after=seen[-1] if seen else 0))
+            while not stop.is_set() or store.releases("default", after=seen[-1] if seen else 0):
+                seen.extend(row.sequence for row in store.releases("default", after=seen[-1] if seen else 0))
 
         def publish():
             for _ in range(10):
-                store.add_release(lambda number: ReleaseRow(number, "policy-1", b"payload", "key", b"signature"))
+                store.add_release(
+                    lambda number: ReleaseRow("default", number, "policy-1", b"payload", "key", b"signature")
+                )
 
         follower = threading.Thread(target=follow)
         follower.start()
         at_once([publish] * 4)
         stop.set()
         follower.join()
-        assert seen == [row.sequence for row in store.releases()]
+        assert seen == [row.sequence for row in store.releases("default")]
         assert len(seen) == 40
 
     def test_checkpoints_and_lineage_in_both_directions(self, store):
-        row = CheckpointRow("policy-1", "policy", b"{}", "a" * 64, 3, 10)
+        row = CheckpointRow("default", "policy-1", "policy", b"{}", "a" * 64, 3, 10)
         assert store.add_checkpoint(row, [("episode", "e1"), ("episode", "e2"), ("parent", "p0"), ("episode", "e1")])
         assert not store.add_checkpoint(row, [])
         assert store.add_checkpoint(replace(row, checkpoint_id="policy-2", published_ns=11), [("episode", "e1")])
-        assert store.checkpoint("policy-1") == row
-        assert store.checkpoint("policy-9") is None
-        assert [found.checkpoint_id for found in store.checkpoints("policy")] == ["policy-2", "policy-1"]
-        assert store.made_from("policy-1") == [("episode", "e1"), ("episode", "e2"), ("parent", "p0")]
-        assert store.made_with("episode", "e1") == ["policy-1", "policy-2"]
+        assert store.checkpoint("default", "policy-1") == row
+        assert store.checkpoint("default", "policy-9") is None
+        assert [found.checkpoint_id for found in store.checkpoints("default", "policy")] == ["policy-2", "policy-1"]
+        assert store.made_from("default", "policy-1") == [("episode", "e1"), ("episode", "e2"), ("parent", "p0")]
+        assert store.made_with("default", "episode", "e1") == ["policy-1", "policy-2"]
         with pytest.raises(IdReusedError):
             store.add_checkpoint(replace(row, weights_digest="b" * 64), [])
+
+    def test_checkpoints_releases_and_blobs_of_tenants_do_not_meet(self, store):
+        ours = CheckpointRow("default", "policy-1", "policy", b"{}", "a" * 64, 3, 10)
+        theirs = replace(ours, tenant="acme", weights_digest="b" * 64)
+        assert store.add_checkpoint(ours, [("episode", "e1")])
+        assert store.add_checkpoint(theirs, [("episode", "e2")]), "the same id with other weights, of another tenant"
+        assert (store.checkpoint("default", "policy-1"), store.checkpoint("acme", "policy-1")) == (ours, theirs)
+        assert (store.checkpoints("default"), store.checkpoints("third")) == ([ours], [])
+        assert store.made_from("acme", "policy-1") == [("episode", "e2")]
+        assert store.made_with("acme", "episode", "e1") == []
+        row = store.add_release(lambda number: ReleaseRow("acme", number, "policy-1", b"p", "key", b"s"))
+        assert (store.releases("acme"), store.releases("default")) == ([row], [])
+        store.add_episodes([episode("a", digest="c" * 64), episode("a", tenant="acme", digest="d" * 64)])
+        assert store.names_blob("default", "a" * 64)
+        assert store.names_blob("default", "c" * 64, "wx-1")
+        assert not store.names_blob("default", "c" * 64, "wx-2")
+        assert not store.names_blob("default", "a" * 64, "wx-1"), "weights come to robots by releases"
+        assert not any(store.names_blob("default", letter * 64) for letter in "bdx")
 
     def test_writers_at_once_commit_each_episode_once(self, store):
         """Four threads add the same thirty episodes: thirty rows, each counted once."""
@@ -188,7 +208,7 @@ class MetaStoreContract:
         assert results.count("added") == 30
         assert results.count("duplicate") == 90
         assert store.usage("default") == Usage(30, 3000)
-        assert len({row.sequence for row in store.episodes()}) == 30
+        assert len({row.sequence for row in store.episodes(None)}) == 30
 
 
 class JobStoreContract:
@@ -205,16 +225,16 @@ class JobStoreContract:
     def test_jobs_are_claimed_oldest_first_and_once(self, store):
         first = store.submit("default", "a", {}, "1", "ada")
         second = store.submit("default", "b", {}, "2", "ada")
-        assert store.claim("w1", ["b"]).job_id == second.job_id
-        assert store.claim("w2").job_id == first.job_id
-        assert store.claim("w3") is None
-        assert store.get(first.job_id).attempts == 1
+        assert store.claim(None, "w1", ["b"]).job_id == second.job_id
+        assert store.claim(None, "w2").job_id == first.job_id
+        assert store.claim(None, "w3") is None
+        assert store.get("default", first.job_id).attempts == 1
 
     def test_jobs_that_somebody_waits_for_go_first_and_background_ones_last(self, store):
         replay, train, improve, adapt = (
             store.submit("default", kind, {}, kind, "ada") for kind in ("replay", "train", "improve", "adapt")
         )
-        claimed = [store.claim("w").job_id for _ in range(4)]
+        claimed = [store.claim(None, "w").job_id for _ in range(4)]
         assert claimed == [job.job_id for job in (adapt, train, improve, replay)]
 
     def test_many_workers_never_share_a_job(self, store):
@@ -223,7 +243,7 @@ class JobStoreContract:
         claimed = []
 
         def work(name):
-            while (job := store.claim(name)) is not None:
+            while (job := store.claim(None, name)) is not None:
                 claimed.append(job.job_id)
 
         at_once([partial(work, f"w{number}") for number in range(4)])
@@ -231,95 +251,114 @@ class JobStoreContract:
 
     def test_events_are_numbered_and_replayable(self, store):
         job = store.submit("default", "a", {}, "1", "ada")
-        assert store.append(job.job_id, "progress", {"share": 0.5}) == 2
-        assert [event.sequence for event in store.events(job.job_id)] == [1, 2]
-        [event] = store.events(job.job_id, after=1)
+        assert store.append("default", job.job_id, "progress", {"share": 0.5}) == 2
+        assert [event.sequence for event in store.events("default", job.job_id)] == [1, 2]
+        [event] = store.events("default", job.job_id, after=1)
         assert (event.kind, event.data) == ("progress", {"share": 0.5})
         with pytest.raises(NotFoundError):
-            store.append("job-none", "progress", {})
+            store.append("default", "job-none", "progress", {})
 
     def test_cancelling_each_state(self, store):
         waiting = store.submit("default", "a", {}, "1", "ada")
-        assert store.request_cancel(waiting.job_id).state == "cancelled"
+        assert store.request_cancel("default", waiting.job_id).state == "cancelled"
         running = store.submit("default", "a", {}, "2", "ada")
-        store.claim("w")
-        asked = store.request_cancel(running.job_id)
+        store.claim(None, "w")
+        asked = store.request_cancel("default", running.job_id)
         assert (asked.state, asked.cancel_requested) == ("running", True)
-        done = store.finish(running.job_id, "done", {"x": 1})
-        assert store.request_cancel(running.job_id) == done
+        done = store.finish("default", running.job_id, "done", {"x": 1})
+        assert store.request_cancel("default", running.job_id) == done
         with pytest.raises(NotFoundError):
-            store.request_cancel(running.job_id, tenant="other")
+            store.request_cancel("other", running.job_id)
 
     def test_an_ended_job_stays_as_it_is(self, store):
         job = store.submit("default", "a", {}, "1", "ada")
-        store.claim("w")
-        store.finish(job.job_id, "done", {"x": 1})
-        again = store.finish(job.job_id, "failed", {}, "too late")
+        store.claim(None, "w")
+        store.finish("default", job.job_id, "done", {"x": 1})
+        again = store.finish("default", job.job_id, "failed", {}, "too late")
         assert (again.state, again.result) == ("done", {"x": 1})
-        assert [event.kind for event in store.events(job.job_id)] == ["state", "state", "state"]
+        assert [event.kind for event in store.events("default", job.job_id)] == ["state", "state", "state"]
 
     def test_lost_jobs_go_back_and_fail_after_enough_attempts(self, store):
         job = store.submit("default", "a", {}, "1", "ada")
         for attempt in (1, 2):
-            assert store.claim("local-1").attempts == attempt
+            assert store.claim(None, "local-1").attempts == attempt
             [moved] = store.requeue_lost(max_attempts=3, worker="local")
             assert moved.state == "waiting"
-        store.claim("local-1")
+        store.claim(None, "local-1")
         [moved] = store.requeue_lost(max_attempts=3, worker="local")
         assert moved.state == "failed"
         assert "3 times" in moved.error
-        assert store.get(job.job_id).state == "failed"
+        assert store.get("default", job.job_id).state == "failed"
 
     def test_a_kept_lease_is_not_lost_and_a_lost_one_cannot_be_renewed(self, store):
         job = store.submit("default", "a", {}, "1", "ada")
-        store.claim("w", lease_s=60)
+        store.claim(None, "w", lease_s=60)
         assert store.requeue_lost() == []
-        assert store.renew(job.job_id, "w")
-        assert not store.renew(job.job_id, "somebody else")
-        store.renew(job.job_id, "w", lease_s=-1)
+        assert store.renew("default", job.job_id, "w")
+        assert not store.renew("default", job.job_id, "somebody else")
+        store.renew("default", job.job_id, "w", lease_s=-1)
         assert [row.job_id for row in store.requeue_lost()] == [job.job_id]
-        assert not store.renew(job.job_id, "w")
+        assert not store.renew("default", job.job_id, "w")
 
     def test_who_lost_a_job_cannot_end_it_for_its_next_worker(self, store):
         job = store.submit("default", "a", {}, "1", "ada")
-        store.claim("slow", lease_s=-1)
+        store.claim(None, "slow", lease_s=-1)
         store.requeue_lost()
-        store.claim("quick")
-        assert store.finish(job.job_id, "failed", {}, "too late", worker="slow").state == "running"
+        store.claim(None, "quick")
+        assert store.finish("default", job.job_id, "failed", {}, "too late", worker="slow").state == "running"
         with pytest.raises(NotFoundError, match="slow"):
-            store.report(job.job_id, "slow", [("progress", {})], JobEnd("failed"))
-        assert store.report(job.job_id, "quick", [("progress", {"step": 1})]).state == "running"
-        done = store.report(job.job_id, "quick", [("progress", {"step": 2})], JobEnd("done", {"x": 1}))
+            store.report("default", job.job_id, "slow", [("progress", {})], JobEnd("failed"))
+        assert store.report("default", job.job_id, "quick", [("progress", {"step": 1})]).state == "running"
+        done = store.report("default", job.job_id, "quick", [("progress", {"step": 2})], JobEnd("done", {"x": 1}))
         assert (done.state, done.result) == ("done", {"x": 1})
-        kinds = [event.kind for event in store.events(job.job_id)]
+        kinds = [event.kind for event in store.events("default", job.job_id)]
         assert kinds == ["state"] * 4 + ["progress", "progress", "state"]
 
     def test_an_acknowledged_cancellation_is_not_undone_by_the_end_of_the_work(self, store):
         job = store.submit("default", "a", {}, "1", "ada")
-        store.claim("w")
-        store.request_cancel(job.job_id)
-        ended = store.finish(job.job_id, "done", {"x": 1}, worker="w")
+        store.claim(None, "w")
+        store.request_cancel("default", job.job_id)
+        ended = store.finish("default", job.job_id, "done", {"x": 1}, worker="w")
         assert (ended.state, ended.result) == ("cancelled", {"x": 1})
 
     def test_a_job_that_ends_while_lost_ones_go_back_stays_ended(self, store):
         """An end, a lost lease and a claim at once: what was acknowledged as done is never run again."""
         for number in range(20):
             job = store.submit("default", "a", {}, str(number), "ada")
-            store.claim("w", lease_s=-1)
+            store.claim(None, "w", lease_s=-1)
             ends = []
 
             def end(job_id=job.job_id, ends=ends):
-                ends.append(store.finish(job_id, "done", worker="w").state)
+                ends.append(store.finish("default", job_id, "done", worker="w").state)
 
-            at_once([end, store.requeue_lost, partial(store.claim, "other")])
+            at_once([end, store.requeue_lost, partial(store.claim, None, "other")])
             if ends == ["done"]:
-                assert store.get(job.job_id).state == "done"
+                assert store.get("default", job.job_id).state == "done"
             else:
-                store.finish(job.job_id, "failed")
+                store.finish("default", job.job_id, "failed")
+
+    def test_nobody_reaches_another_tenants_job(self, store):
+        job = store.submit("acme", "a", {}, "1", "eve")
+        assert store.claim("default", "w") is None
+        assert store.claim("acme", "w").job_id == job.job_id
+        reached = (
+            lambda: store.get("default", job.job_id),
+            lambda: store.append("default", job.job_id, "progress", {}),
+            lambda: store.request_cancel("default", job.job_id),
+            lambda: store.finish("default", job.job_id, "done"),
+            lambda: store.report("default", job.job_id, "w", []),
+        )
+        for reach in reached:
+            with pytest.raises(NotFoundError):
+                reach()
+        assert store.events("default", job.job_id) == []
+        assert not store.renew("default", job.job_id, "w")
+        assert store.find("default", "1") is None
+        assert len(store.events("acme", job.job_id)) == 2
 
     def test_listing_is_newest_first_and_per_tenant(self, store):
         jobs = [store.submit("default", "a", {}, str(number), "ada").job_id for number in range(3)]
         store.submit("other", "a", {}, "x", "eve")
         assert [row.job_id for row in store.list("default")] == jobs[::-1]
-        assert len(store.list()) == 4
+        assert len(store.list(None)) == 4
         assert store.list("default", state="done") == []

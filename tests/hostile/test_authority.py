@@ -45,7 +45,7 @@ def test_a_revoked_admins_certificate_gets_nothing_on_the_page_and_publishes_not
     for method, path in asked:
         answer = lab.page(method, path, identity=root, form={"robots": "*", "reason": "because"})
         assert (answer.status, answer.json()["kind"]) == (403, "RevokedError"), path
-    assert lab.service.trail.log.entries == ()
+    assert lab.service.trails.of("default").log.entries == ()
 
 
 def test_tokens_and_sessions_of_a_revoked_operator_stop_working(lab):

@@ -121,7 +121,7 @@ def test_a_file_whose_inspection_dies_is_set_aside_at_once_and_the_next_ones_are
         names = fill(spool, 2, "after")
         upload(service, tmp_path, "wx-1", spool)
         assert service.episodes.settle(TIMEOUT_S)
-        rows = {row.episode_id: row for row in service.meta.episodes()}
+        rows = {row.episode_id: row for row in service.meta.episodes(None)}
     assert "SIGKILL" in rows["heavy"].reason
     assert rows["heavy"].state == "quarantined"
     assert [rows[name].state for name in names] == ["valid", "valid"]
@@ -153,11 +153,11 @@ def test_a_file_at_hand_when_the_service_ended_twice_is_set_aside(tmp_path):
         service.validator.stop()
         fill(spool, 2)
         upload(service, tmp_path, "wx-1", spool)
-        first, second = service.meta.episodes()
+        first, second = service.meta.episodes(None)
     (tmp_path / "t" / "validating.txt").write_text(f"{first.digest} 2")
     with Service(config) as service:
         assert service.episodes.settle(TIMEOUT_S)
-        rows = service.meta.episodes()
+        rows = service.meta.episodes(None)
     assert [row.state for row in rows] == ["quarantined", "valid"]
     assert "ended 2 times" in rows[0].reason
     assert second.digest == rows[1].digest

@@ -10,6 +10,7 @@ import pytest
 
 from cloud_trainer.console.app import create_app
 from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.journal import read_chain
 from gymnast_core.wire.gymnast.v1 import (
     jobs_pb2,
@@ -51,7 +52,7 @@ def lab(tmp_path):
 
 
 def entries(lab):
-    return read_chain(lab.service.trail.log.path.read_bytes(), "log")
+    return read_chain(lab.service.trails.of("default").log.path.read_bytes(), "log")
 
 
 def posts(lab):
@@ -94,7 +95,7 @@ def test_no_field_of_a_form_says_who_did_it_or_when(lab, role):
 
 def test_an_adaptations_step_is_written_with_its_form_apart(tmp_path):
     """The one action whose form is written down as it came: a field named like the entry's own changes nothing."""
-    with Lab(tmp_path, page_options={"engine": SteeredEngine()}) as lab:
+    with Lab(tmp_path, page_options={"engine_of": PerTenant(lambda tenant: SteeredEngine()).of}) as lab:
         ana, robot = lab.identity("ana", "operator"), lab.identity("wx-1", "robot")
         report = robots_pb2.RobotReport(state="idle", takes_orders=True)
         assert error_of(lambda: robots_pb2_grpc.RobotServiceStub(lab.channel(robot)).Report(report, timeout=20)) == ""
@@ -128,14 +129,14 @@ def wire_actions(lab, identity):
 
 def state(lab):
     rows = [lab.service.meta.episode("default", f"ep-{n}") for n in range(6)]
-    return rows, lab.service.jobs.list(), lab.service.meta.releases()
+    return rows, lab.service.jobs.list(None), lab.service.meta.releases("default")
 
 
 def test_what_cannot_be_written_down_is_not_done(lab):
     """The disk takes no entry: every action is refused and nothing has changed; then it does, and they are done."""
     root = lab.identity("root", "admin")
-    lab.service.publisher.publish(lab.service.config.folder / "checkpoints" / lab.checkpoint)
-    before, log = state(lab), lab.service.trail.log
+    lab.service.publisher.publish("default", lab.service.config.folder / "checkpoints" / lab.checkpoint)
+    before, log = state(lab), lab.service.trails.of("default").log
     acts = wire_actions(lab, root)
     forms = {"/episodes/ep-3/label": {"outcome": "failure"}, "/episodes/ep-4/retract": {"reason": "dark"},
              f"/checkpoints/{lab.checkpoint}/publish": {},
@@ -172,7 +173,7 @@ def test_the_same_job_asked_for_twice_is_one_entry_and_the_job_of_who_asked_firs
     ana, bea = lab.identity("ana", "operator"), lab.identity("bea", "operator")
     for who in (ana, bea, ana):
         assert error_of(wire_actions(lab, who)["submit"]) == ""
-    [job] = lab.service.jobs.list()
+    [job] = lab.service.jobs.list(None)
     assert [(entry.kind, entry.data["by"], entry.data["job"]) for entry in entries(lab)] == [
         ("submit", "ana", job.job_id)
     ]

@@ -109,10 +109,10 @@ def lost_of_episode(duel: Duel, name: str, acts: Sequence[str]) -> int:
     labels = {("success", "operator:ada") if "ada" in act else ("failure", "operator:bea")
               for act in acts if "says" in act}  # fmt: skip
     lost += bool(labels) and (row.outcome, row.labelled_by) not in labels
-    written = [node.payload for node in duel.service.trail.graph.affected_by_role(name, "labels")]
+    written = [node.payload for node in duel.service.trails.of("default").graph.affected_by_role(name, "labels")]
     lost += len(labels - {(label["outcome"], label["by"]) for label in written})
     lost += bool(labels) and (written[-1]["outcome"], written[-1]["by"]) != (row.outcome, row.labelled_by)
-    entries = [entry for entry in duel.service.trail.log.entries if entry.data.get("episode") == name]
+    entries = [entry for entry in duel.service.trails.of("default").log.entries if entry.data.get("episode") == name]
     return int(lost + max(0, len(acts) - len(entries)))
 
 
@@ -150,13 +150,13 @@ def race_on_jobs(duel: Duel, rounds: int) -> Tally:
         assert duel.trainer.claim().job_id == job
         answers = dict(zip(pair, at_once(*(lambda act=act, job=job: acts[act](job) for act in pair)), strict=True))
         total += Tally(2, acknowledged(list(answers.values())), lost_of_job(duel, job, answers))
-        duel.service.jobs.finish(job, "failed", {}, "the next one")
+        duel.service.jobs.finish("default", job, "failed", {}, "the next one")
     raise AssertionError
 
 
 def lost_of_job(duel: Duel, job: str, answers: dict[str, Any]) -> int:
     said = {act: answer for act, answer in answers.items() if not isinstance(answer, GymnastError)}
-    row, events = duel.jobs.get(job), [event.data for event in duel.service.jobs.events(job)]
+    row, events = duel.jobs.get(job), [event.data for event in duel.service.jobs.events("default", job)]
     lost = sum(said.get(act) is not None and {"step": step} not in events for act, step in (("tell", 1), ("done", 2)))
     ends = {said[act].state for act in ("done", "failed") if act in said}
     lost += bool(ends) and row.state not in ends

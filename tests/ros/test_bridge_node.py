@@ -35,7 +35,7 @@ def checkpoint(folder: Path, seed: int) -> str:
 
 def count_to(context: JobContext) -> dict[str, object]:
     for number in range(int(context.job.spec["n"])):
-        context.emit("progress", done=number + 1)
+        context.emit("progress", {"done": number + 1})
     return {"answer": 42}
 
 
@@ -98,7 +98,7 @@ def test_the_trainer_sees_the_robot_live(client, service, base) -> None:
 
 def test_published_checkpoint_is_staged_swapped_and_rolled_back(client, service, base, tmp_path) -> None:
     better = checkpoint(tmp_path / "better", 1)
-    service.publisher.publish(tmp_path / "better")
+    service.publisher.publish("default", tmp_path / "better")
     client.wait_staged([better], 30.0)
     assert client.policy_version == base[1]
     result = client.evaluate(tasks=["lift"], seed_start=1, seed_count=1, checkpoints=[base[1], better])
@@ -121,7 +121,7 @@ def test_policy_that_misbehaves_on_probation_is_rolled_back_and_the_status_says_
     client, service, base, tmp_path
 ) -> None:
     bad = spinner(tmp_path / "bad")
-    service.publisher.publish(tmp_path / "bad")
+    service.publisher.publish("default", tmp_path / "bad")
     client.wait_staged([bad], 30.0)
     assert client.swap(bad, probation_episodes=5) == bad
     client.wait_for("bridge/status", lambda status: status["probation"] is not None, 10.0)
@@ -137,7 +137,7 @@ def test_policy_that_misbehaves_on_probation_is_rolled_back_and_the_status_says_
 
 def test_well_behaved_policy_passes_its_probation(client, service, base, tmp_path) -> None:
     good = checkpoint(tmp_path / "good", 3)
-    service.publisher.publish(tmp_path / "good")
+    service.publisher.publish("default", tmp_path / "good")
     client.wait_staged([good], 30.0)
     assert client.swap(good, probation_episodes=2) == good
     client.run_episode(instruction="lift", seed=1, record=False)

@@ -35,7 +35,7 @@ class Lab:
     before: int = 0
 
     def call(self, **values: Any) -> str:
-        self.before = len(self.console.desk.adaptations.all())
+        self.before = len(self.console.desk.adaptations.of("default"))
         self.client.set("bridge", {**HERE, **values})
         return self.client.call(CALL)
 
@@ -44,20 +44,23 @@ class Lab:
 
     def until(self, stage: str) -> dict[str, Any]:
         def there(status: dict[str, Any]) -> bool:
-            newest = self.console.desk.adaptations.all()
+            newest = self.console.desk.adaptations.of("default")
             known = {"stage": stage, "id": newest[0].view.adaptation_id} if len(newest) > self.before else {}
             return bool(known) and known.items() <= status["adaptation"].items()
 
         return dict(self.client.wait_for("bridge/status", there, 30.0)["adaptation"])
 
     def newest(self) -> Any:
-        return self.console.desk.adaptations.all()[0]
+        return self.console.desk.adaptations.of("default")[0]
 
 
 def started(folder: Path, domain_id: int, *, orders: bool, namespace: str = "") -> Iterator[Lab]:
     tiny_policy(0).save(folder / "base")
     engine = SteeredEngine()
-    with Service(ServiceConfig(folder=folder / "trainer")) as service, Console(service, engine=engine) as console:
+    with (
+        Service(ServiceConfig(folder=folder / "trainer")) as service,
+        Console(service, engine_of=lambda tenant: engine) as console,
+    ):
         robot = enroll(service.authority, "sim-0", "robot", out=folder / "robot-identity")
         config = GraphConfig(
             folder=folder / "robot", domain_id=domain_id, trainer=service.address, identity=robot,
@@ -81,7 +84,7 @@ def lab(running: Lab) -> Iterator[Lab]:
     yield running
     for event in running.engine.hold.values():
         event.set()
-    for flow in running.console.desk.adaptations.all():
+    for flow in running.console.desk.adaptations.of("default"):
         if not flow.view.stage.over:
             flow.cancel(by="test")
         assert flow.wait(20)
@@ -194,4 +197,4 @@ def test_a_robot_that_takes_no_orders_says_how_to_start_it(tmp_path, domain_id) 
     for lab in started(tmp_path, domain_id, orders=False, namespace="quiet"):
         with pytest.raises(RobotRefusedError, match=r"takes no orders.*start it with `gymnast up --orders`"):
             lab.call()
-        assert lab.console.desk.adaptations.all() == []
+        assert lab.console.desk.adaptations.of("default") == []
