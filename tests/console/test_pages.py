@@ -321,7 +321,9 @@ def test_who_acted_in_a_run_is_hidden_everywhere_until_its_trial_is_over(bench) 
         why = ana.get(f"/checkpoints/ep-run-{number}/lineage.json").text
         assert acting not in why
     ledger = bench.folder / "ledger.jsonl"
-    watch = ReplayWatch(bench.service.episodes, bench.service.jobs, ledger, lambda _: True, bench.service.blinded)
+    watch = ReplayWatch(
+        bench.service.episodes, bench.service.jobs, lambda _: ledger, lambda *_: True, bench.service.blinded
+    )
     for _ in range(3):
         watch.look()
     assert [job.spec["episodes"] for job in bench.service.jobs.list(None)] == [["ep-before"]]
