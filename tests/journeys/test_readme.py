@@ -1,0 +1,118 @@
+"""The README's tour, every line in order, in a fresh folder on a machine of its own, as a newcomer types it.
+
+Lines that take an hour run smaller (SMALLER), a placeholder becomes what the walk itself made, and a section that this
+walk leaves out is named with the reason (ELSEWHERE). A line the README gains is run from that day on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.hosts import Host, Hosts, Started
+
+ROOT = Path(__file__).parents[2]
+WALKED = "The pieces, one by one"
+ELSEWHERE = {
+    "See it work": "make demo and make test: .ci/run runs the first one small, and this is the second",
+    "On the robot": "ros2 commands: tests/ros asks them of a running graph, and tests/ros/test_launched_graph.py launches",
+    "At full size": "needs published checkpoints of several GB; tests/policies and tests/world_model have tiny ones",
+    "On a cluster": "needs several machines; tests/cloud/test_ray_backend.py runs Ray on this one",
+}
+SMALLER = {
+    "gymnast collect": ["--count", "6"],
+    "gymnast evaluate": ["--count", "2"],
+    "gymnast ttt": ["--yes", "--rollouts", "8", "--collect", "20"],
+}
+"""Arguments that come last win."""
+LOOP = {
+    "rounds = 3": "rounds = 1", 'tasks = ["lift", "push", "put", "drawer"]': 'tasks = ["lift"]',
+    "collect = [150, 100, 75]": "collect = [6]", "grpo_iterations = [10, 8, 6]": "grpo_iterations = [1]",
+    "choosing = 25": "choosing = 2", "evaluation = 50": "evaluation = 2",
+    "candidate_every = 5": "candidate_every = 1\nrefine_iterations = 2\njudge_iterations = 2\ngroups = 2\ncheck = false",
+}  # fmt: skip
+READY = {"gymnast serve": "operator's page at", "gymnast up": "rollout: "}
+MAY_REFUSE = ("gymnast ttt", "gymnast loop", "gymnast operate try")
+"""What is so small proves nothing: refused, or not kept (3), is as good an answer as kept."""
+
+
+def sections() -> dict[str, list[str]]:
+    """Commands of every section of the README, comments taken off."""
+    found: dict[str, list[str]] = {}
+    for title, body in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", (ROOT / "README.md").read_text(), re.M | re.S):
+        lines = [line for block in re.findall(r"```sh\n(.*?)```", body, re.S) for line in block.splitlines()]
+        commands = [re.sub(r"\s+# .*", "", line).strip() for line in lines]
+        if commands := [command for command in commands if command]:
+            found[title] = commands
+    return found
+
+
+class Walk:
+    """A newcomer at a terminal: a folder, and what was exported in it."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.host, self.folder = host, folder
+        self.exported: dict[str, str] = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        self.started: list[Started] = []
+
+    def line(self, command: str) -> None:
+        """Type one line and look at what came of it."""
+        words = self.filled(command)
+        kind = " ".join(command.split()[:2])
+        if words.startswith("export "):
+            self.exported |= dict(part.split("=", 1) for part in words.split()[1:])
+        elif kind in READY:
+            self.started.append(self.host.launch("bash", "-c", f"exec {words}", env=self.exported, cwd=self.folder))
+            self.started[-1].wait_for(READY[kind])
+        else:
+            done = self.host.shell(
+                "bash", "-c", " ".join([words, *SMALLER.get(kind, [])]), env=self.exported, cwd=self.folder,
+                timeout_s=400.0,
+            )  # fmt: skip
+            fine = (0, 3) if command.startswith(MAY_REFUSE) else (0,)
+            assert done.returncode in fine, f"{words}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+
+    def filled(self, command: str) -> str:
+        """Put what the walk made where the README has a placeholder."""
+        if "policy-0123456789abcdef" in command:
+            listed = self.asked("weights", "list")["releases"]
+            command = command.replace("policy-0123456789abcdef", listed[-1]["checkpoint_id"])
+        if re.search(r"\bID\b", command):
+            command = re.sub(r"\bID\b", self.asked("episodes", "list")["episodes"][0]["episode_id"], command)
+        return command
+
+    def asked(self, *words: str) -> dict[str, list[dict[str, str]]]:
+        done = self.host.run(*words, "--json", env=self.exported, cwd=self.folder)
+        return dict(json.loads(done.stdout))
+
+
+@pytest.fixture
+def walk(hosts: Hosts, tmp_path: Path) -> Iterator[Walk]:
+    """A fresh folder with what a clone has beside the code."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    loop = (tmp_path / "config" / "loop.toml").read_text()
+    for large, small in LOOP.items():
+        assert large in loop, large
+        loop = loop.replace(large, small)
+    (tmp_path / "config" / "loop.toml").write_text(loop)
+    walking = Walk(hosts.trainer, tmp_path)
+    yield walking
+    for started in reversed(walking.started):
+        started.stop()
+
+
+def test_every_section_with_commands_is_walked_or_named() -> None:
+    assert set(sections()) == {WALKED, *ELSEWHERE}
+
+
+def test_the_tour_can_be_walked_line_by_line(walk: Walk) -> None:
+    for command in sections()[WALKED]:
+        walk.line(command)
+    assert len(walk.started) == 2
