@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 WALKED = "The pieces, one by one"
 ELSEWHERE = {
     "See it work": "make demo and make test: .ci/run runs the first one small, and this is the second",
-    "On the robot": "ros2 commands: tests/ros asks them of a running graph, and tests/ros/test_launched_graph.py launches",
+    "On the robot": "ros2 commands: tests/ros asks them of running graphs; test_launched_graph.py launches",
     "At full size": "needs published checkpoints of several GB; tests/policies and tests/world_model have tiny ones",
     "On a cluster": "needs several machines; tests/cloud/test_ray_backend.py runs Ray on this one",
 }
@@ -36,7 +36,8 @@ LOOP = {
     "rounds = 3": "rounds = 1", 'tasks = ["lift", "push", "put", "drawer"]': 'tasks = ["lift"]',
     "collect = [150, 100, 75]": "collect = [6]", "grpo_iterations = [10, 8, 6]": "grpo_iterations = [1]",
     "choosing = 25": "choosing = 2", "evaluation = 50": "evaluation = 2",
-    "candidate_every = 5": "candidate_every = 1\nrefine_iterations = 2\njudge_iterations = 2\ngroups = 2\ncheck = false",
+    "candidate_every = 5": "candidate_every = 1\nrefine_iterations = 2\njudge_iterations = 2\ngroups = 2\n"
+    "check = false",
 }  # fmt: skip
 READY = {"gymnast serve": "operator's page at", "gymnast up": "rollout: "}
 MAY_REFUSE = ("gymnast ttt", "gymnast loop", "gymnast operate try")
