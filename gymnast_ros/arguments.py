@@ -11,7 +11,8 @@ import yaml
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.shipped import shipped_checkpoints
-from gymnast_ros.graph import CHUNKING, ROBOTS, GraphConfig
+from gymnast_core.wire.address import Address
+from gymnast_ros.graph import CHUNKING, REMOTE, ROBOTS, GraphConfig
 
 NODES = ("arm", "command_gate", "rollout", "bridge", "teleop", "page", "usb_cam", "joy")
 """Names a parameter file may use."""
@@ -112,6 +113,10 @@ def _checked(texts: Mapping[str, str]) -> dict[str, str]:
     for name, argument in known.items():
         if argument.choices and values[name] not in argument.choices:
             raise ConfigError(f"{name}:={values[name]!r} is not one of {', '.join(map(repr, argument.choices))}")
+    policy = values["policy"]
+    for address in (values["trainer"], policy[len(REMOTE) :] if policy.startswith(REMOTE) else ""):
+        if address:
+            Address.parse(address)
     for name in ("domain", "page"):
         if values[name] and not values[name].isdigit():
             raise ConfigError(f"{name}:={values[name]!r} is not a number")

@@ -13,6 +13,8 @@ from gymnast_core.spec import WIDOWX_250S
 ROBOTS = ("sim", "widowx")
 CHUNKING = ("wait", "real_time")
 """Between policy and arm: nothing, or gymnast_core.policies.chunking."""
+REMOTE = "remote:"
+"""Before the address of a policy that runs elsewhere."""
 REAL_TIME = CHUNKING[1]
 CAMERAS = ("", "usb_cam", "realsense")
 ROBOT_MODEL = "wx250s"
@@ -191,6 +193,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     specs = [_arm(config), _gate(config), NodeSpec("rollout", "rollout", rollout)]
     if config.trainer:
         link = {"trainer": config.trainer, "identity": str(config.identity) if config.identity else ""}
+        link |= {"policy": ""} if config.policy.startswith(REMOTE) else {}  # it stays where it is: nothing to install
         trust = {"insecure": config.insecure, "trusted_keys": config.trusted_keys}
         specs.append(NodeSpec("bridge", "bridge", {**store, **link, **trust, "take_orders": config.orders}))
     if config.teleop:

@@ -36,10 +36,10 @@ class Address:
         if "//" in text:
             raise ConfigError(f"{shown} is a URL; {example}")
         host, colon, port = text.strip().rpartition(":")
-        if not colon or host.endswith(":") or host.count("[") != host.count("]"):
-            raise ConfigError(f"{shown} names no port; {example}")
         if ":" in host and not host.startswith("["):
             raise ConfigError(f"{shown}: an IPv6 address stands in brackets; {example}")
+        if not colon or host.count("[") != host.count("]"):
+            raise ConfigError(f"{shown} names no port; {example}")
         if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 65535):
             raise ConfigError(f"{shown}: {port[:20]!r} is no port, 1..65535; {example}")
         return Address(plain_host(host), int(port))

@@ -58,17 +58,19 @@ def proxy_for(scheme: str, address: Address) -> Proxy | None:
         return None
     for name in (f"{scheme}_proxy", "all_proxy"):
         for variable in (name, name.upper()):
-            if not (value := os.environ.get(variable, "").strip()):
-                continue
-            parts = urlsplit(value if "://" in value else f"http://{value}")
-            try:
-                known = parts.scheme == "http" and parts.hostname and (parts.port or 80)
-            except ValueError:
-                known = None
-            if known and parts.hostname:
-                return Proxy(parts.geturl(), variable, Address(parts.hostname, int(known)))
-            LOG.warning("proxy_not_used variable=%s scheme=%s: only http://HOST:PORT is", variable, parts.scheme)
-            return None
+            if value := os.environ.get(variable, "").strip():
+                return _read(value, variable)
+    return None
+
+
+def _read(value: str, variable: str) -> Proxy | None:
+    try:
+        parts = urlsplit(value if "://" in value else f"http://{value}")
+        if parts.scheme == "http" and parts.hostname:
+            return Proxy(parts.geturl(), variable, Address(parts.hostname, parts.port or 80))
+    except ValueError:
+        pass
+    LOG.warning("proxy_not_used variable=%s: it is no http://HOST:PORT", variable)  # its value may hold a password
     return None
 
 
@@ -81,15 +83,19 @@ def _covers(entry: str, address: Address) -> bool:
     """Whether one entry of no_proxy stands for an address."""
     if entry == "*":
         return True
-    host, found = address.host.lower().rstrip("."), ip_of(address.host)
-    network = _network(entry)
+    name, colon, port = entry.rpartition(":")
+    if colon and port.isdigit() and _network(entry) is None:
+        return port == str(address.port) and _names(name, address)
+    return _names(entry, address)
+
+
+def _names(entry: str, address: Address) -> bool:
+    """Whether a name, domain, address or network stands for a host."""
+    host, found, network = address.host.lower().rstrip("."), ip_of(address.host), _network(entry)
     if network is not None:
         return found is not None and found.version == network.version and found in network
-    name, colon, port = entry.rpartition(":")
-    if colon and port.isdigit():
-        return int(port) == address.port and _covers(name, address)
     name = entry.removeprefix("*").strip(".")
-    return found is None and (host == name or host.endswith(f".{name}"))
+    return found is None and bool(name) and (host == name or host.endswith(f".{name}"))
 
 
 def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:

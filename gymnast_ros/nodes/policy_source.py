@@ -16,8 +16,8 @@ from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import architecture, serve_policy
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
+from gymnast_ros.graph import REMOTE
 
-REMOTE = "remote:"
 KEPT = 4
 """Loaded policies kept in memory."""
 

@@ -92,7 +92,7 @@ class Host:
 
     def __init__(self, name: str, namespace: str, folder: Path) -> None:
         self.name, self.namespace, self._folder = name, namespace, folder
-        self.ipv4, self.ipv6 = "", ""
+        self.ipv4, self.ipv6, self.aliases = "", "", [name, name.partition(".")[0]]
         self.started: list[Started] = []
 
     def run(
@@ -204,6 +204,11 @@ class Hosts:
         host.address(ipv4, ipv6)
         self._write_names()
 
+    def call(self, host: Host, alias: str) -> None:
+        """Have a host reached by another name as well, as an entry in the name service does."""
+        host.aliases.append(alias)
+        self._write_names()
+
     def close(self) -> None:
         """End every process of both hosts, and take them away."""
         self._end_relay()
@@ -229,8 +234,7 @@ class Hosts:
         for me in self._both():
             lines = ["127.0.0.1 localhost", "::1 localhost"]
             for host in self._both():
-                names = f"{host.name} {host.name.partition('.')[0]}"
-                lines += [f"{host.ipv4} {names}", f"{host.ipv6} {names}"]
+                lines += [f"{address} {' '.join(host.aliases)}" for address in (host.ipv4, host.ipv6)]
             folder = _NAMES / me.namespace
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "hosts").write_text("\n".join(lines) + "\n")
