@@ -7,6 +7,7 @@ only those are decoded, by whoever looks. Nothing here runs in the executor that
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from gymnast_core.errors import ConfigError, CorruptError, ShapeError
 from gymnast_core.pictures import decode_picture
 from gymnast_core.types import ByteArray
 from gymnast_ros.nodes import messages
-from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.ears import listen, note_drop
 from gymnast_ros.nodes.runtime import Spinner, own_name
 
 RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
@@ -70,7 +71,8 @@ class CameraPort:
         self._watch = CameraWatch(tuple(source.name for source in sources), limits)
         self._kinds = {source.name: source.kind for source in sources}
         self._lock = threading.Lock()
-        self._arrived: dict[str, bytes] = {}
+        self._arrived: dict[str, tuple[bytes, int]] = {}
+        self._met: set[str] = set()
         self._node = Node(
             **own_name(f"{node.get_name()}_cameras"), namespace=node.get_namespace(), context=node.context,
             enable_rosout=False, start_parameter_services=False,
@@ -90,9 +92,14 @@ class CameraPort:
         """One fit frame of every camera; see CameraWatch.newest."""
         with self._lock:
             arrived, self._arrived = self._arrived, {}
-        for name, data in arrived.items():
-            self._decode(name, data)
-        return self._watch.newest(now_ns)
+        for name, (data, arrived_ns) in arrived.items():
+            self._decode(name, data, arrived_ns)
+        monotonic_ns = time.monotonic_ns()
+        for name in arrived.keys() - self._met:
+            self._met.add(name)
+            offset_s = self._watch.offset_ns(name, now_ns, monotonic_ns) / 1e9
+            self._node.get_logger().info(f"camera {name} is there; its clock is {offset_s:+.3f} s from this machine's")
+        return self._watch.newest(now_ns, monotonic_ns)
 
     def close(self) -> None:
         """Stop listening; join the thread before rclpy goes."""
@@ -100,16 +107,18 @@ class CameraPort:
 
     def _take(self, name: str, data: bytes) -> None:
         with self._lock:
-            self._arrived[name] = data
+            self._arrived[name] = (data, time.monotonic_ns())
 
-    def _decode(self, name: str, data: bytes) -> None:
-        message = deserialize_message(data, self._kinds[name])
+    def _decode(self, name: str, data: bytes, arrived_ns: int) -> None:
+        """Whatever bytes come, the tick that asked lives on; what they lacked is the camera's problem."""
         try:
-            image_HWC = decode(message)
-        except ShapeError as error:
-            self._node.get_logger().warning(f"frame dropped camera={name} error={error}", throttle_duration_sec=5.0)
+            message = deserialize_message(data, self._kinds[name])
+            frame = Frame(square(decode(message), self._size), messages.to_ns(message.header.stamp))
+        except Exception as error:  # noqa: BLE001
+            note_drop(self._node, name, error)
+            self._watch.reject(name, str(error)[:200])
             return
-        self._watch.put(name, Frame(square(image_HWC, self._size), messages.to_ns(message.header.stamp)))
+        self._watch.put(name, frame, arrived_ns)
 
 
 def decode(message: Image | CompressedImage) -> ByteArray:
@@ -129,9 +138,15 @@ def decode(message: Image | CompressedImage) -> ByteArray:
 
 
 def square(image_HWC: ByteArray, size: int) -> ByteArray:
-    """The middle square, area-averaged to size x size."""
+    """The middle square, area-averaged to size x size.
+
+    Raises:
+        ShapeError: it has no pixels.
+    """
     height, width = image_HWC.shape[:2]
     side = min(height, width)
+    if side == 0:
+        raise ShapeError(f"a frame of {width}x{height} pixels shows nothing")
     top, left = (height - side) // 2, (width - side) // 2
     middle = image_HWC[top : top + side, left : left + side]
     if side == size:

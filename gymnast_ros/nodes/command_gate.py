@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -35,9 +34,6 @@ SOURCES = {"policy": topics.POLICY_COMMAND, "teleop": topics.TELEOP_COMMAND}
 """Who may want something, and where."""
 THAW_S = 0.1
 """What the emergency stop's thread gets after this process was frozen, before anything queued is decided."""
-STALLED_S = 5.0
-"""Without a tick for so long, the process ends and is started again; the arm holds since half a second or two."""
-STALLED_EXIT = 70
 FLOOD = 500
 """Messages within FLOOD_S on the emergency stop's topic, which a device sends some times a second."""
 FLOOD_S = 1.0
@@ -200,8 +196,6 @@ class EstopNode(Node):  # type: ignore[misc]
         self.create_service(Trigger, topics.ESTOP, self._estop)
         self.create_service(Trigger, topics.RE_ARM, self._re_arm)
         listen(self, Bool, "estop", self._on_topic, topics.STREAM)
-        steady = rclpy.clock.Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(1.0, self._look, clock=steady)
 
     def _estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._latch("estop service called")
@@ -224,12 +218,6 @@ class EstopNode(Node):  # type: ignore[misc]
         response.success = False
         response.message = f"re-arming needs the operator's word: {self._gate_node.voice.remedy}"
         return response
-
-    def _look(self) -> None:
-        """A gate that no longer ticks is ended, for its starter to start it again."""
-        if self._gate_node.stalled_s > STALLED_S:
-            self.get_logger().fatal(f"the gate has not ticked for {self._gate_node.stalled_s:.1f} s; it is ended")
-            os._exit(STALLED_EXIT)
 
 
 def _with_estop(node: Node) -> Sequence[Node]:

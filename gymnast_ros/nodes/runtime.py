@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -33,6 +33,9 @@ from gymnast_ros.nodes.ending import Ending
 LOG = logging.getLogger(__name__)
 
 INTERRUPTED = 130
+STALLED_S = 5.0
+"""Without a control tick for so long, a node is ended; what it commanded holds long before."""
+STALLED_EXIT = 70
 BACK_OFF_S = 30.0
 """Between two tries of a node whose settings are wrong."""
 Check = Callable[[Any], str]
@@ -202,12 +205,18 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
     try:
         node = make()
     except KeyboardInterrupt:
+        Spinner.close_all()
         rclpy.try_shutdown()
         return INTERRUPTED
     except GymnastError as error:
         return _refused(error, ending)
+    except Exception:
+        Spinner.close_all()
+        raise
     ending.interrupts = False
     threads = [Spinner(other) for other in also(node)]
+    if hasattr(node, "stalled_s"):
+        threading.Thread(target=_watch_tick, args=(node, ending), name="watchdog", daemon=True).start()
     code = 0
     try:
         code = _spin(node, ending)
@@ -217,6 +226,7 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
             code = stop() or code
         for thread in threads:
             thread.close()
+        Spinner.close_all()
         node.destroy_node()
         rclpy.try_shutdown()
         closed = getattr(node, "closed", None)
@@ -242,10 +252,20 @@ def _spin(node: Node, ending: Ending) -> int:
     return 0
 
 
+def _watch_tick(node: Any, ending: Ending) -> None:
+    """End a process whose control tick has stopped, for its starter to start it again; nothing else would."""
+    while not ending.due():
+        if node.stalled_s > STALLED_S:
+            node.get_logger().fatal(f"no control tick for {node.stalled_s:.1f} s: this process is ended")
+            os._exit(STALLED_EXIT)
+        ending.wait(1.0)
+
+
 def _refused(error: GymnastError, ending: Ending) -> int:
     """The node cannot be built: one line; whoever starts it again at once would get it again every second."""
     log = get_logger("gymnast")
     log.fatal(str(error))
+    Spinner.close_all()
     if os.environ.get(RESPAWNED):
         log.fatal(f"this is tried again in {BACK_OFF_S:.0f} s; correct it and start again")
         ending.wait(BACK_OFF_S)
@@ -256,7 +276,10 @@ def _refused(error: GymnastError, ending: Ending) -> int:
 class Spinner:
     """A node with an executor in a thread of its own."""
 
+    _open: ClassVar[list[Spinner]] = []
+
     def __init__(self, node: Node) -> None:
+        self._open.append(self)
         self._node = node
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
@@ -272,8 +295,20 @@ class Spinner:
             return
 
     def close(self) -> None:
-        """Join the thread before the node goes; an unjoined one aborts the process."""
+        """Join the thread before the node goes; an unjoined one aborts the process. Safe to call twice."""
+        if self not in self._open:
+            return
+        self._open.remove(self)
         self._closing.set()
         self._thread.join(5.0)
         self._executor.shutdown()
         self._node.destroy_node()
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Join whatever still spins, e.g. what a node had begun whose constructor then failed.
+
+        A thread that is inside rclpy when the process ends is "terminate called without an active exception".
+        """
+        for spinner in list(cls._open):
+            spinner.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -12,22 +13,42 @@ SWITCH_INTERVAL_S = 0.0005
 """How long another thread may keep Python's lock once the tick is due; the interpreter's default is 5 ms."""
 
 
+LOG = logging.getLogger(__name__)
+
+
+def _log(error: Exception) -> None:
+    LOG.error("tick_failed", exc_info=error)
+
+
 class Ticker:
     """Calls a function once a period until it is closed.
 
     Deadlines are start + n x period on the monotonic clock, so lateness never adds up. A call that takes longer than
-    a period costs the deadlines it covers; they are not made up for in a burst.
+    a period costs the deadlines it covers; they are not made up for in a burst. A call that raises is reported, and the
+    next one comes all the same.
 
     Args:
         period_ns: between calls.
-        call: what is done; an exception in it ends the process's work loudly through threading.excepthook.
+        call: what is done.
         name: of the thread.
+        failed: gets what a call raised.
+
+    Attributes:
+        missed: deadlines that slow calls have covered.
+        ticked_s: monotonic time at which the last call ended.
     """
 
-    def __init__(self, period_ns: int, call: Callable[[], None], name: str = "tick") -> None:
-        self._period_ns, self._call = period_ns, call
+    def __init__(
+        self,
+        period_ns: int,
+        call: Callable[[], None],
+        name: str = "tick",
+        failed: Callable[[Exception], None] = _log,
+    ) -> None:
+        self._period_ns, self._call, self._failed = period_ns, call, failed
         self._closing = threading.Event()
         self.missed = 0
+        self.ticked_s = time.monotonic()
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -49,7 +70,11 @@ class Ticker:
             if left_ns > 0:
                 time.sleep(left_ns / 1e9)  # an Event would take a lock per call; closing waits at most one period
                 continue
-            self._call()
+            try:
+                self._call()
+            except Exception as error:  # noqa: BLE001 - a tick that ended would leave an arm that nobody looks after
+                self._failed(error)
+            self.ticked_s = time.monotonic()
             late = max(0, (time.monotonic_ns() - due_ns) // self._period_ns)
             self.missed += late
             due_ns += (1 + late) * self._period_ns

@@ -25,6 +25,7 @@ from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.connection import Connection, hold_lock
 from gymnast_ros.drivers.widowx import WidowXDriver
 from gymnast_ros.nodes import topics
+from gymnast_ros.nodes.ears import note_drop
 from gymnast_ros.nodes.lifecycle import named
 from gymnast_ros.nodes.runtime import Diagnostics, Health, NodeFailedError, Settings, run
 from gymnast_ros.nodes.ticker import Ticker
@@ -67,7 +68,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         self._look()
         self._eye = Ticker(LOOK_NS, self._look, name="latch").start()
         self._diagnostics = Diagnostics(self, WIDOWX_250S.name, self._health, self._motors)
-        self._ticker = Ticker(WIDOWX_250S.step_ns, self._tick).start()
+        self._ticker = Ticker(WIDOWX_250S.step_ns, self._tick, failed=self._tick_failed).start()
         self._starter = self.create_timer(0.0, self._start_up) if settings["autostart"] else None
 
     @named
@@ -260,10 +261,27 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
             except SafetyError as error:
                 self._end(str(error))
 
+    @property
+    def stalled_s(self) -> float:
+        """Since the last tick."""
+        return time.monotonic() - self._ticker.ticked_s
+
     def _tick(self) -> None:
-        with self._lock:
+        if not self._lock.acquire(timeout=WIDOWX_250S.step_s):
+            return  # a slow move has it; a tick that waits for it would look like one that hangs
+        try:
             if self._active and self._connection is not None:
                 self._tick_once(self._connection.driver, self._connection.problem)
+        finally:
+            self._lock.release()
+
+    def _tick_failed(self, error: Exception) -> None:
+        """Whatever an input or the vendor's package raised: hold, count, report, and tick on."""
+        note_drop(self, "tick", error)
+        with self._lock:
+            self._end(f"the arm's tick failed: {type(error).__name__}: {error}")
+            if self._connection is not None:
+                self._hold(self._connection.driver)
 
     def _tick_once(self, driver: WidowXDriver, problem: str) -> None:
         driver.tick()

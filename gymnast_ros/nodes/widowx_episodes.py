@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +50,8 @@ class WidowXEpisodes:
         self.running = False
         self.number = 0
         self._latencies_ms: list[float] = []
-        self._steps = self._stamp_ns = 0
+        self._steps = self._stamp_ns = self._joints_stamp_ns = 0
+        self._joints_changed_s = 0.0
         self._executed_A, self._source = NOTHING_A, ""
 
     def begin(self, driver: WidowXDriver) -> int:
@@ -104,12 +106,26 @@ class WidowXEpisodes:
         """
         now_ns = self._now_ns()
         reading = driver.read()
-        age_s = (now_ns - reading.stamp_ns) / 1e9
-        if age_s > self._settings["joint_max_age_s"]:
-            raise SafetyError(f"joint_states are {age_s:.2f} s old; is xs_sdk alive?")
+        self._check_joints(reading.stamp_ns, now_ns)
         if reading.effort_J is None and not self._settings["dry_run"]:
             raise SafetyError("xs_sdk reports no effort, an overload would not be seen; dry_run is for its simulation")
         return reading, self._cameras.newest(now_ns)
+
+    def _check_joints(self, stamp_ns: int, now_ns: int) -> None:
+        """By their stamp, and by when they last changed on this machine's monotonic clock."""
+        most_s, monotonic_s = self._settings["joint_max_age_s"], time.monotonic()
+        if stamp_ns != self._joints_stamp_ns:
+            if not self._joints_stamp_ns:
+                offset_s = (stamp_ns - now_ns) / 1e9
+                self._node.get_logger().info(f"joint_states are stamped {offset_s:+.3f} s from this machine's clock")
+            self._joints_stamp_ns, self._joints_changed_s = stamp_ns, monotonic_s
+        age_s, silent_s = (now_ns - stamp_ns) / 1e9, monotonic_s - self._joints_changed_s
+        if silent_s > max(most_s, 2 * self._spec.step_s):  # they are looked at once a step
+            raise SafetyError(f"no new joint_states for {silent_s:.2f} s; is xs_sdk alive?")
+        if age_s > most_s:
+            raise SafetyError(f"joint_states are {age_s:.2f} s old; is xs_sdk alive?")
+        if age_s < -most_s:
+            raise SafetyError(f"joint_states are stamped {-age_s:.2f} s in the future; check the clocks (NTP)")
 
     def observe(self, driver: WidowXDriver, fault: str) -> None:
         """Publish what is seen now.

@@ -65,7 +65,7 @@ def test_camera_that_is_silent_late_frozen_or_out_of_step_is_named() -> None:
     watch.put("left", frame(1, SECOND))
     watch.put("right", frame(1, SECOND + SECOND // 20))
     assert problem(watch, SECOND + SECOND // 10) == ""
-    assert "'left' is 0.60 s old" in problem(watch, SECOND + 6 * SECOND // 10)
+    assert "'left' has sent nothing for 0.60 s" in problem(watch, SECOND + 6 * SECOND // 10)
     watch.put("left", frame(2, 2 * SECOND + SECOND // 5))
     watch.put("right", frame(1, 2 * SECOND + SECOND // 5))
     assert "'right' shows the same picture for 1.1 s" in problem(watch, 2 * SECOND + SECOND // 5)

@@ -55,3 +55,18 @@ def test_no_call_begins_after_closing_and_a_tick_may_close_itself() -> None:
 def test_scheduling_that_is_not_allowed_says_what_to_allow() -> None:
     """A process that does not exist may not be made real-time by anybody."""
     assert "rtprio 20" in prefer(2**22 - 1, 20)
+
+
+def test_call_that_raises_is_reported_and_the_next_tick_comes() -> None:
+    calls: list[int] = []
+    failures: list[Exception] = []
+
+    def call() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise ValueError("a frame without pixels")
+
+    ticker = Ticker(1_000_000, call, failed=failures.append).start()
+    wait_until(lambda: len(calls) >= 5, 10.0, "ticks after the ones that raised")
+    ticker.close()
+    assert [str(failure) for failure in failures] == ["a frame without pixels"] * 2
