@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_ros"
 OURS = ("gymnast_core", PACKAGE, "cloud_trainer", "gymnast_cli")
+DATA = (".html", ".css", ".js", ".svg")
 NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "page", "keyboard", "evaluate_once")
 
 if sys.version_info < (3, 10):  # noqa: UP036  (pip cannot be told: see pyproject.toml)
@@ -18,11 +19,20 @@ def files(pattern: str) -> list[str]:
     return sorted(str(path) for path in Path().glob(pattern))
 
 
+def data(top: str) -> list[str]:
+    """Pages, pictures and markers of one of our packages, each by its path in it.
+
+    No patterns: `*.html` finds none in a folder without __init__.py, and `**` none with the setuptools of Ubuntu 22.04.
+    """
+    found = (path for path in Path(top).rglob("*") if path.suffix in DATA or path.name == "py.typed")
+    return sorted(path.relative_to(top).as_posix() for path in found)
+
+
 setup(
     name=PACKAGE,
     version="0.1.0",
     packages=find_packages(include=[f"{top}{sub}" for top in OURS for sub in ("", ".*")]),
-    package_data={"": ["*.html", "*.css", "*.js", "*.svg", "py.typed"]},
+    package_data={top: data(top) for top in OURS},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

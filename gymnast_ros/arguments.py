@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.wire.address import Address
 from gymnast_ros.graph import CHUNKING, REMOTE, ROBOTS, GraphConfig
 
+IDENTITY_FILES = ("cert.pem", "key.pem", "ca.pem")
 NODES = ("arm", "command_gate", "rollout", "bridge", "teleop", "page", "usb_cam", "joy")
 """Names a parameter file may use."""
 
@@ -143,6 +145,43 @@ def parameters_from(path: Path) -> dict[str, dict[str, Any]]:
     return {node: body["ros__parameters"] for node, body in document.items()}
 
 
+def check_files(config: GraphConfig) -> None:
+    """Look for what the settings name before anything starts; a node would find out again and again.
+
+    Raises:
+        ConfigError: a folder or file is not there; the message names it.
+    """
+    if config.trainer and config.identity is not None:
+        missing = [name for name in IDENTITY_FILES if not (config.identity / name).is_file()]
+        if missing:
+            raise ConfigError(f"identity:={config.identity} has no {', '.join(missing)}; `gymnast enroll` makes one")
+    if config.trusted_keys and not Path(config.trusted_keys).is_file():
+        raise ConfigError(f"trusted_keys {config.trusted_keys} is no file")
+
+
+def check_known(given: Sequence[str], command: Sequence[str], launch_file: str, known: Sequence[Argument]) -> None:
+    """Refuse what a user gave to `ros2 launch` and nothing declares: launch itself takes any name:=value in silence.
+
+    Args:
+        given: the name:=value words.
+        command: of the process; a launch file of the user's that includes ours may have words of its own.
+        launch_file: name of ours.
+        known: what it declares.
+
+    Raises:
+        ConfigError: the message names the word, and what it may have been meant for.
+    """
+    if not any(Path(word).name == launch_file for word in command):
+        return
+    names = [argument.name for argument in known]
+    for word in given:
+        name, found, _ = word.partition(":=")
+        if found and name not in names:
+            like = difflib.get_close_matches(name, names, 1)
+            meant = f"; did you mean {like[0]}:=" if like else f"; there are {', '.join(names)}"
+            raise ConfigError(f"{launch_file} has no argument {word!r}{meant}")
+
+
 EVALUATION_ARGUMENTS = (
     Argument("tasks", "lift,push,put,drawer", "task names or instructions, comma-separated"),
     Argument("seed_start", "2000000", "first start state"),
@@ -154,8 +193,8 @@ EVALUATION_ARGUMENTS = (
 
 
 def evaluation_command(texts: Mapping[str, str]) -> list[str]:
-    """Arguments of the Python process that evaluates a running graph; see gymnast_ros.nodes.evaluate_once."""
-    command = ["-m", "gymnast_ros.nodes.evaluate_once"]
+    """Arguments of the program that evaluates a running graph; see gymnast_ros.nodes.evaluate_once."""
+    command: list[str] = []
     for argument in EVALUATION_ARGUMENTS:
         value = texts.get(argument.name, argument.default)
         if value:

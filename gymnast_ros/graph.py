@@ -9,6 +9,7 @@ from typing import Any
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.wire.address import Address
 
 ROBOTS = ("sim", "widowx")
 CHUNKING = ("wait", "real_time")
@@ -162,6 +163,8 @@ class GraphConfig:
             raise ConfigError(f"domain_id must be 0..232, got {self.domain_id}")
         if not 0 <= self.page <= 65535:
             raise ConfigError(f"page must be a port, 0..65535, got {self.page}")
+        if self.trainer:
+            Address.parse(self.trainer)
         if self.trainer and self.identity is None and not self.insecure:
             raise ConfigError("a trainer needs identity (folder with cert.pem, key.pem, ca.pem), or insecure")
         if self.camera not in CAMERAS:

@@ -18,7 +18,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from gymnast_ros.arguments import ARGUMENTS, config_from
+from gymnast_ros.arguments import ARGUMENTS, check_files, check_known, config_from
 from gymnast_ros.graph import (
     ENVIRONMENT,
     ESCALATE_AFTER_S,
@@ -55,10 +55,12 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Check the arguments and return the actions."""
+    check_known(getattr(context, "argv", None) or (), sys.argv, "bridge.launch.py", ARGUMENTS)
     config = config_from({argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS})
     actions: list[LaunchDescriptionEntity] = [
         SetEnvironmentVariable(name, os.environ.get(name, value)) for name, value in ENVIRONMENT.items()
     ]
+    check_files(config)
     claim = Claim(config)
     CLAIMS.append(claim)
     actions += [SetEnvironmentVariable(name, value) for name, value in claim.environment.items()]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -15,10 +16,11 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
-from gymnast_ros.arguments import ARGUMENTS, EVALUATION_ARGUMENTS, evaluation_command
+from gymnast_ros.arguments import ARGUMENTS, EVALUATION_ARGUMENTS, check_known, evaluation_command
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 
@@ -33,6 +35,8 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The graph, and one process that evaluates and then ends everything."""
+    given = getattr(context, "argv", None) or ()
+    check_known(given, sys.argv, "evaluate.launch.py", (*ARGUMENTS, *EVALUATION_ARGUMENTS))
     texts = {
         argument.name: LaunchConfiguration(argument.name).perform(context)
         for argument in (*ARGUMENTS, *EVALUATION_ARGUMENTS)
@@ -42,6 +46,14 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         PythonLaunchDescriptionSource(bridge),
         launch_arguments=[(argument.name, texts[argument.name]) for argument in ARGUMENTS],
     )
-    evaluation = ExecuteProcess(cmd=[sys.executable, *evaluation_command(texts)], output="screen")
-    end = RegisterEventHandler(OnProcessExit(target_action=evaluation, on_exit=[EmitEvent(event=Shutdown())]))
+    program = Path(get_package_prefix("gymnast_ros")) / "lib" / "gymnast_ros" / "evaluate_once"
+    evaluation = ExecuteProcess(cmd=[str(program), *evaluation_command(texts)], output="screen")
+    end = RegisterEventHandler(OnProcessExit(target_action=evaluation, on_exit=finish))
     return [robot, evaluation, end]
+
+
+def finish(event: ProcessExited, _: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """End everything; only an exception makes `ros2 launch` return something else than 0."""
+    if event.returncode:
+        raise RuntimeError(f"the evaluation ended with code {event.returncode}; its reason stands above")
+    return [EmitEvent(event=Shutdown())]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.installed import ROOT, check_page, clean_copy
+
 COLCON = (
     "setuptools==68.1.2",
     "colcon-core==0.21.3",
@@ -31,13 +31,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     installed = subprocess.run([tools / "pip", "install", "--quiet", *COLCON], capture_output=True, text=True)
     if installed.returncode:
         pytest.skip(f"colcon could not be installed from the package registry: {installed.stderr[-200:]}")
-    (folder / "src").mkdir()
-    files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
-    for name in files:
-        if name and (ROOT / name).is_file() and not name.startswith(("tests/", "checkpoints/", "benchmarks/")):
-            copy = folder / "src" / "gymnast_ros" / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes((ROOT / name).read_bytes())
+    clean_copy(folder / "src" / "gymnast_ros")
     built = subprocess.run([tools / "colcon", "build"], cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     return folder / "install" / "gymnast_ros"
@@ -58,15 +52,5 @@ def test_launch_files_configuration_and_index_are_installed(workspace: Path) -> 
         assert {path.name for path in (share / "gymnast_ros" / folder).iterdir()} == wanted
 
 
-def test_the_installed_copy_runs(workspace: Path) -> None:
-    library = next((workspace / "lib").glob("python3*/site-packages"))
-    program = "import gymnast_cli.main as m; print(m.__file__); raise SystemExit(m.main(['--help']))"
-    shown = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(library)},
-        cwd=workspace,
-        capture_output=True,
-        text=True,
-    )
-    assert shown.stdout.startswith(str(library)), shown.stdout + shown.stderr
-    assert "serve" in shown.stdout
+def test_the_installed_page_answers(workspace: Path, tmp_path: Path) -> None:
+    check_page(next((workspace / "lib").glob("python3*/site-packages")), tmp_path)

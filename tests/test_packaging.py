@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 tomllib = pytest.importorskip("tomllib", reason="pyproject.toml is read with Python 3.11's tomllib")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PREPARATION = ("cd ", "git clone", "rosdep install", "colcon build", "source ", "export ")
+PREPARATION = ("cd ", "mkdir ", "git clone", "rosdep install", "python3 -m colcon build", "source ", "export ")
 """README lines that belong to git, ROS and the shell, not to us."""
 
 
@@ -70,7 +69,7 @@ def test_every_node_that_is_launched_is_installed(setup_arguments: dict[str, Any
 
 def test_every_module_and_data_file_is_installed(setup_arguments: dict[str, Any]) -> None:
     packages = set(setup_arguments["packages"])
-    patterns = setup_arguments["package_data"][""]
+    data = setup_arguments["package_data"]
     for top in ("gymnast_core", "gymnast_ros", "cloud_trainer", "gymnast_cli"):
         for path in (ROOT / top).rglob("*"):
             if not path.is_file() or "__pycache__" in path.parts:
@@ -78,17 +77,8 @@ def test_every_module_and_data_file_is_installed(setup_arguments: dict[str, Any]
             folder = ".".join(path.relative_to(ROOT).parent.parts)
             if path.suffix == ".py":
                 assert folder in packages, f"{path} lies in no package; add an __init__.py"
-            elif path.suffix in (".html", ".css", ".js", ".svg"):
-                assert any(path.match(pattern) for pattern in patterns), path
-                owner = next(part for part in (folder, *_parents(folder)) if part in packages)
-                inside = path.relative_to(ROOT / owner.replace(".", "/")).as_posix()
-                assert any(Path(inside).match(pattern) for pattern in patterns), path
-
-
-def _parents(folder: str) -> Iterator[str]:
-    while "." in folder:
-        folder = folder.rpartition(".")[0]
-        yield folder
+            else:
+                assert path.relative_to(ROOT / top).as_posix() in data[top], f"{path} is not installed; see setup.py"
 
 
 def test_launch_and_configuration_are_installed(setup_arguments: dict[str, Any]) -> None:
@@ -106,6 +96,19 @@ def test_pinned_dependencies_and_extras_exist() -> None:
             assert set(own[1].split(",")) <= set(project["optional-dependencies"])
         else:
             assert re.match(r"[A-Za-z0-9_.-]+(\[[a-z0-9,]+\])?==[0-9]", requirement), f"{requirement} is not pinned"
+
+
+def test_robots_environment_has_every_dependency_in_versions_that_fit_its_ros() -> None:
+    """numpy 1, and an OpenCV for it: the distributions' rclpy was built for it; all else as everywhere."""
+    lines = (ROOT / "config" / "robot_requirements.txt").read_text().splitlines()
+    robot = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    project = PYPROJECT["project"]
+    ours = [*project["dependencies"], *project["optional-dependencies"]["page"]]
+    pins = dict(re.match(r"([A-Za-z0-9_-]+)==([0-9.a-z]+)", entry).groups() for entry in ours)
+    assert robot.keys() == pins.keys()
+    assert {name for name in pins if robot[name] != pins[name]} == {"numpy", "opencv-python-headless"}
+    assert robot["numpy"].startswith("1.")
+    assert project["optional-dependencies"]["robot"][0] in (ROOT / "scripts" / "robot_env.sh").read_text()
 
 
 def test_every_command_is_listed_and_has_both_functions() -> None:
@@ -135,9 +138,19 @@ def test_readme_command_exists(line: str, capsys: pytest.CaptureFixture[str]) ->
     if line.startswith(PREPARATION):
         return
     words = shlex.split(line)
+    if words[0].startswith("gymnast_ros/"):
+        check_script([words[0].removeprefix("gymnast_ros/")], capsys)
+        return
     checks = {"make": check_make, "gymnast": check_gymnast, "ros2": check_ros2, "pip": check_pip, "ray": check_ray}
     assert words[0] in checks, f"nobody checks {line!r}; add a rule here"
     checks[words[0]](words[1:], capsys)
+
+
+def check_script(words: list[str], _: object) -> None:
+    """A script of the clone's; it explains itself where it gets nothing to do."""
+    assert words[0].startswith("scripts/")
+    shown = subprocess.run([ROOT / words[0]], capture_output=True, text=True)
+    assert (shown.returncode, "usage:" in shown.stderr) == (2, True)
 
 
 def check_make(words: list[str], _: object) -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from rich.console import Console
 
 from gymnast_core.errors import ConfigError
-from gymnast_ros.arguments import ARGUMENTS, FLAG, config_from
+from gymnast_ros.arguments import ARGUMENTS, FLAG, check_files, config_from
 
 OURS = tuple(argument for argument in ARGUMENTS if argument.name != "vendor")
 """What bridge.launch.py takes, but for the vendor's own launch file, which needs a ROS installation."""
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     config = config_from(
         {name: str(value).lower() if value in (True, False) else value for name, value in texts.items()}
     )
+    check_files(config)
     if config.page:
         if find_spec("fastapi") is None:
             raise ConfigError("the page needs a web server; pip install -e '.[page]' in the clone")

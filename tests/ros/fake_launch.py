@@ -40,6 +40,7 @@ CONTENTS = {
     ),
     "launch.event_handlers": ("OnProcessExit",),
     "launch.events": ("Shutdown",),
+    "launch.events.process": ("ProcessExited",),
     "launch.launch_description_sources": ("PythonLaunchDescriptionSource",),
     "launch.substitutions": ("LaunchConfiguration",),
     "launch_ros": (),
@@ -58,6 +59,7 @@ def install() -> dict[str, ModuleType]:
         modules[name] = module
     packages = ModuleType("ament_index_python.packages")
     packages.get_package_share_directory = lambda package: f"/share/{package}"  # type: ignore[attr-defined]
+    packages.get_package_prefix = lambda package: f"/install/{package}"  # type: ignore[attr-defined]
     modules["ament_index_python.packages"] = packages
     return modules
 

@@ -7,13 +7,13 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gymnast_core.errors import ConfigError
-from gymnast_ros.arguments import ARGUMENTS, config_from, evaluation_command
+from gymnast_ros.arguments import ARGUMENTS, IDENTITY_FILES, check_files, check_known, config_from, evaluation_command
 from gymnast_ros.graph import ENVIRONMENT, GraphConfig, devices, external, graph
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import evaluate_once
@@ -66,12 +66,16 @@ def nodes(actions: list[Any]) -> dict[str, dict[str, Any]]:
     "arguments",
     [
         {},
-        {"trainer": "cloud:50051", "identity": "/id", "namespace": "left"},
+        {"trainer": "cloud:50051", "identity": "id", "namespace": "left"},
         {"robot": "widowx", "camera": "realsense", "teleop": "true", "instruction": "close the drawer"},
         {"page": "8081"},
     ],
 )
-def test_launch_file_starts_the_graph_of_the_starter(bridge, arguments) -> None:
+def test_launch_file_starts_the_graph_of_the_starter(bridge, arguments, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "id").mkdir()
+    for name in IDENTITY_FILES:
+        (tmp_path / "id" / name).touch()
     context = texts(**arguments)
     started = nodes(bridge.start(context))
     wanted = (*devices(config_from(context)), *graph(config_from(context)))
@@ -171,6 +175,7 @@ def test_launch_declares_every_argument_with_its_choices(bridge) -> None:
     [
         ({"robot": "ur5"}, "robot:='ur5'"),
         ({"trainer": "cloud:1"}, "needs identity"),
+        ({"trainer": "nonsense", "insecure": "true"}, "'nonsense' names no port"),
         ({"domain": "x"}, "domain:='x'"),
         ({"domain": "300"}, "0..232"),
         ({"page": "http"}, "page:='http'"),
@@ -187,6 +192,16 @@ def test_wrong_argument_is_refused_by_name(arguments, message) -> None:
         config_from(texts(**arguments))
 
 
+def test_identity_that_is_not_there_is_refused_before_anything_starts(bridge, tmp_path) -> None:
+    given = texts(trainer="cloud:50051", identity=str(tmp_path), folder=str(tmp_path / "robot"))
+    with pytest.raises(ConfigError, match="has no cert.pem, key.pem, ca.pem"):
+        bridge.start(given)
+    (tmp_path / "cert.pem").touch()
+    with pytest.raises(ConfigError, match="has no key.pem, ca.pem"):
+        check_files(config_from(given))
+    assert not (tmp_path / "robot").exists()
+
+
 def test_evaluate_launch_starts_graph_and_evaluation_and_ends(launch_modules) -> None:
     launch_file = load("evaluate.launch.py")
     context = texts(
@@ -195,14 +210,30 @@ def test_evaluate_launch_starts_graph_and_evaluation_and_ends(launch_modules) ->
     robot, evaluation, end = launch_file.start(context)
     assert type(robot).__name__ == "IncludeLaunchDescription"
     command = evaluation.named["cmd"]
-    assert command[1:5] == ["-m", "gymnast_ros.nodes.evaluate_once", "--tasks", "lift,push"]
+    assert command[:3] == ["/install/gymnast_ros/lib/gymnast_ros/evaluate_once", "--tasks", "lift,push"]
     assert end.positional[0].named["target_action"] is evaluation
+    ended = end.positional[0].named["on_exit"]
+    assert [type(action).__name__ for action in ended(SimpleNamespace(returncode=0), None)] == ["EmitEvent"]
+    with pytest.raises(RuntimeError, match="code 3"):  # what makes `ros2 launch` fail
+        ended(SimpleNamespace(returncode=3), None)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("trainr:=cloud:1", "did you mean trainer:="), ("colour:=red", "there are robot, folder")],
+)
+def test_misspelt_launch_argument_is_refused(word, meant) -> None:
+    ours = ["/opt/ros/jazzy/bin/ros2", "launch", "gymnast_ros", "bridge.launch.py", word]
+    with pytest.raises(ConfigError, match=meant):
+        check_known([word], ours, "bridge.launch.py", ARGUMENTS)
+    check_known(["trainer:=cloud:1"], ours, "bridge.launch.py", ARGUMENTS)
+    check_known([word], ["ros2", "launch", "my_lab", "everything.launch.py"], "bridge.launch.py", ARGUMENTS)
 
 
 def test_evaluation_command_is_understood_by_its_program(capsys) -> None:
     command = evaluation_command({"tasks": "lift", "namespace": "left"})
     with pytest.raises(SystemExit):
-        evaluate_once.main([*command[2:], "--help"])
+        evaluate_once.main([*command, "--help"])
     assert "--seed-count" in capsys.readouterr().out
 
 
