@@ -194,10 +194,10 @@ def test_wrong_argument_is_refused_by_name(arguments, message) -> None:
 
 def test_identity_that_is_not_there_is_refused_before_anything_starts(bridge, tmp_path) -> None:
     given = texts(trainer="cloud:50051", identity=str(tmp_path), folder=str(tmp_path / "robot"))
-    with pytest.raises(ConfigError, match="has no cert.pem, key.pem, ca.pem"):
+    with pytest.raises(ConfigError, match=r"has no cert\.pem, key\.pem, ca\.pem"):
         bridge.start(given)
     (tmp_path / "cert.pem").touch()
-    with pytest.raises(ConfigError, match="has no key.pem, ca.pem"):
+    with pytest.raises(ConfigError, match=r"has no key\.pem, ca\.pem"):
         check_files(config_from(given))
     assert not (tmp_path / "robot").exists()
 
