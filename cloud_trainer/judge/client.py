@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import tenacity
 
+from cloud_trainer.judge.proxies import transport_for
 from gymnast_core.errors import ConfigError, RejectedBridgeError, TransientBridgeError
 
+_T = TypeVar("_T")
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Status codes worth retrying."""
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,14 @@ class Endpoint:
         base_url: up to and including /v1.
         model: its name there.
         key_variable: environment variable that holds the API key; empty sends none. The key itself is never stored.
-        timeout_s: of one request.
+        timeout_s: of one request, from its first byte to the last of the answer.
         attempts: tries of one request.
         first_wait_s: upper end of the first random wait between tries; doubles each time.
         longest_wait_s: cap of a wait, also of a server's Retry-After.
         temperature: of the answers.
         max_tokens: of an answer.
+        token_limit: name of that limit in a request; "auto" begins with max_tokens and takes max_completion_tokens
+            when the server asks for it, as newer models do.
     """
 
     base_url: str
@@ -43,6 +51,7 @@ class Endpoint:
     longest_wait_s: float = 30.0
     temperature: float = 0.7
     max_tokens: int = 400
+    token_limit: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be called."""
@@ -50,6 +59,28 @@ class Endpoint:
             raise ConfigError(f"base_url must begin with http:// or https://, got {self.base_url!r}")
         if self.attempts < 1 or min(self.timeout_s, self.first_wait_s, self.longest_wait_s) <= 0:
             raise ConfigError(f"attempts must be at least 1 and waits positive, got {self}")
+        if self.token_limit not in ("auto", *TOKEN_LIMITS):
+            raise ConfigError(f"token_limit must be auto, {' or '.join(TOKEN_LIMITS)}, got {self.token_limit!r}")
+
+
+class _Loop:
+    """An event loop on a thread of its own: what runs there can be given up as a whole, whatever it waits for."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="judge endpoint", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run it there and wait."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """Stop the loop and its thread; closing again does nothing."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
 
 class EndpointClient:
@@ -61,8 +92,13 @@ class EndpointClient:
 
     def __init__(self, endpoint: Endpoint, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.endpoint = endpoint
-        self._http = httpx.Client(base_url=endpoint.base_url, timeout=endpoint.timeout_s, headers=self._headers())
+        self._loop = _Loop()
+        self._http = httpx.AsyncClient(
+            base_url=endpoint.base_url, timeout=endpoint.timeout_s, headers=self._headers(),
+            transport=transport_for(endpoint.base_url),
+        )  # fmt: skip
         self._sleep = sleep
+        self._limit_name = TOKEN_LIMITS[0] if endpoint.token_limit == "auto" else endpoint.token_limit
 
     def _headers(self) -> dict[str, str]:
         variable = self.endpoint.key_variable
@@ -95,7 +131,8 @@ class EndpointClient:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._loop.run(self._http.aclose())
+        self._loop.close()
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         """Random exponential, or what the server asked for."""
@@ -110,13 +147,13 @@ class EndpointClient:
             "model": self.endpoint.model,
             "messages": list(chat),
             "temperature": self.endpoint.temperature,
-            "max_tokens": self.endpoint.max_tokens,
+            self._limit_name: self.endpoint.max_tokens,
             "seed": seed,
         }
-        try:
-            response = self._http.post("chat/completions", json=body)
-        except httpx.TransportError as error:
-            raise TransientBridgeError(f"{self.endpoint.base_url}: {type(error).__name__}: {error}") from error
+        response = self._post(body)
+        if self._other_limit_is_wanted(response):
+            self._limit_name = TOKEN_LIMITS[1]
+            return self._once(chat, seed)
         if response.status_code in BUSY:
             raise _BusyError(self.endpoint.base_url, response)
         if response.status_code != httpx.codes.OK:
@@ -125,10 +162,50 @@ class EndpointClient:
                 f"{response.text[:200]!r}; check model name and key"
             )
         try:
-            content = response.json()["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+            message = response.json()["choices"][0]["message"]
+            return _text_of(message)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise RejectedBridgeError(f"{self.endpoint.base_url} sent no chat completion: {error!r}") from error
-        return content if isinstance(content, str) else json.dumps(content)
+
+    def _post(self, body: dict[str, Any]) -> httpx.Response:
+        """Send one request; the time and size of the whole answer are bounded, not only of each read."""
+        limit_s = self.endpoint.timeout_s
+        try:
+            return self._loop.run(asyncio.wait_for(self._exchange(body), limit_s))
+        except asyncio.TimeoutError as error:
+            raise TransientBridgeError(f"{self.endpoint.base_url}: no whole answer within {limit_s:g} s") from error
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise TransientBridgeError(f"{self.endpoint.base_url}: {type(error).__name__}: {error}") from error
+
+    async def _exchange(self, body: dict[str, Any]) -> httpx.Response:
+        async with self._http.stream("POST", "chat/completions", json=body) as response:
+            read = bytearray()
+            async for piece in response.aiter_bytes():
+                read += piece
+                if len(read) > MAX_ANSWER_BYTES:
+                    raise RejectedBridgeError(f"{self.endpoint.base_url}: an answer above {MAX_ANSWER_BYTES} bytes")
+            headers = {"retry-after": response.headers.get("retry-after", "")}
+            return httpx.Response(response.status_code, headers=headers, content=bytes(read))
+
+    def _other_limit_is_wanted(self, response: httpx.Response) -> bool:
+        """Whether the server refused max_tokens and names what it takes instead."""
+        return (
+            response.status_code == httpx.codes.BAD_REQUEST
+            and self.endpoint.token_limit == "auto"
+            and self._limit_name == TOKEN_LIMITS[0]
+            and TOKEN_LIMITS[1] in response.text
+        )
+
+
+def _text_of(message: Any) -> str:
+    """The words of an answer: a string, or the text parts of a list."""
+    content = message["content"]
+    if content is None:
+        raise ValueError("an answer without content, thoughts alone; raise max_tokens")
+    if isinstance(content, list):
+        texts = [part for part in content if part.get("type", "text") in ("text", "output_text")]
+        content = "".join(part.get("text", "") for part in texts)
+    return content if isinstance(content, str) else json.dumps(content)
 
 
 class _BusyError(TransientBridgeError):

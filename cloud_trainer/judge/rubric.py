@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ SYSTEM_PROMPT = (
 CONTROL_INSTRUCTION = "tie the blue shoelace around the brass bell and hang both from the ceiling lamp"
 """A task no start scene holds; a judge that grants it is talking to the picture, not looking at it."""
 
+_MOST_OBJECTS = 64
 _ADDRESSES_A_JUDGE = re.compile(
     r"success|succeed|complete|passed|reward|score|grade|judge|verdict|ignore|instruction|prompt|answer|system|"
     r"true|criteri",
@@ -181,13 +182,38 @@ def data_url(frame_HWC: ByteArray) -> str:
 
 
 def parse(answer: str, rubric: Rubric) -> Reading | None:
-    """Read an answer; None is garbage: no JSON object, or a criterion that is not plainly true or false."""
-    body = re.sub(r"^\s*```(?:json)?|```\s*$", "", answer.strip())
+    """Read an answer; None is garbage: no JSON object with the criteria, or one that is not plainly true or false.
+
+    Thoughts (up to </think>) are left out. Prose around the answer does not matter; when several objects have the
+    criteria, they must agree.
+    """
+    spoken = answer.rpartition("</think>")[2]
+    readings = [_reading(fields, rubric) for fields in _objects(spoken) if isinstance(fields.get("criteria"), dict)]
+    first = readings[0] if readings else None
+    return first if all(reading is not None and reading.met == first.met for reading in readings if first) else None
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Every JSON object in a text that is not inside another one."""
+    decoder, at = json.JSONDecoder(), 0
+    for _ in range(_MOST_OBJECTS):
+        at = text.find("{", at)
+        if at < 0:
+            return
+        try:
+            found, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            at += 1
+            continue
+        if isinstance(found, dict):
+            yield found
+
+
+def _reading(fields: Mapping[str, Any], rubric: Rubric) -> Reading | None:
     try:
-        fields = json.loads(body)
         met = {criterion.name: fields["criteria"][criterion.name] for criterion in rubric.criteria}
         texts = fields.get("text_in_image", [])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError):
         return None
     if not all(isinstance(value, bool) for value in met.values()) or not isinstance(texts, list):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from cloud_trainer.judge.trust import TrustReport
     from cloud_trainer.world_model.compact_data import Clips
     from cloud_trainer.world_model.worlds import World
+    from gymnast_core.judge import Verdict
     from gymnast_core.types import RolloutBatch
 
 REFUSED = 3
@@ -45,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Calibrate; 3 when the floor is not reached."""
+    """Calibrate; 3 when the floor is not reached, another failure when the judge could not be asked."""
     from cloud_trainer.judge.choice import read_judge
     from cloud_trainer.judge.learned import JudgeConfig
-    from cloud_trainer.judge.trust import calibrate_judge, require_trusted
+    from cloud_trainer.judge.trust import compare, require_trusted
     from cloud_trainer.world_model.compact_data import clips_of
     from cloud_trainer.world_model.worlds import load_world
     from gymnast_cli.commands.wm import labelled_episodes
@@ -59,7 +61,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     clips = clips_of(labelled_episodes(args.episodes, size), size)
     judge = read_judge(args.judge)
     labels = [clips.outcome_of(row) for row in range(len(clips))]
-    report = calibrate_judge(judge, _rollouts(clips, world, args.seed), labels)
+    rollouts = _rollouts(clips, world, args.seed)
+    verdicts = judge.judge(rollouts)
+    _require_answers(verdicts)
+    report = compare(judge.version, verdicts, labels, rollouts.instructions)
     if args.out is not None:
         report.write(args.out)
     refusal = ""
@@ -72,6 +77,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if refusal:
         console.print(refusal, style="red", markup=False)
     return REFUSED if refusal else 0
+
+
+def _require_answers(verdicts: Sequence[Verdict]) -> None:
+    """Refuse a calibration in which silence would count as doubt: the judge could not be asked.
+
+    Raises:
+        RejectedBridgeError: some calls failed; carries how many rollouts that left open, and the first failure.
+    """
+    from gymnast_core.errors import RejectedBridgeError
+
+    failed = [verdict.evidence["errors"] for verdict in verdicts if verdict.evidence.get("abstained") == "outage"]
+    if failed:
+        raise RejectedBridgeError(
+            f"the judge could not be asked about {len(failed)} of {len(verdicts)} rollouts, nothing is calibrated; "
+            f"the first failure: {failed[0][0]}"
+        )
 
 
 def _rollouts(clips: Clips, world: World | None, seed: int) -> RolloutBatch:

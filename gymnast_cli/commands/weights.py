@@ -47,7 +47,8 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--pipeline", default="official", choices=("official", "rl"),
                          help="image preparation: as published, or as SimpleVLA-RL and World-Gymnast do")  # fmt: skip
     convert.add_argument("--statistics-key", default="", metavar="NAME",
-                         help="whose statistics scale the actions (default: Bridge's, or the only one)")  # fmt: skip
+                         help="whose statistics scale the actions (default: the only ones, or of the folder's own "
+                         "those of Bridge)")  # fmt: skip
     convert.add_argument("--temperature", type=float, default=1.0, help="of sampling (default 1.0)")
     convert.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="(default: as stored)")
 
@@ -78,9 +79,13 @@ def _convert(args: argparse.Namespace, console: Console) -> int:
         temperature=args.temperature, dtype=dtype,
     )  # fmt: skip
     manifest = policy.save(args.into, lineage={"stage": "converted", "source": policy.version})
+    key = policy.config.statistics_key
     told = {"checkpoint_id": manifest.id, "weights_size": manifest.weights_bytes, "head": args.head,
-            "statistics_key": policy.config.statistics_key, "folder": str(args.into)}  # fmt: skip
-    text = f"{manifest.id} in {args.into}; next: gymnast serve --import {args.into}, or gymnast up --policy {args.into}"
+            "statistics_key": key, "folder": str(args.into)}  # fmt: skip
+    text = (
+        f"{manifest.id} in {args.into}; actions are scaled by the statistics of {key}\n"
+        f"next: gymnast serve --import {args.into}, or gymnast up --policy {args.into}"
+    )
     emit(args, console, told, text)
     return 0
 

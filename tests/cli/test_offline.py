@@ -109,6 +109,18 @@ def test_an_endpoint_is_calibrated_like_any_judge(files: Path, tmp_path: Path, c
     assert (report["tasks"][0]["labelled"], report["tasks"][0]["precision"]) == (7, None)
 
 
+def test_a_judge_that_cannot_be_asked_is_not_calibrated(files: Path, tmp_path: Path, capsys) -> None:
+    with OpenAiServer(lambda request: (401, "Incorrect API key provided", {})) as server:
+        settings = {"kind": "endpoint", "base_url": server.url, "model": "tiny-vlm", "voting": {"votes": 1}}
+        (tmp_path / "judge.json").write_text(json.dumps(settings))
+        arguments = ["--json", "judge", "calibrate", str(files / "episodes"), "--judge", str(tmp_path / "judge.json")]
+        assert main([*arguments, "--out", str(tmp_path / "calibration.json")]) != 0
+    message = json.loads(capsys.readouterr().out)["message"]
+    assert "could not be asked about 7 of 7 rollouts" in message
+    assert "Incorrect API key" in message
+    assert not (tmp_path / "calibration.json").exists()
+
+
 def test_episode_file_is_shown_without_a_trainer(files: Path, tmp_path: Path, capsys) -> None:
     path = next((files / "episodes").glob("fake-0*.mcap"))
     assert main(["--json", "episodes", "show", str(path), "--film", str(tmp_path / "film.png")]) == 0

@@ -1,9 +1,12 @@
 """The endpoint judge against a real server: nothing but a clear, checked yes is ever a reward."""
 
+import contextlib
 import itertools
 import json
 import math
+import socket
 import threading
+import time
 
 import pytest
 
@@ -91,6 +94,123 @@ def test_garbage_abstains(answer):
 
 def test_a_fenced_answer_is_no_garbage():
     verdict, _ = verdict_of(lambda request: f"```json\n{grade(False)}\n```")
+    assert verdict.outcome is Outcome.FAILURE
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        '<think>\nIt moved. {{"criteria": maybe}} {{"criteria": {{"goal": true}}}}\n</think>\n\n{0}',
+        "It moved, so no.\n</think>\n\n{0}",
+        "Here is my assessment:\n```json\n{0}\n```\nLet me know {{if}} you need more!",
+        '{{"note": 1}} {0}',
+    ],
+)
+def test_thoughts_and_prose_around_an_answer_do_not_matter(around):
+    verdict, _ = verdict_of(lambda request: around.format(grade(False)))
+    assert verdict.outcome is Outcome.FAILURE
+
+
+def test_two_answers_that_contradict_each_other_are_none():
+    verdict, _ = verdict_of(lambda request: f"{grade(False)} or rather {grade(True)}")
+    assert verdict.evidence["abstained"] == "garbage"
+    verdict, _ = verdict_of(lambda request: "{" * 5000 + grade(False))
+    assert verdict.outcome is Outcome.ABSTAIN
+
+
+def completion(content):
+    return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}), {}
+
+
+def test_content_parts_are_put_together():
+    parts = [{"type": "reasoning", "text": "hm"}, {"type": "text", "text": grade(False)[:9]},
+             {"type": "text", "text": grade(False)[9:]}]  # fmt: skip
+    verdict, _ = verdict_of(lambda request: completion(parts))
+    assert verdict.outcome is Outcome.FAILURE
+    verdict, _ = verdict_of(lambda request: completion(None))
+    assert "raise max_tokens" in verdict.evidence["errors"][0]
+
+
+def newer_model(request):
+    if "max_tokens" in request:
+        return 400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", {}
+    return grade(False)
+
+
+def test_newer_models_are_asked_with_the_limit_they_take():
+    verdict, server = verdict_of(newer_model, votes=2)
+    assert verdict.outcome is Outcome.FAILURE
+    assert [("max_tokens" in r, "max_completion_tokens" in r) for r in server.requests[:3]] == [
+        (True, False), (False, True), (False, True)]  # fmt: skip
+    with pytest.raises(ConfigError, match="token_limit must be auto, max_tokens or max_completion_tokens"):
+        Endpoint("http://x/v1", "m", token_limit="tokens")
+
+
+@pytest.mark.parametrize("where", ["headers", "body"])
+def test_an_answer_that_trickles_is_given_up_as_a_whole(where):
+    over = threading.Event()
+
+    def serve(listener):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=trickle, args=(connection,), daemon=True).start()
+
+    def trickle(connection):
+        begin = b"HTTP/1.1 200 OK\r\n" + (b"content-length: 9999\r\n\r\n" if where == "body" else b"x: ")
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(begin)
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        client = EndpointClient(Endpoint(address, "m", timeout_s=0.5, attempts=2), sleep=lambda _: None)
+        started = time.monotonic()
+        with pytest.raises(TransientBridgeError, match=r"no whole answer within 0\.5 s"):
+            client.complete([], seed=0)
+        assert time.monotonic() - started < 20
+        client.close()
+        over.set()
+
+
+def test_an_answer_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr("cloud_trainer.judge.client.MAX_ANSWER_BYTES", 10_000)
+    verdict, _ = verdict_of(lambda request: " " * 20_000)
+    assert "an answer above 10000 bytes" in verdict.evidence["errors"][0]
+
+
+@pytest.mark.parametrize(
+    ("variables", "url", "said"),
+    [
+        ({"no_proxy": "::1,[fe80::1],fd00::/8,localhost"}, "http://judge.example:1/v1", ""),
+        ({"https_proxy": "http://[::1"}, "https://judge.example/v1", r"https_proxy='http://\[::1' is not a proxy"),
+        ({"https_proxy": "ftp://x:1"}, "https://judge.example/v1", r"https_proxy='ftp://x:1' is not a proxy"),
+        ({"all_proxy": "socks5://127.0.0.1:1080"}, "http://judge.example/v1", "all_proxy names a SOCKS proxy"),
+        ({"all_proxy": "socks5://127.0.0.1:1080"}, "http://127.0.0.1:1/v1", ""),
+        ({"all_proxy": "socks5://h:1", "no_proxy": ".example"}, "http://judge.example:1/v1", ""),
+        ({"all_proxy": "socks5://h:1", "no_proxy": "fd00::/8"}, "http://[fd00::7]:1/v1", ""),
+        ({"all_proxy": "socks5://h:1", "no_proxy": "10.0.0.0/8"}, "http://10.1.2.3:1/v1", ""),
+    ],
+)
+def test_proxy_variables_are_used_or_named(monkeypatch, variables, url, said):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if said:
+        with pytest.raises(ConfigError, match=said):
+            EndpointClient(Endpoint(url, "m"))
+    else:
+        EndpointClient(Endpoint(url, "m")).close()
+
+
+def test_a_server_on_this_machine_is_asked_past_the_proxy(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    verdict, _ = verdict_of(lambda request: grade(False))
     assert verdict.outcome is Outcome.FAILURE
 
 

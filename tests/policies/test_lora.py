@@ -130,7 +130,7 @@ def test_published_adapter_is_merged_onto_its_base_only_when_nothing_is_merged_y
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 1, "bias": "none"}))
     with pytest.raises(CheckpointError, match=r"pass base"):
         read_published(tmp_path / "tuned")
-    tuned = read_published(tmp_path / "tuned", base=tmp_path / "base", statistics_key="")
+    tuned = read_published(tmp_path / "tuned", base=tmp_path / "base", statistics_key="bridge_dataset")
     want = network.get_submodule(name).weight + 0.5 * b @ a
     torch.testing.assert_close(tuned.network.get_submodule(name).weight, want)
 
@@ -140,4 +140,4 @@ def test_published_adapter_is_merged_onto_its_base_only_when_nothing_is_merged_y
 
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 1, "use_dora": True}))
     with pytest.raises(CheckpointError, match="DoRA"):
-        read_published(tmp_path / "tuned", base=tmp_path / "base")
+        read_published(tmp_path / "tuned", base=tmp_path / "base", statistics_key="bridge_dataset")

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from gymnast_cli.main import main
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
 from gymnast_core.policies.openvla.config import OpenVLAConfig
 from gymnast_core.policies.openvla.policy import OpenVLAPolicy
@@ -189,7 +190,7 @@ def test_half_an_adapter_is_refused(folder, tmp_path, fields, said):
     name = "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.weight"
     save_file({name: torch.zeros(2, 32)}, adapter / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=said):
-        read_published(tmp_path / "tuned", base=folder)
+        read_published(tmp_path / "tuned", base=folder, statistics_key="bridge_dataset")
 
 
 def test_single_statistics_key_is_taken_and_ambiguity_is_not_guessed(tmp_path):
@@ -199,8 +200,35 @@ def test_single_statistics_key_is_taken_and_ambiguity_is_not_guessed(tmp_path):
     path.write_text(json.dumps({"mine": entry}))
     assert read_published(tmp_path / "one").config.statistics_key == "mine"
     path.write_text(json.dumps({"mine": entry, "yours": entry}))
-    with pytest.raises(CheckpointError, match="name one of them"):
+    with pytest.raises(CheckpointError, match="name one of these"):
         read_published(tmp_path / "one")
+
+
+def test_statistics_of_other_datasets_are_never_taken_unasked(tmp_path, capsys):
+    write_folder(tmp_path / "tuned")
+    statistics, settings = tmp_path / "tuned" / "dataset_statistics.json", tmp_path / "tuned" / "config.json"
+    entry = json.loads(statistics.read_text())["other"]
+    listed = {name: entry for name in ("austin_buds", "bc_z", "bridge_orig", "kuka")}
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "norm_stats": listed}))
+    assert read_published(tmp_path / "tuned").config.statistics_key == "bridge_dataset", "its own file says so"
+    statistics.unlink()
+    with pytest.raises(CheckpointError, match=r"config.json lists .*'bc_z', 'bridge_orig'.*--statistics-key"):
+        read_published(tmp_path / "tuned")
+    convert = ["weights", "convert", str(tmp_path / "tuned"), str(tmp_path / "out")]
+    assert main(convert) == 1
+    assert main([*convert, "--statistics-key", "kuka"]) == 0
+    assert "actions are scaled by the statistics of kuka" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "much"])
+def test_statistics_that_are_no_numbers_are_refused(tmp_path, value):
+    write_folder(tmp_path / "folder")
+    path = tmp_path / "folder" / "dataset_statistics.json"
+    fields = json.loads(path.read_text())
+    fields["bridge_dataset"]["action"]["q99"][3] = value
+    path.write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match=r"normalisation statistics are (not finite|no numbers)"):
+        read_published(tmp_path / "folder")
 
 
 def test_callers_mistakes_are_named(policy):

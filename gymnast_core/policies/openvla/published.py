@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ def read_published(
             merged into them and is left alone; if it holds only an adapter, `base` is needed.
         base: folder with the tensors the adapter was trained on.
         head: discrete, l1 or causal.
-        statistics_key: whose statistics to un-normalise with; empty picks the Bridge one, or the only one.
+        statistics_key: whose statistics to un-normalise with; empty picks the only one, or the Bridge one of the
+            folder's own dataset_statistics.json.
         pipeline: official or rl image preparation.
         temperature: of sampling.
         dtype: convert the weights; None keeps what is stored.
@@ -67,8 +68,8 @@ def read_published(
         )
     settings = _read_json(model_folder / "config.json")
     extras = _read_extras(folder, head)
-    statistics = _statistics((folder, model_folder), settings)
-    key = _choose_key(statistics, statistics_key)
+    statistics, statistics_path = _statistics((folder, model_folder), settings)
+    key = _choose_key(statistics, statistics_key, statistics_path, own=statistics_path.parent == folder)
     config = _config(settings, folder, head, pipeline, key, temperature, proprio="proprio_projector" in extras)
     network = OpenVLANetwork.without_memory(config)
     tensors = _read_shards(model_folder)
@@ -166,21 +167,32 @@ def _read_extras(folder: Path, head: str) -> dict[str, dict[str, Tensor]]:
     return extras
 
 
-def _statistics(folders: Iterable[Path], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The fine-tuned folder's own, else its base's, else what config.json lists."""
+def _statistics(folders: Sequence[Path], settings: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
+    """The fine-tuned folder's own, else its base's, else what config.json lists; and the file they are from."""
     paths = [folder / "dataset_statistics.json" for folder in folders]
     found = [path for path in paths if path.is_file()]
-    statistics = _read_json(found[0]) if found else dict(settings.get("norm_stats", {}))
+    statistics = _read_json(found[0]) if found else dict(settings.get("norm_stats") or {})
     if not statistics:
         raise CheckpointError(f"{paths[0]} is missing and config.json has no norm_stats; actions cannot be scaled")
-    return statistics
+    return statistics, found[0] if found else folders[-1] / "config.json"
 
 
-def _choose_key(statistics: Mapping[str, Any], wanted: str) -> str:
-    candidates = [wanted] if wanted else [key for key in BRIDGE_KEYS if key in statistics] or list(statistics)
-    if candidates[0] not in statistics or (not wanted and len(candidates) > 1 and candidates[0] not in BRIDGE_KEYS):
-        raise CheckpointError(f"statistics_key {wanted!r} does not pick one of {sorted(statistics)}; name one of them")
-    return candidates[0]
+def _choose_key(statistics: Mapping[str, Any], wanted: str, path: Path, *, own: bool) -> str:
+    """The dataset whose statistics are meant; what was learned before this folder's own training is never guessed."""
+    if wanted:
+        if wanted not in statistics:
+            raise CheckpointError(f"statistics_key {wanted!r} does not pick one of {sorted(statistics)} in {path}")
+        return wanted
+    if len(statistics) == 1:
+        return next(iter(statistics))
+    bridge = [key for key in BRIDGE_KEYS if key in statistics]
+    if own and path.name != "config.json" and bridge:
+        return bridge[0]
+    raise CheckpointError(
+        f"{path} lists the statistics of {sorted(statistics)}, and whose scale the actions is not said; copy the "
+        "dataset_statistics.json of the fine-tuning into the folder, or name one of these with --statistics-key "
+        "(the original openvla-7b on a WidowX: bridge_orig)"
+    )
 
 
 def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

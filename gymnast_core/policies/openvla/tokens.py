@@ -80,12 +80,20 @@ class Statistics:
         """Read one dataset's entry; a missing mask means every component is scaled.
 
         Raises:
-            CheckpointError: q01 or q99 is missing.
+            CheckpointError: q01 or q99 is missing, or no list of finite numbers.
         """
         missing = [name for name in ("q01", "q99") if name not in fields]
         if missing:
             raise CheckpointError(f"normalisation statistics lack {missing[0]}; they have {sorted(fields)}")
-        q01, q99 = (np.asarray(fields[name], np.float64) for name in ("q01", "q99"))
+        try:
+            q01, q99 = (np.asarray(fields[name], np.float64) for name in ("q01", "q99"))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"normalisation statistics are no numbers: {error}") from error
+        if not np.isfinite(q01).all() or not np.isfinite(q99).all():
+            raise CheckpointError(
+                f"normalisation statistics are not finite: q01 {q01.tolist()}, q99 {q99.tolist()}; compute them again "
+                "without the frames that are not numbers"
+            )
         return Statistics(q01, q99, np.asarray(fields.get("mask", [True] * len(q01)), bool))
 
 
