@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,8 @@ from gymnast_ros.nodes import messages
 from gymnast_ros.nodes.ears import listen, note_drop
 from gymnast_ros.nodes.runtime import Spinner, own_name
 
+KEPT = 3
+"""Frames of one camera that wait: where the newest is broken, the one before is taken."""
 RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 
 
@@ -71,7 +74,7 @@ class CameraPort:
         self._watch = CameraWatch(tuple(source.name for source in sources), limits)
         self._kinds = {source.name: source.kind for source in sources}
         self._lock = threading.Lock()
-        self._arrived: dict[str, tuple[bytes, int]] = {}
+        self._arrived: dict[str, deque[tuple[bytes, int]]] = {}
         self._met: set[str] = set()
         self._node = Node(
             **own_name(f"{node.get_name()}_cameras"), namespace=node.get_namespace(), context=node.context,
@@ -92,8 +95,8 @@ class CameraPort:
         """One fit frame of every camera; see CameraWatch.newest."""
         with self._lock:
             arrived, self._arrived = self._arrived, {}
-        for name, (data, arrived_ns) in arrived.items():
-            self._decode(name, data, arrived_ns)
+        for name, frames in arrived.items():
+            any(self._decode(name, data, arrived_ns) for data, arrived_ns in reversed(frames))
         monotonic_ns = time.monotonic_ns()
         for name in arrived.keys() - self._met:
             self._met.add(name)
@@ -107,18 +110,19 @@ class CameraPort:
 
     def _take(self, name: str, data: bytes) -> None:
         with self._lock:
-            self._arrived[name] = (data, time.monotonic_ns())
+            self._arrived.setdefault(name, deque(maxlen=KEPT)).append((data, time.monotonic_ns()))
 
-    def _decode(self, name: str, data: bytes, arrived_ns: int) -> None:
-        """Whatever bytes come, the tick that asked lives on; what they lacked is the camera's problem."""
+    def _decode(self, name: str, data: bytes, arrived_ns: int) -> bool:
+        """Return whether it is a frame; whatever bytes come, the tick that asked lives on."""
         try:
             message = deserialize_message(data, self._kinds[name])
             frame = Frame(square(decode(message), self._size), messages.to_ns(message.header.stamp))
         except Exception as error:  # noqa: BLE001
             note_drop(self._node, name, error)
             self._watch.reject(name, str(error)[:200])
-            return
+            return False
         self._watch.put(name, frame, arrived_ns)
+        return True
 
 
 def decode(message: Image | CompressedImage) -> ByteArray:
