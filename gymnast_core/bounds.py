@@ -11,6 +11,7 @@ from gymnast_core.errors import CorruptError
 MAX_DEPTH = 32
 """Of JSON values inside one another; what is written here uses a handful."""
 _MOST_DIGITS = 40
+_PLAIN_DIGITS = 18
 
 
 def parsed_json(text: str, what: str, most: int) -> Any:
@@ -65,6 +66,14 @@ def checked_text(value: object, what: str, most: int) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise CorruptError(f"{what} holds a character that is none: {value[:40]!a}")
     return value
+
+
+def whole_number(text: str) -> int | None:
+    """Return a number that is written in plain digits, at most eighteen of them; None for anything else.
+
+    str.isdigit() takes digits that int() does not read, and numbers no database holds.
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _PLAIN_DIGITS else None
 
 
 def _deeper(value: Any, most: int) -> bool:

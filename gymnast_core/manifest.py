@@ -14,12 +14,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from gymnast_core.errors import CheckpointError
+from gymnast_core.bounds import parsed_object
+from gymnast_core.errors import CheckpointError, CorruptError
 
 WEIGHTS_NAME = "weights.safetensors"
 MANIFEST_NAME = "manifest.json"
 _PIECE_BYTES = 1 << 20
 KINDS = ("policy", "world_model", "judge")
+MAX_CHARACTERS = 64 << 20
+MAX_PARENTS = 64
+MAX_NAME_CHARACTERS = 256
 
 
 def canonical_json(value: Any) -> bytes:
@@ -67,21 +71,38 @@ class Manifest:
         """Parse and check a manifest.
 
         Raises:
-            CheckpointError: not JSON, a field missing or unknown, or an unknown kind.
+            CheckpointError: not JSON, a field missing or unknown, an unknown kind, more parents than anything has, or
+                episodes that are no list of ids and records.
         """
         try:
-            fields = json.loads(data)
+            fields = parsed_object(data.decode(), "manifest", MAX_CHARACTERS)
             manifest = Manifest(**{**fields, "parents": tuple(fields.get("parents", ()))})
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (UnicodeDecodeError, TypeError, CorruptError) as error:
             raise CheckpointError(f"unreadable manifest: {error}") from error
         for name, kind in _FIELD_TYPES.items():
             if not isinstance(value := getattr(manifest, name), kind) or isinstance(value, bool):
                 raise CheckpointError(f"manifest field {name} is a {type(value).__name__}: {str(value)[:80]!r}")
         if manifest.kind not in KINDS:
             raise CheckpointError(f"manifest kind {manifest.kind!r} is not one of {KINDS}")
-        if not all(isinstance(parent, str) for parent in manifest.parents):
-            raise CheckpointError(f"manifest parents must be ids, got {str(manifest.parents)[:80]}")
+        names = (manifest.architecture, manifest.action_space, *manifest.parents[: MAX_PARENTS + 1])
+        if len(manifest.parents) > MAX_PARENTS or not all(
+            isinstance(name, str) and len(name) <= MAX_NAME_CHARACTERS for name in names
+        ):
+            raise CheckpointError(
+                f"a manifest names at most {MAX_PARENTS} parents, architecture and action space in "
+                f"{MAX_NAME_CHARACTERS} characters each, got {str(names)[:80]}"
+            )
+        for role in ("episodes", "starts"):
+            _check_members(role, manifest.lineage.get(role) or [])
         return manifest
+
+
+def _check_members(role: str, members: Any) -> None:
+    """A data set is a list of episode ids, or of records that hold one."""
+    entries = members if isinstance(members, list) else [None]
+    ids = [entry.get("id") if isinstance(entry, dict) else entry for entry in entries]
+    if not all(isinstance(one, str) and len(one) <= MAX_NAME_CHARACTERS for one in ids):
+        raise CheckpointError(f"lineage {role} must be a list of episode ids or of records with an id")
 
 
 _FIELD_TYPES: dict[str, type] = {

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gymnast_core.ancestry import Ancestry, Edges
-from gymnast_core.errors import StorageError
+from gymnast_core.errors import DiskFullError, StorageError
 from gymnast_core.lineage import Damage, Lineage, Node, Record, link_of
 from gymnast_core.manifest import canonical_json
 
@@ -44,6 +44,7 @@ WITH RECURSIVE down(seq) AS (
 HASHED = "parents, id, kind, payload, roles, parent_links, link"
 NODE_JSON = """'{"id":' || json_quote(id) || ',"kind":' || json_quote(kind) || ',"payload":' || payload || '}'"""
 LINK_BYTES = 32
+_FULL = "database or disk is full"  # Python 3.10 has no other sign of it
 RETRACTS = "retracts"
 LABELS = "labels"
 """Roles the graph itself understands: retraction -> record, label -> episode."""
@@ -74,6 +75,17 @@ class ProvenanceGraph:
         """Close the file; safe to call twice."""
         self._database.close()
 
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
+        """One thread at a time; what SQLite cannot do has a name of ours."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or str(error) == _FULL
+                kind = DiskFullError if full else StorageError
+                raise kind(f"the provenance graph: {error}; nothing of it was written") from error
+
     def add(self, record: Record) -> None:
         """Write one record; writing the same one again does nothing.
 
@@ -88,7 +100,7 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: as add(); then none of them is written.
         """
-        with self._lock, self._database:
+        with self._using(), self._database:
             self._database.execute("BEGIN IMMEDIATE")
             row = self._database.execute("SELECT seq, chain FROM record ORDER BY seq DESC LIMIT 1").fetchone()
             seq, chain = row or (0, bytes(LINK_BYTES))
@@ -140,13 +152,13 @@ class ProvenanceGraph:
 
     def mark(self, name: str) -> int:
         """Return how far somebody has read what this graph is filled from; 0 when nothing was marked."""
-        with self._lock:
+        with self._using():
             row = self._database.execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
         return int(row[0]) if row else 0
 
     def set_mark(self, name: str, value: int) -> None:
         """Remember it; not part of any hash."""
-        with self._lock, self._database:
+        with self._using(), self._database:
             self._database.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (name, value))
 
     def get(self, record_id: str) -> Node:
@@ -155,20 +167,20 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: it is unknown.
         """
-        with self._lock:
+        with self._using():
             row = self._database.execute("SELECT id, kind, payload FROM record WHERE id = ?", (record_id,)).fetchone()
         if row is None:
             raise ProvenanceError(f"{record_id} is not recorded; check the id, or `gymnast weights list`")
         return Node(*row)
 
     def __contains__(self, record_id: str) -> bool:
-        with self._lock:
+        with self._using():
             found = self._database.execute("SELECT 1 FROM record WHERE id = ?", (record_id,)).fetchone()
         return found is not None
 
     def of_kind(self, kind: str) -> list[Node]:
         """Return every record of one kind, oldest first."""
-        with self._lock:
+        with self._using():
             rows = self._database.execute("SELECT id, kind, payload FROM record WHERE kind = ? ORDER BY seq", (kind,))
             return [Node(*row) for row in rows]
 
@@ -178,7 +190,7 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: it is unknown, or the graph is damaged.
         """
-        with self._lock, _no_garbage_collection():
+        with self._using(), _no_garbage_collection():
             seqs = self._above(record_id)
             nodes = [Node(*row[1:]) for row in self._rows(seqs, "id, kind, payload")]
             edges = self._edges(record_id, seqs, len(nodes))
@@ -192,7 +204,7 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: as why().
         """
-        with self._lock, _no_garbage_collection():
+        with self._using(), _no_garbage_collection():
             seqs = self._above(record_id)
             nodes = [text for _, text in self._rows(seqs, NODE_JSON)]
             edges = self._edges(record_id, seqs, len(nodes))
@@ -207,7 +219,7 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: it is unknown.
         """
-        with self._lock:
+        with self._using():
             return self._ancestry.counts(self._above(record_id)[1:])
 
     def above(self, record_id: str, *kinds: str) -> list[Node]:
@@ -216,7 +228,7 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: it is unknown.
         """
-        with self._lock, _no_garbage_collection():
+        with self._using(), _no_garbage_collection():
             chosen = self._ancestry.of_kinds(self._above(record_id)[1:], kinds)
             return [Node(*row[1:]) for row in self._rows(chosen, "id, kind, payload")]
 
@@ -268,7 +280,7 @@ class ProvenanceGraph:
         """
         self.get(record_id)
         query = DOWN + "SELECT id, kind, payload FROM record WHERE seq IN down AND id != ? ORDER BY seq"
-        with self._lock:
+        with self._using():
             return [Node(*row) for row in self._database.execute(query, (record_id, record_id))]
 
     def affected_by_role(self, record_id: str, role: str) -> list[Node]:
@@ -276,7 +288,7 @@ class ProvenanceGraph:
         query = """SELECT below.id, below.kind, below.payload FROM record AS above
             JOIN edge ON edge.parent = above.seq AND edge.role = ? JOIN record AS below ON below.seq = edge.child
             WHERE above.id = ? ORDER BY below.seq"""
-        with self._lock:
+        with self._using():
             return [Node(*row) for row in self._database.execute(query, (role, record_id))]
 
     def newest(self, record_ids: Iterable[str], role: str) -> dict[str, Node | None]:
@@ -285,7 +297,7 @@ class ProvenanceGraph:
             JOIN record AS above ON above.id = asked.value
             LEFT JOIN record AS below
               ON below.seq = (SELECT MAX(child) FROM edge WHERE parent = above.seq AND role = ?)"""
-        with self._lock:
+        with self._using():
             rows = self._database.execute(query, (json.dumps(list(record_ids)), role)).fetchall()
         return {row[0]: Node(*row[1:]) if row[1] is not None else None for row in rows}
 
@@ -339,7 +351,7 @@ class ProvenanceGraph:
     def _among_ancestors(self, record_id: str, query: str) -> list[tuple[Node, Node]]:
         """Run a query for (seq, node, node) and keep the rows whose first node is an ancestor."""
         self._seq_of(record_id)
-        with self._lock:
+        with self._using():
             rows = self._database.execute(query).fetchall()
             above = set(self._above(record_id).tolist()) if rows else ()
         return [(Node(*row[1:4]), Node(*row[4:])) for row in rows if row[0] in above]
@@ -366,7 +378,7 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: the record is unknown.
         """
-        with self._lock:
+        with self._using():
             self._read_roles()
             if record_id is None:
                 found = self._database.execute(f"SELECT seq, {HASHED} FROM record ORDER BY seq")

@@ -17,6 +17,8 @@ from gymnast_core.errors import CheckpointError
 
 MAX_HEADER_BYTES = 2 * 1024 * 1024
 MAX_TENSORS = 100_000
+MAX_DIMENSIONS = 16
+_MOST = 1 << 63
 _DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
@@ -91,10 +93,15 @@ def _tensor(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     try:
         dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise NotSafetensorsError(f"tensor {name!r} lacks dtype, shape or data_offsets") from error
+        raise NotSafetensorsError(f"tensor {name[:80]!r} lacks dtype, shape or data_offsets") from error
+    name = name[:80]
+    if (
+        len(shape) > MAX_DIMENSIONS
+    ):  # before they are multiplied: the product of many numbers takes their number squared
+        raise NotSafetensorsError(f"tensor {name!r} has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are read")
     numbers = (*shape, first, last)
-    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
-        raise NotSafetensorsError(f"tensor {name!r} has shape {shape} at {first}..{last}")
+    if not all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < _MOST for number in numbers):
+        raise NotSafetensorsError(f"tensor {name!r} has a size or an offset that is none below 2^63")
     if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
         raise NotSafetensorsError(f"tensor {name!r} has unknown dtype {dtype!r}")
     if math.prod(shape) * _DTYPE_BYTES[dtype] != last - first:

@@ -11,6 +11,7 @@ from cloud_trainer.console import api, pages
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import Desk, scene_request
 from cloud_trainer.jobs.adaptation_engine import FlowError
+from gymnast_core.bounds import whole_number
 from gymnast_core.errors import ContractError
 from gymnast_core.provenance import ProvenanceError
 from gymnast_core.trial import TrialError
@@ -130,7 +131,8 @@ def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:
         return "capturing the scene", f"/adapt/{desk.adapt(user, scene_request(form))}"
 
     def adapt_step(user: User, form: Mapping[str, str], adaptation_id: str, step: str) -> tuple[str, str]:
-        revision = int(form["revision"]) if form.get("revision", "").isdigit() else -1
+        found = whole_number(form.get("revision", ""))
+        revision = -1 if found is None else found
         values = {name: value for name, value in form.items() if name != "revision"}
         return desk.adapt_step(user, adaptation_id, step, revision, values), f"/adapt/{adaptation_id}"
 

@@ -22,7 +22,8 @@ from cloud_trainer.service.trail import MADE, Trail
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.tenants import DEFAULT_TENANT, LEDGER, PerTenant, tenant_folder
-from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.bounds import parsed_json
+from gymnast_core.errors import ConfigError, ContractError, CorruptError
 from gymnast_core.sequential import SequentialRule
 from gymnast_core.trial import has_won
 from gymnast_core.types import Outcome
@@ -31,6 +32,8 @@ from gymnast_core.wire.errors import NotPermittedError
 
 REPORT_STALE_S = 15.0
 EPISODES_PER_PAGE = 60
+_CONFIG_CHARACTERS = 64 * 1024
+_MOST_NUMBER = 2.0**53
 STEPS = ("collect", "train", "reuse", "approve", "reject", "cancel")
 _FIELDS, _WORD, _TEXT = 32, 40, 400
 """Of a form that are written down: so many fields, characters of a name, characters of a value."""
@@ -401,12 +404,12 @@ def scene_request(form: Mapping[str, str]) -> SceneRequest:
 def _json(form: Mapping[str, str], name: str, kind: type[T]) -> T:
     """A field that holds JSON; empty where it is left out."""
     try:
-        value = json.loads(form.get(name, "").strip() or "null")
-    except ValueError as error:
-        raise ConfigError(f"{name} is not JSON: {error}") from error
+        value = parsed_json(form.get(name, "").strip() or "null", name, _CONFIG_CHARACTERS)
+    except CorruptError as error:
+        raise ConfigError(str(error)) from error
     if value is not None and not isinstance(value, kind):
         what = "object" if kind is dict else "list"
-        raise ConfigError(f"{name} must be a JSON {what}, got {form.get(name)!r}")
+        raise ConfigError(f"{name} must be a JSON {what}, got {form.get(name, '')[:80]!a}")
     return kind() if value is None else value
 
 
@@ -425,9 +428,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _number(values: Mapping[str, str], name: str, default: float) -> float:
     text = values.get(name, "").strip()
     try:
-        return float(text) if text else float(default)
+        number = float(text) if text else float(default)
     except ValueError as error:
-        raise ConfigError(f"{name} must be a number, got {text!r}") from error
+        raise ConfigError(f"{name} must be a number, got {text[:40]!a}") from error
+    if not abs(number) < _MOST_NUMBER:  # NaN is not below anything either
+        raise ConfigError(f"{name} must be a number below {_MOST_NUMBER:g}, got {text[:40]!a}")
+    return number
 
 
 def _whole(values: Mapping[str, str], name: str, default: int) -> int:

@@ -14,6 +14,7 @@ from cloud_trainer.console import media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import Desk
 from cloud_trainer.jobs.dreams import ROLLOUTS, read_rollouts
+from gymnast_core.bounds import whole_number
 from gymnast_core.job import JobEvent
 from gymnast_core.web.auth import User
 from gymnast_core.web.site import ago
@@ -76,7 +77,8 @@ def audit_report(desk: Desk, user: User, *, job_id: str) -> tuple[bytes, str]:
 def dream(desk: Desk, user: User, *, job_id: str, name: str) -> tuple[bytes, str]:
     """Frames of real_N or imagined_N that a job kept."""
     desk.job(user, job_id)
-    tensors = load_file(job_folder(desk, job_id) / "dreams.safetensors")
+    path = job_folder(desk, job_id) / "dreams.safetensors"
+    tensors = load_file(path) if path.exists() else {}
     if name not in tensors:
         raise RefusedError(f"job {job_id} kept no {name!r}")
     return media.film(np.ascontiguousarray(tensors[name])), "image/webp"
@@ -86,9 +88,10 @@ def imagined_film(desk: Desk, user: User, *, job_id: str, number: str) -> tuple[
     """Frames of one of the newest imagined rollouts of a running job."""
     desk.job(user, job_id)
     films = read_rollouts(job_folder(desk, job_id))[1]
-    if not number.isdigit() or int(number) >= len(films):
-        raise RefusedError(f"job {job_id} has imagined no rollout {number!r} yet")
-    return media.film(films[int(number)]), "image/webp"
+    place = whole_number(number)
+    if place is None or place >= len(films):
+        raise RefusedError(f"job {job_id} has imagined no rollout {number[:40]!r} yet")
+    return media.film(films[place]), "image/webp"
 
 
 def imagined(desk: Desk, job_id: str) -> list[dict[str, Any]]:

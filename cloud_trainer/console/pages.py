@@ -8,6 +8,7 @@ from typing import Any
 from cloud_trainer.console import job_pages, media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
+from gymnast_core.bounds import whole_number
 from gymnast_core.errors import GymnastError
 from gymnast_core.sequential import SequentialRule
 from gymnast_core.statistics import wilson_interval
@@ -31,7 +32,7 @@ def robots(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any
 
 def episodes(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Newest episodes, filtered."""
-    before = int(query["before"]) if query.get("before", "").isdigit() else None
+    before = whole_number(query.get("before", ""))
     wanted = {name: query.get(name, "") for name in ("outcome", "robot", "text")}
     rows = desk.episodes(user, before=before, **wanted)
     return {"rows": rows, "wanted": wanted, "said": query.get("said", ""), "robots": desk.robots(user)}
@@ -197,8 +198,7 @@ def robot_frame(desk: Desk, user: User, *, robot: str) -> tuple[bytes, str]:
 
 def episode_film(desk: Desk, user: User, *, episode_id: str) -> tuple[bytes, str]:
     """All frames of an episode's first camera."""
-    content = desk.catalogue(user).read(desk.episode(user, episode_id))
-    return media.film(next(iter(content.images.values()))), "image/webp"
+    return media.film(desk.catalogue(user).film(desk.episode(user, episode_id), media.MOST_FRAMES)), "image/webp"
 
 
 def adaptation_picture(desk: Desk, user: User, *, adaptation_id: str, name: str) -> tuple[bytes, str]:

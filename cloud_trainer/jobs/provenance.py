@@ -111,9 +111,20 @@ def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str,
     Raises:
         ProvenanceError: an entry contradicts what is recorded of its episode.
     """
-    named = sorted({entry for entry in episodes if isinstance(entry, str)})
-    graph.add_many([_external(name) for name in named if name not in graph])
-    members = sorted({_member(graph, entry) for entry in episodes})
+    found = graph.newest(map(_id_of, episodes), LABELS)
+    fresh = {_id_of(entry): _fresh(graph, entry) for entry in episodes if _id_of(entry) not in found}
+    graph.add_many(fresh.values())  # all at once: a data set has 100,000 episodes
+    newest = {name: node.id if node else name for name, node in {**dict.fromkeys(fresh), **found}.items()}
+    said = {name: str(node.payload["outcome"]) for name, node in found.items() if node}
+    labels = []
+    for entry in episodes:
+        name, details = (entry, {}) if isinstance(entry, str) else (_id_of(entry), dict(entry))
+        outcome = str(details.get("outcome") or "")
+        if outcome not in ("", said.get(name)):
+            labels.append(label_record(graph, name, outcome=outcome, by=str(details.get("labelled_by", ""))))
+            newest[name], said[name] = labels[-1].id, outcome
+    graph.add_many(labels)
+    members = sorted(set(newest.values()))
     dataset_id = f"dataset-{_digest(members)}"
     if dataset_id not in graph:
         parents = tuple(("holds", member) for member in members)
@@ -121,23 +132,16 @@ def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str,
     return dataset_id
 
 
-def _member(graph: ProvenanceGraph, entry: str | Mapping[str, Any]) -> str:
-    """The record a dataset holds: the episode's newest label, else the episode."""
+def _id_of(entry: str | Mapping[str, Any]) -> str:
+    return entry if isinstance(entry, str) else str(entry["id"])
+
+
+def _fresh(graph: ProvenanceGraph, entry: str | Mapping[str, Any]) -> Record:
+    """An episode that was recorded elsewhere; more is known of it where the entry is not its id alone."""
     if isinstance(entry, str):
-        episode_id = _known(graph, entry)
-    else:
-        episode_id = str(entry["id"])
-        if episode_id not in graph:
-            facts = {
-                key: value for key, value in entry.items() if key not in ("id", "digest", "outcome", "labelled_by")
-            }
-            record_episode(graph, episode_id, digest=str(entry.get("digest", "")), facts=facts)
-    labels = graph.affected_by_role(episode_id, LABELS)
-    outcome = None if isinstance(entry, str) else entry.get("outcome")
-    if outcome and (not labels or labels[-1].payload["outcome"] != outcome):
-        assert not isinstance(entry, str)
-        return record_label(graph, episode_id, outcome=str(outcome), by=str(entry.get("labelled_by", "")))
-    return labels[-1].id if labels else episode_id
+        return _external(entry)
+    facts = {key: value for key, value in entry.items() if key not in ("id", "digest", "outcome", "labelled_by")}
+    return episode_record(graph, str(entry["id"]), digest=str(entry.get("digest", "")), facts=facts)
 
 
 def _known(graph: ProvenanceGraph, record_id: str) -> str:

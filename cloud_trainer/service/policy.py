@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import GymnastError
 from gymnast_core.pictures import decode_jpeg, jpeg_size
 from gymnast_core.policy import Policy
@@ -19,6 +20,7 @@ from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
 MAX_ROWS = 64
+MOST_PROPRIO = 100.0
 MAX_CAMERAS = 8
 MAX_PIXELS = 8 << 20
 """Of all images of one request, decoded: 24 MiB."""
@@ -62,9 +64,13 @@ def observation_from(request: Any) -> Observation:
         raise InvalidMessageError(
             f"{rows} instructions need {rows * PROPRIO_DIM} proprioception values and {rows} times"
         )
+    if max(request.time_ns, default=0) >= 1 << 63:
+        raise InvalidMessageError(f"time_ns {max(request.time_ns)} is no time; it must be below 2^63")
     proprio = np.array(request.proprio, np.float32).reshape(rows, PROPRIO_DIM)
-    if not np.isfinite(proprio).all():
-        raise InvalidMessageError("proprioception is not finite")
+    if not (np.abs(proprio) <= MOST_PROPRIO).all():  # NaN is not below anything
+        raise InvalidMessageError(f"proprioception is not within {MOST_PROPRIO} m and rad")
+    if (longest := max(map(len, request.instructions))) > MAX_INSTRUCTION_CHARACTERS:
+        raise TooLargeError(f"an instruction of {longest} characters; {MAX_INSTRUCTION_CHARACTERS} are accepted")
     pixels = sum(math.prod(jpeg_size(jpeg)) for camera in request.cameras for jpeg in camera.jpeg)
     if pixels > MAX_PIXELS:
         raise TooLargeError(f"{pixels} pixels in one request; {MAX_PIXELS} are accepted")

@@ -339,7 +339,7 @@ def _guarded_call(method: str, call: Callable[[Any, Any], Any]) -> Callable[[Any
         request_id, started = _begin(context)
         try:
             return call(request, context)
-        except (GymnastError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # _abort names it; gRPC itself would pass on its text as UNKNOWN
             _abort(method, error, request_id, context)
         finally:
             metrics.CALLS.labels(method).observe(time.monotonic() - started)
@@ -353,7 +353,7 @@ def _guarded_stream(method: str, call: Callable[[Any, Any], Any]) -> Callable[[A
         metrics.STREAMS.labels(method).inc()
         try:
             yield from call(request, context)
-        except (GymnastError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # as above
             _abort(method, error, request_id, context)
         finally:
             metrics.STREAMS.labels(method).dec()
@@ -370,7 +370,9 @@ def _begin(context: Any) -> tuple[str, float]:
 
 def _abort(method: str, error: Exception, request_id: str, context: Any) -> None:
     """Tell the caller the name and the public text; the log gets the rest under the request id."""
-    domain = error if isinstance(error, GymnastError) else StorageError("the service's disk failed")
+    if not isinstance(error, (GymnastError, OSError)):
+        LOG.exception("call_failed method=%s request_id=%s", method, request_id, exc_info=error)
+    domain = error if isinstance(error, GymnastError) else StorageError("the service failed")
     name, status, _ = wire_error(domain)
     public = str(domain) if not isinstance(domain, StorageError) or name != "ServerFaultError" else "see the log"
     metrics.ERRORS.labels(method, name).inc()

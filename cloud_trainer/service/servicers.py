@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +32,8 @@ from cloud_trainer.store.protocols import (
     ReleaseRow,
     new_job_id,
 )
-from gymnast_core.errors import GymnastError
+from gymnast_core.bounds import parsed_object
+from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.job import FINAL_STATES, JobEvent
 from gymnast_core.signing import EVERY_ROBOT
 from gymnast_core.types import Outcome
@@ -55,6 +56,10 @@ _DRAIN_S = 20.0
 _PAGE = 500
 _PAGE_BYTES = 1 << 20
 _BACKLOG = 256
+_MOST_NAMES = 1000
+_MOST_EVENTS = 1000
+_MOST_VALID_S = 10 * 366 * 86_400
+_MOST_CHARACTERS = 2000
 _Message = TypeVar("_Message", bound=Message)
 
 
@@ -68,12 +73,20 @@ def json_field(text: str, limits: Limits) -> dict[str, Any]:
     if len(text) > limits.json_bytes:
         raise TooLargeError(f"a JSON document of {len(text)} characters; at most {limits.json_bytes} are accepted")
     try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError) as error:
-        raise InvalidMessageError(f"not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidMessageError(f"expected a JSON object, got {type(value).__name__}")
-    return value
+        return parsed_object(text or "{}", "a JSON document", limits.json_bytes)
+    except CorruptError as error:
+        raise InvalidMessageError(str(error)) from error
+
+
+def bounded(what: str, values: Sequence[Any], most: int) -> list[Any]:
+    """Return the values of a repeated field, or characters of a text, before anything is done with them.
+
+    Raises:
+        TooLargeError: more than so many.
+    """
+    if len(values) > most:
+        raise TooLargeError(f"{len(values)} {what}; at most {most} are accepted in one message")
+    return list(values)
 
 
 class Stopping:
@@ -183,6 +196,7 @@ class TrajectoryServicer:
 
     def RetractEpisode(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.RetractEpisodeReply:
         """Withdraw one; who did comes from the certificate."""
+        bounded("characters of a reason", request.reason, _MOST_CHARACTERS)
         touched = self._trails.of(peer.tenant).retract(peer, request.episode_id, request.reason)
         made = [trajectories_pb2.MadeFrom(id=node.id, kind=node.kind) for node in touched]
         return trajectories_pb2.RetractEpisodeReply(touched=made)
@@ -210,7 +224,9 @@ class WeightsServicer:
         """Receive, check and offer a checkpoint."""
         with self._slots.slot(peer, "publish"):
             manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
-        robots = tuple(opening.robots) or (EVERY_ROBOT,)
+        robots = tuple(bounded("robots", opening.robots, _MOST_NAMES)) or (EVERY_ROBOT,)
+        if opening.valid_for_s > _MOST_VALID_S:
+            raise InvalidMessageError(f"valid_for_s {opening.valid_for_s} is more than ten years, {_MOST_VALID_S} s")
         valid_s = opening.valid_for_s or None
         with self._trails.of(peer.tenant).acting(peer, "publish", {"checkpoint": manifest.id, "robots": list(robots)}):
             _, signed = self._publisher.publish_file(peer.tenant, manifest, weights, robots=robots, valid_s=valid_s)
@@ -249,6 +265,8 @@ class WeightsServicer:
 
     def Rollback(self, request: Any, peer: Peer, context: Any) -> weights_pb2.SignedRelease:
         """Order robots back."""
+        bounded("robots", request.robots, _MOST_NAMES)
+        bounded("characters of a reason", request.reason, _MOST_CHARACTERS)
         reason = f"{request.reason} (by {peer.name})"
         asked = {"checkpoint": request.checkpoint_id, "robots": list(request.robots), "reason": request.reason}
         with self._trails.of(peer.tenant).acting(peer, "roll back", asked):
@@ -357,6 +375,7 @@ class JobServicer:
 
     def Claim(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
         """For trainers in other processes: take a job, or an empty one."""
+        bounded("kinds", request.kinds, _MOST_NAMES)
         self._jobs.requeue_lost()
         lease_s = float(request.lease_s or 60)
         row = self._jobs.claim(peer.tenant, f"remote-{peer.name}", list(request.kinds), lease_s)
@@ -366,6 +385,7 @@ class JobServicer:
         """For trainers in other processes: events, the lease, the end."""
         if request.state and request.state not in FINAL_STATES:
             raise InvalidMessageError(f"state {request.state[:40]!r} is none of {FINAL_STATES}")
+        bounded("events", request.events, _MOST_EVENTS)
         events = [(event.kind, json_field(event.data_json, self._limits)) for event in request.events]
         result = json_field(request.result_json, self._limits)
         end = JobEnd(request.state, result, request.error) if request.state else None

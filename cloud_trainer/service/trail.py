@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,8 +83,8 @@ class Trail:
                 if known:
                     self._compare_again(known)
                     known = 0
-            except (GymnastError, OSError, sqlite3.Error) as error:
-                LOG.error("graph_not_caught_up error=%s", error)
+            except Exception:  # whatever it is, the graph goes on following
+                LOG.exception("graph_not_caught_up")
             self._stop.wait(_FOLLOW_S)
 
     def close(self) -> None:
@@ -186,7 +185,7 @@ class Trail:
             paths = self._new_manifests()  # before the episodes: what a checkpoint was made from is then among them
             self._add_episodes()
             fresh = [path.parent for path in paths if path.parent.name not in self.graph]
-            self._add_checkpoints([read_manifest(folder) for folder in fresh])
+            self._add_checkpoints([found for folder in fresh if (found := _readable(folder)) is not None])
             self._seen_manifests.update(paths)
             while page := self._meta.releases(self._tenant, self._seen_release, _PAGE):
                 names = dict.fromkeys(row.checkpoint_id for row in page if row.checkpoint_id not in self.graph)
@@ -201,11 +200,12 @@ class Trail:
 
     def _add_checkpoints(self, manifests: Sequence[Manifest]) -> None:
         """Parents first; a manifest may name 100,000 episodes, so each is read once."""
-        fresh = {manifest.id: manifest for manifest in manifests}
-        for manifest in manifests:
-            for each in _parents_first(manifest, fresh, set()):
+        for each in parents_first(manifests):
+            try:
                 if each.id not in self.graph:
                     record_checkpoint(self.graph, each)
+            except GymnastError as error:  # its manifest contradicts what is recorded: the others' trail goes on
+                LOG.error("checkpoint_not_recorded checkpoint=%s error=%s", each.id, error)
 
     def _catch_up_to(self, record_id: str) -> None:
         self.catch_up()
@@ -299,15 +299,29 @@ def _author(who: Who) -> dict[str, Any]:
     return {"by": who.name, "role": who.role, "tenant": who.tenant, "at_ns": time.time_ns()}
 
 
-def _parents_first(manifest: Manifest, known: Mapping[str, Manifest], seen: set[str]) -> Iterator[Manifest]:
-    """A checkpoint after everything it was made from."""
-    if manifest.id in seen:
-        return
-    seen.add(manifest.id)
-    for name in (*manifest.parents, *(manifest.lineage.get(role) for role in LINKED_CHECKPOINTS)):
-        if isinstance(name, str) and name in known:
-            yield from _parents_first(known[name], known, seen)
-    yield manifest
+def _readable(folder: Path) -> Manifest | None:
+    """The manifest of a folder on the shelf; None for one that cannot be read, which is named in the log."""
+    try:
+        return read_manifest(folder)
+    except (GymnastError, OSError) as error:
+        LOG.error("manifest_unreadable folder=%s error=%s", folder, error)
+        return None
+
+
+def parents_first(manifests: Sequence[Manifest]) -> Iterator[Manifest]:
+    """Each checkpoint once, after everything it was made from; a chain of thousands is walked without recursion."""
+    known, seen = {manifest.id: manifest for manifest in manifests}, set()
+    for name in known:
+        waiting = [(name, False)]
+        while waiting:
+            name, ready = waiting.pop()
+            if ready:
+                yield known[name]
+            elif name not in seen:
+                seen.add(name)
+                waiting.append((name, True))
+                made_from = (*known[name].parents, *map(known[name].lineage.get, LINKED_CHECKPOINTS))
+                waiting += [(one, False) for one in made_from if isinstance(one, str) and one in known]
 
 
 def _facts(metadata: Mapping[str, object]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import StaticPool
 
 from cloud_trainer.store.migrations import bring_up_to_date
-from gymnast_core.errors import StorageError
+from gymnast_core.errors import DiskFullError, StorageError
 from gymnast_core.wire.errors import InvalidMessageError
 
 _METADATA = sa.MetaData()
@@ -168,7 +168,8 @@ class Database:
             except (sa.exc.DataError, OverflowError, UnicodeEncodeError) as error:
                 raise InvalidMessageError(f"a number or text that cannot be stored: {error}"[:500]) from error
             except sa.exc.SQLAlchemyError as error:
-                raise StorageError(f"database: {error}") from error
+                kind = DiskFullError if _is_full(error) else StorageError
+                raise kind(f"database: {error}") from error
 
     def insert_new(self, connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> bool:
         """Insert a row unless it would break a unique constraint; False when it is there already."""
@@ -190,6 +191,13 @@ class Database:
         with self._lock:
             self._closed = True
             self._engine.dispose()
+
+
+def _is_full(error: sa.exc.SQLAlchemyError) -> bool:
+    """Whether there is no space: SQLite's error by name or, in Python 3.10, by text; PostgreSQL's by SQLSTATE 53100."""
+    cause = getattr(error, "orig", None)
+    named = getattr(cause, "sqlite_errorname", "") or getattr(cause, "sqlstate", "")
+    return named in ("SQLITE_FULL", "53100") or str(cause) == "database or disk is full"
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from cloud_trainer.store.protocols import BlobStore, EpisodeRow, MetaStore
 from gymnast_core.episodes import read_episode
-from gymnast_core.errors import ContractError
-from gymnast_core.types import Episode, Outcome
+from gymnast_core.episodes.reader import read_film
+from gymnast_core.errors import ContractError, CorruptError
+from gymnast_core.types import ByteArray, Episode, Outcome
 
 _PAGE = 1000
 
@@ -80,6 +81,27 @@ class EpisodeCatalogue:
     def read(
         self, row: EpisodeRow, cameras: Sequence[str] | None = None, image_size: tuple[int, int] | None = None
     ) -> Episode:
-        """The episode, with the catalogue's label (an operator may have corrected the file's)."""
+        """The episode, with the catalogue's label (an operator may have corrected the file's).
+
+        Raises:
+            CorruptError: its file was never found sound, and is not opened here; or it is broken.
+        """
+        self._require_sound(row)
         episode = read_episode(self.path(row), cameras, image_size)
         return replace(episode, outcome=Outcome(row.outcome), labelled_by=row.labelled_by)
+
+    def film(self, row: EpisodeRow, most: int) -> ByteArray:
+        """At most so many frames of the first camera, first and last included: (F, H, W, 3) uint8 RGB.
+
+        Raises:
+            CorruptError: as read().
+        """
+        self._require_sound(row)
+        return read_film(self.path(row), most)
+
+    @staticmethod
+    def _require_sound(row: EpisodeRow) -> None:
+        """A withdrawn episode was looked into before, and has steps; one that was set aside or waits has none."""
+        if row.state != "valid" and not row.steps:
+            why = row.reason or "it has not been looked into yet"
+            raise CorruptError(f"the file of {row.episode_id} is not opened ({row.state}): {why}")

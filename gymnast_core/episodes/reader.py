@@ -135,6 +135,22 @@ def read_episode(
     return _assembled(raw, steps, {name: _decode_frames(raw.frames[name][: steps + 1], image_size) for name in wanted})
 
 
+def read_film(path: Path, most: int) -> ByteArray:
+    """Read at most so many frames of the first camera, evenly spread, first and last included.
+
+    Returns:
+        (F, H, W, 3) uint8 RGB; only these are decoded.
+
+    Raises:
+        CorruptError: see read_episode.
+    """
+    raw = _read_raw(path, _kept)
+    assert raw.header is not None  # _read_raw refuses files without one
+    frames = raw.frames[raw.header.cameras[0]][: _aligned_steps(path, raw) + 1]
+    picked = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
+    return _decode_frames([frames[number] for number in picked], None)
+
+
 def check_episode(path: Path) -> tuple[EpisodeSummary, Episode]:
     """As read_episode, but every frame is decoded and dropped at once: all but the images, in little memory.
 

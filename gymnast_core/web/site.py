@@ -18,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 
+from gymnast_core.bounds import whole_number
 from gymnast_core.errors import ConfigError, ContractError, GymnastError, StorageError
 from gymnast_core.web.auth import SESSION_S, Gate, LoginError, User
 from gymnast_core.web.guesses import TooManyGuessesError
@@ -237,7 +238,8 @@ def size(count: float) -> str:
 
 def _fits(length: str) -> bool:
     """Whether a form is of a known and sane size."""
-    return length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= FORM_BYTES
+    found = whole_number(length)
+    return found is not None and found <= FORM_BYTES
 
 
 def _local(path: str) -> str:
