@@ -233,6 +233,6 @@ def test_a_trainer_that_is_stopped_leaves_its_training_job_to_whoever_resumes(en
     (engine.folder / "request.json").write_text(
         '{"robot": "bridge-1", "policy": "policy-a", "instruction": "push", "world_model": "w", "judge": "j"}'
     )
-    assert engine.engine.train("full", Budget(), engine.folder, lambda kind, data: None, lambda: why) is None
+    assert engine.engine.train("full", Budget(), engine.folder, lambda kind, data: None, lambda: why).candidate is None
     (job,) = engine.engine.jobs.list(None)
     assert (job.state == "cancelled") == asked
