@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import rclpy.clock
-from rclpy.clock import ClockType
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
@@ -63,7 +65,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
             hear = partial(self._on_command, source=source)
             listen_joints(self, keyring, topic, hear, topics.STREAM, max_age_ns=max_age_ns)
         listen_json(self, keyring, topics.TAKE_OVER, self._on_take_over, topics.LATCHED)
-        steady = rclpy.clock.Clock(clock_type=ClockType.STEADY_TIME)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._ticked_s = time.monotonic()
         self.create_timer(self.gate.limits.spec.step_s / 2, self._tick, clock=steady)
         self._diagnostics = Diagnostics(self, "gate", self._health)
@@ -187,7 +189,11 @@ class CommandGateNode(Node):  # type: ignore[misc]
 
 
 class EstopNode(Node):  # type: ignore[misc]
-    """The emergency stop, in a thread of its own, so that it never waits behind a command."""
+    """The emergency stop, in a thread of its own, so that it never waits behind a command.
+
+    As a process it has a context of its own, too: a DDS participant with its own sockets, in which no flood of other
+    topics pushes a stop out.
+    """
 
     def __init__(self, gate_node: CommandGateNode, **node: object) -> None:
         super().__init__(**own_name("command_gate_estop"), **node)
@@ -220,8 +226,21 @@ class EstopNode(Node):  # type: ignore[misc]
         return response
 
 
+class _OwnContextEstop(EstopNode):
+    """Ends its context with itself."""
+
+    def __init__(self, gate_node: CommandGateNode) -> None:
+        own = Context()
+        rclpy.init(context=own, signal_handler_options=SignalHandlerOptions.NO)
+        super().__init__(gate_node, context=own)
+
+    def destroy_node(self) -> None:
+        super().destroy_node()
+        self.context.try_shutdown()
+
+
 def _with_estop(node: Node) -> Sequence[Node]:
-    return [EstopNode(node)]
+    return [_OwnContextEstop(node)]
 
 
 def main() -> int:
