@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader, new_episode_id
 from gymnast_core.episodes.writer import JPEG_QUALITY, EpisodeWriter
 from gymnast_core.errors import ContractError, DiskFullError, StorageError
-from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
+from gymnast_core.types import ActionChunk, ByteArray, FloatArray, Observation, Outcome, StepResult
 
 FLUSH_S = 0.5
 """What a killed recorder loses at most; quick episodes of a simulator fill whole chunks instead."""
@@ -70,6 +71,10 @@ class _Recording:
                 return
 
 
+def _add_image(file: EpisodeWriter, *, camera: str, stamp_ns: int, frame: ByteArray, taken_ns: int) -> None:
+    file.add_image(camera, stamp_ns, frame, taken_ns)
+
+
 class EpisodeRecorder:
     """An Observer (gymnast_core.rollout) that writes every episode of a batch of one to an MCAP file.
 
@@ -100,6 +105,7 @@ class EpisodeRecorder:
         self._finish_timeout_s = finish_timeout_s
         self._next: dict[str, Any] = {}
         self._joints: tuple[Sequence[float], Sequence[float]] | None = None
+        self._captured_ns: dict[str, int] = {}
         self._recording: _Recording | None = None
 
     @property
@@ -132,6 +138,10 @@ class EpisodeRecorder:
     def note_joints(self, position_rad: Sequence[float], velocity_rad_s: Sequence[float] = ()) -> None:
         """Record these joints with the next observation."""
         self._joints = (tuple(position_rad), tuple(velocity_rad_s))
+
+    def note_captured(self, captured_ns: Mapping[str, int]) -> None:
+        """Record when each camera took its frame of the next observation; else it is the observation's stamp."""
+        self._captured_ns = dict(captured_ns)
 
     def on_reset(self, instructions: Sequence[str], observation: Observation) -> None:
         """Start a file. A recording still open is kept as truncated.
@@ -228,9 +238,11 @@ class EpisodeRecorder:
         stamp_ns = recording.stamp_ns = int(observation.time_ns_B[0])
         proprio_P = np.array(observation.proprio_BP[0], np.float32)
         joints, self._joints = self._joints, None
+        captured_ns, self._captured_ns = self._captured_ns, {}
         for camera in observation.images:
             image_HWC = np.array(observation.images[camera][0])
-            recording.put(lambda file, name=camera, frame=image_HWC: file.add_image(name, stamp_ns, frame))  # type: ignore[misc]
+            taken_ns = captured_ns.get(camera, stamp_ns)
+            recording.put(partial(_add_image, camera=camera, stamp_ns=stamp_ns, frame=image_HWC, taken_ns=taken_ns))
         recording.put(lambda file: file.add_proprio(stamp_ns, proprio_P))
         if joints is not None:
             recording.put(lambda file: file.add_joints(stamp_ns, *joints))

@@ -109,10 +109,18 @@ class EpisodeWriter:
         self.add(messages.INSTRUCTION_TOPIC, stamp_ns, messages.encode_string(self._header.instruction))
         self._mcap.flush()
 
-    def add_image(self, camera: str, stamp_ns: int, image_HWC: ByteArray) -> None:
-        """Append one frame, compressed."""
+    def add_image(self, camera: str, stamp_ns: int, image_HWC: ByteArray, captured_ns: int | None = None) -> None:
+        """Append one frame, compressed.
+
+        Args:
+            camera: its name.
+            stamp_ns: of the observation it belongs to, and the message's time in the file.
+            image_HWC: (H, W, 3) uint8 RGB.
+            captured_ns: when the camera took it, in the message's header; None for at stamp_ns.
+        """
         jpeg = encode_jpeg(image_HWC, self._quality)
-        self.add(messages.image_topic(camera), stamp_ns, messages.encode_image(stamp_ns, camera, jpeg))
+        taken_ns = stamp_ns if captured_ns is None else captured_ns
+        self.add(messages.image_topic(camera), stamp_ns, messages.encode_image(taken_ns, camera, jpeg))
 
     def add_proprio(self, stamp_ns: int, proprio_P: FloatArray) -> None:
         """Append proprioception: the numbers, and the pose for viewers."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
 
 from gymnast_core.envelope import Envelope, hard_limits
 from gymnast_core.errors import EstopLatchedError, ShapeError
@@ -101,6 +102,8 @@ class ArmReport:
         truncated: it ran out of steps.
         effort_J: (6,) effort, where measured.
         velocity_J: (6,) [rad/s], where measured.
+        captured_ns: camera -> when it took its frame, by its own stamp; a simulated one takes it at stamp_ns.
+        fault: why the episode ended by itself.
     """
 
     stamp_ns: int
@@ -116,6 +119,8 @@ class ArmReport:
     truncated: bool = False
     effort_J: npt.NDArray[np.float64] | None = None
     velocity_J: npt.NDArray[np.float64] | None = None
+    captured_ns: Mapping[str, int] = field(default_factory=dict)
+    fault: str = ""
 
     def arm_state(self) -> ArmState:
         """The gate's part."""
@@ -162,6 +167,7 @@ class ArmPort:
         self._proprio = node.create_publisher(JointState, topics.PROPRIOCEPTION, topics.STREAM)
         self._target = MarkedJoints(node, keyring, topics.TARGET, topics.STREAM)
         self._executed = node.create_publisher(JointState, topics.EXECUTED, topics.STREAM)
+        self._notes = None if description.simulated else node.create_publisher(String, topics.NOTES, topics.STREAM)
         LatchedJson(node, topics.DESCRIPTION).publish(asdict(description))
         listen_joints(
             node, keyring, topics.ARM_COMMAND, self._command, topics.STREAM, max_age_ns=round(max_age_s * 1e9)
@@ -188,6 +194,9 @@ class ArmPort:
         self._proprio.publish(messages.to_named(topics.PROPRIO_NAMES, report.proprio_P.tolist(), stamp_ns, BASE_FRAME))
         values = [*report.executed_A.tolist(), float(report.terminated), float(report.truncated)]
         self._executed.publish(messages.to_named(EXECUTED_NAMES, values, stamp_ns, report.executed_source))
+        if self._notes is not None:
+            notes = {"stamp_ns": stamp_ns, "captured_ns": dict(report.captured_ns), "fault": report.fault}
+            self._notes.publish(messages.to_json(notes))
         for name, publisher in self._images.items():
             publisher.publish(messages.to_image(report.images[name], stamp_ns, f"{name}_optical_frame"))
 

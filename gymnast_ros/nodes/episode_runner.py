@@ -112,6 +112,21 @@ class _Watcher:
         self.sources.append(self._env.executed_source)
 
 
+class _Sensors:
+    """Gives the recorder what an observation does not hold: the joints, and when each camera took its frame."""
+
+    def __init__(self, env: TopicEnv, recorder: EpisodeRecorder) -> None:
+        self._env, self._recorder = env, recorder
+
+    def on_reset(self, instructions: Sequence[str], observation: Observation) -> None:
+        joints = self._env.joints
+        self._recorder.note_joints(joints.position, joints.velocity)
+        self._recorder.note_captured(self._env.notes.get("captured_ns", {}))
+
+    def on_step(self, action_BA: FloatArray, result: StepResult, chunk: ActionChunk, index: int) -> None:
+        self.on_reset((), result.observation)
+
+
 class EpisodeRunner:
     """Runs planned episodes on one arm.
 
@@ -172,7 +187,8 @@ class EpisodeRunner:
         env = self._env = self._env or self._connect()
         watcher, paced = _Watcher(env), self._paced(policy)
         env.scene = plan.scene
-        observers: list[Observer] = [*([recorder] if recorder is not None else []), watcher, *self._observers]
+        kept: list[Observer] = [] if recorder is None else [_Sensors(env, recorder), recorder]
+        observers: list[Observer] = [*kept, watcher, *self._observers]
         observers += [paced] if paced is not None else []
         reason = detail = ""
         try:
@@ -180,7 +196,7 @@ class EpisodeRunner:
                 env, GuardedPolicy(paced or policy), plan.instruction, seed=plan.seed, rng=plan.rng(),
                 observers=observers, cancelled=cancelled,
             )  # fmt: skip
-            reason = _reason(result)
+            reason, detail = _reason(result), str(env.notes.get("fault", ""))
         except (SafetyError, BridgeError) as error:
             reason, detail = _fault(error), str(error)
         finally:

@@ -8,6 +8,7 @@ from typing import Any
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
+from gymnast_core.spec import BASE_FRAME, JOINT_NAMES
 from gymnast_core.types import ByteArray
 from gymnast_ros.nodes import messages
 from gymnast_ros.nodes.arm_port import SILENCE
@@ -25,10 +26,10 @@ class Inbox:
         self._moments: dict[int, dict[str, Any]] = {}
         self._parts: frozenset[str] = frozenset()
 
-    def expect(self, cameras: Sequence[str], truth: bool) -> None:
+    def expect(self, cameras: Sequence[str], simulated: bool) -> None:
         """Name the parts that make a moment complete."""
-        parts = {"proprio", "executed", *(f"image:{camera}" for camera in cameras)}
-        self._parts = frozenset(parts | {"truth"} if truth else parts)
+        parts = {"proprio", "joints", "executed", *(f"image:{camera}" for camera in cameras)}
+        self._parts = frozenset(parts | {"truth" if simulated else "notes"})
 
     def on_description(self, message: String) -> None:
         """Take in arm/description; a restarted arm's stamps begin anew, so nothing of the old one may stay."""
@@ -49,10 +50,15 @@ class Inbox:
         image: ByteArray = messages.from_image(message)
         self._put(messages.to_ns(message.header.stamp), f"image:{camera}", image)
 
-    def on_truth(self, message: String) -> None:
-        """Take in the simulator's truth."""
-        truth = messages.from_json(message)
-        self._put(int(truth["stamp_ns"]), "truth", truth)
+    def on_joints(self, message: JointState) -> None:
+        """Take in the arm's joints; others publish joint_states, too, and name more than these."""
+        if tuple(message.name) == JOINT_NAMES and message.header.frame_id == BASE_FRAME:
+            self.on_named("joints", message)
+
+    def on_json(self, part: str, message: String) -> None:
+        """Take in a part that is JSON with a stamp: the simulator's truth, a real arm's notes."""
+        value = messages.from_json(message)
+        self._put(int(value["stamp_ns"]), part, value)
 
     def complete(self, wanted: Callable[[int], bool]) -> int | None:
         """The first complete moment that is wanted."""

@@ -71,6 +71,10 @@ class TopicEnv:
         self._stamp_ns, self._start_ns = -1, 0
         self._result: StepResult | None = None
         self.truth: dict[str, Any] = {}
+        self.joints = JointState()
+        """Measured with the newest observation: position [rad] and, where the arm has it, velocity [rad/s]."""
+        self.notes: dict[str, Any] = {}
+        """A real arm's of the newest observation: captured_ns of each camera, and the fault that ended the episode."""
         self.executed_source = ""
         self._silent_steps = 0
         try:
@@ -157,6 +161,7 @@ class TopicEnv:
         listen(node, String, topics.DESCRIPTION, inbox.on_description, topics.LATCHED)
         self._gate_heard = listen_json(node, self._keyring, topics.GATE_STATUS, inbox.on_gate, topics.LATCHED)
         listen(node, JointState, topics.PROPRIOCEPTION, partial(inbox.on_named, "proprio"), topics.STREAM)
+        listen(node, JointState, topics.JOINT_STATES, inbox.on_joints, topics.STREAM)
         listen(node, JointState, topics.EXECUTED, partial(inbox.on_named, "executed"), topics.STREAM)
         self._spin_until(lambda: inbox.description is not None, timeout_s, "arm/description; is an arm node running?")
         self._spin_until(lambda: bool(inbox.gate), timeout_s, "command_gate/status; is the gate running?")
@@ -166,7 +171,9 @@ class TopicEnv:
         for camera in description.cameras:
             listen(node, Image, topics.image_topic(camera), partial(inbox.on_image, camera), topics.STREAM)
         if description.simulated:
-            listen(node, String, topics.TRUTH, inbox.on_truth, topics.STREAM)
+            listen(node, String, topics.TRUTH, partial(inbox.on_json, "truth"), topics.STREAM)
+        else:
+            listen(node, String, topics.NOTES, partial(inbox.on_json, "notes"), topics.STREAM)
         self._await_matches(timeout_s)
         return EnvSpec(
             1,
@@ -180,7 +187,8 @@ class TopicEnv:
     def _await_matches(self, timeout_s: float) -> None:
         """Wait until nothing that will be published can miss us, and no command of ours the arm."""
         node, cameras = self._node, self._describe().cameras
-        wanted = [topics.PROPRIOCEPTION, topics.EXECUTED, topics.ARM_COMMAND, *map(topics.image_topic, cameras)]
+        wanted = [topics.PROPRIOCEPTION, topics.JOINT_STATES, topics.EXECUTED, topics.ARM_COMMAND]
+        wanted += [*map(topics.image_topic, cameras), topics.TRUTH if self._describe().simulated else topics.NOTES]
         self._spin_until(
             lambda: (
                 all(node.count_publishers(node.resolve_topic_name(name)) for name in wanted)
@@ -246,7 +254,7 @@ class TopicEnv:
             self._silent_steps += 1
         self._stamp_ns = complete
         moment = inbox.take(complete)
-        self.truth = moment.get("truth", {})
+        self.truth, self.notes, self.joints = moment.get("truth", {}), moment.get("notes", {}), moment["joints"]
         self._moment = moment
         return Observation(
             {camera: moment[f"image:{camera}"][None] for camera in self._describe().cameras},

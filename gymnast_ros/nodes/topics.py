@@ -10,6 +10,7 @@ z up; stamps are the sensor's clock (simulated time in the simulator); SI units.
 | proprioception | sensor_msgs/JointState | Bridge proprioception, named values |
 | arm/target | sensor_msgs/JointState | commanded end-effector target (7) and its joints (6); between episodes, too |
 | arm/executed | sensor_msgs/JointState | the action the arm was told before this stamp, and whether it ended |
+| arm/notes | std_msgs/String | JSON, a real arm's: when each camera took its frame of this stamp, and what is wrong |
 | arm/description | std_msgs/String, latched | JSON: cameras, sizes, steps, rate |
 | command/policy, command/teleop | sensor_msgs/JointState | wanted action; stamp = the observation it answers |
 | command/take_over | std_msgs/String, latched | JSON: human = whether the human commands |
@@ -44,6 +45,7 @@ GATE_REPORT = "command_gate/report"
 ESTOP = "command_gate/estop"
 RE_ARM = "command_gate/re_arm"
 TRUTH = "arm/truth"
+NOTES = "arm/notes"
 DIAGNOSTICS = "/diagnostics"
 
 ACTION_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")

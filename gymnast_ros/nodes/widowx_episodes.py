@@ -50,7 +50,7 @@ class WidowXEpisodes:
         self.running = False
         self.number = 0
         self._latencies_ms: list[float] = []
-        self._steps = self._stamp_ns = self._joints_stamp_ns = 0
+        self._steps = self._stamp_ns = self._captured_ns = self._joints_stamp_ns = 0
         self._joints_changed_s = 0.0
         self._executed_A, self._source = NOTHING_A, ""
 
@@ -75,7 +75,7 @@ class WidowXEpisodes:
         """
         if not self.running or stamp_ns != self._stamp_ns or self._source:
             return
-        self._latencies_ms = [*self._latencies_ms[-LATENCIES_KEPT + 1 :], (self._now_ns() - stamp_ns) / 1e6]
+        self._latencies_ms = [*self._latencies_ms[-LATENCIES_KEPT + 1 :], (self._now_ns() - self._captured_ns) / 1e6]
         self.port.check(action_A, driver.target, driver.target_joints_J)
         self._source = source
         self._executed_A = driver.step(action_A)
@@ -135,10 +135,9 @@ class WidowXEpisodes:
         """
         now_ns = self._now_ns()
         reading, frames = self.look(driver)
-        self._stamp_ns = now_ns
+        self._stamp_ns, self._captured_ns = now_ns, min(frame.stamp_ns for frame in frames.values())
         truncated = self._steps >= self._settings["max_steps"]
-        images = {name: frame.image_HWC for name, frame in frames.items()}
-        self.port.publish(self._report(driver, reading, images, fault, truncated))
+        self.port.publish(self._report(driver, reading, frames, fault, truncated))
         self.running = self.running and not truncated and not fault
         self._executed_A, self._source = NOTHING_A.copy(), ""
 
@@ -155,14 +154,14 @@ class WidowXEpisodes:
         self._cameras.close()
 
     def _report(
-        self, driver: WidowXDriver, reading: ArmReading, images: dict[str, Any], fault: str, truncated: bool
+        self, driver: WidowXDriver, reading: ArmReading, frames: Mapping[str, Frame], fault: str, truncated: bool
     ) -> ArmReport:
         executed_A = self._executed_A
         if self._source in ("hold", SILENCE):
             executed_A = np.append(np.zeros(6, np.float32), np.float32(driver.target.gripper))
         return ArmReport(
             stamp_ns=self._stamp_ns,
-            images=images,
+            images={name: frame.image_HWC for name, frame in frames.items()},
             proprio_P=reading.proprio_P(self._spec),
             joints_J=reading.joints_J,
             target=driver.target,
@@ -174,6 +173,8 @@ class WidowXEpisodes:
             truncated=truncated,
             effort_J=reading.effort_J,
             velocity_J=reading.velocity_J,
+            captured_ns={name: frame.stamp_ns for name, frame in frames.items()},
+            fault=fault,
         )
 
     def _now_ns(self) -> int:

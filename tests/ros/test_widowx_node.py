@@ -8,14 +8,18 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from sensor_msgs.msg import Image
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from gymnast_core.episodes import read_episode
+from gymnast_core.episodes.messages import JOINTS_TOPIC, image_topic
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes import messages
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
@@ -137,8 +141,22 @@ def test_episode_on_the_arm_is_recorded_with_what_it_was_told(graph, client, for
     moved = episode.proprio_TP[-1, 0] - episode.proprio_TP[0, 0]
     assert moved == pytest.approx(0.01 * told.sum(), abs=0.015)
     assert episode.images["over_shoulder"].shape == (11, 256, 256, 3)
+    joints = recorded(path, JOINTS_TOPIC, JointState)
+    assert [len(message.position) for _, message in joints] == [6] * 11
+    assert all(len(message.velocity) == 6 for _, message in joints)
+    assert np.ptp([message.position[0:3] for _, message in joints], axis=0).max() > 0.01  # they moved with the arm
+    for stamp_ns, image in recorded(path, image_topic("over_shoulder"), CompressedImage):
+        captured_ns = image.header.stamp.sec * 10**9 + image.header.stamp.nanosec
+        assert 0 < stamp_ns - captured_ns < 3 * 10**9  # the camera's own, before the tick that used it
     period_s = np.diff(episode.time_ns_T) / 1e9
     assert np.median(period_s) == pytest.approx(0.2, abs=0.02)
+
+
+def recorded(path: Path, topic: str, kind: type) -> list[tuple[int, Any]]:
+    """Messages of one topic as any reader of ROS 2 bags sees them, with their time in the file."""
+    with path.open("rb") as file:
+        found = make_reader(file).iter_messages(topics=[topic])
+        return [(message.log_time, deserialize_message(message.data, kind)) for _, _, message in found]
 
 
 def test_frozen_camera_stops_the_episode(client, camera, forwards) -> None:
@@ -156,6 +174,7 @@ def test_motor_that_drops_torque_ends_the_episode_until_recovered(client, faults
     faults.write_text(json.dumps({"drop_torque": ["elbow"], "unrepairable": True}))
     row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
     assert row["truncated_reason"] in ("fault", "refused"), row
+    assert "elbow" in row["detail"]
     refused = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
     assert refused["truncated_reason"] == "refused"
     assert "elbow" in refused["detail"]
