@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import grpc
-
 from gymnast_core.authority import authorise
-from gymnast_core.wire.errors import BusyError, NotPermittedError
+from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.identity import Peer
-
-LOG = logging.getLogger(__name__)
 
 _V1 = "/gymnast.v1."
 
@@ -66,63 +55,3 @@ def authorise_call(method: str, peer: Peer | None) -> Peer:
         return authorise(peer, action)
     except NotPermittedError as error:
         raise NotPermittedError(f"{error} (method {method})") from error
-
-
-class StreamSlots:
-    """How many long calls each certificate has open.
-
-    Args:
-        per_peer: at most so many.
-    """
-
-    def __init__(self, per_peer: int) -> None:
-        self._per_peer = per_peer
-        self._open: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def slot(self, peer: Peer, kind: str) -> Iterator[None]:
-        """Hold one slot.
-
-        Raises:
-            BusyError: the peer has too many calls of this kind open.
-        """
-        key = f"{peer.uri()}/{kind}"
-        with self._lock:
-            if self._open[key] >= self._per_peer:
-                raise BusyError(f"{peer.name!r} has {self._per_peer} {kind} streams open; close one")
-            self._open[key] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._open[key] -= 1
-                if not self._open[key]:
-                    del self._open[key]
-
-
-Wrap = Callable[[str, grpc.RpcMethodHandler], grpc.RpcMethodHandler]
-
-
-class GuardInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Puts the guard in front of every method of every service, health and reflection included.
-
-    Args:
-        wrap: gets a method's name and handler and returns the guarded handler.
-    """
-
-    def __init__(self, wrap: Wrap) -> None:
-        self._wrap = wrap
-        self._guarded: dict[str, grpc.RpcMethodHandler] = {}
-
-    def intercept_service(
-        self, continuation: Callable[[Any], grpc.RpcMethodHandler | None], handler_call_details: Any
-    ) -> grpc.RpcMethodHandler | None:
-        """Return the guarded handler; an unknown method stays unknown."""
-        method = handler_call_details.method
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
-        if method not in self._guarded:
-            self._guarded[method] = self._wrap(method, handler)
-        return self._guarded[method]

@@ -21,7 +21,14 @@ class Limits:
         window_bytes: chunk bytes one stream may have sent and not yet seen written; bounds memory per stream.
         tenant_bytes: quota of stored episodes per tenant.
         tenant_episodes: quota of episodes per tenant.
-        streams_per_peer: long calls one certificate may have open.
+        streams_per_peer: long calls of one method that one certificate may have open.
+        streams_per_tenant: long calls a tenant may have open.
+        streams: long calls that may be open; each needs a thread.
+        calls_per_peer: short calls one certificate may have under way; a quarter of the threads at most.
+        first_message_s: a call whose message does not come for so long is ended.
+        connections: open at once, if the operating system lets this process have so many files.
+        handshake_s: a connection that is not set up by then is closed.
+        idle_connection_s: a connection without any call is closed after so long.
         episodes_per_stream: episodes open at once on one stream.
         idle_stream_s: an upload stream that sends nothing for so long is closed.
         min_free_bytes: episodes are refused (retry) when less than this is left on the disk.
@@ -36,6 +43,13 @@ class Limits:
     tenant_bytes: int = 1 << 40
     tenant_episodes: int = 10_000_000
     streams_per_peer: int = 8
+    streams_per_tenant: int = 768
+    streams: int = 1536
+    calls_per_peer: int = 16
+    first_message_s: float = 10.0
+    connections: int = 8192
+    handshake_s: float = 5.0
+    idle_connection_s: float = 300.0
     episodes_per_stream: int = 64
     idle_stream_s: float = 60.0
     min_free_bytes: int = 256 * _MIB
@@ -67,7 +81,7 @@ class ServiceConfig:
         workers: jobs of any kind run at once.
         interactive_workers: jobs run at once beside them, of kinds that somebody waits for (gymnast_core.job): an
             adaptation does not wait behind a training of a day.
-        threads: calls served at once, long ones included.
+        threads: short calls served at once; long ones have threads of their own (Limits.streams).
         release_valid_s: how long a release may be installed after publishing.
         metrics_port: Prometheus metrics on 127.0.0.1; None for none, 0 takes a free one.
         limits: see Limits.

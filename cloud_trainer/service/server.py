@@ -6,10 +6,7 @@ import json
 import logging
 import signal
 import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,11 +19,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud_trainer.service import metrics
-from cloud_trainer.service.auth import INSECURE_PEER, GuardInterceptor, StreamSlots, authorise_call
+from cloud_trainer.service.admission import connection_budget
+from cloud_trainer.service.auth import INSECURE_PEER
 from cloud_trainer.service.certificate import ServerCertificate
 from cloud_trainer.service.codes import OpenCodes
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import create_authority, release_key
+from cloud_trainer.service.guard import KINDS, Guard
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.lock import FolderLock
 from cloud_trainer.service.orders import RobotOrders
@@ -45,18 +44,15 @@ from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from gymnast_core.episodes.durable import write_durably
-from gymnast_core.errors import CorruptError, GymnastError, StorageError
+from gymnast_core.errors import CorruptError
 from gymnast_core.wire.address import Address, is_everywhere, listen
 from gymnast_core.wire.allocator import keep_freed_memory
 from gymnast_core.wire.channel import (
-    ERROR_KEY,
     KEEPALIVE_TIME_MS,
     KEEPALIVE_TIMEOUT_MS,
     LOOKAHEAD_BYTES,
-    REQUEST_ID_KEY,
 )
 from gymnast_core.wire.codec import MAX_MESSAGE_BYTES, decode_upload, encode_blob
-from gymnast_core.wire.errors import wire_error
 from gymnast_core.wire.gymnast.v1 import (
     console_pb2,
     enroll_pb2,
@@ -161,6 +157,7 @@ class Service:
         if runner:
             beside = config.interactive_workers
             self._workers = Workers(self.jobs, runner, self._context, config.workers, name, interactive=beside)
+        self._guard = Guard(self._caller, config)
         self._server = self._build(staging, policy)
         self.address = ""
         self.metrics_port = 0
@@ -178,6 +175,7 @@ class Service:
         keep_freed_memory()
         self._server.start()
         self.revocations.start()
+        self._guard.patience.start()
         self.validator.start()
         self.trails.start()
         if self._workers:
@@ -199,6 +197,7 @@ class Service:
         if self._workers:
             self._workers.stop(grace_s)
         self.revocations.stop()
+        self._guard.patience.stop()
         self.certificate.stop()
         self.ingest.close()
         self.validator.stop()
@@ -249,24 +248,29 @@ class Service:
 
     def _build(self, staging: Path, policy: Any) -> grpc.Server:
         limits = self.config.limits
-        slots = StreamSlots(limits.streams_per_peer)
         wake = self._workers._wake if self._workers else self._wake
         servicers = {
             "TrajectoryService": TrajectoryServicer(
-                self.ingest, self.meta, self.trails, slots, limits, self._stopping, lambda row: self.blinded(row)
+                self.ingest, self.meta, self.trails, limits, self._stopping, lambda row: self.blinded(row)
             ),
             "WeightsService": WeightsServicer(
-                self.publisher, self.meta, self.blobs, self.trails, slots, limits, self._stopping, staging
+                self.publisher, self.meta, self.blobs, self.trails, limits, self._stopping, staging
             ),
-            "JobService": JobServicer(self.jobs, self.trails, slots, limits, self._stopping, wake, self._check_job),
+            "JobService": JobServicer(self.jobs, self.trails, limits, self._stopping, wake, self._check_job),
             "RobotService": RobotServicer(self.robots, self.orders, limits),
             "ConsoleService": self.console,
             "EnrollService": EnrollServicer(None if self.config.insecure else self._codes),
         }
         if policy is not None:
             servicers["PolicyService"] = policy
-        pool = ThreadPoolExecutor(self.config.threads, thread_name_prefix="call")
-        server = grpc.server(pool, options=_OPTIONS, interceptors=(GuardInterceptor(self._guard),))
+        options = (
+            *_OPTIONS,
+            ("grpc.max_allowed_incoming_connections", connection_budget(limits)),
+            ("grpc.server_handshake_timeout_ms", round(limits.handshake_s * 1000)),
+            ("grpc.http2.settings_timeout", round(limits.handshake_s * 1000)),
+            ("grpc.max_connection_idle_ms", round(limits.idle_connection_s * 1000)),
+        )
+        server = grpc.server(self._guard.pool, options=options, interceptors=(self._guard,))
         names = []
         for short, servicer in servicers.items():
             name = f"gymnast.v1.{short}"
@@ -280,27 +284,11 @@ class Service:
 
     def _caller(self, context: Any) -> Peer | None:
         """Whose call it is: somebody with an identity of ours, or a newcomer with a code."""
+        if self.config.insecure:
+            return INSECURE_PEER
         certificates = context.auth_context().get("x509_pem_cert")
         newcomer = self._codes.newcomer(bytes(certificates[0])) if certificates else None
         return newcomer or self.revocations.admit(context)
-
-    def _guard(self, method: str, handler: Any) -> Any:
-        """Put identity, roles, request id, metrics and error translation in front of one method."""
-        ours = method.startswith("/gymnast.v1.")
-        behaviour = next(getattr(handler, kind) for kind in _KINDS.values() if getattr(handler, kind) is not None)
-        kind = _KINDS[(handler.request_streaming, handler.response_streaming)]
-
-        def call(request: Any, context: Any) -> Any:
-            peer = authorise_call(method, INSECURE_PEER if self.config.insecure else self._caller(context))
-            return behaviour(request, peer, context) if ours else behaviour(request, context)
-
-        guarded = _guarded_stream(method, call) if handler.response_streaming else _guarded_call(method, call)
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(
-            guarded,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
 
 
 def _from_here(host: str) -> str:
@@ -310,21 +298,13 @@ def _from_here(host: str) -> str:
     return "::1" if ":" in host else "127.0.0.1"
 
 
-_KINDS = {
-    (False, False): "unary_unary",
-    (False, True): "unary_stream",
-    (True, False): "stream_unary",
-    (True, True): "stream_stream",
-}
-
-
 def method_handlers(service: str, servicer: Any) -> dict[str, Any]:
     """Return a handler for every method a service's .proto declares: the servicer's method of the same name."""
     descriptor = _SERVICES[service].DESCRIPTOR.services_by_name[service]
     handlers = {}
     for method in descriptor.methods:
         path = f"/{descriptor.full_name}/{method.name}"
-        kind = _KINDS[(method.client_streaming, method.server_streaming)]
+        kind = KINDS[(method.client_streaming, method.server_streaming)]
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         handlers[method.name] = make(
             getattr(servicer, method.name),
@@ -332,53 +312,6 @@ def method_handlers(service: str, servicer: Any) -> dict[str, Any]:
             response_serializer=_ENCODERS.get(path, _encode),
         )
     return handlers
-
-
-def _guarded_call(method: str, call: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def guarded(request: Any, context: Any) -> Any:
-        request_id, started = _begin(context)
-        try:
-            return call(request, context)
-        except Exception as error:  # noqa: BLE001  # _abort names it; gRPC itself would pass on its text as UNKNOWN
-            _abort(method, error, request_id, context)
-        finally:
-            metrics.CALLS.labels(method).observe(time.monotonic() - started)
-
-    return guarded
-
-
-def _guarded_stream(method: str, call: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Iterator[Any]]:
-    def guarded(request: Any, context: Any) -> Iterator[Any]:
-        request_id, started = _begin(context)
-        metrics.STREAMS.labels(method).inc()
-        try:
-            yield from call(request, context)
-        except Exception as error:  # noqa: BLE001  # as above
-            _abort(method, error, request_id, context)
-        finally:
-            metrics.STREAMS.labels(method).dec()
-            metrics.CALLS.labels(method).observe(time.monotonic() - started)
-
-    return guarded
-
-
-def _begin(context: Any) -> tuple[str, float]:
-    given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, "")
-    request_id = given if isinstance(given, str) and given.isalnum() and len(given) <= 32 else uuid.uuid4().hex
-    return request_id, time.monotonic()
-
-
-def _abort(method: str, error: Exception, request_id: str, context: Any) -> None:
-    """Tell the caller the name and the public text; the log gets the rest under the request id."""
-    if not isinstance(error, (GymnastError, OSError)):
-        LOG.exception("call_failed method=%s request_id=%s", method, request_id, exc_info=error)
-    domain = error if isinstance(error, GymnastError) else StorageError("the service failed")
-    name, status, _ = wire_error(domain)
-    public = str(domain) if not isinstance(domain, StorageError) or name != "ServerFaultError" else "see the log"
-    metrics.ERRORS.labels(method, name).inc()
-    LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s", method, request_id, name, error)
-    context.set_trailing_metadata(((ERROR_KEY, name), (REQUEST_ID_KEY, request_id)))
-    context.abort(getattr(grpc.StatusCode, status), f"{public} [{request_id}]")
 
 
 Beside = Callable[[Service], AbstractContextManager[Any]]

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from cloud_trainer.service.auth import StreamSlots
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.publish import Publisher
@@ -109,22 +108,21 @@ class TrajectoryServicer:
     """Episodes."""
 
     def __init__(
-        self, ingest: Ingest, meta: MetaStore, trails: Trails, slots: StreamSlots, limits: Limits, stopping: Stopping,
+        self, ingest: Ingest, meta: MetaStore, trails: Trails, limits: Limits, stopping: Stopping,
         blinded: Callable[[EpisodeRow], bool],
     ) -> None:  # fmt: skip
         self._blinded = blinded
-        self._ingest, self._meta, self._slots, self._limits, self._stopping = ingest, meta, slots, limits, stopping
+        self._ingest, self._meta, self._limits, self._stopping = ingest, meta, limits, stopping
         self._trails = trails
 
     def Upload(self, requests: Iterator[Any], peer: Peer, context: Any) -> Iterator[trajectories_pb2.UploadReply]:
         """A reader thread feeds the session; this generator sends what it answers."""
         self._stopping.check()
         replies: queue.SimpleQueue[trajectories_pb2.UploadReply | GymnastError | None] = queue.SimpleQueue()
-        with self._slots.slot(peer, "upload"):
-            session = UploadSession(self._ingest, peer, replies.put)
-            reader = threading.Thread(target=self._read, args=(requests, session, replies, context), daemon=True)
-            reader.start()  # it ends with the call, whose messages it reads
-            yield from self._answer(session, replies)
+        session = UploadSession(self._ingest, peer, replies.put)
+        reader = threading.Thread(target=self._read, args=(requests, session, replies, context), daemon=True)
+        reader.start()  # it ends with the call, whose messages it reads
+        yield from self._answer(session, replies)
 
     def _shown(self, row: EpisodeRow) -> trajectories_pb2.Episode:
         """Without its policy while it may be a run of a trial that is not decided."""
@@ -211,19 +209,17 @@ class WeightsServicer:
         meta: MetaStore,
         blobs: BlobStore,
         trails: Trails,
-        slots: StreamSlots,
         limits: Limits,
         stopping: Stopping,
         staging: Path,
     ) -> None:
         self._publisher, self._meta, self._blobs, self._trails = publisher, meta, blobs, trails
         self._reach = BlobReach(meta)
-        self._slots, self._limits, self._stopping, self._staging = slots, limits, stopping, staging
+        self._limits, self._stopping, self._staging = limits, stopping, staging
 
     def Publish(self, requests: Iterator[Any], peer: Peer, context: Any) -> weights_pb2.SignedRelease:
         """Receive, check and offer a checkpoint."""
-        with self._slots.slot(peer, "publish"):
-            manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
+        manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
         robots = tuple(bounded("robots", opening.robots, _MOST_NAMES)) or (EVERY_ROBOT,)
         if opening.valid_for_s > _MOST_VALID_S:
             raise InvalidMessageError(f"valid_for_s {opening.valid_for_s} is more than ten years, {_MOST_VALID_S} s")
@@ -235,13 +231,12 @@ class WeightsServicer:
     def Watch(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.SignedRelease]:
         """Releases for this peer, old and new."""
         after = request.after_sequence
-        with self._slots.slot(peer, "watch"):
-            while context.is_active():
-                self._stopping.check()
-                for row in self._publisher.watch(peer.tenant, after, 1.0):
-                    after = row.sequence
-                    if _for_peer(row, peer):
-                        yield _release(row)
+        while context.is_active():
+            self._stopping.check()
+            for row in self._publisher.watch(peer.tenant, after, 1.0):
+                after = row.sequence
+                if _for_peer(row, peer):
+                    yield _release(row)
 
     def ListReleases(self, request: Any, peer: Peer, context: Any) -> weights_pb2.ListReleasesReply:
         """A page."""
@@ -255,13 +250,12 @@ class WeightsServicer:
         end = min(size, request.offset + request.length) if request.length else size
         if request.offset > size:
             raise InvalidMessageError(f"offset {request.offset} is beyond the blob's {size} bytes")
-        with self._slots.slot(peer, "fetch"):
-            at = request.offset
-            while at < end:
-                self._stopping.check()
-                data = self._blobs.read(request.digest, at, min(CHUNK_BYTES, end - at))
-                yield Chunk(0, at, crc32c(data), data)
-                at += len(data)
+        at = request.offset
+        while at < end:
+            self._stopping.check()
+            data = self._blobs.read(request.digest, at, min(CHUNK_BYTES, end - at))
+            yield Chunk(0, at, crc32c(data), data)
+            at += len(data)
 
     def Rollback(self, request: Any, peer: Peer, context: Any) -> weights_pb2.SignedRelease:
         """Order robots back."""
@@ -296,11 +290,11 @@ class JobServicer:
     """Jobs."""
 
     def __init__(
-        self, jobs: JobStore, trails: Trails, slots: StreamSlots, limits: Limits, stopping: Stopping,
+        self, jobs: JobStore, trails: Trails, limits: Limits, stopping: Stopping,
         wake: threading.Event, check: JobCheck,
     ) -> None:  # fmt: skip
         self._check = check
-        self._jobs, self._trails, self._slots, self._limits = jobs, trails, slots, limits
+        self._jobs, self._trails, self._limits = jobs, trails, limits
         self._stopping, self._wake = stopping, wake
 
     def Submit(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
@@ -360,18 +354,17 @@ class JobServicer:
         """Replay from a sequence number, then follow until the job has ended."""
         after = request.after_sequence
         self._seen(peer, request.job_id)
-        with self._slots.slot(peer, "events"):
-            while context.is_active():
-                self._stopping.check()
-                ended = self._jobs.get(peer.tenant, request.job_id).state in FINAL_STATES
-                events = self._jobs.events(peer.tenant, request.job_id, after)
-                for event in events:
-                    after = event.sequence
-                    yield _event(event)
-                if ended and not events:
-                    return
-                if not events:
-                    time.sleep(_POLL_S)
+        while context.is_active():
+            self._stopping.check()
+            ended = self._jobs.get(peer.tenant, request.job_id).state in FINAL_STATES
+            events = self._jobs.events(peer.tenant, request.job_id, after)
+            for event in events:
+                after = event.sequence
+                yield _event(event)
+            if ended and not events:
+                return
+            if not events:
+                time.sleep(_POLL_S)
 
     def Claim(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
         """For trainers in other processes: take a job, or an empty one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 import threading
@@ -18,14 +19,36 @@ from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, Identity
 
 LOG = logging.getLogger(__name__)
 START_S = 15.0
+HANDSHAKE_S = REQUEST_S = 5.0
+"""How long a connection may take to be set up, and then until its first request is whole."""
+CONNECTIONS, PER_ADDRESS = 1024, 256
+"""Open at once in all, and from one address; a browser opens six."""
+
+
+def patient_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop whose servers close connections that are not set up in time."""
+    return _PatientLoop()
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    async def create_server(self, *args: Any, ssl: Any = None, **options: Any) -> asyncio.Server:
+        timeout_s = HANDSHAKE_S if ssl else None
+        return await super().create_server(*args, ssl=ssl, ssl_handshake_timeout=timeout_s, **options)
 
 
 class PeerProtocol(H11Protocol):
-    """HTTP/1.1 that hands the application the verified client certificate of the connection."""
+    """HTTP/1.1 that hands the application the verified client certificate of the connection.
+
+    One that does not say what it wants is closed after a while, and sooner where one address, or all together, have
+    more than they may: the one that has been silent for longest goes, and the new one only if none is silent.
+    """
 
     def connection_made(self, transport: Any) -> None:
         """Put the certificate (PEM) into the scope of every request of this connection."""
         super().connection_made(transport)
+        self.since_s = time.monotonic()
+        self._make_room()
+        self.loop.call_later(REQUEST_S, self._end_if_silent)
         channel = transport.get_extra_info("ssl_object")
         der = channel.getpeercert(binary_form=True) if channel is not None else None
         certificate = ssl.DER_cert_to_PEM_cert(der).encode() if der else b""
@@ -35,6 +58,26 @@ class PeerProtocol(H11Protocol):
             await inner({**scope, "gymnast_certificate": certificate}, receive, send)
 
         self.app = with_certificate
+
+    @property
+    def silent(self) -> bool:
+        """Whether it never asked for anything."""
+        return self.cycle is None
+
+    def _make_room(self) -> None:
+        there = [other for other in self.connections if isinstance(other, PeerProtocol)]
+        same = [other for other in there if (other.client or ("",))[0] == (self.client or ("",))[0]]
+        for crowd, most in ((same, PER_ADDRESS), (there, CONNECTIONS)):
+            if len(crowd) > most:
+                silent = [other for other in crowd if other.silent and not other.transport.is_closing()]
+                oldest = min(silent, key=lambda other: other.since_s, default=self)
+                LOG.warning("connection_closed from=%s open=%d of_address=%d", oldest.client, len(there), len(same))
+                oldest.transport.abort()
+                return
+
+    def _end_if_silent(self) -> None:
+        if self.silent and not self.transport.is_closing():
+            self.transport.abort()
 
 
 def following_context(identity: Path) -> ssl.SSLContext:
@@ -75,7 +118,12 @@ class PageServer:
     def __init__(self, app: Any, *, host: str = "127.0.0.1", port: int = 0, identity: Path | None = None) -> None:
         tls = (lambda *_: following_context(identity)) if identity else None
         config = uvicorn.Config(
-            app, http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=3, ssl_context_factory=tls
+            app,
+            http=PeerProtocol,
+            log_level="warning",
+            timeout_graceful_shutdown=3,
+            ssl_context_factory=tls,
+            loop=f"{__name__}:{patient_loop.__name__}",
         )
         self._server, self._stopping = uvicorn.Server(config), app.state.stopping
         self._scheme, self._host, self._port = "https" if tls else "http", host, port

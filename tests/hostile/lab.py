@@ -48,11 +48,13 @@ class Lab:
     folder: Path
     options: Mapping[str, Any] = field(default_factory=dict)
     page_options: Mapping[str, Any] = field(default_factory=dict)
+    policy: Any = None
+    plain_page: bool = False
 
     def __enter__(self) -> Lab:
-        self.service = Service(ServiceConfig(self.folder / "trainer", **self.options))
+        self.service = Service(ServiceConfig(self.folder / "trainer", **self.options), policy=self.policy)
         self.service.start()
-        self.console = Console(self.service, tls=True, **self.page_options)
+        self.console = Console(self.service, tls=not self.plain_page, **self.page_options)
         self.console.start()
         return self
 

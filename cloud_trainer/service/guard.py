@@ -1,0 +1,149 @@
+"""What stands in front of every method: identity, role, limits, request id, metrics, and errors by their names."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from cloud_trainer.service import metrics
+from cloud_trainer.service.admission import CALL, HEALTH, STREAM, CallSlots, Patience
+from cloud_trainer.service.auth import authorise_call
+from cloud_trainer.service.config import ServiceConfig
+from gymnast_core.errors import GymnastError, StorageError
+from gymnast_core.wire.channel import ERROR_KEY, REQUEST_ID_KEY
+from gymnast_core.wire.errors import InvalidMessageError, wire_error
+from gymnast_core.wire.identity import Peer
+
+LOG = logging.getLogger(__name__)
+KINDS = {
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
+"""(requests stream, responses stream) -> what gRPC calls such a method."""
+_HEALTH_THREADS = 16
+_HEALTH = "/grpc.health.v1.Health/"
+
+
+class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Puts itself in front of every method of every service, health and reflection included.
+
+    Every call takes its one request, too, as a stream would: gRPC itself would wait for it in a thread before anybody
+    has looked who calls, and 64 calls that send nothing were enough to hold all threads.
+
+    Args:
+        caller: context -> whose call it is.
+        config: of the service.
+    """
+
+    def __init__(self, caller: Callable[[Any], Peer | None], config: ServiceConfig) -> None:
+        self._caller = caller
+        self.pool = ThreadPoolExecutor(config.threads, thread_name_prefix="call")
+        self._pools = {
+            CALL: self.pool,
+            STREAM: ThreadPoolExecutor(config.limits.streams, thread_name_prefix="stream"),
+            HEALTH: ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="health"),
+        }
+        self._slots = CallSlots(config.limits, config.threads)
+        self.patience = Patience(config.limits.first_message_s)
+        self._guarded: dict[str, grpc.RpcMethodHandler] = {}
+
+    def intercept_service(
+        self, continuation: Callable[[Any], grpc.RpcMethodHandler | None], handler_call_details: Any
+    ) -> grpc.RpcMethodHandler | None:
+        """Return the guarded handler; an unknown method stays unknown."""
+        method = handler_call_details.method
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        if method not in self._guarded:
+            self._guarded[method] = self._wrap(method, handler)
+        return self._guarded[method]
+
+    def _wrap(self, method: str, handler: Any) -> Any:
+        ours, one = method.startswith("/gymnast.v1."), not handler.request_streaming
+        behaviour = next(getattr(handler, kind) for kind in KINDS.values() if getattr(handler, kind) is not None)
+        long = handler.request_streaming or handler.response_streaming
+        kind = STREAM if long else HEALTH if method.startswith(_HEALTH) else CALL
+
+        def called(requests: Any, context: Any) -> Iterator[Any]:
+            peer = authorise_call(method, self._caller(context))
+            with self._slots.slot(peer, kind, method):
+                request = self._first(requests, context) if one else requests
+                answer = behaviour(request, peer, context) if ours else behaviour(request, context)
+                if handler.response_streaming:
+                    yield from answer
+                else:
+                    yield answer
+
+        streams = handler.response_streaming
+        guarded: Any = _guarded_stream(method, called) if streams else _guarded_call(method, called)
+        guarded.experimental_thread_pool = self._pools[kind]  # as gRPC's own health service asks for one
+        return getattr(grpc, f"{KINDS[True, streams]}_rpc_method_handler")(
+            guarded,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _first(self, requests: Iterator[Any], context: Any) -> Any:
+        with self.patience.waiting(context):
+            for request in requests:
+                return request
+        raise InvalidMessageError("the call ended without its message")
+
+
+def _guarded_call(method: str, call: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Any]:
+    def guarded(requests: Any, context: Any) -> Any:
+        request_id, started = _begin(context)
+        try:
+            [answer] = call(requests, context)
+            return answer
+        except Exception as error:  # noqa: BLE001  # _abort names it; gRPC itself would pass on its text as UNKNOWN
+            _abort(method, error, request_id, context)
+        finally:
+            metrics.CALLS.labels(method).observe(time.monotonic() - started)
+
+    return guarded
+
+
+def _guarded_stream(method: str, call: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Iterator[Any]]:
+    def guarded(requests: Any, context: Any) -> Iterator[Any]:
+        request_id, started = _begin(context)
+        metrics.STREAMS.labels(method).inc()
+        try:
+            yield from call(requests, context)
+        except Exception as error:  # noqa: BLE001  # as above
+            _abort(method, error, request_id, context)
+        finally:
+            metrics.STREAMS.labels(method).dec()
+            metrics.CALLS.labels(method).observe(time.monotonic() - started)
+
+    return guarded
+
+
+def _begin(context: Any) -> tuple[str, float]:
+    given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, "")
+    request_id = given if isinstance(given, str) and given.isalnum() and len(given) <= 32 else uuid.uuid4().hex
+    return request_id, time.monotonic()
+
+
+def _abort(method: str, error: Exception, request_id: str, context: Any) -> None:
+    """Report the error's name and public text to the caller; the log gets the rest under the request id."""
+    if not context.is_active():
+        raise error  # the caller is gone
+    if not isinstance(error, (GymnastError, OSError)):
+        LOG.exception("call_failed method=%s request_id=%s", method, request_id, exc_info=error)
+    domain = error if isinstance(error, GymnastError) else StorageError("the service failed")
+    name, status, _ = wire_error(domain)
+    public = str(domain) if not isinstance(domain, StorageError) or name != "ServerFaultError" else "see the log"
+    metrics.ERRORS.labels(method, name).inc()
+    LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s", method, request_id, name, error)
+    context.set_trailing_metadata(((ERROR_KEY, name), (REQUEST_ID_KEY, request_id)))
+    context.abort(getattr(grpc.StatusCode, status), f"{public} [{request_id}]")
