@@ -80,6 +80,6 @@ def authorise(who: _Somebody | None, action: str) -> _Somebody:
     if who is None:
         raise NotPermittedError("the certificate names no gymnast identity; get one with `gymnast enroll`")
     if not may(who, action):
-        allowed = " or ".join(role for role in ROLES if role in MAY.get(action, frozenset()))
-        raise NotPermittedError(f"{who.name!r} ({who.role}) may not {action}; ask an {allowed or 'administrator'}")
+        allowed = ", ".join(role for role in ROLES if role in MAY.get(action, frozenset()))
+        raise NotPermittedError(f"{who.name!r} ({who.role}) may not {action}; who may: {allowed or 'nobody'}")
     return who

@@ -7,7 +7,8 @@ import grpc
 import pytest
 
 from cloud_trainer.service import Limits, Service, ServiceConfig, enroll
-from cloud_trainer.service.auth import ACTION_OF, StreamSlots, authorise_call
+from cloud_trainer.service.admission import CALL, HEALTH, STREAM, CallSlots
+from cloud_trainer.service.auth import ACTION_OF, authorise_call
 from cloud_trainer.service.server import _SERVICES
 from gymnast_core.authority import MAY
 from gymnast_core.errors import ConfigError, ContractError
@@ -94,14 +95,32 @@ def test_a_robot_gets_not_permitted_from_exactly_what_the_table_denies(tmp_path)
     assert "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" in denied
 
 
-def test_streams_per_certificate_are_counted_and_freed():
-    slots, peer = StreamSlots(1), Peer("wx-1", "robot", "default")
-    with slots.slot(peer, "upload"):
-        with pytest.raises(BusyError), slots.slot(peer, "upload"):
+def test_calls_are_counted_by_peer_tenant_and_all_and_freed():
+    slots = CallSlots(Limits(streams_per_peer=1, streams_per_tenant=2, streams=3), threads=4)
+    first, second, third = (Peer(f"wx-{n}", "robot", "default") for n in (1, 2, 3))
+    others = [Peer(f"wx-{n}", "robot", "acme") for n in (1, 2)]
+    with slots.slot(first, STREAM, "/x/Upload"):
+        with pytest.raises(BusyError, match="1 Upload"), slots.slot(first, STREAM, "/x/Upload"):
             pass
-        with slots.slot(Peer("wx-2", "robot", "default"), "upload"), slots.slot(peer, "watch"):
+        with (
+            slots.slot(first, STREAM, "/x/Watch"),
+            slots.slot(first, CALL, "/x/Get"),
+            slots.slot(first, HEALTH, "/x/C"),
+        ):
+            with pytest.raises(BusyError, match="tenant 'default'"), slots.slot(second, STREAM, "/x/Upload"):
+                pass
+            with slots.slot(others[0], STREAM, "/x/Upload"):  # noqa: SIM117
+                with pytest.raises(BusyError, match="all there are"), slots.slot(others[1], STREAM, "/x/Upload"):
+                    pass
+    with slots.slot(first, CALL, "/x/Get"):
+        with pytest.raises(BusyError), slots.slot(first, CALL, "/x/List"):  # a quarter of the threads, whatever it asks
             pass
-    with slots.slot(peer, "upload"):
+        with slots.slot(second, CALL, "/x/Get"), slots.slot(third, CALL, "/x/Get"):
+            with pytest.raises(BusyError, match="tenant"), slots.slot(Peer("wx-4", "robot", "default"), CALL, "/x/Get"):
+                pass
+            with slots.slot(others[0], CALL, "/x/Get"):
+                pass
+    with slots.slot(first, STREAM, "/x/Upload"):
         pass
 
 
