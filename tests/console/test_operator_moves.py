@@ -205,7 +205,7 @@ def test_an_operator_may_not_publish_and_nobody_may_without_logging_in(bench):
     policy = bench.add_policy(0.01, stage="sft")
     answer = bench.client("ana", "operator").post(f"/checkpoints/{policy}/publish", headers=JSON)
     assert answer.status_code == 403
-    assert "may not publish; ask an admin" in answer.json()["error"]
+    assert "may not publish; who may: admin" in answer.json()["error"]
     nobody = bench.client("x", "operator")
     assert nobody.get("/", headers={"Authorization": ""}).headers["location"].startswith("/login?next=/")
 
