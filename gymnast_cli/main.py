@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 from rich.console import Console
 
@@ -21,7 +25,9 @@ from gymnast_core.errors import (
     StorageError,
     TransientBridgeError,
 )
+from gymnast_core.lifeline import end_with_parent
 from gymnast_core.wire.errors import IdentityError
+from gymnast_ros.graph import STARTER
 
 COMMANDS = {
     "demo": "the whole loop on this machine: base policy, practice in the world model, better policy",
@@ -93,10 +99,13 @@ def _take_json_everywhere(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if os.environ.get(STARTER) == str(os.getppid()):
+        end_with_parent(os.getppid())
     args = parser_for(arguments).parse_args(arguments)
     piped = not (sys.stderr if args.json else sys.stdout).isatty()
     spell_out_the_unprintable()
     console = Terminal(stderr=args.json, soft_wrap=True, width=PIPED_WIDTH if piped else None)
+    before = _let_go_on_sigterm()
     try:
         command = importlib.import_module(f"gymnast_cli.commands.{args.command}")
         return int(command.run(args, console))
@@ -107,6 +116,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error, args.json, console)
     except OSError as error:
         return _report(StorageError(str(error)), args.json, console)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _let_go_on_sigterm() -> Any:
+    """SIGTERM unwinds the command as Ctrl-C does, so that it ends what it has started; returns the handler before."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def unwind(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the second one does not interrupt the unwinding
+        raise SystemExit(128 + number)
+
+    return signal.signal(signal.SIGTERM, unwind)
 
 
 def _report(error: GymnastError, as_json: bool, console: Console) -> int:

@@ -16,6 +16,7 @@ from cloud_trainer.jobs.pipeline import JOBS
 from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
 from cloud_trainer.progress import CancelledError, ProgressEvent
 from gymnast_core.errors import ConfigError, NotTrustedError
+from gymnast_core.lifeline import end_with_parent
 
 
 def main(folder: Path) -> int:
@@ -54,4 +55,5 @@ def _say(event: str, data: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent(int(sys.argv[2]))
     sys.exit(main(Path(sys.argv[1])))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gymnast_core.errors import TransientBridgeError
+from gymnast_ros.graph import STARTER
 
 
 @contextlib.contextmanager
@@ -46,7 +47,8 @@ def trainer_process(
     for checkpoint in imports:
         command += ["--import", str(checkpoint)]
     with (folder / "serve.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", STARTER: str(os.getpid())}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             yield _address(process, port_file, folder / "serve.log", timeout_s)
         finally:
