@@ -132,7 +132,7 @@ def parameters_from(path: Path) -> dict[str, dict[str, Any]]:
         ConfigError: no such file, or it is laid out otherwise; the message names the part.
     """
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"parameters:={path} cannot be read: {error}") from error
     if not isinstance(document, dict):

@@ -306,7 +306,7 @@ def write_audit(folder: Path, report: AuditReport, cases: Sequence[AuditCase], *
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "audit.json").write_text(json.dumps(report.to_json(), indent=1, allow_nan=False))
     page = folder / "audit.html"
-    page.write_text(audit_page(report, cases, videos=videos))
+    page.write_text(audit_page(report, cases, videos=videos), encoding="utf-8")
     return page
 
 

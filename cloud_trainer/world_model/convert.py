@@ -51,9 +51,12 @@ def convert_pt(
     which = next((name for name in ("ema", "model") if isinstance(content.get(name), dict)), "whole file")
     state = content if which == "whole file" else content[which]
     config = infer_config(state, rope=rope, heads=heads, max_frames=max_frames)
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    lineage = {"stage": "converted", "source_sha256": digest, "entry": which, "step": int(content.get("step", 0))}
+    lineage = {
+        "stage": "converted",
+        "source_sha256": _sha256(source),
+        "entry": which,
+        "step": int(content.get("step", 0)),
+    }
     return save_world_model(
         folder,
         state,
@@ -63,6 +66,15 @@ def convert_pt(
         image_size=WORLDGYM_PIXELS,
         lineage=lineage,
     )
+
+
+def _sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces (hashlib.file_digest is younger than the oldest Python promised)."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def infer_config(state: Mapping[str, Any], *, rope: str, heads: int, max_frames: int) -> DiTConfig:

@@ -60,10 +60,16 @@ def observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:
     return gymnasium.spaces.Dict(spaces)
 
 
+RENDERING: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": round(WIDOWX_250S.control_hz)}
+
+
 class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as Any in pyproject.toml
     """B worlds behind Gymnasium's vector interface."""
 
-    def __init__(self, env: Env, *, instruction: str = "explore", reward: Reward = no_reward, seed: int = 0) -> None:
+    def __init__(
+        self, env: Env, *, instruction: str = "explore", reward: Reward = no_reward, seed: int = 0,
+        render_mode: str | None = "rgb_array",
+    ) -> None:  # fmt: skip
         """Wrap an environment.
 
         Args:
@@ -71,11 +77,17 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
             instruction: used when reset(options={"instruction": ...}) names none.
             reward: scores a step; the environment itself has none.
             seed: of the first episode when reset() gets none; later unseeded episodes draw their own.
+            render_mode: "rgb_array", which costs nothing until render() is called.
+
+        Raises:
+            ConfigError: another render mode.
         """
         self.env, self._instruction, self._reward = env, instruction, reward
         self._seeds = np.random.default_rng(seed)
         self.num_envs = env.spec.batch_size
-        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": ["rgb_array"]}
+        if render_mode not in (None, *RENDERING["render_modes"]):
+            raise ConfigError(f"render_mode must be one of {RENDERING['render_modes']}, got {render_mode!r}")
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, **RENDERING}
         self.render_mode = "rgb_array"
         self.single_action_space = action_space(env.spec)
         self.single_observation_space = observation_space(env.spec)
@@ -129,7 +141,7 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
 class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
     """One world behind Gymnasium's plain interface; the Env must have batch size 1."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": round(WIDOWX_250S.control_hz)}
+    metadata: ClassVar[dict[str, Any]] = RENDERING
 
     def __init__(
         self, env: Env, *, instruction: str = "explore", reward: Reward = no_reward, render_mode: str | None = None

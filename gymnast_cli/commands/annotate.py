@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 
 from rich.console import Console
 
@@ -14,12 +15,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_robot_arguments(parser)
     parser.add_argument("text", help="words or tags, e.g. 'cube slipped #grasp'")
-    parser.add_argument("--by", default=f"operator:{getpass.getuser()}", help="who says so")
+    parser.add_argument("--by", help="who says so (default operator:LOGIN)")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Note it."""
     with robot(args) as client:
-        client.annotate(args.text, args.by)
-    emit(args, console, {"annotated": args.text, "by": args.by}, "noted in the recording")
+        client.annotate(args.text, by := args.by or f"operator:{_login()}")
+    emit(args, console, {"annotated": args.text, "by": by}, "noted in the recording")
     return 0
+
+
+def _login() -> str:
+    """The user's login name; in a container whose user has none, its number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"

@@ -158,7 +158,7 @@ class Spool:
     def set_aside(self, entry: SpoolEntry, reason: str) -> Path:
         """Keep an episode the trainer refused for good, with the reason beside it, out of the queue."""
         target = self._refused / entry.path.name
-        target.with_suffix(".reason").write_text(reason + "\n")
+        target.with_suffix(".reason").write_text(reason + "\n", encoding="utf-8")
         move_durably(entry.path, target)
         LOG.error("episode_refused episode=%s reason=%s kept=%s", entry.episode_id, reason, target)
         return target

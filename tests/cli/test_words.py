@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
+from gymnast_cli.commands import annotate
 from gymnast_cli.main import main
 from gymnast_core.episodes import Spool, write_episode
 from gymnast_core.text import one_line, printable
 from gymnast_ros.uplink import Uplink
+from tests.world_model.test_check import bridge_trajectory
 from tests.world_model.tiny import tiny_episode
 
 WORDS = {
@@ -84,6 +86,32 @@ def test_a_terminal_that_is_not_utf_8_gets_what_it_can_show(tmp_path: Path) -> N
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert rb"instruction: \u628a\u7ea2" in done.stdout
+
+
+def test_a_locale_that_is_not_utf_8_reads_the_same_words(tmp_path: Path) -> None:
+    place = bridge_trajectory(tmp_path, "2022-01-01_00-00-00", 0, lag=0)
+    (place / "lang.txt").write_bytes(WORDS["chinese"].encode())
+    script = (
+        "import sys; from pathlib import Path; from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource;"
+        "print(ascii(BridgeRawSource(Path(sys.argv[1])).episode(0).instruction))"
+    )
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=plain, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == ascii(WORDS["chinese"])
+
+
+def test_a_user_without_a_name_can_annotate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    with pytest.raises(SystemExit, match="0"):
+        main(["annotate", "--help"])
+    assert main(["completion", "bash"]) == 0
+    assert "annotate" in capsys.readouterr().out
+    assert annotate._login() == f"uid-{os.getuid()}"
 
 
 def test_letters_of_every_script_stay() -> None:

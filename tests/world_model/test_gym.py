@@ -42,6 +42,24 @@ def test_registered_vector_env_steps_all_rows() -> None:
     env.close()
 
 
+def test_a_recorded_video_runs_at_the_arms_rate(tmp_path: Path) -> None:
+    pytest.importorskip("moviepy")
+    env = gymnasium.make_vec(GYM_ID, num_envs=2, make_env=tiny_env, render_mode="rgb_array")
+    recorder = gymnasium.wrappers.vector.RecordVideo(env, str(tmp_path), episode_trigger=lambda _: True)
+    assert recorder.frames_per_sec == 5
+    recorder.close()
+
+
+def test_a_vector_env_takes_gymnasiums_render_mode() -> None:
+    env = gymnasium.make_vec(GYM_ID, num_envs=2, make_env=tiny_env, render_mode="rgb_array")
+    assert (env.render_mode, env.metadata["render_fps"]) == ("rgb_array", 5)
+    env.reset(seed=0)
+    assert [frame.shape for frame in env.render()] == [(8, 8, 3)] * 2
+    env.close()
+    with pytest.raises(ConfigError, match="render_mode must be one of"):
+        gymnasium.make_vec(GYM_ID, num_envs=2, make_env=tiny_env, render_mode="human")
+
+
 @pytest.mark.parametrize("architecture", ["dit", "compact"])
 def test_the_example_in_the_docstring_runs(tmp_path: Path, architecture: str) -> None:
     if architecture == "dit":

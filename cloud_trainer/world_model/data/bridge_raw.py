@@ -146,6 +146,6 @@ def _array(content: Any, key: str, folder: Path) -> FloatArray:
 
 def _instruction(folder: Path) -> str:
     path = folder / "lang.txt"
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     spoken = [line.strip() for line in lines if line.strip() and not line.startswith("confidence:")]
     return spoken[0] if spoken else "unknown"
