@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -11,14 +12,23 @@ from gymnast_core.scene import check_reset
 from gymnast_core.trial import Trial
 from gymnast_core.types import Outcome
 
+POLL_S = 0.5
 MOST_ATTEMPTS = 3
 """Of one pair; then somebody has to look."""
 FLUSH_S = STAGE_S = 120.0
 """How long episodes may take up, and a checkpoint down."""
+ESTOP = "estop"
+HEARD_S = 3.0
+"""A robot reports about once a second."""
 
 
 class TrialRobot(Protocol):
     """What a trial asks of a started robot; gymnast_ros.nodes.client.GraphClient is one."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its arm is stopped until somebody re-arms it."""
+        ...
 
     def run_episode(
         self, *, instruction: str, seed: int, scene: str, checkpoint: str, record: bool, purpose: str
@@ -37,6 +47,8 @@ def run_pairs(
 ) -> None:  # fmt: skip
     """Do run after run until the trial is decided or stop() holds.
 
+    An e-stop pauses: the run it ended counts for nothing and is repeated from its start once the arm is armed again.
+
     Args:
         trial: declared.
         robot: holds both checkpoints.
@@ -49,11 +61,14 @@ def run_pairs(
     Raises:
         GymnastError: a pair was set aside too often; the message says why last.
     """
-    while (run := trial.next_run()) is not None and not stop():
+    while _armed(robot, stop) and (run := trial.next_run()) is not None and not stop():
         row = robot.run_episode(
             instruction=run.instruction, seed=run.start_seed, scene=scene,
             checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose=purpose,
         )  # fmt: skip
+        if row.get("truncated_reason") == ESTOP:
+            _heard(robot)
+            continue
         episode_id, first = str(row["episode_id"]), trial.first_episode
         if problem := _unusable(row) or _not_reset(robot, catalogue, first, episode_id):
             trial.void(run.run_id, problem)
@@ -64,6 +79,22 @@ def run_pairs(
         trial.record(run.run_id, outcome, labelled_by=str(row["labelled_by"]), episode_id=episode_id)
         if first:
             told(run.pair)
+
+
+def _armed(robot: TrialRobot, stop: Callable[[], bool]) -> bool:
+    """Wait, however long, until the arm may move; False when stop() holds first."""
+    while robot.stopped:
+        if stop():
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _heard(robot: TrialRobot) -> None:
+    """Give the robot's next report a moment to say what its episode said already."""
+    deadline = time.monotonic() + HEARD_S
+    while not robot.stopped and time.monotonic() < deadline:
+        time.sleep(POLL_S / 5)
 
 
 def _unusable(row: Mapping[str, Any]) -> str:

@@ -194,7 +194,8 @@ class Loop:
         """
         config = {**self.config.job, "grpo_iterations": self.config.at("grpo_iterations", number)}
         spec = {"policy": self.policy, "world_model": self.world_model, "judge": self.judge,
-                "seed": self.config.seed * 100 + number, "config": config}  # fmt: skip
+                "seed": self.config.seed * 100 + number, "config": config,
+                "offer_to": [self._client.robot_name]}  # fmt: skip
         key = f"loop-{self._file.id}-{number}-{self._file.failures(f'{number}/train')}"
         try:
             return follow(self._jobs, "improve", spec, key=key, advance=advance)

@@ -53,4 +53,9 @@ def engine_for(service: Service, args: argparse.Namespace, shelf: Shelf, tenant:
         scene=args.robot_scene, config=args.adapt_config, rule=rule,
         guard_pairs=HarmRule.pairs if args.guard_pairs is None else args.guard_pairs,
         price_per_hour=args.price_per_hour,
+        offer=lambda name, robot: _offer(service, shelf, tenant, name, robot),
     )  # fmt: skip
+
+
+def _offer(service: Service, shelf: Shelf, tenant: str, checkpoint_id: str, robot: str) -> None:
+    service.publisher.publish(tenant, shelf.path(checkpoint_id), robots=[robot])

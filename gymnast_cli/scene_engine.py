@@ -49,7 +49,7 @@ from gymnast_cli.arm_trials import FLUSH_S, STAGE_S, TrialRobot, run_pairs
 from gymnast_cli.other_tasks import declared, guard_plan, other_tasks, reason_of
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.policies import load_policy
-from gymnast_core.scene import SceneBook
+from gymnast_core.scene import Fingerprint, SceneBook
 from gymnast_core.seeds import take
 from gymnast_core.sequential import HarmRule, SequentialRule
 from gymnast_core.trial import Trial, TrialPlan, has_won
@@ -88,8 +88,8 @@ class Robot(TrialRobot, Protocol):
         """Return when the robot holds these checkpoints."""
         ...
 
-    def swap(self, checkpoint_id: str) -> str:
-        """Put a staged checkpoint in force."""
+    def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
+        """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
         ...
 
     def rollback(self) -> str:
@@ -114,6 +114,7 @@ class SceneEngine:
         guard_pairs: of each other task, after a win; 0 looks at none.
         modes: what of the policy is trained.
         price_per_hour: of this trainer, for budgets in money.
+        offer: offers a checkpoint of the shelf to one robot; asked before its canary, which a person approved.
     """
 
     connect: Callable[[str], Robot]
@@ -128,6 +129,7 @@ class SceneEngine:
     guard_pairs: int = HarmRule.pairs
     modes: tuple[str, ...] = MODES
     price_per_hour: float = 0.0
+    offer: Callable[[str, str], None] = lambda checkpoint, robot: None
 
     def check(self, request: SceneRequest) -> None:
         """Return if its checkpoints are here and its settings exist."""
@@ -270,6 +272,7 @@ class SceneEngine:
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
         """Run the blinded trial until its rule decides; after a win, look for harm on the other tasks."""
         request, client = self._request(folder), self.connect(robot)
+        self.offer(candidate, robot)
         client.wait_staged([candidate], STAGE_S)
         trial, guard = self._declared(candidate, robot, request, folder)
         emit("declared", {"max_pairs": trial.plan.rule.max_pairs, **(trial.plan.versions or {})})
@@ -319,8 +322,9 @@ class SceneEngine:
         return Trial.load(canary), Trial.load(guard) if guard.exists() else None
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
-        """Put it in force and remember it for this scene."""
-        self.connect(robot).swap(candidate)
+        """Put it in force in this scene, which the robot recognises by image, and remember it for that."""
+        fingerprint = Fingerprint.of(np.load(folder / "start.npy"))
+        self.connect(robot).swap(candidate, scene=fingerprint.to_json())
         self.book.keep(f"{self._request(folder)['scene']} on {robot}", np.load(folder / "start.npy"), candidate)
 
     def revert(self, candidate: str, robot: str, folder: Path) -> None:

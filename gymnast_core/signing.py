@@ -23,6 +23,7 @@ from gymnast_core.manifest import Manifest, canonical_json
 
 SECOND_NS = 1_000_000_000
 EVERY_ROBOT = "*"
+KINDS = ("release", "promotion", "rollback")
 _RAW_BYTES = 32
 _KEY_ID_HEX = 16
 
@@ -191,10 +192,13 @@ class Release:
     """What gets signed.
 
     Attributes:
-        kind: "release", or "rollback": the only one that may go back to an older checkpoint.
+        kind: "release" is an offer: staged and checked, for a trial or a swap by hand. "promotion" and "rollback" are
+            acted on: the robot runs that checkpoint from its next episode on. A rollback alone may go back to an
+            older one.
         sequence: rises by at least one with every release of a service; a robot accepts only higher ones.
         checkpoint_id: the manifest's id.
         manifest: the checkpoint's manifest, JSON values; carries parents, action space, statistics, lineage, SHA-256.
+            Empty in a rollback to what a robot holds and the trainer has no copy of: the id names the content.
         weights_digest: hex BLAKE3 of weights.safetensors: its address.
         weights_size: bytes.
         published_ns: wall clock.
@@ -204,7 +208,7 @@ class Release:
         reason: why, for a rollback.
     """
 
-    kind: Literal["release", "rollback"]
+    kind: Literal["release", "promotion", "rollback"]
     sequence: int
     checkpoint_id: str
     manifest: Mapping[str, Any]
@@ -215,6 +219,11 @@ class Release:
     robots: tuple[str, ...] = (EVERY_ROBOT,)
     deltas: tuple[Delta, ...] = field(default_factory=tuple)
     reason: str = ""
+
+    @property
+    def by_id(self) -> bool:
+        """Whether it names its checkpoint by id alone."""
+        return not self.manifest
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: what is signed."""
@@ -231,13 +240,15 @@ class Release:
             fields = json.loads(payload)
             deltas = tuple(Delta(**delta) for delta in fields["deltas"])
             release = Release(**{**fields, "deltas": deltas, "robots": tuple(fields["robots"])})
-            manifest = Manifest.from_bytes(canonical_json(release.manifest))
+            named = release.checkpoint_id
+            if not (release.by_id and release.kind == "rollback"):
+                named = Manifest.from_bytes(canonical_json(release.manifest)).id
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise CheckpointError(f"unreadable release: {error}") from error
-        if release.kind not in ("release", "rollback"):
-            raise CheckpointError(f"release kind {release.kind!r} is neither 'release' nor 'rollback'")
-        if manifest.id != release.checkpoint_id:
-            raise CheckpointError(f"release names {release.checkpoint_id!r}, its manifest is {manifest.id!r}")
+        if release.kind not in KINDS:
+            raise CheckpointError(f"release kind {release.kind!r} is none of {', '.join(KINDS)}")
+        if named != release.checkpoint_id:
+            raise CheckpointError(f"release names {release.checkpoint_id!r}, its manifest is {named!r}")
         numbers = (release.sequence, release.weights_size, release.published_ns, release.expires_ns)
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise CheckpointError(f"release {release.checkpoint_id} holds numbers that are none: {numbers}")

@@ -198,7 +198,8 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
         link = {"trainer": config.trainer, "identity": str(config.identity) if config.identity else ""}
         link |= {"policy": ""} if config.policy.startswith(REMOTE) else {}  # it stays where it is: nothing to install
         trust = {"insecure": config.insecure, "trusted_keys": config.trusted_keys}
-        specs.append(NodeSpec("bridge", "bridge", {**store, **link, **trust, "take_orders": config.orders}))
+        given = {**store, **link, **trust, "take_orders": config.orders, "device": config.device}
+        specs.append(NodeSpec("bridge", "bridge", given))
     if config.teleop:
         specs.append(NodeSpec("teleop", "teleop"))
     if config.page:

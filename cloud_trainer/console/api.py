@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,12 +12,22 @@ from gymnast_core.web.auth import User
 
 
 def robots(desk: Desk, user: User) -> dict[str, Any]:
-    """Every robot's newest report without its picture; age_s is since it spoke."""
+    """Every robot's newest report without its picture; age_s is since it spoke; words are about its checkpoints."""
+    words = {row["robot"]: row for row in desk.in_force.robots(user)}
     rows = [
-        {"robot": report.robot, "age_s": report.age_s(), "silent": report.age_s() > REPORT_STALE_S, **report.status}
+        {
+            "robot": report.robot, "age_s": report.age_s(), "silent": report.age_s() > REPORT_STALE_S, **report.status,
+            "words": _words(words[report.robot]),
+        }
         for report in desk.robots(user)
-    ]
+    ]  # fmt: skip
     return {"robots": rows}
+
+
+def _words(row: Mapping[str, Any]) -> dict[str, Any]:
+    """See InForce.robots(), as JSON values."""
+    one = {name: None if row[name] is None else asdict(row[name]) for name in ("runs", "ran")}
+    return {**row, **one, "refused": [asdict(word) for word in row["refused"]]}
 
 
 def log(desk: Desk, user: User) -> dict[str, Any]:
@@ -29,7 +39,7 @@ def log(desk: Desk, user: User) -> dict[str, Any]:
 
 def evaluations(desk: Desk, user: User) -> dict[str, Any]:
     """Every trial's result card, and the trials that were begun on the page, decided or not."""
-    return {"cards": desk.cards(user.tenant), "trials": desk.trials.views(user.tenant)}
+    return {"cards": desk.cards(user.tenant), "trials": desk.trial_views(user)}
 
 
 def ledger(desk: Desk, user: User) -> dict[str, Any]:
@@ -39,16 +49,23 @@ def ledger(desk: Desk, user: User) -> dict[str, Any]:
 
 def adaptations(desk: Desk, user: User) -> dict[str, Any]:
     """Every adaptation, newest first; a robot's own where a robot asks."""
-    return {"adaptations": [_shown(flow.view) for flow in desk.flows(user)]}
+    return {"adaptations": [_shown(desk, user, flow.view) for flow in desk.flows(user)]}
 
 
 def adaptation(desk: Desk, user: User, *, adaptation_id: str) -> dict[str, Any]:
     """One adaptation; over and busy say whether there is anything to wait for."""
-    return _shown(desk.flow(user, adaptation_id).view)
+    return _shown(desk, user, desk.flow(user, adaptation_id).view)
 
 
-def _shown(view: View) -> dict[str, Any]:
-    return {**asdict(view), "stage": view.stage.value, "over": view.stage.over, "busy": view.stage.busy}
+def _shown(desk: Desk, user: User, view: View) -> dict[str, Any]:
+    paused = "" if view.stage.over else desk.paused(user, view.robot)
+    return {
+        **asdict(view),
+        "stage": view.stage.value,
+        "over": view.stage.over,
+        "busy": view.stage.busy,
+        "paused": paused,
+    }
 
 
 VIEWS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {

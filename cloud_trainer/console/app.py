@@ -113,7 +113,7 @@ def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:
     def publish(user: User, form: Mapping[str, str], checkpoint_id: str, how: str) -> tuple[str, str]:
         robots = [name.strip() for name in form.get("robots", "").split(",") if name.strip()]
         if how == "rollback":
-            said = desk.checkpoints.roll_back(user, checkpoint_id, form.get("reason", ""))
+            said = desk.checkpoints.roll_back(user, checkpoint_id, robots, form.get("reason", ""))
         elif how in ("publish", "promote"):
             said = desk.checkpoints.publish(user, checkpoint_id, robots, promote=how == "promote")
         else:

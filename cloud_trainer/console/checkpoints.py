@@ -102,11 +102,13 @@ class Checkpoints:
         asked = {"checkpoint": checkpoint_id, "robots": list(robots)}
         try:
             with trail.acting(user, "promote" if promote else "publish", asked):
-                sequence = self._offer(user.tenant, known, list(robots) or ["*"])
+                sequence = self._offer(user.tenant, known, list(robots) or ["*"], promote=promote)
         finally:
             self._publishing.release()
-        whom = "every robot" if not robots or "*" in robots else ", ".join(robots)
-        return f"{checkpoint_id} is offered to {whom} as release {sequence}"
+        if promote:
+            whom = _whom(robots)
+            return f"{checkpoint_id} runs on {whom} from the next episode on, once checked there (release {sequence})"
+        return f"{checkpoint_id} is offered to {_whom(robots)} as release {sequence}"
 
     def check_on(self, user: User, robot: str, checkpoint_id: str) -> None:
         """Return if a robot can have this policy staged.
@@ -120,20 +122,30 @@ class Checkpoints:
         if not any(name in robots for robots in offered for name in ("*", robot)):
             raise RefusedError(f"{checkpoint_id} was never offered to {robot}; an administrator offers it on its page")
 
-    def roll_back(self, user: User, checkpoint_id: str, reason: str) -> str:
-        """Order robots back to a checkpoint that was published before."""
+    def roll_back(self, user: User, checkpoint_id: str, robots: Sequence[str], reason: str) -> str:
+        """Order robots back to a checkpoint; one that ran on them or is kept here need not have been published."""
         user.require("roll back")
         if not reason.strip():
             raise ConfigError("say why robots go back; the reason travels with the order")
-        asked = {"checkpoint": checkpoint_id, "reason": reason.strip()}
-        publisher = self._service.publisher
+        self._check_robots(user, robots)
+        holders = self._service.robots.holding(user.tenant, checkpoint_id)
+        if checkpoint_id not in holders and (known := self.all(user).get(checkpoint_id)) is not None:
+            self._check_policy(checkpoint_id, known)
+        asked = {"checkpoint": checkpoint_id, "robots": list(robots), "reason": reason.strip()}
         with self._service.trails.of(user.tenant).acting(user, "roll back", asked):
-            release, _ = publisher.rollback(user.tenant, checkpoint_id, robots=["*"], reason=reason.strip())
-        return f"every robot goes back to {checkpoint_id} (release {release.sequence})"
+            release, _ = self._service.publisher.rollback(
+                user.tenant, checkpoint_id, robots=list(robots) or ["*"], reason=reason.strip(), holders=holders
+            )
+        whom = _whom(release.robots)
+        return f"{checkpoint_id} runs again on {whom} from the next episode on (release {release.sequence})"
 
     def _check_target(self, user: User, checkpoint_id: str, known: KnownCheckpoint, robots: Sequence[str]) -> None:
         self._check_policy(checkpoint_id, known)
+        self._check_robots(user, robots)
+
+    def _check_robots(self, user: User, robots: Sequence[str]) -> None:
         here = {report.robot for report in self._service.robots.of_tenant(user.tenant)}
+        here |= {word.robot for word in self._service.words.of(user.tenant)}  # away since this process began
         unknown = [name for name in robots if name != "*" and name not in here]
         if unknown:
             raise RefusedError(f"no robot {unknown[0]!r} reports here; known: {', '.join(sorted(here)) or 'none yet'}")
@@ -144,14 +156,18 @@ class Checkpoints:
             kind = known.manifest.kind.replace("_", " ")
             raise RefusedError(f"{checkpoint_id} is a {kind}; only policies go to robots")
 
-    def _offer(self, tenant: str, known: KnownCheckpoint, robots: Sequence[str]) -> int:
+    def _offer(self, tenant: str, known: KnownCheckpoint, robots: Sequence[str], *, promote: bool) -> int:
         publisher = self._service.publisher
         if known.folder is not None:
-            release, _ = publisher.publish(tenant, known.folder, robots=robots)
+            release, _ = publisher.publish(tenant, known.folder, robots=robots, promote=promote)
             return release.sequence
         folder = Path(tempfile.mkdtemp(prefix="offer-", dir=self._service.config.folder / "console"))
         copy = folder / "weights.safetensors"  # the publisher consumes the file it is given
         shutil.copyfile(self._service.blobs.local_path(known.digest), copy)
-        release, _ = publisher.publish_file(tenant, known.manifest, copy, robots=robots)
+        release, _ = publisher.publish_file(tenant, known.manifest, copy, robots=robots, promote=promote)
         folder.rmdir()
         return release.sequence
+
+
+def _whom(robots: Sequence[str]) -> str:
+    return "all robots" if not robots or "*" in robots else ", ".join(robots)

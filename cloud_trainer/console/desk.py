@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
+from cloud_trainer.console.in_force import InForce
 from cloud_trainer.jobs.adaptation_engine import Budget, FlowError, SceneRequest
 from cloud_trainer.jobs.ledger import CalibrationLedger
 from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation, new_adaptation_id
@@ -64,6 +65,7 @@ class Desk:
         self._trails = service.trails
         self._robots = service.robots
         self.checkpoints = Checkpoints(service, won=self._has_won)
+        self.in_force, self._words = InForce(service), service.words
         self._loops = tuple(loops)
         self._ledgers = PerTenant(lambda tenant: CalibrationLedger(tenant_folder(self.folder, tenant) / LEDGER))
         self._seen_sequence: dict[str, int] = {}
@@ -105,6 +107,7 @@ class Desk:
             len(self.trail(user).log.entries),
             flows,
             self.trials.version(tenant),
+            self._words.version(tenant),
             len(jobs),
             events,
             running,
@@ -270,6 +273,18 @@ class Desk:
         if report.age_s() > REPORT_STALE_S:
             raise RefusedError(f"{robot} has been silent for {report.age_s():.0f} s; wait until it reports again")
         return report
+
+    def paused(self, user: User, robot: str) -> str:
+        """Return what holds up whatever runs on a robot's arm; empty when nothing does."""
+        report = self._robots.find(user.tenant, robot)
+        if report is None or not report.status.get("estop"):
+            return ""
+        return f"{robot} is stopped ({report.status.get('estop_reason') or 'e-stop'}); it goes on when it is re-armed"
+
+    def trial_views(self, user: User) -> list[dict[str, Any]]:
+        """Return what may be seen of trials, see Trials.views; and as paused, what holds up one that runs."""
+        views = self.trials.views(user.tenant)
+        return [{**view, "paused": self.paused(user, view["robot"]) * (view["state"] == "running")} for view in views]
 
     def try_out(self, user: User, candidate: str, values: Mapping[str, str]) -> str:
         """Begin a blinded trial of a checkpoint against what a robot runs, or another one; returns its id.

@@ -17,6 +17,7 @@ from gymnast_core.web.auth import User
 
 def robots(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Every robot, and what is being adapted."""
+    weights = {row["robot"]: row for row in desk.in_force.robots(user)}
     open_flows = {flow.view.robot: flow.view for flow in desk.flows(user) if not flow.view.stage.over}
     rows = [
         {
@@ -24,6 +25,7 @@ def robots(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any
             "silent": report.age_s() > REPORT_STALE_S,
             "stale": report.frame_age_s() > REPORT_STALE_S,
             "flow": open_flows.get(report.robot),
+            "weights": weights[report.robot],
         }
         for report in desk.robots(user)
     ]
@@ -90,6 +92,7 @@ def checkpoint(desk: Desk, user: User, *, checkpoint_id: str, query: Mapping[str
         "cards": desk.cards(user.tenant, checkpoint_id),
         "won": desk.checkpoints.has_won(user.tenant, checkpoint_id),
         "robots": desk.robots(user),
+        "on_robots": desk.in_force.of_checkpoint(user, checkpoint_id),
         "most_pairs": SequentialRule().max_pairs,
         "said": query.get("said", ""),
     }
@@ -118,7 +121,7 @@ def world_models(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[st
 
 def evaluations(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Result cards of every trial, and those that have none yet."""
-    open_ones = [view for view in desk.trials.views(user.tenant) if not view["card"]]
+    open_ones = [view for view in desk.trial_views(user) if not view["card"]]
     return {"cards": desk.cards(user.tenant), "trials": open_ones, "said": query.get("said", "")}
 
 
@@ -159,6 +162,7 @@ def adaptation(desk: Desk, user: User, *, adaptation_id: str, query: Mapping[str
     rewards = [float(row.get("imagined_reward", 0)) for row in view.iterations]
     return {
         "flow": view,
+        "paused": "" if view.stage.over else desk.paused(user, view.robot),
         "modes": desk.adaptations.modes(user.tenant),
         "price_per_hour": desk.adaptations.price_per_hour(user.tenant),
         "imagined": job_pages.imagined(desk, view.job) if view.job else [],

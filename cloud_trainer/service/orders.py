@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from gymnast_core.orders import Order, OrderNews
 
 PICK_UP_S = 30.0
 """Longest wait until a robot takes an order; it reports once a second."""
+FRESH_S = 30.0
+"""A report that is older says nothing about now."""
 NEXT_S = 0.2
 """How long the reply that ends an order waits for the one after it."""
 
@@ -42,8 +44,19 @@ class RobotOrders:
         self._changed = threading.Condition()
         self._given: dict[tuple[str, str], _Given] = {}
 
-    def give(self, tenant: str, robot: str, kind: str, spec: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
+    def give(
+        self, tenant: str, robot: str, kind: str, spec: Mapping[str, Any], timeout_s: float,
+        *, paused: Callable[[], bool] = lambda: False,
+    ) -> Mapping[str, Any]:  # fmt: skip
         """Have a robot do something; returns what it told, or withdraws the order.
+
+        Args:
+            tenant: whose robot.
+            robot: its name.
+            kind: see gymnast_core.orders.
+            spec: the call's arguments.
+            timeout_s: longest wait.
+            paused: whether an e-stop holds the robot up; the wait then begins anew.
 
         Raises:
             OrderError: it did not take the order, did not end in time, refused or failed; or another is under way.
@@ -59,6 +72,9 @@ class RobotOrders:
                 while given.news is None:
                     limit_s = timeout_s if given.taken else min(timeout_s, self._pick_up_s)
                     left_s = began + limit_s - time.monotonic()
+                    if left_s <= 0 and paused():
+                        began = time.monotonic()
+                        continue
                     if left_s <= 0:
                         missing = "did not end" if given.taken else "was not taken"
                         raise OrderError(f"{kind} {missing} within {limit_s:.0f} s by {robot}; does it report?")
@@ -105,6 +121,12 @@ class OrderedRobot:
         """Checkpoint in force, as last reported."""
         return str(self._status().get("policy_version", ""))
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it said within the last seconds that its arm is stopped."""
+        report = self._board.find(self._tenant, self._name)
+        return report is not None and bool(report.status.get("estop")) and report.age_s() < FRESH_S
+
     def evaluate(self, *, timeout_s: float, **asked: Any) -> dict[str, Any]:
         """Run episodes; see GraphClient."""
         return dict(self._give("evaluate", {**asked, "timeout_s": timeout_s}, timeout_s))
@@ -122,9 +144,9 @@ class OrderedRobot:
         spec = {"checkpoint_ids": list(checkpoint_ids), "timeout_s": timeout_s}
         self._give("wait_staged", spec, timeout_s + 15.0)
 
-    def swap(self, checkpoint_id: str) -> str:
-        """Put a staged checkpoint in force."""
-        return str(self._give("swap", {"checkpoint_id": checkpoint_id}, 60.0)["value"])
+    def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
+        """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
+        return str(self._give("swap", {"checkpoint_id": checkpoint_id, "scene": scene}, 60.0)["value"])
 
     def rollback(self) -> str:
         """Return to the checkpoint before."""
@@ -132,7 +154,7 @@ class OrderedRobot:
 
     def _give(self, kind: str, spec: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
         self._status()
-        return self._orders.give(self._tenant, self._name, kind, spec, timeout_s)
+        return self._orders.give(self._tenant, self._name, kind, spec, timeout_s, paused=lambda: self.stopped)
 
     def _status(self) -> Mapping[str, Any]:
         """What it last said.

@@ -12,6 +12,7 @@ from cloud_trainer.service.config import Limits
 from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import json_field
+from cloud_trainer.service.words import RobotWords
 from gymnast_core.errors import ConfigError
 from gymnast_core.orders import OrderNews
 from gymnast_core.pictures import jpeg_size
@@ -21,7 +22,8 @@ from gymnast_core.wire.gymnast.v1 import console_pb2, enroll_pb2, robots_pb2
 from gymnast_core.wire.identity import Peer
 
 TOKEN_S = 12 * 3600
-_TEXT = 300
+_TEXT, _ID = 300, 80
+_MOST_REFUSED, _MOST_HELD = 8, 64
 _NO_PAGE = "this trainer serves no page; start it without --no-console"
 _FRAME_PIXELS = 4 << 20
 
@@ -35,8 +37,8 @@ Ask = Callable[[Peer, str, str, Mapping[str, str]], tuple[int, str, bytes]]
 class RobotServicer:
     """Reports of robots."""
 
-    def __init__(self, robots: RobotBoard, orders: RobotOrders, limits: Limits) -> None:
-        self._robots, self._orders, self._limits = robots, orders, limits
+    def __init__(self, robots: RobotBoard, orders: RobotOrders, words: RobotWords, limits: Limits) -> None:
+        self._robots, self._orders, self._words, self._limits = robots, orders, words, limits
 
     def Report(self, request: Any, peer: Peer, context: Any) -> robots_pb2.RobotReportReply:
         """Note it; the name is the certificate's. The reply is what this robot shall be doing."""
@@ -49,7 +51,10 @@ class RobotServicer:
         status = {name: str(getattr(request, name))[:_TEXT] for name in names}
         spool = {"entries": request.spool_entries, "bytes": request.spool_bytes, "full": request.spool_full}
         told = {"estop": request.estop, "spool": spool, "takes_orders": request.takes_orders}
-        self._robots.post(peer, {**status, **told}, frame)
+        weights = _weights(request.weights) if request.HasField("weights") else {}
+        self._robots.post(peer, {**status, **told, "weights": weights}, frame)
+        if weights:
+            self._words.heard(peer, weights)
         order = self._orders.heard(peer, self._news(request))
         if order is None or not request.takes_orders:
             return robots_pb2.RobotReportReply()
@@ -78,6 +83,14 @@ class EnrollServicer:
             raise ConfigError("this trainer runs with --insecure and has no identities to give")
         certificate, authority, trust = self._codes.redeem(bytes(context.auth_context()["x509_pem_cert"][0]))
         return enroll_pb2.EnrollReply(certificate=certificate, authority=authority, trust=trust)
+
+
+def _weights(news: Any) -> dict[str, Any]:
+    """What a robot says of its checkpoints, as JSON values of bounded size."""
+    texts = {name: str(getattr(news, name))[:_ID] for name in ("current", "checking", "ran")}
+    numbers = {name: int(getattr(news, name)) for name in ("since_ns", "obeyed", "probation_left", "ran_ns")}
+    refused = {str(one.checkpoint_id)[:_ID]: str(one.reason)[:_TEXT] for one in news.refused[-_MOST_REFUSED:]}
+    return {**texts, **numbers, "refused": refused, "held": [str(name)[:_ID] for name in news.held[:_MOST_HELD]]}
 
 
 class ConsoleServicer:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
-from gymnast_core.errors import GymnastError
+from gymnast_core.errors import GymnastError, PolicyFailedError
 from gymnast_core.pictures import decode_jpeg, jpeg_size
 from gymnast_core.policy import Policy
 from gymnast_core.types import PROPRIO_DIM, ActionChunk, Observation
@@ -43,10 +43,11 @@ class PolicyServicer:
         for request in requests:
             try:
                 yield _infer(policy, request)
-            except (GymnastError, ValueError, RuntimeError) as error:
-                LOG.warning("infer_failed peer=%s error=%s", peer.name, error)
-                name = type(error).__name__ if isinstance(error, GymnastError) else "PolicyFailedError"
-                yield policy_pb2.InferReply(request_id=request.request_id, error=name, message=str(error)[:500])
+            except GymnastError as error:
+                LOG.warning("infer_failed peer=%s policy=%s error=%s", peer.name, policy.version, error)
+                reply = policy_pb2.InferReply(request_id=request.request_id, policy_version=policy.version)
+                reply.error, reply.message = type(error).__name__, str(error)[:500]
+                yield reply
 
 
 def observation_from(request: Any) -> Observation:
@@ -90,10 +91,27 @@ def _infer(policy: Policy, request: Any) -> policy_pb2.InferReply:
     if not request.instructions:  # a greeting: who are you?
         return policy_pb2.InferReply(**about)
     rng = np.random.default_rng(request.seed) if request.sample else None
-    chunk: ActionChunk = policy.act(observation_from(request), list(request.instructions), rng=rng)
+    chunk = _act(policy, observation_from(request), list(request.instructions), rng)
     about["policy_version"] = chunk.policy_version
     reply = policy_pb2.InferReply(**about, actions=chunk.actions_BKA.ravel().tolist())
     if request.with_log_probs and chunk.tokens_BKA is not None and chunk.log_probs_BKA is not None:
         reply.tokens.extend(chunk.tokens_BKA.ravel().tolist())
         reply.log_probs.extend(chunk.log_probs_BKA.ravel().tolist())
     return reply
+
+
+def _act(
+    policy: Policy, observation: Observation, instructions: list[str], rng: np.random.Generator | None
+) -> ActionChunk:
+    """Ask the policy; whatever it raises, or answers that is no action, is its own fault and reported as that.
+
+    Raises:
+        PolicyFailedError: see there.
+    """
+    try:
+        chunk = policy.act(observation, instructions, rng=rng)
+    except Exception as error:
+        raise PolicyFailedError(f"policy {policy.version} raised {type(error).__name__}: {error}") from error
+    if not np.isfinite(chunk.actions_BKA).all():
+        raise PolicyFailedError(f"policy {policy.version} asked for actions that are not finite")
+    return chunk

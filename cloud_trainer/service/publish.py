@@ -7,7 +7,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from cloud_trainer.store.protocols import BlobStore, CheckpointRow, MetaStore, R
 from gymnast_core.delta import encode_delta
 from gymnast_core.episodes.durable import sync_file
 from gymnast_core.episodes.spool import file_digest
-from gymnast_core.manifest import Manifest, read_checkpoint
+from gymnast_core.manifest import MANIFEST_NAME, Manifest, read_checkpoint
 from gymnast_core.signing import EVERY_ROBOT, SECOND_NS, Delta, Release, SignedDocument, SigningKey
 from gymnast_core.weights import check_safetensors
 from gymnast_core.wire.errors import NotFoundError
@@ -55,16 +55,27 @@ class Publisher:
         key: signs releases.
         staging: folder for copies under way.
         valid_s: default life of a release.
+        shelves: folder of the checkpoints that the trainer keeps of a tenant and may never have published; each may
+            be rolled back to.
     """
 
-    def __init__(self, blobs: BlobStore, meta: MetaStore, key: SigningKey, staging: Path, *, valid_s: int) -> None:
+    def __init__(
+        self, blobs: BlobStore, meta: MetaStore, key: SigningKey, staging: Path, *, valid_s: int,
+        shelves: Callable[[str], Path] | None = None,
+    ) -> None:  # fmt: skip
         self._blobs, self._meta, self._key, self._valid_s = blobs, meta, key, valid_s
-        self._staging = staging
+        self._staging, self._shelves = staging, shelves
         self._changed = threading.Condition()
         staging.mkdir(parents=True, exist_ok=True)
 
     def publish(
-        self, tenant: str, folder: Path, *, robots: Sequence[str] = (EVERY_ROBOT,), valid_s: int | None = None
+        self,
+        tenant: str,
+        folder: Path,
+        *,
+        robots: Sequence[str] = (EVERY_ROBOT,),
+        valid_s: int | None = None,
+        promote: bool = False,
     ) -> tuple[Release, SignedDocument]:
         """Publish a checkpoint folder (gymnast_core.manifest); it is copied, the folder stays as it is.
 
@@ -73,6 +84,7 @@ class Publisher:
             folder: with weights.safetensors and manifest.json.
             robots: which robots get it; "*" is every one.
             valid_s: how long it may be installed.
+            promote: these robots run it from their next episode on; else it is an offer, for a trial or a swap there.
 
         Returns:
             The release and its signed form.
@@ -87,30 +99,69 @@ class Publisher:
         copy = self._staging / f"publish-{manifest.id}-{threading.get_ident()}"
         copy.write_bytes(weights)
         sync_file(copy)
-        return self.publish_file(tenant, manifest, copy, robots=robots, valid_s=valid_s)
+        return self.publish_file(tenant, manifest, copy, robots=robots, valid_s=valid_s, promote=promote)
 
     def publish_file(
-        self, tenant: str, manifest: Manifest, weights: Path, *, robots: Sequence[str], valid_s: int | None = None
+        self,
+        tenant: str,
+        manifest: Manifest,
+        weights: Path,
+        *,
+        robots: Sequence[str],
+        valid_s: int | None = None,
+        promote: bool = False,
     ) -> tuple[Release, SignedDocument]:
         """Publish a durable, checked weights file, which is consumed; see publish()."""
+        row = self._keep(tenant, manifest, weights)
+        return self._release("promotion" if promote else "release", row, robots, valid_s, "")
+
+    def _keep(self, tenant: str, manifest: Manifest, weights: Path) -> CheckpointRow:
+        """Store a durable weights file, which is consumed."""
         digest, size = file_digest(weights), weights.stat().st_size
         self._blobs.put_file(weights, digest)
         row = CheckpointRow(tenant, manifest.id, manifest.kind, manifest.to_bytes(), digest, size, time.time_ns())
         self._meta.add_checkpoint(row, lineage_of(manifest))
-        return self._release("release", row, robots, valid_s, "")
+        return row
 
     def rollback(
-        self, tenant: str, checkpoint_id: str, *, robots: Sequence[str], reason: str
+        self, tenant: str, checkpoint_id: str, *, robots: Sequence[str], reason: str, holders: Sequence[str] = ()
     ) -> tuple[Release, SignedDocument]:
-        """Order a tenant's robots back to a checkpoint that was published to them before.
+        """Order a tenant's robots back to a checkpoint that was published, is on the shelf, or ran on them.
+
+        Args:
+            tenant: whose robots.
+            checkpoint_id: what they run from their next episode on.
+            robots: which; empty is every one.
+            reason: travels with the order.
+            holders: robots that say they hold it: without a copy here, it is for them alone, by its id.
 
         Raises:
-            NotFoundError: it never was.
+            NotFoundError: neither this trainer nor one of the robots has it.
         """
-        row = self._meta.checkpoint(tenant, checkpoint_id)
-        if row is None:
-            raise NotFoundError(f"checkpoint {checkpoint_id!r} was never published here")
-        return self._release("rollback", row, robots or (EVERY_ROBOT,), None, reason)
+        row = self._meta.checkpoint(tenant, checkpoint_id) or self._from_shelf(tenant, checkpoint_id)
+        if row is not None:
+            return self._release("rollback", row, robots or (EVERY_ROBOT,), None, reason)
+        named = [name for name in holders if not robots or name in robots or EVERY_ROBOT in robots]
+        missing = [name for name in robots if name != EVERY_ROBOT and name not in named]
+        if not named or missing:
+            whom = ", ".join(missing) or "no robot that reports here"
+            raise NotFoundError(
+                f"checkpoint {checkpoint_id[:80]!r} was never published here, and {whom} holds it"
+                f"{' not' if missing else ''}; give it to the trainer: gymnast weights publish FOLDER"
+            )
+        by_id = CheckpointRow(tenant, checkpoint_id, "policy", b"{}", "", 0, 0)
+        return self._release("rollback", by_id, named, None, reason)
+
+    def _from_shelf(self, tenant: str, checkpoint_id: str) -> CheckpointRow | None:
+        """Take in a checkpoint that the trainer keeps and never published; None when there is none of this id."""
+        shelf = None if self._shelves is None else self._shelves(tenant)
+        if shelf is None or "/" in checkpoint_id or not (shelf / checkpoint_id / MANIFEST_NAME).is_file():
+            return None
+        manifest, weights = read_checkpoint(shelf / checkpoint_id)
+        copy = self._staging / f"shelf-{manifest.id}-{secrets.token_hex(8)}"
+        copy.write_bytes(weights)
+        sync_file(copy)
+        return self._keep(tenant, manifest, copy)
 
     def _deltas(self, row: CheckpointRow, parents: Sequence[str]) -> Iterator[Delta]:
         """Differences to those parents that robots may hold, where they are worth it."""

@@ -85,13 +85,18 @@ class RobotBoard:
         with self._lock:
             return self._reports.get((tenant, robot))
 
+    def holding(self, tenant: str, checkpoint_id: str) -> list[str]:
+        """Return the robots that say they hold a checkpoint."""
+        rows = self.of_tenant(tenant)
+        return [row.robot for row in rows if checkpoint_id in row.status.get("weights", {}).get("held", ())]
+
     def version(self, tenant: str, *, every: bool) -> str:
         """Return what changes with every report of a tenant's, or only when a robot comes, swaps or stops."""
         with self._lock:
             if every:
                 return str(self._counts[tenant])
             rows = sorted(
-                (row.robot, str(row.status.get("policy_version")), bool(row.status.get("estop")))
+                (row.robot, str(row.status.get("policy_version")), bool(row.status.get("estop")), _weights_of(row))
                 for row in self._reports.values()
                 if row.tenant == tenant
             )
@@ -100,3 +105,9 @@ class RobotBoard:
     def silent(self, tenant: str, after_s: float) -> int:
         """Return how many robots of a tenant have said nothing for so long."""
         return sum(row.age_s() > after_s for row in self.of_tenant(tenant))
+
+
+def _weights_of(row: RobotReport) -> tuple[object, ...]:
+    """What a robot says of its checkpoints, without the clocks."""
+    weights = row.status.get("weights") or {}
+    return tuple(weights.get(name) for name in ("obeyed", "checking", "probation_left"))

@@ -36,6 +36,7 @@ from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import JobCheck, JobServicer, Stopping, TrajectoryServicer, WeightsServicer
 from cloud_trainer.service.trail import Trails
 from cloud_trainer.service.validation import Validator
+from cloud_trainer.service.words import RobotWords
 from cloud_trainer.service.worker import JobContext, Runner, Workers
 from cloud_trainer.store import open_blobs
 from cloud_trainer.store.database import Database
@@ -43,6 +44,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
+from cloud_trainer.store.tenants import CHECKPOINTS, tenant_folder
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CorruptError
 from gymnast_core.wire.address import Address, is_everywhere, listen
@@ -140,6 +142,7 @@ class Service:
         self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
         self.trails, self.robots, self.orders = Trails(folder, self.meta), RobotBoard(), RobotOrders()
+        self.words = RobotWords(self.trails)
         self.console = ConsoleServicer()
         self.check_job: JobCheck | None = None
         self.blinded: Callable[[EpisodeRow], bool] = lambda row: False
@@ -148,8 +151,9 @@ class Service:
         staging = folder / "staging"
         self.ingest = Ingest(staging, self.blobs, self.meta, config.limits, on_commit=self._committed)
         self.publisher = Publisher(
-            self.blobs, self.meta, release_key(self.authority), staging, valid_s=config.release_valid_s
-        )
+            self.blobs, self.meta, release_key(self.authority), staging, valid_s=config.release_valid_s,
+            shelves=lambda tenant: tenant_folder(folder, tenant) / CHECKPOINTS,
+        )  # fmt: skip
         self._stopping = Stopping()
         self._wake = threading.Event()
         name = f"local-{blake3(str(folder.resolve()).encode()).hexdigest()[:8]}"
@@ -254,10 +258,18 @@ class Service:
                 self.ingest, self.meta, self.trails, limits, self._stopping, lambda row: self.blinded(row)
             ),
             "WeightsService": WeightsServicer(
-                self.publisher, self.meta, self.blobs, self.trails, limits, self._stopping, staging
+                self.publisher,
+                self.meta,
+                self.blobs,
+                self.trails,
+                limits,
+                self._stopping,
+                staging,
+                self.robots,
+                self.words,
             ),
             "JobService": JobServicer(self.jobs, self.trails, limits, self._stopping, wake, self._check_job),
-            "RobotService": RobotServicer(self.robots, self.orders, limits),
+            "RobotService": RobotServicer(self.robots, self.orders, self.words, limits),
             "ConsoleService": self.console,
             "EnrollService": EnrollServicer(None if self.config.insecure else self._codes),
         }

@@ -18,9 +18,11 @@ from cloud_trainer.service.config import Limits
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.reach import BlobReach
+from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.session import UploadSession
 from cloud_trainer.service.trail import Trails
 from cloud_trainer.service.upload_weights import receive_checkpoint
+from cloud_trainer.service.words import RobotWords
 from cloud_trainer.store.protocols import (
     BlobStore,
     EpisodeRow,
@@ -212,7 +214,10 @@ class WeightsServicer:
         limits: Limits,
         stopping: Stopping,
         staging: Path,
+        robots: RobotBoard,
+        words: RobotWords,
     ) -> None:
+        self._robots, self._words = robots, words
         self._publisher, self._meta, self._blobs, self._trails = publisher, meta, blobs, trails
         self._reach = BlobReach(meta)
         self._limits, self._stopping, self._staging = limits, stopping, staging
@@ -241,7 +246,14 @@ class WeightsServicer:
     def ListReleases(self, request: Any, peer: Peer, context: Any) -> weights_pb2.ListReleasesReply:
         """A page."""
         rows = self._meta.releases(peer.tenant, request.after_sequence, min(request.limit or _PAGE, _PAGE))
-        return weights_pb2.ListReleasesReply(releases=_fitting(_release(row) for row in rows if _for_peer(row, peer)))
+        mine = [row for row in rows if _for_peer(row, peer)]
+        releases = _fitting(_release(row) for row in mine)
+        names = [row.checkpoint_id for row in mine[: len(releases)]]
+        own = peer.name if peer.role == "robot" else ""
+        words = self._words.of(peer.tenant, robot=own, checkpoint_ids=names)
+        return weights_pb2.ListReleasesReply(
+            releases=releases, words=[weights_pb2.RobotWord(**vars(word)) for word in words]
+        )
 
     def Fetch(self, request: Any, peer: Peer, context: Any) -> Iterator[Chunk]:
         """A range of a blob that an episode, checkpoint or delta of the caller's own consists of."""
@@ -262,10 +274,11 @@ class WeightsServicer:
         bounded("robots", request.robots, _MOST_NAMES)
         bounded("characters of a reason", request.reason, _MOST_CHARACTERS)
         reason = f"{request.reason} (by {peer.name})"
-        asked = {"checkpoint": request.checkpoint_id, "robots": list(request.robots), "reason": request.reason}
+        robots, holders = tuple(request.robots), self._robots.holding(peer.tenant, request.checkpoint_id)
+        asked = {"checkpoint": request.checkpoint_id, "robots": list(robots), "reason": request.reason}
         with self._trails.of(peer.tenant).acting(peer, "roll back", asked):
             _, signed = self._publisher.rollback(
-                peer.tenant, request.checkpoint_id, robots=tuple(request.robots), reason=reason
+                peer.tenant, request.checkpoint_id, robots=robots, reason=reason, holders=holders
             )
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
 
@@ -302,7 +315,11 @@ class JobServicer:
         if not 0 < len(request.kind) <= 64 or not 0 < len(request.idempotency_key) <= 128:
             raise InvalidMessageError("a job needs a kind (1..64 characters) and an idempotency key (1..128)")
         spec = json_field(request.spec_json, self._limits)
-        if peer.role == "robot" and (request.kind != "adapt" or spec.get("robot") != peer.name):
+        offer_to = spec.get("offer_to", [])
+        if not isinstance(offer_to, list) or not all(isinstance(name, str) and name for name in offer_to):
+            raise InvalidMessageError(f"offer_to must be a list of robots' names, got {str(offer_to)[:80]!r}")
+        own = spec.get("robot") == peer.name and set(offer_to) <= {peer.name}
+        if peer.role == "robot" and (request.kind != "adapt" or not own):
             raise NotPermittedError(
                 f"robot {peer.name!r} may ask for adapt jobs of its own alone (spec robot {peer.name!r}), not for "
                 f"{request.kind[:40]!r} of {str(spec.get('robot', ''))[:40]!r}"

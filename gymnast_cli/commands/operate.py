@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("ledger", help="real against imagined success, per task and world model"),
         actions.add_parser("adaptations", help="every adaptation to a scene, and where it is"),
     ]
-    promote = actions.add_parser("promote", help="offer a checkpoint that has won its trial to robots (admin)")
+    promote = actions.add_parser(
+        "promote", help="have robots run a checkpoint that has won its trial, from their next episode on (admin)"
+    )
     promote.add_argument("checkpoint_id")
     promote.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     trial = actions.add_parser("try", help="begin a blinded trial of a checkpoint on a robot; prints the id")
@@ -154,10 +156,11 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
 
 
 def _robots(answer: Mapping[str, Any]) -> Any:
-    columns = ("robot", "state", "policy", "e-stop", "spool", "spoke")
+    columns = ("robot", "state", "policy", "its word", "turned down", "e-stop", "spool", "spoke")
     rows = [
         (
             row["robot"], "silent" if row["silent"] else row.get("state", ""), row.get("policy_version", ""),
+            _word(row["words"]), _turned_down(row["words"]),
             "stopped" if row.get("estop") else "", row.get("spool", {}).get("entries", 0), f"{row['age_s']:.0f} s ago",
         )
         for row in answer["robots"]
@@ -165,11 +168,30 @@ def _robots(answer: Mapping[str, Any]) -> Any:
     return _table(f"{len(rows)} robots", columns, rows)
 
 
+def _word(words: Mapping[str, Any]) -> str:
+    """Since when a robot says it runs its policy, and what it was ordered to run and has not said so of."""
+    runs, ordered, left = words["runs"], words["ordered"], words["probation_left"]
+    lines = [] if runs is None else [f"since {_moment(runs['at_ns'])}"]
+    lines += [f"on probation, {left} to go"] if left else []
+    lines += [f"checks {words['checking']}"] if words["checking"] else []
+    if ordered is not None and not ordered["done"]:
+        lines.append(f"ordered {ordered['checkpoint_id']} ({ordered['kind']} {ordered['sequence']}), not yet")
+    return "\n".join(lines)
+
+
+def _turned_down(words: Mapping[str, Any]) -> str:
+    return "\n".join(f"{one['checkpoint_id']}: {one['reason']}" for one in words["refused"])
+
+
+def _moment(at_ns: int) -> str:
+    return datetime.datetime.fromtimestamp(at_ns / 1e9).isoformat(" ", "seconds")
+
+
 def _log(answer: Mapping[str, Any]) -> Any:
     hidden = ("action", "by", "role", "tenant", "at_ns")
     rows = [
         (
-            datetime.datetime.fromtimestamp(entry["at_ns"] / 1e9).isoformat(" ", "seconds"), entry["by"],
+            _moment(entry["at_ns"]), entry["by"],
             entry["action"], ", ".join(f"{key} {value}" for key, value in entry.items() if key not in hidden),
         )
         for entry in answer["entries"]

@@ -86,9 +86,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         result = run_in_process(inputs, jobs, emit=emit, cancelled=context.cancelled, threads=args.threads)
         for folder in result["register"]:
             shelf.add(Path(folder))
+        robots = [str(name) for name in context.job.spec.get("offer_to", ())]
         for candidate in result["candidates"]:
             shelf.add(Path(candidate["folder"]))
-            context.publish(Path(candidate["folder"]))
+            if robots:  # whoever submitted the job named them; else somebody offers a candidate on its page
+                context.publish(Path(candidate["folder"]), robots=robots)
         record_rows(tenant_folder(args.folder, tenant) / LEDGER, result)
         return result
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, peer
 from gymnast_core.errors import ConfigError
+from gymnast_core.signing import EVERY_ROBOT
 
 if TYPE_CHECKING:
     from gymnast_core.signing import Release, SignedDocument
@@ -22,12 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     publish = actions.add_parser("publish", help="sign a checkpoint folder and offer it to robots (trainer or admin)")
     publish.add_argument("checkpoint", type=Path, help="folder with weights.safetensors and manifest.json")
     publish.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
-    listing = actions.add_parser("list", help="releases, oldest first")
+    listing = actions.add_parser("list", help="releases, oldest first, and what robots say of them")
     fetch = actions.add_parser("fetch", help="download a checkpoint, verified")
     fetch.add_argument("checkpoint_id")
     fetch.add_argument("into", type=Path, help="folder to write; must not exist")
-    rollback = actions.add_parser("rollback", help="order robots back to an earlier checkpoint (admin)")
-    rollback.add_argument("checkpoint_id")
+    rollback = actions.add_parser(
+        "rollback", help="order robots back to an earlier checkpoint, from their next episode on (admin)"
+    )
+    rollback.add_argument("checkpoint_id", help="one that was published, is kept by the trainer, or ran on the robot")
     rollback.add_argument("--reason", required=True, help="for whoever reads the log")
     rollback.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     for action in (publish, listing, fetch, rollback):
@@ -99,14 +104,15 @@ def _publish(weights: WeightsClient, args: argparse.Namespace, console: Console)
 def _list(weights: WeightsClient, args: argparse.Namespace, console: Console) -> int:
     from rich.table import Table
 
-    found = _releases(weights, args)
+    found, words = _releases_and_words(weights, args)
     table = Table(title=f"{len(found)} releases")
-    for column in ("release", "what", "checkpoint", "robots", "bytes"):
+    for column in ("release", "what", "checkpoint", "robots", "bytes", "robots say"):
         table.add_column(column, no_wrap=column == "checkpoint")
     for release in found:
         row = (release.kind, release.checkpoint_id, ", ".join(release.robots), f"{release.weights_size:,}")
-        table.add_row(str(release.sequence), *row)
-    emit(args, console, {"releases": [shown(release) for release in found]}, table)
+        said = [spoken(word) for word in words if word["checkpoint_id"] == release.checkpoint_id]
+        table.add_row(str(release.sequence), *row, "\n".join(said))
+    emit(args, console, {"releases": [shown(release) for release in found], "words": words}, table)
     return 0
 
 
@@ -142,16 +148,28 @@ def _fetch(weights: WeightsClient, args: argparse.Namespace, console: Console) -
 def _rollback(weights: WeightsClient, args: argparse.Namespace, console: Console) -> int:
     document = weights.rollback(args.checkpoint_id, robots=tuple(args.robot), reason=args.reason)
     release = _verified(document, args)
-    text = f"robots go back to {release.checkpoint_id} (release {release.sequence})"
+    whom = ", ".join("all robots" if name == EVERY_ROBOT else name for name in release.robots)
+    text = (
+        f"{release.checkpoint_id} runs again on {whom} from the next episode on (release {release.sequence}); "
+        "`gymnast operate robots` shows when each says so"
+    )
     emit(args, console, shown(release), text)
     return 0
 
 
 def _releases(weights: WeightsClient, args: argparse.Namespace) -> list[Release]:
+    return _releases_and_words(weights, args)[0]
+
+
+def _releases_and_words(weights: WeightsClient, args: argparse.Namespace) -> tuple[list[Release], list[dict[str, Any]]]:
     found: list[Release] = []
-    while page := weights.releases(found[-1].sequence if found else 0):
+    words: dict[tuple[str, ...], dict[str, Any]] = {}
+    while True:
+        page, said = weights.releases_and_words(found[-1].sequence if found else 0)
+        words |= {tuple(str(value) for value in word.values()): word for word in said}
+        if not page:
+            return found, sorted(words.values(), key=lambda word: word["at_ns"])
         found += [_verified(document, args) for document in page]
-    return found
 
 
 def _verified(document: SignedDocument, args: argparse.Namespace) -> Release:
@@ -160,6 +178,14 @@ def _verified(document: SignedDocument, args: argparse.Namespace) -> Release:
 
     _, identity = peer(args)
     return Release.from_bytes(document.payload if identity is None else identity.trusted_keys().verify(document))
+
+
+def spoken(word: Mapping[str, Any]) -> str:
+    """What a robot said of a checkpoint, in words: who, what, why, and when the trainer heard it first."""
+    why = f": {word['reason']}" if word["reason"] else ""
+    what = {"runs": "runs it", "ran": "ran it", "refused": "turned it down"}.get(word["word"], word["word"])
+    at = datetime.datetime.fromtimestamp(word["at_ns"] / 1e9).isoformat(" ", "seconds")
+    return f"{word['robot']} {what}{why} ({at})"
 
 
 def shown(release: Release) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from cloud_trainer.store.tenants import LEDGER
 from gymnast_cli.commands.ttt import progress
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.film import film
-from gymnast_cli.demo.graph import Robot, free_domain
+from gymnast_cli.demo.graph import NAME, Robot, free_domain
 from gymnast_cli.demo.trainer_process import trainer_process
 from gymnast_cli.pretrain import pretrain
 from gymnast_cli.report import write_report
@@ -128,6 +128,7 @@ class Demo:
             "judge": chain.judge,
             "seed": self.config.seed * 100 + number,
             "config": self.config.job,
+            "offer_to": [NAME],
         }
 
     def _take(self, job: Mapping[str, Any]) -> None:

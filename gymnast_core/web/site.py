@@ -5,6 +5,7 @@ Source:
 """
 
 import asyncio
+import datetime
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -73,7 +74,7 @@ class Site:
             loader=FileSystemLoader([templates, _HERE / "templates"]), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        self._environment.filters.update(ago=ago, since=since, percent=percent, size=size)
+        self._environment.filters.update(ago=ago, since=since, moment=moment, percent=percent, size=size)
         self._environment.globals.update(server=server, pages=tuple(pages))
 
     def render(self, template: str, **context: Any) -> str:
@@ -213,6 +214,11 @@ def wants_json(request: Request) -> bool:
 def ago(at_ns: int) -> str:
     """Return how long ago a moment of the wall clock was, see since()."""
     return since((time.time_ns() - at_ns) / _NS)
+
+
+def moment(at_ns: int) -> str:
+    """Return a moment of the wall clock as the server's date and time."""
+    return datetime.datetime.fromtimestamp(at_ns / _NS).isoformat(" ", "seconds")
 
 
 def since(seconds: float) -> str:

@@ -9,6 +9,7 @@ from gymnast_core.errors import (
     CorruptError,
     DiskFullError,
     GymnastError,
+    PolicyFailedError,
     RejectedBridgeError,
     StorageError,
     TransientBridgeError,
@@ -87,10 +88,6 @@ class IdleStreamError(TransientBridgeError):
 
 class LinkLostError(TransientBridgeError):
     """A remote policy did not answer in time, or at all; the arm holds."""
-
-
-class PolicyFailedError(RejectedBridgeError):
-    """A remote policy could not choose an action; the arm holds."""
 
 
 class BusyError(TransientBridgeError):

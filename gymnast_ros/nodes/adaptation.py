@@ -46,7 +46,7 @@ def declare(settings: Settings) -> None:
         choices=MODES)  # fmt: skip
     add("ttt_approve", False, "test_time_train: let the candidate onto the arm unasked, for its canary")
     add("ttt_seed", 0, "test_time_train: of everything random", low=0, high=2**53)
-    add("ttt_config", "{}", "test_time_train: JSON settings of the training job", check=_json_error)
+    add("ttt_config", "{}", "test_time_train: JSON settings of the training job", check=json_error)
     add("ttt_world_model", "", "test_time_train: checkpoint id; empty is the trainer's newest")
     add("ttt_judge", "", "test_time_train: checkpoint id; empty is the trainer's newest")
 
@@ -202,7 +202,8 @@ def _answer(do: Callable[[], tuple[bool, str]], _: Trigger.Request, response: Tr
     return response
 
 
-def _json_error(value: str) -> str:
+def json_error(value: str) -> str:
+    """What is wrong with a parameter that must be a JSON object; empty when nothing is."""
     try:
         return "" if isinstance(json.loads(value), dict) else "must be a JSON object"
     except ValueError as error:

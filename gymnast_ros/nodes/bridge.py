@@ -20,10 +20,26 @@ from gymnast_ros.nodes import adaptation, messages, topics
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.nodes.orders import OrderTaker
 from gymnast_ros.nodes.probation import ProbationWatch
+from gymnast_ros.nodes.rollout_parameters import declare_max_latency
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.nodes.worker import Worker
-from gymnast_ros.uplink import ConsoleClient, Identity, JobsClient, Reporter, RobotNews, RobotStore, Uplink
+from gymnast_ros.shadow import ShadowBook
+from gymnast_ros.uplink import (
+    Adoption,
+    ConsoleClient,
+    Identity,
+    JobsClient,
+    Reporter,
+    RobotNews,
+    RobotStore,
+    Uplink,
+    WeightsNews,
+)
+
+PROBATION_EPISODES = 3
+MOST_REFUSED = 8
+"""Named in a report, the newest ones."""
 
 
 class BridgeNode(Node):  # type: ignore[misc]
@@ -40,7 +56,14 @@ class BridgeNode(Node):  # type: ignore[misc]
         self._store = RobotStore(folder / "store", robot=robot, trusted=_trusted(settings))
         if self._store.current() is None and settings["policy"]:
             self._store.install(Path(settings["policy"]))
-        self._uplink = Uplink(settings["trainer"], identity, spool=self._spool, store=self._store, insecure=insecure)
+        self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
+        self._adoption = Adoption(
+            self._store, self._book, probation_episodes=lambda: int(self._settings["probation_episodes"])
+        )
+        self._uplink = Uplink(
+            settings["trainer"], identity, spool=self._spool, store=self._store, insecure=insecure,
+            on_event=lambda event: self._adoption.wake(),
+        )  # fmt: skip
         self._jobs = JobsClient(settings["trainer"], identity, insecure=insecure)
         self._watch = RobotWatch(self)
         self._orders = OrderTaker(
@@ -65,6 +88,7 @@ class BridgeNode(Node):  # type: ignore[misc]
             self, settings, self._page, changed=self._publish_status, result=self._result_topic.publish
         )
         self._uplink.start()
+        self._adoption.start()
         self._reporter.start()
         self.create_timer(0.5, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._diagnostics = Diagnostics(self, robot, self._health)
@@ -78,6 +102,7 @@ class BridgeNode(Node):  # type: ignore[misc]
         self._page.close()
         self._reporter.stop(3.0)
         self._orders.close()
+        self._adoption.stop(5.0)
         self._uplink.stop(5.0)
 
     def _news(self) -> RobotNews:
@@ -86,6 +111,17 @@ class BridgeNode(Node):  # type: ignore[misc]
         return RobotNews(
             **self._watch.status(), spool_entries=usage.entries, spool_bytes=usage.bytes, spool_full=usage.full,
             alarm=self._uplink.status().alarm, takes_orders=self._orders.allowed, order=self._orders.news(),
+            weights=self._weights_news(),
+        )  # fmt: skip
+
+    def _weights_news(self) -> WeightsNews:
+        """What became of the checkpoints this robot was given."""
+        state = self._store.state
+        return WeightsNews(
+            current=self._store.current_id() or "", since_ns=state.since_ns, obeyed=state.obeyed,
+            checking=self._adoption.checking, probation_left=state.probation.left if state.probation else 0,
+            refused=list(state.failed.items())[-MOST_REFUSED:], held=self._store.held(),
+            ran=self._probation.ran, ran_ns=self._probation.ran_ns,
         )  # fmt: skip
 
     def _start(
@@ -139,7 +175,12 @@ class BridgeNode(Node):  # type: ignore[misc]
             if staged is None:
                 raise ConfigError("no checkpoint is staged; publish one first")
             checkpoint_id = staged.name
-        return self._store.swap(checkpoint_id, probation_episodes=self._settings["probation_episodes"]).name
+        if checkpoint_id in self._store.state.staged and not self._book.passed(checkpoint_id):
+            raise ConfigError(f"{checkpoint_id} is not checked yet; wait until bridge/status lists it as checked")
+        scene = json.loads(self._settings["swap_scene"])
+        return self._store.swap(
+            checkpoint_id, probation_episodes=self._settings["probation_episodes"], fingerprint=scene or None
+        ).name
 
     def _rollback(self) -> str:
         return self._store.rollback("operator").name
@@ -156,9 +197,9 @@ class BridgeNode(Node):  # type: ignore[misc]
     def _publish_status(self) -> None:
         usage, staged = self._spool.usage(), self._store.staged()
         status = {
-            "entries": usage.entries, "bytes": usage.bytes, "full": usage.full,
+            "robot": self._settings["robot_name"], "entries": usage.entries, "bytes": usage.bytes, "full": usage.full,
             "current": self._store.current_id() or "", "staged": staged.name if staged else "",
-            "held": self._store.held(),
+            "held": self._store.held(), "checked": self._adoption.checked(), "checking": self._adoption.checking,
             "uplink": _plain(self._uplink.status()), **self._probation.status(),
             "adaptation": self._adaptations.status(),
         }  # fmt: skip
@@ -194,7 +235,12 @@ def _declare(settings: Settings) -> None:
     add("trusted_keys", "", "file or folder of keys that may sign releases", read_only=True)
     add("policy", "", "checkpoint folder installed when the store is empty", read_only=True)
     add("swap_to", "", "swap: checkpoint id; empty is the newest staged one")
-    add("probation_episodes", 0, "good episodes a swapped checkpoint needs before it is trusted", low=0, high=10_000)
+    add("swap_scene", "{}", "swap: JSON fingerprint of the one scene it drives in; {} is everywhere",
+        check=adaptation.json_error)  # fmt: skip
+    add("probation_episodes", PROBATION_EPISODES, "good episodes a checkpoint needs here before it is trusted", low=0,
+        high=10_000)  # fmt: skip
+    add("device", "auto", "where a large checkpoint is checked, as on the rollout node", read_only=True)
+    declare_max_latency(settings)
     add("take_orders", False, "the trainer's operators may run episodes on this robot", read_only=True)
     add("job", "{}", "submit_job: JSON {kind, spec, key}", check=_job_error)
     add("job_id", "", "cancel_job: which one")

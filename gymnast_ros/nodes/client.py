@@ -17,6 +17,7 @@ from gymnast_ros.keyring import Keyring, folder_of, re_arm_word
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
+from gymnast_ros.nodes.watch import STOPPED
 
 __all__ = ["GraphClient", "RobotRefusedError", "RobotSilentError"]
 
@@ -41,6 +42,16 @@ class GraphClient(GraphPort):
     def gate(self) -> dict[str, Any]:
         """Latest command_gate/status."""
         return self.latest(topics.GATE_STATUS)
+
+    @property
+    def robot_name(self) -> str:
+        """As its trainer knows it; empty without a bridge."""
+        return str(self.latest("bridge/status").get("robot", ""))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the arm is stopped until somebody re-arms it."""
+        return self.gate.get("state") in STOPPED
 
     def wait_ready(self, timeout_s: float = 30.0, services: Sequence[str] = ("rollout/evaluate", topics.RESET)) -> None:
         """Wait until the graph answers.
@@ -99,8 +110,8 @@ class GraphClient(GraphPort):
 
         Raises:
             RobotRefusedError: busy, a bad parameter, or the evaluation failed.
-            EstopLatchedError: the arm was stopped.
-            RobotSilentError: not done in timeout_s; it is cancelled.
+            EstopLatchedError: the arm was stopped before it began.
+            RobotSilentError: not done in timeout_s, and no e-stop holds it up; it is cancelled.
         """
         values = {
             "tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count, "checkpoints": list(checkpoints),
@@ -146,17 +157,40 @@ class GraphClient(GraphPort):
                     raise
 
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float = 120.0) -> None:
-        """Wait until the robot holds these checkpoints, verified.
+        """Wait until the robot holds these checkpoints and each has passed its check.
 
         Raises:
+            RobotRefusedError: one of them did not pass; the message says how.
             RobotSilentError: one of them did not arrive in time.
         """
         wanted = set(checkpoint_ids)
-        self.wait_for("bridge/status", lambda status: wanted <= set(status["held"]), timeout_s)
 
-    def swap(self, checkpoint_id: str = "", *, probation_episodes: int = 0, timeout_s: float = 15.0) -> str:
-        """Put a staged checkpoint (empty: the newest) in force from the next episode on; returns its id."""
-        self.set("bridge", {"swap_to": checkpoint_id, "probation_episodes": probation_episodes})
+        def settled(status: Mapping[str, Any]) -> bool:
+            turned_down = wanted - set(status["held"]) & set(status["failed"])
+            return bool(turned_down) or wanted <= set(status["checked"])
+
+        status = self.wait_for("bridge/status", settled, timeout_s)
+        if missing := wanted - set(status["checked"]):
+            reasons = [f"{name}: {status['failed'].get(name, 'not checked')}" for name in sorted(missing)]
+            raise RobotRefusedError(f"turned down by this robot: {'; '.join(reasons)}")
+
+    def swap(
+        self, checkpoint_id: str = "", *, probation_episodes: int | None = None,
+        scene: Mapping[str, Any] | None = None, timeout_s: float = 15.0,
+    ) -> str:  # fmt: skip
+        """Put a staged checkpoint (empty: the newest) in force from the next episode on; returns its id.
+
+        Args:
+            checkpoint_id: one that has passed its check.
+            probation_episodes: good episodes it then needs before it is trusted; None leaves the robot's setting.
+            scene: fingerprint (gymnast_core.scene) of the one scene it drives in, recognised by the first image of
+                every episode; what runs now drives everywhere else. None is everywhere.
+            timeout_s: longest wait until it is in force.
+        """
+        values: dict[str, Any] = {"swap_to": checkpoint_id, "swap_scene": json.dumps(dict(scene or {}))}
+        if probation_episodes is not None:
+            values["probation_episodes"] = probation_episodes
+        self.set("bridge", values)
         return self._in_force(self.call("bridge/swap"), timeout_s)
 
     def rollback(self, timeout_s: float = 15.0) -> str:
@@ -202,11 +236,13 @@ class GraphClient(GraphPort):
 
     def _run(self, service: str, timeout_s: float, progress: Progress | None) -> dict[str, Any]:
         run_id = self.call(service)
-        try:
-            return self._result_of("rollout", run_id, timeout_s, progress)
-        except RobotSilentError:
-            self.cancel()
-            raise
+        while True:
+            try:
+                return self._result_of("rollout", run_id, timeout_s, progress)
+            except RobotSilentError:
+                if not self.stopped:  # else it is paused, and goes on once somebody re-arms
+                    self.cancel()
+                    raise
 
     def _result_of(self, node: str, run_id: str, timeout_s: float, progress: Progress | None = None) -> dict[str, Any]:
         result = self.wait_for(f"{node}/result", lambda value: value["run_id"] == run_id, timeout_s, progress)

@@ -6,8 +6,12 @@ action, or ask for what the gate has to refuse over and over. The bridge counts 
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import numpy as np
@@ -19,17 +23,62 @@ from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.nodes import messages, topics
 
+ANSWER_S = 20.0
+"""A policy that has not answered by then hangs; its checkpoint was found fast enough before it was let onto the arm."""
 REFUSED_SHARE = 0.5
 """Share of an episode's steps that the gate refused, from which on the policy is to blame."""
 MIN_REFUSED = 3
 _RAISED = (GymnastError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
-class GuardedPolicy:
-    """A policy whose every failure is a PolicyFailedError: the arm holds, the episode ends with that reason."""
+class Asker:
+    """A thread that calls one thing after the other; whoever asks waits with a deadline."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self) -> None:
+        self._questions: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="policy", daemon=True).start()
+
+    def ask(self, question: Callable[[], Any], timeout_s: float) -> Any:
+        """Return the answer, or raise what it raised; TimeoutError when there is none in time."""
+        answer: Future[Any] = Future()
+        self._questions.put((question, answer))
+        try:
+            return answer.result(timeout_s)
+        except FutureTimeoutError:
+            if answer.done():
+                raise  # the question's own
+            raise TimeoutError from None
+
+    def close(self) -> None:
+        """End after what is being asked."""
+        self._questions.put(None)
+
+    def _work(self) -> None:
+        while (asked := self._questions.get()) is not None:
+            question, answer = asked
+            try:
+                answer.set_result(question())
+            except BaseException as error:  # noqa: BLE001  # handed to the caller
+                answer.set_exception(error)
+
+
+class GuardedPolicy:
+    """A policy whose every failure is a PolicyFailedError: the arm holds, the episode ends with that reason.
+
+    It is asked in a thread of its own, so that one that hangs ends its episode and not the node.
+
+    Args:
+        policy: to guard.
+        answer_s: longest wait for an answer.
+    """
+
+    def __init__(self, policy: Policy, *, answer_s: float = ANSWER_S) -> None:
+        self._policy, self._answer_s = policy, answer_s
+        self._asker = Asker()
+
+    def close(self) -> None:
+        """End the thread; one that hangs is left behind."""
+        self._asker.close()
 
     @property
     def version(self) -> str:
@@ -47,10 +96,14 @@ class GuardedPolicy:
         """Ask the policy, and look at its answer before anybody acts on it.
 
         Raises:
-            PolicyFailedError: it raised, or its answer is no chunk of finite actions.
+            PolicyFailedError: it raised, did not answer in time, or its answer is no chunk of finite actions.
         """
         try:
-            chunk = self._policy.act(observation, instruction, rng=rng)
+            chunk: ActionChunk = self._asker.ask(
+                lambda: self._policy.act(observation, instruction, rng=rng), self._answer_s
+            )
+        except TimeoutError:
+            raise PolicyFailedError(f"policy {self.version} did not answer within {self._answer_s:.0f} s") from None
         except (SafetyError, BridgeError):
             raise  # a lost link or a stopped arm is not the policy's fault
         except _RAISED as error:
@@ -79,24 +132,26 @@ def verdict(reason: str, detail: str, sources: Sequence[str]) -> str:
 
 
 class EpisodeTeller:
-    """Publishes one JSON object per episode on rollout/episode: {run, policy, episode_id, good, reason}."""
+    """Publishes one JSON object per episode on rollout/episode: {run, policy, steps, episode_id, cut, good, ...}."""
 
     def __init__(self, node: Node) -> None:
         self._publisher = node.create_publisher(String, "~/episode", topics.JOB_EVENTS)
         self._session, self._number = time.time_ns(), 0
 
-    def tell(self, policy: str, *, episode_id: str = "", blame: str = "", cut: str = "") -> None:
+    def tell(self, policy: str, *, steps: int = 0, episode_id: str = "", blame: str = "", cut: str = "") -> None:
         """Tell how one episode went; `run` names it, so that whoever counts counts it once.
 
         Args:
             policy: version.
+            steps: actions done.
             episode_id: of the recording; empty when there is none.
             blame: see verdict().
             cut: truncated_reason; an episode that was cut for another reason says nothing about the policy.
         """
         self._number += 1
         event: dict[str, Any] = {
-            "run": f"{self._session}-{self._number}", "policy": policy, "episode_id": episode_id, "cut": cut,
+            "run": f"{self._session}-{self._number}", "policy": policy, "steps": steps, "episode_id": episode_id,
+            "cut": cut,
             "good": not blame and not cut, "bad": bool(blame), "reason": blame,
         }  # fmt: skip
         self._publisher.publish(messages.to_json(event))

@@ -15,9 +15,10 @@ from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import Observer, run_episode
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
-from gymnast_ros.nodes.conduct import GuardedPolicy, verdict
+from gymnast_ros.nodes.conduct import ANSWER_S, GuardedPolicy, verdict
 from gymnast_ros.nodes.policy_source import ReplayPolicy
 from gymnast_ros.nodes.topic_env import TopicEnv
+from gymnast_ros.shadow import keep_episode
 
 Label = Callable[[Mapping[str, Any]], tuple[Outcome | None, str]]
 """Given the simulator's truth (empty on a real arm): outcome and labeller; outcome None discards the episode."""
@@ -137,10 +138,12 @@ class EpisodeRunner:
         label: asked once per finished episode.
         observers: further ones (live screens).
         finished: told every row.
+        recent: where the last recordings are kept for shadow checks; None keeps none.
 
     Attributes:
         chunking: how the next chunk is computed while this one executes; None waits for every chunk. Recorded actions
             that are played back are one chunk and wait for nothing.
+        answer_s: longest wait for a policy's answer.
     """
 
     def __init__(
@@ -151,9 +154,12 @@ class EpisodeRunner:
         label: Label,
         observers: Sequence[Observer] = (),
         finished: Callable[[EpisodeRow], None] = lambda row: None,
+        recent: Path | None = None,
     ) -> None:
         self._connect, self._finished = connect, finished
+        self._recent = recent
         self.chunking: ChunkingConfig | None = None
+        self.answer_s = ANSWER_S
         self._env: TopicEnv | None = None
         self._spool, self._label, self._observers = spool, label, tuple(observers)
         self._recorder = EpisodeRecorder(spool.recording_folder, robot=robot) if spool is not None else None
@@ -186,6 +192,7 @@ class EpisodeRunner:
             recorder.begin(metadata=metadata, seed=plan.seed)
         env = self._env = self._env or self._connect()
         watcher, paced = _Watcher(env), self._paced(policy)
+        guarded = GuardedPolicy(paced or policy, answer_s=self.answer_s)
         env.scene = plan.scene
         kept: list[Observer] = [] if recorder is None else [_Sensors(env, recorder), recorder]
         observers: list[Observer] = [*kept, watcher, *self._observers]
@@ -193,13 +200,14 @@ class EpisodeRunner:
         reason = detail = ""
         try:
             result = run_episode(
-                env, GuardedPolicy(paced or policy), plan.instruction, seed=plan.seed, rng=plan.rng(),
+                env, guarded, plan.instruction, seed=plan.seed, rng=plan.rng(),
                 observers=observers, cancelled=cancelled,
             )  # fmt: skip
             reason, detail = _reason(result), str(env.notes.get("fault", ""))
         except (SafetyError, BridgeError) as error:
             reason, detail = _fault(error), str(error)
         finally:
+            guarded.close()
             if paced is not None:
                 paced.close()
         if reason == "arm_lost":
@@ -241,6 +249,8 @@ class EpisodeRunner:
         if outcome is None:
             path.unlink()  # the operator asked for that
             return ""
+        if self._recent is not None and watcher.steps:
+            keep_episode(path, self._recent)
         self._spool.enqueue(path)
         return episode_id
 

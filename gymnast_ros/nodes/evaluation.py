@@ -71,6 +71,7 @@ def evaluate(
     cancelled: Callable[[], bool],
     progress: Callable[[int, int, Sequence[EpisodeRow]], None],
     renew: Callable[[Policy], Policy] = lambda policy: policy,
+    stopped: Callable[[str], bool] = lambda reason: False,
 ) -> list[EpisodeRow]:
     """Run every policy from every start state.
 
@@ -81,12 +82,15 @@ def evaluate(
         cancelled: asked between episodes.
         progress: told (done, total, rows) after each.
         renew: asked before every episode; gives the policy in force where that is what is evaluated.
+        stopped: called with the reason when an e-stop ended an episode; returns True once the arm is armed again, and
+            the episode is repeated from the same start; False gives up.
 
     Returns:
         The rows so far when cancelled, else one per policy and start state.
 
     Raises:
-        EstopLatchedError: an operator stopped the arm; the rows are lost to the caller, the recordings are not.
+        EstopLatchedError: an operator stopped the arm and stopped() gave up; the rows are lost to the caller, the
+            recordings are not.
         SafetyError: the arm refuses the plan, or arm or gate stayed away for eight attempts.
     """
     episodes = plan.episodes()
@@ -96,6 +100,12 @@ def evaluate(
             if cancelled():
                 return rows
             row = _attempt(runner, episode, renew(policy), cancelled)
+            while row.truncated_reason == "estop":
+                if not stopped(row.detail):
+                    if cancelled():
+                        return rows
+                    raise EstopLatchedError(row.detail)
+                row = _attempt(runner, episode, renew(policy), cancelled)
             if row.truncated_reason == "cancelled":
                 return rows
             rows.append(row)
@@ -106,8 +116,6 @@ def evaluate(
 def _attempt(runner: EpisodeRunner, episode: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]) -> EpisodeRow:
     for _ in range(ATTEMPTS):
         row = runner.run(episode, policy, cancelled)
-        if row.truncated_reason == "estop":
-            raise EstopLatchedError(row.detail)
         if row.truncated_reason == "refused":
             raise SafetyError(row.detail)
         if row.truncated_reason != "arm_lost" or cancelled():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,6 +18,11 @@ from gymnast_core.policies import architecture, serve_policy
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.graph import REMOTE
+from gymnast_ros.nodes.scene_policy import ScenePolicy
+from gymnast_ros.shadow import ShadowBook
+from gymnast_ros.uplink.kept_scenes import KeptFor, kept_for
+
+LOG = logging.getLogger(__name__)
 
 KEPT = 4
 """Loaded policies kept in memory."""
@@ -56,25 +62,34 @@ class PolicySource:
         default: checkpoint folder used while the store has no current one.
         device: where a large policy runs, see gymnast_core.policies.serve_policy.
         dial: reaches a policy that runs at an address; None knows none.
+        book: of this robot's shadow checks; a checkpoint that has not passed one is checked before it is opened.
+            None opens anything.
     """
 
     def __init__(
-        self, store: Path, default: str = "", *, device: str = "auto", dial: Callable[[str], Policy] | None = None
-    ) -> None:
+        self, store: Path, default: str = "", *, device: str = "auto", dial: Callable[[str], Policy] | None = None,
+        book: ShadowBook | None = None,
+    ) -> None:  # fmt: skip
         self._store, self._default, self._device, self._dial = store, default, device, dial
+        self._book = book
+        self._drove: dict[str, str] = {}
         self._loaded: OrderedDict[str, Policy] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def version(self) -> str:
-        """Id of the checkpoint in force; empty when there is none, or a remote one has not answered yet."""
+        """Id of the checkpoint in force; empty when there is none, or a remote one has not answered yet.
+
+        Of one that was kept for a scene: what drove the last episode.
+        """
         if self._default.startswith(REMOTE):
             reached = self._loaded.get(self._default)
             return "" if reached is None else reached.version
         try:
-            return read_manifest(self._folder("")).id
+            name = read_manifest(self._folder("")).id
         except (ConfigError, CheckpointError):
             return ""
+        return self._drove.get(name, name)
 
     def warm_up(self) -> None:
         """Import what the policy in force needs (torch takes seconds), so that its first episode need not wait.
@@ -86,7 +101,10 @@ class PolicySource:
                 self.open("")
             return
         with contextlib.suppress(ConfigError, CheckpointError):  # open() says what is wrong
-            architecture(read_manifest(self._folder("")).architecture)
+            folder = self._folder("")
+            if self._book is not None:
+                self._book.require(folder)
+            architecture(read_manifest(folder).architecture)
 
     def open(self, name: str = "") -> Policy:
         """Return a policy.
@@ -98,12 +116,30 @@ class PolicySource:
         Raises:
             ConfigError: there is no such policy.
             LinkLostError: nobody answers there.
-            CheckpointError: the folder is damaged or of the wrong kind.
+            CheckpointError: the folder is damaged or of the wrong kind, or failed its shadow check on this robot.
         """
         if name.startswith("replay:"):
             return _replay(Path(name.removeprefix("replay:")))
         remote = next((given for given in (name, self._default if not name else "") if given.startswith(REMOTE)), "")
         key = remote or str(self._folder(name).resolve())
+        if not name and not remote and (bound := kept_for(self._store, Path(key).name)) is not None:
+            return self._in_its_scene(key, bound)
+        return self._opened(key, remote)
+
+    def _in_its_scene(self, key: str, bound: KeptFor) -> Policy:
+        """What is in force was kept for one scene; the first image of the episode decides."""
+        kept_id, base = Path(key).name, self._store / "checkpoints" / bound.base
+
+        def chosen(version: str, distance: float) -> None:
+            LOG.info("scene_seen kept=%s distance=%.2f drives=%s", kept_id, distance, version)
+            self._drove[kept_id] = version
+
+        kept, usual = self._opened(key, ""), self._opened(str(base.resolve()), "")
+        return ScenePolicy(kept, usual, bound.fingerprint, chosen=chosen)
+
+    def _opened(self, key: str, remote: str) -> Policy:
+        if self._book is not None and not remote and key not in self._loaded:
+            self._book.require(Path(key))
         with self._lock:
             if key not in self._loaded:
                 self._loaded[key] = self._reach(remote) if remote else serve_policy(Path(key), device=self._device)

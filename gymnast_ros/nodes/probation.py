@@ -1,7 +1,11 @@
-"""Watches the checkpoint in force while it is on probation; one that misbehaves is rolled back at once."""
+"""Watches every episode's verdict: on probation a checkpoint that misbehaves is rolled back at once.
+
+A candidate that misbehaves in a trial, before it is in force, is turned down by name like one that fails its check.
+"""
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +23,8 @@ class ProbationWatch:
 
     def __init__(self, node: Node, store: RobotStore) -> None:
         self._node, self._store = node, store
+        self.ran, self.ran_ns = "", 0
+        """Policy of the newest episode, and when it ended (wall clock); "" before the first."""
         listen(node, String, "rollout/episode", self._on_episode, topics.JOB_EVENTS)
 
     def status(self) -> dict[str, Any]:
@@ -27,16 +33,22 @@ class ProbationWatch:
         probation = None if state.probation is None else asdict(state.probation)
         if probation is not None:
             del probation["counted"]
-        return {"probation": probation, "failed": dict(state.failed)}
+        return {"probation": probation, "failed": dict(state.failed), "ran": self.ran, "ran_ns": self.ran_ns}
 
     def _on_episode(self, message: String) -> None:
         event = messages.from_json(message)
-        if event["policy"] != self._store.current_id() or not (event["good"] or event["bad"]):
+        policy, reason = event["policy"], event["reason"]
+        if event["steps"]:
+            self.ran, self.ran_ns = policy, time.time_ns()
+        if event["bad"] and policy in self._store.state.staged:
+            self._store.reject(policy, reason)
+            self._node.get_logger().warning(f"turned_down policy={policy} reason={reason}")
+        if policy != self._store.current_id() or not (event["good"] or event["bad"]):
             return
         try:
-            kept = self._store.on_episode(good=event["good"], reason=event["reason"], run=event["run"])
+            kept = self._store.on_episode(good=event["good"], reason=reason, run=event["run"])
         except GymnastError as error:
-            self._node.get_logger().error(f"rollback failed policy={event['policy']} error={error}")
+            self._node.get_logger().error(f"rollback failed policy={policy} error={error}")
             return
         if not kept:
-            self._node.get_logger().warning(f"rolled_back policy={event['policy']} reason={event['reason']}")
+            self._node.get_logger().warning(f"rolled_back policy={policy} reason={reason}")

@@ -18,7 +18,8 @@ from gymnast_core.episodes import Spool
 from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
 from gymnast_core.policy import Policy
 from gymnast_core.purpose import TRIALS
-from gymnast_ros.nodes.conduct import EpisodeTeller
+from gymnast_ros.nodes.arming import Arming
+from gymnast_ros.nodes.conduct import ANSWER_S, EpisodeTeller
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
 from gymnast_ros.nodes.evaluation import EvaluationPlan, evaluate, summarise, write_result
 from gymnast_ros.nodes.operator import OperatorDesk
@@ -27,6 +28,7 @@ from gymnast_ros.nodes.rollout_parameters import chunking, declare
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.nodes.worker import Worker
+from gymnast_ros.shadow import ShadowBook
 
 LOG = logging.getLogger(__name__)
 
@@ -44,15 +46,20 @@ class RolloutNode(Node):  # type: ignore[misc]
         recovered = self._spool.recover()
         if recovered:
             self.get_logger().warning(f"recovered episodes={len(recovered)} after a crash")
-        self._policies = PolicySource(folder / "store", settings["policy"], device=settings["device"], dial=self._dial)
+        self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
+        self._policies = PolicySource(
+            folder / "store", settings["policy"], device=settings["device"], dial=self._dial, book=self._book
+        )
         self._warm_up = threading.Thread(target=self._policies.warm_up, name="warm-up")
         self._warm_up.start()  # beside discovery, which waits for others
         self._worker = Worker()
+        self._arming = Arming(self)
         self._desk = OperatorDesk(self._waiting_for_label)
         self._teller = EpisodeTeller(self)
         self._runner = EpisodeRunner(
-            self._connect, self._spool, settings["robot_name"], self._desk.label, finished=self._tell_episode
-        )
+            self._connect, self._spool, settings["robot_name"], self._desk.label, finished=self._tell_episode,
+            recent=self._book.recent,
+        )  # fmt: skip
         self._status: dict[str, Any] = {"state": "idle", "kind": "", "run_id": "", "done": 0, "total": 0}
         self._status_topic = LatchedJson(self, "~/status")
         self._version_topic = LatchedJson(self, "~/policy_version")
@@ -78,6 +85,7 @@ class RolloutNode(Node):  # type: ignore[misc]
     def stop(self) -> None:
         """End the running episode; its recording is kept."""
         self._desk.cancel()
+        self._book.close()
         self._worker.close(10.0)
         self._warm_up.join()
         self._runner.close()
@@ -135,10 +143,14 @@ class RolloutNode(Node):  # type: ignore[misc]
         )  # fmt: skip
         self._set_status(instruction=", ".join(instruction for _, instruction in plan.tasks))
         names = list(settings["checkpoints"]) or [""]
+        if self._arming.closed:
+            raise EstopLatchedError(
+                f"the gate is closed ({self._arming.reason or 'disarmed'}); re-arm it, then evaluate"
+            )
         policies = [self._open(name) for name in names]
         rows = evaluate(
             self._arm(), policies, plan, cancelled=self._worker.cancelled, progress=partial(self._progress, run_id),
-            renew=(lambda _: self._open("")) if names == [""] else (lambda policy: policy),
+            renew=(lambda _: self._open("")) if names == [""] else (lambda policy: policy), stopped=self._pause,
         )  # fmt: skip
         path = self._results / f"{run_id}.json"
         result = {
@@ -150,6 +162,14 @@ class RolloutNode(Node):  # type: ignore[misc]
         write_result(path, {**result, "episodes": [row.to_json() for row in rows]})
         return {**result, "file": str(path.resolve())}
 
+    def _pause(self, reason: str) -> bool:
+        """An e-stop ended an episode of an evaluation: wait for the re-arming, then it goes on."""
+        self.get_logger().warning(f"paused: {reason}; the evaluation goes on when the arm is re-armed")
+        self._set_status(state="paused", message=f"{reason}; re-arm it to go on, or cancel")
+        armed = self._arming.wait_open(self._worker.cancelled)
+        self._set_status(state="running", message="")
+        return armed
+
     def _progress(self, run_id: str, done: int, total: int, rows: Sequence[EpisodeRow]) -> None:
         successes = int(self._status.get("successes", 0)) + int(rows[-1].success is True)
         self._set_status(done=done, total=total, successes=successes, last_policy=rows[-1].policy)
@@ -159,6 +179,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._desk.automatic = self._settings["auto_label"]
         self._desk.wait_s = self._settings["label_timeout_s"]
         self._runner.chunking = chunking(self._settings)
+        self._runner.answer_s = max(ANSWER_S, 3.0 * self._settings["max_latency_s"])
         return self._runner
 
     def _connect(self) -> TopicEnv:
@@ -174,7 +195,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         try:
             return self._policies.open(name)
         except CheckpointError as error:
-            self._teller.tell(name or self._policies.version, blame=f"cannot be opened: {error}")
+            self._teller.tell(name.rpartition("/")[2] or self._policies.version, blame=f"cannot be opened: {error}")
             raise
 
     def _dial(self, address: str) -> Policy:
@@ -190,7 +211,9 @@ class RolloutNode(Node):  # type: ignore[misc]
         outcome = {True: "success", False: "failure", None: "unlabelled"}[row.success]
         cut = f"; cut: {row.truncated_reason}, {row.detail}" if row.truncated_reason else ""
         self.get_logger().info(f"episode {row.episode_id or 'not recorded'}: {row.steps} steps, {outcome}{cut}")
-        self._teller.tell(row.policy, episode_id=row.episode_id, blame=row.blame, cut=row.truncated_reason)
+        self._teller.tell(
+            row.policy, steps=row.steps, episode_id=row.episode_id, blame=row.blame, cut=row.truncated_reason
+        )
 
     def _tell_version(self) -> None:
         """Latch the version in force; a swap by the bridge takes effect when the next episode opens it."""

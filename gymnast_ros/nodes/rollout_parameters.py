@@ -21,6 +21,7 @@ def declare(settings: Settings) -> None:
     add("insecure", False, "a remote policy without TLS; tests on one machine")
     add("remote_deadline_s", 0.5, "longest wait for a remote policy's answer", low=0.05, high=60.0)
     add("device", "auto", "where a large policy runs: auto takes a GPU if there is one", read_only=True)
+    declare_max_latency(settings)
     add("chunking", CHUNKING[0], "wait for every chunk, or compute the next one while this one executes",
         choices=CHUNKING)  # fmt: skip
     add("chunking_horizon", 2, "real_time: ticks of a chunk before the next inference starts", low=1, high=100)
@@ -48,6 +49,14 @@ def declare(settings: Settings) -> None:
     add("annotation", "mark", "annotate: words or tags noted at that moment of the episode", check=_blank_error)
     add("step_timeout_s", 5.0, "longest wait for an observation", low=0.2, high=600.0)
     add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
+
+
+def declare_max_latency(settings: Settings) -> None:
+    """How slow a checkpoint may be that runs on this robot; of the rollout node, and of the bridge that checks it."""
+    settings.declare(
+        "max_latency_s", 0.0, "longest typical call of a checkpoint; 0 is one control step per action of a chunk",
+        low=0.0, high=600.0, read_only=True,
+    )  # fmt: skip
 
 
 def chunking(settings: Settings) -> ChunkingConfig | None:

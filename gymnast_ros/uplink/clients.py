@@ -255,9 +255,15 @@ class WeightsClient(Client):
 
     def releases(self, after: int = 0, limit: int = 100) -> list[SignedDocument]:
         """A page, in order; not verified yet."""
+        return self.releases_and_words(after, limit)[0]
+
+    def releases_and_words(self, after: int = 0, limit: int = 100) -> tuple[list[SignedDocument], list[dict[str, Any]]]:
+        """A page, and what robots said of its checkpoints: {robot, checkpoint_id, word, reason, release, at_ns}."""
         request = weights_pb2.ListReleasesRequest(after_sequence=after, limit=limit)
         reply = self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).ListReleases, request)
-        return [signed_document(release) for release in reply.releases]
+        names = [field.name for field in weights_pb2.RobotWord.DESCRIPTOR.fields]
+        words = [{name: getattr(word, name) for name in names} for word in reply.words]
+        return [signed_document(release) for release in reply.releases], words
 
     def rollback(self, checkpoint_id: str, *, robots: Sequence[str] = (), reason: str = "") -> SignedDocument:
         """Order robots back to an earlier checkpoint."""

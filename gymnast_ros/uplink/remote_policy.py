@@ -12,9 +12,9 @@ import grpc
 import numpy as np
 
 from gymnast_core.episodes.writer import JPEG_QUALITY, encode_jpeg
-from gymnast_core.errors import ContractError
+from gymnast_core.errors import ContractError, PolicyFailedError
 from gymnast_core.types import ACTION_DIM, ActionChunk, Observation
-from gymnast_core.wire.errors import IdentityError, InvalidMessageError, LinkLostError, error_from_wire
+from gymnast_core.wire.errors import IdentityError, LinkLostError, error_from_wire
 from gymnast_core.wire.gymnast.v1 import policy_pb2, policy_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.link import Link
@@ -77,7 +77,8 @@ class RemotePolicy:
         Raises:
             ContractError: the number of instructions differs from B.
             LinkLostError: no answer within the deadline.
-            PolicyFailedError, InvalidMessageError: the other side could not choose.
+            PolicyFailedError: the policy raised, or its answer is no action.
+            RejectedBridgeError: the trainer refused the question.
         """
         rows = observation.batch_size
         if len(instruction) != rows:
@@ -171,10 +172,10 @@ def _chunk(reply: Any, rows: int) -> ActionChunk:
     shape = (rows, int(reply.chunk_length), ACTION_DIM)
     count = rows * shape[1] * ACTION_DIM
     if shape[1] < 1 or len(reply.actions) != count:
-        raise InvalidMessageError(f"{len(reply.actions)} action values came, {count} make {shape}")
+        raise PolicyFailedError(f"{len(reply.actions)} action values of the remote policy came, {count} make {shape}")
     actions = np.array(reply.actions, np.float32).reshape(shape)
     if not np.isfinite(actions).all():
-        raise InvalidMessageError("an action of the remote policy is not finite")
+        raise PolicyFailedError("an action of the remote policy is not finite")
     whole = len(reply.tokens) == len(reply.log_probs) == count
     tokens = np.array(reply.tokens, np.int64).reshape(shape) if whole else None
     log_probs = np.array(reply.log_probs, np.float32).reshape(shape) if whole else None

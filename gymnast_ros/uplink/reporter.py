@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,33 @@ FRAME_SHARE = 10.0
 
 
 @dataclass(frozen=True)
+class WeightsNews:
+    """What became of the checkpoints a robot was given.
+
+    Attributes:
+        current: in force from the next episode on.
+        since_ns: the robot's wall clock, when it was put in force.
+        obeyed: sequence of the newest promotion or rollback it has acted on, or turned down.
+        checking: what is tried beside the running one at the moment.
+        probation_left: good episodes the current one still needs.
+        refused: (id, why) of the last ones that were turned down or rolled back, newest last.
+        held: every checkpoint on the robot.
+        ran: policy of its newest episode.
+        ran_ns: the robot's wall clock, when that ended.
+    """
+
+    current: str = ""
+    since_ns: int = 0
+    obeyed: int = 0
+    checking: str = ""
+    probation_left: int = 0
+    refused: Sequence[tuple[str, str]] = ()
+    held: Sequence[str] = ()
+    ran: str = ""
+    ran_ns: int = 0
+
+
+@dataclass(frozen=True)
 class RobotNews:
     """One report.
 
@@ -43,6 +70,7 @@ class RobotNews:
         alarm: what an operator must do something about.
         takes_orders: the trainer's operators may run episodes on it.
         order: what became of the order it was given; None without one.
+        weights: what became of the checkpoints it was given; None where it keeps none.
     """
 
     state: str = ""
@@ -56,6 +84,7 @@ class RobotNews:
     alarm: str = ""
     takes_orders: bool = False
     order: OrderNews | None = None
+    weights: WeightsNews | None = None
 
 
 class Pace:
@@ -142,7 +171,8 @@ class Reporter:
     def _report(self, began_s: float) -> Order | None:
         frame = self._frame() if self._pace.with_frame() else b""
         news = self._news()
-        request = robots_pb2.RobotReport(**{**vars(news), "order": _order_news(news.order)}, frame=frame)
+        parts = {"order": _order_news(news.order), "weights": _weights_news(news.weights)}
+        request = robots_pb2.RobotReport(**{**vars(news), **parts}, frame=frame)
         try:
             reply = robots_pb2_grpc.RobotServiceStub(self._link.channel()).Report(request, timeout=DEADLINE_S)
             if not reply.HasField("order"):
@@ -159,3 +189,10 @@ def _order_news(news: OrderNews | None) -> robots_pb2.OrderNews | None:
         return None
     text = json.dumps(dict(news.result))
     return robots_pb2.OrderNews(order_id=news.order_id, done=news.done, error=news.error, result_json=text)
+
+
+def _weights_news(news: WeightsNews | None) -> robots_pb2.WeightsNews | None:
+    if news is None:
+        return None
+    refused = [robots_pb2.RefusedCheckpoint(checkpoint_id=name, reason=reason) for name, reason in news.refused]
+    return robots_pb2.WeightsNews(**{**vars(news), "refused": refused})

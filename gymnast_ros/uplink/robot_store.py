@@ -12,9 +12,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, move_durably, sync_file, sync_folder, write_durably
 from gymnast_core.errors import CheckpointError, CorruptError
@@ -28,50 +28,15 @@ from gymnast_core.manifest import (
 )
 from gymnast_core.signing import Release, SignedDocument, TrustedKeys, check_release
 from gymnast_core.weights import check_safetensors_file
+from gymnast_ros.uplink.kept_scenes import keep_for, kept_for
+from gymnast_ros.uplink.store_state import Mandate, Probation, StoreState
 
 LOG = logging.getLogger(__name__)
 RELEASE_NAME = "release.json"
 ADAPTER_OF = "adapter_of"
 """Key of a manifest's config: this checkpoint is a LoRA adapter, and travels without the base it names."""
 _CURRENT, _STATE, _CHECKPOINTS, _DOWNLOAD = "current", "state.json", "checkpoints", "download"
-_REMEMBERED = 100
 _MOST_STAGED = 8
-
-
-@dataclass
-class Probation:
-    """A new checkpoint that must prove itself.
-
-    Attributes:
-        checkpoint_id: which.
-        previous: where to go back to.
-        left: good episodes still needed.
-        counted: names of the episodes counted so far; none counts twice.
-    """
-
-    checkpoint_id: str
-    previous: str
-    left: int
-    counted: list[str] = field(default_factory=list)
-
-
-@dataclass
-class StoreState:
-    """What state.json holds.
-
-    Attributes:
-        highest: highest release sequence accepted.
-        staged: verified candidates newer than the current one, not yet tried, oldest first, at most 8.
-        history: ids that were current, oldest first, at most 100; the last one is current.
-        failed: id -> why it was rolled back or turned down, the last 100.
-        probation: of the current one, if any.
-    """
-
-    highest: int = 0
-    staged: list[str] = field(default_factory=list)
-    history: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    probation: Probation | None = None
 
 
 class RobotStore:
@@ -109,7 +74,7 @@ class RobotStore:
     def state(self) -> StoreState:
         """A copy of the state."""
         with self._lock:
-            return self._parse(json.dumps(asdict(self._state)))
+            return StoreState.from_bytes(self._state.to_bytes())
 
     @property
     def highest(self) -> int:
@@ -170,6 +135,8 @@ class RobotStore:
         with self._lock:
             if manifest.id not in self.held():
                 self._place(manifest, None, lambda target: _write(target, weights))
+            if manifest.id not in self._state.installed:
+                self._state.installed.append(manifest.id)
             self._make_current(manifest.id)
             return self._path(manifest.id)
 
@@ -188,9 +155,11 @@ class RobotStore:
         """
         with self._lock:
             release = self.check(document)
-            manifest = Manifest.from_bytes(json.dumps(dict(release.manifest)).encode())
+            manifest = self._manifest_of(release)
             if (base := manifest.config.get(ADAPTER_OF)) is not None and base not in self.held():
-                raise CheckpointError(f"adapter {manifest.id} needs {base!r}, which is not here; publish that first")
+                raise CheckpointError(
+                    f"adapter {manifest.id} needs {base!r}, which is not here; publish that first, then this again"
+                )
             if manifest.id not in self.held():
                 if weights is None:
                     raise CheckpointError(f"checkpoint {manifest.id} is not here; fetch its weights first")
@@ -202,11 +171,30 @@ class RobotStore:
             others = [] if release.kind == "rollback" else [name for name in self._state.staged if name != manifest.id]
             new = [manifest.id] if manifest.id != self.current_id() else []
             self._state.staged = [*others, *new][-_MOST_STAGED:]
+            if release.kind != "release":
+                self._state.mandate = Mandate(manifest.id, release.kind, release.sequence, release.reason)
             self._save()
             self._prune()
             for stray in self.download_folder.iterdir():  # of older releases, which nobody will fetch again
                 stray.unlink()
             return self._path(manifest.id)
+
+    def _manifest_of(self, release: Release) -> Manifest:
+        """What it names; a rollback by id alone names something that this robot must hold."""
+        if not release.by_id:
+            return Manifest.from_bytes(json.dumps(dict(release.manifest)).encode())
+        if release.checkpoint_id not in self.held():
+            raise CheckpointError(f"this robot does not hold {release.checkpoint_id}, nor has the trainer a copy of it")
+        return read_manifest(self._path(release.checkpoint_id))
+
+    def refuse(self, release: Release, reason: str) -> None:
+        """Note a verified release that cannot be acted on, so that it is named and not offered again."""
+        with self._lock:
+            self._state.highest = max(self._state.highest, release.sequence)
+            self._state.note_failure(release.checkpoint_id, reason)
+            if release.kind != "release":
+                self._state.obeyed = release.sequence
+            self._save()
 
     def skip(self, document: SignedDocument) -> None:
         """Note a verified release that is none of ours (a world model, a judge), so that it is not offered again."""
@@ -214,12 +202,15 @@ class RobotStore:
             self._state.highest = self.check(document).sequence
             self._save()
 
-    def swap(self, checkpoint_id: str, *, probation_episodes: int = 0) -> Path:
+    def swap(
+        self, checkpoint_id: str, *, probation_episodes: int = 0, fingerprint: Mapping[str, Any] | None = None
+    ) -> Path:
         """Make a staged checkpoint current; call it between episodes.
 
         Args:
             checkpoint_id: a staged one.
             probation_episodes: good episodes it needs before it is trusted; 0 trusts it at once.
+            fingerprint: of the one scene it drives in, what runs now drives elsewhere; None is everywhere.
 
         Raises:
             CheckpointError: it is not staged, or not intact.
@@ -231,16 +222,63 @@ class RobotStore:
             previous = self.current_id()
             # what was released before it is overtaken: trying that afterwards would be a step back
             self._state.staged = self._state.staged[self._state.staged.index(checkpoint_id) + 1 :]
-            on_trial = probation_episodes > 0 and previous is not None
-            self._state.probation = Probation(checkpoint_id, previous or "", probation_episodes) if on_trial else None
+            self._put_on_probation(checkpoint_id, previous, probation_episodes)
+            keep_for(self.folder, checkpoint_id, fingerprint if previous else None, self._base_of(previous or ""))
             self._make_current(checkpoint_id)
             return self._path(checkpoint_id)
+
+    def _base_of(self, checkpoint_id: str) -> str:
+        """What drives where no scene's own checkpoint does."""
+        bound = kept_for(self.folder, checkpoint_id)
+        return checkpoint_id if bound is None else bound.base
+
+    def obey(self, *, probation_episodes: int = 0) -> Path | None:
+        """Put in force what the newest promotion or rollback names, once it has passed its shadow check.
+
+        A rollback takes back what ran until now: that is never offered again unless it is released anew. Its target
+        is on probation only if it never passed one here.
+
+        Args:
+            probation_episodes: see swap().
+
+        Returns:
+            What is in force; None when there was nothing to obey.
+
+        Raises:
+            CheckpointError: it is not intact.
+        """
+        with self._lock:
+            mandate, before = self._state.mandate, self.current_id()
+            if mandate is None:
+                return None
+            target = mandate.checkpoint_id
+            verify_checkpoint(self.path(target))
+            if target != before:
+                self._state.staged = self._state.staged[_after(self._state.staged, target) :]
+                if mandate.kind == "rollback" and before is not None:
+                    self._state.note_failure(before, f"rolled back to {target}: {mandate.reason}")
+                    self._state.history = [other for other in self._state.history if other != before]
+                    before = next(iter(self._ways_back(target)), None)
+                self._put_on_probation(target, before, probation_episodes)
+                keep_for(self.folder, target, None, "")
+                self._make_current(target, spare=self.current_id() or "")
+            # afterwards: a kill in between leaves the mandate, and obeying it again changes nothing
+            self._state.mandate, self._state.obeyed = None, mandate.sequence
+            self._save()
+            return self._path(target)
+
+    def _put_on_probation(self, checkpoint_id: str, previous: str | None, episodes: int) -> None:
+        trusted = checkpoint_id in self._state.proven or checkpoint_id in self._state.installed
+        needed = episodes > 0 and previous is not None and not trusted
+        self._state.probation = Probation(checkpoint_id, previous or "", episodes) if needed else None
 
     def reject(self, checkpoint_id: str, reason: str) -> None:
         """Turn a staged checkpoint down (the shadow check failed): it is not offered again."""
         with self._lock:
             self._state.staged = [other for other in self._state.staged if other != checkpoint_id]
-            self._state.failed[checkpoint_id] = reason
+            self._state.note_failure(checkpoint_id, reason)
+            if (mandate := self._state.mandate) is not None and mandate.checkpoint_id == checkpoint_id:
+                self._state.mandate, self._state.obeyed = None, mandate.sequence
             self._save()
             self._prune()
 
@@ -273,6 +311,8 @@ class RobotStore:
     def confirm(self) -> None:
         """End the probation: the current checkpoint stays."""
         with self._lock:
+            if (probation := self._state.probation) is not None:
+                self._state.proven = [*self._state.proven, probation.checkpoint_id]
             self._state.probation = None
             self._save()
             self._prune()
@@ -285,16 +325,23 @@ class RobotStore:
         """
         with self._lock:
             bad = self.current_id()
-            earlier = [other for other in self._state.history if other != bad and other in self.held()]
-            if bad is None or not earlier:
+            target = next(iter(self._ways_back(bad or "")), None)
+            if bad is None or target is None:
                 raise CheckpointError("there is no earlier checkpoint to go back to")
-            LOG.warning("rollback from=%s to=%s reason=%s", bad, earlier[-1], reason)
-            self._state.failed[bad] = reason
+            LOG.warning("rollback from=%s to=%s reason=%s", bad, target, reason)
+            self._state.note_failure(bad, reason)
+            self._state.failed.pop(target, None)
             self._state.probation = None
             self._state.history = [other for other in self._state.history if other != bad]
+            self._remember(target)
             self._save()  # first, so that a kill before the rename ends in recover() doing it
-            self._make_current(earlier[-1], spare=bad)
-            return self._path(earlier[-1])
+            self._make_current(target, spare=bad)
+            return self._path(target)
+
+    def _ways_back(self, bad: str) -> list[str]:
+        """What may run instead, best first: what ran before it, and at last what came with the robot."""
+        names = dict.fromkeys((*reversed(self._state.history), *reversed(self._state.installed)))
+        return [name for name in names if name != bad and name in self.held()]
 
     def recover(self) -> None:
         """Finish what a kill interrupted; called by the constructor."""
@@ -355,48 +402,37 @@ class RobotStore:
         self._prune(spare)
 
     def _remember(self, checkpoint_id: str) -> None:
+        if self._state.history[-1:] != [checkpoint_id] or not self._state.since_ns:
+            self._state.since_ns = self._clock_ns()
         self._state.history = [other for other in self._state.history if other != checkpoint_id] + [checkpoint_id]
 
     def _prune(self, spare: str = "") -> None:
         """Delete what is neither current, nor staged, nor among the last that were current."""
         current = self.current_id()
-        wanted = {*self._state.history[-self._keep :], *self._state.staged, current, spare}
+        wanted = {*self._state.history[-self._keep :], *self._state.staged, *self._state.installed, current, spare}
+        wanted |= {self._base_of(name) for name in wanted if name is not None}
+        wanted |= {self._state.mandate.checkpoint_id} if self._state.mandate is not None else set()
         wanted |= {read_manifest(self._path(name)).config.get(ADAPTER_OF) for name in wanted if name in self.held()}
         for checkpoint_id in self.held():
             if checkpoint_id not in wanted:
                 shutil.rmtree(self._path(checkpoint_id))
 
     def _save(self) -> None:
-        self._state.history = self._state.history[-_REMEMBERED:]
-        self._state.failed = dict(list(self._state.failed.items())[-_REMEMBERED:])
-        write_durably(self.folder / _STATE, json.dumps(asdict(self._state), sort_keys=True).encode())
+        write_durably(self.folder / _STATE, self._state.to_bytes())
 
     def _read_state(self) -> StoreState:
         path = self.folder / _STATE
         if not path.is_file():
             return StoreState()
-        return self._parse(path.read_bytes())
-
-    def _parse(self, text: str | bytes) -> StoreState:
         try:
-            fields = json.loads(text)
-            probation = Probation(**fields["probation"]) if fields["probation"] else None
-            state = StoreState(**{**fields, "probation": probation})
-            _check_types(state)
-            return state
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CorruptError(f"{self.folder / _STATE} is unreadable: {error}; restore it or start afresh") from error
+            return StoreState.from_bytes(path.read_bytes())
+        except CorruptError as error:
+            raise CorruptError(f"{path} {error}; restore it or start afresh") from error
 
 
-def _check_types(state: StoreState) -> None:
-    """Raise TypeError where a field holds something else than it should."""
-    probation = state.probation or Probation("", "", 0)
-    names = [*state.staged, *state.history, *state.failed, *state.failed.values(), *probation.counted]
-    names += [probation.checkpoint_id, probation.previous]
-    lists = all(isinstance(value, list) for value in (state.staged, state.history, probation.counted))
-    numbers = all(type(value) is int for value in (state.highest, probation.left))
-    if not (lists and numbers and isinstance(state.failed, dict) and all(isinstance(name, str) for name in names)):
-        raise TypeError("a field holds a value of another type")
+def _after(names: list[str], name: str) -> int:
+    """Index of what follows a name; 0 where it is not among them."""
+    return names.index(name) + 1 if name in names else 0
 
 
 def _write(path: Path, data: bytes) -> None:

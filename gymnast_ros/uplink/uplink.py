@@ -275,16 +275,23 @@ class Uplink:
         assert self._store is not None  # called by _watch alone
         try:
             release = self._store.check(document)
-            if release.manifest.get("kind") != "policy":
-                self._store.skip(document)
-                return
-            weights = None if release.checkpoint_id in self._store.held() else self._fetch(link, release)
-            folder = self._store.stage(document, weights)
-            self._tell("staged", checkpoint_id=folder.name, sequence=release.sequence, release=release.kind)
         except DowngradeError as error:
             LOG.info("release_known detail=%s", error)
+            return
         except CheckpointError as error:
             self._tell("release_refused", error=type(error).__name__, detail=str(error), release=_named(document))
+            return
+        if not release.by_id and release.manifest.get("kind") != "policy":
+            self._store.skip(document)
+            return
+        try:
+            here = release.by_id or release.checkpoint_id in self._store.held()
+            folder = self._store.stage(document, None if here else self._fetch(link, release))
+            self._tell("staged", checkpoint_id=folder.name, sequence=release.sequence, release=release.kind)
+        except CheckpointError as error:
+            self._store.refuse(release, str(error))
+            name = release.checkpoint_id
+            self._tell("release_refused", error=type(error).__name__, detail=str(error), release=name)
 
     def _fetch(self, link: Link, release: Release) -> Path:
         """The verified weights of a release: here already, from a delta, or whole."""

@@ -7,9 +7,9 @@ import pytest
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.service.policy import PolicyServicer
-from gymnast_core.errors import ContractError
+from gymnast_core.errors import ContractError, PolicyFailedError
 from gymnast_core.types import ActionChunk, Observation
-from gymnast_core.wire.errors import InvalidMessageError, LinkLostError, NotPermittedError, PolicyFailedError
+from gymnast_core.wire.errors import LinkLostError, NotPermittedError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 from gymnast_ros.nodes.policy_source import PolicySource
 from gymnast_ros.uplink import RemotePolicy
@@ -29,6 +29,8 @@ class BrightnessPolicy:
         self.gate.wait(10)
         if self.mode == "raise":
             raise RuntimeError("out of memory")
+        if self.mode == "type":
+            raise TypeError("a tensor where a number was")
         mean = observation.images["cam"].reshape(observation.batch_size, -1).mean(1) / 25500
         actions = np.zeros((observation.batch_size, 5, 7), np.float32) + mean[:, None, None].astype(np.float32)
         actions += observation.proprio_BP[:, None] / 100
@@ -127,7 +129,9 @@ def test_a_trainer_that_goes_away_stops_the_robot_and_one_that_comes_back_serves
         remote.close()
 
 
-@pytest.mark.parametrize(("mode", "error"), [("raise", PolicyFailedError), ("nan", InvalidMessageError)])
+@pytest.mark.parametrize(
+    ("mode", "error"), [("raise", PolicyFailedError), ("type", PolicyFailedError), ("nan", PolicyFailedError)]
+)
 def test_a_policy_that_fails_is_told_by_name_and_the_next_call_works(remote, policy, mode, error):
     policy.mode = mode
     with pytest.raises(error):

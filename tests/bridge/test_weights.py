@@ -18,8 +18,8 @@ from gymnast_core.errors import CheckpointError, CorruptError
 from gymnast_core.manifest import read_checkpoint, write_checkpoint
 from gymnast_core.signing import DowngradeError, Release, SigningKey, TrustedKeys
 from gymnast_core.types import ActionChunk, Observation
+from gymnast_ros.shadow import shadow_check
 from gymnast_ros.uplink import Identity, RobotStore, Uplink
-from gymnast_ros.uplink.hot_swap import shadow_check, try_staged
 from gymnast_ros.uplink.robot_store import ADAPTER_OF
 from tests.bridge.conftest import make_checkpoint
 from tests.bridge.test_bridge import wait_until
@@ -57,13 +57,13 @@ def checkpoints(tmp_path: Path, count: int) -> list[Path]:
     return [tmp_path / f"c{number}" for number in range(count)]
 
 
-def test_last_three_are_kept_and_the_rest_goes(store, tmp_path):
+def test_the_shipped_one_and_the_last_three_are_kept_and_the_rest_goes(store, tmp_path):
     folders = checkpoints(tmp_path, 6)
     ids = [store.install(folders[0]).name]
     for sequence, folder in enumerate(folders[1:], 1):
         ids.append(stage(store, folder, sequence))
         store.swap(ids[-1])
-    assert store.held() == sorted(ids[-3:])
+    assert store.held() == sorted([ids[0], *ids[-3:]]), "what came with the robot stays"
     assert store.current_id() == ids[-1]
 
 
@@ -239,7 +239,7 @@ RECORDED = [(Observation({}, np.zeros((1, 7), np.float32), np.zeros(1, np.int64)
         (Scripted(0.04), ""),
         (Scripted(float("nan")), "not finite"),
         (Scripted(0.5), "10.0 times the limit"),
-        (Scripted(0.04, pause_s=0.03), "took"),
+        (Scripted(0.04, pause_s=0.03), "takes 0.03 s, allowed are 0.02 s"),
         (Scripted(0.04, error=ValueError("shape")), "ValueError: shape"),
     ],
 )
@@ -247,23 +247,6 @@ def test_shadow_check_finds_what_must_not_move_an_arm(policy, reason):
     report = shadow_check(policy, RECORDED, max_latency_s=0.02)
     assert reason in report.reason
     assert bool(report.reason) == bool(reason)
-
-
-def test_a_checkpoint_that_fails_its_check_is_turned_down_and_the_running_one_stays(store, tmp_path):
-    folders = checkpoints(tmp_path, 3)
-    base = store.install(folders[0]).name
-    bad = stage(store, folders[1], 1)
-    policy, reason = try_staged(store, lambda folder: Scripted(float("inf")), RECORDED)
-    assert policy is None
-    assert "finite" in reason
-    assert store.current_id() == base
-    assert store.state.failed == {bad: reason}
-    good = stage(store, folders[2], 2)
-    policy, reason = try_staged(store, lambda folder: Scripted(0.01), RECORDED, probation_episodes=3)
-    assert policy is not None
-    assert store.current_id() == good
-    assert store.state.probation.left == 3
-    assert try_staged(store, lambda folder: Scripted(0.01), RECORDED) == (None, "")
 
 
 def test_no_kill_leaves_a_torn_or_older_checkpoint_in_use(tmp_path):

@@ -34,8 +34,16 @@ class CarelessRobot:
     def __init__(self, service: Service, folder: Path, misplaced: set[int]) -> None:
         self.service, self.folder, self.misplaced, self.runs = service, folder, misplaced, 0
         self.known, self.forgotten = {"lift", "put"}, set()
+        self.estops: set[int] = set()
+        self.looks_until_armed = 0
         with arm("standard") as env:
             (self.episode,) = collect(env, ScriptedExpert(env), "push", [0], frame_size=64)
+
+    @property
+    def stopped(self):
+        """Until somebody re-arms, who takes a moment."""
+        self.looks_until_armed -= 1
+        return self.looks_until_armed >= 0
 
     def wait_staged(self, checkpoint_ids, timeout_s):
         pass
@@ -45,6 +53,9 @@ class CarelessRobot:
 
     def run_episode(self, *, checkpoint, instruction, **asked):
         self.runs += 1
+        if self.runs in self.estops:
+            self.looks_until_armed = 3
+            return {"success": None, "episode_id": "cut-short", "truncated_reason": "estop", "labelled_by": ""}
         images = {name: frames.copy() for name, frames in self.episode.images.items()}
         if self.runs in self.misplaced:
             for frames in images.values():
@@ -102,6 +113,24 @@ def test_a_pair_whose_scene_was_not_reset_is_set_aside_and_repeated(engine):
     assert verdict.card["pairs"][1]["episodes"] == ["run-5", "run-6"]
     assert told.count("pair") == verdict.card["n"]
     assert engine.robot.runs == 2 * verdict.card["n"] + 2
+
+
+def test_an_estop_pauses_a_trial_and_its_run_is_repeated_however_often(engine):
+    engine.robot.estops = {2, 3, 4, 5, 9}  # more than a pair may be set aside
+    verdict, told = canary(engine)
+    assert verdict.keep, verdict.reason
+    assert verdict.card["set_aside"] == []
+    assert "cut-short" not in {name for pair in verdict.card["pairs"] for name in pair["episodes"]}
+    assert told.count("pair") == verdict.card["n"]
+
+
+def test_a_trial_that_is_stopped_while_it_is_paused_ends(engine):
+    engine.robot.estops, stops = {2}, iter([False, False, True])
+    verdict = engine.engine.canary(
+        "policy-b", "bridge-1", engine.folder, lambda kind, data: None, lambda: next(stops, True)
+    )
+    assert not verdict.keep
+    assert verdict.card == {}
 
 
 def test_a_scene_that_is_never_reset_ends_the_canary_and_says_why(engine):

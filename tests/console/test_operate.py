@@ -66,6 +66,10 @@ def test_a_trial_is_begun_followed_and_listed_without_a_browser(bench, operate):
     words = ("try", name, "--robot", "bridge-1", "--instruction", "lift", "--against", "policy-a", "--pairs", "20")
     code, view = operate(*words, "--wait")
     assert (code, view["state"], view["card"]["decision"]) == (0, "decided", "promote")
+    code, said = operate("promote", name, "--robot", "bridge-1")
+    assert (code, "on bridge-1" in str(said)) == (0, True), said
+    release = json.loads(bench.desk.meta.releases("default")[-1].payload)
+    assert (release["kind"], release["robots"]) == ("promotion", ["bridge-1"])
     bench.engine.wins = False
     code, view = operate(*words, "--wait")
     assert (code, view["card"]["decision"]) == (3, "futile")

@@ -9,7 +9,7 @@ import pytest
 from cloud_trainer.console import User
 from gymnast_core.journal import read_chain
 from gymnast_core.web.server import PageServer
-from tests.console.conftest import JSON, wait_for
+from tests.console.conftest import JSON, ROBOT, wait_for
 
 ANA = User("ana", "operator")
 
@@ -240,15 +240,23 @@ def test_a_budget_that_makes_no_sense_starts_nothing(bench, values):
     assert "train" not in bench.engine.calls
 
 
-def test_rolling_back_to_what_was_never_published_is_refused(bench):
-    policy = bench.add_policy(0.01, stage="sft")
-    admin = bench.client("root", "admin")
-    answer = admin.post(f"/checkpoints/{policy}/rollback", data={"reason": "oops"}, headers=JSON)
-    assert answer.status_code == 404
-    assert "never published" in answer.json()["error"]
-    admin.post(f"/checkpoints/{policy}/publish", headers=JSON)
-    assert admin.post(f"/checkpoints/{policy}/rollback", data={"reason": "oops"}, headers=JSON).status_code == 200
-    assert len(bench.desk.meta.releases("default")) == 2
+def test_what_is_kept_here_or_ran_on_a_robot_can_be_rolled_back_to_and_nothing_else(bench):
+    policy, admin = bench.add_policy(0.01, stage="sft"), bench.client("root", "admin")
+
+    def roll_back(name, robots="*"):
+        return admin.post(f"/checkpoints/{name}/rollback", data={"reason": "oops", "robots": robots}, headers=JSON)
+
+    assert roll_back(policy).status_code == 200, "on the shelf, never published"
+    unknown = roll_back("policy-0123456789abcdef")
+    assert unknown.status_code == 404
+    assert "never published here, and no robot that reports here holds it" in unknown.json()["error"]
+    weights = {"current": "policy-own", "held": ["policy-own"], "refused": {}, "ran": "", "obeyed": 0}
+    bench.service.robots.post(ROBOT, {"weights": weights}, b"")
+    assert roll_back("policy-own").status_code == 200
+    assert roll_back("policy-own", "brigde-1").status_code == 409
+    kept, own = (json.loads(row.payload) for row in bench.desk.meta.releases("default"))
+    assert (kept["kind"], kept["robots"], kept["checkpoint_id"]) == ("rollback", ["*"], policy)
+    assert (own["manifest"], own["robots"]) == ({}, ["bridge-1"]), "by its id, for who holds it alone"
 
 
 def test_every_action_is_in_the_log_and_the_log_is_a_chain(bench):

@@ -162,7 +162,9 @@ def test_what_cannot_be_written_down_is_not_done(lab):
 
 def test_what_fails_after_it_was_written_down_says_so(lab):
     root = lab.identity("root", "admin")
-    assert error_of(wire_actions(lab, root)["roll back"]) == "NotFoundError"
+    unknown = weights_pb2.RollbackRequest(checkpoint_id="policy-0123456789abcdef", reason="bad")
+    stub = weights_pb2_grpc.WeightsServiceStub(lab.channel(root))
+    assert error_of(lambda: stub.Rollback(unknown, timeout=20)) == "NotFoundError"
     first, second = entries(lab)
     assert (first.kind, second.kind) == ("roll back", "roll back: failed")
     assert second.data["entry"] == first.sequence

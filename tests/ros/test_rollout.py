@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from gymnast_core.episodes import read_episode
+from gymnast_core.errors import EstopLatchedError
 from gymnast_core.manifest import write_checkpoint
 from gymnast_core.types import Outcome
 from gymnast_ros.bringup import Graph, GraphConfig
@@ -151,13 +153,36 @@ def test_busy_robot_refuses_a_second_run_and_cancel_keeps_the_recording(graph, c
     assert len(recordings(graph)) > before
 
 
-def test_estop_ends_the_episode_and_needs_re_arming(graph, client, still) -> None:
-    client.set("rollout", {"tasks": ["lift"], "seed_count": 500, "checkpoints": [still], "record": True})
+def test_an_estop_pauses_an_evaluation_and_re_arming_goes_on(graph, client, still) -> None:
+    """The episode it ended counts for nothing and is repeated from its start."""
+    client.set(
+        "rollout", {"tasks": ["lift"], "seed_start": 40, "seed_count": 4, "checkpoints": [still], "record": True}
+    )
     run_id = client.call("rollout/evaluate")
     client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 1, 20.0)
     client.estop()
+    paused = client.wait_for("rollout/status", lambda status: status["state"] == "paused", 10.0)
+    assert "estop service called" in paused["message"]
+    assert "re-arm" in paused["message"]
+    client.re_arm()
+    result = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 60.0)
+    assert (result["ok"], result["complete"]) == (True, True), result
+    rows = json.loads(Path(result["file"]).read_text())["episodes"]
+    assert [row["seed"] for row in rows] == [40, 41, 42, 43]
+    assert {row["truncated_reason"] for row in rows} == {""}
+
+
+def test_a_paused_evaluation_can_be_cancelled_and_a_stopped_arm_begins_none(client, still) -> None:
+    client.set("rollout", {"tasks": ["lift"], "seed_count": 500, "checkpoints": [still], "record": False})
+    run_id = client.call("rollout/evaluate")
+    client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 1, 20.0)
+    client.estop()
+    client.wait_for("rollout/status", lambda status: status["state"] == "paused", 10.0)
+    client.cancel()
     result = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 10.0)
-    assert "estop service called" in result["error"]
+    assert (result["ok"], result["complete"]) == (True, False)
+    with pytest.raises(EstopLatchedError, match=r"estop service called\); re-arm it"):
+        client.evaluate(tasks=["lift"], seed_start=1, seed_count=1, checkpoints=[still])
     row = client.run_episode(instruction="lift", seed=1, checkpoint=still)
     assert (row["truncated_reason"], row["steps"], row["success"]) == ("estop", 0, None)
     client.re_arm()

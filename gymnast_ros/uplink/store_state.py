@@ -1,0 +1,120 @@
+"""What state.json of a robot's checkpoints holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from gymnast_core.errors import CorruptError
+
+REMEMBERED = 100
+
+
+@dataclass
+class Probation:
+    """A new checkpoint that must prove itself.
+
+    Attributes:
+        checkpoint_id: which.
+        previous: where to go back to.
+        left: good episodes still needed.
+        counted: names of the episodes counted so far; none counts twice.
+    """
+
+    checkpoint_id: str
+    previous: str
+    left: int
+    counted: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Mandate:
+    """A promotion or rollback that was accepted and is not in force yet.
+
+    Attributes:
+        checkpoint_id: what shall run.
+        kind: "promotion" or "rollback".
+        sequence: of its release.
+        reason: of a rollback.
+    """
+
+    checkpoint_id: str
+    kind: str
+    sequence: int
+    reason: str = ""
+
+
+@dataclass
+class StoreState:
+    """What state.json holds.
+
+    Attributes:
+        highest: highest release sequence accepted.
+        staged: verified candidates newer than the current one, not yet tried, oldest first, at most 8.
+        history: ids that were current, oldest first, at most 100; the last one is current.
+        failed: id -> why it was rolled back or turned down, the last 100.
+        probation: of the current one, if any.
+        mandate: what was promoted or rolled back to and waits for its shadow check.
+        obeyed: sequence of the newest promotion or rollback that was acted on, or turned down.
+        since_ns: wall clock, when the current one was put in force.
+        proven: ids that have passed a probation here, the last 100.
+        installed: ids that came with the robot; never pruned.
+    """
+
+    highest: int = 0
+    staged: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    probation: Probation | None = None
+    mandate: Mandate | None = None
+    obeyed: int = 0
+    since_ns: int = 0
+    proven: list[str] = field(default_factory=list)
+    installed: list[str] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        """JSON; what is remembered for ever is bounded."""
+        self.history, self.proven = self.history[-REMEMBERED:], self.proven[-REMEMBERED:]
+        self.failed = dict(list(self.failed.items())[-REMEMBERED:])
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def from_bytes(text: str | bytes) -> StoreState:
+        """Parse to_bytes(); a file of an older version lacks the newer fields.
+
+        Raises:
+            CorruptError: it is something else.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            probation = Probation(**values["probation"]) if values["probation"] else None
+            mandate = Mandate(**values["mandate"]) if values.get("mandate") else None
+            state = StoreState(**{**values, "probation": probation, "mandate": mandate})
+            _check_types(state)
+            return state
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CorruptError(f"is unreadable: {error}") from error
+
+    def note_failure(self, checkpoint_id: str, reason: str) -> None:
+        """Remember why it may not run; the newest reason is the last entry."""
+        self.failed.pop(checkpoint_id, None)
+        self.failed[checkpoint_id] = reason
+
+
+def _check_types(state: StoreState) -> None:
+    """Raise TypeError where a field holds something else than it should."""
+    probation = state.probation or Probation("", "", 0)
+    mandate = state.mandate or Mandate("", "", 0)
+    lists = (state.staged, state.history, state.proven, state.installed, probation.counted)
+    names: list[Any] = [name for each in lists for name in each]
+    names += [*state.failed, *state.failed.values(), probation.checkpoint_id, probation.previous]
+    names += [getattr(mandate, one.name) for one in fields(mandate) if one.name != "sequence"]
+    numbers = (state.highest, state.obeyed, state.since_ns, probation.left, mandate.sequence)
+    if not (
+        all(isinstance(each, list) for each in lists)
+        and all(type(number) is int for number in numbers)
+        and isinstance(state.failed, dict)
+        and all(isinstance(name, str) for name in names)
+    ):
+        raise TypeError("a field holds a value of another type")

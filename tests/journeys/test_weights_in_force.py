@@ -1,0 +1,264 @@
+"""Roll back acts, and nothing that is broken moves the arm: the shipped commands, the page, the robot's topics.
+
+One trainer and one simulated robot, started as README starts them. Checkpoints are published with `gymnast weights
+publish`; what the robot makes of them is read from the terminal, the page and rollout/episode.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.cookiejar import CookieJar
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import save
+
+from gymnast_core.manifest import write_checkpoint
+from tests.journeys.hosts import GYMNAST
+from tests.ros.conftest import domain_id  # noqa: F401  # a fixture
+
+rclpy = pytest.importorskip("rclpy")
+import numpy as np  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+
+from gymnast_ros.nodes import topics  # noqa: E402
+from gymnast_ros.nodes.client import GraphClient  # noqa: E402
+
+PLANTED = Path(__file__).parent / "planted"
+BROKEN = {
+    "nan": "an action is not finite",
+    "fast": "4.0 times the limit of one step",
+    "hang": "it hangs: no answer",
+    "slow": "a call takes 3.0",
+}
+LONG_S = 180.0
+
+
+def wait_until(ready: Callable[[], Any], what: str, timeout_s: float = LONG_S) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := ready()):
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
+        time.sleep(0.5)
+    return found
+
+
+@dataclass
+class Lab:
+    """A trainer's folder and a robot's, and the commands that a user types."""
+
+    folder: Path
+    domain: int
+    address: str = ""
+    console: str = ""
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    browser: urllib.request.OpenerDirector = field(
+        default_factory=lambda: urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+    )
+
+    @property
+    def planted_log(self) -> Path:
+        return self.folder / "planted.log"
+
+    def environment(self) -> dict[str, str]:
+        own = {"PYTHONPATH": str(PLANTED), "PLANTED_LOG": str(self.planted_log), "ROS_DOMAIN_ID": str(self.domain)}
+        return {**os.environ, **own}
+
+    def launch(self, name: str, *words: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            command = [str(GYMNAST), *words]
+            self.running[name] = subprocess.Popen(
+                command, cwd=self.folder, env=self.environment(), stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def stop(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+    def start_robot(self) -> None:
+        self.launch(
+            "up", "up", "--robot", "sim", "--name", "sim-0", "--trainer", self.address, "--identity",
+            "identities/sim-0", "--folder", "robot", "--policy", "base", "--orders",
+        )  # fmt: skip
+
+    def gymnast(self, *words: str, role: str = "admin") -> Any:
+        """Run a command against the trainer; returns what --json printed."""
+        who = ("--trainer", self.address, "--identity", f"identities/{role}")
+        done = subprocess.run(
+            [str(GYMNAST), "--json", *words, *who], cwd=self.folder, env=self.environment(), capture_output=True,
+            text=True, timeout=LONG_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def terminal(self, *words: str) -> str:
+        """Run a command as a person does; returns the terminal's text."""
+        who = ("--trainer", self.address, "--identity", "identities/admin")
+        done = subprocess.run(
+            [str(GYMNAST), *words, *who], cwd=self.folder, env={**self.environment(), "COLUMNS": "400"},
+            capture_output=True, text=True, timeout=LONG_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def page(self, path: str) -> str:
+        """A page, as a browser gets it that was logged in with `gymnast console`."""
+        if not self.console:
+            login = self.gymnast("console")
+            self.console = str(login["address"])
+            self.browser.open(f"{self.console}/login", data=f"token={login['token']}".encode(), timeout=30).read()
+        return str(self.browser.open(f"{self.console}{path}", timeout=30).read().decode())
+
+    def words(self) -> dict[str, Any]:
+        """What sim-0 says of its checkpoints, as `gymnast operate robots` has it."""
+        robots = self.gymnast("operate", "robots")["robots"]
+        return dict(robots[0]["words"]) if robots else {"runs": None, "refused": []}
+
+    def refused(self) -> dict[str, str]:
+        return {word["checkpoint_id"]: word["reason"] for word in self.words()["refused"]}
+
+    def runs(self, checkpoint: str) -> dict[str, Any] | None:
+        word = self.words()["runs"]
+        return dict(word) if word and word["checkpoint_id"] == checkpoint else None
+
+
+def plant(folder: Path, does: str, number: int = 0) -> str:
+    weights = save({"nothing": np.full(4, number, np.float32)})
+    return write_checkpoint(
+        folder, weights, kind="policy", architecture="planted", config={"does": does}, action_space="bridge_delta_ee_7"
+    ).id
+
+
+@pytest.fixture(scope="module")
+def lab(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:  # noqa: F811
+    made = Lab(tmp_path_factory.mktemp("lab"), domain_id)
+    made.planted_log.touch()
+    plant(made.folder / "base", "good")
+    made.launch(
+        "serve", "serve", "--folder", "trainer", "--port-file", "port", "--console-port", "0", "--canary-pairs", "2"
+    )
+    try:
+        port = made.folder / "port"
+        made.address = wait_until(lambda: port.read_text() if port.exists() else "", "the trainer's port")
+        for name, role in (("sim-0", "robot"), ("admin", "admin"), ("operator", "operator")):
+            words = ("enroll", name, "--role", role, "--ca", "trainer/ca")
+            subprocess.run([str(GYMNAST), *words], cwd=made.folder, check=True, capture_output=True)
+        made.start_robot()
+        yield made
+    finally:
+        for name in list(made.running):
+            made.stop(name)
+
+
+@pytest.fixture(scope="module")
+def robot(lab: Lab) -> Iterator[GraphClient]:
+    """The robot's topics and services."""
+    with GraphClient(domain_id=lab.domain) as client:
+        client.wait_ready(LONG_S)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def told(robot: GraphClient, lab: Lab) -> Iterator[Callable[[], set[str]]]:
+    """Policies of every message of rollout/episode so far."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=lab.domain)
+    node, heard = rclpy.create_node("onlooker", context=context), set()
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    node.create_subscription(
+        String, "rollout/episode", lambda message: heard.add(json.loads(message.data)["policy"]), topics.JOB_EVENTS
+    )
+
+    def listen() -> set[str]:
+        for _ in range(20):
+            executor.spin_once(timeout_sec=0.02)
+        return heard
+
+    yield listen
+    executor.shutdown()
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_none_of_four_broken_checkpoints_moves_the_arm_and_each_is_refused_by_name(lab, robot, told):
+    assert told() == set()
+    base = robot.run_episode(instruction="lift", seed=1)
+    robot.flush(LONG_S)
+    names = {does: plant(lab.folder / does, does) for does in BROKEN}
+    for does in BROKEN:
+        lab.gymnast("weights", "publish", does, "--robot", "sim-0")
+        if does == "nan":  # ordered onto the arm, too: an order is no reason to run it
+            lab.gymnast("weights", "rollback", names[does], "--reason", "for this test")
+    during = robot.run_episode(instruction="lift", seed=2)  # while one hangs and one takes 3 s a step, beside it
+    refused = wait_until(lambda: lab.refused() if len(lab.refused()) == len(BROKEN) else None, "four refusals")
+    after = robot.run_episode(instruction="lift", seed=3)
+    assert {row["policy"] for row in (base, during, after)} == {base["policy"]}
+    assert told() == {base["policy"]}
+    for does, reason in BROKEN.items():
+        assert reason in refused[names[does]], does
+        page = lab.page(f"/checkpoints/{names[does]}")
+        assert "turned down" in page
+        assert reason in page, does
+    listed, shown = lab.terminal("weights", "list"), lab.terminal("operate", "robots")
+    for does in BROKEN:
+        assert f"sim-0 turned it down: {refused[names[does]]}" in listed, does
+        assert f"{names[does]}: " in shown, "its reason is wrapped into the column"
+    assert lab.words()["ordered"]["done"]
+    asked = {tuple(line.split()) for line in lab.planted_log.read_text().splitlines()}
+    drove = {version for version, process in asked if "rollout" in process}
+    assert drove == {base["policy"]}, "asked in the process that drives the arm"
+    assert set(names.values()) <= {version for version, _ in asked}, "each was tried"
+
+
+def test_a_rollback_acts_at_the_next_episode_and_the_robot_says_so_with_the_time(lab, robot):
+    shipped = robot.policy_version
+    good = plant(lab.folder / "good", "good", 1)
+    lab.gymnast("weights", "publish", "good", "--robot", "sim-0")
+    robot.wait_staged([good], LONG_S)
+    assert robot.run_episode(instruction="lift", seed=4)["policy"] == shipped, "an offer is no order"
+    before_ns = time.time_ns()
+    release = lab.gymnast("weights", "rollback", good, "--robot", "sim-0", "--reason", "better")
+    said = wait_until(lambda: lab.runs(good), "the robot's word")
+    assert before_ns < said["at_ns"] < time.time_ns()
+    assert said["release"] == release["sequence"]
+    assert robot.run_episode(instruction="lift", seed=5)["policy"] == good
+    wait_until(lambda: lab.words()["ran"]["checkpoint_id"] == good, "word of the episode")
+    assert lab.words()["probation_left"] == 2
+    page = lab.page(f"/checkpoints/{good}")
+    assert "runs it" in page
+    assert f"by rollback {release['sequence']}" in page
+    assert "on probation, 2 good episodes to go" in page
+    assert "on probation" in lab.page("/")
+    for seed in (6, 7):
+        assert robot.run_episode(instruction="lift", seed=seed)["policy"] == good
+    wait_until(lambda: lab.words()["probation_left"] == 0, "the end of the probation")
+    # what came with the robot was never published, nor has the trainer a copy
+    lab.gymnast("weights", "rollback", shipped, "--reason", "worse in the evening")
+    wait_until(lambda: lab.runs(shipped), "the robot's word")
+    assert robot.run_episode(instruction="lift", seed=8)["policy"] == shipped
+    assert "rolled back to" in lab.page(f"/checkpoints/{good}")
+
+
+def test_a_robot_that_is_away_rolls_back_when_it_comes_back(lab, robot):
+    good = plant(lab.folder / "other", "good", 2)
+    lab.gymnast("weights", "publish", "other", "--robot", "sim-0")
+    robot.wait_staged([good], LONG_S)
+    lab.stop("up")
+    lab.gymnast("weights", "rollback", good, "--reason", "while it was away")
+    assert lab.runs(good) is None
+    assert "it has not said so yet" in lab.page(f"/checkpoints/{good}")
+    lab.start_robot()
+    with GraphClient(domain_id=lab.domain) as again:
+        again.wait_ready(LONG_S)
+        wait_until(lambda: lab.runs(good), "the robot's word")
+        assert again.run_episode(instruction="lift", seed=9)["policy"] == good
