@@ -99,7 +99,9 @@ def iterate_bag(
         except _PARSE_ERRORS as error:
             if not until_cut:
                 reason = str(error) or type(error).__name__
-                raise CorruptError(f"{path} is not a readable MCAP file: {reason}") from error
+                raise CorruptError(
+                    f"{path} is not a readable MCAP file: {reason}. Was it cut off? mcap recover {path.name}"
+                ) from error
 
 
 def contents(path: Path) -> BagContents:
@@ -126,6 +128,10 @@ def _require_mcap(path: Path) -> None:
         begin = file.read(16)
     if begin.startswith(b"SQLite format 3"):
         raise CorruptError(f"{path} is a rosbag2 file of SQLite; `ros2 bag convert` writes MCAP (storage_id: mcap)")
+    if begin.startswith(b"\x28\xb5\x2f\xfd"):
+        raise CorruptError(f"{path} is compressed as a whole (rosbag2's mode file); unpack it: zstd -d {path}")
+    if begin.startswith(b"version https://"):
+        raise CorruptError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
     if begin.startswith(b"#ROSBAG"):
         raise CorruptError(f"{path} is a ROS 1 bag; convert it: rosbags-convert --src {path.name} --dst FOLDER")
 

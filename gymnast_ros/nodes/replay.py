@@ -8,12 +8,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import rclpy
 from geometry_msgs.msg import PoseStamped
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import String
 
@@ -29,6 +32,8 @@ KINDS: dict[str, Any] = {
     "geometry_msgs/msg/PoseStamped": PoseStamped,
 }
 FLIGHT = "/flight"
+MAX_PAUSE_NS = 600 * 1_000_000_000
+"""Longest silence inside a recording; more is a clock that was set while it ran."""
 _DECODED = {
     "std_msgs/msg/String": messages.decode_string,
     "sensor_msgs/msg/JointState": messages.decode_any_named,
@@ -107,13 +112,18 @@ def _foreign(message: BagMessage, *, flight: bool) -> str:
     if not flight and kind != expected:
         return "no topic of an episode" if not expected else f"of type {kind}, an episode's is {expected}"
     try:
+        validate_full_topic_name(FLIGHT + message.topic)
         _DECODED.get(kind, bytes)(message.data)
-    except CorruptError as error:
-        return str(error)
+    except (CorruptError, InvalidTopicNameException) as error:
+        return str(error).splitlines()[0]
     return ""
 
 
 def _publish(node: Node, timeline: list[BagMessage], rate: float, wait_s: float) -> None:
+    for before, after in pairwise(timeline):
+        if after.time_ns - before.time_ns > MAX_PAUSE_NS:
+            pause_s = (after.time_ns - before.time_ns) / 1e9
+            raise CorruptError(f"time jumps by {pause_s:.0f} s before {after.topic}; nothing is played")
     kinds = {message.topic: message.kind for message in timeline}
     _require_quiet(node, list(kinds))
     publishers = {topic: _publisher(node, topic, kind) for topic, kind in kinds.items()}

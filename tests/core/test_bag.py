@@ -94,7 +94,13 @@ def test_damage_anywhere_is_named_with_the_file(episode: Path, tmp_path: Path, w
 
 
 def test_other_kinds_of_bag_are_named_with_what_converts_them(tmp_path: Path, episode: Path) -> None:
-    for begin, said in ((b"SQLite format 3\0", "ros2 bag convert"), (b"#ROSBAG V2.0\n", "rosbags-convert")):
+    kinds = {
+        b"SQLite format 3\0": "ros2 bag convert",
+        b"#ROSBAG V2.0\n": "rosbags-convert",
+        b"\x28\xb5\x2f\xfd": "zstd -d",
+        b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
+    }
+    for begin, said in kinds.items():
         (tmp_path / "x.db3").write_bytes(begin + bytes(100))
         with pytest.raises(CorruptError, match=rf"x\.db3.*{said}"):
             list(iterate_bag(tmp_path / "x.db3"))

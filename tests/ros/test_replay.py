@@ -153,6 +153,18 @@ def test_a_flight_record_is_played_beside_the_live_topics(context, domain_id, tm
     assert play(record, domain_id=domain_id).counts == {"/flight/command_gate/report": 1, "/flight/command/arm": 1}
 
 
+def test_names_and_clocks_that_no_topic_has_are_left_out_or_refused(context, domain_id, tmp_path) -> None:
+    recorder = FlightRecorder(tmp_path, window_ns=2**62)
+    recorder.note("command_gate/report", 0, {"state": "armed"})
+    recorder.note("device_0/Enable Auto Exposure", 1, {"value": 1})
+    played = play(recorder.write("flight-estop-1"), domain_id=domain_id)
+    assert played.counts == {"/flight/command_gate/report": 1}
+    assert "Invalid topic name" in played.left_out["/device_0/Enable Auto Exposure"]
+    recorder.note("command_gate/report", 2**61, {"state": "armed"})
+    with pytest.raises(CorruptError, match=r"time jumps by \d+ s before /flight/command_gate/report"):
+        play(recorder.write("flight-estop-2"), domain_id=domain_id)
+
+
 def test_nothing_is_played_over_a_live_robot(recording, context, domain_id) -> None:
     node = Node("robot", context=context)
     node.create_publisher(KINDS["sensor_msgs/msg/JointState"], episode.PROPRIO_TOPIC, topics.STREAM)

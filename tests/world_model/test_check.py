@@ -312,3 +312,72 @@ def test_whole_datasets_of_strange_episodes_are_given_up_early() -> None:
 
     with pytest.raises(CorruptError, match="episode 0 is broken"):
         check(Endless(SourceInfo("all"), []))
+
+
+def edited(folder: Path, table: str, change: Any) -> Path:
+    """Change the rows of a parquet file in place."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    path = folder / table / "chunk-000" / "file-000.parquet"
+    rows = parquet.read_table(path).to_pylist()
+    parquet.write_table(pyarrow.Table.from_pylist(change(rows) or rows), path)
+    return folder
+
+
+FROM = "videos/observation.images.top/from_timestamp"
+
+
+@pytest.mark.parametrize(
+    ("shift_s", "kept"),
+    [(0.0, [0, 1]), (0.24, [0, 1]), (0.0, [1])],
+    ids=["as written", "drifted by a frame", "the first episode was deleted, its frames were not"],
+)
+def test_an_episode_begins_where_its_frames_do(tmp_path: Path, shift_s: float, kept: list[int]) -> None:
+    def change(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        rows[1][FROM] += shift_s
+        return [rows[number] for number in kept]
+
+    folder = edited(lerobot_folder(tmp_path, lengths=(5, 4)), "meta/episodes", change)
+    frames = LeRobotSource(folder, SourceInfo("lr")).episode(len(kept) - 1).images["observation.images.top"]
+    np.testing.assert_allclose([frame.mean() for frame in frames], [50, 60, 70, 80], atol=3)
+
+
+def backwards(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        row["timestamp"] = -row["timestamp"]
+
+
+def not_a_number(rows: list[dict[str, Any]]) -> None:
+    rows[2]["observation.state"] = [float("nan")] * 7
+
+
+def beyond(rows: list[dict[str, Any]]) -> None:
+    rows[0][FROM] += 460.0
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "said"),
+    [
+        ("data", backwards, "timestamps of episode 0 do not increase"),
+        ("data", not_a_number, "state has values that are not finite"),
+        ("data", lambda rows: rows[1:], "has 4 rows, not 5"),
+        ("meta/episodes", beyond, "gives 0 frames from frame 2300 on"),
+    ],
+)
+def test_rows_that_make_no_sense_are_refused_by_name(tmp_path: Path, table: str, change: Any, said: str) -> None:
+    folder = edited(lerobot_folder(tmp_path), table, change)
+    with pytest.raises((CorruptError, UnitsError), match=said):
+        LeRobotSource(folder, SourceInfo("lr")).episode(0)
+
+
+def test_pointers_and_byte_order_marks_that_other_tools_leave(tmp_path: Path) -> None:
+    folder = lerobot_folder(tmp_path)
+    info = folder / "meta" / "info.json"
+    info.write_bytes(b"\xef\xbb\xbf" + info.read_bytes())
+    assert LeRobotSource(folder, SourceInfo("lr")).episode(0).steps == 4
+    for pattern in ("videos/**/*.mp4", "data/**/*.parquet"):
+        (path,) = folder.glob(pattern)
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:2f\nsize 1\n")
+        with pytest.raises(CorruptError, match=r"is a Git LFS pointer.*git lfs pull"):
+            LeRobotSource(folder, SourceInfo("lr")).episode(0)

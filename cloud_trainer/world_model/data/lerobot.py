@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from gymnast_core.errors import CorruptError
 from gymnast_core.types import ByteArray, Episode, FloatArray
 
 _VERSION = "v3"
+_DRIFT_FRAMES = 2
 _ROW_COLUMNS = ("episode_index", "tasks", "length", "data/chunk_index", "data/file_index")
 
 
@@ -67,7 +69,7 @@ class LeRobotSource:
         if not path.is_file():
             raise CorruptError(f"dataset {self.info.name}: {path} is missing; is it a LeRobot dataset?")
         with reading(self.info, path):
-            meta: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+            meta: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8-sig")))
         if not str(meta.get("codebase_version", "")).startswith(_VERSION):
             raise CorruptError(
                 f"dataset {self.info.name} is LeRobot {meta.get('codebase_version')!r}; v3 is read. "
@@ -153,7 +155,7 @@ class LeRobotSource:
         if not path.is_file():
             return {}
         with reading(self.info, path):
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(json.loads(path.read_text(encoding="utf-8-sig")))
 
     @cached_property
     def _video(self) -> VideoCursor:
@@ -229,7 +231,12 @@ class LeRobotSource:
         wanted = self._rows_of.where(path, "episode_index", int(row["episode_index"]), names)
         if len(wanted) != int(row["length"]):
             raise CorruptError(f"{path}: episode {row['episode_index']} has {len(wanted)} rows, not {row['length']}")
-        return sorted(wanted, key=lambda entry: int(entry["frame_index"]))
+        if len(wanted) < 2:
+            raise CorruptError(f"{path}: episode {row['episode_index']} has {len(wanted)} frames; a step needs two")
+        rows = sorted(wanted, key=lambda entry: int(entry["frame_index"]))
+        if any(later["timestamp"] <= earlier["timestamp"] for earlier, later in pairwise(rows)):
+            raise CorruptError(f"{path}: the timestamps of episode {row['episode_index']} do not increase")
+        return rows
 
     @property
     def _has_pictures(self) -> bool:
@@ -244,8 +251,32 @@ class LeRobotSource:
             chunk_index=int(row[f"videos/{key}/chunk_index"]),
             file_index=int(row[f"videos/{key}/file_index"]),
         )
-        first = round(float(row[f"videos/{key}/from_timestamp"]) * fps)
+        first = self._first_frame(row, fps)
         return self._video.read(path, first=first, count=len(table), fps=fps, size=self.size)
+
+    def _first_frame(self, row: dict[str, Any], fps: float) -> int:
+        """Index of an episode's first frame in its video.
+
+        Writers add up durations, and the sum drifts by a frame after hundreds of episodes; lengths do not. Where both
+        are far apart, frames were cut out or left behind in between, and the time is right.
+        """
+        counted = self._frames_before[int(row["episode_index"])]
+        timed = round(float(row[f"videos/{self.camera_key}/from_timestamp"]) * fps)
+        return counted if abs(counted - timed) <= _DRIFT_FRAMES else timed
+
+    @cached_property
+    def _frames_before(self) -> dict[int, int]:
+        """Episode -> frames of the episodes before it in the same video."""
+        total: dict[tuple[int, int], int] = {}
+        before = {}
+        for row in self.rows:
+            place = (
+                int(row[f"videos/{self.camera_key}/chunk_index"]),
+                int(row[f"videos/{self.camera_key}/file_index"]),
+            )
+            before[int(row["episode_index"])] = total.get(place, 0)
+            total[place] = total.get(place, 0) + int(row["length"])
+        return before
 
     def _picture(self, stored: Any, number: int) -> ByteArray:
         """A picture of an image column: its bytes, or a file they were left in."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloud_trainer.world_model.data.source import require_content
 from gymnast_core.errors import CorruptError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class ParquetRows:
         import pyarrow.parquet
 
         if path not in self._files:
+            require_content(path)
             self._files[path] = pyarrow.parquet.ParquetFile(path)
             if len(self._files) > _KEPT_FILES:
                 self._files.popitem(last=False)[1].close()
@@ -78,6 +80,8 @@ def read_table(path: Path, wanted: Sequence[str] | None = None, *, prefix: str =
     """
     import pyarrow.parquet
 
+    with _parquet_errors(path):
+        require_content(path)
     with _parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
         names = [n for n in file.schema_arrow.names if wanted is None or n in wanted or n.startswith(prefix)]
         rows: list[dict[str, Any]] = file.read(columns=names).to_pylist()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -153,6 +154,22 @@ def reading(info: SourceInfo, what: object) -> Iterator[None]:
             f"dataset {info.name}: {what} is damaged or incomplete ({type(error).__name__}: {error}); "
             "fetch it again or leave it out"
         ) from error
+
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def require_content(path: Path) -> None:
+    """Refuse the note that Git LFS leaves in place of a large file.
+
+    Raises:
+        CorruptError: names the file and the command that fetches it.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise CorruptError(
+                f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+            )
 
 
 def at_control_rate(episode: Episode, fps: float, info: SourceInfo) -> Episode:

@@ -60,6 +60,8 @@ def check_joints(info: SourceInfo, what: str, joints_TJ: FloatArray) -> None:
     Raises:
         UnitsError: names the largest.
     """
+    if not np.isfinite(joints_TJ).all():
+        raise UnitsError(f"dataset {info.name}: {what} has values that are not finite; drop those episodes")
     largest = float(np.abs(joints_TJ[:, :6]).max(initial=0.0))
     if largest > 2 * np.pi:
         raise UnitsError(
@@ -77,6 +79,8 @@ def check_poses(info: SourceInfo, what: str, poses_TP: FloatArray) -> None:
     """
     if info.actions is ActionKind.TEXT_ONLY:
         return
+    if not np.isfinite(poses_TP).all():
+        raise UnitsError(f"dataset {info.name}: {what} has values that are not finite; drop those episodes")
     for part, columns, limit, unit in (("positions", slice(0, 3), 3.0, "m"), ("angles", slice(3, 6), 2 * np.pi, "rad")):
         largest = float(np.abs(poses_TP[:, columns]).max(initial=0.0))
         if not largest <= limit:

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cloud_trainer.world_model.data.source import require_content
 from gymnast_core import pictures
 from gymnast_core.errors import CorruptError
 from gymnast_core.types import ByteArray
@@ -30,6 +31,7 @@ def read_video(path: Path, *, size: int | None = None) -> ByteArray:
     import av
 
     try:
+        require_content(path)
         with av.open(str(path)) as container:
             frames = [resized(f.to_ndarray(format="rgb24"), size) for f in container.decode(video=0)]
     except (av.FFmpegError, IndexError) as error:
@@ -90,6 +92,7 @@ class VideoCursor:
 
         if path != self._path:
             self.close()
+            require_content(path)
             self._container, self._path = av.open(str(path)), path
         stream = self._container.streams.video[0]
         start = stream.start_time or 0
@@ -114,6 +117,7 @@ def read_picture(path: Path, size: int | None = None) -> ByteArray:
     Raises:
         CorruptError: unreadable.
     """
+    require_content(path)
     return decode_picture(path.read_bytes(), str(path), size)
 
 
