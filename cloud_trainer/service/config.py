@@ -70,20 +70,22 @@ class ServiceConfig:
 
     Attributes:
         folder: state: ca/, server/, store.db, blobs/, staging/; created when missing.
-        host: address to listen on.
+        host: address to listen on: 127.0.0.1 is for this machine only, 0.0.0.0 and :: listen on all of its addresses.
         port: 0 takes a free one.
         port_file: gets "host:port" once the service listens.
-        names: DNS names and addresses for the server's certificate, beside this machine's own.
-        insecure: no TLS and no identities: every caller is admin. Only with explicit intent.
-        database_url: SQLAlchemy URL; None is SQLite in folder.
-        blob_url: "s3://bucket/prefix" or None for a folder.
-        blob_options: passed to the object store: endpoint, region, keys.
+        names: name or address robots and people reach it by, for its certificate, beside this machine's own host name
+            and addresses; there may be several.
+        insecure: no TLS and no identities: every caller is admin. For a closed test bench only.
+        database_url: postgresql://user@host/database, with a password @FILE of such a line; without, SQLite in folder.
+        blob_url: s3://bucket/prefix; without, a folder in folder.
+        blob_options: of the bucket: endpoint, region, access_key_id, secret_access_key; the environment's AWS_...
+            otherwise; there may be several.
         workers: jobs of any kind run at once.
         interactive_workers: jobs run at once beside them, of kinds that somebody waits for (gymnast_core.job): an
             adaptation does not wait behind a training of a day.
-        threads: short calls served at once; long ones have threads of their own (Limits.streams).
-        release_valid_s: how long a release may be installed after publishing.
-        metrics_port: Prometheus metrics on 127.0.0.1; None for none, 0 takes a free one.
+        call_threads: short calls served at once; long ones have threads of their own (limit streams).
+        release_valid_s: how long a release may be installed after publishing, in seconds.
+        metrics_port: of Prometheus metrics on 127.0.0.1; 0 takes a free one; without, none are served.
         limits: see Limits.
     """
 
@@ -98,7 +100,7 @@ class ServiceConfig:
     blob_options: dict[str, str] = field(default_factory=dict)
     workers: int = 1
     interactive_workers: int = 1
-    threads: int = 64
+    call_threads: int = 64
     release_valid_s: int = 30 * 24 * 3600
     metrics_port: int | None = None
     limits: Limits = field(default_factory=Limits)
@@ -108,8 +110,14 @@ class ServiceConfig:
         object.__setattr__(self, "host", plain_host(self.host))
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be 0..65535, got {self.port}")
-        for name in ("workers", "threads", "release_valid_s"):
+        for name in ("workers", "call_threads", "release_valid_s"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
+            raise ConfigError(f"metrics_port must be 0..65535, got {self.metrics_port}")
+        if self.blob_options and self.blob_url is None:
+            raise ConfigError(
+                f"blob_options {sorted(self.blob_options)} are of a bucket; give blob_url s3://bucket/prefix"
+            )
         if self.interactive_workers < 0:
             raise ConfigError(f"interactive_workers must be at least 0, got {self.interactive_workers}")

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import StaticPool
 
 from cloud_trainer.store.migrations import bring_up_to_date
-from gymnast_core.errors import DiskFullError, StorageError
+from gymnast_core.errors import ConfigError, DiskFullError, StorageError
 from gymnast_core.wire.errors import InvalidMessageError
 
 _METADATA = sa.MetaData()
@@ -130,10 +130,15 @@ class Database:
     two connections reset (sqlite.org, "The WAL-Reset Bug"). Every commit is flushed (synchronous FULL).
 
     Args:
-        url: "sqlite:///path/to/file.db" or "postgresql+psycopg://user@host/database".
+        url: "sqlite:///path/to/file.db" or "postgresql://user@host/database".
+
+    Raises:
+        ConfigError: it is no such URL, or what speaks to PostgreSQL is not installed.
+        StorageError: the database is not reached, or is none of ours.
     """
 
     def __init__(self, url: str) -> None:
+        url = _checked_url(url)
         self.is_sqlite = url.startswith("sqlite")
         self._lock = threading.RLock()
         self._closed = False
@@ -198,6 +203,24 @@ def _is_full(error: sa.exc.SQLAlchemyError) -> bool:
     cause = getattr(error, "orig", None)
     named = getattr(cause, "sqlite_errorname", "") or getattr(cause, "sqlstate", "")
     return named in ("SQLITE_FULL", "53100") or str(cause) == "database or disk is full"
+
+
+def _checked_url(url: str) -> str:
+    """A URL with the driver we ship; errors show no password."""
+    try:
+        parts = sa.make_url(url)
+        if parts.drivername in ("postgresql", "postgres"):
+            parts = parts.set(drivername="postgresql+psycopg")
+        if parts.drivername not in ("sqlite", "postgresql+psycopg"):
+            raise ConfigError(
+                f"a database of kind {parts.drivername!r} is not kept; give postgresql://user@host/database"
+            )
+        parts.get_dialect().import_dbapi()
+    except sa.exc.ArgumentError as error:
+        raise ConfigError("the database URL is none; write postgresql://user@host/database") from error
+    except ImportError as error:
+        raise ConfigError(f"{error}: PostgreSQL needs pip install -e '.[postgres]' in the clone") from error
+    return parts.render_as_string(hide_password=False)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -27,14 +27,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--folder", type=Path, default=Path("trainer"), help="everything the trainer keeps")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 or :: listens on all "
-                        "(default: this machine only)")  # fmt: skip
-    parser.add_argument("--name", dest="names", action="append", default=[], metavar="NAME",
-                        help="name or address robots and people reach it by, for its certificate; may be repeated "
-                        "(this machine's own host name and addresses are in it)")  # fmt: skip
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
+    from gymnast_cli import service_flags
+
+    service_flags.add_arguments(parser)
     parser.add_argument("--checkpoints", type=Path, default=shipped_checkpoints(), metavar="FOLDER",
                         help="with policy/, world_model/ and judge/ to know from the start (default: the shipped ones)"
                         )  # fmt: skip
@@ -51,9 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="folder of a `gymnast loop` whose history the page shows; may be repeated")  # fmt: skip
     robot_line.add_arguments(parser)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a training job (default 1)")
-    parser.add_argument(
-        "--insecure", action="store_true", help="no TLS and no identities: for a closed test bench only"
-    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -66,8 +58,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.jobs.replay_watch import record_rows
     from cloud_trainer.jobs.runner import JobInputs, run_in_process
     from cloud_trainer.jobs.shelf import Shelves
-    from cloud_trainer.service import ServiceConfig, serve
+    from cloud_trainer.service import serve
     from cloud_trainer.store.tenants import LEDGER, tenant_folder
+    from gymnast_cli.service_flags import config_from
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     shelves = Shelves(args.folder, (*_at_hand(args.checkpoints), *args.imports))
@@ -94,14 +87,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         record_rows(tenant_folder(args.folder, tenant) / LEDGER, result)
         return result
 
-    config = ServiceConfig(
-        folder=args.folder,
-        host=args.host,
-        port=args.port,
-        port_file=args.port_file,
-        insecure=args.insecure,
-        names=tuple(args.names),
-    )
+    config = config_from(args)
     console.print(f"trainer in {args.folder}; Ctrl-C stops it")
     return serve(
         config, runner, _policy(args, console), beside=lambda service: _beside(service, args, shelves, console)
