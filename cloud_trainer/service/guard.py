@@ -45,13 +45,13 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
 
     def __init__(self, caller: Callable[[Any], Peer | None], config: ServiceConfig) -> None:
         self._caller = caller
-        self.pool = ThreadPoolExecutor(config.threads, thread_name_prefix="call")
+        self.pool = ThreadPoolExecutor(config.call_threads, thread_name_prefix="call")
         self._pools = {
             CALL: self.pool,
             STREAM: ThreadPoolExecutor(config.limits.streams, thread_name_prefix="stream"),
             HEALTH: ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="health"),
         }
-        self._slots = CallSlots(config.limits, config.threads)
+        self._slots = CallSlots(config.limits, config.call_threads)
         self.patience = Patience(config.limits.first_message_s)
         self._guarded: dict[str, grpc.RpcMethodHandler] = {}
 
