@@ -51,6 +51,7 @@ COMMANDS = {
     "annotate": "note something at this moment of the running episode",
     "judge": "calibrate a judge against operator labels",
     "why": "where a checkpoint comes from, down to every episode",
+    "doctor": "what is damaged, lost or about to expire in a trainer's folder, and what to do",
     "completion": "a completion script for bash or zsh",
 }
 """name -> help; gymnast_cli.commands.<name> has add_arguments(parser) and run(args, console) -> exit code."""

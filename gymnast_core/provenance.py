@@ -43,6 +43,8 @@ WITH RECURSIVE down(seq) AS (
 """
 HASHED = "parents, id, kind, payload, roles, parent_links, link"
 NODE_JSON = """'{"id":' || json_quote(id) || ',"kind":' || json_quote(kind) || ',"payload":' || payload || '}'"""
+VERSION = 1
+_REMEDY = "restore it from a backup, or move it aside: what the catalogue knows is recorded anew, retractions are not"
 LINK_BYTES = 32
 _FULL = "database or disk is full"  # Python 3.10 has no other sign of it
 RETRACTS = "retracts"
@@ -55,21 +57,39 @@ class ProvenanceError(StorageError):
 
 
 class ProvenanceGraph:
-    """One graph in one file; threads may share it, several processes may read."""
+    """One graph in one file; threads may share it, several processes may read.
+
+    Raises:
+        StorageError: the file is damaged, none of ours, or of a newer version; the message names the remedy.
+    """
 
     def __init__(self, path: Path | str) -> None:
         if isinstance(path, Path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._database = sqlite3.connect(path, check_same_thread=False, timeout=10)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")
-        self._database.execute("PRAGMA cache_size=-65536")
-        with self._database:
-            self._database.executescript(SCHEMA)
+        try:
+            self._prepare(path)
+        except sqlite3.Error as error:
+            self._database.close()
+            raise StorageError(f"cannot open the provenance graph {path}: {error}; {_REMEDY}") from error
         self._ancestry = Ancestry()
         self._roles: list[str] = []
         self._read_roles()
+
+    def _prepare(self, path: Path | str) -> None:
+        """Refuse what is damaged, or written by a newer version, and make what is missing."""
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-65536"):
+            self._database.execute(f"PRAGMA {pragma}")
+        [(version,)] = self._database.execute("PRAGMA user_version").fetchall()
+        damage = [row[0] for row in self._database.execute("PRAGMA quick_check(3)") if row[0] != "ok"]
+        if version > VERSION or damage:
+            self._database.close()
+            newer = f"is of version {version}, this gymnast reads up to {VERSION}: start the newer one"
+            raise StorageError(f"the provenance graph {path} {damage or newer}; {_REMEDY}")
+        with self._database:
+            self._database.executescript(SCHEMA)
+        self._database.execute(f"PRAGMA user_version={VERSION}")
 
     def close(self) -> None:
         """Close the file; safe to call twice."""

@@ -111,6 +111,18 @@ def _encode(message: Message) -> bytes:
     return bytes(message.SerializeToString())
 
 
+def database_url(config: ServiceConfig) -> str:
+    """The database of a trainer."""
+    return config.database_url or f"sqlite:///{config.folder / 'store.db'}"
+
+
+def what_is_kept(folder: Path) -> str:
+    """What of a trainer's folder only its database gives a meaning to; empty in a fresh one."""
+    if next((folder / "blobs").glob("??/*"), None) is not None:
+        return f"{folder / 'blobs'} holds files"
+    return f"{folder / 'provenance.db'} holds records" if (folder / "provenance.db").is_file() else ""
+
+
 class Service:
     """The trainer's side of the bridge.
 
@@ -133,15 +145,28 @@ class Service:
         folder = config.folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = FolderLock(folder)
+        try:
+            self._open(folder, runner, policy)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, folder: Path, runner: Runner | None, policy: Any) -> None:
+        """Open the stores; one that is damaged or lost refuses here."""
+        config = self.config
         self.authority = folder / "ca"
         create_authority(self.authority)
         self.revocations = Revocations(self.authority)
         self._codes = OpenCodes(self.authority)
         self.certificate = ServerCertificate(self.authority, folder / "server", (*config.names, config.host))
-        self._database = Database(config.database_url or f"sqlite:///{folder / 'store.db'}")
+        self._database = Database(database_url(config), kept=what_is_kept(folder))
         self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
-        self.trails, self.robots, self.orders = Trails(folder, self.meta), RobotBoard(), RobotOrders()
+        try:
+            self.trails, self.robots, self.orders = Trails(folder, self.meta), RobotBoard(), RobotOrders()
+        except BaseException:
+            self._database.close()
+            raise
         self.words = RobotWords(self.trails)
         self.console = ConsoleServicer()
         self.check_job: JobCheck | None = None

@@ -57,7 +57,11 @@ class Trail:
     def __init__(self, folder: Path, meta: MetaStore, tenant: str = DEFAULT_TENANT) -> None:
         self._shelf, self._meta, self._tenant = folder / CHECKPOINTS, meta, tenant
         self.log = Journal(folder / "actions.jsonl")
-        self.graph = ProvenanceGraph(folder / "provenance.db")
+        try:
+            self.graph = ProvenanceGraph(folder / "provenance.db")
+        except BaseException:
+            self.log.close()
+            raise
         self._catching_up = threading.Lock()
         self._labelling = threading.Lock()  # a label is read and written down by one at a time
         self._seen_sequence, self._seen_release = self._marked(), 0

@@ -5,25 +5,31 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import StaticPool
 
-from cloud_trainer.store.migrations import bring_up_to_date
+from cloud_trainer.store.migrations import bring_up_to_date, schema_of
 from gymnast_core.errors import ConfigError, DiskFullError, StorageError
 from gymnast_core.wire.errors import InvalidMessageError
 
-_METADATA = sa.MetaData()
+METADATA = sa.MetaData()
+_LOST = (
+    "there is no database, but {kept}: it was lost; restore it from a backup, or, to begin with no episode, checkpoint "
+    "and job at all, move the rest of the folder aside"
+)
+REMEDY = "stop here and restore a backup; `gymnast doctor --folder FOLDER` shows all that is wrong"
 _TEXT, _BIG = sa.Text, sa.BigInteger
 
 COUNTERS = sa.Table(
-    "counters", _METADATA, sa.Column("name", _TEXT, primary_key=True), sa.Column("value", _BIG, nullable=False)
+    "counters", METADATA, sa.Column("name", _TEXT, primary_key=True), sa.Column("value", _BIG, nullable=False)
 )
 EPISODES = sa.Table(
     "episodes",
-    _METADATA,
+    METADATA,
     sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
     sa.Column("tenant", _TEXT, nullable=False),
     sa.Column("episode_id", _TEXT, nullable=False),
@@ -47,14 +53,14 @@ EPISODES = sa.Table(
 )
 USAGE = sa.Table(
     "usage",
-    _METADATA,
+    METADATA,
     sa.Column("tenant", _TEXT, primary_key=True),
     sa.Column("episodes", _BIG, nullable=False),
     sa.Column("bytes", _BIG, nullable=False),
 )
 CHECKPOINTS = sa.Table(
     "checkpoints",
-    _METADATA,
+    METADATA,
     sa.Column("tenant", _TEXT, primary_key=True),
     sa.Column("checkpoint_id", _TEXT, primary_key=True),
     sa.Column("kind", _TEXT, nullable=False),
@@ -66,7 +72,7 @@ CHECKPOINTS = sa.Table(
 )
 RELEASES = sa.Table(
     "releases",
-    _METADATA,
+    METADATA,
     sa.Column("tenant", _TEXT, primary_key=True),
     sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
     sa.Column("checkpoint_id", _TEXT, nullable=False),
@@ -76,7 +82,7 @@ RELEASES = sa.Table(
 )
 LINEAGE = sa.Table(
     "lineage",
-    _METADATA,
+    METADATA,
     sa.Column("tenant", _TEXT, primary_key=True),
     sa.Column("checkpoint_id", _TEXT, primary_key=True),
     sa.Column("kind", _TEXT, primary_key=True),
@@ -85,7 +91,7 @@ LINEAGE = sa.Table(
 )
 JOBS = sa.Table(
     "jobs",
-    _METADATA,
+    METADATA,
     sa.Column("job_id", _TEXT, primary_key=True),
     sa.Column("tenant", _TEXT, nullable=False),
     sa.Column("kind", _TEXT, nullable=False),
@@ -106,7 +112,7 @@ JOBS = sa.Table(
 )
 JOB_EVENTS = sa.Table(
     "job_events",
-    _METADATA,
+    METADATA,
     sa.Column("job_id", _TEXT, primary_key=True),
     sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
     sa.Column("time_ns", _BIG, nullable=False),
@@ -131,14 +137,16 @@ class Database:
 
     Args:
         url: "sqlite:///path/to/file.db" or "postgresql://user@host/database".
+        kept: what else of this database's trainer is there; a database that holds nothing is then one that was lost.
 
     Raises:
         ConfigError: it is no such URL, or what speaks to PostgreSQL is not installed.
-        StorageError: the database is not reached, or is none of ours.
+        StorageError: it is not reached, is damaged, lost, none of ours, or of a schema this version does not know; the
+            message names what, and the remedy.
     """
 
-    def __init__(self, url: str) -> None:
-        url = _checked_url(url)
+    def __init__(self, url: str, *, kept: str = "") -> None:
+        url = checked_url(url)
         self.is_sqlite = url.startswith("sqlite")
         self._lock = threading.RLock()
         self._closed = False
@@ -151,10 +159,25 @@ class Database:
         else:
             self._engine = sa.create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True)
         try:
+            if kept and self.is_sqlite and not Path(self._engine.url.database or "").is_file():
+                raise StorageError(_LOST.format(kept=kept))  # before SQLite makes an empty one
             with self._engine.begin() as connection:
-                bring_up_to_date(connection, _METADATA)
+                self._require_sound(connection, kept)
+                bring_up_to_date(connection, METADATA)
         except sa.exc.SQLAlchemyError as error:
-            raise StorageError(f"cannot open the database {sa.make_url(url)!r}: {error}") from error
+            self._engine.dispose()
+            remedy = REMEDY if self.is_sqlite else "is it running, and may this account use it?"
+            raise StorageError(f"cannot open the database {sa.make_url(url)!r}: {error}; {remedy}") from error
+        except StorageError as error:
+            self._engine.dispose()
+            raise StorageError(f"{sa.make_url(url)!r}: {error}") from error
+
+    def _require_sound(self, connection: sa.Connection, kept: str) -> None:
+        if kept and schema_of(connection) is None:
+            raise StorageError(_LOST.format(kept=kept))
+        damage = damage_of(connection) if schema_of(connection) is not None else []
+        if damage:
+            raise StorageError(f"the database is damaged: {'; '.join(damage[:3])}; {REMEDY}")
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -198,6 +221,27 @@ class Database:
             self._engine.dispose()
 
 
+def damage_of(connection: sa.Connection, *, thorough: bool = False) -> list[str]:
+    """What is wrong inside a database, as far as it can be known from itself; empty for a sound one.
+
+    Args:
+        connection: to it.
+        thorough: compare every index with its table, too (SQLite); takes about a second for 100 MB.
+    """
+    found = []
+    if connection.dialect.name == "sqlite":
+        check = "integrity_check" if thorough else "quick_check"
+        found = [str(row[0]) for row in connection.exec_driver_sql(f"PRAGMA {check}(5)") if row[0] != "ok"]
+    if "episodes" in sa.inspect(connection).get_table_names():
+        known = EPISODES.c.state.in_(("committed", "valid", "quarantined"))
+        senseless = (sa.func.length(EPISODES.c.digest) != 64) | ~known
+        if connection.dialect.name == "sqlite":
+            senseless = senseless | (sa.func.json_valid(EPISODES.c.metadata) == 0)
+        rows = connection.execute(sa.select(EPISODES.c.episode_id).where(senseless).limit(5)).scalars()
+        found += [f"the row of episode {str(name)[:80]!a} makes no sense" for name in rows]
+    return found
+
+
 def _is_full(error: sa.exc.SQLAlchemyError) -> bool:
     """Whether there is no space: SQLite's error by name or, in Python 3.10, by text; PostgreSQL's by SQLSTATE 53100."""
     cause = getattr(error, "orig", None)
@@ -205,8 +249,12 @@ def _is_full(error: sa.exc.SQLAlchemyError) -> bool:
     return named in ("SQLITE_FULL", "53100") or str(cause) == "database or disk is full"
 
 
-def _checked_url(url: str) -> str:
-    """A URL with the driver we ship; errors show no password."""
+def checked_url(url: str) -> str:
+    """Return a database URL with the driver that is shipped.
+
+    Raises:
+        ConfigError: it is none, or its driver is not installed; no password is shown.
+    """
     try:
         parts = sa.make_url(url)
         if parts.drivername in ("postgresql", "postgres"):

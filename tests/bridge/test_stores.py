@@ -3,7 +3,7 @@
 import pytest
 
 from cloud_trainer.store import open_blobs
-from cloud_trainer.store.database import _METADATA, Database
+from cloud_trainer.store.database import METADATA, Database
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from gymnast_core.errors import ConfigError, CorruptError, StorageError
@@ -33,7 +33,7 @@ def postgres(postgres_url):
     database = Database(postgres_url)
     yield database
     with database.transaction() as connection:
-        connection.exec_driver_sql("TRUNCATE " + ", ".join(table.name for table in _METADATA.sorted_tables))
+        connection.exec_driver_sql("TRUNCATE " + ", ".join(table.name for table in METADATA.sorted_tables))
     database.close()
 
 
@@ -122,7 +122,7 @@ def test_an_error_inside_a_transaction_undoes_it(sqlite):
     with pytest.raises(StorageError):
         insert_twice()
     with sqlite.transaction() as connection:
-        assert connection.exec_driver_sql("SELECT count(*) FROM counters").scalar() == 0
+        assert connection.exec_driver_sql("SELECT count(*) FROM counters WHERE name = 'x'").scalar() == 0
     assert store.list(None) == []
 
 

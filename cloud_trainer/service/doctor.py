@@ -1,0 +1,250 @@
+"""Looks over a trainer's folder: what is damaged, lost, about to expire or to run out, and what to do about it.
+
+Nothing that is kept is changed. The database is looked into only while no trainer runs: SQLite may lose a log that two
+connections reset (cloud_trainer.store.database).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import sqlalchemy as sa
+from cryptography import x509
+
+from cloud_trainer.service.config import ServiceConfig
+from cloud_trainer.service.enroll import days_left
+from cloud_trainer.service.lock import FolderLock
+from cloud_trainer.service.server import database_url, what_is_kept
+from cloud_trainer.store import open_blobs
+from cloud_trainer.store.database import CHECKPOINTS, EPISODES, METADATA, RELEASES, checked_url, damage_of
+from cloud_trainer.store.migrations import SCHEMA, schema_of, unknown_columns
+from cloud_trainer.store.protocols import BlobStore
+from gymnast_core.episodes.spool import file_digest
+from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.journal import read_chain
+from gymnast_core.provenance import ProvenanceGraph
+
+State = Literal["ok", "warning", "fault"]
+_SOON_DAYS = 30.0
+_WEEK_S = 7 * 86_400
+_NAMED = 5
+_BACKUP = "restore it from a backup"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        check: database, schema, blobs, graph, log, certificates, disk, staging, trainer.
+        state: ok, warning (works, for now), fault (something is damaged or lost).
+        what: what was found, with names and numbers.
+        remedy: what to do; empty where nothing is.
+    """
+
+    check: str
+    state: State
+    what: str
+    remedy: str = ""
+
+
+def examine(config: ServiceConfig, *, deep: bool = False) -> Iterator[Finding]:
+    """Yield what is found, check by check.
+
+    Args:
+        config: of the trainer; only its folder, database, blobs and limits are used.
+        deep: read every blob and compare it with its name; takes as long as reading them all.
+
+    Raises:
+        ConfigError: the folder is not there, or no trainer's.
+    """
+    folder = config.folder
+    if not (folder / "ca").is_dir() and not (folder / "store.db").is_file():
+        raise ConfigError(f"{folder} is no trainer's folder; name the one given to `gymnast serve --folder`")
+    yield from _disk(config)
+    yield from _certificates(folder)
+    try:
+        lock = FolderLock(folder)
+    except ConfigError as error:
+        yield Finding("trainer", "warning", f"{error}", "stop it to have database, blobs and graph looked into")
+        return
+    try:
+        yield from _database(config, deep=deep)
+        yield from _trails(folder)
+        yield from _staging(folder)
+    finally:
+        lock.release()
+
+
+def _disk(config: ServiceConfig) -> Iterator[Finding]:
+    free, least = shutil.disk_usage(config.folder).free, config.limits.min_free_bytes
+    short = free < 4 * least
+    remedy = f"free some: below {least} bytes episodes are refused (they wait on the robots)" if short else ""
+    yield Finding("disk", "fault" if free < least else "warning" if short else "ok", f"{free} bytes are free", remedy)
+
+
+def _certificates(folder: Path) -> Iterator[Finding]:
+    renewals = {"ca/ca.pem": "make a new authority and enroll everybody anew before that day",
+                "server/cert.pem": "restart the trainer, which renews it"}  # fmt: skip
+    for name, remedy in renewals.items():
+        try:
+            left = days_left((folder / name).read_bytes())
+        except FileNotFoundError:
+            lost = name.startswith("ca/") or (folder / "server").is_dir()
+            yield Finding("certificates", "fault" if lost else "ok", f"{name} is not there", _BACKUP if lost else "")
+            continue
+        except (ValueError, OSError) as error:
+            yield Finding("certificates", "fault", f"{name} cannot be read: {error}", _BACKUP)
+            continue
+        state: State = "fault" if left <= 0 else "warning" if left < _SOON_DAYS else "ok"
+        said = f"expires in {left:.0f} days" if left > 0 else f"expired {-left:.0f} days ago"
+        yield Finding("certificates", state, f"{name} {said}", "" if state == "ok" else remedy)
+    for path in sorted((folder / "server").glob("*.pem")) if (folder / "server").is_dir() else []:
+        if path.name == "ca.pem" and (folder / "ca" / "ca.pem").is_file() and not _same(path, folder / "ca" / "ca.pem"):
+            yield Finding("certificates", "fault", f"{path} is of another authority than ca/ca.pem", _BACKUP)
+
+
+def _same(one: Path, other: Path) -> bool:
+    first, second = (x509.load_pem_x509_certificate(path.read_bytes()) for path in (one, other))
+    return first == second
+
+
+@contextmanager
+def _connected(config: ServiceConfig) -> Iterator[sa.Connection]:
+    """A connection that changes nothing."""
+    if config.database_url is None:
+        path = config.folder / "store.db"
+        engine = sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(f"file:{path}?mode=ro", uri=True))
+    else:
+        engine = sa.create_engine(checked_url(config.database_url))
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _database(config: ServiceConfig, *, deep: bool) -> Iterator[Finding]:
+    if config.database_url is None and not (config.folder / "store.db").is_file():
+        kept = what_is_kept(config.folder)
+        what = f"store.db is not there; {kept or 'nothing else is, either'}"
+        yield Finding("database", "fault" if kept else "ok", what, _BACKUP if kept else "")
+        return
+    try:
+        with _connected(config) as connection:
+            if schema_of(connection) is None and (kept := what_is_kept(config.folder)):
+                yield Finding("database", "fault", f"it holds nothing, but {kept}", _BACKUP)
+                return
+            yield from _inside(connection)
+            if schema_of(connection) == SCHEMA and not unknown_columns(connection, METADATA):
+                yield from _blobs(
+                    connection, open_blobs(config.blob_url, config.folder, config.blob_options), deep=deep
+                )
+    except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+        where = sa.make_url(database_url(config))
+        yield Finding("database", "fault", f"{where!r} cannot be read: {error}", _BACKUP)
+
+
+def _inside(connection: sa.Connection) -> Iterator[Finding]:
+    damage = damage_of(connection, thorough=True)
+    for what in damage:
+        yield Finding("database", "fault", what, f"keep the file, {_BACKUP}; `sqlite3 store.db .recover` may save rows")
+    if not damage:
+        yield Finding("database", "ok", "every page and index fits")
+    found = schema_of(connection) or 0
+    if found > SCHEMA:
+        yield Finding("schema", "fault", f"it is of schema {found}, this gymnast reads up to {SCHEMA}",
+                      "start the newer gymnast that wrote it, or restore the backup made before it")  # fmt: skip
+    elif found < SCHEMA:
+        remedy = "back it up; the next start of the trainer brings it up to date, or refuses it by name"
+        yield Finding("schema", "warning", f"it is of schema {found or 'without a number'}, now is {SCHEMA}", remedy)
+    elif unknown := unknown_columns(connection, METADATA):
+        yield Finding(
+            "schema", "fault", f"columns differ (- missing, + unknown): {', '.join(unknown[:_NAMED])}", _BACKUP
+        )
+    else:
+        yield Finding("schema", "ok", f"it is of schema {SCHEMA}")
+
+
+def _blobs(connection: sa.Connection, blobs: BlobStore, *, deep: bool) -> Iterator[Finding]:
+    """Rows without a file, files without a row, and files that are not what their name says."""
+    episodes = {row.digest: f"episode {row.tenant}/{row.episode_id}" for row in connection.execute(
+        sa.select(EPISODES.c.tenant, EPISODES.c.episode_id, EPISODES.c.digest))}  # fmt: skip
+    weights = {row.weights_digest: f"checkpoint {row.tenant}/{row.checkpoint_id}" for row in connection.execute(
+        sa.select(CHECKPOINTS.c.tenant, CHECKPOINTS.c.checkpoint_id, CHECKPOINTS.c.weights_digest))}  # fmt: skip
+    deltas = {delta["digest"]: "a delta" for payload in connection.execute(sa.select(RELEASES.c.payload)).scalars()
+              for delta in json.loads(payload).get("deltas", ())}  # fmt: skip
+    named, there = {**deltas, **weights, **episodes}, set(blobs.digests())
+    lost = [what for digest, what in named.items() if digest not in there]
+    yield _listed(
+        "blobs", "files that rows name are not there", lost, _BACKUP, f"{len(named)} files are where rows say"
+    )
+    if orphans := there - named.keys():
+        size = sum(blobs.size(digest) for digest in orphans)
+        yield Finding("blobs", "ok", f"{len(orphans)} files of {size} bytes have no row: left by uploads that were cut")
+    if deep:
+        bad = [named.get(digest, digest) for digest in sorted(there) if not _is(blobs, digest)]
+        yield _listed(
+            "blobs", "files are not what their name says", bad, _BACKUP, f"{len(there)} files were read whole"
+        )
+
+
+def _is(blobs: BlobStore, digest: str) -> bool:
+    try:
+        return file_digest(blobs.local_path(digest)) == digest
+    except GymnastError:
+        return False
+
+
+def _listed(check: str, what: str, bad: list[str], remedy: str, well: str) -> Finding:
+    if not bad:
+        return Finding(check, "ok", well)
+    more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    return Finding(check, "fault", f"{len(bad)} {what}: {', '.join(bad[:_NAMED])}{more}", remedy)
+
+
+def _trails(folder: Path) -> Iterator[Finding]:
+    """Graph and log of every tenant."""
+    for home in [folder, *sorted((folder / "tenants").glob("*"))]:
+        checks: tuple[tuple[str, Path, Callable[[Path], str]], ...] = (
+            ("graph", home / "provenance.db", _graph), ("log", home / "actions.jsonl", _log),
+        )  # fmt: skip
+        for check, path, look in checks:
+            if path.is_file():
+                try:
+                    yield Finding(check, "ok", f"{path.relative_to(folder)}: {look(path)}")
+                except (GymnastError, sqlite3.Error, OSError) as error:
+                    yield Finding(check, "fault", str(error), f"keep {path.relative_to(folder)}, {_BACKUP}")
+
+
+def _graph(path: Path) -> str:
+    graph = ProvenanceGraph(path)
+    try:
+        if damage := graph.verify():
+            raise GymnastError("; ".join(f"{row.id}: {row.what}" for row in damage[:_NAMED]))
+        return "every hash fits"
+    finally:
+        graph.close()
+
+
+def _log(path: Path) -> str:
+    data = path.read_bytes()
+    entries = read_chain(data[: data.rfind(b"\n") + 1], path)
+    return f"{len(entries)} entries, every hash fits"
+
+
+def _staging(folder: Path) -> Iterator[Finding]:
+    old = [path for path in (folder / "staging").rglob("*") if path.is_file()
+           and time.time() - path.stat().st_mtime > _WEEK_S]  # fmt: skip
+    size = sum(path.stat().st_size for path in old)
+    if old:
+        yield Finding("staging", "warning", f"{len(old)} uploads of {size} bytes stopped over a week ago",
+                      "delete them if those robots are gone for good; others go on where they stopped")  # fmt: skip

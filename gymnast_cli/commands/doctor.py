@@ -1,0 +1,41 @@
+"""`gymnast doctor`: what is wrong with a trainer's folder, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from gymnast_cli.terminal import styled
+
+FAULTY = 3
+"""Exit code when something is damaged or lost."""
+_STYLES = {"ok": "green", "warning": "yellow", "fault": "red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--folder", type=Path, default=Path("trainer"), help="the trainer's (default: trainer)")
+    parser.add_argument("--database-url", help="where the trainer's database is not in its folder")
+    parser.add_argument("--blob-url", help="where its files are not in its folder: s3://bucket/prefix")
+    parser.add_argument("--deep", action="store_true", help="read every stored file and compare it with its digest")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Look, and print each finding as it comes; 3 when something is damaged or lost."""
+    from cloud_trainer.service.config import ServiceConfig
+    from cloud_trainer.service.doctor import examine
+
+    config = ServiceConfig(args.folder, database_url=args.database_url, blob_url=args.blob_url)
+    worst = 0
+    for finding in examine(config, deep=args.deep):
+        worst = FAULTY if finding.state == "fault" else worst
+        if args.json:
+            print(json.dumps(asdict(finding)))
+        else:
+            remedy = f" -> {finding.remedy}" if finding.remedy else ""
+            console.print(styled(_STYLES[finding.state], finding.state, f" {finding.check}: {finding.what}{remedy}"))
+    return worst
