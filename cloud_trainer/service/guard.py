@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -30,6 +31,30 @@ KINDS = {
 """(requests stream, responses stream) -> what gRPC calls such a method."""
 _HEALTH_THREADS = 16
 _HEALTH = "/grpc.health.v1.Health/"
+
+
+class _LineBudget:
+    """So many lines a second about refusals: who is refused all the time shall not fill the disk."""
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second, self._second, self._used, self._left_out = per_second, 0, 0, 0
+        self._lock = threading.Lock()
+
+    def take(self) -> int | None:
+        """How many were left out since the last line, if one may be written now."""
+        with self._lock:
+            second = int(time.monotonic())
+            if second != self._second:
+                self._second, self._used = second, 0
+            if self._used >= self._per_second:
+                self._left_out += 1
+                return None
+            self._used += 1
+            left_out, self._left_out = self._left_out, 0
+            return left_out
+
+
+_LINES = _LineBudget(20)
 
 
 class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -144,6 +169,8 @@ def _abort(method: str, error: Exception, request_id: str, context: Any) -> None
     name, status, _ = wire_error(domain)
     public = str(domain) if not isinstance(domain, StorageError) or name != "ServerFaultError" else "see the log"
     metrics.ERRORS.labels(method, name).inc()
-    LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s", method, request_id, name, error)
+    if (left_out := _LINES.take()) is not None:
+        told = (method, request_id, name, error, left_out)
+        LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s left_out=%d", *told)
     context.set_trailing_metadata(((ERROR_KEY, name), (REQUEST_ID_KEY, request_id)))
     context.abort(getattr(grpc.StatusCode, status), f"{public} [{request_id}]")

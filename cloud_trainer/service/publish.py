@@ -25,6 +25,7 @@ LOG = logging.getLogger(__name__)
 _DELTA_LIMIT = 4 << 30
 _WORTH_IT = 0.7
 _WATCH_PAGE = 16
+_BELIEVED_S = 10.0
 _LINEAGE_KEYS = {
     "episodes": "episode",
     "episode_ids": "episode",
@@ -66,6 +67,7 @@ class Publisher:
         self._blobs, self._meta, self._key, self._valid_s = blobs, meta, key, valid_s
         self._staging, self._shelves = staging, shelves
         self._changed = threading.Condition()
+        self._newest: dict[str, tuple[float, int]] = {}
         staging.mkdir(parents=True, exist_ok=True)
 
     def publish(
@@ -181,13 +183,24 @@ class Publisher:
             yield Delta(parent, digest, len(data))
 
     def watch(self, tenant: str, after: int, wait_s: float) -> list[ReleaseRow]:
-        """A tenant's next releases with a higher sequence, at most 16; waits a while for one when there is none."""
-        rows = self._meta.releases(tenant, after, _WATCH_PAGE)
-        if not rows:
-            with self._changed:
+        """A tenant's next releases with a higher sequence, at most 16; waits a while for one when there is none.
+
+        The newest sequence is known here, so that hundreds of robots that wait ask the catalogue nothing.
+        """
+        with self._changed:
+            if after >= self._newest_of(tenant):
                 self._changed.wait(wait_s)
-            rows = self._meta.releases(tenant, after, _WATCH_PAGE)
-        return rows
+            if after >= self._newest_of(tenant):
+                return []
+        return self._meta.releases(tenant, after, _WATCH_PAGE)
+
+    def _newest_of(self, tenant: str) -> int:
+        """Sequence of a tenant's newest release; the catalogue is asked now and then, whoever else writes into it."""
+        asked_s, newest = self._newest.get(tenant, (-_BELIEVED_S, 0))
+        if time.monotonic() - asked_s > _BELIEVED_S:
+            newest = self._meta.newest_release(tenant)
+            self._newest[tenant] = (time.monotonic(), newest)
+        return newest
 
     def wake(self) -> None:
         """Let waiting watchers look again."""
@@ -219,6 +232,8 @@ class Publisher:
             return ReleaseRow(row.tenant, sequence, row.checkpoint_id, signed.payload, signed.key_id, signed.signature)
 
         added = self._meta.add_release(sign)
+        with self._changed:
+            self._newest.pop(row.tenant, None)
         LOG.info(
             "published checkpoint=%s kind=%s sequence=%d robots=%s", row.checkpoint_id, kind, added.sequence, robots
         )

@@ -84,7 +84,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),  # where the window starts; its growth costs round trips
-    ("grpc.max_concurrent_streams", 128),
+    ("grpc.max_concurrent_streams", 40),  # of one connection: eight of each method that lasts, and some short ones
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # of gRPC's own probes, which keepalive waits for

@@ -263,6 +263,10 @@ class MetaStore(Protocol):
         """
         ...
 
+    def newest_release(self, tenant: str) -> int:
+        """Sequence of a tenant's newest release; 0 before the first."""
+        ...
+
     def releases(self, tenant: str, after: int = 0, limit: int = 1000) -> list[ReleaseRow]:
         """Releases with a higher sequence, in order."""
         ...

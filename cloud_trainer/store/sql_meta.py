@@ -184,6 +184,12 @@ class SqlMetaStore:
             connection.execute(sa.insert(RELEASES).values(asdict(row)))
         return row
 
+    def newest_release(self, tenant: str) -> int:
+        """See MetaStore."""
+        with self._database.transaction() as connection:
+            newest = sa.select(sa.func.max(RELEASES.c.sequence)).where(RELEASES.c.tenant == tenant)
+            return int(connection.execute(newest).scalar() or 0)
+
     def releases(self, tenant: str, after: int = 0, limit: int = 1000) -> list[ReleaseRow]:
         """See MetaStore."""
         query = sa.select(RELEASES).where((RELEASES.c.tenant == tenant) & (RELEASES.c.sequence > after))

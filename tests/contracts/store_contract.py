@@ -189,6 +189,7 @@ class MetaStoreContract:
         assert store.made_with("acme", "episode", "e1") == []
         row = store.add_release(lambda number: ReleaseRow("acme", number, "policy-1", b"p", "key", b"s"))
         assert (store.releases("acme"), store.releases("default")) == ([row], [])
+        assert (store.newest_release("acme"), store.newest_release("default")) == (row.sequence, 0)
         store.add_episodes([episode("a", digest="c" * 64), episode("a", tenant="acme", digest="d" * 64)])
         assert store.names_blob("default", "a" * 64)
         assert store.names_blob("default", "c" * 64, "wx-1")
