@@ -116,7 +116,9 @@ def episode_files(paths: list[Path]) -> list[Path]:
     Raises:
         ConfigError: there is none.
     """
-    files = [file for path in paths for file in (sorted(path.rglob("*.mcap")) if path.is_dir() else [path])]
+    from cloud_trainer.world_model.data.files import below
+
+    files = [file for path in paths for file in (below(path, ".mcap") if path.is_dir() else [path])]
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
         raise ConfigError(f"no episode files: {', '.join(missing or map(str, paths))}; name .mcap files or folders")

@@ -71,7 +71,7 @@ def choose(
         raise SchemaError(
             f"dataset {info.name}: {feature} has {width} columns{f' {list(names)}' if names else ''}; 7 are read "
             f"(x y z roll pitch yaw gripper, or joints and gripper). Declare them by name or number, as in "
-            f"--{option} 0-5,{width - 1}, or --{option} {NONE}"
+            f"--{option} 0-5,{width - 1}, or {f'--{option} {NONE}' if option == 'state' else '--actions text_only'}"
         )
     chosen = tuple(names[index] for index in indices) if names else ()
     check_names(info, feature, chosen)
