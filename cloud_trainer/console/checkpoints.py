@@ -120,7 +120,9 @@ class Checkpoints:
         releases = self._service.meta.releases(user.tenant)
         offered = [json.loads(row.payload)["robots"] for row in releases if row.checkpoint_id == checkpoint_id]
         if not any(name in robots for robots in offered for name in ("*", robot)):
-            raise RefusedError(f"{checkpoint_id} was never offered to {robot}; an administrator offers it on its page")
+            raise RefusedError(
+                f"{checkpoint_id} was never offered to {robot}; an admin offers it: gymnast operate offer"
+            )
 
     def roll_back(self, user: User, checkpoint_id: str, robots: Sequence[str], reason: str) -> str:
         """Order robots back to a checkpoint; one that ran on them or is kept here need not have been published."""

@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("ledger", help="real against imagined success, per task and world model"),
         actions.add_parser("adaptations", help="every adaptation to a scene, and where it is"),
     ]
+    offer = actions.add_parser("offer", help="offer a checkpoint of the trainer to robots, for a trial there (admin)")
+    offer.add_argument("checkpoint_id")
+    offer.add_argument("--robot", action="append", required=True, metavar="NAME", help="may be repeated")
     promote = actions.add_parser(
         "promote", help="have robots run a checkpoint that has won its trial, from their next episode on (admin)"
     )
@@ -67,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--adapter", help="reuse: which kept one")
     for action in (adapt, step, trial):
         action.add_argument("--wait", action="store_true", help="until it is over or waits for a decision")
-    for action in (*shown, promote, trial, stop, adapt, step):
+    for action in (*shown, offer, promote, trial, stop, adapt, step):
         add_trainer_arguments(action)
 
 
@@ -78,8 +81,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
             answer = page.get(f"/api/{args.action}")
             emit(args, console, answer, TABLES[args.action](answer))
             return 0
-        actions = {"promote": _promote, "try": _try, "stop-trial": _stop_trial, "adapt": _adapt, "step": _step}
+        actions = {
+            "offer": _offer,
+            "promote": _promote,
+            "try": _try,
+            "stop-trial": _stop_trial,
+            "adapt": _adapt,
+            "step": _step,
+        }
     return actions[args.action](page, args, console)
+
+
+def _offer(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
+    answer = page.post(f"/checkpoints/{args.checkpoint_id}/publish", {"robots": ",".join(args.robot)})
+    emit(args, console, answer, str(answer["said"]))
+    return 0
 
 
 def _promote(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:

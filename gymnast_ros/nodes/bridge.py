@@ -175,7 +175,7 @@ class BridgeNode(Node):  # type: ignore[misc]
             if staged is None:
                 raise ConfigError("no checkpoint is staged; publish one first")
             checkpoint_id = staged.name
-        if checkpoint_id in self._store.state.staged and not self._book.passed(checkpoint_id):
+        if checkpoint_id in self._store.state.staged and self._book.report(checkpoint_id) is None:
             raise ConfigError(f"{checkpoint_id} is not checked yet; wait until bridge/status lists it as checked")
         scene = json.loads(self._settings["swap_scene"])
         return self._store.swap(

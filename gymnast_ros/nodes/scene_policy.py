@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from gymnast_core.episodes.writer import JPEG_QUALITY, encode_jpeg
+from gymnast_core.pictures import decode_jpeg
 from gymnast_core.policy import Policy
 from gymnast_core.scene import Fingerprint
 from gymnast_core.types import ActionChunk, Observation
@@ -46,7 +48,9 @@ class ScenePolicy:
     ) -> ActionChunk:
         """Choose, at the first call, and act."""
         if self._choice is None:
-            seen = Fingerprint.of(np.asarray(next(iter(observation.images.values()))[0]))
+            frame_HWC = np.asarray(next(iter(observation.images.values()))[0])
+            # as a recording has it: the scene was kept from one, and JPEG changes vivid colours
+            seen = Fingerprint.of(decode_jpeg(encode_jpeg(frame_HWC, JPEG_QUALITY)))
             distance = self._scene.distance(seen)
             self._choice = self._kept if distance <= SAME else self._usual
             self._tell(self._choice.version, distance)

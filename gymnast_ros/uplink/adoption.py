@@ -56,8 +56,11 @@ class Adoption:
         self._wake.set()
 
     def checked(self) -> list[str]:
-        """Ids on this robot that have passed."""
-        return [name for name in self._store.held() if self._book.passed(name)]
+        """Ids on this robot that have passed a check.
+
+        One that passed before this robot had recorded anything is checked again, at the latest when it is opened.
+        """
+        return [name for name in self._store.held() if self._book.report(name) is not None]
 
     def _work(self) -> None:
         while not self._stopping.is_set():

@@ -13,7 +13,6 @@ from gymnast_cli.main import main
 from gymnast_core.errors import RejectedBridgeError
 from gymnast_core.wire.errors import NotFoundError
 from gymnast_ros.uplink import ConsoleClient
-from tests.console.conftest import JSON
 
 
 @pytest.fixture
@@ -62,7 +61,8 @@ def test_an_adaptation_goes_from_scene_to_kept_without_a_browser(bench, operate)
 
 def test_a_trial_is_begun_followed_and_listed_without_a_browser(bench, operate):
     name = bench.add_policy(0.01)
-    assert bench.client("root", "admin").post(f"/checkpoints/{name}/publish", headers=JSON).status_code == 200
+    assert operate("offer", name, "--robot", "brigde-1")[0] != 0
+    assert operate("offer", name, "--robot", "bridge-1")[0] == 0
     words = ("try", name, "--robot", "bridge-1", "--instruction", "lift", "--against", "policy-a", "--pairs", "20")
     code, view = operate(*words, "--wait")
     assert (code, view["state"], view["card"]["decision"]) == (0, "decided", "promote")

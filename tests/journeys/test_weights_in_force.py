@@ -162,7 +162,7 @@ def lab(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[La
 @pytest.fixture(scope="module")
 def robot(lab: Lab) -> Iterator[GraphClient]:
     """The robot's topics and services."""
-    with GraphClient(domain_id=lab.domain) as client:
+    with GraphClient(domain_id=lab.domain, folder=lab.folder / "robot") as client:
         client.wait_ready(LONG_S)
         yield client
 
@@ -247,6 +247,27 @@ def test_a_rollback_acts_at_the_next_episode_and_the_robot_says_so_with_the_time
     wait_until(lambda: lab.runs(shipped), "the robot's word")
     assert robot.run_episode(instruction="lift", seed=8)["policy"] == shipped
     assert "rolled back to" in lab.page(f"/checkpoints/{good}")
+
+
+def test_an_estop_pauses_a_trial_and_re_arming_goes_on(lab, robot):
+    other = plant(lab.folder / "tried", "good", 3)
+    lab.gymnast("weights", "publish", "tried", "--robot", "sim-0")
+    robot.wait_staged([other], LONG_S)
+    words = ("operate", "try", other, "--robot", "sim-0", "--instruction", "lift", "--pairs", "5")
+    trial = lab.gymnast(*words, role="operator")["trial_id"]
+
+    def seen():
+        return next(row for row in lab.gymnast("operate", "evaluations")["trials"] if row["trial_id"] == trial)
+
+    robot.wait_for("rollout/status", lambda status: status["state"] == "running", LONG_S)
+    robot.estop()
+    paused = wait_until(lambda: (view := seen())["paused"] and view, "the pause")
+    assert (paused["state"], paused["reason"]) == ("running", "")
+    assert "sim-0 is stopped (estop service called); it goes on when it is re-armed" in paused["paused"]
+    assert "it goes on when it is re-armed" in lab.page("/evaluations")
+    robot.re_arm()
+    done = wait_until(lambda: (view := seen())["state"] != "running" and view, "the trial's end")
+    assert (done["state"], done["card"]["n"], done["card"]["set_aside"]) == ("decided", 5, []), done["reason"]
 
 
 def test_a_robot_that_is_away_rolls_back_when_it_comes_back(lab, robot):

@@ -16,7 +16,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from cloud_trainer.service import JobContext, Service, ServiceConfig, enroll
+from gymnast_core.episodes import read_episode
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
+from gymnast_core.scene import Fingerprint
 from gymnast_ros.arguments import config_from
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
@@ -145,6 +147,38 @@ def test_well_behaved_policy_passes_its_probation(client, service, base, tmp_pat
     client.run_episode(instruction="lift", seed=2, record=False)
     status = client.wait_for("bridge/status", lambda status: status["probation"] is None, 10.0)
     assert status["current"] == good
+    assert client.rollback() == base[1]
+
+
+def test_a_promotion_acts_by_itself_at_the_next_episode(client, service, base, tmp_path) -> None:
+    chosen = checkpoint(tmp_path / "chosen", 11)
+    service.publisher.publish("default", tmp_path / "chosen", robots=["sim-0"], promote=True)
+    client.wait_for("rollout/policy_version", lambda value: value["policy_version"] == chosen, 60.0)
+    assert client.run_episode(instruction="lift", seed=1, record=False)["policy"] == chosen
+    status = client.wait_for("bridge/status", lambda status: (status["probation"] or {}).get("left") == 2, 10.0)
+    assert status["probation"]["previous"] == base[1]
+    words = {word.word: word for word in service.words.of("default", checkpoint_ids=[chosen])}
+    wait_until(lambda: "runs" in {word.word for word in service.words.of("default", checkpoint_ids=[chosen])}, 20, "it")
+    assert set(words) <= {"runs", "ran"}
+    assert client.rollback() == base[1]
+
+
+def test_what_was_kept_for_a_scene_drives_there_alone(graph, client, service, base, tmp_path) -> None:
+    """Recognised by the first image of each episode, before anything moves; and it comes back with its scene."""
+    kept = checkpoint(tmp_path / "kept", 12)
+    service.publisher.publish("default", tmp_path / "kept", robots=["sim-0"])
+    client.wait_staged([kept], 60.0)
+    client.run_episode(instruction="lift", seed=2, scene="standard")
+    recorded = max((graph.config.folder / "recent").glob("*.mcap"), key=lambda path: path.stat().st_mtime_ns)
+    first = next(iter(read_episode(recorded).images.values()))[0]
+    assert client.swap(kept, scene=Fingerprint.of(first).to_json()) == kept
+    drove = [
+        client.run_episode(instruction="lift", seed=seed, scene=scene, record=False)["policy"]
+        for seed, scene in enumerate(("standard", "dark_table", "dark_table", "standard"))
+    ]
+    assert drove == [kept, base[1], base[1], kept]
+    client.run_episode(instruction="lift", seed=9, scene="dark_table", record=False)
+    client.wait_for("rollout/policy_version", lambda value: value["policy_version"] == base[1], 10.0)
     assert client.rollback() == base[1]
 
 
