@@ -9,7 +9,7 @@ from cloud_trainer.console import job_pages, media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
 from gymnast_core.bounds import whole_number
-from gymnast_core.errors import GymnastError
+from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.sequential import SequentialRule
 from gymnast_core.statistics import wilson_interval
 from gymnast_core.web.auth import User
@@ -202,7 +202,12 @@ def robot_frame(desk: Desk, user: User, *, robot: str) -> tuple[bytes, str]:
 
 def episode_film(desk: Desk, user: User, *, episode_id: str) -> tuple[bytes, str]:
     """All frames of an episode's first camera."""
-    return media.film(desk.catalogue(user).film(desk.episode(user, episode_id), media.MOST_FRAMES)), "image/webp"
+    row = desk.episode(user, episode_id)
+    try:
+        frames_FHWC = desk.catalogue(user).film(row, media.MOST_FRAMES, media.STRIP_LIMIT)
+    except CorruptError as error:
+        raise RefusedError(str(error)) from error
+    return media.film(frames_FHWC), "image/webp"
 
 
 def adaptation_picture(desk: Desk, user: User, *, adaptation_id: str, name: str) -> tuple[bytes, str]:

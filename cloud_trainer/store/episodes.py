@@ -90,14 +90,14 @@ class EpisodeCatalogue:
         episode = read_episode(self.path(row), cameras, image_size)
         return replace(episode, outcome=Outcome(row.outcome), labelled_by=row.labelled_by)
 
-    def film(self, row: EpisodeRow, most: int) -> ByteArray:
-        """At most so many frames of the first camera, first and last included: (F, H, W, 3) uint8 RGB.
+    def film(self, row: EpisodeRow, most: int, width: int) -> ByteArray:
+        """At most so many frames of the first camera, thinned to a width side by side: (F, H, W, 3) uint8 RGB.
 
         Raises:
             CorruptError: as read().
         """
         self._require_sound(row)
-        return read_film(self.path(row), most)
+        return read_film(self.path(row), most, width)
 
     @staticmethod
     def _require_sound(row: EpisodeRow) -> None:

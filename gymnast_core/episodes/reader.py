@@ -125,7 +125,7 @@ def read_episode(
         CorruptError: broken, inconsistent, of another layout, or holding values no arm can have.
         ContractError: a camera is asked for that the episode does not have.
     """
-    raw = _read_raw(path, _kept, compressed=compressed)
+    raw = _read_raw(path, _kept if cameras is None or cameras else _counted, compressed=compressed)
     assert raw.header is not None  # _read_raw refuses files without one
     known = raw.header.cameras
     wanted = known if cameras is None else tuple(cameras)
@@ -135,20 +135,36 @@ def read_episode(
     return _assembled(raw, steps, {name: _decode_frames(raw.frames[name][: steps + 1], image_size) for name in wanted})
 
 
-def read_film(path: Path, most: int) -> ByteArray:
-    """Read at most so many frames of the first camera, evenly spread, first and last included.
+def read_film(path: Path, most: int, width: int) -> ByteArray:
+    """Read at most so many frames of the first camera, evenly spread, first and last included, thinned to a width.
+
+    The file is gone through twice and one frame is held at its full size at a time: a page may ask for any episode.
+
+    Args:
+        path: an episode file.
+        most: frames.
+        width: pixels of all of them side by side; rows and columns are left out until they fit.
 
     Returns:
-        (F, H, W, 3) uint8 RGB; only these are decoded.
+        (F, H, W, 3) uint8 RGB.
 
     Raises:
         CorruptError: see read_episode.
     """
-    raw = _read_raw(path, _kept)
+    raw = _read_raw(path, _counted)
     assert raw.header is not None  # _read_raw refuses files without one
-    frames = raw.frames[raw.header.cameras[0]][: _aligned_steps(path, raw) + 1]
-    picked = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
-    return _decode_frames([frames[number] for number in picked], None)
+    count, topic = _aligned_steps(path, raw) + 1, messages.image_topic(raw.header.cameras[0])
+    picked = set(np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist())
+    frames = (data for found, _, data in iterate_messages(path) if found == topic)
+    thinned = []
+    for number, data in enumerate(frames):
+        if number in picked:
+            image = decode_jpeg(messages.decode_image(data)[1])
+            step = -(-image.shape[1] * len(picked) // width)
+            thinned.append(image[::step, ::step].copy())
+    if len({image.shape for image in thinned}) > 1:
+        raise CorruptError(f"{path}: frames of one camera differ in size")
+    return np.stack(thinned)
 
 
 def check_episode(path: Path) -> tuple[EpisodeSummary, Episode]:
@@ -209,6 +225,10 @@ def read_requested_actions(path: Path) -> FloatArray:
 
 def _kept(jpeg: memoryview) -> memoryview:
     return jpeg
+
+
+def _counted(jpeg: memoryview) -> None:
+    """A frame of which nothing is held but that it is there."""
 
 
 def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None, *, compressed: bool = False) -> _Raw:

@@ -28,6 +28,7 @@ from gymnast_ros.uplink import EpisodesClient, Uplink
 from tests.bridge.conftest import fill, make_episode
 from tests.bridge.test_remote_policy import BrightnessPolicy
 from tests.hostile.forged import FILES, GOOD_JPEG, PICTURES, forged, progressive
+from tests.hostile.lab import Lab
 from tests.hostile.registry import Tally, attack
 
 TIMEOUT_S = 120.0
@@ -161,6 +162,24 @@ def test_a_file_at_hand_when_the_service_ended_twice_is_set_aside(tmp_path):
     assert [row.state for row in rows] == ["quarantined", "valid"]
     assert "ended 2 times" in rows[0].reason
     assert second.digest == rows[1].digest
+
+
+def test_no_episode_makes_the_page_hold_it_decoded(tmp_path):
+    """A valid episode of 4096 x 4096 frames: twelve of them are 600 MB; nor is one opened that was set aside."""
+    with Lab(tmp_path) as lab:
+        spool = Spool(tmp_path / "spool")
+        spool.enqueue(forged(spool.recording_folder, "large", jpeg=progressive(4096, 0), frames=12))
+        spool.enqueue(forged(spool.recording_folder, "broken", **FILES["two frame headers"]))
+        upload(lab.service, tmp_path, "wx-1", spool)
+        assert lab.service.episodes.settle(TIMEOUT_S)
+        before, ada = peak_kib(), lab.identity("ada", "operator")
+        film = lab.page("GET", "/episodes/large/film.webp", identity=ada)
+        assert (film.status, film.body[8:12]) == (200, b"WEBP")
+        assert lab.page("GET", "/episodes/large", identity=ada).status == 200
+        assert lab.page("GET", "/episodes/broken", identity=ada).status == 200
+        refused = lab.page("GET", "/episodes/broken/film.webp", identity=ada)
+        assert (refused.status, "is not opened" in refused.text) == (409, True), refused.text
+    assert grown_mib(before) < GROWTH_MIB
 
 
 @attack("hostile pictures to Infer")
