@@ -1,7 +1,8 @@
 """Read a dataset once before anything learns from it: what cannot be read, and whether its actions are in step.
 
 A broken picture that is found at step 12,000 costs a night, and again at every restart; actions that are a step late
-cost a model. Each batch of a dataset (a dated folder of BridgeData) is measured by itself: a mix hides a late one.
+cost a model. Each batch of a dataset (a dated folder of BridgeData, a robot's episodes) is measured by itself: a mix
+hides a late one.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def check(
             continue
         first = first or episode
         readable.append(index)
-        batch = str(episode.metadata.get("batch", ""))
+        batch = str(episode.metadata.get("batch") or episode.metadata.get("robot") or "")
         counts[batch] = counts.get(batch, 0) + 1
         if measure and counts[batch] <= _MEASURED_PER_BATCH:
             tallies.setdefault(batch, LagTally()).add(episode)
