@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if os.environ.get(STARTER) == str(os.getppid()):
-        end_with_parent(os.getppid())
+        end_with_parent()
     args = parser_for(arguments).parse_args(arguments)
     piped = not (sys.stderr if args.json else sys.stdout).isatty()
     spell_out_the_unprintable()

@@ -102,7 +102,7 @@ def run_in_process(
     _write_spec(inputs, work)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with (work / "worker.log").open("ab") as log:
-        command = [sys.executable, "-m", "cloud_trainer.jobs.worker", str(work), str(os.getpid())]
+        command = [sys.executable, "-m", "cloud_trainer.jobs.worker", str(work)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
         try:
             return _relay(process, work, emit, cancelled)

@@ -55,5 +55,5 @@ def _say(event: str, data: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent(int(sys.argv[2]))
+    end_with_parent()
     sys.exit(main(Path(sys.argv[1])))
