@@ -17,6 +17,7 @@ from gymnast_core.errors import GymnastError
 from gymnast_ros.graph import (
     ENVIRONMENT,
     ESCALATE_AFTER_S,
+    REFUSED,
     RESPAWN_DELAY_S,
     RESPAWNED,
     STARTER,
@@ -134,7 +135,7 @@ class Graph:
                 process = self._processes[spec.name]
                 if process.poll() is None or spec.name in self.failed:
                     continue
-                if not spec.respawn:
+                if not spec.respawn or process.returncode == REFUSED:
                     self.failed[spec.name] = process.returncode
                 elif spec.name not in due:
                     due[spec.name] = time.monotonic() + RESPAWN_DELAY_S

@@ -40,6 +40,8 @@ known to stop delivering after a reader was killed (kill -9, out of memory): ePr
 ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
 """SIGINT, then SIGTERM after this, then SIGKILL: a real arm needs the time to reach its sleep pose."""
 
+REFUSED = 78
+"""Exit code of a node that may not run here; it is not started again (EX_CONFIG of sysexits.h)."""
 STARTER, RESPAWNED = "GYMNAST_STARTER", "GYMNAST_RESPAWNED"
 """Environment of our processes: pid of the launch or starter without which they end, and whether they are respawned."""
 

@@ -21,7 +21,7 @@ from gymnast_core.mark import KEY_BYTES, graph_id
 from gymnast_ros.graph import GraphConfig
 
 VARIABLE = "GYMNAST_GATE"
-KEY_FILE, LATCH_FILE, WORD_FILE = "key", "latch", "rearm"
+KEY_FILE, LATCH_FILE, WORD_FILE, SEAT_FILE = "key", "latch", "rearm", "graph"
 DOMAIN_VARIABLE = "ROS_DOMAIN_ID"
 
 
@@ -90,6 +90,17 @@ class Keyring:
         return graph_id(self.key)
 
     @property
+    def made_s(self) -> float:
+        """When the graph was started, wall clock."""
+        return (self.folder / KEY_FILE).stat().st_mtime
+
+    @property
+    def robot(self) -> str:
+        """The robot's name, as its starter wrote it down; empty where no starter did."""
+        path = self.folder / SEAT_FILE
+        return str(json.loads(path.read_text())["robot"]) if path.is_file() else ""
+
+    @property
     def word_path(self) -> Path:
         """File of the word that re-arms the gate once; whoever may read it is the operator."""
         return self.folder / WORD_FILE
@@ -134,7 +145,7 @@ class Claim:
         own = {"robot": config.robot_name, "folder": str(config.folder), "domain": domain, "pid": os.getpid()}
         self._held: list[int] = []
         try:
-            for path in (seat, self.folder / "graph"):
+            for path in (seat, self.folder / SEAT_FILE):
                 self._held.append(_held(path, json.dumps(own)))
         except ConfigError:
             self.release()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +24,7 @@ from gymnast_core.flight import Named
 from gymnast_core.pulse import Pulse
 from gymnast_core.safety import Command, CommandGate, Decision, GateState
 from gymnast_core.spec import JOINT_NAMES
+from gymnast_ros.graph import REFUSED
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import COMMAND_NAMES, MAX_AGE_S, from_target
@@ -36,6 +39,8 @@ SOURCES = {"policy": topics.POLICY_COMMAND, "teleop": topics.TELEOP_COMMAND}
 """Who may want something, and where."""
 THAW_S = 0.1
 """What the emergency stop's thread gets after this process was frozen, before anything queued is decided."""
+STARTING_S, SPEAKS = 20.0, 3
+"""How long after its graph's start a gate gives way to another graph's that keeps speaking; later it is a stranger."""
 FLOOD = 500
 """Messages within FLOOD_S on the emergency stop's topic, which a device sends some times a second."""
 FLOOD_S = 1.0
@@ -49,7 +54,8 @@ class CommandGateNode(Node):  # type: ignore[misc]
         settings = self._settings = Settings(self)
         declare(settings)
         keyring = Keyring.of_environment()
-        self._latch, self._pulse = keyring.latch, Pulse()
+        self._latch, self._pulse, self._graph = keyring.latch, Pulse(), keyring.graph
+        self._starting_until_s, self._others = keyring.made_s + STARTING_S, Counter[str]()
         self._at_start = limits_from(settings)
         self.gate = CommandGate(self._at_start, armed=settings["armed_at_start"], latch=keyring.latch)
         settings.on_change(self._change)
@@ -65,6 +71,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
             hear = partial(self._on_command, source=source)
             listen_joints(self, keyring, topic, hear, topics.STREAM, max_age_ns=max_age_ns)
         listen_json(self, keyring, topics.TAKE_OVER, self._on_take_over, topics.LATCHED)
+        listen(self, String, topics.GATE_STATUS, self._on_status, topics.LATCHED)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._ticked_s = time.monotonic()
         self.create_timer(self.gate.limits.spec.step_s / 2, self._tick, clock=steady)
@@ -152,6 +159,21 @@ class CommandGateNode(Node):  # type: ignore[misc]
         if overridden is not None and not human:
             self._on_command(overridden, "policy")  # nobody else answers that observation any more
         self.voice.note(topics.TAKE_OVER, {"human": human})
+
+    def _on_status(self, message: String) -> None:
+        """Refuse to start where another gate speaks already: a graph of this robot on another machine."""
+        other = messages.from_json(message)
+        graph = str(other.get("graph", ""))
+        if len(graph) != len(self._graph) or graph == self._graph or time.time() > self._starting_until_s:
+            return
+        self._others[graph] += 1
+        if self._others[graph] < SPEAKS:
+            return
+        self.get_logger().fatal(
+            f"a graph of robot {str(other.get('robot', ''))!r} runs in this domain already, under this namespace, on "
+            "another machine or as another user: stop it, or choose another domain or namespace"
+        )
+        os._exit(REFUSED)
 
     def _tick(self) -> None:
         """Hold on silence; whatever else happens here, the arm hears no more of a gate that cannot tick."""

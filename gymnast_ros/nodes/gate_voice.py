@@ -32,7 +32,7 @@ class GateVoice:
     """
 
     def __init__(self, node: Node, gate: CommandGate, keyring: Keyring, record_folder: str) -> None:
-        self._node, self._gate, self._keyring = node, gate, keyring
+        self._node, self._gate, self._keyring, self._robot = node, gate, keyring, keyring.robot
         self._status = MarkedJson(node, keyring, topics.GATE_STATUS, topics.LATCHED)
         self._flight = FlightRecorder(Path(record_folder)) if record_folder else None
         self._lock = threading.RLock()
@@ -50,7 +50,7 @@ class GateVoice:
                 self.word = self._keyring.new_word()
             status: dict[str, object] = {
                 "state": state.value, "reason": reason, "arm": 0 if arm is None else arm.session,
-                "graph": self._keyring.graph,
+                "graph": self._keyring.graph, "robot": self._robot,
             }  # fmt: skip
             now_s = time.monotonic()
             if status != self._sent or now_s - self._sent_at_s >= STATUS_AGAIN_S:
