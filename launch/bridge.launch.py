@@ -12,8 +12,11 @@ from launch.actions import (
     ExecuteProcess,
     IncludeLaunchDescription,
     OpaqueFunction,
+    RegisterEventHandler,
     SetEnvironmentVariable,
 )
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -68,8 +71,20 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         actions.append(SetEnvironmentVariable("ROS_DOMAIN_ID", str(config.domain_id)))
     actions.append(SetEnvironmentVariable(STARTER, str(os.getpid())))
     actions += [_keep(spec) if spec.outlives else _include(spec) for spec in external(config)]
-    actions += [_node(spec, config) for spec in (*devices(config), *graph(config))]
+    for spec in (*devices(config), *graph(config)):
+        node = _node(spec, config)
+        actions.append(node)
+        if not spec.respawn:
+            actions.append(RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended)))
     return actions
+
+
+def ended(event: ProcessExited, _: LaunchContext) -> None:
+    """A node that is not started again ended; only an exception makes `ros2 launch` return something else than 0."""
+    if event.returncode:
+        raise RuntimeError(
+            f"the arm's node ended with code {event.returncode}: the arm may stand unsupervised, with torque"
+        )
 
 
 def _node(spec: NodeSpec, config: GraphConfig) -> Node:

@@ -51,7 +51,7 @@ class MotorHealth:
         off = [name for name, on in self.torque.items() if not on]
         parts = [f"{name} reports {words}" for name, words in self.errors.items()]
         parts += [f"{name} lost torque" for name in off]
-        parts += [f"{name} does not answer" for name in self.silent]
+        parts += [f"{'xs_sdk' if name == 'all' else name} does not answer" for name in self.silent]
         return "; ".join(parts)
 
     def by_motor(self) -> Mapping[str, tuple[int, str, Mapping[str, object]]]:
@@ -120,7 +120,8 @@ class MotorWatch:
             try:
                 health = ask_motors(self._robot, begun_s)
             except SafetyError as error:  # a lost service
-                LOG.warning("motor_health error=%s", error)
+                if not self._health.silent:  # said once, not twice a second
+                    LOG.warning("motor_health error=%s", error)
                 health = MotorHealth(self._health.torque, self._health.errors, ("all",), time.monotonic())
             if begun_s >= self._health.asked_s:
                 self._health = health

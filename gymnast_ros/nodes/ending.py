@@ -27,7 +27,8 @@ class Ending:
         self.interrupts = True
         """Raise KeyboardInterrupt from a signal: for the time in which nothing asks, e.g. a policy's warm-up."""
         for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP on purpose
+            # nohup ignores SIGHUP on purpose; a shell ignores SIGINT for what it starts in the background, without any
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
 
     def due(self) -> bool:

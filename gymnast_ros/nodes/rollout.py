@@ -50,7 +50,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._policies = PolicySource(
             folder / "store", settings["policy"], device=settings["device"], dial=self._dial, book=self._book
         )
-        self._warm_up = threading.Thread(target=self._policies.warm_up, name="warm-up")
+        self._warm_up = threading.Thread(target=self._policies.warm_up, name="warm-up", daemon=True)
         self._warm_up.start()  # beside discovery, which waits for others
         self._worker = Worker()
         self._arming = Arming(self)
@@ -87,7 +87,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._desk.cancel()
         self._book.close()
         self._worker.close(10.0)
-        self._warm_up.join()
+        self._warm_up.join(1.0)  # importing torch may take a quarter of a minute, and holds nothing worth waiting for
         self._runner.close()
 
     def _start(

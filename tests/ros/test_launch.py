@@ -99,9 +99,15 @@ def test_every_executable_is_a_console_script_and_a_module() -> None:
 
 
 def test_real_arm_gets_time_to_lie_down_and_is_not_respawned(bridge) -> None:
-    node = nodes(bridge.start(texts(robot="widowx")))["widowx_arm"]
+    actions = bridge.start(texts(robot="widowx"))
+    node = nodes(actions)["widowx_arm"]
     assert float(node["sigterm_timeout"]) >= 20.0
     assert node["respawn"] is False
+    (watch,) = (action for action in actions if type(action).__name__ == "RegisterEventHandler")
+    ended = watch.positional[0].named["on_exit"]
+    ended(SimpleNamespace(returncode=0), None)
+    with pytest.raises(RuntimeError, match="unsupervised"):  # what makes `ros2 launch` fail
+        ended(SimpleNamespace(returncode=1), None)
 
 
 def test_real_arm_brings_the_vendors_launch_file_and_its_camera(bridge) -> None:

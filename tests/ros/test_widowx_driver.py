@@ -188,7 +188,7 @@ def test_motor_that_stays_broken_calls_a_human_after_three_tries(driver, robot) 
 def test_hanging_service_is_a_fault_and_delays_nobody(robot) -> None:
     robot.hang = True
     watch = MotorWatch(robot, period_s=0.01, stuck_s=0.1)
-    wait_until(lambda: watch.latest().problem == "all does not answer", 5.0, "stuck bus")
+    wait_until(lambda: watch.latest().problem == "xs_sdk does not answer", 5.0, "stuck bus")
     watch._closing.set()
 
 
