@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -112,6 +113,14 @@ def test_a_user_without_a_name_can_annotate(
     assert main(["completion", "bash"]) == 0
     assert "annotate" in capsys.readouterr().out
     assert annotate._login() == f"uid-{os.getuid()}"
+
+
+def test_there_is_one_console_and_no_markup_in_our_own_words() -> None:
+    package = Path(main.__code__.co_filename).parent
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert path.name == "terminal.py" or not re.search(r"(?<![A-Za-z])Console\(", text), path
+        assert not re.search(r"\[/?(bold|red|green|yellow|dim|cyan)\]|\[/\]", text), path
 
 
 def test_letters_of_every_script_stay() -> None:

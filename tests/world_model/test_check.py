@@ -344,12 +344,16 @@ def test_an_episode_begins_where_its_frames_do(tmp_path: Path, shift_s: float, k
 
 
 def backwards(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
+    for row in rows[:5]:
         row["timestamp"] = -row["timestamp"]
 
 
 def not_a_number(rows: list[dict[str, Any]]) -> None:
     rows[2]["observation.state"] = [float("nan")] * 7
+
+
+def no_action(rows: list[dict[str, Any]]) -> None:
+    rows[2]["action"] = [float("inf")] * 7
 
 
 def beyond(rows: list[dict[str, Any]]) -> None:
@@ -359,6 +363,7 @@ def beyond(rows: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("table", "change", "said"),
     [
+        ("data", no_action, "actions that are not finite"),
         ("data", backwards, "timestamps of episode 0 do not increase"),
         ("data", not_a_number, "state has values that are not finite"),
         ("data", lambda rows: rows[1:], "has 4 rows, not 5"),
@@ -367,8 +372,10 @@ def beyond(rows: list[dict[str, Any]]) -> None:
 )
 def test_rows_that_make_no_sense_are_refused_by_name(tmp_path: Path, table: str, change: Any, said: str) -> None:
     folder = edited(lerobot_folder(tmp_path), table, change)
+    source = LeRobotSource(folder, SourceInfo("lr"))
     with pytest.raises((CorruptError, UnitsError), match=said):
-        LeRobotSource(folder, SourceInfo("lr")).episode(0)
+        source.episode(0)
+    assert check(source).readable == (1,), "the other episode is fine, though the first one is not"
 
 
 def test_pointers_and_byte_order_marks_that_other_tools_leave(tmp_path: Path) -> None:

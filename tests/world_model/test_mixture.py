@@ -104,3 +104,14 @@ def test_missing_origins_and_mixed_sizes_are_refused() -> None:
         stack_clips(clips)
     with pytest.raises(ConfigError, match="positive sum"):
         MixtureConfig(proportions={Origin.EXPERT: 0.0})
+
+
+def test_decoded_frames_are_bounded_and_samples_do_not_depend_on_it() -> None:
+    one = sum(frames.nbytes for frames in tiny_episode(0).images.values())
+    tight = ClipStream(sources(), MixtureConfig(4, MIX, 1, cached_bytes=2 * one))
+    for low in range(0, 40, 4):
+        for mine, other in zip(
+            tight.next_clips(4), [stream().sample(number) for number in range(low, low + 4)], strict=True
+        ):
+            np.testing.assert_array_equal(mine.frames_FHWC, other.frames_FHWC)
+        assert tight._cached_bytes == sum(f.nbytes for e in tight._cache.values() for f in e.images.values()) <= 2 * one

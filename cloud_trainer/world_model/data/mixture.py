@@ -33,6 +33,7 @@ class MixtureConfig:
         seed: of the draw.
         camera: default each dataset's first.
         cached_episodes: decoded episodes kept in memory.
+        cached_bytes: and at most so many bytes of their frames; one episode is always kept.
     """
 
     frames: int = 10
@@ -40,6 +41,7 @@ class MixtureConfig:
     seed: int = 0
     camera: str | None = None
     cached_episodes: int = 64
+    cached_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         """Refuse empty clips and shares that are no shares."""
@@ -104,6 +106,7 @@ class ClipStream:
         self._offset = float(np.random.default_rng(config.seed).random())
         self._position = 0
         self._cache: OrderedDict[tuple[int, int], Episode] = OrderedDict()
+        self._cached_bytes = 0
 
     @property
     def fingerprint(self) -> str:
@@ -153,8 +156,11 @@ class ClipStream:
     def _episode(self, key: tuple[int, int]) -> Episode:
         if key not in self._cache:
             self._cache[key] = self._sources[key[0]].episode(key[1])
-            while len(self._cache) > self.config.cached_episodes:
-                self._cache.popitem(last=False)
+            self._cached_bytes += _frame_bytes(self._cache[key])
+            while len(self._cache) > 1 and (
+                len(self._cache) > self.config.cached_episodes or self._cached_bytes > self.config.cached_bytes
+            ):
+                self._cached_bytes -= _frame_bytes(self._cache.popitem(last=False)[1])
         self._cache.move_to_end(key)
         return self._cache[key]
 
@@ -171,6 +177,10 @@ class ClipStream:
         if frames > episode.steps + 1:
             taken[: frames - episode.steps] = conditions[0]
         return Clip(episode.images[camera][rows], taken, info.name, episode.episode_id, first, info.origin)
+
+
+def _frame_bytes(episode: Episode) -> int:
+    return sum(frames.nbytes for frames in episode.images.values())
 
 
 def _conditions(kind: ActionKind, episode: Episode) -> FloatArray:

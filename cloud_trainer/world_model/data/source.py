@@ -248,6 +248,7 @@ def actions_of(info: SourceInfo, stored_TD: FloatArray, start_joints_J: FloatArr
 
     Raises:
         SchemaError: the width does not fit the declared schema; names the dataset.
+        CorruptError: an action is not finite.
     """
     steps, width = stored_TD.shape
     if info.actions is ActionKind.TEXT_ONLY:
@@ -259,7 +260,7 @@ def actions_of(info: SourceInfo, stored_TD: FloatArray, start_joints_J: FloatArr
             "--actions text_only reads the video alone"
         )
     if not np.isfinite(stored_TD).all():
-        raise SchemaError(f"dataset {info.name} has actions that are not finite; drop those episodes")
+        raise CorruptError(f"dataset {info.name} has actions that are not finite; leave those episodes out")
     if info.actions is ActionKind.JOINT:
         return _deltas_from_joints(stored_TD, start_joints_J)
     return stored_TD.astype(np.float32)
