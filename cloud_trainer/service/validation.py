@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -152,15 +153,38 @@ class Validator:
                     self._condition.wait_for(lambda: self._stopped, _PAUSE_S)
 
     def _validate_all(self) -> bool:
-        """Go once through what is committed; returns whether some had to be left for another time."""
-        after, left = 0, False
-        while rows := self._meta.episodes(None, states=["committed"], after=after, limit=_BATCH):
-            for row in rows:
+        """Go once through what is committed; returns whether some had to be left for another time.
+
+        Robots take turns by the time their files took, so that one whose files are slow does not hold up the others.
+        """
+        left: set[int] = set()
+        spent_s: dict[tuple[str, str], float] = {}
+        while rows := [row for row in self._meta.waiting(_BATCH) if row.sequence not in left]:
+            queues: dict[tuple[str, str], list[EpisodeRow]] = {}
+            for row in reversed(rows):
+                queues.setdefault((row.tenant, row.robot), []).append(row)
+            with self._condition:
+                self._work = False
+            while queues and not self._work:  # woken: somebody else may have come
                 if self._stopped:
                     return False
-                left |= not self._validate(row)
-            after = rows[-1].sequence
-        return left
+                whose = self._next(queues, spent_s)
+                began, row = time.monotonic(), queues[whose].pop()
+                if not self._validate(row):
+                    left.add(row.sequence)
+                spent_s[whose] += time.monotonic() - began
+                queues = {name: queue for name, queue in queues.items() if queue}
+        return bool(left)
+
+    @staticmethod
+    def _next(
+        queues: Mapping[tuple[str, str], list[EpisodeRow]], spent_s: dict[tuple[str, str], float]
+    ) -> tuple[str, str]:
+        """The robot whose files took the least so far; one that has just come begins beside those that wait."""
+        least_s = min((spent_s[name] for name in queues if name in spent_s), default=0.0)
+        for name in queues:
+            spent_s.setdefault(name, least_s)
+        return min(queues, key=lambda name: spent_s[name])
 
     def _validate(self, row: EpisodeRow) -> bool:
         """Look into one episode and write down what it is; False when that cannot be known now."""

@@ -214,6 +214,10 @@ class MetaStore(Protocol):
         """Episodes of a tenant with a higher sequence, in order; None is for the service's own work on all of them."""
         ...
 
+    def waiting(self, each: int) -> list[EpisodeRow]:
+        """What is committed and was not looked into, in order of arrival: at most so many of each robot."""
+        ...
+
     def change_episode(self, tenant: str, episode_id: str, change: EpisodeChange) -> tuple[EpisodeRow, EpisodeRow]:
         """Read one row, change it and write it back, with nobody in between: the one way a row changes.
 

@@ -105,6 +105,17 @@ class SqlMetaStore:
         with self._database.transaction() as connection:
             return [_episode(row) for row in connection.execute(query).mappings()]
 
+    def waiting(self, each: int) -> list[EpisodeRow]:
+        """See MetaStore."""
+        place = sa.func.row_number().over(
+            partition_by=(EPISODES.c.tenant, EPISODES.c.robot), order_by=EPISODES.c.sequence
+        )
+        placed = sa.select(EPISODES, place.label("place")).where(EPISODES.c.state == "committed").subquery()
+        columns = [placed.c[column.name] for column in EPISODES.columns]
+        query = sa.select(*columns).where(placed.c.place <= each).order_by(placed.c.sequence)
+        with self._database.transaction() as connection:
+            return [_episode(row) for row in connection.execute(query).mappings()]
+
     def change_episode(self, tenant: str, episode_id: str, change: EpisodeChange) -> tuple[EpisodeRow, EpisodeRow]:
         """See MetaStore."""
         one = {"tenant": tenant, "episode_id": episode_id}

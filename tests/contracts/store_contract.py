@@ -128,6 +128,15 @@ class MetaStoreContract:
         at_once([count] * 4)
         assert store.episode("default", "a").steps == 100
 
+    def test_those_that_wait_are_some_of_each_robot(self, store):
+        rows = [episode(f"a{number}") for number in range(5)] + [
+            episode("b0", robot="wx-2"),
+            episode("b1", robot="wx-2"),
+        ]
+        store.add_episodes([*rows, episode("c0", tenant="other")])
+        store.change_episode("default", "a0", lambda now: replace(now, state="valid"))
+        assert [row.episode_id for row in store.waiting(2)] == ["a1", "a2", "b0", "b1", "c0"]
+
     def test_filters(self, store):
         store.add_episodes([episode("a", instruction="lift"), episode("b", robot="wx-2", instruction="push")])
         assert [row.episode_id for row in store.episodes("default", robot="wx-2")] == ["b"]

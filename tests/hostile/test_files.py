@@ -128,6 +128,22 @@ def test_a_file_whose_inspection_dies_is_set_aside_at_once_and_the_next_ones_are
     assert [rows[name].state for name in names] == ["valid", "valid"]
 
 
+def test_a_robot_whose_files_are_slow_does_not_hold_up_the_others(tmp_path):
+    """Thirty slow files of one robot, then three small ones of another, which are valid long before the last of those."""
+    with Service(ServiceConfig(tmp_path / "t")) as service:
+        slow, good = Spool(tmp_path / "slow"), Spool(tmp_path / "good")
+        for number in range(30):
+            slow.enqueue(forged(slow.recording_folder, f"slow-{number}", jpeg=progressive(1024, 60), frames=4))
+        upload(service, tmp_path, "wx-slow", slow)
+        names = fill(good, 3, "good")
+        upload(service, tmp_path, "wx-good", good)
+        until = time.monotonic() + TIMEOUT_S
+        while any(service.meta.episode("default", name).state != "valid" for name in names):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert len(service.meta.episodes(None, states=["committed"])) >= 10
+
+
 @pytest.mark.parametrize(
     ("bounds", "reason"),
     [
