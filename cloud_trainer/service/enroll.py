@@ -26,19 +26,21 @@ _PrivateKey = ec.EllipticCurvePrivateKey
 
 
 def create_authority(folder: Path) -> None:
-    """Make a certificate authority and a release signing key, unless the folder has them."""
-    if (folder / AUTHORITY).is_file() and (folder / _RELEASE_KEY).is_file():
-        return
+    """Make a certificate authority and a release signing key: whichever of the two the folder lacks."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (folder / _RELEASE_KEY).is_file():
+        SigningKey.generate().save(folder / _RELEASE_KEY)
+        (folder / TRUST).unlink(missing_ok=True)
+    if not (folder / TRUST).is_file():
+        write_durably(folder / TRUST, SigningKey.load(folder / _RELEASE_KEY).public_bytes().hex().encode() + b"\n")
+    if (folder / AUTHORITY).is_file():
+        return
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gymnast local authority")])
     builder = _certificate(name, name, key.public_key(), dt.timedelta(days=_CA_DAYS))
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_key_usage(authority=True), critical=True)
     write_key(folder / _CA_KEY, key)
-    if not (folder / _RELEASE_KEY).exists():
-        SigningKey.generate().save(folder / _RELEASE_KEY)
-    write_durably(folder / TRUST, SigningKey.load(folder / _RELEASE_KEY).public_bytes().hex().encode() + b"\n")
     write_durably(folder / AUTHORITY, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 

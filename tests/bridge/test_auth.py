@@ -9,6 +9,7 @@ import pytest
 from cloud_trainer.service import Limits, Service, ServiceConfig, enroll
 from cloud_trainer.service.admission import CALL, HEALTH, STREAM, CallSlots
 from cloud_trainer.service.auth import ACTION_OF, authorise_call
+from cloud_trainer.service.enroll import create_authority
 from cloud_trainer.service.server import _SERVICES
 from gymnast_core.authority import MAY
 from gymnast_core.errors import ConfigError, ContractError
@@ -178,6 +179,16 @@ def test_keys_are_readable_by_their_owner_alone(tmp_path):
         assert (tmp_path / "ca" / secret).stat().st_mode & 0o077 == 0
     assert not (folder / "ca.key").exists()
     assert Identity.load(folder).peer == Peer("wx-1", "robot", "default")
+
+
+def test_a_new_release_key_leaves_the_authority_as_it_is(tmp_path):
+    """Changing the key that signs releases takes nobody's identity away."""
+    robot = enroll(tmp_path / "ca", "wx-1", "robot", out=tmp_path / "id")
+    authority, trusted = (tmp_path / "ca" / "ca.pem").read_bytes(), (tmp_path / "ca" / "trust.pub").read_bytes()
+    (tmp_path / "ca" / "release.key").unlink()
+    create_authority(tmp_path / "ca")
+    assert (tmp_path / "ca" / "ca.pem").read_bytes() == authority == (robot / "ca.pem").read_bytes()
+    assert (tmp_path / "ca" / "trust.pub").read_bytes() != trusted
 
 
 def test_enroll_names_what_is_wrong(tmp_path):

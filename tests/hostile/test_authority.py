@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from cloud_trainer.service.auth import ACTION_OF
 from gymnast_core.authority import MAY
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2_grpc, weights_pb2, weights_pb2_grpc
 from tests.hostile.lab import Lab, Stream, error_of, within
+from tests.hostile.registry import Tally, attack
 
 SOON_S = 10.0
 """A busy machine may need longer than the second that is promised; nothing here may last for ever."""
@@ -143,3 +145,30 @@ def test_guessing_tokens_is_slowed_down_and_others_go_on(lab):
     assert lab.page("POST", "/login", form={"token": token}).status == 429
     assert lab.page("GET", "/api/robots", cookie=cookie).status == 200, "a session goes on"
     assert lab.page("GET", "/", identity=lab.identity("bea", "operator")).status == 200, "and a certificate"
+
+
+@attack("what was taken back")
+def use_what_was_taken_back(folder: Path, size: int) -> Tally:
+    """Certificates, tokens and sessions of revoked people, on the wire and on the page; nobody else loses anything."""
+    accepted = lost = attempts = 0
+    with Lab(folder) as lab:
+        bea = lab.token(lab.identity("bea", "operator"))
+        for number in range(max(1, size // 6)):
+            ana = lab.identity(f"ana-{number}", "admin")
+            token = lab.token(ana)
+            cookie, asks = lab.log_in(token), releases(lab, ana)
+            revoke(lab.service.authority, f"ana-{number}")
+            within(1.0, lambda asks=asks: error_of(asks) == "RevokedError")
+            answers = [lab.page("GET", "/", **way) for way in ({"identity": ana}, {"token": token}, {"cookie": cookie})]
+            answers.append(lab.page("POST", "/login", form={"token": token}))
+            back = {"reason": "x"}
+            answers.append(lab.page("POST", "/checkpoints/policy-1/rollback", identity=ana, form=back))
+            attempts += len(answers) + 1
+            accepted += sum(answer.status in (200, 303) for answer in answers) + (error_of(asks) == "")
+            lost += lab.page("GET", "/api/robots", token=bea).status != 200
+    return Tally(attempts, accepted, lost)
+
+
+def test_nothing_that_was_taken_back_is_accepted(tmp_path):
+    tally = use_what_was_taken_back(tmp_path, 6)
+    assert (tally.accepted, tally.lost) == (0, 0)

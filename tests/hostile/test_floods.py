@@ -30,6 +30,7 @@ from gymnast_core.wire.gymnast.v1 import (
     weights_pb2_grpc,
 )
 from tests.hostile.lab import Lab, within
+from tests.hostile.registry import Tally, attack
 
 STREAMS = 64
 IDLE = 1100
@@ -37,7 +38,7 @@ OTHERS_S = 5.0
 """Within which others are served while the flood goes on: on a busy machine; the benchmark measures the second."""
 
 
-SMALL = {"threads": 16, "limits": Limits(first_message_s=1.0, handshake_s=2.0)}
+SMALL = {"call_threads": 16, "limits": Limits(first_message_s=1.0, handshake_s=2.0)}
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ class Still:
 
 def test_streams_of_one_robot_are_limited_on_health_and_on_inference(tmp_path):
     """64 of each, opened by one robot: eight stay, the rest is refused by name, and the others notice nothing."""
-    with Lab(tmp_path, options={"threads": 16}, policy=PolicyServicer(lambda: Still())) as lab:  # noqa: SIM117
+    with Lab(tmp_path, options={"call_threads": 16}, policy=PolicyServicer(lambda: Still())) as lab:  # noqa: SIM117
         with flood(lab, lab.identity("wx-1", "robot")) as attack:
             attack.open("/grpc.health.v1.Health/Watch", first=b"")
             attack.open("/gymnast.v1.PolicyService/Infer")
@@ -155,7 +156,7 @@ def test_calls_that_send_nothing_hold_up_nobody_on_any_method(standing, path):
 def test_a_whole_tenant_leaves_room_for_others(tmp_path):
     """Forty robots of one tenant with eight watches each: the tenant has its share and no more."""
     limits = Limits(streams=64, streams_per_tenant=48)
-    with Lab(tmp_path, options={"threads": 16, "limits": limits}) as lab, contextlib.ExitStack() as stack:
+    with Lab(tmp_path, options={"call_threads": 16, "limits": limits}) as lab, contextlib.ExitStack() as stack:
         attacks = [stack.enter_context(flood(lab, lab.identity(f"wx-{n}", "robot", "acme"))) for n in range(10)]
         for attack in attacks:
             attack.open("/gymnast.v1.WeightsService/Watch", 8, first=b"")
@@ -259,3 +260,30 @@ def _opens(lab: Lab, robot: Path) -> bool:
         active = bool(watch.is_active())
         watch.cancel()
         return active
+
+
+@attack("connections and calls that say nothing")
+def say_nothing(folder: Path, size: int) -> Tally:
+    """Silent connections to wire and page, and calls without a message; lost is who else was not served in time."""
+    lost = 0
+    with Lab(folder, options=SMALL) as lab:
+        host, port = lab.service.address.split(":")
+        page_host, page_port = lab.console.address.removeprefix("https://").split(":")
+        held = silent((host, int(port)), size) + silent((page_host, int(page_port)), size)
+        with flood(lab, lab.identity("wx-1", "robot")) as attacking:
+            for path in sorted(ACTION_OF)[:: max(1, len(ACTION_OF) // 4)]:
+                attacking.open(path, size)
+            for _ in range(3):
+                try:
+                    others_are_served(lab)
+                except grpc.RpcError:
+                    lost += 1
+                lost += lab.page("GET", "/login").status != 200
+                time.sleep(0.3)
+        for each in held:
+            each.close()
+        return Tally(2 * size + len(attacking._calls), 0, lost)
+
+
+def test_silence_loses_nobody_anything(tmp_path):
+    assert say_nothing(tmp_path, 40).lost == 0

@@ -40,6 +40,7 @@ from gymnast_core.wire.identity import Peer
 from tests.bridge.conftest import make_checkpoint, make_episode
 from tests.console.conftest import SteeredEngine
 from tests.hostile.lab import Lab, within
+from tests.hostile.registry import Tally, attack
 
 SECRET = "acme-secret"
 """Rides in everything that is acme's; it must be in no answer to anybody else."""
@@ -215,6 +216,27 @@ def test_no_call_reaches_another_tenant(acme, role):
             if path in MUST_FAIL:
                 assert error in ("NotFoundError", "NotPermittedError"), (path, error)
     assert everything_of(acme, "acme") == before
+
+
+@attack("calls and pages across tenants")
+def cross(folder: Path, size: int) -> Tally:
+    """Every RPC and every address, as often as it takes: accepted is what shows something of the other tenant's."""
+    acme, accepted, attempts = Acme(folder), 0, 0
+    with acme.lab:
+        acme.fill()
+        ids = {**acme.ids["acme"], "adaptation": "adapt-0"}
+        parts = {**PARTS, "checkpoint_id": ids["checkpoint"], "job_id": ids["job"], "adaptation_id": "adapt-0"}
+        before = everything_of(acme, "acme")
+        while attempts < size:
+            for role, identity in acme.people["default"].items():
+                with acme.lab.channel(identity) as channel:
+                    answers = [call(channel, path, messages)[1] for path, messages in requests(ids).items()]
+                paths = [(way, path.format(**parts)) for way, path in addresses(acme) if path not in OPEN]
+                if role != "robot":
+                    answers += [acme.lab.page(way, path, identity=identity).body for way, path in paths]
+                attempts += len(answers)
+                accepted += sum(SECRET.encode() in answer for answer in answers)
+        return Tally(attempts, accepted, int(everything_of(acme, "acme") != before))
 
 
 def test_a_claim_takes_jobs_of_the_callers_tenant_alone(acme):
