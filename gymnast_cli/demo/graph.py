@@ -146,6 +146,7 @@ class Robot:
             temperature_seed=self._seed * 100 + round_number,
             record=True,
             purpose="collect",
+            episode_ids=f"demo-{self._seed}-{round_number}",
             timeout_s=1800.0,
             progress=lambda status: advance(*shown(status)),
         )

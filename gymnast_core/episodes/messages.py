@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import re
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -95,8 +95,9 @@ def checked_id(value: str, what: str = "id") -> str:
 
 
 def new_episode_id(prefix: str = "ep") -> str:
-    """Return an id that was never used: seconds for people, 80 random bits for uniqueness."""
-    return checked_id(f"{prefix}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(10)}", "episode id")
+    """Return an id that was never used: the time to the microsecond for people and order, 80 random bits beside it."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return checked_id(f"{prefix}-{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(10)}", "episode id")
 
 
 @dataclass(frozen=True)

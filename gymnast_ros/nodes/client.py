@@ -103,6 +103,7 @@ class GraphClient(GraphPort):
         temperature_seed: int = -1,
         record: bool = False,
         purpose: str = "evaluate",
+        episode_ids: str = "",
         timeout_s: float = 900.0,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
@@ -116,6 +117,7 @@ class GraphClient(GraphPort):
         values = {
             "tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count, "checkpoints": list(checkpoints),
             "scene": scene, "temperature_seed": temperature_seed, "record": record, "purpose": purpose,
+            "episode_ids": episode_ids,
         }  # fmt: skip
         self.set("rollout", values)
         result = self._run("rollout/evaluate", timeout_s, progress)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.episodes import EpisodeRecorder, Spool
+from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import BridgeError, EstopLatchedError, PolicyFailedError, SafetyError, StaleCommandError
 from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policy import Policy
@@ -36,6 +39,8 @@ class EpisodePlan:
         temperature_seed: negative is greedy, else seeds the sampling.
         record: write it to the spool.
         purpose: "collect", "evaluate", ...; rides in the metadata.
+        ids: first part of the recording's id, where task and seed shall name it: a run that is repeated from the same
+            seed then splits its episodes alike. Empty gives an id that was never used.
     """
 
     instruction: str
@@ -45,6 +50,14 @@ class EpisodePlan:
     temperature_seed: int = -1
     record: bool = True
     purpose: str = "collect"
+    ids: str = ""
+
+    def episode_id(self, attempt: int) -> str:
+        """Id of the recording of this attempt, counted from 1; empty where any will do."""
+        if not self.ids:
+            return ""
+        task = re.sub(r"[^A-Za-z0-9]+", "-", self.task)
+        return checked_id(f"{self.ids}-{task}-{self.seed}{f'-{attempt}' if attempt > 1 else ''}", "episode id")
 
     def rng(self) -> np.random.Generator | None:
         """Sampling noise of this episode alone; None is greedy."""
@@ -158,6 +171,7 @@ class EpisodeRunner:
     ) -> None:
         self._connect, self._finished = connect, finished
         self._recent = recent
+        self._attempts: Counter[EpisodePlan] = Counter()
         self.chunking: ChunkingConfig | None = None
         self.answer_s = ANSWER_S
         self._env: TopicEnv | None = None
@@ -189,7 +203,8 @@ class EpisodeRunner:
         if recorder is not None and self._spool is not None:
             self._spool.check_space()
             metadata = {"task": plan.task, "scene": plan.scene, "purpose": plan.purpose}
-            recorder.begin(metadata=metadata, seed=plan.seed)
+            self._attempts[plan] += bool(plan.ids)
+            recorder.begin(metadata=metadata, seed=plan.seed, episode_id=plan.episode_id(self._attempts[plan]))
         env = self._env = self._env or self._connect()
         watcher, paced = _Watcher(env), self._paced(policy)
         guarded = GuardedPolicy(paced or policy, answer_s=self.answer_s)

@@ -29,6 +29,7 @@ class EvaluationPlan:
         temperature_seed: negative is greedy.
         record: write every episode to the spool.
         purpose: rides in the recordings' metadata.
+        ids: see EpisodePlan.
     """
 
     tasks: tuple[tuple[str, str], ...]
@@ -38,6 +39,7 @@ class EvaluationPlan:
     temperature_seed: int = -1
     record: bool = False
     purpose: str = "evaluate"
+    ids: str = ""
 
     def __post_init__(self) -> None:
         """Refuse an empty plan."""
@@ -57,6 +59,7 @@ class EvaluationPlan:
                 self.temperature_seed,
                 self.record,
                 self.purpose,
+                self.ids,
             )
             for offset in range(self.seed_count)
             for task, instruction in self.tasks

@@ -139,7 +139,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         plan = EvaluationPlan(
             tuple(task_and_instruction(name) for name in settings["tasks"]),
             settings["seed_start"], settings["seed_count"], settings["scene"], settings["temperature_seed"],
-            settings["record"], settings["purpose"],
+            settings["record"], settings["purpose"], settings["episode_ids"],
         )  # fmt: skip
         self._set_status(instruction=", ".join(instruction for _, instruction in plan.tasks))
         names = list(settings["checkpoints"]) or [""]

@@ -42,6 +42,7 @@ def declare(settings: Settings) -> None:
     add("record", True, "write episodes to the spool")
     add("purpose", "collect", "rides in the recordings' metadata; says whether they may be learned from",
         choices=PURPOSES)  # fmt: skip
+    add("episode_ids", "", "evaluate: first part of the recordings' ids, task and seed follow; empty gives fresh ones")
     add("auto_label", True, "let the simulator's state play the operator")
     add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
     add("label", "success", "for rollout/label", choices=LABELS)

@@ -27,7 +27,6 @@ ELSEWHERE = {
     "On a cluster": "needs several machines; tests/cloud/test_ray_backend.py runs Ray on this one",
 }
 SMALLER = {
-    "gymnast collect": ["--count", "6"],
     "gymnast evaluate": ["--count", "2"],
     "gymnast ttt": ["--yes", "--rollouts", "8", "--collect", "20"],
 }

@@ -211,7 +211,7 @@ def test_killed_bridge_loses_nothing(graph, client, service) -> None:
     sent = {row["episode_id"] for row in result["episodes"]}
     wait_until(
         lambda: {row.episode_id for row in service.episodes.list()} == before | sent,
-        30.0,
+        120.0,
         "episodes of a killed bridge",
     )
 

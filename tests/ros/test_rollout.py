@@ -153,6 +153,16 @@ def test_busy_robot_refuses_a_second_run_and_cancel_keeps_the_recording(graph, c
     assert len(recordings(graph)) > before
 
 
+def test_ids_that_follow_from_the_seed_are_the_same_in_every_run_and_never_used_twice(graph, client, still) -> None:
+    asked = {"tasks": ["lift", "push"], "seed_start": 7, "seed_count": 1, "checkpoints": [still], "record": True}
+    first, again = (client.evaluate(**asked, episode_ids="demo-0-1")["episodes"] for _ in range(2))
+    assert [row["episode_id"] for row in first] == ["demo-0-1-lift-7", "demo-0-1-push-7"]
+    assert [row["episode_id"] for row in again] == ["demo-0-1-lift-7-2", "demo-0-1-push-7-2"]
+    fresh = [row["episode_id"] for row in client.evaluate(**asked)["episodes"]]
+    assert fresh == sorted(fresh), "ids sort by the time of recording"
+    assert all(name.startswith("ep-") for name in fresh)
+
+
 def test_an_estop_pauses_an_evaluation_and_re_arming_goes_on(graph, client, still) -> None:
     """The episode it ended counts for nothing and is repeated from its start."""
     client.set(
