@@ -23,6 +23,7 @@ _BATCH = 100
 _PAUSE_S = 1.0
 _REASON_CHARACTERS = 500
 _MOST_ENDS = 2
+_Robot = tuple[str, str]
 
 
 def settled(current: EpisodeRow, checked: EpisodeRow) -> EpisodeRow:
@@ -158,9 +159,9 @@ class Validator:
         Robots take turns by the time their files took, so that one whose files are slow does not hold up the others.
         """
         left: set[int] = set()
-        spent_s: dict[tuple[str, str], float] = {}
+        spent_s: dict[_Robot, float] = {}
         while rows := [row for row in self._meta.waiting(_BATCH) if row.sequence not in left]:
-            queues: dict[tuple[str, str], list[EpisodeRow]] = {}
+            queues: dict[_Robot, list[EpisodeRow]] = {}
             for row in reversed(rows):
                 queues.setdefault((row.tenant, row.robot), []).append(row)
             with self._condition:
@@ -177,9 +178,7 @@ class Validator:
         return bool(left)
 
     @staticmethod
-    def _next(
-        queues: Mapping[tuple[str, str], list[EpisodeRow]], spent_s: dict[tuple[str, str], float]
-    ) -> tuple[str, str]:
+    def _next(queues: Mapping[_Robot, list[EpisodeRow]], spent_s: dict[_Robot, float]) -> _Robot:
         """The robot whose files took the least so far; one that has just come begins beside those that wait."""
         least_s = min((spent_s[name] for name in queues if name in spent_s), default=0.0)
         for name in queues:

@@ -129,7 +129,7 @@ def test_a_file_whose_inspection_dies_is_set_aside_at_once_and_the_next_ones_are
 
 
 def test_a_robot_whose_files_are_slow_does_not_hold_up_the_others(tmp_path):
-    """Thirty slow files of one robot, then three small ones of another, which are valid long before the last of those."""
+    """Thirty slow files of one robot, then three small ones of another: valid long before the last slow one."""
     with Service(ServiceConfig(tmp_path / "t")) as service:
         slow, good = Spool(tmp_path / "slow"), Spool(tmp_path / "good")
         for number in range(30):
