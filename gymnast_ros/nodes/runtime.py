@@ -265,6 +265,7 @@ def _refused(error: GymnastError, ending: Ending) -> int:
     """The node cannot be built: one line; whoever starts it again at once would get it again every second."""
     log = get_logger("gymnast")
     log.fatal(str(error))
+    ending.interrupts = False  # from here on somebody asks
     Spinner.close_all()
     if os.environ.get(RESPAWNED):
         log.fatal(f"this is tried again in {BACK_OFF_S:.0f} s; correct it and start again")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gymnast_ros.graph import RESPAWNED
 from tests.ros.conftest import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,26 @@ def test_signals(number: int, ignored: int | None, ends: bool, tmp_path: Path) -
         else:
             with pytest.raises(subprocess.TimeoutExpired):  # absence takes time
                 process.wait(0.5)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_node_with_a_wrong_setting_says_so_once_and_waits_where_it_is_respawned(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "gymnast_ros.nodes.bridge", "--ros-args", "-p", "trainer:=nonsense"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "-p", "insecure:=true"], stdout=output, stderr=output, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), RESPAWNED: "1"},
+        )  # fmt: skip
+    try:
+        wait_until(lambda: "tried again in 30 s" in log.read_text(), 60.0, "the refusal")
+        assert log.read_text().count("names no port") == 1
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10.0) in (2, 130)
+        assert "Traceback" not in log.read_text()
     finally:
         process.kill()
         process.wait()

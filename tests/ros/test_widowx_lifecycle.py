@@ -37,7 +37,7 @@ class Arm:
     heard: int = 0
     process: subprocess.Popen[bytes] = field(init=False)
 
-    def start(self, domain_id: int) -> None:
+    def start(self, domain_id: int, *parameters: str) -> None:
         keyring = Keyring.make(self.folder / "gate")
         keyring.latch.farewell()  # its gate went in good order: no silence to be afraid of
         environment = {
@@ -48,7 +48,7 @@ class Arm:
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gymnast_ros.nodes.widowx_arm", "--ros-args", "-r", f"__ns:=/{self.name}", "-p",
-                 "vendor:=tests.ros.standin"], env=environment, stdout=log, stderr=log,
+                 "vendor:=tests.ros.standin", *parameters], env=environment, stdout=log, stderr=log,
             )  # fmt: skip
         self.operator.create_subscription(JointState, f"/{self.name}/{topics.TARGET}", self._hear, topics.STREAM)
 
@@ -173,6 +173,22 @@ def test_transition_that_fails_says_why(arms: dict[str, Arm], tmp_path: Path, do
         assert arm.state == "unconfigured"
         assert "configure failed: core.robot_get_joint_states() of interbotix_xs_modules failed (KeyError(" in arm.log
         assert arm.interrupt() == 0
+    finally:
+        arm.process.kill()
+        arm.process.wait()
+
+
+def test_dry_run_works_with_the_vendors_simulation(arms: dict[str, Arm], tmp_path: Path, domain_id: int) -> None:
+    """It knows no velocity, no effort and no registers."""
+    arm = Arm("dry", tmp_path, arms["dead"].operator)
+    arm.break_down(bare=True)
+    arm.start(domain_id, "-p", "dry_run:=true")
+    try:
+        assert arm.set(Transition.TRANSITION_CONFIGURE), arm.log
+        assert arm.set(Transition.TRANSITION_ACTIVATE), arm.log
+        assert arm.interrupt() == 0, arm.log
+        assert not arm.report["dropped"]
+        assert not arm.report["torque"]["shoulder"]
     finally:
         arm.process.kill()
         arm.process.wait()
