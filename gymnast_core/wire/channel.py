@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 
 import grpc
 
@@ -14,7 +13,6 @@ from gymnast_core.wire.errors import error_from_wire
 from gymnast_core.wire.identity import Identity
 from gymnast_core.wire.proxy import proxy_for
 
-os.environ.setdefault("GRPC_DNS_RESOLVER", "native")  # the system's, which knows .local and what changed in /etc/hosts
 LOG = logging.getLogger(__name__)
 KEEPALIVE_TIME_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 10_000

@@ -113,6 +113,7 @@ class Uplink:
         self._connected = {"episodes": False, "weights": False}
         self._counts = {"acknowledged": 0, "duplicates": 0, "refused": 0, "sent_bytes": 0}
         self._alarm = self._unwelcome = self._last_error = ""
+        self._away = False
         self._stream: UploadStream | None = None
         self._threads: list[threading.Thread] = []
 
@@ -339,15 +340,19 @@ class Uplink:
     def _works(self, part: str) -> None:
         if not self._connected[part]:
             self._connected[part] = True
-            self._unwelcome = ""
+            self._unwelcome, self._away = "", False
             self._tell("connected", part=part)
 
     def _broken(self, part: str, error: Exception) -> None:
         self._last_error = f"{type(error).__name__}: {error}"
         if isinstance(error, _ALARMS):
             self._raise_alarm(str(error))
+        if not self._away:
+            self._away = True
+            LOG.warning("trainer_away %s; trying on", self._last_error)
         if isinstance(error, IdentityError) and str(error) != self._unwelcome:
             self._unwelcome = str(error)
+            LOG.error("trainer_refused %s", self._last_error)
             self._tell("alarm", detail=str(error))
         if self._connected[part]:
             self._connected[part] = False

@@ -90,7 +90,7 @@ def test_a_trainer_that_is_away_or_a_name_nobody_knows_may_come_back(ada):
     assert "no address is known for 'no-such-host.invalid'" in str(nobody)
 
 
-def test_a_robot_keeps_its_episodes_says_why_and_ships_them_when_it_is_mended(service, tmp_path):
+def test_a_robot_keeps_its_episodes_says_why_and_ships_them_when_it_is_mended(service, tmp_path, caplog):
     stranger = enroll(tmp_path / "other" / "ca", "wx-1", "robot", out=tmp_path / "id")
     spool = Spool(tmp_path / "spool")
     fill(spool, 1)
@@ -101,6 +101,8 @@ def test_a_robot_keeps_its_episodes_says_why_and_ships_them_when_it_is_mended(se
             time.sleep(0.05)
         assert "was not issued by the authority" in uplink.status().alarm
         assert [event.kind for event in alarms] == ["alarm"], "once, not at every attempt"
+        said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert [line.partition(" ")[0] for line in said] == ["trainer_refused"], "and on the robot's terminal"
         enroll(service.authority, "wx-1", "robot", out=tmp_path / "id")
         assert uplink.flush(30)
         assert uplink.status().alarm == ""
