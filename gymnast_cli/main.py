@@ -65,6 +65,11 @@ EXIT_CODES: dict[type[GymnastError], int] = {
     IdentityError: 77,
 }
 """Exit code by error; every other GymnastError is 1. 130 is Ctrl-C."""
+EXIT_HELP = (
+    "exit codes: 0 done; 1 failed; 2 a wrong setting; 3 refused (not trusted, not better, tainted); "
+    "4 the arm was stopped; 75 worth trying again; 77 one side is not who the other needs (a certificate's name or "
+    "authority, a role); 130 interrupted"
+)
 
 DISTRIBUTION = "gymnast_ros"
 PIPED_WIDTH = 160
@@ -74,14 +79,14 @@ PIPED_WIDTH = 160
 def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser, complete for the subcommand that is asked for; the others' modules are not imported."""
     parser = argparse.ArgumentParser(
-        prog="gymnast", description="Robots that practise in a dream and come back better."
+        prog="gymnast", description="Robots that practise in a dream and come back better.", epilog=EXIT_HELP
     )
     parser.add_argument("--json", action="store_true", help="print results as JSON lines, nothing else")
     parser.add_argument("--version", action="version", version=f"gymnast {metadata.version(DISTRIBUTION)}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = next((word for word in arguments if word in COMMANDS), None)
     for name, text in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=text, description=text)
+        sub = subparsers.add_parser(name, help=text, description=text, epilog=EXIT_HELP)
         if name == wanted:
             importlib.import_module(f"gymnast_cli.commands.{name}").add_arguments(sub)
         _take_json_everywhere(sub)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import urllib.parse
 import urllib.request
 
 import httpx
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.wire.address import Address
+from gymnast_core.wire.proxy import goes_directly
 
 
 def transport_for(base_url: str) -> httpx.AsyncHTTPTransport:
@@ -35,43 +36,8 @@ def _proxy_for(base_url: str) -> tuple[str, str]:
     """Variable and value of the proxy for a server; ("", "") for none."""
     found = urllib.request.getproxies_environment()
     url = urllib.parse.urlsplit(base_url)
-    if _is_near(url.hostname or "") or _bypassed(url.hostname or "", found.get("no", "")):
+    if goes_directly(Address(url.hostname or "", url.port or (443 if url.scheme == "https" else 80))):
         return "", ""
     scheme = url.scheme if found.get(url.scheme) else "all"
     proxy = found.get(scheme, "")
     return f"{scheme}_proxy", proxy if "://" in proxy or not proxy else f"http://{proxy}"
-
-
-def _is_near(host: str) -> bool:
-    """This very machine is never reached through a proxy."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _bypassed(host: str, no_proxy: str) -> bool:
-    """Whether no_proxy covers a host: names and their subdomains, addresses, networks, or * for all."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        address = None
-    for entry in (part.strip() for part in no_proxy.split(",")):
-        if entry == "*":
-            return True
-        if address is None:
-            name = entry.lstrip("*").lstrip(".").lower()
-            if name and (host.lower() == name or host.lower().endswith(f".{name}")):
-                return True
-        elif _holds(entry, address):
-            return True
-    return False
-
-
-def _holds(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    try:
-        return address in ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
-    except (ValueError, TypeError):
-        return False

@@ -54,7 +54,7 @@ def proxy_for(scheme: str, address: Address) -> Proxy | None:
         scheme: https for whatever is encrypted, else http.
         address: to reach.
     """
-    if is_loopback(address.host) or _excepted(address):
+    if goes_directly(address):
         return None
     for name in (f"{scheme}_proxy", "all_proxy"):
         for variable in (name, name.upper()):
@@ -74,7 +74,10 @@ def _read(value: str, variable: str) -> Proxy | None:
     return None
 
 
-def _excepted(address: Address) -> bool:
+def goes_directly(address: Address) -> bool:
+    """Whether no proxy is to be asked for, whatever the environment names: this machine, and what no_proxy covers."""
+    if is_loopback(address.host):
+        return True
     entries = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     return any(_covers(entry.strip().lower(), address) for entry in entries.split(",") if entry.strip())
 

@@ -1,4 +1,4 @@
-"""The README's tour, every line in order, in a fresh folder on a machine of its own, as a newcomer types it.
+"""The README's tour, every line in order, in a fresh folder on the machine it is meant for, as a newcomer types it.
 
 Lines that take an hour run smaller (SMALLER), a placeholder becomes what the walk itself made, and a section that this
 walk leaves out is named with the reason (ELSEWHERE). A line the README gains is run from that day on.
@@ -43,22 +43,23 @@ MAY_REFUSE = ("gymnast ttt", "gymnast loop", "gymnast operate try")
 """What is so small proves nothing: refused, or not kept (3), is as good an answer as kept."""
 
 
-def sections() -> dict[str, list[str]]:
-    """Commands of every section of the README, comments taken off."""
-    found: dict[str, list[str]] = {}
+def sections() -> dict[str, list[tuple[str, str]]]:
+    """Commands of every section of the README, comments taken off, each with the paragraph above it."""
+    found: dict[str, list[tuple[str, str]]] = {}
     for title, body in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", (ROOT / "README.md").read_text(), re.M | re.S):
-        lines = [line for block in re.findall(r"```sh\n(.*?)```", body, re.S) for line in block.splitlines()]
-        commands = [re.sub(r"\s+# .*", "", line).strip() for line in lines]
-        if commands := [command for command in commands if command]:
+        blocks = re.findall(r"([^\n]*\n(?:[^\n]+\n)*)\n```sh\n(.*?)```", "\n" + body, re.S)
+        lines = [(above, line) for above, block in blocks for line in block.splitlines()]
+        commands = [(above, re.sub(r"\s+# .*", "", line).strip()) for above, line in lines]
+        if commands := [(above, command) for above, command in commands if command]:
             found[title] = commands
     return found
 
 
 class Walk:
-    """A newcomer at a terminal: a folder, and what was exported in it."""
+    """A newcomer at a terminal: a folder, what was exported in it, and the codes that he noted down."""
 
-    def __init__(self, host: Host, folder: Path) -> None:
-        self.host, self.folder = host, folder
+    def __init__(self, host: Host, folder: Path, codes: dict[str, str]) -> None:
+        self.host, self.folder, self.codes = host, folder, codes
         self.exported: dict[str, str] = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         self.started: list[Started] = []
 
@@ -78,12 +79,16 @@ class Walk:
             )  # fmt: skip
             fine = (0, 3) if command.startswith(MAY_REFUSE) else (0,)
             assert done.returncode in fine, f"{words}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+            if words.endswith("--code"):
+                self.codes[words.split()[2]] = done.stdout.partition("--code ")[2].split()[0]
 
     def filled(self, command: str) -> str:
         """Put what the walk made where the README has a placeholder."""
         if "policy-0123456789abcdef" in command:
             listed = self.asked("weights", "list")["releases"]
             command = command.replace("policy-0123456789abcdef", listed[-1]["checkpoint_id"])
+        for name, code in self.codes.items():
+            command = command.replace(f"CODE-OF-{name.upper()}", code)
         if re.search(r"\bID\b", command):
             command = re.sub(r"\bID\b", self.asked("episodes", "list")["episodes"][0]["episode_id"], command)
         return command
@@ -94,25 +99,30 @@ class Walk:
 
 
 @pytest.fixture
-def walk(hosts: Hosts, tmp_path: Path) -> Iterator[Walk]:
-    """A fresh folder with what a clone has beside the code."""
-    shutil.copytree(ROOT / "config", tmp_path / "config")
-    loop = (tmp_path / "config" / "loop.toml").read_text()
+def walks(hosts: Hosts, tmp_path: Path) -> Iterator[dict[str, Walk]]:
+    """A terminal on each machine; on the robot's there is what a clone has beside the code."""
+    codes: dict[str, str] = {}
+    for name in ("trainer", "robot"):
+        (tmp_path / name).mkdir()
+    shutil.copytree(ROOT / "config", tmp_path / "robot" / "config")
+    loop = (ROOT / "config" / "loop.toml").read_text()
     for large, small in LOOP.items():
         assert large in loop, large
         loop = loop.replace(large, small)
-    (tmp_path / "config" / "loop.toml").write_text(loop)
-    walking = Walk(hosts.trainer, tmp_path)
+    (tmp_path / "robot" / "config" / "loop.toml").write_text(loop)
+    walking = {host.name.split(".")[0]: Walk(host, tmp_path / host.name.split(".")[0], codes)
+               for host in (hosts.trainer, hosts.robot)}  # fmt: skip
     yield walking
-    for started in reversed(walking.started):
-        started.stop()
+    for terminal in reversed(walking.values()):
+        for started in reversed(terminal.started):
+            started.stop()
 
 
 def test_every_section_with_commands_is_walked_or_named() -> None:
     assert set(sections()) == {WALKED, *ELSEWHERE}
 
 
-def test_the_tour_can_be_walked_line_by_line(walk: Walk) -> None:
-    for command in sections()[WALKED]:
-        walk.line(command)
-    assert len(walk.started) == 2
+def test_the_tour_can_be_walked_line_by_line(walks: dict[str, Walk]) -> None:
+    for above, command in sections()[WALKED]:
+        walks["robot" if "on the robot's machine" in above.lower() else "trainer"].line(command)
+    assert [len(walk.started) for walk in walks.values()] == [1, 1]
