@@ -58,8 +58,9 @@ class BridgeNode(Node):  # type: ignore[misc]
             self._store.install(Path(settings["policy"]))
         self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
         self._adoption = Adoption(
-            self._store, self._book, probation_episodes=lambda: int(self._settings["probation_episodes"])
-        )
+            self._store, self._book, probation_episodes=lambda: int(self._settings["probation_episodes"]),
+            told=self.get_logger().info,
+        )  # fmt: skip
         self._uplink = Uplink(
             settings["trainer"], identity, spool=self._spool, store=self._store, insecure=insecure,
             on_event=lambda event: self._adoption.wake(),

@@ -220,7 +220,7 @@ class EpisodeRunner:
             )  # fmt: skip
             reason, detail = _reason(result), str(env.notes.get("fault", ""))
         except (SafetyError, BridgeError) as error:
-            reason, detail = _fault(error), str(error)
+            reason, detail = fault_of(error), str(error)
         finally:
             guarded.close()
             if paced is not None:
@@ -276,7 +276,8 @@ def _reason(result: StepResult) -> str:
     return "" if result.done_B.all() else "cancelled"
 
 
-def _fault(error: SafetyError | BridgeError) -> str:
+def fault_of(error: SafetyError | BridgeError) -> str:
+    """Return the truncated_reason of an episode that this error cut."""
     if isinstance(error, BridgeError):
         return "link_lost"
     if isinstance(error, EstopLatchedError):

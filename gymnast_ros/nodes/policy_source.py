@@ -64,14 +64,15 @@ class PolicySource:
         dial: reaches a policy that runs at an address; None knows none.
         book: of this robot's shadow checks; a checkpoint that has not passed one is checked before it is opened.
             None opens anything.
+        told: gets what is worth knowing, in words.
     """
 
     def __init__(
         self, store: Path, default: str = "", *, device: str = "auto", dial: Callable[[str], Policy] | None = None,
-        book: ShadowBook | None = None,
+        book: ShadowBook | None = None, told: Callable[[str], None] = LOG.info,
     ) -> None:  # fmt: skip
         self._store, self._default, self._device, self._dial = store, default, device, dial
-        self._book = book
+        self._book, self._tell = book, told
         self._drove: dict[str, str] = {}
         self._loaded: OrderedDict[str, Policy] = OrderedDict()
         self._lock = threading.Lock()
@@ -131,7 +132,10 @@ class PolicySource:
         kept_id, base = Path(key).name, self._store / "checkpoints" / bound.base
 
         def chosen(version: str, distance: float) -> None:
-            LOG.info("scene_seen kept=%s distance=%.2f drives=%s", kept_id, distance, version)
+            if self._drove.get(kept_id, kept_id) != version:
+                self._tell(
+                    f"{version} drives: the scene that {kept_id} was kept for is {distance:.1f} away (1 is same)"
+                )
             self._drove[kept_id] = version
 
         kept, usual = self._opened(key, ""), self._opened(str(base.resolve()), "")

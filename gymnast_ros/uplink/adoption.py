@@ -25,14 +25,14 @@ class Adoption:
         store: the robot's checkpoints.
         book: of this robot's checks.
         probation_episodes: good episodes that what is put in force then needs.
-        acted: called after a change, from this thread.
+        told: gets what became of a checkpoint, in words, from this thread.
     """
 
     def __init__(
         self, store: RobotStore, book: ShadowBook, *, probation_episodes: Callable[[], int],
-        acted: Callable[[], None] = lambda: None,
+        told: Callable[[str], None] = LOG.info,
     ) -> None:  # fmt: skip
-        self._store, self._book, self._acted = store, book, acted
+        self._store, self._book, self._tell = store, book, told
         self._probation_episodes = probation_episodes
         self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="adoption", daemon=True)
@@ -78,21 +78,19 @@ class Adoption:
         for name in dict.fromkeys((*mandated, *reversed(state.staged))):
             if self._stopping.is_set() or not self._may_run(name):
                 continue
-            if name in mandated and self._store.obey(probation_episodes=self._probation_episodes()) is not None:
-                LOG.info("in_force checkpoint=%s", name)
-                self._acted()
+            if state.mandate is not None and name == state.mandate.checkpoint_id:
+                self._store.obey(probation_episodes=self._probation_episodes())
+                self._tell(f"in force from the next episode on: {name}, {state.mandate.kind} {state.mandate.sequence}")
 
     def _may_run(self, name: str) -> bool:
         if self._book.passed(name):
             return True
         self.checking = name
-        self._acted()
         try:
             report = self._book.check(self._store.path(name))
             if report.reason and not self._stopping.is_set():
-                LOG.error("checkpoint_turned_down checkpoint=%s reason=%s", name, report.reason)
                 self._store.reject(name, report.reason)
+                self._tell(f"turned down {name}: {report.reason}")
             return not report.reason
         finally:
             self.checking = ""
-            self._acted()

@@ -214,6 +214,8 @@ def test_none_of_four_broken_checkpoints_moves_the_arm_and_each_is_refused_by_na
         assert f"sim-0 turned it down: {refused[names[does]]}" in listed, does
         assert f"{names[does]}: " in shown, "its reason is wrapped into the column"
     assert lab.words()["ordered"]["done"]
+    robots_terminal = (lab.folder / "up.log").read_text()
+    assert all(f"turned down {name}: {refused[name]}" in robots_terminal for name in names.values())
     asked = {tuple(line.split()) for line in lab.planted_log.read_text().splitlines()}
     drove = {version for version, process in asked if "rollout" in process}
     assert drove == {base["policy"]}, "asked in the process that drives the arm"
@@ -234,6 +236,8 @@ def test_a_rollback_acts_at_the_next_episode_and_the_robot_says_so_with_the_time
     assert robot.run_episode(instruction="lift", seed=5)["policy"] == good
     wait_until(lambda: lab.words()["ran"]["checkpoint_id"] == good, "word of the episode")
     assert lab.words()["probation_left"] == 2
+    said_there = f"in force from the next episode on: {good}, rollback {release['sequence']}"
+    assert said_there in (lab.folder / "up.log").read_text()
     page = lab.page(f"/checkpoints/{good}")
     assert "runs it" in page
     assert f"by rollback {release['sequence']}" in page

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 from gymnast_core.errors import PolicyFailedError, StaleCommandError
 from gymnast_core.types import ActionChunk, Observation
+from gymnast_core.wire.errors import LinkLostError, error_from_wire
 from gymnast_ros.nodes.conduct import GuardedPolicy, verdict
+from gymnast_ros.nodes.episode_runner import fault_of
 
 OBSERVATION = Observation(
     {"over_shoulder": np.zeros((1, 8, 8, 3), np.uint8)}, np.zeros((1, 7), np.float32), np.zeros(1, np.int64)
@@ -43,6 +47,7 @@ def test_finite_actions_pass_untouched() -> None:
         (np.zeros((1, 0, 7), np.float32), "no action|ShapeError"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "RuntimeError: mat1"),
         (KeyError("camera"), "KeyError"),
+        (OSError("weights on a disk that is gone"), "OSError"),
     ],
 )
 def test_what_is_no_action_is_the_policys_failure(answer, message) -> None:
@@ -69,3 +74,25 @@ def test_lost_link_of_a_remote_policy_is_not_its_failure() -> None:
 )
 def test_blame_is_for_faults_and_for_asking_what_must_be_refused(reason, sources, blamed) -> None:
     assert bool(verdict(reason, "it raised", sources)) is blamed
+
+
+def test_a_policy_that_hangs_ends_its_episode_and_nothing_else():
+    free = threading.Event()
+
+    class Hangs(Answers):
+        def act(self, observation, instruction, *, rng=None):
+            free.wait(60)
+
+    hung = GuardedPolicy(Hangs(None), answer_s=0.2)
+    with pytest.raises(PolicyFailedError, match="did not answer within"):
+        hung.act(OBSERVATION, ["lift"])
+    hung.close()
+    free.set()
+
+
+def test_a_remote_policy_that_raises_is_blamed_and_a_lost_link_is_not():
+    raised = error_from_wire("PolicyFailedError", "policy remote-1 raised TypeError: no", retry=False)
+    assert type(raised) is PolicyFailedError
+    assert (fault_of(raised), verdict(fault_of(raised), str(raised), [])) == ("policy_fault", str(raised))
+    lost = LinkLostError("no answer within 0.5 s")
+    assert (fault_of(lost), verdict(fault_of(lost), str(lost), [])) == ("link_lost", "")
