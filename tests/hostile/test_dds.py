@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.nodes.marked import MarkedJoints
+from tests.hostile.registry import Tally, attack
 from tests.hostile.stranger import Stranger
 from tests.ros.conftest import wait_until
 
@@ -83,6 +85,49 @@ def test_heard_command_said_again_is_not_executed(stranger, client, replay) -> N
         stranger.say(JointState, topics.ARM_COMMAND, message)
     stranger.spin(1.0)
     assert len(stranger.executed) == before
+
+
+def try_everything(stranger: Stranger, size: int) -> Tally:
+    """With the stop latched: move the arm, pose as gate, policy and arm, guess the word, widen the gate."""
+    steps, digest = len(stranger.executed), stranger.truth["digest"]
+    tries: list[Callable[[], bool]] = [
+        lambda: stranger.set("command_gate", "re_arm", secrets.token_hex(8)) == "",
+        lambda: stranger.set("command_gate", "table_height_m", -0.4) == "",
+        lambda: stranger.set("command_gate", "deadman_s", math.nan) == "",
+        lambda: stranger.call(topics.RE_ARM)[0],
+        lambda: stranger.call(topics.RESET)[0],
+        *(lambda topic=topic: stranger.command(DOWN, topic=topic) is True for topic in COMMANDS),
+    ]
+    accepted = sum(tries[number % len(tries)]() for number in range(size))
+    stranger.spin(1.0)
+    moved = len(stranger.executed) - steps + (stranger.truth["digest"] != digest)
+    return Tally(size, accepted + moved, 0)
+
+
+COMMANDS = (topics.ARM_COMMAND, topics.POLICY_COMMAND, topics.TELEOP_COMMAND)
+
+
+@attack("a stranger in the robot's DDS domain")
+def stranger_in_the_domain(folder: Path, size: int) -> Tally:
+    domain = 97
+    with Graph(GraphConfig(folder=folder, domain_id=domain)) as robot, GraphClient(domain_id=domain) as operator:
+        operator.wait_ready(60.0)
+        stranger = Stranger(domain)
+        assert stranger.spin(20.0, lambda: {topics.TARGET, topics.GATE_STATUS} <= stranger.heard.keys())
+        begin_episode(stranger)
+        operator.estop()
+        tally = try_everything(stranger, size)
+        stranger.close()
+        return Tally(tally.attempts, tally.accepted, sum(robot.restarts.values()))
+
+
+def test_stranger_gets_nothing_of_all_he_tries_while_the_stop_is_latched(stranger, client) -> None:
+    begin_episode(stranger)
+    client.estop()
+    try:
+        assert try_everything(stranger, 24) == Tally(24, 0, 0)
+    finally:
+        client.re_arm()
 
 
 def policy_commands(stranger: Stranger) -> list[JointState]:
