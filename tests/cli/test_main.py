@@ -153,7 +153,13 @@ def test_bash_completes_commands_actions_and_flags(tmp_path: Path, capsys) -> No
 def test_up_takes_what_the_launch_file_takes_and_means_the_same(monkeypatch, tmp_path) -> None:
     started: list[GraphConfig] = []
     monkeypatch.setattr(bringup, "up", lambda config, tell: started.append(config) or 0)
-    words = {"robot": "sim", "folder": str(tmp_path), "domain": "7", "trainer": "lab:50051", "identity": "id"}
+    identity = tmp_path / "id"
+    identity.mkdir()
+    for name in ("cert.pem", "key.pem", "ca.pem"):
+        (identity / name).touch()
+    words = {
+        "robot": "sim", "folder": str(tmp_path), "domain": "7", "trainer": "lab:50051", "identity": str(identity)
+    }  # fmt: skip
     flags = ["paced", "realtime", "teleop"]
     line = [part for name, value in words.items() for part in (f"--{name}", value)] + [f"--{flag}" for flag in flags]
     assert frame.main(["up", *line]) == 0
