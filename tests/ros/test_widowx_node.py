@@ -159,15 +159,32 @@ def recorded(path: Path, topic: str, kind: type) -> list[tuple[int, Any]]:
         return [(message.log_time, deserialize_message(message.data, kind)) for _, _, message in found]
 
 
-def test_frozen_camera_stops_the_episode(client, camera, forwards) -> None:
+def freeze_in_an_episode(graph: Graph, camera: Camera) -> None:
+    """As soon as one is being recorded."""
+    spool = graph.config.folder / "spool"
+    wait_until(lambda: any(spool.rglob("*.partial")), 30.0, "a recording")
     camera.frozen = True
+
+
+def test_frozen_camera_stops_the_episode_and_the_next_one_runs_when_it_is_back(graph, client, camera, forwards) -> None:
+    log = graph.logs / "arm.log"
+    freezing = threading.Thread(target=freeze_in_an_episode, args=(graph, camera))
+    freezing.start()
     try:
         row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
+        freezing.join()
         assert row["truncated_reason"] in ("refused", "fault", "arm_lost", "estop")
         assert row["steps"] < 10
+        refused = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
+        assert (refused["steps"], refused["truncated_reason"]) == (0, "refused"), refused
+        assert "shows the same picture" in refused["detail"]
     finally:
         camera.frozen = False
-    client.call("arm/recover", timeout_s=30.0)
+    assert log.read_text().count("the arm holds: observation failed") == 1  # said once, not five times a second
+    wait_until(lambda: refusal(client, "arm/reset") == "", 20.0, "the arm to begin again by itself")
+    if client.gate["state"] in ("stopped", "disarmed"):
+        client.re_arm()
+    assert client.run_episode(instruction="lift", seed=0, checkpoint=forwards)["truncated_reason"] == ""
 
 
 def test_motor_that_drops_torque_ends_the_episode_until_recovered(client, faults, forwards) -> None:
