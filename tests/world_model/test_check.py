@@ -15,7 +15,7 @@ import pytest
 from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.check import check
 from cloud_trainer.world_model.data.described import build_source
-from cloud_trainer.world_model.data.lag import ConventionError, measure_lag
+from cloud_trainer.world_model.data.lag import ConventionError
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
 from cloud_trainer.world_model.data.source import ActionKind, MemorySource, SchemaError, SourceInfo, iterate
 from cloud_trainer.world_model.data.units import UnitsError
@@ -23,7 +23,7 @@ from gymnast_cli.main import main
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.types import Episode
 from tests.cli.test_wm import NETWORK
-from tests.world_model.test_sources import lerobot_folder, moving_square
+from tests.world_model.test_sources import lerobot_folder, measure_lag, moving_square
 
 EARLY, LATE = "2021-07-22_23-59-59", "2021-07-23_00-00-00"
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from cloud_trainer.world_model.actions import condition, frame_conditions, physical_from_bridge, rescale_bridge
 from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.check import check
-from cloud_trainer.world_model.data.lag import ConventionError, measure_lag
+from cloud_trainer.world_model.data.lag import ConventionError, LagReport, LagTally
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
 from cloud_trainer.world_model.data.mcap import McapSource, by_outcome
 from cloud_trainer.world_model.data.source import (
@@ -64,6 +65,13 @@ def moving_square(seed: int = 0, steps: int = 40, lag: int = 0, proprio: bool = 
         "metadata": {"proprioception": proprio},
     }
     return replace(tiny_episode(steps=steps, size=64), **fields)
+
+
+def measure_lag(episodes: Iterable[Episode]) -> LagReport:
+    tally = LagTally()
+    for episode in episodes:
+        tally.add(episode)
+    return tally.report()
 
 
 def test_shift_moves_the_action_to_the_motion_it_causes() -> None:

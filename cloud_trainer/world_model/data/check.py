@@ -121,14 +121,15 @@ def check(
         on_read(index + 1, len(source))
     if broken and not readable:
         raise broken[0][1]
-    return Checked(
-        source,
-        tuple(readable),
-        tuple((index, str(error)) for index, error in broken),
-        _reports(tallies),
-        tuple(first.metadata.get("cameras", ())) if first is not None else (),
-        next(iter(first.images), "") if first is not None else "",
-    )
+    complaints = tuple((index, str(error)) for index, error in broken)
+    return Checked(source, tuple(readable), complaints, _reports(tallies), *_cameras(first))
+
+
+def _cameras(episode: Episode | None) -> tuple[tuple[str, ...], str]:
+    """The cameras there are to choose from, and the one read."""
+    if episode is None:
+        return (), ""
+    return tuple(episode.metadata.get("cameras", ())), next(iter(episode.images), "")
 
 
 def _give_up(broken: Sequence[tuple[int, GymnastError]], readable: Sequence[int]) -> None:

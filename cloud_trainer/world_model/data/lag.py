@@ -7,7 +7,7 @@ translation and rotation. Their mean decides. Lag 0 is our convention; a positiv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -74,23 +74,8 @@ class LagReport:
         return "\n".join(lines)
 
 
-def measure_lag(episodes: Iterable[Episode]) -> LagReport:
-    """Correlate motion with action at every lag of LAGS; one episode is held at a time.
-
-    Args:
-        episodes: in the convention to be checked; those under 12 steps are left out.
-
-    Raises:
-        ConventionError: no episode is long enough, or nothing moves.
-    """
-    tally = LagTally()
-    for episode in episodes:
-        tally.add(episode)
-    return tally.report()
-
-
 class LagTally:
-    """Collects readings of one episode after the other."""
+    """Collects readings of one episode after the other, in the convention to be checked; holds none of them."""
 
     def __init__(self) -> None:
         """Nothing is measured yet."""
