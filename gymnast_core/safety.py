@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gymnast_core.envelope import ArmState, Envelope, GateLimits, RefusedError, hold_action
+from gymnast_core.envelope import ArmState, Envelope, RefusedError, hold_action
 from gymnast_core.errors import UnreachableError
 from gymnast_core.latch import StopLatch
+from gymnast_core.limits import GateLimits
 from gymnast_core.types import ACTION_DIM, FloatArray
 
 __all__ = ["ArmState", "Command", "CommandGate", "Decision", "GateLimits", "GateState", "Verdict", "hold_action"]

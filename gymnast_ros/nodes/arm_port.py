@@ -14,8 +14,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from gymnast_core.envelope import Envelope, hard_limits
+from gymnast_core.envelope import Envelope
 from gymnast_core.errors import EstopLatchedError, ShapeError
+from gymnast_core.limits import hard_limits
 from gymnast_core.mark import ForeignError
 from gymnast_core.pulse import Pulse
 from gymnast_core.safety import ArmState
