@@ -203,7 +203,7 @@ class Revocations:
         """
         certificates = context.auth_context().get("x509_pem_cert")
         pem = bytes(certificates[0]) if certificates else b""
-        if not pem or _read_certificate(pem)[0] is None:
+        if not pem or self.peer(pem) is None:  # before it is kept in mind: a refusal has a name, an ended call has none
             return None
         with self._lock:
             self._calls.setdefault(pem, set()).add(context)
