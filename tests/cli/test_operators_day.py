@@ -64,7 +64,7 @@ def test_evaluation_compares_on_the_same_starts(stack: Stack, gymnast: Run, tmp_
 
 
 def test_a_stopped_arm_is_an_exit_code_of_its_own(stack: Stack, gymnast: Run) -> None:
-    with GraphClient(domain_id=stack.domain) as robot:
+    with GraphClient(domain_id=stack.domain, folder=stack.folder / "robot") as robot:
         robot.wait_ready(30.0)
         robot.estop()
         code, said = gymnast("collect", "--tasks", "lift", "--count", 1, *stack.robot())

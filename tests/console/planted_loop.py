@@ -24,7 +24,7 @@ class PlantedRobot:
     """Succeeds as often as its checkpoint's rate says, the same way from the same start state."""
 
     def __init__(self, policy: str, rates: Mapping[str, float]) -> None:
-        self.policy_version, self._rates = policy, rates
+        self.policy_version, self.robot_name, self._rates = policy, "sim-0", rates
 
     def evaluate(
         self, *, tasks: Sequence[str], seed_start: int, seed_count: int, checkpoints: Sequence[str] = (), **_: Any

@@ -67,7 +67,10 @@ class SimRobot:
     def wait_staged(self, checkpoint_ids, timeout_s):
         assert all(self.shelf.path(name).is_dir() for name in checkpoint_ids)
 
-    def swap(self, checkpoint_id):
+    stopped = False
+
+    def swap(self, checkpoint_id, *, scene=None):
+        self.kept_for = scene
         self.policy_version = checkpoint_id
         return checkpoint_id
 
