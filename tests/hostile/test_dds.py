@@ -41,10 +41,17 @@ def stranger(graph, client, domain_id) -> Iterator[Stranger]:
 
 
 def begin_episode(stranger: Stranger) -> None:
-    """Lay out a scene, so that the simulated arm would take a command."""
-    before = len(stranger.executed)
-    assert stranger.call(topics.RESET)[0]
-    assert stranger.spin(20.0, lambda: len(stranger.executed) > before)
+    """Lay out a scene, so that the simulated arm would take a command; all that was executed before has been heard."""
+    success, words = stranger.call(topics.RESET)
+    assert success, words
+    stamp_ns = json.loads(words)["stamp_ns"]
+    assert stranger.spin(20.0, lambda: bool(stranger.executed) and stamp_of(stranger.executed[-1]) >= stamp_ns)
+    assert stranger.spin(20.0, lambda: stamp_of(stranger.heard[topics.TARGET]) >= stamp_ns)
+    stranger.spin(0.1)  # its truth and picture
+
+
+def stamp_of(message: JointState) -> int:
+    return messages.to_ns(message.header.stamp)
 
 
 def test_stranger_cannot_move_the_arm(stranger, client) -> None:
