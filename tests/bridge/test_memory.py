@@ -6,6 +6,7 @@ Measured as the peak resident memory of real processes, a service and a robot, b
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -81,6 +82,19 @@ def sparse(path: Path, size: int) -> Path:
     return path
 
 
+def plant(trainer: Path, weights: Path) -> str:
+    """Have a running trainer hold a file as the weights of a checkpoint; returns its digest."""
+    digest, size = file_digest(weights), weights.stat().st_size
+    weights.rename(trainer / "blobs" / digest[:2] / digest)
+    database = sqlite3.connect(trainer / "store.db", timeout=20)
+    with database:
+        row = ("default", f"policy-{size}", "policy", b"{}", digest, size, 1)
+        columns = "tenant, checkpoint_id, kind, manifest, weights_digest, weights_size, published_ns"
+        database.execute(f"INSERT INTO checkpoints ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    database.close()
+    return digest
+
+
 def robot_process(work, *args) -> float:
     """Run some work in a process of its own; returns the megabytes its memory grew by."""
     here, there = _SPAWN.Pipe()
@@ -137,8 +151,7 @@ def test_a_huge_episode_and_many_small_ones_on_both_sides(served, tmp_path):
 def test_large_weights_on_both_sides(served, tmp_path):
     address, pid, folder = served
     weights = sparse(tmp_path / "weights", 2 * LARGE)
-    digest = file_digest(weights)
-    weights.rename(folder / "trainer" / "blobs" / digest[:2] / digest)
+    digest = plant(folder / "trainer", weights)
     before = forget_peak(pid)
     robot = robot_process(fetch, address, str(tmp_path), digest, 2 * LARGE)
     service = peak_mb(pid) - before
@@ -149,8 +162,7 @@ def test_large_weights_on_both_sides(served, tmp_path):
 def test_who_does_not_read_weights_is_not_waited_for_in_memory(served, tmp_path):
     address, pid, folder = served
     weights = sparse(tmp_path / "weights", LARGE + 1)
-    digest = file_digest(weights)
-    weights.rename(folder / "trainer" / "blobs" / digest[:2] / digest)
+    digest = plant(folder / "trainer", weights)
     before = forget_peak(pid)
     with open_channel(address, None, insecure=True) as channel:
         method = channel.unary_stream(
