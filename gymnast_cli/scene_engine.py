@@ -33,32 +33,34 @@ from cloud_trainer.jobs.adaptation_engine import (
     Trust,
     Verdict,
 )
+from cloud_trainer.jobs.calibrated import calibrated_bounds
+from cloud_trainer.jobs.gates import TRACKER_EPISODES, require_gates
 from cloud_trainer.jobs.imagine import imagine_from
+from cloud_trainer.jobs.practice import practice_judge
+from cloud_trainer.jobs.scene_trust import MOST, SceneEpisodes, check_scene, divide, scene_gates
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.shelf import Shelf
-from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import JobStore
+from cloud_trainer.store.protocols import EpisodeRow, JobStore
 from cloud_trainer.store.tenants import DEFAULT_TENANT
-from cloud_trainer.world_model.audit import require_trust
-from cloud_trainer.world_model.audit_bounds import AuditConfig
-from cloud_trainer.world_model.audit_run import run_audit
 from cloud_trainer.world_model.compact_data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_cli.arm_trials import FLUSH_S, STAGE_S, TrialRobot, run_pairs
 from gymnast_cli.other_tasks import declared, guard_plan, other_tasks, reason_of
-from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
+from gymnast_core.errors import GymnastError, NotTrustedError
 from gymnast_core.policies import load_policy
+from gymnast_core.purpose import is_measurement
 from gymnast_core.scene import Fingerprint, SceneBook
 from gymnast_core.seeds import take
 from gymnast_core.sequential import HarmRule, SequentialRule
 from gymnast_core.trial import Trial, TrialPlan, has_won
-from gymnast_core.types import Episode, Outcome
+from gymnast_core.types import Outcome
 
 POLL_S = 0.2
 MOST_DIFFERENT = 900
 """Start states that the episodes of a seed are begun from; after so many they come again."""
 ROBOT_S = 1800.0
+LABELS = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
 
 
 class Robot(TrialRobot, Protocol):
@@ -179,7 +181,7 @@ class SceneEngine:
         self.catalogue.settle()
 
     def trust(self, folder: Path) -> Trust:
-        """Dream the recorded episodes of this scene and compare how they ended."""
+        """Dream the recorded episodes of this scene and measure: what training will ask again, of the same episodes."""
         request = self._request(folder)
         config, recorded = PipelineConfig.of(request["config"]), self._recorded(request)
         needed = config.scene_episodes
@@ -188,16 +190,21 @@ class SceneEngine:
             missing = needed - len(recorded)
             reason = f"{len(recorded)} labelled episodes of this task here are too few to tell; collect {missing} more"
             return Trust(False, reason, figures)
-        world, episodes = self._there(request)
-        report = run_audit(
-            world.dreamer(), episodes,
-            judge=LearnedJudge.load(self.shelf.path(request["judge"])), config=AuditConfig(parts=("outcomes",)),
-            bounds=replace(config.bounds, episodes=needed),
-        )  # fmt: skip
-        told = report.summary().items()
+        home, chosen = self._chosen({**request, "checked": None})  # of an earlier check, with fewer episodes
+        self._note(folder, checked=chosen.checked)
+        judge = practice_judge(config, self.shelf.path(request["judge"]), folder)
+        gates = scene_gates(config, calibrated_bounds(self.shelf.path(request["world_model"]), "adapt"))
+        _, passed = check_scene(home, judge, chosen, gates, folder / "trust", seed=request["seed"])
+        told = passed.report.summary().items()
         figures |= {name: value for name, value in told if isinstance(value, (int, float)) and math.isfinite(value)}
+        figures |= {
+            "real_episodes_here": len(chosen.mine),
+            "judge": judge.version,
+            "episodes_checked": len(chosen.checked),
+        }
+        figures |= {"overridden": dict(passed.overridden)} if passed.overridden else {}
         try:
-            require_trust(report)
+            require_gates(passed, gates)
         except NotTrustedError as refusal:
             return Trust(not config.check, f"{refusal}", figures)
         return Trust(True, figures=figures)
@@ -213,7 +220,7 @@ class SceneEngine:
         spec = {
             **{name: request[name] for name in ("robot", "policy", "world_model", "judge", "instruction")},
             "seed": request["seed"], "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode,
-            "scene": request["scene"], "config": request["config"],
+            "scene": request["scene"], "config": request["config"], "checked": request["checked"],
         }  # fmt: skip
         row = self.jobs.submit(self.tenant, "adapt", spec, folder.name, "console")
         emit("job", {"job": row.job_id})
@@ -258,7 +265,8 @@ class SceneEngine:
     def preview(self, candidate: str, folder: Path) -> None:
         """Imagine old and new from the captured start."""
         request = self._request(folder)
-        world, _ = self._there(request)
+        home, chosen = self._chosen(request)
+        world = home.in_scene(clips_of(chosen.here, home.image_size), seed=request["seed"])
         size = (world.image_size, world.image_size)
         start = self.catalogue.find(request["start"])
         if start is None:
@@ -335,26 +343,40 @@ class SceneEngine:
 
     def _request(self, folder: Path) -> dict[str, Any]:
         """What capture() wrote down; older adaptations have the trainer's scene and settings."""
-        usual = {"scene": self.scene, "seed": 0, "config": dict(self.config), "other_tasks": []}
+        usual = {"scene": self.scene, "seed": 0, "config": dict(self.config), "other_tasks": [], "checked": None}
         return {**usual, **json.loads((folder / "request.json").read_text())}
 
-    def _recorded(self, request: Mapping[str, Any]) -> list[Any]:
-        """Labelled episodes of this task in this scene."""
-        rows = self.catalogue.list(instruction=request["instruction"], limit=100_000)
-        labelled = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
-        return [row for row in rows if row.metadata.get("scene") == request["scene"] and row.outcome in labelled]
+    def _note(self, folder: Path, **values: Any) -> None:
+        """Add to what capture() wrote down."""
+        staging = folder / "request.partial"
+        staging.write_text(json.dumps({**self._request(folder), **values}))
+        staging.replace(folder / "request.json")
 
-    def _episodes(self, request: Mapping[str, Any], image_size: int) -> list[Episode]:
-        size = (image_size, image_size)
-        episodes = [self.catalogue.read(row, image_size=size) for row in self._recorded(request)[-200:]]
-        if not episodes:
-            task, scene = request["instruction"], request["scene"]
-            raise ConfigError(f"no labelled episode of {task!r} in scene {scene!r}; collect a few first")
-        return episodes
+    def _learnable(self) -> list[EpisodeRow]:
+        """Every episode that may be learned from, oldest first."""
+        return [row for row in self.catalogue.all() if not is_measurement(row.metadata)]
 
-    def _there(self, request: Mapping[str, Any]) -> tuple[World, list[Episode]]:
-        """The world model as it looks in this scene, and the recordings that say how."""
-        dream = PipelineConfig.of(request["config"]).dream
-        home = load_world(self.shelf.path(request["world_model"]), dream)
-        episodes = self._episodes(request, home.image_size)
-        return home.in_scene(clips_of(episodes, home.image_size), seed=0), episodes
+    def _recorded(self, request: Mapping[str, Any]) -> list[EpisodeRow]:
+        """Labelled episodes of this task in this scene, of this robot."""
+        return [row for row in self._here(request) if row.instruction == request["instruction"]]
+
+    def _here(self, request: Mapping[str, Any]) -> list[EpisodeRow]:
+        wanted = (request["robot"], request["scene"])
+        rows = [row for row in self._learnable() if (row.robot, row.metadata.get("scene")) == wanted]
+        return [row for row in rows if row.outcome in LABELS]
+
+    def _chosen(self, request: Mapping[str, Any]) -> tuple[World, SceneEpisodes]:
+        """The world model at home, and the recordings that say how it is here: after the check, those it saw."""
+        config = PipelineConfig.of(request["config"])
+        home = load_world(self.shelf.path(request["world_model"]), config.dream)
+        rows = {row.episode_id: row for row in self._here(request)[-MOST:]}
+        newest = [row for row in self._learnable()[-config.most_episodes :] if row.outcome in LABELS]
+        elsewhere = sorted((row for row in newest if row.episode_id not in rows), key=lambda row: row.episode_id)
+        rows |= {row.episode_id: row for row in elsewhere[:TRACKER_EPISODES]}
+        if (checked := request.get("checked")) is not None:
+            rows = {name: row for name in checked if (row := self.catalogue.find(name)) is not None}
+        size = (home.image_size, home.image_size)
+        ordered = sorted(rows.values(), key=lambda row: row.sequence)
+        episodes = [self.catalogue.read(row, image_size=size) for row in ordered]
+        names = {name: str(request[name]) for name in ("robot", "scene", "instruction")}
+        return home, divide(episodes, **names)

@@ -12,17 +12,14 @@ from typing import Any
 
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import anchored, check_request, iterations_within
+from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.forgetting import ForgettingCheck
-from cloud_trainer.jobs.gates import (
-    Gates,
-    Passed,
-    pass_gates,
-    starts_within,
-)
+from cloud_trainer.jobs.gates import Passed, require_gates, starts_within
 from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
 from cloud_trainer.jobs.pieces import Ground
 from cloud_trainer.jobs.practice import clips_for, frame_sizes, grpo_config, lineage_of, practice_judge, result_of
 from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
+from cloud_trainer.jobs.scene_trust import SceneEpisodes, check_scene, divide, scene_gates
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import split_of
 from cloud_trainer.jobs.train import Training
@@ -45,7 +42,8 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
     checked on episodes that were not rehearsed.
 
     Args:
-        job: spec holds scene, instruction, and as options rollouts (imagined ones, at most), budget_s and mode.
+        job: spec holds scene, instruction, and as options robot, checked (ids of the trust check that an operator saw),
+            rollouts (imagined ones, at most), budget_s and mode.
         clock: monotonic seconds, for the time budget.
 
     Returns:
@@ -61,34 +59,29 @@ def adapt(job: Job, *, clock: Callable[[], float] = time.monotonic) -> dict[str,
     config = PipelineConfig.of(job.spec.get("config", {}))
     if config.forgetting_starts == 0:
         raise ConfigError("forgetting_starts 0 leaves nothing to see a loss by; leave it out, or set forgetting to 1")
-    scene = str(job.spec["scene"])
     home = load_world(job.checkpoints["world_model"], config.dream)
     frame_sizes(job, config, home)
-    episodes = load_episodes(job, config.most_episodes, home.image_size)
+    checked = job.spec.get("checked")
+    episodes = load_episodes(job, config.most_episodes, home.image_size, also=checked or ())
     steps = practice_steps(episodes, config.dream.episode_steps)
-    here = [episode for episode in episodes if episode.metadata.get("scene") == scene]
-    mine = [episode for episode in here if episode.instruction == job.spec["instruction"]]
-    if not mine:
-        raise ConfigError(f"no episode of {job.spec['instruction']!r} in scene {scene!r}; collect a few there first")
-    others = [episode for episode in episodes if episode.metadata.get("scene") != scene]
-    others.sort(key=lambda episode: episode.episode_id)
-    mine.sort(key=lambda episode: episode.episode_id)
-    rehearsed = [episode for episode in others if split_of(episode.episode_id) == "world_model"]
-    held_out = [episode for episode in others if split_of(episode.episode_id) != "world_model"]
-    scene_clips = clips_of(here, home.image_size)
-    there = home.in_scene(scene_clips, seed=job.seed)
-    judge = practice_judge(job, config, job.checkpoints["judge"])
-    passed = pass_gates(
-        there, judge, mine, _scene_gates(config), job.folder, tracker_episodes=others, progress=job.progress,
-        seed=job.seed,
-    )  # fmt: skip
+    asked = {name: str(job.spec.get(name, "")) for name in ("robot", "scene", "instruction")}
+    chosen = divide(episodes, checked=checked, **asked)
+    rehearsed = [episode for episode in chosen.others if split_of(episode.episode_id) == "world_model"]
+    held_out = [episode for episode in chosen.others if split_of(episode.episode_id) != "world_model"]
+    judge = practice_judge(config, job.checkpoints["judge"], job.folder)
+    gates = scene_gates(config, calibrated_bounds(job.checkpoints["world_model"], "adapt"))
+    there, passed = check_scene(home, judge, chosen, gates, job.folder, seed=job.seed, progress=job.progress)
+    if gates.check:
+        require_gates(passed, gates)
     grpo = grpo_config(job, config)
     allowed = iterations_within(job.spec, grpo.iterations, grpo.groups * grpo.group_size)
     training = _practise(
-        job, config, replace(grpo, iterations=allowed), lambda: clock() > deadline, (there, home), judge, scene_clips,
-        mine, rehearsed, passed, steps,
+        job, config, replace(grpo, iterations=allowed), lambda: clock() > deadline, (there, home), judge,
+        chosen, rehearsed, passed, steps,
     )  # fmt: skip
-    result = result_of(job, training, job.checkpoints["world_model"], job.checkpoints["judge"], passed, len(mine))
+    result = result_of(
+        job, training, job.checkpoints["world_model"], job.checkpoints["judge"], passed, len(chosen.mine)
+    )
     result["ended_by"] = _ended_by(len(training.history), allowed, grpo.iterations)
     if not result["candidates"]:
         result["refused"] = f"budget_s {job.spec.get('budget_s')} did not last for one iteration; give more"
@@ -128,11 +121,12 @@ def _ended_by(done: int, allowed: int, asked: int) -> str:
 
 def _practise(
     job: Job, config: PipelineConfig, grpo: GrpoConfig, late: Callable[[], bool], worlds: tuple[World, World],
-    judge: Judge, here: Clips, mine: Sequence[Episode], others: Sequence[Episode], passed: Passed, steps: int,
+    judge: Judge, chosen: SceneEpisodes, others: Sequence[Episode], passed: Passed, steps: int,
 ) -> Training:  # fmt: skip
     """Run GRPO for its iterations; the time budget cuts off."""
     there, home = worlds
-    scene_clips, parent = clips_for(mine, "scene", there.image_size), job.checkpoints["policy"]
+    scene_clips, parent = clips_for(chosen.mine, "scene", there.image_size), job.checkpoints["policy"]
+    here = clips_of(chosen.here, there.image_size)
     begin, later = starts_within(scene_clips, steps, passed.horizon)
     novel, told = novel_beginnings(begin, here, config, seed=job.seed)
     load = functools.partial(load_world, job.checkpoints["world_model"], config.dream)
@@ -154,14 +148,3 @@ def _practise(
 
 def _world_in_scene(load: Callable[[], World], here: Clips, seed: int) -> World:
     return load().in_scene(here, seed=seed)
-
-
-def _scene_gates(config: PipelineConfig) -> Gates:
-    """The gates of one scene and task: as many episodes as an operator collects in minutes, no single-task floor.
-
-    The judge's floor is the audit's P(success | real failure) here: 20 labels prove no precision. Outcomes alone are
-    asked, as on the operator's page: the gripper tracker has not seen the scene and finds its own error there.
-    """
-    bounds = replace(config.bounds, episodes=config.scene_episodes)
-    gates = replace(config.gates, audit=replace(config.audit, parts=("outcomes",)), bounds=bounds)
-    return replace(gates, judge_floor=None, judge_task_floor=config.judge_task_floor)

@@ -6,7 +6,7 @@ Everything is measured on held-out recorded episodes that neither model nor judg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from cloud_trainer.world_model.audit_outcomes import Judged, outcome_report
 from cloud_trainer.world_model.audit_run import draw_cases, dreamt_verdicts, run_audit
 from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of, starts_of
 from cloud_trainer.world_model.worlds import World
-from gymnast_core.errors import NotTrustedError
+from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.judge import Judge, Verdict
 from gymnast_core.manifest import Manifest
 from gymnast_core.types import Episode
@@ -31,13 +31,15 @@ from gymnast_core.types import Episode
 CHUNK = 5
 """Steps between looks of the policy: a horizon is cut to whole chunks."""
 TRACKER_EPISODES = 60
-NO_WORSE = AuditConfig(parts=("pictures", "objects"), draws=1)
+OVERRIDABLE = ("judge_floor", "judge_task_floor", "judge_drift")
+"""What of the judge an operator may decide to ignore, beside the bounds of the audit."""
+NO_WORSE = AuditConfig(parts=("pictures", "objects", "obedience"), draws=1)
 """What a refined model is compared with its parent by: no judge, who has learned from one of the two."""
 
 
 def practice_audit() -> AuditConfig:
-    """What is measured before practice: 20 episodes frame by frame (about 6 CPU seconds), outcomes on all."""
-    return AuditConfig(parts=("outcomes", "pictures", "objects", "motion", "trust"), pictures=20)
+    """What is measured before practice: 20 episodes frame by frame (about 8 CPU seconds), outcomes on all."""
+    return AuditConfig(parts=("outcomes", "pictures", "objects", "motion", "obedience", "trust"), pictures=20)
 
 
 def practice_bounds() -> AuditBounds:
@@ -55,7 +57,7 @@ class Gates:
     Attributes:
         audit: which parts of the audit are measured.
         bounds: of the audit.
-        overrides: names of bounds that an operator decided to ignore.
+        overrides: what an operator decided to ignore, and why: a bound of the audit, or one of OVERRIDABLE.
         judge_floor: the lower end (95 %) of the judge's precision on held-out dreams, all tasks together, must reach
             it; None asks for nothing. Default .4: 76-89 held-out dreams of the demo's five seeds prove .52 to
             .72, and calling everything a success has a precision of .26 to .42; above .5 would refuse by chance.
@@ -66,10 +68,18 @@ class Gates:
 
     audit: AuditConfig
     bounds: AuditBounds
-    overrides: tuple[str, ...] = ()
+    overrides: Mapping[str, str] = field(default_factory=dict)
     judge_floor: float | None = 0.4
     judge_task_floor: float | None = None
     check: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse an override of something that is not asked, and one without a reason."""
+        known = {*(entry.name for entry in fields(AuditBounds)), *OVERRIDABLE} - {"trusted_error"}
+        if unknown := sorted(set(self.overrides) - known):
+            raise ConfigError(f"overrides {unknown} are no bounds; there are {sorted(known)}")
+        if silent := sorted(name for name, why in self.overrides.items() if not str(why).strip()):
+            raise ConfigError(f"say why {silent} may be ignored: overrides {{name: reason}}")
 
 
 @dataclass(frozen=True)
@@ -81,32 +91,49 @@ class Passed:
         judge: its precision and recall on the same dreams.
         drift: of the judge the job came with, against its own calibration; None where its checkpoint has none.
         horizon: steps a dream may last, whole chunks; None is no cap.
+        overridden: what was not good enough and is ignored by an operator's decision, and why.
     """
 
     report: AuditReport
     judge: TrustReport
     drift: Drift | None
     horizon: int | None
+    overridden: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values of the judge and of the cap; the audit has its own."""
         drift = None
         if self.drift is not None:
             drift = {"alarm": self.drift.alarm, "signs": list(self.drift.signs), "p_values": dict(self.drift.p_values)}
-        return {"judge_trust": self.judge.to_json(), "judge_drift": drift, "horizon": self.horizon}
+        return {"judge_trust": self.judge.to_json(), "judge_drift": drift, "horizon": self.horizon,
+                "overridden": dict(self.overridden)}  # fmt: skip
 
 
 def no_worse_than_parent(
-    child: World, parent: World, held_out: Sequence[Episode], audit: AuditConfig, *, seed: int
-) -> str:
-    """Say why a refined model must not replace its parent; empty when it may."""
-    config = replace(NO_WORSE, pictures=audit.pictures, start=audit.start)
+    child: World, parent: World, held_out: Sequence[Episode], gates: Gates, *,
+    tracker_episodes: Sequence[Episode] = (), seed: int,
+) -> str:  # fmt: skip
+    """Say why a refined model must not replace its parent; empty when it may.
+
+    Args:
+        child: the refined model.
+        parent: what it was refined from.
+        held_out: labelled episodes.
+        gates: whose bounds and overrides hold here too.
+        tracker_episodes: other episodes of the same camera.
+        seed: of the dreams.
+    """
+    config = replace(NO_WORSE, pictures=gates.audit.pictures, start=gates.audit.start)
+    held_out = [episode for episode in held_out if episode.steps > config.start]
     reports = [
-        run_audit(world.dreamer(), held_out, judge=None, config=config, model=world.version, seed=seed)
+        run_audit(
+            world.dreamer(), held_out, judge=None, config=config, bounds=gates.bounds, model=world.version, seed=seed,
+            tracker_episodes=tracker_episodes[:TRACKER_EPISODES],
+        )
         for world in (child, parent)
-    ]
+    ]  # fmt: skip
     try:
-        require_no_worse(*reports, seed=seed)
+        require_no_worse(*reports, overrides=gates.overrides, seed=seed)
     except NotTrustedError as refusal:
         return str(refusal)
     return ""
@@ -141,6 +168,21 @@ def pass_gates(
         NotTrustedError: a bound is broken, the judge's precision is not proven, or a judge that drifted was not
             refined.
     """
+    found = measure_gates(
+        world, judge, held_out, gates, folder, tracker_episodes=tracker_episodes, came_with=came_with,
+        progress=progress, seed=seed,
+    )  # fmt: skip
+    if gates.check:
+        require_gates(found, gates, unrefined=came_with is not None and came_with[0] is judge)
+    return found
+
+
+def measure_gates(
+    world: World, judge: Judge, held_out: Sequence[Episode], gates: Gates, folder: Path, *,
+    tracker_episodes: Sequence[Episode] = (), came_with: tuple[Judge, Manifest] | None = None, progress: Progress,
+    seed: int,
+) -> Passed:  # fmt: skip
+    """Measure and write what pass_gates() asks, refusing nothing; arguments as there."""
     progress(ProgressEvent("audit", 0, 1))
     held_out = [episode for episode in held_out if episode.steps > gates.audit.start]
     dreamer = world.dreamer()
@@ -161,30 +203,52 @@ def pass_gates(
     trust.write(folder / "judge_trust.json")
     keep_dreams(world, judge, clips_of(held_out, world.image_size), folder, seed=seed)
     progress(ProgressEvent("audit", 1, 1, {"agreement": outcomes.agreement, "optimism": outcomes.optimism}))
-    found = Passed(report, trust, drift, _horizon(report, gates))
     if drift is not None and drift.alarm:
         progress(ProgressEvent("judge_drift", 1, 1, drift.p_values))
-    if gates.check:
-        _refuse(found, judge, held_out, gates, unrefined=came_with is not None and came_with[0] is judge)
-    return found
+    tasks = tuple(dict.fromkeys(episode.instruction for episode in held_out))
+    broken = {**report.broken, **_judge_problems(trust, drift, gates, tasks)}
+    overridden = {name: why for name, why in gates.overrides.items() if name in broken}
+    for name in overridden:
+        progress(ProgressEvent(f"overridden_{name}", 1, 1))
+    return Passed(report, trust, drift, _horizon(report, gates), overridden)
 
 
-def _refuse(found: Passed, judge: Judge, held_out: Sequence[Episode], gates: Gates, *, unrefined: bool) -> None:
-    require_trust(found.report, overrides=gates.overrides)
-    if gates.judge_floor is not None:
-        require_trusted(found.judge, judge, [ALL_TASKS], floor=gates.judge_floor)
-    if gates.judge_task_floor is not None:
-        require_trusted(found.judge, judge, [e.instruction for e in held_out], floor=gates.judge_task_floor)
-    if unrefined and found.drift is not None and found.drift.alarm:
-        raise NotTrustedError(
-            f"judge {judge.version} has drifted since its calibration ({', '.join(found.drift.signs)}); refine it "
-            f"(judge_iterations above 0) or calibrate it again"
-        )
+def require_gates(found: Passed, gates: Gates, *, unrefined: bool = False) -> None:
+    """Refuse what measure_gates() found, where it is not good enough.
+
+    Raises:
+        NotTrustedError: see pass_gates().
+    """
+    require_trust(found.report, overrides=[name for name in gates.overrides if name not in OVERRIDABLE])
+    tasks = tuple(row.task for row in found.judge.tasks if row.task != ALL_TASKS)
+    problems = _judge_problems(found.judge, found.drift if unrefined else None, gates, tasks)
+    for name, problem in problems.items():
+        if name not in gates.overrides:
+            raise NotTrustedError(f"{problem}, or override by name: {name}")
     if found.horizon is not None and found.horizon < CHUNK:
         raise NotTrustedError(
             f"trust in the dream ends after {found.report.trusted_steps} steps, less than one chunk of {CHUNK}; refine "
             f"the world model, or override by name: trusted_steps"
         )
+
+
+def _judge_problems(trust: TrustReport, drift: Drift | None, gates: Gates, tasks: Sequence[str]) -> dict[str, str]:
+    """What is wrong with the judge, by the name it is overridden by."""
+    problems = {}
+    for name, floor, asked in (
+        ("judge_floor", gates.judge_floor, (ALL_TASKS,)), ("judge_task_floor", gates.judge_task_floor, tasks),
+    ):  # fmt: skip
+        if floor is not None:
+            try:
+                require_trusted(trust, trust.judge, asked, floor=floor)
+            except NotTrustedError as refusal:
+                problems[name] = str(refusal)
+    if drift is not None and drift.alarm:
+        problems["judge_drift"] = (
+            f"judge {trust.judge} has drifted since its calibration ({', '.join(drift.signs)}); refine it "
+            f"(judge_iterations above 0) or calibrate it again"
+        )
+    return problems
 
 
 def _horizon(report: AuditReport, gates: Gates) -> int | None:

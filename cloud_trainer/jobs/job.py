@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,26 +43,33 @@ class Job:
         return int(self.spec.get("seed", 0))
 
 
-def load_episodes(job: Job, most: int, image_size: int) -> list[Episode]:
+def load_episodes(job: Job, most: int, image_size: int, *, also: Collection[str] = ()) -> list[Episode]:
     """Read the newest labelled episodes, whatever their length, frames of image_size pixels a side.
 
-    The catalogue's label holds, not the file's. An episode without one says nothing about success and is not read.
+    The catalogue's label and robot hold, not the file's. An episode without a label says nothing about success and is
+    not read.
 
     Args:
         job: whose.
         most: only the newest so many are looked at.
         image_size: pixels a side.
+        also: ids that are read however old they are.
 
     Raises:
-        ConfigError: none is labelled.
+        ConfigError: none is labelled, or one of `also` is not there any more.
     """
-    chosen = [entry for entry in job.episodes[-most:] if entry.outcome in _LABELS]
+    newest = {entry.path for entry in job.episodes[-most:]}
+    wanted = [entry for entry in job.episodes if entry.path in newest or entry.episode_id in also]
+    chosen = [entry for entry in wanted if entry.outcome in _LABELS]
     if not chosen:
         raise ConfigError(f"none of {len(job.episodes)} episodes is labelled; collect and label some")
+    if gone := sorted(set(also) - {entry.episode_id for entry in chosen}):
+        raise ConfigError(f"episodes {', '.join(gone[:3])} of the trust check were withdrawn since; check trust again")
     episodes = []
     for index, entry in enumerate(chosen):
         episode = read_episode(entry.path, image_size=(image_size, image_size))
-        episodes.append(replace(episode, outcome=Outcome(entry.outcome)))
+        robot = entry.robot or episode.metadata.get("robot", "")
+        episodes.append(replace(episode, outcome=Outcome(entry.outcome), metadata={**episode.metadata, "robot": robot}))
         if index % 50 == 0:
             job.progress(ProgressEvent("read_episodes", index, len(chosen)))
     return episodes

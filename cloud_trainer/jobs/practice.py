@@ -9,6 +9,7 @@ from typing import Any
 
 from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import MODES
+from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import Passed, pass_gates, starts_within
 from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
 from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
@@ -68,7 +69,7 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
         ConfigError: too few labelled episodes.
         CancelledError: asked to stop.
     """
-    named = practice_judge(job, config, job.checkpoints["judge"]) if config.judge else None
+    named = practice_judge(config, job.checkpoints["judge"], job.folder) if config.judge else None
     home = load_world(job.checkpoints["world_model"], config.dream)
     frame_sizes(job, config, home)
     loaded = load_episodes(job, config.most_episodes, home.image_size)
@@ -87,20 +88,26 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
         parent = judge if judge_folder == came_with else LearnedJudge.load(came_with)
         before = (parent, read_manifest(came_with))
     passed = pass_gates(
-        world, judge, episodes["audit"], config.gates, job.folder, tracker_episodes=episodes["world_model"],
-        came_with=before, progress=job.progress, seed=job.seed,
+        world, judge, episodes["audit"], config.gates(calibrated_bounds(world_model, "improve")), job.folder,
+        tracker_episodes=episodes["world_model"], came_with=before, progress=job.progress, seed=job.seed,
     )  # fmt: skip
     within = [starts_within(part, steps, passed.horizon) for part in parts.values()]
     starts, late = ([start for pair in within for start in pair[which]] for which in (0, 1))
     return Dream(world, world_model, judge, judge_folder, passed, parts, starts, late, steps, kept)
 
 
-def practice_judge(job: Job, config: PipelineConfig, checkpoint: Path) -> Judge:
-    """Open who rewards: the learned judge of the checkpoint, or the one the configuration names."""
+def practice_judge(config: PipelineConfig, checkpoint: Path, folder: Path) -> Judge:
+    """Open who rewards: the learned judge of the checkpoint, or the one the configuration names.
+
+    Args:
+        config: of the job.
+        checkpoint: of a learned judge.
+        folder: of the job; what a named judge has said is kept there.
+    """
     if not config.judge:
         return LearnedJudge.load(checkpoint)
     here = {"device": config.device} if config.judge.get("kind") == "vlm" else {}
-    return CachedJudge(judge_of(here | dict(config.judge)), job.folder / JUDGE_CACHE)
+    return CachedJudge(judge_of(here | dict(config.judge)), folder / JUDGE_CACHE)
 
 
 def frame_sizes(job: Job, config: PipelineConfig, world: World) -> dict[str, int]:
@@ -164,6 +171,7 @@ def lineage_of(
         "audit": passed.report.summary(),
         "episodes": episodes,
     }
+    lineage |= {"overridden": dict(passed.overridden)} if passed.overridden else {}
     lineage |= {"frame_sizes": sizes} if len(set(sizes.values())) > 1 else {}
     return lineage | ({"judge_settings": dict(config.judge)} if config.judge else {})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cloud_trainer.jobs.calibrated import calibrated_bounds, inherit
 from cloud_trainer.jobs.gates import no_worse_than_parent
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
@@ -41,10 +42,14 @@ def promoted_world_model(
             config.dream.torch_device, job.progress, job.cancelled,
         )  # fmt: skip
         refine_world(parent, episodes["world_model"], how, out, clips=clips)
+        inherit(parent, out)
     refined = load_world(out, config.dream)
     worse = ""
     if config.check:
-        worse = no_worse_than_parent(refined, home, episodes["audit"], config.audit, seed=job.seed)
+        demanded = config.gates(calibrated_bounds(parent, "promotion"))
+        worse = no_worse_than_parent(
+            refined, home, episodes["audit"], demanded, tracker_episodes=episodes["world_model"], seed=job.seed
+        )
     if worse:
         job.progress(ProgressEvent("world_model_not_promoted", 1, 1))
         return parent, home, worse

@@ -19,7 +19,7 @@ from cloud_trainer.jobs.settings import TOLD_STARTS, PipelineConfig
 from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
 from cloud_trainer.jobs.start_states import novel_starts
 from cloud_trainer.jobs.train import Anchor, Sampler, Training, left_by
-from cloud_trainer.progress import Cancelled, CancelledError, ProgressEvent, never, silent
+from cloud_trainer.progress import Cancelled, CancelledError, ProgressEvent, never
 from cloud_trainer.world_model.compact_data import Clips, StartState, median_background
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.judge import Judge
@@ -115,7 +115,7 @@ def judge_maker(job: Job, config: PipelineConfig, judge: Judge, checkpoint: Path
 
 
 def _judge_elsewhere(folder: Path, config: PipelineConfig, checkpoint: Path) -> Judge:
-    return practice_judge(Job({}, {}, (), folder, silent, never), config, checkpoint)
+    return practice_judge(config, checkpoint, folder)
 
 
 def at_hand(config: PipelineConfig, here: T, again: Callable[[], T]) -> Callable[[], T]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,10 +44,14 @@ class Recorded:
     Attributes:
         path: the MCAP file.
         outcome: success, failure, abstain or unlabelled.
+        episode_id: of it.
+        robot: the name in the certificate that sent it, whatever the file says; empty where nobody sent it.
     """
 
     path: Path
     outcome: str
+    episode_id: str = ""
+    robot: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def _write_spec(inputs: JobInputs, work: Path) -> None:
         "kind": inputs.kind,
         "spec": dict(inputs.spec),
         "checkpoints": folders,
-        "episodes": [{"path": str(entry.path), "outcome": entry.outcome} for entry in inputs.episodes],
+        "episodes": [{**asdict(entry), "path": str(entry.path)} for entry in inputs.episodes],
     }
     staging = work / "spec.json.partial"
     staging.write_text(json.dumps(document, indent=1, sort_keys=True))

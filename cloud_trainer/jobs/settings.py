@@ -83,8 +83,10 @@ class PipelineConfig:
             measures and refuses nothing, where the robot itself tries the other tasks afterwards.
         check: refuse to practise where the audit is out of bounds, and to offer what may forget.
         audit: which parts of the audit are measured before practice.
-        bounds: of the audit.
-        overrides: names of bounds that an operator decided to ignore.
+        bounds: of the audit, by name, where they shall be others than those the world model was calibrated to (or the
+            defaults where it never was), see cloud_trainer.jobs.calibrated.
+        overrides: bounds that an operator decided to ignore, {name: reason}; the reason stays in the result, the
+            lineage and the log. Of the judge: judge_floor, judge_task_floor, judge_drift.
         judge_floor, judge_task_floor: see cloud_trainer.jobs.gates.Gates.
     """
 
@@ -117,8 +119,8 @@ class PipelineConfig:
     forgetting: float = 0.10
     check: bool = True
     audit: AuditConfig = field(default_factory=practice_audit)
-    bounds: AuditBounds = field(default_factory=practice_bounds)
-    overrides: tuple[str, ...] = ()
+    bounds: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
     judge_floor: float | None = 0.4
     judge_task_floor: float | None = None
 
@@ -128,6 +130,9 @@ class PipelineConfig:
         check_device_name(self.device, "config.device")
         check_device_name(self.dream.device, "dream.device")
         self.reinforcement(seed=0, learning_rate=self.learning_rate)
+        if not isinstance(self.overrides, Mapping):
+            raise ConfigError(f"overrides are {{name: reason}}, got {self.overrides!r}; say why of each")
+        self.gates({})
         if self.novel.instructions and not self.judge:
             raise ConfigError("novel.instructions need config.judge: the learned judge knows only what it was taught")
 
@@ -171,15 +176,25 @@ class PipelineConfig:
         ray = ClusterConfig.of(values["ray"]) if values.get("ray") else None
         try:
             audit = replace(practice_audit(), **tuples(values.get("audit", {})))
-            bounds = replace(practice_bounds(), **values.get("bounds", {}))
         except TypeError as error:
-            raise ConfigError(f"audit or bounds: {error}; see AuditConfig and AuditBounds for their names") from error
-        return PipelineConfig(**tuples({**values, **made_of, "ray": ray, "audit": audit, "bounds": bounds}))
+            raise ConfigError(f"audit: {error}; see AuditConfig for the names") from error
+        return PipelineConfig(**tuples({**values, **made_of, "ray": ray, "audit": audit}))
 
-    @property
-    def gates(self) -> Gates:
-        """What stands before practice."""
-        return Gates(self.audit, self.bounds, self.overrides, self.judge_floor, self.judge_task_floor, self.check)
+    def bounds_over(self, calibrated: Mapping[str, Any]) -> AuditBounds:
+        """The bounds of an audit: named here, else those the world model was calibrated to, else the defaults.
+
+        Raises:
+            ConfigError: a bound does not exist.
+        """
+        try:
+            return replace(practice_bounds(), **{**calibrated, **self.bounds})
+        except TypeError as error:
+            raise ConfigError(f"bounds: {error}; see AuditBounds for the names") from error
+
+    def gates(self, calibrated: Mapping[str, Any]) -> Gates:
+        """What stands before practice, in a world model calibrated to these bounds."""
+        bounds = self.bounds_over(calibrated)
+        return Gates(self.audit, bounds, self.overrides, self.judge_floor, self.judge_task_floor, self.check)
 
 
 def tuples(values: Mapping[str, Any]) -> dict[str, Any]:

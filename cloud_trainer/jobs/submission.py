@@ -47,6 +47,6 @@ def check_submission(
                 f"{', '.join(shelf.ids(role)) or 'none'} (more: gymnast serve --import FOLDER)"
             )
     catalogue = episodes_of(tenant)
-    named = [*spec.get("episodes", ()), *spec.get("checked", ())]
+    named = [*(spec.get("episodes") or ()), *(spec.get("checked") or ())]
     if missing := [str(name) for name in named if catalogue.find(str(name)) is None]:
         raise NotFoundError(f"episodes {', '.join(missing[:3])} are not at this trainer, or not valid")

@@ -28,7 +28,7 @@ def main(folder: Path) -> int:
     job = Job(
         spec=document["spec"],
         checkpoints={name: Path(path) for name, path in document["checkpoints"].items()},
-        episodes=[Recorded(Path(entry["path"]), entry["outcome"]) for entry in document["episodes"]],
+        episodes=[Recorded(**{**entry, "path": Path(entry["path"])}) for entry in document["episodes"]],
         folder=folder,
         progress=_progress,
         cancelled=(folder / CANCEL_NAME).exists,

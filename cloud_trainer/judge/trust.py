@@ -139,12 +139,12 @@ def _measure(task: str, pairs: Sequence[tuple[Outcome, Outcome]], confidence: fl
     return TaskTrust(task, len(pairs), abstained, precision, recall)
 
 
-def require_trusted(report: TrustReport, judge: Judge, tasks: Sequence[str], *, floor: float) -> None:
+def require_trusted(report: TrustReport, version: str, tasks: Sequence[str], *, floor: float) -> None:
     """Let RL pass only with a judge whose precision is proven on the very tasks it will reward.
 
     Args:
         report: calibration.
-        judge: the judge RL is about to use.
+        version: of the judge RL is about to use.
         tasks: instructions RL is about to train.
         floor: the lower end of the precision interval must reach it.
 
@@ -153,14 +153,14 @@ def require_trusted(report: TrustReport, judge: Judge, tasks: Sequence[str], *, 
     """
     if not 0 < floor < 1:
         raise ConfigError(f"precision floor must lie in (0, 1), got {floor}")
-    if report.judge != judge.version:
-        raise NotTrustedError(f"calibration is of judge {report.judge}, not {judge.version}; calibrate this version")
+    if report.judge != version:
+        raise NotTrustedError(f"calibration is of judge {report.judge}, not {version}; calibrate this version")
     for task in dict.fromkeys(tasks):
         row = report.of(task)
         if row is None or row.precision is None:
-            raise NotTrustedError(f"judge {judge.version} has no proven success on {task!r}; label more rollouts")
+            raise NotTrustedError(f"judge {version} has no proven success on {task!r}; label more rollouts")
         if row.precision.low < floor:
             raise NotTrustedError(
-                f"judge {judge.version} on {task!r}: precision {row.precision.mean:.2f}, lower bound "
+                f"judge {version} on {task!r}: precision {row.precision.mean:.2f}, lower bound "
                 f"{row.precision.low:.2f} of {row.labelled} labels is under the floor {floor}; label more"
             )

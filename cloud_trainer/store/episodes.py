@@ -81,14 +81,15 @@ class EpisodeCatalogue:
     def read(
         self, row: EpisodeRow, cameras: Sequence[str] | None = None, image_size: tuple[int, int] | None = None
     ) -> Episode:
-        """The episode, with the catalogue's label (an operator may have corrected the file's).
+        """The episode, with the catalogue's label (an operator may have corrected the file's) and its robot.
 
         Raises:
             CorruptError: its file was never found sound, and is not opened here; or it is broken.
         """
         self._require_sound(row)
         episode = read_episode(self.path(row), cameras, image_size)
-        return replace(episode, outcome=Outcome(row.outcome), labelled_by=row.labelled_by)
+        metadata = {**episode.metadata, "robot": row.robot}
+        return replace(episode, outcome=Outcome(row.outcome), labelled_by=row.labelled_by, metadata=metadata)
 
     def film(self, row: EpisodeRow, most: int, width: int) -> ByteArray:
         """At most so many frames of the first camera, thinned to a width side by side: (F, H, W, 3) uint8 RGB.

@@ -14,13 +14,14 @@ PARTS: dict[str, tuple[str, ...]] = {
     "objects": ("jump", "change_recall"),
     "motion": ("fidelity_excess_m", "lag"),
     "gripper": ("gripper_response",),
+    "obedience": ("frame_lag", "gripper_change"),
     "trust": ("coverage", "trusted_steps"),
 }  # fmt: skip
 """Part -> the bounds it measures. All but outcomes look at episodes dreamt frame by frame."""
 
 AT_LEAST = frozenset(
-    {"episodes", "pictures", "psnr_db", "gripper_response", "change_recall", "agreement", "correlation",
-     "cell_correlation", "trusted_steps"}
+    {"episodes", "pictures", "psnr_db", "gripper_response", "gripper_change", "change_recall", "agreement",
+     "correlation", "cell_correlation", "trusted_steps"}
 )  # fmt: skip
 """Bounds from below; the others are bounds from above."""
 
@@ -31,6 +32,8 @@ MEANING: dict[str, str] = {
     "fidelity_excess_m": "does the imagined gripper go where it was told: error beyond the tracker's own, metres",
     "gripper_response": "do the imagined fingers obey the command: share of the real fingers' answer",
     "lag": "steps between imagined and real path",
+    "frame_lag": "steps between imagined and real frames: does a command take effect when it should",
+    "gripper_change": "does the dream change when the gripper is told the opposite: RMS of its pixels",
     "jump": "does anything leap that really did not: change of a block, 1 is black to white",
     "change_recall": "do objects move that really moved: share of their pixels",
     "trusted_steps": "imagined steps after which the error may exceed what is allowed",
@@ -63,6 +66,9 @@ class AuditBounds:
         fidelity_excess_m: largest tracked gripper error beyond the tracker's own.
         gripper_response: least share of the real fingers' answer to the gripper command that the dream shows.
         lag: largest |lag| between imagined and real path.
+        frame_lag: largest |lag| at which imagined frames fit real ones best; needs no tracker, so it holds in scenes
+            that none has seen.
+        gripper_change: least RMS change of a dream, full scale 1, whose gripper is told the opposite; likewise.
         jump: largest mean leap of a block beyond what really moved.
         change_recall: least share of moved object pixels that move in the dream.
         coverage: whether the trust band must be calibrated.
@@ -82,6 +88,8 @@ class AuditBounds:
     fidelity_excess_m: float | None = 0.03
     gripper_response: float | None = 0.1
     lag: int | None = 0
+    frame_lag: int | None = 0
+    gripper_change: float | None = 0.005
     jump: float | None = 0.12
     change_recall: float | None = 0.5
     coverage: bool = True

@@ -108,7 +108,7 @@ def draw_cases(
     if not config.looks:
         return []
     chosen = spread_over(held_out, config.pictures)
-    flip = "gripper" in config.parts
+    flip = bool({"gripper", "obedience"} & set(config.parts))
     return imagine_cases(dreamer, chosen, draws=draws or config.draws, start=config.start, seed=seed, flip_gripper=flip)
 
 

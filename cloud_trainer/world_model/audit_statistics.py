@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cloud_trainer.world_model.audit_cases import AuditCase
-from cloud_trainer.world_model.metrics import GripperTracker, psnr, ssim
+from cloud_trainer.world_model.metrics import GripperTracker, psnr, rms_error, ssim
 from gymnast_core.types import ByteArray, FloatArray
 
 Json = dict[str, Any]
@@ -106,6 +106,36 @@ def _lagged(imagined: FloatArray, real: FloatArray, lag: int) -> float:
     """Mean distance between imagined frame t and real frame t + lag; both through the tracker."""
     steps = np.arange(max(0, -lag), len(imagined) - max(0, lag))
     return float(np.linalg.norm(imagined[steps, :3] - real[steps + lag, :3], axis=1).mean())
+
+
+def obedience(cases: Sequence[AuditCase]) -> Json:
+    """Does the dream do what it is told, when it is told: from frames alone, in any scene.
+
+    Returns:
+        frame_lag: lag at which imagined frames fit the real ones best; -1 means that the dream is one step late;
+        lag_error: mean squared difference by lag; gripper_change: RMS by which dreams differ, full scale 1, when the
+        gripper is told the opposite, NaN where that was not dreamt.
+    """
+    by_lag = {lag: float(np.mean([_frames_lagged(case, lag) for case in cases])) for lag in _LAGS}
+    changes = [
+        float(rms_error(case.imagined_KFHWC[0], case.flipped_FHWC)[case.start + 1 :].mean())
+        for case in cases
+        if case.flipped_FHWC is not None
+    ]
+    return {
+        "frame_lag": min(by_lag, key=lambda lag: by_lag[lag]),
+        "lag_error": {str(lag): value for lag, value in by_lag.items()},
+        "gripper_change": float(np.mean(changes)) if changes else float("nan"),
+    }
+
+
+def _frames_lagged(case: AuditCase, lag: int) -> float:
+    """Mean squared difference of imagined frame t and real frame t + lag."""
+    dream, real = case.imagined_KFHWC[0], case.real_FHWC
+    steps = np.arange(max(case.start + 1, -lag), len(dream) - max(0, lag))
+    if not len(steps):
+        return 0.0
+    return float(np.square(dream[steps].astype(np.float32) - real[steps + lag].astype(np.float32)).mean())
 
 
 def jumps(cases: Sequence[AuditCase]) -> Json:

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     refusal = ""
     if args.floor is not None:
         try:
-            require_trusted(report, judge, clips.instructions, floor=args.floor)
+            require_trusted(report, judge.version, clips.instructions, floor=args.floor)
         except NotTrustedError as error:
             refusal = str(error)
     emit(args, console, {**report.to_json(), "refusal": refusal}, table(report))

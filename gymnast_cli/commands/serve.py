@@ -126,7 +126,7 @@ def _recorded(context: JobContext) -> Iterator[Recorded]:
     named = context.job.spec.get("episodes") if context.job.kind == "replay" else None
     for row in context.episodes.all():
         if not is_measurement(row.metadata) if named is None else row.episode_id in named:
-            yield Recorded(context.episodes.path(row), row.outcome)
+            yield Recorded(context.episodes.path(row), row.outcome, row.episode_id, row.robot)
 
 
 @contextlib.contextmanager

@@ -48,14 +48,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     audit.add_argument("--pictures", type=int, metavar="N", help="dream at most N of them frame by frame (default all)")
     audit.add_argument("--start", type=int, default=0, help="step from which the model goes on alone")
-    audit.add_argument("--override", nargs="+", default=[], metavar="BOUND", help="ignore these bounds, by name")
+    audit.add_argument(
+        "--override", nargs="+", default=[], type=override, metavar="BOUND=REASON", help="ignore these bounds, and why"
+    )
     audit.add_argument("--out", type=Path, default=Path("audit"), help="folder for audit.json and audit.html")
     audit.add_argument("--seed", type=int, default=0, help="of the model's noise")
+    bounds = actions.add_parser(
+        "bounds", help="calibrate the gates to a world model that is known to be good: writes its bounds.json"
+    )
+    bounds.add_argument("episodes", type=Path, nargs="+", help=".mcap files or folders; held out of training, labelled")
+    bounds.add_argument("--world-model", type=Path, required=True, metavar="FOLDER", help="as it is known to be good")
+    bounds.add_argument("--judge", type=Path, required=True, metavar="FOLDER", help="checkpoint that judges the dreams")
+    bounds.add_argument("--seed", type=int, default=0, help="of the model's noise and of the draws")
+
+
+def override(text: str) -> tuple[str, str]:
+    """Parse a bound that shall be ignored, and why."""
+    name, _, reason = text.partition("=")
+    if not reason.strip():
+        raise argparse.ArgumentTypeError(f"say why: {name}=REASON")
+    return name, reason.strip()
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do one action."""
-    return _audit(args, console) if args.action == "audit" else wm_lab.run(args, console)
+    here = {"audit": _audit, "bounds": _bounds}
+    return here[args.action](args, console) if args.action in here else wm_lab.run(args, console)
+
+
+def _bounds(args: argparse.Namespace, console: Console) -> int:
+    """Audit the untouched model over and over, and write what each gate may demand of it and its children."""
+    from cloud_trainer.jobs.calibrate import calibrate_gate
+    from cloud_trainer.jobs.calibrated import GATES, write_bounds
+    from cloud_trainer.jobs.gates import TRACKER_EPISODES
+    from cloud_trainer.judge.learned import LearnedJudge
+    from cloud_trainer.world_model.audit_cases import imagine_cases
+    from cloud_trainer.world_model.metrics import GripperTracker
+    from cloud_trainer.world_model.worlds import load_world
+
+    world, judge = load_world(args.world_model), LearnedJudge.load(args.judge)
+    episodes = labelled_episodes(args.episodes, world.image_size)
+    tracker = GripperTracker.fit(episodes[::TRACKER_EVERY][:TRACKER_EPISODES], seed=args.seed)
+    held_out = [episode for row, episode in enumerate(episodes) if row % TRACKER_EVERY]
+    cases = imagine_cases(world.dreamer(), held_out, draws=1, seed=args.seed)
+    gates = {gate: calibrate_gate(gate, cases, judge, tracker, seed=args.seed) for gate in GATES}
+    found = {"world_model": world.version, "judge": judge.version, "episodes": len(held_out), "gates": gates}
+    path = write_bounds(args.world_model, found)
+    emit(args, console, {**found, "file": str(path)}, f"bounds of {world.version} are in {path}")
+    return 0
 
 
 def _audit(args: argparse.Namespace, console: Console) -> int:
@@ -81,12 +121,15 @@ def _audit(args: argparse.Namespace, console: Console) -> int:
 
     report, refusal = audited(world, args.out), ""
     try:
-        require_trust(report, overrides=args.override)
+        require_trust(report, overrides=dict(args.override))
         if args.parent is not None:
-            require_no_worse(report, audited(load_world(args.parent), None), seed=args.seed)
+            require_no_worse(
+                report, audited(load_world(args.parent), None), seed=args.seed, overrides=dict(args.override)
+            )
     except NotTrustedError as error:
         refusal = str(error)
     result = {**report.summary(), "world_model": report.model, "trusted": not refusal, "refusal": refusal,
+              "overridden": {name: why for name, why in args.override if name in report.broken},
               "page": str(args.out / "audit.html")}  # fmt: skip
     emit(args, console, result, table(report))
     console.print(f"{refusal or 'within the bounds'}; page: {args.out / 'audit.html'}", markup=False)

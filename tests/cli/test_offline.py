@@ -59,11 +59,16 @@ def test_audit_of_an_ignorant_model_refuses_and_draws_its_page(files: Path, tmp_
 
 def test_audit_demands_only_the_parts_it_is_asked_for(files: Path, tmp_path: Path, capsys) -> None:
     model = str(files / "world_model")
-    asked = ("--parts", "objects", "--override", "change_recall", "jump", "--parent", model, "--out", str(tmp_path))
+    ignored = ("--override", "change_recall=a toy", "jump=a toy")
+    asked = ("--parts", "objects", *ignored, "--parent", model, "--out", str(tmp_path))
     assert main(["--json", "wm", "audit", str(files / "episodes"), "--world-model", model, *asked]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["trusted"]
     assert "episodes" not in result
+    assert set(result["overridden"].values()) <= {"a toy"}
+    with pytest.raises(SystemExit, match="2"):
+        main(["wm", "audit", str(files / "episodes"), "--world-model", model, "--override", "jump"])
+    assert "say why: jump=REASON" in capsys.readouterr().err
     wrong = ("--parts", "smell", "--out", str(tmp_path))
     assert main(["--json", "wm", "audit", str(files / "episodes"), "--world-model", model, *wrong]) == 2
     assert "unknown audit parts ['smell']" in json.loads(capsys.readouterr().out)["message"]

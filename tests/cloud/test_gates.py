@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from cloud_trainer.jobs import calibrate
+from cloud_trainer.jobs.calibrate import calibrate_gate
+from cloud_trainer.jobs.calibrated import calibrated_bounds, inherit, write_bounds
 from cloud_trainer.jobs.gates import (
     Gates,
     drift_of,
@@ -15,19 +20,31 @@ from cloud_trainer.jobs.gates import (
     practice_bounds,
     starts_within,
 )
+from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.judge.drift import kept_reference
 from cloud_trainer.progress import silent
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
+from cloud_trainer.world_model.audit_cases import AuditCase, imagine_cases
+from cloud_trainer.world_model.audit_statistics import obedience
 from cloud_trainer.world_model.compact_data import clips_of
 from cloud_trainer.world_model.compact_model import CompactWorldModel
 from cloud_trainer.world_model.worlds import CompactWorld
-from gymnast_core.errors import NotTrustedError
+from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.judge import Verdict
 from gymnast_core.manifest import Manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_world, tiny_world_model
 
 EPISODES = [episode(seed) for seed in range(10)]
+
+
+class Always:
+    """Says success, more or less surely."""
+
+    version = "always"
+
+    def judge(self, rollouts):
+        return [Verdict(Outcome.SUCCESS, 0.5 + 0.01 * row) for row in range(len(rollouts.instructions))]
 
 
 class Oracle:
@@ -56,9 +73,11 @@ def passed(tmp_path, judge, demanded):
 def test_a_refined_model_that_dreams_worse_than_its_parent_is_named_with_the_loss():
     parent = tiny_world()
     spoilt = CompactWorld(CompactWorldModel(tiny_world_model(1).network, np.full((64, 64, 3), 20, np.uint8)))
-    audit = AuditConfig(pictures=8)
-    assert no_worse_than_parent(parent, parent, EPISODES, audit, seed=0) == ""
-    assert "not promoted" in no_worse_than_parent(spoilt, parent, EPISODES, audit, seed=0)
+    demanded = gates(audit=AuditConfig(pictures=8), bounds=AuditBounds())
+    assert no_worse_than_parent(parent, parent, EPISODES, demanded, seed=0) == ""
+    assert "not promoted" in no_worse_than_parent(spoilt, parent, EPISODES, demanded, seed=0)
+    why = dict.fromkeys(("psnr_db", "jump", "change_recall", "gripper_change"), "a new camera, on purpose")
+    assert no_worse_than_parent(spoilt, parent, EPISODES, replace(demanded, overrides=why), seed=0) == ""
 
 
 def test_a_judge_passes_only_with_proven_precision(tmp_path):
@@ -75,8 +94,18 @@ def test_a_judge_passes_only_with_proven_precision(tmp_path):
 def test_bounds_are_overridden_by_name_alone(tmp_path):
     with pytest.raises(NotTrustedError, match=r"agreement 0\.6 < 0\.7"):
         passed(tmp_path, Oracle(wrong=4), gates())
-    named = ("agreement", "correlation", "false_success")
-    assert passed(tmp_path, Oracle(wrong=4), gates(overrides=named)).report.broken
+    named = dict.fromkeys(("agreement", "correlation", "false_success", "jump"), "the cup hides the cube")
+    found = passed(tmp_path, Oracle(wrong=4), gates(overrides=named))
+    assert found.report.broken
+    assert found.to_json()["overridden"] == {name: named[name] for name in found.report.broken}, "those that acted"
+    found = passed(tmp_path, Oracle(), gates(judge_floor=0.6, overrides={"judge_floor": "few labels yet"}))
+    assert found.overridden == {"judge_floor": "few labels yet"}
+    with pytest.raises(ConfigError, match=r"overrides \['luck'\] are no bounds; there are \['agreement', "):
+        gates(overrides={"luck": "x"})
+    with pytest.raises(ConfigError, match=r"say why \['jump'\] may be ignored"):
+        gates(overrides={"jump": " "})
+    with pytest.raises(ConfigError, match="say why of each"):
+        PipelineConfig.of({"overrides": ["jump"]})
 
 
 def test_where_trust_ends_dreams_begin_late_enough_to_end_inside_it():
@@ -96,7 +125,7 @@ def test_no_trust_for_one_chunk_refuses_practice_unless_overridden(tmp_path):
     demanded = gates(audit=audit, bounds=bounds)
     with pytest.raises(NotTrustedError, match="ends after 0 steps, less than one chunk of 5"):
         passed(tmp_path, Oracle(), demanded)
-    free = gates(audit=audit, bounds=bounds, overrides=("trusted_steps",))
+    free = gates(audit=audit, bounds=bounds, overrides={"trusted_steps": "one chunk is enough"})
     assert passed(tmp_path, Oracle(), free).horizon is None
 
 
@@ -119,3 +148,35 @@ def test_practice_measures_all_but_the_gripper_and_demands_no_calibration_of_twe
     demanded = practice_bounds().only(practice_audit().parts)
     assert (demanded.gripper_response, demanded.coverage) == (None, False)
     assert (demanded.psnr_db, demanded.trusted_steps, demanded.agreement) == (18.0, 1, 0.7)
+
+
+def test_obedience_is_read_off_frames_alone():
+    real = [next(iter(e.images.values())) for e in EPISODES[:4]]
+    late = [np.concatenate((frames[:1], frames[:-1])) for frames in real]
+
+    def told(dreams, flipped):
+        rows = zip(EPISODES, real, dreams, flipped, strict=False)
+        return obedience([AuditCase(e, frames, dream[None], 0, other) for e, frames, dream, other in rows])
+
+    good, deaf = told(real, late), told(late, late)
+    assert (good["frame_lag"], deaf["frame_lag"]) == (0, -1), "-1: the dream is one step late"
+    assert good["gripper_change"] > deaf["gripper_change"] == 0.0
+
+
+def test_bounds_are_calibrated_for_each_gate_and_inherited_by_what_is_refined(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "AUDITS", 5)
+    monkeypatch.setattr(calibrate, "SIZES", {"adapt": 4})
+    dreams = tiny_world().dreamer()
+    held = [replace(episode(seed), instruction="lift") for seed in range(6)]
+    cases = imagine_cases(dreams, held, draws=1, seed=0)
+    found = calibrate_gate("adapt", cases, Always(), None)
+    assert {"agreement", "false_success", "jump", "gripper_change"} <= set(found)
+    with pytest.raises(ConfigError, match=r"needs 5 held-out episodes of each task, got \{'lift': 3\}"):
+        calibrate_gate("adapt", cases[:3], Always(), None)
+    parent, child = tmp_path / "parent", tmp_path / "child"
+    for folder in (parent, child):
+        folder.mkdir()
+    write_bounds(parent, {"gates": {"adapt": found}})
+    inherit(parent, child)
+    demanded = PipelineConfig.of({"bounds": {"jump": 0.5}}).bounds_over(calibrated_bounds(child, "adapt"))
+    assert (demanded.jump, demanded.gripper_change) == (0.5, found["gripper_change"])

@@ -52,18 +52,18 @@ def test_floor_is_on_the_lower_bound_not_the_mean():
     judge = Scripted([], "judge-a")
     few, many = ([(YES, YES)] * n for n in (8, 80))
     with pytest.raises(NotTrustedError, match=r"lower bound 0\.68.*floor 0\.8"):
-        require_trusted(report_of(few), judge, ["lift"], floor=0.8)
-    require_trusted(report_of(many), judge, ["lift", "lift"], floor=0.8)
+        require_trusted(report_of(few), judge.version, ["lift"], floor=0.8)
+    require_trusted(report_of(many), judge.version, ["lift", "lift"], floor=0.8)
 
 
 def test_another_version_or_task_is_refused():
     report = report_of([(YES, YES)] * 80)
     with pytest.raises(NotTrustedError, match="judge-b"):
-        require_trusted(report, Scripted([], "judge-b"), ["lift"], floor=0.8)
+        require_trusted(report, "judge-b", ["lift"], floor=0.8)
     with pytest.raises(NotTrustedError, match="'stack'"):
-        require_trusted(report, Scripted([], "judge-a"), ["lift", "stack"], floor=0.8)
+        require_trusted(report, "judge-a", ["lift", "stack"], floor=0.8)
     with pytest.raises(ConfigError, match="floor"):
-        require_trusted(report, Scripted([], "judge-a"), ["lift"], floor=1.0)
+        require_trusted(report, "judge-a", ["lift"], floor=1.0)
 
 
 def test_report_survives_a_file(tmp_path):

@@ -1,0 +1,198 @@
+"""Does each gate catch a world model that is good but for one thing? Faults of benchmarks.audit_faults, gate by gate.
+
+    python -m benchmarks.gate_faults                   collects and dreams, about half an hour on two cores
+    python -m benchmarks.gate_faults --json FILE       and writes the figures there
+
+Bounds are those of `gymnast wm bounds`: calibrated on the untouched model, on one half of the episodes at home. Each
+gate is then asked on episodes that had no part in it: improve and promotion on the other half, adapt on new scenes with
+the world model put into them. A case is one asking, on episodes drawn with the case's seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.audit_faults import GOOD, PAINTED, TOLD, Obeys, collected, dream_pools
+from cloud_trainer.jobs.calibrate import PARTS_OF, SIZES, calibrate_gate
+from cloud_trainer.jobs.calibrated import GATES
+from cloud_trainer.jobs.scene_trust import LEAST_SUCCESSES
+from cloud_trainer.jobs.settings import PipelineConfig
+from cloud_trainer.judge.learned import LearnedJudge
+from cloud_trainer.world_model.audit import AuditReport, audit, require_no_worse
+from cloud_trainer.world_model.audit_bounds import AuditBounds
+from cloud_trainer.world_model.audit_cases import AuditCase, imagine_cases
+from cloud_trainer.world_model.compact_data import clips_of, median_background
+from cloud_trainer.world_model.metrics import GripperTracker
+from cloud_trainer.world_model.worlds import World, load_world
+from gymnast_core.errors import NotTrustedError
+from gymnast_core.policies import load_policy
+from gymnast_core.statistics import wilson_interval
+from gymnast_core.types import Episode
+from gymnast_ros.sim.collect import collect
+from gymnast_ros.sim.env import SimEnv
+from gymnast_ros.sim.scene import scene_named
+
+SCENES = ("pink_cube", "dark_table")
+TASKS = ("lift", "push")
+EACH = 30
+FIRST_SEED = 930_000
+Pool = dict[str, list[AuditCase]]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Dreams to ask the gates about.
+
+    Attributes:
+        setting: of the untouched model at home, to calibrate on.
+        home: fault -> dreams of other episodes at home.
+        honest: of the same episodes by the untouched model, with other noise: a child that is no worse.
+        scenes: "scene task" -> fault -> dreams there.
+    """
+
+    setting: list[AuditCase]
+    home: Pool
+    honest: list[AuditCase]
+    scenes: Mapping[str, Pool]
+
+
+def scene_episodes(policy: Path) -> dict[str, list[Episode]]:
+    """Sampled episodes of the policy in every scene, by "scene task"."""
+    driver, found = load_policy(policy), {}
+    for number, scene in enumerate(SCENES, start=1):
+        env = SimEnv(scene=scene_named(scene))
+        for task in TASKS:
+            first = FIRST_SEED + 1000 * number
+            made = [
+                collect(env, driver, task, [seed], rng=np.random.default_rng((7, seed)))[0]
+                for seed in range(first, first + EACH)
+            ]
+            found[f"{scene} {task}"] = [replace(e, episode_id=f"{scene}-{e.episode_id}") for e in made]
+        env.close()
+    return found
+
+
+def scene_pool(home: World, mine: Sequence[Episode], seed: int) -> Pool:
+    """Dreams of episodes in their scene, untouched and with every fault that can be planted there."""
+    dreamer = home.in_scene(clips_of(mine, home.image_size), seed=seed).dreamer()
+    pool = {GOOD: imagine_cases(dreamer, mine, draws=1, seed=seed + 1)}
+    for name, change in TOLD.items():
+        pool[name] = imagine_cases(Obeys(dreamer, change), mine, draws=1, seed=seed + 1)
+    background = median_background(np.stack([case.real_FHWC for case in pool[GOOD]]))
+    for name, paint in PAINTED.items():
+        painted = []
+        for number, case in enumerate(pool[GOOD]):
+            rng = np.random.default_rng((seed, number))
+            painted.append(replace(case, imagined_KFHWC=paint(case, rng, background, pool[GOOD])[None]))
+        if any((a.imagined_KFHWC != b.imagined_KFHWC).any() for a, b in zip(painted, pool[GOOD], strict=True)):
+            pool[name] = painted  # no success to be faked where none was ever recorded
+    return pool
+
+
+def dreamt(options: argparse.Namespace) -> tuple[Pools, list[Episode]]:
+    """Collect and dream everything; returns it with the tracker's episodes."""
+    held, others = collected(options)
+    held = [held[i] for i in np.random.default_rng(options.seed).permutation(len(held))]
+    home = load_world(options.checkpoints / "world_model")
+    setting, tested = dream_pools(home.dreamer(), held, options.seed)
+    honest = imagine_cases(home.dreamer(), held[len(held) // 2 :], draws=1, seed=options.seed + 7)
+    recorded = scene_episodes(options.checkpoints / "policy")
+    scenes = {name: scene_pool(home, mine, options.seed) for name, mine in recorded.items()}
+    return Pools(setting, tested, honest, scenes), others
+
+
+def measure(pools: Pools, judge: LearnedJudge, tracker: GripperTracker, cases: int, seed: int) -> dict[str, Any]:
+    """Calibrate, then ask every gate about every fault."""
+    calibrated = {gate: calibrate_gate(gate, pools.setting, judge, tracker, seed=seed) for gate in GATES}
+    bounds = {gate: PipelineConfig().bounds_over(calibrated[gate]) for gate in GATES}
+
+    def asked(gate: str, chosen: Sequence[AuditCase], number: int, demanded: AuditBounds) -> AuditReport:
+        parts = PARTS_OF[gate]
+        reads = tracker if "motion" in parts else None
+        return audit(chosen, judge=judge, tracker=reads, bounds=demanded.only(parts), seed=number)
+
+    def improve(name: str, number: int) -> list[str] | None:
+        demanded = replace(bounds["improve"], episodes=None, pictures=None, trusted_steps=None)
+        return list(asked("improve", _drawn(pools.home[name], "improve", number), number, demanded).broken)
+
+    def promotion(name: str, number: int) -> list[str] | None:
+        demanded = replace(bounds["promotion"], pictures=None)
+        children = pools.honest if name == GOOD else pools.home[name]
+        both = [_drawn(pool, "promotion", number) for pool in (children, pools.home[GOOD])]
+        child, parent = (asked("promotion", chosen, number, demanded) for chosen in both)
+        try:
+            require_no_worse(child, parent, seed=number)
+        except NotTrustedError:
+            return [*(bound for bound in child.broken if bound not in parent.broken)] or ["psnr of the pair"]
+        return []
+
+    def adapt(name: str, number: int) -> list[str] | None:
+        places = [place for place, pool in pools.scenes.items() if name in pool]
+        chosen = _drawn(pools.scenes[places[number % len(places)]][name], "adapt", number)
+        demanded = replace(bounds["adapt"], episodes=None)
+        if sum(case.succeeded for case in chosen) < LEAST_SUCCESSES:
+            demanded = replace(demanded, missed_success=None, correlation=None)
+        return list(asked("adapt", chosen, number, demanded).broken)
+
+    ask: dict[str, Callable[[str, int], list[str] | None]] = {
+        "improve": improve, "adapt": adapt, "promotion": promotion,
+    }  # fmt: skip
+    rows = []
+    for gate in GATES:
+        for name in pools.home:
+            rows.append(_row(gate, name, [ask[gate](name, i) for i in range(cases)]))
+            print(line(rows[-1]), flush=True)
+    return {"bounds": calibrated, "rows": rows}
+
+
+def _drawn(pool: Sequence[AuditCase], gate: str, number: int) -> list[AuditCase]:
+    chosen = np.random.default_rng((number, len(pool))).permutation(len(pool))[: SIZES[gate]]
+    return [pool[row] for row in chosen]
+
+
+def _row(gate: str, fault: str, broken: Sequence[Any]) -> dict[str, Any]:
+    caught = sum(bool(found) for found in broken)
+    by = Counter(bound for found in broken for bound in found)
+    rate = wilson_interval(caught, len(broken)).to_json()
+    return {"gate": gate, "fault": fault, "cases": len(broken), "caught": caught, **rate, "by": dict(by)}
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One row of the table."""
+    clean = row["fault"] == GOOD
+    goal = "<= 5 %" if clean else ">= 90 %"
+    met = "met" if (row["mean"] <= 0.05 if clean else row["mean"] >= 0.9) else "MISSED"
+    by = ", ".join(f"{name} {count}" for name, count in sorted(row["by"].items(), key=lambda item: -item[1])[:4])
+    return f"{row['gate']:10s} {row['fault']:22s} {row['caught']:3d}/{row['cases']:<3d} {goal:8s}{met:7s} {by}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="policy, world_model, judge")
+    parser.add_argument("--pool", type=int, default=128, help="episodes bounds are set on, and as many are tested on")
+    parser.add_argument("--tracker-episodes", type=int, default=80)
+    parser.add_argument("--cases", type=int, default=40, help="askings per gate and fault")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    pools, others = dreamt(options)
+    tracker, judge = GripperTracker.fit(others[:60]), LearnedJudge.load(options.checkpoints / "judge")
+    found = measure(pools, judge, tracker, options.cases, options.seed)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

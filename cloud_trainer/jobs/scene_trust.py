@@ -1,0 +1,129 @@
+"""The trust check of one scene: the page asks it before an operator decides, training asks the very same again.
+
+The same episodes (by id), judge, bounds, overrides and seed; what differs is who reads them from where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.jobs.gates import TRACKER_EPISODES, Gates, Passed, measure_gates
+from cloud_trainer.jobs.settings import PipelineConfig
+from cloud_trainer.progress import Progress, silent
+from cloud_trainer.world_model.compact_data import clips_of
+from cloud_trainer.world_model.worlds import World
+from gymnast_core.errors import ConfigError
+from gymnast_core.judge import Judge
+from gymnast_core.scene import Fingerprint
+from gymnast_core.types import Episode, Outcome
+
+MOST = 200
+"""Newest episodes of a scene that are looked at."""
+SAME_LOOK = 1.4
+"""Distance of fingerprints up to which two first frames, 64 pixels a side, show one scene: in the simulator starts of
+one look are at most 1.04 apart, of different looks at least 1.9."""
+LEAST_SUCCESSES = 5
+"""With fewer real ones, whether the dream misses successes cannot be told, and is not asked: the worst it does then is
+to reward nothing. That it makes none up is asked in any case."""
+SCENE_PARTS = ("outcomes", "objects", "obedience")
+"""What is measured in a scene: what holds in one that nobody has seen. A gripper tracker finds its own error there, and
+likeness in decibels goes by the light."""
+
+
+@dataclass(frozen=True)
+class SceneEpisodes:
+    """Recorded episodes as a scene divides them, each by id.
+
+    Attributes:
+        mine: of the task, in the scene: start states, and what its trust is checked on.
+        here: of any task in the scene: what it looks like.
+        others: from elsewhere.
+        tracker: some of them, to learn reading the gripper from.
+    """
+
+    mine: tuple[Episode, ...]
+    here: tuple[Episode, ...]
+    others: tuple[Episode, ...]
+    tracker: tuple[Episode, ...]
+
+    @property
+    def checked(self) -> list[str]:
+        """Ids of what the trust check looks at."""
+        return sorted(episode.episode_id for episode in (*self.here, *self.tracker))
+
+
+def divide(
+    episodes: Sequence[Episode], *, robot: str, scene: str, instruction: str, checked: Collection[str] | None = None
+) -> SceneEpisodes:
+    """Find a scene among recorded episodes: this robot's, of this name, that look alike.
+
+    Neither a name nor a robot is enough: two robots both call their bench "standard", and a bench is rearranged under
+    the same name. What the scene looks like now, the newest episode says.
+
+    Args:
+        episodes: labelled, oldest first.
+        robot: whose arm; empty is whose newest episode is of the scene.
+        scene: its name.
+        instruction: the task.
+        checked: ids of a trust check that was made before; None looks at all.
+
+    Raises:
+        ConfigError: there is none of this task in this scene.
+    """
+    seen = [episode for episode in episodes if checked is None or episode.episode_id in checked]
+    named = [episode for episode in seen if episode.metadata.get("scene") == scene]
+    robot = robot or (str(named[-1].metadata.get("robot", "")) if named else "")
+    here = [episode for episode in named if episode.metadata.get("robot", "") == robot]
+    now = next((Fingerprint.of(_first(e)) for e in reversed(here) if e.instruction == instruction), None)
+    if now is None:
+        raise ConfigError(
+            f"no episode of {instruction!r} in scene {scene!r}{f' of {robot}' * bool(robot)}; collect a few there first"
+        )
+    here = [episode for episode in here if now.distance(Fingerprint.of(_first(episode))) <= SAME_LOOK][-MOST:]
+    inside = {episode.episode_id for episode in here}
+    by_id = sorted(episodes, key=lambda episode: episode.episode_id)
+    others = [episode for episode in by_id if episode.episode_id not in inside]
+    tracker = [episode for episode in others if checked is None or episode.episode_id in checked][:TRACKER_EPISODES]
+    mine = [episode for episode in by_id if episode.episode_id in inside and episode.instruction == instruction]
+    return SceneEpisodes(tuple(mine), tuple(here), tuple(others), tuple(tracker))
+
+
+def scene_gates(config: PipelineConfig, calibrated: Mapping[str, Any]) -> Gates:
+    """The gates of one scene and task: as many episodes as an operator collects in minutes, no floor of the judge.
+
+    The judge's floor is the audit's P(success | real failure) here: 20 labels prove no precision.
+    """
+    bounds = replace(config.bounds_over(calibrated), episodes=config.scene_episodes)
+    audit = replace(config.audit, parts=SCENE_PARTS)
+    return replace(config.gates(calibrated), audit=audit, bounds=bounds, judge_floor=None)
+
+
+def check_scene(
+    home: World, judge: Judge, chosen: SceneEpisodes, gates: Gates, folder: Path, *, seed: int,
+    progress: Progress = silent,
+) -> tuple[World, Passed]:  # fmt: skip
+    """Put the world model into the scene and measure it there; see gates.require_gates() for the verdict.
+
+    Args:
+        home: the world model.
+        judge: who will reward.
+        chosen: see divide().
+        gates: see scene_gates().
+        folder: the audit and its dreams go here.
+        seed: of the dreams, and of the scene's background.
+        progress: told the headline figures.
+    """
+    if sum(episode.outcome is Outcome.SUCCESS for episode in chosen.mine) < LEAST_SUCCESSES:
+        gates = replace(gates, bounds=replace(gates.bounds, missed_success=None, correlation=None))
+    there = home.in_scene(clips_of(chosen.here, home.image_size), seed=seed)
+    passed = measure_gates(
+        there, judge, chosen.mine, gates, folder, tracker_episodes=chosen.tracker, progress=progress, seed=seed
+    )
+    return there, passed
+
+
+def _first(episode: Episode) -> Any:
+    return next(iter(episode.images.values()))[0]

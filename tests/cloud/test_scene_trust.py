@@ -1,0 +1,120 @@
+"""What the operator's page asks of a scene is what training asks again: episodes, judge, bounds, overrides, seed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud_trainer.jobs.adapt import adapt
+from cloud_trainer.jobs.calibrated import calibrated_bounds, write_bounds
+from cloud_trainer.jobs.runner import Recorded
+from cloud_trainer.jobs.scene_trust import divide
+from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.store.protocols import EpisodeRow
+from gymnast_cli.scene_engine import SceneEngine
+from gymnast_core.episodes import read_summary
+from gymnast_core.episodes.spool import file_digest
+from gymnast_core.errors import ConfigError, CorruptError
+from gymnast_core.scene import SceneBook
+from tests.cloud.jobs import TINY, job_of
+from tests.cloud.learning_fakes import episode
+
+TASK = "lift the red cube"
+
+
+def placed(seed: int, *, robot: str = "wx-0", scene: str = "bench", shade: int = 0, task: str = TASK):
+    """An episode of a robot in a scene; `shade` darkens its picture."""
+    made = episode(seed)
+    images = {name: (frames // (1 + shade)).astype(np.uint8) for name, frames in made.images.items()}
+    metadata = {**made.metadata, "robot": robot, "scene": scene}
+    return replace(made, instruction=task, images=images, metadata=metadata)
+
+
+def test_a_scene_is_this_robots_of_this_name_and_looks_as_it_does_now():
+    recorded = [
+        placed(0, shade=2), placed(1, robot="wx-1"), placed(2, scene="other"), placed(3), placed(4, task="push"),
+        placed(5),
+    ]  # fmt: skip
+    found = divide(recorded, robot="wx-0", scene="bench", instruction=TASK)
+    assert [e.episode_id for e in found.mine] == ["fake-3", "fake-5"]
+    assert [e.episode_id for e in found.here] == ["fake-3", "fake-4", "fake-5"]
+    assert [e.episode_id for e in found.others] == ["fake-0", "fake-1", "fake-2"]
+    again = divide([*recorded, placed(6)], robot="wx-0", scene="bench", instruction=TASK, checked=found.checked)
+    assert [e.episode_id for e in again.mine] == ["fake-3", "fake-5"], "what came later was not checked"
+    assert again.checked == found.checked
+    with pytest.raises(ConfigError, match=r"no episode of 'lift the red cube' in scene 'bench' of wx-9; collect"):
+        divide(recorded, robot="wx-9", scene="bench", instruction=TASK)
+
+
+def row_of(entry: Recorded, service: Service, number: int, folder: Path) -> EpisodeRow:
+    """A recording as the trainer's catalogue knows it; the drawer's are another robot's."""
+    summary, digest, size = read_summary(entry.path), file_digest(entry.path), entry.path.stat().st_size
+    service.blobs.put_file(Path(shutil.copy(entry.path, folder)), digest)
+    header = summary.header
+    robot = "wx-0" if "lift" in header.episode_id else "wx-1"
+    purpose = "trial" if number % 8 == 7 else "collect"
+    return EpisodeRow(
+        0, "default", header.episode_id, robot, digest, size, time.time_ns(), "valid", "",
+        header.instruction, entry.outcome, "operator:sim", summary.steps, "p", {**header.metadata, "purpose": purpose},
+    )  # fmt: skip
+
+
+def test_training_asks_what_the_operator_saw(material, tmp_path):
+    checkpoints, files = material
+    shelf = Shelf(tmp_path / "shelf")
+    ids = {kind: shelf.add(folder).id for kind, folder in checkpoints.items()}
+    why = dict.fromkeys(("agreement", "correlation"), "an untrained model, for the test")
+    config = {**TINY, "grpo_iterations": 1, "scene_episodes": 5, "overrides": why, "bounds": {"jump": 0.9}}
+    write_bounds(shelf.path(ids["world_model"]), {"gates": {"adapt": {"agreement": 0.99}}})
+    with Service(ServiceConfig(tmp_path / "trainer", insecure=True)) as service:
+        service.meta.add_episodes([row_of(entry, service, number, tmp_path) for number, entry in enumerate(files)])
+        catalogue = service.episodes_of("default")
+        engine = SceneEngine(
+            connect=lambda name: None, jobs=service.jobs, catalogue=catalogue, shelf=shelf,
+            book=SceneBook(tmp_path / "book.json"), scene="standard",
+        )  # fmt: skip
+        asked = {**ids, "robot": "wx-0", "scene": "standard", "instruction": TASK, "seed": 3, "config": config}
+        folder = tmp_path / "flow"
+        folder.mkdir()
+        (folder / "request.json").write_text(json.dumps({**asked, "other_tasks": []}))
+        seen = engine.trust(folder)
+        rows = {row.episode_id: row for row in catalogue.all()}
+        checked = json.loads((folder / "request.json").read_text())["checked"]
+        assert {rows[name].metadata["purpose"] for name in checked} == {"collect"}
+        learnable = [row for row in rows.values() if row.metadata["purpose"] == "collect"]
+        recorded = [Recorded(catalogue.path(row), row.outcome, row.episode_id, row.robot) for row in learnable]
+        spec = {**asked, "checked": checked, "budget_s": 600}
+        job = replace(
+            job_of((checkpoints, recorded), tmp_path / "job", **spec),
+            checkpoints={kind: shelf.path(ids[kind]) for kind in checkpoints},
+        )
+        result = adapt(job)
+    numbers = {name for name, value in seen.figures.items() if name in result["audit"]}
+    assert {"agreement", "jump", "frame_lag", "gripper_change"} <= numbers
+    assert {name: seen.figures[name] for name in numbers} == {name: result["audit"][name] for name in numbers}
+    assert seen.figures["overridden"] == result["overridden"]
+    assert result["overridden"]["agreement"] == why["agreement"]
+    assert result["episodes"] == seen.figures["real_episodes_here"]
+    assert "agreement" in result["audit"]["broken"], "held to what it was calibrated to"
+
+
+def test_an_episode_withdrawn_since_the_check_stops_the_training(material, tmp_path):
+    asked = {"scene": "standard", "instruction": TASK, "checked": ["ep-gone"]}
+    with pytest.raises(
+        ConfigError, match="episodes ep-gone of the trust check were withdrawn since; check trust again"
+    ):
+        adapt(job_of(material, tmp_path, config=TINY, **asked))
+
+
+def test_bounds_that_are_no_table_are_named(tmp_path):
+    assert calibrated_bounds(tmp_path, "adapt") == {}
+    write_bounds(tmp_path, {"gates": {"improve": {"agreemnt": 1}}})
+    with pytest.raises(CorruptError, match="agreemnt"):
+        calibrated_bounds(tmp_path, "improve")
