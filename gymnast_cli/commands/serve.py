@@ -55,43 +55,46 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ConfigError: another trainer runs on the folder, or a setting makes no sense.
         GymnastError: the page's port is taken.
     """
-    from cloud_trainer.jobs.replay_watch import record_rows
-    from cloud_trainer.jobs.runner import JobInputs, run_in_process
     from cloud_trainer.jobs.shelf import Shelves
     from cloud_trainer.service import serve
-    from cloud_trainer.store.tenants import LEDGER, tenant_folder
     from gymnast_cli.service_flags import config_from
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    shelves = Shelves(args.folder, (*_at_hand(args.checkpoints), *args.imports))
-
-    def runner(context: JobContext) -> Mapping[str, Any]:
-        tenant = context.job.tenant
-        shelf = shelves.of(tenant)
-        context.episodes.settle(60)
-        recorded = tuple(_recorded(context))
-        inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path, shelf.newest)
-
-        def emit(kind: str, data: Mapping[str, Any]) -> None:
-            context.emit(kind, data)
-
-        jobs = args.folder / "jobs"
-        result = run_in_process(inputs, jobs, emit=emit, cancelled=context.cancelled, threads=args.threads)
-        for folder in result["register"]:
-            shelf.add(Path(folder))
-        robots = [str(name) for name in context.job.spec.get("offer_to", ())]
-        for candidate in result["candidates"]:
-            shelf.add(Path(candidate["folder"]))
-            if robots:  # whoever submitted the job named them; else somebody offers a candidate on its page
-                context.publish(Path(candidate["folder"]), robots=robots)
-        record_rows(tenant_folder(args.folder, tenant) / LEDGER, result)
-        return result
-
     config = config_from(args)
+    shelves = Shelves(args.folder, (*_at_hand(args.checkpoints), *args.imports))
     console.print(f"trainer in {args.folder}; Ctrl-C stops it")
     return serve(
-        config, runner, _policy(args, console), beside=lambda service: _beside(service, args, shelves, console)
-    )
+        config, functools.partial(_run_job, args, shelves), _policy(args, console),
+        beside=lambda service: _beside(service, args, shelves, console),
+    )  # fmt: skip
+
+
+def _run_job(args: argparse.Namespace, shelves: Shelves, context: JobContext) -> Mapping[str, Any]:
+    """Do one job in a process of its own, and keep what it made."""
+    from cloud_trainer.jobs.replay_watch import record_rows
+    from cloud_trainer.jobs.runner import JobInputs, run_in_process
+    from cloud_trainer.store.tenants import LEDGER, tenant_folder
+
+    tenant = context.job.tenant
+    shelf = shelves.of(tenant)
+    context.episodes.settle(60)
+    recorded = tuple(_recorded(context))
+    inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path, shelf.newest)
+
+    def emit(kind: str, data: Mapping[str, Any]) -> None:
+        context.emit(kind, data)
+
+    jobs = args.folder / "jobs"
+    result = run_in_process(inputs, jobs, emit=emit, cancelled=context.cancelled, threads=args.threads)
+    for folder in result["register"]:
+        shelf.add(Path(folder))
+    robots = [str(name) for name in context.job.spec.get("offer_to", ())]
+    for candidate in result["candidates"]:
+        shelf.add(Path(candidate["folder"]))
+        if robots:  # whoever submitted the job named them; else somebody offers a candidate on its page
+            context.publish(Path(candidate["folder"]), robots=robots)
+    record_rows(tenant_folder(args.folder, tenant) / LEDGER, result)
+    return result
 
 
 def _at_hand(folder: Path) -> list[Path]:

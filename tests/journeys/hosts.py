@@ -8,7 +8,7 @@
         assert done.returncode == 0, done.stdout + done.stderr
 
 A host has its own network, host name, /etc/hosts and shared memory (DDS of one never meets DDS of the other), and the
-same files and users as this machine: what a journey must not share, it keeps in folders of its own.
+same files and users as this machine.
 """
 
 from __future__ import annotations
