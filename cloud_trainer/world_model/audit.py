@@ -291,7 +291,7 @@ def calibrate_bounds(
         deviation = float(values.std(ddof=1)) * math.sqrt((1 + shared) / (1 - shared))
         spread = sigmas * max(deviation, _binomial_spread(name, reports))
         bound = float(values.mean()) + (-spread if name in AT_LEAST else spread)
-        is_share = name in ("change_recall", "false_success", "missed_success")
+        is_share = name in ("agreement", "change_recall", "false_success", "missed_success")
         changed[name] = float(np.clip(bound, 0, 1)) if is_share else bound
     return replace(bounds, **changed)  # type: ignore[arg-type]
 
