@@ -67,7 +67,7 @@ def test_improve_refuses_a_judge_whose_precision_is_not_proven(material, tmp_pat
 
 
 def test_unknown_setting_is_named():
-    with pytest.raises(ConfigError, match=r"audit or bounds.*agreemnt"):
+    with pytest.raises(ConfigError, match=r"bounds.*agreemnt"):
         PipelineConfig.of({"bounds": {"agreemnt": 0.5}})
     with pytest.raises(ConfigError, match="grpo_iteration"):
         PipelineConfig.of({"grpo_iteration": 3})
@@ -168,7 +168,8 @@ def test_adapt_keeps_its_rollout_budget_trains_adapters_and_tells_what_it_checke
     assert set(told["by_task"]) <= {"lift the red cube", "close the drawer"}
     anything = {"episodes": 1, "agreement": 0.0, "false_success": 1.0, "missed_success": 1.0, "optimism": 1.0}
     strict = {**QUICK, "check": True, "scene_episodes": 1, "audit": {"parts": ["outcomes"]}}
-    strict["bounds"] = {**anything, "correlation": -1.0}
+    unasked = dict.fromkeys(("jump", "change_recall", "frame_lag", "gripper_change"))
+    strict["bounds"] = {**anything, **unasked, "correlation": -1.0}
     refused = adapt(job_of((checkpoints, recorded), tmp_path / "strict", config=strict, **{**request, "mode": "full"}))
     assert refused["candidates"] == []  # an untrained judge sees nothing, so a loss cannot be excluded
     assert "the dream tells success from failure too badly" in refused["refused"]
