@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cloud_trainer.jobs.runner import KINDS
@@ -10,7 +10,7 @@ from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.errors import ConfigError
-from gymnast_core.wire.errors import NotFoundError
+from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
 CHECKPOINTS = ("policy", "world_model", "judge")
 
@@ -21,8 +21,10 @@ def check_submission(
     tenant: str,
     kind: str,
     spec: Mapping[str, Any],
+    *,
+    allowed: Collection[str] = (),
 ) -> None:
-    """Return if everything that a job names by id is here.
+    """Return if everything that a job names by id is here, and nothing else is named.
 
     Args:
         shelves: of every tenant's checkpoints.
@@ -30,15 +32,18 @@ def check_submission(
         tenant: whose job it is.
         kind: of the job.
         spec: of the job.
+        allowed: those of gymnast_core.job.REACHES that whoever started this trainer allowed.
 
     Raises:
         NotFoundError: a checkpoint or an episode is not here; the message names it.
         ConfigError: the kind is unknown, or no policy is named.
+        NotPermittedError: the configuration reaches out of the trainer in a way that was not allowed.
     """
     if kind not in KINDS:
         raise ConfigError(f"job kind {kind[:40]!r} is not one of {', '.join(KINDS)}")
     if not spec.get("policy"):
         raise ConfigError(f"job {kind} needs a checkpoint id for policy; add it to its spec (`gymnast weights list`)")
+    _check_reach(spec.get("config", {}), allowed)
     shelf = shelves.of(tenant)
     for role in CHECKPOINTS:
         if (name := spec.get(role)) and not shelf.holds(str(name), role):
@@ -50,3 +55,25 @@ def check_submission(
     named = [*(spec.get("episodes") or ()), *(spec.get("checked") or ())]
     if missing := [str(name) for name in named if catalogue.find(str(name)) is None]:
         raise NotFoundError(f"episodes {', '.join(missing[:3])} are not at this trainer, or not valid")
+
+
+def _check_reach(config: Any, allowed: Collection[str]) -> None:
+    """Refuse a configuration that names hosts, folders, variables or code of the trainer's machine."""
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"config must be an object of settings, got {str(config)[:80]!r}")
+    novel = config.get("novel") or {}
+    if not isinstance(novel, Mapping):
+        raise ConfigError(f"config.novel must be an object of settings, got {str(novel)[:80]!r}")
+    edits = novel.get("edits") or ()
+    plugs = [str(name) for name in (edits if isinstance(edits, (list, tuple)) else [edits]) if ":" in str(name)]
+    for reach, where, value in (
+        ("judges", "config.judge", config.get("judge")),
+        ("judges", "config.novel.endpoint", novel.get("endpoint")),
+        ("plug-ins", "config.novel.edits", plugs),
+        ("ray", "config.ray", config.get("ray")),
+    ):
+        if value and reach not in allowed:
+            raise NotPermittedError(
+                f"{where} {str(value)[:80]} would use what this trainer's machine reaches; whoever runs the trainer "
+                f"can allow it to everybody who may submit jobs: gymnast serve --jobs-may {reach}"
+            )

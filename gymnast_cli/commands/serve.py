@@ -15,6 +15,7 @@ from rich.console import Console
 from gymnast_cli import robot_line
 from gymnast_cli.robot_line import engine_for
 from gymnast_core.errors import ConfigError
+from gymnast_core.job import REACHES
 from gymnast_core.shipped import KINDS, shipped_checkpoints
 from gymnast_core.wire.address import is_loopback, plain_host
 
@@ -44,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-console", action="store_true", help="serve no page")
     parser.add_argument("--loop", type=Path, action="append", default=[], metavar="FOLDER",
                         help="folder of a `gymnast loop` whose history the page shows; may be repeated")  # fmt: skip
+    parser.add_argument("--jobs-may", action="append", default=[], choices=REACHES,
+                        help="let jobs name judges (addresses, folders and key variables), plug-ins (Python code) or a "
+                        "ray cluster in their configuration; whoever may submit a job, robots too, then reads and runs "
+                        "what this process can. May be repeated (default: none)")  # fmt: skip
     robot_line.add_arguments(parser)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a training job (default 1)")
 
@@ -139,7 +144,7 @@ def _beside(service: Service, args: argparse.Namespace, shelves: Shelves, consol
     from cloud_trainer.jobs.submission import check_submission
     from cloud_trainer.store.tenants import LEDGER, tenant_folder
 
-    service.check_job = functools.partial(check_submission, shelves, service.episodes_of)
+    service.check_job = functools.partial(check_submission, shelves, service.episodes_of, allowed=args.jobs_may)
     watch = ReplayWatch(
         service.episodes, service.jobs, lambda tenant: tenant_folder(args.folder, tenant) / LEDGER,
         lambda tenant, policy: shelves.of(tenant).can_replay(policy), lambda row: service.blinded(row),

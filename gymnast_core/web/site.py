@@ -138,7 +138,7 @@ class Site:
         @app.middleware("http")
         async def guard(request: Request, call_next: Callable[[Request], Any]) -> Response:
             origin = request.headers.get("origin")
-            if request.method == "POST" and origin and urlsplit(origin).netloc != request.headers.get("host"):
+            if request.method == "POST" and origin and _host_of(origin) != request.headers.get("host"):
                 return PlainTextResponse("this request came from another site; nothing was done", 403)
             if request.method == "POST" and not _fits(request.headers.get("content-length", "")):
                 return PlainTextResponse(f"a form of 0 to {FORM_BYTES} bytes is read here; nothing was done", 413)
@@ -246,6 +246,14 @@ def _fits(length: str) -> bool:
     """Whether a form is of a known and sane size."""
     found = whole_number(length)
     return found is not None and found <= FORM_BYTES
+
+
+def _host_of(origin: str) -> str:
+    """Host and port of an origin; empty for one that cannot be read."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _local(path: str) -> str:

@@ -38,6 +38,8 @@ STALLED_S = 5.0
 STALLED_EXIT = 70
 BACK_OFF_S = 30.0
 """Between two tries of a node whose settings are wrong."""
+CLOCK = "use_sim_time"
+"""rclpy's own parameter: with it anybody could stop the clock by which a camera's picture is old."""
 Check = Callable[[Any], str]
 """Returns what is wrong with a parameter value, or an empty string."""
 
@@ -95,6 +97,8 @@ class Settings:
 
     def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         for parameter in parameters:
+            if parameter.name == CLOCK:
+                return SetParametersResult(successful=False, reason=f"{CLOCK} is chosen where the node is started")
             check = self._checks.get(parameter.name)
             wrong = check(parameter.value) if check else ""
             if wrong:

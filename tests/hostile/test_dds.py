@@ -180,6 +180,11 @@ def test_gate_cannot_be_set_beyond_what_the_robot_was_started_with(stranger, nam
     assert stranger.set("command_gate", name, value)
 
 
+@pytest.mark.parametrize("node", ["arm", "command_gate", "rollout"])
+def test_stranger_cannot_set_the_clock_by_which_pictures_are_old(stranger, node) -> None:
+    assert "where the node is started" in stranger.set(node, "use_sim_time", True)
+
+
 NONSENSE = (
     "not json", "[1, 2]", "[" * 100_000, "null", "{}", '{"mark": 5}', '{"cameras": 7}', '{"cameras": [[]]}', "\x00",
     "{" * 9, '{"stamp_ns": "x"}', '{"state": "armed"}', '{"policy": {}, "good": [], "bad": 1, "reason": 3, "run": {}}',

@@ -1,0 +1,73 @@
+"""Whoever may submit a job, a robot too, gets no code run, no folder read and no secret sent by the trainer."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_trainer.jobs.shelf import Shelves
+from cloud_trainer.jobs.submission import check_submission
+from gymnast_core.job import REACHES
+from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc
+from tests.bridge.conftest import make_checkpoint
+from tests.hostile.lab import Lab, error_of
+from tests.hostile.registry import Tally, attack
+
+ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "key_variable": "AWS_SECRET_ACCESS_KEY"}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "code": {"novel": {"scenes": 1, "edits": ["change_light", "os:abort"]}},
+    "code, no list": {"novel": {"scenes": 1, "edits": "os:abort"}},
+    "a secret of the environment": {"judge": {"kind": "endpoint", **ENDPOINT}},
+    "the same for words": {"novel": {"instructions": 1, "endpoint": ENDPOINT}},
+    "a folder of the trainer": {"judge": {"kind": "vlm", "folder": "/srv/trainer/tenants/acme"}},
+    "a checkpoint of another tenant": {"judge": {"kind": "checkpoint", "folder": "/srv/trainer/tenants/acme/x"}},
+    "a cluster of the caller's": {"ray": {"address": "127.0.0.1:6379"}},
+}
+
+
+def submit(lab: Lab, name: str, role: str, config: object) -> str:
+    """Ask for a job on the wire; returns the name of the error it is refused with."""
+    with lab.channel(lab.identity(name, role)) as channel:
+        kind = "adapt" if role == "robot" else "improve"
+        spec = {"policy": lab.policy_id, "robot": name, "config": config}
+        request = jobs_pb2.SubmitRequest(kind=kind, spec_json=json.dumps(spec), idempotency_key=f"{name} {config}"[:99])
+        return error_of(lambda: jobs_pb2_grpc.JobServiceStub(channel).Submit(request, timeout=20))
+
+
+def guarded(lab: Lab, *allowed: str) -> Lab:
+    """Give the trainer the check that `gymnast serve` gives it."""
+    shelves = Shelves(lab.service.config.folder)
+    make_checkpoint(lab.folder / "policy", kind="policy")
+    lab.policy_id = shelves.of("default").add(lab.folder / "policy").id
+    lab.service.check_job = functools.partial(check_submission, shelves, lab.service.episodes_of, allowed=allowed)
+    return lab
+
+
+@attack("jobs that reach out of the trainer")
+def reaching_jobs(folder: Path, size: int) -> Tally:
+    with Lab(folder) as lab:
+        guarded(lab)
+        whose = [(role, config) for role in ("robot", "operator", "admin") for config in CONFIGS.values()]
+        tried = [submit(lab, f"x-{role}", role, config) for role, config in whose[: max(size, 1)]]
+        return Tally(len(tried), sum(error != "NotPermittedError" for error in tried), len(lab.service.jobs.list(None)))
+
+
+def test_no_role_submits_a_job_that_reaches_out_of_the_trainer(tmp_path):
+    assert reaching_jobs(tmp_path, 99) == Tally(3 * len(CONFIGS), 0, 0)
+
+
+@pytest.mark.parametrize("config", [None, [], "x", {"novel": ["os:abort"]}], ids=str)
+def test_a_configuration_that_is_no_object_is_refused_at_once(tmp_path, config):
+    with Lab(tmp_path) as lab:
+        assert submit(guarded(lab), "ana", "operator", config) == "InvalidMessageError"
+
+
+def test_what_the_starter_allowed_is_taken_and_plain_jobs_always_are(tmp_path):
+    with Lab(tmp_path) as lab:
+        assert submit(guarded(lab), "ana", "operator", {"novel": {"scenes": 1, "edits": ["change_light"]}}) == ""
+        lab.service.check_job.keywords["allowed"] = REACHES
+        assert [submit(lab, "ana", "operator", config) for config in CONFIGS.values()] == [""] * len(CONFIGS)
