@@ -136,6 +136,21 @@ def task_list(text: str) -> list[str]:
     return tasks
 
 
+def add_override_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare --override, repeatable: (bound, reason) pairs."""
+    parser.add_argument(
+        "--override", nargs="+", action="extend", default=[], type=_override, metavar="BOUND=REASON",
+        help="ignore a bound of the trust check, and why; may be repeated",
+    )  # fmt: skip
+
+
+def _override(text: str) -> tuple[str, str]:
+    name, _, reason = text.partition("=")
+    if not name.strip() or not reason.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no BOUND=REASON: name the bound, and say why it may be ignored")
+    return name.strip(), reason.strip()
+
+
 def json_argument(text: str) -> dict[str, Any]:
     """Parse a JSON object, or the file named by @FILE."""
     try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from gymnast_cli.connect import json_argument
+from gymnast_cli.connect import add_override_argument, json_argument
 
 
 def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare --instruction, --scene, --seed, --world-model, --judge, --other-tasks and --config."""
+    """Declare --instruction, --scene, --seed, --world-model, --judge, --other-tasks, --config and --override."""
     parser.add_argument("--instruction", required=True, help="what it shall do there; a task's name will do")
     parser.add_argument("--scene", default="", help="the robot's name for where it stands (default: the trainer's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
@@ -20,10 +20,14 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
         help="instructions on which the canary looks for harm (default: what the robot was seen to succeed at)",
     )  # fmt: skip
     parser.add_argument("--config", type=json_argument, default={}, metavar="JSON|@FILE", help="of the training job")
+    add_override_argument(parser)
 
 
 def scene_form(args: argparse.Namespace, robot: str) -> dict[str, str]:
     """Return these flags as the page's form takes them."""
     names = ("instruction", "scene", "seed", "world_model", "judge", "other_tasks")
     texts = {name: str(getattr(args, name)) for name in names}
-    return {"robot": robot, **texts, "config": json.dumps(args.config)}
+    config = dict(args.config)
+    if args.override:
+        config["overrides"] = {**config.get("overrides", {}), **dict(args.override)}
+    return {"robot": robot, **texts, "config": json.dumps(config)}

@@ -19,7 +19,7 @@ from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation, ne
 from cloud_trainer.jobs.trials import Trials, new_trial_id
 from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
-from cloud_trainer.service.trail import MADE, Trail
+from cloud_trainer.service.trail import MADE, Trail, overrides_in
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.tenants import DEFAULT_TENANT, LEDGER, PerTenant, tenant_folder
@@ -252,6 +252,7 @@ class Desk:
             raise RefusedError(f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first")
         adaptation_id = new_adaptation_id()
         asked = {"adaptation": adaptation_id, "robot": robot, "instruction": request.instruction}
+        asked |= overrides_in(request.config)
         with self.trail(user).acting(user, "adapt", asked):
             self.adaptations.start(user.tenant, request, by=user.name, adaptation_id=adaptation_id)
         return adaptation_id

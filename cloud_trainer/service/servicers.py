@@ -20,7 +20,7 @@ from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.reach import BlobReach
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.session import UploadSession
-from cloud_trainer.service.trail import Trails
+from cloud_trainer.service.trail import Trails, overrides_in
 from cloud_trainer.service.upload_weights import receive_checkpoint
 from cloud_trainer.service.words import RobotWords
 from cloud_trainer.store.protocols import (
@@ -330,7 +330,8 @@ class JobServicer:
         if (known := self._jobs.find(peer.tenant, key)) is None:
             self._check(peer.tenant, request.kind, spec)
             job_id = new_job_id()
-            with self._trails.of(peer.tenant).acting(peer, "submit", {"job": job_id, "kind": request.kind, "key": key}):
+            asked = {"job": job_id, "kind": request.kind, "key": key, **overrides_in(spec.get("config"))}
+            with self._trails.of(peer.tenant).acting(peer, "submit", asked):
                 row = self._jobs.submit(peer.tenant, request.kind, spec, key, peer.name, job_id=job_id)
         else:
             row = self._jobs.submit(peer.tenant, request.kind, spec, key, known.submitted_by)

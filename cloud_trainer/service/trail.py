@@ -299,6 +299,12 @@ class Trails(PerTenant[Trail]):
             trail.close()
 
 
+def overrides_in(config: Any) -> dict[str, Any]:
+    """What an entry of the log says of a job's settings: the bounds to be ignored and why, where there are any."""
+    named = config.get("overrides") if isinstance(config, Mapping) else None
+    return {"overrides": named} if named else {}
+
+
 def _author(who: Who) -> dict[str, Any]:
     return {"by": who.name, "role": who.role, "tenant": who.tenant, "at_ns": time.time_ns()}
 

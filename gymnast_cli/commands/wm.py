@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from gymnast_cli import wm_lab
-from gymnast_cli.connect import emit
+from gymnast_cli.connect import add_override_argument, emit
 from gymnast_cli.wm_data import add_data_arguments, recorded
 from gymnast_core.errors import ConfigError, NotTrustedError
 
@@ -48,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     audit.add_argument("--pictures", type=int, metavar="N", help="dream at most N of them frame by frame (default all)")
     audit.add_argument("--start", type=int, default=0, help="step from which the model goes on alone")
-    audit.add_argument(
-        "--override", nargs="+", default=[], type=override, metavar="BOUND=REASON", help="ignore these bounds, and why"
-    )
+    add_override_argument(audit)
     audit.add_argument("--out", type=Path, default=Path("audit"), help="folder for audit.json and audit.html")
     audit.add_argument("--seed", type=int, default=0, help="of the model's noise")
     bounds = actions.add_parser(
@@ -60,14 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bounds.add_argument("--world-model", type=Path, required=True, metavar="FOLDER", help="as it is known to be good")
     bounds.add_argument("--judge", type=Path, required=True, metavar="FOLDER", help="checkpoint that judges the dreams")
     bounds.add_argument("--seed", type=int, default=0, help="of the model's noise and of the draws")
-
-
-def override(text: str) -> tuple[str, str]:
-    """Parse a bound that shall be ignored, and why."""
-    name, _, reason = text.partition("=")
-    if not reason.strip():
-        raise argparse.ArgumentTypeError(f"say why: {name}=REASON")
-    return name, reason.strip()
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -57,6 +57,24 @@ def test_one_command_goes_from_scene_to_kept(bench, ttt):
     assert (bench.engine.asked.seed, bench.engine.asked.config) == (4, {"groups": 4})
 
 
+def test_an_override_reaches_the_job_and_the_log_names_its_reason(bench, ttt, capsys):
+    why = ("--override", "jump=the lamp flickers", "--override", "psnr_db=dim light")
+    code, said = ttt("--yes", *why, "--config", '{"overrides": {"lag": "was named in the file"}, "groups": 4}')
+    ignored = {"lag": "was named in the file", "jump": "the lamp flickers", "psnr_db": "dim light"}
+    assert (code, bench.engine.asked.config) == (0, {"groups": 4, "overrides": ignored})
+    assert main(["--json", "operate", "log", "--trainer", bench.service.address, "--insecure"]) == 0
+    begun = [row for row in json.loads(capsys.readouterr().out)["entries"] if row["action"] == "adapt"]
+    assert [(row["adaptation"], row["overrides"]) for row in begun] == [(said["adaptation_id"], ignored)]
+
+
+@pytest.mark.parametrize("words", ["jump", "jump=", "jump= ", "=tired of it"])
+def test_an_override_without_bound_or_reason_moves_no_arm(bench, ttt, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        ttt("--yes", "--override", words)
+    assert (ended.value.code, bench.engine.calls) == (2, [])
+    assert f"{words!r} is no BOUND=REASON" in capsys.readouterr().err
+
+
 def test_what_the_trust_check_asks_for_is_collected_up_to_the_limit(bench, ttt, monkeypatch):
     bench.engine.trusted = False
     code, said = ttt("--yes", "--collect", "7")
