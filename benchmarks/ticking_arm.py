@@ -17,9 +17,11 @@ from gymnast_core.cameras import CameraLimits
 from gymnast_core.errors import StaleCommandError
 from gymnast_core.safety import ArmState
 from gymnast_core.types import FloatArray
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.cameras import CameraPort, CameraSource
+from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Settings
 from gymnast_ros.nodes.ticker import Ticker
 
@@ -36,6 +38,7 @@ class TickingArm(Node):  # type: ignore[misc]
         description = ArmDescription("wx250s", ("wide",), 256, 256, max_steps, rate_hz, True, 2.0)
         self._port = ArmPort(self, description, self._on_command)
         self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
+        self._guard = ResetGuard(settings, Keyring.of_environment())
         self.create_service(Trigger, topics.RESET, self._reset)
         sources = tuple(CameraSource(name, f"{name}/raw", "reliable") for name, _, _ in CAMERAS)
         second = 1_000_000_000
@@ -79,12 +82,14 @@ class TickingArm(Node):  # type: ignore[misc]
         }
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if not self._guard.admits(response):
+            return response
         with self._lock:
             self._running, self._steps = True, 0
             self._observe(np.zeros(7, np.float32), "")
         self._ticker = self._ticker or Ticker(self._period_ns, self._tick).start()
         response.success, response.message = True, json.dumps({"stamp_ns": self._stamp_ns})
-        return response
+        return self._guard.spent(response)
 
     def _on_command(self, action_A: FloatArray, stamp_ns: int, source: str) -> None:
         if stamp_ns == self._stamp_ns and self._command_A is None:

@@ -12,10 +12,14 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import SafetyError, StaleCommandError
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import topics
+from gymnast_ros.nodes.reset_permit import ResetPermits
 
 ASK_AGAIN_S = 1.0
 CONFIGURE_TIMEOUT_S = 10.0
+NEWS_S = 0.5
+"""How much later than its answer a new process's description may come."""
 
 
 class Spin(Protocol):
@@ -37,10 +41,12 @@ class ArmServices:
         node: whose clients these are.
         spin: of the caller, who owns the executor.
         session: names the arm's process as far as it is known; changes when its successor has spoken.
+        keyring: of the graph, whose arm resets for nobody else.
     """
 
-    def __init__(self, node: Node, spin: Spin, session: Callable[[], int]) -> None:
+    def __init__(self, node: Node, spin: Spin, session: Callable[[], int], keyring: Keyring) -> None:
         self._spin, self._session = spin, session
+        self._permits = ResetPermits(keyring)
         self._parameters = node.create_client(SetParameters, f"{topics.ARM_NODE}/set_parameters")
         self._reset = node.create_client(Trigger, topics.RESET)
         self._told: dict[str, Any] = {}
@@ -62,12 +68,7 @@ class ArmServices:
         changed = {name: value for name, value in settings.items() if self._told.get(name) != value}
         if not changed:
             return
-        request = SetParameters.Request()
-        request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in changed.items()]
-        results = self._ask(self._parameters, request, CONFIGURE_TIMEOUT_S, ASK_AGAIN_S, "the arm's parameters").results
-        reasons = [result.reason for result in results if not result.successful]
-        if reasons:
-            raise SafetyError(f"the arm refused {changed}: {'; '.join(reasons)}")
+        self._set(changed)
         self._told.update(changed)
 
     def reset(self, timeout_s: float, usual_s: float) -> int:
@@ -82,12 +83,21 @@ class ArmServices:
             StaleCommandError: it does not answer, or was restarted meanwhile and knows nothing of its settings.
         """
         asked = self._session()
+        self._set(self._permits.new())
         response = self._ask(self._reset, Trigger.Request(), timeout_s, max(usual_s, ASK_AGAIN_S), "arm/reset")
-        if self._session() != asked:
-            raise StaleCommandError("the arm was restarted during its reset")
+        if self._session() != asked or (not response.success and self._spin(lambda: self._session() != asked, NEWS_S)):
+            raise StaleCommandError("the arm was restarted during its reset")  # and its successor has no permit of ours
         if not response.success:
             raise SafetyError(f"the arm refused to reset: {response.message}")
         return int(json.loads(response.message)["stamp_ns"])
+
+    def _set(self, values: Mapping[str, Any]) -> None:
+        request = SetParameters.Request()
+        request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        results = self._ask(self._parameters, request, CONFIGURE_TIMEOUT_S, ASK_AGAIN_S, "the arm's parameters").results
+        reasons = [result.reason for result in results if not result.successful]
+        if reasons:
+            raise SafetyError(f"the arm refused {dict(values)}: {'; '.join(reasons)}")
 
     def _ask(self, client: Any, request: Any, timeout_s: float, patience_s: float, what: str) -> Any:
         """Send until answered, each time waiting twice as long: a slow arm is not buried in repetitions."""

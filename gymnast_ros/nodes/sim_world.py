@@ -22,8 +22,10 @@ from gymnast_core.errors import GymnastError
 from gymnast_core.safety import ArmState
 from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import FloatArray, Observation, StepResult
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import MAX_AGE_S, SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
 
 Array = npt.NDArray[np.float64]
@@ -79,6 +81,7 @@ class SimWorld(Node):  # type: ignore[misc]
             max_age_s=2 * spec.robot.step_s if settings["paced"] else MAX_AGE_S,
         )  # fmt: skip
         self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
+        self._guard = ResetGuard(settings, Keyring.of_environment())
         self.create_service(Trigger, topics.RESET, self._reset)
         self._offset_ns = self._stamp_ns = 0
         self._pending: tuple[FloatArray, str] | None = None
@@ -97,15 +100,17 @@ class SimWorld(Node):  # type: ignore[misc]
         self._world.close()
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if not self._guard.admits(response):
+            return response
         try:
             self._port.check_stopped()
             self._begin()
         except GymnastError as error:
             response.success, response.message = False, str(error)
-            return response
+            return self._guard.spent(response)
         self._timer.reset()  # the first frame gets a whole period, too
         response.success, response.message = True, json.dumps({"stamp_ns": self._stamp_ns})
-        return response
+        return self._guard.spent(response)
 
     def _begin(self) -> None:
         """Lay the scene out anew and show it."""

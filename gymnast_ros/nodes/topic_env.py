@@ -67,7 +67,7 @@ class TopicEnv:
         self._inbox = Inbox()
         self._keyring = keyring or Keyring.of_environment()
         self._commands = MarkedJoints(self._node, self._keyring, topics.POLICY_COMMAND, topics.STREAM)
-        self._services = ArmServices(self._node, self._spins_until, lambda: self._describe().session)
+        self._services = ArmServices(self._node, self._spins_until, lambda: self._describe().session, self._keyring)
         self._stamp_ns, self._start_ns = -1, 0
         self._result: StepResult | None = None
         self.truth: dict[str, Any] = {}

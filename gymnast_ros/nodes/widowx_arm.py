@@ -24,9 +24,11 @@ from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.connection import Connection, hold_lock
 from gymnast_ros.drivers.widowx import WidowXDriver
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import note_drop
 from gymnast_ros.nodes.lifecycle import named
+from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Diagnostics, Health, NodeFailedError, Settings, run
 from gymnast_ros.nodes.ticker import Ticker
 from gymnast_ros.nodes.widowx_episodes import WidowXEpisodes
@@ -53,6 +55,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         declare(settings)
         self._held_to_the_end = hold_lock(settings["lock_file"])
         self._episodes = WidowXEpisodes(self, settings, self._on_command)
+        self._guard = ResetGuard(settings, Keyring.of_environment())
         # a waiting coroutine blocks its group: reset needs one of its own
         self.create_service(Trigger, topics.RESET, self._reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(Trigger, "~/recover", self._recover)
@@ -197,6 +200,8 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
 
     async def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Go to neutral while cameras, motors and e-stop are still listened to."""
+        if not self._guard.admits(response):
+            return response
         try:
             with self._lock:
                 self._check_fit()
@@ -215,9 +220,9 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
                 stamp_ns = self._episodes.begin(self._connected().driver)
         except GymnastError as error:
             response.success, response.message = False, str(error)
-            return response
+            return self._guard.spent(response)
         response.success, response.message = True, json.dumps({"stamp_ns": stamp_ns})
-        return response
+        return self._guard.spent(response)
 
     def _check_fit(self) -> None:
         self._check_active()
@@ -241,6 +246,10 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         try:
             with self._lock:
                 self._check_active()
+                if self._stopped:
+                    raise SafetyError(f"the arm may not move: {self._stopped}")
+                if not self._motors_failed:  # anybody may call this, so it moves no healthy arm
+                    raise SafetyError("no motor has failed, there is nothing to recover from; start an episode")
                 self._episodes.running = False
                 self._connected().recover()
                 self._fault, self._motors_failed = "", False

@@ -21,10 +21,11 @@ from std_msgs.msg import Bool, String
 
 from gymnast_core.errors import ConfigError
 from gymnast_ros.bringup import Graph, GraphConfig, NodeDiedError
-from gymnast_ros.keyring import Keyring
+from gymnast_ros.keyring import Keyring, folder_of
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.nodes.marked import MarkedJoints
+from gymnast_ros.nodes.reset_permit import PARAMETER, ResetPermits
 from tests.hostile.registry import Tally, attack
 from tests.hostile.stranger import Stranger
 from tests.ros.conftest import wait_until
@@ -40,22 +41,59 @@ def stranger(graph, client, domain_id) -> Iterator[Stranger]:
     stranger.close()
 
 
-def begin_episode(stranger: Stranger) -> None:
-    """Lay out a scene, so that the simulated arm would take a command; all that was executed before has been heard."""
+def begin_episode(stranger: Stranger, keyring: Keyring) -> str:
+    """Have the graph lay out a scene, so that the arm would take a command; what was executed before has been heard.
+
+    Returns the permit.
+    """
+    permit = ResetPermits(keyring).new()[PARAMETER]
+    assert stranger.set(topics.ARM_NODE, PARAMETER, permit) == ""
     success, words = stranger.call(topics.RESET)
     assert success, words
     stamp_ns = json.loads(words)["stamp_ns"]
     assert stranger.spin(20.0, lambda: bool(stranger.executed) and stamp_of(stranger.executed[-1]) >= stamp_ns)
     assert stranger.spin(20.0, lambda: stamp_of(stranger.heard[topics.TARGET]) >= stamp_ns)
     stranger.spin(0.1)  # its truth and picture
+    return permit
 
 
 def stamp_of(message: JointState) -> int:
     return messages.to_ns(message.header.stamp)
 
 
-def test_stranger_cannot_move_the_arm(stranger, client) -> None:
-    begin_episode(stranger)
+def seen(stranger: Stranger) -> tuple[object, ...]:
+    """What a reset of the simulated arm changes."""
+    stranger.spin(1.0)
+    return len(stranger.executed), stranger.truth.get("digest"), stamp_of(stranger.heard[topics.TARGET])
+
+
+def test_stranger_cannot_reset_an_arm_that_nothing_has_stopped(stranger, client) -> None:
+    """First of all here: this arm's own rollout has asked for no reset yet."""
+    assert client.gate["state"] == "armed"
+    before = seen(stranger)
+    answers = [stranger.call(topics.RESET) for _ in range(12)]
+    assert [success for success, _ in answers] == [False] * 12
+    assert all("no permit of this graph; start an episode" in words for _, words in answers)
+    assert seen(stranger) == before, "the arm moved"
+
+
+def test_stranger_cannot_reset_by_a_forged_or_used_permit(stranger, client, keyring, tmp_path) -> None:
+    used = begin_episode(stranger, keyring)
+    before = seen(stranger)
+    foreign = ResetPermits(Keyring.make(tmp_path / "gate")).new()[PARAMETER]
+    later = f"{time.monotonic_ns()}.{used.partition('.')[2]}"
+    for permit in (secrets.token_hex(32), "1.00", "\u0662.00", foreign, later, "x" * 100_000):
+        assert "graph" in (words := stranger.set(topics.ARM_NODE, PARAMETER, permit)) or "characters" in words
+        stranger.call(topics.RESET)
+    for permit in (used, "") * 3:
+        stranger.set(topics.ARM_NODE, PARAMETER, permit)
+        stranger.call(topics.RESET)
+    assert seen(stranger) == before, "the arm moved"
+    begin_episode(stranger, keyring)  # and its own graph still may
+
+
+def test_stranger_cannot_move_the_arm(stranger, client, keyring) -> None:
+    begin_episode(stranger, keyring)
     before, height_m, digest = len(stranger.executed), stranger.height_m(), stranger.truth["digest"]
     for _ in range(12):
         stranger.command(DOWN)
@@ -64,9 +102,9 @@ def test_stranger_cannot_move_the_arm(stranger, client) -> None:
     assert (stranger.height_m(), stranger.truth["digest"]) == (height_m, digest)
 
 
-def test_stranger_cannot_move_the_arm_through_the_gate(stranger, client) -> None:
+def test_stranger_cannot_move_the_arm_through_the_gate(stranger, client, keyring) -> None:
     """Nor as the policy or the human behind it, nor with an arm's state of his own making."""
-    begin_episode(stranger)
+    begin_episode(stranger, keyring)
     before = len(stranger.executed)
     lie = stranger.heard[topics.TARGET]
     for topic in (topics.POLICY_COMMAND, topics.TELEOP_COMMAND):
@@ -79,12 +117,12 @@ def test_stranger_cannot_move_the_arm_through_the_gate(stranger, client) -> None
     assert client.gate["state"] == "armed"
 
 
-def test_heard_command_said_again_is_not_executed(stranger, client, replay) -> None:
+def test_heard_command_said_again_is_not_executed(stranger, client, replay, keyring) -> None:
     moves = replay([[0.0, 0.01 * (-1) ** step, 0.0, 0.0, 0.0, 0.0, 1.0] for step in range(15)])
     assert client.run_episode(instruction="lift", seed=0, checkpoint=moves, record=False)["steps"] == 15
     assert stranger.spin(10.0, lambda: len(policy_commands(stranger)) >= 3)
     said = policy_commands(stranger)
-    begin_episode(stranger)
+    begin_episode(stranger, keyring)
     before, now = len(stranger.executed), stranger.heard[topics.TARGET].header.stamp
     for message in said[-3:]:
         stranger.say(JointState, topics.ARM_COMMAND, message)
@@ -121,15 +159,15 @@ def stranger_in_the_domain(folder: Path, size: int) -> Tally:
         operator.wait_ready(60.0)
         stranger = Stranger(domain)
         assert stranger.spin(20.0, lambda: {topics.TARGET, topics.GATE_STATUS} <= stranger.heard.keys())
-        begin_episode(stranger)
+        begin_episode(stranger, Keyring.load(folder_of(folder)))
         operator.estop()
         tally = try_everything(stranger, size)
         stranger.close()
         return Tally(tally.attempts, tally.accepted, sum(robot.restarts.values()))
 
 
-def test_stranger_gets_nothing_of_all_he_tries_while_the_stop_is_latched(stranger, client) -> None:
-    begin_episode(stranger)
+def test_stranger_gets_nothing_of_all_he_tries_while_the_stop_is_latched(stranger, client, keyring) -> None:
+    begin_episode(stranger, keyring)
     client.estop()
     try:
         assert try_everything(stranger, 24) == Tally(24, 0, 0)
@@ -247,7 +285,7 @@ def test_step_that_was_queued_before_the_stop_is_void_after_a_freeze(
     """Freeze, step, stop, thaw: the stop was first said while the step still waited."""
     if client.gate["state"] != "armed":
         wait_until(lambda: armed_again(client), 20.0, "re-arming")
-    begin_episode(stranger)
+    begin_episode(stranger, keyring)
     policy = Policy(context, keyring)
     assert stranger.spin(20.0, lambda: policy.commands.publisher.get_subscription_count() > 0)
     before, stamp = len(stranger.executed), stranger.heard[topics.TARGET].header.stamp

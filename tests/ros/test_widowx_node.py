@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from gymnast_core.episodes import read_episode
 from gymnast_core.episodes.messages import JOINTS_TOPIC, image_topic
 from gymnast_ros.bringup import Graph, GraphConfig
-from gymnast_ros.nodes import messages
+from gymnast_ros.keyring import Keyring
+from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
+from gymnast_ros.nodes.reset_permit import ResetPermits
 from tests.ros.conftest import wait_until
 
 
@@ -166,7 +169,9 @@ def freeze_in_an_episode(graph: Graph, camera: Camera) -> None:
     camera.frozen = True
 
 
-def test_frozen_camera_stops_the_episode_and_the_next_one_runs_when_it_is_back(graph, client, camera, forwards) -> None:
+def test_frozen_camera_stops_the_episode_and_the_next_one_runs_when_it_is_back(
+    graph, client, camera, keyring, forwards
+) -> None:
     log = graph.logs / "arm.log"
     freezing = threading.Thread(target=freeze_in_an_episode, args=(graph, camera))
     freezing.start()
@@ -181,7 +186,7 @@ def test_frozen_camera_stops_the_episode_and_the_next_one_runs_when_it_is_back(g
     finally:
         camera.frozen = False
     assert log.read_text().count("the arm holds: observation failed") == 1  # said once, not five times a second
-    wait_until(lambda: refusal(client, "arm/reset") == "", 20.0, "the arm to begin again by itself")
+    wait_until(lambda: refusal(client, "arm/reset", keyring) == "", 20.0, "the arm to begin again by itself")
     if client.gate["state"] in ("stopped", "disarmed"):
         client.re_arm()
     assert client.run_episode(instruction="lift", seed=0, checkpoint=forwards)["truncated_reason"] == ""
@@ -200,7 +205,33 @@ def test_motor_that_drops_torque_ends_the_episode_until_recovered(client, faults
     assert client.run_episode(instruction="lift", seed=0, checkpoint=forwards)["truncated_reason"] == ""
 
 
-def refusal(client: GraphClient, service: str) -> str:
+def test_stranger_moves_no_healthy_arm(client, context, forwards) -> None:
+    assert client.run_episode(instruction="lift", seed=0, checkpoint=forwards, record=False)["truncated_reason"] == ""
+    heard: list[JointState] = []
+    onlooker = Node("onlooker", context=context)
+    onlooker.create_subscription(JointState, topics.TARGET, heard.append, topics.STREAM)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(onlooker)
+
+    def target() -> list[float]:
+        """Pose and joints, of one heard from now on."""
+        heard.clear()
+        wait_until(lambda: bool(executor.spin_once(timeout_sec=0.1)) or len(heard) > 1, 20.0, topics.TARGET)
+        return list(heard[-1].position[:19])
+
+    before = target()
+    for _ in range(3):
+        assert "no motor has failed" in refusal(client, "arm/recover")
+        refusal(client, "arm/reset")  # the permit of the episode is spent
+        assert target() == before
+    executor.shutdown()
+    onlooker.destroy_node()
+
+
+def refusal(client: GraphClient, service: str, keyring: Keyring | None = None) -> str:
+    """Of a call, with the rollout's permit where the keyring is given; empty when it was done."""
+    if keyring is not None:
+        client.set("arm", ResetPermits(keyring).new())
     try:
         client.call(service, timeout_s=30.0)
     except RobotRefusedError as refused:
@@ -208,11 +239,12 @@ def refusal(client: GraphClient, service: str) -> str:
     return ""
 
 
-def test_estop_holds_the_real_arm_whoever_wants_to_move_it(client, forwards) -> None:
+def test_estop_holds_the_real_arm_whoever_wants_to_move_it(client, keyring, forwards) -> None:
     client.estop()
     row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
     assert (row["truncated_reason"], row["steps"]) == ("estop", 0)
     for service in ("arm/reset", "arm/recover"):  # neither comes from the gate
-        wait_until(lambda service=service: "may not move" in refusal(client, service), 20.0, f"{service} to refuse")
+        refuses = partial(refusal, client, service, keyring)
+        wait_until(lambda refuses=refuses: "may not move" in refuses(), 20.0, f"{service} to refuse")
     client.re_arm()
-    wait_until(lambda: refusal(client, "arm/reset") == "", 20.0, "the arm to move again")
+    wait_until(lambda: refusal(client, "arm/reset", keyring) == "", 20.0, "the arm to move again")
