@@ -136,8 +136,8 @@ KEYS: dict[str, tuple[str, int, float]] = {
     "n": ("button", 4, 1.0), "y": ("button", 5, 1.0), "u": ("button", 6, 1.0), "x": ("button", 7, 1.0),
     "m": ("button", 8, 1.0),
 }  # fmt: skip
-"""Keyboard as a joystick: wasd rf qe move, t takes over and gives back, g gripper, SPACE emergency stop, p re-arm,
-m marks the moment."""
+"""Keyboard as a joystick: wasd rf qe move, t takes over and gives back, g gripper, SPACE emergency stop, m marks
+the moment; p re-arms where teleop's re_arm_by_joystick allows it."""
 
 
 class Keyboard:

@@ -25,6 +25,7 @@ from gymnast_ros.arguments import ARGUMENTS, check_files, check_known, config_fr
 from gymnast_ros.graph import (
     ENVIRONMENT,
     ESCALATE_AFTER_S,
+    REFUSED,
     RESPAWN_DELAY_S,
     RESPAWNED,
     STARTER,
@@ -74,8 +75,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     for spec in (*devices(config), *graph(config)):
         node = _node(spec, config)
         actions.append(node)
-        if not spec.respawn:
-            actions.append(RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended)))
+        on_exit = refused if spec.respawn else ended
+        actions.append(RegisterEventHandler(OnProcessExit(target_action=node, on_exit=on_exit)))
     return actions
 
 
@@ -85,6 +86,12 @@ def ended(event: ProcessExited, _: LaunchContext) -> None:
         raise RuntimeError(
             f"the arm's node ended with code {event.returncode}: the arm may stand unsupervised, with torque"
         )
+
+
+def refused(event: ProcessExited, _: LaunchContext) -> None:
+    """A node that is started again ended; one that may not run here would end again and again, so the launch ends."""
+    if event.returncode == REFUSED:
+        raise RuntimeError(f"{event.process_name} may not run here; its last line in the log says why")
 
 
 def _node(spec: NodeSpec, config: GraphConfig) -> Node:

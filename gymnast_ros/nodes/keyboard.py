@@ -34,7 +34,8 @@ class KeyboardJoy(Node):  # type: ignore[misc]
         self._joy = self.create_publisher(Joy, "joy", topics.STREAM)
         self.create_timer(0.1, self._publish)
         self.get_logger().info(
-            "wasd rf qe move, t take over, g gripper, SPACE stop, p re-arm, n start, y u x label, m marks"
+            "wasd rf qe move, t take over, g gripper, SPACE stop, n start, y u x label, m marks; "
+            "after a stop `gymnast rearm` (p re-arms only with teleop's re_arm_by_joystick:=true)"
         )
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from gymnast_core.errors import ConfigError
 from gymnast_ros.arguments import ARGUMENTS, IDENTITY_FILES, check_files, check_known, config_from, evaluation_command
-from gymnast_ros.graph import ENVIRONMENT, GraphConfig, devices, external, graph
+from gymnast_ros.graph import ENVIRONMENT, REFUSED, GraphConfig, devices, external, graph
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import evaluate_once
 from tests.ros.fake_launch import install
@@ -98,13 +98,30 @@ def test_every_executable_is_a_console_script_and_a_module() -> None:
             assert importlib.util.find_spec(f"gymnast_ros.nodes.{spec.executable}") is not None
 
 
+def on_exit(actions: list[Any]) -> dict[str, Any]:
+    """What happens when a node's process ends, by its executable."""
+    handlers = (action for action in actions if type(action).__name__ == "RegisterEventHandler")
+    watched = (handler.positional[0].named for handler in handlers)
+    return {watch["target_action"].named["executable"]: watch["on_exit"] for watch in watched}
+
+
+def test_node_that_may_not_run_here_ends_the_launch_instead_of_coming_again_and_again(bridge) -> None:
+    actions = bridge.start(texts())
+    ended = on_exit(actions)
+    assert ended.keys() == nodes(actions).keys()
+    for executable, react in ended.items():
+        assert nodes(actions)[executable]["respawn"]
+        react(SimpleNamespace(returncode=-9, process_name=executable), None)  # launch starts it again
+        with pytest.raises(RuntimeError, match=f"{executable}-2 may not run here"):
+            react(SimpleNamespace(returncode=REFUSED, process_name=f"{executable}-2"), None)
+
+
 def test_real_arm_gets_time_to_lie_down_and_is_not_respawned(bridge) -> None:
     actions = bridge.start(texts(robot="widowx"))
     node = nodes(actions)["widowx_arm"]
     assert float(node["sigterm_timeout"]) >= 20.0
     assert node["respawn"] is False
-    (watch,) = (action for action in actions if type(action).__name__ == "RegisterEventHandler")
-    ended = watch.positional[0].named["on_exit"]
+    ended = on_exit(actions)["widowx_arm"]
     ended(SimpleNamespace(returncode=0), None)
     with pytest.raises(RuntimeError, match="unsupervised"):  # what makes `ros2 launch` fail
         ended(SimpleNamespace(returncode=1), None)
