@@ -17,6 +17,7 @@ from cloud_trainer.service.admission import CALL, HEALTH, STREAM, CallSlots, Pat
 from cloud_trainer.service.auth import authorise_call
 from cloud_trainer.service.config import ServiceConfig
 from gymnast_core.errors import GymnastError, StorageError
+from gymnast_core.text import one_line
 from gymnast_core.wire.channel import ERROR_KEY, REQUEST_ID_KEY
 from gymnast_core.wire.errors import InvalidMessageError, wire_error
 from gymnast_core.wire.identity import Peer
@@ -170,7 +171,7 @@ def _abort(method: str, error: Exception, request_id: str, context: Any) -> None
     public = str(domain) if not isinstance(domain, StorageError) or name != "ServerFaultError" else "see the log"
     metrics.ERRORS.labels(method, name).inc()
     if (left_out := _LINES.take()) is not None:
-        told = (method, request_id, name, error, left_out)
+        told = (one_line(method), request_id, name, one_line(error), left_out)
         LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s left_out=%d", *told)
     context.set_trailing_metadata(((ERROR_KEY, name), (REQUEST_ID_KEY, request_id)))
     context.abort(getattr(grpc.StatusCode, status), f"{public} [{request_id}]")

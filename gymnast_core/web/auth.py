@@ -25,8 +25,8 @@ from gymnast_core.wire.identity import Peer
 SESSION_S = 12 * 3600
 _REMEMBERED_NS = 7 * 86_400 * 10**9
 """How long an expired token is told apart from an unknown one."""
-_MOST_TOKENS = 10_000
-"""Kept at once; the ones that expire first go."""
+_MOST_TOKENS, _MOST_OF_ONE = 10_000, 100
+"""Kept at once, in all and of one holder, who cannot push out another's; the ones that expire first go."""
 
 
 class LoginError(GymnastError):
@@ -124,10 +124,10 @@ class Gate:
         Raises:
             LoginError: see user_of_token().
         """
-        self.user_of_token(token)
+        user = self.user_of_token(token)
         cookie, now_ns = secrets.token_urlsafe(24), self._wall_ns()
-        row = {"token": _digest(token.strip()), "expires_ns": now_ns + round(seconds * 1e9)}
-        self._sessions.add(cookie, row, now_ns - _REMEMBERED_NS)
+        row = {"name": user.name, "role": user.role, "tenant": user.tenant, "token": _digest(token.strip())}
+        self._sessions.add(cookie, {**row, "expires_ns": now_ns + round(seconds * 1e9)}, now_ns - _REMEMBERED_NS)
         return cookie
 
     def user_of_session(self, cookie: str) -> User:
@@ -178,7 +178,10 @@ class _Table:
         with self._lock:
             kept = {name: known for name, known in self._read().items() if known["expires_ns"] > forget_before_ns}
             newest = sorted(kept.items(), key=lambda item: int(item[1]["expires_ns"]))[-_MOST_TOKENS:]
-            self._write({**dict(newest), _digest(secret): row})
+            own = [name for name, known in newest if _holder(known) == _holder(row)]
+            for name in own[: max(0, len(own) - _MOST_OF_ONE + 1)]:
+                kept.pop(name)
+            self._write({**{name: known for name, known in newest if name in kept}, _digest(secret): row})
 
     def remove(self, secret: str) -> None:
         with self._lock:
@@ -197,6 +200,11 @@ class _Table:
 
     def _write(self, rows: dict[str, dict[str, Any]]) -> None:
         write_durably(self._path, json.dumps(rows, indent=1).encode(), mode=0o600)
+
+
+def _holder(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Whose a row is; sessions of before had no name of their own."""
+    return tuple(row.get(name) for name in ("tenant", "role", "name"))
 
 
 def _digest(secret: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from cloud_trainer.service import revoke
 from cloud_trainer.service.auth import ACTION_OF
 from gymnast_core.authority import MAY
+from gymnast_core.web.auth import Gate, LoginError, User
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2_grpc, weights_pb2, weights_pb2_grpc
 from tests.hostile.lab import Lab, Stream, error_of, within
 from tests.hostile.registry import Tally, attack
@@ -172,3 +174,20 @@ def use_what_was_taken_back(folder: Path, size: int) -> Tally:
 def test_nothing_that_was_taken_back_is_accepted(tmp_path):
     tally = use_what_was_taken_back(tmp_path, 6)
     assert (tally.accepted, tally.lost) == (0, 0)
+
+
+def test_nobody_pushes_out_anothers_tokens_and_sessions_by_logging_in_often(tmp_path):
+    gate = Gate(tmp_path)
+    ana, eve = User("ana", "operator", "default"), User("eve", "robot", "acme")
+    token = gate.issue(ana, days=0.5)
+    cookie = gate.open_session(token, seconds=600)
+    tokens = [gate.issue(eve, days=0.5) for _ in range(130)]
+    cookies = [gate.open_session(tokens[-1]) for _ in range(130)]
+    assert gate.user_of_token(token) == ana
+    assert gate.user_of_session(cookie) == ana
+    for name in ("tokens.json", "sessions.json"):
+        rows = json.loads((tmp_path / name).read_text()).values()
+        assert sum(row["name"] == "eve" for row in rows) == 100, name
+    assert gate.user_of_token(tokens[-1]) == gate.user_of_session(cookies[-1]) == eve
+    with pytest.raises(LoginError):
+        gate.user_of_token(tokens[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import time
@@ -13,6 +14,8 @@ from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.journal import read_chain
 from gymnast_core.wire.gymnast.v1 import (
+    console_pb2,
+    console_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     robots_pb2,
@@ -187,3 +190,16 @@ def test_a_form_of_any_size_is_refused_before_it_is_read(lab):
     answer = lab.page("POST", "/episodes/ep-0/label", identity=ana, form={"outcome": "success", "x": "y" * (1 << 20)})
     assert answer.status == 413
     assert entries(lab) == []
+
+
+def test_no_caller_writes_a_line_of_its_own_into_the_services_log(lab, caplog):
+    forged = "x\n2026-01-01 00:00:00,000 WARNING cloud_trainer.service.codes enrolled name=root role=admin\x1b[2J"
+    ana = lab.identity("ana", "operator")
+    with lab.channel(ana) as channel:
+        stub = console_pb2_grpc.ConsoleServiceStub(channel)
+        for method, path in ((forged, "/jobs"), ("GET", forged)):
+            request = console_pb2.AskRequest(method=method, path=path)
+            assert error_of(functools.partial(stub.Ask, request, timeout=20)) == "NotFoundError"
+    refused = [record.getMessage() for record in caplog.records if "call_refused" in record.getMessage()]
+    assert len(refused) == 2
+    assert all(line.isprintable() for line in refused)
