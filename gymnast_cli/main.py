@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import json
 import os
@@ -89,17 +90,29 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=text, description=text, epilog=EXIT_HELP)
         if name == wanted:
             importlib.import_module(f"gymnast_cli.commands.{name}").add_arguments(sub)
-        _take_json_everywhere(sub)
+        _finish(sub)
     return parser
 
 
-def _take_json_everywhere(parser: argparse.ArgumentParser) -> None:
-    """--json may stand behind the command, behind its action, and after their arguments."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; an option that the command does not have is answered with that command's own usage."""
+    args, unknown = parser_for(arguments).parse_known_args(arguments)
+    asked: argparse.ArgumentParser = vars(args).pop("asked")
+    if unknown:
+        option = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
+        near = difflib.get_close_matches(option, asked._option_string_actions, n=1)
+        asked.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+    return args
+
+
+def _finish(parser: argparse.ArgumentParser) -> None:
+    """--json may stand behind the command, behind its action, and after their arguments; the innermost is known."""
+    parser.set_defaults(asked=parser)
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="results as JSON lines")
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for nested in action.choices.values():
-                _take_json_everywhere(nested)
+                _finish(nested)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if os.environ.get(STARTER) == str(os.getppid()):
         end_with_parent()
-    args = parser_for(arguments).parse_args(arguments)
+    args = parse(arguments)
     piped = not (sys.stderr if args.json else sys.stdout).isatty()
     spell_out_the_unprintable()
     console = Terminal(stderr=args.json, soft_wrap=True, width=PIPED_WIDTH if piped else None)

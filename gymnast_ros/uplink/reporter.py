@@ -14,6 +14,7 @@ import grpc
 
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_core.orders import Order, OrderNews
+from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.link import Backoff, Link
@@ -138,6 +139,7 @@ class Reporter:
         self._pace, self._stop = Pace(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self.sent = self.dropped = 0
+        self._unwelcome = False
 
     def start(self) -> None:
         """Begin; returns at once, whether the trainer is there or not."""
@@ -158,15 +160,22 @@ class Reporter:
                 order = self._report(began_s)
                 self.sent += 1
                 backoff.reset()
+                self._unwelcome = False
                 self._take(order)
                 period_s = self._period_s if order is None else min(self._period_s, QUICK_S)
                 wait_s = max(0.0, period_s - (time.monotonic() - began_s))
             except (GymnastError, OSError, ValueError) as error:  # ValueError: gRPC's for a channel closed meanwhile
                 self.dropped += 1
                 wait_s = self._period_s + backoff.next_s()
-                LOG.info("report_dropped error=%s: %s", type(error).__name__, error)
+                self._dropped(error)
                 if isinstance(error, TransientBridgeError):
                     self._link.reconnect()
+
+    def _dropped(self, error: Exception) -> None:
+        LOG.info("report_dropped error=%s: %s", type(error).__name__, error)
+        if isinstance(error, NotPermittedError) and not self._unwelcome:
+            self._unwelcome = True
+            LOG.error("trainer_refused %s: %s", type(error).__name__, error)
 
     def _report(self, began_s: float) -> Order | None:
         frame = self._frame() if self._pace.with_frame() else b""

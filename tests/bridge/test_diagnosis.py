@@ -18,7 +18,7 @@ from gymnast_core.wire.address import Address
 from gymnast_core.wire.diagnosis import diagnose
 from gymnast_core.wire.errors import NotAuthenticatedError
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink import JobsClient, RemotePolicy, Uplink
+from gymnast_ros.uplink import JobsClient, RemotePolicy, Reporter, RobotNews, Uplink
 from tests.bridge.conftest import fill
 
 
@@ -106,6 +106,19 @@ def test_a_robot_keeps_its_episodes_says_why_and_ships_them_when_it_is_mended(se
         enroll(service.authority, "wx-1", "robot", out=tmp_path / "id")
         assert uplink.flush(30)
         assert uplink.status().alarm == ""
+
+
+def test_a_robot_with_an_identity_of_another_role_says_so_once(service, identities, caplog):
+    reporter = Reporter(service.address, identities("ada", "operator"), RobotNews, period_s=0.05)
+    reporter.start()
+    until = time.monotonic() + 30
+    while reporter.dropped < 3 and time.monotonic() < until:
+        time.sleep(0.05)
+    reporter.stop()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(said) == 1
+    assert "trainer_refused" in said[0]
+    assert "'ada' (operator) may not report; who may: robot, admin" in said[0]
 
 
 def test_a_remote_policy_names_it_too(service, tmp_path):

@@ -169,3 +169,19 @@ def test_up_takes_what_the_launch_file_takes_and_means_the_same(monkeypatch, tmp
 
 def test_the_kinds_of_job_are_those_of_the_trainer() -> None:
     assert set(KINDS) == set(JOBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["weights", "list", "--trianer", "x"], "usage: gymnast weights list"),
+        (["weights", "list", "--trianer", "x"], "unrecognized arguments: --trianer x; did you mean --trainer?"),
+        (["collect", "--cuont=3"], "gymnast collect: error: unrecognized arguments: --cuont=3; did you mean --count?"),
+        (["jobs", "list", "more"], "gymnast jobs list: error: unrecognized arguments: more\n"),
+    ],
+)
+def test_an_unknown_option_is_answered_by_the_command_it_was_given_to(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        frame.main(words)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
