@@ -137,6 +137,8 @@ class Spool:
         """Episodes waiting, oldest first."""
         found = []
         for path in self._pending.glob(f"*{_SEPARATOR}*{EPISODE_SUFFIX}"):
+            if not path.is_file():
+                continue  # a stray folder or pipe would hold up the episodes behind it
             try:
                 found.append(self._entry(path))
             except FileNotFoundError:
@@ -146,7 +148,8 @@ class Spool:
     def is_empty(self) -> bool:
         """Nothing waits; as quick with a thousand episodes as with one."""
         with os.scandir(self._pending) as found:
-            return not any(_SEPARATOR in file.name and file.name.endswith(EPISODE_SUFFIX) for file in found)
+            named = (file for file in found if _SEPARATOR in file.name and file.name.endswith(EPISODE_SUFFIX))
+            return not any(file.is_file() for file in named)
 
     def remove(self, entry: SpoolEntry) -> None:
         """Delete an episode the trainer has acknowledged; nothing else may call this.

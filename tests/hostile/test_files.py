@@ -285,3 +285,13 @@ def test_threads_left_over_by_inspection_are_none(tmp_path):
     inspector.close()
     assert threading.active_count() == before
     assert inspecting() == []
+
+
+def test_what_is_no_file_in_a_robots_spool_holds_up_nothing(tmp_path):
+    spool = Spool(tmp_path)
+    name = f"ep-stray~{'0' * 64}.mcap"
+    pending = next(path for path in tmp_path.iterdir() if path.name == "pending")
+    (pending / name).mkdir()
+    os.mkfifo(pending / f"ep-pipe~{'1' * 64}.mcap")
+    assert spool.is_empty()
+    assert spool.entries() == []
