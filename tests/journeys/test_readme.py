@@ -60,7 +60,8 @@ class Walk:
 
     def __init__(self, host: Host, folder: Path, codes: dict[str, str]) -> None:
         self.host, self.folder, self.codes = host, folder, codes
-        self.exported: dict[str, str] = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+        self.exported: dict[str, str] = {"PATH": os.defpath}
         self.started: list[Started] = []
 
     def line(self, command: str) -> None:
@@ -69,6 +70,9 @@ class Walk:
         kind = " ".join(command.split()[:2])
         if words.startswith("export "):
             self.exported |= dict(part.split("=", 1) for part in words.split()[1:])
+        elif words.startswith(". "):
+            told = self.host.shell("bash", "-c", f'{words} && printf "%s" "$PATH"', env=self.exported, cwd=self.folder)
+            self.exported["PATH"] = told.stdout
         elif kind in READY:
             self.started.append(self.host.launch("bash", "-c", f"exec {words}", env=self.exported, cwd=self.folder))
             self.started[-1].wait_for(READY[kind])
