@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from gymnast_core.asked import Asked
 from gymnast_core.errors import GymnastError
 from gymnast_ros.graph import (
     ENVIRONMENT,
@@ -153,7 +154,7 @@ def up(config: GraphConfig, tell: Callable[[str], None]) -> int:
         config: what to start.
         tell: gets every line that a node logs, with the node's name.
     """
-    stopping = threading.Event()
+    stopping = Asked()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     running = Graph(config)

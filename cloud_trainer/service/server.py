@@ -45,6 +45,7 @@ from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from cloud_trainer.store.tenants import CHECKPOINTS, tenant_folder
+from gymnast_core.asked import Asked
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CorruptError
 from gymnast_core.wire.address import Address, is_everywhere, listen
@@ -369,7 +370,7 @@ def serve(
         beside: makes what runs in this process as long as the service does (the operator's page); it gets the service
             before it is started, is entered after it and left before it.
     """
-    stop = threading.Event()
+    stop = Asked()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     service = Service(config, runner, policy)

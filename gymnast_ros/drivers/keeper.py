@@ -14,11 +14,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
+
+from gymnast_core.asked import Asked
 
 ARM_ENDS_S = 60.0
 """Longest wait for the arm's process, which lies down first."""
@@ -40,7 +41,7 @@ def hold(path: Path) -> TextIO | None:
 
 def keep(command: Sequence[str], lock: Path) -> int:
     """Run the driver until this process is asked to end and the arm's has ended; returns an exit code."""
-    asked = threading.Event()
+    asked = Asked()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.set())
     parent = os.getppid()

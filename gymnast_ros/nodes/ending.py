@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from pathlib import Path
 from types import FrameType
 
+from gymnast_core.asked import Asked
 from gymnast_ros.graph import STARTER
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -21,7 +21,7 @@ class Ending:
     """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._asked = Asked()
         self._starter = int(os.environ.get(STARTER, "0"))
         self._is_parent = os.getppid() == self._starter
         self.interrupts = True
@@ -33,12 +33,12 @@ class Ending:
 
     def due(self) -> bool:
         """Whether the process has to end."""
-        return self._event.is_set() or self._starter_gone()
+        return self._asked.is_set() or self._starter_gone()
 
     def wait(self, seconds: float) -> None:
         """Wait so long, or until the process has to end."""
         for _ in range(max(1, round(seconds))):
-            if self.due() or self._event.wait(min(seconds, 1.0)):
+            if self.due() or self._asked.wait(min(seconds, 1.0)):
                 return
 
     def _starter_gone(self) -> bool:
@@ -49,6 +49,6 @@ class Ending:
         return not Path(f"/proc/{self._starter}").exists()
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
-        self._event.set()
+        self._asked.set()
         if self.interrupts:
             raise KeyboardInterrupt
