@@ -171,7 +171,8 @@ class MemoryPeak(Every):
 def shown(status: Mapping[str, Any]) -> tuple[int, int, str]:
     """A rollout/status as (done, total, note) for a progress bar."""
     done, total, won = (int(status.get(name, 0)) for name in ("done", "total", "successes"))
-    return done, total, won_of(won, done)
+    paused = f"paused: {status.get('message', '')}" if status.get("state") == "paused" else ""
+    return done, total, paused or won_of(won, done)
 
 
 def won_of(won: int, done: int) -> str:

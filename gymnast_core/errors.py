@@ -80,4 +80,4 @@ class RejectedBridgeError(BridgeError):
 
 
 class NotTrustedError(GymnastError):
-    """An audit or a calibration is outside its bounds; training is refused."""
+    """Not trusted, not better, or tainted: an audit outside its bounds, a trial not won, an episode withdrawn."""

@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from cloud_trainer.console import api, pages
-from cloud_trainer.console.checkpoints import RefusedError
+from cloud_trainer.console.checkpoints import NotWonError, RefusedError
 from cloud_trainer.console.desk import Desk, scene_request
 from cloud_trainer.jobs.adaptation_engine import FlowError
 from gymnast_core.bounds import whole_number
@@ -22,10 +22,11 @@ from gymnast_core.wire.identity import Peer
 
 STATUSES: Statuses = (
     (NotFoundError, 404),
+    (NotWonError, 412),
     (RefusedError, 409),
     (FlowError, 409),
     (TrialError, 409),
-    (ProvenanceError, 409),
+    (ProvenanceError, 412),
 )
 NAMES = (
     ("/", "Robots"),

@@ -21,6 +21,10 @@ class RefusedError(GymnastError):
     """The action is not possible now; the message says what happened and what is possible."""
 
 
+class NotWonError(RefusedError):
+    """What would be promoted has not won its trial."""
+
+
 @dataclass(frozen=True)
 class KnownCheckpoint:
     """A checkpoint of this trainer, published or kept on its shelf.
@@ -85,7 +89,8 @@ class Checkpoints:
         """Offer a checkpoint to robots; to promote one, a decided trial must have said so.
 
         Raises:
-            RefusedError: unknown, already being published, to an unknown robot, or not promotable.
+            RefusedError: unknown, already being published, or to an unknown robot.
+            NotWonError: to be promoted without a trial won.
             ProvenanceError: something it was made from was retracted.
         """
         user.require("promote" if promote else "publish")
@@ -94,7 +99,7 @@ class Checkpoints:
         trail.catch_up()
         trail.graph.check_promotable(checkpoint_id)
         if promote and not self.has_won(user.tenant, checkpoint_id):
-            raise RefusedError(
+            raise NotWonError(
                 f"{checkpoint_id} has not won a trial yet; try it on a robot first (its page, or `gymnast operate try`)"
             )
         if not self._publishing.acquire(blocking=False):

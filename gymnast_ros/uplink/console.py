@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from gymnast_core.errors import ConfigError, GymnastError, RejectedBridgeError, TransientBridgeError
+from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError, RejectedBridgeError, TransientBridgeError
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 from gymnast_core.wire.gymnast.v1 import console_pb2, console_pb2_grpc
 from gymnast_ros.uplink.clients import Client
@@ -18,7 +18,10 @@ from gymnast_ros.uplink.link import Backoff
 
 _DEADLINE_S = 60.0
 _PATIENCE_S = 20.0
-_REFUSALS: Mapping[int, type[GymnastError]] = {403: NotPermittedError, 404: NotFoundError, 422: ConfigError}
+_REFUSALS: Mapping[int, type[GymnastError]] = {
+    403: NotPermittedError, 404: NotFoundError, 412: NotTrustedError, 422: ConfigError,
+}  # fmt: skip
+"""412: not better, or tainted."""
 
 
 @dataclass(frozen=True)

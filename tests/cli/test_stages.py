@@ -8,7 +8,7 @@ import threading
 
 from rich.console import Console
 
-from gymnast_cli.stages import Stages
+from gymnast_cli.stages import Stages, shown
 
 
 def test_without_a_terminal_a_line_comes_while_a_stage_runs_and_the_last_one_shows_the_final_count():
@@ -39,3 +39,9 @@ def test_a_stage_that_fails_ends_its_lines():
     except ValueError:
         pass
     assert threading.active_count() == before
+
+
+def test_an_arm_that_was_stopped_is_named_where_somebody_waits_for_it():
+    status = {"done": 37, "total": 120, "successes": 9, "state": "paused", "message": "e-stop; re-arm it to go on"}
+    assert shown(status) == (37, 120, "paused: e-stop; re-arm it to go on")
+    assert shown({**status, "state": "running"}) == (37, 120, "success 9/37")

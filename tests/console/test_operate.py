@@ -103,7 +103,7 @@ def test_what_the_page_refuses_is_refused_with_its_words(bench, operate):
     code, said = operate("adapt", "nobody", "--instruction", "lift")
     assert (code, "has not reported here" in said["message"]) == (1, True)
     code, said = operate("promote", bench.add_policy(0.0))
-    assert (code, "has not won a trial" in said["message"]) == (1, True)
+    assert (code, "has not won a trial" in said["message"]) == (3, True)
     code, said = operate("step", name, "train", "--minutes", "nan")
     assert code != 0
 

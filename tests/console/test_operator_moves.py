@@ -190,13 +190,13 @@ def test_promoting_what_has_not_won_and_what_is_tainted_is_refused(bench):
     bench.add_episode("ep-1")
     policy = bench.add_policy(0.01, stage="grpo", episodes=["ep-1"])
     early = admin.post(f"/checkpoints/{policy}/promote", headers=JSON)
-    assert early.status_code == 409
+    assert early.status_code == 412
     assert "has not won a trial yet" in early.json()["error"]
     assert admin.post("/episodes/ep-1/retract", data={"reason": " "}, headers=JSON).status_code == 422
     said = admin.post("/episodes/ep-1/retract", data={"reason": "gripper was loose"}, headers=JSON).json()["said"]
     assert f"promotion of 1 checkpoints is blocked: {policy}" in said
     blocked = admin.post(f"/checkpoints/{policy}/publish", headers=JSON)
-    assert blocked.status_code == 409
+    assert blocked.status_code == 412
     assert "retracted by operator:root: gripper was loose" in blocked.json()["error"]
     assert bench.desk.meta.releases("default") == []
 

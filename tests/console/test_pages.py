@@ -118,7 +118,7 @@ def offered(bench, offset_m=0.01):
 def test_a_checkpoint_is_tried_blinded_and_only_then_promoted(bench) -> None:
     ana, root, name = bench.client("ana", "operator"), bench.client("root", "admin"), offered(bench)
     refused = root.post(f"/checkpoints/{name}/promote", headers=JSON)
-    assert refused.status_code == 409
+    assert refused.status_code == 412
     assert "try it on a robot first" in refused.json()["error"]
     bench.engine.hold["trial"].clear()
     began = try_out(bench, ana, name, scene="evening")
