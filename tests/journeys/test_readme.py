@@ -26,7 +26,9 @@ ELSEWHERE = {
     "At full size": "needs published checkpoints of several GB; tests/policies and tests/world_model have tiny ones",
     "On a cluster": "needs several machines; tests/cloud/test_ray_backend.py runs Ray on this one",
 }
+ADAPT = '{"groups": 2, "group_size": 4, "grpo_iterations": 1, "forgetting_starts": 2}'
 SMALLER = {
+    "gymnast serve": ["--adapt-config", f"'{ADAPT}'", "--canary-pairs", "2", "--guard-pairs", "1"],
     "gymnast evaluate": ["--count", "2"],
     "gymnast ttt": ["--yes", "--rollouts", "8", "--collect", "20"],
 }
@@ -66,8 +68,8 @@ class Walk:
 
     def line(self, command: str) -> None:
         """Type one line and look at what came of it."""
-        words = self.filled(command)
         kind = " ".join(command.split()[:2])
+        words = " ".join([self.filled(command), *SMALLER.get(kind, [])])
         if words.startswith("export "):
             self.exported |= dict(part.split("=", 1) for part in words.split()[1:])
         elif words.startswith(". "):
@@ -78,12 +80,12 @@ class Walk:
             self.started[-1].wait_for(READY[kind])
         else:
             done = self.host.shell(
-                "bash", "-c", " ".join([words, *SMALLER.get(kind, [])]), env=self.exported, cwd=self.folder,
+                "bash", "-c", words, env=self.exported, cwd=self.folder,
                 timeout_s=400.0,
             )  # fmt: skip
             fine = (0, 3) if command.startswith(MAY_REFUSE) else (0,)
             assert done.returncode in fine, f"{words}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-            if words.endswith("--code"):
+            if command.endswith("--code"):
                 self.codes[words.split()[2]] = done.stdout.partition("--code ")[2].split()[0]
 
     def filled(self, command: str) -> str:
