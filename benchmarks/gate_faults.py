@@ -2,10 +2,11 @@
 
     python -m benchmarks.gate_faults                   collects and dreams, about half an hour on two cores
     python -m benchmarks.gate_faults --json FILE       and writes the figures there
+    python -m benchmarks.gate_faults --calibrate       by bounds set anew, on one half of the episodes at home
 
-Bounds are those of `gymnast wm bounds`: calibrated on the untouched model, on one half of the episodes at home. Each
-gate is then asked on episodes that had no part in it: improve and promotion on the other half, adapt on new scenes with
-the world model put into them. A case is one asking, on episodes drawn with the case's seed.
+Bounds are those the world model has beside it (`gymnast wm bounds`), set on other episodes than are asked about here:
+improve and promotion are asked on one half of the episodes at home, adapt in new scenes with the world model put into
+them. A case is one asking, on episodes drawn with the case's seed.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import torch
 
 from benchmarks.audit_faults import GOOD, PAINTED, TOLD, Obeys, collected, dream_pools
 from cloud_trainer.jobs.calibrate import PARTS_OF, SIZES, calibrate_gate
-from cloud_trainer.jobs.calibrated import GATES
-from cloud_trainer.jobs.scene_trust import LEAST_SUCCESSES
+from cloud_trainer.jobs.calibrated import GATES, calibrated_bounds
+from cloud_trainer.jobs.scene_trust import LEAST_SUCCESSES, scene_bounds
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.audit import AuditReport, audit, require_no_worse
@@ -104,16 +105,31 @@ def dreamt(options: argparse.Namespace) -> tuple[Pools, list[Episode]]:
     held = [held[i] for i in np.random.default_rng(options.seed).permutation(len(held))]
     home = load_world(options.checkpoints / "world_model")
     setting, tested = dream_pools(home.dreamer(), held, options.seed)
-    honest = imagine_cases(home.dreamer(), held[len(held) // 2 :], draws=1, seed=options.seed + 7)
-    recorded = scene_episodes(options.checkpoints / "policy")
+    other = held[len(held) // 2 :] if "promotion" in options.gates else []
+    honest = imagine_cases(home.dreamer(), other, draws=1, seed=options.seed + 7) if other else []
+    recorded = scene_episodes(options.checkpoints / "policy") if "adapt" in options.gates else {}
     scenes = {name: scene_pool(home, mine, options.seed) for name, mine in recorded.items()}
     return Pools(setting, tested, honest, scenes), others
 
 
-def measure(pools: Pools, judge: LearnedJudge, tracker: GripperTracker, cases: int, seed: int) -> dict[str, Any]:
-    """Calibrate, then ask every gate about every fault."""
-    calibrated = {gate: calibrate_gate(gate, pools.setting, judge, tracker, seed=seed) for gate in GATES}
-    bounds = {gate: PipelineConfig().bounds_over(calibrated[gate]) for gate in GATES}
+def bounds_of(
+    options: argparse.Namespace, pools: Pools, judge: LearnedJudge, tracker: GripperTracker
+) -> dict[str, Mapping[str, Any]]:
+    """Bounds by gate: those beside the world model, or set anew."""
+    if options.calibrate:
+        return {gate: calibrate_gate(gate, pools.setting, judge, tracker, seed=options.seed) for gate in options.gates}
+    return {gate: calibrated_bounds(options.checkpoints / "world_model", gate) for gate in options.gates}
+
+
+def measure(
+    pools: Pools, calibrated: Mapping[str, Mapping[str, Any]], judge: LearnedJudge, tracker: GripperTracker, cases: int
+) -> dict[str, Any]:
+    """Ask every gate that has bounds about every fault."""
+    config = PipelineConfig()
+    bounds = {
+        gate: scene_bounds(config, found) if gate == "adapt" else config.bounds_over(found)
+        for gate, found in calibrated.items()
+    }
 
     def asked(gate: str, chosen: Sequence[AuditCase], number: int, demanded: AuditBounds) -> AuditReport:
         parts = PARTS_OF[gate]
@@ -147,7 +163,7 @@ def measure(pools: Pools, judge: LearnedJudge, tracker: GripperTracker, cases: i
         "improve": improve, "adapt": adapt, "promotion": promotion,
     }  # fmt: skip
     rows = []
-    for gate in GATES:
+    for gate in bounds:
         for name in pools.home:
             rows.append(_row(gate, name, [ask[gate](name, i) for i in range(cases)]))
             print(line(rows[-1]), flush=True)
@@ -179,16 +195,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="policy, world_model, judge")
-    parser.add_argument("--pool", type=int, default=128, help="episodes bounds are set on, and as many are tested on")
+    parser.add_argument(
+        "--pool", type=int, default=128, help="episodes asked about at home, and as many to set bounds on"
+    )
     parser.add_argument("--tracker-episodes", type=int, default=80)
     parser.add_argument("--cases", type=int, default=40, help="askings per gate and fault")
+    parser.add_argument("--gates", nargs="+", choices=GATES, default=GATES, help="only these")
+    parser.add_argument("--calibrate", action="store_true", help="set bounds anew (default: the world model's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     pools, others = dreamt(options)
     tracker, judge = GripperTracker.fit(others[:60]), LearnedJudge.load(options.checkpoints / "judge")
-    found = measure(pools, judge, tracker, options.cases, options.seed)
+    found = measure(pools, bounds_of(options, pools, judge, tracker), judge, tracker, options.cases)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     return 0

@@ -85,6 +85,9 @@ def test_launch_and_configuration_are_installed(setup_arguments: dict[str, Any])
     installed = {file for _, files in setup_arguments["data_files"] for file in files}
     assert {f"launch/{path.name}" for path in (ROOT / "launch").glob("*.launch.py")} <= installed
     assert {"package.xml", "resource/gymnast_ros", "config/loop.toml"} <= installed
+    shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "checkpoints").rglob("*") if path.is_file()}
+    assert "checkpoints/world_model/bounds.json" in shipped
+    assert shipped <= installed
 
 
 def test_pinned_dependencies_and_extras_exist() -> None:

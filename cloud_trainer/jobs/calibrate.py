@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from cloud_trainer.world_model.audit_cases import AuditCase
 from cloud_trainer.world_model.metrics import GripperTracker
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
+from gymnast_core.types import Episode
 
 PARTS_OF: Mapping[str, tuple[str, ...]] = {
     "improve": practice_audit().parts, "adapt": SCENE_PARTS, "promotion": NO_WORSE.parts,
@@ -30,7 +32,17 @@ KEPT = frozenset({"episodes", "pictures", "lag", "frame_lag", "trusted_steps", "
 """Bounds that are no measurement of a model, or whole steps."""
 KEPT_IN_SCENES = frozenset({"change_recall"})
 """Bounds that a measurement at home says too little of: how well coloured pixels are followed goes by a scene's colours
-and light. The default, and gripper_change, catch what it would."""
+and light, see scene_trust.CHANGE_RECALL."""
+
+
+def require_enough(held_out: Sequence[Episode]) -> None:
+    """Return if every gate can be calibrated on these episodes; to ask before they are dreamt, which takes minutes.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    for gate in GATES:
+        _require_groups(gate, Counter(_group(gate, episode) for episode in held_out))
 
 
 def calibrate_gate(
@@ -79,12 +91,20 @@ def _groups(gate: str, cases: Sequence[AuditCase]) -> list[list[AuditCase]]:
     """Where an audit of the gate draws from: all, or one task."""
     by_task: dict[str, list[AuditCase]] = {}
     for case in cases:
-        by_task.setdefault(case.episode.instruction if gate == "adapt" else "", []).append(case)
+        by_task.setdefault(_group(gate, case.episode), []).append(case)
+    _require_groups(gate, {task: len(group) for task, group in by_task.items()})
+    return list(by_task.values())
+
+
+def _group(gate: str, episode: Episode) -> str:
+    return episode.instruction if gate == "adapt" else "all tasks"
+
+
+def _require_groups(gate: str, counts: Mapping[str, int]) -> None:
     least = SIZES[gate] * 5 // 4
-    if short := {task: len(group) for task, group in by_task.items() if len(group) < least}:
+    if short := {task: count for task, count in (counts or {"all tasks": 0}).items() if count < least}:
         each = " of each task" if gate == "adapt" else ""
         raise ConfigError(f"calibrating {gate} needs {least} held-out episodes{each}, got {short}; collect more")
-    return list(by_task.values())
 
 
 def _everything() -> AuditBounds:

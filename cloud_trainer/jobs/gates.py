@@ -18,7 +18,7 @@ from cloud_trainer.judge.trust import ALL_TASKS, TrustReport, compare, require_t
 from cloud_trainer.progress import Progress, ProgressEvent
 from cloud_trainer.world_model.audit import AuditReport, require_no_worse, require_trust, write_audit
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
-from cloud_trainer.world_model.audit_cases import AuditCase
+from cloud_trainer.world_model.audit_cases import AuditCase, spread_over
 from cloud_trainer.world_model.audit_outcomes import Judged, outcome_report
 from cloud_trainer.world_model.audit_run import draw_cases, dreamt_verdicts, run_audit
 from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of, starts_of
@@ -31,6 +31,7 @@ from gymnast_core.types import Episode
 CHUNK = 5
 """Steps between looks of the policy: a horizon is cut to whole chunks."""
 TRACKER_EPISODES = 60
+"""Spread over all there are: the first ones may be of one task, and a tracker misreads poses it has not seen."""
 OVERRIDABLE = ("judge_floor", "judge_task_floor", "judge_drift")
 """What of the judge an operator may decide to ignore, beside the bounds of the audit."""
 NO_WORSE = AuditConfig(parts=("pictures", "objects", "obedience"), draws=1)
@@ -128,7 +129,7 @@ def no_worse_than_parent(
     reports = [
         run_audit(
             world.dreamer(), held_out, judge=None, config=config, bounds=gates.bounds, model=world.version, seed=seed,
-            tracker_episodes=tracker_episodes[:TRACKER_EPISODES],
+            tracker_episodes=spread_over(tracker_episodes, TRACKER_EPISODES),
         )
         for world in (child, parent)
     ]  # fmt: skip
@@ -194,7 +195,7 @@ def measure_gates(
     cases: list[AuditCase] = draw_cases(dreamer, held_out, gates.audit, seed=seed)
     report = run_audit(
         dreamer, held_out, judge=judge, outcomes=outcomes, cases=cases, config=gates.audit, bounds=gates.bounds,
-        tracker_episodes=tracker_episodes[:TRACKER_EPISODES], model=world.version, seed=seed,
+        tracker_episodes=spread_over(tracker_episodes, TRACKER_EPISODES), model=world.version, seed=seed,
     )  # fmt: skip
     trust = trust_of(judge, imagined, held_out)
     before = came_with[0].judge(dreams) if came_with is not None else []

@@ -13,6 +13,7 @@ from typing import Any
 from cloud_trainer.jobs.gates import TRACKER_EPISODES, Gates, Passed, measure_gates
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import Progress, silent
+from cloud_trainer.world_model.audit_bounds import AuditBounds
 from cloud_trainer.world_model.compact_data import clips_of
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
@@ -25,6 +26,9 @@ MOST = 200
 SAME_LOOK = 1.4
 """Distance of fingerprints up to which two first frames, 64 pixels a side, show one scene: in the simulator starts of
 one look are at most 1.04 apart, of different looks at least 1.9."""
+CHANGE_RECALL = 0.3
+"""Least share of moved object pixels that move in the dream of a scene: between honest dreams, 0.41 at least where the
+table is dark, and frozen objects, 0.24 at most (benchmarks/gate_faults_cpu2_202611.md)."""
 LEAST_SUCCESSES = 5
 """With fewer real ones, whether the dream misses successes cannot be told, and is not asked: the worst it does then is
 to reward nothing. That it makes none up is asked in any case."""
@@ -91,12 +95,17 @@ def divide(
     return SceneEpisodes(tuple(mine), tuple(here), tuple(others), tuple(tracker))
 
 
+def scene_bounds(config: PipelineConfig, calibrated: Mapping[str, Any]) -> AuditBounds:
+    """The bounds of a scene: named by the job, else those the world model was calibrated to, else the defaults."""
+    return config.bounds_over({"change_recall": CHANGE_RECALL, **calibrated})
+
+
 def scene_gates(config: PipelineConfig, calibrated: Mapping[str, Any]) -> Gates:
     """The gates of one scene and task: as many episodes as an operator collects in minutes, no floor of the judge.
 
     The judge's floor is the audit's P(success | real failure) here: 20 labels prove no precision.
     """
-    bounds = replace(config.bounds_over(calibrated), episodes=config.scene_episodes)
+    bounds = replace(scene_bounds(config, calibrated), episodes=config.scene_episodes)
     audit = replace(config.audit, parts=SCENE_PARTS)
     return replace(config.gates(calibrated), audit=audit, bounds=bounds, judge_floor=None)
 

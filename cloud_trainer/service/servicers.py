@@ -127,8 +127,8 @@ class TrajectoryServicer:
         yield from self._answer(session, replies)
 
     def _shown(self, row: EpisodeRow) -> trajectories_pb2.Episode:
-        """Without its policy while it may be a run of a trial that is not decided."""
-        return _episode(replace(row, policy_version="") if self._blinded(row) else row)
+        """Without its policy, and without the address of its file, which names it, until its trial is decided."""
+        return _episode(replace(row, policy_version="", digest="") if self._blinded(row) else row)
 
     def _read(self, requests: Iterator[Any], session: UploadSession, replies: Any, context: Any) -> None:
         try:

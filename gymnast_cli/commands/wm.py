@@ -68,24 +68,48 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _bounds(args: argparse.Namespace, console: Console) -> int:
     """Audit the untouched model over and over, and write what each gate may demand of it and its children."""
-    from cloud_trainer.jobs.calibrate import calibrate_gate
+    from cloud_trainer.jobs.calibrate import calibrate_gate, require_enough
     from cloud_trainer.jobs.calibrated import GATES, write_bounds
     from cloud_trainer.jobs.gates import TRACKER_EPISODES
     from cloud_trainer.judge.learned import LearnedJudge
-    from cloud_trainer.world_model.audit_cases import imagine_cases
+    from cloud_trainer.world_model.audit_cases import imagine_cases, spread_over
     from cloud_trainer.world_model.metrics import GripperTracker
     from cloud_trainer.world_model.worlds import load_world
+    from gymnast_cli.stages import Stages
 
     world, judge = load_world(args.world_model), LearnedJudge.load(args.judge)
-    episodes = labelled_episodes(args.episodes, world.image_size)
-    tracker = GripperTracker.fit(episodes[::TRACKER_EVERY][:TRACKER_EPISODES], seed=args.seed)
+    episodes = _not_learned_from(labelled_episodes(args.episodes, world.image_size), (args.world_model, args.judge))
     held_out = [episode for row, episode in enumerate(episodes) if row % TRACKER_EVERY]
-    cases = imagine_cases(world.dreamer(), held_out, draws=1, seed=args.seed)
-    gates = {gate: calibrate_gate(gate, cases, judge, tracker, seed=args.seed) for gate in GATES}
+    require_enough(held_out)
+    tracker = GripperTracker.fit(spread_over(episodes[::TRACKER_EVERY], TRACKER_EPISODES), seed=args.seed)
+    gates = {}
+    with Stages(console) as stages:
+        with stages.stage(f"dream {len(held_out)} episodes"):
+            cases = imagine_cases(world.dreamer(), held_out, draws=1, seed=args.seed)
+        for gate in GATES:
+            with stages.stage(f"calibrate {gate}"):
+                gates[gate] = calibrate_gate(gate, cases, judge, tracker, seed=args.seed)
     found = {"world_model": world.version, "judge": judge.version, "episodes": len(held_out), "gates": gates}
     path = write_bounds(args.world_model, found)
     emit(args, console, {**found, "file": str(path)}, f"bounds of {world.version} are in {path}")
     return 0
+
+
+def _not_learned_from(episodes: list[Episode], checkpoints: tuple[Path, ...]) -> list[Episode]:
+    """Return the episodes, if none of them taught one of the checkpoints: a model is too good at what it was shown.
+
+    Raises:
+        ConfigError: one did.
+    """
+    from gymnast_core.manifest import read_manifest
+
+    for checkpoint in checkpoints:
+        taught = set(read_manifest(checkpoint).lineage.get("episodes", ()))
+        if seen := sorted(taught & {episode.episode_id for episode in episodes}):
+            raise ConfigError(
+                f"{len(seen)} of these episodes, {seen[0]} among them, were learned from by {checkpoint}; name others"
+            )
+    return episodes
 
 
 def _audit(args: argparse.Namespace, console: Console) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from gymnast_core.errors import CorruptError, RejectedBridgeError
+from gymnast_core.errors import CorruptError, RejectedBridgeError, TransientBridgeError
 from gymnast_core.job import JobEvent, JobView
 from gymnast_core.manifest import read_checkpoint
 from gymnast_core.signing import SignedDocument
@@ -37,7 +37,7 @@ _WHY_DEADLINE_S = 120.0
 
 @dataclass(frozen=True)
 class EpisodeView:
-    """An episode as the trainer's catalogue has it."""
+    """An episode as the trainer's catalogue has it; digest and policy_version are empty while its trial is blinded."""
 
     sequence: int
     episode_id: str
@@ -223,7 +223,16 @@ class EpisodesClient(Client):
         return [MadeFrom(node.id, node.kind) for node in reply.touched]
 
     def fetch(self, episode: EpisodeView, into: Path) -> Path:
-        """Download the file of an episode, verified by its digest."""
+        """Download the file of an episode, verified by its digest.
+
+        Raises:
+            TransientBridgeError: it is a run of a trial that is not decided, and the file names who acted.
+        """
+        if not episode.digest:
+            raise TransientBridgeError(
+                f"{episode.episode_id} is a run of a blinded trial, and its file names who acted; ask again when the "
+                "trial is decided: gymnast operate evaluations"
+            )
         return BlobDownload(self._link, episode.digest, episode.size, into).run()
 
 

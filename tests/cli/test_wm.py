@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from cloud_trainer.jobs import calibrate
+from cloud_trainer.jobs.calibrated import GATES, calibrated_bounds
+from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.world_model.data.video import read_video, write_video
 from gymnast_cli.main import main
+from gymnast_core.episodes import write_episode
+from gymnast_core.manifest import read_manifest
+from gymnast_core.shipped import shipped_checkpoints
+from tests.cloud.learning_fakes import episode as recording
+from tests.cloud.learning_fakes import tiny_world_model
 from tests.world_model.test_sources import moving_square
 from tests.world_model.tiny import tiny_model
 
+SHIPPED = shipped_checkpoints()
 NETWORK = {"in_channels": 3, "patch_size": 4, "dim": 16, "num_layers": 1, "num_heads": 2, "max_frames": 6}
 
 
@@ -95,3 +105,48 @@ def test_a_wrong_run_is_told_what_is_wrong(tmp_path: Path, clips: Path, change: 
     (tmp_path / "run.json").write_text(json.dumps(wrong))
     assert main(["wm", "train", str(tmp_path / "run.json")]) == 2
     assert said in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen labelled recordings of one task, as a robot ships them."""
+    folder = tmp_path_factory.mktemp("recorded")
+    for seed in range(16):
+        write_episode(folder / f"{seed:02}.mcap", replace(recording(seed), instruction="lift"), robot="sim-0")
+    return folder
+
+
+def bounds(recorded: Path, world_model: Path, judge: Path = SHIPPED / "judge") -> list[str]:
+    named = ("--world-model", str(world_model), "--judge", str(judge))
+    return ["--json", "wm", "bounds", str(recorded), *named]
+
+
+def test_bounds_are_written_beside_the_model_and_asked_by_each_gate(
+    recorded: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "SIZES", dict.fromkeys(calibrate.SIZES, 4))
+    monkeypatch.setattr(calibrate, "AUDITS", 5)
+    world_model = tmp_path / "world_model"
+    tiny_world_model().save(world_model)
+    LearnedJudge(JudgeNetwork(JudgeConfig(widths=(4, 4, 4), hidden=8))).save(tmp_path / "judge")
+    assert main(bounds(recorded, world_model, tmp_path / "judge")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["episodes"], found["file"]) == (12, str(world_model / "bounds.json")), "every fourth is the tracker's"
+    for gate in GATES:
+        asked = calibrated_bounds(world_model, gate)
+        assert asked == found["gates"][gate]
+        assert {"jump", "gripper_change"} <= asked.keys(), gate
+
+
+def test_bounds_need_enough_episodes_that_taught_nobody(recorded: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(bounds(recorded, SHIPPED / "world_model")) == 2, "before minutes of dreaming"
+    assert "needs 50 held-out episodes, got {'all tasks': 12}; collect more" in capsys.readouterr().out
+    taught = read_manifest(SHIPPED / "world_model").lineage["episodes"][0]
+    write_episode(tmp_path / "a.mcap", replace(recording(0), episode_id=taught), robot="sim-0")
+    assert main(bounds(tmp_path, SHIPPED / "world_model")) == 2
+    assert f"{taught} among them, were learned from by" in capsys.readouterr().out
+
+
+def test_the_shipped_world_model_has_bounds_for_every_gate() -> None:
+    for gate in GATES:
+        assert {"jump", "gripper_change"} <= calibrated_bounds(SHIPPED / "world_model", gate).keys(), gate

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cloud_trainer.jobs import calibrate
+from cloud_trainer.jobs import gates as gate
 from cloud_trainer.jobs.calibrate import calibrate_gate
 from cloud_trainer.jobs.calibrated import calibrated_bounds, inherit, write_bounds
 from cloud_trainer.jobs.gates import (
@@ -25,6 +26,7 @@ from cloud_trainer.judge.drift import kept_reference
 from cloud_trainer.progress import silent
 from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit_cases import AuditCase, imagine_cases
+from cloud_trainer.world_model.audit_run import run_audit
 from cloud_trainer.world_model.audit_statistics import obedience
 from cloud_trainer.world_model.compact_data import clips_of
 from cloud_trainer.world_model.compact_model import CompactWorldModel
@@ -180,3 +182,18 @@ def test_bounds_are_calibrated_for_each_gate_and_inherited_by_what_is_refined(tm
     inherit(parent, child)
     demanded = PipelineConfig.of({"bounds": {"jump": 0.5}}).bounds_over(calibrated_bounds(child, "adapt"))
     assert (demanded.jump, demanded.gripper_change) == (0.5, found["gripper_change"])
+
+
+def test_the_gripper_is_learned_from_every_task_however_ids_sort(tmp_path, monkeypatch):
+    others = [
+        replace(episode(seed), episode_id=f"{task}-{seed}", instruction=task) for task in "ab" for seed in range(70)
+    ]
+    seen = []
+
+    def audited(*arguments, tracker_episodes, **options):
+        seen.extend(other.instruction for other in tracker_episodes)
+        return run_audit(*arguments, tracker_episodes=tracker_episodes, **options)
+
+    monkeypatch.setattr(gate, "run_audit", audited)
+    pass_gates(tiny_world(), Oracle(), EPISODES, gates(), tmp_path, tracker_episodes=others, progress=silent, seed=0)
+    assert sorted(seen) == ["a"] * 30 + ["b"] * 30

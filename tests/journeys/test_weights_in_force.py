@@ -7,22 +7,17 @@ publish`; what the robot makes of them is read from the terminal, the page and r
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.cookiejar import CookieJar
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.numpy import save
 
 from gymnast_core.manifest import write_checkpoint
 from tests.journeys.hosts import GYMNAST
+from tests.journeys.lab import LONG_S, Lab, wait_until
 from tests.ros.conftest import domain_id  # noqa: F401  # a fixture
 
 rclpy = pytest.importorskip("rclpy")
@@ -33,102 +28,12 @@ from std_msgs.msg import String  # noqa: E402
 from gymnast_ros.nodes import topics  # noqa: E402
 from gymnast_ros.nodes.client import GraphClient  # noqa: E402
 
-PLANTED = Path(__file__).parent / "planted"
 BROKEN = {
     "nan": "an action is not finite",
     "fast": "4.0 times the limit of one step",
     "hang": "it hangs: no answer",
     "slow": "a call takes 3.0",
 }
-LONG_S = 180.0
-
-
-def wait_until(ready: Callable[[], Any], what: str, timeout_s: float = LONG_S) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := ready()):
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
-        time.sleep(0.5)
-    return found
-
-
-@dataclass
-class Lab:
-    """A trainer's folder and a robot's, and the commands that a user types."""
-
-    folder: Path
-    domain: int
-    address: str = ""
-    console: str = ""
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    browser: urllib.request.OpenerDirector = field(
-        default_factory=lambda: urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-    )
-
-    @property
-    def planted_log(self) -> Path:
-        return self.folder / "planted.log"
-
-    def environment(self) -> dict[str, str]:
-        own = {"PYTHONPATH": str(PLANTED), "PLANTED_LOG": str(self.planted_log), "ROS_DOMAIN_ID": str(self.domain)}
-        return {**os.environ, **own}
-
-    def launch(self, name: str, *words: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            command = [str(GYMNAST), *words]
-            self.running[name] = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment(), stdout=log, stderr=subprocess.STDOUT
-            )
-
-    def stop(self, name: str) -> None:
-        process = self.running.pop(name)
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-
-    def start_robot(self) -> None:
-        self.launch(
-            "up", "up", "--robot", "sim", "--name", "sim-0", "--trainer", self.address, "--identity",
-            "identities/sim-0", "--folder", "robot", "--policy", "base", "--orders",
-        )  # fmt: skip
-
-    def gymnast(self, *words: str, role: str = "admin") -> Any:
-        """Run a command against the trainer; returns what --json printed."""
-        who = ("--trainer", self.address, "--identity", f"identities/{role}")
-        done = subprocess.run(
-            [str(GYMNAST), "--json", *words, *who], cwd=self.folder, env=self.environment(), capture_output=True,
-            text=True, timeout=LONG_S,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
-
-    def terminal(self, *words: str) -> str:
-        """Run a command as a person does; returns the terminal's text."""
-        who = ("--trainer", self.address, "--identity", "identities/admin")
-        done = subprocess.run(
-            [str(GYMNAST), *words, *who], cwd=self.folder, env={**self.environment(), "COLUMNS": "400"},
-            capture_output=True, text=True, timeout=LONG_S,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def page(self, path: str) -> str:
-        """A page, as a browser gets it that was logged in with `gymnast console`."""
-        if not self.console:
-            login = self.gymnast("console")
-            self.console = str(login["address"])
-            self.browser.open(f"{self.console}/login", data=f"token={login['token']}".encode(), timeout=30).read()
-        return str(self.browser.open(f"{self.console}{path}", timeout=30).read().decode())
-
-    def words(self) -> dict[str, Any]:
-        """What sim-0 says of its checkpoints, as `gymnast operate robots` has it."""
-        robots = self.gymnast("operate", "robots")["robots"]
-        return dict(robots[0]["words"]) if robots else {"runs": None, "refused": []}
-
-    def refused(self) -> dict[str, str]:
-        return {word["checkpoint_id"]: word["reason"] for word in self.words()["refused"]}
-
-    def runs(self, checkpoint: str) -> dict[str, Any] | None:
-        word = self.words()["runs"]
-        return dict(word) if word and word["checkpoint_id"] == checkpoint else None
 
 
 def plant(folder: Path, does: str, number: int = 0) -> str:
