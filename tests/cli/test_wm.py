@@ -69,7 +69,14 @@ def test_train_rollout_and_audit(clips: Path, tmp_path: Path, capsys: Any) -> No
     rolled = json.loads(capsys.readouterr().out)
     assert len(rolled["psnr_db_by_step"]) == 3, "24 steps, one lost to the lag of 1, begun at 20"
     assert len(read_video(tmp_path / "r.mp4")) == 24
-    audit = ["--parts", "objects", "--start", "20", "--override", "jump", "change_recall", "pictures"]
+    audit = [
+        "--parts",
+        "objects",
+        "--start",
+        "20",
+        "--override",
+        *(f"{bound}=a toy" for bound in ("jump", "change_recall", "pictures")),
+    ]
     assert main(["--json", "wm", "audit", *read, *audit, "--out", str(tmp_path / "audit")]) == 0
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "Outcome not labelled" in page

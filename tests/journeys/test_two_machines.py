@@ -46,7 +46,7 @@ class Lab:
     def operator(self, *words: str, at: str = "trainer.lab", env: dict[str, str] | None = None):
         """Run an operator's command on the robot's host."""
         more = ("--trainer", f"{at}:{PORT}", "--identity", str(self.folder / "robot/identities/ada"))
-        return self.hosts.robot.run("--json", *words, *more, env=env, cwd=self.folder / "robot")
+        return self.hosts.robot.run("--json", *words, *more, env=env, cwd=self.folder / "robot", timeout_s=400.0)
 
     def ask(self, *words: str, at: str = "trainer.lab"):
         """Run it; returns its answer."""
