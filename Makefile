@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SEED   ?= 0
 ROUNDS ?= 1
+# Test files are spread over so many processes; each keeps its own services, DDS domain and folders.
+WORKERS ?= 2
 # Two busy cores and two torch threads each are slower than one thread each (README, "Speed").
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= egl
@@ -38,7 +40,7 @@ pretrain: $(VENV)/.demo egl
 	$(BIN)/gymnast pretrain $(ARGS)
 
 test: $(VENV)/.test egl
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
