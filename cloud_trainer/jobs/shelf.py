@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from cloud_trainer.store.tenants import CHECKPOINTS, DEFAULT_TENANT, PerTenant, tenant_folder
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.manifest import Manifest, read_checkpoint
+from gymnast_core.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, read_checkpoint
 
 
 class Shelf:
@@ -32,6 +33,21 @@ class Shelf:
             shutil.copytree(checkpoint, staging)
             staging.rename(target)
         return manifest
+
+    def take(self, manifest: bytes, weights: Path) -> Manifest:
+        """Verify a checkpoint that was published here, and keep a copy.
+
+        Args:
+            manifest: its manifest.json.
+            weights: its weights file, which stays where it is.
+
+        Raises:
+            CheckpointError: they do not fit each other.
+        """
+        with tempfile.TemporaryDirectory(prefix=".take-", dir=self._folder) as folder:
+            (Path(folder) / MANIFEST_NAME).write_bytes(manifest)
+            (Path(folder) / WEIGHTS_NAME).symlink_to(weights.absolute())
+            return self.add(Path(folder))
 
     def path(self, checkpoint_id: str) -> Path:
         """Return the folder of a checkpoint.

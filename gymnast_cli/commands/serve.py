@@ -137,6 +137,14 @@ def _recorded(context: JobContext) -> Iterator[Recorded]:
             yield Recorded(context.episodes.path(row), row.outcome, row.episode_id, row.robot)
 
 
+def _can_replay(service: Service, shelves: Shelves, tenant: str, policy: str) -> bool:
+    """Whether an evaluation of a policy can be dreamt again; one that was only published is taken onto the shelf."""
+    shelf = shelves.of(tenant)
+    if not shelf.holds(policy, "policy") and (row := service.meta.checkpoint(tenant, policy)) is not None:
+        shelf.take(row.manifest, service.blobs.local_path(row.weights_digest))
+    return shelf.can_replay(policy)
+
+
 @contextlib.contextmanager
 def _beside(service: Service, args: argparse.Namespace, shelves: Shelves, console: Console) -> Iterator[None]:
     """The operator's page and the watch for evaluations, as long as the service runs."""
@@ -147,7 +155,7 @@ def _beside(service: Service, args: argparse.Namespace, shelves: Shelves, consol
     service.check_job = functools.partial(check_submission, shelves, service.episodes_of, allowed=args.jobs_may)
     watch = ReplayWatch(
         service.episodes, service.jobs, lambda tenant: tenant_folder(args.folder, tenant) / LEDGER,
-        lambda tenant, policy: shelves.of(tenant).can_replay(policy), lambda row: service.blinded(row),
+        functools.partial(_can_replay, service, shelves), lambda row: service.blinded(row),
     )  # fmt: skip
     with watch, _page(service, args, shelves, console):
         yield
