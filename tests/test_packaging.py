@@ -145,6 +145,7 @@ def test_readme_command_exists(line: str, capsys: pytest.CaptureFixture[str]) ->
         check_script([words[0].removeprefix("gymnast_ros/")], capsys)
         return
     checks = {"make": check_make, "gymnast": check_gymnast, "ros2": check_ros2, "pip": check_pip, "ray": check_ray}
+    checks["."] = check_activation
     assert words[0] in checks, f"nobody checks {line!r}; add a rule here"
     checks[words[0]](words[1:], capsys)
 
@@ -177,6 +178,12 @@ def check_ray(words: list[str], _: object) -> None:
     ray = Path(sys.executable).with_name("ray")
     text = subprocess.run([ray, words[0], "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
     assert [word for word in words[1:] if word.split("=")[0] not in text] == []
+
+
+def check_activation(words: list[str], _: object) -> None:
+    """The environment that make makes."""
+    assert words == [".venv/bin/activate"]
+    assert "VENV   := .venv\n" in (ROOT / "Makefile").read_text()
 
 
 def check_pip(words: list[str], _: object) -> None:

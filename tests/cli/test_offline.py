@@ -68,7 +68,7 @@ def test_audit_demands_only_the_parts_it_is_asked_for(files: Path, tmp_path: Pat
     assert set(result["overridden"].values()) <= {"a toy"}
     with pytest.raises(SystemExit, match="2"):
         main(["wm", "audit", str(files / "episodes"), "--world-model", model, "--override", "jump"])
-    assert "say why: jump=REASON" in capsys.readouterr().err
+    assert "'jump' is no BOUND=REASON: name the bound, and say why" in capsys.readouterr().err
     wrong = ("--parts", "smell", "--out", str(tmp_path))
     assert main(["--json", "wm", "audit", str(files / "episodes"), "--world-model", model, *wrong]) == 2
     assert "unknown audit parts ['smell']" in json.loads(capsys.readouterr().out)["message"]

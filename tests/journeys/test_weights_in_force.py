@@ -162,7 +162,7 @@ def test_an_estop_pauses_a_trial_and_re_arming_goes_on(lab, robot):
     other = plant(lab.folder / "tried", "good", 3)
     lab.gymnast("weights", "publish", "tried", "--robot", "sim-0")
     robot.wait_staged([other], LONG_S)
-    words = ("operate", "try", other, "--robot", "sim-0", "--instruction", "lift", "--pairs", "5")
+    words = ("operate", "try", other, "--robot", "sim-0", "--instruction", "lift", "--pairs", "20")
     trial = lab.gymnast(*words, role="operator")["trial_id"]
 
     def seen():
@@ -176,7 +176,8 @@ def test_an_estop_pauses_a_trial_and_re_arming_goes_on(lab, robot):
     assert "it goes on when it is re-armed" in lab.page("/evaluations")
     robot.re_arm()
     done = wait_until(lambda: (view := seen())["state"] != "running" and view, "the trial's end")
-    assert (done["state"], done["card"]["n"], done["card"]["set_aside"]) == ("decided", 5, []), done["reason"]
+    assert (done["state"], done["card"]["set_aside"]) == ("decided", []), done["reason"]
+    assert done["card"]["n"] > paused["pairs_done"]
 
 
 def test_a_robot_that_is_away_rolls_back_when_it_comes_back(lab, robot):
