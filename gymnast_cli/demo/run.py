@@ -59,6 +59,8 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
         finally:
             demo.write()
     console.print(demo.table())
+    if words := demo.untried():
+        console.print(words, style="yellow", highlight=False, markup=False)
     console.print(f"Report: {folder / 'report.html'}")
     return folder
 
@@ -191,6 +193,14 @@ class Demo:
         if "after" in self.result:
             media = film(self.kinds["policy"], self.policy_folder, self.media_folders)
             write_report(self.result, media, self.folder / "report.html")
+
+    def untried(self) -> str:
+        """Why nothing of test-time training came onto the arm; empty where it did."""
+        ttt = self.result.get("ttt")
+        if not ttt or "scene" in ttt:
+            return ""
+        where = f"test-time training, {ttt['task']} in {ttt['scene_name']}"
+        return f"{where}: {ttt['stage']}, nothing was tried on the arm: {ttt['reason']}"
 
     def table(self) -> Table:
         """Before and after, task by task."""
