@@ -179,9 +179,9 @@ class BridgeNode(Node):  # type: ignore[misc]
         if checkpoint_id in self._store.state.staged and self._book.report(checkpoint_id) is None:
             raise ConfigError(f"{checkpoint_id} is not checked yet; wait until bridge/status lists it as checked")
         scene = json.loads(self._settings["swap_scene"])
-        return self._store.swap(
-            checkpoint_id, probation_episodes=self._settings["probation_episodes"], fingerprint=scene or None
-        ).name
+        asked = int(self._settings["swap_probation_episodes"])
+        episodes = int(self._settings["probation_episodes"]) if asked < 0 else asked
+        return self._store.swap(checkpoint_id, probation_episodes=episodes, fingerprint=scene or None).name
 
     def _rollback(self) -> str:
         return self._store.rollback("operator").name
@@ -240,6 +240,8 @@ def _declare(settings: Settings) -> None:
         check=adaptation.json_error)  # fmt: skip
     add("probation_episodes", PROBATION_EPISODES, "good episodes a checkpoint needs here before it is trusted", low=0,
         high=10_000)  # fmt: skip
+    add("swap_probation_episodes", -1, "swap: instead of probation_episodes, for this swap alone; -1 keeps that",
+        low=-1, high=10_000)  # fmt: skip
     add("device", "auto", "where a large checkpoint is checked, as on the rollout node", read_only=True)
     declare_max_latency(settings)
     add("take_orders", False, "the trainer's operators may run episodes on this robot", read_only=True)

@@ -189,10 +189,9 @@ class GraphClient(GraphPort):
                 every episode; what runs now drives everywhere else. None is everywhere.
             timeout_s: longest wait until it is in force.
         """
-        values: dict[str, Any] = {"swap_to": checkpoint_id, "swap_scene": json.dumps(dict(scene or {}))}
-        if probation_episodes is not None:
-            values["probation_episodes"] = probation_episodes
-        self.set("bridge", values)
+        asked = -1 if probation_episodes is None else probation_episodes
+        scene_text = json.dumps(dict(scene or {}))
+        self.set("bridge", {"swap_to": checkpoint_id, "swap_scene": scene_text, "swap_probation_episodes": asked})
         return self._in_force(self.call("bridge/swap"), timeout_s)
 
     def rollback(self, timeout_s: float = 15.0) -> str:
