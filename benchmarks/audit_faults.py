@@ -23,14 +23,14 @@ import numpy as np
 import torch
 
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.world_model.audit import audit, calibrate_bounds
-from cloud_trainer.world_model.audit_bounds import AuditBounds
-from cloud_trainer.world_model.audit_cases import AuditCase, Dreamer, imagine_cases
-from cloud_trainer.world_model.compact_data import median_background
-from cloud_trainer.world_model.metrics import GripperTracker
+from cloud_trainer.world_model.audit.audit import audit, calibrate_bounds
+from cloud_trainer.world_model.audit.bounds import AuditBounds
+from cloud_trainer.world_model.audit.cases import AuditCase, Dreamer, imagine_cases
+from cloud_trainer.world_model.audit.metrics import GripperTracker
+from cloud_trainer.world_model.compact.data import median_background
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_cli.pretrain_data import Order, collect_orders, load_episodes, save_episodes
-from gymnast_core.statistics import wilson_interval
+from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.types import ByteArray, Episode, FloatArray
 
 TASKS = ("lift", "push", "put", "drawer")

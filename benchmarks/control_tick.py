@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from gymnast_core.arm.kinematics import inverse
+from gymnast_core.arm.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.episodes import Spool, write_episode
 from gymnast_core.errors import StaleCommandError
-from gymnast_core.kinematics import inverse
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.types import Episode, FloatArray
 from gymnast_ros.graph import ENVIRONMENT
 from gymnast_ros.keyring import VARIABLE, Keyring

@@ -297,13 +297,13 @@ class Seed:
 
     def iter_sft(self, out: Path) -> None:
         """Imitate imagined successes, as many rollouts as GRPO gets, mixed 1:1 with the demonstrations."""
-        from cloud_trainer.grpo.config import GrpoConfig
         from cloud_trainer.jobs.imitate import imagined_successes
         from cloud_trainer.jobs.settings import PipelineConfig
-        from cloud_trainer.jobs.sharded import local_sampler
         from cloud_trainer.judge.learned import LearnedJudge
+        from cloud_trainer.practice.grpo.config import GrpoConfig
+        from cloud_trainer.practice.sharded import local_sampler
         from cloud_trainer.sft.trainer import train_sft
-        from cloud_trainer.world_model.compact_data import clips_of, starts_of
+        from cloud_trainer.world_model.compact.data import clips_of, starts_of
         from cloud_trainer.world_model.worlds import load_world
         from gymnast_core.episodes import read_episode
         from gymnast_core.policies.compact import CompactPolicy
@@ -320,9 +320,9 @@ class Seed:
     def true_grpo(self, out: Path) -> None:
         """The same RL in the simulator, rewarded by its state: the upper bound."""
         from benchmarks.simulated_reward import simulator_sampler
-        from cloud_trainer.grpo.config import GrpoConfig
         from cloud_trainer.jobs.settings import PipelineConfig
-        from cloud_trainer.jobs.train import run_grpo
+        from cloud_trainer.practice.grpo.config import GrpoConfig
+        from cloud_trainer.practice.train import run_grpo
 
         config = GrpoConfig(iterations=PipelineConfig().grpo_iterations, seed=self.seed * 100 + 1)
         seeds = collecting_seeds(self.seed, 1, self.config.collect_seeds)

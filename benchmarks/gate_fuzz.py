@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.obedient_arm import SECOND, STARTS, STEP_NS, Arm, Ledger
-from gymnast_core.safety import Command, CommandGate, Decision, GateLimits, GateState
+from gymnast_core.arm.command_gate import Command, CommandGate, Decision, GateLimits, GateState
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
 from gymnast_ros.keyring import VARIABLE, Keyring

@@ -26,15 +26,15 @@ import torch
 
 from benchmarks import grpo_epochs
 from benchmarks.policy import Figure, random_compact, show
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.grpo.scored import Scored
-from cloud_trainer.grpo.trainer import GrpoTrainer
-from cloud_trainer.jobs.pieces import Ground, Recipe
-from cloud_trainer.jobs.sharded import Ledger, LocalPool, Pool, ShardedSampler
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
-from cloud_trainer.world_model.compact_data import StartState
-from cloud_trainer.world_model.compact_model import CompactWorldModel
-from cloud_trainer.world_model.compact_network import CompactWorldModelConfig, CompactWorldNetwork
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo.scored import Scored
+from cloud_trainer.practice.grpo.trainer import GrpoTrainer
+from cloud_trainer.practice.pieces import Ground, Recipe
+from cloud_trainer.practice.sharded import Ledger, LocalPool, Pool, ShardedSampler
+from cloud_trainer.world_model.compact.data import StartState
+from cloud_trainer.world_model.compact.model import CompactWorldModel
+from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
@@ -146,7 +146,7 @@ def workers(setting: Setting) -> list[Figure]:
     if setting.options.workers:
         import ray
 
-        from cloud_trainer.jobs.ray_pool import RayConfig, RayPool
+        from cloud_trainer.practice.ray.pool import RayConfig, RayPool
 
         ray.init(
             num_cpus=max(2, os.cpu_count() or 2),

@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.policy import Figure
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.jobs.sharded import local_sampler
-from cloud_trainer.jobs.train import run_grpo
 from cloud_trainer.judge.learned import LearnedJudge
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.sharded import local_sampler
+from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import ProgressEvent
-from cloud_trainer.world_model.compact_data import StartState
+from cloud_trainer.world_model.compact.data import StartState
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
-from gymnast_core.manifest import read_manifest
+from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.policies import load_policy
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.seeds import EVALUATION_SEEDS
-from gymnast_core.statistics import wilson_interval
 from gymnast_ros.sim.collect import evaluate
 from gymnast_ros.sim.env import SimEnv
 

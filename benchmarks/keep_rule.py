@@ -1,6 +1,6 @@
 """A rule by which a benchmark says whether an adaptation was worth keeping, from the simulator's own labels.
 
-The product's rule is its canary's: gymnast_core.sequential.
+The product's rule is its canary's: gymnast_core.evaluation.sequential.
 """
 
 from __future__ import annotations

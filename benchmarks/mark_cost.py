@@ -12,10 +12,10 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.control_tick import still_target
-from gymnast_core.envelope import ArmState, Envelope
-from gymnast_core.latch import StopLatch
-from gymnast_core.limits import hard_limits
-from gymnast_core.mark import MarkChecker, Marker
+from gymnast_core.arm.envelope import ArmState, Envelope
+from gymnast_core.arm.latch import StopLatch
+from gymnast_core.arm.limits import hard_limits
+from gymnast_core.arm.mark import MarkChecker, Marker
 from gymnast_ros.nodes import messages
 from gymnast_ros.nodes.arm_port import COMMAND_NAMES
 from gymnast_ros.nodes.marked import _content

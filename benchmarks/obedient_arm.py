@@ -1,7 +1,7 @@
 """An arm that obeys exactly and remembers what it was told; afterwards everything told is held against the envelope.
 
 The joints it takes up come from the closed form; that they really reach the told pose is checked with the product of
-exponentials (gymnast_core.kinematics' screw axes), which shares no formula with it. A share of the moves is solved
+exponentials (gymnast_core.arm.kinematics' screw axes), which shares no formula with it. A share of the moves is solved
 again with the iterative solver that the simulated arm and the vendor's package use.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gymnast_core import kinematics
-from gymnast_core.closed_form import joints_for
-from gymnast_core.safety import ArmState, GateLimits
+from gymnast_core.arm import kinematics
+from gymnast_core.arm.closed_form import joints_for
+from gymnast_core.arm.command_gate import ArmState, GateLimits
+from gymnast_core.arm.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.types import FloatArray
 
 Array = npt.NDArray[np.float64]

@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_core.manifest import write_checkpoint
+from gymnast_core.records.manifest import write_checkpoint
 from gymnast_ros.uplink import EpisodesClient, Identity, WeightsClient
 
 PAGE = 1000

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from gymnast_core.sequential import HarmRule, SequentialRule, log_capital
-from gymnast_core.statistics import PairCounts, mcnemar_exact
+from gymnast_core.evaluation.sequential import HarmRule, SequentialRule, log_capital
+from gymnast_core.evaluation.statistics import PairCounts, mcnemar_exact
 
 NULLS = (0.05, 0.3, 0.5, 0.62, 0.8, 0.95)
 ALTERNATIVES = ((0.62, 0.95), (0.62, 0.80), (0.30, 0.56), (0.62, 0.77))

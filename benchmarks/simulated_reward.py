@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.grpo.scored import Scored
-from cloud_trainer.jobs.imagine import imagine, join_rollouts
-from cloud_trainer.jobs.train import Sampler
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo.scored import Scored
+from cloud_trainer.practice.imagine import imagine, join_rollouts
+from cloud_trainer.practice.train import Sampler
 from gymnast_core.images import area_downsample
 from gymnast_core.policies.trainable import TokenPolicy
 from gymnast_ros.sim.env import SimEnv

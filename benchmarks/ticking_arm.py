@@ -13,9 +13,9 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from benchmarks.control_tick import CAMERAS, jitter_share, still_target
-from gymnast_core.cameras import CameraLimits
+from gymnast_core.arm.cameras import CameraLimits
+from gymnast_core.arm.command_gate import ArmState
 from gymnast_core.errors import StaleCommandError
-from gymnast_core.safety import ArmState
 from gymnast_core.types import FloatArray
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cloud_trainer.world_model.diffusion import CONTEXT_TIMESTEP, VPrediction, noise_steps, null_action
-from cloud_trainer.world_model.dit import DiT, DiTConfig
-from cloud_trainer.world_model.kv_cache import KVCache, KVContext, LayerKV
-from cloud_trainer.world_model.sampler import Network, RolloutSampler, SamplerConfig
+from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, VPrediction, noise_steps, null_action
+from cloud_trainer.world_model.dit.kv_cache import KVCache, KVContext, LayerKV
+from cloud_trainer.world_model.dit.network import DiT, DiTConfig
+from cloud_trainer.world_model.dit.sampler import Network, RolloutSampler, SamplerConfig
 
 ROLLOUT = 40
 LATENT = (32, 32)

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from gymnast_core.errors import GymnastError
-from gymnast_core.scene import check_reset
-from gymnast_core.trial import Trial
+from gymnast_core.evaluation.scene import check_reset
+from gymnast_core.evaluation.trial import Trial
 from gymnast_core.types import Outcome
 
 POLL_S = 0.5

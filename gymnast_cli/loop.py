@@ -15,9 +15,9 @@ from gymnast_cli.loop_config import LoopConfig
 from gymnast_cli.results import Trials, counts, difference
 from gymnast_cli.stages import Advance, Stages, shown
 from gymnast_core.errors import ConfigError, NotTrustedError
+from gymnast_core.evaluation.sequential import SequentialRule
+from gymnast_core.evaluation.trial import has_won
 from gymnast_core.seeds import take
-from gymnast_core.sequential import SequentialRule
-from gymnast_core.trial import has_won
 
 if TYPE_CHECKING:
     from gymnast_ros.nodes.client import GraphClient

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gymnast_cli.commands.operate import trial_of
 from gymnast_cli.stages import Advance
 from gymnast_core.errors import GymnastError
-from gymnast_core.sequential import SequentialRule
+from gymnast_core.evaluation.sequential import SequentialRule
 
 if TYPE_CHECKING:
     from gymnast_ros.uplink import ConsoleClient

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.seeds import block
-from gymnast_core.sequential import SequentialRule
 
 
 @dataclass(frozen=True)

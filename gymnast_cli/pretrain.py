@@ -25,12 +25,12 @@ from cloud_trainer.jobs.judging import JudgeData, refine_judge
 from cloud_trainer.judge.training import JudgeTraining
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.sft.trainer import SftConfig, train_sft
-from cloud_trainer.world_model.compact_data import clips_of
-from cloud_trainer.world_model.compact_network import CompactWorldModelConfig
-from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
+from cloud_trainer.world_model.compact.data import clips_of
+from cloud_trainer.world_model.compact.network import CompactWorldModelConfig
+from cloud_trainer.world_model.compact.train import WorldModelTraining, train_world_model
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_cli.pretrain_data import Order, collect_orders, load_episodes, save_episodes
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome
 
 TASKS = ("lift", "push", "put", "drawer")

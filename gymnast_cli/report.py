@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from gymnast_cli import report_charts
 from gymnast_cli.report_media import ReportMedia, pair_view, strip_view
 from gymnast_core.errors import ConfigError
-from gymnast_core.statistics import Interval, independent_difference, wilson_interval
+from gymnast_core.evaluation.statistics import Interval, independent_difference, wilson_interval
 
 TEMPLATES = Path(__file__).parent / "templates"
 CANARY = {

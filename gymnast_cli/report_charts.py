@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from gymnast_core.statistics import wilson_interval
+from gymnast_core.evaluation.statistics import wilson_interval
 
 WIDTH = 960
 CURVE_COLOURS = ("var(--after)", "var(--second)", "var(--third)", "var(--before)")

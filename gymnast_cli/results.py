@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gymnast_core.errors import ContractError
-from gymnast_core.statistics import PairCounts, mcnemar_exact, paired_difference
+from gymnast_core.evaluation.statistics import PairCounts, mcnemar_exact, paired_difference
 
 Trials = Mapping[tuple[str, int], bool | None]
 """(task, seed) -> succeeded; None where nobody labelled the episode, which is no failure."""

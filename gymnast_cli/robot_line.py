@@ -40,8 +40,8 @@ def engine_for(service: Service, args: argparse.Namespace, shelf: Shelf, tenant:
     from cloud_trainer.service import OrderedRobot
     from cloud_trainer.store.tenants import SCENES, tenant_folder
     from gymnast_cli.scene_engine import SceneEngine
-    from gymnast_core.scene import SceneBook
-    from gymnast_core.sequential import HarmRule, SequentialRule
+    from gymnast_core.evaluation.scene import SceneBook
+    from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 
     rule = SequentialRule()
     if args.canary_pairs:

@@ -21,8 +21,7 @@ import numpy as np
 from PIL import Image
 
 from cloud_trainer.console.media import film
-from cloud_trainer.jobs.adaptation import MODES
-from cloud_trainer.jobs.adaptation_engine import (
+from cloud_trainer.flows.adaptation_engine import (
     CLOSING,
     Budget,
     Emit,
@@ -33,27 +32,28 @@ from cloud_trainer.jobs.adaptation_engine import (
     Trust,
     Verdict,
 )
+from cloud_trainer.jobs.adaptation import MODES
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import TRACKER_EPISODES, require_gates
-from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.jobs.practice import practice_judge
 from cloud_trainer.jobs.scene_trust import MOST, SceneEpisodes, check_scene, divide, scene_gates
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.practice.imagine import imagine_from
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobStore
 from cloud_trainer.store.tenants import DEFAULT_TENANT
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_cli.arm_trials import FLUSH_S, STAGE_S, TrialRobot, run_pairs
 from gymnast_cli.other_tasks import declared, guard_plan, other_tasks, reason_of
 from gymnast_core.errors import GymnastError, NotTrustedError
+from gymnast_core.evaluation.purpose import is_measurement
+from gymnast_core.evaluation.scene import Fingerprint, SceneBook
+from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
+from gymnast_core.evaluation.trial import Trial, TrialPlan, has_won
 from gymnast_core.policies import load_policy
-from gymnast_core.purpose import is_measurement
-from gymnast_core.scene import Fingerprint, SceneBook
 from gymnast_core.seeds import take
-from gymnast_core.sequential import HarmRule, SequentialRule
-from gymnast_core.trial import Trial, TrialPlan, has_won
 from gymnast_core.types import Outcome
 
 POLL_S = 0.2
@@ -101,7 +101,7 @@ class Robot(TrialRobot, Protocol):
 
 @dataclass
 class SceneEngine:
-    """An AdaptationEngine; see cloud_trainer.jobs.adaptation_engine.
+    """An AdaptationEngine; see cloud_trainer.flows.adaptation_engine.
 
     Attributes:
         connect: returns the started robot of a name; asked whenever one is needed.
@@ -304,7 +304,7 @@ class SceneEngine:
         return Verdict(bool(card) and has_won(card), card, reason_of(card))
 
     def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
-        """Run a trial that was asked for on the page; see cloud_trainer.jobs.trials."""
+        """Run a trial that was asked for on the page; see cloud_trainer.flows.trials."""
         client = self.connect(robot)
         client.wait_staged([trial.plan.candidate], STAGE_S)
         run_pairs(trial, client, self.catalogue, scene=scene or self.scene, purpose="trial", stop=stop)

@@ -37,7 +37,7 @@ def add_arguments(actions: Subparsers) -> None:
     lag.add_argument("--tolerance", type=int, default=0, help="systematic lags up to this are accepted (default 0)")
     add_data_arguments(lag)
     train = actions.add_parser("train", help="train or refine; a run that was stopped goes on")
-    train.add_argument("run", type=Path, help="run.json: see python -m cloud_trainer.world_model.train --help")
+    train.add_argument("run", type=Path, help="run.json: see python -m cloud_trainer.world_model.dit.train --help")
     train.add_argument("--skip-broken", action="store_true", help="list and leave out episodes that cannot be read")
     rollout = actions.add_parser("rollout", help="replay a recorded episode's actions in the model, as a video")
     rollout.add_argument("folder", type=Path, help="a dataset, or one .mcap file's folder")
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _convert(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.world_model.convert import convert_pt
+    from cloud_trainer.world_model.dit.convert import convert_pt
 
     manifest = convert_pt(
         args.source, args.folder, rope=args.rope, codec_config={"kind": "kl", "folder": args.vae},
@@ -124,8 +124,8 @@ def _assumed(args: argparse.Namespace) -> int | str:
 
 
 def _train(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.world_model.train import read_run
-    from cloud_trainer.world_model.train import run as train
+    from cloud_trainer.world_model.dit.train import read_run
+    from cloud_trainer.world_model.dit.train import run as train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = read_run(args.run)
@@ -144,10 +144,10 @@ def _train(args: argparse.Namespace, console: Console) -> int:
 
 
 def _rollout(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.world_model.audit_cases import imagine_cases
-    from cloud_trainer.world_model.audit_page import side_by_side
+    from cloud_trainer.world_model.audit.cases import imagine_cases
+    from cloud_trainer.world_model.audit.metrics import psnr
+    from cloud_trainer.world_model.audit.page import side_by_side
     from cloud_trainer.world_model.data.video import write_video
-    from cloud_trainer.world_model.metrics import psnr
     from cloud_trainer.world_model.worlds import DreamConfig, load_world
 
     source = dataset(args, args.folder)

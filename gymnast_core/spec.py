@@ -1,7 +1,7 @@
 """What an arm can do, stated once: limits, rates, poses.
 
 Source: rail-berkeley/bridge_data_robot (action box, workspace, neutral pose, 5 Hz, effort limits in mA with their
-tolerance) and the WidowX 250s description (joint and velocity limits, screw axes live in gymnast_core.kinematics).
+tolerance) and the WidowX 250s description (joint and velocity limits, screw axes live in gymnast_core.arm.kinematics).
 """
 
 from __future__ import annotations

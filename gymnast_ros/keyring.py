@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gymnast_core.arm.latch import StopLatch
+from gymnast_core.arm.mark import KEY_BYTES, graph_id
 from gymnast_core.errors import ConfigError
-from gymnast_core.latch import StopLatch
-from gymnast_core.mark import KEY_BYTES, graph_id
 from gymnast_ros.graph import GraphConfig
 
 VARIABLE = "GYMNAST_GATE"

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from cloud_trainer.console.app import create_app
 from cloud_trainer.console.desk import Desk
-from cloud_trainer.jobs.adaptation_engine import AdaptationEngine
-from cloud_trainer.jobs.scene_adaptation import Adaptations
-from cloud_trainer.jobs.trials import TrialEngine, Trials
+from cloud_trainer.flows.adaptation_engine import AdaptationEngine
+from cloud_trainer.flows.scene_adaptation import Adaptations
+from cloud_trainer.flows.trials import TrialEngine, Trials
 from cloud_trainer.service import Service
 from gymnast_core.errors import ConfigError
 from gymnast_core.web import direct

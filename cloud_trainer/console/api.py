@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
-from cloud_trainer.jobs.adaptation_view import View
+from cloud_trainer.flows.adaptation_view import View
 from gymnast_core.web.auth import User
 
 

@@ -10,11 +10,11 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from cloud_trainer.console import api, pages
 from cloud_trainer.console.checkpoints import NotWonError, RefusedError
 from cloud_trainer.console.desk import Desk, scene_request
-from cloud_trainer.jobs.adaptation_engine import FlowError
+from cloud_trainer.flows.adaptation_engine import FlowError
 from gymnast_core.bounds import whole_number
 from gymnast_core.errors import ContractError
-from gymnast_core.provenance import ProvenanceError
-from gymnast_core.trial import TrialError
+from gymnast_core.evaluation.trial import TrialError
+from gymnast_core.records.provenance import ProvenanceError
 from gymnast_core.web.auth import Gate, User
 from gymnast_core.web.site import Site, Statuses
 from gymnast_core.wire.errors import NotFoundError

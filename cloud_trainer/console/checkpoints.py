@@ -13,7 +13,7 @@ from pathlib import Path
 from cloud_trainer.service import Service
 from cloud_trainer.store.tenants import CHECKPOINTS, tenant_folder
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.manifest import Manifest, read_manifest
+from gymnast_core.records.manifest import Manifest, read_manifest
 from gymnast_core.web.auth import User
 
 

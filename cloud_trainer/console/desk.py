@@ -13,20 +13,20 @@ from typing import Any, TypeVar
 
 from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
 from cloud_trainer.console.in_force import InForce
-from cloud_trainer.jobs.adaptation_engine import Budget, FlowError, SceneRequest
-from cloud_trainer.jobs.ledger import CalibrationLedger
-from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation, new_adaptation_id
-from cloud_trainer.jobs.trials import Trials, new_trial_id
+from cloud_trainer.flows.adaptation_engine import Budget, FlowError, SceneRequest
+from cloud_trainer.flows.scene_adaptation import Adaptations, SceneAdaptation, new_adaptation_id
+from cloud_trainer.flows.trials import Trials, new_trial_id
+from cloud_trainer.records.ledger import CalibrationLedger
+from cloud_trainer.records.trail import MADE, Trail, overrides_in
 from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
-from cloud_trainer.service.trail import MADE, Trail, overrides_in
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.tenants import DEFAULT_TENANT, LEDGER, PerTenant, tenant_folder
 from gymnast_core.bounds import parsed_json
 from gymnast_core.errors import ConfigError, ContractError, CorruptError
-from gymnast_core.sequential import SequentialRule
-from gymnast_core.trial import has_won
+from gymnast_core.evaluation.sequential import SequentialRule
+from gymnast_core.evaluation.trial import has_won
 from gymnast_core.types import Outcome
 from gymnast_core.web.auth import User
 from gymnast_core.wire.errors import NotPermittedError

@@ -9,7 +9,7 @@ from typing import Any
 from cloud_trainer.service import Service
 from cloud_trainer.service.words import RAN, REFUSED, RUNS, Word
 from gymnast_core.authority import Who
-from gymnast_core.signing import EVERY_ROBOT
+from gymnast_core.records.signing import EVERY_ROBOT
 
 MANDATES = ("promotion", "rollback")
 

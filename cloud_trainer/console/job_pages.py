@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from cloud_trainer.console import media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import Desk
-from cloud_trainer.jobs.dreams import ROLLOUTS, read_rollouts
+from cloud_trainer.practice.dreams import ROLLOUTS, read_rollouts
 from gymnast_core.bounds import whole_number
 from gymnast_core.job import JobEvent
 from gymnast_core.web.auth import User
@@ -105,7 +105,7 @@ def imagined(desk: Desk, job_id: str) -> list[dict[str, Any]]:
 
 
 def dreams(desk: Desk, job_id: str) -> list[dict[str, Any]]:
-    """Recorded episodes that a job dreamt again, see cloud_trainer.jobs.dreams."""
+    """Recorded episodes that a job dreamt again, see cloud_trainer.practice.dreams."""
     path = job_folder(desk, job_id) / "dreams.json"
     return list(json.loads(path.read_text())) if path.exists() else []
 

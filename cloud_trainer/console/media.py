@@ -11,8 +11,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from gymnast_core.lineage import Lineage
-from gymnast_core.statistics import Interval
+from gymnast_core.evaluation.statistics import Interval
+from gymnast_core.records.lineage import Lineage
 from gymnast_core.types import ByteArray, FloatArray
 
 MOST_FRAMES = 60

@@ -10,8 +10,8 @@ from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
 from gymnast_core.bounds import whole_number
 from gymnast_core.errors import CorruptError, GymnastError
-from gymnast_core.sequential import SequentialRule
-from gymnast_core.statistics import wilson_interval
+from gymnast_core.evaluation.sequential import SequentialRule
+from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.web.auth import User
 
 

@@ -10,21 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import anchored, check_request, iterations_within
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.gates import Passed, require_gates, starts_within
 from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
-from cloud_trainer.jobs.pieces import Ground
 from cloud_trainer.jobs.practice import clips_for, frame_sizes, grpo_config, lineage_of, practice_judge, result_of
 from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
 from cloud_trainer.jobs.scene_trust import SceneEpisodes, check_scene, divide, scene_gates
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import split_of
-from cloud_trainer.jobs.train import Training
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.pieces import Ground
+from cloud_trainer.practice.train import Training
 from cloud_trainer.progress import ProgressEvent
-from cloud_trainer.world_model.compact_data import Clips, clips_of
+from cloud_trainer.world_model.compact.data import Clips, clips_of
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge

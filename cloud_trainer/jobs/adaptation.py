@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cloud_trainer.jobs.train import Anchor
-from cloud_trainer.world_model.compact_data import Clips
+from cloud_trainer.practice.train import Anchor
+from cloud_trainer.world_model.compact.data import Clips
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.world_model.audit_bounds import AuditBounds
+from cloud_trainer.world_model.audit.bounds import AuditBounds
 from gymnast_core.errors import CorruptError
 
 NAME = "bounds.json"

@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.jobs.judging import replayed_outcomes
+from cloud_trainer.practice.imagine import imagine_from
 from cloud_trainer.progress import Cancelled, never
-from cloud_trainer.world_model.audit_outcomes import outcomes_of
-from cloud_trainer.world_model.compact_data import Clips, starts_of
+from cloud_trainer.world_model.audit.outcomes import outcomes_of
+from cloud_trainer.world_model.compact.data import Clips, starts_of
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.statistics import PairCounts, paired_difference
 from gymnast_core.judge import Judge
 from gymnast_core.policies import load_policy
 from gymnast_core.policies.trainable import placed
 from gymnast_core.policy import Policy
-from gymnast_core.statistics import PairCounts, paired_difference
 from gymnast_core.types import BoolArray
 
 CONFIDENCE = 0.90

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.grpo.scored import join_scored
 from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.practice import Dream, frame_sizes, grpo_config, lineage_of, lora_of, trusted_dream
 from cloud_trainer.jobs.reinforce import ground_of, imagined_groups, judge_maker, tell_other_tasks, told_starts
 from cloud_trainer.jobs.settings import PipelineConfig
-from cloud_trainer.jobs.train import Sampler
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo.scored import join_scored
+from cloud_trainer.practice.train import Sampler
 from cloud_trainer.sft.trainer import train_sft
-from cloud_trainer.world_model.compact_data import Clips
+from cloud_trainer.world_model.compact.data import Clips
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome, RolloutBatch
 
 Imagined = tuple[RolloutBatch, Sequence[int]]

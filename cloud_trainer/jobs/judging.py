@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.jobs.imagine import replay_clips
 from cloud_trainer.judge.drift import kept_reference
 from cloud_trainer.judge.examples import Examples, examples_from_rollouts, join_examples
 from cloud_trainer.judge.learned import JudgeConfig, LearnedJudge
 from cloud_trainer.judge.thresholds import calibration_report, choose_thresholds
 from cloud_trainer.judge.training import JudgeTraining, train_judge
+from cloud_trainer.practice.imagine import replay_clips
 from cloud_trainer.progress import Cancelled, Progress, never, silent
-from cloud_trainer.world_model.audit_outcomes import Judged, OutcomeReport, outcome_report, outcomes_of
-from cloud_trainer.world_model.compact_data import Clips
+from cloud_trainer.world_model.audit.outcomes import Judged, OutcomeReport, outcome_report, outcomes_of
+from cloud_trainer.world_model.compact.data import Clips
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
 from gymnast_core.judge import Judge
-from gymnast_core.manifest import Manifest
+from gymnast_core.records.manifest import Manifest
 
 
 @dataclass(frozen=True)

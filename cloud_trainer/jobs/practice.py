@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import MODES
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import Passed, pass_gates, starts_within
@@ -15,17 +14,18 @@ from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
 from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import split
-from cloud_trainer.jobs.train import Training
 from cloud_trainer.judge.cache import CachedJudge
 from cloud_trainer.judge.choice import judge_of
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of, looking_into
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.train import Training
+from cloud_trainer.world_model.compact.data import Clips, StartState, clips_of, looking_into
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.adapter import ARCHITECTURE as ADAPTER
 from gymnast_core.policies.adapter import Adapter, LoraSettings
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
 
 JUDGE_CACHE = "judge_cache"

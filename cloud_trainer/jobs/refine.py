@@ -12,7 +12,7 @@ from cloud_trainer.jobs.judging import JudgeData, refine_judge
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.judge.training import JudgeTraining
 from cloud_trainer.progress import ProgressEvent
-from cloud_trainer.world_model.compact_data import Clips
+from cloud_trainer.world_model.compact.data import Clips
 from cloud_trainer.world_model.refinement import Refinement, refine_world
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.types import Episode

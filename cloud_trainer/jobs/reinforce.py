@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.jobs import cluster
 from cloud_trainer.jobs.forgetting import ForgettingCheck
-from cloud_trainer.jobs.grpo_job import GrpoJob
 from cloud_trainer.jobs.job import Job
-from cloud_trainer.jobs.pieces import Ground, Recipe
 from cloud_trainer.jobs.practice import Dream, lora_of, practice_judge
 from cloud_trainer.jobs.settings import TOLD_STARTS, PipelineConfig
-from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
-from cloud_trainer.jobs.start_states import novel_starts
-from cloud_trainer.jobs.train import Anchor, Sampler, Training, left_by
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo_job import GrpoJob
+from cloud_trainer.practice.pieces import Ground, Recipe
+from cloud_trainer.practice.ray import cluster
+from cloud_trainer.practice.sharded import LocalPool, ShardedSampler
+from cloud_trainer.practice.start_states import novel_starts
+from cloud_trainer.practice.train import Anchor, Sampler, Training, left_by
 from cloud_trainer.progress import Cancelled, CancelledError, ProgressEvent, never
-from cloud_trainer.world_model.compact_data import Clips, StartState, median_background
+from cloud_trainer.world_model.compact.data import Clips, StartState, median_background
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.judge import Judge
 

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from typing import Any
 
 from cloud_trainer.jobs.forgetting import load_batched
-from cloud_trainer.jobs.imagine import imagine_from
 from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
-from cloud_trainer.jobs.ledger import rows_of
 from cloud_trainer.jobs.runner import MOST_REPLAYED
 from cloud_trainer.judge.learned import LearnedJudge
+from cloud_trainer.practice.imagine import imagine_from
 from cloud_trainer.progress import ProgressEvent
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.records.ledger import rows_of
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Episode

@@ -13,12 +13,12 @@ from typing import Any
 from cloud_trainer.jobs.gates import TRACKER_EPISODES, Gates, Passed, measure_gates
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import Progress, silent
-from cloud_trainer.world_model.audit_bounds import AuditBounds
-from cloud_trainer.world_model.compact_data import clips_of
+from cloud_trainer.world_model.audit.bounds import AuditBounds
+from cloud_trainer.world_model.compact.data import clips_of
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.judge import Judge
-from gymnast_core.scene import Fingerprint
 from gymnast_core.types import Episode, Outcome
 
 MOST = 200

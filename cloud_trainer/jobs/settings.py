@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.jobs.cluster import ClusterConfig
 from cloud_trainer.jobs.gates import (
     Gates,
     practice_audit,
     practice_bounds,
 )
-from cloud_trainer.jobs.start_states import NovelConfig
 from cloud_trainer.judge.choice import build
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.ray.cluster import ClusterConfig
+from cloud_trainer.practice.start_states import NovelConfig
 from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from cloud_trainer.sft.trainer import SftConfig
-from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
+from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.worlds import DreamConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.placement import check_device_name
@@ -60,16 +60,16 @@ class PipelineConfig:
         keyframe_share: share of groups that start at a later chunk of a recorded episode.
         mask_after_success: learn nothing from what follows the first success. Better than without in 10 of 10 seeds
             (benchmarks/demo_seeds_cpu2_202611.md).
-        grpo: every other choice of GRPO by its name in cloud_trainer.grpo.config.GrpoConfig: temperature, epochs,
-            clip_low, clip_high, kl_weight, length_normalisation, target_groups, max_rounds, keep_low, ...
+        grpo: every other choice of GRPO by its name in cloud_trainer.practice.grpo.config.GrpoConfig: temperature,
+            epochs, clip_low, clip_high, kl_weight, length_normalisation, target_groups, max_rounds, keep_low, ...
         judge: who rewards instead of the learned judge: an endpoint or a local vision-language model, see
             cloud_trainer.judge.choice; it passes the same floor, on the same held-out dreams.
-        novel: new scenes and instructions, see cloud_trainer.jobs.start_states.NovelConfig. New words
+        novel: new scenes and instructions, see cloud_trainer.practice.start_states.NovelConfig. New words
             need `judge`: the learned one knows only the instructions it was taught.
-        ray: rollouts and learner on a Ray cluster, see cloud_trainer.jobs.cluster.ClusterConfig; imitate spreads its
-            imagined rollouts alone. World model and judge are refined in the job's own process; a large world model is
-            refined on several GPUs by `gymnast wm train`, and the job then takes it with refine_iterations 0.
-        sft: imitate only: see cloud_trainer.sft.trainer.SftConfig.
+        ray: rollouts and learner on a Ray cluster, see cloud_trainer.practice.ray.cluster.ClusterConfig; imitate
+            spreads its imagined rollouts alone. World model and judge are refined in the job's own process; a large
+            world model is refined on several GPUs by `gymnast wm train`, and the job then takes it with
+            refine_iterations 0.
         imagined_rounds: imitate only: rounds of groups x group_size rollouts whose judged successes are mixed 1:1
             with the recorded ones (Iter-SFT); 0 imitates recorded successes alone.
         most_episodes: only the newest so many are learned from.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cloud_trainer.store.tenants import CHECKPOINTS, DEFAULT_TENANT, PerTenant, tenant_folder
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, read_checkpoint
+from gymnast_core.records.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, read_checkpoint
 
 
 class Shelf:

@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 from cloud_trainer.judge.rubric import Criterion, Rubric, Rubrics
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
-from gymnast_core.manifest import MANIFEST_NAME
+from gymnast_core.records.manifest import MANIFEST_NAME
 
 KINDS = ("checkpoint", "endpoint", "vlm")
 DTYPES = ("bfloat16", "float16", "float32")

@@ -17,9 +17,9 @@ from cloud_trainer.judge.thresholds import Thresholds
 from gymnast_core.errors import CheckpointError
 from gymnast_core.images import area_downsample
 from gymnast_core.judge import Verdict
-from gymnast_core.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policies.vision import KeypointEncoder
+from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import ByteArray, FloatArray, RolloutBatch
 
 ARCHITECTURE = "learned_judge"

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from gymnast_core.errors import ConfigError, ShapeError
-from gymnast_core.manifest import canonical_json
+from gymnast_core.records.manifest import canonical_json
 from gymnast_core.types import ByteArray, IntArray
 
 SYSTEM_PROMPT = (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.statistics import wilson_interval
+from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.types import BoolArray, FloatArray, Outcome
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ConfigError, ContractError, CorruptError, NotTrustedError
+from gymnast_core.evaluation.statistics import Interval, wilson_interval
 from gymnast_core.judge import Judge, Verdict
-from gymnast_core.statistics import Interval, wilson_interval
 from gymnast_core.types import Outcome, RolloutBatch
 
 ALL_TASKS = "*"

@@ -22,7 +22,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from cloud_trainer.judge.rubric import CONTROL_INSTRUCTION, SYSTEM_PROMPT, chosen_frames
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.judge import Verdict
-from gymnast_core.manifest import canonical_json
+from gymnast_core.records.manifest import canonical_json
 from gymnast_core.types import ByteArray, Outcome, RolloutBatch
 
 logger = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from cloud_trainer.store.migrations import SCHEMA, schema_of, unknown_columns
 from cloud_trainer.store.protocols import BlobStore
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.journal import read_chain
-from gymnast_core.provenance import ProvenanceGraph
+from gymnast_core.records.journal import read_chain
+from gymnast_core.records.provenance import ProvenanceGraph
 
 State = Literal["ok", "warning", "fault"]
 _SOON_DAYS = 30.0

@@ -16,7 +16,7 @@ from cloud_trainer.service.revocation import end_other_roles, note_issued
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError
-from gymnast_core.signing import SigningKey
+from gymnast_core.records.signing import SigningKey
 from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, ROLES, TRUST, Peer, write_key
 
 _CA_KEY, _RELEASE_KEY = "ca.key", "release.key"

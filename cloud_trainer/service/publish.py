@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.store.protocols import BlobStore, CheckpointRow, MetaStore, ReleaseRow
-from gymnast_core.delta import encode_delta
 from gymnast_core.episodes.durable import sync_file
 from gymnast_core.episodes.spool import file_digest
-from gymnast_core.manifest import MANIFEST_NAME, Manifest, read_checkpoint
-from gymnast_core.signing import EVERY_ROBOT, SECOND_NS, Delta, Release, SignedDocument, SigningKey
-from gymnast_core.weights import check_safetensors
+from gymnast_core.records.delta import encode_delta
+from gymnast_core.records.manifest import MANIFEST_NAME, Manifest, read_checkpoint
+from gymnast_core.records.signing import EVERY_ROBOT, SECOND_NS, Delta, Release, SignedDocument, SigningKey
+from gymnast_core.records.weights import check_safetensors
 from gymnast_core.wire.errors import NotFoundError
 
 LOG = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Publisher:
         valid_s: int | None = None,
         promote: bool = False,
     ) -> tuple[Release, SignedDocument]:
-        """Publish a checkpoint folder (gymnast_core.manifest); it is copied, the folder stays as it is.
+        """Publish a checkpoint folder (gymnast_core.records.manifest); it is copied, the folder stays as it is.
 
         Args:
             tenant: whose it is.

@@ -18,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cloud_trainer.records.trail import Trails
 from cloud_trainer.service import metrics
 from cloud_trainer.service.admission import connection_budget
 from cloud_trainer.service.auth import INSECURE_PEER
@@ -34,7 +35,6 @@ from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.revocation import Revocations
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import JobCheck, JobServicer, Stopping, TrajectoryServicer, WeightsServicer
-from cloud_trainer.service.trail import Trails
 from cloud_trainer.service.validation import Validator
 from cloud_trainer.service.words import RobotWords
 from cloud_trainer.service.worker import JobContext, Runner, Workers

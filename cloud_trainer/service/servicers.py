@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from cloud_trainer.records.trail import Trails, overrides_in
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.reach import BlobReach
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.session import UploadSession
-from cloud_trainer.service.trail import Trails, overrides_in
 from cloud_trainer.service.upload_weights import receive_checkpoint
 from cloud_trainer.service.words import RobotWords
 from cloud_trainer.store.protocols import (
@@ -36,7 +36,7 @@ from cloud_trainer.store.protocols import (
 from gymnast_core.bounds import parsed_object
 from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.job import FINAL_STATES, JobEvent
-from gymnast_core.signing import EVERY_ROBOT
+from gymnast_core.records.signing import EVERY_ROBOT
 from gymnast_core.types import Outcome
 from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c
 from gymnast_core.wire.errors import (

@@ -11,8 +11,8 @@ from typing import Any
 
 from cloud_trainer.service.config import Limits
 from gymnast_core.errors import CheckpointError
-from gymnast_core.manifest import Manifest
-from gymnast_core.weights import check_safetensors_file
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.weights import check_safetensors_file
 from gymnast_core.wire.codec import Chunk
 from gymnast_core.wire.errors import DigestError, InvalidMessageError, OffsetError, SizeError, TooLargeError
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloud_trainer.service.trail import Trails
+from cloud_trainer.records.trail import Trails
 from gymnast_core.authority import Who
 
 LOG = logging.getLogger(__name__)

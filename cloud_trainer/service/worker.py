@@ -15,7 +15,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import BlobStore, JobRow, JobStore, MetaStore
 from gymnast_core.errors import GymnastError
 from gymnast_core.job import INTERACTIVE
-from gymnast_core.signing import Release
+from gymnast_core.records.signing import Release
 
 LOG = logging.getLogger(__name__)
 _LEASE_S = 30.0

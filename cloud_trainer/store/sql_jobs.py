@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from cloud_trainer.store.database import JOB_EVENTS, JOBS, Database
 from cloud_trainer.store.protocols import JobEnd, JobRow, new_job_id
 from gymnast_core.job import BACKGROUND, FINAL_STATES, INTERACTIVE, JobEvent, JobState
-from gymnast_core.manifest import canonical_json
+from gymnast_core.records.manifest import canonical_json
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
 
 _SECOND_NS = 1_000_000_000

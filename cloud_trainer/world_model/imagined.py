@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cloud_trainer.world_model.checkpoint import ARCHITECTURE, load_world_model
-from cloud_trainer.world_model.codec import build_codec
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
-from cloud_trainer.world_model.env import WorldModelEnv, WorldModelEnvConfig
-from cloud_trainer.world_model.sampler import SamplerConfig
-from cloud_trainer.world_model.starts import start_from_episode
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
+from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact.model import CompactWorldModel
+from cloud_trainer.world_model.dit.checkpoint import ARCHITECTURE, load_world_model
+from cloud_trainer.world_model.dit.codec import build_codec
+from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
+from cloud_trainer.world_model.dit.sampler import SamplerConfig
+from cloud_trainer.world_model.dit.starts import start_from_episode
 from gymnast_core.env import Env
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
 
 

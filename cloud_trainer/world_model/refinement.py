@@ -10,18 +10,19 @@ from typing import Any, Protocol
 import torch
 
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
-from cloud_trainer.world_model import checkpoint, compact_model
-from cloud_trainer.world_model.checkpoint import load_world_model
-from cloud_trainer.world_model.codec import build_codec
-from cloud_trainer.world_model.compact_data import Clips, clips_of
-from cloud_trainer.world_model.compact_model import CompactWorldModel
-from cloud_trainer.world_model.compact_train import WorldModelTraining, train_world_model
+from cloud_trainer.world_model.compact import model as compact_model
+from cloud_trainer.world_model.compact.data import Clips, clips_of
+from cloud_trainer.world_model.compact.model import CompactWorldModel
+from cloud_trainer.world_model.compact.train import WorldModelTraining, train_world_model
 from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import MemorySource, Origin, SourceInfo
-from cloud_trainer.world_model.distributed import Place
-from cloud_trainer.world_model.trainer import TrainConfig, Trainer
+from cloud_trainer.world_model.dit import checkpoint
+from cloud_trainer.world_model.dit.checkpoint import load_world_model
+from cloud_trainer.world_model.dit.codec import build_codec
+from cloud_trainer.world_model.dit.distributed import Place
+from cloud_trainer.world_model.dit.trainer import TrainConfig, Trainer
 from gymnast_core.errors import CheckpointError
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
 
 LONGEST_CLIP = 10

@@ -15,20 +15,21 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from cloud_trainer.world_model import checkpoint, compact_model, starts
-from cloud_trainer.world_model.actions import condition
-from cloud_trainer.world_model.audit_cases import EnvDreamer, dit_dreamer
-from cloud_trainer.world_model.checkpoint import WorldModel, load_world_model
-from cloud_trainer.world_model.codec import Codec, build_codec
-from cloud_trainer.world_model.compact_data import Clips, StartState, clips_of, median_background, starts_of
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
-from cloud_trainer.world_model.env import WorldModelEnv, WorldModelEnvConfig
-from cloud_trainer.world_model.sampler import SamplerConfig
+from cloud_trainer.world_model.audit.cases import EnvDreamer, dit_dreamer
+from cloud_trainer.world_model.compact import model as compact_model
+from cloud_trainer.world_model.compact.data import Clips, StartState, clips_of, median_background, starts_of
+from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact.model import CompactWorldModel
+from cloud_trainer.world_model.dit import checkpoint, starts
+from cloud_trainer.world_model.dit.actions import condition
+from cloud_trainer.world_model.dit.checkpoint import WorldModel, load_world_model
+from cloud_trainer.world_model.dit.codec import Codec, build_codec
+from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
+from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from gymnast_core.env import Env
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.placement import device_of
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode
 

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def summarise(trials: Mapping[str, Trials], versions: Sequence[str]) -> dict[str, Any]:
     """{policies: [{id, successes, n, interval, tasks, difference}]}; the difference is paired, to the first version."""
     from gymnast_cli.results import counts, difference
-    from gymnast_core.statistics import wilson_interval
+    from gymnast_core.evaluation.statistics import wilson_interval
 
     rows = []
     for version in versions:
@@ -98,7 +98,7 @@ def table(policies: Sequence[Mapping[str, Any]], scene: str) -> Table:
 
 def cells(count: Mapping[str, Any], change: Mapping[str, float] | None) -> list[str]:
     """successes/n, the rate with its interval, and the paired difference."""
-    from gymnast_core.statistics import wilson_interval
+    from gymnast_core.evaluation.statistics import wilson_interval
 
     unlabelled = f" ({count['unlabelled']} not labelled)" if count["unlabelled"] else ""
     if not count["n"]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cloud_trainer.judge.trust import TrustReport
-    from cloud_trainer.world_model.compact_data import Clips
+    from cloud_trainer.world_model.compact.data import Clips
     from cloud_trainer.world_model.worlds import World
     from gymnast_core.judge import Verdict
     from gymnast_core.types import RolloutBatch
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.judge.choice import read_judge
     from cloud_trainer.judge.learned import JudgeConfig
     from cloud_trainer.judge.trust import compare, require_trusted
-    from cloud_trainer.world_model.compact_data import clips_of
+    from cloud_trainer.world_model.compact.data import clips_of
     from cloud_trainer.world_model.worlds import load_world
     from gymnast_cli.commands.wm import labelled_episodes
     from gymnast_core.errors import NotTrustedError
@@ -99,7 +99,7 @@ def _rollouts(clips: Clips, world: World | None, seed: int) -> RolloutBatch:
     """The recordings, or what the world model makes of them."""
     import numpy as np
 
-    from cloud_trainer.jobs.imagine import replay_clips
+    from cloud_trainer.practice.imagine import replay_clips
     from gymnast_core.types import RolloutBatch
 
     if world is not None:

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _run_job(args: argparse.Namespace, shelves: Shelves, context: JobContext) -> Mapping[str, Any]:
     """Do one job in a process of its own, and keep what it made."""
-    from cloud_trainer.jobs.replay_watch import record_rows
+    from cloud_trainer.flows.replay_watch import record_rows
     from cloud_trainer.jobs.runner import JobInputs, run_in_process
     from cloud_trainer.store.tenants import LEDGER, tenant_folder
 
@@ -129,7 +129,7 @@ def _policy(args: argparse.Namespace, console: Console) -> PolicyServicer | None
 def _recorded(context: JobContext) -> Iterator[Recorded]:
     """The episodes of a job: those it names, or everything that may be learned from."""
     from cloud_trainer.jobs.runner import Recorded
-    from gymnast_core.purpose import is_measurement
+    from gymnast_core.evaluation.purpose import is_measurement
 
     named = context.job.spec.get("episodes") if context.job.kind == "replay" else None
     for row in context.episodes.all():
@@ -148,7 +148,7 @@ def _can_replay(service: Service, shelves: Shelves, tenant: str, policy: str) ->
 @contextlib.contextmanager
 def _beside(service: Service, args: argparse.Namespace, shelves: Shelves, console: Console) -> Iterator[None]:
     """The operator's page and the watch for evaluations, as long as the service runs."""
-    from cloud_trainer.jobs.replay_watch import ReplayWatch
+    from cloud_trainer.flows.replay_watch import ReplayWatch
     from cloud_trainer.jobs.submission import check_submission
     from cloud_trainer.store.tenants import LEDGER, tenant_folder
 

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, peer
 from gymnast_core.errors import ConfigError
-from gymnast_core.signing import EVERY_ROBOT
+from gymnast_core.records.signing import EVERY_ROBOT
 
 if TYPE_CHECKING:
-    from gymnast_core.signing import Release, SignedDocument
+    from gymnast_core.records.signing import Release, SignedDocument
     from gymnast_ros.uplink import WeightsClient
 
 
@@ -117,7 +117,7 @@ def _list(weights: WeightsClient, args: argparse.Namespace, console: Console) ->
 
 
 def _fetch(weights: WeightsClient, args: argparse.Namespace, console: Console) -> int:
-    from gymnast_core.manifest import Manifest, canonical_json, write_checkpoint
+    from gymnast_core.records.manifest import Manifest, canonical_json, write_checkpoint
     from gymnast_ros.uplink.download import BlobDownload
     from gymnast_ros.uplink.link import Link
 
@@ -174,7 +174,7 @@ def _releases_and_words(weights: WeightsClient, args: argparse.Namespace) -> tup
 
 def _verified(document: SignedDocument, args: argparse.Namespace) -> Release:
     """The release, if a key of our identity signed it; with --insecure nobody vouches for anything."""
-    from gymnast_core.signing import Release
+    from gymnast_core.records.signing import Release
 
     _, identity = peer(args)
     return Release.from_bytes(document.payload if identity is None else identity.trusted_keys().verify(document))

@@ -19,7 +19,7 @@ from gymnast_core.errors import ConfigError, NotTrustedError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cloud_trainer.world_model.audit import AuditReport
+    from cloud_trainer.world_model.audit.audit import AuditReport
     from cloud_trainer.world_model.worlds import World
     from gymnast_core.types import Episode
 
@@ -72,8 +72,8 @@ def _bounds(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.jobs.calibrated import GATES, write_bounds
     from cloud_trainer.jobs.gates import TRACKER_EPISODES
     from cloud_trainer.judge.learned import LearnedJudge
-    from cloud_trainer.world_model.audit_cases import imagine_cases, spread_over
-    from cloud_trainer.world_model.metrics import GripperTracker
+    from cloud_trainer.world_model.audit.cases import imagine_cases, spread_over
+    from cloud_trainer.world_model.audit.metrics import GripperTracker
     from cloud_trainer.world_model.worlds import load_world
     from gymnast_cli.stages import Stages
 
@@ -101,7 +101,7 @@ def _not_learned_from(episodes: list[Episode], checkpoints: tuple[Path, ...]) ->
     Raises:
         ConfigError: one did.
     """
-    from gymnast_core.manifest import read_manifest
+    from gymnast_core.records.manifest import read_manifest
 
     for checkpoint in checkpoints:
         taught = set(read_manifest(checkpoint).lineage.get("episodes", ()))
@@ -115,9 +115,9 @@ def _not_learned_from(episodes: list[Episode], checkpoints: tuple[Path, ...]) ->
 def _audit(args: argparse.Namespace, console: Console) -> int:
     """Audit; 3 when reinforcement learning would be refused, or the parent is better."""
     from cloud_trainer.judge.learned import LearnedJudge
-    from cloud_trainer.world_model.audit import require_no_worse, require_trust
-    from cloud_trainer.world_model.audit_bounds import PARTS, AuditConfig
-    from cloud_trainer.world_model.audit_run import run_audit
+    from cloud_trainer.world_model.audit.audit import require_no_worse, require_trust
+    from cloud_trainer.world_model.audit.bounds import PARTS, AuditConfig
+    from cloud_trainer.world_model.audit.run import run_audit
     from cloud_trainer.world_model.worlds import load_world
 
     config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)
@@ -203,7 +203,7 @@ def table(report: AuditReport) -> Table:
     """The bounded numbers for people."""
     from rich.table import Table
 
-    from cloud_trainer.world_model.audit import scalars
+    from cloud_trainer.world_model.audit.audit import scalars
 
     shown = Table(title=f"Audit of {report.model}")
     for column in ("bound", "measured", "demanded", ""):

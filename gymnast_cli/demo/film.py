@@ -26,7 +26,7 @@ def film(before: Path, after: Path, jobs: Sequence[Path]) -> ReportMedia:
     Args:
         before: checkpoint folder of the base policy.
         after: checkpoint folder of the trained one.
-        jobs: job folders of the trainer, see cloud_trainer.jobs.dreams.
+        jobs: job folders of the trainer, see cloud_trainer.practice.dreams.
     """
     env = SimEnv(image_size=256)
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cloud_trainer.jobs.ledger import CalibrationLedger
+from cloud_trainer.records.ledger import CalibrationLedger
 from cloud_trainer.store.tenants import LEDGER
 from gymnast_cli.commands.ttt import progress
 from gymnast_cli.demo.config import TASKS, DemoConfig
@@ -24,7 +24,7 @@ from gymnast_cli.pretrain import pretrain
 from gymnast_cli.report import write_report
 from gymnast_cli.results import Trials, counts, difference
 from gymnast_cli.stages import Advance, Stages
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_ros.uplink.adaptation import Terms
 
 

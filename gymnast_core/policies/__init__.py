@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from gymnast_core.errors import CheckpointError, GymnastError
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policy import Policy
+from gymnast_core.records.manifest import read_manifest
 
 ARCHITECTURES = {
     "compact_policy": "gymnast_core.policies.compact:CompactPolicy",

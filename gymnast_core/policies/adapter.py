@@ -14,8 +14,8 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.policy import Policy
+from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Observation
 
 if TYPE_CHECKING:

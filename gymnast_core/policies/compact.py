@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
 from gymnast_core.images import area_downsample
-from gymnast_core.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policies.vision import Film, KeypointEncoder
+from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation
 
 ARCHITECTURE = "compact_policy"

@@ -10,11 +10,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.manifest import Manifest, read_manifest
 from gymnast_core.policies import Servable, load_policy
 from gymnast_core.policies.adapter import ARCHITECTURE, Adapter, LoraSettings, TrainableAdapter
 from gymnast_core.policies.placement import device_of
 from gymnast_core.policy import Policy
+from gymnast_core.records.manifest import Manifest, read_manifest
 from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Observation
 
 

@@ -14,8 +14,8 @@ from gymnast_core.errors import (
     StorageError,
     TransientBridgeError,
 )
-from gymnast_core.signing import DowngradeError, ExpiredError, NotForThisRobotError, NotSignedError
-from gymnast_core.weights import NotSafetensorsError
+from gymnast_core.records.signing import DowngradeError, ExpiredError, NotForThisRobotError, NotSignedError
+from gymnast_core.records.weights import NotSafetensorsError
 
 
 class InvalidIdError(RejectedBridgeError):

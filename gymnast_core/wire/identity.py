@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import ConfigError
-from gymnast_core.signing import TrustedKeys
+from gymnast_core.records.signing import TrustedKeys
 
 CERTIFICATE, KEY, AUTHORITY, TRUST = "cert.pem", "key.pem", "ca.pem", "trust.pub"
 ROLES = ("robot", "operator", "trainer", "admin", "server")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gymnast_core.arm.kinematics import forward
+from gymnast_core.arm.targets import EndEffectorTarget, proprioception
 from gymnast_core.errors import SafetyError, StaleCommandError
-from gymnast_core.kinematics import forward
 from gymnast_core.spec import JOINT_NAMES, RobotSpec
-from gymnast_core.targets import EndEffectorTarget, proprioception
 from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.contract import VendorRobot
 

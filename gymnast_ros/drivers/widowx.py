@@ -14,10 +14,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from gymnast_core.arm.kinematics import forward, inverse
+from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.errors import SafetyError, StaleCommandError, UnreachableError
-from gymnast_core.kinematics import forward, inverse
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
-from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.arrival import why_not_at
 from gymnast_ros.drivers.contract import VendorRobot

@@ -14,14 +14,14 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from gymnast_core.envelope import Envelope
+from gymnast_core.arm.command_gate import ArmState
+from gymnast_core.arm.envelope import Envelope
+from gymnast_core.arm.limits import hard_limits
+from gymnast_core.arm.mark import ForeignError
+from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.errors import EstopLatchedError, ShapeError
-from gymnast_core.limits import hard_limits
-from gymnast_core.mark import ForeignError
 from gymnast_core.pulse import Pulse
-from gymnast_core.safety import ArmState
 from gymnast_core.spec import BASE_FRAME, JOINT_NAMES
-from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import ByteArray, FloatArray
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics

@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.signing import TrustedKeys
+from gymnast_core.records.signing import TrustedKeys
 from gymnast_ros.nodes import adaptation, messages, topics
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.nodes.orders import OrderTaker

@@ -20,7 +20,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from gymnast_core.cameras import CameraLimits, CameraWatch, Frame
+from gymnast_core.arm.cameras import CameraLimits, CameraWatch, Frame
 from gymnast_core.errors import ConfigError, CorruptError, ShapeError
 from gymnast_core.pictures import decode_picture
 from gymnast_core.types import ByteArray

@@ -185,8 +185,8 @@ class GraphClient(GraphPort):
         Args:
             checkpoint_id: one that has passed its check.
             probation_episodes: good episodes it then needs before it is trusted; None leaves the robot's setting.
-            scene: fingerprint (gymnast_core.scene) of the one scene it drives in, recognised by the first image of
-                every episode; what runs now drives everywhere else. None is everywhere.
+            scene: fingerprint (gymnast_core.evaluation.scene) of the one scene it drives in, recognised by the first
+                image of every episode; what runs now drives everywhere else. None is everywhere.
             timeout_s: longest wait until it is in force.
         """
         asked = -1 if probation_episodes is None else probation_episodes

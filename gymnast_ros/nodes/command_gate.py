@@ -19,10 +19,10 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
+from gymnast_core.arm.command_gate import Command, CommandGate, Decision, GateState
+from gymnast_core.arm.flight import Named
 from gymnast_core.errors import ConfigError, ShapeError
-from gymnast_core.flight import Named
 from gymnast_core.pulse import Pulse
-from gymnast_core.safety import Command, CommandGate, Decision, GateState
 from gymnast_core.spec import JOINT_NAMES
 from gymnast_ros.graph import REFUSED
 from gymnast_ros.keyring import Keyring

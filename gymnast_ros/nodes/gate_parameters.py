@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gymnast_core.arm.command_gate import GateLimits
 from gymnast_core.errors import ConfigError
-from gymnast_core.safety import GateLimits
 from gymnast_ros.nodes.runtime import Settings
 
 ENVELOPE = (

@@ -10,8 +10,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
+from gymnast_core.arm.command_gate import ArmState
 from gymnast_core.errors import StaleCommandError
-from gymnast_core.safety import ArmState
 from gymnast_core.types import FloatArray
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics

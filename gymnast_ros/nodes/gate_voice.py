@@ -9,8 +9,8 @@ from pathlib import Path
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from gymnast_core.flight import FlightRecorder, Note
-from gymnast_core.safety import CommandGate, GateState
+from gymnast_core.arm.command_gate import CommandGate, GateState
+from gymnast_core.arm.flight import FlightRecorder, Note
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.marked import MarkedJson

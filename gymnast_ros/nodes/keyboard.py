@@ -11,8 +11,8 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
+from gymnast_core.arm.teleop import Keyboard
 from gymnast_core.errors import ConfigError
-from gymnast_core.teleop import Keyboard
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.runtime import run
 

@@ -1,4 +1,4 @@
-"""Topics on which a graph's processes believe only each other: messages bear a mark, see gymnast_core.mark.
+"""Topics on which a graph's processes believe only each other: messages bear a mark, see gymnast_core.arm.mark.
 
 Plain ROS tools read them as before: the mark rides behind the frame id of a JointState, and as one more field of a
 JSON object.
@@ -16,7 +16,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
-from gymnast_core.mark import ForeignError, MarkChecker, Marker
+from gymnast_core.arm.mark import ForeignError, MarkChecker, Marker
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages
 from gymnast_ros.nodes.ears import listen

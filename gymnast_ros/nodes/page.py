@@ -14,7 +14,7 @@ from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError
-from gymnast_core.journal import Journal
+from gymnast_core.records.journal import Journal
 from gymnast_core.web.auth import Gate, LoginError, User
 from gymnast_core.web.server import PageServer
 from gymnast_ros.keyring import Keyring, re_arm_word

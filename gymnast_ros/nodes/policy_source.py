@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from gymnast_core.errors import BridgeError, CheckpointError, ConfigError
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import architecture, serve_policy
 from gymnast_core.policy import Policy
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.graph import REMOTE
 from gymnast_ros.nodes.scene_policy import ScenePolicy

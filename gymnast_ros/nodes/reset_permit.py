@@ -13,8 +13,8 @@ import time
 
 from std_srvs.srv import Trigger
 
+from gymnast_core.arm.mark import ForeignError, MarkChecker, Marker
 from gymnast_core.errors import ShapeError
-from gymnast_core.mark import ForeignError, MarkChecker, Marker
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.runtime import Settings

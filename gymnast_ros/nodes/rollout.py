@@ -16,8 +16,8 @@ from std_srvs.srv import Trigger
 
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
+from gymnast_core.evaluation.purpose import TRIALS
 from gymnast_core.policy import Policy
-from gymnast_core.purpose import TRIALS
 from gymnast_ros.nodes.arming import Arming
 from gymnast_ros.nodes.conduct import ANSWER_S, EpisodeTeller
 from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner

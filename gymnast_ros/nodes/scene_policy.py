@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gymnast_core.episodes.writer import JPEG_QUALITY, encode_jpeg
+from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.pictures import decode_jpeg
 from gymnast_core.policy import Policy
-from gymnast_core.scene import Fingerprint
 from gymnast_core.types import ActionChunk, Observation
 
 SAME = 1.0
-"""Largest distance of two fingerprints of one scene, see gymnast_core.scene."""
+"""Largest distance of two fingerprints of one scene, see gymnast_core.evaluation.scene."""
 
 
 class ScenePolicy:

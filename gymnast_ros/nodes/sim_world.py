@@ -16,11 +16,11 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from gymnast_core.arm.command_gate import ArmState
+from gymnast_core.arm.envelope import hold_action
+from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.env import Env
-from gymnast_core.envelope import hold_action
 from gymnast_core.errors import GymnastError
-from gymnast_core.safety import ArmState
-from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.spec import EnvSpec
-from gymnast_core.targets import EndEffectorTarget
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.scene import scene_named

@@ -13,9 +13,9 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
+from gymnast_core.arm.command_gate import ArmState
+from gymnast_core.arm.teleop import Event, Mapping, Stick
 from gymnast_core.errors import ConfigError
-from gymnast_core.safety import ArmState
-from gymnast_core.teleop import Event, Mapping, Stick
 from gymnast_ros.keyring import Keyring, re_arm_word
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import from_target

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-from gymnast_core.cameras import Frame
+from gymnast_core.arm.cameras import Frame
+from gymnast_core.arm.command_gate import ArmState
 from gymnast_core.errors import SafetyError
-from gymnast_core.safety import ArmState
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.reading import ArmReading

@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from gymnast_core.errors import ContractError, GymnastError, StorageError
-from gymnast_core.journal import Journal
+from gymnast_core.records.journal import Journal
 from gymnast_core.web.auth import Gate, User
 from gymnast_core.web.site import Site
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CheckpointError
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_ros.shadow.check import ShadowReport
 from gymnast_ros.shadow.observations import has_recordings
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_ros.shadow.check import ShadowReport, shadow_check
 from gymnast_ros.shadow.observations import neutral_observation, recorded_observations
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from gymnast_core.arm.kinematics import forward, inverse
+from gymnast_core.arm.targets import DEFAULT_ROTATION, EndEffectorTarget, proprioception
 from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import EpisodeOverError, UnreachableError
-from gymnast_core.kinematics import forward, inverse
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
-from gymnast_core.targets import DEFAULT_ROTATION, EndEffectorTarget, proprioception
 from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
 from gymnast_ros.sim import scene as scenes
 from gymnast_ros.sim.tasks import Layout, Oracle, Task, draw_layout, task_for

@@ -1,6 +1,6 @@
 """What stands on the table and how it is seen: one MJCF of primitive shapes, generated from a SceneConfig.
 
-The arm has the exact joint axes, limits and gripper point of the WidowX 250s (gymnast_core.kinematics holds the
+The arm has the exact joint axes, limits and gripper point of the WidowX 250s (gymnast_core.arm.kinematics holds the
 same numbers as screw axes); its looks are boxes and capsules of our own. Metres, radians, kilograms.
 """
 

@@ -13,8 +13,8 @@ import grpc
 
 from gymnast_core.errors import CorruptError, RejectedBridgeError, TransientBridgeError
 from gymnast_core.job import JobEvent, JobView
-from gymnast_core.manifest import read_checkpoint
-from gymnast_core.signing import SignedDocument
+from gymnast_core.records.manifest import read_checkpoint
+from gymnast_core.records.signing import SignedDocument
 from gymnast_core.types import Outcome
 from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
 from gymnast_core.wire.errors import NotFoundError

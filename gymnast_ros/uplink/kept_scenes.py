@@ -10,7 +10,7 @@ from typing import Any
 
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CheckpointError, ShapeError
-from gymnast_core.scene import Fingerprint
+from gymnast_core.evaluation.scene import Fingerprint
 
 FOLDER = "scenes"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, move_durably, sync_file, sync_folder, write_durably
 from gymnast_core.errors import CheckpointError, CorruptError
-from gymnast_core.manifest import (
+from gymnast_core.records.manifest import (
     MANIFEST_NAME,
     WEIGHTS_NAME,
     Manifest,
@@ -26,8 +26,8 @@ from gymnast_core.manifest import (
     read_manifest,
     verify_checkpoint,
 )
-from gymnast_core.signing import Release, SignedDocument, TrustedKeys, check_release
-from gymnast_core.weights import check_safetensors_file
+from gymnast_core.records.signing import Release, SignedDocument, TrustedKeys, check_release
+from gymnast_core.records.weights import check_safetensors_file
 from gymnast_ros.uplink.kept_scenes import keep_for, kept_for
 from gymnast_ros.uplink.store_state import Mandate, Probation, StoreState
 
@@ -114,7 +114,7 @@ class RobotStore:
         return self._path(checkpoint_id)
 
     def check(self, document: SignedDocument) -> Release:
-        """Verify a release before anything is fetched; see gymnast_core.signing.check_release.
+        """Verify a release before anything is fetched; see gymnast_core.records.signing.check_release.
 
         Raises:
             CheckpointError: one of its subclasses says why this robot may not act on it.

@@ -13,12 +13,12 @@ from typing import Any
 import grpc
 from blake3 import blake3
 
-from gymnast_core.delta import apply_delta
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.spool import Spool, SpoolEntry
 from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, GymnastError, TransientBridgeError
-from gymnast_core.manifest import WEIGHTS_NAME
-from gymnast_core.signing import DowngradeError, Release, SignedDocument
+from gymnast_core.records.delta import apply_delta
+from gymnast_core.records.manifest import WEIGHTS_NAME
+from gymnast_core.records.signing import DowngradeError, Release, SignedDocument
 from gymnast_core.wire.allocator import keep_freed_memory
 from gymnast_core.wire.codec import CHUNK_BYTES
 from gymnast_core.wire.errors import IdentityError

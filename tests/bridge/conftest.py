@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_core.episodes import Spool, write_episode
-from gymnast_core.manifest import write_checkpoint
+from gymnast_core.records.manifest import write_checkpoint
 from gymnast_core.types import Episode, Outcome
 
 

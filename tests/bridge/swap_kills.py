@@ -28,8 +28,8 @@ from blake3 import blake3
 from safetensors.numpy import save
 
 from gymnast_core.errors import CheckpointError
-from gymnast_core.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.signing import Release, SigningKey, TrustedKeys
+from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
+from gymnast_core.records.signing import Release, SigningKey, TrustedKeys
 from gymnast_ros.uplink.robot_store import RobotStore
 
 KEY = SigningKey.generate()

@@ -17,9 +17,9 @@ from gymnast_core.episodes import EpisodeHeader, EpisodeWriter, Spool
 from gymnast_core.episodes import messages as m
 from gymnast_core.episodes.messages import SCHEMA_VERSION, EpisodeEnd
 from gymnast_core.errors import CorruptError, GymnastError
-from gymnast_core.manifest import Manifest
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.weights import NotSafetensorsError, check_safetensors
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.weights import NotSafetensorsError, check_safetensors
 from gymnast_core.wire import errors as e
 from gymnast_core.wire.channel import domain_error, open_channel
 from gymnast_core.wire.codec import Chunk, crc32c, encode_upload

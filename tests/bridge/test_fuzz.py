@@ -18,12 +18,12 @@ from cloud_trainer.service.policy import observation_from
 from cloud_trainer.service.revocation import ISSUED, REVOKED, note_issued, read_revoked, revoke
 from cloud_trainer.service.server import _SERVICES
 from cloud_trainer.service.servicers import json_field
-from gymnast_core.delta import apply_delta, encode_delta
 from gymnast_core.episodes import Spool
 from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import CheckpointError, ConfigError, CorruptError, GymnastError
-from gymnast_core.manifest import Manifest
-from gymnast_core.signing import SignedDocument, SigningKey, TrustedKeys, check_release
+from gymnast_core.records.delta import apply_delta, encode_delta
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.signing import SignedDocument, SigningKey, TrustedKeys, check_release
 from gymnast_core.wire.codec import decode_upload
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 from gymnast_core.wire.identity import Peer, peer_of

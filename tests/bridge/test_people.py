@@ -11,9 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
+from cloud_trainer.records.trail import Trail
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
-from cloud_trainer.service.trail import Trail
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_meta import SqlMetaStore

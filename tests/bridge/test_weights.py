@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from gymnast_core.delta import apply_delta, encode_delta
 from gymnast_core.errors import CheckpointError, CorruptError
-from gymnast_core.manifest import read_checkpoint, write_checkpoint
-from gymnast_core.signing import DowngradeError, Release, SigningKey, TrustedKeys
+from gymnast_core.records.delta import apply_delta, encode_delta
+from gymnast_core.records.manifest import read_checkpoint, write_checkpoint
+from gymnast_core.records.signing import DowngradeError, Release, SigningKey, TrustedKeys
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.shadow import shadow_check
 from gymnast_ros.uplink import Identity, RobotStore, Uplink

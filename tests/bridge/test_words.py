@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from cloud_trainer.records.trail import Trails
 from cloud_trainer.service import words as words_module
-from cloud_trainer.service.trail import Trails
 from cloud_trainer.service.words import RobotWords
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.sql_meta import SqlMetaStore

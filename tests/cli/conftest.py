@@ -19,9 +19,9 @@ from cloud_trainer.store.tenants import PerTenant
 from gymnast_cli.main import main
 from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.errors import NotTrustedError
-from gymnast_core.manifest import read_manifest
-from gymnast_core.scene import SceneBook
-from gymnast_core.sequential import SequentialRule
+from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.sequential import SequentialRule
+from gymnast_core.records.manifest import read_manifest
 from gymnast_ros.bringup import Graph, GraphConfig
 from tests.cloud.learning_fakes import tiny_policy
 from tests.ros.conftest import GraphClient, wait_until  # noqa: F401  # rclpy, quietly

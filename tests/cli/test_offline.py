@@ -12,8 +12,8 @@ from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.judge.thresholds import Thresholds
 from gymnast_cli.main import main
 from gymnast_core.episodes import write_episode
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import load_policy
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_world_model
 from tests.cloud.openai_server import OpenAiServer, grade

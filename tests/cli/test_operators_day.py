@@ -9,7 +9,7 @@ import pytest
 
 from cloud_trainer.service import OrderedRobot
 from cloud_trainer.service.orders import OrderError
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from tests.cli.conftest import SHIPPED, Run, Stack
 from tests.ros.conftest import GraphClient, wait_until
 

@@ -17,7 +17,7 @@ from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.world_model.data.video import read_video, write_video
 from gymnast_cli.main import main
 from gymnast_core.episodes import write_episode
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.shipped import shipped_checkpoints
 from tests.cloud.learning_fakes import episode as recording
 from tests.cloud.learning_fakes import tiny_world_model

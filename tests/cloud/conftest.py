@@ -9,8 +9,8 @@ import torch
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.judge.thresholds import Thresholds
-from cloud_trainer.world_model.compact_data import clips_of, median_background
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.compact.data import clips_of, median_background
+from cloud_trainer.world_model.compact.model import CompactWorldModel
 from gymnast_core.episodes import read_episode, read_summary, write_episode
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.env import SimEnv

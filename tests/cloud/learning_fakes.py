@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cloud_trainer.world_model.compact_model import CompactWorldModel
-from cloud_trainer.world_model.compact_network import CompactWorldModelConfig, CompactWorldNetwork
+from cloud_trainer.world_model.compact.model import CompactWorldModel
+from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
 from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
 from gymnast_core.types import Episode, Outcome

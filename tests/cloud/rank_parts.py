@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.grpo.scored import Scored
 from cloud_trainer.jobs.adaptation import anchored
-from cloud_trainer.jobs.fsdp import from_rank_zero, learn, read_message, write_message
-from cloud_trainer.jobs.grpo_job import GrpoJob
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo.scored import Scored
+from cloud_trainer.practice.grpo_job import GrpoJob
+from cloud_trainer.practice.ray.fsdp import from_rank_zero, learn, read_message, write_message
 from cloud_trainer.progress import CancelledError, never, silent
-from cloud_trainer.world_model.compact_data import clips_of
+from cloud_trainer.world_model.compact.data import clips_of
 from gymnast_core.policies.compact import CompactPolicy
 from gymnast_core.types import RolloutBatch
 from tests.cloud.learning_fakes import episode

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.grpo.config import GrpoConfig
 from cloud_trainer.jobs.adaptation import check_request, frame_anchor, iterations_within
 from cloud_trainer.jobs.forgetting import Forgetting, ForgettingCheck, load_batched
-from cloud_trainer.jobs.sharded import local_sampler
-from cloud_trainer.jobs.train import run_grpo
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.sharded import local_sampler
+from cloud_trainer.practice.train import run_grpo
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Verdict
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.adapter import ADAPTER_OF, LoraSettings
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world
 

@@ -10,10 +10,10 @@ import torch
 from cloud_trainer.sft.trainer import SftConfig, SftTrainer, action_bins_of, sft_loss, train_sft
 from cloud_trainer.sft.windows import mix, windows_from_episodes
 from gymnast_core.errors import CheckpointError, ContractError, ShapeError
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import load_policy
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicyConfig, _draw
 from gymnast_core.policies.text import bag_of_words
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Observation
 from tests.cloud.learning_fakes import episode, tiny_policy
 from tests.contracts.policy_contract import PolicyContract

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.compact.model import CompactWorldModel
 from gymnast_cli.pretrain import CAMERA_MATRIX
 from gymnast_cli.pretrain_data import Order, fill, load_episodes, save_episodes
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import load_policy
+from gymnast_core.records.manifest import read_manifest
 from gymnast_ros.sim.env import mujoco  # which chooses the renderer before it imports it
 from gymnast_ros.sim.scene import STANDARD, mjcf
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.jobs.imagine import RecordedActions, imagine, replay_clips
-from cloud_trainer.world_model.compact_data import clips_of, join, looking_into, median_background, starts_of
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
-from cloud_trainer.world_model.compact_model import CompactWorldModel
-from cloud_trainer.world_model.compact_network import pose_maps
-from cloud_trainer.world_model.compact_train import (
+from cloud_trainer.practice.imagine import RecordedActions, imagine, replay_clips
+from cloud_trainer.world_model.compact.data import clips_of, join, looking_into, median_background, starts_of
+from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact.model import CompactWorldModel
+from cloud_trainer.world_model.compact.network import pose_maps
+from cloud_trainer.world_model.compact.train import (
     WorldModelTrainer,
     WorldModelTraining,
     draw_windows,

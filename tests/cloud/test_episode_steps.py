@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud_trainer.grpo.log_probs import rollout_log_probs
 from cloud_trainer.jobs.adapt import adapt
-from cloud_trainer.jobs.dreams import read_rollouts
-from cloud_trainer.jobs.imagine import RecordedActions, imagine_from, replay_clips
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import practice_steps
 from cloud_trainer.jobs.runner import Recorded
+from cloud_trainer.practice.dreams import read_rollouts
+from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
+from cloud_trainer.practice.imagine import RecordedActions, imagine_from, replay_clips
 from cloud_trainer.sft.windows import windows_from_rollouts
-from cloud_trainer.world_model.checkpoint import save_world_model
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
+from cloud_trainer.world_model.dit.checkpoint import save_world_model
 from gymnast_core.episodes import read_episode, write_episode
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from tests.cloud.jobs import TINY, job_of
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world
 from tests.cloud.test_worlds import DREAM, QUICK, save_dit

@@ -8,9 +8,9 @@ import torch
 import torch.multiprocessing
 from safetensors.torch import load_file
 
-from cloud_trainer.jobs.fsdp import read_message, write_message
-from cloud_trainer.jobs.train import run_grpo
-from gymnast_core.manifest import read_manifest
+from cloud_trainer.practice.ray.fsdp import read_message, write_message
+from cloud_trainer.practice.train import run_grpo
+from gymnast_core.records.manifest import read_manifest
 from tests.cloud.learning_fakes import tiny_policy
 from tests.cloud.rank_parts import CHOICES, Planted, job_of, rank_main
 

@@ -24,16 +24,16 @@ from cloud_trainer.jobs.gates import (
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.judge.drift import kept_reference
 from cloud_trainer.progress import silent
-from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
-from cloud_trainer.world_model.audit_cases import AuditCase, imagine_cases
-from cloud_trainer.world_model.audit_run import run_audit
-from cloud_trainer.world_model.audit_statistics import obedience
-from cloud_trainer.world_model.compact_data import clips_of
-from cloud_trainer.world_model.compact_model import CompactWorldModel
+from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
+from cloud_trainer.world_model.audit.cases import AuditCase, imagine_cases
+from cloud_trainer.world_model.audit.run import run_audit
+from cloud_trainer.world_model.audit.statistics import obedience
+from cloud_trainer.world_model.compact.data import clips_of
+from cloud_trainer.world_model.compact.model import CompactWorldModel
 from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.judge import Verdict
-from gymnast_core.manifest import Manifest
+from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_world, tiny_world_model
 

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.grpo.advantage import group_advantages, informative_groups
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.grpo.log_probs import rollout_log_probs
-from cloud_trainer.grpo.loss import clipped_loss, length_weights
-from cloud_trainer.grpo.scored import Scored
-from cloud_trainer.grpo.trainer import GrpoTrainer
-from cloud_trainer.jobs.imagine import imagine
-from cloud_trainer.jobs.sharded import local_sampler
-from cloud_trainer.jobs.train import judged, run_grpo
+from cloud_trainer.practice.grpo.advantage import group_advantages, informative_groups
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
+from cloud_trainer.practice.grpo.loss import clipped_loss, length_weights
+from cloud_trainer.practice.grpo.scored import Scored
+from cloud_trainer.practice.grpo.trainer import GrpoTrainer
+from cloud_trainer.practice.imagine import imagine
+from cloud_trainer.practice.sharded import local_sampler
+from cloud_trainer.practice.train import judged, run_grpo
 from cloud_trainer.progress import CancelledError
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
-from cloud_trainer.world_model.compact_env import CompactWorldModelEnv
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
+from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.judge import Verdict
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world, tiny_world_model
 

@@ -14,8 +14,8 @@ from cloud_trainer.jobs.reinforce import ground_of, told_starts
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import trainable
+from gymnast_core.records.manifest import read_manifest
 from tests.cloud.jobs import TINY, in_another_scene, job_of
 from tests.cloud.openai_server import OpenAiServer, frames_in, grade
 

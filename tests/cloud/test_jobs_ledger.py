@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cloud_trainer.jobs.ledger import CalibrationLedger, LedgerRow, calibration_of
+from cloud_trainer.records.ledger import CalibrationLedger, LedgerRow, calibration_of
 from gymnast_core.errors import ContractError, CorruptError
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Episode, Outcome

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from cloud_trainer.jobs.provenance import (
+from cloud_trainer.records.provenance import (
     explain,
     record_checkpoint,
     record_dataset,
     record_episode,
     record_label,
 )
-from gymnast_core.manifest import Manifest
-from gymnast_core.provenance import ProvenanceError, ProvenanceGraph
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.provenance import ProvenanceError, ProvenanceGraph
 
 
 @pytest.fixture

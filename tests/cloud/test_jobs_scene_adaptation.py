@@ -2,9 +2,9 @@
 
 import pytest
 
-from cloud_trainer.jobs.adaptation_engine import Budget, FlowError, SceneRequest
-from cloud_trainer.jobs.adaptation_view import Stage
-from cloud_trainer.jobs.scene_adaptation import Adaptations, SceneAdaptation
+from cloud_trainer.flows.adaptation_engine import Budget, FlowError, SceneRequest
+from cloud_trainer.flows.adaptation_view import Stage
+from cloud_trainer.flows.scene_adaptation import Adaptations, SceneAdaptation
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.errors import ConfigError
 from tests.console.conftest import SteeredEngine, wait_for

@@ -9,9 +9,9 @@ from cloud_trainer.judge.examples import Examples, examples_from_episodes, examp
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.judge.thresholds import Thresholds, calibrate, calibration_report, choose_thresholds
 from cloud_trainer.judge.training import JudgeTrainer, JudgeTraining, _balanced, train_judge
-from cloud_trainer.world_model.compact_data import clips_of
+from cloud_trainer.world_model.compact.data import clips_of
 from gymnast_core.errors import ConfigError
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Outcome, RolloutBatch
 from tests.cloud.learning_fakes import episode, tiny_world
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.grpo.off_policy import OffPolicy, VersionLog, corrected, importance_weights, is_fresh_enough
-from cloud_trainer.grpo.trainer import GrpoTrainer
-from cloud_trainer.jobs.grpo_job import GrpoJob
-from cloud_trainer.jobs.pieces import Ground, Recipe
-from cloud_trainer.jobs.pipelined import PipelinedSampler
-from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo.off_policy import OffPolicy, VersionLog, corrected, importance_weights, is_fresh_enough
+from cloud_trainer.practice.grpo.trainer import GrpoTrainer
+from cloud_trainer.practice.grpo_job import GrpoJob
+from cloud_trainer.practice.pieces import Ground, Recipe
+from cloud_trainer.practice.pipelined import PipelinedSampler
+from cloud_trainer.practice.sharded import LocalPool, ShardedSampler
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.policies.compact import CompactPolicy

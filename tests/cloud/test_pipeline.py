@@ -18,7 +18,7 @@ from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import SHARES, split_of
 from cloud_trainer.progress import CancelledError, never
 from gymnast_core.errors import ConfigError, NotTrustedError
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from tests.cloud.jobs import TINY, in_another_scene, job_of
 
 

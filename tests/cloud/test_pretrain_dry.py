@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gymnast_cli.pretrain import DRY, pretrain
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 
 
 def test_every_stage_runs_and_a_second_call_makes_nothing_again(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ import pytest
 import ray
 import torch
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.jobs.grpo_job import GrpoJob
-from cloud_trainer.jobs.pieces import Ground
-from cloud_trainer.jobs.ray_backend import run_on_ray
-from cloud_trainer.jobs.ray_learner import FsdpConfig, run_on_ray_train
-from cloud_trainer.jobs.ray_pool import RayConfig, RayPool
-from cloud_trainer.jobs.sharded import LocalPool
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo_job import GrpoJob
+from cloud_trainer.practice.pieces import Ground
+from cloud_trainer.practice.ray.backend import run_on_ray
+from cloud_trainer.practice.ray.learner import FsdpConfig, run_on_ray_train
+from cloud_trainer.practice.ray.pool import RayConfig, RayPool
+from cloud_trainer.practice.sharded import LocalPool
 from cloud_trainer.progress import CancelledError
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from gymnast_core.errors import ConfigError, TransientBridgeError
 from tests.cloud.learning_fakes import episode, tiny_policy
 from tests.cloud.ray_parts import BrokenWorld, ParityJudge, PausingWorld, told_pid

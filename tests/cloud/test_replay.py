@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from cloud_trainer.flows.replay_watch import ReplayWatch, record_rows
 from cloud_trainer.jobs.job import Job
-from cloud_trainer.jobs.ledger import CalibrationLedger
 from cloud_trainer.jobs.replay import replay
-from cloud_trainer.jobs.replay_watch import ReplayWatch, record_rows
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.judge.thresholds import Thresholds
 from cloud_trainer.progress import never, silent
+from cloud_trainer.records.ledger import CalibrationLedger
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.episodes import write_episode
-from gymnast_core.purpose import is_measurement
+from gymnast_core.evaluation.purpose import is_measurement
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
 

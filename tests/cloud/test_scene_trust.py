@@ -22,7 +22,7 @@ from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.episodes import read_summary
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, CorruptError
-from gymnast_core.scene import SceneBook
+from gymnast_core.evaluation.scene import SceneBook
 from tests.cloud.jobs import TINY, job_of
 from tests.cloud.learning_fakes import episode
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.jobs.pieces import Ground, Recipe
-from cloud_trainer.jobs.policy_weights import load_weights, weights_of
-from cloud_trainer.jobs.sharded import LocalPool, ShardedSampler, shared_out
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.pieces import Ground, Recipe
+from cloud_trainer.practice.policy_weights import load_weights, weights_of
+from cloud_trainer.practice.sharded import LocalPool, ShardedSampler, shared_out
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.compact import CompactPolicy

@@ -5,11 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from cloud_trainer.jobs.instructions import paraphrases, proposed_instructions
-from cloud_trainer.jobs.scene_edits import ChangeBackground, ChangeColour, ChangeLight, PasteObjects, cut_out, load_edit
-from cloud_trainer.jobs.start_states import NovelConfig, novel_instruction, novel_scene, novel_starts
 from cloud_trainer.judge.client import Endpoint, EndpointClient
-from cloud_trainer.world_model.compact_data import StartState
+from cloud_trainer.practice.instructions import paraphrases, proposed_instructions
+from cloud_trainer.practice.scene_edits import (
+    ChangeBackground,
+    ChangeColour,
+    ChangeLight,
+    PasteObjects,
+    cut_out,
+    load_edit,
+)
+from cloud_trainer.practice.start_states import NovelConfig, novel_instruction, novel_scene, novel_starts
+from cloud_trainer.world_model.compact.data import StartState
 from gymnast_core.errors import ConfigError, RejectedBridgeError, ShapeError
 from tests.cloud.openai_server import OpenAiServer, frames_in, question_in
 
@@ -91,7 +98,7 @@ class Shrink:
 
 
 def test_plug_ins_are_loaded_by_name_and_held_to_the_contract():
-    edit = load_edit("cloud_trainer.jobs.scene_edits:ChangeLight", slope=0.0)
+    edit = load_edit("cloud_trainer.practice.scene_edits:ChangeLight", slope=0.0)
     assert edit == ChangeLight(slope=0.0)
     with pytest.raises(ConfigError, match=r"package\.module:Factory"):
         load_edit("cloud_trainer.nowhere:Paint")

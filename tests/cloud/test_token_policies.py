@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.grpo.config import GrpoConfig
-from cloud_trainer.grpo.scored import Scored
-from cloud_trainer.jobs.train import run_grpo
+from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo.scored import Scored
+from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.sft.trainer import SftConfig, train_sft
 from gymnast_core.errors import ConfigError
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import load_policy
 from gymnast_core.policies.adapter import ADAPTER_OF, LoraSettings
 from gymnast_core.policies.openvla.published import read_published
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Observation, Outcome, RolloutBatch
 from tests.policies.openvla_folder import write_folder
 

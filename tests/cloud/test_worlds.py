@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from cloud_trainer.jobs.adapt import adapt
-from cloud_trainer.jobs.dreams import read_rollouts
-from cloud_trainer.jobs.imagine import RecordedActions, imagine, imagine_from, join_rollouts
 from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.settings import PipelineConfig
+from cloud_trainer.practice.dreams import read_rollouts
+from cloud_trainer.practice.imagine import RecordedActions, imagine, imagine_from, join_rollouts
 from cloud_trainer.progress import CancelledError
-from cloud_trainer.world_model.checkpoint import load_world_model, save_world_model
-from cloud_trainer.world_model.codec import IdentityCodec
-from cloud_trainer.world_model.compact_data import clips_of, starts_of
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
+from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model
+from cloud_trainer.world_model.dit.codec import IdentityCodec
 from cloud_trainer.world_model.refinement import Refinement, refine_world
 from cloud_trainer.world_model.worlds import DiTWorld, DreamConfig, load_world
 from gymnast_core.errors import CheckpointError, ConfigError, NotTrustedError
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies.openvla.published import read_published
+from gymnast_core.records.manifest import read_manifest
 from tests.cloud.jobs import TINY, job_of
 from tests.cloud.learning_fakes import episode, tiny_world
 from tests.cloud.openai_server import OpenAiServer

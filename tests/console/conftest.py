@@ -17,12 +17,12 @@ from fastapi.testclient import TestClient
 
 from cloud_trainer.console import Console, User
 from cloud_trainer.console.app import create_app
-from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Ended, Practised, SceneRequest, Stop, Trust, Verdict
+from cloud_trainer.flows.adaptation_engine import Budget, Emit, Ended, Practised, SceneRequest, Stop, Trust, Verdict
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import ConfigError
-from gymnast_core.trial import Trial
+from gymnast_core.evaluation.trial import Trial
 from gymnast_core.types import Outcome
 from tests.console.simulated import make_policy
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from gymnast_cli.loop import Loop
 from gymnast_cli.loop_config import LoopConfig
 from gymnast_cli.stages import Advance, Stages
-from gymnast_core.sequential import Decision, SequentialRule, confidence_sequence
-from gymnast_core.statistics import PairCounts, wilson_interval
+from gymnast_core.evaluation.sequential import Decision, SequentialRule, confidence_sequence
+from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
 
 TASKS = ("lift", "push")
 

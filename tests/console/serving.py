@@ -14,7 +14,7 @@ import numpy as np
 
 from cloud_trainer.console import Console, User
 from cloud_trainer.console.media import film
-from cloud_trainer.jobs.ledger import LedgerRow
+from cloud_trainer.records.ledger import LedgerRow
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import PerTenant

@@ -19,12 +19,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from cloud_trainer.console.media import film
-from cloud_trainer.jobs.adaptation_engine import Budget, Emit, Ended, Practised, SceneRequest, Stop, Trust, Verdict
-from gymnast_core.manifest import Manifest, write_checkpoint
-from gymnast_core.scene import SceneBook
-from gymnast_core.sequential import Decision, SequentialRule
-from gymnast_core.statistics import Interval, PairCounts, paired_difference
-from gymnast_core.trial import Trial, TrialPlan
+from cloud_trainer.flows.adaptation_engine import Budget, Emit, Ended, Practised, SceneRequest, Stop, Trust, Verdict
+from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.sequential import Decision, SequentialRule
+from gymnast_core.evaluation.statistics import Interval, PairCounts, paired_difference
+from gymnast_core.evaluation.trial import Trial, TrialPlan
+from gymnast_core.records.manifest import Manifest, write_checkpoint
 from gymnast_core.types import ByteArray, Outcome
 from gymnast_ros.sim.collect import collect, evaluate
 from gymnast_ros.sim.env import SimEnv

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cloud_trainer.jobs.adaptation_engine import Budget, SceneRequest
+from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_cli.arm_trials import MOST_ATTEMPTS
@@ -19,8 +19,8 @@ from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.episodes import write_episode
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.scene import SceneBook
-from gymnast_core.sequential import SequentialRule
+from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.expert import ScriptedExpert
 from tests.console.simulated import arm

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cloud_trainer.console import Console
-from cloud_trainer.jobs.adaptation_engine import SceneRequest
+from cloud_trainer.flows.adaptation_engine import SceneRequest
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_cli.main import main
 from gymnast_core.errors import RejectedBridgeError

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from cloud_trainer.console import User
-from gymnast_core.journal import read_chain
+from gymnast_core.records.journal import read_chain
 from gymnast_core.web.server import PageServer
 from tests.console.conftest import JSON, ROBOT, wait_for
 

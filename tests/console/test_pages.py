@@ -13,17 +13,17 @@ import numpy as np
 
 from cloud_trainer.console.job_pages import told
 from cloud_trainer.console.media import lineage_graph
-from cloud_trainer.grpo.scored import Scored
-from cloud_trainer.jobs.adaptation_engine import Verdict
-from cloud_trainer.jobs.dreams import keep_rollouts, read_rollouts, watched
-from cloud_trainer.jobs.replay_watch import ReplayWatch
-from cloud_trainer.jobs.trials import Trials
+from cloud_trainer.flows.adaptation_engine import Verdict
+from cloud_trainer.flows.replay_watch import ReplayWatch
+from cloud_trainer.flows.trials import Trials
+from cloud_trainer.practice.dreams import keep_rollouts, read_rollouts, watched
+from cloud_trainer.practice.grpo.scored import Scored
 from gymnast_cli.other_tasks import reason_of
+from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
+from gymnast_core.evaluation.trial import Trial, TrialPlan
 from gymnast_core.job import JobEvent
-from gymnast_core.lineage import Record
-from gymnast_core.provenance import ProvenanceGraph
-from gymnast_core.sequential import HarmRule, SequentialRule
-from gymnast_core.trial import Trial, TrialPlan
+from gymnast_core.records.lineage import Record
+from gymnast_core.records.provenance import ProvenanceGraph
 from gymnast_core.types import Outcome, RolloutBatch
 from gymnast_ros.uplink import EpisodesClient
 from tests.console.conftest import JSON, wait_for

@@ -13,7 +13,7 @@ import pytest
 import rich.console
 
 from cloud_trainer.console import Console, User
-from cloud_trainer.jobs.adaptation_engine import Verdict
+from cloud_trainer.flows.adaptation_engine import Verdict
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_cli.commands.ttt import Screen, progress

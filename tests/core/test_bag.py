@@ -9,11 +9,11 @@ import pytest
 from mcap.writer import CompressionType, Writer
 
 from gymnast_cli.main import main
+from gymnast_core.arm.flight import FlightRecorder, Named
 from gymnast_core.episodes import messages, read_episode, write_episode
 from gymnast_core.episodes.bag import contents, iterate_bag
 from gymnast_core.episodes.channels import RosChannels
 from gymnast_core.errors import CorruptError
-from gymnast_core.flight import FlightRecorder, Named
 from tests.world_model.tiny import tiny_episode
 
 WAYS = {

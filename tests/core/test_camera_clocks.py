@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gymnast_core.cameras import CameraLimits, CameraWatch, Frame
+from gymnast_core.arm.cameras import CameraLimits, CameraWatch, Frame
 from gymnast_core.errors import StaleCommandError
 
 SECOND = 1_000_000_000

@@ -9,9 +9,9 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from gymnast_core.cameras import CameraLimits, CameraWatch, Frame
+from gymnast_core.arm.cameras import CameraLimits, CameraWatch, Frame
+from gymnast_core.arm.flight import FlightRecorder, Named
 from gymnast_core.errors import StaleCommandError
-from gymnast_core.flight import FlightRecorder, Named
 
 SECOND = 1_000_000_000
 

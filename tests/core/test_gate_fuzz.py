@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import gate_fuzz
 from benchmarks.obedient_arm import STARTS, forward
-from gymnast_core import kinematics
-from gymnast_core.envelope import Envelope
+from gymnast_core.arm import kinematics
+from gymnast_core.arm.envelope import Envelope
 
 
 def test_hostile_streams_leave_the_envelope_whole() -> None:

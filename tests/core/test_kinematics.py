@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gymnast_core import kinematics as kin
+from gymnast_core.arm import kinematics as kin
+from gymnast_core.arm.targets import DEFAULT_ROTATION, euler_to_rotation
 from gymnast_core.errors import ShapeError, UnreachableError
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.targets import DEFAULT_ROTATION, euler_to_rotation
 
 HALF_PI = np.pi / 2
 

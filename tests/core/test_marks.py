@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gymnast_core.arm.command_gate import CommandGate, GateState
+from gymnast_core.arm.latch import StopLatch
+from gymnast_core.arm.limits import GateLimits
+from gymnast_core.arm.mark import ForeignError, MarkChecker, Marker
 from gymnast_core.errors import ConfigError, CorruptError
-from gymnast_core.latch import StopLatch
-from gymnast_core.limits import GateLimits
-from gymnast_core.mark import ForeignError, MarkChecker, Marker
-from gymnast_core.safety import CommandGate, GateState
 
 KEY, SECOND = bytes(range(32)), 1_000_000_000
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from gymnast_core.lineage import Damage, Record
-from gymnast_core.provenance import ProvenanceError, ProvenanceGraph
+from gymnast_core.records.lineage import Damage, Record
+from gymnast_core.records.provenance import ProvenanceError, ProvenanceGraph
 
 CHECKPOINT = "policy-new"
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gymnast_core import kinematics
-from gymnast_core.clearance import clearance, segment_distance
+from gymnast_core.arm import kinematics
+from gymnast_core.arm.clearance import clearance, segment_distance
+from gymnast_core.arm.command_gate import ArmState, Command, CommandGate, Decision, GateLimits, GateState, Verdict
+from gymnast_core.arm.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.errors import ConfigError
-from gymnast_core.safety import ArmState, Command, CommandGate, Decision, GateLimits, GateState, Verdict
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.targets import DEFAULT_ROTATION, EndEffectorTarget
 
 SECOND = 1_000_000_000
 GUESS_J = np.array([0.0, 0.02, 0.18, 0.0, 1.37, 0.0])

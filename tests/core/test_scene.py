@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gymnast_core.errors import ShapeError, StorageError
-from gymnast_core.scene import Fingerprint, SceneBook, check_reset
+from gymnast_core.evaluation.scene import Fingerprint, SceneBook, check_reset
 
 
 def scene(table=(100, 95, 85), cube=(220, 20, 20), at=(120, 100), size=128):

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.manifest import Manifest
-from gymnast_core.signing import (
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.signing import (
     DowngradeError,
     ExpiredError,
     NotForThisRobotError,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gymnast_core.errors import ContractError
-from gymnast_core.statistics import (
+from gymnast_core.evaluation.statistics import (
     PairCounts,
     bootstrap_difference,
     independent_difference,

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.sequential import simulate_guard
 from gymnast_core.errors import ConfigError, ContractError
-from gymnast_core.sequential import (
+from gymnast_core.evaluation.sequential import (
     ALL_TASKS,
     STAKE_SHARES,
     STAKES,
@@ -17,7 +17,7 @@ from gymnast_core.sequential import (
     confidence_sequence,
     log_capital,
 )
-from gymnast_core.statistics import PairCounts
+from gymnast_core.evaluation.statistics import PairCounts
 
 
 def counts_of(wins: int, losses: int, ties: int = 0) -> PairCounts:

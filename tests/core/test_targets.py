@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gymnast_core.errors import ActionOutOfBoundsError
-from gymnast_core.targets import (
+from gymnast_core.arm.targets import (
     DEFAULT_ROTATION,
     EndEffectorTarget,
     commanded_proprioception,
@@ -16,6 +15,7 @@ from gymnast_core.targets import (
     proprioception,
     rotation_to_euler,
 )
+from gymnast_core.errors import ActionOutOfBoundsError
 
 HALF_PI = np.pi / 2
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gymnast_core.arm.teleop import KEYS, Event, Keyboard, Mapping, Stick
 from gymnast_core.errors import ConfigError
-from gymnast_core.teleop import KEYS, Event, Keyboard, Mapping, Stick
 
 REST = [0.0] * 6
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gymnast_core.errors import ConfigError, CorruptError, StorageError
-from gymnast_core.journal import Journal
-from gymnast_core.sequential import Decision, HarmRule, SequentialRule
-from gymnast_core.trial import Trial, TrialError, TrialPlan, candidate_first, commitment_of, has_won
+from gymnast_core.evaluation.sequential import Decision, HarmRule, SequentialRule
+from gymnast_core.evaluation.trial import Trial, TrialError, TrialPlan, candidate_first, commitment_of, has_won
+from gymnast_core.records.journal import Journal
 from gymnast_core.types import Outcome
 
 SECRET = bytes(range(32))

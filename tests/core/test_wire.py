@@ -13,10 +13,10 @@ from gymnast_core.episodes import messages as m
 from gymnast_core.episodes.cdr import CdrReader, CdrWriter
 from gymnast_core.episodes.reader import iterate_messages
 from gymnast_core.errors import CheckpointError, CorruptError
-from gymnast_core.manifest import Manifest
 from gymnast_core.pictures import jpeg_size
-from gymnast_core.signing import Release, SignedDocument
-from gymnast_core.weights import check_safetensors
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.signing import Release, SignedDocument
+from gymnast_core.records.weights import check_safetensors
 from gymnast_core.wire import generate
 from gymnast_core.wire.codec import Chunk, crc32c, decode_blob, decode_upload, encode_blob, encode_upload
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2, weights_pb2

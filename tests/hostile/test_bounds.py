@@ -17,9 +17,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from safetensors.numpy import save
 
+from cloud_trainer.records.trail import parents_first
 from cloud_trainer.service import server
-from cloud_trainer.service.trail import parents_first
-from gymnast_core.manifest import Manifest
+from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import Outcome
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import crc32c

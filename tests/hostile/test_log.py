@@ -12,7 +12,7 @@ import pytest
 from cloud_trainer.console.app import create_app
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import PerTenant
-from gymnast_core.journal import read_chain
+from gymnast_core.records.journal import read_chain
 from gymnast_core.wire.gymnast.v1 import (
     console_pb2,
     console_pb2_grpc,

@@ -18,7 +18,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
 from std_msgs.msg import Bool, String
 
-from gymnast_core.mark import Marker
+from gymnast_core.arm.mark import Marker
 from gymnast_ros.keyring import VARIABLE, Keyring
 from gymnast_ros.nodes import marked, messages, topics
 from gymnast_ros.nodes.arm_port import COMMAND_NAMES, TARGET_NAMES

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from cloud_trainer.console.app import create_app
-from cloud_trainer.jobs.ledger import CalibrationLedger, LedgerRow
+from cloud_trainer.records.ledger import CalibrationLedger, LedgerRow
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.server import _SERVICES
 from cloud_trainer.store.database import Database

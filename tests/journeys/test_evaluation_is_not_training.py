@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load, save
 
-from gymnast_core.manifest import read_checkpoint, write_checkpoint
+from gymnast_core.records.manifest import read_checkpoint, write_checkpoint
 from gymnast_core.shipped import shipped_checkpoints
 from tests.journeys.hosts import GYMNAST
 from tests.journeys.lab import LONG_S, Lab, wait_until

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from tests.journeys.hosts import Hosts, Started
 
 PORT, PAGE = "50051", "8600"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save
 
-from gymnast_core.manifest import write_checkpoint
+from gymnast_core.records.manifest import write_checkpoint
 from tests.journeys.hosts import GYMNAST
 from tests.journeys.lab import LONG_S, Lab, wait_until
 from tests.ros.conftest import domain_id  # noqa: F401  # a fixture

@@ -9,8 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from cloud_trainer.grpo.advantage import group_advantages, informative_groups, token_advantages
-from cloud_trainer.grpo.loss import action_log_probs, clipped_loss, length_weights
+from cloud_trainer.practice.grpo.advantage import group_advantages, informative_groups, token_advantages
+from cloud_trainer.practice.grpo.loss import action_log_probs, clipped_loss, length_weights
 from gymnast_core.errors import ContractError
 
 

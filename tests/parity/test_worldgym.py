@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cloud_trainer.world_model.actions import rescale_bridge
-from cloud_trainer.world_model.diffusion import CONTEXT_TIMESTEP, VPrediction, noise_steps, null_action
-from cloud_trainer.world_model.dit import DiT, DiTConfig, parameter_manifest, timestep_embedding
-from cloud_trainer.world_model.sampler import RolloutSampler, SamplerConfig, sample_uncached
+from cloud_trainer.world_model.dit.actions import rescale_bridge
+from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, VPrediction, noise_steps, null_action
+from cloud_trainer.world_model.dit.network import DiT, DiTConfig, parameter_manifest, timestep_embedding
+from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig, sample_uncached
 
 ATOL = {"standard": 1e-4, "pixel": 5e-4}
 VARIANTS = tuple(ATOL)

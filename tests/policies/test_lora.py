@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.manifest import read_manifest
 from gymnast_core.policies import load_policy, lora
 from gymnast_core.policies.adapter import ADAPTER_OF
 from gymnast_core.policies.openvla.published import read_published
 from gymnast_core.policies.trainable import load_trainable
+from gymnast_core.records.manifest import read_manifest
 from tests.policies.openvla_folder import observation, write_folder
 
 SETTINGS = lora.LoraSettings(rank=2, alpha=4.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cloud_trainer.grpo.trainer import GrpoTrainer
-from cloud_trainer.jobs.train import run_grpo
+from cloud_trainer.practice.grpo.trainer import GrpoTrainer
+from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.adapter import LoraSettings

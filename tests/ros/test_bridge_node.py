@@ -17,8 +17,8 @@ from rclpy.node import Node
 
 from cloud_trainer.service import JobContext, Service, ServiceConfig, enroll
 from gymnast_core.episodes import read_episode
+from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
-from gymnast_core.scene import Fingerprint
 from gymnast_ros.arguments import config_from
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError

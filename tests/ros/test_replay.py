@@ -17,12 +17,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
 
+from gymnast_core.arm.flight import FlightRecorder, Named
 from gymnast_core.episodes import EpisodeRecorder
 from gymnast_core.episodes import messages as episode
 from gymnast_core.episodes.channels import RosChannels
 from gymnast_core.episodes.reader import iterate_messages
 from gymnast_core.errors import ConfigError, CorruptError
-from gymnast_core.flight import FlightRecorder, Named
 from gymnast_core.types import ActionChunk, Observation, Outcome, StepResult
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.onlooker import Onlooker

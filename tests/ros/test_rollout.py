@@ -13,7 +13,7 @@ import pytest
 
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import EstopLatchedError
-from gymnast_core.manifest import write_checkpoint
+from gymnast_core.records.manifest import write_checkpoint
 from gymnast_core.types import Outcome
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError, RobotSilentError

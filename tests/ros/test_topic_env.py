@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from gymnast_core.arm.command_gate import ArmState, CommandGate
+from gymnast_core.arm.gated import GatedEnv
 from gymnast_core.env import Env
 from gymnast_core.errors import StaleCommandError
-from gymnast_core.gated import GatedEnv
 from gymnast_core.rollout import run_episode
-from gymnast_core.safety import ArmState, CommandGate
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_ros.nodes.client import RobotRefusedError
 from gymnast_ros.nodes.simulated_arm import SimulatedArm

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gymnast_core.arm.kinematics import forward
 from gymnast_core.errors import ContractError, SafetyError, StaleCommandError
-from gymnast_core.kinematics import forward
 from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S
 from gymnast_ros.drivers.contract import VENDOR_API, check_vendor
 from gymnast_ros.drivers.guard import VendorFailedError, guarded

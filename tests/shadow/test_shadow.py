@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from gymnast_core.episodes import write_episode
-from gymnast_core.manifest import write_checkpoint
+from gymnast_core.records.manifest import write_checkpoint
 from gymnast_core.types import Episode
 from gymnast_ros.shadow import Patience, RefusedCheckpointError, ShadowBook, keep_episode, recorded_observations
 from gymnast_ros.shadow import book as book_module
@@ -81,7 +81,7 @@ def test_what_passed_before_anything_was_recorded_is_asked_again_about_recording
 
 
 def checkpoint_id(folder: Path) -> str:
-    from gymnast_core.manifest import read_manifest
+    from gymnast_core.records.manifest import read_manifest
 
     return read_manifest(folder).id
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from gymnast_core.arm.targets import DEFAULT_ROTATION, commanded_proprioception
 from gymnast_core.errors import ContractError
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.targets import DEFAULT_ROTATION, commanded_proprioception
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.scene import NOVEL_SCENES
 from tests.contracts.env_contract import EnvContract

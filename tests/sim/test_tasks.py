@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
+from gymnast_core.arm.kinematics import inverse
+from gymnast_core.arm.targets import DEFAULT_ROTATION
 from gymnast_core.errors import ConfigError
-from gymnast_core.kinematics import inverse
 from gymnast_core.seeds import CHOOSING_SEEDS, EVALUATION_SEEDS, TRAINING_SEEDS
-from gymnast_core.targets import DEFAULT_ROTATION
 from gymnast_ros.sim.expert import DRAWER_END_M, DRAWER_START_M, PUSH_LENGTH_M, PUSH_START_M
 from gymnast_ros.sim.scene import NOVEL_SCENES, STANDARD, SceneConfig, scene_named
 from gymnast_ros.sim.tasks import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud_trainer.world_model.audit import (
+from cloud_trainer.world_model.audit.audit import (
     AuditReport,
     audit,
     calibrate_bounds,
@@ -18,18 +18,18 @@ from cloud_trainer.world_model.audit import (
     scalars,
     write_audit,
 )
-from cloud_trainer.world_model.audit_bounds import AuditBounds, AuditConfig
-from cloud_trainer.world_model.audit_cases import AuditCase, EnvDreamer, as_rollouts, dit_dreamer, imagine_cases
-from cloud_trainer.world_model.audit_outcomes import Judged, agreement, outcome_rates, outcome_report
-from cloud_trainer.world_model.audit_page import side_by_side
-from cloud_trainer.world_model.audit_run import run_audit
-from cloud_trainer.world_model.audit_statistics import change_recall, jumps
-from cloud_trainer.world_model.audit_trust import measure_trust
-from cloud_trainer.world_model.checkpoint import load_world_model, save_world_model
-from cloud_trainer.world_model.codec import IdentityCodec
-from cloud_trainer.world_model.env import WorldModelEnvConfig
-from cloud_trainer.world_model.metrics import GripperTracker, average_ranks, psnr, rms_error, ssim
-from cloud_trainer.world_model.sampler import SamplerConfig
+from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
+from cloud_trainer.world_model.audit.cases import AuditCase, EnvDreamer, as_rollouts, dit_dreamer, imagine_cases
+from cloud_trainer.world_model.audit.metrics import GripperTracker, average_ranks, psnr, rms_error, ssim
+from cloud_trainer.world_model.audit.outcomes import Judged, agreement, outcome_rates, outcome_report
+from cloud_trainer.world_model.audit.page import side_by_side
+from cloud_trainer.world_model.audit.run import run_audit
+from cloud_trainer.world_model.audit.statistics import change_recall, jumps
+from cloud_trainer.world_model.audit.trust import measure_trust
+from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model
+from cloud_trainer.world_model.dit.codec import IdentityCodec
+from cloud_trainer.world_model.dit.env import WorldModelEnvConfig
+from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError, ShapeError
 from gymnast_core.judge import Judge
 from tests.world_model.tiny import tiny_episode, tiny_model

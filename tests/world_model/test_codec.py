@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cloud_trainer.world_model.codec import FastDecodeCodec, IdentityCodec, KLCodec, TinyCodec, build_codec
+from cloud_trainer.world_model.dit.codec import FastDecodeCodec, IdentityCodec, KLCodec, TinyCodec, build_codec
 from gymnast_core.errors import ConfigError, ShapeError
 from tests.world_model.tiny import autoencoder
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cloud_trainer.world_model.diffusion import VPrediction
-from cloud_trainer.world_model.sampler import RolloutSampler, SamplerConfig
+from cloud_trainer.world_model.dit.diffusion import VPrediction
+from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
 from tests.world_model.tiny import tiny_model
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cloud_trainer.world_model.checkpoint import load_world_model, save_world_model
-from cloud_trainer.world_model.convert import convert_pt, main
+from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model
+from cloud_trainer.world_model.dit.convert import convert_pt, main
 from gymnast_core.errors import CheckpointError
 from tests.world_model.tiny import tiny_model
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cloud_trainer.world_model.actions import condition
-from cloud_trainer.world_model.codec import IdentityCodec
-from cloud_trainer.world_model.diffusion import VPrediction
-from cloud_trainer.world_model.env import WorldModelEnv, WorldModelEnvConfig
-from cloud_trainer.world_model.sampler import RolloutSampler, SamplerConfig
-from cloud_trainer.world_model.starts import padded, start_from_episode, start_from_image
+from cloud_trainer.world_model.dit.actions import condition
+from cloud_trainer.world_model.dit.codec import IdentityCodec
+from cloud_trainer.world_model.dit.diffusion import VPrediction
+from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
+from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
+from cloud_trainer.world_model.dit.starts import padded, start_from_episode, start_from_image
+from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.errors import ConfigError, EpisodeOverError
-from gymnast_core.targets import commanded_proprioception
 from tests.world_model.tiny import tiny_env, tiny_episode, tiny_model, tiny_starts
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from cloud_trainer.world_model.env import WorldModelEnv
-from cloud_trainer.world_model.sampler import SamplerConfig
+from cloud_trainer.world_model.dit.env import WorldModelEnv
+from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from tests.contracts.env_contract import EnvContract
 from tests.world_model.tiny import tiny_env
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks.world_model import Counter, Scheme, count_flop
-from cloud_trainer.world_model.dit import DiT, DiTConfig
-from cloud_trainer.world_model.sampler import SamplerConfig
+from cloud_trainer.world_model.dit.network import DiT, DiTConfig
+from cloud_trainer.world_model.dit.sampler import SamplerConfig
 
 LATENT, FRAMES = (8, 8), 5
 CONFIG = DiTConfig(in_channels=3, dim=32, num_layers=2, num_heads=2, max_frames=4)

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from cloud_trainer.world_model import gym
-from cloud_trainer.world_model.checkpoint import save_world_model
+from cloud_trainer.world_model.dit.checkpoint import save_world_model
 from cloud_trainer.world_model.gym import GYM_ID, GymnastGymEnv, GymnastVectorEnv, register
 from gymnast_core.errors import ConfigError
 from tests.cloud.learning_fakes import tiny_world_model

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cloud_trainer.world_model import kv_cache
-from cloud_trainer.world_model.diffusion import CONTEXT_TIMESTEP, RectifiedFlow, VPrediction
-from cloud_trainer.world_model.dit import DiT
-from cloud_trainer.world_model.kv_cache import CacheShape, KVCache, LayerKV
-from cloud_trainer.world_model.rope import Turn, rotate
-from cloud_trainer.world_model.sampler import RolloutSampler, SamplerConfig, sample_uncached
+from cloud_trainer.world_model.dit import kv_cache
+from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, RectifiedFlow, VPrediction
+from cloud_trainer.world_model.dit.kv_cache import CacheShape, KVCache, LayerKV
+from cloud_trainer.world_model.dit.network import DiT
+from cloud_trainer.world_model.dit.rope import Turn, rotate
+from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig, sample_uncached
 from gymnast_core.errors import ConfigError, ContractError
 from tests.world_model.tiny import tiny_model
 
@@ -132,7 +132,7 @@ def test_rectified_flow_with_a_perfect_network_lands_on_the_frame_in_any_number_
     flow = RectifiedFlow()
     x, noise = torch.randn(1, 1, 2, 2, 3), torch.randn(1, 1, 2, 2, 3)
     for steps in (1, 2, 4):
-        from cloud_trainer.world_model.diffusion import noise_steps
+        from cloud_trainer.world_model.dit.diffusion import noise_steps
 
         schedule, frame = noise_steps(steps), noise.clone()
         for index in range(steps, 0, -1):

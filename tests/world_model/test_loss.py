@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cloud_trainer.world_model.codec import IdentityCodec
 from cloud_trainer.world_model.data.mixture import Clip, ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import MemorySource, SourceInfo
-from cloud_trainer.world_model.diffusion import CONTEXT_TIMESTEP, RectifiedFlow, VPrediction, null_action
-from cloud_trainer.world_model.loss import (
+from cloud_trainer.world_model.dit.codec import IdentityCodec
+from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, RectifiedFlow, VPrediction, null_action
+from cloud_trainer.world_model.dit.loss import (
     Batch,
     LossConfig,
     diffusion_forcing_loss,

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cloud_trainer.world_model.actions import frame_conditions
 from cloud_trainer.world_model.data.mixture import Clip, ClipStream, MixtureConfig, stack_clips
 from cloud_trainer.world_model.data.source import ActionKind, MemorySource, Origin, SourceInfo
+from cloud_trainer.world_model.dit.actions import frame_conditions
 from gymnast_core.errors import ConfigError
 from tests.world_model.tiny import tiny_episode
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.world_model.codec import IdentityCodec
+from cloud_trainer.world_model.audit.metrics import psnr
 from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import MemorySource, SourceInfo
 from cloud_trainer.world_model.data.worldgym import WorldGymSource
-from cloud_trainer.world_model.dit import DiT, DiTConfig
-from cloud_trainer.world_model.loss import LossConfig
-from cloud_trainer.world_model.metrics import psnr
-from cloud_trainer.world_model.sampler import RolloutSampler, SamplerConfig
-from cloud_trainer.world_model.trainer import TrainConfig, Trainer
+from cloud_trainer.world_model.dit.codec import IdentityCodec
+from cloud_trainer.world_model.dit.loss import LossConfig
+from cloud_trainer.world_model.dit.network import DiT, DiTConfig
+from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
+from cloud_trainer.world_model.dit.trainer import TrainConfig, Trainer
 
 SAMPLE = Path("/work/shared/data/bridge_sample")
 FRAMES = 8

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from cloud_trainer.world_model import precision
+from cloud_trainer.world_model.compact import precision
 
 AVX2 = {"avx2": True, "avx512_f": False, "avx512_bf16": False, "amx_bf16": False}
 
@@ -47,7 +47,7 @@ def test_bfloat16_is_used_only_where_it_is_not_emulated(monkeypatch, caplog, cap
 def test_a_model_on_an_avx2_processor_never_enters_autocast():
     """In a process of its own: oneDNN reads its limit once."""
     code = (
-        "import torch; from cloud_trainer.world_model.precision import mixed_precision\n"
+        "import torch; from cloud_trainer.world_model.compact.precision import mixed_precision\n"
         "with mixed_precision(): print((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)"
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.world_model import restricted_unpickler
-from cloud_trainer.world_model.restricted_unpickler import load_pickle, load_pt
+from cloud_trainer.world_model.dit import restricted_unpickler
+from cloud_trainer.world_model.dit.restricted_unpickler import load_pickle, load_pt
 from gymnast_core.errors import CorruptError
 
 

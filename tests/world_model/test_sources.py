@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 
-from cloud_trainer.world_model.actions import condition, frame_conditions, physical_from_bridge, rescale_bridge
 from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.check import check
 from cloud_trainer.world_model.data.lag import ConventionError, LagReport, LagTally
@@ -31,11 +30,12 @@ from cloud_trainer.world_model.data.source import (
 )
 from cloud_trainer.world_model.data.video import VideoCursor, read_video, write_video
 from cloud_trainer.world_model.data.worldgym import WorldGymSource
+from cloud_trainer.world_model.dit.actions import condition, frame_conditions, physical_from_bridge, rescale_bridge
+from gymnast_core.arm.kinematics import forward
+from gymnast_core.arm.targets import EndEffectorTarget, proprioception
 from gymnast_core.episodes import write_episode
 from gymnast_core.errors import CorruptError, GymnastError
-from gymnast_core.kinematics import forward
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.targets import EndEffectorTarget, proprioception
 from gymnast_core.types import Episode, Outcome
 from tests.world_model.tiny import tiny_episode
 

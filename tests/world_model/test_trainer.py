@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cloud_trainer.world_model.checkpoint import load_world_model
-from cloud_trainer.world_model.codec import IdentityCodec
 from cloud_trainer.world_model.data.described import build_source
 from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import MemorySource, SourceInfo
 from cloud_trainer.world_model.data.video import read_video
-from cloud_trainer.world_model.loss import LossConfig
-from cloud_trainer.world_model.sampler import SamplerConfig
-from cloud_trainer.world_model.train import main
-from cloud_trainer.world_model.trainer import TrainConfig, Trainer
+from cloud_trainer.world_model.dit.checkpoint import load_world_model
+from cloud_trainer.world_model.dit.codec import IdentityCodec
+from cloud_trainer.world_model.dit.loss import LossConfig
+from cloud_trainer.world_model.dit.sampler import SamplerConfig
+from cloud_trainer.world_model.dit.train import main
+from cloud_trainer.world_model.dit.trainer import TrainConfig, Trainer
 from gymnast_core.episodes import write_episode
 from gymnast_core.errors import ConfigError, CorruptError
 from tests.world_model.tiny import tiny_episode, tiny_model
@@ -168,7 +168,7 @@ def free_port() -> int:
 def run_processes(config: Path, count: int) -> None:
     """What torchrun does, without its rendezvous."""
     port = free_port()
-    command = [sys.executable, "-m", "cloud_trainer.world_model.train", str(config)]
+    command = [sys.executable, "-m", "cloud_trainer.world_model.dit.train", str(config)]
     environments = [
         {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
         | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -195,7 +195,12 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, strategy: str) -> Non
 def test_ray_train_runs_the_same_loop(tmp_path: Path) -> None:
     pytest.importorskip("ray.train")
     config = run_json(tmp_path, train={"batch_size": 2, "strategy": "ddp"})
-    command = [sys.executable, "-m", "cloud_trainer.world_model.train", str(write_json(tmp_path / "r.json", config))]
+    command = [
+        sys.executable,
+        "-m",
+        "cloud_trainer.world_model.dit.train",
+        str(write_json(tmp_path / "r.json", config)),
+    ]
     done = subprocess.run([*command, "--ray", "2"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run" / "checkpoint" / "manifest.json").is_file()

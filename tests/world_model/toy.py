@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cloud_trainer.world_model.audit_cases import AuditCase
+from cloud_trainer.world_model.audit.cases import AuditCase
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Episode, Outcome, RolloutBatch
 

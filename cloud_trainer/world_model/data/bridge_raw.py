@@ -20,7 +20,7 @@ from cloud_trainer.world_model.data.files import walk
 from cloud_trainer.world_model.data.source import ActionKind, SourceInfo, actions_of, reading, shifted
 from cloud_trainer.world_model.data.units import check_sizes
 from cloud_trainer.world_model.data.video import read_picture
-from cloud_trainer.world_model.restricted_unpickler import load_pickle
+from cloud_trainer.world_model.dit.restricted_unpickler import load_pickle
 from gymnast_core.errors import CorruptError
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.world_model.actions import CONDITION_DIM, frame_conditions
 from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin
+from cloud_trainer.world_model.dit.actions import CONDITION_DIM, frame_conditions
 from gymnast_core.errors import ConfigError
 from gymnast_core.types import ByteArray, Episode, FloatArray
 

@@ -13,10 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
+from gymnast_core.arm.kinematics import forward
+from gymnast_core.arm.targets import proprioception, rotation_to_euler
 from gymnast_core.errors import ConfigError, CorruptError, GymnastError
-from gymnast_core.kinematics import forward
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.targets import proprioception, rotation_to_euler
 from gymnast_core.types import ACTION_DIM, Episode, FloatArray
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud_trainer.world_model.actions import CONDITION_DIM, physical_from_bridge
 from cloud_trainer.world_model.data.source import SourceInfo, reading, shifted
 from cloud_trainer.world_model.data.video import read_video
+from cloud_trainer.world_model.dit.actions import CONDITION_DIM, physical_from_bridge
 from gymnast_core.errors import CorruptError
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray

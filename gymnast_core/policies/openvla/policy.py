@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
-from gymnast_core.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.policies.openvla import images as image_pipeline
 from gymnast_core.policies.openvla.config import OpenVLAConfig
 from gymnast_core.policies.openvla.model import OpenVLANetwork
 from gymnast_core.policies.openvla.prompt import PromptTokenizer
 from gymnast_core.policies.openvla.tokens import Statistics, decode_ids
 from gymnast_core.policies.sampling import choose_tokens
+from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation
 
 ARCHITECTURE = "openvla"

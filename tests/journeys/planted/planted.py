@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gymnast_core.manifest import read_manifest
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import ActionChunk
 
 LOG = "PLANTED_LOG"

@@ -1,0 +1,123 @@
+"""Evaluation episodes, noticed as they arrive: submits replay jobs when the trainer has nothing better to do."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.jobs.runner import MOST_REPLAYED
+from cloud_trainer.records.ledger import CalibrationLedger, LedgerRow
+from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.protocols import EpisodeRow, JobStore
+from gymnast_core.errors import GymnastError
+from gymnast_core.evaluation.purpose import is_measurement
+from gymnast_core.types import Outcome
+
+LOG = logging.getLogger(__name__)
+_LABELS = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
+
+
+def record_rows(path: Path, result: Mapping[str, Any]) -> int:
+    """Write a replay job's rows into the ledger at `path`, each episode once; returns how many rows were new."""
+    ledger = CalibrationLedger(path)
+    known = {(row.world_model, row.judge, row.episodes) for row in ledger.rows}
+    rows = [LedgerRow(**{**row, "episodes": tuple(row["episodes"])}) for row in result.get("ledger", ())]
+    new = [row for row in rows if (row.world_model, row.judge, row.episodes) not in known and row.n]
+    for row in new:
+        ledger.add(row)
+    return len(new)
+
+
+class ReplayWatch:
+    """Looks for evaluation episodes that are not in the ledger yet, on a thread of the trainer.
+
+    An episode that cannot be replayed yet is looked at again until it can: one that is labelled later, whose policy
+    arrives later, or whose trial is still blinded.
+
+    Args:
+        catalogue: of the trainer's episodes, all tenants.
+        jobs: where the replay is submitted.
+        ledger_of: tenant -> path of its ledger.
+        holds: whether a tenant has a policy with this id, and a world model and judge at all.
+        blinded: whether who acted in an episode must not be seen yet: a replay job names its policy.
+        poll_s: between looks; a job is submitted at the second look that finds the same episodes waiting, so that an
+            evaluation under way is not cut to pieces, and only while no other job waits or runs.
+    """
+
+    def __init__(
+        self, catalogue: EpisodeCatalogue, jobs: JobStore, ledger_of: Callable[[str], Path],
+        holds: Callable[[str, str], bool],
+        blinded: Callable[[EpisodeRow], bool] = lambda row: False, *, poll_s: float = 5.0,
+    ) -> None:  # fmt: skip
+        self._catalogue, self._jobs, self._ledger_of = catalogue, jobs, ledger_of
+        self._holds, self._blinded, self._poll_s = holds, blinded, poll_s
+        self._seen: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._measured: dict[tuple[str, str], EpisodeRow] = {}
+        self._done: dict[str, set[str]] = {}
+        self._after = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="replay-watch", daemon=True)
+
+    def __enter__(self) -> ReplayWatch:
+        """Start looking."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop looking."""
+        self._over.set()
+        self._thread.join()
+
+    def look(self) -> list[str]:
+        """Take in what arrived; returns the ids of the jobs that were submitted."""
+        for row in self._catalogue.all(after=self._after, states=("valid", "committed")):
+            if row.state != "valid":
+                break  # it is valid soon, or never
+            self._after = row.sequence
+            if is_measurement(row.metadata) and row.episode_id not in self._done_of(row.tenant):
+                self._measured[row.tenant, row.episode_id] = row
+        quiet = self._ready()
+        settled = [key for key, names in quiet.items() if self._seen.get(key) == names]
+        self._seen = quiet
+        busy = self._jobs.list(None, 1, "waiting") or self._jobs.list(None, 1, "running")
+        return [] if busy else [self._submit(*key, quiet[key]) for key in settled[:1]]
+
+    def _ready(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """(tenant, policy) -> episodes that may be replayed now, of those that wait."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for key, before in list(self._measured.items()):
+            row = before if before.outcome in _LABELS else self._catalogue.again(before)
+            if row.state != "valid":
+                del self._measured[key]  # withdrawn meanwhile
+                continue
+            self._measured[key] = row
+            if row.outcome in _LABELS and self._holds(row.tenant, row.policy_version) and not self._blinded(row):
+                found.setdefault((row.tenant, row.policy_version), []).append(row.episode_id)
+        return {key: tuple(names) for key, names in found.items()}
+
+    def _done_of(self, tenant: str) -> set[str]:
+        if tenant not in self._done:
+            rows = CalibrationLedger(self._ledger_of(tenant)).rows
+            self._done[tenant] = {name for row in rows for name in row.episodes}
+        return self._done[tenant]
+
+    def _submit(self, tenant: str, policy: str, ready: tuple[str, ...]) -> str:
+        names = sorted(ready[:MOST_REPLAYED])
+        digest = hashlib.sha256("|".join(names).encode()).hexdigest()[:24]
+        spec = {"policy": policy, "seed": 0, "episodes": names}
+        job_id = self._jobs.submit(tenant, "replay", spec, f"replay-{digest}", "trainer").job_id
+        for name in names:
+            del self._measured[tenant, name]
+        return job_id
+
+    def _run(self) -> None:
+        while not self._over.wait(self._poll_s):
+            try:
+                for job_id in self.look():
+                    LOG.info("replay_submitted job=%s", job_id)
+            except GymnastError as error:
+                LOG.warning("replay_not_submitted error=%s", error)

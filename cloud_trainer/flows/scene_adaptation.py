@@ -1,0 +1,352 @@
+"""Test-time training as one operator's action: what may happen when, and what was decided by whom.
+
+captured -> trust check -> (refused | ready) -> training -> checking -> preview -> approved -> canary -> kept | reverted
+
+Whatever computes (cameras, world model, GRPO, the arm) is an AdaptationEngine. The flow keeps order: every step is an
+entry of a hash-linked journal, so a restart continues where it was; every action names the revision its page showed,
+so two operators cannot talk past each other; budget and deadline end training within one iteration.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.flows.adaptation_engine import CLOSING, AdaptationEngine, Budget, FlowError, SceneRequest
+from cloud_trainer.flows.adaptation_view import OPTIONS, Stage, View
+from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.store.tenants import DEFAULT_TENANT
+from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.evaluation.purpose import is_blinded
+from gymnast_core.records.journal import Journal
+
+LOG = logging.getLogger(__name__)
+
+
+def new_adaptation_id() -> str:
+    """Return an id no other adaptation has, or can be guessed by."""
+    return f"adapt-{secrets.token_hex(6)}"
+
+
+class SceneAdaptation:
+    """One adaptation; its worker thread runs whatever does not wait for the operator.
+
+    Args:
+        folder: its own; holds the journal and the engine's files.
+        engine: see AdaptationEngine.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, folder: Path, engine: AdaptationEngine, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder = folder
+        self._engine, self._clock = engine, clock
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._journal = Journal(folder / "journal.jsonl")
+        self._view = View("", "", "", "")
+        for entry in self._journal.entries:
+            self._view.apply(entry.kind, entry.data)
+
+    @staticmethod
+    def start(
+        root: Path, engine: AdaptationEngine, request: SceneRequest, *, by: str, tenant: str = "default",
+        adaptation_id: str = "", clock: Callable[[], float] = time.monotonic,
+    ) -> SceneAdaptation:  # fmt: skip
+        """Capture the scene and begin; returns at once.
+
+        Raises:
+            ConfigError: what is asked for is not here.
+        """
+        engine.check(request)
+        adaptation_id = adaptation_id or new_adaptation_id()
+        flow = SceneAdaptation(root / adaptation_id, engine, clock=clock)
+        asked = {name: value for name in OPTIONS if (value := getattr(request, name))}
+        flow._record(
+            "started", id=adaptation_id, robot=request.robot, instruction=request.instruction.strip(), by=by,
+            scene=request.scene.strip(), tenant=tenant, **asked,
+        )  # fmt: skip
+        flow.resume()
+        return flow
+
+    @property
+    def view(self) -> View:
+        """The current state; do not change it."""
+        return self._view
+
+    def resume(self) -> None:
+        """Go on with what does not wait for the operator, e.g. after a restart."""
+        with self._lock:
+            if self._closing or self._view.stage.over or (self._thread is not None and self._thread.is_alive()):
+                return
+            if self._view.stage.busy:
+                self._thread = threading.Thread(target=self._work, name=self._view.adaptation_id, daemon=True)
+                self._thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the worker has nothing to do; False when it still has."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+        return thread is None or not thread.is_alive()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Stop working between two steps and close the journal; another process may resume."""
+        self._closing = True
+        self.wait(timeout_s)
+        self._journal.close()
+
+    def collect(self, revision: int, *, episodes: int, by: str) -> None:
+        """Refused: run a few real episodes here, then check trust again."""
+        if not 1 <= episodes <= 100:
+            raise ConfigError(f"collect 1 to 100 episodes, not {episodes}")
+        self._act(revision, (Stage.REFUSED,), "collecting", episodes=episodes, by=by)
+
+    def train(self, revision: int, *, budget: Budget, mode: str, by: str) -> None:
+        """Ready: train within the budget."""
+        if mode not in self._engine.modes:
+            raise ConfigError(f"mode {mode!r} is not one of {', '.join(self._engine.modes)}")
+        self._act(revision, (Stage.READY,), "training", budget=asdict(budget), mode=mode, by=by)
+
+    def reuse(self, revision: int, *, adapter: str, by: str) -> None:
+        """Ready or refused: try the adapter that was kept for this scene before, instead of training a new one.
+
+        Raises:
+            ConfigError: it is not one of those.
+        """
+        if adapter not in self._view.known_adapters:
+            known = ", ".join(self._view.known_adapters) or "none"
+            raise ConfigError(f"{adapter!r} was not kept for this scene; kept were: {known}")
+        self._act(revision, (Stage.READY, Stage.REFUSED), "reused", candidate=adapter, by=by)
+
+    def approve(self, revision: int, *, by: str) -> None:
+        """Preview: let the candidate onto the arm, as a canary."""
+        self._act(revision, (Stage.PREVIEW,), "approved", by=by)
+
+    def reject(self, revision: int, *, by: str) -> None:
+        """Preview: do not let it onto the arm."""
+        self._act(revision, (Stage.PREVIEW,), "rejected", by=by)
+
+    def cancel(self, *, by: str) -> None:
+        """Stop at the next whole iteration or pair, from any stage; what runs on the robot stays what it was.
+
+        Raises:
+            FlowError: it is over already.
+        """
+        with self._lock:
+            view = self._view
+            if view.stage.over:
+                raise FlowError(f"this adaptation is over ({view.stage.value}); there is nothing to cancel")
+            if not view.cancel_requested:
+                self._record("cancel_requested", by=by)
+            if not view.stage.busy:
+                self._record("cancelled", by=by)
+
+    def _act(self, revision: int, stages: tuple[Stage, ...], kind: str, **data: Any) -> None:
+        with self._lock:
+            view = self._view
+            if view.stage not in stages or revision != view.revision:
+                last = view.history[-1]
+                raise FlowError(
+                    f"the page was out of date: by now this adaptation is {view.stage.value} "
+                    f"({last['kind']}{' by ' + last['by'] if last.get('by') else ''}); look again, then decide"
+                )
+            self._record(kind, **data)
+        self.resume()
+
+    def _record(self, kind: str, **data: Any) -> None:
+        with self._lock:
+            entry = self._journal.append(kind, {**data, "at_ns": time.time_ns()})
+            self._view.apply(kind, entry.data)
+
+    def _work(self) -> None:
+        try:
+            while not self._closing and self._view.stage.busy:
+                if self._view.cancel_requested:
+                    self._end_cancelled()
+                    return
+                self._step()
+        except GymnastError as error:
+            self._record("failed", reason=f"{error}")
+        except Exception as error:  # whatever an engine does wrong fails its adaptation, which nobody waits for then
+            LOG.exception("adaptation_failed id=%s", self._view.adaptation_id)
+            self._record("failed", reason=f"{type(error).__name__}: {error}; the trainer's log has the rest")
+
+    def _step(self) -> None:
+        view, engine = self._view, self._engine
+        if view.stage is Stage.CAPTURED:
+            last = view.history[-1]["kind"]
+            if last == "collecting":
+                engine.collect(view.robot, view.instruction, self._last("collecting")["episodes"], self.folder)
+            else:
+                request = SceneRequest(view.robot, view.instruction, view.scene, **view.options)
+                self._record("captured", **engine.capture(request, self.folder))
+            trust = engine.trust(self.folder)
+            self._record("trust", ok=trust.ok, reason=trust.reason, figures=dict(trust.figures))
+        elif view.stage is Stage.TRAINING:
+            self._train()
+        elif view.stage is Stage.CHECKING:
+            if view.history[-1]["kind"] != "reused":  # what was kept had passed
+                self._record("forgetting", **engine.check_forgetting(view.candidate, self.folder))
+            engine.preview(view.candidate, self.folder)
+            self._record("previewed")
+        elif view.stage is Stage.CANARY:
+            self._canary()
+
+    def _train(self) -> None:
+        view, budget, began = self._view, Budget(**self._view.budget), self._clock()
+        spent_before = view.rollouts
+
+        def over() -> str:
+            elapsed = self._clock() - began
+            if view.cancel_requested:
+                return "cancelled"
+            if elapsed >= budget.seconds:
+                return "the time budget"
+            if view.rollouts - spent_before >= budget.rollouts:
+                return "the rollout budget"
+            if elapsed / 3600 * budget.price_per_hour >= budget.money:
+                return "the money budget"
+            return ""
+
+        practised = self._engine.train(
+            view.mode,
+            budget,
+            self.folder,
+            lambda kind, data: self._record(kind, **data),
+            lambda: CLOSING if self._closing else over(),
+        )
+        if self._closing:
+            return
+        if view.cancel_requested:
+            self._end_cancelled()
+        elif practised.candidate is None:
+            cause = practised.ended_by or over() or "training"
+            self._record("failed", reason=f"{cause} ended before the first whole iteration; allow more")
+        else:
+            self._record("trained", candidate=practised.candidate, ended_by=practised.ended_by)
+
+    def _canary(self) -> None:
+        view = self._view
+        verdict = self._engine.canary(
+            view.candidate,
+            view.robot,
+            self.folder,
+            lambda kind, data: self._record(kind, **data),
+            lambda: self._closing or view.cancel_requested,
+        )
+        if self._closing and not verdict.card:
+            return
+        if view.cancel_requested:
+            self._end_cancelled()
+        elif verdict.keep:
+            self._engine.keep(view.candidate, view.robot, self.folder)
+            self._record("kept", card=dict(verdict.card), reason=verdict.reason or "it won its canary")
+        else:
+            self._engine.revert(view.candidate, view.robot, self.folder)
+            decision = str(verdict.card.get("decision", "")).replace("_", " ")
+            self._record("reverted", card=dict(verdict.card), reason=verdict.reason or f"its canary ended: {decision}")
+
+    def _end_cancelled(self) -> None:
+        if self._view.candidate:
+            self._engine.revert(self._view.candidate, self._view.robot, self.folder)
+        self._record("cancelled", by=self._last("cancel_requested").get("by", ""))
+
+    def _last(self, kind: str) -> Mapping[str, Any]:
+        return next(entry.data for entry in reversed(self._journal.entries) if entry.kind == kind)
+
+
+class Adaptations:
+    """All adaptations of a trainer, in folders; unfinished ones go on at start.
+
+    Args:
+        root: their folder.
+        engine_of: tenant -> what computes for it; None where this trainer cannot adapt; old ones can be looked at.
+    """
+
+    def __init__(self, root: Path, engine_of: Callable[[str], AdaptationEngine] | None) -> None:
+        self._root, self._engine_of = root, engine_of
+        self._lock = threading.Lock()
+        self._flows: dict[str, SceneAdaptation] = {}
+        root.mkdir(parents=True, exist_ok=True)
+        if engine_of is not None:
+            for journal in sorted(root.glob("*/journal.jsonl")):
+                flow = SceneAdaptation(journal.parent, engine_of(_tenant_of(journal)))
+                self._flows[journal.parent.name] = flow
+                flow.resume()
+
+    def modes(self, tenant: str) -> tuple[str, ...]:
+        """What this trainer can train for a tenant."""
+        return () if self._engine_of is None else self._engine_of(tenant).modes
+
+    def price_per_hour(self, tenant: str) -> float:
+        """What an hour of training costs here; 0 where nobody counts."""
+        return 0.0 if self._engine_of is None else self._engine_of(tenant).price_per_hour
+
+    def start(self, tenant: str, request: SceneRequest, *, by: str, adaptation_id: str = "") -> SceneAdaptation:
+        """Begin one; adaptation_id is from new_adaptation_id(), empty makes one.
+
+        Raises:
+            FlowError: the robot is being adapted already, or this trainer has no engine.
+            ConfigError: what is asked for is not here.
+        """
+        if self._engine_of is None:
+            raise FlowError("this page cannot adapt; a trainer started with `gymnast serve` can")
+        with self._lock:
+            if other := self.on(tenant, request.robot):
+                raise FlowError(
+                    f"{other.robot} is being adapted already by {other.started_by} ({other.adaptation_id}, "
+                    f"{other.stage.value}); finish or cancel that first"
+                )
+            flow = SceneAdaptation.start(
+                self._root, self._engine_of(tenant), request, by=by, tenant=tenant, adaptation_id=adaptation_id
+            )
+            self._flows[flow.view.adaptation_id] = flow
+            return flow
+
+    def on(self, tenant: str, robot: str) -> View | None:
+        """Return the adaptation that a tenant's robot is in."""
+        views = (flow.view for flow in self.of(tenant))
+        return next((view for view in views if view.robot == robot and not view.stage.over), None)
+
+    def blinds(self, row: EpisodeRow) -> bool:
+        """Whether an episode may be a run of a canary that is not over: who acted in it must not be seen."""
+        return is_blinded(row.metadata) and any(
+            (view.robot, view.tenant, view.stage) == (row.robot, row.tenant, Stage.CANARY)
+            for view in (flow.view for flow in list(self._flows.values()))
+        )
+
+    def get(self, tenant: str, adaptation_id: str) -> SceneAdaptation:
+        """Return one.
+
+        Raises:
+            FlowError: the tenant has none of this id.
+        """
+        flow = self._flows.get(adaptation_id)
+        if flow is None or flow.view.tenant != tenant:
+            raise FlowError(f"there is no adaptation {adaptation_id!r}; choose one from the list")
+        return flow
+
+    def of(self, tenant: str) -> list[SceneAdaptation]:
+        """Return a tenant's, newest first."""
+        mine = [flow for flow in list(self._flows.values()) if flow.view.tenant == tenant]
+        return sorted(mine, key=lambda flow: -int(flow.view.history[0]["at_ns"]))
+
+    def close(self) -> None:
+        """Stop all between two steps."""
+        for flow in self._flows.values():
+            flow.close()
+
+
+def _tenant_of(journal: Path) -> str:
+    """Whose an adaptation is, by the first line of its journal; one that says nothing is the default tenant's."""
+    with journal.open("rb") as lines:
+        first = json.loads(next(iter(lines), b"{}"))
+    return str(first.get("data", {}).get("tenant", DEFAULT_TENANT))

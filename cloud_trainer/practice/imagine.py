@@ -1,0 +1,204 @@
+"""Roll a policy out in any environment and keep what a judge and a learner need: frames at chunk ends, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cloud_trainer.progress import CancelledError, never
+from cloud_trainer.world_model.compact.data import Clips, StartState, starts_of
+from cloud_trainer.world_model.worlds import World
+from gymnast_core.env import Env, instructions_for
+from gymnast_core.errors import ContractError
+from gymnast_core.policy import Policy
+from gymnast_core.rollout import run_episode
+from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Observation, RolloutBatch, StepResult
+
+
+class RecordedActions:
+    """A policy that plays back recorded actions, all rows in step; for audits."""
+
+    chunk_length = 5
+
+    def __init__(self, actions_BTA: FloatArray, version: str = "recorded") -> None:
+        self._actions_BTA, self._step, self.version = actions_BTA, 0, version
+
+    def act(
+        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
+    ) -> ActionChunk:
+        """Return the next recorded actions; past the end the last one repeats."""
+        index = np.minimum(self._step + np.arange(self.chunk_length), self._actions_BTA.shape[1] - 1)
+        self._step += self.chunk_length
+        return ActionChunk(np.ascontiguousarray(self._actions_BTA[:, index]), self.version)
+
+
+class _Keeper:
+    """Observer that keeps frames at chunk ends, commanded actions, tokens and row lengths."""
+
+    def __init__(self, camera: str) -> None:
+        self._camera = camera
+        self.frame_steps: list[int] = []
+        self.frames: list[ByteArray] = []
+        self.actions: list[FloatArray] = []
+        self.tokens: list[IntArray] = []
+        self.log_probs: list[FloatArray] = []
+        self.length_B = np.zeros(0, np.int64)
+        self.version = ""
+        self._done_B = np.zeros(0, bool)
+
+    def on_reset(self, instructions: Sequence[str], observation: Observation) -> None:
+        self._keep(0, observation)
+        self.length_B = np.zeros(observation.batch_size, np.int64)
+        self._done_B = np.zeros(observation.batch_size, bool)
+
+    def on_step(self, action_BA: FloatArray, result: StepResult, chunk: ActionChunk, index: int) -> None:
+        shape = result.commanded_BA.shape
+        self.version = chunk.policy_version
+        self.actions.append(result.commanded_BA)
+        self.tokens.append(np.zeros(shape, np.int64) if chunk.tokens_BKA is None else chunk.tokens_BKA[:, index])
+        exact = chunk.log_probs_BKA
+        self.log_probs.append(np.zeros(shape, np.float32) if exact is None else exact[:, index])
+        self.length_B += ~self._done_B
+        self._done_B = result.done_B
+        if index == chunk.actions_BKA.shape[1] - 1 or result.done_B.all():
+            self._keep(len(self.actions), result.observation)
+
+    def _keep(self, step: int, observation: Observation) -> None:
+        self.frame_steps.append(step)
+        self.frames.append(observation.images[self._camera])
+
+
+def imagine(
+    env: Env,
+    policy: Policy,
+    instruction: str | Sequence[str],
+    *,
+    seed: int,
+    rng: np.random.Generator | None = None,
+    group_B: IntArray | None = None,
+    cancelled: Callable[[], bool] = never,
+) -> RolloutBatch:
+    """Run one batch of episodes in any environment.
+
+    Args:
+        env: reset here.
+        policy: asked at every chunk start.
+        instruction: one for all rows, or B.
+        seed: of the start states.
+        rng: sampling noise of the policy; None is greedy.
+        group_B: (B,) group of each row; default: each row its own.
+        cancelled: asked before every step.
+
+    Returns:
+        B rollouts; frames at 0, K, 2K, ... and the end.
+
+    Raises:
+        CancelledError: cancelled.
+    """
+    rows = instructions_for(instruction, env.spec.batch_size)
+    keeper = _Keeper(env.spec.cameras[0])
+    last = run_episode(env, policy, rows, seed=seed, rng=rng, observers=[keeper], cancelled=cancelled)
+    if not last.done_B.all():
+        raise CancelledError("cancelled while imagining")
+    return RolloutBatch(
+        instructions=rows,
+        frame_steps_F=np.array(keeper.frame_steps, np.int64),
+        frames_BFHWC=np.stack(keeper.frames, axis=1),
+        actions_BTA=np.stack(keeper.actions, axis=1),
+        tokens_BTA=np.stack(keeper.tokens, axis=1),
+        log_probs_BTA=np.stack(keeper.log_probs, axis=1),
+        length_B=keeper.length_B,
+        policy_version=keeper.version,
+        group_B=np.arange(len(rows)) if group_B is None else group_B,
+    )
+
+
+def imagine_from(
+    world: World,
+    starts: Sequence[StartState],
+    policy: Policy,
+    *,
+    seed: int,
+    rng: np.random.Generator | None = None,
+    group_B: IntArray | None = None,
+    cancelled: Callable[[], bool] = never,
+) -> RolloutBatch:
+    """Run one episode from every start in a world, one after the other as many as it dreams together.
+
+    Args:
+        world: to dream in.
+        starts: one per row.
+        policy: asked at every chunk start.
+        seed: of the world's noise.
+        rng: sampling noise of the policy; None is greedy.
+        group_B: (B,) group of each row; default: each row its own.
+        cancelled: asked before every step.
+
+    Raises:
+        CancelledError: cancelled.
+    """
+    group_B = np.arange(len(starts)) if group_B is None else group_B
+    batches = []
+    for rows in _batches(world, len(starts)):
+        env, texts = world.env(starts[rows]), [start.instruction for start in starts[rows]]
+        own = seed + rows.start
+        batches.append(imagine(env, policy, texts, seed=own, rng=rng, group_B=group_B[rows], cancelled=cancelled))
+    return join_rollouts(batches)
+
+
+def _batches(world: World, rows: int) -> list[slice]:
+    most = world.batch_size or max(1, rows)
+    return [slice(low, low + most) for low in range(0, rows, most)]
+
+
+def join_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
+    """Put batches behind each other; where all rows of one ended sooner, they stand still to the end of the longest.
+
+    Raises:
+        ContractError: their kept frames differ otherwise.
+    """
+    longest = max(batches, key=lambda batch: batch.actions_BTA.shape[1])
+    batches = [_lengthened(batch, longest) for batch in batches]
+    names = ("frames_BFHWC", "actions_BTA", "tokens_BTA", "log_probs_BTA", "length_B", "group_B")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
+    return replace(longest, instructions=tuple(text for batch in batches for text in batch.instructions), **arrays)
+
+
+def _lengthened(batch: RolloutBatch, longest: RolloutBatch) -> RolloutBatch:
+    frames, steps = len(batch.frame_steps_F), batch.actions_BTA.shape[1]
+    if list(batch.frame_steps_F) != list(longest.frame_steps_F[:frames]):
+        raise ContractError("rollouts keep frames at different steps; they cannot be joined")
+    still, idle = len(longest.frame_steps_F) - frames, longest.actions_BTA.shape[1] - steps
+    if not still and not idle:
+        return batch
+    shown = np.concatenate((batch.frames_BFHWC, np.repeat(batch.frames_BFHWC[:, -1:], still, axis=1)), axis=1)
+    names = ("actions_BTA", "tokens_BTA", "log_probs_BTA")
+    arrays: dict[str, Any] = {name: np.pad(getattr(batch, name), ((0, 0), (0, idle), (0, 0))) for name in names}
+    return replace(batch, frame_steps_F=longest.frame_steps_F, frames_BFHWC=shown, **arrays)
+
+
+def replay_clips(
+    world: World, clips: Clips, *, seed: int, step: int = 0, cancelled: Callable[[], bool] = never
+) -> RolloutBatch:
+    """Imagine recorded episodes again: their start frame, their actions, the model's frames.
+
+    Args:
+        world: to dream in.
+        clips: episodes of any length, at its image size; a shorter one's dream ends, and stands still, where it did.
+        seed: of the model's noise.
+        step: where the dream takes over from the recording, a chunk start.
+        cancelled: asked before every step.
+    """
+    starts, batches = starts_of(clips, steps=(step,), ends=clips.length_N), []
+    for rows in _batches(world, len(starts)):
+        env = world.env(starts[rows])
+        policy = RecordedActions(clips.actions_NTA[rows, step:])
+        texts = clips.instructions[rows]
+        batches.append(imagine(env, policy, texts, seed=seed + rows.start, cancelled=cancelled))
+    rollouts = join_rollouts(batches)
+    frames = rollouts.frames_BFHWC.copy()
+    frames[:, 0] = clips.frames_NTHWC[:, 0]
+    return replace(rollouts, frames_BFHWC=frames, group_B=np.arange(len(starts)))

@@ -1,0 +1,250 @@
+"""The calibration ledger: every real evaluation beside its replay in imagination."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gymnast_core.errors import ContractError
+from gymnast_core.evaluation.statistics import Interval, PairCounts, paired_difference, pearson, wilson_interval
+from gymnast_core.judge import Verdict
+from gymnast_core.records.journal import Journal, read_chain
+from gymnast_core.types import Episode, Outcome
+
+Imagine = Callable[[Sequence[Episode]], Sequence[Verdict]]
+"""Replays recorded episodes in the world model, same starts and policy or actions, and judges the dreams."""
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One real evaluation of one policy on one task, and its dream.
+
+    Attributes:
+        task: what the arm was asked to do.
+        policy: checkpoint id.
+        world_model: checkpoint id.
+        judge: version.
+        both, real_only, imagined_only, neither: episodes by real and imagined success.
+        abstained: episodes whose dream the judge would not decide; not counted above.
+        episodes: ids.
+    """
+
+    task: str
+    policy: str
+    world_model: str
+    judge: str
+    both: int
+    real_only: int
+    imagined_only: int
+    neither: int
+    abstained: int = 0
+    episodes: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Decided episodes."""
+        return self.both + self.real_only + self.imagined_only + self.neither
+
+    @property
+    def real(self) -> float:
+        """Real success rate of the decided episodes."""
+        return (self.both + self.real_only) / self.n
+
+    @property
+    def imagined(self) -> float:
+        """Imagined success rate of the same episodes."""
+        return (self.both + self.imagined_only) / self.n
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How imagined success compares with real success over some rows.
+
+    Attributes:
+        rows: evaluations.
+        n: decided episodes.
+        abstained: undecided ones.
+        real: real success rate with its interval.
+        imagined: imagined success rate with its interval.
+        bias: imagined minus real, paired; above zero is optimism.
+        agreement: share of episodes with the same outcome.
+        false_success: P(judge says success | real failure); None without real failures.
+        correlation: Pearson's r of real and imagined rates over the rows; None below three rows.
+    """
+
+    rows: int
+    n: int
+    abstained: int
+    real: Interval
+    imagined: Interval
+    bias: Interval
+    agreement: float
+    false_success: float | None
+    correlation: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+class CalibrationLedger:
+    """Rows in a hash-linked journal: an evaluation that embarrasses the world model cannot be dropped quietly.
+
+    The file is open only while a row is written, so that trainer and page may share it.
+
+    Args:
+        path: of the file; it may not exist yet.
+
+    Raises:
+        CorruptError: a line was changed, removed or reordered; the message names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read: tuple[tuple[int, int], tuple[LedgerRow, ...]] = ((-1, 0), ())
+        _ = self.rows
+
+    def close(self) -> None:
+        """Nothing is held open; for symmetry with what is."""
+
+    @property
+    def rows(self) -> tuple[LedgerRow, ...]:
+        """Every row, oldest first; read again when the file has changed."""
+        if not self.path.exists():
+            return ()
+        status = self.path.stat()
+        stamp = (status.st_size, status.st_mtime_ns)
+        if stamp != self._read[0]:
+            data = self.path.read_bytes()
+            entries = read_chain(data[: data.rfind(b"\n") + 1], self.path)
+            rows = tuple(LedgerRow(**{**entry.data, "episodes": tuple(entry.data["episodes"])}) for entry in entries)
+            self._read = (stamp, rows)
+        return self._read[1]
+
+    def add(self, row: LedgerRow) -> None:
+        """Write one row.
+
+        Raises:
+            ContractError: no episode of it was decided, so it says nothing.
+            StorageError: another process writes at this very moment; try again.
+        """
+        if row.n < 1:
+            raise ContractError(f"no dream of {row.task} with {row.policy} was decided; the row would say nothing")
+        journal = Journal(self.path)
+        try:
+            journal.append("evaluation", asdict(row))
+        finally:
+            journal.close()
+
+    def record(
+        self, episodes: Sequence[Episode], imagine: Imagine, *, policy: str, world_model: str, judge: str
+    ) -> list[LedgerRow]:
+        """Write what rows_of() finds; tasks of which nothing was decided are left out."""
+        decided = [row for row in rows_of(episodes, imagine, policy=policy, world_model=world_model, judge=judge)
+                   if row.n]  # fmt: skip
+        for row in decided:
+            self.add(row)
+        return decided
+
+    def calibration(self, *, task: str | None = None, world_model: str | None = None) -> Calibration | None:
+        """Return the calibration over all rows, of one task, of one world model; None without rows."""
+        chosen = [
+            row
+            for row in self.rows
+            if (task is None or row.task == task) and (world_model is None or row.world_model == world_model)
+        ]
+        return calibration_of(chosen)
+
+    def by_task(self) -> dict[str, Calibration]:
+        """Return the calibration of every task."""
+        return self._by(row.task for row in self.rows)
+
+    def trend(self) -> list[tuple[str, Calibration]]:
+        """Return the calibration of every world-model version, in order of first use."""
+        versions = list(dict.fromkeys(row.world_model for row in self.rows))
+        return [(version, found) for version in versions if (found := self.calibration(world_model=version))]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values: the calibration overall, by task, and over world-model versions."""
+        overall = self.calibration()
+        return {
+            "overall": None if overall is None else overall.to_json(),
+            "tasks": {task: found.to_json() for task, found in self.by_task().items()},
+            "trend": [{"world_model": version, **found.to_json()} for version, found in self.trend()],
+        }
+
+    def _by(self, tasks: Iterable[str]) -> dict[str, Calibration]:
+        return {task: found for task in dict.fromkeys(tasks) if (found := self.calibration(task=task))}
+
+
+def rows_of(
+    episodes: Sequence[Episode], imagine: Imagine, *, policy: str, world_model: str, judge: str
+) -> list[LedgerRow]:
+    """Replay a real evaluation in imagination: one row per task.
+
+    Args:
+        episodes: labelled episodes of one policy; unlabelled and abstained ones are skipped.
+        imagine: see Imagine.
+        policy: checkpoint id.
+        world_model: checkpoint id.
+        judge: version.
+
+    Raises:
+        ContractError: imagine() returned another number of verdicts than episodes.
+    """
+    known = [episode for episode in episodes if episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
+    verdicts = list(imagine(known)) if known else []
+    if len(verdicts) != len(known):
+        raise ContractError(f"{len(verdicts)} verdicts for {len(known)} episodes; return one per episode")
+    by_task: dict[str, list[tuple[Episode, Verdict]]] = defaultdict(list)
+    for episode, verdict in zip(known, verdicts, strict=True):
+        by_task[episode.instruction].append((episode, verdict))
+    return [_row_of(task, pairs, policy, world_model, judge) for task, pairs in by_task.items()]
+
+
+def calibration_of(rows: Sequence[LedgerRow]) -> Calibration | None:
+    """Return the pooled calibration of some rows; None without rows."""
+    if not rows:
+        return None
+    both, real_only, imagined_only, neither = (
+        sum(getattr(row, name) for row in rows) for name in ("both", "real_only", "imagined_only", "neither")
+    )
+    n = both + real_only + imagined_only + neither
+    failures = imagined_only + neither
+    correlation = pearson([row.real for row in rows], [row.imagined for row in rows]) if len(rows) > 2 else None
+    return Calibration(
+        rows=len(rows),
+        n=n,
+        abstained=sum(row.abstained for row in rows),
+        real=wilson_interval(both + real_only, n),
+        imagined=wilson_interval(both + imagined_only, n),
+        bias=paired_difference(PairCounts(wins=imagined_only, losses=real_only, both=both, neither=neither)),
+        agreement=(both + neither) / n,
+        false_success=imagined_only / failures if failures else None,
+        correlation=None if correlation is None or correlation != correlation else correlation,
+    )
+
+
+def _row_of(
+    task: str, pairs: Sequence[tuple[Episode, Verdict]], policy: str, world_model: str, judge: str
+) -> LedgerRow:
+    decided = [
+        (episode.outcome is Outcome.SUCCESS, verdict.outcome is Outcome.SUCCESS)
+        for episode, verdict in pairs
+        if verdict.outcome in (Outcome.SUCCESS, Outcome.FAILURE)
+    ]
+    return LedgerRow(
+        task=task,
+        policy=policy,
+        world_model=world_model,
+        judge=judge,
+        both=decided.count((True, True)),
+        real_only=decided.count((True, False)),
+        imagined_only=decided.count((False, True)),
+        neither=decided.count((False, False)),
+        abstained=len(pairs) - len(decided),
+        episodes=tuple(episode.episode_id for episode, _ in pairs),
+    )

@@ -1,0 +1,221 @@
+"""The audit as one HTML file: verdict, curves and tables, and videos of real, imagined and difference side by side."""
+
+from __future__ import annotations
+
+import base64
+import html
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cloud_trainer.world_model.audit.bounds import AT_LEAST, MEANING
+from cloud_trainer.world_model.audit.cases import AuditCase
+from cloud_trainer.world_model.data.video import write_video
+from gymnast_core.types import ByteArray, Outcome
+
+if TYPE_CHECKING:
+    from cloud_trainer.world_model.audit.audit import AuditReport
+
+_PANEL = 192
+_GAP = 8
+_STYLE = """
+:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}
+td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #8884}
+td:first-child,th:first-child,td.text,th.text{text-align:left}.bad{color:#c0392b;font-weight:600}.good{color:#1e8449;font-weight:600}
+figure{display:inline-block;margin:.5rem 1rem .5rem 0}figcaption{font-size:13px;max-width:37rem}video{max-width:100%}
+.panels{display:flex;justify-content:space-around;font-size:13px}
+"""
+
+
+def audit_page(report: AuditReport, cases: Sequence[AuditCase], *, videos: int = 6) -> str:
+    """Return the page; needs nothing from the network.
+
+    Args:
+        report: what is shown.
+        cases: some of them are shown as videos, worst PSNR first.
+        videos: how many.
+    """
+    worst = sorted(cases, key=lambda case: report.psnr_by_episode[case.episode.episode_id])
+    spread = [worst[int(i)] for i in np.unique(np.linspace(0, len(worst) - 1, min(videos, len(worst))).round())]
+    parts = [
+        f"<h1>Audit of {html.escape(report.model) or 'a world model'}</h1>",
+        _verdict(report),
+        _table("Bounds", ("bound", "what it asks", "measured", "demanded", ""), _bound_rows(report)),
+        "<h2>Real, imagined, difference</h2><p>The worst first. The model saw the frames up to the start of the "
+        "dream and then only the recorded actions; black in the third panel is agreement.</p>"
+        + "".join(_figure(case, report) for case in spread),
+        _curve(report),
+        _table("By horizon", ("step", "episodes", "PSNR dB", "95 %", "SSIM"), _horizon_rows(report)),
+        _judge(report),
+        _trust(report),
+        f"<p>LPIPS: {html.escape(report.lpips)}.</p>",
+    ]
+    body = "\n".join(parts)
+    head = f"<meta charset=utf-8><title>World model audit</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang=en>{head}{body}"
+
+
+def _verdict(report: AuditReport) -> str:
+    cap = report.trusted_steps
+    horizon = "" if cap is None else f" Trust ends after {cap} imagined steps."
+    episodes = max(report.pictures, 0 if report.outcomes is None else report.outcomes.episodes)
+    if report.passed:
+        return f"<p class=good>Passed on {episodes} held-out episodes.{horizon}</p>"
+    reasons = "".join(f"<li>{html.escape(text)}</li>" for text in report.broken.values())
+    return f"<p class=bad>Not trusted ({episodes} held-out episodes).{horizon}</p><ul class=bad>{reasons}</ul>"
+
+
+def _bound_rows(report: AuditReport) -> list[tuple[Any, ...]]:
+    from cloud_trainer.world_model.audit.audit import scalars
+
+    rows = [
+        (name, MEANING[name], _show(value), _demanded(name, report.bounds.get(name)),
+         "broken" if name in report.broken else "")
+        for name, value in scalars(report).items()
+    ]  # fmt: skip
+    share = "–" if report.trust is None else f"{report.trust['coverage']:.0%}"
+    demanded = "85-95 %" if report.bounds.get("coverage") else "–"
+    broken = "broken" if "coverage" in report.broken else ""
+    return [*rows, ("coverage", MEANING["coverage"], share, demanded, broken)]
+
+
+def _demanded(name: str, bound: Any) -> str:
+    return _show(bound) if bound is None else f"{'≥' if name in AT_LEAST else '≤'} {_show(bound)}"
+
+
+def _curve(report: AuditReport) -> str:
+    """PSNR over imagined steps as a line with its 95 % band."""
+    rows = report.horizon
+    if len(rows) < 2:
+        return ""
+    low, high = min(row["psnr_low"] for row in rows), max(row["psnr_high"] for row in rows)
+
+    def point(place: int, name: str) -> str:
+        x, y = 40 + 540 * place / (len(rows) - 1), 10 + 130 * (high - rows[place][name]) / max(high - low, 1e-6)
+        return f"{x:.1f},{y:.1f}"
+
+    steps = range(len(rows))
+    band = " ".join([point(i, "psnr_high") for i in steps] + [point(i, "psnr_low") for i in reversed(steps)])
+    line = " ".join(point(i, "psnr_db") for i in steps)
+    return (
+        "<figure><svg viewBox='0 0 600 170' width=600 role=img aria-label='PSNR by imagined step'>"
+        f"<polygon points='{band}' fill='#3498db44'/><polyline points='{line}' fill=none stroke='#3498db' "
+        f"stroke-width=2 /><g font-size=12 fill=currentColor><text x=0 y=16>{high:.1f}</text>"
+        f"<text x=0 y=144>{low:.1f} dB</text><text x=40 y=164>step {rows[0]['step']}</text>"
+        f"<text x=580 y=164 text-anchor=end>step {rows[-1]['step']}</text></g></svg>"
+        "<figcaption>PSNR by imagined step, mean over episodes with its 95 % interval</figcaption></figure>"
+    )
+
+
+def _horizon_rows(report: AuditReport) -> list[tuple[Any, ...]]:
+    return [
+        (row["step"], row["episodes"], _show(row["psnr_db"]), f"{row['psnr_low']:.1f}-{row['psnr_high']:.1f}",
+         _show(row["ssim"]))
+        for row in report.horizon
+    ]  # fmt: skip
+
+
+def _judge(report: AuditReport) -> str:
+    told = report.outcomes
+    if told is None:
+        return "<h2>Outcomes</h2><p class=bad>No judge was given: outcomes were not audited.</p>"
+    asked = (("imagined ends", told.intervals), ("recorded ends", told.on_real_frames))
+    rows = [
+        (label, _rate(found["false_success"]), _rate(found["missed_success"]), found["abstained"])
+        for label, found in asked
+        if found
+    ]
+    by_task = {**told.by_task, "all": told.to_json()}
+    tasks = [
+        (name, int(row["episodes"]), *(f"{row[key]:.0%}" for key in ("agreement", "imagined_success", "real_success")))
+        for name, row in by_task.items()
+    ]
+    cells = [
+        (f"{cell['task']} / {cell['policy']}", cell["n"], _rate(cell["real"]), _rate(cell["imagined"]))
+        for cell in told.cells["cells"]
+    ]
+    found = [
+        (name, _show(value["value"]), f"{_show(value['low'])} .. {_show(value['high'])}")
+        for name, value in told.cells.items()
+        if name != "cells"
+    ]
+    head = (f"judge {told.judge} on", "P(success | really failed)", "P(failure | really succeeded)", "abstained")
+    return (
+        _table("Outcomes", head, rows)
+        + _table("By task", ("task", "episodes", "agreement", "imagined success", "real success"), tasks)
+        + _table("Per task and policy", ("task / policy", "n", "real success", "imagined success"), cells)
+        + _table("Over tasks and policies", ("", "value", "95 %"), found)
+    )
+
+
+def _trust(report: AuditReport) -> str:
+    if report.trust is None:
+        return "<h2>Trust</h2><p>No trust score: that takes 8 episodes with 2 dreams each.</p>"
+    trust = report.trust
+    said = (
+        f"<p>Disagreement ranks errors with r = {trust['rank_r']:.2f} (at least {trust['rank_low']:.2f}); taken as it "
+        f"is a 90 % band would cover {trust['raw_coverage']:.0%}; recalibrated it covers {trust['coverage']:.0%} of "
+        f"held-out steps: <b>{trust['verdict']}</b>.</p>"
+    )
+    rows = [
+        (int(row["step"]), _show(row["error"]), _show(row["disagreement"]), _show(row["upper_band"]))
+        for row in trust["by_step"]
+    ]
+    return said + _table("Trust by step", ("step", "error (RMS)", "disagreement", "90 % band"), rows)
+
+
+def _figure(case: AuditCase, report: AuditReport) -> str:
+    panels = side_by_side(case.real_FHWC, case.imagined_KFHWC[0])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "v.mp4"
+        write_video(path, panels, fps=5)
+        data = base64.b64encode(path.read_bytes()).decode()
+    episode = case.episode
+    outcome = "Outcome not labelled" if episode.outcome is Outcome.UNLABELLED else f"Really {episode.outcome.value}"
+    about = (
+        f"{html.escape(episode.episode_id)}: {html.escape(episode.instruction)}. {outcome}; "
+        f"PSNR {report.psnr_by_episode[episode.episode_id]:.1f} dB; imagined from frame {case.start + 1} on."
+    )
+    return (
+        "<figure><div class=panels><span>real</span><span>imagined</span><span>difference</span></div>"
+        f"<video controls loop muted autoplay playsinline src='data:video/mp4;base64,{data}'></video>"
+        f"<figcaption>{about}</figcaption></figure>"
+    )
+
+
+def side_by_side(real: ByteArray, imagined: ByteArray) -> ByteArray:
+    """Return (F, h, 3 w + gaps, 3): real, imagined, absolute difference, enlarged by whole numbers."""
+    scale = max(1, _PANEL // real.shape[1])
+    difference = np.abs(real.astype(np.int16) - imagined.astype(np.int16)).astype(np.uint8)
+    gap = np.full((len(real), real.shape[1] * scale, _GAP, 3), 255, np.uint8)
+    big = [panel.repeat(scale, axis=1).repeat(scale, axis=2) for panel in (real, imagined, difference)]
+    return np.concatenate((big[0], gap, big[1], gap, big[2]), axis=2)
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    lines = "".join(
+        "<tr" + (" class=bad" if row and row[-1] == "broken" else "") + ">"
+        + "".join(f"<td{_side(value)}>{html.escape(str(value))}</td>" for value in row) + "</tr>"
+        for row in rows
+    )  # fmt: skip
+    return f"<h2>{html.escape(title)}</h2><table><tr>{cells}</tr>{lines}</table>"
+
+
+def _side(value: Any) -> str:
+    """Sentences stand to the left, numbers to the right."""
+    return " class=text" if isinstance(value, str) and value.count(" ") > 2 else ""
+
+
+def _rate(rate: Mapping[str, Any] | None) -> str:
+    return "none" if rate is None else f"{rate['rate']:.2f} ({rate['low']:.2f}-{rate['high']:.2f}, n={rate['n']})"
+
+
+def _show(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,112 @@
+"""A DiT world model on disk: a checkpoint folder that names its sizes, objective and codec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from cloud_trainer.world_model.dit.diffusion import Objective, objective
+from cloud_trainer.world_model.dit.network import DiT, DiTConfig, parameter_manifest
+from gymnast_core.errors import CheckpointError
+from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
+
+ARCHITECTURE = "worldgym_dit"
+
+
+@dataclass(frozen=True)
+class WorldModel:
+    """A loaded checkpoint.
+
+    Attributes:
+        model: the network, in eval mode.
+        objective: what it predicts.
+        codec_config: what codec.build_codec() takes.
+        manifest: where it comes from.
+    """
+
+    model: DiT
+    objective: Objective
+    codec_config: Mapping[str, Any]
+    manifest: Manifest
+
+
+def save_world_model(
+    folder: Path,
+    state: Mapping[str, torch.Tensor],
+    config: DiTConfig,
+    *,
+    objective_name: str,
+    codec_config: Mapping[str, Any],
+    image_size: int | None = None,
+    parents: tuple[str, ...] = (),
+    lineage: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Write a checkpoint folder; it must not exist yet.
+
+    Args:
+        folder: to create.
+        state: the network's tensors by name.
+        config: its sizes.
+        objective_name: what it predicts.
+        codec_config: see codec.build_codec().
+        image_size: pixels a side of the frames it was trained on; None where nobody knows.
+        parents: checkpoints it was made from.
+        lineage: what else made it.
+
+    Raises:
+        CheckpointError: the state does not fit the configuration, or the folder exists.
+    """
+    check_state(state, config)
+    described = {"network": config.to_json(), "objective": objective_name, "codec": dict(codec_config)}
+    weights = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    return write_checkpoint(
+        folder,
+        weights,
+        kind="world_model",
+        architecture=ARCHITECTURE,
+        config=described if image_size is None else {**described, "image_size": image_size},
+        parents=parents,
+        lineage=dict(lineage or {}),
+    )
+
+
+def load_world_model(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> WorldModel:
+    """Read, verify and build a world model.
+
+    Raises:
+        CheckpointError: altered, of another kind, or its tensors do not fit its configuration.
+    """
+    manifest, weights = read_checkpoint(folder, kind="world_model", architecture=ARCHITECTURE)
+    config = DiTConfig(**manifest.config["network"])
+    state = safetensors.torch.load(weights)
+    check_state(state, config)
+    with torch.device("meta"):
+        model = DiT(config)
+    model.load_state_dict({name: value.to(device, dtype) for name, value in state.items()}, assign=True)
+    codec_config: Mapping[str, Any] = manifest.config["codec"]
+    return WorldModel(model.eval(), objective(manifest.config["objective"]), codec_config, manifest)
+
+
+def check_state(state: Mapping[str, torch.Tensor], config: DiTConfig) -> None:
+    """Compare names and shapes with what the configuration needs.
+
+    Raises:
+        CheckpointError: names what is missing, unknown or of another shape.
+    """
+    wanted = dict(parameter_manifest(config))
+    given = {name: tuple(value.shape) for name, value in state.items()}
+    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    both = sorted(wanted.keys() & given.keys())
+    shapes = [f"{name} is {given[name]}, not {wanted[name]}" for name in both if given[name] != wanted[name]]
+    if missing or unknown or shapes:
+        raise CheckpointError(
+            f"weights do not fit the configuration: missing {missing[:3]} ({len(missing)}), "
+            f"unknown {unknown[:3]} ({len(unknown)}), other shapes {shapes[:3]} ({len(shapes)})"
+        )

@@ -1,0 +1,307 @@
+"""Trains a DiT from scratch or refines a checkpoint.
+
+What a run leaves on disk:
+
+<folder>/states/step-*/         resumable states (train_state.py)
+<folder>/progress.jsonl         one line per report: step, loss, gradient norm, rate, samples per second
+<folder>/samples/step-*.mp4     real | imagined | difference of one fixed clip
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloud_trainer.world_model.data.mixture import ClipStream
+from cloud_trainer.world_model.data.video import write_video
+from cloud_trainer.world_model.dit.checkpoint import save_world_model
+from cloud_trainer.world_model.dit.codec import Codec
+from cloud_trainer.world_model.dit.diffusion import objective
+from cloud_trainer.world_model.dit.distributed import Place, gathered, wrap
+from cloud_trainer.world_model.dit.loss import (
+    LossConfig,
+    diffusion_forcing_loss,
+    draw_batch,
+    rollout_consistency_loss,
+    sample_generator,
+)
+from cloud_trainer.world_model.dit.network import DiT
+from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
+from cloud_trainer.world_model.dit.train_state import Learned, load_state, newest_state, save_state
+from gymnast_core.errors import ConfigError
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.types import ByteArray
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run is done; the defaults are WorldGym's, plus gradient clipping.
+
+    Attributes:
+        batch_size: clips per process and step.
+        learning_rate: AdamW's, after warmup.
+        warmup_steps: linear.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        clip_norm: largest gradient norm.
+        ema_decay: of the averaged weights that are exported.
+        objective: "v_prediction" or "rectified_flow".
+        bf16: autocast; parameters stay float32.
+        compile: torch.compile the network.
+        strategy: "single", "ddp" or "fsdp2".
+        seed: of noise, timesteps and dropout.
+        save_every: steps between states.
+        keep_states: states kept.
+        report_every: steps between progress lines.
+        sample_every: steps between sample videos; 0 for none.
+        sample_context: known frames of the sample clip.
+        sampler: of the sample videos.
+        loss: what is trained on.
+    """
+
+    batch_size: int = 4
+    learning_rate: float = 3e-5
+    warmup_steps: int = 0
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    objective: str = "v_prediction"
+    bf16: bool = False
+    compile: bool = False
+    strategy: str = "single"
+    seed: int = 0
+    save_every: int = 1000
+    keep_states: int = 2
+    report_every: int = 50
+    sample_every: int = 0
+    sample_context: int = 1
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot train."""
+        for name in ("batch_size", "save_every", "keep_states", "report_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0 or self.clip_norm <= 0 or not 0 <= self.ema_decay < 1:
+            raise ConfigError(
+                f"learning_rate {self.learning_rate} and clip_norm {self.clip_norm} must be positive, "
+                f"ema_decay {self.ema_decay} in [0, 1)"
+            )
+
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+class Trainer:
+    """One run. The same seed, data and configuration give the same weights, stopped and resumed or not."""
+
+    def __init__(
+        self,
+        model: DiT,
+        codec: Codec,
+        stream: ClipStream,
+        config: TrainConfig,
+        *,
+        place: Place | None = None,
+        folder: Path | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """Put the model in place and build the optimizer.
+
+        Args:
+            model: fresh or loaded; trained in place.
+            codec: of its latents.
+            stream: this rank's clips.
+            config: settings.
+            place: rank and device.
+            folder: where states, progress and samples go; None keeps nothing.
+            on_progress: sees every report on rank 0.
+
+        Raises:
+            ConfigError: sample videos are wanted of a longer window than the network knows.
+        """
+        if config.sample_every and config.sampler.window > model.config.max_frames:
+            raise ConfigError(
+                f"sampler.window {config.sampler.window} exceeds the network's max_frames {model.config.max_frames}"
+            )
+        self.config, self.place, self.codec, self.stream = config, place or Place(), codec, stream
+        self.model = model.to(self.place.device)
+        self._module = wrap(self.model, config.strategy, self.place)
+        self._network = torch.compile(self._module) if config.compile else self._module
+        self._objective = objective(config.objective)
+        self._folder, self._on_progress = folder, on_progress
+        parameters = dict(self.model.named_parameters())
+        optimizer = torch.optim.AdamW(
+            parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
+        ema = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self._learned = Learned(parameters, ema, optimizer)
+        self.step = 0
+        self._drawn_at = time.monotonic()
+
+    def train(self, until: int, *, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Run up to step `until`; a cancelled run saves its state and returns."""
+        while self.step < until and not cancelled():
+            report = self.train_step()
+            if self.step % self.config.report_every == 0 or self.step == until:
+                self._report(report)
+            if self.config.sample_every and self.step % self.config.sample_every == 0:
+                self._write_sample()
+            if self.step % self.config.save_every == 0 and self.step < until:
+                self.save()
+        self.save()
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step; returns loss, gradient norm and rate."""
+        config = self.config
+        clips = self.stream.next_clips(config.batch_size)
+        batch = draw_batch(clips, self.codec, config.loss, seed=config.seed, device=self.place.device)
+        self.model.train()
+        with torch.autocast(self.place.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+            if self._is_rollout_step():
+                loss = rollout_consistency_loss(self._network, self.model, self._objective, batch, config.loss)
+            else:
+                loss = diffusion_forcing_loss(self._network, self._objective, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._learned.parameters.values(), config.clip_norm)
+        rate = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        for group in self._learned.optimizer.param_groups:
+            group["lr"] = rate
+        self._learned.optimizer.step()
+        self._learned.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._average()
+        return {"loss": float(loss.detach()), "grad_norm": float(gathered(norm)), "learning_rate": rate}
+
+    def save(self) -> Path | None:
+        """Write a resumable state; every rank must call it."""
+        if self._folder is None:
+            return None
+        rest = {"data": self.stream.state(), "config": asdict(self.config), "network": self.model.config.to_json()}
+        config = self.config
+        return save_state(
+            self._folder / "states", self._learned, rest, step=self.step, keep=config.keep_states, place=self.place
+        )
+
+    def resume(self) -> bool:
+        """Go on from the newest state; False when there is none.
+
+        Raises:
+            ConfigError: settings that shape the result differ from those of the state.
+            CorruptError: the state is damaged.
+        """
+        path = newest_state(self._folder / "states") if self._folder is not None else None
+        if path is None:
+            return False
+        rest = load_state(path, self._learned)
+        free = ("strategy", "compile", "save_every", "keep_states", "report_every", "sample_every", "batch_size")
+        ours, theirs = json.loads(json.dumps(asdict(self.config))), rest["config"]
+        changed = [name for name in ours if name not in free and ours[name] != theirs.get(name)]
+        if changed:
+            raise ConfigError(f"{path} was trained with other {changed}; start a new run to change them")
+        self.stream.restore(rest["data"])
+        self.step = int(rest["step"])
+        return True
+
+    def export(
+        self,
+        folder: Path,
+        *,
+        codec_config: Mapping[str, Any],
+        parents: tuple[str, ...] = (),
+        lineage: Mapping[str, Any] | None = None,
+    ) -> Manifest | None:
+        """Write the averaged weights as a checkpoint; every rank must call it, rank 0 writes."""
+        state = {name: gathered(value) for name, value in self._learned.ema.items()}
+        if not self.place.leads:
+            return None
+        height, width = self.stream.sample(0).frames_FHWC.shape[1:3]
+        described = {"stage": "world_model", "steps": self.step, "seed": self.config.seed, **(lineage or {})}
+        return save_world_model(
+            folder,
+            state,
+            self.model.config,
+            objective_name=self.config.objective,
+            codec_config=codec_config,
+            image_size=int(height) if height == width else None,
+            parents=parents,
+            lineage=described,
+        )
+
+    @contextmanager
+    def averaged(self) -> Iterator[DiT]:
+        """Lend the model with its averaged weights, in eval mode."""
+        held = {name: parameter.detach().clone() for name, parameter in self._learned.parameters.items()}
+        self._set(self._learned.ema)
+        self.model.eval()
+        try:
+            yield self.model
+        finally:
+            self._set(held)
+            self.model.train()
+
+    @torch.no_grad()
+    def _set(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._learned.parameters.items():
+            parameter.copy_(values[name])
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, parameter in self._learned.parameters.items():
+            self._learned.ema[name].lerp_(parameter.detach(), 1 - decay)
+
+    def _is_rollout_step(self) -> bool:
+        """The same on every rank: drawn from the step, not from samples."""
+        return float(np.random.default_rng((self.config.seed, self.step, 7)).random()) < self.config.loss.rollout_share
+
+    def _report(self, report: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        drawn = self.config.report_every * self.config.batch_size * self.place.world_size
+        line = {"step": self.step, **report, "samples_per_s": round(drawn / (now - self._drawn_at), 3)}
+        self._drawn_at = now
+        if not self.place.leads:
+            return
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / "progress.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        if self._on_progress is not None:
+            self._on_progress(line)
+
+    def _write_sample(self) -> None:
+        frames = self.sample_frames()
+        if self._folder is None or not self.place.leads:
+            return
+        (self._folder / "samples").mkdir(parents=True, exist_ok=True)
+        write_video(self._folder / "samples" / f"step-{self.step:08d}.mp4", frames)
+
+    def sample_frames(self) -> ByteArray:
+        """Roll the stream's first clip out with the averaged weights: (F, H, 3 W, 3) real, imagined, difference."""
+        clip = self.stream.sample(0)
+        real = torch.from_numpy(clip.frames_FHWC)
+        latents = self.codec.encode(real).to(self.place.device)[None]
+        actions = torch.from_numpy(clip.conditions_FC).to(self.place.device)[None]
+        known = self.config.sample_context
+        generator = sample_generator(self.config.seed, -1 % 2**31)
+        with self.averaged() as model:
+            sampler = RolloutSampler(model, self._objective, self.config.sampler, network=self._network)
+            sampler.start(latents[:, :known], actions[:, :known])
+            made = [latents[:, i] for i in range(known)]
+            for index in range(known, latents.shape[1]):
+                noise = torch.randn(latents[:, 0].shape, generator=generator).to(self.place.device)
+                made.append(sampler.next_frame(actions[:, index], noise))
+        imagined = self.codec.decode(torch.cat(made)).cpu()
+        difference = (real.int() - imagined.int()).abs().to(torch.uint8)
+        return np.asarray(torch.cat((real, imagined, difference), dim=2).numpy())

@@ -1,0 +1,105 @@
+"""How far the WidowX 250s is from the table and from itself, by kinematics alone.
+
+The arm is a chain of capsules between shoulder, elbow, wrist and gripper; links that share a joint are not compared.
+Frames: base_link, x forward, z up, origin under the waist; the table top is a height in it. Plain floats, because the
+gate asks with every command.
+
+Source: link offsets of wx250s in Interbotix/interbotix_ros_manipulators (interbotix_xsarm_descriptions).
+Segment distance: Ericson, Real-Time Collision Detection (2005), section 5.1.9.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy.typing as npt
+
+from gymnast_core.arm import closed_form, kinematics
+from gymnast_core.arm.closed_form import SHOULDER_Z_M, WRIST_TO_GRIPPER_M
+
+PALM_TO_GRIPPER_M = 0.066
+"""From the finger carriage, the widest part of the gripper, to the gripper frame."""
+PALM_HALF_WIDTH_M = 0.05
+
+ELBOW_RADIUS_M = 0.04
+WRIST_RADIUS_M = 0.035
+PALM_RADIUS_M = 0.02
+BASE_RADIUS_M = 0.07
+ARM_RADIUS_M = 0.03
+
+_FLOOR_M = (0.0, 0.0, 0.0)
+_SHOULDER_M = (0.0, 0.0, SHOULDER_Z_M)
+
+
+@dataclass(frozen=True)
+class Clearance:
+    """Distances of one pose.
+
+    Attributes:
+        table_m: lowest surface of elbow, wrist and palm above the table; negative is inside it.
+        self_m: smallest gap between gripper or forearm and base column or upper arm; negative is a collision.
+    """
+
+    table_m: float
+    self_m: float
+
+
+def clearance(joints: npt.ArrayLike, *, table_height_m: float = 0.0) -> Clearance:
+    """Return the clearances of six joint angles [rad].
+
+    Raises:
+        ShapeError: joints is not (6,).
+    """
+    gripper_X, rotation_XX = kinematics.forward(joints)
+    waist, shoulder = (float(angle) for angle in list(joints)[:2])  # type: ignore[arg-type]
+    return clearance_of(gripper_X.tolist(), rotation_XX.tolist(), waist, shoulder, table_height_m=table_height_m)
+
+
+def clearance_of(
+    gripper_m: Sequence[float],
+    rotation: Sequence[Sequence[float]],
+    waist_rad: float,
+    shoulder_rad: float,
+    *,
+    table_height_m: float = 0.0,
+) -> Clearance:
+    """Return the clearances of a gripper pose reached with these two joints; they alone decide where the elbow is."""
+    (ax, _, _), (ay, _, _), (az, across_z, _) = rotation
+    x, y, z = gripper_m
+    elbow = closed_form.elbow(waist_rad, shoulder_rad)
+    wrist = (x - ax * WRIST_TO_GRIPPER_M, y - ay * WRIST_TO_GRIPPER_M, z - az * WRIST_TO_GRIPPER_M)
+    palm = (x - ax * PALM_TO_GRIPPER_M, y - ay * PALM_TO_GRIPPER_M, z - az * PALM_TO_GRIPPER_M)
+    middle = ((elbow[0] + wrist[0]) / 2, (elbow[1] + wrist[1]) / 2, (elbow[2] + wrist[2]) / 2)
+    palm_drop = abs(across_z) * PALM_HALF_WIDTH_M + PALM_RADIUS_M
+    lowest = min(elbow[2] - ELBOW_RADIUS_M, wrist[2] - WRIST_RADIUS_M, palm[2] - palm_drop)
+    gap = min(
+        segment_distance(wrist, gripper_m, _FLOOR_M, _SHOULDER_M) - BASE_RADIUS_M - ARM_RADIUS_M,
+        segment_distance(middle, wrist, _FLOOR_M, _SHOULDER_M) - BASE_RADIUS_M - ARM_RADIUS_M,
+        segment_distance(palm, gripper_m, _SHOULDER_M, elbow) - 2 * ARM_RADIUS_M,
+    )
+    return Clearance(lowest - table_height_m, gap)
+
+
+def segment_distance(
+    a0_X: Sequence[float], a1_X: Sequence[float], b0_X: Sequence[float], b1_X: Sequence[float]
+) -> float:
+    """Smallest distance [m] between two segments of positive length."""
+    ax, ay, az = a1_X[0] - a0_X[0], a1_X[1] - a0_X[1], a1_X[2] - a0_X[2]
+    bx, by, bz = b1_X[0] - b0_X[0], b1_X[1] - b0_X[1], b1_X[2] - b0_X[2]
+    rx, ry, rz = a0_X[0] - b0_X[0], a0_X[1] - b0_X[1], a0_X[2] - b0_X[2]
+    aa, bb, ab = ax * ax + ay * ay + az * az, bx * bx + by * by + bz * bz, ax * bx + ay * by + az * bz
+    a_between, b_between = ax * rx + ay * ry + az * rz, bx * rx + by * ry + bz * rz
+    determinant = aa * bb - ab * ab
+    at_a = 0.0 if determinant < 1e-12 else _unit((ab * b_between - a_between * bb) / determinant)
+    at_b = (ab * at_a + b_between) / bb
+    if not 0.0 <= at_b <= 1.0:
+        at_b = _unit(at_b)
+        at_a = _unit((ab * at_b - a_between) / aa)
+    gap = (rx + at_a * ax - at_b * bx, ry + at_a * ay - at_b * by, rz + at_a * az - at_b * bz)
+    return math.sqrt(gap[0] * gap[0] + gap[1] * gap[1] + gap[2] * gap[2])
+
+
+def _unit(value: float) -> float:
+    return min(max(value, 0.0), 1.0)

@@ -1,0 +1,293 @@
+"""Signed releases: what a robot believes before it loads a checkpoint.
+
+A release is canonical JSON signed with Ed25519 (RFC 8032). It names the checkpoint by content, rises monotonically,
+expires, and says which robots it is for. A signature by an unknown key, or one byte changed, ends in NotSignedError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.records.manifest import Manifest, canonical_json
+
+SECOND_NS = 1_000_000_000
+EVERY_ROBOT = "*"
+KINDS = ("release", "promotion", "rollback")
+_RAW_BYTES = 32
+_KEY_ID_HEX = 16
+
+
+class NotSignedError(CheckpointError):
+    """A release is not signed by a key this robot trusts, or was altered."""
+
+
+class ExpiredError(CheckpointError):
+    """A release is past its expiry."""
+
+
+class DowngradeError(CheckpointError):
+    """A release is not newer than what this robot has already accepted."""
+
+
+class NotForThisRobotError(CheckpointError):
+    """A release does not list this robot, or is for another action space."""
+
+
+@dataclass(frozen=True)
+class SignedDocument:
+    """Bytes and who vouches for them.
+
+    Attributes:
+        payload: canonical JSON.
+        key_id: which key signed.
+        signature: 64 bytes, Ed25519 over payload.
+    """
+
+    payload: bytes
+    key_id: str
+    signature: bytes
+
+    def to_json(self) -> bytes:
+        """One file of JSON, for the disk."""
+        fields = {"payload": self.payload.decode(), "key_id": self.key_id, "signature": self.signature.hex()}
+        return canonical_json(fields)
+
+    @staticmethod
+    def from_json(data: bytes) -> SignedDocument:
+        """Parse to_json().
+
+        Raises:
+            CheckpointError: not what to_json() writes.
+        """
+        try:
+            fields = json.loads(data)
+            return SignedDocument(fields["payload"].encode(), fields["key_id"], bytes.fromhex(fields["signature"]))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"unreadable signed document: {error}") from error
+
+
+def _key_id(public: Ed25519PublicKey) -> str:
+    return hashlib.sha256(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()[:_KEY_ID_HEX]
+
+
+class SigningKey:
+    """An Ed25519 key pair of the trainer."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self.key_id = _key_id(private.public_key())
+
+    @staticmethod
+    def generate() -> SigningKey:
+        """Make a new key from the operating system's randomness."""
+        return SigningKey(Ed25519PrivateKey.generate())
+
+    @staticmethod
+    def load(path: Path) -> SigningKey:
+        """Read a key written by save().
+
+        Raises:
+            ConfigError: missing, or not 32 bytes.
+        """
+        data = path.read_bytes() if path.is_file() else b""
+        if len(data) != _RAW_BYTES:
+            raise ConfigError(f"{path} is no Ed25519 private key of {_RAW_BYTES} bytes; run `gymnast enroll` again")
+        return SigningKey(Ed25519PrivateKey.from_private_bytes(data))
+
+    def save(self, path: Path) -> None:
+        """Write the private key, readable by its owner alone."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(self._private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
+
+    def public_bytes(self) -> bytes:
+        """The 32 bytes a robot needs."""
+        return self._private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    def sign(self, payload: bytes) -> SignedDocument:
+        """Vouch for some bytes."""
+        return SignedDocument(payload, self.key_id, self._private.sign(payload))
+
+
+class TrustedKeys:
+    """The public keys a robot accepts releases from.
+
+    Args:
+        keys: 32 bytes each.
+
+    Raises:
+        ConfigError: a key has another length.
+    """
+
+    def __init__(self, keys: Iterable[bytes]) -> None:
+        self._keys: dict[str, Ed25519PublicKey] = {}
+        for raw in keys:
+            if len(raw) != _RAW_BYTES:
+                raise ConfigError(f"a trusted key has {len(raw)} bytes, not {_RAW_BYTES}")
+            public = Ed25519PublicKey.from_public_bytes(raw)
+            self._keys[_key_id(public)] = public
+
+    @staticmethod
+    def load(path: Path) -> TrustedKeys:
+        """Read a file of hex keys, one per line (trust.pub of an identity folder).
+
+        Raises:
+            ConfigError: missing, empty, or not hex.
+        """
+        try:
+            lines = path.read_text().split()
+            keys = [bytes.fromhex(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} holds no trusted keys: {error}") from error
+        if not keys:
+            raise ConfigError(f"{path} holds no trusted key; copy trust.pub from `gymnast enroll`")
+        return TrustedKeys(keys)
+
+    def verify(self, document: SignedDocument) -> bytes:
+        """Return the payload if one of these keys signed it.
+
+        Raises:
+            NotSignedError: unknown key, or the signature does not fit.
+        """
+        public = self._keys.get(document.key_id)
+        if public is None:
+            raise NotSignedError(f"key {document.key_id!r} is not trusted; trusted are {sorted(self._keys)}")
+        try:
+            public.verify(document.signature, document.payload)
+        except InvalidSignature as error:
+            raise NotSignedError(
+                f"the signature of key {document.key_id} does not fit; fetch the release again"
+            ) from error
+        return document.payload
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A smaller way to the same weights, for a robot that holds a base.
+
+    Attributes:
+        base_id: checkpoint the robot must hold.
+        digest: hex BLAKE3 of the delta blob.
+        size: its bytes.
+    """
+
+    base_id: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """What gets signed.
+
+    Attributes:
+        kind: "release" is an offer: staged and checked, for a trial or a swap by hand. "promotion" and "rollback" are
+            acted on: the robot runs that checkpoint from its next episode on. A rollback alone may go back to an
+            older one.
+        sequence: rises by at least one with every release of a service; a robot accepts only higher ones.
+        checkpoint_id: the manifest's id.
+        manifest: the checkpoint's manifest, JSON values; carries parents, action space, statistics, lineage, SHA-256.
+            Empty in a rollback to what a robot holds and the trainer has no copy of: the id names the content.
+        weights_digest: hex BLAKE3 of weights.safetensors: its address.
+        weights_size: bytes.
+        published_ns: wall clock.
+        expires_ns: wall clock; not accepted afterwards.
+        robots: names, or "*".
+        deltas: smaller ways to the same weights.
+        reason: why, for a rollback.
+    """
+
+    kind: Literal["release", "promotion", "rollback"]
+    sequence: int
+    checkpoint_id: str
+    manifest: Mapping[str, Any]
+    weights_digest: str
+    weights_size: int
+    published_ns: int
+    expires_ns: int
+    robots: tuple[str, ...] = (EVERY_ROBOT,)
+    deltas: tuple[Delta, ...] = field(default_factory=tuple)
+    reason: str = ""
+
+    @property
+    def by_id(self) -> bool:
+        """Whether it names its checkpoint by id alone."""
+        return not self.manifest
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: what is signed."""
+        return canonical_json(asdict(self))
+
+    @staticmethod
+    def from_bytes(payload: bytes) -> Release:
+        """Parse a payload whose signature was verified.
+
+        Raises:
+            CheckpointError: not a release, or the manifest's content does not give checkpoint_id.
+        """
+        try:
+            fields = json.loads(payload)
+            deltas = tuple(Delta(**delta) for delta in fields["deltas"])
+            release = Release(**{**fields, "deltas": deltas, "robots": tuple(fields["robots"])})
+            named = release.checkpoint_id
+            if not (release.by_id and release.kind == "rollback"):
+                named = Manifest.from_bytes(canonical_json(release.manifest)).id
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise CheckpointError(f"unreadable release: {error}") from error
+        if release.kind not in KINDS:
+            raise CheckpointError(f"release kind {release.kind!r} is none of {', '.join(KINDS)}")
+        if named != release.checkpoint_id:
+            raise CheckpointError(f"release names {release.checkpoint_id!r}, its manifest is {named!r}")
+        numbers = (release.sequence, release.weights_size, release.published_ns, release.expires_ns)
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise CheckpointError(f"release {release.checkpoint_id} holds numbers that are none: {numbers}")
+        return release
+
+
+def check_release(
+    document: SignedDocument, trusted: TrustedKeys, *, robot: str, action_space: str, highest: int, now_ns: int
+) -> Release:
+    """Return the release if this robot may act on it.
+
+    Args:
+        document: as received.
+        trusted: keys of this robot.
+        robot: its name.
+        action_space: what its arm understands; checked for policies.
+        highest: highest sequence accepted before.
+        now_ns: wall clock.
+
+    Raises:
+        NotSignedError: unknown key or altered.
+        ExpiredError: past its expiry.
+        DowngradeError: sequence not above highest.
+        NotForThisRobotError: other robots, or another action space.
+        CheckpointError: unreadable.
+    """
+    release = Release.from_bytes(trusted.verify(document))
+    name = release.checkpoint_id
+    if now_ns > release.expires_ns:
+        late_s = (now_ns - release.expires_ns) // SECOND_NS
+        raise ExpiredError(f"release {name} expired {late_s} s ago; publish it again, or set this robot's clock")
+    if release.sequence <= highest:
+        raise DowngradeError(
+            f"release {name} has sequence {release.sequence}, this robot accepted {highest} already; "
+            "going back needs a signed rollback"
+        )
+    if EVERY_ROBOT not in release.robots and robot not in release.robots:
+        raise NotForThisRobotError(f"release {name} is for {release.robots}, not for {robot!r}")
+    found = release.manifest.get("action_space")
+    if release.manifest.get("kind") == "policy" and found != action_space:
+        raise NotForThisRobotError(f"release {name} acts in {found!r}, this arm in {action_space!r}")
+    return release
