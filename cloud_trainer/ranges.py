@@ -34,18 +34,22 @@ class Range:
             return self.optional
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
-        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+        finite = isinstance(value, int) or math.isfinite(value)  # a whole number may be too large for a float
+        return finite and self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
         """In words."""
         what = "a whole number" if self.whole else "a number"
-        least = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
-        most = "" if math.isinf(self.high) else f" and at most {self.high:g}"
+        least = f"above {self.low:,}" if self.above else f"of at least {self.low:,}"
+        most = "" if math.isinf(self.high) else f" and at most {self.high:,}"
         return f"{what} {least}{most}{', or none' if self.optional else ''}"
 
 
-COUNT = Range(1, whole=True)
-COUNT_OR_ZERO = Range(0, whole=True)
+MOST = 1_000_000
+"""Of anything that is counted: iterations, rounds, episodes, rows. A job that needs more is a slip of the keyboard."""
+COUNT = Range(1, MOST, whole=True)
+COUNT_OR_ZERO = Range(0, MOST, whole=True)
+SEED = Range(0, 2**63 - 1, whole=True)
 POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 SHARE = Range(0, 1)

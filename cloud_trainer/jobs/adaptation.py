@@ -10,10 +10,13 @@ import numpy as np
 import torch
 
 from cloud_trainer.practice.train import Anchor
+from cloud_trainer.ranges import Range
 from cloud_trainer.world_model.compact.data import Clips
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 
+BUDGET = Range(0, 1_000_000_000, above=True)
+"""Seconds or imagined rollouts."""
 MODES = ("full", "lora")
 """What of a policy is trained: what its checkpoint is, or a fresh adapter that travels without its parent."""
 
@@ -34,8 +37,8 @@ def check_request(spec: Mapping[str, Any]) -> None:
         raise ConfigError(f"mode {mode!r} is not one of {', '.join(MODES)}")
     for name in ("budget_s", "rollouts"):
         value = spec.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise ConfigError(f"{name} must be a number above 0, got {value!r}")
+        if not BUDGET.holds(value):
+            raise ConfigError(f"{name} must be {BUDGET}, got {value!r}")
 
 
 def iterations_within(spec: Mapping[str, Any], most: int, rollouts_each: int) -> int:

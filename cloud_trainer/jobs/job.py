@@ -10,6 +10,7 @@ from typing import Any
 
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.progress import Cancelled, Progress, ProgressEvent
+from cloud_trainer.ranges import SEED
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.types import Episode, Outcome
@@ -39,8 +40,15 @@ class Job:
 
     @property
     def seed(self) -> int:
-        """Of everything random in this job."""
-        return int(self.spec.get("seed", 0))
+        """Of everything random in this job.
+
+        Raises:
+            ConfigError: it is no whole number, negative, or too large.
+        """
+        seed = self.spec.get("seed", 0)
+        if not SEED.holds(seed):
+            raise ConfigError(f"seed must be {SEED}, got {seed!r}")
+        return int(seed)
 
 
 def load_episodes(job: Job, most: int, image_size: int, *, also: Collection[str] = ()) -> list[Episode]:

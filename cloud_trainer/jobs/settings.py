@@ -20,6 +20,7 @@ from cloud_trainer.sft.trainer import SftConfig
 from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.worlds import DreamConfig
 from gymnast_core.errors import ConfigError
+from gymnast_core.policies.adapter import MOST_RANK
 from gymnast_core.policies.placement import check_device_name
 
 TOLD_STARTS = 10
@@ -27,13 +28,14 @@ TOLD_STARTS = 10
 
 RANGES = {
     **dict.fromkeys(("refine_iterations", "judge_iterations", "imagined_rounds"), COUNT_OR_ZERO),
-    **dict.fromkeys(("candidate_every", "most_episodes", "lora_rank", "scene_episodes"), COUNT),
+    **dict.fromkeys(("candidate_every", "most_episodes", "scene_episodes"), COUNT),
     **dict.fromkeys(("refine_rate", "judge_rate", "lora_rate"), POSITIVE),
     **dict.fromkeys(("rehearsal", "forgetting"), SHARE),
     **dict.fromkeys(("judge_floor", "judge_task_floor"), Range(0, 1, optional=True)),
     "anchor": NOT_NEGATIVE,
-    "forgetting_starts": Range(0, whole=True, optional=True),
+    "forgetting_starts": replace(COUNT_OR_ZERO, optional=True),
     "grpo_iterations": COUNT,
+    "lora_rank": Range(1, MOST_RANK, whole=True),
 }
 
 NESTED: Mapping[str, type[Any]] = {"novel": NovelConfig, "sft": SftConfig, "dream": DreamConfig}

@@ -23,11 +23,20 @@ from cloud_trainer.judge.rubric import (
     messages,
     parse,
 )
+from cloud_trainer.ranges import COUNT, SEED, Range, check_ranges
 from gymnast_core.errors import BridgeError, ConfigError
 from gymnast_core.judge import Verdict
 from gymnast_core.types import ByteArray, Outcome, RolloutBatch
 
 logger = logging.getLogger(__name__)
+
+RANGES = {
+    "votes": Range(1, 101, whole=True),
+    "max_frames": Range(2, 64, whole=True),
+    "outage_after": COUNT,
+    "concurrency": Range(1, 256, whole=True),
+    "seed": SEED,
+}
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,7 @@ class Voting:
 
     def __post_init__(self) -> None:
         """Refuse rules that would let a tie or a single word decide."""
-        if self.votes < 1 or self.outage_after < 1 or self.concurrency < 1 or self.max_frames < 2:
-            raise ConfigError(f"votes, outage_after and concurrency >= 1, max_frames >= 2; got {self}")
+        check_ranges(self, RANGES, "voting")
         if not 0 < self.min_valid <= 1 or not 0.5 < self.min_agreement <= 1:
             raise ConfigError(f"min_valid in (0, 1] and min_agreement in (0.5, 1]; got {self}")
 

@@ -104,8 +104,8 @@ class VlmSettings:
 
     def __post_init__(self) -> None:
         """Refuse anything but 0 < failure_at < success_at < 1."""
-        if not 0 < self.failure_at < self.success_at < 1 or self.max_frames < 2:
-            raise ConfigError(f"need 0 < failure_at < success_at < 1 and max_frames >= 2, got {self}")
+        if not 0 < self.failure_at < self.success_at < 1 or not 2 <= self.max_frames <= 64:
+            raise ConfigError(f"need 0 < failure_at < success_at < 1 and max_frames in 2..64, got {self}")
 
 
 class VlmJudge:

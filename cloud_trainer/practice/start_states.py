@@ -26,11 +26,14 @@ from cloud_trainer.practice.scene_edits import (
     cut_out,
     load_edit,
 )
-from cloud_trainer.ranges import COUNT_OR_ZERO, check_ranges
+from cloud_trainer.ranges import Range, check_ranges
 from cloud_trainer.world_model.compact.data import StartState
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.types import ByteArray
 
+MOST_NOVEL = 65_536
+"""New beginnings of one job: as many as rollouts of one round; each holds a picture."""
+MOST_EDITS = 256
 EDITS = ("change_light", "change_colour", "change_background", "paste_objects")
 
 
@@ -65,7 +68,10 @@ class NovelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what makes nothing."""
-        check_ranges(self, {"scenes": COUNT_OR_ZERO, "instructions": COUNT_OR_ZERO}, "novel")
+        count = Range(0, MOST_NOVEL, whole=True)
+        check_ranges(self, {"scenes": count, "instructions": count}, "novel")
+        if max(len(self.crops), len(self.edits)) > MOST_EDITS:
+            raise ConfigError(f"novel: {len(self.crops)} crops and {len(self.edits)} edits; at most {MOST_EDITS} each")
         if self.scenes and not self.edits:
             raise ConfigError(f"novel: {self.scenes} scenes need edits; name some of {', '.join(EDITS)}, or a plug-in")
         if "paste_objects" in self.edits and not self.crops:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cloud_trainer.progress import Cancelled, Progress, never, silent
+from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, SEED, Range, check_ranges
 from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windows_from_rollouts
 from cloud_trainer.training import Descent, Trainer
 from gymnast_core.errors import ConfigError
@@ -22,6 +23,15 @@ from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray, RolloutBatch
+
+RANGES = {
+    "iterations": COUNT,
+    "batch_size": Range(2, 65_536, whole=True),
+    **dict.fromkeys(("learning_rate", "label_sigma_bins", "grad_clip"), POSITIVE),
+    **dict.fromkeys(("weight_decay", "expected_action_weight"), NOT_NEGATIVE),
+    "warmup": COUNT_OR_ZERO,
+    "seed": SEED,
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,7 @@ class SftConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
-        if self.iterations < 1 or self.batch_size < 2 or self.learning_rate <= 0 or self.label_sigma_bins <= 0:
-            raise ConfigError(f"iterations >= 1, batch_size >= 2, learning_rate > 0, label_sigma_bins > 0; got {self}")
+        check_ranges(self, RANGES, "sft")
 
 
 def action_bins_of(actions_NA: FloatArray, bins: int) -> ActionBins:

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from cloud_trainer.ranges import Range, check_ranges
 from cloud_trainer.world_model.audit.cases import EnvDreamer, dit_dreamer
 from cloud_trainer.world_model.compact import model as compact_model
 from cloud_trainer.world_model.compact.data import Clips, StartState, clips_of, median_background, starts_of
@@ -32,6 +33,14 @@ from gymnast_core.policies.placement import device_of
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode
+
+DREAM_RANGES = {
+    "steps": Range(1, 1000, whole=True),
+    "guidance": Range(0, 100),
+    "batch_size": Range(1, 65_536, whole=True),
+    "image_size": Range(1, 1024, whole=True, optional=True),
+    "episode_steps": Range(1, 10_000, whole=True, optional=True),
+}
 
 
 @dataclass(frozen=True)
@@ -58,9 +67,7 @@ class DreamConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot dream."""
-        sizes = (self.batch_size, self.image_size, self.episode_steps)
-        if any(size is not None and size < 1 for size in sizes):
-            raise ConfigError(f"dream: batch_size, image_size and episode_steps must be at least 1, got {self}")
+        check_ranges(self, DREAM_RANGES, "dream")
 
     @property
     def torch_device(self) -> torch.device:

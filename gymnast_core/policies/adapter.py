@@ -21,6 +21,8 @@ from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Obs
 if TYPE_CHECKING:
     from gymnast_core.policies.trainable import TokenPolicy
 
+MOST_RANK = 4096
+"""Beyond the width of the largest layers that are adapted, an adapter is larger than what it adapts."""
 ARCHITECTURE = "lora"
 ADAPTER_OF = "adapter_of"
 """In an adapter's config: the checkpoint without which it is nothing; a robot keeps that one as long."""
@@ -44,8 +46,8 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot work."""
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"rank and alpha must be positive and dropout in [0, 1), got {self}")
+        if not 1 <= self.rank <= MOST_RANK or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(f"rank must be 1..{MOST_RANK}, alpha positive and dropout in [0, 1), got {self}")
 
 
 @dataclass(frozen=True)

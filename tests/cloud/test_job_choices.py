@@ -60,8 +60,8 @@ def test_every_choice_of_grpo_reaches_the_manifest(material, tmp_path):
 
 
 WRONG = [
-    ({"grpo": {"target_groups": 0}}, "target_groups must be a whole number of at least 1, or none, got 0"),
-    ({"grpo": {"max_rounds": 1.5}}, r"max_rounds must be a whole number of at least 1, got 1\.5; the default is 1"),
+    ({"grpo": {"target_groups": 0}}, "target_groups must be a whole number of at least 1 .* 65,536, or none, got 0"),
+    ({"grpo": {"max_rounds": 1.5}}, r"max_rounds must be a whole number of at least 1 .*, got 1\.5; the default is 1"),
     ({"grpo": {"max_age": -1}}, "max_age .* got -1"),
     ({"grpo": {"keep_low": 0.8, "keep_high": 0.2}}, r"keep_low 0\.8 is above keep_high 0\.2"),
     ({"grpo": {"keep_high": 1.1}}, r"keep_high must be a number of at least 0 and at most 1, got 1\.1"),
@@ -79,7 +79,7 @@ WRONG = [
     ({"grpo": {"group_size": 4}}, r"\['group_size'\] are settings of the job itself"),
     ({"device": "gpu"}, "config.device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
     ({"dream": {"device": 0}}, "dream.device must be auto, cpu, cuda or cuda:N, got 0"),
-    ({"group_size": 1}, "group_size must be a whole number of at least 2, got 1"),
+    ({"group_size": 1}, "group_size must be a whole number of at least 2 and at most 65,536, got 1"),
     ({"groups": 0}, "groups .* got 0"),
     ({"grpo_iterations": 0}, "grpo_iterations .* got 0"),
     ({"learning_rate": 0}, "learning_rate must be a number above 0, got 0"),
@@ -98,6 +98,26 @@ WRONG = [
     ({"ray": {"learner_ranks": -2}}, "ray: learner_ranks .* got -2"),
     ({"ray": {"ahead": {"max_age": -1}}}, "ahead: max_age .* got -1"),
     ({"ray": {"learner_ranks": 2, "ahead": {"max_age": 1}}}, "for one learner"),
+    ({"groups": 10**9, "group_size": 10**9}, "group_size .* got 1000000000"),
+    ({"groups": 10**5, "group_size": 10**3}, "100000 groups of group_size 1000 are 100000000 rollouts at once"),
+    ({"grpo": {"max_rounds": 10**400}}, "max_rounds .* at most 1,000,000, got 1000"),
+    ({"grpo": {"mini_batch": 10**9}}, "mini_batch .* got 1000000000"),
+    ({"lora_rank": 10**9}, "lora_rank .* at most 4,096, got 1000000000"),
+    ({"grpo_iterations": 10**18}, "grpo_iterations .* got 1000000000000000000"),
+    ({"imagined_rounds": 10**18}, "imagined_rounds .* got 1000000000000000000"),
+    ({"refine_iterations": 10**18}, "refine_iterations .* got"),
+    ({"forgetting_starts": 10**18}, "forgetting_starts .* got"),
+    ({"novel": {"scenes": 10**9}}, "scenes .* got 1000000000"),
+    ({"novel": {"scenes": 1, "edits": ["change_light"] * 10**4}}, "10000 edits; at most 256"),
+    ({"dream": {"image_size": 10**6}}, "dream: image_size .* at most 1,024, or none, got 1000000"),
+    ({"dream": {"batch_size": 10**9}}, "dream: batch_size .* got 1000000000"),
+    ({"dream": {"episode_steps": 10**9}}, "dream: episode_steps .* got 1000000000"),
+    ({"dream": {"steps": 10**9}}, "dream: steps .* got 1000000000"),
+    ({"audit": {"draws": 10**9}}, "audit: draws .* got 1000000000"),
+    ({"sft": {"batch_size": 10**9}}, "sft: batch_size .* got 1000000000"),
+    ({"sft": {"warmup": -1}}, "sft: warmup .* got -1"),
+    ({"ray": {"rollout_actors": 10**9}}, "ray: rollout_actors .* got 1000000000"),
+    ({"ray": {"torch_threads": 10**9}}, "ray: torch_threads .* got 1000000000"),
 ]
 
 

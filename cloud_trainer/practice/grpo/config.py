@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
+from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Range, check_ranges
 from gymnast_core.errors import ConfigError
 
+MOST_ROLLOUTS = 65_536
+"""Of one round, groups x group_size; all of a round are kept until its update. More are more iterations, or rounds."""
 LENGTH_NORMALISATIONS = ("trajectory", "token", "constant")
 RANGES = {
     **dict.fromkeys(("groups", "iterations", "max_rounds", "epochs", "mini_batch"), COUNT),
-    **dict.fromkeys(("max_age", "seed"), COUNT_OR_ZERO),
+    "max_age": COUNT_OR_ZERO,
+    "seed": SEED,
     **dict.fromkeys(("keep_low", "keep_high", "keyframe_share"), SHARE),
     **dict.fromkeys(("temperature", "clip_high", "learning_rate", "grad_clip"), POSITIVE),
     **dict.fromkeys(("weight_decay", "kl_weight"), NOT_NEGATIVE),
-    "group_size": Range(2, whole=True),
-    "target_groups": Range(1, whole=True, optional=True),
+    "group_size": Range(2, MOST_ROLLOUTS, whole=True),
+    "target_groups": Range(1, MOST_ROLLOUTS, whole=True, optional=True),
     "clip_low": Range(0, 1, above=True),
 }
 
@@ -81,6 +84,11 @@ class GrpoConfig:
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
         check_ranges(self, RANGES, "grpo")
+        if (rollouts := self.groups * self.group_size) > MOST_ROLLOUTS:
+            raise ConfigError(
+                f"grpo: {self.groups} groups of group_size {self.group_size} are {rollouts} rollouts at once; at most "
+                f"{MOST_ROLLOUTS} can be: lower one, and raise iterations"
+            )
         if self.keep_low > self.keep_high:
             raise ConfigError(
                 f"grpo: keep_low {self.keep_low} is above keep_high {self.keep_high}, which keeps no group; lower it"

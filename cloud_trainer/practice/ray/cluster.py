@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_trainer.judge.choice import build
 from cloud_trainer.practice.grpo.off_policy import OffPolicy
 from cloud_trainer.progress import Cancelled, Progress
-from cloud_trainer.ranges import COUNT_OR_ZERO, check_ranges
+from cloud_trainer.ranges import Range, check_ranges
 from gymnast_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ClusterConfig:
         config = ClusterConfig(**chosen, actors=actors)
         if not isinstance(config.address, str) or not config.address:
             raise ConfigError(f"ray: address must be local, auto or HOST:PORT, got {config.address!r}")
-        check_ranges(config, {"learner_ranks": COUNT_OR_ZERO}, "ray")
+        check_ranges(config, {"learner_ranks": Range(0, 4096, whole=True)}, "ray")
         if config.ahead is not None and config.learner_ranks:
             raise ConfigError("ray.ahead is for one learner; leave out ahead or learner_ranks")
         _ = config.pool

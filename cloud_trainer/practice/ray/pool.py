@@ -15,16 +15,16 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from cloud_trainer.practice.pieces import Imagined, JudgeWorker, Piece, Recipe, RolloutWorker, Work
 from cloud_trainer.practice.policy_weights import Weights, weights_of
 from cloud_trainer.practice.sharded import SampledPolicy
-from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, check_ranges
+from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, POSITIVE, Range, check_ranges
 from gymnast_core.errors import TransientBridgeError
 
 logger = logging.getLogger(__name__)
 
 RANGES = {
-    **dict.fromkeys(
-        ("rollout_actors", "judge_actors", "in_flight", "judge_backlog", "attempts", "torch_threads"), COUNT
-    ),
-    **dict.fromkeys(("cpus_per_actor", "gpus_per_actor"), NOT_NEGATIVE),
+    **dict.fromkeys(("rollout_actors", "judge_actors"), Range(1, 4096, whole=True)),
+    **dict.fromkeys(("in_flight", "judge_backlog", "torch_threads"), Range(1, 1024, whole=True)),
+    **dict.fromkeys(("cpus_per_actor", "gpus_per_actor"), Range(0, 4096)),
+    "attempts": COUNT,
     "wait_s": POSITIVE,
     "learner_restarts": COUNT_OR_ZERO,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from cloud_trainer.ranges import COUNT_OR_ZERO, MOST, Range, check_ranges
 from gymnast_core.errors import ConfigError
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -109,6 +110,14 @@ class AuditBounds:
         return replace(self, **{name: False if name == "coverage" else None for name in dropped})  # type: ignore[arg-type]
 
 
+AUDIT_RANGES = {
+    "pictures": Range(1, MOST, whole=True, optional=True),
+    "draws": Range(1, 1000, whole=True),
+    "start": COUNT_OR_ZERO,
+    "videos": Range(0, 1000, whole=True),
+}
+
+
 @dataclass(frozen=True)
 class AuditConfig:
     """What an audit measures.
@@ -132,8 +141,9 @@ class AuditConfig:
         """Refuse parts that do not exist and counts that measure nothing."""
         if unknown := sorted(set(self.parts) - set(PARTS)):
             raise ConfigError(f"unknown audit parts {unknown}; there are {sorted(PARTS)}")
-        if not self.parts or self.draws < 1 or self.start < 0 or (self.pictures is not None and self.pictures < 1):
-            raise ConfigError(f"an audit needs parts, draws >= 1, start >= 0, pictures >= 1; got {self}")
+        check_ranges(self, AUDIT_RANGES, "audit")
+        if not self.parts:
+            raise ConfigError(f"an audit needs parts; there are {sorted(PARTS)}")
         if "trust" in self.parts and self.draws < 2:
             raise ConfigError("a trust score needs draws >= 2; raise it, or leave out the part 'trust'")
 
