@@ -29,9 +29,10 @@ from cloud_trainer.world_model.audit.cases import AuditCase, Dreamer, imagine_ca
 from cloud_trainer.world_model.audit.metrics import GripperTracker
 from cloud_trainer.world_model.compact.data import median_background
 from cloud_trainer.world_model.worlds import load_world
-from gymnast_cli.pretrain_data import Order, collect_orders, load_episodes, save_episodes
+from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.types import ByteArray, Episode, FloatArray
+from gymnast_ros.sim.drivers import collect_shares
 
 TASKS = ("lift", "push", "put", "drawer")
 GOOD = "none (false alarms)"
@@ -141,11 +142,11 @@ def collected(options: argparse.Namespace) -> tuple[list[Episode], list[Episode]
     """Drive the simulated arm: episodes to audit on, and others to learn reading the gripper from."""
     each = options.pool * 2 // (2 * len(TASKS))
     policy = options.checkpoints / "policy"
-    orders = [Order("offset", task, tuple(range(900_000, 900_000 + each))) for task in TASKS]
-    orders += [Order("policy", task, tuple(range(910_000, 910_000 + each)), policy) for task in TASKS]
+    orders = [Share("offset", task, tuple(range(900_000, 900_000 + each))) for task in TASKS]
+    orders += [Share("policy", task, tuple(range(910_000, 910_000 + each)), policy) for task in TASKS]
     few = options.tracker_episodes // len(TASKS)
-    others = [Order("offset", task, tuple(range(920_000, 920_000 + few))) for task in TASKS]
-    return collect_orders(orders, 1), collect_orders(others, 1)
+    others = [Share("offset", task, tuple(range(920_000, 920_000 + few))) for task in TASKS]
+    return collect_shares(orders, 1), collect_shares(others, 1)
 
 
 def dream_pools(

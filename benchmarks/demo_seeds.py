@@ -30,8 +30,8 @@ from rich.table import Table
 from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
-from gymnast_cli.results import Trials, counts, difference
 from gymnast_core.errors import NotTrustedError
+from gymnast_core.evaluation.results import Trials, counts, difference
 
 SFT_ITERATIONS = 300
 """Steps of the two imitation baselines: about the wall time of the GRPO updates, refinement left out."""
@@ -336,10 +336,11 @@ class Seed:
 
     def demonstrations(self) -> Any:
         """Demonstrations with the same systematic flaw, from start states of this seed."""
-        from gymnast_cli.pretrain_data import Order, collect_orders
+        from gymnast_core.episodes.archive import Share
+        from gymnast_ros.sim.drivers import collect_shares
 
         seeds = tuple(collecting_seeds(self.seed, 9, 100))
-        return collect_orders([Order("flawed", task, seeds) for task in TASKS], workers=1)
+        return collect_shares([Share("flawed", task, seeds) for task in TASKS], workers=1)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

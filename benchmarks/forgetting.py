@@ -28,9 +28,9 @@ from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.progress import never, silent
-from gymnast_cli.results import Trials, counts, difference
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.errors import NotTrustedError
+from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.policies import load_policy
 from gymnast_core.seeds import EVALUATION_SEEDS, TRAINING_SEEDS
 from gymnast_ros.sim.collect import collect, evaluate

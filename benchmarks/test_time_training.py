@@ -27,7 +27,7 @@ from benchmarks.keep_rule import KeepRule, judge_trial
 from gymnast_cli.demo.config import TASKS
 from gymnast_cli.demo.graph import Robot, free_domain
 from gymnast_cli.demo.trainer_process import trainer_process
-from gymnast_cli.results import counts, difference
+from gymnast_core.evaluation.results import counts, difference
 from gymnast_core.records.manifest import read_manifest
 from gymnast_ros.sim.tasks import TASKS as INSTRUCTIONS
 from gymnast_ros.uplink import ConsoleClient, Identity

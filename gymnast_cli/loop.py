@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from gymnast_cli.jobs import JobEndedError, follow
 from gymnast_cli.loop_canary import Canary, TrialStoppedError
-from gymnast_cli.loop_config import LoopConfig
-from gymnast_cli.results import Trials, counts, difference
 from gymnast_cli.stages import Advance, Stages, shown
 from gymnast_core.errors import ConfigError, NotTrustedError
+from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import has_won
+from gymnast_core.loop_config import LoopConfig
 from gymnast_core.seeds import take
 
 if TYPE_CHECKING:

@@ -52,6 +52,25 @@ def test_imports_go_one_way(path: Path):
             )
 
 
+DOWNWARDS = (
+    ("app",), ("console",), ("service",), ("flows",), ("jobs",), ("practice",), ("records",),
+    ("judge", "sft", "world_model"), ("store",),
+)  # fmt: skip
+"""Rooms of cloud_trainer: each may import those below it. Modules beside the rooms are everybody's."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_the_trainer_imports_downwards(path: Path):
+    floors = {room: floor for floor, rooms in enumerate(DOWNWARDS) for room in rooms}
+    parts = path.relative_to(ROOT).parts
+    if parts[0] != "cloud_trainer" or len(parts) < 3:
+        return
+    above = {
+        f"cloud_trainer.{room}" for room, floor in floors.items() if floor <= floors[parts[1]] and room != parts[1]
+    }
+    assert not touches(imported_by(path), *above)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_no_pickle_and_no_torch_load(path: Path):
     tree = ast.parse(path.read_text())

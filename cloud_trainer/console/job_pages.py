@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from cloud_trainer.console import media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import Desk
+from cloud_trainer.film import film
 from cloud_trainer.practice.dreams import ROLLOUTS, read_rollouts
 from gymnast_core.bounds import whole_number
 from gymnast_core.job import JobEvent
@@ -81,7 +82,7 @@ def dream(desk: Desk, user: User, *, job_id: str, name: str) -> tuple[bytes, str
     tensors = load_file(path) if path.exists() else {}
     if name not in tensors:
         raise RefusedError(f"job {job_id} kept no {name!r}")
-    return media.film(np.ascontiguousarray(tensors[name])), "image/webp"
+    return film(np.ascontiguousarray(tensors[name])), "image/webp"
 
 
 def imagined_film(desk: Desk, user: User, *, job_id: str, number: str) -> tuple[bytes, str]:
@@ -91,7 +92,7 @@ def imagined_film(desk: Desk, user: User, *, job_id: str, number: str) -> tuple[
     place = whole_number(number)
     if place is None or place >= len(films):
         raise RefusedError(f"job {job_id} has imagined no rollout {number[:40]!r} yet")
-    return media.film(films[place]), "image/webp"
+    return film(films[place]), "image/webp"
 
 
 def imagined(desk: Desk, job_id: str) -> list[dict[str, Any]]:

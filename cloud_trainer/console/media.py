@@ -1,40 +1,23 @@
-"""What pages show moving or drawn: film strips, action plots, curves, lineage. Images are WebP, drawings inline SVG."""
+"""What pages draw: action plots, curves, lineage. Drawings are inline SVG."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
-from PIL import Image
 
 from gymnast_core.evaluation.statistics import Interval
 from gymnast_core.records.lineage import Lineage
-from gymnast_core.types import ByteArray, FloatArray
-
-MOST_FRAMES = 60
-STRIP_LIMIT = 16_000
-"""WebP images have at most 16383 pixels a side."""
+from gymnast_core.types import FloatArray
 
 ACTION_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
 COLUMNS = {"policy": 0, "audit": 1, "world_model": 1, "judge": 1, "dataset": 2, "label": 3, "episode": 4, "external": 4}
 MOST_BOXES = 6
 """Of one kind that a lineage draws one by one."""
 TITLES = {"external": "made elsewhere"}
-
-
-def film(frames_FHWC: ByteArray) -> bytes:
-    """Return at most MOST_FRAMES frames side by side as one WebP, first and last included."""
-    picked = np.linspace(0, len(frames_FHWC) - 1, min(MOST_FRAMES, len(frames_FHWC))).round().astype(int)
-    frames_FHWC = frames_FHWC[picked]
-    step = -(-frames_FHWC.shape[2] * len(frames_FHWC) // STRIP_LIMIT)
-    strip = np.concatenate(list(frames_FHWC[:, ::step, ::step]), axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(strip).save(buffer, "WEBP", quality=86, method=2)
-    return buffer.getvalue()
 
 
 def action_plot(actions_TA: FloatArray) -> Markup:

@@ -8,6 +8,7 @@ from typing import Any
 from cloud_trainer.console import job_pages, media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import REPORT_STALE_S, Desk
+from cloud_trainer.film import MOST_FRAMES, STRIP_LIMIT, film
 from gymnast_core.bounds import whole_number
 from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.evaluation.sequential import SequentialRule
@@ -204,10 +205,10 @@ def episode_film(desk: Desk, user: User, *, episode_id: str) -> tuple[bytes, str
     """All frames of an episode's first camera."""
     row = desk.episode(user, episode_id)
     try:
-        frames_FHWC = desk.catalogue(user).film(row, media.MOST_FRAMES, media.STRIP_LIMIT)
+        frames_FHWC = desk.catalogue(user).film(row, MOST_FRAMES, STRIP_LIMIT)
     except CorruptError as error:
         raise RefusedError(str(error)) from error
-    return media.film(frames_FHWC), "image/webp"
+    return film(frames_FHWC), "image/webp"
 
 
 def adaptation_picture(desk: Desk, user: User, *, adaptation_id: str, name: str) -> tuple[bytes, str]:

@@ -5,7 +5,7 @@ from cloud_trainer.service.config import Limits, ServiceConfig
 from cloud_trainer.service.enroll import enroll
 from cloud_trainer.service.orders import OrderedRobot
 from cloud_trainer.service.revocation import revoke
-from cloud_trainer.service.server import Service, serve
+from cloud_trainer.service.server import Service
 from cloud_trainer.service.worker import JobContext, Runner
 
 __all__ = [
@@ -18,6 +18,5 @@ __all__ = [
     "enroll",
     "make_code",
     "revoke",
-    "serve",
     "withdraw_codes",
 ]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +43,6 @@ from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from cloud_trainer.store.tenants import CHECKPOINTS, tenant_folder
-from gymnast_core.asked import Asked
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CorruptError
 from gymnast_core.wire.address import Address, is_everywhere, listen
@@ -350,31 +347,3 @@ def method_handlers(service: str, servicer: Any) -> dict[str, Any]:
             response_serializer=_ENCODERS.get(path, _encode),
         )
     return handlers
-
-
-Beside = Callable[[Service], AbstractContextManager[Any]]
-
-
-def serve(
-    config: ServiceConfig,
-    runner: Runner | None = None,
-    policy: Any = None,
-    beside: Beside = lambda service: nullcontext(),
-) -> int:
-    """Run the service until SIGTERM or SIGINT; returns the exit code.
-
-    Args:
-        config: see Service.
-        runner: see Service.
-        policy: see Service.
-        beside: makes what runs in this process as long as the service does (the operator's page); it gets the service
-            before it is started, is entered after it and left before it.
-    """
-    stop = Asked()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    service = Service(config, runner, policy)
-    company = beside(service)
-    with service, company:
-        stop.wait()
-    return 0

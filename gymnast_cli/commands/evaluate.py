@@ -16,7 +16,7 @@ from gymnast_core.seeds import block
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gymnast_cli.results import Trials
+    from gymnast_core.evaluation.results import Trials
 
 FIRST_SEED = block("evaluate").start
 """Never trained on, never chosen with."""
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Evaluate and print successes with Wilson intervals, and the paired difference to the first."""
-    from gymnast_cli.results import trials_of
     from gymnast_cli.stages import Stages, shown
+    from gymnast_core.evaluation.results import trials_of
 
     with robot(args) as client, Stages(console) as stages, stages.stage("evaluate") as advance:
         names = [checkpoint_on_robot(client, name) for name in args.checkpoints]
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def summarise(trials: Mapping[str, Trials], versions: Sequence[str]) -> dict[str, Any]:
     """{policies: [{id, successes, n, interval, tasks, difference}]}; the difference is paired, to the first version."""
-    from gymnast_cli.results import counts, difference
+    from gymnast_core.evaluation.results import counts, difference
     from gymnast_core.evaluation.statistics import wilson_interval
 
     rows = []

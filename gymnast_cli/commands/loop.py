@@ -38,8 +38,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from gymnast_cli.commands.ttt import only_robot
     from gymnast_cli.loop import Loop
     from gymnast_cli.loop_canary import Canary
-    from gymnast_cli.loop_config import read_loop_config
     from gymnast_cli.stages import Stages
+    from gymnast_core.loop_config import read_loop_config
 
     config = read_loop_config(args.config)
     if args.rounds is not None:

@@ -19,8 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the stages; an interrupted run goes on where it was."""
-    from gymnast_cli.pretrain import DRY, Amounts, pretrain
+    from cloud_trainer.jobs.pretrain import DRY, Amounts, pretrain
+    from gymnast_ros.sim.drivers import collect_shares
 
     console.print("about 70 core-minutes; interrupt it whenever you like, it goes on from there")
-    pretrain(args.out, args.work, seed=args.seed, workers=args.workers, amounts=DRY if args.dry else Amounts())
+    amounts = DRY if args.dry else Amounts()
+    pretrain(args.out, args.work, collect_shares, seed=args.seed, workers=args.workers, amounts=amounts)
     return 0

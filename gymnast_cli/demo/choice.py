@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gymnast_cli.results import Trials
+from gymnast_core.evaluation.results import Trials
 
 
 def best_of(options: Mapping[str, Trials]) -> str:

@@ -14,9 +14,9 @@ from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_cli.jobs import follow
-from gymnast_cli.results import Trials, trials_of
 from gymnast_cli.stages import Advance, shown, won_of
 from gymnast_core.errors import CheckpointError
+from gymnast_core.evaluation.results import Trials, trials_of
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.uplink import ConsoleClient, Identity, JobsClient

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cloud_trainer.jobs.pretrain import pretrain
 from cloud_trainer.records.ledger import CalibrationLedger
 from cloud_trainer.store.tenants import LEDGER
 from gymnast_cli.commands.ttt import progress
@@ -20,11 +21,11 @@ from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.film import film
 from gymnast_cli.demo.graph import NAME, Robot, free_domain
 from gymnast_cli.demo.trainer_process import trainer_process
-from gymnast_cli.pretrain import pretrain
 from gymnast_cli.report import write_report
-from gymnast_cli.results import Trials, counts, difference
 from gymnast_cli.stages import Advance, Stages
+from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.records.manifest import read_manifest
+from gymnast_ros.sim.drivers import collect_shares
 from gymnast_ros.uplink.adaptation import Terms
 
 
@@ -48,7 +49,9 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
     folder.mkdir(parents=True)
     console.print(f"Run folder: {folder}")
     if config.from_scratch:
-        config = replace(config, checkpoints=pretrain(folder / "checkpoints", folder / "pretrain", seed=config.seed))
+        config = replace(
+            config, checkpoints=pretrain(folder / "checkpoints", folder / "pretrain", collect_shares, seed=config.seed)
+        )
     kinds = {kind: config.checkpoints / kind for kind in ("policy", "world_model", "judge")}
     ids = {kind: read_manifest(path).id for kind, path in kinds.items()}
     chain = Chain(ids["policy"], ids["world_model"], ids["judge"])

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from cloud_trainer.console import Console
+from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import JobContext, OrderedRobot, Service, ServiceConfig, enroll
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_cli.main import main
-from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.evaluation.scene import SceneBook
 from gymnast_core.evaluation.sequential import SequentialRule

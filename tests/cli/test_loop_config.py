@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gymnast_cli.loop import StepFile
-from gymnast_cli.loop_config import LoopConfig, StopRule, read_loop_config
 from gymnast_core.errors import ConfigError
+from gymnast_core.loop_config import LoopConfig, StopRule, read_loop_config
 from gymnast_core.records.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]

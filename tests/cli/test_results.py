@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.keep_rule import KeepRule, judge_trial
 from gymnast_cli.commands import evaluate
-from gymnast_cli.results import counts, difference, trials_of
+from gymnast_core.evaluation.results import counts, difference, trials_of
 
 
 def part(mean: float, doubt: float = 0.0) -> dict[str, dict[str, float]]:

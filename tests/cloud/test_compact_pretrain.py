@@ -3,12 +3,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cloud_trainer.jobs.pretrain import CAMERA_MATRIX
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.compact.model import CompactWorldModel
-from gymnast_cli.pretrain import CAMERA_MATRIX
-from gymnast_cli.pretrain_data import Order, fill, load_episodes, save_episodes
+from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.policies import load_policy
 from gymnast_core.records.manifest import read_manifest
+from gymnast_ros.sim.drivers import fill
 from gymnast_ros.sim.env import mujoco  # which chooses the renderer before it imports it
 from gymnast_ros.sim.scene import STANDARD, mjcf
 
@@ -28,8 +29,8 @@ def test_camera_matrix_is_the_simulated_cameras():
 
 
 def test_collected_episodes_survive_the_disk_and_depend_on_kind_task_and_seed_alone(tmp_path):
-    both = fill(Order("offset", "push", (3, 4)))
-    (alone,) = fill(Order("offset", "push", (4,)))
+    both = fill(Share("offset", "push", (3, 4)))
+    (alone,) = fill(Share("offset", "push", (4,)))
     np.testing.assert_array_equal(both[1].actions_TA, alone.actions_TA)
     np.testing.assert_array_equal(both[1].images["over_shoulder"], alone.images["over_shoulder"])
     save_episodes(tmp_path / "e.npz", both)

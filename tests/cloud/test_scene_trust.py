@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.calibrated import calibrated_bounds, write_bounds
 from cloud_trainer.jobs.runner import Recorded
@@ -18,7 +19,6 @@ from cloud_trainer.jobs.scene_trust import divide
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.episodes import read_summary
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, CorruptError

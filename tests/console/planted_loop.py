@@ -12,10 +12,10 @@ import numpy as np
 from rich.console import Console
 
 from gymnast_cli.loop import Loop
-from gymnast_cli.loop_config import LoopConfig
 from gymnast_cli.stages import Advance, Stages
 from gymnast_core.evaluation.sequential import Decision, SequentialRule, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
+from gymnast_core.loop_config import LoopConfig
 
 TASKS = ("lift", "push")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cloud_trainer.console import Console, User
-from cloud_trainer.console.media import film
+from cloud_trainer.film import film
 from cloud_trainer.records.ledger import LedgerRow
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file, save
 
-from cloud_trainer.console.media import film
+from cloud_trainer.film import film
 from cloud_trainer.flows.adaptation_engine import Budget, Emit, Ended, Practised, SceneRequest, Stop, Trust, Verdict
 from gymnast_core.evaluation.scene import SceneBook
 from gymnast_core.evaluation.sequential import Decision, SequentialRule

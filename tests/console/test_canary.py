@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
+from cloud_trainer.flows.arm_trials import MOST_ATTEMPTS
+from cloud_trainer.flows.other_tasks import may_be_lost, other_tasks
+from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_cli.arm_trials import MOST_ATTEMPTS
-from gymnast_cli.other_tasks import may_be_lost, other_tasks
-from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.episodes import write_episode
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, GymnastError

@@ -14,11 +14,11 @@ import numpy as np
 from cloud_trainer.console.job_pages import told
 from cloud_trainer.console.media import lineage_graph
 from cloud_trainer.flows.adaptation_engine import Verdict
+from cloud_trainer.flows.other_tasks import reason_of
 from cloud_trainer.flows.replay_watch import ReplayWatch
 from cloud_trainer.flows.trials import Trials
 from cloud_trainer.practice.dreams import keep_rollouts, read_rollouts, watched
 from cloud_trainer.practice.grpo.scored import Scored
-from gymnast_cli.other_tasks import reason_of
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.evaluation.trial import Trial, TrialPlan
 from gymnast_core.job import JobEvent

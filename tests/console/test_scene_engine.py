@@ -10,11 +10,11 @@ import pytest
 from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.flows.adaptation_view import Stage
 from cloud_trainer.flows.scene_adaptation import SceneAdaptation
+from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_cli.scene_engine import SceneEngine
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.evaluation.scene import SceneBook

@@ -1,24 +1,23 @@
-"""The recorded episodes `make pretrain` learns from, collected in the simulator by several kinds of driver.
+"""Episodes of the simulated arm under several kinds of driver: what `make pretrain` learns from.
 
 Every episode depends on (kind, task, seed) alone, so the work can be spread over processes in any way.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from gymnast_core.episodes.archive import Share
 from gymnast_core.policies import load_policy
 from gymnast_core.policy import Policy
-from gymnast_core.types import ActionChunk, Episode, Observation, Outcome
+from gymnast_core.types import ActionChunk, Episode, Observation
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.expert import ScriptedExpert
@@ -50,27 +49,10 @@ class Wanderer:
         return ActionChunk(actions, self.version)
 
 
-@dataclass(frozen=True)
-class Order:
-    """A share of the collection.
-
-    Attributes:
-        kind: one of KINDS.
-        task: name of a task.
-        seeds: start states.
-        policy: checkpoint folder for the kinds that need one.
-    """
-
-    kind: str
-    task: str
-    seeds: tuple[int, ...]
-    policy: Path | None = None
-
-
-def collect_orders(orders: Sequence[Order], workers: int) -> list[Episode]:
-    """Fill orders in parallel; the episodes come back in the order asked for."""
+def collect_shares(shares: Sequence[Share], workers: int) -> list[Episode]:
+    """Collect shares in parallel; the episodes come back in the order asked for."""
     parts = [
-        replace(order, seeds=order.seeds[low : low + 25]) for order in orders for low in range(0, len(order.seeds), 25)
+        replace(share, seeds=share.seeds[low : low + 25]) for share in shares for low in range(0, len(share.seeds), 25)
     ]
     if workers == 1:
         return [episode for part in parts for episode in fill(part)]
@@ -79,21 +61,21 @@ def collect_orders(orders: Sequence[Order], workers: int) -> list[Episode]:
         return [episode for episodes in pool.map(fill, parts) for episode in episodes]
 
 
-def fill(order: Order) -> list[Episode]:
-    """Collect one order in this process."""
+def fill(share: Share) -> list[Episode]:
+    """Collect one share in this process."""
     torch.set_num_threads(1)
-    policy = load_policy(order.policy) if order.policy is not None else None
+    policy = load_policy(share.policy) if share.policy is not None else None
     env = SimEnv()
     episodes = []
-    for seed in order.seeds:
-        rng = np.random.default_rng((KINDS.index(order.kind), seed))
-        if order.kind == "varied":
+    for seed in share.seeds:
+        rng = np.random.default_rng((KINDS.index(share.kind), seed))
+        if share.kind == "varied":
             env.close()
             env = SimEnv(scene=_varied_scene(rng))
-        driver = policy if policy is not None else _driver(order.kind, env, rng)
-        sampled = rng if order.kind == "policy" else None
-        (episode,) = collect(env, driver, order.task, [seed], rng=sampled)
-        episodes.append(replace(episode, episode_id=f"{order.kind}-{order.task}-{seed}"))
+        driver = policy if policy is not None else _driver(share.kind, env, rng)
+        sampled = rng if share.kind == "policy" else None
+        (episode,) = collect(env, driver, share.task, [seed], rng=sampled)
+        episodes.append(replace(episode, episode_id=f"{share.kind}-{share.task}-{seed}"))
     env.close()
     return episodes
 
@@ -137,47 +119,3 @@ def _varied_scene(rng: np.random.Generator) -> SceneConfig:
 def _triple(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     x, y, z = (float(value) for value in values)
     return x, y, z
-
-
-def save_episodes(path: Path, episodes: Sequence[Episode]) -> None:
-    """Write episodes of equal length and one camera to an .npz, atomically."""
-    (camera,) = episodes[0].images
-    header = [
-        {
-            "episode_id": e.episode_id,
-            "instruction": e.instruction,
-            "outcome": e.outcome.value,
-            "labelled_by": e.labelled_by,
-            "policy_versions": list(e.policy_versions),
-            "metadata": dict(e.metadata),
-        }
-        for e in episodes
-    ]
-    staging = path.with_suffix(".partial.npz")
-    staging.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        staging,
-        header=np.frombuffer(json.dumps({"camera": camera, "episodes": header}).encode(), np.uint8),
-        frames=np.stack([e.images[camera] for e in episodes]),
-        proprio=np.stack([e.proprio_TP for e in episodes]),
-        actions=np.stack([e.actions_TA for e in episodes]),
-        time_ns=np.stack([e.time_ns_T for e in episodes]),
-    )
-    staging.replace(path)
-
-
-def load_episodes(path: Path) -> list[Episode]:
-    """Read what save_episodes wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
-    header = json.loads(arrays["header"].tobytes())
-    return [
-        Episode(
-            images={header["camera"]: arrays["frames"][n]},
-            proprio_TP=arrays["proprio"][n],
-            actions_TA=arrays["actions"][n],
-            time_ns_T=arrays["time_ns"][n],
-            **{**fields, "outcome": Outcome(fields["outcome"])},
-        )
-        for n, fields in enumerate(header["episodes"])
-    ]

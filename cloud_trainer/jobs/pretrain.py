@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,12 @@ from cloud_trainer.world_model.compact.data import clips_of
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig
 from cloud_trainer.world_model.compact.train import WorldModelTraining, train_world_model
 from cloud_trainer.world_model.worlds import load_world
-from gymnast_cli.pretrain_data import Order, collect_orders, load_episodes, save_episodes
+from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome
+
+Collect = Callable[[Sequence[Share], int], list[Episode]]
+"""Records shares on some arm, in so many processes; gymnast_ros.sim.drivers.collect_shares does in the simulator."""
 
 TASKS = ("lift", "push", "put", "drawer")
 
@@ -71,18 +74,21 @@ HELD_OUT = {"policy": 160, "policy_greedy": 70, "offset": 75}
 """Episodes per task and kind of driver."""
 
 
-def pretrain(out: Path, work: Path, *, seed: int = 0, workers: int = 2, amounts: Amounts | None = None) -> Path:
+def pretrain(
+    out: Path, work: Path, collect: Collect, *, seed: int = 0, workers: int = 2, amounts: Amounts | None = None
+) -> Path:  # fmt: skip
     """Run the stages and copy the three checkpoints to `out`, where they are not there yet; returns `out`.
 
     Args:
         out: gets policy/, world_model/ and judge/.
         work: episodes and state files; an interrupted run goes on from them.
+        collect: see Collect.
         seed: of everything.
         workers: processes that collect episodes.
         amounts: how much; default the shipped size.
     """
     torch.set_num_threads(1)
-    run = Pretraining(work, seed, workers, amounts or Amounts())
+    run = Pretraining(work, collect, seed, workers, amounts or Amounts())
     run.policy()
     run.world_model()
     run.judge()
@@ -100,7 +106,8 @@ def pretrain(out: Path, work: Path, *, seed: int = 0, workers: int = 2, amounts:
 class Pretraining:
     """The stages, with their results in one folder."""
 
-    def __init__(self, work: Path, seed: int, workers: int, amounts: Amounts) -> None:
+    def __init__(self, work: Path, collect: Collect, seed: int, workers: int, amounts: Amounts) -> None:
+        self._collect = collect
         self.work, self.seed, self.workers, self.amounts = work, seed, workers, amounts
         self._began = time.monotonic()
         work.mkdir(parents=True, exist_ok=True)
@@ -118,7 +125,7 @@ class Pretraining:
         """Stage 1: what the base policy imitates."""
         first = self._seed_base()
         seeds = tuple(range(first, first + self.amounts.demonstrations))
-        return self._collected("demos", [Order("flawed", task, seeds) for task in TASKS])
+        return self._collected("demos", [Share("flawed", task, seeds) for task in TASKS])
 
     def world_model(self) -> Path:
         """Stages 3 and 4."""
@@ -169,31 +176,31 @@ class Pretraining:
             parts["judge" if draw < 0.5 else "thresholds" if draw < 0.75 else "audit"].append(episode)
         return parts
 
-    def _orders(self, kinds: Mapping[str, int], first: int) -> list[Order]:
+    def _orders(self, kinds: Mapping[str, int], first: int) -> list[Share]:
         orders = []
         for position, (kind, count) in enumerate(kinds.items()):
             start = self._seed_base() + first + 10_000 * position
             seeds = tuple(range(start, start + max(1, round(count * self.amounts.scale))))
             folder = self.policy() if kind.startswith("policy") else None
-            orders += [Order(kind, task, seeds, folder) for task in TASKS]
+            orders += [Share(kind, task, seeds, folder) for task in TASKS]
         return orders
 
     def _seed_base(self) -> int:
         """Start states of different seeds do not overlap: 200,000 apart, inside the training range."""
         return (self.seed % 5) * 200_000
 
-    def _collected(self, name: str, orders: Sequence[Order]) -> list[Episode]:
+    def _collected(self, name: str, orders: Sequence[Share]) -> list[Episode]:
         path = self.work / f"{name}.npz"
         if not path.exists():
             print(f"collecting {name}: {sum(len(order.seeds) for order in orders)} episodes", flush=True)
-            save_episodes(path, collect_orders(orders, self.workers))
+            save_episodes(path, self._collect(orders, self.workers))
         episodes = load_episodes(path)
         successes = np.mean([episode.outcome is Outcome.SUCCESS for episode in episodes])
         print(f"{name}: {len(episodes)} episodes, {successes:.3f} successful", flush=True)
         return episodes
 
     def _lineage(self) -> dict[str, object]:
-        return {"made_by": "gymnast_cli.pretrain", "seed": self.seed}
+        return {"made_by": "gymnast_cli.pretrain", "seed": self.seed}  # in the shipped checkpoints' ids
 
     def _show(self, event: ProgressEvent) -> None:
         if event.step % 100 == 0 or event.step == event.total:

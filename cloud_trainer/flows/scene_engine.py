@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from cloud_trainer.console.media import film
+from cloud_trainer.film import film
 from cloud_trainer.flows.adaptation_engine import (
     CLOSING,
     Budget,
@@ -32,6 +32,8 @@ from cloud_trainer.flows.adaptation_engine import (
     Trust,
     Verdict,
 )
+from cloud_trainer.flows.arm_trials import FLUSH_S, STAGE_S, TrialRobot, run_pairs
+from cloud_trainer.flows.other_tasks import declared, guard_plan, other_tasks, reason_of
 from cloud_trainer.jobs.adaptation import MODES
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import TRACKER_EPISODES, require_gates
@@ -45,8 +47,6 @@ from cloud_trainer.store.protocols import EpisodeRow, JobStore
 from cloud_trainer.store.tenants import DEFAULT_TENANT
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import World, load_world
-from gymnast_cli.arm_trials import FLUSH_S, STAGE_S, TrialRobot, run_pairs
-from gymnast_cli.other_tasks import declared, guard_plan, other_tasks, reason_of
 from gymnast_core.errors import GymnastError, NotTrustedError
 from gymnast_core.evaluation.purpose import is_measurement
 from gymnast_core.evaluation.scene import Fingerprint, SceneBook

@@ -1,0 +1,6 @@
+"""The trainer as `gymnast serve` runs it: every part wired once, for the command, the demo and tests."""
+
+from cloud_trainer.app.settings import AppConfig, Arms, at_hand
+from cloud_trainer.app.trainer import App, stop_signals
+
+__all__ = ["App", "AppConfig", "Arms", "at_hand", "stop_signals"]

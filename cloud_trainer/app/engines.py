@@ -1,0 +1,25 @@
+"""What computes behind a tenant's adaptations and trials, made from the service's own parts."""
+
+from __future__ import annotations
+
+from cloud_trainer.app.settings import Arms
+from cloud_trainer.flows.scene_engine import SceneEngine
+from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.service import OrderedRobot, Service
+from cloud_trainer.store.tenants import SCENES, tenant_folder
+from gymnast_core.evaluation.scene import SceneBook
+
+
+def engine_for(service: Service, arms: Arms, shelf: Shelf, tenant: str) -> SceneEngine:
+    """Adapts a tenant's robots that report to this service and take its orders."""
+
+    def offer(checkpoint_id: str, robot: str) -> None:
+        service.publisher.publish(tenant, shelf.path(checkpoint_id), robots=[robot])
+
+    return SceneEngine(
+        connect=lambda name: OrderedRobot(service.orders, service.robots, tenant, name), jobs=service.jobs,
+        catalogue=service.episodes_of(tenant), shelf=shelf, tenant=tenant,
+        book=SceneBook(tenant_folder(service.config.folder, tenant) / SCENES),
+        scene=arms.scene, config=arms.config, rule=arms.rule, guard_pairs=arms.guard_pairs,
+        price_per_hour=arms.price_per_hour, offer=offer,
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""All parts of a trainer, wired once: service, checkpoints, jobs, flows, the operator's page."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+from types import TracebackType
+
+from cloud_trainer.app.engines import engine_for
+from cloud_trainer.app.jobs import JobProcesses
+from cloud_trainer.app.settings import AppConfig
+from cloud_trainer.console import Console
+from cloud_trainer.flows.replay_watch import ReplayWatch
+from cloud_trainer.jobs.shelf import Shelves
+from cloud_trainer.jobs.submission import check_submission
+from cloud_trainer.service import Service
+from cloud_trainer.service.policy import PolicyServicer
+from cloud_trainer.store.tenants import LEDGER, PerTenant, tenant_folder
+from gymnast_core.asked import Asked
+from gymnast_core.policies import serve_policy
+from gymnast_core.wire.address import is_loopback
+
+
+class App:
+    """A trainer.
+
+    Args:
+        config: see AppConfig.
+
+    Attributes:
+        service: its gRPC service.
+        shelves: its checkpoints, per tenant.
+        page: the operator's page; None where there is none.
+        policy_version: what runs here for robots without a GPU; empty where nothing does.
+
+    Raises:
+        ConfigError: another trainer runs on the folder, or a setting makes no sense.
+        CheckpointError: an imported checkpoint is incomplete or altered.
+    """
+
+    def __init__(self, config: AppConfig) -> None:
+        self.config, folder = config, config.service.folder
+        self.shelves = Shelves(folder, config.imports)
+        runner = JobProcesses(folder, self.shelves, threads=config.threads)
+        policy = None if config.policy is None else serve_policy(config.policy, device=config.policy_device)
+        self.policy_version = "" if policy is None else policy.version
+        servicer = None if policy is None else PolicyServicer(lambda: policy)
+        self.service = service = Service(config.service, runner, servicer)
+        service.check_job = functools.partial(
+            check_submission, self.shelves, service.episodes_of, allowed=config.jobs_may
+        )
+        self._engines = PerTenant(lambda tenant: engine_for(service, config.arms, self.shelves.of(tenant), tenant))
+        self._watch = ReplayWatch(
+            service.episodes, service.jobs, lambda tenant: tenant_folder(folder, tenant) / LEDGER,
+            self._can_replay, lambda row: service.blinded(row),
+        )  # fmt: skip
+        self.page: Console | None = None
+        self._running = contextlib.ExitStack()
+
+    def __enter__(self) -> App:
+        """Start every part.
+
+        Raises:
+            GymnastError: a port is taken.
+        """
+        with contextlib.ExitStack() as starting:
+            starting.enter_context(self.service)
+            starting.enter_context(self._watch)
+            if self.config.console:
+                self.page = starting.enter_context(self._console())
+            self._running = starting.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop every part, in the opposite order."""
+        self._running.__exit__(kind, error, trace)
+
+    def _console(self) -> Console:
+        config, host = self.config, self.config.console_host
+        return Console(
+            self.service, engine_of=self._engines.of, host=host, port=config.console_port,
+            tls=not is_loopback(host), loops=config.loops,
+        )  # fmt: skip
+
+    def _can_replay(self, tenant: str, policy: str) -> bool:
+        """Whether an evaluation of a policy can be dreamt again; a published one is taken onto the shelf."""
+        service, shelf = self.service, self.shelves.of(tenant)
+        if not shelf.holds(policy, "policy") and (row := service.meta.checkpoint(tenant, policy)) is not None:
+            shelf.take(row.manifest, service.blobs.local_path(row.weights_digest))
+        return shelf.can_replay(policy)
+
+
+def stop_signals() -> Asked:
+    """Return what SIGTERM and Ctrl-C set from now on; for the main thread of a process."""
+    stop = Asked()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
