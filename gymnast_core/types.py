@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+Trace = Mapping[str, npt.NDArray[Any]]
+"""What a policy drew to choose its chunks, under names of its own: all it needs to give their log-probability again."""
 
 ACTION_DIM = 7
 """[dx, dy, dz (m), droll, dpitch, dyaw (rad), gripper (0 closed, 1 open)]."""
@@ -86,13 +89,14 @@ class ActionChunk:
     Attributes:
         actions_BKA: (B, K, 7) float32, see ACTION_DIM.
         policy_version: id of the checkpoint that chose them.
-        tokens_BKA: (B, K, 7) int64 action tokens 0..255, where the policy is discrete.
-        log_probs_BKA: (B, K, 7) float32, log-probability of each token at the sampling temperature.
+        trace: (B, ...) arrays, see Trace; empty where the policy has no density. A discrete policy's is "tokens",
+            (B, K, 7) int64 action tokens 0..255.
+        log_probs_BKA: (B, K, 7) float32, log-probability of what was drawn, at the sampling temperature.
     """
 
     actions_BKA: FloatArray
     policy_version: str
-    tokens_BKA: IntArray | None = None
+    trace: Trace = field(default_factory=dict)
     log_probs_BKA: FloatArray | None = None
 
     def __post_init__(self) -> None:
@@ -157,19 +161,50 @@ class RolloutBatch:
         frame_steps_F: (F,) int64, the step index of each kept frame (0 = start, T = after the last action).
         frames_BFHWC: (B, F, H, W, 3) uint8.
         actions_BTA: (B, T, 7) float32.
-        tokens_BTA: (B, T, 7) int64.
-        log_probs_BTA: (B, T, 7) float32 at the sampling temperature.
+        log_probs_BTA: (B, T, 7) float32 at the sampling temperature; 0 where the policy has no density.
         length_B: (B,) int64, valid steps per row (<= T).
         policy_version: what generated them.
         group_B: (B,) int64, rows of one group share instruction and start.
+        trace: (B, C, ...) arrays, the traces of the C chunks; empty where the policy has no density.
     """
 
     instructions: Sequence[str]
     frame_steps_F: IntArray
     frames_BFHWC: ByteArray
     actions_BTA: FloatArray
-    tokens_BTA: IntArray
     log_probs_BTA: FloatArray
     length_B: IntArray
     policy_version: str
     group_B: IntArray
+    trace: Trace = field(default_factory=dict)
+
+    def rows(self, rows: IntArray) -> RolloutBatch:
+        """Return chosen rows."""
+        return replace(
+            self,
+            instructions=[self.instructions[row] for row in rows],
+            frames_BFHWC=self.frames_BFHWC[rows],
+            actions_BTA=self.actions_BTA[rows],
+            log_probs_BTA=self.log_probs_BTA[rows],
+            length_B=self.length_B[rows],
+            group_B=self.group_B[rows],
+            trace={name: array[rows] for name, array in self.trace.items()},
+        )
+
+    @staticmethod
+    def joined(batches: Sequence[RolloutBatch]) -> RolloutBatch:
+        """Put batches of the same kept frames behind each other; version and frame steps are the last one's."""
+
+        def all_of(name: str) -> npt.NDArray[Any]:
+            return np.concatenate([getattr(batch, name) for batch in batches])
+
+        return replace(
+            batches[-1],
+            instructions=[text for batch in batches for text in batch.instructions],
+            frames_BFHWC=all_of("frames_BFHWC"),
+            actions_BTA=all_of("actions_BTA"),
+            log_probs_BTA=all_of("log_probs_BTA"),
+            length_B=all_of("length_B"),
+            group_B=all_of("group_B"),
+            trace={name: np.concatenate([batch.trace[name] for batch in batches]) for name in batches[-1].trace},
+        )

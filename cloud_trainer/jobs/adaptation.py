@@ -13,7 +13,7 @@ from cloud_trainer.practice.train import Anchor
 from cloud_trainer.ranges import Range
 from cloud_trainer.world_model.compact.data import Clips
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies.trainable import TokenPolicy, load_trainable
+from gymnast_core.policies.trainable import LearningPolicy, load_trainable
 
 BUDGET = Range(0, 1_000_000_000, above=True)
 """Seconds or imagined rollouts."""
@@ -47,7 +47,7 @@ def iterations_within(spec: Mapping[str, Any], most: int, rollouts_each: int) ->
     return most if rollouts is None else min(most, max(1, -(-int(rollouts) // rollouts_each)))
 
 
-def frame_anchor(base: TokenPolicy, clips: Clips, *, weight: float, frames: int = 96) -> Anchor:
+def frame_anchor(base: LearningPolicy, clips: Clips, *, weight: float, frames: int = 96) -> Anchor:
     """Return a loss that keeps a policy where it was on recorded frames from elsewhere.
 
     Rehearsal by reinforcement alone holds nothing where the policy already succeeds: those groups have no advantage
@@ -60,7 +60,7 @@ def frame_anchor(base: TokenPolicy, clips: Clips, *, weight: float, frames: int 
         frames: drawn for each optimiser step.
 
     Returns:
-        weight * mean KL(base || policy) per token at temperature 1.
+        weight times the policy's own divergence from the base: for tokens the mean KL(base || policy) at temperature 1.
 
     Source:
         Li & Hoiem, "Learning without Forgetting", 2016, section 3: the old model's outputs as targets.
@@ -70,13 +70,9 @@ def frame_anchor(base: TokenPolicy, clips: Clips, *, weight: float, frames: int 
     images_NHWC = base.training_frames(clips.frames_NTHWC[row, steps[column]])
     texts = [clips.instructions[n] for n in row]
 
-    def loss(policy: TokenPolicy, rng: np.random.Generator) -> torch.Tensor:
+    def loss(policy: LearningPolicy, rng: np.random.Generator) -> torch.Tensor:
         rows = rng.integers(0, len(texts), frames)
-        chosen, words = images_NHWC[rows], [texts[row] for row in rows]
-        with torch.no_grad():
-            target = torch.log_softmax(base.logits(chosen, words).cpu(), -1)
-        apart = target.exp() * (target - torch.log_softmax(policy.logits(chosen, words).cpu(), -1))
-        return weight * apart.sum(-1).mean()
+        return weight * policy.divergence(base, images_NHWC[rows], [texts[row] for row in rows])
 
     return loss
 

@@ -19,7 +19,7 @@ from cloud_trainer.sft.trainer import train_sft
 from cloud_trainer.world_model.compact.data import Clips
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies.trainable import TokenPolicy, load_trainable
+from gymnast_core.policies.trainable import LearningPolicy, load_trainable
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome, RolloutBatch
 
@@ -105,7 +105,7 @@ def _imagined(job: Job, config: PipelineConfig, dream: Dream, held_out: Clips) -
     return imagined, {"starts": lineage.pop("episodes"), **lineage, **told}  # "episodes" are those that were imitated
 
 
-def imagined_successes(sampler: Sampler, policy: TokenPolicy, config: GrpoConfig, *, rounds: int) -> Imagined:
+def imagined_successes(sampler: Sampler, policy: LearningPolicy, config: GrpoConfig, *, rounds: int) -> Imagined:
     """Roll a policy out and return the rollouts with the rows that were rewarded.
 
     Raises:

@@ -8,9 +8,7 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -62,9 +60,7 @@ class CachedJudge:
     def _ask(self, rollouts: RolloutBatch, rows: IntArray) -> Sequence[Verdict]:
         if not len(rows):
             return ()
-        names = ("frames_BFHWC", "actions_BTA", "tokens_BTA", "log_probs_BTA", "length_B", "group_B")
-        arrays: dict[str, Any] = {name: getattr(rollouts, name)[rows] for name in names}
-        return self.inner.judge(replace(rollouts, instructions=[rollouts.instructions[r] for r in rows], **arrays))
+        return self.inner.judge(rollouts.rows(rows))
 
     def _key(self, rollouts: RolloutBatch, row: int) -> str:
         """Digest of all a judge may look at."""

@@ -19,7 +19,7 @@ from gymnast_core.types import ByteArray
 
 if TYPE_CHECKING:
     from cloud_trainer.practice.train import Sampler
-    from gymnast_core.policies.trainable import TokenPolicy
+    from gymnast_core.policies.trainable import LearningPolicy
 
 ROLLOUTS = "imagined.safetensors"
 SHOWN_ROLLOUTS = 4
@@ -61,7 +61,7 @@ def _first(clips: Clips, instruction: str, count: int) -> list[int]:
 def watched(sampler: Sampler, folder: Path) -> Sampler:
     """Return the same sampler; a few of what it imagined last lie in the folder for people to look at."""
 
-    def sample(policy: TokenPolicy, rng: np.random.Generator) -> Scored:
+    def sample(policy: LearningPolicy, rng: np.random.Generator) -> Scored:
         scored = sampler(policy, rng)
         keep_rollouts(folder, scored)
         return scored

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cloud_trainer.progress import CancelledError, never
 from cloud_trainer.world_model.compact.data import Clips, StartState, starts_of
@@ -15,7 +16,16 @@ from gymnast_core.env import Env, instructions_for
 from gymnast_core.errors import ContractError
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import run_episode
-from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Observation, RolloutBatch, StepResult
+from gymnast_core.types import (
+    ActionChunk,
+    ByteArray,
+    FloatArray,
+    IntArray,
+    Observation,
+    RolloutBatch,
+    StepResult,
+    Trace,
+)
 
 
 class RecordedActions:
@@ -36,14 +46,14 @@ class RecordedActions:
 
 
 class _Keeper:
-    """Observer that keeps frames at chunk ends, commanded actions, tokens and row lengths."""
+    """Observer that keeps frames at chunk ends, commanded actions, traces and row lengths."""
 
     def __init__(self, camera: str) -> None:
         self._camera = camera
         self.frame_steps: list[int] = []
         self.frames: list[ByteArray] = []
         self.actions: list[FloatArray] = []
-        self.tokens: list[IntArray] = []
+        self.traces: list[Trace] = []
         self.log_probs: list[FloatArray] = []
         self.length_B = np.zeros(0, np.int64)
         self.version = ""
@@ -58,7 +68,8 @@ class _Keeper:
         shape = result.commanded_BA.shape
         self.version = chunk.policy_version
         self.actions.append(result.commanded_BA)
-        self.tokens.append(np.zeros(shape, np.int64) if chunk.tokens_BKA is None else chunk.tokens_BKA[:, index])
+        if index == 0:
+            self.traces.append(chunk.trace)
         exact = chunk.log_probs_BKA
         self.log_probs.append(np.zeros(shape, np.float32) if exact is None else exact[:, index])
         self.length_B += ~self._done_B
@@ -108,11 +119,11 @@ def imagine(
         frame_steps_F=np.array(keeper.frame_steps, np.int64),
         frames_BFHWC=np.stack(keeper.frames, axis=1),
         actions_BTA=np.stack(keeper.actions, axis=1),
-        tokens_BTA=np.stack(keeper.tokens, axis=1),
         log_probs_BTA=np.stack(keeper.log_probs, axis=1),
         length_B=keeper.length_B,
         policy_version=keeper.version,
         group_B=np.arange(len(rows)) if group_B is None else group_B,
+        trace={name: np.stack([trace[name] for trace in keeper.traces], axis=1) for name in keeper.traces[0]},
     )
 
 
@@ -162,9 +173,7 @@ def join_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
     """
     longest = max(batches, key=lambda batch: batch.actions_BTA.shape[1])
     batches = [_lengthened(batch, longest) for batch in batches]
-    names = ("frames_BFHWC", "actions_BTA", "tokens_BTA", "log_probs_BTA", "length_B", "group_B")
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
-    return replace(longest, instructions=tuple(text for batch in batches for text in batch.instructions), **arrays)
+    return replace(RolloutBatch.joined(batches), policy_version=longest.policy_version)
 
 
 def _lengthened(batch: RolloutBatch, longest: RolloutBatch) -> RolloutBatch:
@@ -175,9 +184,19 @@ def _lengthened(batch: RolloutBatch, longest: RolloutBatch) -> RolloutBatch:
     if not still and not idle:
         return batch
     shown = np.concatenate((batch.frames_BFHWC, np.repeat(batch.frames_BFHWC[:, -1:], still, axis=1)), axis=1)
-    names = ("actions_BTA", "tokens_BTA", "log_probs_BTA")
-    arrays: dict[str, Any] = {name: np.pad(getattr(batch, name), ((0, 0), (0, idle), (0, 0))) for name in names}
-    return replace(batch, frame_steps_F=longest.frame_steps_F, frames_BFHWC=shown, **arrays)
+    return replace(
+        batch,
+        frame_steps_F=longest.frame_steps_F,
+        frames_BFHWC=shown,
+        actions_BTA=_padded(batch.actions_BTA, steps + idle),
+        log_probs_BTA=_padded(batch.log_probs_BTA, steps + idle),
+        trace={name: _padded(array, longest.trace[name].shape[1]) for name, array in batch.trace.items()},
+    )
+
+
+def _padded(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
+    """The array with its second axis filled up with zeros."""
+    return np.pad(array, ((0, 0), (0, length - array.shape[1]), *((0, 0),) * (array.ndim - 2)))
 
 
 def replay_clips(

@@ -11,14 +11,14 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies.trainable import TokenPolicy
+from gymnast_core.policies.trainable import LearningPolicy
 from gymnast_core.policy import Policy
 
 Weights = Mapping[str, np.ndarray[Any, Any]]
 """Tensors of a policy's network by name."""
 
 
-def weights_of(policy: Policy | TokenPolicy) -> Weights:
+def weights_of(policy: Policy | LearningPolicy) -> Weights:
     """Copy a policy's tensors out; bfloat16 travels as raw 16-bit words, numpy has no such type.
 
     Tensors sharded over ranks are gathered: then every rank must call this at the same time.
@@ -31,7 +31,7 @@ def weights_of(policy: Policy | TokenPolicy) -> Weights:
     return weights
 
 
-def load_weights(policy: Policy | TokenPolicy, weights: Weights) -> None:
+def load_weights(policy: Policy | LearningPolicy, weights: Weights) -> None:
     """Put tensors into a policy's network, by name."""
     network = _network(policy)
     own = network.state_dict()
@@ -41,7 +41,7 @@ def load_weights(policy: Policy | TokenPolicy, weights: Weights) -> None:
             own[name].copy_(tensor.view(torch.bfloat16) if own[name].dtype is torch.bfloat16 else tensor)
 
 
-def _network(policy: Policy | TokenPolicy) -> nn.Module:
+def _network(policy: Policy | LearningPolicy) -> nn.Module:
     network = getattr(policy, "network", None)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{type(policy).__name__} has no network to send weights of; use a trainable policy")

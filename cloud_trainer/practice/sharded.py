@@ -21,11 +21,11 @@ from cloud_trainer.world_model.compact.data import StartState
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
-from gymnast_core.policies.trainable import TokenPolicy
+from gymnast_core.policies.trainable import LearningPolicy
 
 
-class SampledPolicy(TokenPolicy, Protocol):
-    """A token policy that says which checkpoint it came from."""
+class SampledPolicy(LearningPolicy, Protocol):
+    """A learning policy that says which checkpoint it came from."""
 
     @property
     def version(self) -> str:

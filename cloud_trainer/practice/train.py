@@ -23,14 +23,14 @@ from cloud_trainer.world_model.audit.outcomes import outcomes_of
 from cloud_trainer.world_model.compact.data import StartState
 from gymnast_core.judge import Judge
 from gymnast_core.policies.adapter import LoraSettings
-from gymnast_core.policies.trainable import TokenPolicy, load_trainable
+from gymnast_core.policies.trainable import LearningPolicy, load_trainable
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import BoolArray, ByteArray, RolloutBatch
 
-Sampler = Callable[[TokenPolicy, np.random.Generator], Scored]
+Sampler = Callable[[LearningPolicy, np.random.Generator], Scored]
 """One round of groups from a policy: rollouts, rewards, and which rows count. Group names are made unique later."""
 
-Anchor = Callable[[TokenPolicy, np.random.Generator], torch.Tensor]
+Anchor = Callable[[LearningPolicy, np.random.Generator], torch.Tensor]
 """A further loss of every optimiser step."""
 
 
@@ -162,7 +162,7 @@ def left_by(out: Path, state: Path) -> Training:
     return Training(tuple(candidates_in(out, history)), tuple(history))
 
 
-def _iterate(trainer: GrpoTrainer[TokenPolicy], sampler: Sampler) -> dict[str, Any]:
+def _iterate(trainer: GrpoTrainer[LearningPolicy], sampler: Sampler) -> dict[str, Any]:
     """Sample until there are enough informative groups (or rounds are spent), then update."""
     config, kept, rewards, abstained = trainer.config, [], [], []
     waiting = trainer.waiting()

@@ -94,8 +94,8 @@ def _infer(policy: Policy, request: Any) -> policy_pb2.InferReply:
     chunk = _act(policy, observation_from(request), list(request.instructions), rng)
     about["policy_version"] = chunk.policy_version
     reply = policy_pb2.InferReply(**about, actions=chunk.actions_BKA.ravel().tolist())
-    if request.with_log_probs and chunk.tokens_BKA is not None and chunk.log_probs_BKA is not None:
-        reply.tokens.extend(chunk.tokens_BKA.ravel().tolist())
+    if request.with_log_probs and "tokens" in chunk.trace and chunk.log_probs_BKA is not None:
+        reply.tokens.extend(chunk.trace["tokens"].ravel().tolist())
         reply.log_probs.extend(chunk.log_probs_BKA.ravel().tolist())
     return reply
 

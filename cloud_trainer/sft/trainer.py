@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, S
 from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windows_from_rollouts
 from cloud_trainer.training import Descent, Trainer
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies.adapter import LoraSettings
+from gymnast_core.policies.adapter import LoraSettings, TrainableAdapter
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
-from gymnast_core.policies.trainable import TokenPolicy, load_trainable
+from gymnast_core.policies.trainable import LearningPolicy, TokenPolicy, load_trainable
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.types import Episode, FloatArray, RolloutBatch
+from gymnast_core.types import Episode, FloatArray, IntArray, RolloutBatch
 
 RANGES = {
     "iterations": COUNT,
@@ -110,10 +110,9 @@ class SftTrainer(Trainer):
 
     stage, title = "sft", "fine-tuning"
 
-    def __init__(self, policy: TokenPolicy, windows: Windows, config: SftConfig) -> None:
+    def __init__(self, policy: LearningPolicy, windows: Windows, config: SftConfig) -> None:
         self.policy, self.windows, self.config = policy, windows, config
-        self._position = torch.from_numpy(policy.token_positions(windows.actions_NKA))
-        self._valid = torch.from_numpy(windows.valid_NK)
+        self._objective = objective(policy, windows, config)
         self._rng = np.random.default_rng(config.seed)
         descent = Descent(
             config.iterations,
@@ -127,10 +126,31 @@ class SftTrainer(Trainer):
     def loss(self) -> Tensor:
         """Loss of a fresh batch of windows."""
         rows = self.windows.draw(self.config.batch_size, self._rng)
-        index = torch.from_numpy(rows)
         self.policy.network.train()
-        logits = self.policy.logits(self.windows.images_NHWC[rows], [self.windows.instructions[row] for row in rows])
-        return sft_loss(logits.float().cpu(), self._position[index], self._valid[index], self.config)
+        return self._objective(rows, self._rng)
+
+
+Objective = Callable[[IntArray, np.random.Generator], Tensor]
+"""The loss of some windows; the generator draws whatever noise it needs."""
+
+
+def objective(policy: LearningPolicy, windows: Windows, config: SftConfig) -> Objective:
+    """Return how a policy of this kind imitates windows.
+
+    Raises:
+        ConfigError: it is of no kind that can.
+    """
+    inner = policy.base if isinstance(policy, TrainableAdapter) else policy
+    if not isinstance(inner, TokenPolicy):
+        raise ConfigError(f"{type(inner).__name__} has no tokens to imitate with; name a compact or OpenVLA checkpoint")
+    position, valid = torch.from_numpy(inner.token_positions(windows.actions_NKA)), torch.from_numpy(windows.valid_NK)
+
+    def soft_labels(rows: IntArray, rng: np.random.Generator) -> Tensor:
+        index = torch.from_numpy(rows)
+        logits = inner.logits(windows.images_NHWC[rows], [windows.instructions[row] for row in rows])
+        return sft_loss(logits.float().cpu(), position[index], valid[index], config)
+
+    return soft_labels
 
 
 def train_sft(
@@ -187,7 +207,7 @@ def train_sft(
 def _starting_policy(
     episodes: Sequence[Episode], config: SftConfig, parent: Path | None, sizes: CompactPolicyConfig | None,
     lora: LoraSettings | None, device: str,
-) -> TokenPolicy:  # fmt: skip
+) -> LearningPolicy:  # fmt: skip
     if parent is not None:
         return load_trainable(parent, lora=lora, seed=config.seed, device=device)
     if lora is not None:

@@ -106,10 +106,9 @@ def _rollouts(clips: Clips, world: World | None, seed: int) -> RolloutBatch:
         return replay_clips(world, clips, seed=seed)
     steps = clips.actions_NTA.shape[1]
     kept = np.unique(np.append(np.arange(0, steps, 5), steps)).astype(np.int64)
-    shape = clips.actions_NTA.shape
     return RolloutBatch(
         instructions=clips.instructions, frame_steps_F=kept, frames_BFHWC=clips.frames_NTHWC[:, kept],
-        actions_BTA=clips.actions_NTA, tokens_BTA=np.zeros(shape, np.int64), log_probs_BTA=np.zeros(shape, np.float32),
+        actions_BTA=clips.actions_NTA, log_probs_BTA=np.zeros_like(clips.actions_NTA),
         length_B=clips.length_N, policy_version="recorded", group_B=np.arange(len(clips)),
     )  # fmt: skip
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Observation
+from gymnast_core.types import ActionChunk, ByteArray, Observation, Trace
 
 if TYPE_CHECKING:
-    from gymnast_core.policies.trainable import TokenPolicy
+    from gymnast_core.policies.trainable import LearningPolicy
 
 MOST_RANK = 4096
 """Beyond the width of the largest layers that are adapted, an adapter is larger than what it adapts."""
@@ -155,7 +155,7 @@ class AdaptedPolicy:
 
 
 class TrainableAdapter:
-    """A frozen base with a trainable adapter attached; keeps TokenPolicy, and what it saves is an adapter.
+    """A frozen base with a trainable adapter attached; keeps LearningPolicy, and what it saves is an adapter.
 
     Attributes:
         base: the policy underneath.
@@ -166,7 +166,7 @@ class TrainableAdapter:
     """
 
     def __init__(
-        self, base: TokenPolicy, base_folder: Path, settings: LoraSettings, *, base_id: str, version: str
+        self, base: LearningPolicy, base_folder: Path, settings: LoraSettings, *, base_id: str, version: str
     ) -> None:
         self.base, self.base_folder, self.settings = base, base_folder, settings
         self.network: Any = base.network
@@ -199,20 +199,16 @@ class TrainableAdapter:
         return dataclasses.replace(self.base.act(observation, instruction, rng=rng), policy_version=self._version)
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
-        """See TokenPolicy."""
+        """See LearningPolicy."""
         return self.base.training_frames(frames_NHWC)
 
-    def logits(self, images: ByteArray, instructions: Sequence[str]) -> Tensor:
-        """See TokenPolicy."""
-        return self.base.logits(images, instructions)
+    def log_probs(self, images: ByteArray, instructions: Sequence[str], trace: Trace) -> Tensor:
+        """See LearningPolicy."""
+        return self.base.log_probs(images, instructions, trace)
 
-    def token_log_probs(self, images: ByteArray, instructions: Sequence[str], tokens_BKA: IntArray) -> Tensor:
-        """See TokenPolicy."""
-        return self.base.token_log_probs(images, instructions, tokens_BKA)
-
-    def token_positions(self, actions: FloatArray) -> FloatArray:
-        """See TokenPolicy."""
-        return self.base.token_positions(actions)
+    def divergence(self, base: Any, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+        """See LearningPolicy."""
+        return self.base.divergence(getattr(base, "base", base), images, instructions)
 
     def save(
         self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None

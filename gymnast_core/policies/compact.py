@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
 from gymnast_core.images import area_downsample
+from gymnast_core.policies.sampling import choose_tokens, token_divergence
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policies.vision import Film, KeypointEncoder
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation
+from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation, Trace
 
 ARCHITECTURE = "compact_policy"
 
@@ -186,9 +187,9 @@ class CompactPolicy:
             raise ContractError(f"{len(instruction)} instructions for {observation.batch_size} rows; pass one per row")
         images = area_downsample(self.image_of(observation), self.config.image_size)
         log_probs = self._log_probs(images, instruction)
-        tokens = _greedy(log_probs) if rng is None else _draw(log_probs, rng.random(log_probs.shape[:3]))
+        tokens = choose_tokens(log_probs, rng)
         chosen = np.take_along_axis(log_probs, tokens[..., None], -1)[..., 0]
-        return ActionChunk(self.action_bins.decode(tokens), self._version, tokens, chosen)
+        return ActionChunk(self.action_bins.decode(tokens), self._version, {"tokens": tokens}, chosen)
 
     def image_of(self, observation: Observation) -> ByteArray:
         """Return the frames of this policy's camera.
@@ -202,13 +203,13 @@ class CompactPolicy:
         return observation.images[name]
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
-        """Prepare (N, H, W, 3) frames for token_log_probs."""
+        """Prepare (N, H, W, 3) frames for log_probs."""
         return area_downsample(frames_NHWC, self.config.image_size)
 
-    def token_log_probs(self, images: ByteArray, instructions: Sequence[str], tokens_BKA: IntArray) -> Tensor:
-        """Return (B, K, 7) log-probabilities of given tokens at the policy's temperature, with gradients."""
+    def log_probs(self, images: ByteArray, instructions: Sequence[str], trace: Trace) -> Tensor:
+        """Return (B, K, 7) log-probabilities of traced tokens at the policy's temperature, with gradients."""
         logits = self.logits(images, instructions) / self.temperature
-        picked = torch.gather(F.log_softmax(logits, dim=-1), -1, torch.from_numpy(tokens_BKA)[..., None])
+        picked = torch.gather(F.log_softmax(logits, dim=-1), -1, torch.from_numpy(trace["tokens"])[..., None])
         return picked[..., 0]
 
     def logits(self, images: ByteArray, instructions: Sequence[str]) -> Tensor:
@@ -216,6 +217,12 @@ class CompactPolicy:
         bags = torch.from_numpy(bag_of_words(instructions, self.config.text_buckets))
         logits: Tensor = self.network(torch.from_numpy(np.ascontiguousarray(images)), bags)
         return logits
+
+    def divergence(self, base: CompactPolicy, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+        """Return the mean KL(base || self) of a token."""
+        with torch.no_grad():
+            target = base.logits(images, instructions)
+        return token_divergence(self.logits(images, instructions), target)
 
     def token_positions(self, actions: FloatArray) -> FloatArray:
         """Return the fractional token index of (..., 7) actions."""
@@ -261,16 +268,3 @@ class CompactPolicy:
             raise CheckpointError(f"{folder}: tensors do not fit the configuration: {error}") from error
         bins = ActionBins.from_json(manifest.normalisation, config.bins)
         return cls(network, bins, version=manifest.id, row_by_row=row_by_row, temperature=temperature)
-
-
-def _greedy(log_probs: FloatArray) -> IntArray:
-    tokens: IntArray = log_probs.argmax(-1).astype(np.int64)
-    return tokens
-
-
-def _draw(log_probs: FloatArray, uniform: np.ndarray[Any, Any]) -> IntArray:
-    """Inverse cumulative distribution at the uniforms; float64, so the last bin's sum is 1 to 1e-12."""
-    cumulative = np.cumsum(np.exp(log_probs.astype(np.float64)), axis=-1)
-    scaled = uniform[..., None] * cumulative[..., -1:]
-    tokens: IntArray = np.minimum((cumulative <= scaled).sum(-1), log_probs.shape[-1] - 1).astype(np.int64)
-    return tokens

@@ -1,8 +1,10 @@
-"""Choosing tokens from log-probabilities with numpy's generators, the same way for every discrete policy."""
+"""Tokens from log-probabilities with numpy's generators, and how far apart two are: alike for every discrete policy."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gymnast_core.types import FloatArray, IntArray
 
@@ -21,3 +23,10 @@ def choose_tokens(log_probs: FloatArray, rng: np.random.Generator | None) -> Int
     scaled = rng.random(log_probs.shape[:-1])[..., None] * cumulative[..., -1:]
     chosen: IntArray = np.minimum((cumulative <= scaled).sum(-1), log_probs.shape[-1] - 1).astype(np.int64)
     return chosen
+
+
+def token_divergence(logits: Tensor, base: Tensor) -> Tensor:
+    """Return the mean KL(base || policy) of a token, at temperature 1, of (..., bins) logits."""
+    target = torch.log_softmax(base.cpu(), -1)
+    apart = target.exp() * (target - torch.log_softmax(logits.cpu(), -1))
+    return apart.sum(-1).mean()

@@ -1,4 +1,4 @@
-"""Policies that can be trained by their tokens: what supervised fine-tuning and reinforcement ask of them."""
+"""Policies that can be trained: what supervised fine-tuning and reinforcement ask of them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from gymnast_core.policies.adapter import ARCHITECTURE, Adapter, LoraSettings, T
 from gymnast_core.policies.placement import device_of
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import Manifest, read_manifest
-from gymnast_core.types import ActionChunk, ByteArray, FloatArray, IntArray, Observation
+from gymnast_core.types import ActionChunk, ByteArray, FloatArray, Observation, Trace
 
 
 @runtime_checkable
-class TokenPolicy(Protocol):
-    """A policy whose actions are tokens with log-probabilities; compact and OpenVLA policies are.
+class LearningPolicy(Protocol):
+    """A policy that gives the log-probability of what it drew, with gradients: it can be reinforced.
+
+    What it drew rides as a trace in its chunks (gymnast_core.types); whoever carries a trace need not know its kind.
 
     Attributes:
         network: in eval mode unless a trainer changes it.
-        temperature: of sampling and log-probabilities.
+        temperature: of sampling and log-probabilities: how much it explores.
         config: its sizes; camera names the image it looks at, empty for the first.
     """
 
@@ -45,23 +47,19 @@ class TokenPolicy(Protocol):
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
     ) -> ActionChunk:
-        """Choose K actions for each row, with tokens and log-probabilities."""
+        """Choose K actions for each row, with trace and log-probabilities."""
         ...
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
-        """Prepare (N, H, W, 3) uint8 frames for logits and token_log_probs."""
+        """Prepare (N, H, W, 3) uint8 frames for the methods below."""
         ...
 
-    def logits(self, images: ByteArray, instructions: Sequence[str]) -> Tensor:
-        """Return raw (N, K, 7, bins) logits, with gradients."""
+    def log_probs(self, images: ByteArray, instructions: Sequence[str], trace: Trace) -> Tensor:
+        """Return (N, K, 7) log-probabilities of N chunks' traces at the policy's temperature, with gradients."""
         ...
 
-    def token_log_probs(self, images: ByteArray, instructions: Sequence[str], tokens_BKA: IntArray) -> Tensor:
-        """Return (N, K, 7) log-probabilities at the policy's temperature, with gradients."""
-        ...
-
-    def token_positions(self, actions: FloatArray) -> FloatArray:
-        """Return the fractional token index of (..., 7) actions in SI units: what fine-tuning aims at."""
+    def divergence(self, base: Any, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+        """Return how far this policy is from a base of its own kind on these frames: a scalar, with gradients."""
         ...
 
     def save(
@@ -71,17 +69,30 @@ class TokenPolicy(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenPolicy(LearningPolicy, Protocol):
+    """A policy whose actions are tokens; compact and OpenVLA policies are. Its trace is "tokens", (N, K, 7) int64."""
+
+    def logits(self, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+        """Return raw (N, K, 7, bins) logits, with gradients."""
+        ...
+
+    def token_positions(self, actions: FloatArray) -> FloatArray:
+        """Return the fractional token index of (..., 7) actions in SI units: what fine-tuning aims at."""
+        ...
+
+
 def load_trainable(
     folder: Path, *, temperature: float | None = None, lora: LoraSettings | None = None, seed: int = 0,
     device: str = "cpu",
-) -> TokenPolicy:  # fmt: skip
+) -> LearningPolicy:  # fmt: skip
     """Load a policy checkpoint for training: whole, or by an adapter.
 
     What learns is float32, since a step of AdamW is lost in the rounding of bfloat16: all weights of a policy that is
     trained whole, the adapter alone on a base that stays as stored.
 
     Args:
-        folder: of any architecture with token log-probabilities; of an adapter, to train that adapter on.
+        folder: of any architecture with log-probabilities; of an adapter, to train that adapter on.
         temperature: of sampling; None is the checkpoint's own.
         lora: train a fresh adapter of this size alone. An adapter's own size cannot change.
         seed: of a fresh adapter's first weights.
@@ -89,7 +100,7 @@ def load_trainable(
 
     Raises:
         ConfigError: no such device here.
-        ConfigError: the policy has no token log-probabilities: an L1 head, a remote or scripted policy; or another
+        ConfigError: the policy has no log-probabilities: an L1 head, a remote or scripted policy; or another
             size was asked for than the adapter has.
         CheckpointError: not a policy, altered, of an unknown architecture, or an adapter without its base.
     """
@@ -121,7 +132,7 @@ def placed(policy: Policy, device: str) -> Policy:
     return policy
 
 
-def _adapter_policy(folder: Path, lora: LoraSettings | None, device: str) -> TokenPolicy:
+def _adapter_policy(folder: Path, lora: LoraSettings | None, device: str) -> LearningPolicy:
     adapter = Adapter.read(folder)
     if lora is not None and lora != adapter.settings:
         raise ConfigError(f"{folder} is an adapter with {adapter.settings}; it cannot go on as {lora}; leave lora out")
@@ -130,12 +141,12 @@ def _adapter_policy(folder: Path, lora: LoraSettings | None, device: str) -> Tok
     return TrainableAdapter(base, adapter.base, adapter.settings, base_id=adapter.base_id, version=adapter.id)
 
 
-def _whole(folder: Path, device: str) -> TokenPolicy:
+def _whole(folder: Path, device: str) -> LearningPolicy:
     policy = placed(load_policy(folder), device)
-    if not isinstance(policy, TokenPolicy) or not isinstance(policy.network, nn.Module):
+    if not isinstance(policy, LearningPolicy) or not isinstance(policy.network, nn.Module):
         architecture = read_manifest(folder).architecture
         raise ConfigError(
-            f"{folder} ({architecture}) has no token log-probabilities to train by; name a compact or OpenVLA "
+            f"{folder} ({architecture}) has no log-probabilities to train by; name a compact or OpenVLA "
             f"checkpoint with a discrete head"
         )
     if getattr(policy.config, "head", "discrete") == "l1":

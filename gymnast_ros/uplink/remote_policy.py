@@ -177,6 +177,6 @@ def _chunk(reply: Any, rows: int) -> ActionChunk:
     if not np.isfinite(actions).all():
         raise PolicyFailedError("an action of the remote policy is not finite")
     whole = len(reply.tokens) == len(reply.log_probs) == count
-    tokens = np.array(reply.tokens, np.int64).reshape(shape) if whole else None
+    trace = {"tokens": np.array(reply.tokens, np.int64).reshape(shape)} if whole else {}
     log_probs = np.array(reply.log_probs, np.float32).reshape(shape) if whole else None
-    return ActionChunk(actions, str(reply.policy_version), tokens, log_probs)
+    return ActionChunk(actions, str(reply.policy_version), trace, log_probs)

@@ -38,7 +38,9 @@ class BrightnessPolicy:
             actions += rng.normal(0, 0.001, actions.shape).astype(np.float32)
         if self.mode == "nan":
             actions[:] = np.nan
-        return ActionChunk(actions, self.version, np.full(actions.shape, 3), np.full(actions.shape, -0.5, np.float32))
+        return ActionChunk(
+            actions, self.version, {"tokens": np.full(actions.shape, 3)}, np.full(actions.shape, -0.5, np.float32)
+        )
 
 
 def observe(rows=2):
@@ -70,7 +72,7 @@ def test_remote_policy_acts_like_the_local_one(remote, policy):
     for rows in (1, 2):
         got, local = remote.act(observe(rows), ["lift"] * rows), policy.act(observe(rows), ["lift"] * rows)
         np.testing.assert_allclose(got.actions_BKA, local.actions_BKA, atol=1e-4)
-        np.testing.assert_array_equal(got.tokens_BKA, local.tokens_BKA)
+        np.testing.assert_array_equal(got.trace["tokens"], local.trace["tokens"])
         np.testing.assert_array_equal(got.log_probs_BKA, local.log_probs_BKA)
 
 

@@ -39,16 +39,14 @@ class Planted:
 
     def __call__(self, policy, rng):
         rng = np.random.default_rng(int(rng.integers(2**31)))
-        tokens, frames = rng.integers(0, 256, (6, 10, 7)), rng.integers(0, 256, (6, 3, 64, 64, 3), dtype=np.uint8)
+        tokens = rng.integers(0, 256, (6, 10, 7)).reshape(6, 2, 5, 7)
+        frames = rng.integers(0, 256, (6, 3, 64, 64, 3), dtype=np.uint8)
         texts = ["lift the red cube"] * 6
         with torch.no_grad():
-            parts = [
-                self._behaviour.token_log_probs(frames[:, c], texts, tokens[:, 5 * c : 5 * c + 5]).numpy()
-                for c in (0, 1)
-            ]
+            parts = [self._behaviour.log_probs(frames[:, c], texts, {"tokens": tokens[:, c]}).numpy() for c in (0, 1)]
         rollouts = RolloutBatch(
-            texts, np.array([0, 5, 10]), frames, np.zeros((6, 10, 7), np.float32), tokens, np.concatenate(parts, 1),
-            np.array([10, 10, 5, 10, 10, 5]), "policy-test", np.repeat(np.arange(3), 2),
+            texts, np.array([0, 5, 10]), frames, np.zeros((6, 10, 7), np.float32), np.concatenate(parts, 1),
+            np.array([10, 10, 5, 10, 10, 5]), "policy-test", np.repeat(np.arange(3), 2), {"tokens": tokens},
         )  # fmt: skip
         weight = rng.uniform(0.5, 1.5, (6, 10, 7)).astype(np.float32)
         return Scored(rollouts, np.array([1, 0, 0, 1, 1, 0], np.float32), np.ones(6, bool), weight_BTA=weight)

@@ -13,7 +13,6 @@ def rollouts_of(frames_BFHWC, instructions) -> RolloutBatch:
         frame_steps_F=np.arange(frames, dtype=np.int64) * 5,
         frames_BFHWC=frames_BFHWC,
         actions_BTA=np.zeros((rows, steps, 7), np.float32),
-        tokens_BTA=np.zeros((rows, steps, 7), np.int64),
         log_probs_BTA=np.zeros((rows, steps, 7), np.float32),
         length_B=np.full(rows, steps, np.int64),
         policy_version="policy-test",

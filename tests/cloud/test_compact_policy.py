@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import math
 from itertools import combinations
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from cloud_trainer.sft.trainer import SftConfig, SftTrainer, action_bins_of, sft
 from cloud_trainer.sft.windows import mix, windows_from_episodes
 from gymnast_core.errors import CheckpointError, ContractError, ShapeError
 from gymnast_core.policies import load_policy
-from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicyConfig, _draw
+from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicyConfig
+from gymnast_core.policies.sampling import choose_tokens
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Observation
@@ -33,7 +35,7 @@ def test_reported_log_probabilities_are_those_a_trainer_recomputes():
     policy = tiny_policy()
     seen = observation(4)
     chunk = policy.act(seen, ["push it"] * 4, rng=np.random.default_rng(3))
-    again = policy.token_log_probs(seen.images["over_shoulder"], ["push it"] * 4, chunk.tokens_BKA)
+    again = policy.log_probs(seen.images["over_shoulder"], ["push it"] * 4, chunk.trace)
     np.testing.assert_allclose(again.detach().numpy(), chunk.log_probs_BKA, atol=1e-5)
 
 
@@ -42,14 +44,16 @@ def test_probabilities_of_all_tokens_sum_to_one_at_another_temperature():
     policy.temperature = 1.7
     images = observation(1).images["over_shoulder"]
     tokens = np.zeros((1, 5, 7), np.int64)
-    total = sum(policy.token_log_probs(images, ["a"], tokens + t)[0, 0, 0].exp().item() for t in range(256))
+    total = sum(policy.log_probs(images, ["a"], {"tokens": tokens + t})[0, 0, 0].exp().item() for t in range(256))
     assert total == pytest.approx(1.0, abs=1e-5)
 
 
 def test_tokens_follow_the_inverse_distribution():
     log_probs = np.log(np.array([0.1, 0.2, 0.7], np.float32))
     uniforms = np.array([0.0, 0.0999, 0.1001, 0.2999, 0.3001, 0.9999])
-    drawn = _draw(np.broadcast_to(log_probs, (6, 3)), uniforms)
+    rng = create_autospec(np.random.Generator, instance=True)
+    rng.random.return_value = uniforms
+    drawn = choose_tokens(np.broadcast_to(log_probs, (6, 3)), rng)
     assert drawn.tolist() == [0, 0, 1, 1, 2, 2]
 
 

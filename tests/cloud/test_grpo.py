@@ -100,7 +100,8 @@ def test_rows_of_a_group_share_their_start_and_differ_in_their_tokens():
     rollouts = scored.rollouts
     assert rollouts.group_B.tolist() == [0, 0, 1, 1, 2, 2]
     np.testing.assert_array_equal(rollouts.frames_BFHWC[0, 0], rollouts.frames_BFHWC[1, 0])
-    assert (rollouts.tokens_BTA[0] != rollouts.tokens_BTA[1]).any()
+    tokens = rollouts.trace["tokens"]
+    assert (tokens[0] != tokens[1]).any()
 
 
 def test_keyframe_groups_are_shorter_and_need_keyframes():

@@ -61,9 +61,8 @@ def test_stale_rollouts_are_recentred_and_weighed(parts):
     assert np.abs(ratio - 1).max() > 0.01
     np.testing.assert_allclose(moved.weight_BTA, np.minimum(ratio, 1.5), rtol=1e-5)
     first = torch.from_numpy(moved.rollouts.log_probs_BTA[:, :5])
-    now = policy.token_log_probs(
-        moved.rollouts.frames_BFHWC[:, 0], moved.rollouts.instructions, moved.rollouts.tokens_BTA[:, :5]
-    )
+    trace = {"tokens": moved.rollouts.trace["tokens"][:, 0]}
+    now = policy.log_probs(moved.rollouts.frames_BFHWC[:, 0], moved.rollouts.instructions, trace)
     torch.testing.assert_close(now.detach(), first, atol=1e-4, rtol=0)
 
 

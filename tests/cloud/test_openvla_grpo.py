@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from gymnast_core.policies import lora
@@ -33,11 +34,11 @@ def rollouts_of(policy) -> RolloutBatch:
         np.array([0, 5]),
         np.stack([frame, frame], axis=1),
         chunk.actions_BKA,
-        chunk.tokens_BKA,
         chunk.log_probs_BKA,
         np.array([5, 5]),
         chunk.policy_version,
         np.zeros(2, np.int64),
+        {"tokens": chunk.trace["tokens"][:, None]},
     )
 
 
@@ -52,7 +53,7 @@ def test_one_update_makes_the_rewarded_rollout_likelier(folder, adapters):
     report = trainer.update(Scored(rollouts, np.array([1.0, 0.0], np.float32), np.ones(2, bool)))
     assert report.kl == pytest.approx(0.0, abs=1e-4)  # the trainer's log-probabilities are those of sampling
     with torch.no_grad():
-        now = policy.token_log_probs(rollouts.frames_BFHWC[:, 0], rollouts.instructions, rollouts.tokens_BTA).numpy()
+        now = rollout_log_probs(policy, rollouts, np.arange(2)).reshape(2, 5, 7).numpy()
     gain_B = (now - rollouts.log_probs_BTA).sum((1, 2))
     assert gain_B[0] > 0.05
     assert gain_B[0] > gain_B[1]

@@ -50,7 +50,7 @@ def sample(pool, recipe, **options):
 def test_order_of_completion_does_not_matter(recipe):
     first, sampler = sample(LocalPool(recipe), recipe)
     second, _ = sample(Backwards(recipe), recipe)
-    np.testing.assert_array_equal(first.rollouts.tokens_BTA, second.rollouts.tokens_BTA)
+    np.testing.assert_array_equal(first.rollouts.trace["tokens"], second.rollouts.trace["tokens"])
     np.testing.assert_array_equal(first.reward_B, second.reward_B)
     assert first.rollouts.group_B.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert sampler.ledger.rollouts == 8
@@ -68,9 +68,10 @@ def test_version_rides_with_the_data_and_new_weights_are_used(recipe):
     second = sampler(policy, np.random.default_rng(3))
     assert first.rollouts.policy_version == f"{policy.version}#1"
     assert second.rollouts.policy_version == f"{policy.version}#2"
-    assert (first.rollouts.tokens_BTA != second.rollouts.tokens_BTA).any()
+    assert (first.rollouts.trace["tokens"] != second.rollouts.trace["tokens"]).any()
     images = second.rollouts.frames_BFHWC[:, 0]
-    again = policy.token_log_probs(images, second.rollouts.instructions, second.rollouts.tokens_BTA[:, :5])
+    trace = {"tokens": second.rollouts.trace["tokens"][:, 0]}
+    again = policy.log_probs(images, second.rollouts.instructions, trace)
     np.testing.assert_allclose(again.detach().numpy(), second.rollouts.log_probs_BTA[:, :5], atol=1e-4)
 
 

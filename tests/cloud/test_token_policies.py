@@ -49,11 +49,11 @@ def sampler(policy: TokenPolicy, rng: np.random.Generator) -> Scored:
     """One chunk of two rollouts from one picture; the first is the rewarded one."""
     seen = Observation({"front": frames()}, np.zeros((2, 7), np.float32), np.zeros(2, np.int64))
     chunk = policy.act(seen, ["open drawer"] * 2, rng=rng)
-    assert chunk.tokens_BKA is not None
     assert chunk.log_probs_BKA is not None
     rollouts = RolloutBatch(
         ["open drawer"] * 2, np.array([0, 5]), np.stack([frames(), frames()], axis=1), chunk.actions_BKA,
-        chunk.tokens_BKA, chunk.log_probs_BKA, np.array([5, 5]), chunk.policy_version, np.zeros(2, np.int64),
+        chunk.log_probs_BKA, np.array([5, 5]), chunk.policy_version, np.zeros(2, np.int64),
+        {"tokens": chunk.trace["tokens"][:, None]},
     )  # fmt: skip
     return Scored(rollouts, np.array([1.0, 0.0], np.float32), np.ones(2, bool))
 

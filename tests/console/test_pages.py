@@ -38,7 +38,7 @@ def imagined(groups: int, size: int, shade: int) -> Scored:
     batch = RolloutBatch(
         instructions=tuple(f"task {row // size}" for row in range(rows)), frame_steps_F=np.array([0, 5]),
         frames_BFHWC=np.full((rows, 2, 8, 8, 3), shade, np.uint8), actions_BTA=np.zeros((rows, 5, 7), np.float32),
-        tokens_BTA=np.zeros((rows, 5, 7), np.int64), log_probs_BTA=np.zeros((rows, 5, 7), np.float32),
+        log_probs_BTA=np.zeros((rows, 5, 7), np.float32),
         length_B=np.full(rows, 5), policy_version="policy-a", group_B=np.repeat(np.arange(groups), size),
     )  # fmt: skip
     row_B = np.arange(rows) % size

@@ -76,10 +76,9 @@ class PolicyContract:
     def test_log_probabilities_belong_to_tokens(self, policy: Policy) -> None:
         chunk = policy.act(self.observation(2), [self.instruction] * 2, rng=np.random.default_rng(1))
         if not self.discrete:
-            assert chunk.tokens_BKA is None
+            assert chunk.trace == {}
             return
-        assert chunk.tokens_BKA is not None
         assert chunk.log_probs_BKA is not None
-        assert chunk.tokens_BKA.shape == chunk.log_probs_BKA.shape == chunk.actions_BKA.shape
+        assert chunk.trace["tokens"].shape == chunk.log_probs_BKA.shape == chunk.actions_BKA.shape
         assert (chunk.log_probs_BKA <= 0).all()
-        assert ((chunk.tokens_BKA >= 0) & (chunk.tokens_BKA < 256)).all()
+        assert ((chunk.trace["tokens"] >= 0) & (chunk.trace["tokens"] < 256)).all()

@@ -90,8 +90,8 @@ def test_an_adapter_is_a_checkpoint_whose_parent_is_needed(tmp_path):
     seen, text = observation(2), ["open drawer", "close drawer"]
     before = policy.act(seen, text)
     assert before.policy_version == base.id  # a fresh adapter changes nothing
-    target = np.zeros((2, 5, 7), np.int64)
-    train_a_little(policy.network, lambda: -policy.token_log_probs(seen.images["front"], text, target).mean())
+    target = {"tokens": np.zeros((2, 5, 7), np.int64)}
+    train_a_little(policy.network, lambda: -policy.log_probs(seen.images["front"], text, target).mean())
     adapted = policy.act(seen, text)
     assert (adapted.log_probs_BKA != before.log_probs_BKA).any()
 

@@ -42,7 +42,7 @@ def test_published_tensors_are_loaded_by_name_and_code_is_not_run(folder, tmp_pa
 
 def test_chunks_have_physical_units_tokens_and_log_probabilities(policy):
     chunk = policy.act(observation(2), INSTRUCTIONS)
-    assert chunk.actions_BKA.shape == chunk.tokens_BKA.shape == chunk.log_probs_BKA.shape == (2, 5, 7)
+    assert chunk.actions_BKA.shape == chunk.trace["tokens"].shape == chunk.log_probs_BKA.shape == (2, 5, 7)
     assert np.abs(chunk.actions_BKA[..., :6]).max() <= 0.03
     assert chunk.actions_BKA[..., 6].min() >= 0
     assert chunk.actions_BKA[..., 6].max() <= 1
@@ -54,7 +54,7 @@ def test_greedy_takes_the_maximum_and_reports_its_probability(policy):
     chunk = policy.act(seen, INSTRUCTIONS)
     with torch.no_grad():
         table = F.log_softmax(policy.logits(seen.images["front"], INSTRUCTIONS), dim=-1).numpy()
-    np.testing.assert_array_equal(chunk.tokens_BKA, table.argmax(-1))
+    np.testing.assert_array_equal(chunk.trace["tokens"], table.argmax(-1))
     np.testing.assert_allclose(chunk.log_probs_BKA, table.max(-1), atol=1e-5)
 
 
@@ -62,9 +62,9 @@ def test_sampling_is_seeded_and_the_trainer_sees_the_same_probabilities(folder):
     policy = read_published(folder, pipeline="rl", temperature=1.6)
     seen = observation(2)
     first, second, other = (policy.act(seen, INSTRUCTIONS, rng=np.random.default_rng(seed)) for seed in (3, 3, 4))
-    np.testing.assert_array_equal(first.tokens_BKA, second.tokens_BKA)
-    assert (first.tokens_BKA != other.tokens_BKA).any()
-    again = policy.token_log_probs(seen.images["front"], INSTRUCTIONS, first.tokens_BKA)
+    np.testing.assert_array_equal(first.trace["tokens"], second.trace["tokens"])
+    assert (first.trace["tokens"] != other.trace["tokens"]).any()
+    again = policy.log_probs(seen.images["front"], INSTRUCTIONS, first.trace)
     assert again.requires_grad
     np.testing.assert_allclose(again.detach().numpy(), first.log_probs_BKA, atol=1e-5)
 
@@ -101,7 +101,7 @@ def test_l1_head_acts_but_refuses_log_probabilities(tmp_path):
     policy = read_published(tmp_path / "l1", head="l1")
     chunk = policy.act(observation(1), INSTRUCTIONS[:1])
     assert chunk.actions_BKA.shape == (1, 5, 7)
-    assert chunk.tokens_BKA is None
+    assert chunk.trace == {}
     assert chunk.log_probs_BKA is None
     with pytest.raises(ContractError, match="head='discrete'"):
         policy.logits(observation(1).images["front"], INSTRUCTIONS[:1])
@@ -123,7 +123,7 @@ def test_causal_decoding_agrees_with_teacher_forcing(folder):
     seen = observation(2)
     chunk = policy.act(seen, INSTRUCTIONS, rng=np.random.default_rng(0))
     assert chunk.actions_BKA.shape == (2, 1, 7)
-    again = policy.token_log_probs(seen.images["front"], INSTRUCTIONS, chunk.tokens_BKA)
+    again = policy.log_probs(seen.images["front"], INSTRUCTIONS, chunk.trace)
     np.testing.assert_allclose(again.detach().numpy(), chunk.log_probs_BKA, atol=1e-4)
 
 
@@ -134,7 +134,7 @@ def test_own_checkpoint_carries_tokenizer_and_statistics(policy, tmp_path):
     assert loaded.version == saved.version == manifest.id
     assert loaded.config == policy.config
     ours, theirs = (p.act(observation(2), INSTRUCTIONS) for p in (loaded, policy))
-    np.testing.assert_array_equal(ours.tokens_BKA, theirs.tokens_BKA)
+    np.testing.assert_array_equal(ours.trace["tokens"], theirs.trace["tokens"])
     np.testing.assert_array_equal(ours.actions_BKA, theirs.actions_BKA)
 
 

@@ -20,7 +20,7 @@ from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.ranges import COUNT_OR_ZERO, Range, check_ranges
 from gymnast_core.errors import ContractError
-from gymnast_core.policies.trainable import TokenPolicy
+from gymnast_core.policies.trainable import LearningPolicy
 from gymnast_core.types import FloatArray, RolloutBatch
 
 
@@ -80,8 +80,8 @@ def importance_weights(proximal: FloatArray, behaviour: FloatArray, cap: float) 
 
 
 @torch.no_grad()
-def log_probs_under(policy: TokenPolicy, rollouts: RolloutBatch, *, rows_at_once: int = 64) -> FloatArray:
-    """Return (B, T, 7) log-probabilities of the rollouts' tokens under a policy's present weights.
+def log_probs_under(policy: LearningPolicy, rollouts: RolloutBatch, *, rows_at_once: int = 64) -> FloatArray:
+    """Return (B, T, 7) log-probabilities of the rollouts' traces under a policy's present weights.
 
     Raises:
         ContractError: kept frames are not the starts of the policy's chunks.
@@ -91,10 +91,10 @@ def log_probs_under(policy: TokenPolicy, rollouts: RolloutBatch, *, rows_at_once
         rollout_log_probs(policy, rollouts, every[low : low + rows_at_once]).cpu().numpy()
         for low in range(0, every.size, rows_at_once)
     ]
-    return np.concatenate(parts).reshape(rollouts.tokens_BTA.shape)
+    return np.concatenate(parts).reshape(rollouts.log_probs_BTA.shape)
 
 
-def corrected(scored: Scored, policy: TokenPolicy, bounds: OffPolicy) -> Scored:
+def corrected(scored: Scored, policy: LearningPolicy, bounds: OffPolicy) -> Scored:
     """Move stale rollouts to the policy's present weights: proximal log-probabilities and importance weights."""
     proximal = log_probs_under(policy, scored.rollouts)
     weight = importance_weights(proximal, scored.rollouts.log_probs_BTA, bounds.weight_cap)

@@ -31,16 +31,15 @@ class Scored:
     weight_BTA: FloatArray | None = None
 
 
-_ROLLOUT_ARRAYS = ("frames_BFHWC", "actions_BTA", "tokens_BTA", "log_probs_BTA", "length_B", "group_B")
+_ROLLOUT_ARRAYS = ("frames_BFHWC", "actions_BTA", "log_probs_BTA", "length_B", "group_B", "frame_steps_F")
+_TRACE = "trace/"
 
 
 def take_rows(scored: Scored, rows: IntArray) -> Scored:
     """Return chosen rows."""
-    arrays = {name: getattr(scored.rollouts, name)[rows] for name in _ROLLOUT_ARRAYS}
-    instructions = [scored.rollouts.instructions[row] for row in rows]
     return replace(
         scored,
-        rollouts=replace(scored.rollouts, instructions=instructions, **arrays),
+        rollouts=scored.rollouts.rows(rows),
         reward_B=scored.reward_B[rows],
         use_B=scored.use_B[rows],
         born_B=None if scored.born_B is None else scored.born_B[rows],
@@ -50,13 +49,8 @@ def take_rows(scored: Scored, rows: IntArray) -> Scored:
 
 def join_scored(first: Scored, second: Scored) -> Scored:
     """Put two batches behind each other; groups keep their names, which the loop makes unique."""
-    arrays: dict[str, Any] = {
-        name: np.concatenate([getattr(first.rollouts, name), getattr(second.rollouts, name)])
-        for name in _ROLLOUT_ARRAYS
-    }
-    instructions = [*first.rollouts.instructions, *second.rollouts.instructions]
     return Scored(
-        replace(second.rollouts, instructions=instructions, **arrays),
+        RolloutBatch.joined((first.rollouts, second.rollouts)),
         np.concatenate([first.reward_B, second.reward_B]),
         np.concatenate([first.use_B, second.use_B]),
         None if first.born_B is None or second.born_B is None else np.concatenate([first.born_B, second.born_B]),
@@ -75,7 +69,8 @@ def _joined_weights(first: Scored, second: Scored) -> FloatArray | None:
 
 def unpacked(scored: Scored) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
     """Return (arrays, JSON values) that packed() puts together again; for a state file."""
-    arrays = {name: getattr(scored.rollouts, name) for name in (*_ROLLOUT_ARRAYS, "frame_steps_F")}
+    arrays = {name: getattr(scored.rollouts, name) for name in _ROLLOUT_ARRAYS}
+    arrays |= {_TRACE + name: array for name, array in scored.rollouts.trace.items()}
     arrays |= {"reward_B": scored.reward_B, "use_B": scored.use_B}
     optional = {"born_B": scored.born_B, "weight_BTA": scored.weight_BTA}
     arrays |= {name: array for name, array in optional.items() if array is not None}
@@ -85,6 +80,9 @@ def unpacked(scored: Scored) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str,
 
 def packed(arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> Scored:
     """Put together what unpacked() took apart."""
-    of_rollouts = {name: arrays[name] for name in (*_ROLLOUT_ARRAYS, "frame_steps_F")}
-    rollouts = RolloutBatch(instructions=values["instructions"], policy_version=values["policy_version"], **of_rollouts)
+    of_rollouts = {name: arrays[name] for name in _ROLLOUT_ARRAYS}
+    trace = {name.removeprefix(_TRACE): array for name, array in arrays.items() if name.startswith(_TRACE)}
+    rollouts = RolloutBatch(
+        instructions=values["instructions"], policy_version=values["policy_version"], trace=trace, **of_rollouts
+    )
     return Scored(rollouts, arrays["reward_B"], arrays["use_B"], arrays.get("born_B"), arrays.get("weight_BTA"))

@@ -19,7 +19,7 @@ from cloud_trainer.practice.grpo.scored import Scored, join_scored, packed, take
 from cloud_trainer.training_state import Trained, load_state, save_state, whole
 from gymnast_core.errors import ContractError
 from gymnast_core.policies.adapter import TrainableAdapter
-from gymnast_core.policies.trainable import TokenPolicy
+from gymnast_core.policies.trainable import LearningPolicy
 from gymnast_core.types import FloatArray, IntArray
 
 
@@ -48,7 +48,7 @@ class UpdateReport:
         return {field.name: float(getattr(self, field.name)) for field in fields(self)}
 
 
-PolicyT = TypeVar("PolicyT", bound=TokenPolicy)
+PolicyT = TypeVar("PolicyT", bound=LearningPolicy)
 
 
 class GrpoTrainer(Generic[PolicyT]):
@@ -216,7 +216,7 @@ class GrpoTrainer(Generic[PolicyT]):
         return extra
 
 
-def write_policy(policy: TokenPolicy, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
+def write_policy(policy: LearningPolicy, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
     """Write a checkpoint where there is none yet; an adapter's base lies beside it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(policy, TrainableAdapter):

@@ -20,9 +20,9 @@ from gymnast_core.policies.openvla.config import OpenVLAConfig
 from gymnast_core.policies.openvla.model import OpenVLANetwork
 from gymnast_core.policies.openvla.prompt import PromptTokenizer
 from gymnast_core.policies.openvla.tokens import Statistics, decode_ids
-from gymnast_core.policies.sampling import choose_tokens
+from gymnast_core.policies.sampling import choose_tokens, token_divergence
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation
+from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation, Trace
 
 ARCHITECTURE = "openvla"
 TOKENIZER_KEY = "tokenizer.json"
@@ -124,7 +124,7 @@ class OpenVLAPolicy:
         return torch.from_numpy(numbers).to(weight.device, weight.dtype)
 
     def training_frames(self, frames: ByteArray) -> ByteArray:
-        """Return what token_log_probs takes: the camera's frames themselves; pixels() prepares them."""
+        """Return what log_probs takes: the camera's frames themselves; pixels() prepares them."""
         return frames
 
     def logits(self, frames: ByteArray, instructions: Sequence[str], proprio_BP: FloatArray | None = None) -> Tensor:
@@ -138,20 +138,26 @@ class OpenVLAPolicy:
         logits = self.network.action_logits(self._hidden(frames, instructions, proprio_BP))
         return logits.view(len(instructions), self.chunk_length, ACTION_DIM, -1)
 
-    def token_log_probs(
+    def log_probs(
         self,
         frames: ByteArray,
         instructions: Sequence[str],
-        tokens_BKA: IntArray,
+        trace: Trace,
         proprio_BP: FloatArray | None = None,
     ) -> Tensor:
         """Return (B, K, 7) log-probabilities of tokens at the policy's temperature; on the CPU, with gradients."""
         if self.config.head == "causal":
-            logits = self._teacher_forced(frames, instructions, tokens_BKA, proprio_BP)
+            logits = self._teacher_forced(frames, instructions, trace["tokens"], proprio_BP)
         else:
             logits = self.logits(frames, instructions, proprio_BP)
         log_probs = F.log_softmax(logits / self.temperature, dim=-1)
-        return log_probs.gather(-1, torch.from_numpy(tokens_BKA)[..., None].to(log_probs.device))[..., 0].cpu()
+        return log_probs.gather(-1, torch.from_numpy(trace["tokens"])[..., None].to(log_probs.device))[..., 0].cpu()
+
+    def divergence(self, base: OpenVLAPolicy, frames: ByteArray, instructions: Sequence[str]) -> Tensor:
+        """Return the mean KL(base || self) of a token."""
+        with torch.no_grad():
+            target = base.logits(frames, instructions)
+        return token_divergence(self.logits(frames, instructions), target)
 
     def token_positions(self, actions: FloatArray) -> FloatArray:
         """Return the fractional token index of (..., 7) actions: 255 for -1 down to 1 for +1, after normalising.
@@ -226,7 +232,8 @@ class OpenVLAPolicy:
     ) -> ActionChunk:
         physical = self.action_statistics.unnormalise(normalised, epsilon=self.config.range_epsilon)
         physical[..., -1] = np.clip(physical[..., -1], 0.0, 1.0)
-        return ActionChunk(physical.astype(np.float32), self._version, tokens, log_probs)
+        trace = {} if tokens is None else {"tokens": tokens}
+        return ActionChunk(physical.astype(np.float32), self._version, trace, log_probs)
 
     def save(
         self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None

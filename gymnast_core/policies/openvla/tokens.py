@@ -1,7 +1,7 @@
 """Action tokens and normalisation statistics, oddities included: checkpoints were trained with them.
 
 Ids 31744..31999 stand for 256 tokens but there are only 255 bin centres: 31744 and 31745 decode alike, and 31744
-is the only id that decode-then-encode changes. Token t in 0..255 (the project's tokens_BKA) is id 31744 + t.
+is the only id that decode-then-encode changes. Token t in 0..255 (the trace's) is id 31744 + t.
 """
 
 from __future__ import annotations
