@@ -301,12 +301,12 @@ class Seed:
         from cloud_trainer.jobs.settings import PipelineConfig
         from cloud_trainer.judge.learned import LearnedJudge
         from cloud_trainer.practice.grpo.config import GrpoConfig
-        from cloud_trainer.practice.sharded import local_sampler
         from cloud_trainer.sft.trainer import train_sft
         from cloud_trainer.world_model.compact.data import clips_of, starts_of
         from cloud_trainer.world_model.worlds import load_world
         from gymnast_core.episodes import read_episode
         from gymnast_core.policies.compact import CompactPolicy
+        from tests.cloud.local_sampler import local_sampler
 
         clips = clips_of([read_episode(entry.path) for entry in self.recorded(rounds=1)], 64)
         refined = self.folder / "job-1"

@@ -23,7 +23,6 @@ import numpy as np
 from benchmarks.policy import Figure
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.practice.grpo.config import GrpoConfig
-from cloud_trainer.practice.sharded import local_sampler
 from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.compact.data import StartState
@@ -35,6 +34,7 @@ from gymnast_core.records.manifest import read_manifest
 from gymnast_core.seeds import EVALUATION_SEEDS
 from gymnast_ros.sim.collect import evaluate
 from gymnast_ros.sim.env import SimEnv
+from tests.cloud.local_sampler import local_sampler
 
 RUNS = Path("runs/benchmark_grpo")
 

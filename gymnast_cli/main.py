@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -53,7 +53,7 @@ COMMANDS = {
     "judge": "calibrate a judge against operator labels",
     "why": "where a checkpoint comes from, down to every episode",
     "doctor": "what is damaged, lost or about to expire in a trainer's folder, and what to do",
-    "completion": "a completion script for bash or zsh",
+    "completion": "a completion script for your shell",
 }
 """name -> help; gymnast_cli.commands.<name> has add_arguments(parser) and run(args, console) -> exit code."""
 
@@ -79,16 +79,25 @@ PIPED_WIDTH = 160
 
 def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser, complete for the subcommand that is asked for; the others' modules are not imported."""
+    wanted = next((word for word in arguments if word in COMMANDS), None)
+    return _parser([] if wanted is None else [wanted])
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """Return the parser with the arguments of every subcommand."""
+    return _parser(COMMANDS)
+
+
+def _parser(complete: Collection[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gymnast", description="Robots that practise in a dream and come back better.", epilog=EXIT_HELP
     )
     parser.add_argument("--json", action="store_true", help="print results as JSON lines, nothing else")
     parser.add_argument("--version", action="version", version=f"gymnast {metadata.version(DISTRIBUTION)}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    wanted = next((word for word in arguments if word in COMMANDS), None)
     for name, text in COMMANDS.items():
         sub = subparsers.add_parser(name, help=text, description=text, epilog=EXIT_HELP)
-        if name == wanted:
+        if name in complete:
             importlib.import_module(f"gymnast_cli.commands.{name}").add_arguments(sub)
         _finish(sub)
     return parser

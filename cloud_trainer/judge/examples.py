@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
-from gymnast_core.types import BoolArray, ByteArray, Episode, FloatArray, Outcome, RolloutBatch
+from gymnast_core.types import BoolArray, ByteArray, FloatArray, RolloutBatch
 
 
 @dataclass(frozen=True)
@@ -35,26 +34,6 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.instructions)
-
-
-def examples_from_episodes(episodes: Sequence[Episode], size: int = 64, *, camera: str = "") -> Examples:
-    """Return first and last recorded frames of the labelled episodes.
-
-    Raises:
-        ConfigError: none is labelled.
-    """
-    labelled = [e for e in episodes if e.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
-    if not labelled:
-        raise ConfigError(f"none of {len(episodes)} episodes is labelled success or failure; label some")
-    ends = [e.images[camera or next(iter(e.images))][[0, -1]] for e in labelled]
-    frames = area_downsample(np.stack(ends), size)
-    return Examples(
-        frames[:, 0],
-        frames[:, 1],
-        tuple(e.instruction for e in labelled),
-        np.array([e.outcome is Outcome.SUCCESS for e in labelled]),
-        np.ones(len(labelled), np.float32),
-    )
 
 
 def examples_from_rollouts(rollouts: RolloutBatch, success_B: BoolArray, size: int = 64) -> Examples:

@@ -13,8 +13,8 @@ from typing import Any
 
 from gymnast_core.errors import ConfigError, ContractError, CorruptError, NotTrustedError
 from gymnast_core.evaluation.statistics import Interval, wilson_interval
-from gymnast_core.judge import Judge, Verdict
-from gymnast_core.types import Outcome, RolloutBatch
+from gymnast_core.judge import Verdict
+from gymnast_core.types import Outcome
 
 ALL_TASKS = "*"
 """Row over every task together."""
@@ -85,26 +85,6 @@ def _row_of(fields: Mapping[str, Any]) -> TaskTrust:
     return TaskTrust(str(fields["task"]), int(fields["labelled"]), int(fields["abstained"]), **ends)
 
 
-def calibrate_judge(
-    judge: Judge, rollouts: RolloutBatch, labels: Sequence[Outcome], *, confidence: float = 0.95
-) -> TrustReport:
-    """Ask the judge about rollouts an operator has labelled, and compare.
-
-    Args:
-        judge: any.
-        rollouts: real or imagined; whatever the judge will be used on.
-        labels: B operator labels; rows that are not SUCCESS or FAILURE are left out.
-        confidence: of the intervals.
-
-    Raises:
-        ContractError: the number of labels differs from B.
-        ConfigError: no row is labelled.
-    """
-    if len(labels) != len(rollouts.instructions):
-        raise ContractError(f"{len(labels)} labels for {len(rollouts.instructions)} rollouts; pass one per row")
-    return compare(judge.version, judge.judge(rollouts), labels, rollouts.instructions, confidence=confidence)
-
-
 def compare(
     version: str,
     verdicts: Sequence[Verdict],
@@ -113,7 +93,22 @@ def compare(
     *,
     confidence: float = 0.95,
 ) -> TrustReport:
-    """Compare verdicts that exist already with labels; see calibrate_judge."""
+    """Compare a judge's verdicts with an operator's labels.
+
+    Args:
+        version: of the judge.
+        verdicts: of N rollouts, real or imagined; whatever the judge will be used on.
+        labels: of the same N; rows that are not SUCCESS or FAILURE are left out.
+        tasks: their instructions.
+        confidence: of the intervals.
+
+    Raises:
+        ContractError: the numbers of verdicts, labels and tasks differ.
+        ConfigError: no row is labelled.
+    """
+    if not len(verdicts) == len(labels) == len(tasks):
+        counts = f"{len(verdicts)} verdicts, {len(labels)} labels and {len(tasks)} tasks"
+        raise ContractError(f"{counts}; pass one of each per rollout")
     rows = [
         (task, verdict.outcome, label)
         for verdict, label, task in zip(verdicts, labels, tasks, strict=True)

@@ -18,9 +18,7 @@ from cloud_trainer.practice.grpo.scored import Scored, join_scored
 from cloud_trainer.practice.pieces import Ground, JudgeWorker, Piece, Recipe, Work, roll_out
 from cloud_trainer.progress import Cancelled, never
 from cloud_trainer.world_model.compact.data import StartState
-from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
-from gymnast_core.judge import Judge
 from gymnast_core.policies.trainable import LearningPolicy
 
 
@@ -180,16 +178,6 @@ def shared_out(groups: int, grounds: Sequence[Ground]) -> list[int]:
     """Return how many groups begin on each ground: their shares, rounded; the first has the rest, at least one."""
     others = [round(groups * ground.share) for ground in grounds[1:]]
     return [max(1, groups - sum(others)), *others]
-
-
-def local_sampler(
-    world: World, judge: Judge, starts: Sequence[StartState], config: GrpoConfig, *,
-    keyframes: Sequence[StartState] = (), cancelled: Cancelled = never,
-) -> ShardedSampler:  # fmt: skip
-    """Sample in this process, in one world; see Ground and LocalPool."""
-    grounds = [Ground(lambda: world, starts, keyframes)]
-    recipe = Recipe.of(grounds, lambda: judge, None, None, config)
-    return ShardedSampler(LocalPool(recipe, cancelled=cancelled), grounds, config)
 
 
 def _spread(available: Sequence[StartState], count: int, rng: np.random.Generator) -> list[StartState]:

@@ -111,7 +111,6 @@ class OpenCodes:
     def __init__(self, authority: Path) -> None:
         self._authority, self._redeeming = authority, threading.Lock()
         self._ca_pem = (authority / AUTHORITY).read_bytes()
-        self._ca = x509.load_pem_x509_certificate(self._ca_pem)
 
     def client_authorities(self) -> bytes:
         """PEM of whatever may have issued a client's certificate: our authority, and one for each open code."""

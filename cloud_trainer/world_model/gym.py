@@ -6,9 +6,8 @@ Importing this module registers them; `checkpoint` is a world model's folder, `e
 
 >>> import gymnasium
 >>> import cloud_trainer.world_model.gym
->>> from cloud_trainer.world_model.imagined import imagined_envs
->>> make_env = imagined_envs(checkpoint, episodes, max_steps=2)
->>> env = gymnasium.make_vec("gymnast/Env-v0", num_envs=4, make_env=make_env)
+>>> where = {"checkpoint": checkpoint, "episodes": episodes}
+>>> env = gymnasium.make_vec("gymnast/Imagined-v0", num_envs=4, max_steps=2, **where)
 >>> observation, _ = env.reset(seed=0)
 >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
 >>> observation["proprio"].shape, info["commanded"].shape, truncated.tolist()
@@ -18,19 +17,23 @@ Importing this module registers them; `checkpoint` is a world model's folder, `e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from cloud_trainer.world_model.dit.sampler import SamplerConfig
+from cloud_trainer.world_model.imagined import imagined_envs
 from gymnast_core.env import Env
 from gymnast_core.errors import ConfigError
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
-from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, FloatArray, Observation, StepResult
+from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, Episode, FloatArray, Observation, StepResult
 
 GYM_ID = "gymnast/Env-v0"
+IMAGINED_ID = "gymnast/Imagined-v0"
 
 Reward = Callable[[StepResult], FloatArray]
 """(B,) float reward of one step."""
@@ -184,14 +187,28 @@ class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
 
 
 def register() -> None:
-    """Make gymnasium.make(GYM_ID, env=...) and make_vec(GYM_ID, num_envs, make_env=...) work; may be called again."""
+    """Make both ids known to gymnasium.make and make_vec; may be called again.
+
+    GYM_ID wraps any Env: make(GYM_ID, env=...), make_vec(GYM_ID, num_envs, make_env=...). IMAGINED_ID dreams:
+    make_vec(IMAGINED_ID, num_envs, checkpoint=..., episodes=...); further arguments are those of imagined_envs.
+    """
     if GYM_ID not in gymnasium.registry:
         gymnasium.register(GYM_ID, entry_point=GymnastGymEnv, vector_entry_point=_make_vector, disable_env_checker=True)
+        gymnasium.register(IMAGINED_ID, vector_entry_point=_make_imagined, disable_env_checker=True)
 
 
 def _make_vector(num_envs: int, make_env: Callable[[int], Env], **options: Any) -> GymnastVectorEnv:
     """Build a vector environment from a factory that takes the batch size."""
     return GymnastVectorEnv(make_env(num_envs), **options)
+
+
+def _make_imagined(
+    num_envs: int, checkpoint: Path, episodes: Sequence[Episode], *, max_steps: int = 15,
+    sampler: SamplerConfig | None = None, **options: Any,
+) -> GymnastVectorEnv:  # fmt: skip
+    return _make_vector(
+        num_envs, imagined_envs(Path(checkpoint), episodes, max_steps=max_steps, sampler=sampler), **options
+    )
 
 
 def _as_dict(observation: Observation) -> dict[str, Any]:

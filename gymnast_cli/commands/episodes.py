@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from gymnast_cli import convert
 from gymnast_cli.connect import add_trainer_arguments, emit, peer
 from gymnast_core.episodes.bag import BagContents, contents
 from gymnast_core.errors import ConfigError
@@ -25,7 +26,7 @@ FIELDS = ("episode_id", "robot", "instruction", "outcome", "labelled_by", "steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare list, label, show and retract."""
+    """Declare list, label, show, retract and convert."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="in order of arrival")
     listing.add_argument("--robot", default="", help="only of this one")
@@ -45,11 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retract.add_argument("--reason", required=True, help="for whoever meets the block later")
     for action in (listing, label, show, retract):
         add_trainer_arguments(action)
+    convert.add_arguments(actions.add_parser("convert", help="a dataset of another format, as episode files"))
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
-    return {"list": _list, "label": _label, "show": _show, "retract": _retract}[args.action](args, console)
+    actions = {"list": _list, "label": _label, "show": _show, "retract": _retract, "convert": convert.run}
+    return actions[args.action](args, console)
 
 
 def _client(args: argparse.Namespace) -> EpisodesClient:

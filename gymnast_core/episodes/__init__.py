@@ -4,8 +4,6 @@ from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader, new_episod
 from gymnast_core.episodes.reader import (
     EpisodeSummary,
     read_episode,
-    read_header,
-    read_requested_actions,
     read_summary,
 )
 from gymnast_core.episodes.recorder import EpisodeRecorder
@@ -25,8 +23,6 @@ __all__ = [
     "file_digest",
     "new_episode_id",
     "read_episode",
-    "read_header",
-    "read_requested_actions",
     "read_summary",
     "recover",
     "write_episode",

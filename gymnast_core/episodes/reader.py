@@ -53,7 +53,6 @@ class _Raw:
     proprio: list[FloatArray] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)
     commanded: list[FloatArray] = field(default_factory=list)
-    requested: list[FloatArray] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
     annotations: list[Annotation] = field(default_factory=list)
 
@@ -88,19 +87,6 @@ def _summary(raw: _Raw) -> EpisodeSummary:
     assert raw.header is not None  # _read_raw refuses files without one
     steps = min(len(raw.commanded), len(raw.proprio) - 1)
     return EpisodeSummary(raw.header, raw.end or EpisodeEnd(), steps, tuple(dict.fromkeys(raw.versions[:steps])))
-
-
-def read_header(path: Path) -> EpisodeHeader:
-    """Read an episode's header alone: the first message of the file.
-
-    Raises:
-        CorruptError: the file does not start with one.
-    """
-    for topic, _, data in iterate_messages(path):
-        if topic == messages.HEADER_TOPIC:
-            return EpisodeHeader.from_json(messages.decode_string(data))
-        break
-    raise CorruptError(f"{path} does not start with an episode header")
 
 
 def read_episode(
@@ -217,12 +203,6 @@ def _noted(raw: _Raw) -> dict[str, object]:
     return {"annotations": [asdict(note) for note in raw.annotations]} if raw.annotations else {}
 
 
-def read_requested_actions(path: Path) -> FloatArray:
-    """Return (T, 7) float32: what the policy asked for, before the gate."""
-    requested = _read_raw(path).requested
-    return np.stack(requested) if requested else np.zeros((0, 7), np.float32)
-
-
 def _kept(jpeg: memoryview) -> memoryview:
     return jpeg
 
@@ -267,7 +247,7 @@ def _sort_in(raw: _Raw, topic: str, data: bytes) -> None:
     elif topic == messages.COMMANDED_TOPIC:
         raw.commanded.append(messages.decode_named(data, messages.ACTION_NAMES)[1])
     elif topic == messages.REQUESTED_TOPIC:
-        raw.requested.append(messages.decode_named(data, messages.ACTION_NAMES)[1])
+        messages.decode_named(data, messages.ACTION_NAMES)  # nobody trains on it, but damage is damage
     elif topic == messages.ANNOTATION_TOPIC:
         raw.annotations.append(Annotation.from_json(messages.decode_string(data)))
     elif topic == messages.VERSION_TOPIC:

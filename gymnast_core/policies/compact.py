@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
 from gymnast_core.images import area_downsample
-from gymnast_core.policies.sampling import choose_tokens, token_divergence
+from gymnast_core.policies.sampling import choose_tokens, picked_log_probs, token_divergence
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policies.vision import Film, KeypointEncoder
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
@@ -208,9 +208,7 @@ class CompactPolicy:
 
     def log_probs(self, images: ByteArray, instructions: Sequence[str], trace: Trace) -> Tensor:
         """Return (B, K, 7) log-probabilities of traced tokens at the policy's temperature, with gradients."""
-        logits = self.logits(images, instructions) / self.temperature
-        picked = torch.gather(F.log_softmax(logits, dim=-1), -1, torch.from_numpy(trace["tokens"])[..., None])
-        return picked[..., 0]
+        return picked_log_probs(self.logits(images, instructions), trace["tokens"], self.temperature)
 
     def logits(self, images: ByteArray, instructions: Sequence[str]) -> Tensor:
         """Return raw (B, K, 7, bins) logits of (B, 64, 64, 3) uint8 images."""

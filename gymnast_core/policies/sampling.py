@@ -1,4 +1,4 @@
-"""Tokens from log-probabilities with numpy's generators, and how far apart two are: alike for every discrete policy."""
+"""Drawing tokens with numpy's generators, and what those drawn are worth: alike for every discrete policy."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ def choose_tokens(log_probs: FloatArray, rng: np.random.Generator | None) -> Int
     scaled = rng.random(log_probs.shape[:-1])[..., None] * cumulative[..., -1:]
     chosen: IntArray = np.minimum((cumulative <= scaled).sum(-1), log_probs.shape[-1] - 1).astype(np.int64)
     return chosen
+
+
+def picked_log_probs(logits: Tensor, tokens: IntArray, temperature: float) -> Tensor:
+    """Return the log-probabilities of given tokens under softmax(logits / temperature), with gradients.
+
+    Args:
+        logits: (..., bins).
+        tokens: (...), indices into the last axis of logits.
+        temperature: of the softmax, above 0.
+    """
+    log_probs = torch.log_softmax(logits / temperature, dim=-1)
+    return log_probs.gather(-1, torch.from_numpy(tokens)[..., None].to(log_probs.device))[..., 0]
 
 
 def token_divergence(logits: Tensor, base: Tensor) -> Tensor:

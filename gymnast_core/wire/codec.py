@@ -13,7 +13,7 @@ import google_crc32c
 from google.protobuf.message import DecodeError
 
 from gymnast_core.errors import CorruptError
-from gymnast_core.wire.gymnast.v1 import trajectories_pb2, weights_pb2
+from gymnast_core.wire.gymnast.v1 import trajectories_pb2
 
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
@@ -148,8 +148,3 @@ def _decode_chunk(view: memoryview, *, with_channel: bool) -> Chunk:
         else:
             raise CorruptError(f"field {number} of a chunk has wire type {wire_type}")
     return Chunk(channel, offset, checksum, data)
-
-
-def release_to_wire(payload: bytes, key_id: str, signature: bytes) -> weights_pb2.SignedRelease:
-    """A SignedDocument as a message."""
-    return weights_pb2.SignedRelease(payload=payload, key_id=key_id, signature=signature)

@@ -10,7 +10,6 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import ConfigError
@@ -131,12 +130,6 @@ class Identity:
         """Changes when the certificate on the disk was rotated."""
         status = (self.folder / CERTIFICATE).stat()
         return status.st_mtime_ns, status.st_ino
-
-
-def common_name(certificate_pem: bytes) -> str:
-    """The subject's common name, for messages to people."""
-    subject = x509.load_pem_x509_certificate(certificate_pem).subject
-    return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
 
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:

@@ -140,7 +140,8 @@ def test_bash_completes_commands_actions_and_flags(tmp_path: Path, capsys) -> No
     def complete(*words: str) -> list[str]:
         """What is offered for the last word."""
         typed = " ".join(f'"{word}"' for word in words)
-        line = f'source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _gymnast; echo "${{COMPREPLY[@]}}"'
+        run = f'COMP_CWORD={len(words) - 1}; $(complete -p gymnast | grep -o "_shtab[a-z_]*"); echo "${{COMPREPLY[@]}}"'
+        line = f"source {script}; COMP_WORDS=({typed}); {run}"
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, cwd=tmp_path)
         return done.stdout.split()
 
@@ -148,6 +149,8 @@ def test_bash_completes_commands_actions_and_flags(tmp_path: Path, capsys) -> No
     assert {"submit", "list", "watch", "cancel"} <= set(complete("gymnast", "jobs", ""))
     assert complete("gymnast", "jobs", "watch", "--tr") == ["--trainer"]
     assert "--minutes" in complete("gymnast", "ttt", "--")
+    assert complete("gymnast", "completion", "z") == ["zsh"]
+    assert complete("gymnast", "replay", "comp") == ["completion.sh"], "files where a path is asked for"
 
 
 def test_up_takes_what_the_launch_file_takes_and_means_the_same(monkeypatch, tmp_path) -> None:

@@ -41,6 +41,24 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_clips_become_episodes_that_every_command_opens(clips: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["--json", "episodes", "convert", str(clips), str(tmp_path / "ours"), "--kind", "worldgym", "--lag", "0"]
+    assert main([*words, "--instruction", "push the square", "--outcome", "success", "--robot", "lab"]) == 0
+    written = json.loads(capsys.readouterr().out)["written"]
+    assert [Path(name).name for name in written] == ["worldgym-0.mcap", "worldgym-1.mcap"]
+    assert main(["--json", "episodes", "show", written[0]]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["instruction"], shown["outcome"], shown["labelled_by"], shown["steps"]) == (
+        "push the square", "success", "dataset:clips0", 24,
+    )  # fmt: skip
+    assert main(["--json", "wm", "lag", str(tmp_path / "ours")]) == 0, "read as our own: in step"
+    capsys.readouterr()
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["present"] == ["worldgym-0", "worldgym-1"]
+    assert main([*words[:4], str(clips / "ours"), "--kind", "worldgym"]) == 2
+    assert "only read" in json.loads(capsys.readouterr().out)["message"]
+
+
 def test_lag_is_told_with_the_setting_that_mends_it(clips: Path, capsys: Any) -> None:
     measured = ["--json", "wm", "lag", str(clips), "--kind", "worldgym", "--tolerance", "0"]
     assert main([*measured, "--lag", "0"]) == 0

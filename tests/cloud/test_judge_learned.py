@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cloud_trainer.jobs.judging import JudgeData, real_examples, refine_judge
-from cloud_trainer.judge.examples import Examples, examples_from_episodes, examples_from_rollouts, join_examples
+from cloud_trainer.judge.examples import Examples, examples_from_rollouts, join_examples
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.judge.thresholds import Thresholds, calibrate, calibration_report, choose_thresholds
 from cloud_trainer.judge.training import JudgeTrainer, JudgeTraining, _balanced, train_judge
@@ -115,13 +115,10 @@ def test_rare_outcome_is_drawn_at_least_three_times_in_ten():
     assert weight[0] / weight.sum() == pytest.approx(0.3, abs=1e-6)
 
 
-def test_unlabelled_episodes_teach_nothing():
-    labelled = [episode(0), episode(1)]
-    assert examples_from_episodes(labelled).success_N.tolist() == [False, True]
-    with pytest.raises(ConfigError, match="label"):
-        examples_from_episodes([])
+def test_examples_of_one_outcome_teach_nothing():
+    alike = dataclasses.replace(bright_or_dark(4), success_N=np.ones(4, bool))
     with pytest.raises(ConfigError, match="same outcome"):
-        train_judge(examples_from_episodes([episode(1), episode(3)]), JudgeTraining(iterations=1))
+        train_judge(alike, JudgeTraining(iterations=1))
 
 
 def test_rollout_examples_take_first_and_last_kept_frame():

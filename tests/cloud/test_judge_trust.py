@@ -4,21 +4,12 @@ import numpy as np
 import pytest
 
 from cloud_trainer.judge.drift import DriftMonitor, Reference, binomial_at_least, ks_p_value
-from cloud_trainer.judge.trust import TrustReport, calibrate_judge, compare, require_trusted
+from cloud_trainer.judge.trust import TrustReport, compare, require_trusted
 from gymnast_core.errors import ConfigError, ContractError, CorruptError, NotTrustedError
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Outcome
-from tests.cloud.rollouts import noise, rollouts_of
 
 YES, NO, ABSTAIN = Outcome.SUCCESS, Outcome.FAILURE, Outcome.ABSTAIN
-
-
-class Scripted:
-    def __init__(self, outcomes, version="judge-a"):
-        self.outcomes, self.version = outcomes, version
-
-    def judge(self, rollouts):
-        return [Verdict(outcome, 0.5) for outcome in self.outcomes]
 
 
 def report_of(pairs, version="judge-a", task="lift"):
@@ -38,9 +29,9 @@ def test_counts_by_hand():
 
 
 def test_tasks_are_kept_apart_and_unlabelled_rows_left_out():
-    rollouts = rollouts_of(noise(4, frames=2), ["lift", "lift", "push", "push"])
+    verdicts = [Verdict(said, 0.5) for said in (YES, YES, NO, YES)]
     labels = [YES, NO, YES, Outcome.UNLABELLED]
-    report = calibrate_judge(Scripted([YES, YES, NO, YES]), rollouts, labels)
+    report = compare("judge-a", verdicts, labels, ["lift", "lift", "push", "push"])
     assert [row.task for row in report.tasks] == ["*", "lift", "push"]
     assert report.of("lift").precision.mean == 0.5
     assert report.of("push").precision is None
@@ -49,11 +40,10 @@ def test_tasks_are_kept_apart_and_unlabelled_rows_left_out():
 
 
 def test_floor_is_on_the_lower_bound_not_the_mean():
-    judge = Scripted([], "judge-a")
     few, many = ([(YES, YES)] * n for n in (8, 80))
     with pytest.raises(NotTrustedError, match=r"lower bound 0\.68.*floor 0\.8"):
-        require_trusted(report_of(few), judge.version, ["lift"], floor=0.8)
-    require_trusted(report_of(many), judge.version, ["lift", "lift"], floor=0.8)
+        require_trusted(report_of(few), "judge-a", ["lift"], floor=0.8)
+    require_trusted(report_of(many), "judge-a", ["lift", "lift"], floor=0.8)
 
 
 def test_another_version_or_task_is_refused():
@@ -76,11 +66,11 @@ def test_report_survives_a_file(tmp_path):
 
 
 def test_mistakes_are_named():
-    rollouts = rollouts_of(noise(2, frames=2), ["a", "b"])
-    with pytest.raises(ContractError, match="1 labels for 2"):
-        calibrate_judge(Scripted([YES, YES]), rollouts, [YES])
+    verdicts = [Verdict(YES, 0.5)] * 2
+    with pytest.raises(ContractError, match="2 verdicts, 1 labels and 2 tasks"):
+        compare("judge-a", verdicts, [YES], ["a", "b"])
     with pytest.raises(ConfigError, match="label some first"):
-        calibrate_judge(Scripted([YES, YES]), rollouts, [Outcome.UNLABELLED] * 2)
+        compare("judge-a", verdicts, [Outcome.UNLABELLED] * 2, ["a", "b"])
 
 
 def test_binomial_tail_by_hand():

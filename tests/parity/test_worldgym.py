@@ -19,7 +19,8 @@ from torch import Tensor
 from cloud_trainer.world_model.dit.actions import rescale_bridge
 from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, VPrediction, noise_steps, null_action
 from cloud_trainer.world_model.dit.network import DiT, DiTConfig, parameter_manifest, timestep_embedding
-from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig, sample_uncached
+from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
+from tests.world_model.uncached import sample_uncached
 
 ATOL = {"standard": 1e-4, "pixel": 5e-4}
 VARIANTS = tuple(ATOL)

@@ -12,7 +12,7 @@ from cloud_trainer.world_model.dit.codec import IdentityCodec
 from cloud_trainer.world_model.dit.diffusion import VPrediction
 from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
 from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
-from cloud_trainer.world_model.dit.starts import padded, start_from_episode, start_from_image
+from cloud_trainer.world_model.dit.starts import padded, start_from_episode
 from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.errors import ConfigError, EpisodeOverError
 from tests.world_model.tiny import tiny_env, tiny_episode, tiny_model, tiny_starts
@@ -45,18 +45,17 @@ def test_frames_are_decoded_only_when_somebody_looks() -> None:
 
 
 def test_start_frame_is_the_recorded_one() -> None:
-    env = tiny_env(batch_size=1)
-    observation = env.reset_to([1], seed=0)
+    env = tiny_env(batch_size=2, in_order=True)
+    observation = env.reset("x", seed=0)
     expected = tiny_episode(1).images["main"][4]
-    assert np.array_equal(observation.images["main"][0], expected)
-    np.testing.assert_array_equal(observation.proprio_BP[0], tiny_episode(1).proprio_TP[4])
-    assert observation.time_ns_B[0] == 800_000_000
-    assert env.start_sources == ("tiny-1@4",)
+    assert np.array_equal(observation.images["main"][1], expected)
+    np.testing.assert_array_equal(observation.proprio_BP[1], tiny_episode(1).proprio_TP[4])
+    assert observation.time_ns_B[1] == 800_000_000
 
 
 def test_rollout_equals_the_sampler_called_by_hand() -> None:
-    env = tiny_env(batch_size=1, max_steps=2)
-    env.reset_to([0], seed=5)
+    env = tiny_env(batch_size=1, max_steps=2, in_order=True)
+    env.reset("x", seed=5)
     shown = [env.step(actions(1, v)).observation.images["main"] for v in (0.01, -0.02)]
     frames, conditions = padded(tiny_starts()[0], 3)
     sampler = RolloutSampler(tiny_model(), VPrediction(), SamplerConfig(steps=2, window=5, pinned=1))
@@ -72,10 +71,9 @@ def test_rollout_equals_the_sampler_called_by_hand() -> None:
 
 def test_groups_share_a_start_and_rows_differ_by_noise() -> None:
     env = tiny_env(batch_size=4, group_size=2)
-    env.reset("put the block on the plate", seed=3)
-    sources = env.start_sources
-    assert sources[0] == sources[1]
-    assert sources[2] == sources[3]
+    begun = env.reset("put the block on the plate", seed=3).proprio_BP
+    assert np.array_equal(begun[0], begun[1])
+    assert np.array_equal(begun[2], begun[3])
     images = env.step(actions(4)).observation.images["main"]
     assert not np.array_equal(images[0], images[1])
 
@@ -87,8 +85,8 @@ def test_forty_rollouts_run_in_one_batch() -> None:
 
 
 def test_proprioception_is_dead_reckoned_from_what_was_executed() -> None:
-    env = tiny_env(batch_size=1)
-    start = env.reset_to([0], seed=0).proprio_BP[0]
+    env = tiny_env(batch_size=1, in_order=True)
+    start = env.reset("x", seed=0).proprio_BP[0]
     wanted = np.array([[0.2, -0.01, 0.0, 0.1, 0.0, 0.0, 1.0]], np.float32)
     result = env.step(wanted)
     np.testing.assert_allclose(result.commanded_BA[0], [0.05, -0.01, 0, 0.1, 0, 0, 1], atol=1e-7)
@@ -139,12 +137,6 @@ def test_starts_keep_the_anchor_and_the_frames_before_the_step() -> None:
     assert np.array_equal(padded(start, 2)[0], episode.images["main"][[0, 6]])
     with pytest.raises(ConfigError, match=r"steps 0\.\.8"):
         start_from_episode(episode, 9)
-
-
-def test_a_picture_alone_is_a_start() -> None:
-    start = start_from_image("open the drawer", np.zeros((8, 8, 3), np.uint8))
-    assert start.frames_FHWC.shape == (1, 8, 8, 3)
-    assert not start.conditions_FC.any()
 
 
 def test_impossible_configurations_are_refused() -> None:

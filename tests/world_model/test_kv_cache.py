@@ -9,9 +9,10 @@ from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, RectifiedF
 from cloud_trainer.world_model.dit.kv_cache import CacheShape, KVCache, LayerKV
 from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.rope import Turn, rotate
-from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig, sample_uncached
+from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
 from gymnast_core.errors import ConfigError, ContractError
 from tests.world_model.tiny import tiny_model
+from tests.world_model.uncached import sample_uncached
 
 
 def world(frames: int, made: int, rows: int = 2) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.check import check
 from cloud_trainer.world_model.data.lag import ConventionError, LagReport, LagTally
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
-from cloud_trainer.world_model.data.mcap import McapSource, by_outcome
+from cloud_trainer.world_model.data.mcap import McapSource
 from cloud_trainer.world_model.data.source import (
     ActionKind,
     MemorySource,
@@ -36,7 +36,7 @@ from gymnast_core.arm.targets import EndEffectorTarget, proprioception
 from gymnast_core.episodes import write_episode
 from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.types import Episode, Outcome
+from gymnast_core.types import Episode
 from tests.world_model.tiny import tiny_episode
 
 SAMPLE = Path("/work/shared/data/bridge_sample")
@@ -158,19 +158,15 @@ def test_rescaling_is_undone() -> None:
     assert not rows[0].any()
 
 
-def test_mcap_episodes_come_back_split_by_outcome(tmp_path: Path) -> None:
-    episodes = [
-        tiny_episode(seed, size=16, episode_id=f"e{seed}", outcome=outcome)
-        for seed, outcome in enumerate([Outcome.SUCCESS, Outcome.FAILURE, Outcome.UNLABELLED])
-    ]
+def test_mcap_episodes_come_back_at_the_size_asked_for(tmp_path: Path) -> None:
+    episodes = [tiny_episode(seed, size=16, episode_id=f"e{seed}") for seed in range(2)]
     paths = [write_episode(tmp_path, episode, robot="wx250s") for episode in episodes]
     read = McapSource(SourceInfo("robot"), paths).episode(0)
     np.testing.assert_allclose(read.actions_TA, episodes[0].actions_TA)
     assert read.images["main"].shape == (9, 16, 16, 3)
-    split = by_outcome("robot", paths, size=8)
-    assert [(len(s), s.info.origin) for s in split] == [(2, Origin.ON_POLICY), (1, Origin.FAILURE)]
-    assert split[1].episode(0).images["main"].shape == (9, 8, 8, 3)
-    assert split[1].episode(0).episode_id == "e1"
+    smaller = McapSource(SourceInfo("robot"), paths, size=8).episode(1)
+    assert smaller.images["main"].shape == (9, 8, 8, 3)
+    assert smaller.episode_id == "e1"
 
 
 def bridge_folder(folder: Path, pictures: int = 4, actions: int = 3) -> Path:

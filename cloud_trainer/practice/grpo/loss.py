@@ -73,13 +73,6 @@ def length_weights(valid_BT: Tensor, how: str) -> Tensor:
     return counts_B / valid_BT.shape[1] if how == "constant" else torch.ones_like(counts_B)
 
 
-def action_log_probs(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return (log-probability of the tokens, entropy) of softmax(logits / temperature) over the last axis."""
-    log_probs = torch.log_softmax(logits / temperature, dim=-1)
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
-    return torch.gather(log_probs, -1, tokens[..., None])[..., 0], entropy
-
-
 def _terms(new: Tensor, old: Tensor, advantage: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
     ratio = torch.exp(new - old)
     return -advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high), old - new

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_trainer.world_model.data.source import Origin, SourceInfo, reading, shifted
-from gymnast_core.episodes import read_episode, read_summary
-from gymnast_core.types import Episode, Outcome
+from cloud_trainer.world_model.data.source import SourceInfo, reading, shifted
+from gymnast_core.episodes import read_episode
+from gymnast_core.types import Episode
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,3 @@ class McapSource:
         size = None if self.size is None else (self.size, self.size)
         with reading(self.info, self.paths[index]):
             return shifted(read_episode(self.paths[index], self.cameras, size, compressed=True), self.info.lag)
-
-
-def by_outcome(
-    name: str, paths: Sequence[Path], *, cameras: Sequence[str] | None = None, size: int | None = None
-) -> list[McapSource]:
-    """Split episodes into on-policy successes (and unlabelled) and failures, by the label in their files."""
-    groups: dict[Origin, list[Path]] = {Origin.ON_POLICY: [], Origin.FAILURE: []}
-    for path in paths:
-        failed = read_summary(path).end.outcome is Outcome.FAILURE
-        groups[Origin.FAILURE if failed else Origin.ON_POLICY].append(path)
-    return [
-        McapSource(SourceInfo(f"{name}/{origin.value}", origin=origin), group, cameras, size)
-        for origin, group in groups.items()
-        if group
-    ]

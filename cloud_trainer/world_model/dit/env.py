@@ -145,25 +145,10 @@ class WorldModelEnv:
         """(B,) RMS difference between the draws of each row's latest frame; zeros with one draw."""
         return self._running().disagreement_B
 
-    @property
-    def start_sources(self) -> tuple[str, ...]:
-        """Which start each row has, for lineage."""
-        return tuple(self._starts[i].source for i in self._running().starts)
-
     def reset(self, instruction: str | Sequence[str], *, seed: int) -> Observation:
         """Begin B imagined episodes; see Env."""
         rows = instructions_for(instruction, self._config.batch_size)
         return self._begin([self._draw_start(row, seed, b) for b, row in enumerate(rows)], seed)
-
-    def reset_to(self, start_indices: Sequence[int], *, seed: int) -> Observation:
-        """Begin at the named starts (indices into the sequence given at construction), one per row.
-
-        Raises:
-            ConfigError: not one per row, or no such start.
-        """
-        if len(start_indices) != self._config.batch_size or not all(0 <= i < len(self._starts) for i in start_indices):
-            raise ConfigError(f"need {self._config.batch_size} starts in 0..{len(self._starts) - 1}: {start_indices}")
-        return self._begin(list(start_indices), seed)
 
     def step(self, action_BA: FloatArray) -> StepResult:
         """Imagine one control step; see Env. Actions are clipped to the robot's limits first."""
@@ -208,7 +193,7 @@ class WorldModelEnv:
         rows = [unique.index(i) for i in starts] * config.draws
         self._sampler.fan_out(rows)
         first = [self._starts[i] for i in starts]
-        self._episode = _Episode(context[rows[: config.batch_size], -1].clone(), first, starts, seed, config.draws)
+        self._episode = _Episode(context[rows[: config.batch_size], -1].clone(), first, seed, config.draws)
         return self._observe(self._episode)
 
     def _encode(self, index: int) -> tuple[Tensor, FloatArray]:
@@ -226,11 +211,9 @@ class WorldModelEnv:
 class _Episode:
     """What changes while B rows are dreamt."""
 
-    def __init__(
-        self, latents: Tensor, first: Sequence[StartState], starts: Sequence[int], seed: int, draws: int
-    ) -> None:
+    def __init__(self, latents: Tensor, first: Sequence[StartState], seed: int, draws: int) -> None:
         rows = len(first)
-        self.latents, self.starts, self.steps = latents, tuple(starts), 0
+        self.latents, self.steps = latents, 0
         self.proprio_BP = np.stack([start.proprio_P for start in first]).astype(np.float32)
         self._targets = [EndEffectorTarget.from_proprioception(proprio) for proprio in self.proprio_BP]
         self.time_ns_B = np.array([start.time_ns for start in first], np.int64)

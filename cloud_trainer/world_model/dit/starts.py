@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from cloud_trainer.world_model.dit.actions import CONDITION_DIM, frame_conditions
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.types import ByteArray, Episode, FloatArray
@@ -45,12 +43,6 @@ class StartState:
                 f"start {self.source}: frames {self.frames_FHWC.shape} need conditions ({frames}, {CONDITION_DIM}), "
                 f"got {self.conditions_FC.shape}"
             )
-
-
-def start_from_image(instruction: str, image_HWC: ByteArray, proprio_P: FloatArray | None = None) -> StartState:
-    """Start from a single picture, as test-time training does."""
-    proprio = np.zeros(7, np.float32) if proprio_P is None else proprio_P
-    return StartState(instruction, image_HWC[None], np.zeros((1, CONDITION_DIM), np.float32), proprio, source="image")
 
 
 def start_from_episode(episode: Episode, step: int, *, recent: int = 4, camera: str | None = None) -> StartState:

@@ -20,7 +20,7 @@ from gymnast_core.policies.openvla.config import OpenVLAConfig
 from gymnast_core.policies.openvla.model import OpenVLANetwork
 from gymnast_core.policies.openvla.prompt import PromptTokenizer
 from gymnast_core.policies.openvla.tokens import Statistics, decode_ids
-from gymnast_core.policies.sampling import choose_tokens, token_divergence
+from gymnast_core.policies.sampling import choose_tokens, picked_log_probs, token_divergence
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation, Trace
 
@@ -150,8 +150,7 @@ class OpenVLAPolicy:
             logits = self._teacher_forced(frames, instructions, trace["tokens"], proprio_BP)
         else:
             logits = self.logits(frames, instructions, proprio_BP)
-        log_probs = F.log_softmax(logits / self.temperature, dim=-1)
-        return log_probs.gather(-1, torch.from_numpy(trace["tokens"])[..., None].to(log_probs.device))[..., 0].cpu()
+        return picked_log_probs(logits, trace["tokens"], self.temperature).cpu()
 
     def divergence(self, base: OpenVLAPolicy, frames: ByteArray, instructions: Sequence[str]) -> Tensor:
         """Return the mean KL(base || self) of a token."""

@@ -1,7 +1,7 @@
 """Action tokens and normalisation statistics, oddities included: checkpoints were trained with them.
 
-Ids 31744..31999 stand for 256 tokens but there are only 255 bin centres: 31744 and 31745 decode alike, and 31744
-is the only id that decode-then-encode changes. Token t in 0..255 (the trace's) is id 31744 + t.
+Ids 31744..31999 stand for 256 tokens but there are only 255 bin centres: 31744 and 31745 decode alike. Token t in
+0..255 (the trace's) is id 31744 + t.
 """
 
 from __future__ import annotations
@@ -28,12 +28,6 @@ def decode_ids(ids: IntArray, *, vocabulary_end: int = 32000) -> Float64Array:
     index = np.clip(vocabulary_end - ids - 1, 0, ACTION_BINS - 2)
     centres: Float64Array = BIN_CENTRES[index]
     return centres
-
-
-def encode_actions(actions: npt.ArrayLike, *, vocabulary_end: int = 32000) -> IntArray:
-    """Return the token ids of normalised actions; values outside [-1, 1] are clipped."""
-    bins = np.digitize(np.clip(np.asarray(actions, np.float64), -1.0, 1.0), BIN_EDGES)
-    return (vocabulary_end - bins).astype(np.int64)
 
 
 @dataclass(frozen=True)
