@@ -10,7 +10,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= egl
 
-.PHONY: demo demo-smoke demo-seeds pretrain test lint types stubs faults swap-kills clean egl
+.PHONY: demo demo-smoke demo-seeds pretrain test lint types docs stubs faults swap-kills clean egl
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -48,6 +48,10 @@ lint: $(VENV)/.test
 
 types: $(VENV)/.test
 	$(BIN)/mypy gymnast_core gymnast_ros cloud_trainer gymnast_cli
+
+# Into build/site; a broken link, a missing page or a docstring that names no parameter ends it.
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 stubs: $(VENV)/.test
 	$(BIN)/python -m gymnast_core.wire.generate

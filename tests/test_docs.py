@@ -1,0 +1,88 @@
+"""The documentation is about this code: its messages exist, its commands parse, its pages are reachable."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gymnast_cli.main import parser_for
+from tests.test_packaging import check_gymnast, check_make, check_pip, check_ray
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PACKAGES = ("gymnast_core", "gymnast_ros", "cloud_trainer", "gymnast_cli", "gymnast_client")
+CHECKS = {"make": check_make, "gymnast": check_gymnast, "pip": check_pip, "ray": check_ray}
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    """Every text of a module; an f-string as its fixed parts, in order, with ... between them."""
+    inside = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(part) for part in ast.walk(node)}
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    files = [path for top in PACKAGES for path in (ROOT / top).rglob("*.py") if "wire/gymnast" not in path.as_posix()]
+    return [text for path in files for text in strings(ast.parse(path.read_text()))]
+
+
+def messages() -> list[str]:
+    """The first column of the tables of docs/errors.md."""
+    rows = re.findall(r"^\| `(.*?)` \|", (DOCS / "errors.md").read_text(), re.M)
+    assert len(rows) > 40
+    return rows
+
+
+@pytest.mark.parametrize("message", messages())
+def test_a_documented_message_is_one_of_the_codes(message: str, texts: list[str]) -> None:
+    parts = [part for part in message.split("...") if part.strip()]
+    pattern = re.compile(".*".join(re.escape(part.strip()) for part in parts), re.S)
+    assert any(pattern.search(text) for text in texts), f"no message of the code reads like {message!r}"
+
+
+def pages() -> str:
+    return "\n".join(page.read_text() for page in sorted(DOCS.rglob("*.md")))
+
+
+def lines() -> list[str]:
+    """Every command of ours in a block."""
+    blocks = re.findall(r"```sh\n(.*?)```", pages(), re.S)
+    found = [re.sub(r"\s+# .*", "", line).strip() for block in blocks for line in block.splitlines()]
+    return list(dict.fromkeys(line for line in found if line.startswith(tuple(CHECKS))))
+
+
+@pytest.mark.parametrize("line", lines())
+def test_a_documented_command_is_accepted(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(line)
+    CHECKS[words[0]](words[1:], capsys)
+
+
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"`(gymnast [a-z][^`]+)`", pages()))))
+def test_a_command_named_in_the_text_exists_with_its_options(line: str) -> None:
+    words = line.split()[1:]
+    parser, name = parser_for(words), words
+    while actions := [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]:
+        if not name or not re.fullmatch(r"[a-z-]+", name[0]):
+            break
+        parser, name = actions[0].choices[name[0]], name[1:]
+    known = {option for action in parser._actions for option in action.option_strings}
+    assert {word.split("=")[0] for word in name if re.match(r"--[a-z]", word)} <= known
+
+
+def test_every_picture_is_small_and_shown() -> None:
+    text = pages()
+    pictures = {path for path in (DOCS / "images").iterdir()}
+    assert {path.name for path in pictures if path.stat().st_size > 150_000} == set()
+    assert {path.name for path in pictures if f"images/{path.name}" not in text} == set()
