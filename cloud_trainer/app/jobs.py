@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.flows.replay_watch import record_rows
+from cloud_trainer.jobs.memory import GIB, memory_of_machine
 from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.service import JobContext
@@ -24,10 +25,12 @@ class JobProcesses:
         folder: of the trainer; jobs work in folder/jobs.
         shelves: of its checkpoints.
         threads: torch threads of a job.
+        memory_gib: that a job may use; None is half of what this machine, or its container, has.
     """
 
-    def __init__(self, folder: Path, shelves: Shelves, *, threads: int = 1) -> None:
+    def __init__(self, folder: Path, shelves: Shelves, *, threads: int = 1, memory_gib: float | None = None) -> None:
         self._folder, self._shelves, self._threads = folder, shelves, threads
+        self._memory_bytes = memory_of_machine() // 2 if memory_gib is None else int(memory_gib * GIB)
 
     def __call__(self, context: JobContext) -> Mapping[str, Any]:
         """Do one job; returns its result."""
@@ -40,8 +43,10 @@ class JobProcesses:
         def emit(kind: str, data: Mapping[str, Any]) -> None:
             context.emit(kind, data)
 
-        jobs = self._folder / "jobs"
-        result = run_in_process(inputs, jobs, emit=emit, cancelled=context.cancelled, threads=self._threads)
+        result = run_in_process(
+            inputs, self._folder / "jobs", emit=emit, cancelled=context.cancelled, threads=self._threads,
+            memory_bytes=self._memory_bytes,
+        )  # fmt: skip
         for folder in result["register"]:
             shelf.add(Path(folder))
         robots = [str(name) for name in context.job.spec.get("offer_to", ())]

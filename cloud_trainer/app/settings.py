@@ -57,6 +57,7 @@ class AppConfig:
         jobs_may: ways out of the trainer that a job's configuration may use, see gymnast_core.job.REACHES.
         arms: see Arms.
         threads: of torch, in a training job.
+        job_memory_gib: that one job may use; None is half of what this machine, or its container, has.
     """
 
     service: ServiceConfig
@@ -70,9 +71,12 @@ class AppConfig:
     jobs_may: tuple[str, ...] = ()
     arms: Arms = field(default_factory=Arms)
     threads: int = 1
+    job_memory_gib: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse hosts that are none."""
+        """Refuse hosts that are none, and jobs without memory."""
+        if self.job_memory_gib is not None and not self.job_memory_gib > 0:
+            raise ConfigError(f"job_memory_gib must be above 0, got {self.job_memory_gib}")
         object.__setattr__(self, "console_host", plain_host(self.console_host))
 
 

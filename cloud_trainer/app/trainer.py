@@ -42,7 +42,7 @@ class App:
     def __init__(self, config: AppConfig) -> None:
         self.config, folder = config, config.service.folder
         self.shelves = Shelves(folder, config.imports)
-        runner = JobProcesses(folder, self.shelves, threads=config.threads)
+        runner = JobProcesses(folder, self.shelves, threads=config.threads, memory_gib=config.job_memory_gib)
         policy = None if config.policy is None else serve_policy(config.policy, device=config.policy_device)
         self.policy_version = "" if policy is None else policy.version
         servicer = None if policy is None else PolicyServicer(lambda: policy)

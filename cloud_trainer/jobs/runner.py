@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from cloud_trainer.jobs.memory import MemoryWatch, memory_of_machine
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 
@@ -82,6 +83,7 @@ def run_in_process(
     emit: Callable[[str, Mapping[str, Any]], None],
     cancelled: Callable[[], bool],
     threads: int = 1,
+    memory_bytes: int | None = None,
 ) -> Mapping[str, Any]:
     """Run a job to its end in a worker process and return its result.
 
@@ -91,11 +93,13 @@ def run_in_process(
         emit: told every progress line (kind, data).
         cancelled: asked once a second and on every line; then the worker is asked to stop.
         threads: torch threads of the worker.
+        memory_bytes: that the worker's processes may use together; None is half of what this machine has.
 
     Raises:
         ConfigError: the kind is unknown, the spec names no checkpoints, or the job cannot run with what it has.
         NotTrustedError: an audit or calibration refused the training; the message says which bound.
         CancelledError: somebody asked it to stop; the job folder has everything up to the last whole iteration.
+        JobMemoryError: it used more than memory_bytes, and was ended.
         JobFailedError: the worker died; the message ends with its last words.
     """
     if inputs.kind not in KINDS:
@@ -109,7 +113,8 @@ def run_in_process(
         command = [sys.executable, "-m", "cloud_trainer.jobs.worker", str(work)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
         try:
-            return _relay(process, work, emit, cancelled)
+            with MemoryWatch(process.pid, memory_bytes or memory_of_machine() // 2) as watch:
+                return _relay(process, work, emit, cancelled, watch)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -148,6 +153,7 @@ def _relay(
     work: Path,
     emit: Callable[[str, Mapping[str, Any]], None],
     cancelled: Callable[[], bool],
+    watch: MemoryWatch,
 ) -> Mapping[str, Any]:
     """Pass the worker's lines on until it ends; returns its result line."""
     assert process.stdout is not None
@@ -167,11 +173,13 @@ def _relay(
         over.set()
         watcher.join()
     code = process.wait()
+    watch.check()
     if ended is not None:
         raise ended
     if result is None:
         tail = (work / "worker.log").read_text(errors="replace").strip().splitlines()[-1:]
-        raise JobFailedError(f"worker ended with code {code}: {' '.join(tail) or 'no output'}; see {work}/worker.log")
+        said = " ".join(tail) or ("ended from outside, as where memory runs out" if code == -9 else "no output")
+        raise JobFailedError(f"worker ended with code {code}: {said}; see {work}/worker.log")
     return result
 
 

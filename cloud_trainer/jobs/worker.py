@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cloud_trainer.jobs.job import Job
+from cloud_trainer.jobs.memory import yield_first
 from cloud_trainer.jobs.pipeline import JOBS
 from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
 from cloud_trainer.progress import CancelledError, ProgressEvent
@@ -56,4 +57,5 @@ def _say(event: str, data: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
+    yield_first()
     sys.exit(main(Path(sys.argv[1])))

@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "what this process can. May be repeated (default: none)")  # fmt: skip
     _add_arm_arguments(parser)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a training job (default 1)")
+    parser.add_argument("--job-memory-gib", type=float, metavar="GIB", help="a job that uses more memory fails "
+                        "(default: half of what this machine, or its container, has)")  # fmt: skip
 
 
 def _add_arm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,5 +105,5 @@ def app_config(args: argparse.Namespace) -> AppConfig:
         policy_device=args.policy_device, console=not args.no_console, console_host=args.console_host,
         console_port=args.console_port, loops=tuple(args.loop), jobs_may=tuple(args.jobs_may),
         arms=Arms(args.robot_scene, args.adapt_config, args.canary_pairs, guard_pairs, args.price_per_hour),
-        threads=args.threads,
+        threads=args.threads, job_memory_gib=args.job_memory_gib,
     )  # fmt: skip

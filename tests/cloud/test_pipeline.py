@@ -13,6 +13,7 @@ import pytest
 
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.improve import improve
+from cloud_trainer.jobs.memory import JobMemoryError
 from cloud_trainer.jobs.runner import CANCEL_NAME, JobFailedError, JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import SHARES, split_of
@@ -111,6 +112,11 @@ def test_dead_worker_is_an_error_with_its_last_words(material, tmp_path):
     inputs = replace(inputs_of(material), episodes=(Recorded(tmp_path / "gone.mcap", "success"),))
     with pytest.raises(JobFailedError, match=r"gone\.mcap"):
         run_in_process(inputs, tmp_path, emit=lambda kind, data: None, cancelled=never)
+
+
+def test_a_job_that_uses_more_memory_than_it_may_ends_by_name(material, tmp_path):
+    with pytest.raises(JobMemoryError, match=r"used more than 0\.0625 GiB.*--job-memory-gib"):
+        run_in_process(inputs_of(material), tmp_path, emit=lambda *_: None, cancelled=never, memory_bytes=64 << 20)
 
 
 def test_a_job_without_episodes_says_so_and_not_how_its_worker_ended(material, tmp_path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,15 @@ import pytest
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
 from gymnast_core.job import REACHES
+from gymnast_core.records.manifest import read_manifest
+from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc
 from tests.bridge.conftest import make_checkpoint
 from tests.hostile.lab import Lab, error_of
 from tests.hostile.registry import Tally, attack
+from tests.ros.conftest import wait_until
+
+PATIENCE_S = 120.0
 
 ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "key_variable": "AWS_SECRET_ACCESS_KEY"}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -71,3 +80,41 @@ def test_what_the_starter_allowed_is_taken_and_plain_jobs_always_are(tmp_path):
         assert submit(guarded(lab), "ana", "operator", {"novel": {"scenes": 1, "edits": ["change_light"]}}) == ""
         lab.service.check_job.keywords["allowed"] = REACHES
         assert [submit(lab, "ana", "operator", config) for config in CONFIGS.values()] == [""] * len(CONFIGS)
+
+
+def said_by(*arguments: object) -> dict[str, Any]:
+    """What a command printed with --json."""
+    command = [sys.executable, "-m", "gymnast_cli.main", "--json", *map(str, arguments)]
+    return dict(json.loads(subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).stdout))
+
+
+@contextlib.contextmanager
+def served(folder: Path, *arguments: str) -> Iterator[list[str]]:
+    """Run `gymnast serve` as its user does; yields how an operator's commands reach it."""
+    trainer, port, identity = folder / "trainer", folder / "port", folder / "ana"
+    serve = ["serve", "--folder", str(trainer), "--port-file", str(port), "--no-console", *arguments]
+    with (folder / "serve.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "gymnast_cli.main", *serve], stdout=log, stderr=log)
+    try:
+        wait_until(port.is_file, PATIENCE_S, f"the trainer; see {folder / 'serve.log'}")
+        said_by("enroll", "ana", "--role", "operator", "--ca", trainer / "ca", "--out", identity)
+        yield ["--trainer", port.read_text().strip(), "--identity", str(identity)]
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+@attack("jobs that use more memory than one may")
+def greedy_jobs(folder: Path, size: int) -> Tally:
+    spec = json.dumps({"policy": read_manifest(shipped_checkpoints() / "policy").id})
+    failed = lost = 0
+    with served(folder, "--job-memory-gib", "0.0625") as trainer:
+        for number in range(min(size, 5)):
+            job = said_by("jobs", "submit", "improve", "--spec", spec, "--watch", *trainer)
+            failed += job["state"] == "failed" and job["error"].startswith("JobMemoryError: it used more than 0.0625")
+            lost += len(said_by("jobs", "list", *trainer)["jobs"]) != number + 1
+    return Tally(min(size, 5), min(size, 5) - failed, lost)
+
+
+def test_a_job_that_uses_too_much_memory_fails_by_name_and_the_service_goes_on(tmp_path):
+    assert greedy_jobs(tmp_path, 1) == Tally(1, 0, 0)
