@@ -8,10 +8,6 @@ from typing import Any, Literal
 
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 FINAL_STATES = ("done", "failed", "cancelled")
-INTERACTIVE = ("adapt",)
-"""Kinds of jobs that somebody waits for: they go first, and have workers of their own."""
-BACKGROUND = ("replay",)
-"""Kinds that nobody waits for: they go last."""
 REACHES = ("judges", "plug-ins", "ray")
 """What a job's configuration may name beyond checkpoints and episodes: addresses, folders, key variables and code of
 the trainer's machine. Only whoever starts the trainer can allow that."""

@@ -19,8 +19,8 @@ from typing import IO, Any
 from cloud_trainer.jobs.memory import MemoryWatch, memory_of_machine
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
+from gymnast_core.jobs import kind_of
 
-KINDS = ("improve", "imitate", "adapt", "replay")
 ENDS: Mapping[str, type[GymnastError]] = {
     "refused": NotTrustedError,
     "cancelled": CancelledError,
@@ -102,8 +102,7 @@ def run_in_process(
         JobMemoryError: it used more than memory_bytes, and was ended.
         JobFailedError: the worker died; the message ends with its last words.
     """
-    if inputs.kind not in KINDS:
-        raise ConfigError(f"job kind {inputs.kind!r} is not one of {KINDS}")
+    kind_of(inputs.kind)
     work = folder / inputs.job_id
     work.mkdir(parents=True, exist_ok=True)
     (work / CANCEL_NAME).unlink(missing_ok=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from cloud_trainer.jobs.runner import KINDS
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs import kind_of
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
 CHECKPOINTS = ("policy", "world_model", "judge")
@@ -39,8 +39,7 @@ def check_submission(
         ConfigError: the kind is unknown, or no policy is named.
         NotPermittedError: the configuration reaches out of the trainer in a way that was not allowed.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"job kind {kind[:40]!r} is not one of {', '.join(KINDS)}")
+    kind_of(kind)
     if not spec.get("policy"):
         raise ConfigError(f"job {kind} needs a checkpoint id for policy; add it to its spec (`gymnast weights list`)")
     _check_reach(spec.get("config", {}), allowed)

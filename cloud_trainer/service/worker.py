@@ -14,7 +14,7 @@ from cloud_trainer.service.publish import Publisher
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import BlobStore, JobRow, JobStore, MetaStore
 from gymnast_core.errors import GymnastError
-from gymnast_core.job import INTERACTIVE
+from gymnast_core.jobs import kinds_of
 from gymnast_core.records.signing import Release
 
 LOG = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Workers:
         self._jobs, self._runner, self._context = jobs, runner, context
         self._stop, self._wake = threading.Event(), threading.Event()
         self._name = name
-        kinds: list[Sequence[str]] = [()] * count + [INTERACTIVE] * interactive
+        kinds: list[Sequence[str]] = [()] * count + [kinds_of("interactive")] * interactive
         self._threads = [
             threading.Thread(target=self._run, args=(f"{name}-{index}", own), name=f"job-{index}", daemon=True)
             for index, own in enumerate(kinds)

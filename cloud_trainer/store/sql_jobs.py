@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from cloud_trainer.store.database import JOB_EVENTS, JOBS, Database
 from cloud_trainer.store.protocols import JobEnd, JobRow, new_job_id
-from gymnast_core.job import BACKGROUND, FINAL_STATES, INTERACTIVE, JobEvent, JobState
+from gymnast_core.job import FINAL_STATES, JobEvent, JobState
+from gymnast_core.jobs import kinds_of
 from gymnast_core.records.manifest import canonical_json
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
 
@@ -82,7 +83,8 @@ class SqlJobStore:
 
     def claim(self, tenant: str | None, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
         """See JobStore."""
-        first = sa.case((JOBS.c.kind.in_(INTERACTIVE), 0), (JOBS.c.kind.in_(BACKGROUND), 2), else_=1)
+        quick, last = (JOBS.c.kind.in_(kinds_of(urgency)) for urgency in ("interactive", "background"))
+        first = sa.case((quick, 0), (last, 2), else_=1)
         waiting = sa.select(JOBS.c.tenant, JOBS.c.job_id).where(JOBS.c.state == "waiting")
         waiting = waiting.order_by(first, JOBS.c.created_ns).limit(1)
         if tenant is not None:

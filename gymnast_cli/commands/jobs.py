@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import json
 import secrets
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, jobs_client, json_argument
+from gymnast_core.jobs import KINDS
 from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
     from gymnast_ros.uplink import JobsClient
 
-KINDS = ("improve", "imitate", "adapt", "replay")
-"""What a trainer can do, see cloud_trainer.jobs.pipeline; a test keeps the two equal."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare submit, list, watch and cancel."""
+    """Declare submit, list, watch, cancel and schema."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     submit = actions.add_parser("submit", help="start one")
     submit.add_argument(
-        "kind", choices=KINDS,
-        help="improve (refine, audit, practise), imitate (SFT, Iter-SFT), adapt (one scene) or replay (dream recorded "
-        "evaluations again)",
-    )  # fmt: skip
+        "kind", choices=KINDS, help=", ".join(f"{name} ({kind.spec.summary})" for name, kind in KINDS.items())
+    )
     submit.add_argument(
         "--spec",
         type=json_argument,
         required=True,
         metavar="JSON|@FILE",
-        help="policy, world_model and judge ids, seed, mode (full or lora), config (cloud_trainer/jobs/settings.py); "
-        "for adapt: scene, instruction, and rollouts and budget_s if it shall end earlier",
+        help="policy, world_model and judge ids, seed, config, ...; every setting: gymnast jobs schema KIND",
     )
     submit.add_argument("--key", default="", help="the same key never starts a second job (default: a random one)")
     submit.add_argument("--watch", action="store_true", help="stay until it has ended")
@@ -43,12 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     watch.add_argument("job_id")
     cancel = actions.add_parser("cancel", help="stop one after its present iteration; what is finished is kept")
     cancel.add_argument("job_id")
+    schema = actions.add_parser("schema", help="print what a kind can be asked for with, as JSON schema")
+    schema.add_argument("kind", choices=KINDS, help="of job")
+    schema.add_argument("--result", action="store_true", help="of what it leaves behind instead")
     for action in (submit, listing, watch, cancel):
         add_trainer_arguments(action)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it; watching returns 1 when the job failed."""
+    if args.action == "schema":
+        return _schema(args)
     jobs = jobs_client(args)
     try:
         return {"submit": _submit, "list": _list, "watch": _watch, "cancel": _cancel}[args.action](jobs, args, console)
@@ -61,6 +62,12 @@ def _submit(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int
     if args.watch:
         return _follow(jobs, job.job_id, args, console)
     emit(args, console, shown(job), f"{job.job_id}; follow it with: gymnast jobs watch {job.job_id}")
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    kind = KINDS[args.kind]
+    print(json.dumps((kind.result if args.result else kind.spec).model_json_schema(), indent=1))
     return 0
 
 

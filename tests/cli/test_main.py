@@ -16,7 +16,6 @@ from cloud_trainer.jobs.pipeline import JOBS
 from gymnast_cli import connect
 from gymnast_cli import main as frame
 from gymnast_cli.commands import completion, why
-from gymnast_cli.commands.jobs import KINDS
 from gymnast_core.errors import (
     ConfigError,
     ContractError,
@@ -25,6 +24,7 @@ from gymnast_core.errors import (
     NotTrustedError,
     TransientBridgeError,
 )
+from gymnast_core.jobs import KINDS
 from gymnast_ros import bringup
 from gymnast_ros.arguments import config_from
 from gymnast_ros.graph import GraphConfig

@@ -1,0 +1,17 @@
+"""Jobs of the trainer, typed: what each kind is asked for with (a spec), and what it leaves behind (a result).
+
+A spec travels as its kind and JSON; whoever reads one checks it against the registry. Nothing here computes.
+"""
+
+from gymnast_core.jobs.adapt import AdaptResult, AdaptSettings, AdaptSpec
+from gymnast_core.jobs.imitate import ImitateResult, ImitateSettings, ImitateSpec
+from gymnast_core.jobs.improve import ImproveResult, ImproveSettings, ImproveSpec
+from gymnast_core.jobs.registry import KINDS, Kind, kind_of, kinds_of, spec_of
+from gymnast_core.jobs.replay import ReplayResult, ReplaySpec
+from gymnast_core.jobs.spec import Candidate, JobResult, JobSpec, TrainingResult, TrainingSpec
+
+__all__ = [
+    "KINDS", "AdaptResult", "AdaptSettings", "AdaptSpec", "Candidate", "ImitateResult", "ImitateSettings",
+    "ImitateSpec", "ImproveResult", "ImproveSettings", "ImproveSpec", "JobResult", "JobSpec", "Kind", "ReplayResult",
+    "ReplaySpec", "TrainingResult", "TrainingSpec", "kind_of", "kinds_of", "spec_of",
+]  # fmt: skip
