@@ -18,8 +18,11 @@ from pydantic.fields import FieldInfo
 
 from gymnast_core.errors import ConfigError
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+MOST = 1_000_000
+"""Of anything that is counted: iterations, rounds, episodes, rows. A job that needs more is a slip of the keyboard."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -182,6 +185,6 @@ def _words(kind: Any, metadata: list[Any]) -> tuple[str, bool]:
 
 def _bounds(metadata: list[Any]) -> str:
     found = {name: getattr(part, name) for part in metadata for name in ("gt", "ge", "lt", "le") if hasattr(part, name)}
-    least = [f"above {found['gt']:g}"] if "gt" in found else [f"of at least {found['ge']:g}"] if "ge" in found else []
-    most = [f"below {found['lt']:g}"] if "lt" in found else [f"at most {found['le']:g}"] if "le" in found else []
+    least = [f"above {found['gt']:,}"] if "gt" in found else [f"of at least {found['ge']:,}"] if "ge" in found else []
+    most = [f"below {found['lt']:,}"] if "lt" in found else [f"at most {found['le']:,}"] if "le" in found else []
     return "".join(f" {part}" for part in [" and ".join([*least, *most])] if part)

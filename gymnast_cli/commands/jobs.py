@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     submit = actions.add_parser("submit", help="start one")
     submit.add_argument(
-        "kind", choices=KINDS, help=", ".join(f"{name} ({kind.spec.summary})" for name, kind in KINDS.items())
+        "kind", choices=tuple(KINDS), help=", ".join(f"{name} ({kind.spec.summary})" for name, kind in KINDS.items())
     )
     submit.add_argument(
         "--spec",
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cancel = actions.add_parser("cancel", help="stop one after its present iteration; what is finished is kept")
     cancel.add_argument("job_id")
     schema = actions.add_parser("schema", help="print what a kind can be asked for with, as JSON schema")
-    schema.add_argument("kind", choices=KINDS, help="of job")
+    schema.add_argument("kind", choices=tuple(KINDS), help="of job")
     schema.add_argument("--result", action="store_true", help="of what it leaves behind instead")
     for action in (submit, listing, watch, cancel):
         add_trainer_arguments(action)

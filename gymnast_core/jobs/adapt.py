@@ -10,9 +10,13 @@ from pydantic import Field
 from gymnast_core.jobs.audit import SceneAudit, SceneBounds
 from gymnast_core.jobs.practice import ReinforcingSettings
 from gymnast_core.jobs.spec import DreamResult, RewardPoint, TrainingSpec, Urgency
-from gymnast_core.settings import Count, NotNegative, Positive, Says, Share, Texts
+from gymnast_core.settings import Count, NotNegative, Says, Share, Texts
 
 Words = Annotated[str, Field(pattern=r"\S"), Says("a text")]
+
+
+MOST_BUDGET = 1_000_000_000
+"""Seconds or imagined rollouts."""
 
 
 class SceneLook(SceneAudit):
@@ -64,9 +68,9 @@ class AdaptSpec(TrainingSpec):
     """Whose arm; empty is whose newest episode is of the scene."""
     checked: Texts | None = None
     """Ids of the episodes of a trust check that an operator saw; none looks at all of the scene."""
-    rollouts: Count | None = None
+    rollouts: Annotated[int, Field(ge=1, le=MOST_BUDGET)] | None = None
     """Budget in imagined rollouts."""
-    budget_s: Positive | None = None
+    budget_s: Annotated[float, Field(gt=0, le=MOST_BUDGET)] | None = None
     """Seconds after which practice is cut off."""
     config: AdaptSettings = Field(default_factory=AdaptSettings)
     """How much of everything."""

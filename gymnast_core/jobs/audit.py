@@ -101,11 +101,11 @@ class SceneAudit(Settings):
     pictures: Count | None = None
     """At most so many held-out episodes, evenly spread, are dreamt frame by frame; None is all. Outcomes are judged on
     every held-out episode in any case."""
-    draws: Count = 2
+    draws: Annotated[int, Field(ge=1, le=1000)] = 2
     """Dreams of each of them; a trust score needs 2."""
     start: CountOrZero = 0
     """Step from which the model goes on alone."""
-    videos: CountOrZero = 6
+    videos: Annotated[int, Field(ge=0, le=1000)] = 6
     """Episodes shown on the page."""
 
 
@@ -149,9 +149,6 @@ class PracticeBounds(AuditBounds):
 
     coverage: bool = False
     """Whether the trust band must be calibrated."""
-
-
-Reason = Annotated[str, Field(min_length=1)]
 
 
 def check_overrides(overrides: dict[str, str], known: Collection[str]) -> None:

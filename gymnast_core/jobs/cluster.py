@@ -11,7 +11,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.settings import Count, CountOrZero, NotNegative, Positive, Settings
+from gymnast_core.settings import Count, CountOrZero, Positive, Settings
+
+Actors = Annotated[int, Field(ge=1, le=4096)]
+Few = Annotated[int, Field(ge=1, le=1024)]
+Reserved = Annotated[float, Field(ge=0, le=4096)]
 
 
 class OffPolicy(Settings):
@@ -30,23 +34,23 @@ class ActorConfig(Settings):
 
     where: ClassVar[str] = "ray"
 
-    rollout_actors: Count = 2
+    rollout_actors: Actors = 2
     """Each holds world model and policy, on one GPU where there are any."""
-    judge_actors: Count = 1
+    judge_actors: Actors = 1
     """Each holds a judge."""
-    cpus_per_actor: NotNegative = 1.0
+    cpus_per_actor: Reserved = 1.0
     """Ray's reservation."""
-    gpus_per_actor: NotNegative = 0.0
+    gpus_per_actor: Reserved = 0.0
     """Ray's reservation for a rollout actor."""
-    in_flight: Count = 2
+    in_flight: Few = 2
     """Pieces waiting at one rollout actor, the running one included."""
-    judge_backlog: Count = 4
+    judge_backlog: Few = 4
     """Imagined pieces waiting for a judge before sampling pauses."""
     attempts: Count = 3
     """Times one piece may be lost before the job gives up."""
     wait_s: Positive = 600.0
     """Longest time without any piece finishing."""
-    torch_threads: Count = 1
+    torch_threads: Few = 1
     """Per actor; part of the arithmetic, so of the exact result."""
 
 
@@ -67,7 +71,7 @@ class RolloutCluster(ActorConfig):
 class ClusterConfig(RayConfig, RolloutCluster):
     """A cluster for rollouts and the learner."""
 
-    learner_ranks: CountOrZero = 0
+    learner_ranks: Annotated[int, Field(ge=0, le=4096)] = 0
     """0 learns in one process; more shard the learner over so many ranks (FSDP2 through Ray Train)."""
     learner_gpus: bool = False
     """One GPU per rank."""

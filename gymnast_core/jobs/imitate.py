@@ -10,7 +10,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.cluster import RolloutCluster
 from gymnast_core.jobs.practice import RefiningSettings
 from gymnast_core.jobs.spec import DreamResult, TrainingSpec
-from gymnast_core.settings import CountOrZero, NotNegative, Positive, Settings
+from gymnast_core.settings import Count, CountOrZero, NotNegative, Positive, Seed, Settings
 
 WITHOUT_ROLLOUTS = frozenset(
     {"device", "dream", "most_episodes", "lora_rank", "lora_rate", "sft", "imagined_rounds"}
@@ -23,9 +23,9 @@ class SftChoices(Settings):
 
     where: ClassVar[str] = "sft"
 
-    iterations: Annotated[int, Field(ge=1)] = 1200
+    iterations: Count = 1200
     """Optimiser steps, each on a batch; the learning rate falls as a cosine over them."""
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
     """Windows a step."""
     learning_rate: Positive = 1e-3
     """Peak, after warmup steps; adapters have lora_rate."""
@@ -44,7 +44,7 @@ class SftChoices(Settings):
 class SftConfig(SftChoices):
     """How to fine-tune, randomness included."""
 
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Of initialisation and batches."""
 
 

@@ -28,9 +28,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.settings import Count, CountOrZero, Device, NotNegative, Positive, Settings
+from gymnast_core.settings import Count, Device, NotNegative, Positive, Seed, Settings
 
 Text = Annotated[str, Field(min_length=1)]
+Frames = Annotated[int, Field(ge=2, le=64)]
 
 
 class Endpoint(Settings):
@@ -72,21 +73,21 @@ class Voting(Settings):
 
     where: ClassVar[str] = "voting"
 
-    votes: Count = 5
+    votes: Annotated[int, Field(ge=1, le=101)] = 5
     """Asked per rollout."""
     min_valid: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of votes that must be readable."""
     min_agreement: Annotated[float, Field(gt=0.5, le=1)] = 0.75
     """Share of the readable votes that must agree; a tie can never pass."""
-    max_frames: Annotated[int, Field(ge=2)] = 8
+    max_frames: Frames = 8
     """Shown per rollout, first and last always."""
     control: bool = True
     """Ask a question whose true answer is no before granting a success."""
     outage_after: Count = 3
     """Calls failing in a row after which the rest of a batch abstains unasked."""
-    concurrency: Count = 8
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Rollouts judged at once."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Of the votes."""
 
 
@@ -146,7 +147,7 @@ class VlmSettings(Settings):
     """P(yes) at or above which it is a success."""
     failure_at: float = 0.4
     """P(yes) at or below which it is a failure; between them the judge abstains."""
-    max_frames: Annotated[int, Field(ge=2)] = 6
+    max_frames: Frames = 6
     """Shown per rollout, first and last always."""
     control: bool = True
     """Ask a question whose true answer is no before granting a success."""

@@ -18,12 +18,22 @@ from gymnast_core.settings import (
     Device,
     NotNegative,
     Positive,
+    Seed,
     Settings,
     SettingsT,
     Share,
     Texts,
 )
 
+MOST_ROLLOUTS = 65_536
+"""Of one round, groups x group_size; all of a round are kept until its update. More are more iterations, or rounds."""
+MOST_NOVEL = 65_536
+"""New beginnings of one job: as many as rollouts of one round; each holds a picture."""
+MOST_EDITS = 256
+MOST_RANK = 4096
+"""Of an adapter."""
+GroupSize = Annotated[int, Field(ge=2, le=MOST_ROLLOUTS)]
+Novel = Annotated[int, Field(ge=0, le=MOST_NOVEL)]
 EDITS = ("change_light", "change_colour", "change_background", "paste_objects")
 """Scene edits at hand; others are named as package.module:Factory."""
 
@@ -33,16 +43,16 @@ class DreamConfig(Settings):
 
     where: ClassVar[str] = "dream"
 
-    steps: Count = 10
+    steps: Annotated[int, Field(ge=1, le=1000)] = 10
     """Denoising steps per frame."""
-    guidance: float = 1.0
+    guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Classifier-free guidance on actions; 1 is none."""
-    batch_size: Count = 40
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 40
     """Rows dreamt together; more are dreamt one batch after the other. The key-value cache of the 608 M model takes
     0.34 GB a row in bf16."""
-    image_size: Count | None = None
+    image_size: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Pixels a side, for a checkpoint that does not say what it was trained on."""
-    episode_steps: Count | None = None
+    episode_steps: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Control steps of a dream to practise in, in any world model; none is what most recorded episodes last. Episodes
     of any length are learned from."""
     device: Device = "auto"
@@ -70,7 +80,7 @@ class NovelConfig(Settings):
 
     where: ClassVar[str] = "novel"
 
-    scenes: CountOrZero = 0
+    scenes: Novel = 0
     """How many edited scenes."""
     edits: Texts = ("change_light", "change_colour")
     """What is done to each, in order: change_light, change_colour, change_background, paste_objects, or
@@ -79,7 +89,7 @@ class NovelConfig(Settings):
     """Objects for paste_objects."""
     region: Annotated[tuple[int, int, int, int], Field(strict=False)] = (24, 12, 52, 52)
     """Where their centres may lie: top, left, bottom, right in pixels."""
-    instructions: CountOrZero = 0
+    instructions: Novel = 0
     """How many starts with other words. They need a judge: the learned one knows only what it was taught."""
     endpoint: Endpoint | None = None
     """Of a language model that proposes the words; none uses templates."""
@@ -91,6 +101,8 @@ class NovelConfig(Settings):
 
     @model_validator(mode="after")
     def _makes_something(self) -> NovelConfig:
+        if max(len(self.crops), len(self.edits)) > MOST_EDITS:
+            raise ConfigError(f"novel: {len(self.crops)} crops and {len(self.edits)} edits; at most {MOST_EDITS} each")
         if self.scenes and not self.edits:
             raise ConfigError(f"novel: {self.scenes} scenes need edits; name some of {', '.join(EDITS)}, or a plug-in")
         if "paste_objects" in self.edits and not self.crops:
@@ -103,7 +115,7 @@ class GrpoChoices(Settings):
 
     where: ClassVar[str] = "grpo"
 
-    target_groups: Count | None = None
+    target_groups: Annotated[int, Field(ge=1, le=MOST_ROLLOUTS)] | None = None
     """Informative groups wanted per update; what is left over waits for the next update. None uses what one round
     gives. Sampling on until the batch is full: DAPO (Yu et al., arXiv 2503.14476), section 3.2."""
     max_rounds: Count = 1
@@ -160,7 +172,7 @@ class GrpoChoices(Settings):
 class GrpoConfig(GrpoChoices):
     """How to reinforce, amounts included."""
 
-    group_size: Annotated[int, Field(ge=2)] = 8
+    group_size: GroupSize = 8
     """N rollouts per start state; 8 in World-Gymnast."""
     groups: Count = 24
     """G start states sampled per round."""
@@ -174,8 +186,26 @@ class GrpoConfig(GrpoChoices):
     there."""
     mask_after_success: bool = False
     """Judge at every chunk end and learn nothing from what follows the first success (WoVR)."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Of starts, sampling and shuffling."""
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> GrpoConfig:
+        check_rollouts(self.groups, self.group_size)
+        return self
+
+
+def check_rollouts(groups: int, group_size: int) -> None:
+    """Refuse more rollouts of one round than can be kept.
+
+    Raises:
+        ConfigError: names both counts.
+    """
+    if (rollouts := groups * group_size) > MOST_ROLLOUTS:
+        raise ConfigError(
+            f"grpo: {groups} groups of group_size {group_size} are {rollouts} rollouts at once; at most "
+            f"{MOST_ROLLOUTS} can be: lower one, and raise iterations"
+        )
 
 
 class PracticeSettings(Settings):
@@ -190,7 +220,7 @@ class PracticeSettings(Settings):
     """How a DiT world model dreams, and how long a dream lasts."""
     groups: Count = 24
     """Start states per round of rollouts."""
-    group_size: Annotated[int, Field(ge=2)] = 8
+    group_size: GroupSize = 8
     """Rollouts per start state."""
     keyframe_share: Share = 0.0
     """Share of groups that start at a later chunk of a recorded episode."""
@@ -204,7 +234,7 @@ class PracticeSettings(Settings):
     """New scenes and instructions to begin in."""
     most_episodes: Count = 1000
     """Only the newest so many are learned from."""
-    lora_rank: Count = 8
+    lora_rank: Annotated[int, Field(ge=1, le=MOST_RANK)] = 8
     """Size of the adapters, where the job's mode is lora."""
     lora_rate: Positive = 5e-4
     """Learning rate of the adapters, where the job's mode is lora."""
@@ -231,6 +261,7 @@ class PracticeSettings(Settings):
     @model_validator(mode="after")
     def _can_be(self: SettingsT) -> SettingsT:
         assert isinstance(self, PracticeSettings)
+        check_rollouts(self.groups, self.group_size)
         check_overrides(self.overrides, self.overridable())
         if self.novel.instructions and self.judge is None:
             raise ConfigError("novel.instructions need config.judge: the learned judge knows only what it was taught")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gymnast_core.settings import CountOrZero, Says, Settings, Texts
+from gymnast_core.settings import Says, Seed, Settings, Texts
 
 Urgency = Literal["interactive", "usual", "background"]
 
@@ -29,7 +29,7 @@ class JobSpec(Settings):
     """Checkpoint; empty is the trainer's newest."""
     judge: str = ""
     """Checkpoint of a learned judge; empty is the trainer's newest."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Of everything random in this job."""
 
     @property
