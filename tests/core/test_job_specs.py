@@ -23,7 +23,7 @@ def test_a_spec_travels_as_json_and_comes_back_the_same(kind):
 WRONG = [
     ("improve", {"polcy": "p"}, r"^job improve: spec: unknown settings \['polcy'\] \(did you mean policy\?\)"),
     ("improve", {"policy": ""}, "spec: policy must be a checkpoint's id, got ''"),
-    ("improve", {"seed": -1}, "spec: seed must be a whole number of at least 0 and at most .*, got -1; the default is 0"),
+    ("improve", {"seed": -1}, r"seed must be a whole number of at least 0 .*, got -1; the default is 0"),
     ("improve", {"mode": "half"}, "mode must be one of full, lora, got 'half'; the default is 'full'"),
     ("improve", {"scene": "bench"}, r"unknown settings \['scene'\]"),
     ("improve", {"config": {"rehearsal": 0.5}}, r"config: unknown settings \['rehearsal'\]"),
@@ -42,7 +42,11 @@ WRONG = [
         "dtype must be one of",
     ),
     ("adapt", {"scene": " "}, "scene must be a text, got ' '"),
-    ("adapt", {"rollouts": 0}, "rollouts must be a whole number of at least 1 and at most .*, or none, got 0; the default is none"),
+    (
+        "adapt",
+        {"rollouts": 0},
+        r"rollouts must be a whole number .*, or none, got 0; the default is none",
+    ),
     ("adapt", {"config": {"refine_iterations": 1}}, r"unknown settings \['refine_iterations'\]"),
     ("adapt", {"config": {"bounds": {"psnr_db": 9.0}}}, r"bounds: unknown settings \['psnr_db'\]"),
     ("imitate", {"config": {"grpo_iterations": 1}}, r"unknown settings \['grpo_iterations'\]"),
