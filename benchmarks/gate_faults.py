@@ -28,10 +28,11 @@ from cloud_trainer.jobs.calibrated import GATES, calibrated_bounds
 from cloud_trainer.jobs.scene_trust import LEAST_SUCCESSES, scene_bounds
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.world_model.audit.audit import AuditReport, audit, require_no_worse
+from cloud_trainer.world_model.audit.audit import audit, require_no_worse
 from cloud_trainer.world_model.audit.bounds import AuditBounds
 from cloud_trainer.world_model.audit.cases import AuditCase, imagine_cases
 from cloud_trainer.world_model.audit.metrics import GripperTracker
+from cloud_trainer.world_model.audit.report import AuditReport
 from cloud_trainer.world_model.compact.data import clips_of, median_background
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import NotTrustedError

@@ -12,10 +12,11 @@ import numpy as np
 from cloud_trainer.jobs.calibrated import GATES
 from cloud_trainer.jobs.gates import NO_WORSE, practice_audit
 from cloud_trainer.jobs.scene_trust import SCENE_PARTS
-from cloud_trainer.world_model.audit.audit import AuditReport, audit, calibrate_bounds
+from cloud_trainer.world_model.audit.audit import audit, calibrate_bounds
 from cloud_trainer.world_model.audit.bounds import PARTS, AuditBounds
 from cloud_trainer.world_model.audit.cases import AuditCase
 from cloud_trainer.world_model.audit.metrics import GripperTracker
+from cloud_trainer.world_model.audit.report import AuditReport
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.types import Episode

@@ -16,10 +16,12 @@ from cloud_trainer.judge.drift import Drift, DriftMonitor, Reference
 from cloud_trainer.judge.trust import ALL_TASKS, TrustReport, compare, require_trusted
 from cloud_trainer.practice.dreams import keep_dreams
 from cloud_trainer.progress import Progress, ProgressEvent
-from cloud_trainer.world_model.audit.audit import AuditReport, require_no_worse, require_trust, write_audit
+from cloud_trainer.world_model.audit.audit import require_no_worse, require_trust
 from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit.cases import AuditCase, spread_over
 from cloud_trainer.world_model.audit.outcomes import Judged, outcome_report
+from cloud_trainer.world_model.audit.page import write_audit
+from cloud_trainer.world_model.audit.report import AuditReport
 from cloud_trainer.world_model.audit.run import draw_cases, dreamt_verdicts, run_audit
 from cloud_trainer.world_model.compact.data import Clips, StartState, clips_of, starts_of
 from cloud_trainer.world_model.worlds import World

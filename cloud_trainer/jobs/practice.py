@@ -24,7 +24,8 @@ from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
 from gymnast_core.policies.adapter import ARCHITECTURE as ADAPTER
-from gymnast_core.policies.adapter import Adapter, LoraSettings
+from gymnast_core.policies.adapter import Adapter
+from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
 

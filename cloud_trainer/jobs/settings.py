@@ -20,7 +20,7 @@ from cloud_trainer.sft.trainer import SftConfig
 from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.worlds import DreamConfig
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies.adapter import MOST_RANK
+from gymnast_core.policies.lora_settings import MOST_RANK
 from gymnast_core.policies.placement import check_device_name
 
 TOLD_STARTS = 10

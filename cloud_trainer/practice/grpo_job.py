@@ -16,7 +16,7 @@ from cloud_trainer.practice.sharded import ShardedSampler
 from cloud_trainer.practice.train import Anchor, Training, run_grpo
 from cloud_trainer.progress import Cancelled, Progress, never, silent
 from gymnast_core.judge import Judge
-from gymnast_core.policies.adapter import LoraSettings
+from gymnast_core.policies.lora_settings import LoraSettings
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from cloud_trainer.world_model.compact.data import StartState
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge
-from gymnast_core.policies.adapter import LoraSettings
+from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import load_trainable
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, ByteArray, Observation, RolloutBatch

@@ -22,7 +22,7 @@ from cloud_trainer.training_state import read_values
 from cloud_trainer.world_model.audit.outcomes import outcomes_of
 from cloud_trainer.world_model.compact.data import StartState
 from gymnast_core.judge import Judge
-from gymnast_core.policies.adapter import LoraSettings
+from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import LearningPolicy, load_trainable
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import BoolArray, ByteArray, RolloutBatch

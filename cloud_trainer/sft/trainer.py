@@ -17,9 +17,9 @@ from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, S
 from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windows_from_rollouts
 from cloud_trainer.training import Descent, Trainer
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies.adapter import LoraSettings, TrainableAdapter
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
-from gymnast_core.policies.trainable import LearningPolicy, TokenPolicy, load_trainable
+from gymnast_core.policies.lora_settings import LoraSettings
+from gymnast_core.policies.trainable import LearningPolicy, TokenPolicy, TrainableAdapter, load_trainable
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray, IntArray, RolloutBatch

@@ -19,7 +19,7 @@ from gymnast_core.errors import ConfigError, NotTrustedError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cloud_trainer.world_model.audit.audit import AuditReport
+    from cloud_trainer.world_model.audit.report import AuditReport
     from cloud_trainer.world_model.worlds import World
     from gymnast_core.types import Episode
 
@@ -203,7 +203,7 @@ def table(report: AuditReport) -> Table:
     """The bounded numbers for people."""
     from rich.table import Table
 
-    from cloud_trainer.world_model.audit.audit import scalars
+    from cloud_trainer.world_model.audit.report import scalars
 
     shown = Table(title=f"Audit of {report.model}")
     for column in ("bound", "measured", "demanded", ""):

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
 from torch import Tensor, nn
 
-from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.errors import CheckpointError
+from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policy import Policy
-from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.types import ActionChunk, ByteArray, Observation, Trace
+from gymnast_core.records.manifest import read_checkpoint
+from gymnast_core.types import ActionChunk, Observation
 
-if TYPE_CHECKING:
-    from gymnast_core.policies.trainable import LearningPolicy
-
-MOST_RANK = 4096
-"""Beyond the width of the largest layers that are adapted, an adapter is larger than what it adapts."""
 ARCHITECTURE = "lora"
 ADAPTER_OF = "adapter_of"
 """In an adapter's config: the checkpoint without which it is nothing; a robot keeps that one as long."""
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Where adapters sit and how large they are.
-
-    Attributes:
-        rank: r.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input, while training.
-        targets: names of linear layers, matched at the end of their path; empty means all but the token head.
-    """
-
-    rank: int = 32
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot work."""
-        if not 1 <= self.rank <= MOST_RANK or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"rank must be 1..{MOST_RANK}, alpha positive and dropout in [0, 1), got {self}")
 
 
 @dataclass(frozen=True)
@@ -152,84 +124,3 @@ class AdaptedPolicy:
         base = load_policy(adapter.base)
         lora.merge(adapter.put_on(base))
         return cls(base, version=adapter.id)
-
-
-class TrainableAdapter:
-    """A frozen base with a trainable adapter attached; keeps LearningPolicy, and what it saves is an adapter.
-
-    Attributes:
-        base: the policy underneath.
-        base_folder: its checkpoint.
-        settings: of the adapter.
-        network: the base's, adapters included.
-        config: the base's.
-    """
-
-    def __init__(
-        self, base: LearningPolicy, base_folder: Path, settings: LoraSettings, *, base_id: str, version: str
-    ) -> None:
-        self.base, self.base_folder, self.settings = base, base_folder, settings
-        self.network: Any = base.network
-        self.config: Any = base.config
-        self._base_id, self._version = base_id, version
-
-    @property
-    def temperature(self) -> float:
-        """Of sampling and log-probabilities."""
-        return self.base.temperature
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self.base.temperature = value
-
-    @property
-    def version(self) -> str:
-        """Id of the adapter it was loaded from or last saved as; the base's for a fresh one."""
-        return self._version
-
-    @property
-    def chunk_length(self) -> int:
-        """K."""
-        return self.base.chunk_length
-
-    def act(
-        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
-    ) -> ActionChunk:
-        """Act as base and adapter do together."""
-        return dataclasses.replace(self.base.act(observation, instruction, rng=rng), policy_version=self._version)
-
-    def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
-        """See LearningPolicy."""
-        return self.base.training_frames(frames_NHWC)
-
-    def log_probs(self, images: ByteArray, instructions: Sequence[str], trace: Trace) -> Tensor:
-        """See LearningPolicy."""
-        return self.base.log_probs(images, instructions, trace)
-
-    def divergence(self, base: Any, images: ByteArray, instructions: Sequence[str]) -> Tensor:
-        """See LearningPolicy."""
-        return self.base.divergence(getattr(base, "base", base), images, instructions)
-
-    def save(
-        self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None
-    ) -> Manifest:
-        """Write the adapter alone, a few megabytes; parents are what it was trained from, the base when left out."""
-        from gymnast_core.policies import lora  # peft takes seconds to import
-
-        manifest = write_checkpoint(
-            folder,
-            safetensors.torch.save(lora.adapter_tensors(self.network)),
-            kind="policy",
-            architecture=ARCHITECTURE,
-            config=asdict(self.settings) | {"targets": list(self.settings.targets), ADAPTER_OF: self._base_id},
-            parents=parents or (self._base_id,),
-            lineage=lineage or {},
-        )
-        self._version = manifest.id
-        return manifest
-
-    def copy_base_into(self, folder: Path) -> None:
-        """Put the base where adapters saved in `folder` will look for it."""
-        target = folder / self._base_id
-        if not target.exists():
-            shutil.copytree(self.base_folder, target)

@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.policies.adapter import LoraSettings
+from gymnast_core.policies.lora_settings import LoraSettings
 
 ADAPTER = "default"
 PUBLISHED_PREFIX = "base_model.model."

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import safetensors.torch
 from torch import Tensor, nn
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies import Servable, load_policy
-from gymnast_core.policies.adapter import ARCHITECTURE, Adapter, LoraSettings, TrainableAdapter
+from gymnast_core.policies.adapter import ADAPTER_OF, ARCHITECTURE, Adapter
+from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.placement import device_of
 from gymnast_core.policy import Policy
-from gymnast_core.records.manifest import Manifest, read_manifest
+from gymnast_core.records.manifest import Manifest, read_manifest, write_checkpoint
 from gymnast_core.types import ActionChunk, ByteArray, FloatArray, Observation, Trace
 
 
@@ -80,6 +84,88 @@ class TokenPolicy(LearningPolicy, Protocol):
     def token_positions(self, actions: FloatArray) -> FloatArray:
         """Return the fractional token index of (..., 7) actions in SI units: what fine-tuning aims at."""
         ...
+
+
+class TrainableAdapter:
+    """A frozen base with a trainable adapter attached; keeps LearningPolicy, and what it saves is an adapter.
+
+    Attributes:
+        base: the policy underneath.
+        base_folder: its checkpoint.
+        settings: of the adapter.
+        network: the base's, adapters included.
+        config: the base's.
+    """
+
+    def __init__(
+        self, base: LearningPolicy, base_folder: Path, settings: LoraSettings, *, base_id: str, version: str
+    ) -> None:
+        self.base, self.base_folder, self.settings = base, base_folder, settings
+        self.network: Any = base.network
+        self.config: Any = base.config
+        self._base_id, self._version = base_id, version
+
+    @property
+    def temperature(self) -> float:
+        """Of sampling and log-probabilities."""
+        return self.base.temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.base.temperature = value
+
+    @property
+    def version(self) -> str:
+        """Id of the adapter it was loaded from or last saved as; the base's for a fresh one."""
+        return self._version
+
+    @property
+    def chunk_length(self) -> int:
+        """K."""
+        return self.base.chunk_length
+
+    def act(
+        self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
+    ) -> ActionChunk:
+        """Act as base and adapter do together."""
+        return dataclasses.replace(self.base.act(observation, instruction, rng=rng), policy_version=self._version)
+
+    def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
+        """See LearningPolicy."""
+        return self.base.training_frames(frames_NHWC)
+
+    def log_probs(self, images: ByteArray, instructions: Sequence[str], trace: Trace) -> Tensor:
+        """See LearningPolicy."""
+        return self.base.log_probs(images, instructions, trace)
+
+    def divergence(self, base: Any, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+        """See LearningPolicy."""
+        return self.base.divergence(getattr(base, "base", base), images, instructions)
+
+    def save(
+        self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None
+    ) -> Manifest:
+        """Write the adapter alone, a few megabytes; parents are what it was trained from, the base when left out."""
+        from gymnast_core.policies import lora  # peft takes seconds to import
+
+        manifest = write_checkpoint(
+            folder,
+            safetensors.torch.save(lora.adapter_tensors(self.network)),
+            kind="policy",
+            architecture=ARCHITECTURE,
+            config=dataclasses.asdict(self.settings)
+            | {"targets": list(self.settings.targets), ADAPTER_OF: self._base_id},
+            parents=parents or (self._base_id,),
+            lineage=lineage or {},
+        )
+        self._version = manifest.id
+        return manifest
+
+    def copy_base_into(self, folder: Path) -> None:
+        """Put the base where adapters saved in `folder` will look for it."""
+        target = folder / self._base_id
+        if not target.exists():
+            shutil.copytree(self.base_folder, target)
 
 
 def load_trainable(

@@ -14,7 +14,8 @@ from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Verdict
-from gymnast_core.policies.adapter import ADAPTER_OF, LoraSettings
+from gymnast_core.policies.adapter import ADAPTER_OF
+from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world

@@ -16,7 +16,8 @@ from cloud_trainer.progress import CancelledError
 from cloud_trainer.sft.trainer import SftConfig, train_sft
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies import load_policy
-from gymnast_core.policies.adapter import ADAPTER_OF, LoraSettings
+from gymnast_core.policies.adapter import ADAPTER_OF
+from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.openvla.published import read_published
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 from gymnast_core.records.manifest import read_manifest

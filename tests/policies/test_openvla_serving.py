@@ -6,7 +6,7 @@ import torch
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.openvla.published import read_published
-from gymnast_core.policies.openvla.serving import Serving, prepare
+from gymnast_core.policies.openvla.serving import Serving
 from tests.policies.openvla_folder import observation, write_folder
 
 TEXT = ["open drawer", "put the red cube on the plate"]
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 def test_bf16_on_a_cpu_keeps_version_float32_probabilities_and_few_shapes(folder):
     plain = read_published(folder, pipeline="rl").act(observation(2), TEXT)
-    served = prepare(read_published(folder, pipeline="rl"), Serving("cpu", "bfloat16", compiled=False))
+    served = read_published(folder, pipeline="rl").served(Serving("cpu", "bfloat16", compiled=False))
     assert next(served.network.parameters()).dtype is torch.bfloat16
     chunk = served.act(observation(2), TEXT)
     assert chunk.policy_version == plain.policy_version
@@ -41,8 +41,8 @@ def test_settings_this_machine_cannot_keep():
 
 @pytest.mark.gpu
 def test_cuda_graphs_agree_with_eager(folder):
-    eager = prepare(read_published(folder, pipeline="rl"), Serving("cuda", "float32", compiled=False))
-    fast = prepare(read_published(folder, pipeline="rl"), Serving("cuda", "float32", compiled=True))
+    eager = read_published(folder, pipeline="rl").served(Serving("cuda", "float32", compiled=False))
+    fast = read_published(folder, pipeline="rl").served(Serving("cuda", "float32", compiled=True))
     frames = observation(2).images["front"]
     with torch.no_grad():
         torch.testing.assert_close(fast.logits(frames, TEXT), eager.logits(frames, TEXT), atol=1e-2, rtol=1e-3)

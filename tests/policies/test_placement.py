@@ -9,7 +9,7 @@ from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies.adapter import LoraSettings
+from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.openvla.published import read_published
 from gymnast_core.policies.placement import device_of
 from gymnast_core.policies.trainable import load_trainable

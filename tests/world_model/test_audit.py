@@ -9,20 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud_trainer.world_model.audit.audit import (
-    AuditReport,
-    audit,
-    calibrate_bounds,
-    require_no_worse,
-    require_trust,
-    scalars,
-    write_audit,
-)
+from cloud_trainer.world_model.audit.audit import audit, calibrate_bounds, require_no_worse, require_trust
 from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit.cases import AuditCase, EnvDreamer, as_rollouts, dit_dreamer, imagine_cases
 from cloud_trainer.world_model.audit.metrics import GripperTracker, average_ranks, psnr, rms_error, ssim
 from cloud_trainer.world_model.audit.outcomes import Judged, agreement, outcome_rates, outcome_report
-from cloud_trainer.world_model.audit.page import side_by_side
+from cloud_trainer.world_model.audit.page import side_by_side, write_audit
+from cloud_trainer.world_model.audit.report import AuditReport, scalars
 from cloud_trainer.world_model.audit.run import run_audit
 from cloud_trainer.world_model.audit.statistics import change_recall, jumps
 from cloud_trainer.world_model.audit.trust import measure_trust

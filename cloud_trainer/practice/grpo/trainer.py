@@ -18,8 +18,7 @@ from cloud_trainer.practice.grpo.loss import clipped_loss, length_weights
 from cloud_trainer.practice.grpo.scored import Scored, join_scored, packed, take_rows, unpacked
 from cloud_trainer.training_state import Trained, load_state, save_state, whole
 from gymnast_core.errors import ContractError
-from gymnast_core.policies.adapter import TrainableAdapter
-from gymnast_core.policies.trainable import LearningPolicy
+from gymnast_core.policies.trainable import LearningPolicy, TrainableAdapter
 from gymnast_core.types import FloatArray, IntArray
 
 

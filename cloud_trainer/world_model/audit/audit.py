@@ -6,111 +6,27 @@ benchmarks all call it, with the parts they ask for:
 report, cases = run_audit(dreamer, held_out, judge=judge, tracker_episodes=others, config=config, bounds=bounds)
 require_trust(report, overrides=())          raises NotTrustedError; reinforcement learning calls this
 require_no_worse(child, parent)              raises NotTrustedError; a refined model is not promoted
-write_audit(folder, report, cases)           audit.json and audit.html
+write_audit(folder, report, cases)           audit.json and audit.html (page.py)
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from cloud_trainer.world_model.audit import statistics as measure
 from cloud_trainer.world_model.audit.bounds import AT_LEAST, AuditBounds
 from cloud_trainer.world_model.audit.cases import AuditCase, as_rollouts
-from cloud_trainer.world_model.audit.metrics import LPIPS_NOTE, GripperTracker, psnr
+from cloud_trainer.world_model.audit.metrics import GripperTracker, psnr
 from cloud_trainer.world_model.audit.outcomes import Judged, OutcomeReport, outcome_report
+from cloud_trainer.world_model.audit.report import MISSING, AuditReport, broken_bounds, scalars
 from cloud_trainer.world_model.audit.trust import measure_trust
-from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError
+from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.statistics import bootstrap_difference
 from gymnast_core.judge import Judge
-
-_MISSING = float("nan")
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """What was found; every value is JSON.
-
-    Attributes:
-        model: id of the audited checkpoint.
-        outcomes: see audit_outcomes.OutcomeReport; None without a judge.
-        pictures: held-out episodes dreamt frame by frame; everything below is about them.
-        start: last frame the model was shown.
-        horizon: PSNR and SSIM by step.
-        psnr_db: mean over all imagined steps.
-        psnr_by_episode: episode id -> mean PSNR, for paired comparison with another model.
-        lpips: why there is none.
-        fidelity: see audit_statistics.action_fidelity; None without a tracker.
-        jump: see audit_statistics.jumps.
-        change: see audit_statistics.change_recall.
-        obedience: see audit_statistics.obedience; empty where nothing was dreamt.
-        trust: see audit_trust.TrustReport; None with one dream per episode.
-        bounds: what was demanded; None where nothing was.
-        broken: bound name -> what is wrong.
-    """
-
-    model: str
-    outcomes: OutcomeReport | None
-    pictures: int
-    start: int
-    horizon: Sequence[Mapping[str, Any]]
-    psnr_db: float
-    psnr_by_episode: Mapping[str, float]
-    fidelity: Mapping[str, Any] | None
-    jump: Mapping[str, Any]
-    change: Mapping[str, Any]
-    trust: Mapping[str, Any] | None
-    bounds: Mapping[str, Any]
-    lpips: str = LPIPS_NOTE
-    obedience: Mapping[str, Any] = field(default_factory=dict)
-    broken: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        """No bound is broken."""
-        return not self.broken
-
-    @property
-    def trusted_steps(self) -> int | None:
-        """Steps a dream may be believed; None without a trust score."""
-        return None if self.trust is None else int(self.trust["trusted_steps"])
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; NaN becomes null."""
-        values: dict[str, Any] = _without_nan(asdict(self))
-        return {**values, "passed": self.passed}
-
-    def summary(self) -> dict[str, Any]:
-        """JSON values: the numbers without tables, for results and lineage; outcomes lie at the top."""
-        told = {} if self.outcomes is None else self.outcomes.to_json()
-        for table in ("intervals", "on_real_frames", "cells"):
-            told.pop(table, None)
-        measured = {name: value for name, value in scalars(self).items() if np.isfinite(value)}
-        trust = {} if self.trust is None else {name: self.trust[name] for name in ("coverage", "rank_r", "verdict")}
-        summary: dict[str, Any] = _without_nan({**measured, **told})
-        return {**summary, "pictures": self.pictures, "trust": trust, "broken": dict(self.broken),
-                "passed": self.passed}  # fmt: skip
-
-    @staticmethod
-    def from_json(values: Mapping[str, Any]) -> AuditReport:
-        """Read what to_json wrote.
-
-        Raises:
-            CorruptError: a field is missing or unknown.
-        """
-        try:
-            kept = {name: value for name, value in values.items() if name != "passed"}
-            if kept["outcomes"] is not None:
-                kept["outcomes"] = OutcomeReport(**_with_nan(OutcomeReport, kept["outcomes"]))
-            return AuditReport(**_with_nan(AuditReport, kept))
-        except (TypeError, KeyError) as error:
-            raise CorruptError(f"not an audit report: {error}") from error
 
 
 def audit(
@@ -150,10 +66,10 @@ def audit(
         pictures=len(cases),
         start=cases[0].start if cases else 0,
         horizon=measure.horizon_curve(cases, rng) if cases else [],
-        psnr_db=float(np.mean(list(by_episode.values()))) if cases else _MISSING,
+        psnr_db=float(np.mean(list(by_episode.values()))) if cases else MISSING,
         psnr_by_episode=by_episode,
         fidelity=None if tracker is None or not cases else measure.action_fidelity(cases, tracker),
-        jump=measure.jumps(cases) if cases else {"mean": _MISSING, "worst": _MISSING},
+        jump=measure.jumps(cases) if cases else {"mean": MISSING, "worst": MISSING},
         change=measure.change_recall(cases),
         obedience=measure.obedience(cases) if cases else {},
         trust=trust,
@@ -170,49 +86,6 @@ def judged_cases(cases: Sequence[AuditCase], judge: Judge, rng: np.random.Genera
         for imagined in (True, False)
     )
     return outcome_report(dreamt, rng, on_real=real)
-
-
-def scalars(report: AuditReport) -> dict[str, float]:
-    """Return the bounded numbers of a report by bound name; NaN where one could not be measured."""
-    fidelity, told = report.fidelity or {}, report.outcomes
-    found = {
-        "episodes": _MISSING if told is None else float(told.episodes),
-        "pictures": float(report.pictures),
-        "psnr_db": report.psnr_db,
-        "fidelity_excess_m": fidelity.get("excess_m", _MISSING),
-        "gripper_response": fidelity.get("gripper_response", _MISSING),
-        "lag": float(abs(fidelity["lag"])) if fidelity else _MISSING,
-        "frame_lag": abs(_number(report.obedience.get("frame_lag"))),
-        "gripper_change": _number(report.obedience.get("gripper_change")),
-        "jump": _number(report.jump["mean"]),
-        "change_recall": _number(report.change["mean"]),
-        "trusted_steps": _number(report.trusted_steps),
-    }
-    names = ("agreement", "false_success", "missed_success", "optimism", "correlation")
-    outcomes = {name: _MISSING if told is None else _number(getattr(told, name)) for name in names}
-    cells = {} if told is None else told.cells.get("pearson_r", {})
-    return {**found, **outcomes, "cell_correlation": _number(cells.get("value"))}
-
-
-def broken_bounds(report: AuditReport, bounds: AuditBounds) -> dict[str, str]:
-    """Return bound name -> what is wrong; a bounded number that could not be measured is a broken bound."""
-    broken = {}
-    for name, value in scalars(report).items():
-        bound = getattr(bounds, name)
-        if bound is None:
-            continue
-        if not np.isfinite(value):
-            broken[name] = (
-                f"{name} could not be measured (bound {bound}); give the audit what it needs or drop the bound"
-            )
-        elif (value < bound) if name in AT_LEAST else (value > bound):
-            broken[name] = f"{name} {value:.4g} {'<' if name in AT_LEAST else '>'} {bound:.4g}"
-    if bounds.coverage and not (report.trust or {}).get("calibrated", False):
-        share = (report.trust or {}).get("coverage")
-        broken["coverage"] = (
-            f"trust band uncalibrated: nominal 90 % covers {share if share is None else round(share, 3)}"
-        )
-    return broken
 
 
 def require_trust(report: AuditReport, *, overrides: Collection[str] = ()) -> None:
@@ -304,32 +177,3 @@ def _binomial_spread(name: str, reports: Sequence[AuditReport]) -> float:
         return 0.0
     mean, trials = np.mean(rates, axis=0)
     return float(np.sqrt(mean * (1 - mean) / trials))
-
-
-def write_audit(folder: Path, report: AuditReport, cases: Sequence[AuditCase], *, videos: int = 6) -> Path:
-    """Write audit.json and audit.html (self-contained, videos inside) and return the page's path."""
-    from cloud_trainer.world_model.audit.page import audit_page
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "audit.json").write_text(json.dumps(report.to_json(), indent=1, allow_nan=False))
-    page = folder / "audit.html"
-    page.write_text(audit_page(report, cases, videos=videos), encoding="utf-8")
-    return page
-
-
-def _number(value: Any) -> float:
-    return _MISSING if value is None else float(value)
-
-
-def _with_nan(kind: type[AuditReport] | type[OutcomeReport], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Put NaN back where a number was written as null."""
-    numbers = {entry.name for entry in fields(kind) if entry.type == "float"}
-    return {name: _MISSING if value is None and name in numbers else value for name, value in values.items()}
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

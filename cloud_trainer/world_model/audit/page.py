@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cloud_trainer.world_model.audit.bounds import AT_LEAST, MEANING
 from cloud_trainer.world_model.audit.cases import AuditCase
+from cloud_trainer.world_model.audit.report import AuditReport, scalars
 from cloud_trainer.world_model.data.video import write_video
 from gymnast_core.types import ByteArray, Outcome
-
-if TYPE_CHECKING:
-    from cloud_trainer.world_model.audit.audit import AuditReport
 
 _PANEL = 192
 _GAP = 8
@@ -29,6 +28,15 @@ td:first-child,th:first-child,td.text,th.text{text-align:left}.bad{color:#c0392b
 figure{display:inline-block;margin:.5rem 1rem .5rem 0}figcaption{font-size:13px;max-width:37rem}video{max-width:100%}
 .panels{display:flex;justify-content:space-around;font-size:13px}
 """
+
+
+def write_audit(folder: Path, report: AuditReport, cases: Sequence[AuditCase], *, videos: int = 6) -> Path:
+    """Write audit.json and audit.html (self-contained, videos inside) and return the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "audit.json").write_text(json.dumps(report.to_json(), indent=1, allow_nan=False))
+    page = folder / "audit.html"
+    page.write_text(audit_page(report, cases, videos=videos), encoding="utf-8")
+    return page
 
 
 def audit_page(report: AuditReport, cases: Sequence[AuditCase], *, videos: int = 6) -> str:
@@ -70,8 +78,6 @@ def _verdict(report: AuditReport) -> str:
 
 
 def _bound_rows(report: AuditReport) -> list[tuple[Any, ...]]:
-    from cloud_trainer.world_model.audit.audit import scalars
-
     rows = [
         (name, MEANING[name], _show(value), _demanded(name, report.bounds.get(name)),
          "broken" if name in report.broken else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud_trainer.world_model.audit.audit import AuditReport, audit, write_audit
+from cloud_trainer.world_model.audit.audit import audit
 from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit.cases import (
     AuditCase,
@@ -19,6 +19,8 @@ from cloud_trainer.world_model.audit.cases import (
 )
 from cloud_trainer.world_model.audit.metrics import GripperTracker
 from cloud_trainer.world_model.audit.outcomes import Judged, OutcomeReport, outcome_report
+from cloud_trainer.world_model.audit.page import write_audit
+from cloud_trainer.world_model.audit.report import AuditReport
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.judge import Judge, Verdict
 from gymnast_core.types import Episode, Outcome, RolloutBatch

@@ -6,13 +6,15 @@ positions, D width. The sequence is [first prompt token, P, other prompt tokens,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from gymnast_core.errors import ContractError
+from gymnast_core.errors import CheckpointError, ContractError
 from gymnast_core.policies.openvla.config import OpenVLAConfig, TextConfig
 from gymnast_core.policies.openvla.vit import FusedVision
 from gymnast_core.types import ACTION_DIM, PROPRIO_DIM
@@ -226,3 +228,23 @@ class OpenVLANetwork(nn.Module):
             inputs_embeds=embeds_BSD, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
         return out
+
+
+def assign(network: OpenVLANetwork, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Fill a network built without memory.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape; the message names the first of each.
+    """
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    missing = sorted(expected.keys() - tensors.keys())
+    unknown = sorted(tensors.keys() - expected.keys())
+    wrong = sorted(name for name in expected.keys() & tensors.keys() if tensors[name].shape != expected[name])
+    if missing or unknown or wrong:
+        shapes = [f"{name} {tuple(tensors[name].shape)}, not {tuple(expected[name])}" for name in wrong[:1]]
+        raise CheckpointError(
+            f"{where}: tensors do not fit the configuration: {len(missing)} missing {missing[:1]}, "
+            f"{len(unknown)} unknown {unknown[:1]}, {len(wrong)} of another shape {shapes}; fetch the folder again, or "
+            "name another head"
+        )
+    network.load_state_dict(tensors, assign=True)

@@ -17,8 +17,9 @@ from transformers import DynamicCache
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
 from gymnast_core.policies.openvla import images as image_pipeline
 from gymnast_core.policies.openvla.config import OpenVLAConfig
-from gymnast_core.policies.openvla.model import OpenVLANetwork
+from gymnast_core.policies.openvla.model import OpenVLANetwork, assign
 from gymnast_core.policies.openvla.prompt import PromptTokenizer
+from gymnast_core.policies.openvla.serving import Serving, prepare
 from gymnast_core.policies.openvla.tokens import Statistics, decode_ids
 from gymnast_core.policies.sampling import choose_tokens, picked_log_probs, token_divergence
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
@@ -77,12 +78,18 @@ class OpenVLAPolicy:
         return next(self.network.parameters()).device
 
     def served_on(self, device: str) -> OpenVLAPolicy:
-        """Return it ready to act on a device, see serving.Serving; auto without a GPU leaves the weights as stored."""
-        from gymnast_core.policies.openvla.serving import Serving, prepare  # it imports this module
-
+        """Return it ready to act on a device; auto without a GPU leaves the weights as stored."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else ""
-        return prepare(self, Serving(device, compiled=device.startswith("cuda"))) if device else self
+        return self.served(Serving(device, compiled=device.startswith("cuda"))) if device else self
+
+    def served(self, serving: Serving) -> OpenVLAPolicy:
+        """Return it ready to act; its network and tokenizer are prepared in place, not copied."""
+        prepare(self.network, self.tokenizer, serving)
+        return OpenVLAPolicy(
+            self.network, self.tokenizer, self.action_statistics, proprio_statistics=self.proprio_statistics,
+            version=self.version, temperature=self.temperature,
+        )  # fmt: skip
 
     @torch.no_grad()
     def act(
@@ -283,23 +290,3 @@ class OpenVLAPolicy:
             version=manifest.id,
             temperature=temperature,
         )
-
-
-def assign(network: OpenVLANetwork, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Fill a network built without memory.
-
-    Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape; the message names the first of each.
-    """
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    missing = sorted(expected.keys() - tensors.keys())
-    unknown = sorted(tensors.keys() - expected.keys())
-    wrong = sorted(name for name in expected.keys() & tensors.keys() if tensors[name].shape != expected[name])
-    if missing or unknown or wrong:
-        shapes = [f"{name} {tuple(tensors[name].shape)}, not {tuple(expected[name])}" for name in wrong[:1]]
-        raise CheckpointError(
-            f"{where}: tensors do not fit the configuration: {len(missing)} missing {missing[:1]}, "
-            f"{len(unknown)} unknown {unknown[:1]}, {len(wrong)} of another shape {shapes}; fetch the folder again, or "
-            "name another head"
-        )
-    network.load_state_dict(tensors, assign=True)

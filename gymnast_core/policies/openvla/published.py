@@ -24,8 +24,8 @@ from torch import Tensor
 from gymnast_core.errors import CheckpointError
 from gymnast_core.policies import lora
 from gymnast_core.policies.openvla.config import OpenVLAConfig, text_config_of, towers_of
-from gymnast_core.policies.openvla.model import OpenVLANetwork
-from gymnast_core.policies.openvla.policy import OpenVLAPolicy, assign
+from gymnast_core.policies.openvla.model import OpenVLANetwork, assign
+from gymnast_core.policies.openvla.policy import OpenVLAPolicy
 from gymnast_core.policies.openvla.prompt import PromptTokenizer
 from gymnast_core.policies.openvla.tokens import Statistics, action_statistics
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.policies.openvla.policy import OpenVLAPolicy
+from gymnast_core.policies.openvla.model import OpenVLANetwork
+from gymnast_core.policies.openvla.prompt import PromptTokenizer
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,14 @@ class Serving:
             raise ConfigError(f"prompt_multiple must be at least 1, got {self.prompt_multiple}")
 
 
-def prepare(policy: OpenVLAPolicy, serving: Serving) -> OpenVLAPolicy:
-    """Return the policy on its device, in its dtype, compiled if asked for; the network itself is moved, not copied.
+def prepare(network: OpenVLANetwork, tokenizer: PromptTokenizer, serving: Serving) -> None:
+    """Put a network on its device, in its dtype, compiled if asked for, in place; prompts become as long as it likes.
 
     Adapters must be merged first: a graph over base and adapter matrices would be twice the work.
     """
-    network = policy.network.to(serving.device, getattr(torch, serving.dtype))
-    network.config = replace(policy.config, prompt_multiple=serving.prompt_multiple)
-    policy.tokenizer.config = network.config
+    network.to(serving.device, getattr(torch, serving.dtype))
+    network.config = tokenizer.config = replace(network.config, prompt_multiple=serving.prompt_multiple)
     if serving.compiled:
         torch.set_float32_matmul_precision("high")
         compiled = torch.compile(network.parallel_hidden, mode="reduce-overhead", dynamic=False)
         network.parallel_hidden = compiled  # type: ignore[method-assign]
-    return OpenVLAPolicy(
-        network,
-        policy.tokenizer,
-        policy.action_statistics,
-        proprio_statistics=policy.proprio_statistics,
-        version=policy.version,
-        temperature=policy.temperature,
-    )
