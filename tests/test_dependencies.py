@@ -41,6 +41,10 @@ NEVER_IMPORTED = {
     "ruff": "make lint",
     "mypy": "make types",
     "types-psutil": "mypy reads it",
+    "mkdocs": "make docs",
+    "mkdocs-material": "make docs: mkdocs.yml names the theme",
+    "mkdocstrings": "make docs: mkdocs.yml names the plug-in",
+    "mkdocstrings-python": "make docs: the plug-in's reader of Python",
 }
 """Distribution -> who uses it without an import."""
 FOR_ROBOTS = {"tenacity": "the link to the trainer retries with it"}
