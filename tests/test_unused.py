@@ -7,13 +7,15 @@ from vulture import Vulture
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("gymnast_core", "gymnast_client", "gymnast_ros", "cloud_trainer", "gymnast_cli", "launch", "setup.py")
 GENERATED = "*/wire/gymnast/*"
+REGISTERING = ["@model_validator", "@field_validator", "@field_serializer", "@*.get", "@*.post", "@*.exception_handler"]
+"""Decorators that hand a function to pydantic or FastAPI, which call it."""
 KINDS = {"function", "method", "property", "class", "import"}
 """Not variables and attributes: fields of dataclasses are read as JSON and by templates, which vulture does not see."""
 
 
 def unused_names() -> dict[str, str]:
     """Name -> where it is defined."""
-    found = Vulture()
+    found = Vulture(ignore_decorators=REGISTERING)
     found.scavenge([str(ROOT / top) for top in PRODUCT if (ROOT / top).exists()], exclude=[GENERATED])
     rows = [row for row in found.get_unused_code() if row.typ in KINDS]
     return {row.name: f"{Path(row.filename).relative_to(ROOT)}:{row.first_lineno} {row.typ}" for row in rows}
