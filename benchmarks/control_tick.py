@@ -63,7 +63,7 @@ def run_arm(rate_hz: float, seconds: float) -> dict[str, Any]:
 
 def run_floor(rate_hz: float, seconds: float) -> dict[str, Any]:
     """The same ticker with nothing around it: how well this machine keeps time for anybody at this moment."""
-    from gymnast_ros.nodes.ticker import Ticker
+    from gymnast_ros.run.ticker import Ticker
 
     ticks_ns: list[int] = []
     ticker = Ticker(round(1e9 / rate_hz), lambda: ticks_ns.append(time.monotonic_ns())).start()
@@ -198,7 +198,7 @@ def _measured(rate_hz: float, seconds: float, priority: int) -> dict[str, Any]:
 def _prefer(pid: int, priority: int) -> None:
     """Real-time scheduling for what must keep time, where that is allowed."""
     if priority:
-        from gymnast_ros.nodes.ticker import prefer
+        from gymnast_ros.run.ticker import prefer
 
         problem = prefer(pid, priority)
         if problem:

@@ -23,7 +23,7 @@ from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort
 from gymnast_ros.nodes.cameras import CameraPort, CameraSource
 from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Settings
-from gymnast_ros.nodes.ticker import Ticker
+from gymnast_ros.run.ticker import Ticker
 
 
 class TickingArm(Node):  # type: ignore[misc]

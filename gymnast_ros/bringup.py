@@ -28,7 +28,7 @@ from gymnast_ros.graph import (
 )
 from gymnast_ros.keyring import Claim
 from gymnast_ros.log_tail import LogTail
-from gymnast_ros.nodes.ticker import prefer
+from gymnast_ros.run.ticker import prefer
 
 LOG = logging.getLogger(__name__)
 

@@ -122,7 +122,7 @@ class GraphConfig:
         paced: the simulator runs at 5 Hz of wall-clock time and waits for nobody, as a real arm.
         chunking: "wait" for every chunk of actions, or "real_time": the next is computed while this one executes.
         device: where a large policy runs: auto, cpu, cuda, cuda:N.
-        realtime: arm and gate get SCHED_FIFO; the user needs an rtprio limit, see gymnast_ros/nodes/ticker.py.
+        realtime: arm and gate get SCHED_FIFO; the user needs an rtprio limit, see gymnast_ros/run/ticker.py.
         trusted_keys: file of keys that may sign releases; empty takes trust.pub of the identity.
         teleop: start the joystick node.
         orders: the trainer's operators may run episodes on this robot, e.g. to adapt it to its scene.

@@ -18,12 +18,14 @@ from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.records.signing import TrustedKeys
 from gymnast_ros.nodes import adaptation, messages, topics
 from gymnast_ros.nodes.client import GraphClient
-from gymnast_ros.nodes.orders import OrderTaker
-from gymnast_ros.nodes.probation import ProbationWatch
+from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.rollout_parameters import declare_max_latency
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.watch import RobotWatch
-from gymnast_ros.nodes.worker import Worker
+from gymnast_ros.run.adaptation import AdaptationDesk
+from gymnast_ros.run.orders import OrderTaker
+from gymnast_ros.run.probation import ProbationWatch
+from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink import (
     Adoption,
@@ -67,15 +69,18 @@ class BridgeNode(Node):  # type: ignore[misc]
         )  # fmt: skip
         self._jobs = JobsClient(settings["trainer"], identity, insecure=insecure)
         self._watch = RobotWatch(self)
+        self._end_rollout = self.create_client(Trigger, topics.CANCEL)
         self._orders = OrderTaker(
-            self, allowed=bool(settings["take_orders"]),
+            allowed=bool(settings["take_orders"]),
             connect=partial(GraphClient, namespace=self.get_namespace().strip("/"), local_only=False),
+            cancel=self._cancel_rollout, log=self.get_logger(),
         )  # fmt: skip
         self._reporter = Reporter(
             settings["trainer"], identity, self._news, self._watch.take_frame, insecure=insecure,
             period_s=settings["report_period_s"], take=self._orders.take,
         )  # fmt: skip
-        self._probation = ProbationWatch(self, self._store)
+        self._probation = ProbationWatch(self._store, self.get_logger())
+        listen(self, String, topics.EPISODE, self._on_episode, topics.JOB_EVENTS)
         self._workers = {"submit_job": Worker(), "flush": Worker()}
         self._status_topic = LatchedJson(self, "~/status")
         self._result_topic = LatchedJson(self, "~/result")
@@ -85,9 +90,11 @@ class BridgeNode(Node):  # type: ignore[misc]
         for name, change in (("cancel_job", self._cancel), ("swap", self._swap), ("rollback", self._rollback)):
             self.create_service(Trigger, f"~/{name}", partial(self._answer, change))
         self._page = ConsoleClient(settings["trainer"], identity, insecure=insecure)
-        self._adaptations = adaptation.AdaptationDesk(
-            self, settings, self._page, changed=self._publish_status, result=self._result_topic.publish
-        )
+        self._adaptations = AdaptationDesk(
+            settings, self._page, changed=self._publish_status, result=self._result_topic.publish,
+            log=self.get_logger(),
+        )  # fmt: skip
+        adaptation.serve(self, self._adaptations)
         self._uplink.start()
         self._adoption.start()
         self._reporter.start()
@@ -105,6 +112,13 @@ class BridgeNode(Node):  # type: ignore[misc]
         self._orders.close()
         self._adoption.stop(5.0)
         self._uplink.stop(5.0)
+
+    def _on_episode(self, message: String) -> None:
+        self._probation.on_episode(messages.from_json(message))
+
+    def _cancel_rollout(self) -> None:
+        if self._end_rollout.service_is_ready():
+            self._end_rollout.call_async(Trigger.Request())
 
     def _news(self) -> RobotNews:
         """What the trainer's page shows of this robot."""

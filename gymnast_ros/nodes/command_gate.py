@@ -33,7 +33,7 @@ from gymnast_ros.nodes.gate_parameters import ENVELOPE, declare, limits_from, re
 from gymnast_ros.nodes.gate_voice import GateVoice
 from gymnast_ros.nodes.marked import MarkedJoints, listen_joints, listen_json
 from gymnast_ros.nodes.runtime import Diagnostics, Settings, own_name, run
-from gymnast_ros.nodes.ticker import SWITCH_INTERVAL_S
+from gymnast_ros.run.ticker import SWITCH_INTERVAL_S
 
 SOURCES = {"policy": topics.POLICY_COMMAND, "teleop": topics.TELEOP_COMMAND}
 """Who may want something, and where."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gymnast_core.errors import GymnastError
 from gymnast_ros.nodes.client import GraphClient
-from gymnast_ros.nodes.evaluation import write_result
+from gymnast_ros.run.evaluation import write_result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

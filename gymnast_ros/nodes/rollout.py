@@ -19,15 +19,16 @@ from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
 from gymnast_core.evaluation.purpose import TRIALS
 from gymnast_core.policy import Policy
 from gymnast_ros.nodes.arming import Arming
-from gymnast_ros.nodes.conduct import ANSWER_S, EpisodeTeller
-from gymnast_ros.nodes.episode_runner import EpisodePlan, EpisodeRow, EpisodeRunner
-from gymnast_ros.nodes.evaluation import EvaluationPlan, evaluate, summarise, write_result
-from gymnast_ros.nodes.operator import OperatorDesk
-from gymnast_ros.nodes.policy_source import PolicySource
+from gymnast_ros.nodes.episode_events import EpisodeEvents
 from gymnast_ros.nodes.rollout_parameters import chunking, declare
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
 from gymnast_ros.nodes.topic_env import TopicEnv
-from gymnast_ros.nodes.worker import Worker
+from gymnast_ros.run.conduct import ANSWER_S
+from gymnast_ros.run.episodes import EpisodePlan, EpisodeRow, EpisodeRunner
+from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise, write_result
+from gymnast_ros.run.operator import OperatorDesk
+from gymnast_ros.run.policy_source import PolicySource
+from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 
 LOG = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._worker = Worker()
         self._arming = Arming(self)
         self._desk = OperatorDesk(self._waiting_for_label)
-        self._teller = EpisodeTeller(self)
+        self._episodes = EpisodeEvents(self)
         self._runner = EpisodeRunner(
             self._connect, self._spool, settings["robot_name"], self._desk.label, finished=self._tell_episode,
             recent=self._book.recent,
@@ -196,7 +197,9 @@ class RolloutNode(Node):  # type: ignore[misc]
         try:
             return self._policies.open(name)
         except CheckpointError as error:
-            self._teller.tell(name.rpartition("/")[2] or self._policies.version, blame=f"cannot be opened: {error}")
+            self._episodes.publish(
+                name.rpartition("/")[2] or self._policies.version, blame=f"cannot be opened: {error}"
+            )
             raise
 
     def _dial(self, address: str) -> Policy:
@@ -212,7 +215,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         outcome = {True: "success", False: "failure", None: "unlabelled"}[row.success]
         cut = f"; cut: {row.truncated_reason}, {row.detail}" if row.truncated_reason else ""
         self.get_logger().info(f"episode {row.episode_id or 'not recorded'}: {row.steps} steps, {outcome}{cut}")
-        self._teller.tell(
+        self._episodes.publish(
             row.policy, steps=row.steps, episode_id=row.episode_id, blame=row.blame, cut=row.truncated_reason
         )
 

@@ -6,8 +6,8 @@ from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.purpose import PURPOSES
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_ros.graph import CHUNKING, REAL_TIME
-from gymnast_ros.nodes.operator import LABELS
 from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.run.operator import LABELS
 
 
 def declare(settings: Settings) -> None:

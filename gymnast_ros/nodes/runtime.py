@@ -28,7 +28,7 @@ from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_ros.graph import RESPAWNED
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import dropped, note_drop
-from gymnast_ros.nodes.ending import Ending
+from gymnast_ros.run.ending import Ending
 
 LOG = logging.getLogger(__name__)
 

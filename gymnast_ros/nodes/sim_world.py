@@ -192,7 +192,7 @@ def _not_blank(value: str) -> str:
 
 def main() -> int:
     """Run the node."""
-    from gymnast_ros.nodes.simulated_arm import SimulatedArm  # MuJoCo loads only where the simulator runs
+    from gymnast_ros.sim.simulated_arm import SimulatedArm  # MuJoCo loads only where the simulator runs
 
     return run(lambda: SimWorld(SimulatedArm()))
 

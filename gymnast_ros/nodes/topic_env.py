@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -150,11 +150,6 @@ class TopicEnv:
             self._node.destroy_node()
             self._node = None
         self._result = None
-
-    @property
-    def gate_status(self) -> Mapping[str, Any]:
-        """The gate's last latched status."""
-        return self._inbox.gate
 
     def _connect(self, timeout_s: float) -> EnvSpec:
         node, inbox = self._node, self._inbox

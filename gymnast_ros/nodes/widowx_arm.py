@@ -30,9 +30,9 @@ from gymnast_ros.nodes.ears import note_drop
 from gymnast_ros.nodes.lifecycle import named
 from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Diagnostics, Health, NodeFailedError, Settings, run
-from gymnast_ros.nodes.ticker import Ticker
 from gymnast_ros.nodes.widowx_episodes import WidowXEpisodes
 from gymnast_ros.nodes.widowx_settings import declare
+from gymnast_ros.run.ticker import Ticker
 
 LOOK_NS = 20_000_000
 """How often the stop latch is looked at."""

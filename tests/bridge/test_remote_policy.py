@@ -11,7 +11,7 @@ from gymnast_core.errors import ContractError, PolicyFailedError
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_core.wire.errors import LinkLostError, NotPermittedError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
-from gymnast_ros.nodes.policy_source import PolicySource
+from gymnast_ros.run.policy_source import PolicySource
 from gymnast_ros.uplink import RemotePolicy
 
 

@@ -30,10 +30,10 @@ from gymnast_ros.nodes.onlooker import Onlooker
 from gymnast_ros.nodes.page import PageNode
 from gymnast_ros.nodes.rollout import RolloutNode
 from gymnast_ros.nodes.sim_world import SimWorld
-from gymnast_ros.nodes.simulated_arm import SimulatedArm
 from gymnast_ros.nodes.teleop import Teleop
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.nodes.widowx_arm import WidowXArm
+from gymnast_ros.sim.simulated_arm import SimulatedArm
 from tests.ros.conftest import wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 from gymnast_core.errors import PolicyFailedError, StaleCommandError
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_core.wire.errors import LinkLostError, error_from_wire
-from gymnast_ros.nodes.conduct import GuardedPolicy, verdict
-from gymnast_ros.nodes.episode_runner import fault_of
+from gymnast_ros.run.conduct import GuardedPolicy, verdict
+from gymnast_ros.run.episodes import fault_of
 
 OBSERVATION = Observation(
     {"over_shoulder": np.zeros((1, 8, 8, 3), np.uint8)}, np.zeros((1, 7), np.float32), np.zeros(1, np.int64)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def test_signals(number: int, ignored: int | None, ends: bool, tmp_path: Path) -> None:
     """A shell ignores SIGINT for background jobs without asking; nohup ignores SIGHUP because a user asked."""
     program = (
-        "from gymnast_ros.nodes.ending import Ending; import time; ending = Ending(); ending.interrupts = False\n"
+        "from gymnast_ros.run.ending import Ending; import time; ending = Ending(); ending.interrupts = False\n"
         "print('ready', flush=True)\nwhile not ending.due(): time.sleep(0.02)\n"
     )
     log = tmp_path / "log"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from gymnast_ros.nodes.ticker import Ticker, prefer
+from gymnast_ros.run.ticker import Ticker, prefer
 from tests.ros.conftest import wait_until
 
 

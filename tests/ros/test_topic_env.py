@@ -16,10 +16,10 @@ from gymnast_core.errors import StaleCommandError
 from gymnast_core.rollout import run_episode
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_ros.nodes.client import RobotRefusedError
-from gymnast_ros.nodes.simulated_arm import SimulatedArm
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.expert import ScriptedExpert
+from gymnast_ros.sim.simulated_arm import SimulatedArm
 from tests.contracts.env_contract import EnvContract, frozen
 from tests.ros.conftest import wait_until
 

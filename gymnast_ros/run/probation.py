@@ -6,26 +6,22 @@ A candidate that misbehaves in a trial, before it is in force, is turned down by
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rclpy.node import Node
-from std_msgs.msg import String
-
 from gymnast_core.errors import GymnastError
-from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.ears import listen
+from gymnast_ros.run.log import Log
 from gymnast_ros.uplink import RobotStore
 
 
 class ProbationWatch:
-    """Hears every episode the rollout node finishes and lets the store count it."""
+    """Takes the verdict of every episode the rollout node finishes and lets the store count it."""
 
-    def __init__(self, node: Node, store: RobotStore) -> None:
-        self._node, self._store = node, store
+    def __init__(self, store: RobotStore, log: Log) -> None:
+        self._store, self._log = store, log
         self.ran, self.ran_ns = "", 0
         """Policy of the newest episode, and when it ended (wall clock); "" before the first."""
-        listen(node, String, "rollout/episode", self._on_episode, topics.JOB_EVENTS)
 
     def status(self) -> dict[str, Any]:
         """For bridge/status: the running probation, and why checkpoints were rolled back or turned down."""
@@ -35,20 +31,20 @@ class ProbationWatch:
             del probation["counted"]
         return {"probation": probation, "failed": dict(state.failed), "ran": self.ran, "ran_ns": self.ran_ns}
 
-    def _on_episode(self, message: String) -> None:
-        event = messages.from_json(message)
+    def on_episode(self, event: Mapping[str, Any]) -> None:
+        """Count one of rollout/episode (gymnast_ros.nodes.episode_events)."""
         policy, reason = event["policy"], event["reason"]
         if event["steps"]:
             self.ran, self.ran_ns = policy, time.time_ns()
         if event["bad"] and policy in self._store.state.staged:
             self._store.reject(policy, reason)
-            self._node.get_logger().warning(f"turned_down policy={policy} reason={reason}")
+            self._log.warning(f"turned_down policy={policy} reason={reason}")
         if policy != self._store.current_id() or not (event["good"] or event["bad"]):
             return
         try:
             kept = self._store.on_episode(good=event["good"], reason=reason, run=event["run"])
         except GymnastError as error:
-            self._node.get_logger().error(f"rollback failed policy={policy} error={error}")
+            self._log.error(f"rollback failed policy={policy} error={error}")
             return
         if not kept:
-            self._node.get_logger().warning(f"rolled_back policy={policy} reason={reason}")
+            self._log.warning(f"rolled_back policy={policy} reason={reason}")

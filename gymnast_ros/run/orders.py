@@ -1,6 +1,6 @@
 """Does what the trainer's operators order, one thing at a time, through the graph's own services.
 
-An order comes as the reply to this robot's report and is repeated until its end was told; one that is no longer
+An order comes as the reply to this robot's report and is repeated until its end was reported; one that is no longer
 repeated was withdrawn (it took too long, or the trainer was started again), and what it began is ended. The arm sees
 nothing of this: an ordered episode is run by the rollout node and goes through the command gate like any other.
 """
@@ -9,31 +9,42 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
-
-from rclpy.node import Node
-from std_srvs.srv import Trigger
+from typing import Any, Protocol
 
 from gymnast_core.errors import GymnastError
 from gymnast_core.orders import KINDS, Order, OrderNews
-from gymnast_ros.nodes.client import GraphClient
+from gymnast_ros.run.log import Log
 
 READY_S = 30.0
+
+
+class OrderedGraph(Protocol):
+    """A robot's graph with a method for each of KINDS (gymnast_ros.nodes.client.GraphClient)."""
+
+    def wait_ready(self, timeout_s: float = ..., /) -> None:
+        """Wait until the graph answers."""
+        ...
+
+    def close(self) -> None:
+        """Leave the graph."""
+        ...
 
 
 class OrderTaker:
     """See the module.
 
     Args:
-        node: the bridge node.
-        allowed: whether whoever started this robot lets the trainer order it.
+        allowed: whether this robot was started so that the trainer may order it.
         connect: makes a client of this robot's graph; called once, in the worker.
+        cancel: ends what the rollout node runs, without waiting for an answer.
+        log: gets a line for each order.
     """
 
-    def __init__(self, node: Node, *, allowed: bool, connect: Callable[[], GraphClient]) -> None:
-        self.allowed = allowed
-        self._connect, self._node = connect, node
-        self._end = node.create_client(Trigger, "rollout/cancel")
+    def __init__(
+        self, *, allowed: bool, connect: Callable[[], OrderedGraph], cancel: Callable[[], None], log: Log
+    ) -> None:
+        self.allowed, self._log = allowed, log
+        self._connect, self._cancel = connect, cancel
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._order: Order | None = None
         self._news: OrderNews | None = None
@@ -50,7 +61,7 @@ class OrderTaker:
             self._thread.join(timeout_s)
 
     def news(self) -> OrderNews | None:
-        """What to tell of the order at hand."""
+        """What to report of the order at hand."""
         with self._lock:
             return self._news
 
@@ -67,12 +78,12 @@ class OrderTaker:
                 withdrawn = at_hand is not None and not at_hand.done
                 self._order, self._news = order, OrderNews(order.order_id)
                 self._wake.set()
-        if withdrawn and self._end.service_is_ready():
-            self._node.get_logger().warning(f"order withdrawn id={at_hand.order_id if at_hand else ''}")
-            self._end.call_async(Trigger.Request())
+        if withdrawn:
+            self._log.warning(f"order withdrawn id={at_hand.order_id if at_hand else ''}")
+            self._cancel()
 
     def _work(self) -> None:
-        client: GraphClient | None = None
+        client: OrderedGraph | None = None
         while True:
             self._wake.wait()
             self._wake.clear()
@@ -89,15 +100,15 @@ class OrderTaker:
                 news = OrderNews(order.order_id, done=True, result=_result(self._do(client, order)))
             except (GymnastError, OSError, TypeError, ValueError, KeyError) as error:
                 news = OrderNews(order.order_id, done=True, error=f"{type(error).__name__}: {error}")
-                self._node.get_logger().error(f"order failed kind={order.kind} error={error}")
+                self._log.error(f"order failed kind={order.kind} error={error}")
             with self._lock:
                 if self._news is not None and self._news.order_id == order.order_id:
                     self._news = news
         if client is not None:
             client.close()
 
-    def _do(self, client: GraphClient, order: Order) -> Any:
-        self._node.get_logger().info(f"order kind={order.kind} id={order.order_id}")
+    def _do(self, client: OrderedGraph, order: Order) -> Any:
+        self._log.info(f"order kind={order.kind} id={order.order_id}")
         if order.kind not in KINDS:
             raise ValueError(f"order {order.kind!r} is not one of {', '.join(KINDS)}")
         return getattr(client, order.kind)(**order.spec)

@@ -18,7 +18,7 @@ from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.graph import REMOTE
-from gymnast_ros.nodes.scene_policy import ScenePolicy
+from gymnast_ros.run.scene_policy import ScenePolicy
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink.kept_scenes import KeptFor, kept_for
 

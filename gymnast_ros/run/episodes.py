@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from gymnast_core.env import Env
 from gymnast_core.episodes import EpisodeRecorder, Spool
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import BridgeError, EstopLatchedError, PolicyFailedError, SafetyError, StaleCommandError
@@ -18,13 +19,40 @@ from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import Observer, run_episode
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
-from gymnast_ros.nodes.conduct import ANSWER_S, GuardedPolicy, verdict
-from gymnast_ros.nodes.policy_source import ReplayPolicy
-from gymnast_ros.nodes.topic_env import TopicEnv
+from gymnast_ros.run.conduct import ANSWER_S, GuardedPolicy, verdict
+from gymnast_ros.run.policy_source import ReplayPolicy
 from gymnast_ros.shadow import keep_episode
 
 Label = Callable[[Mapping[str, Any]], tuple[Outcome | None, str]]
 """Given the simulator's truth (empty on a real arm): outcome and labeller; outcome None discards the episode."""
+
+
+class Joints(Protocol):
+    """Measured joints, as sensor_msgs/JointState holds them."""
+
+    position: Sequence[float]
+    velocity: Sequence[float]
+
+
+class ArmEnv(Env, Protocol):
+    """The arm as an environment, with what a recording holds beside the observation (gymnast_ros.nodes.topic_env).
+
+    Attributes:
+        scene: look of the simulated world from the next reset on.
+        truth: the simulator's, of the newest observation; empty on a real arm.
+        notes: a real arm's, of the newest observation.
+        executed_source: the commander of the last step.
+    """
+
+    scene: str
+    truth: dict[str, Any]
+    notes: dict[str, Any]
+    executed_source: str
+
+    @property
+    def joints(self) -> Joints:
+        """Measured with the newest observation: position [rad] and, where the arm has it, velocity [rad/s]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -111,7 +139,7 @@ class EpisodeRow:
 class _Watcher:
     """Counts what happened; who commanded each step."""
 
-    def __init__(self, env: TopicEnv) -> None:
+    def __init__(self, env: ArmEnv) -> None:
         self._env = env
         self.steps = self.interventions = 0
         self.sources: list[str] = []
@@ -129,7 +157,7 @@ class _Watcher:
 class _Sensors:
     """Gives the recorder what an observation does not hold: the joints, and when each camera took its frame."""
 
-    def __init__(self, env: TopicEnv, recorder: EpisodeRecorder) -> None:
+    def __init__(self, env: ArmEnv, recorder: EpisodeRecorder) -> None:
         self._env, self._recorder = env, recorder
 
     def on_reset(self, instructions: Sequence[str], observation: Observation) -> None:
@@ -161,7 +189,7 @@ class EpisodeRunner:
 
     def __init__(
         self,
-        connect: Callable[[], TopicEnv],
+        connect: Callable[[], ArmEnv],
         spool: Spool | None,
         robot: str,
         label: Label,
@@ -174,7 +202,7 @@ class EpisodeRunner:
         self._attempts: Counter[EpisodePlan] = Counter()
         self.chunking: ChunkingConfig | None = None
         self.answer_s = ANSWER_S
-        self._env: TopicEnv | None = None
+        self._env: ArmEnv | None = None
         self._spool, self._label, self._observers = spool, label, tuple(observers)
         self._recorder = EpisodeRecorder(spool.recording_folder, robot=robot) if spool is not None else None
 

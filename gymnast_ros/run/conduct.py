@@ -1,4 +1,4 @@
-"""How a policy behaved on the arm: its failures are caught at its door, and every episode's verdict is told.
+"""How a policy behaved on the arm: its failures are caught at its door, and every episode gets a verdict.
 
 This is not about success, which trials decide: it is about policies that raise, answer with something that is no
 action, or ask for what the gate has to refuse over and over. The bridge counts these verdicts during probation.
@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import numpy as np
-from rclpy.node import Node
-from std_msgs.msg import String
 
 from gymnast_core.errors import BridgeError, PolicyFailedError, SafetyError
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
-from gymnast_ros.nodes import messages, topics
 
 ANSWER_S = 20.0
 """A policy that has not answered by then hangs; its checkpoint was found fast enough before it was let onto the arm."""
@@ -128,29 +124,3 @@ def verdict(reason: str, detail: str, sources: Sequence[str]) -> str:
     if refused >= max(MIN_REFUSED, REFUSED_SHARE * len(sources)):
         return f"the gate refused {refused} of {len(sources)} steps"
     return ""
-
-
-class EpisodeTeller:
-    """Publishes one JSON object per episode on rollout/episode: {run, policy, steps, episode_id, cut, good, ...}."""
-
-    def __init__(self, node: Node) -> None:
-        self._publisher = node.create_publisher(String, "~/episode", topics.JOB_EVENTS)
-        self._session, self._number = time.time_ns(), 0
-
-    def tell(self, policy: str, *, steps: int = 0, episode_id: str = "", blame: str = "", cut: str = "") -> None:
-        """Tell how one episode went; `run` names it, so that whoever counts counts it once.
-
-        Args:
-            policy: version.
-            steps: actions done.
-            episode_id: of the recording; empty when there is none.
-            blame: see verdict().
-            cut: truncated_reason; an episode that was cut for another reason says nothing about the policy.
-        """
-        self._number += 1
-        event: dict[str, Any] = {
-            "run": f"{self._session}-{self._number}", "policy": policy, "steps": steps, "episode_id": episode_id,
-            "cut": cut,
-            "good": not blame and not cut, "bad": bool(blame), "reason": blame,
-        }  # fmt: skip
-        self._publisher.publish(messages.to_json(event))
