@@ -18,6 +18,7 @@ from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windo
 from cloud_trainer.training import Descent, Trainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
+from gymnast_core.policies.flow import ActionScale, FlowNetwork, FlowPolicy, FlowPolicyConfig
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import LearningPolicy, TokenPolicy, TrainableAdapter, load_trainable
 from gymnast_core.records.manifest import Manifest
@@ -141,6 +142,8 @@ def objective(policy: LearningPolicy, windows: Windows, config: SftConfig) -> Ob
         ConfigError: it is of no kind that can.
     """
     inner = policy.base if isinstance(policy, TrainableAdapter) else policy
+    if isinstance(inner, FlowPolicy):
+        return _flow_matching(inner, windows)
     if not isinstance(inner, TokenPolicy):
         raise ConfigError(f"{type(inner).__name__} has no tokens to imitate with; name a compact or OpenVLA checkpoint")
     position, valid = torch.from_numpy(inner.token_positions(windows.actions_NKA)), torch.from_numpy(windows.valid_NK)
@@ -153,13 +156,22 @@ def objective(policy: LearningPolicy, windows: Windows, config: SftConfig) -> Ob
     return soft_labels
 
 
+def _flow_matching(policy: FlowPolicy, windows: Windows) -> Objective:
+    def matching(rows: IntArray, rng: np.random.Generator) -> Tensor:
+        texts = [windows.instructions[row] for row in rows]
+        images, actions, valid = windows.images_NHWC[rows], windows.actions_NKA[rows], windows.valid_NK[rows]
+        return policy.matching_loss(images, texts, actions, valid, rng)
+
+    return matching
+
+
 def train_sft(
     episodes: Sequence[Episode],
     config: SftConfig,
     out: Path,
     *,
     parent: Path | None = None,
-    policy_config: CompactPolicyConfig | None = None,
+    policy_config: CompactPolicyConfig | FlowPolicyConfig | None = None,
     imagined: tuple[RolloutBatch, Sequence[int]] | None = None,
     lora: LoraSettings | None = None,
     device: str = "cpu",
@@ -175,7 +187,7 @@ def train_sft(
         config: how.
         out: checkpoint folder to create.
         parent: a policy to start from; its action bins are kept. None starts fresh.
-        policy_config: sizes of a fresh policy.
+        policy_config: sizes of a fresh policy, and thereby its kind; None is the compact token policy.
         lora: train a fresh low-rank adapter of the parent alone; a parent that is an adapter goes on as one. Out is
             then an adapter checkpoint, and needs its base beside it to be loaded.
         device: of a large parent, see load_trainable.
@@ -205,15 +217,16 @@ def train_sft(
 
 
 def _starting_policy(
-    episodes: Sequence[Episode], config: SftConfig, parent: Path | None, sizes: CompactPolicyConfig | None,
-    lora: LoraSettings | None, device: str,
+    episodes: Sequence[Episode], config: SftConfig, parent: Path | None,
+    sizes: CompactPolicyConfig | FlowPolicyConfig | None, lora: LoraSettings | None, device: str,
 ) -> LearningPolicy:  # fmt: skip
     if parent is not None:
         return load_trainable(parent, lora=lora, seed=config.seed, device=device)
     if lora is not None:
         raise ConfigError("adapters need a parent policy to sit on; name one, or train the policy whole")
+    sizes, actions_NA = sizes or CompactPolicyConfig(), np.concatenate([e.actions_TA for e in episodes])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = CompactNetwork(sizes or CompactPolicyConfig())
-    bins = action_bins_of(np.concatenate([e.actions_TA for e in episodes]), network.config.bins)
-    return CompactPolicy(network, bins)
+        if isinstance(sizes, FlowPolicyConfig):
+            return FlowPolicy(FlowNetwork(sizes), ActionScale.of(actions_NA))
+        return CompactPolicy(CompactNetwork(sizes), action_bins_of(actions_NA, sizes.bins))

@@ -12,6 +12,7 @@ from gymnast_core.records.manifest import read_manifest
 
 ARCHITECTURES = {
     "compact_policy": "gymnast_core.policies.compact:CompactPolicy",
+    "compact_flow": "gymnast_core.policies.flow:FlowPolicy",
     "openvla": "gymnast_core.policies.openvla.policy:OpenVLAPolicy",
     "lora": "gymnast_core.policies.adapter:AdaptedPolicy",
 }

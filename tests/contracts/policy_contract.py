@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gymnast_core.errors import ContractError
+from gymnast_core.policies.trainable import LearningPolicy
 from gymnast_core.policy import Policy
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Observation
@@ -19,8 +20,10 @@ class PolicyContract:
     image_size = 64
     stochastic = True
     """False for a policy that ignores rng."""
+    learning = True
+    """False for a policy without traces and log-probabilities."""
     discrete = True
-    """False for a policy without tokens and log-probabilities."""
+    """False for a policy without tokens."""
 
     def make_policy(self) -> Policy:
         raise NotImplementedError("override make_policy() with a factory of the policy under test")
@@ -73,10 +76,22 @@ class PolicyContract:
         with pytest.raises(ContractError):
             policy.act(self.observation(2), [self.instruction])
 
+    def test_a_traced_chunk_gives_its_log_probabilities_again(self, policy: Policy) -> None:
+        if not self.learning:
+            pytest.skip("this policy has no log-probabilities")
+        assert isinstance(policy, LearningPolicy)
+        seen, texts = self.observation(2), [self.instruction] * 2
+        chunk = policy.act(seen, texts, rng=np.random.default_rng(1))
+        assert chunk.log_probs_BKA is not None
+        assert chunk.log_probs_BKA.shape == chunk.actions_BKA.shape
+        frames = policy.training_frames(seen.images[self.camera])
+        again = policy.log_probs(frames, texts, chunk.trace).detach().numpy()
+        np.testing.assert_allclose(np.exp(again - chunk.log_probs_BKA), 1.0, atol=1e-5)  # the first update's ratio
+
     def test_log_probabilities_belong_to_tokens(self, policy: Policy) -> None:
         chunk = policy.act(self.observation(2), [self.instruction] * 2, rng=np.random.default_rng(1))
         if not self.discrete:
-            assert chunk.trace == {}
+            assert "tokens" not in chunk.trace
             return
         assert chunk.log_probs_BKA is not None
         assert chunk.trace["tokens"].shape == chunk.log_probs_BKA.shape == chunk.actions_BKA.shape
