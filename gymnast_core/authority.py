@@ -23,6 +23,7 @@ MAY: Mapping[str, frozenset[str]] = {
     "log in": _LAB,
     "stop": _LAB,
     "re-arm": _PEOPLE,
+    "recover": _PEOPLE,
     "label": _PEOPLE,
     "retract": _PEOPLE,
     "adapt": _PEOPLE,

@@ -21,7 +21,9 @@ from gymnast_core.errors import ConfigError
 from gymnast_ros.graph import GraphConfig
 
 VARIABLE = "GYMNAST_GATE"
-KEY_FILE, LATCH_FILE, WORD_FILE, SEAT_FILE = "key", "latch", "rearm", "graph"
+KEY_FILE, LATCH_FILE, SEAT_FILE = "key", "latch", "graph"
+REARM_FILE, RECOVER_FILE = "rearm", "recover"
+"""Of the operator's words: one re-arms the gate, one lets the arm recover from a motor fault; each once."""
 DOMAIN_VARIABLE = "ROS_DOMAIN_ID"
 
 
@@ -103,12 +105,12 @@ class Keyring:
     @property
     def word_path(self) -> Path:
         """File of the word that re-arms the gate once; whoever may read it is the operator."""
-        return self.folder / WORD_FILE
+        return self.folder / REARM_FILE
 
-    def new_word(self) -> str:
+    def new_word(self, file: str = REARM_FILE) -> str:
         """Write down another word; the one before is worth nothing any more."""
         word = secrets.token_hex(8)
-        _write_private(self.word_path, word)
+        _write_private(self.folder / file, word)
         return word
 
 
@@ -118,11 +120,23 @@ def re_arm_word(folder: Path) -> str:
     Raises:
         ConfigError: there is none, or this user may not read it.
     """
-    path = folder / WORD_FILE
+    return _word(folder / REARM_FILE, "re-arming", "is the gate running?")
+
+
+def recover_word(folder: Path) -> str:
+    """Return the word by which the arm of this graph recovers from a motor fault.
+
+    Raises:
+        ConfigError: there is none, or this user may not read it.
+    """
+    return _word(folder / RECOVER_FILE, "recovering", "does a real arm run?")
+
+
+def _word(path: Path, what: str, question: str) -> str:
     try:
         return path.read_text().strip()
     except OSError as error:
-        raise ConfigError(f"re-arming needs the word in {path}: {error.strerror}; is the gate running?") from error
+        raise ConfigError(f"{what} needs the word in {path}: {error.strerror}; {question}") from error
 
 
 class Claim:

@@ -13,7 +13,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import EstopLatchedError
-from gymnast_ros.keyring import Keyring, folder_of, re_arm_word
+from gymnast_ros.keyring import Keyring, folder_of, re_arm_word, recover_word
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
@@ -148,7 +148,7 @@ class GraphClient(GraphPort):
             RobotRefusedError: the gate says why not.
             ConfigError: the word cannot be read.
         """
-        gate = folder_of(self._folder) if self._folder is not None else Keyring.of_environment().folder
+        gate = self._gate_folder()
         for again in (True, True, False):
             word = re_arm_word(gate)
             try:
@@ -157,6 +157,19 @@ class GraphClient(GraphPort):
             except RobotRefusedError:
                 if not again or re_arm_word(gate) == word:
                     raise
+
+    def recover(self, timeout_s: float = 60.0) -> str:
+        """Have a real arm recover from a motor fault: reboot what failed and stand up; needs what re_arm() needs.
+
+        Raises:
+            RobotRefusedError: no motor has failed, the arm may not move, or recovering failed; the message says which.
+            ConfigError: the word cannot be read.
+        """
+        self.set(topics.ARM_NODE, {"recover_word": recover_word(self._gate_folder())})
+        return self.call(topics.RECOVER, timeout_s)
+
+    def _gate_folder(self) -> Path:
+        return folder_of(self._folder) if self._folder is not None else Keyring.of_environment().folder
 
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float = 120.0) -> None:
         """Wait until the robot holds these checkpoints and each has passed its check.

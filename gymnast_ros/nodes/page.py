@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -17,14 +18,17 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.records.journal import Journal
 from gymnast_core.web.auth import Gate, LoginError, User
 from gymnast_core.web.server import PageServer
-from gymnast_ros.keyring import Keyring, re_arm_word
+from gymnast_ros.keyring import Keyring, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
+from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.runtime import Settings, run
 from gymnast_ros.nodes.watch import BRIDGE, STATUS, RobotWatch
 from gymnast_ros.page import create_page
 from gymnast_ros.page.app import NotNowError
 
 CALL_S = 5.0
+RECOVER_S = 60.0
+"""Three reboots, each looked at, and the way to neutral."""
 WIDTH = 640
 TOKEN = "token"  # a file's name
 LABEL = "rollout/label"
@@ -42,10 +46,16 @@ class NodeRobot:
     def __init__(self, node: Node, name: str, spool: Spool) -> None:
         self.name, self._spool = name, spool
         self._watch = RobotWatch(node, width=WIDTH)
-        self._services = {service: node.create_client(Trigger, service) for service in (topics.ESTOP, LABEL)}
+        self._services = {
+            service: node.create_client(Trigger, service) for service in (topics.ESTOP, topics.RECOVER, LABEL)
+        }
         self._keyring = Keyring.of_environment()
         self._gate = node.create_client(SetParameters, f"{topics.GATE_NODE}/set_parameters")
+        self._arm = node.create_client(SetParameters, f"{topics.ARM_NODE}/set_parameters")
         self._parameters = node.create_client(SetParameters, "rollout/set_parameters")
+        self._arm_says: dict[str, str] = {}
+        self._arm_name = f"{node.get_namespace().rstrip('/')}/{topics.ARM_NODE}"
+        listen(node, DiagnosticArray, topics.DIAGNOSTICS, self._hear_health, topics.STREAM)
         self._labelling = threading.Lock()
 
     def status(self) -> Mapping[str, Any]:
@@ -55,7 +65,8 @@ class NodeRobot:
             name: rollout[name] for name in ("done", "total", "message") if name in rollout
         }
         spool = {"entries": usage.entries, "bytes": usage.bytes, "full": usage.full}
-        return {**shown, **self._watch.status(), "spool": spool, **self._link()}
+        arm = {"fault": self._arm_says.get("fault", ""), "motors_failed": self._arm_says.get("motors_failed") == "True"}
+        return {**shown, **self._watch.status(), **arm, "spool": spool, **self._link()}
 
     def frame(self) -> tuple[int, float, bytes]:
         """See gymnast_ros.page.Robot."""
@@ -74,12 +85,26 @@ class NodeRobot:
         self._set(self._gate, topics.GATE_NODE, [word])
         return "armed"
 
+    def recover(self) -> str:
+        """See gymnast_ros.page.Robot."""
+        try:
+            word = Parameter("recover_word", value=recover_word(self._keyring.folder))
+        except ConfigError as error:
+            raise NotNowError(str(error)) from error
+        self._set(self._arm, topics.ARM_NODE, [word])
+        return self._trigger(topics.RECOVER, RECOVER_S)
+
     def label(self, label: str, by: str) -> str:
         """See gymnast_ros.page.Robot."""
         wanted = [Parameter("label", value=label), Parameter("labelled_by", value=by)]
         with self._labelling:  # two people label one after the other
             self._set(self._parameters, "rollout", wanted)
             return self._trigger(LABEL)
+
+    def _hear_health(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == self._arm_name:
+                self._arm_says = {pair.key: pair.value for pair in status.values}
 
     def _set(self, client: Any, name: str, wanted: list[Parameter]) -> None:
         request = SetParameters.Request(parameters=[value.to_parameter_msg() for value in wanted])
@@ -96,21 +121,21 @@ class NodeRobot:
         words = "connected" if uplink.get("connected") else f"not connected {uplink.get('last_error', '')}".strip()
         return {"link": words, "alarm": str(uplink.get("alarm", ""))}
 
-    def _trigger(self, service: str) -> str:
-        response = self._answer(self._services[service], service, Trigger.Request())
+    def _trigger(self, service: str, wait_s: float = CALL_S) -> str:
+        response = self._answer(self._services[service], service, Trigger.Request(), wait_s)
         if not response.success:
             raise NotNowError(f"{service}: {response.message}")
         return str(response.message)
 
-    def _answer(self, client: Any, name: str, request: Any) -> Any:
+    def _answer(self, client: Any, name: str, request: Any, wait_s: float = CALL_S) -> Any:
         """Call and wait; the executor delivers in its own thread."""
         if not client.wait_for_service(timeout_sec=1.0):
             raise NotNowError(f"{name} is not there; is its node running?")
         answered, future = threading.Event(), client.call_async(request)
         future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(CALL_S):
+        if not answered.wait(wait_s):
             client.remove_pending_request(future)
-            raise NotNowError(f"{name} did not answer within {CALL_S:.0f} s; use the stop button on the arm")
+            raise NotNowError(f"{name} did not answer within {wait_s:.0f} s; use the stop button on the arm")
         return future.result()
 
 

@@ -28,6 +28,7 @@ from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import note_drop
 from gymnast_ros.nodes.lifecycle import named
+from gymnast_ros.nodes.recovery import RecoveryGuard
 from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Diagnostics, Health, NodeFailedError, Settings, run
 from gymnast_ros.nodes.widowx_episodes import WidowXEpisodes
@@ -55,7 +56,9 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         declare(settings)
         self._held_to_the_end = hold_lock(settings["lock_file"])
         self._episodes = WidowXEpisodes(self, settings, self._on_command)
-        self._guard = ResetGuard(settings, Keyring.of_environment())
+        keyring = Keyring.of_environment()
+        self._guard = ResetGuard(settings, keyring)
+        self._recovery = RecoveryGuard(settings, keyring, self.get_fully_qualified_name())
         # a waiting coroutine blocks its group: reset needs one of its own
         self.create_service(Trigger, topics.RESET, self._reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(Trigger, "~/recover", self._recover)
@@ -227,7 +230,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
     def _check_fit(self) -> None:
         self._check_active()
         if self._motors_failed:
-            raise SafetyError(f"{self._fault}; call {self.get_fully_qualified_name()}/recover")
+            raise SafetyError(f"{self._fault}; to recover: {self._recovery.remedy}")
         if self._moving is not None:
             raise SafetyError("the arm is already moving to neutral")
         self._episodes.look(self._connected().driver)  # what was missing may be back by itself
@@ -248,8 +251,9 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
                 self._check_active()
                 if self._stopped:
                     raise SafetyError(f"the arm may not move: {self._stopped}")
-                if not self._motors_failed:  # anybody may call this, so it moves no healthy arm
+                if not self._motors_failed:
                     raise SafetyError("no motor has failed, there is nothing to recover from; start an episode")
+                self._recovery.spend()
                 self._episodes.running = False
                 self._connected().recover()
                 self._fault, self._motors_failed = "", False
@@ -316,11 +320,11 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         self._fault = reason
         go_on = "the next episode may begin when that is over"
         if self._motors_failed:
-            go_on = f"look at it, then call {self.get_fully_qualified_name()}/recover (std_srvs/Trigger)"
+            go_on = f"look at it, then: {self._recovery.remedy}"
         self.get_logger().error(f"the arm holds: {reason}; {go_on}")
 
     def _health(self) -> Health:
-        values = {**self._episodes.figures(), "fault": self._fault}
+        values = {**self._episodes.figures(), "fault": self._fault, "motors_failed": self._motors_failed}
         if self._connection is not None:
             values["failures"] = self._connection.driver.failures
         level = 2 if self._fault else (0 if self._active else 1)

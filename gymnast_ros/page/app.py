@@ -30,7 +30,11 @@ class Robot(Protocol):
     name: str
 
     def status(self) -> Mapping[str, Any]:
-        """{state, policy_version, instruction, estop, estop_reason, done, total, successes, message, spool, link}."""
+        """What the page shows.
+
+        {state, policy_version, instruction, estop, estop_reason, fault, motors_failed, done, total, successes, message,
+        spool, link}.
+        """
         ...
 
     def frame(self) -> tuple[int, float, bytes]:
@@ -50,6 +54,14 @@ class Robot(Protocol):
 
         Raises:
             NotNowError: the gate refused, or did not answer.
+        """
+        ...
+
+    def recover(self) -> str:
+        """Have it recover from a motor fault.
+
+        Raises:
+            NotNowError: the arm refused, could not, or did not answer.
         """
         ...
 
@@ -159,6 +171,10 @@ def _add_actions(app: FastAPI, site: Site, robot: Robot, log: Journal) -> None:
         user.require("re-arm")
         return acted(user, "re-arm", robot.re_arm, "the arm may move again")
 
+    def recover(user: User, form: Mapping[str, str]) -> tuple[str, str]:
+        user.require("recover")
+        return acted(user, "recover", robot.recover, "the arm stands at neutral again")
+
     def label(user: User, form: Mapping[str, str]) -> tuple[str, str]:
         user.require("label")
         wanted = form.get("label", "")
@@ -169,4 +185,5 @@ def _add_actions(app: FastAPI, site: Site, robot: Robot, log: Journal) -> None:
 
     site.act(app, "/stop", stop)
     site.act(app, "/re-arm", re_arm)
+    site.act(app, "/recover", recover)
     site.act(app, "/label", label)

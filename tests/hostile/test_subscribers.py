@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rclpy.node import Node
@@ -38,7 +39,7 @@ from tests.ros.conftest import wait_until
 
 ROOT = Path(__file__).parents[2]
 WORDS = ("mark", "state", "human", "cameras", "stamp_ns", "session", "policy", "good", "bad", "reason", "run", "arm")
-KNOWN = (JointState, String, Image, CompressedImage, Joy, Bool)
+KNOWN = (JointState, String, Image, CompressedImage, Joy, Bool, DiagnosticArray)
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,11 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
         stamps, st.lists(st.floats(width=32), max_size=8), st.lists(st.integers(-(2**31), 2**31 - 1), max_size=12),
     ),
     Bool: st.builds(lambda data: Bool(data=data), st.booleans()),
+    DiagnosticArray: st.builds(
+        lambda name, said: DiagnosticArray(
+            status=[DiagnosticStatus(name=name, values=[KeyValue(key=key, value="") for key in said])]
+        ), st.sampled_from(["", "/arm", "arm"]), st.lists(st.sampled_from(["", "fault", "motors_failed"])),
+    ),
 }  # fmt: skip
 
 
@@ -204,8 +210,8 @@ def test_every_node_was_listened_in_on(house: House) -> None:
         ("command_gate", topics.TELEOP_COMMAND), ("command_gate", topics.TAKE_OVER), ("command_gate", "top/image_raw"),
         ("arm", topics.ARM_COMMAND), ("arm_cameras", "a"), ("arm_cameras", "b/compressed"), ("teleop", "joy"),
         ("bridge", "rollout/episode"), ("bridge", topics.GATE_STATUS), ("page", topics.GATE_STATUS),
-        ("page", topics.DESCRIPTION), ("teleop", topics.TARGET), ("rollout_env", topics.EXECUTED),
-        ("rollout_env", topics.TRUTH),
+        ("page", topics.DESCRIPTION), ("page", topics.DIAGNOSTICS), ("teleop", topics.TARGET),
+        ("rollout_env", topics.EXECUTED), ("rollout_env", topics.TRUTH),
         ("rollout_env", "over_shoulder/image_raw"), ("onlooker", "/shown/image"), ("gate_probe", topics.ARM_COMMAND),
     ):  # fmt: skip
         assert (owner, topic) in heard

@@ -22,9 +22,9 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from gymnast_ros.keyring import VARIABLE, Keyring
+from gymnast_ros.keyring import VARIABLE, Keyring, recover_word
 from gymnast_ros.nodes import topics
-from gymnast_ros.nodes.reset_permit import PARAMETER, ResetPermits
+from gymnast_ros.nodes.reset_permit import ResetPermits
 from tests.ros.conftest import wait_until
 
 ANSWER_S = 60.0
@@ -88,10 +88,18 @@ class Arm:
 
     def reset(self) -> tuple[bool, str]:
         """As the rollout does."""
-        permit = ResetPermits(Keyring.load(self.folder / "gate")).new()
-        request = SetParameters.Request(parameters=[Parameter(PARAMETER, value=permit[PARAMETER]).to_parameter_msg()])
-        self.ask(SetParameters, "arm/set_parameters", request)
+        self.tell(**ResetPermits(Keyring.load(self.folder / "gate")).new())
         return self.call("arm/reset")
+
+    def recover(self) -> tuple[bool, str]:
+        """As its operator does."""
+        self.tell(recover_word=recover_word(self.folder / "gate"))
+        return self.call("arm/recover")
+
+    def tell(self, **values: str) -> None:
+        """Set parameters."""
+        told = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        self.ask(SetParameters, "arm/set_parameters", SetParameters.Request(parameters=told))
 
     def break_down(self, **faults: object) -> None:
         (self.folder / "faults.json").write_text(json.dumps(faults))
@@ -151,8 +159,8 @@ def test_with_a_dead_driver_services_answer_and_the_end_is_reported(arms: dict[s
     arm = arms["dead"]
     assert arm.set(Transition.TRANSITION_ACTIVATE), arm.log
     arm.break_down(dead=True)
-    wait_until(lambda: "xs_sdk" in arm.call("arm/recover")[1], ANSWER_S, "the watch to notice, and recover to say so")
-    assert not arm.call("arm/recover")[0]
+    wait_until(lambda: "xs_sdk" in arm.recover()[1], ANSWER_S, "the watch to notice, and recover to say so")
+    assert not arm.recover()[0]
     assert arm.process.poll() is None, arm.log
     assert not arm.set(Transition.TRANSITION_ACTIVE_SHUTDOWN) or arm.state == "finalized"
     assert arm.interrupt() == 1

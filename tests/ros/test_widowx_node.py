@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import threading
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
+from gymnast_cli.main import main
 from gymnast_core.episodes import read_episode
 from gymnast_core.episodes.messages import JOINTS_TOPIC, image_topic
 from gymnast_ros.bringup import Graph, GraphConfig
@@ -27,6 +30,7 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
 from gymnast_ros.nodes.reset_permit import ResetPermits
 from tests.ros.conftest import wait_until
+from tests.ros.test_page import ask, free_port
 
 
 @dataclass
@@ -77,6 +81,7 @@ def graph(domain_id, faults, tmp_path_factory) -> Iterator[Graph]:
         folder=tmp_path_factory.mktemp("robot"),
         robot="widowx",
         domain_id=domain_id,
+        page=free_port(),
         parameters={
             "arm": {
                 "vendor": "tests.ros.standin",
@@ -192,7 +197,9 @@ def test_frozen_camera_stops_the_episode_and_the_next_one_runs_when_it_is_back(
     assert client.run_episode(instruction="lift", seed=0, checkpoint=forwards)["truncated_reason"] == ""
 
 
-def test_motor_that_drops_torque_ends_the_episode_until_recovered(client, faults, forwards) -> None:
+def test_motor_that_drops_torque_ends_the_episode_until_its_operator_recovers_it(
+    graph, client, domain_id, faults, forwards
+) -> None:
     faults.write_text(json.dumps({"drop_torque": ["elbow"], "unrepairable": True}))
     row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
     assert row["truncated_reason"] in ("fault", "refused"), row
@@ -200,9 +207,42 @@ def test_motor_that_drops_torque_ends_the_episode_until_recovered(client, faults
     refused = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
     assert refused["truncated_reason"] == "refused"
     assert "elbow" in refused["detail"]
+    assert "gymnast recover" in refused["detail"]
     faults.write_text("{}")
-    client.call("arm/recover", timeout_s=30.0)
+    assert "needs the operator's word" in refusal(client, "arm/recover")
+    with pytest.raises(RobotRefusedError, match="not this arm's word"):
+        client.set("arm", {"recover_word": "0" * 16})
+    word = (graph.config.folder / "gate" / "recover").read_text()
+    assert main(["recover", "--folder", str(graph.config.folder), "--domain", str(domain_id)]) == 0
     assert client.run_episode(instruction="lift", seed=0, checkpoint=forwards)["truncated_reason"] == ""
+    with pytest.raises(RobotRefusedError, match="one that was used"):
+        client.set("arm", {"recover_word": word})
+
+
+def test_page_recovers_the_arm_for_who_is_logged_in(graph, client, faults, forwards) -> None:
+    own = graph.config.folder / "page"
+    address, token = (own / "address").read_text(), (own / "token").read_text()
+    assert "no motor has failed" in ask(address, "/recover", token)[1]
+    faults.write_text(json.dumps({"drop_torque": ["elbow"], "unrepairable": True}))
+    row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
+    assert row["truncated_reason"] in ("fault", "refused"), row
+    wait_until(lambda: "Recover</button>" in look(address, token), 30.0, "the page to offer it")
+    faults.write_text("{}")
+    assert ask(address, "/recover", "0" * 32)[0] in (302, 303, 401, 403)
+    status, said = ask(address, "/recover", token)
+    assert (status, "stands at neutral" in said) == (200, True), said
+    assert client.run_episode(instruction="lift", seed=0, checkpoint=forwards)["truncated_reason"] == ""
+    assert '"recover"' in (own / "actions.jsonl").read_text()
+
+
+def look(address: str, token: str) -> str:
+    """The robot's page, as its operator sees it."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.request("GET", "/", headers={"Authorization": f"Bearer {token}"})
+    try:
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
 
 
 def test_stranger_moves_no_healthy_arm(client, context, forwards) -> None:
