@@ -47,10 +47,10 @@ class JobProcesses:
             inputs, self._folder / "jobs", emit=emit, cancelled=context.cancelled, threads=self._threads,
             memory_bytes=self._memory_bytes,
         )  # fmt: skip
-        for folder in result["register"]:
+        for folder in result.get("register", ()):
             shelf.add(Path(folder))
         robots = [str(name) for name in context.job.spec.get("offer_to", ())]
-        for candidate in result["candidates"]:
+        for candidate in result.get("candidates", ()):
             shelf.add(Path(candidate["folder"]))
             if robots:  # whoever submitted the job named them; else somebody offers a candidate on its page
                 context.publish(Path(candidate["folder"]), robots=robots)
@@ -60,7 +60,7 @@ class JobProcesses:
 
 def _recorded(context: JobContext) -> Iterator[Recorded]:
     """The episodes of a job: those it names, or everything that may be learned from."""
-    named = context.job.spec.get("episodes") if context.job.kind == "replay" else None
+    named = context.job.spec.get("episodes")
     for row in context.episodes.all():
         if not is_measurement(row.metadata) if named is None else row.episode_id in named:
             yield Recorded(context.episodes.path(row), row.outcome, row.episode_id, row.robot)

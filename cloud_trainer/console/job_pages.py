@@ -14,7 +14,7 @@ from cloud_trainer.console import media
 from cloud_trainer.console.checkpoints import RefusedError
 from cloud_trainer.console.desk import Desk
 from cloud_trainer.film import film
-from cloud_trainer.practice.dreams import ROLLOUTS, read_rollouts
+from cloud_trainer.practice.kept_rollouts import ROLLOUTS, read_rollouts
 from gymnast_core.bounds import whole_number
 from gymnast_core.job import JobEvent
 from gymnast_core.web.auth import User

@@ -14,6 +14,10 @@ class FlowError(GymnastError):
     """The action is not possible now; the message says what happened and what is possible."""
 
 
+class ClosingError(GymnastError):
+    """This process ends; nothing is concluded, and whoever resumes goes on here."""
+
+
 @dataclass(frozen=True)
 class SceneRequest:
     """What is asked for when an adaptation begins; the policy is what the robot runs.
@@ -120,7 +124,8 @@ Emit = Callable[[str, Mapping[str, Any]], None]
 CLOSING = "closing"
 Stop = Callable[[], bool]
 Ended = Callable[[], str]
-"""Why to end now, empty to go on. CLOSING: this process ends and another resumes; end nothing for good."""
+"""Why to end now, empty to go on. CLOSING: this process ends and another resumes; end nothing for good, but raise
+ClosingError."""
 
 
 class AdaptationEngine(Protocol):
@@ -138,7 +143,7 @@ class AdaptationEngine(Protocol):
         """Take start frames (start.webp in folder) of the scene; returns {scene, known_adapters}."""
         ...
 
-    def trust(self, folder: Path) -> Trust:
+    def trust(self, folder: Path, ended: Ended) -> Trust:
         """Check the world model against this scene."""
         ...
 
@@ -168,7 +173,7 @@ class AdaptationEngine(Protocol):
         """Compare old and new on other tasks; returns {before, after, tolerated, ok}."""
         ...
 
-    def preview(self, candidate: str, folder: Path) -> None:
+    def preview(self, candidate: str, folder: Path, ended: Ended) -> None:
         """Imagine old and new from this very frame: old.webp and new.webp (film strips) in folder."""
         ...
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cloud_trainer.store.tenants import tenant_named
+
 OPTIONS = ("world_model", "judge", "seed", "config", "other_tasks")
 """Of what was asked for when it began, see SceneRequest; absent where nothing was."""
 
@@ -49,7 +51,7 @@ class View:
     revision: int = 0
     reason: str = ""
     scene: str = ""
-    tenant: str = "default"
+    tenant: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     known_adapters: list[str] = field(default_factory=list)
     trust: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +80,7 @@ class View:
         if kind == "started":
             self.adaptation_id, self.robot = str(data["id"]), str(data["robot"])
             self.instruction, self.started_by = str(data["instruction"]), str(data["by"])
-            self.scene, self.tenant = str(data.get("scene", "")), str(data.get("tenant", "default"))
+            self.scene, self.tenant = str(data.get("scene", "")), tenant_named(data)
             self.options = {name: data[name] for name in OPTIONS if name in data}
         elif kind == "captured":
             self.scene, self.known_adapters = str(data.get("scene", "")), list(data.get("known_adapters", []))

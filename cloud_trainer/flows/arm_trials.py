@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from cloud_trainer.flows.arms import TrialRobot
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.scene import check_reset
@@ -20,25 +21,6 @@ FLUSH_S = STAGE_S = 120.0
 ESTOP = "estop"
 HEARD_S = 3.0
 """A robot reports about once a second."""
-
-
-class TrialRobot(Protocol):
-    """What a trial asks of a started robot; gymnast_ros.nodes.client.GraphClient is one."""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether its arm is stopped until somebody re-arms it."""
-        ...
-
-    def run_episode(
-        self, *, instruction: str, seed: int, scene: str, checkpoint: str, record: bool, purpose: str
-    ) -> dict[str, Any]:
-        """Run one episode of a checkpoint; returns {success, labelled_by, episode_id, truncated_reason, ...}."""
-        ...
-
-    def flush(self, timeout_s: float) -> None:
-        """Return when the trainer has every recorded episode."""
-        ...
 
 
 def run_pairs(

@@ -19,10 +19,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, AdaptationEngine, Budget, FlowError, SceneRequest
+from cloud_trainer.flows.adaptation_engine import (
+    CLOSING,
+    AdaptationEngine,
+    Budget,
+    ClosingError,
+    FlowError,
+    SceneRequest,
+)
 from cloud_trainer.flows.adaptation_view import OPTIONS, Stage, View
 from cloud_trainer.store.protocols import EpisodeRow
-from cloud_trainer.store.tenants import DEFAULT_TENANT
+from cloud_trainer.store.tenants import tenant_named
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.records.journal import Journal
@@ -57,7 +64,7 @@ class SceneAdaptation:
 
     @staticmethod
     def start(
-        root: Path, engine: AdaptationEngine, request: SceneRequest, *, by: str, tenant: str = "default",
+        root: Path, engine: AdaptationEngine, request: SceneRequest, *, by: str, tenant: str,
         adaptation_id: str = "", clock: Callable[[], float] = time.monotonic,
     ) -> SceneAdaptation:  # fmt: skip
         """Capture the scene and begin; returns at once.
@@ -173,6 +180,10 @@ class SceneAdaptation:
                     self._end_cancelled()
                     return
                 self._step()
+            if self._view.cancel_requested and not self._closing and not self._view.stage.over:
+                self._end_cancelled()  # asked for during the last step, which left nothing to do
+        except ClosingError:
+            LOG.info("adaptation_rests id=%s stage=%s", self._view.adaptation_id, self._view.stage.value)
         except GymnastError as error:
             self._record("failed", reason=f"{error}")
         except Exception as error:  # whatever an engine does wrong fails its adaptation, which nobody waits for then
@@ -188,17 +199,21 @@ class SceneAdaptation:
             else:
                 request = SceneRequest(view.robot, view.instruction, view.scene, **view.options)
                 self._record("captured", **engine.capture(request, self.folder))
-            trust = engine.trust(self.folder)
+            trust = engine.trust(self.folder, self._ended)
             self._record("trust", ok=trust.ok, reason=trust.reason, figures=dict(trust.figures))
         elif view.stage is Stage.TRAINING:
             self._train()
         elif view.stage is Stage.CHECKING:
             if view.history[-1]["kind"] != "reused":  # what was kept had passed
                 self._record("forgetting", **engine.check_forgetting(view.candidate, self.folder))
-            engine.preview(view.candidate, self.folder)
+            engine.preview(view.candidate, self.folder, self._ended)
             self._record("previewed")
         elif view.stage is Stage.CANARY:
             self._canary()
+
+    def _ended(self) -> str:
+        """See adaptation_engine.Ended."""
+        return CLOSING if self._closing else "cancelled" * self._view.cancel_requested
 
     def _train(self) -> None:
         view, budget, began = self._view, Budget(**self._view.budget), self._clock()
@@ -206,8 +221,6 @@ class SceneAdaptation:
 
         def over() -> str:
             elapsed = self._clock() - began
-            if view.cancel_requested:
-                return "cancelled"
             if elapsed >= budget.seconds:
                 return "the time budget"
             if view.rollouts - spent_before >= budget.rollouts:
@@ -221,7 +234,7 @@ class SceneAdaptation:
             budget,
             self.folder,
             lambda kind, data: self._record(kind, **data),
-            lambda: CLOSING if self._closing else over(),
+            lambda: self._ended() or over(),
         )
         if self._closing:
             return
@@ -346,7 +359,7 @@ class Adaptations:
 
 
 def _tenant_of(journal: Path) -> str:
-    """Whose an adaptation is, by the first line of its journal; one that says nothing is the default tenant's."""
+    """Whose an adaptation is, by the first line of its journal."""
     with journal.open("rb") as lines:
         first = json.loads(next(iter(lines), b"{}"))
-    return str(first.get("data", {}).get("tenant", DEFAULT_TENANT))
+    return tenant_named(first.get("data", {}))

@@ -1,7 +1,7 @@
-"""What computes behind the console's adaptations: a started robot, the trainer's jobs, the compact models.
+"""What computes behind the console's adaptations: a started robot and the trainer's jobs.
 
-Real episodes are recorded through the robot's own nodes and come back through the trainer's catalogue; training is an
-ordinary "adapt" job of the trainer; the canary is a blinded trial on the robot.
+Real episodes are recorded through the robot's own nodes and come back through the trainer's catalogue; the trust check,
+training and the preview are jobs of the trainer; the canary is a blinded trial on the robot.
 """
 
 from __future__ import annotations
@@ -9,20 +9,17 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cloud_trainer.film import film
 from cloud_trainer.flows.adaptation_engine import (
-    CLOSING,
     Budget,
     Emit,
     Ended,
@@ -32,71 +29,40 @@ from cloud_trainer.flows.adaptation_engine import (
     Trust,
     Verdict,
 )
-from cloud_trainer.flows.arm_trials import FLUSH_S, STAGE_S, TrialRobot, run_pairs
+from cloud_trainer.flows.arm_trials import FLUSH_S, STAGE_S, run_pairs
+from cloud_trainer.flows.arms import FlowRobot
+from cloud_trainer.flows.iterations import Iterations
+from cloud_trainer.flows.job_following import follow, run_job
 from cloud_trainer.flows.other_tasks import declared, guard_plan, other_tasks, reason_of
-from cloud_trainer.jobs.adaptation import MODES
-from cloud_trainer.jobs.calibrated import calibrated_bounds
-from cloud_trainer.jobs.gates import TRACKER_EPISODES, require_gates
-from cloud_trainer.jobs.practice import practice_judge
-from cloud_trainer.jobs.scene_trust import MOST, SceneEpisodes, check_scene, divide, scene_gates
-from cloud_trainer.jobs.settings import PipelineConfig
+from cloud_trainer.flows.scene_records import SceneRecords, digest_of
 from cloud_trainer.jobs.shelf import Shelf
-from cloud_trainer.practice.imagine import imagine_from
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import EpisodeRow, JobStore
-from cloud_trainer.store.tenants import DEFAULT_TENANT
-from cloud_trainer.world_model.compact.data import clips_of, starts_of
-from cloud_trainer.world_model.worlds import World, load_world
+from cloud_trainer.store.protocols import JobStore
 from gymnast_core.errors import GymnastError, NotTrustedError
-from gymnast_core.evaluation.purpose import is_measurement
 from gymnast_core.evaluation.scene import Fingerprint, SceneBook
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.evaluation.trial import Trial, TrialPlan, has_won
-from gymnast_core.policies import load_policy
+from gymnast_core.jobs import AdaptSettings, ImproveSettings
 from gymnast_core.seeds import take
-from gymnast_core.types import Outcome
 
-POLL_S = 0.2
 MOST_DIFFERENT = 900
 """Start states that the episodes of a seed are begun from; after so many they come again."""
 ROBOT_S = 1800.0
-LABELS = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
+FILMS = ("old", "new")
+BY = "console"
+"""Submits an adaptation's jobs."""
+MODES = ("full", "lora")
+"""What of a policy is trained: what its checkpoint is, or a fresh adapter that travels without its parent."""
 
 
-class Robot(TrialRobot, Protocol):
-    """What is asked of a started robot; gymnast_ros.nodes.client.GraphClient is one."""
+def settings_of(config: Mapping[str, Any]) -> AdaptSettings:
+    """Return an adaptation's settings; those of other kinds of jobs say nothing here.
 
-    @property
-    def policy_version(self) -> str:
-        """Checkpoint in force."""
-        ...
-
-    def evaluate(
-        self,
-        *,
-        tasks: Sequence[str],
-        seed_start: int,
-        seed_count: int,
-        scene: str,
-        temperature_seed: int,
-        record: bool,
-        purpose: str,
-        timeout_s: float,
-    ) -> dict[str, Any]:
-        """Run episodes of the policy in force; returns {episodes: [{episode_id, ...}]}."""
-        ...
-
-    def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:
-        """Return when the robot holds these checkpoints."""
-        ...
-
-    def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
-        """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
-        ...
-
-    def rollback(self) -> str:
-        """Return to the checkpoint before."""
-        ...
+    Raises:
+        ConfigError: a setting does not exist, or a value is not allowed.
+    """
+    others = set(ImproveSettings.model_fields) - set(AdaptSettings.model_fields)
+    return AdaptSettings.model_validate({name: value for name, value in config.items() if name not in others})
 
 
 @dataclass
@@ -109,8 +75,8 @@ class SceneEngine:
         catalogue: of the trainer's episodes.
         shelf: of the trainer's checkpoints.
         book: the scenes this robot knows.
-        tenant: whose robots, jobs, episodes and checkpoints these are.
         scene: the robot's name for where it stands, unless the operator names another.
+        tenant: whose robots, jobs, episodes and checkpoints these are.
         config: of the training job; its bounds, scene_episodes and check are those of the trust check too.
         rule: of the canary; declared before it.
         guard_pairs: of each other task, after a win; 0 looks at none.
@@ -119,13 +85,13 @@ class SceneEngine:
         offer: offers a checkpoint of the shelf to one robot; asked before its canary, which a person approved.
     """
 
-    connect: Callable[[str], Robot]
+    connect: Callable[[str], FlowRobot]
     jobs: JobStore
     catalogue: EpisodeCatalogue
     shelf: Shelf
     book: SceneBook
     scene: str
-    tenant: str = DEFAULT_TENANT
+    tenant: str
     config: Mapping[str, Any] = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
     guard_pairs: int = HarmRule.pairs
@@ -135,7 +101,7 @@ class SceneEngine:
 
     def check(self, request: SceneRequest) -> None:
         """Return if its checkpoints are here and its settings exist."""
-        PipelineConfig.of({**self.config, **request.config})
+        settings_of({**self.config, **request.config})
         for name in filter(None, (request.world_model, request.judge)):
             self.shelf.path(name)
         other_tasks(self.catalogue, request.robot, request.instruction, request.other_tasks)
@@ -171,7 +137,7 @@ class SceneEngine:
         self._record(robot, instruction, self._request(folder), episodes=episodes)
 
     def _record(self, robot: str, instruction: str, request: Mapping[str, Any], *, episodes: int) -> None:
-        client, done = self.connect(robot), len(self._recorded(request))
+        client, done = self.connect(robot), len(SceneRecords.of(self.catalogue, request).labelled())
         starts = take("adaptation", int(request["seed"]), episodes, after=done % MOST_DIFFERENT)
         client.evaluate(
             tasks=[instruction], seed_start=starts.start, seed_count=episodes, scene=request["scene"],
@@ -180,34 +146,22 @@ class SceneEngine:
         client.flush(FLUSH_S)
         self.catalogue.settle()
 
-    def trust(self, folder: Path) -> Trust:
+    def trust(self, folder: Path, ended: Ended) -> Trust:
         """Dream the recorded episodes of this scene and measure: what training will ask again, of the same episodes."""
         request = self._request(folder)
-        config, recorded = PipelineConfig.of(request["config"]), self._recorded(request)
-        needed = config.scene_episodes
-        figures: dict[str, Any] = {"real_episodes_here": len(recorded), "needed": needed}
-        if len(recorded) < needed:
-            missing = needed - len(recorded)
-            reason = f"{len(recorded)} labelled episodes of this task here are too few to tell; collect {missing} more"
-            return Trust(False, reason, figures)
-        home, chosen = self._chosen({**request, "checked": None})  # of an earlier check, with fewer episodes
-        self._note(folder, checked=chosen.checked)
-        judge = practice_judge(config, self.shelf.path(request["judge"]), folder)
-        gates = scene_gates(config, calibrated_bounds(self.shelf.path(request["world_model"]), "adapt"))
-        _, passed = check_scene(home, judge, chosen, gates, folder / "trust", seed=request["seed"])
-        told = passed.report.summary().items()
-        figures |= {name: value for name, value in told if isinstance(value, (int, float)) and math.isfinite(value)}
-        figures |= {
-            "real_episodes_here": len(chosen.mine),
-            "judge": judge.version,
-            "episodes_checked": len(chosen.checked),
-        }
-        figures |= {"overridden": dict(passed.overridden)} if passed.overridden else {}
-        try:
-            require_gates(passed, gates)
-        except NotTrustedError as refusal:
-            return Trust(not config.check, f"{refusal}", figures)
-        return Trust(True, figures=figures)
+        config, records = settings_of(request["config"]), SceneRecords.of(self.catalogue, request)
+        recorded, needed = len(records.labelled()), config.scene_episodes
+        if recorded < needed:
+            missing = needed - recorded
+            reason = f"{recorded} labelled episodes of this task here are too few to tell; collect {missing} more"
+            return Trust(False, reason, {"real_episodes_here": recorded, "needed": needed})
+        rows = records.to_look_at(config.most_episodes)
+        spec = {**self._spec(request), "episodes": [row.episode_id for row in rows]}
+        found = self._job("trust", spec, f"{folder.name}-trust-{digest_of(rows)}", ended)
+        if not found:
+            return Trust(False, "the trust check was cancelled")
+        self._note(folder, checked=found["checked"])
+        return Trust(found["ok"], found["reason"], {"needed": needed, **found["figures"]})
 
     def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> Practised:
         """Submit an adapt job with this budget and follow it."""
@@ -215,16 +169,15 @@ class SceneEngine:
         seconds = budget.seconds
         if budget.price_per_hour:
             seconds = min(seconds, 3600 * budget.money / budget.price_per_hour)
-        config = PipelineConfig.of(request["config"])
-        per_iteration = config.groups * config.group_size
         spec = {
-            **{name: request[name] for name in ("robot", "policy", "world_model", "judge", "instruction")},
-            "seed": request["seed"], "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode,
-            "scene": request["scene"], "config": request["config"], "checked": request["checked"],
+            **self._spec(request), "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode,
+            "checked": request["checked"],
         }  # fmt: skip
-        row = self.jobs.submit(self.tenant, "adapt", spec, folder.name, "console")
+        row = self.jobs.submit(self.tenant, "adapt", spec, folder.name, BY)
         emit("job", {"job": row.job_id})
-        result = self._follow(row.job_id, per_iteration, replace(budget, seconds=seconds), emit, ended)
+        config = settings_of(request["config"])
+        watch = Iterations(emit, config.groups * config.group_size, replace(budget, seconds=seconds), ended)
+        result = follow(self.jobs, self.tenant, row.job_id, ended=watch.ended, on_event=watch.take).result
         (folder / "result.json").write_text(json.dumps(result))
         candidates = result.get("candidates", [])
         if not candidates and result.get("refused"):
@@ -234,27 +187,14 @@ class SceneEngine:
             ended_by = "the money budget"
         return Practised(str(candidates[-1]["id"]) if candidates else None, ended_by)
 
-    def _follow(self, job_id: str, per_iteration: int, budget: Budget, emit: Emit, ended: Ended) -> Mapping[str, Any]:
-        """Pass iterations on until the job ends; a stop that is not the job's own budget cancels it."""
-        after, began, rollouts = 0, time.monotonic(), 0
-        while True:
-            for event in self.jobs.events(self.tenant, job_id, after):
-                after = event.sequence
-                reward = (event.data.get("metrics") or {}).get("imagined_reward")
-                if event.kind == "progress" and event.data.get("stage") == "grpo" and reward is not None:
-                    line = {"iteration": event.data["step"], "imagined_reward": reward, "rollouts": per_iteration}
-                    emit("iteration", line)
-                    rollouts += per_iteration
-            row = self.jobs.get(self.tenant, job_id)
-            if row.state == "failed":
-                raise GymnastError(row.error)
-            if row.ended:
-                return row.result
-            if (why := ended()) == CLOSING:
-                return {}  # the job goes on, and whoever resumes finds it by its key
-            if why and time.monotonic() - began < budget.seconds and rollouts < budget.rollouts:
-                self.jobs.request_cancel(self.tenant, job_id)
-            time.sleep(POLL_S)
+    def _job(self, kind: str, spec: Mapping[str, Any], key: str, ended: Ended) -> Mapping[str, Any]:
+        return run_job(self.jobs, self.tenant, kind, spec, key=key, by=BY, ended=ended)
+
+    @staticmethod
+    def _spec(request: Mapping[str, Any]) -> dict[str, Any]:
+        """What all jobs of an adaptation are told alike."""
+        names = ("robot", "policy", "world_model", "judge", "instruction", "seed", "scene", "config")
+        return {name: request[name] for name in names}
 
     def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
         """What the job found on the other tasks."""
@@ -262,20 +202,22 @@ class SceneEngine:
         shown = ("before", "after", "n", "most", "bound", "sight", "ok")
         return {"ok": True, **{name: found[name] for name in shown if name in found}}
 
-    def preview(self, candidate: str, folder: Path) -> None:
+    def preview(self, candidate: str, folder: Path, ended: Ended) -> None:
         """Imagine old and new from the captured start."""
         request = self._request(folder)
-        home, chosen = self._chosen(request)
-        world = home.in_scene(clips_of(chosen.here, home.image_size), seed=request["seed"])
-        size = (world.image_size, world.image_size)
-        start = self.catalogue.find(request["start"])
-        if start is None:
+        if self.catalogue.find(request["start"]) is None:
             raise GymnastError(f"the captured start {request['start']} was withdrawn meanwhile; begin a new adaptation")
-        captured = self.catalogue.read(start, image_size=size)
-        starts = starts_of(clips_of([captured], world.image_size))
-        for name, checkpoint in (("old", request["policy"]), ("new", candidate)):
-            rollouts = imagine_from(world, starts, load_policy(self.shelf.path(checkpoint)), seed=0)
-            (folder / f"{name}.webp").write_bytes(film(rollouts.frames_BFHWC[0]))
+        checked = request["checked"]
+        if checked is None:  # an adapter that is tried again before there was a check
+            newest = settings_of(request["config"]).most_episodes
+            checked = [row.episode_id for row in SceneRecords.of(self.catalogue, request).to_look_at(newest)]
+        spec = {
+            **self._spec(request), "candidate": candidate, "start": request["start"], "checked": checked,
+            "episodes": sorted({*checked, request["start"]}),
+        }  # fmt: skip
+        found = self._job("preview", spec, f"{folder.name}-preview-{candidate}", ended)
+        for name in FILMS if found else ():
+            shutil.copyfile(Path(found["folder"]) / f"{name}.webp", folder / f"{name}.webp")
 
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
         """Run the blinded trial until its rule decides; after a win, look for harm on the other tasks."""
@@ -351,32 +293,3 @@ class SceneEngine:
         staging = folder / "request.partial"
         staging.write_text(json.dumps({**self._request(folder), **values}))
         staging.replace(folder / "request.json")
-
-    def _learnable(self) -> list[EpisodeRow]:
-        """Every episode that may be learned from, oldest first."""
-        return [row for row in self.catalogue.all() if not is_measurement(row.metadata)]
-
-    def _recorded(self, request: Mapping[str, Any]) -> list[EpisodeRow]:
-        """Labelled episodes of this task in this scene, of this robot."""
-        return [row for row in self._here(request) if row.instruction == request["instruction"]]
-
-    def _here(self, request: Mapping[str, Any]) -> list[EpisodeRow]:
-        wanted = (request["robot"], request["scene"])
-        rows = [row for row in self._learnable() if (row.robot, row.metadata.get("scene")) == wanted]
-        return [row for row in rows if row.outcome in LABELS]
-
-    def _chosen(self, request: Mapping[str, Any]) -> tuple[World, SceneEpisodes]:
-        """The world model at home, and the recordings that say how it is here: after the check, those it saw."""
-        config = PipelineConfig.of(request["config"])
-        home = load_world(self.shelf.path(request["world_model"]), config.dream)
-        rows = {row.episode_id: row for row in self._here(request)[-MOST:]}
-        newest = [row for row in self._learnable()[-config.most_episodes :] if row.outcome in LABELS]
-        elsewhere = sorted((row for row in newest if row.episode_id not in rows), key=lambda row: row.episode_id)
-        rows |= {row.episode_id: row for row in elsewhere[:TRACKER_EPISODES]}
-        if (checked := request.get("checked")) is not None:
-            rows = {name: row for name in checked if (row := self.catalogue.find(name)) is not None}
-        size = (home.image_size, home.image_size)
-        ordered = sorted(rows.values(), key=lambda row: row.sequence)
-        episodes = [self.catalogue.read(row, image_size=size) for row in ordered]
-        names = {name: str(request[name]) for name in ("robot", "scene", "instruction")}
-        return home, divide(episodes, **names)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cloud_trainer.jobs.scene_amounts import TRACKER_EPISODES
 from cloud_trainer.judge.drift import Drift, DriftMonitor, Reference
 from cloud_trainer.judge.trust import ALL_TASKS, TrustReport, compare, require_trusted
 from cloud_trainer.practice.dreams import keep_dreams
@@ -32,8 +33,6 @@ from gymnast_core.types import Episode
 
 CHUNK = 5
 """Steps between looks of the policy: a horizon is cut to whole chunks."""
-TRACKER_EPISODES = 60
-"""Spread over all there are: the first ones may be of one task, and a tracker misreads poses it has not seen."""
 OVERRIDABLE = ("judge_floor", "judge_task_floor", "judge_drift")
 """What of the judge an operator may decide to ignore, beside the bounds of the audit."""
 NO_WORSE = AuditConfig(parts=("pictures", "objects", "obedience"), draws=1)

@@ -13,11 +13,15 @@ from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job
+from cloud_trainer.jobs.preview import preview
 from cloud_trainer.jobs.replay import replay
+from cloud_trainer.jobs.trust import trust
 
 JOBS: Mapping[str, Callable[[Job], dict[str, Any]]] = {
     "improve": improve,
     "imitate": imitate,
     "adapt": adapt,
     "replay": replay,
+    "trust": trust,
+    "preview": preview,
 }

@@ -61,7 +61,8 @@ class JobInputs:
 
     Attributes:
         job_id: names the job folder.
-        kind: improve (refine, audit, GRPO), imitate (SFT, Iter-SFT), adapt (test-time training for one scene), replay.
+        kind: improve (refine, audit, GRPO), imitate (SFT, Iter-SFT), adapt (test-time training for one scene), trust
+            (the trust check of one), preview (a candidate beside the policy in force), replay.
         spec: what the submitter asked for, see cloud_trainer.jobs.settings.PipelineConfig for its config.
         episodes: every valid episode of the tenant, oldest first.
         checkpoint: id -> folder.
@@ -136,6 +137,8 @@ def _checkpoint(inputs: JobInputs, work: Path, kind: str) -> str:
 
 def _write_spec(inputs: JobInputs, work: Path) -> None:
     folders = {kind: _checkpoint(inputs, work, kind) for kind in ("policy", "world_model", "judge")}
+    if inputs.spec.get("candidate"):
+        folders["candidate"] = _checkpoint(inputs, work, "candidate")
     document = {
         "kind": inputs.kind,
         "spec": dict(inputs.spec),

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.jobs.gates import TRACKER_EPISODES, Gates, Passed, measure_gates
+from cloud_trainer.jobs.gates import Gates, Passed, measure_gates
+from cloud_trainer.jobs.scene_amounts import MOST_HERE, TRACKER_EPISODES
 from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import Progress, silent
 from cloud_trainer.world_model.audit.bounds import AuditBounds
@@ -21,8 +22,6 @@ from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.judge import Judge
 from gymnast_core.types import Episode, Outcome
 
-MOST = 200
-"""Newest episodes of a scene that are looked at."""
 SAME_LOOK = 1.4
 """Distance of fingerprints up to which two first frames, 64 pixels a side, show one scene: in the simulator starts of
 one look are at most 1.04 apart, of different looks at least 1.9."""
@@ -86,7 +85,7 @@ def divide(
         raise ConfigError(
             f"no episode of {instruction!r} in scene {scene!r}{f' of {robot}' * bool(robot)}; collect a few there first"
         )
-    here = [episode for episode in here if now.distance(Fingerprint.of(_first(episode))) <= SAME_LOOK][-MOST:]
+    here = [episode for episode in here if now.distance(Fingerprint.of(_first(episode))) <= SAME_LOOK][-MOST_HERE:]
     inside = {episode.episode_id for episode in here}
     by_id = sorted(episodes, key=lambda episode: episode.episode_id)
     others = [episode for episode in by_id if episode.episode_id not in inside]

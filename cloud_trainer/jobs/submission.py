@@ -12,7 +12,8 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import kind_of
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
-CHECKPOINTS = ("policy", "world_model", "judge")
+CHECKPOINTS = {"policy": "policy", "world_model": "world_model", "judge": "judge", "candidate": "policy"}
+"""Settings of a spec that name a checkpoint, and its kind."""
 
 
 def check_submission(
@@ -44,11 +45,11 @@ def check_submission(
         raise ConfigError(f"job {kind} needs a checkpoint id for policy; add it to its spec (`gymnast weights list`)")
     _check_reach(spec.get("config", {}), allowed)
     shelf = shelves.of(tenant)
-    for role in CHECKPOINTS:
-        if (name := spec.get(role)) and not shelf.holds(str(name), role):
+    for role, made in CHECKPOINTS.items():
+        if (name := spec.get(role)) and not shelf.holds(str(name), made):
             raise NotFoundError(
-                f"{role} {str(name)[:80]!r}: this trainer has no such {role.replace('_', ' ')}; it has "
-                f"{', '.join(shelf.ids(role)) or 'none'} (more: gymnast serve --import FOLDER)"
+                f"{role} {str(name)[:80]!r}: this trainer has no such {made.replace('_', ' ')}; it has "
+                f"{', '.join(shelf.ids(made)) or 'none'} (more: gymnast serve --import FOLDER)"
             )
     catalogue = episodes_of(tenant)
     named = [*(spec.get("episodes") or ()), *(spec.get("checked") or ())]

@@ -64,7 +64,7 @@ Runner = Callable[[JobContext], Mapping[str, Any]]
 
 
 class Workers:
-    """Threads that run jobs of this service's store.
+    """Threads that run jobs of this service's store; one is for quick ones alone.
 
     Args:
         jobs: the store.
@@ -88,7 +88,8 @@ class Workers:
         self._jobs, self._runner, self._context = jobs, runner, context
         self._stop, self._wake = threading.Event(), threading.Event()
         self._name = name
-        kinds: list[Sequence[str]] = [()] * count + [kinds_of("interactive")] * interactive
+        awaited, quick = kinds_of("interactive", "quick"), kinds_of("quick")
+        kinds: list[Sequence[str]] = [()] * count + [awaited] * interactive + [quick]
         self._threads = [
             threading.Thread(target=self._run, args=(f"{name}-{index}", own), name=f"job-{index}", daemon=True)
             for index, own in enumerate(kinds)

@@ -83,7 +83,8 @@ class SqlJobStore:
 
     def claim(self, tenant: str | None, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
         """See JobStore."""
-        quick, last = (JOBS.c.kind.in_(kinds_of(urgency)) for urgency in ("interactive", "background"))
+        quick = JOBS.c.kind.in_(kinds_of("quick", "interactive"))
+        last = JOBS.c.kind.in_(kinds_of("background"))
         first = sa.case((quick, 0), (last, 2), else_=1)
         waiting = sa.select(JOBS.c.tenant, JOBS.c.job_id).where(JOBS.c.state == "waiting")
         waiting = waiting.order_by(first, JOBS.c.created_ns).limit(1)

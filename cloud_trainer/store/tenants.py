@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gymnast_core.episodes.messages import checked_id
 
@@ -42,6 +42,11 @@ class PerTenant(Generic[_Kept]):
         """Return those that were asked for so far."""
         with self._lock:
             return list(self._kept.values())
+
+
+def tenant_named(written: Mapping[str, Any]) -> str:
+    """Return the tenant that something written down names; what names none was written before there were tenants."""
+    return str(written.get("tenant", DEFAULT_TENANT))
 
 
 def tenant_folder(folder: Path, tenant: str) -> Path:

@@ -70,7 +70,7 @@ def _bounds(args: argparse.Namespace, console: Console) -> int:
     """Audit the untouched model over and over, and write what each gate may demand of it and its children."""
     from cloud_trainer.jobs.calibrate import calibrate_gate, require_enough
     from cloud_trainer.jobs.calibrated import GATES, write_bounds
-    from cloud_trainer.jobs.gates import TRACKER_EPISODES
+    from cloud_trainer.jobs.scene_amounts import TRACKER_EPISODES
     from cloud_trainer.judge.learned import LearnedJudge
     from cloud_trainer.world_model.audit.cases import imagine_cases, spread_over
     from cloud_trainer.world_model.audit.metrics import GripperTracker

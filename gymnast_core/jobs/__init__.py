@@ -8,10 +8,12 @@ from gymnast_core.jobs.imitate import ImitateResult, ImitateSettings, ImitateSpe
 from gymnast_core.jobs.improve import ImproveResult, ImproveSettings, ImproveSpec
 from gymnast_core.jobs.registry import KINDS, Kind, kind_of, kinds_of, spec_of
 from gymnast_core.jobs.replay import ReplayResult, ReplaySpec
+from gymnast_core.jobs.scene import PreviewResult, PreviewSpec, TrustResult, TrustSpec
 from gymnast_core.jobs.spec import Candidate, JobResult, JobSpec, TrainingResult, TrainingSpec
 
 __all__ = [
     "KINDS", "AdaptResult", "AdaptSettings", "AdaptSpec", "Candidate", "ImitateResult", "ImitateSettings",
-    "ImitateSpec", "ImproveResult", "ImproveSettings", "ImproveSpec", "JobResult", "JobSpec", "Kind", "ReplayResult",
-    "ReplaySpec", "TrainingResult", "TrainingSpec", "kind_of", "kinds_of", "spec_of",
+    "ImitateSpec", "ImproveResult", "ImproveSettings", "ImproveSpec", "JobResult", "JobSpec", "Kind", "PreviewResult",
+    "PreviewSpec", "ReplayResult", "ReplaySpec", "TrainingResult", "TrainingSpec", "TrustResult", "TrustSpec",
+    "kind_of", "kinds_of", "spec_of",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from gymnast_core.jobs.adapt import AdaptResult, AdaptSpec
 from gymnast_core.jobs.imitate import ImitateResult, ImitateSpec
 from gymnast_core.jobs.improve import ImproveResult, ImproveSpec
 from gymnast_core.jobs.replay import ReplayResult, ReplaySpec
+from gymnast_core.jobs.scene import PreviewResult, PreviewSpec, TrustResult, TrustSpec
 from gymnast_core.jobs.spec import JobResult, JobSpec, Urgency
 from gymnast_core.settings import did_you_mean
 
@@ -35,6 +36,8 @@ KINDS: Mapping[str, Kind] = {
         Kind(ImitateSpec, ImitateResult),
         Kind(AdaptSpec, AdaptResult),
         Kind(ReplaySpec, ReplayResult),
+        Kind(TrustSpec, TrustResult),
+        Kind(PreviewSpec, PreviewResult),
     )
 }
 
@@ -64,6 +67,6 @@ def spec_of(kind: str, values: Mapping[str, Any]) -> JobSpec:
         raise ConfigError(f"job {kind}: {error}") from error
 
 
-def kinds_of(urgency: Urgency) -> tuple[str, ...]:
-    """Return the kinds of an urgency."""
-    return tuple(name for name, kind in KINDS.items() if kind.spec.urgency == urgency)
+def kinds_of(*urgencies: Urgency) -> tuple[str, ...]:
+    """Return the kinds of these urgencies."""
+    return tuple(name for name, kind in KINDS.items() if kind.spec.urgency in urgencies)

@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 
+from cloud_trainer.app.jobs import JobProcesses
 from cloud_trainer.console import Console
 from cloud_trainer.flows.scene_engine import SceneEngine
-from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.jobs.shelf import Shelf, Shelves
 from cloud_trainer.service import JobContext, OrderedRobot, Service, ServiceConfig, enroll
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_cli.main import main
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.evaluation.scene import SceneBook
 from gymnast_core.evaluation.sequential import SequentialRule
+from gymnast_core.jobs import kinds_of
 from gymnast_core.records.manifest import read_manifest
 from gymnast_ros.bringup import Graph, GraphConfig
 from tests.cloud.learning_fakes import tiny_policy
@@ -88,7 +90,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     shelf = Shelf(folder / "trainer" / "checkpoints")
     for known in (folder / "base", SHIPPED, *(SHIPPED.parent / kind for kind in ("world_model", "judge"))):
         shelf.add(known)
-    with Service(ServiceConfig(folder=folder / "trainer"), runner=practise) as service:
+    processes = JobProcesses(folder / "trainer", Shelves(folder / "trainer"))
+
+    def runner(context: JobContext) -> Mapping[str, Any]:
+        return processes(context) if context.job.kind in kinds_of("quick") else practise(context)
+
+    with Service(ServiceConfig(folder=folder / "trainer"), runner=runner) as service:
         running = Stack(service, DOMAIN, base, folder)
         for role in ("operator", "trainer", "admin"):
             enroll(service.authority, role, role, out=running.identity(role))
@@ -107,7 +114,7 @@ def adapts(service: Service, shelf: Shelf) -> SceneEngine:
     return SceneEngine(
         connect=lambda name: OrderedRobot(service.orders, service.robots, "default", name), jobs=service.jobs,
         catalogue=service.episodes_of("default"), shelf=shelf, book=SceneBook(service.config.folder / "scenes.json"),
-        scene="standard", config={"check": False, "scene_episodes": 3},
+        scene="standard", tenant="default", config={"check": False, "scene_episodes": 3},
         rule=SequentialRule(alpha_promote=0.5, min_pairs=1, max_pairs=6), guard_pairs=1,
     )  # fmt: skip
 

@@ -10,9 +10,9 @@ from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import practice_steps
 from cloud_trainer.jobs.runner import Recorded
-from cloud_trainer.practice.dreams import read_rollouts
 from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
 from cloud_trainer.practice.imagine import RecordedActions, imagine_from, replay_clips
+from cloud_trainer.practice.kept_rollouts import read_rollouts
 from cloud_trainer.sft.windows import windows_from_rollouts
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.dit.checkpoint import save_world_model

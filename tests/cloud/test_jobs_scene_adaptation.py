@@ -17,7 +17,7 @@ def engine():
 
 def begin(tmp_path, engine, clock=None):
     options = {} if clock is None else {"clock": clock}
-    flow = SceneAdaptation.start(tmp_path, engine, SceneRequest("r", "lift"), by="ana", **options)
+    flow = SceneAdaptation.start(tmp_path, engine, SceneRequest("r", "lift"), by="ana", tenant="lab-a", **options)
     assert flow.wait(10)
     return flow
 
@@ -95,7 +95,7 @@ def test_a_restart_in_the_middle_of_training_goes_on_by_itself(tmp_path, engine)
     flow.close()
     assert flow.view.stage is Stage.TRAINING
     again = Adaptations(tmp_path, PerTenant(lambda tenant: SteeredEngine()).of)
-    (resumed,) = again.of("default")
+    (resumed,) = again.of("lab-a")
     wait_for(lambda: resumed.view.stage is Stage.PREVIEW, "the preview")
     assert resumed.view.started_by == "ana"
     again.close()
@@ -157,7 +157,7 @@ def test_where_the_dream_is_not_trusted_a_kept_adapter_may_still_be_tried(tmp_pa
 
 
 def test_an_engine_that_breaks_fails_its_adaptation_instead_of_leaving_it_for_ever(tmp_path, engine):
-    def broken(folder):
+    def broken(folder, ended):
         raise IndexError("list index out of range")
 
     engine.trust = broken

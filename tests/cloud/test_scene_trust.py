@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cloud_trainer.app.jobs import JobProcesses
 from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.calibrated import calibrated_bounds, write_bounds
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.jobs.scene_trust import divide
-from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.episodes import read_summary
@@ -68,23 +69,25 @@ def row_of(entry: Recorded, service: Service, number: int, folder: Path) -> Epis
 
 def test_training_asks_what_the_operator_saw(material, tmp_path):
     checkpoints, files = material
-    shelf = Shelf(tmp_path / "shelf")
+    trainer = tmp_path / "trainer"
+    shelves = Shelves(trainer)
+    shelf = shelves.of("default")
     ids = {kind: shelf.add(folder).id for kind, folder in checkpoints.items()}
     why = dict.fromkeys(("agreement", "correlation"), "an untrained model, for the test")
     config = {**TINY, "grpo_iterations": 1, "scene_episodes": 5, "overrides": why, "bounds": {"jump": 0.9}}
     write_bounds(shelf.path(ids["world_model"]), {"gates": {"adapt": {"agreement": 0.99}}})
-    with Service(ServiceConfig(tmp_path / "trainer", insecure=True)) as service:
+    with Service(ServiceConfig(trainer, insecure=True), JobProcesses(trainer, shelves)) as service:
         service.meta.add_episodes([row_of(entry, service, number, tmp_path) for number, entry in enumerate(files)])
         catalogue = service.episodes_of("default")
         engine = SceneEngine(
             connect=lambda name: None, jobs=service.jobs, catalogue=catalogue, shelf=shelf,
-            book=SceneBook(tmp_path / "book.json"), scene="standard",
+            book=SceneBook(tmp_path / "book.json"), scene="standard", tenant="default",
         )  # fmt: skip
         asked = {**ids, "robot": "wx-0", "scene": "standard", "instruction": TASK, "seed": 3, "config": config}
         folder = tmp_path / "flow"
         folder.mkdir()
         (folder / "request.json").write_text(json.dumps({**asked, "other_tasks": []}))
-        seen = engine.trust(folder)
+        seen = engine.trust(folder, lambda: "")
         rows = {row.episode_id: row for row in catalogue.all()}
         checked = json.loads((folder / "request.json").read_text())["checked"]
         assert {rows[name].metadata["purpose"] for name in checked} == {"collect"}

@@ -11,8 +11,8 @@ from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.settings import PipelineConfig
-from cloud_trainer.practice.dreams import read_rollouts
 from cloud_trainer.practice.imagine import RecordedActions, imagine, imagine_from, join_rollouts
+from cloud_trainer.practice.kept_rollouts import read_rollouts
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model

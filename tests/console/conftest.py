@@ -58,7 +58,7 @@ class SteeredEngine:
         self.asked = request
         return {"scene": request.scene or "bench", "known_adapters": self.known}
 
-    def trust(self, folder: Path) -> Trust:
+    def trust(self, folder: Path, ended: Ended) -> Trust:
         self.calls.append("trust")
         return Trust(self.trusted, "" if self.trusted else "dreams disagree with this scene; collect here first")
 
@@ -82,7 +82,7 @@ class SteeredEngine:
         self.calls.append("check")
         return {"before": 0.8, "after": 0.78, "ok": True}
 
-    def preview(self, candidate: str, folder: Path) -> None:
+    def preview(self, candidate: str, folder: Path, ended: Ended) -> None:
         self.calls.append("preview")
 
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:

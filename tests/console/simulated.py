@@ -98,7 +98,7 @@ class SimulatedScene:
         known = self.book.find(frame)
         return {"scene": self.scene, "known_adapters": [] if known is None else list(known.adapters)}
 
-    def trust(self, folder: Path) -> Trust:
+    def trust(self, folder: Path, ended: Ended) -> Trust:
         collected = len(list(folder.glob("real-*.txt")))
         known = self.book.find(np.load(folder / "start.npy")) is not None
         agreement = 0.9 if known else min(0.5 + 0.06 * collected, 0.92)
@@ -140,7 +140,7 @@ class SimulatedScene:
             )
         return {"before": float(before), "after": float(after), "ok": bool(before - after <= 0.1)}
 
-    def preview(self, candidate: str, folder: Path) -> None:
+    def preview(self, candidate: str, folder: Path, ended: Ended) -> None:
         text = json.loads((folder / "request.json").read_text())["instruction"]
         with arm(self.scene) as env:
             for name, checkpoint in (("old", self.base), ("new", candidate)):

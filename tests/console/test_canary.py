@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
+from cloud_trainer.flows.adaptation_engine import Budget, ClosingError, SceneRequest
 from cloud_trainer.flows.arm_trials import MOST_ATTEMPTS
 from cloud_trainer.flows.other_tasks import may_be_lost, other_tasks
 from cloud_trainer.flows.scene_engine import SceneEngine
@@ -90,7 +91,8 @@ def engine(tmp_path):
         made = SceneEngine(
             connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes_of("default"),
             shelf=SimpleNamespace(),
-            book=SceneBook(tmp_path / "scenes.json"), scene="bench", rule=SequentialRule(max_pairs=20),
+            book=SceneBook(tmp_path / "scenes.json"), scene="bench", tenant="default",
+            rule=SequentialRule(max_pairs=20),
         )  # fmt: skip
         yield SimpleNamespace(engine=made, robot=robot, folder=tmp_path / "flow")
 
@@ -257,11 +259,13 @@ def test_a_task_named_in_short_is_found_under_what_it_was_recorded_as(engine):
     assert [row["reason"][:31] for row in verdict.card["set_aside"]] == ["the scene differs from its star"]
 
 
-@pytest.mark.parametrize(("why", "asked"), [("closing", False), ("cancelled", True)])
-def test_a_trainer_that_is_stopped_leaves_its_training_job_to_whoever_resumes(engine, why, asked):
+@pytest.mark.parametrize("why", ["closing", "cancelled"])
+def test_a_trainer_that_is_stopped_leaves_its_training_job_to_whoever_resumes(engine, why):
     (engine.folder / "request.json").write_text(
         '{"robot": "bridge-1", "policy": "policy-a", "instruction": "push", "world_model": "w", "judge": "j"}'
     )
-    assert engine.engine.train("full", Budget(), engine.folder, lambda kind, data: None, lambda: why).candidate is None
+    with pytest.raises(ClosingError) if why == "closing" else nullcontext():
+        practised = engine.engine.train("full", Budget(), engine.folder, lambda kind, data: None, lambda: why)
+        assert practised.candidate is None
     (job,) = engine.engine.jobs.list(None)
-    assert (job.state == "cancelled") == asked
+    assert (job.state == "cancelled") == (why == "cancelled")

@@ -17,8 +17,9 @@ from cloud_trainer.flows.adaptation_engine import Verdict
 from cloud_trainer.flows.other_tasks import reason_of
 from cloud_trainer.flows.replay_watch import ReplayWatch
 from cloud_trainer.flows.trials import Trials
-from cloud_trainer.practice.dreams import keep_rollouts, read_rollouts, watched
+from cloud_trainer.practice.dreams import watched
 from cloud_trainer.practice.grpo.scored import Scored
+from cloud_trainer.practice.kept_rollouts import keep_rollouts, read_rollouts
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.evaluation.trial import Trial, TrialPlan
 from gymnast_core.job import JobEvent

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cloud_trainer.app.jobs import JobProcesses
 from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.flows.adaptation_view import Stage
 from cloud_trainer.flows.scene_adaptation import SceneAdaptation
 from cloud_trainer.flows.scene_engine import SceneEngine
-from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
-from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.jobs.shelf import Shelf, Shelves
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.episodes import read_summary, write_episode
@@ -76,23 +76,16 @@ class SimRobot:
 
 
 def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
-    shelf = Shelf(tmp_path / "checkpoints")
+    shelves = Shelves(tmp_path)
+    shelf = shelves.of("default")
     policy, world_model, judge = (shelf.add(SHIPPED / name).id for name in ("policy", "world_model", "judge"))
 
-    def runner(context):
-        recorded = tuple(Recorded(context.episodes.path(row), row.outcome) for row in context.episodes.all())
-        inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path)
-        result = run_in_process(inputs, tmp_path / "jobs", emit=context.emit, cancelled=context.cancelled)
-        for candidate in result["candidates"]:
-            shelf.add(Path(candidate["folder"]))
-        return result
-
     (tmp_path / "made").mkdir()
-    with Service(ServiceConfig(folder=tmp_path, insecure=True), runner) as service:
+    with Service(ServiceConfig(folder=tmp_path, insecure=True), JobProcesses(tmp_path, shelves)) as service:
         robot = SimRobot(service, shelf, policy, tmp_path / "made")
         engine = SceneEngine(
             connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes_of("default"), shelf=shelf,
-            book=SceneBook(tmp_path / "scenes.json"), scene="standard",
+            book=SceneBook(tmp_path / "scenes.json"), scene="standard", tenant="default",
             config={
                 "groups": 8, "group_size": 8, "grpo_iterations": 3, "check": False, "forgetting": 1.0,
                 "scene_episodes": 12,
@@ -104,6 +97,7 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
             engine,
             SceneRequest("bridge-1", "lift the red cube", "evening", world_model, judge, seed=3),
             by="ana",
+            tenant="default",
         )
         assert flow.wait(300)
         assert flow.view.stage is Stage.REFUSED, flow.view.reason

@@ -135,7 +135,7 @@ def test_the_kept_adapter_of_a_known_scene_is_tried_instead_of_training(bench, t
 
 
 def test_the_preview_is_saved_where_it_is_wanted(bench, ttt, tmp_path, monkeypatch):
-    def preview(candidate, folder):
+    def preview(candidate, folder, ended):
         for name in ("old", "new"):
             (folder / f"{name}.webp").write_bytes(b"RIFF" + name.encode())
 

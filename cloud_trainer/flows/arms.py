@@ -1,0 +1,61 @@
+"""Robots as flows see them: started, and taking orders; cloud_trainer.service.OrderedRobot is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class TrialRobot(Protocol):
+    """What a trial asks of a robot."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its arm is stopped until somebody re-arms it."""
+        ...
+
+    def run_episode(
+        self, *, instruction: str, seed: int, scene: str, checkpoint: str, record: bool, purpose: str
+    ) -> dict[str, Any]:
+        """Run one episode of a checkpoint; returns {success, labelled_by, episode_id, truncated_reason, ...}."""
+        ...
+
+    def flush(self, timeout_s: float) -> None:
+        """Return when the trainer has every recorded episode."""
+        ...
+
+
+class FlowRobot(TrialRobot, Protocol):
+    """What adaptations and loops ask of a robot."""
+
+    @property
+    def policy_version(self) -> str:
+        """Checkpoint in force."""
+        ...
+
+    def evaluate(
+        self,
+        *,
+        tasks: Sequence[str],
+        seed_start: int,
+        seed_count: int,
+        scene: str,
+        temperature_seed: int,
+        record: bool,
+        purpose: str,
+        timeout_s: float,
+    ) -> dict[str, Any]:
+        """Run episodes of the policy in force; returns {episodes: [{episode_id, ...}]}."""
+        ...
+
+    def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:
+        """Return when the robot holds these checkpoints."""
+        ...
+
+    def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
+        """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
+        ...
+
+    def rollback(self) -> str:
+        """Return to the checkpoint before."""
+        ...

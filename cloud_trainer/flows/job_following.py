@@ -1,0 +1,69 @@
+"""A flow's own jobs: submitted once, followed to their end, given up when the flow is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
+from cloud_trainer.store.protocols import JobRow, JobStore
+from gymnast_core.errors import GymnastError, NotTrustedError
+from gymnast_core.job import JobEvent
+
+POLL_S = 0.2
+REFUSED = "refused"
+"""Kind of the event by which a worker reports a refusal, with its reason."""
+
+
+class JobEndedError(GymnastError):
+    """A job of a flow failed or was cancelled; the message is its last word."""
+
+
+def follow(
+    jobs: JobStore, tenant: str, job_id: str, *, ended: Ended,
+    on_event: Callable[[JobEvent], None] = lambda event: None,
+) -> JobRow:  # fmt: skip
+    """Return a job once it has ended, done or cancelled.
+
+    Args:
+        jobs: the store.
+        tenant: whose job.
+        job_id: of the job.
+        ended: see Ended; any other reason than CLOSING cancels the job, whose end is still waited for.
+        on_event: called with every event, in order.
+
+    Raises:
+        ClosingError: this process ends; the job goes on, and whoever resumes finds it by its key.
+        NotTrustedError: an audit or a calibration refused it.
+        JobEndedError: it failed.
+    """
+    after, refusal = 0, ""
+    while True:
+        row = jobs.get(tenant, job_id)  # before its events, so that none of an ended job is missed
+        for event in jobs.events(tenant, job_id, after):
+            after = event.sequence
+            refusal = str(event.data.get("reason", "")) if event.kind == REFUSED else refusal
+            on_event(event)
+        if row.state == "failed":
+            raise NotTrustedError(refusal) if refusal else JobEndedError(row.error)
+        if row.ended:
+            return row
+        if (why := ended()) == CLOSING:
+            raise ClosingError(f"job {job_id} goes on; it is followed again after the restart")
+        if why:
+            jobs.request_cancel(tenant, job_id)
+        time.sleep(POLL_S)
+
+
+def run_job(
+    jobs: JobStore, tenant: str, kind: str, spec: Mapping[str, Any], *, key: str, by: str, ended: Ended,
+    on_event: Callable[[JobEvent], None] = lambda event: None,
+) -> Mapping[str, Any]:  # fmt: skip
+    """Submit a job (once per key) and return its result; empty where it was cancelled.
+
+    Raises:
+        ClosingError, NotTrustedError, JobEndedError: see follow().
+    """
+    row = jobs.submit(tenant, kind, spec, key, by)
+    return follow(jobs, tenant, row.job_id, ended=ended, on_event=on_event).result
