@@ -89,7 +89,7 @@ class Workers:
         self._stop, self._wake = threading.Event(), threading.Event()
         self._name = name
         awaited, quick = kinds_of("interactive", "quick"), kinds_of("quick")
-        kinds: list[Sequence[str]] = [()] * count + [awaited] * interactive + [quick]
+        kinds: Sequence[Sequence[str]] = [()] * count + [awaited] * interactive + [quick]
         self._threads = [
             threading.Thread(target=self._run, args=(f"{name}-{index}", own), name=f"job-{index}", daemon=True)
             for index, own in enumerate(kinds)

@@ -21,8 +21,8 @@ class JobSpec(Settings):
     summary: ClassVar[str]
     """What it does, in a few words."""
     urgency: ClassVar[Urgency] = "usual"
-    """quick: it takes a minute and somebody waits for it, so it waits behind no training. interactive: somebody waits for it,
-    so it goes first and has workers of its own. background: nobody waits."""
+    """quick: it takes a minute and somebody waits for it, so it waits behind no training. interactive: somebody waits
+    for it, so it goes first and has workers of its own. background: nobody waits."""
 
     policy: Annotated[str, Field(min_length=1), Says("a checkpoint's id")]
     """Checkpoint to start from (`gymnast weights list`)."""
