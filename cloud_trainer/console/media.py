@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from gymnast_core.evaluation.statistics import Interval
 from gymnast_core.records.lineage import Lineage
 from gymnast_core.types import FloatArray
+from gymnast_core.web.chart import Plot, drawing, tag
 
 ACTION_NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
 COLUMNS = {"policy": 0, "audit": 1, "world_model": 1, "judge": 1, "dataset": 2, "label": 3, "episode": 4, "external": 4}
@@ -22,47 +22,53 @@ TITLES = {"external": "made elsewhere"}
 
 def action_plot(actions_TA: FloatArray) -> Markup:
     """Return translation, rotation and gripper over control steps, as three small plots with a common axis."""
-    groups = ((slice(0, 3), "m", 0.05), (slice(3, 6), "rad", 0.25), (slice(6, 7), "open", 1.0))
+    groups = ((slice(0, 3), -0.05, 0.05), (slice(3, 6), -0.25, 0.25), (slice(6, 7), 0.0, 1.0))
     parts = []
-    for row, (columns, unit, limit) in enumerate(groups):
+    for row, (columns, low, high) in enumerate(groups):
         top = 12 + row * 96
-        low = 0.0 if unit == "open" else -limit
-        parts.append(_frame(top, 72, low, limit, unit))
+        plot = _plot(len(actions_TA), top, top + 72, low, high)
+        parts += [plot.rule(value, f"{value:g}", class_="grid") for value in (low, (low + high) / 2, high)]
         for index, values_T in enumerate(actions_TA[:, columns].T):
-            points = _points(np.arange(len(values_T)), values_T, top, 72, max(len(values_T) - 1, 1), low, limit)
             name = ACTION_NAMES[columns.start + index]
-            parts.append(f'<polyline class="line c{index}" points="{points}"><title>{name}</title></polyline>')
-            parts.append(f'<text class="c{index}" x="{628}" y="{top + 14 + 18 * index}">{name}</text>')
-    return _svg(300, "".join(parts), f"actions over {len(actions_TA)} steps")
+            parts.append(plot.line(range(len(values_T)), values_T, tag("title", name), class_=f"line c{index}"))
+            parts.append(plot.text(628, top + 14 + 18 * index, name, class_=f"c{index}"))
+    return _scrolled(700, 300, parts, f"actions over {len(actions_TA)} steps")
 
 
 def curve(values: Sequence[float], *, label: str, total: int = 0) -> Markup:
     """Return one curve of shares 0..1 over iterations; empty without values."""
     if not values:
         return Markup("")
-    points = _points(np.arange(len(values)), np.asarray(values), 10, 150, max(total - 1, len(values) - 1, 1), 0.0, 1.0)
-    last_x, last_y = points.split(" ")[-1].split(",")
-    body = _frame(10, 150, 0.0, 1.0, "") + f'<polyline class="line c0" points="{points}"/>'
-    body += f'<circle class="dot" cx="{last_x}" cy="{last_y}" r="4"/>'
-    body += f'<text class="c0" x="{min(float(last_x) + 10, 640)}" y="{float(last_y) + 4}">{values[-1]:.0%}</text>'
-    return _svg(180, body, f"{label} over {len(values)} iterations")
+    plot, last = _plot(max(total, len(values)), 10, 160), len(values) - 1
+    parts = [*_shares(plot), plot.line(range(len(values)), values, class_="line c0")]
+    parts.append(plot.dot(last, values[-1], r=4, class_="dot"))
+    place = min(plot.x(last) + 10, 640), plot.y(values[-1]) + 4
+    parts.append(plot.text(*place, f"{values[-1]:.0%}", class_="c0"))
+    return _scrolled(700, 180, parts, f"{label} over {len(values)} iterations")
 
 
 def rounds_chart(rates: Sequence[Interval]) -> Markup:
     """Return success over the rounds of a loop, round 0 first, with 95 % whiskers."""
-    values = np.array([rate.mean for rate in rates])
-    last = max(len(rates) - 1, 1)
-    parts = [_frame(10, 190, 0.0, 1.0, "")]
-    parts.append(
-        f'<polyline class="line c0" points="{_points(np.arange(len(values)), values, 10, 190, last, 0.0, 1.0)}"/>'
-    )
+    plot = _plot(len(rates), 10, 200)
+    parts = [*_shares(plot), plot.line(range(len(rates)), [rate.mean for rate in rates], class_="line c0")]
     for number, rate in enumerate(rates):
-        x = 46 + 570 * number / last
-        low, middle, high = (10 + 190 * (1 - value) for value in (rate.low, rate.mean, rate.high))
-        parts.append(f'<line class="line c0" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
-        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{middle:.1f}" r="4"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="222" text-anchor="middle">{number}</text>')
-    return _svg(228, "".join(parts), f"success over {len(rates) - 1} rounds")
+        parts.append(plot.whisker(number, rate.low, rate.high, class_="line c0"))
+        parts.append(plot.dot(number, rate.mean, r=4, class_="dot"))
+        parts.append(plot.text(plot.x(number), 222, number, class_="tick", text_anchor="middle"))
+    return _scrolled(700, 228, parts, f"success over {len(rates) - 1} rounds")
+
+
+def _plot(values: int, top: float, bottom: float, low: float = 0.0, high: float = 1.0) -> Plot:
+    """The area of so many values."""
+    return Plot(46, 616, top, bottom, last=max(values - 1, 1), low=low, high=high)
+
+
+def _shares(plot: Plot) -> list[Markup]:
+    return [plot.rule(share, f"{share:.0%}", class_="grid") for share in (0.0, 0.5, 1.0)]
+
+
+def _scrolled(width: float, height: float, parts: Sequence[str], label: str) -> Markup:
+    return tag("div", drawing(width, height, parts, label=label), class_="scroll")
 
 
 def lineage_graph(lineage: Lineage, links: Mapping[str, str]) -> Markup:
@@ -82,24 +88,33 @@ def lineage_graph(lineage: Lineage, links: Mapping[str, str]) -> Markup:
         for column, names in columns.items()
         for row, name in enumerate(names)
     }
-    parts = []
-    for child, parent in edges:
-        (x1, y1), (x2, y2) = place[child], place[parent]
-        start, end = (x1 + 156, x2) if x2 > x1 else (x1 + 156, x2 + 156)
-        bend = max(abs(end - start) / 2, 40)
-        parts.append(
-            f'<path class="edge" d="M{start:.0f} {y1 + 22:.0f} C{start + bend:.0f} {y1 + 22:.0f} '
-            f'{end + (bend if x2 <= x1 else -bend):.0f} {y2 + 22:.0f} {end:.0f} {y2 + 22:.0f}"/>'
-        )
+    parts = [_edge(*place[child], *place[parent]) for child, parent in edges]
     for name, box in boxes.items():
-        x, y = place[name]
-        drawn = (
-            f'<g class="box {escape(box["kind"])}"><rect x="{x:.0f}" y="{y:.0f}" width="156" height="44" rx="5"/>'
-            f'<text x="{x + 10:.0f}" y="{y + 18:.0f}">{escape(box["title"])}</text>'
-            f'<text class="small" x="{x + 10:.0f}" y="{y + 35:.0f}">{escape(box["note"])}</text></g>'
-        )
-        parts.append(f'<a href="{escape(links[name])}">{drawn}</a>' if name in links else drawn)
-    return _svg(height, "".join(parts), "lineage", width=920)
+        drawn = _box(*place[name], box)
+        parts.append(tag("a", drawn, href=links[name]) if name in links else drawn)
+    return _scrolled(920, height, parts, "lineage")
+
+
+def _edge(x1: float, y1: float, x2: float, y2: float) -> Markup:
+    """A bent line between two boxes, given by their upper left corners."""
+    start, end = (x1 + 156, x2) if x2 > x1 else (x1 + 156, x2 + 156)
+    bend = max(abs(end - start) / 2, 40)
+    to = end + (bend if x2 <= x1 else -bend)
+    path = (
+        f"M{start:.0f} {y1 + 22:.0f} C{start + bend:.0f} {y1 + 22:.0f} {to:.0f} {y2 + 22:.0f} {end:.0f} {y2 + 22:.0f}"
+    )
+    return tag("path", d=path, class_="edge")
+
+
+def _box(x: float, y: float, box: Mapping[str, Any]) -> Markup:
+    x, y = round(x), round(y)
+    return tag(
+        "g",
+        tag("rect", x=x, y=y, width=156, height=44, rx=5),
+        Plot.text(x + 10, y + 18, box["title"]),
+        Plot.text(x + 10, y + 35, box["note"], class_="small"),
+        class_=f"box {box['kind']}",
+    )
 
 
 def _condensed(lineage: Lineage) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
@@ -129,26 +144,3 @@ def _condensed(lineage: Lineage) -> tuple[dict[str, dict[str, Any]], list[tuple[
     edges_E = zip(lineage.child_E.tolist(), lineage.parent_E.tolist(), strict=True)
     pairs = ((names[child], names[parent]) for child, parent in edges_E)
     return boxes, [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
-
-
-def _points(x: Any, y: Any, top: float, height: float, last: float, low: float, high: float) -> str:
-    share = np.clip((np.asarray(y) - low) / (high - low), 0, 1)
-    return " ".join(
-        f"{46 + 570 * float(a) / last:.1f},{top + height * (1 - float(b)):.1f}" for a, b in zip(x, share, strict=True)
-    )
-
-
-def _frame(top: float, height: float, low: float, high: float, unit: str) -> str:
-    middle = (low + high) / 2
-    ticks = []
-    for value in (low, middle, high):
-        y = top + height * (1 - (value - low) / (high - low))
-        text = f"{value:.0%}" if not unit else f"{value:g}"
-        ticks.append(f'<line class="grid" x1="46" x2="616" y1="{y:.1f}" y2="{y:.1f}"/>')
-        ticks.append(f'<text class="tick" x="40" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
-    return "".join(ticks)
-
-
-def _svg(height: float, body: str, label: str, width: int = 700) -> Markup:
-    drawing = f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(label)}">{body}</svg>'
-    return Markup(f'<div class="scroll">{drawing}</div>')

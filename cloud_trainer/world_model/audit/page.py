@@ -17,6 +17,7 @@ from cloud_trainer.world_model.audit.cases import AuditCase
 from cloud_trainer.world_model.audit.report import AuditReport, scalars
 from cloud_trainer.world_model.data.video import write_video
 from gymnast_core.types import ByteArray, Outcome
+from gymnast_core.web.chart import Plot, drawing, tag
 
 _PANEL = 192
 _GAP = 8
@@ -99,22 +100,22 @@ def _curve(report: AuditReport) -> str:
     if len(rows) < 2:
         return ""
     low, high = min(row["psnr_low"] for row in rows), max(row["psnr_high"] for row in rows)
-
-    def point(place: int, name: str) -> str:
-        x, y = 40 + 540 * place / (len(rows) - 1), 10 + 130 * (high - rows[place][name]) / max(high - low, 1e-6)
-        return f"{x:.1f},{y:.1f}"
-
+    plot = Plot(40, 580, 10, 140, last=len(rows) - 1, low=low, high=high)
+    of = {name: [row[name] for row in rows] for name in ("psnr_low", "psnr_db", "psnr_high")}
     steps = range(len(rows))
-    band = " ".join([point(i, "psnr_high") for i in steps] + [point(i, "psnr_low") for i in reversed(steps)])
-    line = " ".join(point(i, "psnr_db") for i in steps)
-    return (
-        "<figure><svg viewBox='0 0 600 170' width=600 role=img aria-label='PSNR by imagined step'>"
-        f"<polygon points='{band}' fill='#3498db44'/><polyline points='{line}' fill=none stroke='#3498db' "
-        f"stroke-width=2 /><g font-size=12 fill=currentColor><text x=0 y=16>{high:.1f}</text>"
-        f"<text x=0 y=144>{low:.1f} dB</text><text x=40 y=164>step {rows[0]['step']}</text>"
-        f"<text x=580 y=164 text-anchor=end>step {rows[-1]['step']}</text></g></svg>"
-        "<figcaption>PSNR by imagined step, mean over episodes with its 95 % interval</figcaption></figure>"
-    )
+    words = [
+        plot.text(0, 16, f"{high:.1f}"), plot.text(0, 144, f"{low:.1f} dB"),
+        plot.text(40, 164, f"step {rows[0]['step']}"),
+        plot.text(580, 164, f"step {rows[-1]['step']}", text_anchor="end"),
+    ]  # fmt: skip
+    parts = [
+        plot.band(steps, of["psnr_low"], of["psnr_high"], fill="#3498db44"),
+        plot.line(steps, of["psnr_db"], fill="none", stroke="#3498db", stroke_width=2),
+        tag("g", *words, font_size=12, fill="currentColor"),
+    ]
+    picture = drawing(600, 170, parts, label="PSNR by imagined step", width=600)
+    caption = tag("figcaption", "PSNR by imagined step, mean over episodes with its 95 % interval")
+    return tag("figure", picture, caption)
 
 
 def _horizon_rows(report: AuditReport) -> list[tuple[Any, ...]]:
