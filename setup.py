@@ -30,7 +30,7 @@ def data(top: str) -> list[str]:
 
 setup(
     name=PACKAGE,
-    version="0.1.0",
+    version="0.2.0",
     packages=find_packages(include=[f"{top}{sub}" for top in OURS for sub in ("", ".*")]),
     package_data={top: data(top) for top in OURS},
     data_files=[
