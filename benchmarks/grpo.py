@@ -32,9 +32,9 @@ from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.practice.pieces import Ground, Recipe
 from cloud_trainer.practice.sharded import Ledger, LocalPool, Pool, ShardedSampler
-from cloud_trainer.world_model.compact.data import StartState
 from cloud_trainer.world_model.compact.model import CompactWorldModel
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
+from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample

@@ -25,7 +25,7 @@ from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import ProgressEvent
-from cloud_trainer.world_model.compact.data import StartState
+from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.statistics import wilson_interval

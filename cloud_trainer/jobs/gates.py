@@ -24,7 +24,8 @@ from cloud_trainer.world_model.audit.outcomes import Judged, outcome_report
 from cloud_trainer.world_model.audit.page import write_audit
 from cloud_trainer.world_model.audit.report import AuditReport
 from cloud_trainer.world_model.audit.run import draw_cases, dreamt_verdicts, run_audit
-from cloud_trainer.world_model.compact.data import Clips, StartState, clips_of, starts_of
+from cloud_trainer.world_model.compact.data import Clips, clips_of, starts_of
+from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.judge import Judge, Verdict

@@ -19,7 +19,8 @@ from cloud_trainer.judge.choice import judge_of
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.train import Training
-from cloud_trainer.world_model.compact.data import Clips, StartState, clips_of, looking_into
+from cloud_trainer.world_model.compact.data import Clips, clips_of, looking_into
+from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge

@@ -20,7 +20,8 @@ from cloud_trainer.practice.sharded import LocalPool, ShardedSampler
 from cloud_trainer.practice.start_states import novel_starts
 from cloud_trainer.practice.train import Anchor, Sampler, Training, left_by
 from cloud_trainer.progress import Cancelled, CancelledError, ProgressEvent, never
-from cloud_trainer.world_model.compact.data import Clips, StartState, median_background
+from cloud_trainer.world_model.compact.data import Clips, median_background
+from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.judge import Judge
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_trainer.progress import CancelledError, never
-from cloud_trainer.world_model.compact.data import Clips, StartState, starts_of
+from cloud_trainer.world_model.compact.data import Clips, starts_of
+from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.env import Env, instructions_for
 from gymnast_core.errors import ContractError

@@ -18,7 +18,7 @@ from cloud_trainer.practice.imagine import imagine_from
 from cloud_trainer.practice.policy_weights import Weights, load_weights
 from cloud_trainer.practice.train import first_frames, judged
 from cloud_trainer.progress import Cancelled, never
-from cloud_trainer.world_model.compact.data import StartState
+from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge

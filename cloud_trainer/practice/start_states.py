@@ -27,7 +27,7 @@ from cloud_trainer.practice.scene_edits import (
     load_edit,
 )
 from cloud_trainer.ranges import Range, check_ranges
-from cloud_trainer.world_model.compact.data import StartState
+from cloud_trainer.world_model.starts import StartState
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.types import ByteArray
 

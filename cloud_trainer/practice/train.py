@@ -20,7 +20,7 @@ from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from cloud_trainer.training_state import read_values
 from cloud_trainer.world_model.audit.outcomes import outcomes_of
-from cloud_trainer.world_model.compact.data import StartState
+from cloud_trainer.world_model.starts import StartState
 from gymnast_core.judge import Judge
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import LearningPolicy, load_trainable

@@ -12,7 +12,7 @@ from cloud_trainer.world_model.dit.checkpoint import ARCHITECTURE, load_world_mo
 from cloud_trainer.world_model.dit.codec import build_codec
 from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
-from cloud_trainer.world_model.dit.starts import start_from_episode
+from cloud_trainer.world_model.starts import start_from_episode
 from gymnast_core.env import Env
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
@@ -38,7 +38,10 @@ def imagined_envs(
         compact_starts = starts_of(clips_of(episodes, compact.config.image_size), ends=max_steps)
         return lambda rows: CompactWorldModelEnv(compact, compact_starts, batch_size=rows, max_steps=max_steps)
     world = load_world_model(checkpoint)
-    codec, starts = build_codec(world.codec_config), [start_from_episode(episode, 0) for episode in episodes]
+    codec, starts = (
+        build_codec(world.codec_config),
+        [start_from_episode(episode, 0, ends=max_steps) for episode in episodes],
+    )
     window = world.model.config.max_frames
     drawn = sampler or SamplerConfig(window=window, pinned=1 if window > 2 else 0)
 

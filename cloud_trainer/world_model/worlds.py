@@ -1,7 +1,7 @@
 """One interface over both world models, for whoever practises, judges or audits in them.
 
 load_world() reads the architecture off the checkpoint's manifest. Starts and episodes are those of
-compact_data.StartState and gymnast_core.types.Episode, with frames of World.image_size pixels a side.
+world_model.starts.StartState and gymnast_core.types.Episode, with frames of World.image_size pixels a side.
 """
 
 from __future__ import annotations
@@ -12,26 +12,24 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from cloud_trainer.ranges import Range, check_ranges
 from cloud_trainer.world_model.audit.cases import EnvDreamer, dit_dreamer
 from cloud_trainer.world_model.compact import model as compact_model
-from cloud_trainer.world_model.compact.data import Clips, StartState, clips_of, median_background, starts_of
+from cloud_trainer.world_model.compact.data import Clips, clips_of, median_background, starts_of
 from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
 from cloud_trainer.world_model.compact.model import CompactWorldModel
-from cloud_trainer.world_model.dit import checkpoint, starts
-from cloud_trainer.world_model.dit.actions import condition
+from cloud_trainer.world_model.dit import checkpoint
 from cloud_trainer.world_model.dit.checkpoint import WorldModel, load_world_model
 from cloud_trainer.world_model.dit.codec import Codec, build_codec
 from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
+from cloud_trainer.world_model.starts import StartState
 from gymnast_core.env import Env
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policies.placement import device_of
 from gymnast_core.records.manifest import read_manifest
-from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode
 
 DREAM_RANGES = {
@@ -196,10 +194,9 @@ class DiTWorld:
         runs = [list(rows) for _, rows in groupby(starts, key=id)]
         group = len(runs[0]) if runs and len({len(rows) for rows in runs}) == 1 else 1
         last = _last_step(starts)
-        begin = [_known_past(start, last) for start in starts[::group]]
         rows = max(1, len(starts))
         config = replace(self._env, batch_size=rows, max_steps=last, group_size=group, in_order=True)
-        return WorldModelEnv(self._world.model, self._world.objective, self._codec, begin, config)
+        return WorldModelEnv(self._world.model, self._world.objective, self._codec, starts[::group], config)
 
     def dreamer(self) -> EnvDreamer:
         """See World."""
@@ -230,17 +227,3 @@ def load_world(folder: Path, config: DreamConfig | None = None) -> World:
 
 def _last_step(starts: Sequence[StartState]) -> int:
     return max((start.episode_steps for start in starts), default=1)
-
-
-def _known_past(start: StartState, max_steps: int) -> starts.StartState:
-    """A recorded start as the DiT's context: the pinned first frame, those before the start, the start."""
-    frames, conditions = start.frame_HWC[None], np.zeros((1, 10), np.float32)
-    if start.step:
-        if start.past_FHWC is None or start.led_FA is None:
-            raise ConfigError(f"start {start.episode_id}@{start.step} lacks the frames before it; take it of clips")
-        frames = np.concatenate((start.first_HWC[None], start.past_FHWC, frames))
-        conditions = np.concatenate((conditions, condition(start.led_FA)))
-    return starts.StartState(
-        start.instruction, frames, conditions, start.pose_P, start.step * WIDOWX_250S.step_ns,
-        f"{start.episode_id}@{start.step}", min(max_steps, start.episode_steps) - start.step,
-    )  # fmt: skip

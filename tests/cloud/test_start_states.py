@@ -16,7 +16,7 @@ from cloud_trainer.practice.scene_edits import (
     load_edit,
 )
 from cloud_trainer.practice.start_states import NovelConfig, novel_instruction, novel_scene, novel_starts
-from cloud_trainer.world_model.compact.data import StartState
+from cloud_trainer.world_model.starts import StartState
 from gymnast_core.errors import ConfigError, RejectedBridgeError, ShapeError
 from tests.cloud.openai_server import OpenAiServer, frames_in, question_in
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from cloud_trainer.world_model.dit.codec import IdentityCodec
 from cloud_trainer.world_model.dit.diffusion import VPrediction
 from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
 from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
-from cloud_trainer.world_model.dit.starts import padded, start_from_episode
+from cloud_trainer.world_model.dit.starts import known_frames
+from cloud_trainer.world_model.starts import start_from_episode
 from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.errors import ConfigError, EpisodeOverError
 from tests.world_model.tiny import tiny_env, tiny_episode, tiny_model, tiny_starts
@@ -57,7 +59,7 @@ def test_rollout_equals_the_sampler_called_by_hand() -> None:
     env = tiny_env(batch_size=1, max_steps=2, in_order=True)
     env.reset("x", seed=5)
     shown = [env.step(actions(1, v)).observation.images["main"] for v in (0.01, -0.02)]
-    frames, conditions = padded(tiny_starts()[0], 3)
+    frames, conditions = known_frames(tiny_starts()[0], 3)
     sampler = RolloutSampler(tiny_model(), VPrediction(), SamplerConfig(steps=2, window=5, pinned=1))
     sampler.start(IdentityCodec().encode(torch.from_numpy(frames))[None], torch.from_numpy(conditions)[None])
     words = np.random.SeedSequence((5, 0, 0)).generate_state(2, np.uint32)
@@ -127,14 +129,17 @@ def test_horizon_ends_where_trust_ends() -> None:
 
 def test_starts_keep_the_anchor_and_the_frames_before_the_step() -> None:
     episode = tiny_episode(steps=8)
-    start = start_from_episode(episode, 6, recent=3)
-    assert np.array_equal(start.frames_FHWC, episode.images["main"][[0, 4, 5, 6]])
-    assert not start.conditions_FC[0].any()
-    np.testing.assert_array_equal(start.conditions_FC[1:], condition(episode.actions_TA[[3, 4, 5]]))
-    frames, conditions = padded(start, 6)
-    assert np.array_equal(frames, episode.images["main"][[0, 0, 0, 4, 5, 6]])
+    start = start_from_episode(episode, 6)
+    frames, conditions = known_frames(start, 5)
+    assert np.array_equal(frames, episode.images["main"][[0, 3, 4, 5, 6]])
+    assert not conditions[0].any()
+    np.testing.assert_array_equal(conditions[1:], condition(episode.actions_TA[[2, 3, 4, 5]]))
+    frames, conditions = known_frames(start, 7)
+    assert np.array_equal(frames, episode.images["main"][[0, 0, 0, 3, 4, 5, 6]])
     assert not conditions[:3].any()
-    assert np.array_equal(padded(start, 2)[0], episode.images["main"][[0, 6]])
+    assert np.array_equal(known_frames(start, 2)[0], episode.images["main"][[0, 6]])
+    with pytest.raises(ConfigError, match="lacks the frames before it"):
+        known_frames(replace(start, past_FHWC=None), 5)
     with pytest.raises(ConfigError, match=r"steps 0\.\.8"):
         start_from_episode(episode, 9)
 

@@ -13,7 +13,7 @@ from cloud_trainer.world_model.dit.diffusion import VPrediction
 from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
 from cloud_trainer.world_model.dit.network import DiT, DiTConfig
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
-from cloud_trainer.world_model.dit.starts import StartState, start_from_episode
+from cloud_trainer.world_model.starts import StartState, start_from_episode
 from gymnast_core.types import Episode, Outcome
 
 
@@ -46,7 +46,7 @@ def tiny_episode(seed: int = 0, steps: int = 8, size: int = 8, **changes: Any) -
 
 
 def tiny_starts(count: int = 3) -> list[StartState]:
-    return [start_from_episode(tiny_episode(seed), 4, recent=2) for seed in range(count)]
+    return [start_from_episode(tiny_episode(seed), 4) for seed in range(count)]
 
 
 def tiny_env(batch_size: int = 3, **changes: Any) -> WorldModelEnv:

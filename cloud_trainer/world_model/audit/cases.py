@@ -12,7 +12,7 @@ import torch
 from cloud_trainer.world_model.dit.checkpoint import WorldModel
 from cloud_trainer.world_model.dit.codec import Codec
 from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
-from cloud_trainer.world_model.dit.starts import start_from_episode
+from cloud_trainer.world_model.starts import start_from_episode
 from gymnast_core.env import Env
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.images import area_downsample
@@ -111,12 +111,12 @@ class EnvDreamer:
 
 
 def dit_dreamer(
-    world: WorldModel, codec: Codec, config: WorldModelEnvConfig, *, camera: str | None = None, recent: int = 4
+    world: WorldModel, codec: Codec, config: WorldModelEnvConfig, *, camera: str | None = None
 ) -> EnvDreamer:
     """Return a dreamer over a DiT checkpoint; config's batch size and length are set per batch."""
 
     def make_env(episodes: Sequence[Episode], start: int) -> Env:
-        starts = [start_from_episode(episode, start, recent=recent, camera=camera) for episode in episodes]
+        starts = [start_from_episode(episode, start, camera=camera) for episode in episodes]
         steps = max(episode.steps for episode in episodes) - start
         fitted = replace(config, batch_size=len(episodes), max_steps=max(1, steps), group_size=1, in_order=True)
         return WorldModelEnv(world.model, world.objective, codec, starts, fitted)

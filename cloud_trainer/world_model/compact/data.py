@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cloud_trainer.world_model.starts import PAST_FRAMES, StartState
 from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
 from gymnast_core.types import BoolArray, ByteArray, Episode, FloatArray, IntArray, Outcome
-
-PAST_FRAMES = 3
-"""Before a start; with its own and the pinned first one they are the DiT's five context frames."""
 
 
 def next_pose(pose_BP: FloatArray, action_BA: FloatArray) -> FloatArray:
@@ -140,34 +138,6 @@ def median_background(frames_NTHWC: ByteArray, *, samples: int = 400, seed: int 
     picked = frames_NTHWC[rng.integers(0, n, samples), rng.integers(0, t, samples)]
     background: ByteArray = np.median(picked, axis=0).astype(np.uint8)
     return background
-
-
-@dataclass(frozen=True)
-class StartState:
-    """Where a dream may begin: a recorded step and the first frame of its episode.
-
-    Attributes:
-        first_HWC: (64, 64, 3) uint8, the episode's first frame, pinned as second context.
-        frame_HWC: (64, 64, 3) uint8, what was seen at the start step.
-        pose_P: (7,) float32, the commanded pose then.
-        instruction: what the arm should do.
-        step: control steps already spent; 0 for an episode's beginning.
-        episode_id: where it comes from.
-        episode_steps: the step at which a dream that begins here ends.
-        past_FHWC: up to 3 frames just before the start, the oldest first, without the episode's first; for a world
-            model that looks further back than one frame.
-        led_FA: (F + 1, 7) float32, the actions that led to each of them and to the start.
-    """
-
-    first_HWC: ByteArray
-    frame_HWC: ByteArray
-    pose_P: FloatArray
-    instruction: str
-    step: int
-    episode_id: str
-    episode_steps: int
-    past_FHWC: ByteArray | None = None
-    led_FA: FloatArray | None = None
 
 
 def starts_of(clips: Clips, *, steps: Sequence[int] = (0,), ends: int | IntArray | None = None) -> list[StartState]:

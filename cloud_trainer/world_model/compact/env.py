@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cloud_trainer.world_model.compact.data import StartState, next_pose
+from cloud_trainer.world_model.compact.data import next_pose
 from cloud_trainer.world_model.compact.model import CompactWorldModel
+from cloud_trainer.world_model.starts import StartState
 from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import ConfigError, EpisodeOverError
 from gymnast_core.spec import EnvSpec

@@ -14,7 +14,8 @@ from cloud_trainer.world_model.dit.codec import Codec
 from cloud_trainer.world_model.dit.diffusion import Objective
 from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.sampler import Network, RolloutSampler, SamplerConfig
-from cloud_trainer.world_model.dit.starts import StartState, padded
+from cloud_trainer.world_model.dit.starts import known_frames
+from cloud_trainer.world_model.starts import StartState
 from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import ConfigError, EpisodeOverError
@@ -123,7 +124,7 @@ class WorldModelEnv:
         Raises:
             ConfigError: no starts, or of several image sizes.
         """
-        sizes = {start.frames_FHWC.shape[1:3] for start in starts}
+        sizes = {start.frame_HWC.shape[:2] for start in starts}
         if len(sizes) != 1:
             raise ConfigError(f"starts must be given and share one image size, got sizes {sorted(sizes)}")
         (height, width) = sizes.pop()
@@ -193,12 +194,14 @@ class WorldModelEnv:
         rows = [unique.index(i) for i in starts] * config.draws
         self._sampler.fan_out(rows)
         first = [self._starts[i] for i in starts]
-        self._episode = _Episode(context[rows[: config.batch_size], -1].clone(), first, seed, config.draws)
+        self._episode = _Episode(
+            context[rows[: config.batch_size], -1].clone(), first, seed, config.draws, config.robot.step_ns
+        )
         return self._observe(self._episode)
 
     def _encode(self, index: int) -> tuple[Tensor, FloatArray]:
         if index not in self._encoded:
-            frames, conditions = padded(self._starts[index], self._config.context_frames)
+            frames, conditions = known_frames(self._starts[index], self._config.context_frames)
             self._encoded[index] = (self._codec.encode(torch.from_numpy(frames)).to(self._device), conditions)
         return self._encoded[index]
 
@@ -211,14 +214,13 @@ class WorldModelEnv:
 class _Episode:
     """What changes while B rows are dreamt."""
 
-    def __init__(self, latents: Tensor, first: Sequence[StartState], seed: int, draws: int) -> None:
+    def __init__(self, latents: Tensor, first: Sequence[StartState], seed: int, draws: int, step_ns: int) -> None:
         rows = len(first)
         self.latents, self.steps = latents, 0
-        self.proprio_BP = np.stack([start.proprio_P for start in first]).astype(np.float32)
+        self.proprio_BP = np.stack([start.pose_P for start in first]).astype(np.float32)
         self._targets = [EndEffectorTarget.from_proprioception(proprio) for proprio in self.proprio_BP]
-        self.time_ns_B = np.array([start.time_ns for start in first], np.int64)
-        never = np.iinfo(np.int64).max
-        self.left_B = np.array([never if start.left is None else start.left for start in first], np.int64)
+        self.time_ns_B = np.array([start.step * step_ns for start in first], np.int64)
+        self.left_B = np.array([start.episode_steps - start.step for start in first], np.int64)
         self.terminated_B, self.truncated_B = np.zeros(rows, bool), np.zeros(rows, bool)
         self.disagreement_B = np.zeros(rows, np.float32)
         self._generators = [_generator(seed, row, draw) for draw in range(draws) for row in range(rows)]

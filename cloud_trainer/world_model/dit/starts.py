@@ -1,84 +1,42 @@
-"""Where an imagined episode may begin: any recorded step of a real one.
-
-The episode's first frame stays pinned in slot 0 as an anchor; the frames just before the start follow with the
-actions that led to them, so that the model knows what is moving (keyframe starts, WoVR, arXiv 2602.13977).
-"""
+"""A recorded start as the network sees it: context frames, slot 0 the pinned anchor, each with what led to it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import numpy as np
 
-from cloud_trainer.world_model.dit.actions import CONDITION_DIM, frame_conditions
-from gymnast_core.errors import ConfigError, ShapeError
-from gymnast_core.types import ByteArray, Episode, FloatArray
-
-
-@dataclass(frozen=True)
-class StartState:
-    """A known past.
-
-    Attributes:
-        instruction: what the episode was about.
-        frames_FHWC: (F, H, W, 3) uint8, slot 0 the anchor, then recent frames, the last one is "now".
-        conditions_FC: (F, 10) float32, the action that led to each frame; zeros where none did.
-        proprio_P: (7,) float32, now.
-        time_ns: now.
-        source: episode id and step, for lineage.
-        left: steps after which a row that begins here is truncated, where that is sooner than the environment's own.
-    """
-
-    instruction: str
-    frames_FHWC: ByteArray
-    conditions_FC: FloatArray
-    proprio_P: FloatArray
-    time_ns: int = 0
-    source: str = ""
-    left: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse arrays that do not line up."""
-        frames = self.frames_FHWC.shape[0]
-        if self.frames_FHWC.ndim != 4 or frames < 1 or self.conditions_FC.shape != (frames, CONDITION_DIM):
-            raise ShapeError(
-                f"start {self.source}: frames {self.frames_FHWC.shape} need conditions ({frames}, {CONDITION_DIM}), "
-                f"got {self.conditions_FC.shape}"
-            )
+from cloud_trainer.world_model.dit.actions import frame_conditions
+from cloud_trainer.world_model.starts import StartState
+from gymnast_core.errors import ConfigError
+from gymnast_core.types import ACTION_DIM, ByteArray, FloatArray
 
 
-def start_from_episode(episode: Episode, step: int, *, recent: int = 4, camera: str | None = None) -> StartState:
-    """Start at observation `step` of a recorded episode.
+def known_frames(start: StartState, frames: int) -> tuple[ByteArray, FloatArray]:
+    """Return exactly `frames` known frames of a start, the last one "now".
 
     Args:
-        episode: T actions, T + 1 observations.
-        step: 0..T.
-        recent: how many frames up to and including `step` are context, besides the anchor.
-        camera: default the first one.
+        start: where a dream begins.
+        frames: F, at least 1; of a shorter past the anchor is repeated, of a longer one the oldest but the anchor left.
+
+    Returns:
+        ((F, H, W, 3) uint8, (F, 10) float32: the condition that led to each frame, zeros where none did).
 
     Raises:
-        ConfigError: step or camera is not in the episode.
+        ConfigError: it begins in the middle of an episode, and the frames before it were not kept.
     """
-    name = camera or next(iter(episode.images))
-    if name not in episode.images or not 0 <= step <= episode.steps:
-        raise ConfigError(
-            f"episode {episode.episode_id} has cameras {tuple(episode.images)} and steps 0..{episode.steps}; "
-            f"asked for {name!r} at {step}"
-        )
-    keep = sorted({0, *range(max(0, step - recent + 1), step + 1)})
-    return StartState(
-        episode.instruction,
-        episode.images[name][keep],
-        frame_conditions(episode.actions_TA)[keep],
-        episode.proprio_TP[step],
-        int(episode.time_ns_T[step]),
-        f"{episode.episode_id}@{step}",
-    )
-
-
-def padded(start: StartState, frames: int) -> tuple[ByteArray, FloatArray]:
-    """Return exactly `frames` context frames: the anchor is repeated, or the oldest unpinned ones are dropped."""
-    missing = frames - start.frames_FHWC.shape[0]
+    known_FHWC, conditions_FC = _known(start)
+    missing = frames - len(known_FHWC)
     if missing >= 0:
-        rows = [0] * missing + list(range(start.frames_FHWC.shape[0]))
+        rows = [0] * missing + list(range(len(known_FHWC)))
     else:
-        rows = [0, *range(1 - missing, start.frames_FHWC.shape[0])] if frames > 1 else [start.frames_FHWC.shape[0] - 1]
-    return start.frames_FHWC[rows], start.conditions_FC[rows]
+        rows = [0, *range(1 - missing, len(known_FHWC))] if frames > 1 else [len(known_FHWC) - 1]
+    return known_FHWC[rows], conditions_FC[rows]
+
+
+def _known(start: StartState) -> tuple[ByteArray, FloatArray]:
+    """The first frame, those before the start, the start; and their conditions."""
+    frames_FHWC, led_FA = start.frame_HWC[None], np.zeros((0, ACTION_DIM), np.float32)
+    if start.step:
+        if start.past_FHWC is None or start.led_FA is None:
+            raise ConfigError(f"start {start.episode_id}@{start.step} lacks the frames before it; take it of clips")
+        frames_FHWC, led_FA = np.concatenate((start.first_HWC[None], start.past_FHWC, frames_FHWC)), start.led_FA
+    return frames_FHWC, frame_conditions(led_FA)
