@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def golden_dir(request: pytest.FixtureRequest) -> Path:
     """The folder named by --golden."""
     return Path(request.config.getoption("--golden"))
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server of the session's own, from the distribution's packages; skips where there is none."""
+    from tests.postgres import PostgresMissingError, postgres_server
+
+    try:
+        with postgres_server() as url:
+            yield url
+    except PostgresMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind."""
+    from tests.postgres import database_of_ones_own
+
+    if request.param == "SQLite":
+        yield f"sqlite:///{tmp_path / 'store.db'}"
+        return
+    with database_of_ones_own(request.getfixturevalue("postgres_url")) as url:
+        yield url

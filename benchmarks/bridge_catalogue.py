@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.bridge_table import Table
 from cloud_trainer.store.database import Database
-from cloud_trainer.store.protocols import CheckpointRow, EpisodeRow
+from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from tests.postgres import PostgresMissingError, postgres_server
 
@@ -40,17 +40,9 @@ def _measure_store(table: Table, name: str, url: str) -> None:
     table.add(
         f"adding an episode: the 10th over the last, {name}", young / late, 0.8, note=f"{late * 1e3:.2f} ms at {total}"
     )
-    store.add_checkpoint(
-        CheckpointRow("default", "policy-1", "policy", b"{}", "0" * 64, 1, 1),
-        [("episode", f"ep-{number}") for number in range(total)],
-    )
     questions: dict[str, Callable[[], object]] = {
         "the page at the end of the catalogue": lambda: store.episodes("default", after=total - 1000),
         "a robot's last page": lambda: store.episodes("default", robot="wx-3", after=total - 20_000),
-        "every episode behind a checkpoint": lambda: store.made_from("default", "policy-1"),
-        "every checkpoint behind which an episode is": lambda: store.made_with(
-            "default", "episode", f"ep-{total // 2}"
-        ),
     }
     for question, ask in questions.items():
         started = time.perf_counter()

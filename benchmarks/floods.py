@@ -29,7 +29,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 
-from cloud_trainer.service import ServiceConfig, enroll, serve
+from cloud_trainer.app import stop_signals
+from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_core.wire.channel import open_channel
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc, weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
@@ -128,7 +129,9 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 
 def _serve(folder: Path) -> None:
     logging.disable(logging.WARNING)
-    serve(ServiceConfig(folder, port_file=folder / "port"))
+    stop = stop_signals()
+    with Service(ServiceConfig(folder, port_file=folder / "port")):
+        stop.wait()
 
 
 def _rows(meanwhile: str, address: str, identity: Path, seconds: float) -> list[dict[str, Any]]:

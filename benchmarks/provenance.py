@@ -1,15 +1,14 @@
 """How long `why` takes at 100,000 episodes, through the service: client call, mutual TLS and answer included.
 
-`python -m benchmarks.provenance` fills a trainer's catalogue and shelf (a policy, a world model and a judge made from
-all episodes and their labels), lets the provenance graph catch up, and asks over the wire what `gymnast why` asks. Then
-an episode is retracted, and a byte of another is changed behind the trainer's back: both must be named.
+`python -m benchmarks.provenance` fills a trainer's catalogue, whose episodes and labels are recorded as they come, and
+its shelf (a policy, a world model and a judge made from all of them), and asks over the wire what `gymnast why` asks.
+Then an episode is retracted, and a byte of another is changed behind the trainer's back: both must be named.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sqlite3
 import statistics
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save
@@ -66,7 +66,7 @@ def measure(folder: Path, episodes: int, repeat: int) -> dict[str, Any]:
         with EpisodesClient(service.address, identity) as writer:
             touched, retract_s = timed(lambda: writer.retract(name_of(7), "bumped"))
         after, tainted_s = timed(lambda: client.why(policy))
-        tamper(folder / "trainer" / "provenance.db", name_of(11))
+        tamper(service, name_of(11))
         damage = client.why(policy, verify=True)["damage"]
     whole = json.loads(text)
     return {
@@ -113,11 +113,11 @@ def add_episodes(service: Service, episodes: int) -> None:
         service.meta.add_episodes(rows)
 
 
-def tamper(database: Path, record: str) -> None:
+def tamper(service: Service, record: str) -> None:
     """Change one character of an episode's record."""
-    with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE record SET payload = replace(payload, 'red', 'rod') WHERE id = ?", (record,))
-    connection.close()
+    with service._database.transaction() as connection:
+        changed = sa.text("UPDATE records SET payload = replace(payload, 'red', 'rod') WHERE id = :id")
+        connection.execute(changed, {"id": record})
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -135,7 +135,7 @@ def table_of(figures: dict[str, Any]) -> Table:
         table.add_column(column, justify="left" if column.startswith("asked") else "right")
     for name, seconds in figures["seconds"].items():
         table.add_row(name, f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}")
-    behind = f"the graph is complete, after the last episode (all within {figures['filled_s']:.0f} s)"
+    behind = f"three checkpoints are recorded, after the last episode (all within {figures['filled_s']:.0f} s)"
     table.add_row(behind, f"{figures['caught_up_s']:.2f}", "")
     table.add_row("first why after a restart", f"{figures['first_after_restart_s']:.2f}", "")
     table.add_row(f"retract, touches {figures['touched']}", f"{figures['retract_s']:.2f}", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -54,6 +55,20 @@ def postgres_server(*, durable: bool = False) -> Iterator[str]:
         server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown: SIGTERM waits for clients
         server.wait(20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def database_of_ones_own(server_url: str) -> Iterator[str]:
+    """Make an empty database on a server; gives its URL, and drops it at the end."""
+    name, outside = f"db_{secrets.token_hex(6)}", sa.create_engine(server_url, isolation_level="AUTOCOMMIT")
+    try:
+        with outside.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        yield f"{server_url.rpartition('/')[0]}/{name}"
+        with outside.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        outside.dispose()
 
 
 def _account() -> dict[str, Any]:

@@ -11,7 +11,6 @@ from cloud_trainer.jobs.memory import GIB, memory_of_machine
 from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.service import JobContext
-from cloud_trainer.store.tenants import LEDGER, tenant_folder
 from gymnast_core.evaluation.purpose import is_measurement
 
 SETTLE_S = 60.0
@@ -54,7 +53,7 @@ class JobProcesses:
             shelf.add(Path(candidate["folder"]))
             if robots:  # whoever submitted the job named them; else somebody offers a candidate on its page
                 context.publish(Path(candidate["folder"]), robots=robots)
-        record_rows(tenant_folder(self._folder, tenant) / LEDGER, result)
+        record_rows(context.ledger, result)
         return result
 
 

@@ -16,7 +16,7 @@ from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
 from cloud_trainer.service import Service
 from cloud_trainer.service.policy import PolicyServicer
-from cloud_trainer.store.tenants import LEDGER, PerTenant, tenant_folder
+from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.asked import Asked
 from gymnast_core.policies import serve_policy
 from gymnast_core.wire.address import is_loopback
@@ -47,14 +47,14 @@ class App:
         self.policy_version = "" if policy is None else policy.version
         servicer = None if policy is None else PolicyServicer(lambda: policy)
         self.service = service = Service(config.service, runner, servicer)
+        self.shelves.report_to(lambda tenant, manifest: service.trails.of(tenant).shelved(manifest))
         service.check_job = functools.partial(
             check_submission, self.shelves, service.episodes_of, allowed=config.jobs_may
         )
         self._engines = PerTenant(lambda tenant: engine_for(service, config.arms, self.shelves.of(tenant), tenant))
         self._watch = ReplayWatch(
-            service.episodes, service.jobs, lambda tenant: tenant_folder(folder, tenant) / LEDGER,
-            self._can_replay, lambda row: service.blinded(row),
-        )  # fmt: skip
+            service.episodes, service.jobs, service.ledgers.of, self._can_replay, lambda row: service.blinded(row)
+        )
         self.page: Console | None = None
         self._running = contextlib.ExitStack()
 

@@ -14,7 +14,7 @@ from cloud_trainer.flows.adaptation_engine import FlowError
 from gymnast_core.bounds import whole_number
 from gymnast_core.errors import ContractError
 from gymnast_core.evaluation.trial import TrialError
-from gymnast_core.records.provenance import ProvenanceError
+from gymnast_core.records.lineage import ProvenanceError
 from gymnast_core.web.auth import Gate, User
 from gymnast_core.web.site import Site, Statuses
 from gymnast_core.wire.errors import NotFoundError

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_trainer.service import Service
+from cloud_trainer.service.publish import Within
 from cloud_trainer.store.tenants import CHECKPOINTS, tenant_folder
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.records.manifest import Manifest, read_manifest
@@ -96,7 +97,7 @@ class Checkpoints:
         user.require("promote" if promote else "publish")
         known, trail = self.find(user, checkpoint_id), self._service.trails.of(user.tenant)
         self._check_target(user, checkpoint_id, known, robots)
-        trail.catch_up()
+        trail.require(checkpoint_id)
         trail.graph.check_promotable(checkpoint_id)
         if promote and not self.has_won(user.tenant, checkpoint_id):
             raise NotWonError(
@@ -106,8 +107,8 @@ class Checkpoints:
             raise RefusedError("something is being published at this moment; wait until that is done, then look again")
         asked = {"checkpoint": checkpoint_id, "robots": list(robots)}
         try:
-            with trail.acting(user, "promote" if promote else "publish", asked):
-                sequence = self._offer(user.tenant, known, list(robots) or ["*"], promote=promote)
+            within = trail.committing(user, "promote" if promote else "publish", asked)
+            sequence = self._offer(user.tenant, known, list(robots) or ["*"], promote=promote, within=within)
         finally:
             self._publishing.release()
         if promote:
@@ -139,10 +140,10 @@ class Checkpoints:
         if checkpoint_id not in holders and (known := self.all(user).get(checkpoint_id)) is not None:
             self._check_policy(checkpoint_id, known)
         asked = {"checkpoint": checkpoint_id, "robots": list(robots), "reason": reason.strip()}
-        with self._service.trails.of(user.tenant).acting(user, "roll back", asked):
-            release, _ = self._service.publisher.rollback(
-                user.tenant, checkpoint_id, robots=list(robots) or ["*"], reason=reason.strip(), holders=holders
-            )
+        release, _ = self._service.publisher.rollback(
+            user.tenant, checkpoint_id, robots=list(robots) or ["*"], reason=reason.strip(), holders=holders,
+            within=self._service.trails.of(user.tenant).committing(user, "roll back", asked),
+        )  # fmt: skip
         whom = _whom(release.robots)
         return f"{checkpoint_id} runs again on {whom} from the next episode on (release {release.sequence})"
 
@@ -163,15 +164,17 @@ class Checkpoints:
             kind = known.manifest.kind.replace("_", " ")
             raise RefusedError(f"{checkpoint_id} is a {kind}; only policies go to robots")
 
-    def _offer(self, tenant: str, known: KnownCheckpoint, robots: Sequence[str], *, promote: bool) -> int:
+    def _offer(
+        self, tenant: str, known: KnownCheckpoint, robots: Sequence[str], *, promote: bool, within: Within
+    ) -> int:
         publisher = self._service.publisher
         if known.folder is not None:
-            release, _ = publisher.publish(tenant, known.folder, robots=robots, promote=promote)
+            release, _ = publisher.publish(tenant, known.folder, robots=robots, promote=promote, within=within)
             return release.sequence
         folder = Path(tempfile.mkdtemp(prefix="offer-", dir=self._service.config.folder / "console"))
         copy = folder / "weights.safetensors"  # the publisher consumes the file it is given
         shutil.copyfile(self._service.blobs.local_path(known.digest), copy)
-        release, _ = publisher.publish_file(tenant, known.manifest, copy, robots=robots, promote=promote)
+        release, _ = publisher.publish_file(tenant, known.manifest, copy, robots=robots, promote=promote, within=within)
         folder.rmdir()
         return release.sequence
 

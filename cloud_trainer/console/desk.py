@@ -22,7 +22,7 @@ from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
-from cloud_trainer.store.tenants import DEFAULT_TENANT, LEDGER, PerTenant, tenant_folder
+from cloud_trainer.store.tenants import DEFAULT_TENANT
 from gymnast_core.bounds import parsed_json
 from gymnast_core.errors import ConfigError, ContractError, CorruptError
 from gymnast_core.evaluation.sequential import SequentialRule
@@ -67,15 +67,13 @@ class Desk:
         self.checkpoints = Checkpoints(service, won=self._has_won)
         self.in_force, self._words = InForce(service), service.words
         self._loops = tuple(loops)
-        self._ledgers = PerTenant(lambda tenant: CalibrationLedger(tenant_folder(self.folder, tenant) / LEDGER))
+        self._ledgers = service.ledgers
         self._seen_sequence: dict[str, int] = {}
 
     def close(self) -> None:
         """Close what is the desk's own; the rest is the service's."""
         self.adaptations.close()
         self.trials.close()
-        for ledger in self._ledgers.made():
-            ledger.close()
 
     def trail(self, user: User) -> Trail:
         """Return the provenance graph and the log of actions of the user's tenant."""
@@ -218,7 +216,7 @@ class Desk:
         row = self.jobs.get(user.tenant, job_id)
         if row.ended:
             return f"{job_id} had ended already ({row.state}); nothing to cancel, what it made is kept"
-        with self.trail(user).acting(user, "cancel", {"job": job_id}):
+        with self.trail(user).committing(user, "cancel", {"job": job_id}):
             self.jobs.request_cancel(user.tenant, job_id)
         return f"{job_id} stops after its current iteration; what is finished is kept"
 

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from cloud_trainer.jobs.runner import MOST_REPLAYED
@@ -21,9 +20,8 @@ LOG = logging.getLogger(__name__)
 _LABELS = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
 
 
-def record_rows(path: Path, result: Mapping[str, Any]) -> int:
-    """Write a replay job's rows into the ledger at `path`, each episode once; returns how many rows were new."""
-    ledger = CalibrationLedger(path)
+def record_rows(ledger: CalibrationLedger, result: Mapping[str, Any]) -> int:
+    """Write a replay job's rows into a ledger, each episode once; returns how many rows were new."""
     known = {(row.world_model, row.judge, row.episodes) for row in ledger.rows}
     rows = [LedgerRow(**{**row, "episodes": tuple(row["episodes"])}) for row in result.get("ledger", ())]
     new = [row for row in rows if (row.world_model, row.judge, row.episodes) not in known and row.n]
@@ -41,7 +39,7 @@ class ReplayWatch:
     Args:
         catalogue: of the trainer's episodes, all tenants.
         jobs: where the replay is submitted.
-        ledger_of: tenant -> path of its ledger.
+        ledger_of: tenant -> its ledger.
         holds: whether a tenant has a policy with this id, and a world model and judge at all.
         blinded: whether who acted in an episode must not be seen yet: a replay job names its policy.
         poll_s: between looks; a job is submitted at the second look that finds the same episodes waiting, so that an
@@ -49,7 +47,7 @@ class ReplayWatch:
     """
 
     def __init__(
-        self, catalogue: EpisodeCatalogue, jobs: JobStore, ledger_of: Callable[[str], Path],
+        self, catalogue: EpisodeCatalogue, jobs: JobStore, ledger_of: Callable[[str], CalibrationLedger],
         holds: Callable[[str, str], bool],
         blinded: Callable[[EpisodeRow], bool] = lambda row: False, *, poll_s: float = 5.0,
     ) -> None:  # fmt: skip
@@ -101,7 +99,7 @@ class ReplayWatch:
 
     def _done_of(self, tenant: str) -> set[str]:
         if tenant not in self._done:
-            rows = CalibrationLedger(self._ledger_of(tenant)).rows
+            rows = self._ledger_of(tenant).rows
             self._done[tenant] = {name for row in rows for name in row.episodes}
         return self._done[tenant]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cloud_trainer.store.tenants import CHECKPOINTS, DEFAULT_TENANT, PerTenant, tenant_folder
@@ -13,10 +13,15 @@ from gymnast_core.records.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest,
 
 
 class Shelf:
-    """A folder of checkpoint folders named by id. Immutable entries; adding one twice is harmless."""
+    """A folder of checkpoint folders named by id. Immutable entries; adding one twice is harmless.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        folder: created when missing.
+        added: called with each that is new.
+    """
+
+    def __init__(self, folder: Path, added: Callable[[Manifest], None] = lambda manifest: None) -> None:
+        self._folder, self._added = folder, added
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, checkpoint: Path) -> Manifest:
@@ -32,6 +37,7 @@ class Shelf:
             shutil.rmtree(staging, ignore_errors=True)
             shutil.copytree(checkpoint, staging)
             staging.rename(target)
+            self._added(manifest)
         return manifest
 
     def take(self, manifest: bytes, weights: Path) -> Manifest:
@@ -102,11 +108,17 @@ class Shelves(PerTenant[Shelf]):
     """
 
     def __init__(self, folder: Path, imports: Sequence[Path] = ()) -> None:
+        self._report: Callable[[str, Manifest], None] = lambda tenant, manifest: None
+
         def filled(tenant: str) -> Shelf:
-            shelf = Shelf(tenant_folder(folder, tenant) / CHECKPOINTS)
+            shelf = Shelf(tenant_folder(folder, tenant) / CHECKPOINTS, lambda found: self._report(tenant, found))
             for checkpoint in imports:
                 shelf.add(checkpoint)
             return shelf
 
         super().__init__(filled)
         self.of(DEFAULT_TENANT)
+
+    def report_to(self, report: Callable[[str, Manifest], None]) -> None:
+        """Call something with tenant and manifest of every checkpoint that is added from now on."""
+        self._report = report

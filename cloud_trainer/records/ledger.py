@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from cloud_trainer.records.chain import LEDGER, Chain
+from cloud_trainer.store.database import Database
+from cloud_trainer.store.tenants import DEFAULT_TENANT
 from gymnast_core.errors import ContractError
 from gymnast_core.evaluation.statistics import Interval, PairCounts, paired_difference, pearson, wilson_interval
 from gymnast_core.judge import Verdict
-from gymnast_core.records.journal import Journal, read_chain
 from gymnast_core.types import Episode, Outcome
 
 Imagine = Callable[[Sequence[Episode]], Sequence[Verdict]]
@@ -91,53 +92,34 @@ class Calibration:
 
 
 class CalibrationLedger:
-    """Rows in a hash-linked journal: an evaluation that embarrasses the world model cannot be dropped quietly.
-
-    The file is open only while a row is written, so that trainer and page may share it.
+    """Rows in a chain of hashes: an evaluation that embarrasses the world model cannot be dropped quietly.
 
     Args:
-        path: of the file; it may not exist yet.
+        database: of the trainer.
+        tenant: whose evaluations.
 
     Raises:
-        CorruptError: a line was changed, removed or reordered; the message names it.
+        CorruptError: a row was changed, removed or reordered; the message names it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._read: tuple[tuple[int, int], tuple[LedgerRow, ...]] = ((-1, 0), ())
-        _ = self.rows
-
-    def close(self) -> None:
-        """Nothing is held open; for symmetry with what is."""
+    def __init__(self, database: Database, tenant: str = DEFAULT_TENANT) -> None:
+        self._chain = Chain(database, tenant, LEDGER)
 
     @property
     def rows(self) -> tuple[LedgerRow, ...]:
-        """Every row, oldest first; read again when the file has changed."""
-        if not self.path.exists():
-            return ()
-        status = self.path.stat()
-        stamp = (status.st_size, status.st_mtime_ns)
-        if stamp != self._read[0]:
-            data = self.path.read_bytes()
-            entries = read_chain(data[: data.rfind(b"\n") + 1], self.path)
-            rows = tuple(LedgerRow(**{**entry.data, "episodes": tuple(entry.data["episodes"])}) for entry in entries)
-            self._read = (stamp, rows)
-        return self._read[1]
+        """Every row, oldest first."""
+        entries = self._chain.entries
+        return tuple(LedgerRow(**{**entry.data, "episodes": tuple(entry.data["episodes"])}) for entry in entries)
 
     def add(self, row: LedgerRow) -> None:
         """Write one row.
 
         Raises:
             ContractError: no episode of it was decided, so it says nothing.
-            StorageError: another process writes at this very moment; try again.
         """
         if row.n < 1:
             raise ContractError(f"no dream of {row.task} with {row.policy} was decided; the row would say nothing")
-        journal = Journal(self.path)
-        try:
-            journal.append("evaluation", asdict(row))
-        finally:
-            journal.close()
+        self._chain.append("evaluation", asdict(row))
 
     def record(
         self, episodes: Sequence[Episode], imagine: Imagine, *, policy: str, world_model: str, judge: str

@@ -9,66 +9,49 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from gymnast_core.records.lineage import Node, Record
+from cloud_trainer.records.graph import ProvenanceGraph
+from gymnast_core.records.lineage import LABELS, Node, Record
 from gymnast_core.records.manifest import Manifest, canonical_json
-from gymnast_core.records.provenance import LABELS, ProvenanceGraph
 
+_PAGE = 1000
+_DATASETS = ("episodes", "starts")
 LINKED_CHECKPOINTS = ("world_model", "judge", "base", "policy")
 
 
-def record_episode(graph: ProvenanceGraph, episode_id: str, *, digest: str, facts: Mapping[str, Any]) -> None:
-    """Write a committed episode.
+def episode_record(known: Container[str], episode_id: str, *, digest: str, facts: Mapping[str, Any]) -> Record:
+    """Return the record of a committed episode.
 
     Args:
-        graph: to write to.
+        known: ids that are recorded: the graph, or those of them that matter here.
         episode_id: of the episode.
         digest: of its MCAP file.
         facts: JSON values that never change: robot, instruction, seed or start state, policy versions.
-
-    Raises:
-        ProvenanceError: the id stands for another episode.
     """
-    graph.add(episode_record(graph, episode_id, digest=digest, facts=facts))
-
-
-def episode_record(graph: ProvenanceGraph, episode_id: str, *, digest: str, facts: Mapping[str, Any]) -> Record:
-    """Return what record_episode() writes, for writing many at once."""
-    acted = [str(version) for version in facts.get("policy_versions", ()) if str(version) in graph]
+    acted = [str(version) for version in facts.get("policy_versions", ()) if str(version) in known]
     parents = tuple(("acted_by", version) for version in dict.fromkeys(acted))
     return Record(episode_id, "episode", {**facts, "digest": digest}, parents)
 
 
-def record_label(
-    graph: ProvenanceGraph, episode_id: str, *, outcome: str, by: str, evidence: Mapping[str, Any] | None = None
-) -> str:
-    """Write a label of an episode and return its record id; the newest one counts, older ones stay.
+def label_record(
+    known: Container[str], episode_id: str, *, number: int, outcome: str, by: str,
+    evidence: Mapping[str, Any] | None = None,
+) -> Record:  # fmt: skip
+    """Return the record of a label of an episode; the newest one counts, older ones stay.
 
     Args:
-        graph: to write to.
-        episode_id: must be recorded.
+        known: as in episode_record().
+        episode_id: of the episode.
+        number: how many labels it has already.
         outcome: success, failure or abstain.
         by: "operator:<name>" or "judge:<version>".
         evidence: JSON values: votes, score, reasons.
-
-    Raises:
-        ProvenanceError: the episode is unknown.
     """
-    record = label_record(graph, episode_id, outcome=outcome, by=by, evidence=evidence)
-    graph.add(record)
-    return record.id
-
-
-def label_record(
-    graph: ProvenanceGraph, episode_id: str, *, outcome: str, by: str, evidence: Mapping[str, Any] | None = None
-) -> Record:
-    """Return what record_label() writes, for writing many at once."""
-    number = len(graph.affected_by_role(episode_id, LABELS))
     payload = {"outcome": outcome, "by": by, "evidence": dict(evidence or {}), "number": number}
-    judge = by.removeprefix("judge:")
-    parents = [(LABELS, episode_id)] + ([("given_by", judge)] if by != judge and judge in graph else [])
+    judge = judge_of(by)
+    parents = [(LABELS, episode_id)] + ([("given_by", judge)] if by != judge and judge in known else [])
     return Record(f"label-{_digest([episode_id, payload])}", "label", payload, tuple(parents))
 
 
@@ -86,7 +69,7 @@ def record_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
     for role in LINKED_CHECKPOINTS:
         if isinstance(lineage.get(role), str) and lineage[role]:
             parents.append((role, _known(graph, lineage[role])))
-    for role in ("episodes", "starts"):
+    for role in _DATASETS:
         if lineage.get(role):
             parents.append((role, record_dataset(graph, lineage.pop(role))))
     if isinstance(lineage.get("audit"), Mapping):
@@ -105,6 +88,17 @@ def record_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
     graph.add(Record(manifest.id, manifest.kind, payload, tuple(dict.fromkeys(parents))))
 
 
+def prepare_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
+    """Write the data sets of a checkpoint that is about to be recorded: what takes long, and is true without it.
+
+    Raises:
+        ProvenanceError: as record_checkpoint().
+    """
+    for role in _DATASETS:
+        if manifest.lineage.get(role):
+            record_dataset(graph, manifest.lineage[role])
+
+
 def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str, Any]]) -> str:
     """Write a set of episodes, each through the label it had at that moment, and return its record id.
 
@@ -112,18 +106,19 @@ def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str,
         ProvenanceError: an entry contradicts what is recorded of its episode.
     """
     found = graph.newest(map(_id_of, episodes), LABELS)
-    fresh = {_id_of(entry): _fresh(graph, entry) for entry in episodes if _id_of(entry) not in found}
-    graph.add_many(fresh.values())  # all at once: a data set has 100,000 episodes
+    known = graph.known(_named_by(episodes))
+    fresh = {_id_of(entry): _fresh(known, entry) for entry in episodes if _id_of(entry) not in found}
+    _add_in_pages(graph, list(fresh.values()))
     newest = {name: node.id if node else name for name, node in {**dict.fromkeys(fresh), **found}.items()}
     said = {name: str(node.payload["outcome"]) for name, node in found.items() if node}
-    labels = []
+    numbers, labels = graph.counts_by_role(found, LABELS), []
     for entry in episodes:
         name, details = (entry, {}) if isinstance(entry, str) else (_id_of(entry), dict(entry))
-        outcome = str(details.get("outcome") or "")
+        outcome, by = str(details.get("outcome") or ""), str(details.get("labelled_by", ""))
         if outcome not in ("", said.get(name)):
-            labels.append(label_record(graph, name, outcome=outcome, by=str(details.get("labelled_by", ""))))
+            labels.append(label_record(known, name, number=numbers.get(name, 0), outcome=outcome, by=by))
             newest[name], said[name] = labels[-1].id, outcome
-    graph.add_many(labels)
+    _add_in_pages(graph, labels)
     members = sorted(set(newest.values()))
     dataset_id = f"dataset-{_digest(members)}"
     if dataset_id not in graph:
@@ -132,16 +127,34 @@ def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str,
     return dataset_id
 
 
+def _add_in_pages(graph: ProvenanceGraph, records: Sequence[Record]) -> None:
+    """A data set has 100,000 episodes: all at once would keep everybody else from the database for seconds."""
+    for first in range(0, len(records), _PAGE):
+        graph.add_many(records[first : first + _PAGE])
+
+
 def _id_of(entry: str | Mapping[str, Any]) -> str:
     return entry if isinstance(entry, str) else str(entry["id"])
 
 
-def _fresh(graph: ProvenanceGraph, entry: str | Mapping[str, Any]) -> Record:
+def judge_of(labelled_by: str) -> str:
+    """The judge that gave a label, or what cannot be one's id."""
+    return labelled_by.removeprefix("judge:")
+
+
+def _named_by(episodes: Sequence[str | Mapping[str, Any]]) -> set[str]:
+    """Policies and judges that entries of a data set name."""
+    entries = [entry for entry in episodes if not isinstance(entry, str)]
+    versions = {str(version) for entry in entries for version in entry.get("policy_versions") or ()}
+    return versions | {judge_of(str(entry.get("labelled_by", ""))) for entry in entries}
+
+
+def _fresh(known: Container[str], entry: str | Mapping[str, Any]) -> Record:
     """An episode that was recorded elsewhere; more is known of it where the entry is not its id alone."""
     if isinstance(entry, str):
         return _external(entry)
     facts = {key: value for key, value in entry.items() if key not in ("id", "digest", "outcome", "labelled_by")}
-    return episode_record(graph, str(entry["id"]), digest=str(entry.get("digest", "")), facts=facts)
+    return episode_record(known, str(entry["id"]), digest=str(entry.get("digest", "")), facts=facts)
 
 
 def _known(graph: ProvenanceGraph, record_id: str) -> str:

@@ -10,7 +10,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +19,20 @@ from typing import Literal
 import sqlalchemy as sa
 from cryptography import x509
 
+from cloud_trainer.records.before import left_behind
+from cloud_trainer.records.chain import chains_in, read_entries
+from cloud_trainer.records.graph_check import damage_in
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import days_left
 from cloud_trainer.service.lock import FolderLock
 from cloud_trainer.service.server import database_url, what_is_kept
 from cloud_trainer.store import open_blobs
-from cloud_trainer.store.database import CHECKPOINTS, EPISODES, METADATA, RELEASES, checked_url, damage_of
-from cloud_trainer.store.migrations import SCHEMA, schema_of, unknown_columns
+from cloud_trainer.store.database import checked_url, damage_of
 from cloud_trainer.store.protocols import BlobStore
+from cloud_trainer.store.schema import HEAD, require_readable, revision_of, unknown_columns
+from cloud_trainer.store.tables import CHECKPOINTS, EPISODES, METADATA, RECORDS, RELEASES
 from gymnast_core.episodes.spool import file_digest
-from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.records.journal import read_chain
-from gymnast_core.records.provenance import ProvenanceGraph
+from gymnast_core.errors import ConfigError, CorruptError, GymnastError, StorageError
 
 State = Literal["ok", "warning", "fault"]
 _SOON_DAYS = 30.0
@@ -44,7 +46,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        check: database, schema, blobs, graph, log, certificates, disk, staging, trainer.
+        check: database, schema, graph, log, blobs, before, certificates, disk, staging, trainer.
         state: ok, warning (works, for now), fault (something is damaged or lost).
         what: what was found, with names and numbers.
         remedy: what to do; empty where nothing is.
@@ -78,7 +80,7 @@ def examine(config: ServiceConfig, *, deep: bool = False) -> Iterator[Finding]:
         return
     try:
         yield from _database(config, deep=deep)
-        yield from _trails(folder)
+        yield from _left_behind(folder)
         yield from _staging(folder)
     finally:
         lock.release()
@@ -140,11 +142,13 @@ def _database(config: ServiceConfig, *, deep: bool) -> Iterator[Finding]:
         return
     try:
         with _connected(config) as connection:
-            if schema_of(connection) is None and (kept := what_is_kept(config.folder)):
+            if revision_of(connection) is None and (kept := what_is_kept(config.folder)):
                 yield Finding("database", "fault", f"it holds nothing, but {kept}", _BACKUP)
                 return
             yield from _inside(connection)
-            if schema_of(connection) == SCHEMA and not unknown_columns(connection, METADATA):
+            if revision_of(connection) == HEAD and not unknown_columns(connection, METADATA):
+                yield from _graphs(connection)
+                yield from _logs(connection)
                 yield from _blobs(
                     connection, open_blobs(config.blob_url, config.folder, config.blob_options), deep=deep
                 )
@@ -159,19 +163,22 @@ def _inside(connection: sa.Connection) -> Iterator[Finding]:
         yield Finding("database", "fault", what, f"keep the file, {_BACKUP}; `sqlite3 store.db .recover` may save rows")
     if not damage:
         yield Finding("database", "ok", "every page and index fits")
-    found = schema_of(connection) or 0
-    if found > SCHEMA:
-        yield Finding("schema", "fault", f"it is of schema {found}, this gymnast reads up to {SCHEMA}",
-                      "start the newer gymnast that wrote it, or restore the backup made before it")  # fmt: skip
-    elif found < SCHEMA:
+    found = revision_of(connection)
+    try:
+        require_readable(connection)
+    except StorageError as error:
+        what, _, remedy = str(error).partition("; ")
+        yield Finding("schema", "fault", what, remedy)
+        return
+    if found != HEAD:
         remedy = "back it up; the next start of the trainer brings it up to date, or refuses it by name"
-        yield Finding("schema", "warning", f"it is of schema {found or 'without a number'}, now is {SCHEMA}", remedy)
+        yield Finding("schema", "warning", f"it is of schema {found}, now is {HEAD}", remedy)
     elif unknown := unknown_columns(connection, METADATA):
         yield Finding(
             "schema", "fault", f"columns differ (- missing, + unknown): {', '.join(unknown[:_NAMED])}", _BACKUP
         )
     else:
-        yield Finding("schema", "ok", f"it is of schema {SCHEMA}")
+        yield Finding("schema", "ok", f"it is of schema {HEAD}")
 
 
 def _blobs(connection: sa.Connection, blobs: BlobStore, *, deep: bool) -> Iterator[Finding]:
@@ -211,34 +218,32 @@ def _listed(check: str, what: str, bad: list[str], remedy: str, well: str) -> Fi
     return Finding(check, "fault", f"{len(bad)} {what}: {', '.join(bad[:_NAMED])}{more}", remedy)
 
 
-def _trails(folder: Path) -> Iterator[Finding]:
-    """Graph and log of every tenant."""
-    for home in [folder, *sorted((folder / "tenants").glob("*"))]:
-        checks: tuple[tuple[str, Path, Callable[[Path], str]], ...] = (
-            ("graph", home / "provenance.db", _graph), ("log", home / "actions.jsonl", _log),
-        )  # fmt: skip
-        for check, path, look in checks:
-            if path.is_file():
-                try:
-                    yield Finding(check, "ok", f"{path.relative_to(folder)}: {look(path)}")
-                except (GymnastError, sqlite3.Error, OSError) as error:
-                    yield Finding(check, "fault", str(error), f"keep {path.relative_to(folder)}, {_BACKUP}")
+def _graphs(connection: sa.Connection) -> Iterator[Finding]:
+    """What was made from what, of every tenant."""
+    for tenant in connection.execute(sa.select(RECORDS.c.tenant).distinct().order_by(RECORDS.c.tenant)).scalars():
+        damage = [f"{row.id}: {row.what}" for row in damage_in(connection, tenant)]
+        what = f"records of tenant {tenant} are not what was written"
+        yield _listed("graph", what, damage, _BACKUP, f"every hash of tenant {tenant}'s provenance fits")
 
 
-def _graph(path: Path) -> str:
-    graph = ProvenanceGraph(path)
-    try:
-        if damage := graph.verify():
-            raise GymnastError("; ".join(f"{row.id}: {row.what}" for row in damage[:_NAMED]))
-        return "every hash fits"
-    finally:
-        graph.close()
+def _logs(connection: sa.Connection) -> Iterator[Finding]:
+    """Who did what, and what evaluations were worth, of every tenant."""
+    for tenant, name in chains_in(connection):
+        try:
+            count = len(read_entries(connection, tenant, name))
+            yield Finding("log", "ok", f"{count} {name} of tenant {tenant}, every hash fits")
+        except CorruptError as error:
+            yield Finding("log", "fault", str(error), _BACKUP)
 
 
-def _log(path: Path) -> str:
-    data = path.read_bytes()
-    entries = read_chain(data[: data.rfind(b"\n") + 1], path)
-    return f"{len(entries)} entries, every hash fits"
+def _left_behind(folder: Path) -> Iterator[Finding]:
+    """Files of the version before, which the next start takes into the database."""
+    for path, damage in left_behind(folder):
+        if damage:
+            yield Finding("before", "fault", damage, f"keep {path.relative_to(folder)}, {_BACKUP}")
+        else:
+            what = f"{path.relative_to(folder)} is of the version before"
+            yield Finding("before", "warning", what, "back it up; the next start takes it into the database")
 
 
 def _staging(folder: Path) -> Iterator[Finding]:

@@ -8,7 +8,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +28,8 @@ _DELTA_LIMIT = 4 << 30
 _WORTH_IT = 0.7
 _WATCH_PAGE = 16
 _BELIEVED_S = 10.0
-_LINEAGE_KEYS = {
-    "episodes": "episode",
-    "episode_ids": "episode",
-    "world_model": "world_model",
-    "judge": "judge",
-    "policy": "policy",
-    "audit": "audit",
-    "job": "job",
-}
-
-
-def lineage_of(manifest: Manifest) -> list[tuple[str, str]]:
-    """(kind, id) of everything a manifest says it was made from."""
-    found = [("parent", parent) for parent in manifest.parents]
-    for key, kind in _LINEAGE_KEYS.items():
-        value = manifest.lineage.get(key)
-        values = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-        found += [(kind, item) for item in values if isinstance(item, str)]
-    return found
+Within = AbstractContextManager[None]
+"""What a release becomes durable inside of: Trail.committing, so that it and its entry in the log are one."""
 
 
 class Publisher:
@@ -78,6 +63,7 @@ class Publisher:
         robots: Sequence[str] = (EVERY_ROBOT,),
         valid_s: int | None = None,
         promote: bool = False,
+        within: Within | None = None,
     ) -> tuple[Release, SignedDocument]:
         """Publish a checkpoint folder (gymnast_core.records.manifest); it is copied, the folder stays as it is.
 
@@ -87,6 +73,7 @@ class Publisher:
             robots: which robots get it; "*" is every one.
             valid_s: how long it may be installed.
             promote: these robots run it from their next episode on; else it is an offer, for a trial or a swap there.
+            within: entered for the moment in which checkpoint and release are registered.
 
         Returns:
             The release and its signed form.
@@ -101,7 +88,7 @@ class Publisher:
         copy = self._staging / f"publish-{manifest.id}-{threading.get_ident()}"
         copy.write_bytes(weights)
         sync_file(copy)
-        return self.publish_file(tenant, manifest, copy, robots=robots, valid_s=valid_s, promote=promote)
+        return self.publish_file(tenant, manifest, copy, robots=robots, valid_s=valid_s, promote=promote, within=within)
 
     def publish_file(
         self,
@@ -112,22 +99,22 @@ class Publisher:
         robots: Sequence[str],
         valid_s: int | None = None,
         promote: bool = False,
+        within: Within | None = None,
     ) -> tuple[Release, SignedDocument]:
         """Publish a durable, checked weights file, which is consumed; see publish()."""
-        row = self._keep(tenant, manifest, weights)
-        return self._release("promotion" if promote else "release", row, robots, valid_s, "")
+        row = self._stored(tenant, manifest, weights)
+        return self._release("promotion" if promote else "release", row, robots, valid_s, "", within)
 
-    def _keep(self, tenant: str, manifest: Manifest, weights: Path) -> CheckpointRow:
-        """Store a durable weights file, which is consumed."""
+    def _stored(self, tenant: str, manifest: Manifest, weights: Path) -> CheckpointRow:
+        """Store a durable weights file, which is consumed; returns the row that is still to be registered."""
         digest, size = file_digest(weights), weights.stat().st_size
         self._blobs.put_file(weights, digest)
-        row = CheckpointRow(tenant, manifest.id, manifest.kind, manifest.to_bytes(), digest, size, time.time_ns())
-        self._meta.add_checkpoint(row, lineage_of(manifest))
-        return row
+        return CheckpointRow(tenant, manifest.id, manifest.kind, manifest.to_bytes(), digest, size, time.time_ns())
 
     def rollback(
-        self, tenant: str, checkpoint_id: str, *, robots: Sequence[str], reason: str, holders: Sequence[str] = ()
-    ) -> tuple[Release, SignedDocument]:
+        self, tenant: str, checkpoint_id: str, *, robots: Sequence[str], reason: str, holders: Sequence[str] = (),
+        within: Within | None = None,
+    ) -> tuple[Release, SignedDocument]:  # fmt: skip
         """Order a tenant's robots back to a checkpoint that was published, is on the shelf, or ran on them.
 
         Args:
@@ -136,13 +123,14 @@ class Publisher:
             robots: which; empty is every one.
             reason: travels with the order.
             holders: robots that say they hold it: without a copy here, it is for them alone, by its id.
+            within: as in publish().
 
         Raises:
             NotFoundError: neither this trainer nor one of the robots has it.
         """
         row = self._meta.checkpoint(tenant, checkpoint_id) or self._from_shelf(tenant, checkpoint_id)
         if row is not None:
-            return self._release("rollback", row, robots or (EVERY_ROBOT,), None, reason)
+            return self._release("rollback", row, robots or (EVERY_ROBOT,), None, reason, within)
         named = [name for name in holders if not robots or name in robots or EVERY_ROBOT in robots]
         missing = [name for name in robots if name != EVERY_ROBOT and name not in named]
         if not named or missing:
@@ -152,7 +140,7 @@ class Publisher:
                 f"{' not' if missing else ''}; give it to the trainer: gymnast weights publish FOLDER"
             )
         by_id = CheckpointRow(tenant, checkpoint_id, "policy", b"{}", "", 0, 0)
-        return self._release("rollback", by_id, named, None, reason)
+        return self._release("rollback", by_id, named, None, reason, within)
 
     def _from_shelf(self, tenant: str, checkpoint_id: str) -> CheckpointRow | None:
         """Take in a checkpoint that the trainer keeps and never published; None when there is none of this id."""
@@ -163,7 +151,7 @@ class Publisher:
         copy = self._staging / f"shelf-{manifest.id}-{secrets.token_hex(8)}"
         copy.write_bytes(weights)
         sync_file(copy)
-        return self._keep(tenant, manifest, copy)
+        return self._stored(tenant, manifest, copy)
 
     def _deltas(self, row: CheckpointRow, parents: Sequence[str]) -> Iterator[Delta]:
         """Differences to those parents that robots may hold, where they are worth it."""
@@ -207,8 +195,19 @@ class Publisher:
         with self._changed:
             self._changed.notify_all()
 
+    def _released(self, tenant: str) -> None:
+        with self._changed:
+            self._newest.pop(tenant, None)
+        self.wake()
+
     def _release(
-        self, kind: Any, row: CheckpointRow, robots: Sequence[str], valid_s: int | None, reason: str
+        self,
+        kind: Any,
+        row: CheckpointRow,
+        robots: Sequence[str],
+        valid_s: int | None,
+        reason: str,
+        within: Within | None,
     ) -> tuple[Release, SignedDocument]:
         manifest: Mapping[str, Any] = json.loads(row.manifest)
         deltas = tuple(self._deltas(row, manifest.get("parents", ())))
@@ -231,12 +230,15 @@ class Publisher:
             signed = self._key.sign(replace(unnumbered, sequence=sequence).to_bytes())
             return ReleaseRow(row.tenant, sequence, row.checkpoint_id, signed.payload, signed.key_id, signed.signature)
 
-        added = self._meta.add_release(sign)
-        with self._changed:
-            self._newest.pop(row.tenant, None)
+        if row.weights_digest:
+            self._meta.prepare_checkpoint(row)
+        with within or nullcontext(), self._meta.transaction():
+            if row.weights_digest:
+                self._meta.add_checkpoint(row)
+            added = self._meta.add_release(sign)
+            self._meta.after_commit(partial(self._released, row.tenant))
         LOG.info(
             "published checkpoint=%s kind=%s sequence=%d robots=%s", row.checkpoint_id, kind, added.sequence, robots
         )
-        self.wake()
         release = replace(unnumbered, sequence=added.sequence)
         return release, SignedDocument(added.payload, added.key_id, added.signature)

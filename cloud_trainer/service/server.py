@@ -16,6 +16,9 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cloud_trainer.records.before import bring_in
+from cloud_trainer.records.ledger import CalibrationLedger
+from cloud_trainer.records.recorder import Recorder
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service import metrics
 from cloud_trainer.service.admission import connection_budget
@@ -42,7 +45,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
-from cloud_trainer.store.tenants import CHECKPOINTS, tenant_folder
+from cloud_trainer.store.tenants import CHECKPOINTS, PerTenant, tenant_folder
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CorruptError
 from gymnast_core.wire.address import Address, is_everywhere, listen
@@ -158,14 +161,17 @@ class Service:
         self._codes = OpenCodes(self.authority)
         self.certificate = ServerCertificate(self.authority, folder / "server", (*config.names, config.host))
         self._database = Database(database_url(config), kept=what_is_kept(folder))
-        self.meta, self.jobs = SqlMetaStore(self._database), SqlJobStore(self._database)
+        recorder = Recorder(self._database)
+        self.meta, self.jobs = SqlMetaStore(self._database, recorder), SqlJobStore(self._database)
         self.blobs = open_blobs(config.blob_url, folder, config.blob_options)
         try:
-            self.trails, self.robots, self.orders = Trails(folder, self.meta), RobotBoard(), RobotOrders()
+            bring_in(folder, self._database, self.meta, recorder)
+            self.trails = Trails(folder, self._database, self.meta, recorder)
         except BaseException:
             self._database.close()
             raise
-        self.words = RobotWords(self.trails)
+        self.ledgers = PerTenant(lambda tenant: CalibrationLedger(self._database, tenant))
+        self.robots, self.orders, self.words = RobotBoard(), RobotOrders(), RobotWords(self.trails)
         self.console = ConsoleServicer()
         self.check_job: JobCheck | None = None
         self.blinded: Callable[[EpisodeRow], bool] = lambda row: False
@@ -204,7 +210,6 @@ class Service:
         self.revocations.start()
         self._guard.patience.start()
         self.validator.start()
-        self.trails.start()
         if self._workers:
             self._workers.start()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -228,7 +233,6 @@ class Service:
         self.certificate.stop()
         self.ingest.close()
         self.validator.stop()
-        self.trails.close()
         self.meta.close()
         self._lock.release()
         LOG.info("stopped address=%s", self.address)
@@ -259,7 +263,8 @@ class Service:
         episodes = self.episodes_of(job.tenant)
         folder = self.config.folder / "jobs" / job.job_id
         folder.mkdir(parents=True, exist_ok=True)
-        return JobContext(job, episodes, self.blobs, self.meta, self.publisher, folder, self.jobs, stop)
+        ledger = self.ledgers.of(job.tenant)
+        return JobContext(job, episodes, self.blobs, self.meta, self.publisher, ledger, folder, self.jobs, stop)
 
     def _listen(self) -> int:
         """Take the port; returns it. gRPC does not say why it cannot, so a listener of our own asks first."""

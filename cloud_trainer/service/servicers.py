@@ -229,8 +229,11 @@ class WeightsServicer:
         if opening.valid_for_s > _MOST_VALID_S:
             raise InvalidMessageError(f"valid_for_s {opening.valid_for_s} is more than ten years, {_MOST_VALID_S} s")
         valid_s = opening.valid_for_s or None
-        with self._trails.of(peer.tenant).acting(peer, "publish", {"checkpoint": manifest.id, "robots": list(robots)}):
-            _, signed = self._publisher.publish_file(peer.tenant, manifest, weights, robots=robots, valid_s=valid_s)
+        asked = {"checkpoint": manifest.id, "robots": list(robots)}
+        _, signed = self._publisher.publish_file(
+            peer.tenant, manifest, weights, robots=robots, valid_s=valid_s,
+            within=self._trails.of(peer.tenant).committing(peer, "publish", asked),
+        )  # fmt: skip
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
 
     def Watch(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.SignedRelease]:
@@ -276,10 +279,10 @@ class WeightsServicer:
         reason = f"{request.reason} (by {peer.name})"
         robots, holders = tuple(request.robots), self._robots.holding(peer.tenant, request.checkpoint_id)
         asked = {"checkpoint": request.checkpoint_id, "robots": list(robots), "reason": request.reason}
-        with self._trails.of(peer.tenant).acting(peer, "roll back", asked):
-            _, signed = self._publisher.rollback(
-                peer.tenant, request.checkpoint_id, robots=robots, reason=reason, holders=holders
-            )
+        _, signed = self._publisher.rollback(
+            peer.tenant, request.checkpoint_id, robots=robots, reason=reason, holders=holders,
+            within=self._trails.of(peer.tenant).committing(peer, "roll back", asked),
+        )  # fmt: skip
         return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)
 
     def Why(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.BlobChunk]:
@@ -331,7 +334,7 @@ class JobServicer:
             self._check(peer.tenant, request.kind, spec)
             job_id = new_job_id()
             asked = {"job": job_id, "kind": request.kind, "key": key, **overrides_in(spec.get("config"))}
-            with self._trails.of(peer.tenant).acting(peer, "submit", asked):
+            with self._trails.of(peer.tenant).committing(peer, "submit", asked):
                 row = self._jobs.submit(peer.tenant, request.kind, spec, key, peer.name, job_id=job_id)
         else:
             row = self._jobs.submit(peer.tenant, request.kind, spec, key, known.submitted_by)
@@ -365,7 +368,7 @@ class JobServicer:
             raise NotPermittedError(f"job {row.job_id} was submitted by {row.submitted_by!r}")
         if row.cancel_requested or row.ended:
             return _job(row)
-        with self._trails.of(peer.tenant).acting(peer, "cancel", {"job": row.job_id}):
+        with self._trails.of(peer.tenant).committing(peer, "cancel", {"job": row.job_id}):
             return _job(self._jobs.request_cancel(peer.tenant, row.job_id))
 
     def Events(self, request: Any, peer: Peer, context: Any) -> Iterator[jobs_pb2.JobEvent]:

@@ -86,7 +86,7 @@ class RobotWords:
         for word in fresh:
             told = {"checkpoint": word.checkpoint_id, "release": word.release, "reason": word.reason}
             data = {name: value for name, value in told.items() if value}
-            with self._trails.of(who.tenant).acting(who, word.word, data):
+            with self._trails.of(who.tenant).committing(who, word.word, data):
                 continue  # it was said; there is nothing else to do
 
     def of(self, tenant: str, *, robot: str = "", checkpoint_ids: Sequence[str] | None = None) -> list[Word]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.progress import CancelledError
+from cloud_trainer.records.ledger import CalibrationLedger
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import BlobStore, JobRow, JobStore, MetaStore
@@ -32,6 +33,7 @@ class JobContext:
         blobs: content-addressed bytes.
         meta: the catalogue.
         publisher: signs and offers checkpoints.
+        ledger: what evaluations of the tenant were worth in imagination.
         folder: scratch of this job; kept when it fails.
     """
 
@@ -40,6 +42,7 @@ class JobContext:
     blobs: BlobStore
     meta: MetaStore
     publisher: Publisher
+    ledger: CalibrationLedger
     folder: Path
     _jobs: JobStore
     _stop: threading.Event = field(default_factory=threading.Event)

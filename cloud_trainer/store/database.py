@@ -1,9 +1,10 @@
-"""The tables, and one way to run a transaction on SQLite and on PostgreSQL."""
+"""One way to run a transaction, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,121 +13,31 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import StaticPool
 
-from cloud_trainer.store.migrations import bring_up_to_date, schema_of
+from cloud_trainer.store.schema import bring_up_to_date, revision_of
+from cloud_trainer.store.tables import COUNTERS, EPISODES, METADATA
 from gymnast_core.errors import ConfigError, DiskFullError, StorageError
 from gymnast_core.wire.errors import InvalidMessageError
 
-METADATA = sa.MetaData()
 _LOST = (
     "there is no database, but {kept}: it was lost; restore it from a backup, or, to begin with no episode, checkpoint "
     "and job at all, move the rest of the folder aside"
 )
 REMEDY = "stop here and restore a backup; `gymnast doctor --folder FOLDER` shows all that is wrong"
-_TEXT, _BIG = sa.Text, sa.BigInteger
-
-COUNTERS = sa.Table(
-    "counters", METADATA, sa.Column("name", _TEXT, primary_key=True), sa.Column("value", _BIG, nullable=False)
-)
-EPISODES = sa.Table(
-    "episodes",
-    METADATA,
-    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
-    sa.Column("tenant", _TEXT, nullable=False),
-    sa.Column("episode_id", _TEXT, nullable=False),
-    sa.Column("robot", _TEXT, nullable=False),
-    sa.Column("digest", _TEXT, nullable=False),
-    sa.Column("size", _BIG, nullable=False),
-    sa.Column("received_ns", _BIG, nullable=False),
-    sa.Column("state", _TEXT, nullable=False),
-    sa.Column("reason", _TEXT, nullable=False),
-    sa.Column("instruction", _TEXT, nullable=False),
-    sa.Column("outcome", _TEXT, nullable=False),
-    sa.Column("labelled_by", _TEXT, nullable=False),
-    sa.Column("steps", _BIG, nullable=False),
-    sa.Column("policy_version", _TEXT, nullable=False),
-    sa.Column("metadata", _TEXT, nullable=False),
-    sa.UniqueConstraint("tenant", "episode_id"),
-    sa.Index("episodes_by_state", "state", "sequence"),
-    sa.Index("episodes_by_digest", "tenant", "digest"),
-    sa.Index("episodes_by_robot", "tenant", "robot", "sequence"),
-    sa.Index("episodes_by_instruction", "tenant", "instruction", "sequence"),
-)
-USAGE = sa.Table(
-    "usage",
-    METADATA,
-    sa.Column("tenant", _TEXT, primary_key=True),
-    sa.Column("episodes", _BIG, nullable=False),
-    sa.Column("bytes", _BIG, nullable=False),
-)
-CHECKPOINTS = sa.Table(
-    "checkpoints",
-    METADATA,
-    sa.Column("tenant", _TEXT, primary_key=True),
-    sa.Column("checkpoint_id", _TEXT, primary_key=True),
-    sa.Column("kind", _TEXT, nullable=False),
-    sa.Column("manifest", sa.LargeBinary, nullable=False),
-    sa.Column("weights_digest", _TEXT, nullable=False),
-    sa.Column("weights_size", _BIG, nullable=False),
-    sa.Column("published_ns", _BIG, nullable=False),
-    sa.Index("checkpoints_by_time", "tenant", "published_ns"),
-)
-RELEASES = sa.Table(
-    "releases",
-    METADATA,
-    sa.Column("tenant", _TEXT, primary_key=True),
-    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
-    sa.Column("checkpoint_id", _TEXT, nullable=False),
-    sa.Column("payload", sa.LargeBinary, nullable=False),
-    sa.Column("key_id", _TEXT, nullable=False),
-    sa.Column("signature", sa.LargeBinary, nullable=False),
-)
-LINEAGE = sa.Table(
-    "lineage",
-    METADATA,
-    sa.Column("tenant", _TEXT, primary_key=True),
-    sa.Column("checkpoint_id", _TEXT, primary_key=True),
-    sa.Column("kind", _TEXT, primary_key=True),
-    sa.Column("source_id", _TEXT, primary_key=True),
-    sa.Index("lineage_by_tenants_source", "tenant", "kind", "source_id"),
-)
-JOBS = sa.Table(
-    "jobs",
-    METADATA,
-    sa.Column("job_id", _TEXT, primary_key=True),
-    sa.Column("tenant", _TEXT, nullable=False),
-    sa.Column("kind", _TEXT, nullable=False),
-    sa.Column("spec", _TEXT, nullable=False),
-    sa.Column("idempotency_key", _TEXT, nullable=False),
-    sa.Column("state", _TEXT, nullable=False),
-    sa.Column("submitted_by", _TEXT, nullable=False),
-    sa.Column("result", _TEXT, nullable=False),
-    sa.Column("error", _TEXT, nullable=False),
-    sa.Column("cancel_requested", sa.Boolean, nullable=False),
-    sa.Column("created_ns", _BIG, nullable=False),
-    sa.Column("last_event", _BIG, nullable=False),
-    sa.Column("attempts", _BIG, nullable=False),
-    sa.Column("worker", _TEXT, nullable=False),
-    sa.Column("lease_until_ns", _BIG, nullable=False),
-    sa.UniqueConstraint("tenant", "idempotency_key"),
-    sa.Index("jobs_by_state", "state", "created_ns"),
-)
-JOB_EVENTS = sa.Table(
-    "job_events",
-    METADATA,
-    sa.Column("job_id", _TEXT, primary_key=True),
-    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
-    sa.Column("time_ns", _BIG, nullable=False),
-    sa.Column("kind", _TEXT, nullable=False),
-    sa.Column("data", _TEXT, nullable=False),
-)
-
-
 _COUNT = (
     sa.update(COUNTERS)
     .where(COUNTERS.c.name == sa.bindparam("counter"))
     .values(value=COUNTERS.c.value + sa.bindparam("more"))
     .returning(COUNTERS.c.value)
 )
+
+
+class _Ambient(threading.local):
+    """The transaction a thread is in, and what happens at its end."""
+
+    def __init__(self) -> None:
+        self.connection: sa.Connection | None = None
+        self.committed: list[Callable[[], None]] = []
+        self.undone: list[Callable[[], None]] = []
 
 
 class Database:
@@ -149,6 +60,7 @@ class Database:
         url = checked_url(url)
         self.is_sqlite = url.startswith("sqlite")
         self._lock = threading.RLock()
+        self._ambient = _Ambient()
         self._closed = False
         if self.is_sqlite:
             self._engine = sa.create_engine(
@@ -173,31 +85,65 @@ class Database:
             raise StorageError(f"{sa.make_url(url)!r}: {error}") from error
 
     def _require_sound(self, connection: sa.Connection, kept: str) -> None:
-        if kept and schema_of(connection) is None:
+        if kept and revision_of(connection) is None:
             raise StorageError(_LOST.format(kept=kept))
-        damage = damage_of(connection) if schema_of(connection) is not None else []
+        damage = damage_of(connection) if revision_of(connection) is not None else []
         if damage:
             raise StorageError(f"the database is damaged: {'; '.join(damage[:3])}; {REMEDY}")
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """All or nothing, durable at the end.
+        """All or nothing, durable at the end; inside one that this thread has begun, a part of that one.
 
         Raises:
             InvalidMessageError: a value is none that a database can hold; nothing was changed.
             StorageError: the database failed; nothing was changed.
         """
-        with self._lock if self.is_sqlite else threading.Lock():
+        ambient = self._ambient
+        if ambient.connection is not None:
+            with _errors_of_ours():
+                yield ambient.connection
+            return
+        with self._lock if self.is_sqlite else contextlib.nullcontext():
             if self._closed:
                 raise StorageError("the database is closed: the service is stopping; ask again when it is up")
             try:
-                with self._engine.begin() as connection:
-                    yield connection
-            except (sa.exc.DataError, OverflowError, UnicodeEncodeError) as error:
-                raise InvalidMessageError(f"a number or text that cannot be stored: {error}"[:500]) from error
-            except sa.exc.SQLAlchemyError as error:
-                kind = DiskFullError if _is_full(error) else StorageError
-                raise kind(f"database: {error}") from error
+                with _errors_of_ours(), self._engine.begin() as connection:
+                    ambient.connection = connection
+                    try:
+                        yield connection
+                    except BaseException:
+                        self._undo()  # before the locks of the transaction are free
+                        raise
+            except BaseException:
+                self._undo()
+                raise
+            finally:
+                ambient.connection = None
+                done, ambient.committed, ambient.undone = ambient.committed, [], []
+        for call in done:
+            call()
+
+    def _undo(self) -> None:
+        undone, self._ambient.undone, self._ambient.committed = self._ambient.undone, [], []
+        for call in undone:
+            call()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread is inside a transaction."""
+        return self._ambient.connection is not None
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call something once what this thread has written is durable; at once where it is in no transaction."""
+        if self.in_transaction:
+            self._ambient.committed.append(call)
+        else:
+            call()
+
+    def on_rollback(self, call: Callable[[], None]) -> None:
+        """Call something if the transaction that this thread is in comes to nothing, before others see that."""
+        self._ambient.undone.append(call)
 
     def insert_new(self, connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> bool:
         """Insert a row unless it would break a unique constraint; False when it is there already."""
@@ -206,8 +152,18 @@ class Database:
         added = insert(table).values(values).on_conflict_do_nothing().returning(key)
         return connection.execute(added).first() is not None
 
+    def insert_many(self, connection: sa.Connection, table: sa.Table, rows: list[tuple[Any, ...]]) -> None:
+        """Insert rows whose values are in the order of the columns, at the speed of the driver."""
+        if rows:
+            names = ", ".join(column.name for column in table.columns)
+            marks = ", ".join(["?" if self.is_sqlite else "%s"] * len(table.columns))
+            connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows)
+
     def next_number(self, connection: sa.Connection, name: str, count: int = 1) -> int:
-        """Count up by some and return the last; PostgreSQL locks the row until the commit: writers take turns here."""
+        """Count up by some and return the last; PostgreSQL locks the row until the commit: writers take turns here.
+
+        Counting up by none returns the last number so far, and takes one's turn.
+        """
         counted = connection.execute(_COUNT, {"counter": name, "more": count}).scalar_one_or_none()
         if counted is None:  # the first of its kind
             self.insert_new(connection, COUNTERS, {"name": name, "value": 0})
@@ -219,6 +175,18 @@ class Database:
         with self._lock:
             self._closed = True
             self._engine.dispose()
+
+
+@contextmanager
+def _errors_of_ours() -> Iterator[None]:
+    """Give what SQLAlchemy raises a name of ours."""
+    try:
+        yield
+    except (sa.exc.DataError, OverflowError, UnicodeEncodeError) as error:
+        raise InvalidMessageError(f"a number or text that cannot be stored: {error}"[:500]) from error
+    except sa.exc.SQLAlchemyError as error:
+        kind = DiskFullError if _is_full(error) else StorageError
+        raise kind(f"database: {error}; nothing of it was written") from error
 
 
 def damage_of(connection: sa.Connection, *, thorough: bool = False) -> list[str]:

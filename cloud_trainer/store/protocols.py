@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -186,8 +187,28 @@ class BlobStore(Protocol):
         ...
 
 
+class Witness(Protocol):
+    """Hears of every change of the catalogue in the transaction that makes it; what it raises undoes the change."""
+
+    def added(self, rows: Sequence[EpisodeRow]) -> None:
+        """Episodes were committed."""
+        ...
+
+    def changed(self, before: EpisodeRow, after: EpisodeRow) -> None:
+        """An episode's state, label or description changed."""
+        ...
+
+    def coming(self, row: CheckpointRow) -> None:
+        """A checkpoint is about to be registered; what takes long may be done now, outside the transaction."""
+        ...
+
+    def published(self, row: CheckpointRow) -> None:
+        """A checkpoint was registered."""
+        ...
+
+
 class MetaStore(Protocol):
-    """The catalogue: episodes, checkpoints, releases, lineage."""
+    """The catalogue: episodes, checkpoints, releases."""
 
     def add_episodes(self, rows: Sequence[EpisodeRow]) -> list[AddResult]:
         """Commit episodes in one transaction; row.sequence is assigned here.
@@ -243,8 +264,12 @@ class MetaStore(Protocol):
         """What a tenant has stored; costs the same at any number of episodes."""
         ...
 
-    def add_checkpoint(self, row: CheckpointRow, lineage: Sequence[tuple[str, str]]) -> bool:
-        """Register a checkpoint with what made it, as (kind, id) pairs; False when it was known already.
+    def prepare_checkpoint(self, row: CheckpointRow) -> None:
+        """Do what makes add_checkpoint() quick; it need not be called, and changes nothing that others see."""
+        ...
+
+    def add_checkpoint(self, row: CheckpointRow) -> bool:
+        """Register a checkpoint; False when it was known already.
 
         Raises:
             IdReusedError: the id is known with other weights.
@@ -275,12 +300,12 @@ class MetaStore(Protocol):
         """Releases with a higher sequence, in order."""
         ...
 
-    def made_from(self, tenant: str, checkpoint_id: str) -> list[tuple[str, str]]:
-        """(kind, id) of everything directly behind a checkpoint: episodes, parents, judge, world model."""
+    def transaction(self) -> AbstractContextManager[object]:
+        """What this thread changes inside it, by this store and those on the same database, is one transaction."""
         ...
 
-    def made_with(self, tenant: str, kind: str, source_id: str) -> list[str]:
-        """Checkpoints something went into directly."""
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call something once what this thread has changed is there for others; at once outside a transaction."""
         ...
 
     def close(self) -> None:

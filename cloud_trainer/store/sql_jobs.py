@@ -10,8 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cloud_trainer.store.database import JOB_EVENTS, JOBS, Database
+from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import JobEnd, JobRow, new_job_id
+from cloud_trainer.store.tables import JOB_EVENTS, JOBS
 from gymnast_core.job import FINAL_STATES, JobEvent, JobState
 from gymnast_core.jobs import kinds_of
 from gymnast_core.records.manifest import canonical_json

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from cloud_trainer.store.database import CHECKPOINTS, EPISODES, LINEAGE, RELEASES, USAGE, Database
-from cloud_trainer.store.protocols import AddResult, CheckpointRow, EpisodeChange, EpisodeRow, ReleaseRow, Usage
+from cloud_trainer.store.database import Database
+from cloud_trainer.store.protocols import (
+    AddResult,
+    CheckpointRow,
+    EpisodeChange,
+    EpisodeRow,
+    ReleaseRow,
+    Usage,
+    Witness,
+)
+from cloud_trainer.store.tables import CHECKPOINTS, EPISODES, RELEASES, USAGE
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
 
 # What every episode asks, built once: building a statement costs SQLAlchemy more than running it costs SQLite.
@@ -36,10 +46,15 @@ _CHANGE = (
 
 
 class SqlMetaStore:
-    """A MetaStore on SQLite or PostgreSQL."""
+    """A MetaStore on SQLite or PostgreSQL.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    Args:
+        database: of the trainer.
+        witness: hears of every change; None where nothing is recorded of what was made from what.
+    """
+
+    def __init__(self, database: Database, witness: Witness | None = None) -> None:
+        self._database, self._witness = database, witness
 
     def add_episodes(self, rows: Sequence[EpisodeRow]) -> list[AddResult]:
         """See MetaStore."""
@@ -72,6 +87,8 @@ class SqlMetaStore:
         if not rows:
             return
         connection.execute(_ADD, [_episode_values(row) for row in rows])
+        if self._witness is not None:
+            self._witness.added(rows)
         for tenant in {row.tenant for row in rows}:
             sizes = [row.size for row in rows if row.tenant == tenant]
             more = {"who": tenant, "count": len(sizes), "size": sum(sizes)}
@@ -130,6 +147,8 @@ class SqlMetaStore:
             if after != before:
                 values = {name: value for name, value in _episode_values(after).items() if name in _CHANGEABLE}
                 connection.execute(_CHANGE, {"whose": tenant, "which": episode_id, **values})
+                if self._witness is not None:
+                    self._witness.changed(before, after)
         return before, after
 
     def names_blob(self, tenant: str, digest: str, robot: str | None = None) -> bool:
@@ -149,16 +168,17 @@ class SqlMetaStore:
             row = connection.execute(_USED, {"tenant": tenant}).first()
         return Usage(*row) if row else Usage(0, 0)
 
-    def add_checkpoint(self, row: CheckpointRow, lineage: Sequence[tuple[str, str]]) -> bool:
+    def prepare_checkpoint(self, row: CheckpointRow) -> None:
+        """See MetaStore."""
+        if self._witness is not None:
+            self._witness.coming(row)
+
+    def add_checkpoint(self, row: CheckpointRow) -> bool:
         """See MetaStore."""
         with self._database.transaction() as connection:
             if self._database.insert_new(connection, CHECKPOINTS, asdict(row)):
-                made_from = [
-                    {"tenant": row.tenant, "checkpoint_id": row.checkpoint_id, "kind": kind, "source_id": source_id}
-                    for kind, source_id in dict.fromkeys(lineage)
-                ]
-                if made_from:
-                    connection.execute(sa.insert(LINEAGE), made_from)
+                if self._witness is not None:
+                    self._witness.published(row)
                 return True
             same = (CHECKPOINTS.c.tenant == row.tenant) & (CHECKPOINTS.c.checkpoint_id == row.checkpoint_id)
             known = connection.execute(sa.select(CHECKPOINTS.c.weights_digest).where(same)).scalar_one()
@@ -212,19 +232,13 @@ class SqlMetaStore:
             for row in rows
         ]
 
-    def made_from(self, tenant: str, checkpoint_id: str) -> list[tuple[str, str]]:
+    def transaction(self) -> AbstractContextManager[object]:
         """See MetaStore."""
-        mine = (LINEAGE.c.tenant == tenant) & (LINEAGE.c.checkpoint_id == checkpoint_id)
-        query = sa.select(LINEAGE.c.kind, LINEAGE.c.source_id).where(mine)
-        with self._database.transaction() as connection:
-            return sorted((kind, source_id) for kind, source_id in connection.execute(query))
+        return self._database.transaction()
 
-    def made_with(self, tenant: str, kind: str, source_id: str) -> list[str]:
+    def after_commit(self, call: Callable[[], None]) -> None:
         """See MetaStore."""
-        used = (LINEAGE.c.tenant == tenant) & (LINEAGE.c.kind == kind) & (LINEAGE.c.source_id == source_id)
-        query = sa.select(LINEAGE.c.checkpoint_id).where(used)
-        with self._database.transaction() as connection:
-            return sorted(connection.execute(query).scalars())
+        self._database.after_commit(call)
 
     def close(self) -> None:
         """See MetaStore."""

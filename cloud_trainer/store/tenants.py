@@ -11,7 +11,6 @@ from gymnast_core.episodes.messages import checked_id
 
 DEFAULT_TENANT = "default"
 """Whose everything is that names no tenant, and that was stored before tenants were told apart."""
-LEDGER = Path("console/ledger.jsonl")
 SCENES = Path("console/scenes.json")
 CHECKPOINTS = Path("checkpoints")
 """Of one tenant, inside its folder."""

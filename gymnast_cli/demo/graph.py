@@ -181,6 +181,10 @@ class Robot:
         adaptation.drive(Terms(config.ttt_collect, budget), approve=lambda view: None)
         return adaptation
 
+    def ledger(self) -> dict[str, Any]:
+        """Return the trainer's comparison of real with imagined success, see CalibrationLedger.to_json."""
+        return self._page.get("/api/ledger")
+
     def swap(self, version: str) -> None:
         """Make a staged version the one in force, at an episode boundary."""
         if self._client.policy_version != version:

@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from cloud_trainer.jobs.pretrain import pretrain
-from cloud_trainer.records.ledger import CalibrationLedger
-from cloud_trainer.store.tenants import LEDGER
 from gymnast_cli.commands.ttt import progress
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.film import film
@@ -96,6 +94,7 @@ class Demo:
                 )
             with robot:
                 self._loop(robot)
+                self.result["ledger"] = robot.ledger()
 
     def _loop(self, robot: Robot) -> None:
         seeds = self.config.evaluation_seeds
@@ -189,7 +188,6 @@ class Demo:
             "world_model": chain.world_model,
             "judge": chain.judge,
         }
-        self.result["ledger"] = CalibrationLedger(self.folder / "trainer" / LEDGER).to_json()
         self.result["stages"] = self.stages.as_json()
         self.result["run_id"] = self.folder.name
         (self.folder / "result.json").write_text(json.dumps(self.result, indent=1, sort_keys=True))

@@ -1,4 +1,9 @@
-"""The nouns of provenance: records, what is above one of them, and damage. provenance.py holds the graph."""
+"""The nouns of provenance: records, what is above one of them, and damage; cloud_trainer.records.graph holds them.
+
+A record (episode, label, dataset, judge, audit, checkpoint, ...) is immutable. Its link is the SHA-256 of its id, kind,
+payload and of the links of its parents, so a byte changed anywhere below a checkpoint shows, and is named. Corrections
+are new records: a retraction points at what it retracts, a new label at its episode.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from gymnast_core.errors import StorageError
+
+RETRACTS, LABELS = "retracts", "labels"
+"""Roles the graph itself understands: retraction -> record, label -> episode."""
+
+
+class ProvenanceError(StorageError):
+    """A record is unknown, is claimed twice with different content, or a promotion is blocked."""
 
 
 class Node(NamedTuple):
@@ -69,10 +83,6 @@ class Lineage:
     def root(self) -> Node:
         """The record that was asked about."""
         return self.nodes[0]
-
-    def of_kind(self, kind: str) -> list[Node]:
-        """Return the ancestors of one kind."""
-        return [node for node in self.nodes if node.kind == kind]
 
     def edges(self) -> Iterator[tuple[str, str, str]]:
         """Yield (child id, role, parent id)."""

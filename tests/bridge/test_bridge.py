@@ -114,14 +114,11 @@ def test_upload_resumes_where_the_trainer_was_killed(identities, tmp_path):
 
 def start_service(tmp_path: Path, port: int = 0):
     """`gymnast serve` as a process of its own."""
-    code = (
-        "import sys; from pathlib import Path; from cloud_trainer.service import ServiceConfig, serve;"
-        f"sys.exit(serve(ServiceConfig(Path({str(tmp_path / 'trainer')!r}), port={port},"
-        f" port_file=Path({str(tmp_path / 'port')!r}))))"
-    )
     (tmp_path / "port").unlink(missing_ok=True)
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
-    wait_until(lambda: (tmp_path / "port").exists() or process.poll() is not None, 30)
+    command = [sys.executable, "-m", "gymnast_cli.main", "serve", "--folder", tmp_path / "trainer", "--no-console"]
+    command += ["--port", str(port), "--port-file", tmp_path / "port"]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+    wait_until(lambda: (tmp_path / "port").exists() or process.poll() is not None, 120)
     assert process.poll() is None
     return process, (tmp_path / "port").read_text()
 
@@ -145,8 +142,9 @@ def test_published_checkpoint_is_staged_swapped_and_rolled_back(service, identit
     assert store.current_id() == base.id
     assert store.staged() is None
     assert store.state.failed == {new.id: "arm fault"}
-    assert service.meta.made_with("default", "episode", "ep-2") == [new.id]
-    assert ("parent", base.id) in service.meta.made_from("default", new.id)
+    graph = service.trails.of("default").graph
+    assert new.id in [node.id for node in graph.affected("ep-2")]
+    assert (new.id, "parent", base.id) in set(graph.why(new.id).edges())
 
 
 def test_release_for_another_robot_is_not_seen(service, identities, tmp_path):

@@ -6,11 +6,13 @@ import contextlib
 import json
 import time
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import numpy as np
 import pytest
 
+from cloud_trainer.records.recorder import Recorder
 from cloud_trainer.records.trail import Trail
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
@@ -18,7 +20,7 @@ from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from gymnast_core.episodes.writer import encode_jpeg
-from gymnast_core.errors import ConfigError
+from gymnast_core.errors import ConfigError, StorageError
 from gymnast_core.types import Outcome
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.errors import BusyError, InvalidMessageError, NotFoundError, NotPermittedError, TooLargeError
@@ -162,59 +164,64 @@ def test_why_and_retract_over_the_wire(service, identities, tmp_path):
     ] * 2
 
 
-def test_an_episode_enters_the_graph_with_its_facts_once_they_are_known(tmp_path):
-    meta = SqlMetaStore(Database(f"sqlite:///{tmp_path / 'store.db'}"))
+@pytest.fixture
+def trail(tmp_path):
+    """A tenant's trail, with the catalogue it witnesses as meta."""
+    with contextlib.closing(Database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
+        recorder = Recorder(database)
+        meta = SqlMetaStore(database, recorder)
+        made = Trail(database, meta, recorder, tmp_path / "checkpoints")
+        made.meta = meta
+        yield made
+
+
+def test_an_episode_enters_the_graph_with_its_facts_once_they_are_known(trail):
+    meta = trail.meta
     meta.add_episodes([row("ep-1"), row("ep-2", state="valid", instruction="push", outcome="failure")])
-    trail = Trail(tmp_path, meta)
-    trail.catch_up()
     assert "ep-1" not in trail.graph
     assert trail.graph.get("ep-2").payload["instruction"] == "push"
     meta.change_episode("default", "ep-1", lambda now: replace(now, state="valid", instruction="lift"))
-    trail.catch_up()
     assert trail.graph.get("ep-1").payload["instruction"] == "lift"
     trail.label(ADA, "ep-2", Outcome.SUCCESS)
-    trail.catch_up()
     assert labels(trail, "ep-2") == ["failure", "success"]
-    trail.close()
-    meta.close()
 
 
-def test_after_a_restart_the_graph_goes_on_where_it_was_and_heals_behind_that(tmp_path):
-    meta = SqlMetaStore(Database(f"sqlite:///{tmp_path / 'store.db'}"))
-    meta.add_episodes([row(f"ep-{i}", state="valid", outcome="failure") for i in range(3)])
-    trail = Trail(tmp_path, meta)
-    trail.catch_up()
-    trail.close()
-    relabel = {"outcome": "success", "labelled_by": "operator:ada"}  # a crash between the catalogue and the graph
-    meta.change_episode("default", "ep-1", lambda now: replace(now, **relabel))
-    meta.add_episodes([row("ep-3", state="valid", outcome="failure")])
-    trail = Trail(tmp_path, meta)
-    trail.catch_up()
-    assert "ep-3" in trail.graph
-    assert labels(trail, "ep-1") == ["failure"]  # nobody waits for what was read before
-    trail.start()
-    deadline = time.monotonic() + 20
-    while labels(trail, "ep-1") != ["failure", "success"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    trail.close()
-    meta.close()
+def test_a_label_that_two_people_gave_is_two_records_and_one_given_twice_is_one(trail):
+    trail.meta.add_episodes([row("ep-1", state="valid")])
+    for who in (ADA, ADA, Peer("bea", "operator", "default")):
+        trail.label(who, "ep-1", Outcome.SUCCESS)
+    given = [node.payload["by"] for node in trail.graph.affected_by_role("ep-1", "labels")]
+    assert given == ["operator:ada", "operator:bea"]
+    assert [entry.kind for entry in trail.log.entries] == ["label"] * 3
 
 
-def test_a_graph_beside_another_catalogue_reads_it_from_its_start(tmp_path):
-    meta = SqlMetaStore(Database(f"sqlite:///{tmp_path / 'store.db'}"))
-    meta.add_episodes([row(f"ep-{i}", state="valid") for i in range(3)])
-    trail = Trail(tmp_path, meta)
-    trail.catch_up()
-    trail.close()
-    meta.close()
-    older = SqlMetaStore(Database(f"sqlite:///{tmp_path / 'older.db'}"))
-    older.add_episodes([row("ep-9", state="valid")])
-    trail = Trail(tmp_path, older)
-    trail.catch_up()
-    assert "ep-9" in trail.graph
-    trail.close()
-    older.close()
+def test_row_graph_and_log_change_together_or_not_at_all(trail, monkeypatch):
+    trail.meta.add_episodes([row("ep-1", state="valid", outcome="failure")])
+    before = trail.meta.episode("default", "ep-1")
+
+    def refuse(kind, data):
+        raise StorageError("no entry today")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(trail.log, "append", refuse)
+        for act in (partial(trail.label, outcome=Outcome.SUCCESS), partial(trail.retract, reason="dark")):
+            with pytest.raises(StorageError, match="no entry today"):
+                act(ADA, episode_id="ep-1")
+    assert trail.meta.episode("default", "ep-1") == before
+    assert labels(trail, "ep-1") == ["failure"]
+    assert trail.graph.affected_by_role("ep-1", "retracts") == []
+    trail.retract(ADA, "ep-1", "dark")
+    assert trail.meta.episode("default", "ep-1").state == "quarantined"
+
+
+def test_what_is_put_on_the_shelf_by_hand_is_recorded_when_it_is_asked_about(trail, tmp_path):
+    trail.meta.add_episodes([row("ep-1", state="valid")])
+    made = make_checkpoint(tmp_path / "checkpoints" / "new", 1.0, lineage={"episodes": ["ep-1"]})
+    (tmp_path / "checkpoints" / "new").rename(tmp_path / "checkpoints" / made.id)
+    assert made.id not in trail.graph
+    assert trail.explain(made.id)["counts"]["episode"] == 1
+    with pytest.raises(NotFoundError, match="policy-x"):
+        trail.explain("policy-x")
 
 
 def labels(trail, episode_id):

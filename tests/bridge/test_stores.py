@@ -1,16 +1,14 @@
 """Every store keeps the contracts: SQLite and folder, a real PostgreSQL server, and a real S3 interface."""
 
 import pytest
-import sqlalchemy as sa
 
 from cloud_trainer.store import open_blobs
-from cloud_trainer.store.database import METADATA, Database
+from cloud_trainer.store.database import Database
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
+from cloud_trainer.store.tables import METADATA
 from gymnast_core.errors import ConfigError, CorruptError, StorageError
 from tests.contracts.store_contract import BlobStoreContract, JobStoreContract, MetaStoreContract, put
-from tests.hostile.test_tenants import OLD, check_brought_over
-from tests.postgres import PostgresMissingError, postgres_server
 
 
 @pytest.fixture
@@ -18,16 +16,6 @@ def sqlite(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'store.db'}")
     yield database
     database.close()
-
-
-@pytest.fixture(scope="module")
-def postgres_url():
-    """A PostgreSQL server of its own, from the distribution's packages."""
-    try:
-        with postgres_server() as url:
-            yield url
-    except PostgresMissingError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -141,18 +129,3 @@ def test_closed_database_refuses_instead_of_touching_freed_memory(tmp_path):
     database.close()
     with pytest.raises(StorageError, match="closed"), database.transaction():
         pass
-
-
-def test_a_postgres_database_from_before_tenants_opens_as_the_default_tenants(postgres_url):
-    """The same as on SQLite (tests/hostile/test_tenants.py), where keys and indices keep their names."""
-    outside = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with outside.connect() as connection:
-        connection.exec_driver_sql("CREATE DATABASE before_tenants")
-    outside.dispose()
-    url = postgres_url.rpartition("/")[0] + "/before_tenants"
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        for statement in filter(str.strip, OLD.replace("BLOB", "BYTEA").replace("x'", "'\\x").split(";")):
-            connection.exec_driver_sql(statement)
-    engine.dispose()
-    check_brought_over(url)

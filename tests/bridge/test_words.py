@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from cloud_trainer.records.recorder import Recorder
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service import words as words_module
 from cloud_trainer.service.words import RobotWords
@@ -20,8 +21,9 @@ NOTHING = {"current": "", "obeyed": 0, "ran": "", "refused": {}}
 
 @pytest.fixture
 def trails(tmp_path):
-    with closing(Trails(tmp_path, SqlMetaStore(Database(f"sqlite:///{tmp_path / 'store.db'}")))) as made:
-        yield made
+    with closing(Database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
+        recorder = Recorder(database)
+        yield Trails(tmp_path, database, SqlMetaStore(database, recorder), recorder)
 
 
 def test_a_word_is_noted_once_and_keeps_the_time_it_was_heard_first(trails):

@@ -1,9 +1,12 @@
 """The ledger of real against imagined: counts by hand, one row per task, nothing dropped."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
 from cloud_trainer.records.ledger import CalibrationLedger, LedgerRow, calibration_of
+from cloud_trainer.store.database import Database
 from gymnast_core.errors import ContractError, CorruptError
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Episode, Outcome
@@ -18,10 +21,14 @@ def episode(number, outcome, task="lift"):
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    ledger = CalibrationLedger(tmp_path / "ledger.jsonl")
-    yield ledger
-    ledger.close()
+def database(tmp_path):
+    with closing(Database(f"sqlite:///{tmp_path / 'store.db'}")) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger(database):
+    return CalibrationLedger(database)
 
 
 def row(both, real_only, imagined_only, neither, **names):
@@ -69,16 +76,27 @@ def test_correlation_over_rows_and_trend_over_world_models(ledger):
     assert ledger.by_task()["lift"].n == 40
 
 
-def test_the_ledger_survives_reopening_and_names_a_changed_row(tmp_path, ledger):
-    ledger.add(row(1, 2, 3, 4))
-    ledger.close()
-    again = CalibrationLedger(tmp_path / "ledger.jsonl")
-    assert again.rows == (row(1, 2, 3, 4),)
-    again.close()
-    path = tmp_path / "ledger.jsonl"
-    path.write_text(path.read_text().replace('"imagined_only":3', '"imagined_only":0'))
-    with pytest.raises(CorruptError, match="line 1"):
-        CalibrationLedger(path)
+CHANGES = {
+    "a number": "UPDATE entries SET data = replace(data, 'only\":3', 'only\":0') WHERE sequence = 0",
+    "no JSON": "UPDATE entries SET data = '{' WHERE sequence = 0",
+    "the first": "DELETE FROM entries WHERE sequence = 0",
+    "the newest": "DELETE FROM entries WHERE sequence = 1",
+    "a hash": "UPDATE entries SET hash = previous WHERE sequence = 1",
+    "their order": "UPDATE entries SET sequence = 7 - sequence",
+}
+
+
+@pytest.mark.parametrize("statement", CHANGES.values(), ids=CHANGES.keys())
+def test_the_ledger_survives_reopening_and_names_a_changed_row(database, ledger, statement):
+    rows = (row(1, 2, 3, 4), row(2, 2, 2, 2))
+    for one in rows:
+        ledger.add(one)
+    assert CalibrationLedger(database).rows == rows
+    assert CalibrationLedger(database, "acme").rows == ()
+    with database.transaction() as connection:
+        assert connection.exec_driver_sql(statement).rowcount > 0
+    with pytest.raises(CorruptError, match="ledger of tenant 'default'"):
+        CalibrationLedger(database)
 
 
 def test_rows_that_say_nothing_are_refused(ledger):

@@ -1,25 +1,37 @@
 """Manifests and labels become a graph that explains a checkpoint down to who labelled what."""
 
 import json
+from contextlib import closing
 
 import pytest
 
+from cloud_trainer.records.graph import ProvenanceGraph
 from cloud_trainer.records.provenance import (
+    episode_record,
     explain,
+    label_record,
     record_checkpoint,
     record_dataset,
-    record_episode,
-    record_label,
 )
+from cloud_trainer.store.database import Database
+from gymnast_core.records.lineage import ProvenanceError
 from gymnast_core.records.manifest import Manifest
-from gymnast_core.records.provenance import ProvenanceError, ProvenanceGraph
 
 
 @pytest.fixture
-def graph(tmp_path):
-    graph = ProvenanceGraph(tmp_path / "provenance.db")
-    yield graph
-    graph.close()
+def graph(database_url):
+    with closing(Database(database_url)) as database:
+        yield ProvenanceGraph(database)
+
+
+def record_episode(graph, name, **fields):
+    graph.add(episode_record(graph, name, **fields))
+
+
+def record_label(graph, name, **fields):
+    record = label_record(graph, name, number=len(graph.affected_by_role(name, "labels")), **fields)
+    graph.add(record)
+    return record.id
 
 
 def manifest(kind, parents=(), **lineage):
@@ -78,7 +90,7 @@ def test_a_label_given_back_and_forth_keeps_its_whole_history(graph):
     make_policy(graph)
     ids = [record_label(graph, "ep-0", outcome=outcome, by="operator:ana") for outcome in ("failure", "success")]
     assert len(set(ids)) == 2
-    assert len(graph.of_kind("label")) == 4
+    assert len(graph.affected_by_role("ep-0", "labels")) == 3
 
 
 def test_a_retracted_episode_blocks_every_checkpoint_above_it(graph):
@@ -100,8 +112,9 @@ def test_datasets_are_the_same_record_when_they_hold_the_same_labels(graph):
 
 
 def test_parents_made_elsewhere_are_shown_as_the_end_of_the_trail(graph):
-    record_checkpoint(graph, manifest("policy", ["policy-from-another-lab"], episodes=[{"id": "ep-x", "digest": "d"}]))
-    (external,) = graph.of_kind("external")
+    made = manifest("policy", ["policy-from-another-lab"], episodes=[{"id": "ep-x", "digest": "d"}])
+    record_checkpoint(graph, made)
+    (external,) = graph.above(made.id, "external")
     assert external.id == "policy-from-another-lab"
     assert graph.get("ep-x").payload["digest"] == "d"
 
@@ -109,5 +122,5 @@ def test_parents_made_elsewhere_are_shown_as_the_end_of_the_trail(graph):
 def test_episodes_given_with_their_labels_are_recorded_with_them(graph):
     entry = {"id": "ep-x", "digest": "d", "outcome": "success", "labelled_by": "operator:sim"}
     record_checkpoint(graph, manifest("judge", episodes=[entry]))
-    (label,) = graph.of_kind("label")
+    (label,) = graph.affected_by_role("ep-x", "labels")
     assert (label.payload["outcome"], label.payload["by"]) == ("success", "operator:sim")

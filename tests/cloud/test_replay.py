@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -47,12 +47,12 @@ def test_a_replay_compares_every_evaluated_start_with_its_dream_once(job_of, tmp
     assert sum(row["both"] + row["real_only"] for row in result["ledger"]) == 4  # odd seeds really succeeded
     assert sorted(name for row in result["ledger"] for name in row["episodes"]) == [f"fake-{n}" for n in range(8)]
     assert replay(job_of(tmp_path))["ledger"] == result["ledger"]
-    path = tmp_path / "ledger.jsonl"
-    page = CalibrationLedger(path)
-    assert record_rows(path, result) == len(result["ledger"])
-    assert record_rows(path, result) == 0, "a job that is run again writes nothing twice"
-    assert page.calibration().n == 8, "an open page sees what the trainer wrote"
-    assert record_rows(path, {"candidates": []}) == 0
+    with closing(Database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
+        ledger, page = CalibrationLedger(database), CalibrationLedger(database)
+        assert record_rows(ledger, result) == len(result["ledger"])
+        assert record_rows(ledger, result) == 0, "a job that is run again writes nothing twice"
+        assert page.calibration().n == 8, "an open page sees what the trainer wrote"
+        assert record_rows(ledger, {"candidates": []}) == 0
 
 
 class Catalogue:
@@ -77,19 +77,28 @@ class Catalogue:
 
 
 @pytest.fixture
-def jobs(tmp_path):
-    return SqlJobStore(Database(f"sqlite:///{tmp_path / 'jobs.db'}"))
+def database(tmp_path):
+    with closing(Database(f"sqlite:///{tmp_path / 'store.db'}")) as made:
+        yield made
 
 
-def watch_over(catalogue, jobs, folder: Path) -> ReplayWatch:
-    return ReplayWatch(
-        catalogue, jobs, lambda tenant: folder / "ledger.jsonl", lambda tenant, policy: policy == "policy-1"
-    )
+@pytest.fixture
+def jobs(database):
+    return SqlJobStore(database)
 
 
-def test_an_evaluation_is_replayed_when_it_is_over_and_nothing_else_is_to_do(jobs, tmp_path):
+@pytest.fixture
+def ledger(database):
+    return CalibrationLedger(database)
+
+
+def watch_over(catalogue, jobs, ledger) -> ReplayWatch:
+    return ReplayWatch(catalogue, jobs, lambda tenant: ledger, lambda tenant, policy: policy == "policy-1")
+
+
+def test_an_evaluation_is_replayed_when_it_is_over_and_nothing_else_is_to_do(jobs, ledger):
     catalogue = Catalogue()
-    watch = watch_over(catalogue, jobs, tmp_path)
+    watch = watch_over(catalogue, jobs, ledger)
     catalogue.arrive("ep-1", "evaluate")
     catalogue.arrive("ep-2", "collect")
     catalogue.arrive("ep-3", "evaluate", policy="policy-of-somebody-else")
@@ -107,14 +116,14 @@ def test_an_evaluation_is_replayed_when_it_is_over_and_nothing_else_is_to_do(job
     assert watch.look() == []
 
 
-def test_what_the_ledger_holds_is_not_replayed_after_a_restart(jobs, tmp_path):
+def test_what_the_ledger_holds_is_not_replayed_after_a_restart(jobs, ledger):
     row = {"task": "lift", "policy": "policy-1", "world_model": "w", "judge": "j", "both": 1, "real_only": 0,
            "imagined_only": 0, "neither": 0, "abstained": 0, "episodes": ["ep-1"]}  # fmt: skip
-    record_rows(tmp_path / "ledger.jsonl", {"ledger": [row]})
+    record_rows(ledger, {"ledger": [row]})
     catalogue = Catalogue()
     catalogue.arrive("ep-1", "evaluate")
     catalogue.arrive("ep-2", "evaluate")
-    watch = watch_over(catalogue, jobs, tmp_path)
+    watch = watch_over(catalogue, jobs, ledger)
     watch.look()
     (job_id,) = watch.look()
     assert jobs.get("default", job_id).spec["episodes"] == ["ep-2"]
@@ -125,10 +134,10 @@ def settled(watch) -> list[str]:
     return watch.look()
 
 
-def test_an_evaluation_that_cannot_be_replayed_yet_is_when_it_can(jobs, tmp_path):
+def test_an_evaluation_that_cannot_be_replayed_yet_is_when_it_can(jobs, ledger):
     catalogue, held, blind = Catalogue(), {"policy-1"}, {"ep-blind"}
     watch = ReplayWatch(
-        catalogue, jobs, lambda tenant: tmp_path / "l.jsonl", lambda tenant, policy: policy in held,
+        catalogue, jobs, lambda tenant: ledger, lambda tenant, policy: policy in held,
         lambda row: row.episode_id in blind,
     )  # fmt: skip
     catalogue.arrive("ep-later", "evaluate", outcome=Outcome.UNLABELLED)

@@ -20,11 +20,12 @@ from cloud_trainer.flows.trials import Trials
 from cloud_trainer.practice.dreams import watched
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.kept_rollouts import keep_rollouts, read_rollouts
+from cloud_trainer.records.graph import ProvenanceGraph
+from cloud_trainer.store.database import Database
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.evaluation.trial import Trial, TrialPlan
 from gymnast_core.job import JobEvent
 from gymnast_core.records.lineage import Record
-from gymnast_core.records.provenance import ProvenanceGraph
 from gymnast_core.types import Outcome, RolloutBatch
 from gymnast_ros.uplink import EpisodesClient
 from tests.console.conftest import JSON, wait_for
@@ -93,13 +94,14 @@ def test_events_are_told_in_words() -> None:
     assert {told(event) for event in lines.values()} == set(lines)
 
 
-def test_a_lineage_of_thousands_is_a_few_boxes() -> None:
-    graph = ProvenanceGraph(":memory:")
+def test_a_lineage_of_thousands_is_a_few_boxes(tmp_path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    graph = ProvenanceGraph(database)
     outside = [Record(f"episode-{n}", "external", {}, ()) for n in range(4000)]
     parents = tuple(("episodes", record.id) for record in outside)
     graph.add_many([*outside, Record("world_model-a", "world_model", {}, parents)])
     drawn = str(lineage_graph(graph.why("world_model-a"), {}))
-    graph.close()
+    database.close()
     assert drawn.count("<rect") == 2
     assert drawn.count("<path") == 1
     assert "4,000" in drawn
@@ -321,10 +323,8 @@ def test_who_acted_in_a_run_is_hidden_everywhere_until_its_trial_is_over(bench) 
     for number, acting in enumerate((name, other)):
         why = ana.get(f"/checkpoints/ep-run-{number}/lineage.json").text
         assert acting not in why
-    ledger = bench.folder / "ledger.jsonl"
-    watch = ReplayWatch(
-        bench.service.episodes, bench.service.jobs, lambda _: ledger, lambda *_: True, bench.service.blinded
-    )
+    service = bench.service
+    watch = ReplayWatch(service.episodes, service.jobs, service.ledgers.of, lambda *_: True, service.blinded)
     for _ in range(3):
         watch.look()
     assert [job.spec["episodes"] for job in bench.service.jobs.list(None)] == [["ep-before"]]

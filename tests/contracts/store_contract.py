@@ -174,28 +174,44 @@ class MetaStoreContract:
         assert seen == [row.sequence for row in store.releases("default")]
         assert len(seen) == 40
 
-    def test_checkpoints_and_lineage_in_both_directions(self, store):
+    def test_checkpoints_are_registered_once(self, store):
         row = CheckpointRow("default", "policy-1", "policy", b"{}", "a" * 64, 3, 10)
-        assert store.add_checkpoint(row, [("episode", "e1"), ("episode", "e2"), ("parent", "p0"), ("episode", "e1")])
-        assert not store.add_checkpoint(row, [])
-        assert store.add_checkpoint(replace(row, checkpoint_id="policy-2", published_ns=11), [("episode", "e1")])
+        assert store.add_checkpoint(row)
+        assert not store.add_checkpoint(row)
+        assert store.add_checkpoint(replace(row, checkpoint_id="policy-2", published_ns=11))
         assert store.checkpoint("default", "policy-1") == row
         assert store.checkpoint("default", "policy-9") is None
         assert [found.checkpoint_id for found in store.checkpoints("default", "policy")] == ["policy-2", "policy-1"]
-        assert store.made_from("default", "policy-1") == [("episode", "e1"), ("episode", "e2"), ("parent", "p0")]
-        assert store.made_with("default", "episode", "e1") == ["policy-1", "policy-2"]
         with pytest.raises(IdReusedError):
-            store.add_checkpoint(replace(row, weights_digest="b" * 64), [])
+            store.add_checkpoint(replace(row, weights_digest="b" * 64))
+
+    def test_what_is_changed_in_one_transaction_is_changed_whole_or_not_at_all(self, store):
+        row = CheckpointRow("default", "policy-1", "policy", b"{}", "a" * 64, 3, 10)
+        told = []
+
+        def change(*, fail):
+            with store.transaction():
+                store.add_episodes([episode("a")])
+                store.add_checkpoint(row)
+                store.change_episode("default", "a", lambda now: replace(now, steps=7))
+                store.after_commit(lambda: told.append(store.episode("default", "a").steps))
+                if fail:
+                    store.change_episode("default", "never", lambda now: now)
+
+        with pytest.raises(NotFoundError):
+            change(fail=True)
+        assert (store.episodes(None), store.checkpoints("default"), told) == ([], [], [])
+        assert store.usage("default") == Usage(0, 0)
+        change(fail=False)
+        assert (store.episode("default", "a").steps, store.checkpoint("default", "policy-1"), told) == (7, row, [7])
 
     def test_checkpoints_releases_and_blobs_of_tenants_do_not_meet(self, store):
         ours = CheckpointRow("default", "policy-1", "policy", b"{}", "a" * 64, 3, 10)
         theirs = replace(ours, tenant="acme", weights_digest="b" * 64)
-        assert store.add_checkpoint(ours, [("episode", "e1")])
-        assert store.add_checkpoint(theirs, [("episode", "e2")]), "the same id with other weights, of another tenant"
+        assert store.add_checkpoint(ours)
+        assert store.add_checkpoint(theirs), "the same id with other weights, of another tenant"
         assert (store.checkpoint("default", "policy-1"), store.checkpoint("acme", "policy-1")) == (ours, theirs)
         assert (store.checkpoints("default"), store.checkpoints("third")) == ([ours], [])
-        assert store.made_from("acme", "policy-1") == [("episode", "e2")]
-        assert store.made_with("acme", "episode", "e1") == []
         row = store.add_release(lambda number: ReleaseRow("acme", number, "policy-1", b"p", "key", b"s"))
         assert (store.releases("acme"), store.releases("default")) == ([row], [])
         assert (store.newest_release("acme"), store.newest_release("default")) == (row.sequence, 0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import os
 import re
 import time
 
@@ -12,7 +12,7 @@ import pytest
 from cloud_trainer.console.app import create_app
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import PerTenant
-from gymnast_core.records.journal import read_chain
+from gymnast_core.errors import StorageError
 from gymnast_core.wire.gymnast.v1 import (
     console_pb2,
     console_pb2_grpc,
@@ -55,7 +55,7 @@ def lab(tmp_path):
 
 
 def entries(lab):
-    return read_chain(lab.service.trails.of("default").log.path.read_bytes(), "log")
+    return list(lab.service.trails.of("default").log.entries)
 
 
 def posts(lab):
@@ -130,30 +130,37 @@ def wire_actions(lab, identity):
     }
 
 
+@contextlib.contextmanager
+def no_entry_fits(lab):
+    """The database refuses entries of the log as a full disk does, and takes everything else."""
+    database = lab.service._database
+    with database.transaction() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE INSERT ON entries BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+    yield
+    with database.transaction() as connection:
+        connection.exec_driver_sql("DROP TRIGGER full")
+
+
 def state(lab):
     rows = [lab.service.meta.episode("default", f"ep-{n}") for n in range(6)]
-    return rows, lab.service.jobs.list(None), lab.service.meta.releases("default")
+    made, meta = lab.service.trails.of("default").graph.affected("ep-2"), lab.service.meta
+    return rows, made, meta.checkpoints("default"), lab.service.jobs.list(None), meta.releases("default")
 
 
 def test_what_cannot_be_written_down_is_not_done(lab):
     """The disk takes no entry: every action is refused and nothing has changed; then it does, and they are done."""
     root = lab.identity("root", "admin")
     lab.service.publisher.publish("default", lab.service.config.folder / "checkpoints" / lab.checkpoint)
-    before, log = state(lab), lab.service.trails.of("default").log
+    before = state(lab)
     acts = wire_actions(lab, root)
     forms = {"/episodes/ep-3/label": {"outcome": "failure"}, "/episodes/ep-4/retract": {"reason": "dark"},
              f"/checkpoints/{lab.checkpoint}/publish": {},
              f"/checkpoints/{lab.checkpoint}/rollback": {"reason": "bad"}}  # fmt: skip
-    full = os.open("/dev/full", os.O_RDWR)
-    kept = os.dup(log._file.fileno())
-    os.dup2(full, log._file.fileno())
-    try:
+    with no_entry_fits(lab):
         assert all(error_of(act) for act in acts.values())
         assert all(lab.page("POST", path, identity=root, form=form).status >= 400 for path, form in forms.items())
-    finally:
-        os.dup2(kept, log._file.fileno())
-        os.close(full)
-        os.close(kept)
     assert state(lab) == before
     assert entries(lab) == []
     assert [error_of(act) for act in acts.values()] == [""] * 4
@@ -163,15 +170,28 @@ def test_what_cannot_be_written_down_is_not_done(lab):
     )
 
 
-def test_what_fails_after_it_was_written_down_says_so(lab):
+def test_what_fails_is_written_down_as_failed_and_leaves_nothing_else(lab, monkeypatch):
+    """The release cannot be registered: neither checkpoint nor record stays, and two entries say what was tried."""
+    root, before = lab.identity("root", "admin"), state(lab)
+
+    def refuse(sign):
+        raise StorageError("the shelf broke")
+
+    monkeypatch.setattr(lab.service.meta, "add_release", refuse)
+    assert lab.page("POST", f"/checkpoints/{lab.checkpoint}/publish", identity=root, form={}).status >= 400
+    assert state(lab) == before
+    first, second = entries(lab)
+    assert (first.kind, second.kind) == ("publish", "publish: failed")
+    assert second.data["entry"] == first.sequence
+    assert "the shelf broke" in second.data["error"]
+
+
+def test_what_is_refused_before_anything_is_done_is_no_entry(lab):
     root = lab.identity("root", "admin")
     unknown = weights_pb2.RollbackRequest(checkpoint_id="policy-0123456789abcdef", reason="bad")
     stub = weights_pb2_grpc.WeightsServiceStub(lab.channel(root))
     assert error_of(lambda: stub.Rollback(unknown, timeout=20)) == "NotFoundError"
-    first, second = entries(lab)
-    assert (first.kind, second.kind) == ("roll back", "roll back: failed")
-    assert second.data["entry"] == first.sequence
-    assert "never published" in second.data["error"]
+    assert entries(lab) == []
 
 
 def test_the_same_job_asked_for_twice_is_one_entry_and_the_job_of_who_asked_first(lab):

@@ -14,16 +14,13 @@ from typing import Any
 
 import grpc
 import pytest
-import sqlalchemy as sa
 
 from cloud_trainer.console.app import create_app
-from cloud_trainer.records.ledger import CalibrationLedger, LedgerRow
-from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.records.ledger import LedgerRow
+from cloud_trainer.service import Service
 from cloud_trainer.service.server import _SERVICES
-from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import EpisodeRow
-from cloud_trainer.store.sql_meta import SqlMetaStore
-from cloud_trainer.store.tenants import LEDGER, PerTenant, tenant_folder
+from cloud_trainer.store.tenants import PerTenant, tenant_folder
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import decode_blob
@@ -95,8 +92,9 @@ class Acme:
         report = {"state": "ready", "instruction": word, "takes_orders": True, "policy_version": manifest.id}
         robot = Peer("robot-1", "robot", tenant)
         service.robots.post(robot, report, b"\xff\xd8\xff" + word.encode())
-        ledger = CalibrationLedger(tenant_folder(service.config.folder, tenant) / LEDGER)
-        ledger.add(LedgerRow(word, manifest.id, "world_model-1", "judge-1", 3, 1, 1, 3, episodes=("ep-1",)))
+        service.ledgers.of(tenant).add(
+            LedgerRow(word, manifest.id, "world_model-1", "judge-1", 3, 1, 1, 3, episodes=("ep-1",))
+        )
         operator = Peer("operator-1", "operator", tenant)
         with service.trails.of(tenant).acting(operator, "note", {"note": word}):
             pass
@@ -398,52 +396,3 @@ def test_an_episode_uploaded_under_another_tenants_id_and_withdrawn_blocks_nobod
     graph = acme.lab.service.trails.of("acme").graph
     graph.check_promotable(acme.ids["acme"]["checkpoint"])
     assert acme.lab.service.meta.episode("acme", "ep-1").state == "valid"
-
-
-# what an older version stored ----------------------------------------------------------------------------------------
-
-OLD = """
-CREATE TABLE checkpoints (checkpoint_id TEXT NOT NULL, kind TEXT NOT NULL, manifest BLOB NOT NULL,
-  weights_digest TEXT NOT NULL, weights_size BIGINT NOT NULL, published_ns BIGINT NOT NULL,
-  PRIMARY KEY (checkpoint_id));
-CREATE INDEX ix_checkpoints_published_ns ON checkpoints (published_ns);
-CREATE TABLE releases (sequence BIGINT NOT NULL, checkpoint_id TEXT NOT NULL, payload BLOB NOT NULL,
-  key_id TEXT NOT NULL, signature BLOB NOT NULL, PRIMARY KEY (sequence));
-CREATE TABLE lineage (checkpoint_id TEXT NOT NULL, kind TEXT NOT NULL, source_id TEXT NOT NULL,
-  PRIMARY KEY (checkpoint_id, kind, source_id));
-CREATE INDEX lineage_by_source ON lineage (kind, source_id);
-CREATE TABLE counters (name TEXT NOT NULL, value BIGINT NOT NULL, PRIMARY KEY (name));
-INSERT INTO checkpoints VALUES ('policy-1', 'policy', x'7b7d', 'aa', 3, 10);
-INSERT INTO releases VALUES (41, 'policy-1', x'7b7d', 'key', x'00');
-INSERT INTO lineage VALUES ('policy-1', 'episode', 'ep-1');
-INSERT INTO counters VALUES ('release', 41);
-"""
-
-
-def check_brought_over(url: str) -> None:
-    for _ in range(2):  # the second time there is nothing left to do
-        store = SqlMetaStore(Database(url))
-        assert store.checkpoint("default", "policy-1").weights_digest == "aa"
-        assert store.releases("default")[0].sequence == 41
-        assert store.made_from("default", "policy-1") == [("episode", "ep-1")]
-        assert store.checkpoints("acme") == []
-        assert store.releases("acme") == []
-        store.close()
-
-
-def test_a_folder_from_before_tenants_opens_as_the_default_tenants(tmp_path):
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        for statement in filter(str.strip, OLD.split(";")):
-            connection.exec_driver_sql(statement)
-    engine.dispose()
-    check_brought_over(url)
-
-
-def test_the_default_tenants_files_stay_where_they_were(tmp_path):
-    with Service(ServiceConfig(tmp_path)) as service:
-        assert service.trails.of("default").log.path == tmp_path / "actions.jsonl"
-        assert service.trails.of("acme").log.path == tmp_path / "tenants" / "acme" / "actions.jsonl"
-        assert (tmp_path / "provenance.db").exists()
-        assert (tmp_path / "tenants" / "acme" / "provenance.db").exists()

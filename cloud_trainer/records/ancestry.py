@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,13 +33,21 @@ class Ancestry:
         self._kinds = np.zeros(1, np.int64)
         self._codes: dict[str, int] = {"": 0}
 
-    def grow(self, database: sqlite3.Connection) -> None:
-        """Read the records that were written since the last time."""
-        known = self._kinds.size - 1
-        query = "SELECT seq, kind, parents, roles FROM record WHERE seq > ? ORDER BY seq"
-        rows = database.execute(query, (known,)).fetchall()
+    @property
+    def known(self) -> int:
+        """Number of the newest record in it."""
+        return self._kinds.size - 1
+
+    def add(self, rows: Sequence[Any]) -> None:
+        """Take in records.
+
+        Args:
+            rows: (number, kind, parents' numbers as int64 bytes, codes of their roles as uint8 bytes) of every record
+                from known + 1 on, in order; one that somebody deleted is left out.
+        """
         if not rows:
             return
+        known = self.known
         seqs, kinds, parents, roles = zip(*rows, strict=True)
         place = np.array(seqs) - known - 1
         counts = np.zeros(seqs[-1] - known, np.int64)

@@ -1,0 +1,141 @@
+"""The tables, as they are now; cloud_trainer.store.migrations says how older ones come here."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+_TEXT, _BIG = sa.Text, sa.BigInteger
+
+COUNTERS = sa.Table(
+    "counters", METADATA, sa.Column("name", _TEXT, primary_key=True), sa.Column("value", _BIG, nullable=False)
+)
+EPISODES = sa.Table(
+    "episodes",
+    METADATA,
+    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("tenant", _TEXT, nullable=False),
+    sa.Column("episode_id", _TEXT, nullable=False),
+    sa.Column("robot", _TEXT, nullable=False),
+    sa.Column("digest", _TEXT, nullable=False),
+    sa.Column("size", _BIG, nullable=False),
+    sa.Column("received_ns", _BIG, nullable=False),
+    sa.Column("state", _TEXT, nullable=False),
+    sa.Column("reason", _TEXT, nullable=False),
+    sa.Column("instruction", _TEXT, nullable=False),
+    sa.Column("outcome", _TEXT, nullable=False),
+    sa.Column("labelled_by", _TEXT, nullable=False),
+    sa.Column("steps", _BIG, nullable=False),
+    sa.Column("policy_version", _TEXT, nullable=False),
+    sa.Column("metadata", _TEXT, nullable=False),
+    sa.UniqueConstraint("tenant", "episode_id"),
+    sa.Index("episodes_by_state", "state", "sequence"),
+    sa.Index("episodes_by_digest", "tenant", "digest"),
+    sa.Index("episodes_by_robot", "tenant", "robot", "sequence"),
+    sa.Index("episodes_by_instruction", "tenant", "instruction", "sequence"),
+)
+USAGE = sa.Table(
+    "usage",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("episodes", _BIG, nullable=False),
+    sa.Column("bytes", _BIG, nullable=False),
+)
+CHECKPOINTS = sa.Table(
+    "checkpoints",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("checkpoint_id", _TEXT, primary_key=True),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("manifest", sa.LargeBinary, nullable=False),
+    sa.Column("weights_digest", _TEXT, nullable=False),
+    sa.Column("weights_size", _BIG, nullable=False),
+    sa.Column("published_ns", _BIG, nullable=False),
+    sa.Index("checkpoints_by_time", "tenant", "published_ns"),
+)
+RELEASES = sa.Table(
+    "releases",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("checkpoint_id", _TEXT, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("key_id", _TEXT, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
+JOBS = sa.Table(
+    "jobs",
+    METADATA,
+    sa.Column("job_id", _TEXT, primary_key=True),
+    sa.Column("tenant", _TEXT, nullable=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("spec", _TEXT, nullable=False),
+    sa.Column("idempotency_key", _TEXT, nullable=False),
+    sa.Column("state", _TEXT, nullable=False),
+    sa.Column("submitted_by", _TEXT, nullable=False),
+    sa.Column("result", _TEXT, nullable=False),
+    sa.Column("error", _TEXT, nullable=False),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("created_ns", _BIG, nullable=False),
+    sa.Column("last_event", _BIG, nullable=False),
+    sa.Column("attempts", _BIG, nullable=False),
+    sa.Column("worker", _TEXT, nullable=False),
+    sa.Column("lease_until_ns", _BIG, nullable=False),
+    sa.UniqueConstraint("tenant", "idempotency_key"),
+    sa.Index("jobs_by_state", "state", "created_ns"),
+)
+JOB_EVENTS = sa.Table(
+    "job_events",
+    METADATA,
+    sa.Column("job_id", _TEXT, primary_key=True),
+    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("time_ns", _BIG, nullable=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("data", _TEXT, nullable=False),
+)
+RECORDS = sa.Table(
+    "records",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("seq", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("id", _TEXT, nullable=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("payload", _TEXT, nullable=False),
+    sa.Column("parents", sa.LargeBinary, nullable=False),
+    sa.Column("roles", sa.LargeBinary, nullable=False),
+    sa.Column("parent_links", sa.LargeBinary, nullable=False),
+    sa.Column("link", sa.LargeBinary, nullable=False),
+    sa.Column("chain", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("tenant", "id"),
+)
+"""The nodes of provenance; see cloud_trainer.records.graph."""
+RECORD_EDGES = sa.Table(
+    "record_edges",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("parent", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("child", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("role", _TEXT, primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""What a record's row says of its parents, once more in the other direction."""
+RECORD_ROLES = sa.Table(
+    "record_roles",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("code", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("name", _TEXT, nullable=False),
+    sa.UniqueConstraint("tenant", "name"),
+)
+ENTRIES = sa.Table(
+    "entries",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("chain", _TEXT, primary_key=True),
+    sa.Column("sequence", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("data", _TEXT, nullable=False),
+    sa.Column("previous", _TEXT, nullable=False),
+    sa.Column("hash", _TEXT, nullable=False),
+)
+"""Hash-linked entries (cloud_trainer.records.chain): of each tenant the log of actions, and the calibration ledger."""
