@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.extensions import DATASETS, installed
 
 if TYPE_CHECKING:
     from cloud_trainer.world_model.data.check import Checked
@@ -18,7 +19,9 @@ KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot")
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare how a dataset is read."""
-    parser.add_argument("--kind", choices=KINDS, default="mcap", help="of the data (default mcap)")
+    parser.add_argument(
+        "--kind", choices=(*KINDS, *installed(DATASETS)), default="mcap", help="of the data (default mcap)"
+    )
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side frames are resized to, as in training")
     parser.add_argument(
         "--lag", type=int, help="steps the stored actions are late (default 0, worldgym 1, bridge_raw by its dates)"

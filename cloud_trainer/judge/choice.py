@@ -18,6 +18,8 @@ job's or a loop's configuration:
     kind = "vlm"                             # Qwen-VL or SmolVLM, in this process
     folder = "models/SmolVLM2-500M"
     device = "cuda"                          # default auto; and the fields of judge.vlm.VlmSettings
+
+Installed packages add kinds of their own (gymnast_core.extensions); theirs get all other settings by name.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import Any, TypeVar
 
 from cloud_trainer.judge.rubric import Criterion, Rubric, Rubrics
 from gymnast_core.errors import ConfigError
+from gymnast_core.extensions import JUDGES, extension, installed
 from gymnast_core.judge import Judge
 from gymnast_core.records.manifest import MANIFEST_NAME
 
@@ -78,7 +81,17 @@ def judge_of(settings: Mapping[str, Any]) -> Judge:
         return _endpoint(values)
     if kind == "vlm":
         return _vlm(values)
-    raise ConfigError(f"judge kind {kind!r} is not one of {', '.join(KINDS)}")
+    if (others := installed(JUDGES)) and kind in others:
+        return _added(str(kind), values)
+    raise ConfigError(f"judge kind {kind!r} is not one of {', '.join((*KINDS, *others))}")
+
+
+def _added(kind: str, values: dict[str, Any]) -> Judge:
+    try:
+        judge: Judge = extension(JUDGES, kind)(**values)
+    except TypeError as error:
+        raise ConfigError(f"{kind} judge: {error}") from error
+    return judge
 
 
 def _endpoint(values: dict[str, Any]) -> Judge:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from gymnast_core.errors import CheckpointError, GymnastError
+from gymnast_core.extensions import POLICIES, extension, installed
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import read_manifest
 
@@ -16,7 +17,7 @@ ARCHITECTURES = {
     "openvla": "gymnast_core.policies.openvla.policy:OpenVLAPolicy",
     "lora": "gymnast_core.policies.adapter:AdaptedPolicy",
 }
-"""architecture of a manifest -> module:class with a `load(folder)` class method."""
+"""architecture of a manifest -> module:class with a `load(folder)` class method; installed packages add others."""
 
 
 def load_policy(folder: Path) -> Policy:
@@ -70,9 +71,15 @@ def architecture(name: str) -> Any:
     """The class of an architecture; imports what it needs, which takes seconds.
 
     Raises:
-        CheckpointError: one that this version does not know.
+        CheckpointError: one that neither this version nor an installed package knows.
+        ConfigError: a package adds it, but it cannot be imported.
     """
     if name not in ARCHITECTURES:
-        raise CheckpointError(f"architecture {name!r} is not one of {sorted(ARCHITECTURES)}; upgrade?")
+        others = installed(POLICIES)
+        if name in others:
+            return extension(POLICIES, name)
+        known = sorted((*ARCHITECTURES, *others))
+        remedy = "upgrade, or install the package that adds it"
+        raise CheckpointError(f"architecture {name!r} is not one of {known}; {remedy}")
     module, kind = ARCHITECTURES[name].split(":")
     return getattr(importlib.import_module(module), kind)

@@ -21,6 +21,7 @@ from gymnast_core.arm.envelope import hold_action
 from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.env import Env
 from gymnast_core.errors import GymnastError
+from gymnast_core.extensions import WORLDS, extension
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
@@ -59,12 +60,18 @@ class World(Env, Protocol):
 
 
 class SimWorld(Node):  # type: ignore[misc]
-    """Owns one World and steps it only when the gate commands; paced, every 0.2 s of wall clock."""
+    """Owns one World and steps it only when the gate commands; paced, every 0.2 s of wall clock.
 
-    def __init__(self, world: World, **node: object) -> None:
+    Args:
+        world: what is simulated; None is what the parameter `world` names.
+        **node: of rclpy's Node.
+    """
+
+    def __init__(self, world: World | None = None, **node: object) -> None:
         super().__init__(topics.ARM_NODE, **node)
-        self._world = world
         settings = self._settings = Settings(self)
+        settings.declare("world", "", "of an installed package, by name; empty is the WidowX 250s", read_only=True)
+        self._world = world = world or _world_named(settings["world"])
         settings.declare("instruction", "lift the red cube", "task of the next episode", check=_not_blank)
         settings.declare("seed", 0, "start state of the next episode", low=0, high=2**53)
         settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
@@ -190,11 +197,18 @@ def _not_blank(value: str) -> str:
     return "" if value.strip() else "must not be blank"
 
 
-def main() -> int:
-    """Run the node."""
+def _world_named(name: str) -> World:
+    if name:
+        world: World = extension(WORLDS, name)()
+        return world
     from gymnast_ros.sim.simulated_arm import SimulatedArm  # MuJoCo loads only where the simulator runs
 
-    return run(lambda: SimWorld(SimulatedArm()))
+    return SimulatedArm()
+
+
+def main() -> int:
+    """Run the node."""
+    return run(SimWorld)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from cloud_trainer.world_model.data.mcap import McapSource
 from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin, SourceInfo
 from cloud_trainer.world_model.data.worldgym import MEASURED_LAG, WorldGymSource
 from gymnast_core.errors import ConfigError
+from gymnast_core.extensions import DATASETS, extension, installed
 
 KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot")
 SETTINGS = (
@@ -30,8 +31,9 @@ def build_source(described: Mapping[str, Any]) -> EpisodeSource:
         ConfigError: a setting is unknown, or not one this kind of dataset has.
     """
     kind, folder = described.get("kind"), Path(described.get("folder", ""))
-    if kind not in KINDS:
-        raise ConfigError(f"data kind {kind!r} is not one of {KINDS}")
+    others = installed(DATASETS)
+    if kind not in (*KINDS, *others):
+        raise ConfigError(f"data kind {kind!r} is not one of {(*KINDS, *others)}")
     if not described.get("folder") or not folder.is_dir():
         raise ConfigError(f'dataset {dict(described)}: its "folder" must name an existing folder')
     name, size, camera = str(described.get("name", folder.name)), described.get("size"), described.get("camera")
@@ -43,6 +45,9 @@ def build_source(described: Mapping[str, Any]) -> EpisodeSource:
         int(described.get("lag", MEASURED_LAG if kind == "worldgym" else 0)),
         str(described.get("robot", "wx250s")),
     )
+    if kind in others:
+        source: EpisodeSource = extension(DATASETS, str(kind))(folder, info, size)
+        return source
     if kind == "mcap":
         return McapSource(info, below(folder, ".mcap"), None if camera is None else [str(camera)], size)
     if kind == "worldgym":
@@ -68,7 +73,7 @@ def _require_known(described: Mapping[str, Any], name: str, kind: str) -> None:
     if unknown := sorted(set(described) - set(SETTINGS)):
         raise ConfigError(f"dataset {name} has no setting {unknown}; there are {list(SETTINGS)}")
     foreign = [key for key in ("state", "action") if described.get(key) is not None and kind != "lerobot"]
-    foreign += ["camera"] if described.get("camera") is not None and kind == "worldgym" else []
+    foreign += ["camera"] if described.get("camera") is not None and kind in ("worldgym", *installed(DATASETS)) else []
     if foreign:
         raise ConfigError(f"dataset {name}: {foreign} mean nothing for data of kind {kind}")
 
