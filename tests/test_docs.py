@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.installing import install
 from gymnast_cli.main import parser_for
 from tests.test_packaging import check_gymnast, check_make, check_pip, check_ray
 
@@ -63,8 +64,17 @@ def lines() -> list[str]:
     return list(dict.fromkeys(line for line in found if line.startswith(tuple(CHECKS))))
 
 
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the examples are installed, whose names some commands use."""
+    return str(install(tmp_path_factory.mktemp("examples")))
+
+
 @pytest.mark.parametrize("line", lines())
-def test_a_documented_command_is_accepted(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_documented_command_is_accepted(
+    line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, examples: str
+) -> None:
+    monkeypatch.syspath_prepend(examples)
     words = shlex.split(line)
     CHECKS[words[0]](words[1:], capsys)
 

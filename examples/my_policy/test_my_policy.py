@@ -16,7 +16,7 @@ from tests.contracts.policy_contract import PolicyContract
 
 class TestMyPolicy(PolicyContract):
     stochastic = False
-    discrete = False
+    discrete = learning = False
 
     def make_policy(self) -> MyPolicy:
         return MyPolicy(np.array([0.3, 0.0, 0.15], np.float32), "policy-mine")
