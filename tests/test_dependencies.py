@@ -23,6 +23,8 @@ SIDES = {
     "launch": ("",),
     "benchmarks": ("", "dev"),
     "tests": ("", "dev"),
+    "examples": ("", "dev"),
+    "tools": ("", "dev"),
 }
 """Package -> extras it may count on ("" is what everybody gets); the core's policies need the trainer's."""
 ON_ROBOTS = ("gymnast_core", "gymnast_client", "gymnast_ros", "gymnast_cli", "launch")
