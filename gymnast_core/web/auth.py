@@ -26,7 +26,8 @@ SESSION_S = 12 * 3600
 _REMEMBERED_NS = 7 * 86_400 * 10**9
 """How long an expired token is told apart from an unknown one."""
 _MOST_TOKENS, _MOST_OF_ONE = 10_000, 100
-"""Kept at once, in all and of one holder, who cannot push out another's; the ones that expire first go."""
+"""Kept at once, in all and of one holder. Beyond, those that expire first of whoever has most go, so that neither one
+holder nor a hundred who work together push out another's."""
 
 
 class LoginError(GymnastError):
@@ -42,6 +43,7 @@ class User(Peer):
         role: one of gymnast_core.authority.ROLES.
         tenant: whose data is seen.
         serial: of the certificate behind it, if there is one.
+        until_ns: when that runs out; 0 where there is none.
     """
 
     tenant: str = "default"
@@ -54,7 +56,7 @@ class User(Peer):
     @staticmethod
     def of(peer: Peer) -> User:
         """Return whom a certificate names."""
-        return User(peer.name, peer.role, peer.tenant, peer.serial)
+        return User(peer.name, peer.role, peer.tenant, peer.serial, peer.until_ns)
 
     def may(self, action: str) -> bool:
         """Whether the role allows it."""
@@ -92,10 +94,11 @@ class Gate:
         self._guesses = Guesses()
 
     def issue(self, user: User, *, days: float = 30.0) -> str:
-        """Return a new token; it cannot be shown again."""
+        """Return a new token; it cannot be shown again. It ends with the certificate behind it at the latest."""
         token, now_ns = secrets.token_urlsafe(24), self._wall_ns()
         row = {"name": user.name, "role": user.role, "tenant": user.tenant, "serial": user.serial}
-        self._tokens.add(token, {**row, "expires_ns": now_ns + round(days * 86_400e9)}, now_ns - _REMEMBERED_NS)
+        expires_ns = min(now_ns + round(days * 86_400e9), user.until_ns or 2**63)
+        self._tokens.add(token, {**row, "expires_ns": expires_ns}, now_ns - _REMEMBERED_NS)
         return token
 
     def user_of_token(self, token: str, *, source: str = "") -> User:
@@ -177,11 +180,14 @@ class _Table:
     def add(self, secret: str, row: dict[str, Any], forget_before_ns: int) -> None:
         with self._lock:
             kept = {name: known for name, known in self._read().items() if known["expires_ns"] > forget_before_ns}
-            newest = sorted(kept.items(), key=lambda item: int(item[1]["expires_ns"]))[-_MOST_TOKENS:]
-            own = [name for name, known in newest if _holder(known) == _holder(row)]
-            for name in own[: max(0, len(own) - _MOST_OF_ONE + 1)]:
-                kept.pop(name)
-            self._write({**{name: known for name, known in newest if name in kept}, _digest(secret): row})
+            of_each: dict[tuple[Any, ...], list[str]] = {_holder(row): []}
+            for name, known in sorted(kept.items(), key=lambda item: int(item[1]["expires_ns"]), reverse=True):
+                of_each.setdefault(_holder(known), []).append(name)
+            if len(own := of_each[_holder(row)]) >= _MOST_OF_ONE:
+                kept.pop(own.pop())
+            while len(kept) >= _MOST_TOKENS:
+                kept.pop(max(of_each.values(), key=len).pop())
+            self._write({**kept, _digest(secret): row})
 
     def remove(self, secret: str) -> None:
         with self._lock:

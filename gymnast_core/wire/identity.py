@@ -29,12 +29,14 @@ class Peer:
         role: one of ROLES.
         tenant: whose data it may touch.
         serial: of the certificate, hexadecimal; empty where there is none.
+        until_ns: when the certificate runs out, wall clock; 0 where there is none.
     """
 
     name: str
     role: str
     tenant: str
     serial: str = field(default="", compare=False)
+    until_ns: int = field(default=0, compare=False)
 
     def uri(self) -> str:
         """As it is written into a certificate."""
@@ -58,7 +60,8 @@ def peer_of(certificate_pem: bytes) -> Peer | None:
         return None
     for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
         if (peer := Peer.from_uri(uri)) is not None:
-            return replace(peer, serial=f"{certificate.serial_number:x}")
+            until_ns = int(certificate.not_valid_after_utc.timestamp()) * 10**9
+            return replace(peer, serial=f"{certificate.serial_number:x}", until_ns=until_ns)
     return None
 
 

@@ -6,15 +6,18 @@ import contextlib
 import json
 import queue
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from cloud_trainer.service import revoke
+from cloud_trainer.service import enroll, revoke
 from cloud_trainer.service.auth import ACTION_OF
 from gymnast_core.authority import MAY
+from gymnast_core.web import auth
 from gymnast_core.web.auth import Gate, LoginError, User
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2_grpc, weights_pb2, weights_pb2_grpc
+from gymnast_core.wire.identity import peer_of
 from tests.hostile.lab import Lab, Stream, error_of, within
 from tests.hostile.registry import Tally, attack
 
@@ -174,6 +177,33 @@ def use_what_was_taken_back(folder: Path, size: int) -> Tally:
 def test_nothing_that_was_taken_back_is_accepted(tmp_path):
     tally = use_what_was_taken_back(tmp_path, 6)
     assert (tally.accepted, tally.lost) == (0, 0)
+
+
+def test_a_token_and_its_sessions_end_with_the_certificate_behind_them(lab):
+    short = enroll(lab.service.authority, "ana", "operator", out=lab.folder / "ana", days=0.02)
+    cookie = lab.log_in(lab.token(short))
+    until_ns = peer_of((short / "cert.pem").read_bytes()).until_ns
+    folder = lab.folder / "trainer" / "console"
+    (row,) = json.loads((folder / "tokens.json").read_text()).values()
+    assert row["expires_ns"] == until_ns < time.time_ns() + 3600 * 10**9
+    name, _, value = cookie.partition("=")
+    assert lab.page("GET", "/", cookie=f"{name}={value}").status == 200
+    later = Gate(folder, wall_ns=lambda: until_ns + 1)
+    with pytest.raises(LoginError, match="expired"):
+        later.user_of_session(value)
+
+
+def test_a_hundred_names_together_push_nobody_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(auth, "_MOST_TOKENS", 60)
+    monkeypatch.setattr(auth, "_MOST_OF_ONE", 5)
+    gate, ana = Gate(tmp_path), User("ana", "operator", "default")
+    token = gate.issue(ana, days=0.5)
+    cookie = gate.open_session(token, seconds=600)
+    for number in range(120):
+        own = gate.issue(User(f"eve-{number % 20}", "robot", "acme"), days=30)
+        gate.open_session(own)
+    assert len(json.loads((tmp_path / "tokens.json").read_text())) == 60
+    assert gate.user_of_token(token) == gate.user_of_session(cookie) == ana
 
 
 def test_nobody_pushes_out_anothers_tokens_and_sessions_by_logging_in_often(tmp_path):
