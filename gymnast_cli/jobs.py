@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from gymnast_cli.stages import Advance
 from gymnast_core.errors import GymnastError, NotTrustedError
+from gymnast_core.job import described
 
 if TYPE_CHECKING:
     from gymnast_core.job import JobView
     from gymnast_ros.uplink import JobsClient
-
-
-SHOWN = ("imagined_reward", "agreement", "optimism", "loss")
-"""What of a job's metrics fits into one line."""
 
 
 class JobEndedError(GymnastError):
@@ -40,17 +37,10 @@ def watch(jobs: JobsClient, job_id: str, advance: Advance) -> JobView:
     """Show a job's progress until it has ended; returns it."""
     for event in jobs.watch(job_id):
         if event.kind == "progress":
-            advance(int(event.data["step"]), int(event.data["total"]), describe(event.data))
+            advance(int(event.data["step"]), int(event.data["total"]), described(event.data))
     return jobs.get(job_id)
 
 
 def ended_well(job: JobView) -> bool:
     """Whether a job has a result."""
     return str(job.state) in ("done", "succeeded")
-
-
-def describe(data: Mapping[str, Any]) -> str:
-    """One short line: the stage and its newest numbers."""
-    metrics = data.get("metrics", {})
-    numbers = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.2f}" for name in SHOWN if name in metrics)
-    return f"{data['stage'].replace('_', ' ')}{': ' + numbers if numbers else ''}"

@@ -28,6 +28,7 @@ MAY: Mapping[str, frozenset[str]] = {
     "retract": _PEOPLE,
     "adapt": _PEOPLE,
     "try": _PEOPLE,
+    "loop": _PEOPLE,
     "cancel": _PEOPLE,
     "cancel its own": _PEOPLE | {"robot"},
     "submit": _EVERYBODY,

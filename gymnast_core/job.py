@@ -62,3 +62,14 @@ class JobEvent:
     time_ns: int
     kind: str
     data: Mapping[str, Any]
+
+
+SHOWN = ("imagined_reward", "agreement", "optimism", "loss")
+"""What of a job's metrics fits into one line."""
+
+
+def described(progress: Mapping[str, Any]) -> str:
+    """Return a job's progress in one short line: the stage and its newest numbers."""
+    metrics = progress.get("metrics", {})
+    numbers = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.2f}" for name in SHOWN if name in metrics)
+    return f"{progress['stage'].replace('_', ' ')}{': ' + numbers if numbers else ''}"

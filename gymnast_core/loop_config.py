@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -46,9 +47,9 @@ class LoopConfig:
     """One loop.
 
     Attributes:
-        folder: state, history and results go here; the same folder resumes.
-        world_model: checkpoint id to start from.
-        judge: checkpoint id to start from.
+        name: of the loop; the same name goes on where it was.
+        world_model: checkpoint id to start from; empty is the trainer's newest when the loop begins.
+        judge: likewise.
         rounds: at most so many.
         tasks: names or instructions.
         scene: where.
@@ -66,9 +67,9 @@ class LoopConfig:
         stop: see StopRule.
     """
 
-    folder: Path
-    world_model: str
-    judge: str
+    name: str
+    world_model: str = ""
+    judge: str = ""
     rounds: int = 3
     tasks: tuple[str, ...] = ("lift", "push", "put", "drawer")
     scene: str = "standard"
@@ -86,8 +87,8 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        if not self.world_model or not self.judge:
-            raise ConfigError("a loop needs world_model and judge: ids of checkpoints the trainer knows")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", self.name):
+            raise ConfigError(f"a loop's name is up to 64 letters, digits, _ . and -, got {self.name!r}")
         block("loop collect", self.seed)
         if not 1 <= self.rounds <= 30:
             raise ConfigError(f"rounds must be 1..30, got {self.rounds}")
@@ -135,20 +136,32 @@ def read_loop_config(path: Path) -> LoopConfig:
     Raises:
         ConfigError: unreadable, or a setting that does not exist; the message lists those that do.
     """
-    values = _parse(path)
+    return loop_config_of(_parse(path), str(path))
+
+
+def loop_config_of(given: Mapping[str, Any], where: str) -> LoopConfig:
+    """Return a loop's settings from JSON values.
+
+    Args:
+        given: the values.
+        where: they are from, for messages.
+
+    Raises:
+        ConfigError: a setting does not exist, or is missing; the message lists those that do.
+    """
+    values = dict(given)
     stop = values.pop("stop", {})
     _check_names(values, LoopConfig, "loop")
     _check_names(stop, StopRule, "stop")
-    missing = sorted({"folder", "world_model", "judge"} - set(values))
-    if missing:
-        raise ConfigError(f"{path} lacks {missing}")
+    if "name" not in values:
+        raise ConfigError(f"{where} lacks name: the same name goes on where it stopped")
     for name in ("collect", "grpo_iterations"):
         if isinstance(values.get(name), int):
             values[name] = [values[name]]
     for name in ("tasks", "collect", "grpo_iterations"):
         if name in values:
             values[name] = tuple(values[name])
-    return LoopConfig(**{**values, "folder": Path(values["folder"]), "stop": StopRule(**stop)})
+    return LoopConfig(**{**values, "stop": StopRule(**stop)})
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""What computes behind a tenant's adaptations and trials, made from the service's own parts."""
+"""What computes behind a tenant's adaptations, trials and loops, made from the service's own parts."""
 
 from __future__ import annotations
 
 from cloud_trainer.app.settings import Arms
+from cloud_trainer.flows.loop_engine import ArmLoopEngine
 from cloud_trainer.flows.scene_engine import SceneEngine
+from cloud_trainer.flows.trials import Trials
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import OrderedRobot, Service
 from cloud_trainer.store.tenants import SCENES, tenant_folder
@@ -23,3 +25,10 @@ def engine_for(service: Service, arms: Arms, shelf: Shelf, tenant: str) -> Scene
         scene=arms.scene, config=arms.config, rule=arms.rule, guard_pairs=arms.guard_pairs,
         price_per_hour=arms.price_per_hour, offer=offer,
     )  # fmt: skip
+
+
+def loop_engine_for(service: Service, shelf: Shelf, tenant: str, trials: Trials) -> ArmLoopEngine:
+    """Runs the loops of a tenant's robots that report to this service and take its orders."""
+    return ArmLoopEngine(
+        tenant, lambda name: OrderedRobot(service.orders, service.robots, tenant, name), service.jobs, trials, shelf
+    )

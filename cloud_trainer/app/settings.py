@@ -53,7 +53,6 @@ class AppConfig:
         console: whether there is an operator's page.
         console_host: its address; any other than this machine's own is over HTTPS, where certificates are logins.
         console_port: 0 takes a free one.
-        loops: folders of loops from elsewhere whose history the page shows.
         jobs_may: ways out of the trainer that a job's configuration may use, see gymnast_core.job.REACHES.
         arms: see Arms.
         threads: of torch, in a training job.
@@ -67,7 +66,6 @@ class AppConfig:
     console: bool = True
     console_host: str = "127.0.0.1"
     console_port: int = 8600
-    loops: tuple[Path, ...] = ()
     jobs_may: tuple[str, ...] = ()
     arms: Arms = field(default_factory=Arms)
     threads: int = 1

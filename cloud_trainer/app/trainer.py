@@ -7,7 +7,7 @@ import functools
 import signal
 from types import TracebackType
 
-from cloud_trainer.app.engines import engine_for
+from cloud_trainer.app.engines import engine_for, loop_engine_for
 from cloud_trainer.app.jobs import JobProcesses
 from cloud_trainer.app.settings import AppConfig
 from cloud_trainer.console import Console
@@ -82,7 +82,10 @@ class App:
         config, host = self.config, self.config.console_host
         return Console(
             self.service, engine_of=self._engines.of, host=host, port=config.console_port,
-            tls=not is_loopback(host), loops=config.loops,
+            tls=not is_loopback(host),
+            loop_engine_of=lambda tenant, trials: loop_engine_for(
+                self.service, self.shelves.of(tenant), tenant, trials
+            ),
         )  # fmt: skip
 
     def _can_replay(self, tenant: str, policy: str) -> bool:

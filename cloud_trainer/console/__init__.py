@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
 from cloud_trainer.console.app import create_app
 from cloud_trainer.console.desk import Desk
 from cloud_trainer.flows.adaptation_engine import AdaptationEngine
+from cloud_trainer.flows.loop_parts import LoopEngine
+from cloud_trainer.flows.loops import Loops
 from cloud_trainer.flows.scene_adaptation import Adaptations
 from cloud_trainer.flows.trials import TrialEngine, Trials
 from cloud_trainer.service import Service
@@ -42,7 +44,8 @@ class Console:
         port: 0 takes a free one.
         tls: HTTPS with the service's certificate, where client certificates are logins too; without it, HTTP on this
             machine only.
-        loops: folders of unattended loops to show.
+        loop_engine_of: tenant and the trainer's trials -> what computes and moves arms in its loops; None shows old
+            ones only.
 
     Raises:
         ConfigError: plain HTTP on an address others can reach, or TLS for a service without certificates.
@@ -56,7 +59,7 @@ class Console:
         host: str = "127.0.0.1",
         port: int = 0,
         tls: bool = False,
-        loops: Sequence[Path] = (),
+        loop_engine_of: Callable[[str, Trials], LoopEngine] | None = None,
     ) -> None:
         host = plain_host(host)
         if not tls and not is_loopback(host):
@@ -66,7 +69,8 @@ class Console:
         folder = service.config.folder / "console"
         self.gate = Gate(folder, withdrawn=service.revocations.withdrawn)
         adaptations, trials = Adaptations(folder / "adaptations", engine_of), Trials(folder / "trials", engine_of)
-        self.desk = Desk(service, adaptations=adaptations, trials=trials, loops=loops)
+        engines = None if loop_engine_of is None else partial(_with, loop_engine_of, trials)
+        self.desk = Desk(service, adaptations=adaptations, trials=trials, loops=Loops(folder / "loops", engines))
         service.blinded = self.desk.blinded
         identity = service.config.folder / "server" if tls else None
         self._app = create_app(self.desk, self.gate, certified=service.revocations.peer)
@@ -114,3 +118,7 @@ class Console:
         if not asked and (method != "POST" or path in ("/login", "/logout")):
             raise NotFoundError(f"{method[:8]} {path[:80]!r} is no part of the page that programs are answered")
         return direct.ask(self._app, peer, method, path, form)
+
+
+def _with(engine_of: Callable[[str, Trials], LoopEngine], trials: Trials, tenant: str) -> LoopEngine:
+    return engine_of(tenant, trials)

@@ -68,11 +68,23 @@ def _shown(desk: Desk, user: User, view: View) -> dict[str, Any]:
     }
 
 
+def loops(desk: Desk, user: User) -> dict[str, Any]:
+    """Every unattended loop, the one that was taken up last first."""
+    return {"loops": [asdict(view) for view in desk.loops.all(user)]}
+
+
+def loop(desk: Desk, user: User, *, name: str) -> dict[str, Any]:
+    """One unattended loop."""
+    return asdict(desk.loops.find(user, name))
+
+
 VIEWS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "/api/robots": ("look", robots),
     "/api/log": ("look", log),
     "/api/evaluations": ("look", evaluations),
     "/api/ledger": ("look", ledger),
+    "/api/loops": ("look", loops),
+    "/api/loops/{name}": ("look", loop),
     "/api/adaptations": ("follow", adaptations),
     "/api/adaptations/{adaptation_id}": ("follow", adaptation),
 }

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from cloud_trainer.console import api, pages
 from cloud_trainer.console.checkpoints import NotWonError, RefusedError
-from cloud_trainer.console.desk import Desk, scene_request
+from cloud_trainer.console.desk import Desk, loop_request, scene_request
 from cloud_trainer.flows.adaptation_engine import FlowError
 from gymnast_core.bounds import whole_number
 from gymnast_core.errors import ContractError
@@ -137,6 +137,15 @@ def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:
         values = {name: value for name, value in form.items() if name != "revision"}
         return desk.adapt_step(user, adaptation_id, step, revision, values), f"/adapt/{adaptation_id}"
 
+    def begin_loop(user: User, form: Mapping[str, str]) -> tuple[str, str]:
+        view = desk.loops.begin(user, loop_request(form))
+        return f"loop {view.name} runs on {view.robot}", "/loop"
+
+    def stop_loop(user: User, form: Mapping[str, str], name: str) -> tuple[str, str]:
+        return f"loop {desk.loops.stop(user, name).name} ends after what it does now", "/loop"
+
+    site.act(app, "/loop", begin_loop)
+    site.act(app, "/loop/{name}/stop", stop_loop)
     site.act(app, "/episodes/{episode_id}/label", label)
     site.act(app, "/episodes/{episode_id}/retract", retract)
     site.act(app, "/jobs/{job_id}/cancel", cancel)

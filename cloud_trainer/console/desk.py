@@ -6,14 +6,16 @@ A page asks the desk; an action is a method of it that checks the role, does one
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cloud_trainer.console.checkpoints import Checkpoints, RefusedError
 from cloud_trainer.console.in_force import InForce
+from cloud_trainer.console.loop_desk import LoopDesk
 from cloud_trainer.flows.adaptation_engine import Budget, FlowError, SceneRequest
+from cloud_trainer.flows.loops import Loops
 from cloud_trainer.flows.scene_adaptation import Adaptations, SceneAdaptation, new_adaptation_id
 from cloud_trainer.flows.trials import Trials, new_trial_id
 from cloud_trainer.records.ledger import CalibrationLedger
@@ -22,11 +24,11 @@ from cloud_trainer.service import Service
 from cloud_trainer.service.robots import RobotReport
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
-from cloud_trainer.store.tenants import DEFAULT_TENANT
 from gymnast_core.bounds import parsed_json
 from gymnast_core.errors import ConfigError, ContractError, CorruptError
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import has_won
+from gymnast_core.loop_config import LoopConfig, loop_config_of
 from gymnast_core.types import Outcome
 from gymnast_core.web.auth import User
 from gymnast_core.wire.errors import NotPermittedError
@@ -51,12 +53,10 @@ class Desk:
         service: whose stores are shown.
         adaptations: of this trainer.
         trials: of this trainer.
-        loops: folders of unattended loops (gymnast loop) of the default tenant, each with a history.json.
+        loops: of this trainer.
     """
 
-    def __init__(
-        self, service: Service, *, adaptations: Adaptations, trials: Trials, loops: Sequence[Path] = ()
-    ) -> None:
+    def __init__(self, service: Service, *, adaptations: Adaptations, trials: Trials, loops: Loops) -> None:
         self.folder = service.config.folder
         own = self.folder / "console"
         own.mkdir(parents=True, exist_ok=True)
@@ -66,12 +66,14 @@ class Desk:
         self._robots = service.robots
         self.checkpoints = Checkpoints(service, won=self._has_won)
         self.in_force, self._words = InForce(service), service.words
-        self._loops = tuple(loops)
+        self._loops = loops
+        self.loops = LoopDesk(loops, self._reporting, self._busy, self.trail)
         self._ledgers = service.ledgers
         self._seen_sequence: dict[str, int] = {}
 
     def close(self) -> None:
         """Close what is the desk's own; the rest is the service's."""
+        self._loops.close()
         self.adaptations.close()
         self.trials.close()
 
@@ -99,9 +101,8 @@ class Desk:
         running = sum(job.state == "running" for job in jobs)
         newest = self._newest_episode(tenant)
         stale = self._robots.silent(tenant, REPORT_STALE_S)
-        loops = sum(path.stat().st_mtime_ns % 1_000_000_007 for path in self._histories(tenant))
         known = (
-            loops,
+            self._loops.version(tenant),
             len(self.trail(user).log.entries),
             flows,
             self.trials.version(tenant),
@@ -121,11 +122,6 @@ class Desk:
             seen = page[-1].sequence
         self._seen_sequence[tenant] = seen
         return seen
-
-    def _histories(self, tenant: str) -> list[Path]:
-        if tenant != DEFAULT_TENANT:
-            return []
-        return [path for folder in self._loops if (path := folder / "history.json").exists()]
 
     def blinded(self, row: EpisodeRow) -> bool:
         """Whether an episode is, or may be, a run of a trial that is not decided: nobody sees who acted in it."""
@@ -246,8 +242,8 @@ class Desk:
         elif user.name != robot:
             raise NotPermittedError(f"robot {user.name!r} may have itself adapted alone, not {robot!r}")
         self._require_ready(user, robot)
-        if trial := self.trials.on(user.tenant, robot):
-            raise RefusedError(f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first")
+        if why := self._in_trial(user, robot) or self._in_loop(user, robot):
+            raise RefusedError(why)
         adaptation_id = new_adaptation_id()
         asked = {"adaptation": adaptation_id, "robot": robot, "instruction": request.instruction}
         asked |= overrides_in(request.config)
@@ -272,6 +268,28 @@ class Desk:
         if report.age_s() > REPORT_STALE_S:
             raise RefusedError(f"{robot} has been silent for {report.age_s():.0f} s; wait until it reports again")
         return report
+
+    def _reporting(self, user: User) -> list[str]:
+        return [report.robot for report in self.robots(user) if report.age_s() <= REPORT_STALE_S]
+
+    def _busy(self, user: User, robot: str) -> str:
+        """What a robot does that a loop would disturb; empty for nothing. Raises RefusedError where it is not there."""
+        self._require_ready(user, robot)
+        return self._in_trial(user, robot) or self._in_adaptation(user, robot)
+
+    def _in_trial(self, user: User, robot: str) -> str:
+        trial = self.trials.on(user.tenant, robot)
+        return f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first" if trial else ""
+
+    def _in_adaptation(self, user: User, robot: str) -> str:
+        flow = self.adaptations.on(user.tenant, robot)
+        return (
+            f"{robot} is being adapted by {flow.started_by} ({flow.adaptation_id}); finish that first" if flow else ""
+        )
+
+    def _in_loop(self, user: User, robot: str) -> str:
+        loop = self._loops.on(user.tenant, robot)
+        return f"{robot} is in loop {loop.name} of {loop.started_by}; wait for it or stop it first" if loop else ""
 
     def paused(self, user: User, robot: str) -> str:
         """Return what holds up whatever runs on a robot's arm; empty when nothing does."""
@@ -305,10 +323,8 @@ class Desk:
         robot, rule = values.get("robot", ""), _rule_of(values)
         tasks = _json(values, "tasks", list) or [values.get("instruction", "")]
         report = self._require_ready(user, robot)
-        if flow := self.adaptations.on(user.tenant, robot):
-            raise RefusedError(
-                f"{robot} is being adapted by {flow.started_by} ({flow.adaptation_id}); finish that first"
-            )
+        if why := self._in_adaptation(user, robot) or self._in_loop(user, robot):
+            raise RefusedError(why)
         incumbent = values.get("against", "").strip() or str(report.status.get("policy_version", ""))
         self.checkpoints.check_on(user, robot, candidate)
         trial_id = new_trial_id()
@@ -378,10 +394,6 @@ class Desk:
                 f"{step!r} of one begun by {flow.view.started_by!r}; an operator may"
             )
 
-    def loops(self, user: User) -> list[dict[str, Any]]:
-        """Return the history of every loop, with the folder it runs in."""
-        return [{"folder": str(path.parent), **_read_json(path)} for path in self._histories(user.tenant)]
-
     def cards(self, tenant: str, checkpoint_id: str = "") -> list[dict[str, Any]]:
         """Return the result cards of a tenant's decided trials, canaries of adaptations first, newest first."""
         flows = [flow.view.card for flow in self.adaptations.of(tenant)]
@@ -413,6 +425,21 @@ def scene_request(form: Mapping[str, str]) -> SceneRequest:
     config = _json(form, "config", dict)
     others = tuple(name.strip() for name in form.get("other_tasks", "").split(";") if name.strip())
     return SceneRequest(**texts, seed=_whole(form, "seed", 0), config=config, other_tasks=others)
+
+
+def loop_request(form: Mapping[str, str]) -> LoopConfig:
+    """Read what a loop is asked for: config (JSON object of LoopConfig's settings), and over it the form's own fields.
+
+    Raises:
+        ConfigError: a setting does not exist or makes no sense.
+    """
+    values = _json(form, "config", dict)
+    texts = ("name", "robot", "scene", "world_model", "judge")
+    values |= {name: form[name].strip() for name in texts if form.get(name, "").strip()}
+    values |= {name: _whole(form, name, 0) for name in ("rounds", "seed") if form.get(name, "").strip()}
+    if tasks := [task.strip() for task in form.get("tasks", "").split(";") if task.strip()]:
+        values["tasks"] = tasks
+    return loop_config_of(values, "this loop")
 
 
 def _json(form: Mapping[str, str], name: str, kind: type[T]) -> T:

@@ -175,12 +175,17 @@ def adaptation(desk: Desk, user: User, *, adaptation_id: str, query: Mapping[str
 
 def loops(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Unattended loops: success over rounds with intervals, audit of the world model and judge of each round."""
-    shown = []
-    for history in desk.loops(user):
+    shown: list[dict[str, Any]] = []
+    for view in desk.loops.all(user):
+        history = view.history
+        if not history:
+            shown.append({"view": view, "history": None})
+            continue
         counts = [history["before"], *(row.get("after") or row["before"] for row in history["rounds"])]
         rates = [wilson_interval(int(count["successes"]), int(count["n"])) for count in counts]
-        shown.append({"history": history, "rates": rates, "chart": media.rounds_chart(rates)})
-    return {"loops": shown, "said": query.get("said", "")}
+        shown.append({"view": view, "history": history, "rates": rates, "chart": media.rounds_chart(rates)})
+    robots = [report.robot for report in desk.robots(user)]
+    return {"loops": shown, "robots": robots, "said": query.get("said", "")}
 
 
 def log(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:

@@ -1,57 +1,120 @@
-"""`gymnast loop`: collect, refine, audit, train, canary, promote, again; unattended and resumable."""
+"""`gymnast loop`: collect, refine, audit, train, canary, promote, again; on the trainer, unattended and resumable."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import (
-    add_robot_arguments,
-    add_trainer_arguments,
-    checkpoint_on_robot,
-    console_client,
-    emit,
-    jobs_client,
-    robot,
-)
+from gymnast_cli.connect import add_trainer_arguments, console_client, emit
+from gymnast_core.errors import GymnastError
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from gymnast_cli.stages import Advance, Stages
+    from gymnast_ros.uplink import ConsoleClient
+
+POLL_S = 0.5
+STOPPED = 3
+"""Exit code when somebody stopped it."""
+
+
+class LoopFailedError(GymnastError):
+    """A step of a loop failed for good; the message is its reason."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("config", type=Path, help="TOML or JSON: schedule, budgets, stop conditions (config/loop.toml)")
     parser.add_argument("--rounds", type=int, help="instead of the file's")
-    add_robot_arguments(parser)
+    parser.add_argument("--robot", default="", metavar="NAME", help="instead of the file's (default: the only one)")
+    parser.add_argument("--detach", action="store_true", help="begin it and return; the page's Loop shows it")
+    parser.add_argument("--stop", action="store_true", help="end the loop of this file after what it does now")
     add_trainer_arguments(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Run, or go on where it stopped."""
-    from gymnast_cli.commands.ttt import only_robot
-    from gymnast_cli.loop import Loop
-    from gymnast_cli.loop_canary import Canary
-    from gymnast_cli.stages import Stages
+    """Begin it on the trainer, or go on where it stopped, and follow it; Ctrl-C leaves it to the trainer."""
     from gymnast_core.loop_config import read_loop_config
 
     config = read_loop_config(args.config)
-    if args.rounds is not None:
-        config = replace(config, rounds=args.rounds)
-    jobs = jobs_client(args)
-    with console_client(args) as page, robot(args) as client, Stages(console) as stages:
-        canary = Canary(page, config.robot or only_robot(page), config.tasks, config.scene)
-        loop = Loop(config, client, jobs, canary, partial(checkpoint_on_robot, client), stages)
-        history = loop.run()
-    emit(args, console, history, table(history))
-    console.print(f"{history['state']}; history: {config.folder / 'history.json'}")
-    return 0
+    changes = {name: value for name, value in (("rounds", args.rounds), ("robot", args.robot)) if value}
+    config = replace(config, **changes)
+    with console_client(args) as page:
+        if args.stop:
+            said = page.post(f"/loop/{config.name}/stop", {})
+            emit(args, console, said, str(said.get("said", "")))
+            return 0
+        page.post("/loop", {"config": json.dumps(config.to_json())})
+        try:
+            view = page.get(f"/api/loops/{config.name}") if args.detach else followed(page, config.name, console)
+        except KeyboardInterrupt:
+            view = page.get(f"/api/loops/{config.name}")
+    return told(view, args, console)
+
+
+def followed(page: ConsoleClient, name: str, console: Console) -> Mapping[str, Any]:
+    """Show a loop's steps until it ends; returns its last view."""
+    from gymnast_cli.stages import Stages
+
+    with Stages(console) as stages, Steps(stages) as steps:
+        while (view := page.get(f"/api/loops/{name}"))["state"] == "running":
+            steps.show(view)
+            time.sleep(POLL_S)
+    return view
+
+
+class Steps:
+    """One line of progress for each step of a loop."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages, self._open = stages, ExitStack()
+        self._step = ""
+        self._advance: Advance | None = None
+
+    def __enter__(self) -> Steps:
+        """Nothing is shown yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the line that is shown."""
+        self._open.close()
+
+    def show(self, view: Mapping[str, Any]) -> None:
+        """Take a new view in."""
+        if view["step"] != self._step:
+            self._open.close()
+            self._step, self._advance = str(view["step"]), None
+            if self._step:
+                self._advance = self._open.enter_context(self._stages.stage(self._step))
+        if self._advance is not None:
+            self._advance(int(view["done"]), int(view["total"]), str(view["note"]))
+
+
+def told(view: Mapping[str, Any], args: argparse.Namespace, console: Console) -> int:
+    """Print where a loop is; returns the exit code.
+
+    Raises:
+        LoopFailedError: a step failed.
+    """
+    if view["state"] == "failed":
+        raise LoopFailedError(f"{view['reason']}; the same command goes on with this step")
+    history, running = view["history"], view["state"] == "running"
+    emit(args, console, view, table(history) if history else "")
+    where = f"loop {view['name']} on {view['robot']}"
+    if running:
+        console.print(f"{where} goes on at the trainer; follow it with the same command, end it with --stop")
+    else:
+        console.print(f"{where}: {view['reason']}", markup=False)
+    return STOPPED if view["state"] == "stopped" else 0
 
 
 def table(history: Mapping[str, Any]) -> Table:

@@ -34,8 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "machine only, over HTTP; any other over HTTPS, where certificates are logins)")  # fmt: skip
     parser.add_argument("--console-port", type=int, default=8600, help="0 takes a free one (default 8600)")
     parser.add_argument("--no-console", action="store_true", help="serve no page")
-    parser.add_argument("--loop", type=Path, action="append", default=[], metavar="FOLDER",
-                        help="folder of a `gymnast loop` whose history the page shows; may be repeated")  # fmt: skip
     parser.add_argument("--jobs-may", action="append", default=[], choices=REACHES,
                         help="let jobs name judges (addresses, folders and key variables), plug-ins (Python code) or a "
                         "ray cluster in their configuration; whoever may submit a job, robots too, then reads and runs "
@@ -103,7 +101,7 @@ def app_config(args: argparse.Namespace) -> AppConfig:
     return AppConfig(
         config_from(args), imports=(*at_hand(args.checkpoints), *args.imports), policy=args.policy,
         policy_device=args.policy_device, console=not args.no_console, console_host=args.console_host,
-        console_port=args.console_port, loops=tuple(args.loop), jobs_may=tuple(args.jobs_may),
+        console_port=args.console_port, jobs_may=tuple(args.jobs_may),
         arms=Arms(args.robot_scene, args.adapt_config, args.canary_pairs, guard_pairs, args.price_per_hour),
         threads=args.threads, job_memory_gib=args.job_memory_gib,
     )  # fmt: skip

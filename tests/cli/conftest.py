@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from cloud_trainer.app.engines import loop_engine_for
 from cloud_trainer.app.jobs import JobProcesses
 from cloud_trainer.console import Console
+from cloud_trainer.flows.loop_parts import LoopEngine
 from cloud_trainer.flows.scene_engine import SceneEngine
+from cloud_trainer.flows.trials import Trials
 from cloud_trainer.jobs.shelf import Shelf, Shelves
 from cloud_trainer.service import JobContext, OrderedRobot, Service, ServiceConfig, enroll
 from cloud_trainer.store.tenants import PerTenant
@@ -69,7 +72,9 @@ def practise(context: JobContext) -> Mapping[str, Any]:
             "progress", {"stage": "grpo", "step": step + 1, "total": 3, "metrics": {"imagined_reward": 0.1 * step}}
         )
     if config.get("refuse") or context.job.spec.get("rollouts") == 1:
-        raise NotTrustedError("world model fails its audit: agreement 0.40 < 0.7")
+        refusal = NotTrustedError("world model fails its audit: agreement 0.40 < 0.7")
+        context.emit("refused", {"reason": f"{refusal}"})  # as a worker process reports it
+        raise refusal
     if config.get("fail"):
         raise OSError("no space left in [/tmp]")
     folder = context.folder / "candidate"
@@ -105,7 +110,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             policy=str(folder / "base"), orders=True,
         )  # fmt: skip
         engines = PerTenant(lambda tenant: adapts(service, shelf))
-        with Graph(config), Console(service, engine_of=engines.of):
+
+        def looping(tenant: str, trials: Trials) -> LoopEngine:
+            return loop_engine_for(service, shelf, tenant, trials)
+
+        with Graph(config), Console(service, engine_of=engines.of, loop_engine_of=looping):
+            wait_until(lambda: service.robots.find("default", "sim-0") is not None, 60.0, "the robot's first report")
             yield running
 
 

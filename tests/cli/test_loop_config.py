@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gymnast_cli.loop import StepFile
+from cloud_trainer.flows.loop_state import StepFile
 from gymnast_core.errors import ConfigError
 from gymnast_core.loop_config import LoopConfig, StopRule, read_loop_config
 from gymnast_core.records.manifest import read_manifest
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def write(tmp_path: Path, **values: object) -> Path:
     path = tmp_path / "loop.json"
-    path.write_text(json.dumps({"folder": "runs/x", "world_model": "w", "judge": "j", **values}))
+    path.write_text(json.dumps({"name": "x", "world_model": "w", "judge": "j", **values}))
     return path
 
 
@@ -29,13 +29,14 @@ def test_shipped_example_begins_with_the_shipped_checkpoints() -> None:
         assert getattr(config, name) == read_manifest(ROOT / "checkpoints" / name).id
 
 
-def test_a_loop_without_its_models_is_refused(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="needs world_model and judge"):
-        read_loop_config(write(tmp_path, world_model=""))
+@pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 65])
+def test_a_loop_needs_a_name_that_is_found_again(name, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="a loop's name is up to 64 letters"):
+        read_loop_config(write(tmp_path, name=name))
 
 
 def test_schedule_repeats_its_last_number() -> None:
-    config = LoopConfig(Path("x"), "w", "j", collect=(150, 100))
+    config = LoopConfig("x", "w", "j", collect=(150, 100))
     assert [config.at("collect", number) for number in (1, 2, 3, 9)] == [150, 100, 100, 100]
 
 
@@ -59,7 +60,7 @@ def test_setting_out_of_range_is_refused_by_name(values, message, tmp_path) -> N
 
 
 def test_candidates_of_a_round_share_the_error_that_was_declared() -> None:
-    config = LoopConfig(Path("x"), "w", "j", choosing=10, tasks=("lift", "push"), canary={"alpha_promote": 0.05})
+    config = LoopConfig("x", "w", "j", choosing=10, tasks=("lift", "push"), canary={"alpha_promote": 0.05})
     assert (config.rule(1).alpha_promote, config.rule(2).alpha_promote) == (0.05, 0.025)
     assert config.rule(2).max_pairs == 20
     assert config.rule(2).worthwhile == 0.15
@@ -71,7 +72,7 @@ def test_single_number_is_a_schedule_too(tmp_path) -> None:
 
 def test_finished_step_is_not_run_again_after_a_restart(tmp_path) -> None:
     calls: list[str] = []
-    config = LoopConfig(tmp_path, "w", "j").to_json()
+    config = LoopConfig("x", "w", "j").to_json()
     path = tmp_path / "state.json"
     first = StepFile(path, config)
     assert first.step("a", lambda: calls.append("a") or {"n": 1}) == {"n": 1}
@@ -86,7 +87,7 @@ def test_finished_step_is_not_run_again_after_a_restart(tmp_path) -> None:
 
 def test_resuming_allows_more_rounds_but_no_other_loop(tmp_path) -> None:
     path = tmp_path / "state.json"
-    StepFile(path, LoopConfig(tmp_path, "w", "j").to_json())
-    StepFile(path, LoopConfig(tmp_path, "w", "j", rounds=9, stop=StopRule(patience=5)).to_json())
+    StepFile(path, LoopConfig("x", "w", "j").to_json())
+    StepFile(path, LoopConfig("x", "w", "j", rounds=9, stop=StopRule(patience=5)).to_json())
     with pytest.raises(ConfigError, match=r"begun with other \['scene', 'seed'\]"):
-        StepFile(path, LoopConfig(tmp_path, "w", "j", seed=1, scene="evening").to_json())
+        StepFile(path, LoopConfig("x", "w", "j", seed=1, scene="evening").to_json())

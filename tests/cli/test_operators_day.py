@@ -91,48 +91,53 @@ def test_failed_job_says_why_and_exits_with_one(stack: Stack, gymnast: Run) -> N
 
 def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     settings = {
-        "folder": str(tmp_path / "loop"), "world_model": "world_model-0", "judge": "judge-0", "rounds": 1,
+        "name": "first", "world_model": "world_model-0", "judge": "judge-0", "rounds": 1,
         "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 5, "evaluation": 3, "grpo_iterations": 1,
         "job": {"fail": True}, "canary": {"alpha_promote": 0.5, "min_pairs": 1}, "replayed": 1,
     }  # fmt: skip
     path = tmp_path / "loop.json"
     path.write_text(json.dumps(settings))
-    code, said = gymnast("loop", path, *stack.robot(), *stack.trainer())
-    assert (code, said["error"]) == (1, "JobEndedError")
-    state = json.loads((tmp_path / "loop" / "state.json").read_text())
+    code, said = gymnast("loop", path, *stack.trainer())
+    assert (code, said["error"]) == (1, "LoopFailedError")
+    assert said["message"].startswith("JobEndedError: OSError: no space left in [/tmp]; the same command goes on")
+    kept = stack.folder / "trainer" / "console" / "loops" / "default" / "first" / "state.json"
+    state = json.loads(kept.read_text())
     assert list(state["steps"]) == ["start", "0/evaluate", "1/collect/0", "1/collect/1", "1/ship"]
     path.write_text(json.dumps({**settings, "job": {}}))
-    code, said = gymnast("loop", path, *stack.robot(), *stack.trainer())
-    assert (code, said["error"]) == (2, "ConfigError"), "other settings are another loop"
-    (tmp_path / "loop" / "state.json").write_text(json.dumps({**state, "config": {**state["config"], "job": {}}}))
-    code, history = gymnast("loop", path, *stack.robot(), *stack.trainer())
-    assert (code, history["state"]) == (0, "all rounds done")
+    code, said = gymnast("loop", path, *stack.trainer())
+    assert (code, "other ['job']" in said["message"]) == (2, True), "other settings are another loop"
+    kept.write_text(json.dumps({**state, "config": {**state["config"], "job": {}}}))
+    code, view = gymnast("loop", path, *stack.trainer())
+    history = view["history"]
+    assert (code, view["state"], view["reason"], history["state"]) == (0, "done", "all rounds done", "all rounds done")
     assert history["base_policy"] == stack.base
     assert history["rounds"][0]["promoted"], history
     (canary,) = history["rounds"][0]["canary"]
     assert (canary["decision"], canary["rule"]["max_pairs"]) == ("promote", 10)
     assert canary["n"] <= 10
-    steps = list(json.loads((tmp_path / "loop" / "state.json").read_text())["steps"])
+    steps = list(json.loads(kept.read_text())["steps"])
     assert steps.index("1/canary/declare") < steps.index(f"1/canary/{canary['candidate']}")
     assert history["policy"] == read_manifest(SHIPPED).id
     assert history["episodes"] == 6 + 4 + 2 * canary["n"] + 6
     jobs = len(stack.service.jobs.list(None))
-    again = gymnast("loop", path, *stack.robot(), *stack.trainer())[1]
-    assert again == history
+    again = gymnast("loop", path, *stack.trainer())[1]
+    assert again["history"] == history
     assert len(stack.service.jobs.list(None)) == jobs
 
 
 def test_loop_stops_when_the_audit_keeps_refusing(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     settings = {
-        "folder": str(tmp_path / "loop"), "world_model": "world_model-0", "judge": "judge-0", "rounds": 5,
+        "name": "refused", "world_model": "world_model-0", "judge": "judge-0", "rounds": 5,
         "tasks": ["push"], "collect": 1, "choosing": 1, "evaluation": 6, "job": {"refuse": True},
         "stop": {"refusals": 2},
     }  # fmt: skip
     (tmp_path / "loop.json").write_text(json.dumps(settings))
-    code, history = gymnast("loop", tmp_path / "loop.json", *stack.robot(), *stack.trainer())
+    code, view = gymnast("loop", tmp_path / "loop.json", *stack.trainer())
     assert code == 0
-    assert len(history["rounds"]) == 2
-    assert history["state"].startswith("the audit refused 2 rounds in a row: world model fails its audit")
+    assert len(view["history"]["rounds"]) == 2
+    assert view["reason"].startswith("the audit refused 2 rounds in a row: world model fails its audit")
+    code, said = gymnast("loop", tmp_path / "loop.json", "--stop", *stack.trainer())
+    assert (code, "loop 'refused' is not running" in said["message"]) == (1, True)
 
 
 TTT = ("ttt", "--scene", "standard", "--minutes", "1", "--yes", "--instruction")

@@ -24,6 +24,7 @@ from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.trial import Trial
 from gymnast_core.types import Outcome
+from tests.console.planted_loop import PlantedEngine
 from tests.console.simulated import make_policy
 
 ROBOT = User("bridge-1", "robot")
@@ -113,9 +114,11 @@ class Bench:
     """A console with its clients by role."""
 
     def __init__(self, folder: Path) -> None:
-        self.engine = SteeredEngine()
+        self.engine, self.looping = SteeredEngine(), PlantedEngine(["policy-a", "policy-b", "policy-c"])
         self.service = Service(ServiceConfig(folder, insecure=True))
-        self.console = Console(self.service, engine_of=lambda tenant: self.engine, loops=[folder / "loop"])
+        self.console = Console(
+            self.service, engine_of=lambda tenant: self.engine, loop_engine_of=lambda *_: self.looping
+        )
         self.desk, self.gate = self.console.desk, self.console.gate
         self.app = create_app(self.desk, self.gate, poll_s=0.05)
         self.folder = folder

@@ -1,19 +1,19 @@
-"""A finished unattended loop for the page to show: the real Loop; what the robot and the jobs answer is planted."""
+"""An unattended loop without an arm: the real Loop; what the robot, the jobs and the canaries answer is planted."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from gymnast_cli.loop import Loop
-from gymnast_cli.stages import Advance, Stages
-from gymnast_core.evaluation.sequential import Decision, SequentialRule, confidence_sequence
+from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
+from cloud_trainer.flows.job_following import JobEndedError
+from cloud_trainer.flows.loop_parts import Advance, CanaryRequest
+from gymnast_core.errors import NotTrustedError
+from gymnast_core.evaluation.sequential import Decision, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
 from gymnast_core.loop_config import LoopConfig
 
@@ -24,78 +24,79 @@ class PlantedRobot:
     """Succeeds as often as its checkpoint's rate says, the same way from the same start state."""
 
     def __init__(self, policy: str, rates: Mapping[str, float]) -> None:
-        self.policy_version, self.robot_name, self._rates = policy, "sim-0", rates
+        self.policy_version, self._rates = policy, rates
 
-    def evaluate(
-        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, checkpoints: Sequence[str] = (), **_: Any
-    ) -> dict[str, Any]:
-        rows = [
-            {
-                "task": task,
-                "seed": seed,
-                "policy": name,
-                "success": bool(np.random.default_rng([number, seed]).random() < self._rates[name]),
-            }
-            for name in checkpoints or [self.policy_version]
-            for number, task in enumerate(tasks)
-            for seed in range(seed_start, seed_start + seed_count)
-        ]
-        return {"episodes": rows}
+    def once(self, task: str, seed: int, policy: str) -> dict[str, Any]:
+        drawn = np.random.default_rng([TASKS.index(task), seed]).random()
+        return {"task": task, "seed": seed, "policy": policy, "success": bool(drawn < self._rates[policy])}
+
+    def evaluate(self, *, tasks: Sequence[str], seed_start: int, seed_count: int, **_: Any) -> dict[str, Any]:
+        seeds = range(seed_start, seed_start + seed_count)
+        return {"episodes": [self.once(task, seed, self.policy_version) for task in tasks for seed in seeds]}
 
     def flush(self, timeout_s: float) -> None:
         """Everything is there."""
 
-    def wait_staged(self, names: Sequence[str], timeout_s: float) -> None:
-        """Everything is there."""
-
-    def swap(self, checkpoint_id: str) -> None:
+    def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
         self.policy_version = checkpoint_id
+        return checkpoint_id
 
 
-class PlantedCanary:
-    """The trial's own rule and card over the robot's planted rates."""
+class PlantedEngine:
+    """Answers at once: training with a better policy, one no better, a refusal; canaries by the trial's own rule and
+    card over the robot's planted rates.
 
-    def __init__(self, robot: PlantedRobot) -> None:
-        self._robot = robot
+    Args:
+        checkpoints: the first one is in force; then what rounds 1 and 2 train.
+        hold: training waits until it is set.
+    """
 
-    def run(self, candidate: str, incumbent: str, rule: SequentialRule, key: str, advance: Advance) -> dict[str, Any]:
-        decision, counts = Decision.CONTINUE, PairCounts(0, 0, 0, 0)
-        won: dict[str, list[bool]] = {candidate: [], incumbent: []}
-        while not decision.final:
-            for name, outcomes in won.items():
-                (row,) = self._robot.evaluate(
-                    tasks=TASKS[:1], seed_start=len(outcomes), seed_count=1, checkpoints=[name]
-                )["episodes"]
-                outcomes.append(row["success"])
-            counts = PairCounts.of(won[incumbent], won[candidate])
-            decision = rule.decide(counts)
-        return {
-            "candidate": candidate, "decision": decision.value, "n": counts.n, "counts": asdict(counts),
-            "difference": confidence_sequence(counts).to_json(), "rule": rule.to_json(), "trial_id": key,
-        }  # fmt: skip
-
-
-class PlantedLoop(Loop):
-    """Training answers at once: a better policy, one no better, a refusal."""
-
-    def __init__(self, folder: Path, checkpoints: Sequence[str]) -> None:
+    def __init__(self, checkpoints: Sequence[str], hold: threading.Event | None = None) -> None:
         first, better, same = checkpoints
-        self._robot = PlantedRobot(first, {first: 0.3, better: 0.75, same: 0.75})
-        config = LoopConfig(
-            folder, "world_model-a", "judge-a", rounds=3, tasks=TASKS, collect=(10,), choosing=25, evaluation=100
-        )
-        stages = Stages(Console(file=io.StringIO()))
-        here: Callable[[str], str] = str
-        canary: Any = PlantedCanary(self._robot)
-        super().__init__(config, self._robot, None, canary, here, stages)  # type: ignore[arg-type]
+        self.robot = PlantedRobot(first, {first: 0.3, better: 0.75, same: 0.75})
         self._answers = {1: better, 2: same, 3: ""}
+        self.hold, self.trained, self.asked = hold, [], threading.Event()
 
-    def _train(self, number: int, advance: Advance) -> dict[str, Any]:
+    def connect(self, robot: str) -> Any:
+        return self.robot
+
+    def newest(self, kind: str) -> str:
+        return f"{kind}-newest"
+
+    def improve(self, spec: Mapping[str, Any], key: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+        number = int(spec["seed"]) % 100
+        self.trained.append((key, dict(spec)))
+        self.asked.set()
+        while self.hold is not None and not self.hold.wait(0.01):
+            if (why := ended()) == CLOSING:
+                raise ClosingError("the job goes on")
+            if why:
+                raise JobEndedError(f"the training job of {key} was cancelled")
         if not self._answers[number]:
-            return {"refused": "agreement 0.71 is below 0.80; collect more first", "candidates": []}
+            raise NotTrustedError("agreement 0.71 is below 0.80; collect more first")
         trusted = {"precision": wilson_interval(88 + number, 100).to_json()}
         return {
             "candidates": [{"id": self._answers[number]}], "world_model": f"world_model-{number}", "judge": "judge-a",
             "audit": {"agreement": 0.82 + 0.04 * number, "optimism": 0.12 - 0.03 * number},
             "judge_trust": {"tasks": [trusted]}, "imagined_reward": [],
         }  # fmt: skip
+
+    def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+        decision, counts = Decision.CONTINUE, PairCounts(0, 0, 0, 0)
+        won: dict[str, list[bool]] = {asked.candidate: [], asked.incumbent: []}
+        while not decision.final:
+            for name, outcomes in won.items():
+                row = self.robot.once(asked.tasks[0], len(outcomes), name)
+                outcomes.append(row["success"])
+            counts = PairCounts.of(won[asked.incumbent], won[asked.candidate])
+            decision = asked.rule.decide(counts)
+        return {
+            "candidate": asked.candidate, "decision": decision.value, "n": counts.n, "counts": asdict(counts),
+            "difference": confidence_sequence(counts).to_json(), "rule": asked.rule.to_json(), "trial_id": asked.key,
+        }  # fmt: skip
+
+
+def planted_config(name: str = "night") -> LoopConfig:
+    return LoopConfig(
+        name, "world_model-a", "judge-a", rounds=3, tasks=TASKS, collect=(10,), choosing=25, evaluation=100
+    )

@@ -22,7 +22,7 @@ from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.episodes.spool import file_digest
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.expert import ScriptedExpert
-from tests.console.planted_loop import PlantedLoop
+from tests.console.planted_loop import PlantedEngine, planted_config
 from tests.console.simulated import BASE_OFFSET_M, SimulatedScene, arm, make_policy
 
 SCENE = "dark_table"
@@ -70,11 +70,12 @@ def main() -> None:
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with Service(ServiceConfig(folder=folder, insecure=True)) as service:
         engines = PerTenant(lambda tenant: SimulatedScene(folder, SCENE, base.id))
-        console = Console(service, engine_of=engines.of, port=port, loops=[folder / "loop"])
+        planted = PlantedEngine([base.id, better.id, same.id])
+        console = Console(service, engine_of=engines.of, port=port, loop_engine_of=lambda *_: planted)
         people = {"operator": User("ana", "operator"), "bea": User("bea", "operator"), "admin": User("root", "admin")}
         if fresh:
             fill(service, folder, base.id)
-            PlantedLoop(folder / "loop", [base.id, better.id, same.id]).run()
+            console.desk._loops.start("default", planted_config(), robot="bridge-1", by="ana")
             for task, real_only, dreamt_only in (
                 ("lift the red cube", 2, 5),
                 ("push the blue block to the left", 3, 3),

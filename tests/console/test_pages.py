@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from gymnast_core.records.lineage import Record
 from gymnast_core.types import Outcome, RolloutBatch
 from gymnast_ros.uplink import EpisodesClient
 from tests.console.conftest import JSON, wait_for
-from tests.console.planted_loop import PlantedLoop
+from tests.console.planted_loop import TASKS, PlantedEngine, planted_config
 
 AUDIT = {"model": "world_model-a", "passed": True, "outcomes": {"agreement": 0.87, "optimism": 0.04}}
 
@@ -284,10 +285,24 @@ def test_the_adapter_kept_for_a_scene_is_offered_when_it_comes_back(bench) -> No
     assert "train" not in bench.engine.calls
 
 
+def until_over(client: Any, name: str) -> dict[str, Any]:
+    def view() -> dict[str, Any]:
+        return dict(client.get(f"/api/loops/{name}").json())
+
+    wait_for(lambda: view()["state"] != "running", f"loop {name} to end")
+    return view()
+
+
 def test_the_loop_page_tells_every_round_with_intervals_and_what_became_of_it(bench):
     names = [bench.add_policy(offset) for offset in (0.026, 0.011, 0.012)]
-    history = PlantedLoop(bench.folder / "loop", names).run()
-    page = bench.client("ana", "operator").get("/loop").text
+    bench.looping = PlantedEngine(names)
+    ana = bench.client("ana", "operator")
+    settings = {**planted_config().to_json(), "name": "will be", "tasks": ["no"]}
+    begun = ana.post("/loop", data={"config": json.dumps(settings), "name": "night", "tasks": ";".join(TASKS)})
+    assert begun.status_code == 303, begun.text
+    history = until_over(ana, "night")["history"]
+    page = ana.get("/loop").text
+    assert "night on bridge-1" in page
     outcomes = re.findall(r'class="tag[^"]*">(promoted|kept the old one|refused)<', page)
     assert outcomes == ["promoted", "kept the old one", "refused"]
     assert history["rounds"][0]["policy"] in page

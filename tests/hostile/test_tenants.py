@@ -48,7 +48,7 @@ class Acme:
 
     def __init__(self, folder: Path) -> None:
         engines = PerTenant(lambda tenant: SteeredEngine())
-        self.lab = Lab(folder, page_options={"engine_of": engines.of, "loops": [folder / "loop"]})
+        self.lab = Lab(folder, page_options={"engine_of": engines.of})
 
     def fill(self) -> None:
         lab, service = self.lab, self.lab.service

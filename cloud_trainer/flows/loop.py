@@ -3,136 +3,80 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gymnast_cli.jobs import JobEndedError, follow
-from gymnast_cli.loop_canary import Canary, TrialStoppedError
-from gymnast_cli.stages import Advance, Stages, shown
-from gymnast_core.errors import ConfigError, NotTrustedError
+from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
+from cloud_trainer.flows.arms import FlowRobot
+from cloud_trainer.flows.job_following import JobEndedError
+from cloud_trainer.flows.loop_parts import (
+    Advance,
+    CanaryRequest,
+    LoopEngine,
+    LoopStoppedError,
+    Shows,
+    TrialStoppedError,
+)
+from cloud_trainer.flows.loop_state import StepFile, stop_reason
+from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import has_won
 from gymnast_core.loop_config import LoopConfig
 from gymnast_core.seeds import take
 
-if TYPE_CHECKING:
-    from gymnast_ros.nodes.client import GraphClient
-    from gymnast_ros.uplink import JobsClient
-
 SEEDS_PER_ROUND = 500
 FLUSH_S = 120.0
 """How long episodes may take up."""
-
-
-class StepFile:
-    """Results of finished steps in one file that is replaced, never half written.
-
-    Args:
-        path: of the file.
-        config: of the loop; a file of another loop is refused.
-
-    Raises:
-        ConfigError: the file belongs to other settings.
-    """
-
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        self._path = path
-        self._state: dict[str, Any] = {
-            "config": dict(config),
-            "steps": {},
-            "seconds": 0.0,
-            "failed": {},
-            "id": os.urandom(4).hex(),
-        }
-        if path.exists():
-            self._state = json.loads(path.read_text())
-            fixed = [name for name in config if name not in ("rounds", "stop")]
-            changed = sorted(name for name in fixed if config[name] != self._state["config"].get(name))
-            if changed:
-                raise ConfigError(f"{path} was begun with other {changed}; change them back or name another folder")
-            self._state["config"] = dict(config)
-        self._save()
-
-    @property
-    def id(self) -> str:
-        """Of this loop; job keys are made from it."""
-        return str(self._state["id"])
-
-    @property
-    def seconds(self) -> float:
-        """Spent in steps, over all restarts."""
-        return float(self._state["seconds"])
-
-    @property
-    def steps(self) -> Mapping[str, Any]:
-        """Name -> result of every finished step."""
-        return dict(self._state["steps"])
-
-    def step(self, name: str, action: Callable[[], Any]) -> Any:
-        """Return the step's result; run it only if it is not finished yet."""
-        if name not in self._state["steps"]:
-            started = time.monotonic()
-            result = action()
-            self._state["seconds"] += time.monotonic() - started
-            self._state["steps"][name] = result
-            self._save()
-        return self._state["steps"][name]
-
-    def failures(self, name: str) -> int:
-        """How often a step has failed for good; its next attempt is a new one."""
-        return int(self._state["failed"].get(name, 0))
-
-    def note_failure(self, name: str) -> None:
-        """Remember that a step has to be begun anew."""
-        self._state["failed"][name] = self.failures(name) + 1
-        self._save()
-
-    def _save(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        staging = self._path.with_suffix(".partial")
-        with staging.open("w") as file:
-            json.dump(self._state, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(self._path)
-
+POLL_S = 0.2
+REPORTS_S = 30.0
+"""How long a robot's report of what it runs may take."""
+ROBOT_S = 3600.0
+"""How long a robot may take for one order."""
+AGAIN_S = 20.0
+ATTEMPTS = 3
+"""Of a step that fails, e.g. because the robot's network did."""
 
 KEPT_OF_JOB = ("audit", "world_model", "judge", "judge_trust", "imagined_reward")
 
 
 class Loop:
-    """One loop on one started robot.
+    """One loop on one robot.
 
     Args:
+        folder: its own; state.json and history.json.
         config: what to do.
-        client: of the robot.
-        jobs: of its trainer.
-        canary: tries candidates on the robot, blinded.
-        folder_of: checkpoint id -> folder on the robot's machine.
-        stages: shows progress.
+        robot: its name.
+        engine: see LoopEngine.
+        ended: see Ended; looked at between steps, and in those that last.
+        shows: where progress is seen.
+
+    Raises:
+        ConfigError: the folder is of a loop with other settings.
     """
 
     def __init__(
-        self, config: LoopConfig, client: GraphClient, jobs: JobsClient, canary: Canary,
-        folder_of: Callable[[str], str], stages: Stages,
-    ) -> None:  # fmt: skip
-        self.config, self._client, self._jobs, self._folder_of, self._stages = config, client, jobs, folder_of, stages
-        self._trials = canary
-        self._file = StepFile(config.folder / "state.json", config.to_json())
+        self, folder: Path, config: LoopConfig, robot: str, engine: LoopEngine, *, ended: Ended, shows: Shows
+    ) -> None:
+        self.config, self.robot, self._engine, self._ended, self._shows = config, robot, engine, ended, shows
+        self._folder = folder
+        self._file = StepFile(folder / "state.json", config.to_json())
         self.policy = ""
         self.world_model, self.judge = config.world_model, config.judge
         self.rounds: list[dict[str, Any]] = []
         self._episodes = 0
 
     def run(self) -> dict[str, Any]:
-        """Go round until a stop condition holds; returns the history, which is also in folder/history.json."""
-        self.policy = self._file.step("start", lambda: self._client.policy_version)
-        if not self.policy:
-            raise ConfigError("the robot does not say which policy it runs; install or publish one first")
+        """Go round until a stop condition holds; returns the history, which is also in folder/history.json.
+
+        Raises:
+            ClosingError: this process ends.
+            LoopStoppedError: somebody stopped it.
+            GymnastError: a step failed for good; the next run() goes on with it.
+        """
+        self.policy = self._file.step("start", self._running)
         first = self.policy
         before = self._evaluate("0/evaluate", first)
         latest, reason = before, ""
@@ -177,28 +121,24 @@ class Loop:
             size = min(self.config.piece, count - done)
 
             def record(advance: Advance, start: int = first + done, size: int = size) -> int:
-                result = self._client.evaluate(
-                    tasks=list(self.config.tasks), seed_start=start, seed_count=size, scene=self.config.scene,
-                    temperature_seed=start, record=True, purpose="collect", timeout_s=3600,
-                    progress=lambda status: advance(*shown(status)),
-                )  # fmt: skip
-                return len(result["episodes"])
+                rows = self._run(start, size, temperature_seed=start, record=True, purpose="collect")
+                return len(rows)
 
             self._episodes += int(self._step(f"{number}/collect/{done}", record))
-        self._step(f"{number}/ship", lambda advance: self._client.flush(timeout_s=FLUSH_S))
+        self._step(f"{number}/ship", lambda advance: self._client.flush(FLUSH_S))
 
     def _train(self, number: int, advance: Advance) -> dict[str, Any]:
         """Refine, audit, practise. A refusal is a result: the next round brings more episodes.
 
-        After a kill of this process the same job is followed again; after a failure of the job a new one is begun.
+        After a restart the same job is followed again; after a failure of the job a new one is begun.
         """
         config = {**self.config.job, "grpo_iterations": self.config.at("grpo_iterations", number)}
         spec = {"policy": self.policy, "world_model": self.world_model, "judge": self.judge,
                 "seed": self.config.seed * 100 + number, "config": config,
-                "offer_to": [self._client.robot_name]}  # fmt: skip
+                "offer_to": [self.robot]}  # fmt: skip
         key = f"loop-{self._file.id}-{number}-{self._file.failures(f'{number}/train')}"
         try:
-            return follow(self._jobs, "improve", spec, key=key, advance=advance)
+            return dict(self._engine.improve(spec, key, self._ended, advance))
         except NotTrustedError as refusal:
             return {"refused": str(refusal), "candidates": []}
         except JobEndedError:
@@ -229,7 +169,10 @@ class Loop:
 
         def run(advance: Advance) -> dict[str, Any]:
             try:
-                return self._trials.run(candidate, plan["incumbent"], rule, key, advance)
+                asked = CanaryRequest(
+                    self.robot, candidate, str(plan["incumbent"]), self.config.tasks, self.config.scene, rule, key
+                )
+                return dict(self._engine.try_out(asked, self._ended, advance))
             except TrialStoppedError:
                 self._file.note_failure(name)
                 raise
@@ -243,7 +186,7 @@ class Loop:
 
     def _swap(self, version: str) -> str:
         if self._client.policy_version != version:
-            self._client.swap(checkpoint_id=version)
+            self._client.swap(version)
         return version
 
     def _revert(self, version: str) -> str:
@@ -256,60 +199,90 @@ class Loop:
             first = take("loop evaluate", self.config.seed, count).start
             recorded = min(self.config.replayed, count)
             rows: list[Mapping[str, Any]] = []
+            self._require(version)
             for begin, size in ((0, recorded), (recorded, count - recorded)):
                 if size:
-                    rows += self._run([version], first + begin, size, advance, record=begin < recorded)["episodes"]
+                    rows += self._run(first + begin, size, record=begin < recorded)
+                    advance(begin + size, count, "start states a task")
             return [[row["task"], row["seed"], row["success"]] for row in rows]
 
         rows = self._step(name, measure)
         self._episodes += len(rows)
         return {(task, seed): won for task, seed, won in rows}
 
+    @property
+    def _client(self) -> FlowRobot:
+        return self._engine.connect(self.robot)
+
+    def _running(self) -> str:
+        found = self._reported(bool)
+        if not found:
+            raise ConfigError(f"{self.robot} does not say which policy it runs; install or publish one first")
+        return found
+
+    def _require(self, version: str) -> None:
+        """Evaluations are of the policy in force.
+
+        Raises:
+            GymnastError: somebody put another one in force.
+        """
+        if (found := self._reported(lambda reported: reported == version)) != version:
+            raise GymnastError(f"{self.robot} runs {found}, not {version}: put that in force again, then go on")
+
+    def _reported(self, wanted: Callable[[str], bool]) -> str:
+        """Return the policy in force, as reported: once it is wanted, or the report of it should have come."""
+        client, until = self._client, time.monotonic() + REPORTS_S
+        while not wanted(found := client.policy_version) and time.monotonic() < until:
+            if self._shows.wait(POLL_S):
+                break
+        return found
+
     def _run(
-        self, versions: Sequence[str], first: int, count: int, advance: Advance, *, record: bool = False
-    ) -> dict[str, Any]:
-        return self._client.evaluate(
+        self, first: int, count: int, *, record: bool, temperature_seed: int = -1, purpose: str = "evaluate"
+    ) -> Sequence[Mapping[str, Any]]:
+        """Run the policy in force from `count` start states per task; greedy with temperature_seed -1."""
+        found = self._client.evaluate(
             tasks=list(self.config.tasks), seed_start=first, seed_count=count, scene=self.config.scene,
-            record=record, checkpoints=[self._folder_of(version) for version in versions], timeout_s=3600,
-            progress=lambda status: advance(*shown(status)),
+            temperature_seed=temperature_seed, record=record, purpose=purpose, timeout_s=ROBOT_S,
         )  # fmt: skip
+        rows: Sequence[Mapping[str, Any]] = found["episodes"]
+        return rows
 
     def _step(self, name: str, action: Callable[[Advance], Any]) -> Any:
         if name in self._file.steps:
             return self._file.steps[name]
-        with self._stages.stage(name) as advance:
-            return self._file.step(name, lambda: action(advance))
+        if (why := self._ended()) == CLOSING:
+            raise ClosingError(f"step {name} waits for the next start")
+        if why:
+            raise LoopStoppedError(why)
+        self._shows.step(name)
+        return self._file.step(name, lambda: self._attempts(action))
+
+    def _attempts(self, action: Callable[[Advance], Any]) -> Any:
+        """Do a step, again where it fails for what may pass: a robot's network, an order that was not taken."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return action(self._shows.advance)
+            except (ClosingError, LoopStoppedError, ConfigError, JobEndedError, TrialStoppedError):
+                raise
+            except GymnastError as error:
+                self._shows.advance(0, 0, f"attempt {attempt} of {ATTEMPTS} failed: {error}")
+                if attempt == ATTEMPTS or self._shows.wait(AGAIN_S):
+                    raise
+        raise AssertionError("unreachable")
 
     def _stop_reason(self, latest: Trials) -> str:
-        stop, total = self.config.stop, counts(latest)
-        if total["n"] and total["successes"] / total["n"] >= stop.success:
-            return f"success {total['successes']}/{total['n']} reached the goal of {stop.success:.0%}"
-        if _last(self.rounds, stop.refusals, lambda row: bool(row["refused"])):
-            return f"the audit refused {stop.refusals} rounds in a row: {self.rounds[-1]['refused']}"
-        if _last(self.rounds, stop.patience, lambda row: not row["refused"] and not _gained(row)):
-            return f"no gain in {stop.patience} rounds"
-        if self._episodes >= stop.episodes:
-            return f"{self._episodes} of {stop.episodes} budgeted episodes used"
-        if self._file.seconds >= stop.wall_s:
-            return f"{self._file.seconds:.0f} of {stop.wall_s:.0f} budgeted seconds used"
-        return ""
+        return stop_reason(self.config.stop, counts(latest), self.rounds, self._episodes, self._file.seconds)
 
     def _write(self, first: str, before: Trials, latest: Trials, state: str) -> dict[str, Any]:
         history = {
-            "state": state, "base_policy": first, "policy": self.policy, "world_model": self.world_model,
+            "name": self.config.name, "robot": self.robot, "state": state,
+            "base_policy": first, "policy": self.policy, "world_model": self.world_model,
             "judge": self.judge, "rounds": self.rounds, "episodes": self._episodes,
             "seconds": round(self._file.seconds, 1), "before": counts(before), "after": counts(latest),
             "difference": difference(before, latest),
         }  # fmt: skip
-        staging = self.config.folder / "history.partial"
+        staging = self._folder / "history.partial"
         staging.write_text(json.dumps(history, indent=1))
-        staging.replace(self.config.folder / "history.json")
+        staging.replace(self._folder / "history.json")
         return history
-
-
-def _last(rows: Sequence[Mapping[str, Any]], n: int, holds: Callable[[Mapping[str, Any]], bool]) -> bool:
-    return len(rows) >= n and all(holds(row) for row in rows[-n:])
-
-
-def _gained(row: Mapping[str, Any]) -> bool:
-    return bool(row.get("promoted")) and float(row["difference"]["mean"]) > 0

@@ -1,0 +1,83 @@
+"""What computes and moves arms behind a tenant's loops: the trainer's jobs and blinded trials, robots' orders."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended, FlowError
+from cloud_trainer.flows.arms import FlowRobot
+from cloud_trainer.flows.job_following import JobEndedError, run_job
+from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrialStoppedError
+from cloud_trainer.flows.trials import Trials
+from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.store.protocols import JobStore
+from gymnast_core.job import JobEvent, described
+
+POLL_S = 0.2
+BY = "loop"
+"""Submits jobs and begins trials."""
+
+
+@dataclass(frozen=True)
+class ArmLoopEngine:
+    """A LoopEngine of one tenant.
+
+    Attributes:
+        tenant: whose.
+        reach: returns a robot by its name.
+        jobs: of the trainer.
+        trials: of the trainer.
+        shelf: of its checkpoints.
+    """
+
+    tenant: str
+    reach: Callable[[str], FlowRobot]
+    jobs: JobStore
+    trials: Trials
+    shelf: Shelf
+
+    def newest(self, kind: str) -> str:
+        """See LoopEngine."""
+        return self.shelf.newest(kind).name
+
+    def connect(self, robot: str) -> FlowRobot:
+        """See LoopEngine."""
+        return self.reach(robot)
+
+    def improve(self, spec: Mapping[str, Any], key: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+        """See LoopEngine."""
+
+        def show(event: JobEvent) -> None:
+            if event.kind == "progress":
+                advance(int(event.data["step"]), int(event.data["total"]), described(event.data))
+
+        result = run_job(self.jobs, self.tenant, "improve", spec, key=key, by=BY, ended=ended, on_event=show)
+        if not result:
+            raise JobEndedError(f"the training job of {key} was cancelled")
+        return result
+
+    def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+        """See LoopEngine."""
+        if self.trials.known(self.tenant, asked.key) is None:
+            self.trials.start(
+                self.tenant, robot=asked.robot, candidate=asked.candidate, incumbent=asked.incumbent,
+                tasks=asked.tasks, by=BY, scene=asked.scene, rule=asked.rule, key=asked.key,
+            )  # fmt: skip
+        while (view := self._view(asked.key))["state"] == "running":
+            advance(int(view["pairs_done"]), int(view["max_pairs"]), "pairs")
+            if (why := ended()) == CLOSING:
+                raise ClosingError(f"trial {view['trial_id']} goes on; it is followed again after the restart")
+            if why:
+                with contextlib.suppress(FlowError):  # it was decided by its last run
+                    self.trials.stop(self.tenant, str(view["trial_id"]), by=f"{BY}, which was {why}")
+            time.sleep(POLL_S)
+        if not view["card"]:
+            raise TrialStoppedError(f"trial {view['trial_id']} of {asked.candidate} was not decided: {view['reason']}")
+        return dict(view["card"])
+
+    def _view(self, key: str) -> Mapping[str, Any]:
+        return next(view for view in self.trials.views(self.tenant) if view["key"] == key)

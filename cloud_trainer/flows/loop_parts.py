@@ -1,0 +1,97 @@
+"""What a loop asks of whoever computes and moves arms for it, and where its progress is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cloud_trainer.flows.adaptation_engine import Ended
+from cloud_trainer.flows.arms import FlowRobot
+from gymnast_core.errors import GymnastError
+from gymnast_core.evaluation.sequential import SequentialRule
+
+Advance = Callable[[int, int, str], None]
+"""(done, total, note): what a step reports while it runs."""
+
+
+class LoopStoppedError(GymnastError):
+    """Somebody stopped the loop; the message says who. It may be started again and goes on where it was."""
+
+
+class TrialStoppedError(GymnastError):
+    """A trial ended without a decision; the message is its reason."""
+
+
+class LoopEngine(Protocol):
+    """What computes and moves a tenant's arms."""
+
+    def connect(self, robot: str) -> FlowRobot:
+        """Return a started robot that takes orders."""
+        ...
+
+    def newest(self, kind: str) -> str:
+        """Return the id of the trainer's newest world_model or judge.
+
+        Raises:
+            CheckpointError: it has none.
+        """
+        ...
+
+    def improve(self, spec: Mapping[str, Any], key: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+        """Run a training job (once per key) and return its result.
+
+        Raises:
+            NotTrustedError: it refused to train.
+            JobEndedError: it failed or was cancelled.
+            ClosingError: this process ends.
+        """
+        ...
+
+    def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+        """Try a candidate (once per key) in a blinded trial and return its result card.
+
+        Raises:
+            TrialStoppedError: it was stopped, or the arm could not go on.
+            ClosingError: this process ends.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CanaryRequest:
+    """A candidate to try on an arm.
+
+    Attributes:
+        robot: its name.
+        candidate: checkpoint id, offered to the robot.
+        incumbent: checkpoint id.
+        tasks: that take turns, pair by pair.
+        scene: where it stands.
+        rule: declared before the first run.
+        key: the same key is the same trial, e.g. after a restart.
+    """
+
+    robot: str
+    candidate: str
+    incumbent: str
+    tasks: tuple[str, ...]
+    scene: str
+    rule: SequentialRule
+    key: str
+
+
+class Shows(Protocol):
+    """Where a loop's progress is seen."""
+
+    def step(self, name: str) -> None:
+        """A step begins."""
+        ...
+
+    def advance(self, done: int, total: int, note: str) -> None:
+        """See Advance."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Wait before another attempt; returns early, True, where the loop ends."""
+        ...

@@ -1,0 +1,124 @@
+"""What a loop remembers of its finished steps, so that a restart repeats none of them; and when that is enough."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gymnast_core.errors import ConfigError
+from gymnast_core.loop_config import StopRule
+
+CHANGEABLE = ("rounds", "stop")
+"""Settings that may differ when a loop goes on."""
+
+
+class StepFile:
+    """Results of finished steps in one file that is replaced, never half written.
+
+    Args:
+        path: of the file.
+        config: of the loop; a file of another loop is refused.
+
+    Raises:
+        ConfigError: the file belongs to other settings.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self._path = path
+        self._state: dict[str, Any] = {
+            "config": dict(config),
+            "steps": {},
+            "seconds": 0.0,
+            "failed": {},
+            "id": os.urandom(4).hex(),
+        }
+        if path.exists():
+            self._state = json.loads(path.read_text())
+            fixed = [name for name in config if name not in CHANGEABLE]
+            changed = sorted(name for name in fixed if config[name] != self._state["config"].get(name))
+            if changed:
+                raise ConfigError(
+                    f"loop {config.get('name')} was begun with other {changed}; change them back or choose another name"
+                )
+            self._state["config"] = dict(config)
+        self._save()
+
+    @property
+    def id(self) -> str:
+        """Of this loop; job keys are made from it."""
+        return str(self._state["id"])
+
+    @property
+    def seconds(self) -> float:
+        """Spent in steps, over all restarts."""
+        return float(self._state["seconds"])
+
+    @property
+    def steps(self) -> Mapping[str, Any]:
+        """Name -> result of every finished step."""
+        return dict(self._state["steps"])
+
+    def step(self, name: str, action: Callable[[], Any]) -> Any:
+        """Return the step's result; run it only if it is not finished yet."""
+        if name not in self._state["steps"]:
+            started = time.monotonic()
+            result = action()
+            self._state["seconds"] += time.monotonic() - started
+            self._state["steps"][name] = result
+            self._save()
+        return self._state["steps"][name]
+
+    def failures(self, name: str) -> int:
+        """How often a step has failed for good; its next attempt is a new one."""
+        return int(self._state["failed"].get(name, 0))
+
+    def note_failure(self, name: str) -> None:
+        """Remember that a step has to be begun anew."""
+        self._state["failed"][name] = self.failures(name) + 1
+        self._save()
+
+    def _save(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        staging = self._path.with_suffix(".partial")
+        with staging.open("w") as file:
+            json.dump(self._state, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(self._path)
+
+
+def stop_reason(
+    stop: StopRule, total: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], episodes: int, seconds: float
+) -> str:
+    """Return why a loop ends here; empty to go on.
+
+    Args:
+        stop: when to.
+        total: of the newest evaluation: {n, successes}.
+        rounds: finished ones: {refused, promoted, difference}.
+        episodes: real ones so far.
+        seconds: spent in steps so far.
+    """
+    if total["n"] and total["successes"] / total["n"] >= stop.success:
+        return f"success {total['successes']}/{total['n']} reached the goal of {stop.success:.0%}"
+    if _last(rounds, stop.refusals, lambda row: bool(row["refused"])):
+        return f"the audit refused {stop.refusals} rounds in a row: {rounds[-1]['refused']}"
+    if _last(rounds, stop.patience, lambda row: not row["refused"] and not _gained(row)):
+        return f"no gain in {stop.patience} rounds"
+    if episodes >= stop.episodes:
+        return f"{episodes} of {stop.episodes} budgeted episodes used"
+    if seconds >= stop.wall_s:
+        return f"{seconds:.0f} of {stop.wall_s:.0f} budgeted seconds used"
+    return ""
+
+
+def _last(rows: Sequence[Mapping[str, Any]], n: int, holds: Callable[[Mapping[str, Any]], bool]) -> bool:
+    return len(rows) >= n and all(holds(row) for row in rows[-n:])
+
+
+def _gained(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("promoted")) and float(row["difference"]["mean"]) > 0
