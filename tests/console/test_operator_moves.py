@@ -9,6 +9,7 @@ import pytest
 from cloud_trainer.console import User
 from gymnast_core.web.server import PageServer
 from tests.console.conftest import JSON, ROBOT, wait_for
+from tests.console.planted_loop import PlantedEngine, planted_config
 
 ANA = User("ana", "operator")
 
@@ -318,7 +319,7 @@ def test_only_the_robots_page_follows_every_word_of_a_robot(bench):
 
 def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
     ana = bench.client("ana", "operator")
-    assert "No loop is shown here" in ana.get("/loop").text
+    assert "No loop yet. Start one below" in ana.get("/loop").text
     before, after = {"successes": 30, "n": 100}, {"successes": 60, "n": 100}
     rounds = [
         {
@@ -338,9 +339,11 @@ def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
         {"round": 2, "policy": "policy-b", "before": after, "refused": "agreement 0.61 is below 0.70"},
     ]
     history = {"state": "running", "base_policy": "policy-a", "before": before, "rounds": rounds}
-    (bench.folder / "loop").mkdir()
+    bench.looping = PlantedEngine(("policy-a", "policy-b", "policy-c"), hold=threading.Event())
     known = bench.desk.version(ANA, "/loop")
-    (bench.folder / "loop" / "history.json").write_text(json.dumps(history))
+    assert ana.post("/loop", data={"config": json.dumps(planted_config().to_json())}, headers=JSON).status_code == 200
+    assert bench.looping.asked.wait(20)
+    (bench.folder / "console" / "loops" / "default" / "night" / "history.json").write_text(json.dumps(history))
     page = ana.get("/loop").text
     assert bench.desk.version(ANA, "/loop") != known
     words = ("30 %", "60 %", "50 % to 69 %", "+30.0", "16 %", "91 %", "+5", "promoted", "after 34 pairs")
