@@ -98,7 +98,7 @@ class Checkpoints:
         known, trail = self.find(user, checkpoint_id), self._service.trails.of(user.tenant)
         self._check_target(user, checkpoint_id, known, robots)
         trail.require(checkpoint_id)
-        trail.graph.check_promotable(checkpoint_id)
+        trail.graph.check_promotable(checkpoint_id)  # before anything is copied, and again when it is done
         if promote and not self.has_won(user.tenant, checkpoint_id):
             raise NotWonError(
                 f"{checkpoint_id} has not won a trial yet; try it on a robot first (its page, or `gymnast operate try`)"
@@ -107,7 +107,7 @@ class Checkpoints:
             raise RefusedError("something is being published at this moment; wait until that is done, then look again")
         asked = {"checkpoint": checkpoint_id, "robots": list(robots)}
         try:
-            within = trail.committing(user, "promote" if promote else "publish", asked)
+            within = trail.promoting(user, "promote" if promote else "publish", asked)
             sequence = self._offer(user.tenant, known, list(robots) or ["*"], promote=promote, within=within)
         finally:
             self._publishing.release()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
-from cloud_trainer.store.protocols import JobRow, JobStore
+from cloud_trainer.store.protocols import JobRow
+from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError, NotTrustedError
 from gymnast_core.job import JobEvent
 
@@ -21,7 +22,7 @@ class JobEndedError(GymnastError):
 
 
 def follow(
-    jobs: JobStore, tenant: str, job_id: str, *, ended: Ended,
+    jobs: SqlJobStore, tenant: str, job_id: str, *, ended: Ended,
     on_event: Callable[[JobEvent], None] = lambda event: None,
 ) -> JobRow:  # fmt: skip
     """Return a job once it has ended, done or cancelled.
@@ -57,7 +58,7 @@ def follow(
 
 
 def run_job(
-    jobs: JobStore, tenant: str, kind: str, spec: Mapping[str, Any], *, key: str, by: str, ended: Ended,
+    jobs: SqlJobStore, tenant: str, kind: str, spec: Mapping[str, Any], *, key: str, by: str, ended: Ended,
     on_event: Callable[[JobEvent], None] = lambda event: None,
 ) -> Mapping[str, Any]:  # fmt: skip
     """Submit a job (once per key) and return its result; empty where it was cancelled.

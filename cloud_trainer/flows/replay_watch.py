@@ -11,7 +11,8 @@ from typing import Any
 from cloud_trainer.jobs.runner import MOST_REPLAYED
 from cloud_trainer.records.ledger import CalibrationLedger, LedgerRow
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import EpisodeRow, JobStore
+from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.purpose import is_measurement
 from gymnast_core.types import Outcome
@@ -47,7 +48,7 @@ class ReplayWatch:
     """
 
     def __init__(
-        self, catalogue: EpisodeCatalogue, jobs: JobStore, ledger_of: Callable[[str], CalibrationLedger],
+        self, catalogue: EpisodeCatalogue, jobs: SqlJobStore, ledger_of: Callable[[str], CalibrationLedger],
         holds: Callable[[str, str], bool],
         blinded: Callable[[EpisodeRow], bool] = lambda row: False, *, poll_s: float = 5.0,
     ) -> None:  # fmt: skip

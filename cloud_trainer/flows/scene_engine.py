@@ -37,7 +37,7 @@ from cloud_trainer.flows.other_tasks import declared, guard_plan, other_tasks, r
 from cloud_trainer.flows.scene_records import SceneRecords, digest_of
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import JobStore
+from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError, NotTrustedError
 from gymnast_core.evaluation.scene import Fingerprint, SceneBook
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
@@ -86,7 +86,7 @@ class SceneEngine:
     """
 
     connect: Callable[[str], FlowRobot]
-    jobs: JobStore
+    jobs: SqlJobStore
     catalogue: EpisodeCatalogue
     shelf: Shelf
     book: SceneBook

@@ -27,7 +27,7 @@ _KEPT_FACTS = ("task", "scene", "seed", "purpose")
 
 
 class Recorder:
-    """The Witness of a catalogue (cloud_trainer.store.protocols). Threads may share it.
+    """The Witness of a catalogue (cloud_trainer.store.sql_meta). Threads may share it.
 
     Args:
         database: of the catalogue, and of the graphs.

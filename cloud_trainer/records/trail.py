@@ -75,6 +75,17 @@ class Trail:
             raise
 
     @contextlib.contextmanager
+    def promoting(self, who: Who, action: str, data: Mapping[str, Any]) -> Iterator[None]:
+        """As committing(), of a checkpoint (data["checkpoint"]) that must be promotable at the very moment.
+
+        Raises:
+            ProvenanceError: something it was made from was retracted, perhaps just now.
+        """
+        with self.committing(who, action, data):
+            yield
+            self.graph.check_promotable(data["checkpoint"])
+
+    @contextlib.contextmanager
     def acting(self, who: Who, action: str, data: Mapping[str, Any]) -> Iterator[None]:
         """Write down what somebody is about to do outside the database, before it is done.
 

@@ -28,11 +28,11 @@ from cloud_trainer.store.protocols import (
     EpisodeRow,
     JobEnd,
     JobRow,
-    JobStore,
     MetaStore,
     ReleaseRow,
     new_job_id,
 )
+from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.bounds import parsed_object
 from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.job import FINAL_STATES, JobEvent
@@ -306,7 +306,7 @@ class JobServicer:
     """Jobs."""
 
     def __init__(
-        self, jobs: JobStore, trails: Trails, limits: Limits, stopping: Stopping,
+        self, jobs: SqlJobStore, trails: Trails, limits: Limits, stopping: Stopping,
         wake: threading.Event, check: JobCheck,
     ) -> None:  # fmt: skip
         self._check = check

@@ -13,7 +13,8 @@ from cloud_trainer.progress import CancelledError
 from cloud_trainer.records.ledger import CalibrationLedger
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.store.episodes import EpisodeCatalogue
-from cloud_trainer.store.protocols import BlobStore, JobRow, JobStore, MetaStore
+from cloud_trainer.store.protocols import BlobStore, JobRow, MetaStore
+from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError
 from gymnast_core.jobs import kinds_of
 from gymnast_core.records.signing import Release
@@ -44,7 +45,7 @@ class JobContext:
     publisher: Publisher
     ledger: CalibrationLedger
     folder: Path
-    _jobs: JobStore
+    _jobs: SqlJobStore
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> int:
@@ -80,7 +81,7 @@ class Workers:
 
     def __init__(
         self,
-        jobs: JobStore,
+        jobs: SqlJobStore,
         runner: Runner,
         context: Callable[[JobRow, threading.Event], JobContext],
         count: int,

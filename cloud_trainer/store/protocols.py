@@ -1,4 +1,4 @@
-"""What the service keeps, as three protocols; tests/contracts/store_contract.py holds every implementation to them."""
+"""What the service keeps: rows, and the protocols of blobs and catalogue (tests/contracts/store_contract.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from gymnast_core.job import JobEvent, JobState, JobView
+from gymnast_core.job import JobState, JobView
 
 EpisodeState = Literal["committed", "valid", "quarantined"]
 AddResult = Literal["added", "duplicate", "conflict"]
@@ -187,26 +187,6 @@ class BlobStore(Protocol):
         ...
 
 
-class Witness(Protocol):
-    """Hears of every change of the catalogue in the transaction that makes it; what it raises undoes the change."""
-
-    def added(self, rows: Sequence[EpisodeRow]) -> None:
-        """Episodes were committed."""
-        ...
-
-    def changed(self, before: EpisodeRow, after: EpisodeRow) -> None:
-        """An episode's state, label or description changed."""
-        ...
-
-    def coming(self, row: CheckpointRow) -> None:
-        """A checkpoint is about to be registered; what takes long may be done now, outside the transaction."""
-        ...
-
-    def published(self, row: CheckpointRow) -> None:
-        """A checkpoint was registered."""
-        ...
-
-
 class MetaStore(Protocol):
     """The catalogue: episodes, checkpoints, releases."""
 
@@ -310,120 +290,4 @@ class MetaStore(Protocol):
 
     def close(self) -> None:
         """Free connections; safe to call twice."""
-        ...
-
-
-class JobStore(Protocol):
-    """Jobs and their events."""
-
-    def submit(
-        self, tenant: str, kind: str, spec: Mapping[str, Any], key: str, submitted_by: str, *, job_id: str | None = None
-    ) -> JobRow:
-        """Create a job, or return the one this tenant created with the same key.
-
-        Args:
-            tenant: whose.
-            kind: of job.
-            spec: JSON values.
-            key: the same key is the same job.
-            submitted_by: name.
-            job_id: of a new one, from new_job_id(); None makes one.
-
-        Raises:
-            IdReusedError: the key was used for another kind or spec.
-        """
-        ...
-
-    def get(self, tenant: str, job_id: str) -> JobRow:
-        """One job.
-
-        Raises:
-            NotFoundError: no such job, or another tenant's.
-        """
-        ...
-
-    def find(self, tenant: str, key: str) -> JobRow | None:
-        """The job this tenant created with a key."""
-        ...
-
-    def list(self, tenant: str | None, limit: int = 100, state: str | None = None) -> list[JobRow]:
-        """Jobs of a tenant, newest first; None is for the service's own work on all of them."""
-        ...
-
-    def request_cancel(self, tenant: str, job_id: str) -> JobRow:
-        """Cancel a waiting job at once, ask a running one to stop, leave an ended one alone.
-
-        Raises:
-            NotFoundError: see get().
-        """
-        ...
-
-    def claim(self, tenant: str | None, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
-        """Take a waiting job of a tenant (of these kinds, if any are given), or None.
-
-        Interactive kinds go first and background ones last (gymnast_core.job); of one class the oldest. No tenant is
-        for the service's own workers, who do everybody's.
-        """
-        ...
-
-    def renew(self, tenant: str, job_id: str, worker: str, lease_s: float = 60.0) -> bool:
-        """Keep a claim; False when it was lost."""
-        ...
-
-    def append(self, tenant: str, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
-        """Add an event and return its sequence.
-
-        Raises:
-            NotFoundError: no such job.
-        """
-        ...
-
-    def events(self, tenant: str, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
-        """Events with a higher sequence, in order; none of another tenant's job."""
-        ...
-
-    def finish(
-        self,
-        tenant: str,
-        job_id: str,
-        state: JobState,
-        result: Mapping[str, Any] | None = None,
-        error: str = "",
-        *,
-        worker: str | None = None,
-    ) -> JobRow:
-        """End a job, with a last event of kind "state"; an ended job stays as it is.
-
-        A job whose cancellation was acknowledged ends as cancelled, with the result, even when its work was done.
-
-        Args:
-            tenant: whose.
-            job_id: which.
-            state: done, failed or cancelled.
-            result: JSON values.
-            error: why it failed.
-            worker: only if this one still holds it; None ends it whoever does.
-
-        Raises:
-            NotFoundError: no such job.
-        """
-        ...
-
-    def report(
-        self,
-        tenant: str,
-        job_id: str,
-        worker: str,
-        events: Sequence[tuple[str, Mapping[str, Any]]],
-        end: JobEnd | None = None,
-    ) -> JobRow:
-        """Renew a claim, append events and end the job, all or nothing.
-
-        Raises:
-            NotFoundError: this worker does not hold the job (any more).
-        """
-        ...
-
-    def requeue_lost(self, *, max_attempts: int = 3, worker: str | None = None) -> Sequence[JobRow]:
-        """Put running jobs back whose lease ran out, or whose worker's name starts so; fail those out of attempts."""
         ...

@@ -24,7 +24,7 @@ _SHOWN = [JOBS.c[name] for name in JobRow.__dataclass_fields__]
 
 
 class SqlJobStore:
-    """A JobStore on SQLite or PostgreSQL."""
+    """Jobs and their events, on SQLite or PostgreSQL. Threads and processes may share them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -32,7 +32,19 @@ class SqlJobStore:
     def submit(
         self, tenant: str, kind: str, spec: Mapping[str, Any], key: str, submitted_by: str, *, job_id: str | None = None
     ) -> JobRow:
-        """See JobStore."""
+        """Create a job, or return the one this tenant created with the same key.
+
+        Args:
+            tenant: whose.
+            kind: of job.
+            spec: JSON values.
+            key: the same key is the same job.
+            submitted_by: name.
+            job_id: of a new one, from new_job_id(); None makes one.
+
+        Raises:
+            IdReusedError: the key was used for another kind or spec.
+        """
         text = canonical_json(dict(spec)).decode()
         values: dict[str, Any] = {
             "job_id": job_id or new_job_id(), "tenant": tenant, "kind": kind, "spec": text,
@@ -50,19 +62,23 @@ class SqlJobStore:
         return row
 
     def get(self, tenant: str, job_id: str) -> JobRow:
-        """See JobStore."""
+        """One job.
+
+        Raises:
+            NotFoundError: no such job, or another tenant's.
+        """
         with self._database.transaction() as connection:
             return self._get(connection, tenant, job_id)
 
     def find(self, tenant: str, key: str) -> JobRow | None:
-        """See JobStore."""
+        """The job this tenant created with a key."""
         same = (JOBS.c.tenant == tenant) & (JOBS.c.idempotency_key == key)
         with self._database.transaction() as connection:
             row = connection.execute(sa.select(*_SHOWN).where(same)).mappings().first()
         return _job(row) if row else None
 
     def list(self, tenant: str | None, limit: int = 100, state: str | None = None) -> list[JobRow]:
-        """See JobStore."""
+        """Jobs of a tenant, newest first; None is for the service's own work on all of them."""
         query = sa.select(*_SHOWN).order_by(JOBS.c.created_ns.desc(), JOBS.c.job_id).limit(limit)
         if tenant is not None:
             query = query.where(JOBS.c.tenant == tenant)
@@ -72,7 +88,11 @@ class SqlJobStore:
             return [_job(row) for row in connection.execute(query).mappings()]
 
     def request_cancel(self, tenant: str, job_id: str) -> JobRow:
-        """See JobStore."""
+        """Cancel a waiting job at once, ask a running one to stop, leave an ended one alone.
+
+        Raises:
+            NotFoundError: see get().
+        """
         with self._database.transaction() as connection:
             row = self._get(connection, tenant, job_id, lock=True)
             if row.state == "waiting":
@@ -83,7 +103,11 @@ class SqlJobStore:
             return self._get(connection, tenant, job_id)
 
     def claim(self, tenant: str | None, worker: str, kinds: Sequence[str] = (), lease_s: float = 60.0) -> JobRow | None:
-        """See JobStore."""
+        """Take a waiting job of a tenant (of these kinds, if any are given), or None.
+
+        Interactive kinds go first and background ones last (gymnast_core.job); of one class the oldest. No tenant is
+        for the service's own workers, who do everybody's.
+        """
         quick = JOBS.c.kind.in_(kinds_of("quick", "interactive"))
         last = JOBS.c.kind.in_(kinds_of("background"))
         first = sa.case((quick, 0), (last, 2), else_=1)
@@ -111,7 +135,7 @@ class SqlJobStore:
             return self._get(connection, owner, job_id)
 
     def renew(self, tenant: str, job_id: str, worker: str, lease_s: float = 60.0) -> bool:
-        """See JobStore."""
+        """Keep a claim; False when it was lost."""
         mine = (JOBS.c.tenant == tenant) & (JOBS.c.job_id == job_id)
         mine = mine & (JOBS.c.worker == worker) & (JOBS.c.state == "running")
         with self._database.transaction() as connection:
@@ -119,13 +143,17 @@ class SqlJobStore:
             return bool(connection.execute(renewed).rowcount)
 
     def append(self, tenant: str, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
-        """See JobStore."""
+        """Add an event and return its sequence.
+
+        Raises:
+            NotFoundError: no such job.
+        """
         with self._database.transaction() as connection:
             self._get(connection, tenant, job_id, lock=True)
             return self._append(connection, job_id, kind, data)
 
     def events(self, tenant: str, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
-        """See JobStore."""
+        """Events with a higher sequence, in order; none of another tenant's job."""
         owned = (JOBS.c.job_id == JOB_EVENTS.c.job_id) & (JOBS.c.tenant == tenant)
         mine = (JOB_EVENTS.c.job_id == job_id) & (JOB_EVENTS.c.sequence > after)
         query = sa.select(JOB_EVENTS).join(JOBS, owned).where(mine).order_by(JOB_EVENTS.c.sequence).limit(limit)
@@ -143,7 +171,21 @@ class SqlJobStore:
         *,
         worker: str | None = None,
     ) -> JobRow:
-        """See JobStore."""
+        """End a job, with a last event of kind "state"; an ended job stays as it is.
+
+        A job whose cancellation was acknowledged ends as cancelled, with the result, even when its work was done.
+
+        Args:
+            tenant: whose.
+            job_id: which.
+            state: done, failed or cancelled.
+            result: JSON values.
+            error: why it failed.
+            worker: only if this one still holds it; None ends it whoever does.
+
+        Raises:
+            NotFoundError: no such job.
+        """
         with self._database.transaction() as connection:
             row = self._get(connection, tenant, job_id, lock=True)
             if row.state not in FINAL_STATES and (worker is None or self._holds(connection, job_id, worker)):
@@ -158,7 +200,11 @@ class SqlJobStore:
         events: Sequence[tuple[str, Mapping[str, Any]]],
         end: JobEnd | None = None,
     ) -> JobRow:
-        """See JobStore."""
+        """Renew a claim, append events and end the job, all or nothing.
+
+        Raises:
+            NotFoundError: this worker does not hold the job (any more).
+        """
         with self._database.transaction() as connection:
             row = self._get(connection, tenant, job_id, lock=True)
             if not self._holds(connection, job_id, worker):
@@ -178,7 +224,7 @@ class SqlJobStore:
         return connection.execute(query).one() == (worker, "running")
 
     def requeue_lost(self, *, max_attempts: int = 3, worker: str | None = None) -> Sequence[JobRow]:
-        """See JobStore."""
+        """Put running jobs back whose lease ran out, or whose worker's name starts so; fail those out of attempts."""
         lost = JOBS.c.lease_until_ns < time.time_ns()
         if worker is not None:
             lost = lost | JOBS.c.worker.startswith(worker, autoescape=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -18,7 +18,6 @@ from cloud_trainer.store.protocols import (
     EpisodeRow,
     ReleaseRow,
     Usage,
-    Witness,
 )
 from cloud_trainer.store.tables import CHECKPOINTS, EPISODES, RELEASES, USAGE
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
@@ -43,6 +42,26 @@ _CHANGE = (
     .where((EPISODES.c.tenant == sa.bindparam("whose")) & (EPISODES.c.episode_id == sa.bindparam("which")))
     .values({name: sa.bindparam(name) for name in _CHANGEABLE})
 )
+
+
+class Witness(Protocol):
+    """Hears of every change of the catalogue in the transaction that makes it; what it raises undoes the change."""
+
+    def added(self, rows: Sequence[EpisodeRow]) -> None:
+        """Episodes were committed."""
+        ...
+
+    def changed(self, before: EpisodeRow, after: EpisodeRow) -> None:
+        """An episode's state, label or description changed."""
+        ...
+
+    def coming(self, row: CheckpointRow) -> None:
+        """A checkpoint is about to be registered; what takes long may be done now, outside the transaction."""
+        ...
+
+    def published(self, row: CheckpointRow) -> None:
+        """A checkpoint was registered."""
+        ...
 
 
 class SqlMetaStore:

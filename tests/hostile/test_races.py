@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
+from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import GymnastError
 from gymnast_core.types import Outcome
 from gymnast_ros.uplink import EpisodesClient, JobsClient, Uplink, WeightsClient
 from tests.bridge.conftest import fill, make_checkpoint
+from tests.hostile.lab import Lab
 from tests.hostile.registry import Tally, attack
 from tests.postgres import PostgresMissingError, postgres_server
 
@@ -230,3 +232,27 @@ def test_sixty_withdrawals_beside_a_label_stay_withdrawn(tmp_path):
             answers = at_once(*(lambda act=act, name=name: acts[act](name) for act in pair))
             assert acknowledged(answers) == 2
         assert sum(lost_of_episode(made, name, pair) for name in ids) == 0
+
+
+def test_what_is_withdrawn_while_it_is_being_promoted_is_not_promoted(tmp_path, monkeypatch):
+    """The check and the release are one transaction: nobody withdraws an episode between them."""
+    with Lab(tmp_path) as lab:
+        lab.service.meta.add_episodes([EpisodeRow(0, "default", "ep-1", "wx-1", "0" * 64, 10, 1, state="valid")])
+        shelf = tmp_path / "trainer" / "checkpoints"
+        name = make_checkpoint(shelf / "new", 1.0, lineage={"episodes": ["ep-1"]}).id
+        (shelf / "new").rename(shelf / name)
+        root, ada = lab.identity("root", "admin"), lab.identity("ada", "operator")
+        publish = lab.service.publisher.publish
+
+        def withdrawn_meanwhile(*args, **options):
+            with EpisodesClient(lab.service.address, ada) as episodes:
+                assert [one.id for one in episodes.retract("ep-1", "dark") if one.kind == "policy"] == [name]
+            return publish(*args, **options)
+
+        monkeypatch.setattr(lab.service.publisher, "publish", withdrawn_meanwhile)
+        answer = lab.page("POST", f"/checkpoints/{name}/publish", identity=root, form={})
+        assert "retracted by operator:ada: dark" in answer.text
+        assert lab.service.meta.releases("default") == []
+        assert [entry.kind for entry in lab.service.trails.of("default").log.entries] == [
+            "retract", "publish", "publish: failed",
+        ]  # fmt: skip
