@@ -12,9 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import sqlalchemy as sa
 from cryptography import x509
@@ -33,29 +31,12 @@ from cloud_trainer.store.schema import HEAD, require_readable, revision_of, unkn
 from cloud_trainer.store.tables import CHECKPOINTS, EPISODES, METADATA, RECORDS, RELEASES
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, CorruptError, GymnastError, StorageError
+from gymnast_core.finding import Finding, State
 
-State = Literal["ok", "warning", "fault"]
 _SOON_DAYS = 30.0
 _WEEK_S = 7 * 86_400
 _NAMED = 5
 _BACKUP = "restore it from a backup"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        check: database, schema, graph, log, blobs, before, certificates, disk, staging, trainer.
-        state: ok, warning (works, for now), fault (something is damaged or lost).
-        what: what was found, with names and numbers.
-        remedy: what to do; empty where nothing is.
-    """
-
-    check: str
-    state: State
-    what: str
-    remedy: str = ""
 
 
 def examine(config: ServiceConfig, *, deep: bool = False) -> Iterator[Finding]:

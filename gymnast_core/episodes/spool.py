@@ -73,6 +73,11 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _is_named(name: str) -> bool:
+    """Whether this may be an entry's."""
+    return _SEPARATOR in name and name.endswith(EPISODE_SUFFIX)
+
+
 class Spool:
     """A folder with recording/ (being written), pending/ (to be shipped) and refused/ (the trainer will not have it).
 
@@ -145,11 +150,15 @@ class Spool:
                 continue  # shipped and removed meanwhile
         return sorted(found, key=lambda entry: (entry.enqueued_ns, entry.episode_id))
 
+    def strays(self) -> list[Path]:
+        """What lies among the episodes and is none: a folder, a pipe, a file of another name; it is never sent."""
+        with os.scandir(self._pending) as found:
+            return sorted(Path(file.path) for file in found if not (_is_named(file.name) and file.is_file()))
+
     def is_empty(self) -> bool:
         """Nothing waits; as quick with a thousand episodes as with one."""
         with os.scandir(self._pending) as found:
-            named = (file for file in found if _SEPARATOR in file.name and file.name.endswith(EPISODE_SUFFIX))
-            return not any(file.is_file() for file in named)
+            return not any(_is_named(file.name) and file.is_file() for file in found)
 
     def remove(self, entry: SpoolEntry) -> None:
         """Delete an episode the trainer has acknowledged; nothing else may call this.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -17,6 +18,7 @@ import pytest
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.service.inspector import Inspector
 from cloud_trainer.service.policy import PolicyServicer
+from gymnast_cli.main import main
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.pictures import decode_picture, jpeg_size, picture_size
@@ -295,3 +297,17 @@ def test_what_is_no_file_in_a_robots_spool_holds_up_nothing(tmp_path):
     os.mkfifo(pending / f"ep-pipe~{'1' * 64}.mcap")
     assert spool.is_empty()
     assert spool.entries() == []
+    assert {path.name for path in spool.strays()} == {name, f"ep-pipe~{'1' * 64}.mcap"}
+
+
+def test_what_is_no_episode_in_a_robots_spool_is_reported(tmp_path, capsys):
+    spool = Spool(tmp_path / "spool")
+    assert main(["--json", "doctor", "--robot", str(tmp_path)]) == 0
+    assert [json.loads(line)["state"] for line in capsys.readouterr().out.splitlines()] == ["ok"]
+    (tmp_path / "spool" / "pending" / "notes\n.txt").write_text("not an episode")
+    spool.enqueue(make_episode(spool.recording_folder, "ep-1"))
+    assert main(["--json", "doctor", "--robot", str(tmp_path)]) == 0
+    waiting, stray = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert waiting["what"].startswith("1 episodes of ")
+    assert (stray["state"], "'notes\\n.txt'" in stray["what"]) == ("warning", True), stray
+    assert main(["doctor", "--robot", str(tmp_path / "elsewhere")]) == 2
