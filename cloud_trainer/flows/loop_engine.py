@@ -14,7 +14,7 @@ from cloud_trainer.flows.job_following import JobEndedError, run_job
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrialStoppedError
 from cloud_trainer.flows.trials import Trials
 from cloud_trainer.jobs.shelf import Shelf
-from cloud_trainer.store.protocols import JobStore
+from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.job import JobEvent, described
 
 POLL_S = 0.2
@@ -36,7 +36,7 @@ class ArmLoopEngine:
 
     tenant: str
     reach: Callable[[str], FlowRobot]
-    jobs: JobStore
+    jobs: SqlJobStore
     trials: Trials
     shelf: Shelf
 
