@@ -26,9 +26,10 @@ class Descent:
         learning_rate: peak, after `warmup` steps.
         weight_decay: of AdamW.
         warmup: steps of linear rise.
-        floor: share of the peak at which the cosine ends.
+        floor: share of the peak at which the cosine ends; 1 is no cosine at all.
         betas: of AdamW.
         grad_clip: largest gradient norm.
+        fused: AdamW in one kernel, which rounds otherwise than the one of many.
     """
 
     iterations: int
@@ -38,6 +39,7 @@ class Descent:
     floor: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     grad_clip: float = 1.0
+    fused: bool = True
 
     def rate(self, step: int) -> float:
         """Learning rate of the step that follows `step` others."""
@@ -55,12 +57,14 @@ class Trainer(ABC):
         reported: a progress event shows the mean of this many last losses.
         step: optimiser steps done.
         losses: one per step.
+        grad_norm: of the last step's gradients before clipping; sharded where they are.
 
     Args:
         network: what is trained; in eval mode between steps.
         descent: how.
         modules: name -> module that a state file holds, the network among them.
         generators: name -> generator that a state file holds.
+        averages: name -> tensors that a state file holds.
     """
 
     stage: ClassVar[str]
@@ -74,18 +78,20 @@ class Trainer(ABC):
         descent: Descent,
         modules: Mapping[str, nn.Module],
         generators: Mapping[str, np.random.Generator | torch.Generator],
+        averages: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.step = 0
         self.losses: list[float] = []
+        self.grad_norm = torch.zeros(())
         self._network, self._descent = network, descent
         self._optimiser = torch.optim.AdamW(
             network.parameters(),
             lr=descent.learning_rate,
             betas=descent.betas,
             weight_decay=descent.weight_decay,
-            fused=True,
+            fused=descent.fused,
         )
-        self._trained = Trained(modules, {"adamw": self._optimiser}, generators)
+        self._trained = Trained(modules, {"adamw": self._optimiser}, generators, averages or {})
 
     @abstractmethod
     def loss(self) -> Tensor:
@@ -113,10 +119,10 @@ class Trainer(ABC):
         for group in self._optimiser.param_groups:
             group["lr"] = self._descent.rate(self.step)
         loss = self.loss()
-        self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._descent.grad_clip)
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._descent.grad_clip)
         self._optimiser.step()
+        self._optimiser.zero_grad()  # now: the next batch finds their memory free
         self.after_step()
         self.step += 1
         self.losses.append(float(loss.detach()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,13 @@ class Trained:
         modules: name -> module.
         optimisers: name -> optimiser.
         generators: name -> numpy or torch generator.
+        averages: name -> tensors by name, e.g. moving averages of parameters, possibly sharded as those are.
     """
 
     modules: Mapping[str, nn.Module]
     optimisers: Mapping[str, torch.optim.Optimizer] = field(default_factory=dict)
     generators: Mapping[str, np.random.Generator | torch.Generator] = field(default_factory=dict)
+    averages: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 def save_state(
@@ -61,6 +63,8 @@ def save_state(
     header: dict[str, Any] = {"values": values, "optimisers": {}, "generators": {}}
     for name, module in trained.modules.items():
         flat |= {f"module/{name}/{key}": tensor for key, tensor in module.state_dict().items()}
+    for name, average in trained.averages.items():
+        flat |= {f"average/{name}/{key}": tensor for key, tensor in average.items()}
     for name, optimiser in trained.optimisers.items():
         state = optimiser.state_dict()
         header["optimisers"][name] = state["param_groups"]
@@ -71,7 +75,8 @@ def save_state(
             flat[f"generator/{name}"] = generator.get_state()
         else:
             header["generators"][name] = generator.bit_generator.state
-    flat = {name: whole(tensor).detach().clone(memory_format=torch.contiguous_format) for name, tensor in flat.items()}
+    held = ((name, whole(tensor).detach()) for name, tensor in flat.items())
+    flat = {name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor) for name, tensor in held if write}
     if not write:
         return
     staging = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -89,19 +94,21 @@ def load_state(path: Path, trained: Trained) -> tuple[dict[str, Any], dict[str, 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        for name, module in trained.modules.items():
-            _load_module(module, _under(flat, f"module/{name}/"))
-        for name, optimiser in trained.optimisers.items():
-            _load_optimiser(optimiser, header["optimisers"][name], _under(flat, f"optimiser/{name}/"))
-        for name, generator in trained.generators.items():
-            if isinstance(generator, torch.Generator):
-                generator.set_state(flat[f"generator/{name}"])
-            else:
-                generator.bit_generator.state = header["generators"][name]
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            for name, module in trained.modules.items():
+                _fill(module.state_dict(), _Stored(file, f"module/{name}/"))
+            for name, average in trained.averages.items():
+                _fill(average, _Stored(file, f"average/{name}/"))
+            for name, optimiser in trained.optimisers.items():
+                _load_optimiser(optimiser, header["optimisers"][name], _Stored(file, f"optimiser/{name}/"))
+            for name, generator in trained.generators.items():
+                if isinstance(generator, torch.Generator):
+                    generator.set_state(file.get_tensor(f"generator/{name}"))
+                else:
+                    generator.bit_generator.state = header["generators"][name]
+            extra = dict(_Stored(file, "extra/"))
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise CorruptError(f"{path} is no state of this run: {error}; delete it to start over") from error
-    return header["values"], _under(flat, "extra/")
+    return header["values"], extra
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -130,24 +137,45 @@ def _like(target: Tensor, source: Tensor) -> Tensor:
     return torch.empty_like(target).copy_(source)
 
 
+class _Stored(Mapping[str, Tensor]):
+    """The tensors of a file below a prefix, read one at a time: a run of many ranks holds the whole only once."""
+
+    def __init__(self, file: Any, prefix: str) -> None:
+        self._file, self._prefix = file, prefix
+        self._names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(self._prefix + name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 @torch.no_grad()
-def _load_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    own = module.state_dict()
-    like = {name: _like(own[name], tensor) if name in own else tensor for name, tensor in tensors.items()}
-    module.load_state_dict(like)
+def _fill(targets: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Copy stored tensors into those of the same names, in place."""
+    if different := sorted(targets.keys() ^ set(stored)):
+        raise ValueError(f"{len(different)} tensors are not both here and there, first {different[0]}")
+    for name, target in targets.items():
+        tensor = stored[name]
+        if tensor.shape != target.shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)} there and {tuple(target.shape)} here")
+        target.copy_(_like(target, tensor))
 
 
-def _under(flat: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in flat.items() if name.startswith(prefix)}
-
-
-def _load_optimiser(optimiser: torch.optim.Optimizer, groups: Any, slots: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in slots.items():
+def _load_optimiser(optimiser: torch.optim.Optimizer, groups: Any, stored: Mapping[str, Tensor]) -> None:
+    optimiser.load_state_dict({"state": {}, "param_groups": groups})
+    parameters = [(group, parameter) for group in optimiser.param_groups for parameter in group["params"]]
+    for name in stored:
         index, slot = name.split("/", 1)
-        state.setdefault(int(index), {})[slot] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, slots_of in optimiser.state.items():
-        for slot, value in slots_of.items():
-            if value.shape == parameter.shape and value.dim():  # files hold rows in order
-                slots_of[slot] = _like(parameter.detach(), value)
+        group, parameter = parameters[int(index)]
+        value = stored[name]
+        if value.shape == parameter.shape and slot != "step":  # files hold rows in order
+            value = _like(parameter.detach(), value)
+        elif group.get("fused") or group.get("capturable"):  # such a kernel counts steps where it runs
+            value = value.to(parameter.device)
+        optimiser.state[parameter][slot] = value

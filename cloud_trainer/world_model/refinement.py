@@ -20,7 +20,8 @@ from cloud_trainer.world_model.dit import checkpoint
 from cloud_trainer.world_model.dit.checkpoint import load_world_model
 from cloud_trainer.world_model.dit.codec import build_codec
 from cloud_trainer.world_model.dit.distributed import Place
-from cloud_trainer.world_model.dit.trainer import TrainConfig, Trainer
+from cloud_trainer.world_model.dit.train_config import TrainConfig
+from cloud_trainer.world_model.dit.trainer import DiTTrainer
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
@@ -100,7 +101,7 @@ def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out:
         how.progress(ProgressEvent("world_model", int(line["step"]), how.iterations, figures))
 
     codec, place = build_codec(loaded.codec_config, device=how.device), Place(device=how.device)
-    trainer = Trainer(loaded.model, codec, stream, config, place=place, folder=how.state, on_progress=told)
+    trainer = DiTTrainer(loaded.model, codec, stream, config, place=place, folder=how.state, on_progress=told)
     trainer.resume()
     trainer.train(how.iterations, cancelled=how.cancelled)
     if trainer.step < how.iterations:

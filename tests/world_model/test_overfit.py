@@ -14,7 +14,8 @@ from cloud_trainer.world_model.dit.codec import IdentityCodec
 from cloud_trainer.world_model.dit.loss import LossConfig
 from cloud_trainer.world_model.dit.network import DiT, DiTConfig
 from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
-from cloud_trainer.world_model.dit.trainer import TrainConfig, Trainer
+from cloud_trainer.world_model.dit.train_config import TrainConfig
+from cloud_trainer.world_model.dit.trainer import DiTTrainer
 
 SAMPLE = Path("/work/shared/data/bridge_sample")
 FRAMES = 8
@@ -30,7 +31,7 @@ def test_tiny_model_overfits_one_bridge_clip() -> None:
     clip = stream.sample(0)
     loss = LossConfig(action_dropout=0, noisy_context=0.5)
     settings = TrainConfig(batch_size=4, learning_rate=2e-3, warmup_steps=20, ema_decay=0.98, loss=loss)
-    trainer = Trainer(model, IdentityCodec(), stream, settings)
+    trainer = DiTTrainer(model, IdentityCodec(), stream, settings)
     trainer.stream = _Always(stream)  # one clip, over and over
     for _ in range(600):
         trainer.train_step()

@@ -23,7 +23,8 @@ from cloud_trainer.world_model.dit.codec import IdentityCodec
 from cloud_trainer.world_model.dit.loss import LossConfig
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from cloud_trainer.world_model.dit.train import main
-from cloud_trainer.world_model.dit.trainer import TrainConfig, Trainer
+from cloud_trainer.world_model.dit.train_config import TrainConfig
+from cloud_trainer.world_model.dit.trainer import DiTTrainer
 from gymnast_core.episodes import write_episode
 from gymnast_core.errors import ConfigError, CorruptError
 from tests.world_model.tiny import tiny_episode, tiny_model
@@ -37,15 +38,15 @@ CONFIG = TrainConfig(
 )
 
 
-def trainer(folder: Path | None = None, config: TrainConfig = CONFIG, **options: Any) -> Trainer:
+def trainer(folder: Path | None = None, config: TrainConfig = CONFIG, **options: Any) -> DiTTrainer:
     source = MemorySource(SourceInfo("tiny"), [tiny_episode(seed) for seed in range(3)])
-    return Trainer(
+    return DiTTrainer(
         tiny_model(), IdentityCodec(), ClipStream([source], MixtureConfig(frames=5)), config, folder=folder, **options
     )
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return dict(load_file(path / "state.safetensors"))
+    return dict(load_file(path))
 
 
 def test_stopped_and_resumed_run_equals_the_straight_one_bit_for_bit(tmp_path: Path) -> None:
@@ -58,9 +59,9 @@ def test_stopped_and_resumed_run_equals_the_straight_one_bit_for_bit(tmp_path: P
     assert second.resume()
     assert second.step == 3
     second.train(6)
-    one, two = (weights(tmp_path / name / "states" / "step-00000006") for name in "ab")
+    one, two = (weights(tmp_path / name / "states" / "step-00000006.safetensors") for name in "ab")
     assert one.keys() == two.keys()
-    assert {name.split(".")[0] for name in one} == {"model", "ema", "exp_avg", "exp_avg_sq"}
+    assert {name.split("/")[0] for name in one} == {"module", "average", "optimiser"}
     for name, value in one.items():
         assert torch.equal(value, two[name]), name
 
@@ -71,15 +72,15 @@ def test_nothing_to_resume_is_said_and_other_settings_are_refused(tmp_path: Path
     with pytest.raises(ConfigError, match=r"\['learning_rate'\]"):
         trainer(tmp_path, replace(CONFIG, learning_rate=1e-4)).resume()
     state = next((tmp_path / "states").glob("step-*"))
-    (state / "state.safetensors").write_bytes(b"damaged")
-    with pytest.raises(CorruptError, match="no training state"):
+    state.write_bytes(b"damaged")
+    with pytest.raises(CorruptError, match="no state of this run"):
         trainer(tmp_path).resume()
 
 
 def test_cancelled_run_saves_and_old_states_go(tmp_path: Path) -> None:
     run = trainer(tmp_path, replace(CONFIG, save_every=1, keep_states=2))
     run.train(10, cancelled=lambda: run.step >= 4)
-    assert sorted(p.name for p in (tmp_path / "states").iterdir()) == ["step-00000003", "step-00000004"]
+    assert sorted(p.name for p in (tmp_path / "states").iterdir()) == [f"step-0000000{n}.safetensors" for n in (3, 4)]
 
 
 def test_averaged_weights_follow_the_warmed_up_decay() -> None:
@@ -88,10 +89,10 @@ def test_averaged_weights_follow_the_warmed_up_decay() -> None:
     before = parameter.detach().clone()
     run.train_step()
     decay = 2 / 11  # min(0.999, (1 + 1) / (10 + 1))
-    torch.testing.assert_close(run._learned.ema[name], decay * before + (1 - decay) * parameter.detach())
+    torch.testing.assert_close(run.ema[name], decay * before + (1 - decay) * parameter.detach())
     now = parameter.detach().clone()
     with run.averaged() as model:
-        assert torch.equal(dict(model.named_parameters())[name], run._learned.ema[name])
+        assert torch.equal(dict(model.named_parameters())[name], run.ema[name])
         assert not model.training
     assert torch.equal(parameter, now)
 
@@ -186,7 +187,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, strategy: str) -> Non
     main([str(write_json(tmp_path / "one.json", alone))])
     shared = run_json(tmp_path, folder=str(tmp_path / "two"), train={"batch_size": 2, "strategy": strategy})
     run_processes(write_json(tmp_path / "two.json", shared), 2)
-    one, two = (weights(tmp_path / name / "states" / "step-00000002") for name in ("run", "two"))
+    one, two = (weights(tmp_path / name / "states" / "step-00000002.safetensors") for name in ("run", "two"))
     for name, value in one.items():
         assert torch.allclose(two[name], value, atol=2e-5, rtol=1e-4), name
 

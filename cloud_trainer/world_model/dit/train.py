@@ -34,7 +34,8 @@ from cloud_trainer.world_model.dit.distributed import Place, joined, ray_train
 from cloud_trainer.world_model.dit.loss import LossConfig
 from cloud_trainer.world_model.dit.network import DiT, DiTConfig
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
-from cloud_trainer.world_model.dit.trainer import TrainConfig, Trainer
+from cloud_trainer.world_model.dit.train_config import TrainConfig
+from cloud_trainer.world_model.dit.trainer import DiTTrainer
 from gymnast_core.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def _train(config: Mapping[str, Any], sources: Sequence[EpisodeSource], place: P
     stream = ClipStream(sources, mixture, rank=place.rank, world_size=place.world_size)
     settings = build_train_config(config.get("train", {}), window=longest)
     folder = Path(config["folder"])
-    trainer = Trainer(
+    trainer = DiTTrainer(
         model, build_codec(config["codec"]), stream, settings, place=place, folder=folder, on_progress=_log
     )
     trainer.resume()

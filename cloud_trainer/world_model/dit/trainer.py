@@ -2,9 +2,9 @@
 
 What a run leaves on disk:
 
-<folder>/states/step-*/         resumable states (train_state.py)
-<folder>/progress.jsonl         one line per report: step, loss, gradient norm, rate, samples per second
-<folder>/samples/step-*.mp4     real | imagined | difference of one fixed clip
+<folder>/states/step-*.safetensors   resumable states (training_state.py)
+<folder>/progress.jsonl              one line per report: step, loss, gradient norm, rate, samples per second
+<folder>/samples/step-*.mp4          real | imagined | difference of one fixed clip
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cloud_trainer.training import Descent, Trainer
+from cloud_trainer.training_state import load_state, save_state
 from cloud_trainer.world_model.data.mixture import ClipStream
 from cloud_trainer.world_model.data.video import write_video
 from cloud_trainer.world_model.dit.checkpoint import save_world_model
@@ -28,83 +30,29 @@ from cloud_trainer.world_model.dit.codec import Codec
 from cloud_trainer.world_model.dit.diffusion import objective
 from cloud_trainer.world_model.dit.distributed import Place, gathered, wrap
 from cloud_trainer.world_model.dit.loss import (
-    LossConfig,
     diffusion_forcing_loss,
     draw_batch,
     rollout_consistency_loss,
     sample_generator,
 )
 from cloud_trainer.world_model.dit.network import DiT
-from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
-from cloud_trainer.world_model.dit.train_state import Learned, load_state, newest_state, save_state
+from cloud_trainer.world_model.dit.sampler import RolloutSampler
+from cloud_trainer.world_model.dit.train_config import TrainConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import ByteArray
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a run is done; the defaults are WorldGym's, plus gradient clipping.
-
-    Attributes:
-        batch_size: clips per process and step.
-        learning_rate: AdamW's, after warmup.
-        warmup_steps: linear.
-        weight_decay: AdamW's.
-        betas: AdamW's.
-        clip_norm: largest gradient norm.
-        ema_decay: of the averaged weights that are exported.
-        objective: "v_prediction" or "rectified_flow".
-        bf16: autocast; parameters stay float32.
-        compile: torch.compile the network.
-        strategy: "single", "ddp" or "fsdp2".
-        seed: of noise, timesteps and dropout.
-        save_every: steps between states.
-        keep_states: states kept.
-        report_every: steps between progress lines.
-        sample_every: steps between sample videos; 0 for none.
-        sample_context: known frames of the sample clip.
-        sampler: of the sample videos.
-        loss: what is trained on.
-    """
-
-    batch_size: int = 4
-    learning_rate: float = 3e-5
-    warmup_steps: int = 0
-    weight_decay: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.99)
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    objective: str = "v_prediction"
-    bf16: bool = False
-    compile: bool = False
-    strategy: str = "single"
-    seed: int = 0
-    save_every: int = 1000
-    keep_states: int = 2
-    report_every: int = 50
-    sample_every: int = 0
-    sample_context: int = 1
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot train."""
-        for name in ("batch_size", "save_every", "keep_states", "report_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0 or self.clip_norm <= 0 or not 0 <= self.ema_decay < 1:
-            raise ConfigError(
-                f"learning_rate {self.learning_rate} and clip_norm {self.clip_norm} must be positive, "
-                f"ema_decay {self.ema_decay} in [0, 1)"
-            )
-
-
 Progress = Callable[[Mapping[str, Any]], None]
 
 
-class Trainer:
-    """One run. The same seed, data and configuration give the same weights, stopped and resumed or not."""
+class DiTTrainer(Trainer):
+    """One run. The same seed, data and configuration give the same weights, stopped and resumed or not.
+
+    Attributes:
+        ema: name -> averaged copy of a parameter, sharded as it is; what is exported.
+    """
+
+    stage, title = "world_model", "world model training"
 
     def __init__(
         self,
@@ -138,16 +86,16 @@ class Trainer:
         self.config, self.place, self.codec, self.stream = config, place or Place(), codec, stream
         self.model = model.to(self.place.device)
         self._module = wrap(self.model, config.strategy, self.place)
-        self._network = torch.compile(self._module) if config.compile else self._module
+        self._compiled = torch.compile(self._module) if config.compile else self._module
         self._objective = objective(config.objective)
         self._folder, self._on_progress = folder, on_progress
-        parameters = dict(self.model.named_parameters())
-        optimizer = torch.optim.AdamW(
-            parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-        )
-        ema = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        self._learned = Learned(parameters, ema, optimizer)
-        self.step = 0
+        self._parameters = dict(self.model.named_parameters())
+        self.ema = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        descent = Descent(
+            iterations=1, learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+            warmup=max(1, config.warmup_steps), floor=1.0, betas=config.betas, grad_clip=config.clip_norm, fused=False,
+        )  # fmt: skip
+        super().__init__(self.model, descent, {"network": self.model}, {}, {"ema": self.ema})
         self._drawn_at = time.monotonic()
 
     def train(self, until: int, *, cancelled: Callable[[], bool] = lambda: False) -> None:
@@ -159,60 +107,75 @@ class Trainer:
             if self.config.sample_every and self.step % self.config.sample_every == 0:
                 self._write_sample()
             if self.step % self.config.save_every == 0 and self.step < until:
-                self.save()
-        self.save()
+                self.keep()
+        self.keep()
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns loss, gradient norm and rate."""
+        rate, loss = self._descent.rate(self.step), self.run_step()
+        self.losses.clear()  # a run of a million steps reports them, and keeps none
+        return {"loss": loss, "grad_norm": float(gathered(self.grad_norm)), "learning_rate": rate}
+
+    def loss(self) -> Tensor:
+        """Draw this rank's clips, noise and timesteps; see Trainer.loss."""
         config = self.config
         clips = self.stream.next_clips(config.batch_size)
         batch = draw_batch(clips, self.codec, config.loss, seed=config.seed, device=self.place.device)
         self.model.train()
         with torch.autocast(self.place.device.type, dtype=torch.bfloat16, enabled=config.bf16):
             if self._is_rollout_step():
-                loss = rollout_consistency_loss(self._network, self.model, self._objective, batch, config.loss)
-            else:
-                loss = diffusion_forcing_loss(self._network, self._objective, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._learned.parameters.values(), config.clip_norm)
-        rate = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        for group in self._learned.optimizer.param_groups:
-            group["lr"] = rate
-        self._learned.optimizer.step()
-        self._learned.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self._average()
-        return {"loss": float(loss.detach()), "grad_norm": float(gathered(norm)), "learning_rate": rate}
+                return rollout_consistency_loss(self._compiled, self.model, self._objective, batch, config.loss)
+            return diffusion_forcing_loss(self._compiled, self._objective, batch)
 
-    def save(self) -> Path | None:
-        """Write a resumable state; every rank must call it."""
-        if self._folder is None:
-            return None
-        rest = {"data": self.stream.state(), "config": asdict(self.config), "network": self.model.config.to_json()}
-        config = self.config
-        return save_state(
-            self._folder / "states", self._learned, rest, step=self.step, keep=config.keep_states, place=self.place
-        )
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the averages."""
+        decay = min(self.config.ema_decay, (2 + self.step) / (11 + self.step))
+        for name, parameter in self._parameters.items():
+            self.ema[name].lerp_(parameter.detach(), 1 - decay)
 
-    def resume(self) -> bool:
-        """Go on from the newest state; False when there is none.
+    def save(self, path: Path) -> None:
+        """Write the state file; every rank must call it, rank 0 writes."""
+        values = {
+            "step": self.step, "data": self.stream.state(), "config": asdict(self.config),
+            "network": self.model.config.to_json(),
+        }  # fmt: skip
+        save_state(path, self._trained, values, write=self.place.leads)
+
+    def load(self, path: Path) -> None:
+        """Continue from a state file; every rank must call it.
 
         Raises:
             ConfigError: settings that shape the result differ from those of the state.
-            CorruptError: the state is damaged.
+            CorruptError: the state is damaged, or of another network.
         """
-        path = newest_state(self._folder / "states") if self._folder is not None else None
-        if path is None:
-            return False
-        rest = load_state(path, self._learned)
+        values, _ = load_state(path, self._trained)
         free = ("strategy", "compile", "save_every", "keep_states", "report_every", "sample_every", "batch_size")
-        ours, theirs = json.loads(json.dumps(asdict(self.config))), rest["config"]
+        ours, theirs = json.loads(json.dumps(asdict(self.config))), values["config"]
         changed = [name for name in ours if name not in free and ours[name] != theirs.get(name)]
         if changed:
             raise ConfigError(f"{path} was trained with other {changed}; start a new run to change them")
-        self.stream.restore(rest["data"])
-        self.step = int(rest["step"])
-        return True
+        self.stream.restore(values["data"])
+        self.step = int(values["step"])
+
+    def keep(self) -> None:
+        """Write a state into the run's folder, where it has one, and drop all but the newest of them."""
+        if self._folder is None:
+            return
+        states = self._folder / "states"
+        self.save(states / f"step-{self.step:08d}.safetensors")
+        if self.place.leads:
+            for old in sorted(states.glob("step-*.safetensors"))[: -self.config.keep_states]:
+                old.unlink()
+
+    def resume(self) -> bool:
+        """Go on from the newest state; False when there is none. Raises what load raises."""
+        if self._folder is None:
+            return False
+        path = max((self._folder / "states").glob("step-*"), default=None)
+        if path is not None:
+            self.load(path)
+        return path is not None
 
     def export(
         self,
@@ -223,7 +186,7 @@ class Trainer:
         lineage: Mapping[str, Any] | None = None,
     ) -> Manifest | None:
         """Write the averaged weights as a checkpoint; every rank must call it, rank 0 writes."""
-        state = {name: gathered(value) for name, value in self._learned.ema.items()}
+        state = {name: gathered(value) for name, value in self.ema.items()}
         if not self.place.leads:
             return None
         height, width = self.stream.sample(0).frames_FHWC.shape[1:3]
@@ -242,8 +205,8 @@ class Trainer:
     @contextmanager
     def averaged(self) -> Iterator[DiT]:
         """Lend the model with its averaged weights, in eval mode."""
-        held = {name: parameter.detach().clone() for name, parameter in self._learned.parameters.items()}
-        self._set(self._learned.ema)
+        held = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self._set(self.ema)
         self.model.eval()
         try:
             yield self.model
@@ -253,14 +216,8 @@ class Trainer:
 
     @torch.no_grad()
     def _set(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._learned.parameters.items():
+        for name, parameter in self._parameters.items():
             parameter.copy_(values[name])
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for name, parameter in self._learned.parameters.items():
-            self._learned.ema[name].lerp_(parameter.detach(), 1 - decay)
 
     def _is_rollout_step(self) -> bool:
         """The same on every rank: drawn from the step, not from samples."""
@@ -296,7 +253,7 @@ class Trainer:
         known = self.config.sample_context
         generator = sample_generator(self.config.seed, -1 % 2**31)
         with self.averaged() as model:
-            sampler = RolloutSampler(model, self._objective, self.config.sampler, network=self._network)
+            sampler = RolloutSampler(model, self._objective, self.config.sampler, network=self._compiled)
             sampler.start(latents[:, :known], actions[:, :known])
             made = [latents[:, i] for i in range(known)]
             for index in range(known, latents.shape[1]):
