@@ -6,7 +6,7 @@ SEED   ?= 0
 ROUNDS ?= 1
 # Test files are spread over so many processes; each keeps its own services, DDS domain and folders.
 WORKERS ?= 2
-# Two busy cores and two torch threads each are slower than one thread each (README, "Speed").
+# Two busy cores and two torch threads each are slower than one thread each (docs/trainer.md, "Speed").
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= egl
 

@@ -23,7 +23,6 @@ WALKED = "The pieces, one by one"
 ELSEWHERE = {
     "See it work": "make demo and make test: .ci/run runs the first one small, and this is the second",
     "On the robot": "ros2 commands: tests/ros asks them of running graphs; test_launched_graph.py launches",
-    "At full size": "needs published checkpoints of several GB; tests/policies and tests/world_model have tiny ones",
     "On a cluster": "needs several machines; tests/cloud/test_ray_backend.py runs Ray on this one",
 }
 ADAPT = '{"groups": 2, "group_size": 4, "grpo_iterations": 1, "forgetting_starts": 2}'

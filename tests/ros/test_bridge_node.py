@@ -217,8 +217,9 @@ def test_killed_bridge_loses_nothing(graph, client, service) -> None:
 
 
 def ros2_lines() -> list[list[str]]:
-    """The README's ros2 commands, as a shell splits them."""
-    text = (Path(__file__).parents[2] / "README.md").read_text().replace("\\\n", " ")
+    """The ros2 commands of README and of the robot's guide, as a shell splits them."""
+    root = Path(__file__).parents[2]
+    text = "".join((root / name).read_text() for name in ("README.md", "docs/robot.md")).replace("\\\n", " ")
     lines = [line.split("  #")[0].strip() for line in text.splitlines()]
     return [shlex.split(line) for line in lines if line.startswith("ros2 ")]
 
