@@ -24,13 +24,13 @@ import torch
 
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.audit.audit import audit, calibrate_bounds
-from cloud_trainer.world_model.audit.bounds import AuditBounds
 from cloud_trainer.world_model.audit.cases import AuditCase, Dreamer, imagine_cases
 from cloud_trainer.world_model.audit.metrics import GripperTracker
 from cloud_trainer.world_model.compact.data import median_background
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.evaluation.statistics import wilson_interval
+from gymnast_core.jobs.audit import AuditBounds
 from gymnast_core.types import ByteArray, Episode, FloatArray
 from gymnast_ros.sim.drivers import collect_shares
 

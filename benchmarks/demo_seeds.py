@@ -236,12 +236,16 @@ class Seed:
         from cloud_trainer.jobs.improve import improve
         from cloud_trainer.jobs.job import Job
         from cloud_trainer.progress import never, silent
+        from gymnast_core.jobs import ImproveSpec
+        from gymnast_core.records.manifest import read_manifest
 
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        spec = {"seed": self.seed * 100 + number, "config": {**self.config.job, **change}}
+        spec = ImproveSpec(
+            policy=read_manifest(policy).id, seed=self.seed * 100 + number, config=self.config.improve.changed(**change)
+        )
         try:
-            return improve(Job(spec, {**kinds, "policy": policy}, episodes, folder, silent, never))
+            return improve(Job(spec, {**kinds, "policy": policy}, episodes, folder, silent, never)).to_json()
         except NotTrustedError as error:
             self.say(f"{name}: refused to practise: {error}")
             return {"candidates": [], "refused": str(error), "imagined_reward": [], "audit": {}}
@@ -298,13 +302,13 @@ class Seed:
     def iter_sft(self, out: Path) -> None:
         """Imitate imagined successes, as many rollouts as GRPO gets, mixed 1:1 with the demonstrations."""
         from cloud_trainer.jobs.imitate import imagined_successes
-        from cloud_trainer.jobs.settings import PipelineConfig
         from cloud_trainer.judge.learned import LearnedJudge
-        from cloud_trainer.practice.grpo.config import GrpoConfig
         from cloud_trainer.sft.trainer import train_sft
         from cloud_trainer.world_model.compact.data import clips_of, starts_of
         from cloud_trainer.world_model.worlds import load_world
         from gymnast_core.episodes import read_episode
+        from gymnast_core.jobs import ImproveSettings
+        from gymnast_core.jobs.grpo import GrpoConfig
         from gymnast_core.policies.compact import CompactPolicy
         from tests.cloud.local_sampler import local_sampler
 
@@ -313,24 +317,24 @@ class Seed:
         world, judge = load_world(refined / "world_model"), LearnedJudge.load(refined / "judge")
         sampler = local_sampler(world, judge, starts_of(clips), GrpoConfig(seed=self.seed))
         policy = CompactPolicy.load(self.base, row_by_row=False, temperature=1.0)
-        rounds = PipelineConfig().grpo_iterations
+        rounds = ImproveSettings().grpo_iterations
         imagined = imagined_successes(sampler, policy, GrpoConfig(seed=self.seed), rounds=rounds)
         train_sft(self.demonstrations(), self.sft_config(), out, parent=self.base, imagined=imagined)
 
     def true_grpo(self, out: Path) -> None:
         """The same RL in the simulator, rewarded by its state: the upper bound."""
         from benchmarks.simulated_reward import simulator_sampler
-        from cloud_trainer.jobs.settings import PipelineConfig
-        from cloud_trainer.practice.grpo.config import GrpoConfig
         from cloud_trainer.practice.train import run_grpo
+        from gymnast_core.jobs import ImproveSettings
+        from gymnast_core.jobs.grpo import GrpoConfig
 
-        config = GrpoConfig(iterations=PipelineConfig().grpo_iterations, seed=self.seed * 100 + 1)
+        config = GrpoConfig(iterations=ImproveSettings().grpo_iterations, seed=self.seed * 100 + 1)
         seeds = collecting_seeds(self.seed, 1, self.config.collect_seeds)
         run_grpo(self.base, simulator_sampler(seeds, config), config, out, candidate_every=config.iterations)
 
     def sft_config(self) -> Any:
         """Settings of both imitation baselines."""
-        from cloud_trainer.sft.trainer import SftConfig
+        from gymnast_core.jobs.imitate import SftConfig
 
         return SftConfig(iterations=SFT_ITERATIONS, learning_rate=3e-4, seed=self.seed)
 

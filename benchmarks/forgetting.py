@@ -31,7 +31,9 @@ from cloud_trainer.progress import never, silent
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.evaluation.results import Trials, counts, difference
+from gymnast_core.jobs import AdaptSettings, AdaptSpec
 from gymnast_core.policies import load_policy
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.seeds import EVALUATION_SEEDS, TRAINING_SEEDS
 from gymnast_ros.sim.collect import collect, evaluate
 from gymnast_ros.sim.env import SimEnv
@@ -74,14 +76,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     paths = [*sorted((args.run / "episodes").glob("*.mcap")), *paths]
     files = [Recorded(path, read_summary(path).end.outcome.value) for path in paths]
     checkpoints = {"policy": base, **{kind: args.run / "job-1" / kind for kind in ("world_model", "judge")}}
-    spec = {
-        "seed": args.seed, "config": args.config, "scene": args.scene, "instruction": TASKS[args.task].instruction,
-        "budget_s": 7200.0, "mode": args.mode,
-    }  # fmt: skip
-    figures: dict[str, Any] = {"spec": spec, "run": args.run.name, "policy": args.policy, "starts": args.starts}
+    spec = AdaptSpec(
+        policy=read_manifest(base).id, seed=args.seed, config=AdaptSettings(**args.config), scene=args.scene,
+        instruction=TASKS[args.task].instruction, budget_s=7200.0, mode=args.mode,
+    )  # fmt: skip
+    figures: dict[str, Any] = {
+        "spec": spec.to_json(),
+        "run": args.run.name,
+        "policy": args.policy,
+        "starts": args.starts,
+    }
     started = time.process_time()
     try:
-        result = adapt(Job(spec, checkpoints, files, folder, silent, never))
+        result = adapt(Job(spec, checkpoints, files, folder, silent, never)).to_json()
     except NotTrustedError as refusal:
         return {**figures, "refused": str(refusal), "candidates": []}
     figures |= {"train_cpu_s": time.process_time() - started, "refused": result.get("refused", "")}

@@ -25,11 +25,10 @@ import torch
 from benchmarks.audit_faults import GOOD, PAINTED, TOLD, Obeys, collected, dream_pools
 from cloud_trainer.jobs.calibrate import PARTS_OF, SIZES, calibrate_gate
 from cloud_trainer.jobs.calibrated import GATES, calibrated_bounds
-from cloud_trainer.jobs.scene_trust import LEAST_SUCCESSES, scene_bounds
-from cloud_trainer.jobs.settings import PipelineConfig
+from cloud_trainer.jobs.gates import practice_bounds
+from cloud_trainer.jobs.scene_trust import LEAST_SUCCESSES, scene_gates
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.audit.audit import audit, require_no_worse
-from cloud_trainer.world_model.audit.bounds import AuditBounds
 from cloud_trainer.world_model.audit.cases import AuditCase, imagine_cases
 from cloud_trainer.world_model.audit.metrics import GripperTracker
 from cloud_trainer.world_model.audit.report import AuditReport
@@ -37,6 +36,8 @@ from cloud_trainer.world_model.compact.data import clips_of, median_background
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.evaluation.statistics import wilson_interval
+from gymnast_core.jobs import AdaptSettings
+from gymnast_core.jobs.audit import AuditBounds
 from gymnast_core.policies import load_policy
 from gymnast_core.types import Episode
 from gymnast_ros.sim.collect import collect
@@ -126,9 +127,8 @@ def measure(
     pools: Pools, calibrated: Mapping[str, Mapping[str, Any]], judge: LearnedJudge, tracker: GripperTracker, cases: int
 ) -> dict[str, Any]:
     """Ask every gate that has bounds about every fault."""
-    config = PipelineConfig()
     bounds = {
-        gate: scene_bounds(config, found) if gate == "adapt" else config.bounds_over(found)
+        gate: scene_gates(AdaptSettings(), found).bounds if gate == "adapt" else practice_bounds(found)
         for gate, found in calibrated.items()
     }
 
@@ -138,11 +138,11 @@ def measure(
         return audit(chosen, judge=judge, tracker=reads, bounds=demanded.only(parts), seed=number)
 
     def improve(name: str, number: int) -> list[str] | None:
-        demanded = replace(bounds["improve"], episodes=None, pictures=None, trusted_steps=None)
+        demanded = bounds["improve"].changed(episodes=None, pictures=None, trusted_steps=None)
         return list(asked("improve", _drawn(pools.home[name], "improve", number), number, demanded).broken)
 
     def promotion(name: str, number: int) -> list[str] | None:
-        demanded = replace(bounds["promotion"], pictures=None)
+        demanded = bounds["promotion"].changed(pictures=None)
         children = pools.honest if name == GOOD else pools.home[name]
         both = [_drawn(pool, "promotion", number) for pool in (children, pools.home[GOOD])]
         child, parent = (asked("promotion", chosen, number, demanded) for chosen in both)
@@ -155,9 +155,9 @@ def measure(
     def adapt(name: str, number: int) -> list[str] | None:
         places = [place for place, pool in pools.scenes.items() if name in pool]
         chosen = _drawn(pools.scenes[places[number % len(places)]][name], "adapt", number)
-        demanded = replace(bounds["adapt"], episodes=None)
+        demanded = bounds["adapt"].changed(episodes=None)
         if sum(case.succeeded for case in chosen) < LEAST_SUCCESSES:
-            demanded = replace(demanded, missed_success=None, correlation=None)
+            demanded = demanded.changed(missed_success=None, correlation=None)
         return list(asked("adapt", chosen, number, demanded).broken)
 
     ask: dict[str, Callable[[str, int], list[str] | None]] = {

@@ -27,7 +27,6 @@ import torch
 from benchmarks import grpo_epochs
 from benchmarks.policy import Figure, random_compact, show
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.practice.pieces import Ground, Recipe
@@ -38,6 +37,7 @@ from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.compact import CompactPolicy
 from gymnast_core.seeds import TRAINING_SEEDS
 from gymnast_ros.sim.env import SimEnv
@@ -146,7 +146,8 @@ def workers(setting: Setting) -> list[Figure]:
     if setting.options.workers:
         import ray
 
-        from cloud_trainer.practice.ray.pool import RayConfig, RayPool
+        from cloud_trainer.practice.ray.pool import RayPool
+        from gymnast_core.jobs.cluster import RayConfig
 
         ray.init(
             num_cpus=max(2, os.cpu_count() or 2),
@@ -189,7 +190,7 @@ def _speed(name: str, pool: Pool, setting: Setting) -> list[Figure]:
 
 def learner(setting: Setting) -> list[Figure]:
     """One whole iteration in this process: sampling and learning."""
-    config = replace(GrpoConfig(groups=setting.options.groups), keep_low=0.0, keep_high=1.0)
+    config = GrpoConfig(groups=setting.options.groups, keep_low=0.0, keep_high=1.0)
     trainer = GrpoTrainer(CompactPolicy.load(setting.checkpoints / "policy", row_by_row=False), config)
     pool = LocalPool(setting.recipe)
     sampler = ShardedSampler(pool, setting.grounds, config)

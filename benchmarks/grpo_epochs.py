@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ import numpy as np
 
 from benchmarks.policy import Figure
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.statistics import wilson_interval
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies import load_policy
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.seeds import EVALUATION_SEEDS
@@ -116,7 +116,7 @@ def _outcome(checkpoints: Path, starts: tuple[StartState, ...], arm: Arm, seed: 
         seed=seed,
     )  # fmt: skip
     settings: dict[str, Any] = {
-        "config": asdict(config),
+        "config": config.model_dump(),
         "starts": options.eval_starts,
         "from": [read_manifest(checkpoints / part).id for part in ("policy", "world_model", "judge")],
     }

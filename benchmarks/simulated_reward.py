@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.imagine import imagine, join_rollouts
 from cloud_trainer.practice.train import Sampler
 from gymnast_core.images import area_downsample
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.trainable import TokenPolicy
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.tasks import TASKS

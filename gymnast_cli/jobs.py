@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gymnast_cli.stages import Advance
@@ -11,6 +10,7 @@ from gymnast_core.job import described
 
 if TYPE_CHECKING:
     from gymnast_core.job import JobView
+    from gymnast_core.jobs import JobSpec
     from gymnast_ros.uplink import JobsClient
 
 
@@ -18,14 +18,14 @@ class JobEndedError(GymnastError):
     """A training job failed or was cancelled; the message is its last word."""
 
 
-def follow(jobs: JobsClient, kind: str, spec: Mapping[str, Any], *, key: str, advance: Advance) -> dict[str, Any]:
+def follow(jobs: JobsClient, spec: JobSpec, *, key: str, advance: Advance) -> dict[str, Any]:
     """Submit a job (once per key), show its progress, and return its result.
 
     Raises:
         NotTrustedError: an audit or a calibration refused the training.
         JobEndedError: it failed or was cancelled.
     """
-    ended = watch(jobs, jobs.submit(kind, spec, key).job_id, advance)
+    ended = watch(jobs, jobs.submit(spec.kind, spec.to_json(), key).job_id, advance)
     if ended_well(ended):
         return dict(ended.result)
     if ended.error.startswith(NotTrustedError.__name__):

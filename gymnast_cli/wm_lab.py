@@ -148,7 +148,8 @@ def _rollout(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.world_model.audit.metrics import psnr
     from cloud_trainer.world_model.audit.page import side_by_side
     from cloud_trainer.world_model.data.video import write_video
-    from cloud_trainer.world_model.worlds import DreamConfig, load_world
+    from cloud_trainer.world_model.worlds import load_world
+    from gymnast_core.jobs.practice import DreamConfig
 
     source = dataset(args, args.folder)
     if not 0 <= args.episode < len(source):

@@ -63,7 +63,7 @@ class LoopConfig:
         piece: episodes per task recorded between two saves of the state.
         robot: its name at the trainer; empty is the only one that reports.
         replayed: start states per task of an evaluation that are recorded, for the trainer's calibration ledger.
-        job: settings of the training job, see cloud_trainer.jobs.settings.PipelineConfig.
+        job: settings of the training job, see gymnast_core.jobs.ImproveSettings.
         stop: see StopRule.
     """
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cloud_trainer.flows.replay_watch import record_rows
 from cloud_trainer.jobs.memory import GIB, memory_of_machine
 from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
-from cloud_trainer.jobs.shelf import Shelves
+from cloud_trainer.jobs.shelf import Shelf, Shelves
 from cloud_trainer.service import JobContext
 from gymnast_core.evaluation.purpose import is_measurement
+from gymnast_core.jobs import JobSpec, ReplayResult, ReplaySpec, TrainingResult, TrainingSpec, spec_of
+from gymnast_core.jobs.scene import SceneSpec
 
 SETTLE_S = 60.0
 """Longest wait for what has arrived to be checked."""
@@ -33,11 +35,10 @@ class JobProcesses:
 
     def __call__(self, context: JobContext) -> Mapping[str, Any]:
         """Do one job; returns its result."""
-        tenant = context.job.tenant
+        tenant, spec = context.job.tenant, spec_of(context.job.kind, context.job.spec)
         shelf = self._shelves.of(tenant)
         context.episodes.settle(SETTLE_S)
-        recorded = tuple(_recorded(context))
-        inputs = JobInputs(context.job.job_id, context.job.kind, context.job.spec, recorded, shelf.path, shelf.newest)
+        inputs = JobInputs(context.job.job_id, spec, tuple(_recorded(context, spec)), shelf.path, shelf.newest)
 
         def emit(kind: str, data: Mapping[str, Any]) -> None:
             context.emit(kind, data)
@@ -46,20 +47,25 @@ class JobProcesses:
             inputs, self._folder / "jobs", emit=emit, cancelled=context.cancelled, threads=self._threads,
             memory_bytes=self._memory_bytes,
         )  # fmt: skip
-        for folder in result.get("register", ()):
+        for folder in result.registered:
             shelf.add(Path(folder))
-        robots = [str(name) for name in context.job.spec.get("offer_to", ())]
-        for candidate in result.get("candidates", ()):
-            shelf.add(Path(candidate["folder"]))
-            if robots:  # whoever submitted the job named them; else somebody offers a candidate on its page
-                context.publish(Path(candidate["folder"]), robots=robots)
-        record_rows(context.ledger, result)
-        return result
+        if isinstance(result, TrainingResult) and isinstance(spec, TrainingSpec):
+            self._keep(context, shelf, result, spec.offer_to)
+        if isinstance(result, ReplayResult):
+            record_rows(context.ledger, result)
+        return result.to_json()
+
+    def _keep(self, context: JobContext, shelf: Shelf, result: TrainingResult, robots: Sequence[str]) -> None:
+        """Put candidates on the shelf, and offer them to the robots that the submitter named."""
+        for candidate in result.candidates:
+            shelf.add(Path(candidate.folder))
+            if robots:  # else somebody offers a candidate on its page
+                context.publish(Path(candidate.folder), robots=robots)
 
 
-def _recorded(context: JobContext) -> Iterator[Recorded]:
+def _recorded(context: JobContext, spec: JobSpec) -> Iterator[Recorded]:
     """The episodes of a job: those it names, or everything that may be learned from."""
-    named = context.job.spec.get("episodes")
+    named = spec.episodes if isinstance(spec, (ReplaySpec, SceneSpec)) else None
     for row in context.episodes.all():
         if not is_measurement(row.metadata) if named is None else row.episode_id in named:
             yield Recorded(context.episodes.path(row), row.outcome, row.episode_id, row.robot)

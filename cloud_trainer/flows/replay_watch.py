@@ -5,27 +5,26 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from cloud_trainer.jobs.runner import MOST_REPLAYED
-from cloud_trainer.records.ledger import CalibrationLedger, LedgerRow
+from cloud_trainer.records.ledger import CalibrationLedger
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.purpose import is_measurement
+from gymnast_core.jobs import ReplayResult, ReplaySpec
 from gymnast_core.types import Outcome
 
 LOG = logging.getLogger(__name__)
 _LABELS = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
 
 
-def record_rows(ledger: CalibrationLedger, result: Mapping[str, Any]) -> int:
+def record_rows(ledger: CalibrationLedger, result: ReplayResult) -> int:
     """Write a replay job's rows into a ledger, each episode once; returns how many rows were new."""
     known = {(row.world_model, row.judge, row.episodes) for row in ledger.rows}
-    rows = [LedgerRow(**{**row, "episodes": tuple(row["episodes"])}) for row in result.get("ledger", ())]
-    new = [row for row in rows if (row.world_model, row.judge, row.episodes) not in known and row.n]
+    new = [row for row in result.ledger if (row.world_model, row.judge, row.episodes) not in known and row.n]
     for row in new:
         ledger.add(row)
     return len(new)
@@ -107,7 +106,7 @@ class ReplayWatch:
     def _submit(self, tenant: str, policy: str, ready: tuple[str, ...]) -> str:
         names = sorted(ready[:MOST_REPLAYED])
         digest = hashlib.sha256("|".join(names).encode()).hexdigest()[:24]
-        spec = {"policy": policy, "seed": 0, "episodes": names}
+        spec = ReplaySpec(policy=policy, seed=0, episodes=tuple(names)).to_json()
         job_id = self._jobs.submit(tenant, "replay", spec, f"replay-{digest}", "trainer").job_id
         for name in names:
             del self._measured[tenant, name]

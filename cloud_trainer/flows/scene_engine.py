@@ -42,7 +42,7 @@ from gymnast_core.errors import GymnastError, NotTrustedError
 from gymnast_core.evaluation.scene import Fingerprint, SceneBook
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.evaluation.trial import Trial, TrialPlan, has_won
-from gymnast_core.jobs import AdaptSettings, ImproveSettings
+from gymnast_core.jobs import AdaptSettings
 from gymnast_core.seeds import take
 
 MOST_DIFFERENT = 900
@@ -53,16 +53,6 @@ BY = "console"
 """Submits an adaptation's jobs."""
 MODES = ("full", "lora")
 """What of a policy is trained: what its checkpoint is, or a fresh adapter that travels without its parent."""
-
-
-def settings_of(config: Mapping[str, Any]) -> AdaptSettings:
-    """Return an adaptation's settings; those of other kinds of jobs say nothing here.
-
-    Raises:
-        ConfigError: a setting does not exist, or a value is not allowed.
-    """
-    others = set(ImproveSettings.model_fields) - set(AdaptSettings.model_fields)
-    return AdaptSettings.model_validate({name: value for name, value in config.items() if name not in others})
 
 
 @dataclass
@@ -95,13 +85,13 @@ class SceneEngine:
     config: Mapping[str, Any] = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
     guard_pairs: int = HarmRule.pairs
-    modes: tuple[str, ...] = MODES
+    modes: tuple[str, ...] = ("full", "lora")
     price_per_hour: float = 0.0
     offer: Callable[[str, str], None] = lambda checkpoint, robot: None
 
     def check(self, request: SceneRequest) -> None:
         """Return if its checkpoints are here and its settings exist."""
-        settings_of({**self.config, **request.config})
+        AdaptSettings(**{**self.config, **request.config})
         for name in filter(None, (request.world_model, request.judge)):
             self.shelf.path(name)
         other_tasks(self.catalogue, request.robot, request.instruction, request.other_tasks)
@@ -149,7 +139,7 @@ class SceneEngine:
     def trust(self, folder: Path, ended: Ended) -> Trust:
         """Dream the recorded episodes of this scene and measure: what training will ask again, of the same episodes."""
         request = self._request(folder)
-        config, records = settings_of(request["config"]), SceneRecords.of(self.catalogue, request)
+        config, records = AdaptSettings(**request["config"]), SceneRecords.of(self.catalogue, request)
         recorded, needed = len(records.labelled()), config.scene_episodes
         if recorded < needed:
             missing = needed - recorded
@@ -175,7 +165,7 @@ class SceneEngine:
         }  # fmt: skip
         row = self.jobs.submit(self.tenant, "adapt", spec, folder.name, BY)
         emit("job", {"job": row.job_id})
-        config = settings_of(request["config"])
+        config = AdaptSettings(**request["config"])
         watch = Iterations(emit, config.groups * config.group_size, replace(budget, seconds=seconds), ended)
         result = follow(self.jobs, self.tenant, row.job_id, ended=watch.ended, on_event=watch.take).result
         (folder / "result.json").write_text(json.dumps(result))
@@ -209,7 +199,7 @@ class SceneEngine:
             raise GymnastError(f"the captured start {request['start']} was withdrawn meanwhile; begin a new adaptation")
         checked = request["checked"]
         if checked is None:  # an adapter that is tried again before there was a check
-            newest = settings_of(request["config"]).most_episodes
+            newest = AdaptSettings(**request["config"]).most_episodes
             checked = [row.episode_id for row in SceneRecords.of(self.catalogue, request).to_look_at(newest)]
         spec = {
             **self._spec(request), "candidate": candidate, "start": request["start"], "checked": checked,

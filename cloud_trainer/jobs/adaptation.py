@@ -1,50 +1,20 @@
-"""Test-time training: what may be asked for, its budget, and an anchor to what the policy did elsewhere."""
+"""Test-time training: its budget, and an anchor to what the policy did elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from cloud_trainer.practice.train import Anchor
-from cloud_trainer.ranges import Range
 from cloud_trainer.world_model.compact.data import Clips
-from gymnast_core.errors import ConfigError
 from gymnast_core.policies.trainable import LearningPolicy, load_trainable
 
-BUDGET = Range(0, 1_000_000_000, above=True)
-"""Seconds or imagined rollouts."""
-MODES = ("full", "lora")
-"""What of a policy is trained: what its checkpoint is, or a fresh adapter that travels without its parent."""
 
-
-def check_request(spec: Mapping[str, Any]) -> None:
-    """Refuse an adaptation that cannot run, before anything is spent on it.
-
-    Args:
-        spec: of an adapt job: scene, instruction, and as options rollouts, budget_s and mode.
-
-    Raises:
-        ConfigError: a value is missing or not allowed; the message names it.
-    """
-    for name in ("scene", "instruction"):
-        if not isinstance(spec.get(name), str) or not spec[name].strip():
-            raise ConfigError(f"{name} must be a text, got {spec.get(name)!r}")
-    if (mode := spec.get("mode", MODES[0])) not in MODES:
-        raise ConfigError(f"mode {mode!r} is not one of {', '.join(MODES)}")
-    for name in ("budget_s", "rollouts"):
-        value = spec.get(name, 1)
-        if not BUDGET.holds(value):
-            raise ConfigError(f"{name} must be {BUDGET}, got {value!r}")
-
-
-def iterations_within(spec: Mapping[str, Any], most: int, rollouts_each: int) -> int:
+def iterations_within(rollouts: int | None, most: int, rollouts_each: int) -> int:
     """Return how many iterations a rollout budget allows: those that begin before it is used up, at most `most`."""
-    rollouts = spec.get("rollouts")
-    return most if rollouts is None else min(most, max(1, -(-int(rollouts) // rollouts_each)))
+    return most if rollouts is None else min(most, max(1, -(-rollouts // rollouts_each)))
 
 
 def frame_anchor(base: LearningPolicy, clips: Clips, *, weight: float, frames: int = 96) -> Anchor:

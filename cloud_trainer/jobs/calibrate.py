@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from cloud_trainer.jobs.calibrated import GATES
-from cloud_trainer.jobs.gates import NO_WORSE, practice_audit
-from cloud_trainer.jobs.scene_trust import SCENE_PARTS
+from cloud_trainer.jobs.gates import NO_WORSE
 from cloud_trainer.world_model.audit.audit import audit, calibrate_bounds
-from cloud_trainer.world_model.audit.bounds import PARTS, AuditBounds
 from cloud_trainer.world_model.audit.cases import AuditCase
 from cloud_trainer.world_model.audit.metrics import GripperTracker
 from cloud_trainer.world_model.audit.report import AuditReport
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.audit import PARTS, SCENE_PARTS, AuditBounds, PracticeAudit
 from gymnast_core.judge import Judge
 from gymnast_core.types import Episode
 
 PARTS_OF: Mapping[str, tuple[str, ...]] = {
-    "improve": practice_audit().parts, "adapt": SCENE_PARTS, "promotion": NO_WORSE.parts,
+    "improve": PracticeAudit().parts, "adapt": SCENE_PARTS, "promotion": NO_WORSE.parts,
 }  # fmt: skip
 """What each gate measures."""
 SIZES: Mapping[str, int] = {"improve": 40, "adapt": 20, "promotion": 20}
@@ -64,7 +62,7 @@ def calibrate_gate(
     """
     if gate not in GATES:
         raise ConfigError(f"gate {gate!r} is not one of {', '.join(GATES)}")
-    demanded = replace(_everything(), coverage=False).only(PARTS_OF[gate])
+    demanded = _everything().changed(coverage=False).only(PARTS_OF[gate])
     reports, shared = _audits(gate, _groups(gate, cases), judge, tracker, demanded, seed)
     found = calibrate_bounds(reports, demanded, sigmas=SIGMAS[gate], shared=shared)
     kept = KEPT | (KEPT_IN_SCENES if gate == "adapt" else frozenset())

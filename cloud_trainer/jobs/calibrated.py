@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.world_model.audit.bounds import AuditBounds
-from gymnast_core.errors import CorruptError
+from gymnast_core.errors import ConfigError, CorruptError
+from gymnast_core.jobs.audit import AuditBounds
 
 NAME = "bounds.json"
 GATES = ("improve", "adapt", "promotion")
@@ -33,7 +33,7 @@ def calibrated_bounds(world_model: Path, gate: str) -> Mapping[str, Any]:
         table = json.loads(path.read_text())["gates"]
         bounds = dict(table.get(gate, {}))
         AuditBounds(**bounds)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CorruptError(f"{path} is no table of bounds: {error}; calibrate again: gymnast wm bounds") from error
     return bounds
 

@@ -21,6 +21,7 @@ from cloud_trainer.world_model.compact.data import Clips, starts_of
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.statistics import PairCounts, paired_difference
+from gymnast_core.jobs.spec import Remembered
 from gymnast_core.judge import Judge
 from gymnast_core.policies import load_policy
 from gymnast_core.policies.trainable import placed
@@ -87,9 +88,9 @@ class Forgetting:
             f"{row['before']:.2f} to {row['after']:.2f}, n = {row['n']:.0f}); shorten it, or collect more elsewhere"
         )
 
-    def to_json(self, bound: float) -> dict[str, Any]:
+    def record(self, bound: float) -> Remembered:
         """Every figure, with the bound and whether it is kept."""
-        return {**asdict(self), "most": self.most, "bound": bound, "ok": not self.refusal(bound)}
+        return Remembered(**asdict(self), most=self.most, bound=bound, ok=not self.refusal(bound))
 
 
 class ForgettingCheck:

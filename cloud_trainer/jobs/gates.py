@@ -6,7 +6,7 @@ Everything is measured on held-out recorded episodes that neither model nor judg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from cloud_trainer.judge.trust import ALL_TASKS, TrustReport, compare, require_t
 from cloud_trainer.practice.dreams import keep_dreams
 from cloud_trainer.progress import Progress, ProgressEvent
 from cloud_trainer.world_model.audit.audit import require_no_worse, require_trust
-from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit.cases import AuditCase, spread_over
 from cloud_trainer.world_model.audit.outcomes import Judged, outcome_report
 from cloud_trainer.world_model.audit.page import write_audit
@@ -27,30 +26,28 @@ from cloud_trainer.world_model.audit.run import draw_cases, dreamt_verdicts, run
 from cloud_trainer.world_model.compact.data import Clips, clips_of, starts_of
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World
-from gymnast_core.errors import ConfigError, NotTrustedError
+from gymnast_core.errors import NotTrustedError
+from gymnast_core.jobs.audit import OVERRIDABLE, AuditBounds, AuditConfig, PracticeBounds, SceneBounds, check_overrides
+from gymnast_core.jobs.practice import RefiningSettings
+from gymnast_core.jobs.spec import JudgeDrift, JudgeTrust
 from gymnast_core.judge import Judge, Verdict
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import Episode
 
 CHUNK = 5
 """Steps between looks of the policy: a horizon is cut to whole chunks."""
-OVERRIDABLE = ("judge_floor", "judge_task_floor", "judge_drift")
-"""What of the judge an operator may decide to ignore, beside the bounds of the audit."""
 NO_WORSE = AuditConfig(parts=("pictures", "objects", "obedience"), draws=1)
 """What a refined model is compared with its parent by: no judge, who has learned from one of the two."""
 
 
-def practice_audit() -> AuditConfig:
-    """What is measured before practice: 20 episodes frame by frame (about 8 CPU seconds), outcomes on all."""
-    return AuditConfig(parts=("outcomes", "pictures", "objects", "motion", "obedience", "trust"), pictures=20)
+def practice_bounds(calibrated: Mapping[str, Any], named: SceneBounds | None = None) -> AuditBounds:
+    """Return the bounds of an audit before practice: the named ones, else the calibrated ones, else the usual ones.
 
-
-def practice_bounds() -> AuditBounds:
-    """The default bounds, but for the calibration of the trust band, which 20 episodes cannot prove; it is reported.
-
-    On five seeds of the demo the band covered 84-93 % of such 20 episodes, where 85-95 % is called calibrated.
+    Args:
+        calibrated: what the world model was calibrated to, by name.
+        named: of the job; only what it names counts.
     """
-    return AuditBounds(coverage=False)
+    return PracticeBounds(**{**calibrated, **(named.named() if named is not None else {})})
 
 
 @dataclass(frozen=True)
@@ -78,11 +75,13 @@ class Gates:
 
     def __post_init__(self) -> None:
         """Refuse an override of something that is not asked, and one without a reason."""
-        known = {*(entry.name for entry in fields(AuditBounds)), *OVERRIDABLE} - {"trusted_error"}
-        if unknown := sorted(set(self.overrides) - known):
-            raise ConfigError(f"overrides {unknown} are no bounds; there are {sorted(known)}")
-        if silent := sorted(name for name, why in self.overrides.items() if not str(why).strip()):
-            raise ConfigError(f"say why {silent} may be ignored: overrides {{name: reason}}")
+        check_overrides(self.overrides, {*AuditBounds.model_fields, *OVERRIDABLE} - {"trusted_error"})
+
+
+def gates_of(config: RefiningSettings, calibrated: Mapping[str, Any]) -> Gates:
+    """Return what stands before practice at home, in a world model calibrated to these bounds."""
+    bounds = practice_bounds(calibrated, config.bounds)
+    return Gates(config.audit, bounds, config.overrides, config.judge_floor, config.judge_task_floor, config.check)
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,16 @@ class Passed:
     horizon: int | None
     overridden: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON values of the judge and of the cap; the audit has its own."""
-        drift = None
-        if self.drift is not None:
-            drift = {"alarm": self.drift.alarm, "signs": list(self.drift.signs), "p_values": dict(self.drift.p_values)}
-        return {"judge_trust": self.judge.to_json(), "judge_drift": drift, "horizon": self.horizon,
-                "overridden": dict(self.overridden)}  # fmt: skip
+    def figures(self) -> dict[str, Any]:
+        """What a result says of the audit, the judge and the cap, by field of DreamResult."""
+        drift = self.drift
+        return {
+            "audit": self.report.summary(),
+            "judge_trust": JudgeTrust.model_validate(self.judge.to_json()),
+            "judge_drift": drift and JudgeDrift(alarm=drift.alarm, signs=tuple(drift.signs), p_values=drift.p_values),
+            "horizon": self.horizon,
+            "overridden": dict(self.overridden),
+        }
 
 
 def no_worse_than_parent(
@@ -126,7 +128,7 @@ def no_worse_than_parent(
         tracker_episodes: other episodes of the same camera.
         seed: of the dreams.
     """
-    config = replace(NO_WORSE, pictures=gates.audit.pictures, start=gates.audit.start)
+    config = NO_WORSE.changed(pictures=gates.audit.pictures, start=gates.audit.start)
     held_out = [episode for episode in held_out if episode.steps > config.start]
     reports = [
         run_audit(

@@ -6,24 +6,25 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.progress import Cancelled, Progress, ProgressEvent
-from cloud_trainer.ranges import SEED
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs import JobSpec
 from gymnast_core.types import Episode, Outcome
 
+SpecT = TypeVar("SpecT", bound=JobSpec, covariant=True)
 _LABELS = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[SpecT]):
     """One job as its worker sees it.
 
     Attributes:
-        spec: seed, config, and for adapt: scene, instruction.
+        spec: what was asked for.
         checkpoints: policy, world_model and judge folders.
         episodes: recorded episodes, oldest first.
         folder: where it works; its results stay there.
@@ -31,27 +32,15 @@ class Job:
         cancelled: asked at every iteration.
     """
 
-    spec: Mapping[str, Any]
+    spec: SpecT
     checkpoints: Mapping[str, Path]
     episodes: Sequence[Recorded]
     folder: Path
     progress: Progress
     cancelled: Cancelled
 
-    @property
-    def seed(self) -> int:
-        """Of everything random in this job.
 
-        Raises:
-            ConfigError: it is no whole number, negative, or too large.
-        """
-        seed = self.spec.get("seed", 0)
-        if not SEED.holds(seed):
-            raise ConfigError(f"seed must be {SEED}, got {seed!r}")
-        return int(seed)
-
-
-def load_episodes(job: Job, most: int, image_size: int, *, also: Collection[str] = ()) -> list[Episode]:
+def load_episodes(job: Job[JobSpec], most: int, image_size: int, *, also: Collection[str] = ()) -> list[Episode]:
     """Read the newest labelled episodes, whatever their length, frames of image_size pixels a side.
 
     The catalogue's label and robot hold, not the file's. An episode without a label says nothing about success and is

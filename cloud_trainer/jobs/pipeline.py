@@ -1,4 +1,4 @@
-"""The training jobs of the service, by kind.
+"""What does each kind of job of the registry.
 
 Each step writes its checkpoint or state into the job folder, so a job that was killed goes on where it stopped and
 ends with the same result.
@@ -16,8 +16,9 @@ from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.preview import preview
 from cloud_trainer.jobs.replay import replay
 from cloud_trainer.jobs.trust import trust
+from gymnast_core.jobs import JobResult
 
-JOBS: Mapping[str, Callable[[Job], dict[str, Any]]] = {
+JOBS: Mapping[str, Callable[[Job[Any]], JobResult]] = {
     "improve": improve,
     "imitate": imitate,
     "adapt": adapt,

@@ -7,22 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.jobs.adaptation import MODES
 from cloud_trainer.jobs.calibrated import calibrated_bounds
-from cloud_trainer.jobs.gates import Passed, pass_gates, starts_within
+from cloud_trainer.jobs.gates import Passed, gates_of, pass_gates, starts_within
 from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
 from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
-from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.jobs.splits import split
 from cloud_trainer.judge.cache import CachedJudge
 from cloud_trainer.judge.choice import judge_of
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.practice.grpo.config import GrpoConfig
+from cloud_trainer.practice.ray.cluster import require_ray
 from cloud_trainer.practice.train import Training
 from cloud_trainer.world_model.compact.data import Clips, clips_of, looking_into
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.grpo import GrpoConfig
+from gymnast_core.jobs.judges import VlmChoice
+from gymnast_core.jobs.practice import PracticeSettings
+from gymnast_core.jobs.spec import (
+    Candidate,
+    PractisedResult,
+    RefiningSpec,
+    ReinforcingSpec,
+    RewardPoint,
+    TrainingSpec,
+)
 from gymnast_core.judge import Judge
 from gymnast_core.policies.adapter import ARCHITECTURE as ADAPTER
 from gymnast_core.policies.adapter import Adapter
@@ -63,7 +72,7 @@ class Dream:
     kept: str
 
 
-def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
+def trusted_dream(job: Job[RefiningSpec]) -> Dream:
     """Refine world model and judge on the job's episodes, and pass the gates.
 
     Raises:
@@ -71,9 +80,11 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
         ConfigError: too few labelled episodes.
         CancelledError: asked to stop.
     """
+    config = job.spec.config
+    require_ray(config.ray)
     named = practice_judge(config, job.checkpoints["judge"], job.folder) if config.judge else None
     home = load_world(job.checkpoints["world_model"], config.dream)
-    frame_sizes(job, config, home)
+    frame_sizes(job, home)
     loaded = load_episodes(job, config.most_episodes, home.image_size)
     steps, episodes = practice_steps(loaded, config.dream.episode_steps), split(loaded)
     del loaded  # or its frames would be held twice
@@ -81,24 +92,24 @@ def trusted_dream(job: Job, config: PipelineConfig) -> Dream:
     for name in episodes:  # one part after the other lets go of its frames as they were read
         parts[name] = clips_for(episodes[name], name, home.image_size)
         episodes[name] = looking_into(parts[name], episodes[name])
-    world_model, world, kept = promoted_world_model(job, config, home, episodes, parts["world_model"])
+    world_model, world, kept = promoted_world_model(job, home, episodes, parts["world_model"])
     came_with = job.checkpoints["judge"]
-    judge_folder = came_with if named else refined_judge(job, config, world, parts)
+    judge_folder = came_with if named else refined_judge(job, world, parts)
     judge = named or LearnedJudge.load(judge_folder)
     before = None
     if named is None:
         parent = judge if judge_folder == came_with else LearnedJudge.load(came_with)
         before = (parent, read_manifest(came_with))
     passed = pass_gates(
-        world, judge, episodes["audit"], config.gates(calibrated_bounds(world_model, "improve")), job.folder,
-        tracker_episodes=episodes["world_model"], came_with=before, progress=job.progress, seed=job.seed,
+        world, judge, episodes["audit"], gates_of(config, calibrated_bounds(world_model, "improve")), job.folder,
+        tracker_episodes=episodes["world_model"], came_with=before, progress=job.progress, seed=job.spec.seed,
     )  # fmt: skip
     within = [starts_within(part, steps, passed.horizon) for part in parts.values()]
     starts, late = ([start for pair in within for start in pair[which]] for which in (0, 1))
     return Dream(world, world_model, judge, judge_folder, passed, parts, starts, late, steps, kept)
 
 
-def practice_judge(config: PipelineConfig, checkpoint: Path, folder: Path) -> Judge:
+def practice_judge(config: PracticeSettings, checkpoint: Path, folder: Path) -> Judge:
     """Open who rewards: the learned judge of the checkpoint, or the one the configuration names.
 
     Args:
@@ -106,13 +117,15 @@ def practice_judge(config: PipelineConfig, checkpoint: Path, folder: Path) -> Ju
         checkpoint: of a learned judge.
         folder: of the job; what a named judge has said is kept there.
     """
-    if not config.judge:
+    choice = config.judge
+    if choice is None:
         return LearnedJudge.load(checkpoint)
-    here = {"device": config.device} if config.judge.get("kind") == "vlm" else {}
-    return CachedJudge(judge_of(here | dict(config.judge)), folder / JUDGE_CACHE)
+    if isinstance(choice, VlmChoice) and choice.device is None:
+        choice = choice.changed(device=config.device)
+    return CachedJudge(judge_of(choice), folder / JUDGE_CACHE)
 
 
-def frame_sizes(job: Job, config: PipelineConfig, world: World) -> dict[str, int]:
+def frame_sizes(job: Job[TrainingSpec], world: World) -> dict[str, int]:
     """Pixels a side of the frames that the world model draws and that policy and learned judge were trained on.
 
     Larger frames are shrunk to what policy and judge see, by area; OpenVLA prepares any size in its own way.
@@ -121,7 +134,7 @@ def frame_sizes(job: Job, config: PipelineConfig, world: World) -> dict[str, int
         ConfigError: the world model draws less than one of them sees.
     """
     sizes = {"world_model": world.image_size}
-    for part in ("policy",) if config.judge else ("policy", "judge"):
+    for part in ("policy",) if job.spec.config.judge else ("policy", "judge"):
         manifest = read_manifest(job.checkpoints[part])
         if manifest.architecture == ADAPTER:
             manifest = read_manifest(Adapter.read(job.checkpoints[part]).base)
@@ -146,26 +159,29 @@ def clips_for(episodes: Sequence[Episode], part: str, image_size: int) -> Clips:
     return clips_of(episodes, image_size)
 
 
-def grpo_config(job: Job, config: PipelineConfig) -> GrpoConfig:
+def grpo_config(job: Job[ReinforcingSpec]) -> GrpoConfig:
     """How to reinforce; an adapter has a learning rate of its own."""
-    rate = config.lora_rate if job.spec.get("mode") == "lora" else config.learning_rate
-    return config.reinforcement(seed=job.seed, learning_rate=rate)
+    config = job.spec.config
+    return GrpoConfig(
+        group_size=config.group_size, groups=config.groups, iterations=config.grpo_iterations,
+        learning_rate=config.lora_rate if job.spec.mode == "lora" else config.learning_rate,
+        keyframe_share=config.keyframe_share, mask_after_success=config.mask_after_success, seed=job.spec.seed,
+        **config.grpo.named(),
+    )  # fmt: skip
 
 
-def lora_of(job: Job, config: PipelineConfig) -> LoraSettings | None:
+def lora_of(spec: TrainingSpec) -> LoraSettings | None:
     """Size of a fresh adapter where the job's mode is lora; None trains what the parent is, whole or adapter."""
-    if (mode := job.spec.get("mode", MODES[0])) not in MODES:
-        raise ConfigError(f"mode {mode!r} is not one of {', '.join(MODES)}")
-    if mode != "lora":
+    if spec.mode != "lora":
         return None
-    return LoraSettings(rank=config.lora_rank, alpha=2.0 * config.lora_rank)
+    return LoraSettings(rank=spec.config.lora_rank, alpha=2.0 * spec.config.lora_rank)
 
 
 def lineage_of(
-    job: Job, world: World, judge: Judge, passed: Passed, parts: Iterable[Clips], config: PipelineConfig
+    job: Job[TrainingSpec], world: World, judge: Judge, passed: Passed, parts: Iterable[Clips]
 ) -> dict[str, Any]:
     """What a candidate's manifest says about where it practised; frame_sizes where they differ."""
-    sizes = frame_sizes(job, config, world)
+    sizes = frame_sizes(job, world)
     episodes = [episode for part in parts for episode in part.episode_ids]
     lineage = {
         "world_model": world.version,
@@ -175,26 +191,33 @@ def lineage_of(
     }
     lineage |= {"overridden": dict(passed.overridden)} if passed.overridden else {}
     lineage |= {"frame_sizes": sizes} if len(set(sizes.values())) > 1 else {}
-    return lineage | ({"judge_settings": dict(config.judge)} if config.judge else {})
+    choice = job.spec.config.judge
+    return lineage if choice is None else lineage | {"judge_settings": choice.to_json()}
 
 
 def result_of(
-    job: Job, training: Training, world_model: Path, judge: Path, passed: Passed, episodes: int
-) -> dict[str, Any]:
-    """The JSON result of a training job; see improve()."""
-    candidates = [
-        {"id": c.version, "iteration": c.iteration, "folder": str(c.folder), "imagined_reward": c.imagined_reward}
-        for c in training.candidates
-    ]
-    curve = [{"iteration": row["iteration"], "reward": row["imagined_reward"]} for row in training.history]
+    job: Job[TrainingSpec], training: Training, world_model: Path, judge: Path, passed: Passed, episodes: int
+) -> PractisedResult:
+    """What a job that reinforced leaves behind, whatever its kind."""
+    return PractisedResult(
+        candidates=tuple(
+            Candidate(id=c.version, iteration=c.iteration, folder=str(c.folder), imagined_reward=c.imagined_reward)
+            for c in training.candidates
+        ),
+        imagined_reward=tuple(
+            RewardPoint(iteration=row["iteration"], reward=row["imagined_reward"]) for row in training.history
+        ),
+        episodes=episodes,
+        **dreamt_in(job, world_model, judge, passed),
+    )
+
+
+def dreamt_in(job: Job[TrainingSpec], world_model: Path, judge: Path, passed: Passed) -> dict[str, Any]:
+    """What a result says of the dream that was practised in, by field of DreamResult."""
     return {
-        "candidates": candidates,
         "world_model": read_manifest(world_model).id,
         "judge": read_manifest(judge).id,
-        "register": [str(world_model), str(judge)],
-        "audit": passed.report.summary(),
-        **passed.to_json(),
-        "imagined_reward": curve,
-        "episodes": episodes,
+        "register": (str(world_model), str(judge)),
         "folder": str(job.folder),
+        **passed.figures(),
     }

@@ -24,12 +24,13 @@ import torch
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
 from cloud_trainer.judge.training import JudgeTraining
 from cloud_trainer.progress import ProgressEvent
-from cloud_trainer.sft.trainer import SftConfig, train_sft
+from cloud_trainer.sft.trainer import train_sft
 from cloud_trainer.world_model.compact.data import clips_of
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig
 from cloud_trainer.world_model.compact.train import WorldModelTraining, train_world_model
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
+from gymnast_core.jobs.imitate import SftConfig
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome
 

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.practice import Dream, lora_of, practice_judge
-from cloud_trainer.jobs.settings import TOLD_STARTS, PipelineConfig
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.pieces import Ground, Recipe
 from cloud_trainer.practice.ray import cluster
@@ -23,14 +21,20 @@ from cloud_trainer.progress import Cancelled, CancelledError, ProgressEvent, nev
 from cloud_trainer.world_model.compact.data import Clips, median_background
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import load_world
+from gymnast_core.jobs.grpo import GrpoConfig
+from gymnast_core.jobs.practice import NovelConfig, PracticeSettings, RefiningSettings
+from gymnast_core.jobs.spec import Candidate, RefiningSpec, ReinforcingSpec, TrainingSpec
 from gymnast_core.judge import Judge
 
 T = TypeVar("T")
+TOLD_STARTS = 10
+"""Starts a task from which a candidate is dreamt beside its parent where that is reported and decides nothing."""
+MOST_LOST = 0.10
+"""Loss of success on other tasks beyond which that report calls it forgotten."""
 
 
 def reinforce(
-    job: Job,
-    config: PipelineConfig,
+    job: Job[ReinforcingSpec],
     grounds: Sequence[Ground],
     judge: Callable[[], Judge],
     grpo: GrpoConfig,
@@ -44,7 +48,6 @@ def reinforce(
 
     Args:
         job: its policy is the parent.
-        config: where, and whether by adapter.
         grounds: see ground().
         judge: see judge_maker().
         grpo: how to reinforce.
@@ -56,10 +59,11 @@ def reinforce(
     Raises:
         CancelledError: the job was cancelled; its state has the last whole iteration.
     """
+    config = job.spec.config
     ahead = None if config.ray is None else config.ray.ahead
     whole = GrpoJob(
         job.checkpoints["policy"], grounds, judge, grpo, job.folder / "candidates", job.folder / "grpo.state",
-        lora_of(job, config), lineage, anchor, candidate_every=candidate_every, ahead=ahead,
+        lora_of(job.spec), lineage, anchor, candidate_every=candidate_every, ahead=ahead,
         device=config.device,
     )  # fmt: skip
 
@@ -79,9 +83,10 @@ def reinforce(
 
 @contextmanager
 def imagined_groups(
-    job: Job, config: PipelineConfig, grounds: Sequence[Ground], judge: Callable[[], Judge], grpo: GrpoConfig
+    job: Job[TrainingSpec], grounds: Sequence[Ground], judge: Callable[[], Judge], grpo: GrpoConfig
 ) -> Iterator[Sampler]:
-    """Give a sampler of the same groups for who does not reinforce."""
+    """Give a sampler of the same groups to a job that does not reinforce."""
+    config = job.spec.config
     recipe = Recipe.of(grounds, judge, job.checkpoints["policy"], None, grpo, device=config.device)
     if config.ray is None:
         yield ShardedSampler(LocalPool(recipe, cancelled=job.cancelled), grounds, grpo)
@@ -90,7 +95,7 @@ def imagined_groups(
         yield ShardedSampler(pool, grounds, grpo)
 
 
-def ground_of(job: Job, config: PipelineConfig, dream: Dream, held_out: Clips) -> tuple[Ground, dict[str, Any]]:
+def ground_of(job: Job[TrainingSpec], dream: Dream, held_out: Clips) -> tuple[Ground, dict[str, Any]]:
     """Return where practice in a trusted dream takes place, and what lineage says of the new starts.
 
     Nothing begins at a held-out episode: from there candidates are told on, see tell_other_tasks().
@@ -99,70 +104,68 @@ def ground_of(job: Job, config: PipelineConfig, dream: Dream, held_out: Clips) -
     starts, keyframes = (
         [start for start in recorded if start.episode_id not in apart] for recorded in (dream.starts, dream.keyframes)
     )
-    novel, told = novel_beginnings(starts, dream.parts["world_model"], config, seed=job.seed)
+    config = job.spec.config
+    novel, told = novel_beginnings(starts, dream.parts["world_model"], config.novel, seed=job.spec.seed)
     again = functools.partial(load_world, dream.world_model, config.dream)
     return Ground(at_hand(config, dream.world, again), [*starts, *novel], keyframes), told
 
 
-def told_starts(config: PipelineConfig, dream: Dream) -> Clips:
+def told_starts(config: RefiningSettings, dream: Dream) -> Clips:
     """Return the episodes that candidates are dreamt from beside their parent."""
     most = TOLD_STARTS if config.forgetting_starts is None else config.forgetting_starts
     return at_most(dream.parts["audit"], most)
 
 
-def judge_maker(job: Job, config: PipelineConfig, judge: Judge, checkpoint: Path) -> Callable[[], Judge]:
+def judge_maker(job: Job[TrainingSpec], judge: Judge, checkpoint: Path) -> Callable[[], Judge]:
     """Return what makes the judge of this job, in this process or in another."""
-    return at_hand(config, judge, functools.partial(_judge_elsewhere, job.folder, config, checkpoint))
+    config = job.spec.config
+    return at_hand(config, judge, functools.partial(practice_judge, config, checkpoint, job.folder))
 
 
-def _judge_elsewhere(folder: Path, config: PipelineConfig, checkpoint: Path) -> Judge:
-    return practice_judge(config, checkpoint, folder)
-
-
-def at_hand(config: PipelineConfig, here: T, again: Callable[[], T]) -> Callable[[], T]:
+def at_hand(config: PracticeSettings, here: T, again: Callable[[], T]) -> Callable[[], T]:
     """Return what gives a part of practice: as it is in this process, made again where others must have it."""
     return (lambda: here) if config.ray is None else again
 
 
 def novel_beginnings(
-    starts: Sequence[StartState], recorded: Clips, config: PipelineConfig, *, seed: int
+    starts: Sequence[StartState], recorded: Clips, config: NovelConfig, *, seed: int
 ) -> tuple[list[StartState], dict[str, Any]]:
-    """Return the new starts that config.novel asks for, and what the candidates' lineage says of them.
+    """Return the new starts that are asked for, and what the candidates' lineage says of them.
 
     Args:
         starts: recorded beginnings, to be changed.
         recorded: of the same camera and scene; its median picture is the empty scene.
-        config: see NovelConfig.
+        config: what is asked for.
         seed: of everything random.
     """
-    if not config.novel.asked:
+    if not config.asked:
         return [], {}
-    made = novel_starts(starts, config.novel, median_background(recorded.frames_NTHWC, seed=seed), seed=seed)
+    made = novel_starts(starts, config, median_background(recorded.frames_NTHWC, seed=seed), seed=seed)
     return [one.start for one in made], {"novel_starts": [dict(one.lineage) for one in made]}
 
 
 def tell_other_tasks(
-    job: Job, config: PipelineConfig, dream: Dream, held_out: Clips, candidates: Sequence[dict[str, Any]]
-) -> None:
-    """Dream every candidate beside its parent, task by task, on episodes nothing was learned from; told, not judged.
+    job: Job[RefiningSpec], dream: Dream, held_out: Clips, candidates: Sequence[Candidate]
+) -> tuple[Candidate, ...]:
+    """Dream every candidate beside its parent, task by task, on episodes nothing was learned from.
 
     A few starts a task bound no loss: that a candidate forgets nothing is decided by the robot's own trial.
+
+    Returns:
+        The candidates, each with what was found.
     """
     if not len(held_out) or not candidates:
-        return
+        return tuple(candidates)
     check = ForgettingCheck(
-        dream.world,
-        dream.judge,
-        held_out,
-        job.checkpoints["policy"],
-        steps=dream.steps,
-        seed=job.seed,
-        device=config.device,
-        cancelled=job.cancelled,
-    )
+        dream.world, dream.judge, held_out, job.checkpoints["policy"], steps=dream.steps, seed=job.spec.seed,
+        device=job.spec.config.device, cancelled=job.cancelled,
+    )  # fmt: skip
+    told = []
     for index, candidate in enumerate(candidates):
-        candidate["other_tasks"] = check.of(Path(candidate["folder"])).to_json(config.forgetting)
+        found = check.of(Path(candidate.folder)).record(MOST_LOST)
+        told.append(candidate.extended(Candidate, other_tasks=found))
         job.progress(ProgressEvent("forgetting", index + 1, len(candidates)))
+    return tuple(told)
 
 
 def at_most(clips: Clips, per_task: int | None) -> Clips:

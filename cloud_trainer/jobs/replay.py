@@ -6,8 +6,6 @@ replay_watch notices evaluation episodes and submits this job; its rows go into 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from cloud_trainer.jobs.forgetting import load_batched
 from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
@@ -18,15 +16,13 @@ from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.records.ledger import rows_of
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import load_world
+from gymnast_core.jobs import ReplayResult, ReplaySpec
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Episode
 
 
-def replay(job: Job) -> dict[str, Any]:
+def replay(job: Job[ReplaySpec]) -> ReplayResult:
     """Dream the job's episodes again with the policy that acted, greedily, and compare the ends.
-
-    Returns:
-        JSON: ledger (rows, see LedgerRow), and nothing to register or to offer.
 
     Raises:
         ConfigError: none of the episodes is labelled.
@@ -37,10 +33,10 @@ def replay(job: Job) -> dict[str, Any]:
 
     def dream(episodes: Sequence[Episode]) -> Sequence[Verdict]:
         starts = starts_of(clips_of(episodes, world.image_size), ends=practice_steps(episodes, None))
-        return judge.judge(imagine_from(world, starts, policy, seed=job.seed, cancelled=job.cancelled))
+        return judge.judge(imagine_from(world, starts, policy, seed=job.spec.seed, cancelled=job.cancelled))
 
     episodes = load_episodes(job, MOST_REPLAYED, world.image_size)
     names = {"policy": policy.version, "world_model": world.version, "judge": judge.version}
-    rows = [asdict(row) for row in rows_of(episodes, dream, **names)]
+    rows = tuple(rows_of(episodes, dream, **names))
     job.progress(ProgressEvent("replay", len(episodes), len(episodes)))
-    return {"ledger": rows, "register": [], "candidates": [], "episodes": len(episodes), "folder": str(job.folder)}
+    return ReplayResult(ledger=rows, register=(), episodes=len(episodes), folder=str(job.folder))

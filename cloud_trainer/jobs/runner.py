@@ -19,7 +19,8 @@ from typing import IO, Any
 from cloud_trainer.jobs.memory import MemoryWatch, memory_of_machine
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
-from gymnast_core.jobs import kind_of
+from gymnast_core.jobs import JobResult, JobSpec, kind_of
+from gymnast_core.jobs.scene import PreviewSpec
 
 ENDS: Mapping[str, type[GymnastError]] = {
     "refused": NotTrustedError,
@@ -61,17 +62,14 @@ class JobInputs:
 
     Attributes:
         job_id: names the job folder.
-        kind: improve (refine, audit, GRPO), imitate (SFT, Iter-SFT), adapt (test-time training for one scene), trust
-            (the trust check of one), preview (a candidate beside the policy in force), replay.
-        spec: what the submitter asked for, see cloud_trainer.jobs.settings.PipelineConfig for its config.
+        spec: what was asked for.
         episodes: every valid episode of the tenant, oldest first.
         checkpoint: id -> folder.
         newest: kind -> folder, for a world model or judge that the spec leaves to the trainer.
     """
 
     job_id: str
-    kind: str
-    spec: Mapping[str, Any]
+    spec: JobSpec
     episodes: tuple[Recorded, ...]
     checkpoint: Callable[[str], Path]
     newest: Callable[[str], Path] | None = None
@@ -85,7 +83,7 @@ def run_in_process(
     cancelled: Callable[[], bool],
     threads: int = 1,
     memory_bytes: int | None = None,
-) -> Mapping[str, Any]:
+) -> JobResult:
     """Run a job to its end in a worker process and return its result.
 
     Args:
@@ -97,13 +95,12 @@ def run_in_process(
         memory_bytes: that the worker's processes may use together; None is half of what this machine has.
 
     Raises:
-        ConfigError: the kind is unknown, the spec names no checkpoints, or the job cannot run with what it has.
+        ConfigError: the job cannot run with what it has.
         NotTrustedError: an audit or calibration refused the training; the message says which bound.
         CancelledError: somebody asked it to stop; the job folder has everything up to the last whole iteration.
         JobMemoryError: it used more than memory_bytes, and was ended.
         JobFailedError: the worker died; the message ends with its last words.
     """
-    kind_of(inputs.kind)
     work = folder / inputs.job_id
     work.mkdir(parents=True, exist_ok=True)
     (work / CANCEL_NAME).unlink(missing_ok=True)
@@ -114,7 +111,8 @@ def run_in_process(
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
         try:
             with MemoryWatch(process.pid, memory_bytes or memory_of_machine() // 2) as watch:
-                return _relay(process, work, emit, cancelled, watch)
+                result = _relay(process, work, emit, cancelled, watch)
+                return kind_of(inputs.spec.kind).result.model_validate(result)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -125,10 +123,11 @@ def run_in_process(
 
 def _checkpoint(inputs: JobInputs, work: Path, kind: str) -> str:
     """Folder of a checkpoint: the named one, else what this job began with, else the trainer's newest."""
-    if inputs.spec.get(kind):
-        return str(inputs.checkpoint(str(inputs.spec[kind])))
-    if kind == "policy" or inputs.newest is None:
-        raise ConfigError(f"job {inputs.kind} needs a checkpoint id for {kind}; add it to its spec")
+    named: str = getattr(inputs.spec, kind)
+    if named:
+        return str(inputs.checkpoint(named))
+    if inputs.newest is None:
+        raise ConfigError(f"job {inputs.spec.kind} needs a checkpoint id for {kind}; add it to its spec")
     begun = work / "spec.json"
     if begun.is_file():
         return str(json.loads(begun.read_text())["checkpoints"][kind])
@@ -137,11 +136,11 @@ def _checkpoint(inputs: JobInputs, work: Path, kind: str) -> str:
 
 def _write_spec(inputs: JobInputs, work: Path) -> None:
     folders = {kind: _checkpoint(inputs, work, kind) for kind in ("policy", "world_model", "judge")}
-    if inputs.spec.get("candidate"):
+    if isinstance(inputs.spec, PreviewSpec):
         folders["candidate"] = _checkpoint(inputs, work, "candidate")
     document = {
-        "kind": inputs.kind,
-        "spec": dict(inputs.spec),
+        "kind": inputs.spec.kind,
+        "spec": inputs.spec.to_json(),
         "checkpoints": folders,
         "episodes": [{**asdict(entry), "path": str(entry.path)} for entry in inputs.episodes],
     }

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.jobs.gates import Gates, Passed, measure_gates
+from cloud_trainer.jobs.gates import Gates, Passed, measure_gates, practice_bounds
 from cloud_trainer.jobs.scene_amounts import MOST_HERE, TRACKER_EPISODES
-from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import Progress, silent
-from cloud_trainer.world_model.audit.bounds import AuditBounds
 from cloud_trainer.world_model.compact.data import clips_of
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.scene import Fingerprint
+from gymnast_core.jobs import AdaptSettings
+from gymnast_core.jobs.audit import SCENE_PARTS, AuditConfig
 from gymnast_core.judge import Judge
 from gymnast_core.types import Episode, Outcome
 
@@ -31,9 +31,6 @@ table is dark, and frozen objects, 0.24 at most (benchmarks/gate_faults_cpu2_202
 LEAST_SUCCESSES = 5
 """With fewer real ones, whether the dream misses successes cannot be told, and is not asked: the worst it does then is
 to reward nothing. That it makes none up is asked in any case."""
-SCENE_PARTS = ("outcomes", "objects", "obedience")
-"""What is measured in a scene: what holds in one that nobody has seen. A gripper tracker finds its own error there, and
-likeness in decibels goes by the light."""
 
 
 @dataclass(frozen=True)
@@ -94,19 +91,18 @@ def divide(
     return SceneEpisodes(tuple(mine), tuple(here), tuple(others), tuple(tracker))
 
 
-def scene_bounds(config: PipelineConfig, calibrated: Mapping[str, Any]) -> AuditBounds:
-    """The bounds of a scene: named by the job, else those the world model was calibrated to, else the defaults."""
-    return config.bounds_over({"change_recall": CHANGE_RECALL, **calibrated})
-
-
-def scene_gates(config: PipelineConfig, calibrated: Mapping[str, Any]) -> Gates:
+def scene_gates(config: AdaptSettings, calibrated: Mapping[str, Any]) -> Gates:
     """The gates of one scene and task: as many episodes as an operator collects in minutes, no floor of the judge.
 
-    The judge's floor is the audit's P(success | real failure) here: 20 labels prove no precision.
+    The judge's floor is the audit's P(success | real failure) here: 20 labels prove no precision. Bounds are those
+    named by the job, else those the world model was calibrated to, else the usual ones.
     """
-    bounds = replace(scene_bounds(config, calibrated), episodes=config.scene_episodes)
-    audit = replace(config.audit, parts=SCENE_PARTS)
-    return replace(config.gates(calibrated), audit=audit, bounds=bounds, judge_floor=None)
+    bounds = practice_bounds({"change_recall": CHANGE_RECALL, **calibrated}, config.bounds)
+    audit = AuditConfig(**{"pictures": config.audit.pictures, **config.audit.named(), "parts": SCENE_PARTS})
+    return Gates(
+        audit, bounds.changed(episodes=config.scene_episodes), config.overrides, judge_floor=None,
+        judge_task_floor=config.judge_task_floor, check=config.check,
+    )  # fmt: skip
 
 
 def check_scene(
@@ -125,7 +121,7 @@ def check_scene(
         progress: told the headline figures.
     """
     if sum(episode.outcome is Outcome.SUCCESS for episode in chosen.mine) < LEAST_SUCCESSES:
-        gates = replace(gates, bounds=replace(gates.bounds, missed_success=None, correlation=None))
+        gates = replace(gates, bounds=gates.bounds.changed(missed_success=None, correlation=None))
     there = home.in_scene(clips_of(chosen.here, home.image_size), seed=seed)
     passed = measure_gates(
         there, judge, chosen.mine, gates, folder, tracker_episodes=chosen.tracker, progress=progress, seed=seed

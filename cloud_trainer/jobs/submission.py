@@ -8,8 +8,8 @@ from typing import Any
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.tenants import PerTenant
-from gymnast_core.errors import ConfigError
-from gymnast_core.jobs import kind_of
+from gymnast_core.jobs import JobSpec, TrainingSpec, spec_of
+from gymnast_core.jobs.scene import SceneSpec
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
 CHECKPOINTS = {"policy": "policy", "world_model": "world_model", "judge": "judge", "candidate": "policy"}
@@ -25,7 +25,7 @@ def check_submission(
     *,
     allowed: Collection[str] = (),
 ) -> None:
-    """Return if everything that a job names by id is here, and nothing else is named.
+    """Return if a job is asked for as its kind can be, and everything that it names by id is here and nothing else.
 
     Args:
         shelves: of every tenant's checkpoints.
@@ -37,40 +37,34 @@ def check_submission(
 
     Raises:
         NotFoundError: a checkpoint or an episode is not here; the message names it.
-        ConfigError: the kind is unknown, or no policy is named.
+        ConfigError: the kind is unknown, or a setting does not exist or is not allowed.
         NotPermittedError: the configuration reaches out of the trainer in a way that was not allowed.
     """
-    kind_of(kind)
-    if not spec.get("policy"):
-        raise ConfigError(f"job {kind} needs a checkpoint id for policy; add it to its spec (`gymnast weights list`)")
-    _check_reach(spec.get("config", {}), allowed)
+    asked = spec_of(kind, spec)
+    _check_reach(asked, allowed)
     shelf = shelves.of(tenant)
     for role, made in CHECKPOINTS.items():
-        if (name := spec.get(role)) and not shelf.holds(str(name), made):
+        if (name := getattr(asked, role, "")) and not shelf.holds(name, made):
             raise NotFoundError(
-                f"{role} {str(name)[:80]!r}: this trainer has no such {made.replace('_', ' ')}; it has "
+                f"{role} {name[:80]!r}: this trainer has no such {made.replace('_', ' ')}; it has "
                 f"{', '.join(shelf.ids(made)) or 'none'} (more: gymnast serve --import FOLDER)"
             )
     catalogue = episodes_of(tenant)
-    named = [*(spec.get("episodes") or ()), *(spec.get("checked") or ())]
-    if missing := [str(name) for name in named if catalogue.find(str(name)) is None]:
+    if missing := [name for name in asked.named_episodes if catalogue.find(name) is None]:
         raise NotFoundError(f"episodes {', '.join(missing[:3])} are not at this trainer, or not valid")
 
 
-def _check_reach(config: Any, allowed: Collection[str]) -> None:
+def _check_reach(spec: JobSpec, allowed: Collection[str]) -> None:
     """Refuse a configuration that names hosts, folders, variables or code of the trainer's machine."""
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"config must be an object of settings, got {str(config)[:80]!r}")
-    novel = config.get("novel") or {}
-    if not isinstance(novel, Mapping):
-        raise ConfigError(f"config.novel must be an object of settings, got {str(novel)[:80]!r}")
-    edits = novel.get("edits") or ()
-    plugs = [str(name) for name in (edits if isinstance(edits, (list, tuple)) else [edits]) if ":" in str(name)]
+    if not isinstance(spec, (TrainingSpec, SceneSpec)):
+        return
+    config = spec.config
+    plugs = [name for name in config.novel.edits if ":" in name]
     for reach, where, value in (
-        ("judges", "config.judge", config.get("judge")),
-        ("judges", "config.novel.endpoint", novel.get("endpoint")),
+        ("judges", "config.judge", config.judge),
+        ("judges", "config.novel.endpoint", config.novel.endpoint),
         ("plug-ins", "config.novel.edits", plugs),
-        ("ray", "config.ray", config.get("ray")),
+        ("ray", "config.ray", config.ray),
     ):
         if value and reach not in allowed:
             raise NotPermittedError(

@@ -17,6 +17,7 @@ from cloud_trainer.jobs.pipeline import JOBS
 from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
 from cloud_trainer.progress import CancelledError, ProgressEvent
 from gymnast_core.errors import ConfigError, NotTrustedError
+from gymnast_core.jobs import kind_of, spec_of
 from gymnast_core.lifeline import end_with_parent
 
 
@@ -24,10 +25,11 @@ def main(folder: Path) -> int:
     """Run the job in `folder`; returns the exit code."""
     torch.set_num_threads(1)
     document = json.loads((folder / "spec.json").read_text())
-    if document["kind"] == "replay":
-        os.nice(15)  # nobody waits for the ledger
+    kind = document["kind"]
+    if kind_of(kind).spec.urgency == "background":
+        os.nice(15)  # nobody waits for it
     job = Job(
-        spec=document["spec"],
+        spec=spec_of(kind, document["spec"]),
         checkpoints={name: Path(path) for name, path in document["checkpoints"].items()},
         episodes=[Recorded(**{**entry, "path": Path(entry["path"])}) for entry in document["episodes"]],
         folder=folder,
@@ -35,7 +37,7 @@ def main(folder: Path) -> int:
         cancelled=(folder / CANCEL_NAME).exists,
     )
     try:
-        _say("result", JOBS[document["kind"]](job))
+        _say("result", JOBS[kind](job).to_json())
     except NotTrustedError as error:
         _say("refused", {"reason": str(error)})
     except CancelledError as error:

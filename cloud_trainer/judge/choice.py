@@ -1,57 +1,40 @@
-"""Which judge: a checkpoint folder, or settings that name an endpoint or a local vision-language model.
-
-Settings are a JSON or TOML file for `gymnast judge calibrate --judge FILE`, and the same values under `judge` in a
-job's or a loop's configuration:
-
-    kind = "endpoint"                        # any OpenAI-compatible server, e.g. vLLM
-    base_url = "http://localhost:8000/v1"    # and the other fields of judge.client.Endpoint
-    model = "Qwen/Qwen3-VL-8B-Instruct"
-    key_variable = "JUDGE_API_KEY"           # the variable's name; the key itself is never stored
-    [voting]                                 # fields of judge.endpoint.Voting
-    votes = 5
-    [rubrics]                                # what success means, by instruction; weights are partial credit
-    "put the cube on the plate" = [
-      {name = "lifted", text = "the cube left the table", weight = 1, required = false},
-      {name = "on_plate", text = "at the end the cube lies on the plate", weight = 2},
-    ]
-
-    kind = "vlm"                             # Qwen-VL or SmolVLM, in this process
-    folder = "models/SmolVLM2-500M"
-    device = "cuda"                          # default auto; and the fields of judge.vlm.VlmSettings
-
-Installed packages add kinds of their own (gymnast_core.extensions); theirs get all other settings by name.
-"""
+"""Opening the judge that settings name: a checkpoint folder, an endpoint, or a local vision-language model."""
 
 from __future__ import annotations
 
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from cloud_trainer.judge.rubric import Criterion, Rubric, Rubrics
+from cloud_trainer.judge.rubric import Rubric, Rubrics
 from gymnast_core.errors import ConfigError
-from gymnast_core.extensions import JUDGES, extension, installed
+from gymnast_core.extensions import JUDGES, extension
+from gymnast_core.jobs.judges import (
+    AddedChoice,
+    CheckpointChoice,
+    Choice,
+    Endpoint,
+    EndpointChoice,
+    JudgeChoice,
+    VlmChoice,
+    VlmSettings,
+)
 from gymnast_core.judge import Judge
 from gymnast_core.records.manifest import MANIFEST_NAME
-
-KINDS = ("checkpoint", "endpoint", "vlm")
-DTYPES = ("bfloat16", "float16", "float32")
-
-T = TypeVar("T")
+from gymnast_core.settings import checked
 
 
 def read_judge(path: Path) -> Judge:
-    """Open the judge of a checkpoint folder or of a settings file (.json, .toml).
+    """Open the judge of a checkpoint folder or of a settings file (.json, .toml); see gymnast_core.jobs.judges.
 
     Raises:
         ConfigError: neither, or a setting that does not exist.
         CheckpointError: the checkpoint or the model folder is damaged or of another kind.
     """
     if (path / MANIFEST_NAME).is_file():
-        return judge_of({"kind": "checkpoint", "folder": str(path)})
+        return judge_of(CheckpointChoice(kind="checkpoint", folder=str(path)))
     if not path.is_file():
         raise ConfigError(f"{path} is neither a judge's checkpoint folder nor a settings file (.json, .toml)")
     try:
@@ -61,89 +44,58 @@ def read_judge(path: Path) -> Judge:
         raise ConfigError(f"{path}: TOML needs Python 3.11; write the same settings as .json") from error
     except ValueError as error:
         raise ConfigError(f"cannot read the judge's settings {path}: {error}") from error
-    return judge_of(values)
+    return judge_of(choice_of(values))
 
 
-def judge_of(settings: Mapping[str, Any]) -> Judge:
-    """Make the judge that settings name; see the head of this file.
+def choice_of(values: Mapping[str, Any]) -> Choice:
+    """Return JSON values as the choice that they are.
 
     Raises:
         ConfigError: an unknown kind or setting; the message lists those that there are.
+    """
+    choice: Choice = checked(JudgeChoice, values, "judge")
+    return choice
+
+
+def judge_of(choice: Choice) -> Judge:
+    """Make the judge that was chosen.
+
+    Raises:
+        ConfigError: an API key is missing, or an installed package's judge does not take these settings.
         CheckpointError: the checkpoint or the model folder is damaged or of another kind.
     """
-    values = dict(settings)
-    kind = values.pop("kind", None)
-    if kind == "checkpoint":
+    if isinstance(choice, CheckpointChoice):
         from cloud_trainer.judge.learned import LearnedJudge
 
-        return LearnedJudge.load(_folder(values, kind))
-    if kind == "endpoint":
-        return _endpoint(values)
-    if kind == "vlm":
-        return _vlm(values)
-    if (others := installed(JUDGES)) and kind in others:
-        return _added(str(kind), values)
-    raise ConfigError(f"judge kind {kind!r} is not one of {', '.join((*KINDS, *others))}")
+        return LearnedJudge.load(Path(choice.folder))
+    if isinstance(choice, AddedChoice):
+        return _added(choice)
+    return _endpoint(choice) if isinstance(choice, EndpointChoice) else _vlm(choice)
 
 
-def _added(kind: str, values: dict[str, Any]) -> Judge:
+def _added(choice: AddedChoice) -> Judge:
     try:
-        judge: Judge = extension(JUDGES, kind)(**values)
+        judge: Judge = extension(JUDGES, choice.kind)(**(choice.model_extra or {}))
     except TypeError as error:
-        raise ConfigError(f"{kind} judge: {error}") from error
+        raise ConfigError(f"{choice.kind} judge: {error}") from error
     return judge
 
 
-def _endpoint(values: dict[str, Any]) -> Judge:
-    from cloud_trainer.judge.client import Endpoint, EndpointClient
-    from cloud_trainer.judge.endpoint import EndpointJudge, Voting
+def _endpoint(choice: EndpointChoice) -> Judge:
+    from cloud_trainer.judge.client import EndpointClient
+    from cloud_trainer.judge.endpoint import EndpointJudge
 
-    rubrics = _rubrics(values.pop("rubrics", {}))
-    voting = build(Voting, values.pop("voting", {}), "voting")
-    return EndpointJudge(EndpointClient(build(Endpoint, values, "endpoint judge")), rubrics, voting)
+    endpoint = Endpoint(**{name: value for name, value in choice.named().items() if name in Endpoint.model_fields})
+    tasks = {task.strip().lower(): Rubric(criteria) for task, criteria in choice.rubrics.items()}
+    return EndpointJudge(EndpointClient(endpoint), Rubrics(tasks=tasks), choice.voting)
 
 
-def _vlm(values: dict[str, Any]) -> Judge:
+def _vlm(choice: VlmChoice) -> Judge:
     import torch
 
-    from cloud_trainer.judge.vlm import VlmSettings, load_vlm_judge
-    from gymnast_core.policies.placement import check_device_name, device_of
+    from cloud_trainer.judge.vlm import load_vlm_judge
+    from gymnast_core.policies.placement import device_of
 
-    device, dtype = str(values.pop("device", "auto")), str(values.pop("dtype", "bfloat16"))
-    check_device_name(device, "device of a vlm judge")
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype of a vlm judge must be one of {DTYPES}, got {dtype!r}")
-    folder = Path(str(values.pop("folder", "")))
-    settings = build(VlmSettings, values, "vlm judge")
-    return load_vlm_judge(folder, device=str(device_of(device)), dtype=getattr(torch, dtype), settings=settings)
-
-
-def _rubrics(values: Mapping[str, Any]) -> Rubrics:
-    tasks = {
-        str(task).strip().lower(): Rubric(tuple(build(Criterion, row, f"rubric of {task!r}") for row in rows))
-        for task, rows in values.items()
-    }
-    return Rubrics(tasks=tasks)
-
-
-def _folder(values: dict[str, Any], kind: str) -> Path:
-    folder = values.pop("folder", "")
-    if not folder or values:
-        raise ConfigError(f"a {kind} judge takes folder and nothing else, got {sorted(values)}")
-    return Path(str(folder))
-
-
-def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Build a settings dataclass from JSON values.
-
-    Raises:
-        ConfigError: a field does not exist, or one without a default is missing; the message lists the fields.
-    """
-    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ConfigError(f"{where}: unknown settings {unknown}; there are {known}")
-    try:
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}; the settings are {known}") from error
+    settings = VlmSettings(**{n: value for n, value in choice.named().items() if n in VlmSettings.model_fields})
+    device, dtype = device_of(choice.device or "auto"), getattr(torch, choice.dtype)
+    return load_vlm_judge(Path(choice.folder), device=str(device), dtype=dtype, settings=settings)

@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
@@ -16,51 +15,13 @@ import tenacity
 
 from cloud_trainer.judge.proxies import transport_for
 from gymnast_core.errors import ConfigError, RejectedBridgeError, TransientBridgeError
+from gymnast_core.jobs.judges import Endpoint
 
 _T = TypeVar("_T")
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Status codes worth retrying."""
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a model is and how patient to be with it.
-
-    Attributes:
-        base_url: up to and including /v1.
-        model: its name there.
-        key_variable: environment variable that holds the API key; empty sends none. The key itself is never stored.
-        timeout_s: of one request, from its first byte to the last of the answer.
-        attempts: tries of one request.
-        first_wait_s: upper end of the first random wait between tries; doubles each time.
-        longest_wait_s: cap of a wait, also of a server's Retry-After.
-        temperature: of the answers.
-        max_tokens: of an answer.
-        token_limit: name of that limit in a request; "auto" begins with max_tokens and takes max_completion_tokens
-            when the server asks for it, as newer models do.
-    """
-
-    base_url: str
-    model: str
-    key_variable: str = ""
-    timeout_s: float = 60.0
-    attempts: int = 5
-    first_wait_s: float = 1.0
-    longest_wait_s: float = 30.0
-    temperature: float = 0.7
-    max_tokens: int = 400
-    token_limit: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be called."""
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"base_url must begin with http:// or https://, got {self.base_url!r}")
-        if self.attempts < 1 or min(self.timeout_s, self.first_wait_s, self.longest_wait_s) <= 0:
-            raise ConfigError(f"attempts must be at least 1 and waits positive, got {self}")
-        if self.token_limit not in ("auto", *TOKEN_LIMITS):
-            raise ConfigError(f"token_limit must be auto, {' or '.join(TOKEN_LIMITS)}, got {self.token_limit!r}")
 
 
 class _Loop:

@@ -23,51 +23,12 @@ from cloud_trainer.judge.rubric import (
     messages,
     parse,
 )
-from cloud_trainer.ranges import COUNT, SEED, Range, check_ranges
-from gymnast_core.errors import BridgeError, ConfigError
+from gymnast_core.errors import BridgeError
+from gymnast_core.jobs.judges import Voting
 from gymnast_core.judge import Verdict
 from gymnast_core.types import ByteArray, Outcome, RolloutBatch
 
 logger = logging.getLogger(__name__)
-
-RANGES = {
-    "votes": Range(1, 101, whole=True),
-    "max_frames": Range(2, 64, whole=True),
-    "outage_after": COUNT,
-    "concurrency": Range(1, 256, whole=True),
-    "seed": SEED,
-}
-
-
-@dataclass(frozen=True)
-class Voting:
-    """When votes make a verdict.
-
-    Attributes:
-        votes: n, asked per rollout.
-        min_valid: share of votes that must be readable.
-        min_agreement: share of the readable votes that must agree; a tie can never pass.
-        max_frames: shown per rollout, first and last always.
-        control: ask a question whose true answer is no before granting a success.
-        outage_after: calls failing in a row after which the rest of a batch abstains unasked.
-        concurrency: rollouts judged at once.
-        seed: of the votes.
-    """
-
-    votes: int = 5
-    min_valid: float = 0.6
-    min_agreement: float = 0.75
-    max_frames: int = 8
-    control: bool = True
-    outage_after: int = 3
-    concurrency: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse rules that would let a tie or a single word decide."""
-        check_ranges(self, RANGES, "voting")
-        if not 0 < self.min_valid <= 1 or not 0.5 < self.min_agreement <= 1:
-            raise ConfigError(f"min_valid in (0, 1] and min_agreement in (0.5, 1]; got {self}")
 
 
 @dataclass(frozen=True)

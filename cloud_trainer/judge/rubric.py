@@ -12,13 +12,14 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from gymnast_core.errors import ConfigError, ShapeError
+from gymnast_core.errors import ShapeError
+from gymnast_core.jobs.judges import Criterion, check_criteria
 from gymnast_core.records.manifest import canonical_json
 from gymnast_core.types import ByteArray, IntArray
 
@@ -42,23 +43,6 @@ _ADDRESSES_A_JUDGE = re.compile(
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """One thing to look for.
-
-    Attributes:
-        name: key in the answer.
-        text: what must be seen.
-        weight: share of the partial credit.
-        required: whether success needs it.
-    """
-
-    name: str
-    text: str
-    weight: float = 1.0
-    required: bool = True
-
-
-@dataclass(frozen=True)
 class Rubric:
     """How one task is graded.
 
@@ -70,11 +54,7 @@ class Rubric:
 
     def __post_init__(self) -> None:
         """Refuse rubrics that cannot be failed or graded."""
-        names = [criterion.name for criterion in self.criteria]
-        if len(set(names)) != len(names) or not any(criterion.required for criterion in self.criteria):
-            raise ConfigError(f"criteria need different names and at least one required, got {names}")
-        if any(criterion.weight < 0 for criterion in self.criteria) or self.total <= 0:
-            raise ConfigError(f"weights must not be negative and not all 0, got {self.criteria}")
+        check_criteria(self.criteria)
 
     @property
     def total(self) -> float:
@@ -84,11 +64,11 @@ class Rubric:
     @property
     def version(self) -> str:
         """Changes with any word of the rubric or of the request around it."""
-        words = [asdict(criterion) for criterion in self.criteria]
+        words = [criterion.model_dump() for criterion in self.criteria]
         return hashlib.sha256(canonical_json([SYSTEM_PROMPT, CONTROL_INSTRUCTION, words])).hexdigest()[:12]
 
 
-GENERAL_RUBRIC = Rubric((Criterion("goal", "at the end, the task is done exactly as instructed"),))
+GENERAL_RUBRIC = Rubric((Criterion(name="goal", text="at the end, the task is done exactly as instructed"),))
 """For tasks without criteria of their own, and for the control question: there, a task's own could truly be met."""
 
 

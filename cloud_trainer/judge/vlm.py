@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from cloud_trainer.judge.rubric import CONTROL_INSTRUCTION, SYSTEM_PROMPT, chosen_frames
 from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.jobs.judges import VlmSettings
 from gymnast_core.judge import Verdict
 from gymnast_core.records.manifest import canonical_json
 from gymnast_core.types import ByteArray, Outcome, RolloutBatch
@@ -84,28 +84,6 @@ class SmolLayout:
 
 def _text_only(ids: Any) -> dict[str, torch.Tensor]:
     return {"input_ids": ids["input_ids"], "attention_mask": ids["attention_mask"]}
-
-
-@dataclass(frozen=True)
-class VlmSettings:
-    """When a probability becomes a verdict.
-
-    Attributes:
-        success_at: P(yes) at or above which it is a success.
-        failure_at: P(yes) at or below which it is a failure; between them the judge abstains.
-        max_frames: shown per rollout, first and last always.
-        control: ask a question whose true answer is no before granting a success.
-    """
-
-    success_at: float = 0.8
-    failure_at: float = 0.4
-    max_frames: int = 6
-    control: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse anything but 0 < failure_at < success_at < 1."""
-        if not 0 < self.failure_at < self.success_at < 1 or not 2 <= self.max_frames <= 64:
-            raise ConfigError(f"need 0 < failure_at < success_at < 1 and max_frames in 2..64, got {self}")
 
 
 class VlmJudge:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.practice.dreams import watched
-from cloud_trainer.practice.grpo.config import GrpoConfig
-from cloud_trainer.practice.grpo.off_policy import OffPolicy
 from cloud_trainer.practice.pieces import Ground, Recipe
 from cloud_trainer.practice.pipelined import PipelinedSampler
 from cloud_trainer.practice.sharded import ShardedSampler
 from cloud_trainer.practice.train import Anchor, Training, run_grpo
 from cloud_trainer.progress import Cancelled, Progress, never, silent
+from gymnast_core.jobs.cluster import OffPolicy
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Judge
 from gymnast_core.policies.lora_settings import LoraSettings
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.imagine import imagine_from
 from cloud_trainer.practice.policy_weights import Weights, load_weights
@@ -21,6 +20,7 @@ from cloud_trainer.progress import Cancelled, never
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Judge
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import load_trainable

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cloud_trainer.practice.grpo.off_policy import OffPolicy, VersionLog, corrected, is_fresh_enough
+from cloud_trainer.practice.grpo.off_policy import VersionLog, corrected, is_fresh_enough
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.sharded import SampledPolicy, ShardedSampler
+from gymnast_core.jobs.cluster import OffPolicy
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.scored import Scored, join_scored
 from cloud_trainer.practice.pieces import Ground, JudgeWorker, Piece, Recipe, Work, roll_out
 from cloud_trainer.progress import Cancelled, never
 from cloud_trainer.world_model.starts import StartState
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.trainable import LearningPolicy
 
 

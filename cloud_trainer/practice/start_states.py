@@ -8,13 +8,12 @@ Instructions come from templates, or from a language model behind the judge's en
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from cloud_trainer.judge.choice import build
-from cloud_trainer.judge.client import Endpoint, EndpointClient
+from cloud_trainer.judge.client import EndpointClient
 from cloud_trainer.practice.instructions import paraphrases, proposed_instructions
 from cloud_trainer.practice.scene_edits import (
     ChangeBackground,
@@ -26,56 +25,10 @@ from cloud_trainer.practice.scene_edits import (
     cut_out,
     load_edit,
 )
-from cloud_trainer.ranges import Range, check_ranges
 from cloud_trainer.world_model.starts import StartState
 from gymnast_core.errors import ConfigError, ShapeError
+from gymnast_core.jobs.practice import EDITS, NovelConfig
 from gymnast_core.types import ByteArray
-
-MOST_NOVEL = 65_536
-"""New beginnings of one job: as many as rollouts of one round; each holds a picture."""
-MOST_EDITS = 256
-EDITS = ("change_light", "change_colour", "change_background", "paste_objects")
-
-
-@dataclass(frozen=True)
-class NovelConfig:
-    """Which new beginnings practice gets besides the recorded ones.
-
-    The audit speaks for recorded scenes: what a world model makes of a scene it has never seen is not measured.
-
-    Attributes:
-        scenes: how many edited scenes.
-        edits: what is done to each, in order: names of EDITS, or "package.module:Factory" for a plug-in, e.g. a
-            generative editor.
-        crops: objects for paste_objects, each {"episode": id, "box": [top, left, bottom, right], "name": text}; cut
-            out of that episode's first frame.
-        region: where their centres may lie: top, left, bottom, right in pixels.
-        instructions: how many starts with other words.
-        endpoint: of a language model that proposes them (fields of judge.client.Endpoint); empty uses templates.
-    """
-
-    scenes: int = 0
-    edits: tuple[str, ...] = ("change_light", "change_colour")
-    crops: tuple[Mapping[str, Any], ...] = ()
-    region: tuple[int, int, int, int] = (24, 12, 52, 52)
-    instructions: int = 0
-    endpoint: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def asked(self) -> bool:
-        """Whether anything is to be made."""
-        return self.scenes > 0 or self.instructions > 0
-
-    def __post_init__(self) -> None:
-        """Refuse what makes nothing."""
-        count = Range(0, MOST_NOVEL, whole=True)
-        check_ranges(self, {"scenes": count, "instructions": count}, "novel")
-        if max(len(self.crops), len(self.edits)) > MOST_EDITS:
-            raise ConfigError(f"novel: {len(self.crops)} crops and {len(self.edits)} edits; at most {MOST_EDITS} each")
-        if self.scenes and not self.edits:
-            raise ConfigError(f"novel: {self.scenes} scenes need edits; name some of {', '.join(EDITS)}, or a plug-in")
-        if "paste_objects" in self.edits and not self.crops:
-            raise ConfigError("paste_objects needs crops: [{episode, box, name}]")
 
 
 @dataclass(frozen=True)
@@ -116,13 +69,11 @@ def novel_starts(
 def _edit(name: str, config: NovelConfig, starts: Sequence[StartState], background_HWC: ByteArray) -> SceneEdit:
     if name == "paste_objects":
         frames = {start.episode_id: start.frame_HWC for start in starts}
-        missing = sorted({str(crop["episode"]) for crop in config.crops} - frames.keys())
+        missing = sorted({crop.episode for crop in config.crops} - frames.keys())
         if missing:
             raise ConfigError(f"crops name episodes {missing}, which this job does not begin from")
         crops = [
-            cut_out(
-                frames[crop["episode"]], background_HWC, tuple(crop["box"]), name=crop["name"], source=crop["episode"]
-            )
+            cut_out(frames[crop.episode], background_HWC, crop.box, name=crop.name, source=crop.episode)
             for crop in config.crops
         ]
         return PasteObjects(tuple(crops), config.region)
@@ -139,7 +90,7 @@ def _edit(name: str, config: NovelConfig, starts: Sequence[StartState], backgrou
 
 def _reworded(starts: Sequence[StartState], config: NovelConfig, rng: np.random.Generator) -> list[NovelStart]:
     made: list[NovelStart] = []
-    client = EndpointClient(build(Endpoint, config.endpoint, "novel.endpoint")) if config.endpoint else None
+    client = EndpointClient(config.endpoint) if config.endpoint is not None else None
     for index in rng.permutation(len(starts)):
         start = starts[index]
         if len(made) == config.instructions:

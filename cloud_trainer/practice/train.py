@@ -7,20 +7,20 @@ run through the same loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.scored import Scored, join_scored
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from cloud_trainer.training_state import read_values
 from cloud_trainer.world_model.audit.outcomes import outcomes_of
 from cloud_trainer.world_model.starts import StartState
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Judge
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import LearningPolicy, load_trainable
@@ -200,7 +200,7 @@ def _iterate(trainer: GrpoTrainer[LearningPolicy], sampler: Sampler) -> dict[str
 def _keep(trainer: GrpoTrainer[Any], out: Path, parent: str, lineage: Mapping[str, Any]) -> None:
     made_from = {
         "stage": "grpo",
-        "grpo": asdict(trainer.config),
+        "grpo": trainer.config.model_dump(),
         "iteration": trainer.updates,
         "imagined_reward": trainer.history[-1]["imagined_reward"],
     }

@@ -12,52 +12,12 @@ from cloud_trainer.store.database import Database
 from cloud_trainer.store.tenants import DEFAULT_TENANT
 from gymnast_core.errors import ContractError
 from gymnast_core.evaluation.statistics import Interval, PairCounts, paired_difference, pearson, wilson_interval
+from gymnast_core.jobs.replay import LedgerRow
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Episode, Outcome
 
 Imagine = Callable[[Sequence[Episode]], Sequence[Verdict]]
 """Replays recorded episodes in the world model, same starts and policy or actions, and judges the dreams."""
-
-
-@dataclass(frozen=True)
-class LedgerRow:
-    """One real evaluation of one policy on one task, and its dream.
-
-    Attributes:
-        task: what the arm was asked to do.
-        policy: checkpoint id.
-        world_model: checkpoint id.
-        judge: version.
-        both, real_only, imagined_only, neither: episodes by real and imagined success.
-        abstained: episodes whose dream the judge would not decide; not counted above.
-        episodes: ids.
-    """
-
-    task: str
-    policy: str
-    world_model: str
-    judge: str
-    both: int
-    real_only: int
-    imagined_only: int
-    neither: int
-    abstained: int = 0
-    episodes: tuple[str, ...] = ()
-
-    @property
-    def n(self) -> int:
-        """Decided episodes."""
-        return self.both + self.real_only + self.imagined_only + self.neither
-
-    @property
-    def real(self) -> float:
-        """Real success rate of the decided episodes."""
-        return (self.both + self.real_only) / self.n
-
-    @property
-    def imagined(self) -> float:
-        """Imagined success rate of the same episodes."""
-        return (self.both + self.imagined_only) / self.n
 
 
 @dataclass(frozen=True)

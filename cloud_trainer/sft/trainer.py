@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cloud_trainer.progress import Cancelled, Progress, never, silent
-from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, SEED, Range, check_ranges
 from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windows_from_rollouts
 from cloud_trainer.training import Descent, Trainer
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.imitate import SftConfig
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
 from gymnast_core.policies.flow import ActionScale, FlowNetwork, FlowPolicy, FlowPolicyConfig
 from gymnast_core.policies.lora_settings import LoraSettings
@@ -24,46 +23,6 @@ from gymnast_core.policies.trainable import LearningPolicy, TokenPolicy, Trainab
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray, IntArray, RolloutBatch
-
-RANGES = {
-    "iterations": COUNT,
-    "batch_size": Range(2, 65_536, whole=True),
-    **dict.fromkeys(("learning_rate", "label_sigma_bins", "grad_clip"), POSITIVE),
-    **dict.fromkeys(("weight_decay", "expected_action_weight"), NOT_NEGATIVE),
-    "warmup": COUNT_OR_ZERO,
-    "seed": SEED,
-}
-
-
-@dataclass(frozen=True)
-class SftConfig:
-    """How to fine-tune.
-
-    Attributes:
-        iterations: optimiser steps, each on a batch; the learning rate falls as a cosine over them.
-        batch_size: windows a step.
-        learning_rate: peak, after `warmup` steps.
-        warmup: steps of linear rise.
-        weight_decay: of AdamW.
-        label_sigma_bins: width of the Gaussian soft label around the demonstrated bin.
-        expected_action_weight: weight of the squared error of the expected action, in units of half the range.
-        grad_clip: largest gradient norm.
-        seed: of initialisation and batches.
-    """
-
-    iterations: int = 1200
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    warmup: int = 30
-    weight_decay: float = 1e-4
-    label_sigma_bins: float = 5.0
-    expected_action_weight: float = 5.0
-    grad_clip: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot train."""
-        check_ranges(self, RANGES, "sft")
 
 
 def action_bins_of(actions_NA: FloatArray, bins: int) -> ActionBins:
@@ -209,7 +168,7 @@ def train_sft(
     SftTrainer(policy, windows, config).run(state=state, progress=progress, cancelled=cancelled)
     made_from = {
         "stage": "sft" if imagined is None else "iter_sft",
-        "sft": asdict(config),
+        "sft": config.model_dump(),
         "episodes": [episode.episode_id for episode in episodes],
         "imagined_successes": 0 if imagined is None else len(imagined[1]),
     }

@@ -7,14 +7,13 @@ world_model.starts.StartState and gymnast_core.types.Episode, with frames of Wor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from cloud_trainer.ranges import Range, check_ranges
 from cloud_trainer.world_model.audit.cases import EnvDreamer, dit_dreamer
 from cloud_trainer.world_model.compact import model as compact_model
 from cloud_trainer.world_model.compact.data import Clips, clips_of, median_background, starts_of
@@ -28,49 +27,10 @@ from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from cloud_trainer.world_model.starts import StartState
 from gymnast_core.env import Env
 from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.placement import device_of
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
-
-DREAM_RANGES = {
-    "steps": Range(1, 1000, whole=True),
-    "guidance": Range(0, 100),
-    "batch_size": Range(1, 65_536, whole=True),
-    "image_size": Range(1, 1024, whole=True, optional=True),
-    "episode_steps": Range(1, 10_000, whole=True, optional=True),
-}
-
-
-@dataclass(frozen=True)
-class DreamConfig:
-    """How a DiT dreams in a job; a compact model leaves nothing to choose.
-
-    Attributes:
-        steps: denoising steps per frame.
-        guidance: classifier-free guidance on actions; 1 is none.
-        batch_size: rows dreamt together; more are dreamt one batch after the other. The key-value cache of the
-            608 M model takes 0.34 GB a row in bf16.
-        image_size: pixels a side, for a checkpoint that does not say what it was trained on.
-        episode_steps: control steps of a dream to practise in, in any world model; None is what most recorded episodes
-            last. Episodes of any length are learned from.
-        device: "auto" is a GPU where there is one.
-    """
-
-    steps: int = 10
-    guidance: float = 1.0
-    batch_size: int = 40
-    image_size: int | None = None
-    episode_steps: int | None = None
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot dream."""
-        check_ranges(self, DREAM_RANGES, "dream")
-
-    @property
-    def torch_device(self) -> torch.device:
-        """Where networks run."""
-        return device_of(self.device)
 
 
 class World(Protocol):
@@ -164,7 +124,7 @@ class DiTWorld:
     def load(cls, folder: Path, config: DreamConfig | None = None) -> DiTWorld:
         """Read a checkpoint folder; bfloat16 on a GPU, float32 elsewhere."""
         config = config or DreamConfig()
-        device = config.torch_device
+        device = device_of(config.device)
         world = load_world_model(
             folder, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32
         )

@@ -116,9 +116,9 @@ def _audit(args: argparse.Namespace, console: Console) -> int:
     """Audit; 3 when reinforcement learning would be refused, or the parent is better."""
     from cloud_trainer.judge.learned import LearnedJudge
     from cloud_trainer.world_model.audit.audit import require_no_worse, require_trust
-    from cloud_trainer.world_model.audit.bounds import PARTS, AuditConfig
     from cloud_trainer.world_model.audit.run import run_audit
     from cloud_trainer.world_model.worlds import load_world
+    from gymnast_core.jobs.audit import PARTS, AuditConfig
 
     config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)
     if args.kind == "mcap":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs import AdaptSettings, ImproveSettings
 from gymnast_core.shipped import shipped_checkpoints
 
 TASKS = ("lift", "push", "put", "drawer")
@@ -33,7 +33,9 @@ class DemoConfig:
         ttt_cut_off_s: its practice is cut off after so long; the report then names that.
         ttt_pairs: of its canary on the arm, at most.
         ttt_guard_pairs: of each other task, where harm is looked for if it won; 24 show a task that is gone.
-        job: overrides of the training job's configuration (cloud_trainer.jobs.settings.PipelineConfig).
+        improve: settings of the training job.
+        adapt: settings of test-time training; what it forgets is measured and refuses nothing, as the arm itself tries
+            the other tasks.
     """
 
     seed: int = 0
@@ -52,7 +54,8 @@ class DemoConfig:
     ttt_cut_off_s: float = 3600.0
     ttt_pairs: int = 40
     ttt_guard_pairs: int = 24
-    job: dict[str, Any] = field(default_factory=dict)
+    improve: ImproveSettings = field(default_factory=ImproveSettings)
+    adapt: AdaptSettings = field(default_factory=lambda: AdaptSettings(forgetting=1.0))
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot work."""
@@ -63,16 +66,7 @@ class DemoConfig:
 
     def smoke(self) -> DemoConfig:
         """Return the same path, minutes smaller: it shows that everything runs, not that it helps."""
-        job = {
-            **self.job,
-            "refine_iterations": 4,
-            "judge_iterations": 8,
-            "grpo_iterations": 2,
-            "candidate_every": 1,
-            "groups": 4,
-            "check": False,
-            "scene_episodes": 4,
-        }
+        less = {"grpo_iterations": 2, "groups": 4, "check": False}
         return replace(
             self,
             evaluation_seeds=2,
@@ -82,5 +76,6 @@ class DemoConfig:
             ttt_seeds=1,
             ttt_pairs=2,
             ttt_guard_pairs=1,
-            job=job,
+            improve=self.improve.changed(**less, refine_iterations=4, judge_iterations=8, candidate_every=1),
+            adapt=self.adapt.changed(**less, scene_episodes=4),
         )

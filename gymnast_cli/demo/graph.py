@@ -17,6 +17,7 @@ from gymnast_cli.jobs import follow
 from gymnast_cli.stages import Advance, shown, won_of
 from gymnast_core.errors import CheckpointError
 from gymnast_core.evaluation.results import Trials, trials_of
+from gymnast_core.jobs import JobSpec
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.uplink import ConsoleClient, Identity, JobsClient
@@ -154,9 +155,9 @@ class Robot:
         advance(len(rows), len(rows), won_of(sum(row["success"] is True for row in rows), len(rows)))
         self._client.flush(timeout_s=120.0)
 
-    def job(self, kind: str, spec: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
+    def job(self, spec: JobSpec, advance: Advance) -> dict[str, Any]:
         """Submit a job as the operator, follow it to its end and return its result."""
-        return follow(self._jobs, kind, spec, key=f"{kind}-{self._seed}-{spec['seed']}", advance=advance)
+        return follow(self._jobs, spec, key=f"{spec.kind}-{self._seed}-{spec.seed}", advance=advance)
 
     def choose(
         self, current: str, candidates: Sequence[str], config: DemoConfig, round_number: int, advance: Advance

@@ -22,7 +22,9 @@ from gymnast_cli.demo.trainer_process import trainer_process
 from gymnast_cli.report import write_report
 from gymnast_cli.stages import Advance, Stages
 from gymnast_core.evaluation.results import Trials, counts, difference
+from gymnast_core.jobs import ImproveSpec
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.settings import Settings
 from gymnast_ros.sim.drivers import collect_shares
 from gymnast_ros.uplink.adaptation import Terms
 
@@ -66,6 +68,11 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
     return folder
 
 
+def _plain(value: object) -> object:
+    """What of a configuration is no JSON value: settings and paths."""
+    return value.to_json() if isinstance(value, Settings) else str(value)
+
+
 class Demo:
     """One run: holds what was measured so far, so that an interrupted one still leaves its numbers."""
 
@@ -77,7 +84,7 @@ class Demo:
         self.before: Trials = {}
         self.result: dict[str, Any] = {
             "seed": config.seed,
-            "config": json.loads(json.dumps(asdict(config), default=str)),
+            "config": json.loads(json.dumps(asdict(config), default=_plain)),
         }
         self.media_folders: list[Path] = []
         self.policy_folder = self.kinds["policy"]
@@ -110,7 +117,7 @@ class Demo:
         with self.stages.stage(f"collect and ship episodes{label}") as advance:
             robot.collect(self.config.collect_seeds, advance, round_number=number)
         with self.stages.stage(f"refine, audit, practise{label}") as advance:
-            job = robot.job("improve", self._spec(number), advance)
+            job = robot.job(self._spec(number), advance)
         self._take(job)
         candidates = [candidate["id"] for candidate in job["candidates"]]
         with self.stages.stage(f"publish and choose on the robot{label}") as advance:
@@ -124,16 +131,12 @@ class Demo:
         self.chain.rounds.append({"round": number, "policy": chosen, "after": counts(after), "difference": change})
         self.result |= {"after": counts(after), "difference": change, "rounds": number, "history": self.chain.rounds}
 
-    def _spec(self, number: int) -> dict[str, Any]:
-        chain = self.chain
-        return {
-            "policy": chain.policy,
-            "world_model": chain.world_model,
-            "judge": chain.judge,
-            "seed": self.config.seed * 100 + number,
-            "config": self.config.job,
-            "offer_to": [NAME],
-        }
+    def _spec(self, number: int) -> ImproveSpec:
+        chain, seed = self.chain, self.config.seed * 100 + number
+        return ImproveSpec(
+            policy=chain.policy, world_model=chain.world_model, judge=chain.judge, seed=seed,
+            config=self.config.improve, offer_to=(NAME,),
+        )  # fmt: skip
 
     def _take(self, job: Mapping[str, Any]) -> None:
         """Keep what a training job brought: the refreshed models, the audit, the curve."""
@@ -145,10 +148,10 @@ class Demo:
     def _test_time_training(self, robot: Robot) -> None:
         """The trainer's own adaptation, as an operator would have it; then what it did, by the simulator's label."""
         config, current = self.config, self.chain.policy
-        job = {**config.job, "forgetting": 1.0}  # told, not decided by: the arm tries the other tasks
         asked = {
             "instruction": config.ttt_task, "scene": config.ttt_scene, "seed": str(config.seed),
-            "world_model": self.chain.world_model, "judge": self.chain.judge, "config": json.dumps(job),
+            "world_model": self.chain.world_model, "judge": self.chain.judge,
+            "config": json.dumps(config.adapt.to_json()),
         }  # fmt: skip
         with self.stages.stage("test-time training in an unseen scene") as advance:
             adaptation = robot.adapt(asked, config, advance)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from gymnast_core.jobs.audit import SceneAudit, SceneBounds
 from gymnast_core.jobs.practice import ReinforcingSettings
-from gymnast_core.jobs.spec import DreamResult, RewardPoint, TrainingSpec, Urgency
+from gymnast_core.jobs.spec import PractisedResult, ReinforcingSpec, Remembered, Urgency
 from gymnast_core.settings import Count, NotNegative, Says, Share, Texts
 
 Words = Annotated[str, Field(pattern=r"\S"), Says("a text")]
@@ -53,7 +52,7 @@ class AdaptSettings(ReinforcingSettings):
         return {*SceneBounds.model_fields, "episodes", "judge_task_floor"}
 
 
-class AdaptSpec(TrainingSpec):
+class AdaptSpec(ReinforcingSpec):
     """Practise in the dream of one scene, within a budget, without forgetting the rest."""
 
     kind: ClassVar[str] = "adapt"
@@ -81,16 +80,14 @@ class AdaptSpec(TrainingSpec):
         return self.checked or ()
 
 
-class AdaptResult(DreamResult):
+class AdaptResult(PractisedResult):
     """What an adapt job leaves behind."""
 
-    imagined_reward: tuple[RewardPoint, ...] = ()
-    """The reward curve."""
     ended_by: str = ""
     """The budget that ended practice; empty where every iteration was done."""
     refused: str = ""
     """Why there is no candidate, where there is none."""
-    forgetting: Mapping[str, Any] | None = None
+    forgetting: Remembered | None = None
     """Imagined success on other tasks, before and after, of the candidate that was kept, or of the longest trained."""
-    forgetting_tried: tuple[Mapping[str, Any], ...] = ()
+    forgetting_tried: tuple[Remembered, ...] = ()
     """The same of every candidate that was looked at."""

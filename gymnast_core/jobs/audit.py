@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -151,7 +151,7 @@ class PracticeBounds(AuditBounds):
     """Whether the trust band must be calibrated."""
 
 
-def check_overrides(overrides: dict[str, str], known: Collection[str]) -> None:
+def check_overrides(overrides: Mapping[str, str], known: Collection[str]) -> None:
     """Refuse an override of something that is not asked, and one without a reason.
 
     Args:
@@ -163,5 +163,5 @@ def check_overrides(overrides: dict[str, str], known: Collection[str]) -> None:
     """
     if unknown := sorted(set(overrides) - set(known)):
         raise ConfigError(f"overrides {unknown} are no bounds; there are {sorted(known)}")
-    if silent := sorted(name for name, why in overrides.items() if not why.strip()):
+    if silent := sorted(name for name, why in overrides.items() if not str(why).strip()):
         raise ConfigError(f"say why {silent} may be ignored: overrides {{name: reason}}")

@@ -7,9 +7,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.jobs.cluster import RolloutCluster
 from gymnast_core.jobs.practice import RefiningSettings
-from gymnast_core.jobs.spec import DreamResult, TrainingSpec
+from gymnast_core.jobs.spec import DreamResult, RefiningSpec
 from gymnast_core.settings import Count, CountOrZero, NotNegative, Positive, Seed, Settings
 
 WITHOUT_ROLLOUTS = frozenset(
@@ -58,9 +57,6 @@ class ImitateSettings(RefiningSettings):
     0 imitates recorded successes alone."""
     temperature: Positive = 1.0
     """Of sampling imagined rollouts."""
-    ray: RolloutCluster | None = None
-    """Imagined rollouts on a Ray cluster; fine-tuning stays in the job's own process. A trainer must allow it:
-    gymnast serve --jobs-may ray."""
 
     @model_validator(mode="after")
     def _acts(self) -> ImitateSettings:
@@ -73,7 +69,7 @@ class ImitateSettings(RefiningSettings):
         return self
 
 
-class ImitateSpec(TrainingSpec):
+class ImitateSpec(RefiningSpec):
     """Fine-tune the policy on recorded successes and, with imagined_rounds, on imagined ones."""
 
     kind: ClassVar[str] = "imitate"

@@ -7,18 +7,18 @@ from typing import ClassVar
 from pydantic import Field
 
 from gymnast_core.jobs.practice import RefiningSettings, ReinforcingSettings
-from gymnast_core.jobs.spec import DreamResult, RewardPoint, TrainingSpec
+from gymnast_core.jobs.spec import PractisedResult, RefiningSpec, ReinforcingSpec
 from gymnast_core.settings import Count
 
 
-class ImproveSettings(RefiningSettings, ReinforcingSettings):
+class ImproveSettings(ReinforcingSettings, RefiningSettings):
     """How much of everything an improve job does."""
 
     candidate_every: Count = 4
     """Updates between checkpoints that are kept as candidates; the last update always leaves one."""
 
 
-class ImproveSpec(TrainingSpec):
+class ImproveSpec(ReinforcingSpec, RefiningSpec):
     """Refine world model and judge on the recorded episodes, audit them, practise, and leave candidates."""
 
     kind: ClassVar[str] = "improve"
@@ -28,10 +28,8 @@ class ImproveSpec(TrainingSpec):
     """How much of everything."""
 
 
-class ImproveResult(DreamResult):
+class ImproveResult(PractisedResult):
     """What an improve job leaves behind."""
 
-    imagined_reward: tuple[RewardPoint, ...] = ()
-    """The reward curve."""
     world_model_kept: str = ""
     """Why a refined world model was not promoted over its parent, or empty."""

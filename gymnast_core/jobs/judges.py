@@ -18,16 +18,19 @@ The same values stand under `judge` in a job's or a loop's configuration, and in
     kind = "vlm"                             # Qwen-VL or SmolVLM, in this process
     folder = "models/SmolVLM2-500M"
     device = "cuda"
+
+Installed packages add kinds of their own (gymnast_core.extensions); theirs get all other settings by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.extensions import JUDGES, installed
 from gymnast_core.settings import Count, Device, NotNegative, Positive, Seed, Settings
 
 Text = Annotated[str, Field(min_length=1)]
@@ -185,5 +188,36 @@ class CheckpointChoice(Settings):
     """Of the checkpoint."""
 
 
-JudgeChoice = Annotated[CheckpointChoice | EndpointChoice | VlmChoice, Field(discriminator="kind")]
+class AddedChoice(Settings):
+    """A judge of an installed package (gymnast_core.extensions), which gets all other settings by name."""
+
+    model_config = ConfigDict(extra="allow")
+    where: ClassVar[str] = "judge"
+
+    kind: str
+    """checkpoint, endpoint, vlm, or the name under which an installed package adds one."""
+
+    @model_validator(mode="after")
+    def _is_installed(self) -> AddedChoice:
+        if self.kind not in (others := installed(JUDGES)):
+            raise ConfigError(f"judge kind {self.kind!r} is not one of {', '.join((*BUILT_IN, *others))}")
+        return self
+
+
+BUILT_IN = ("checkpoint", "endpoint", "vlm")
+
+
+def _tag(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return str(kind) if kind in BUILT_IN else "added"
+
+
+Choice = CheckpointChoice | EndpointChoice | VlmChoice | AddedChoice
+JudgeChoice = Annotated[
+    Annotated[CheckpointChoice, Tag("checkpoint")]
+    | Annotated[EndpointChoice, Tag("endpoint")]
+    | Annotated[VlmChoice, Tag("vlm")]
+    | Annotated[AddedChoice, Tag("added")],
+    Discriminator(_tag),
+]
 """Who rewards."""

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.audit import OVERRIDABLE, AuditBounds, PracticeAudit, check_overrides
-from gymnast_core.jobs.cluster import ClusterConfig
+from gymnast_core.jobs.cluster import ClusterConfig, RolloutCluster
+from gymnast_core.jobs.grpo import GroupSize, GrpoChoices, check_rollouts
 from gymnast_core.jobs.judges import Endpoint, JudgeChoice
 from gymnast_core.settings import (
     DEVICES,
     Count,
     CountOrZero,
     Device,
-    NotNegative,
     Positive,
-    Seed,
     Settings,
     SettingsT,
     Share,
     Texts,
 )
 
-MOST_ROLLOUTS = 65_536
-"""Of one round, groups x group_size; all of a round are kept until its update. More are more iterations, or rounds."""
 MOST_NOVEL = 65_536
 """New beginnings of one job: as many as rollouts of one round; each holds a picture."""
 MOST_EDITS = 256
 MOST_RANK = 4096
-"""Of an adapter."""
-GroupSize = Annotated[int, Field(ge=2, le=MOST_ROLLOUTS)]
+"""Beyond the width of the largest layers that are adapted, an adapter is larger than what it adapts."""
 Novel = Annotated[int, Field(ge=0, le=MOST_NOVEL)]
 EDITS = ("change_light", "change_colour", "change_background", "paste_objects")
 """Scene edits at hand; others are named as package.module:Factory."""
@@ -72,6 +68,12 @@ class Crop(Settings):
     """What it is."""
 
 
+class NovelEndpoint(Endpoint):
+    """A language model that proposes words."""
+
+    where: ClassVar[str] = "novel.endpoint"
+
+
 class NovelConfig(Settings):
     """New beginnings practice gets besides the recorded ones.
 
@@ -91,7 +93,7 @@ class NovelConfig(Settings):
     """Where their centres may lie: top, left, bottom, right in pixels."""
     instructions: Novel = 0
     """How many starts with other words. They need a judge: the learned one knows only what it was taught."""
-    endpoint: Endpoint | None = None
+    endpoint: NovelEndpoint | None = None
     """Of a language model that proposes the words; none uses templates."""
 
     @property
@@ -103,109 +105,15 @@ class NovelConfig(Settings):
     def _makes_something(self) -> NovelConfig:
         if max(len(self.crops), len(self.edits)) > MOST_EDITS:
             raise ConfigError(f"novel: {len(self.crops)} crops and {len(self.edits)} edits; at most {MOST_EDITS} each")
+        if unknown := [name for name in self.edits if name not in EDITS and ":" not in name]:
+            raise ConfigError(
+                f"novel: edit {unknown[0]!r} is not one of {', '.join(EDITS)}, nor package.module:Factory"
+            )
         if self.scenes and not self.edits:
             raise ConfigError(f"novel: {self.scenes} scenes need edits; name some of {', '.join(EDITS)}, or a plug-in")
         if "paste_objects" in self.edits and not self.crops:
             raise ConfigError("paste_objects needs crops: [{episode, box, name}]")
         return self
-
-
-class GrpoChoices(Settings):
-    """Every choice of GRPO that is no amount, with its source; the compact models were measured with the defaults."""
-
-    where: ClassVar[str] = "grpo"
-
-    target_groups: Annotated[int, Field(ge=1, le=MOST_ROLLOUTS)] | None = None
-    """Informative groups wanted per update; what is left over waits for the next update. None uses what one round
-    gives. Sampling on until the batch is full: DAPO (Yu et al., arXiv 2503.14476), section 3.2."""
-    max_rounds: Count = 1
-    """Rounds of sampling per update in search of them."""
-    max_age: CountOrZero = 2
-    """A surplus group older than this many updates is dropped."""
-    keep_low: Share = 0.1
-    """Groups with a lower mean reward teach nothing; .1 in SimpleVLA-RL and World-Gymnast."""
-    keep_high: Share = 0.9
-    """Groups with a higher one neither; .9 there."""
-    temperature: Positive = 1.0
-    """Of sampling, and of the log-probabilities in the ratio; 1.6 in SimpleVLA-RL and World-Gymnast, whose policy is
-    sure of its demonstrations; the compact policy's soft labels leave it wide enough at 1."""
-    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Ratio clip below 1; .2 in PPO (Schulman et al. 2017)."""
-    clip_high: Positive = 0.28
-    """Ratio clip above 1; .28 in DAPO, section 3.1 (clip-higher)."""
-    epochs: Count = 2
-    """Passes over each batch. In the first the ratio is 1 and the clip inert, as in World-Gymnast, which makes one
-    optimiser step per batch; PPO and GRPO (Shao et al., arXiv 2402.03300, algorithm 1) make more."""
-    mini_batch: Count = 48
-    """Trajectories per optimiser step."""
-    weight_decay: NotNegative = 0.0
-    """Of AdamW; .01 in World-Gymnast."""
-    grad_clip: Positive = 1.0
-    """Largest gradient norm; 1 there."""
-    kl_weight: NotNegative = 0.0
-    """Weight of the KL estimate towards the starting policy (GRPO, eq. 4); 0, as in DAPO, leaves it out."""
-    length_normalisation: Literal["trajectory", "token", "constant"] = "trajectory"
-    """How long trajectories weigh. trajectory: token mean per trajectory, then the mean over trajectories (GRPO, eq. 3;
-    World-Gymnast; WoVR's division by T_valid). token: mean over all tokens of the mini-batch (DAPO, section 3.3).
-    constant: sums divided by the full length (Dr. GRPO, Liu et al., arXiv 2503.20783, section 3.2). They differ only
-    where success masking or an early end shortens trajectories."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _amounts_are_the_jobs(cls, values: Any) -> Any:
-        taken = set(values if isinstance(values, Mapping) else ()) & (GrpoConfig.model_fields.keys() - cls.model_fields)
-        if taken:
-            raise ConfigError(
-                f"grpo: {sorted(taken)} are settings of the job itself (grpo_iterations, seed of the spec)"
-            )
-        return values
-
-    @model_validator(mode="after")
-    def _keeps_some_group(self) -> GrpoChoices:
-        if self.keep_low > self.keep_high:
-            raise ConfigError(
-                f"grpo: keep_low {self.keep_low} is above keep_high {self.keep_high}, which keeps no group; lower it"
-            )
-        return self
-
-
-class GrpoConfig(GrpoChoices):
-    """How to reinforce, amounts included."""
-
-    group_size: GroupSize = 8
-    """N rollouts per start state; 8 in World-Gymnast."""
-    groups: Count = 24
-    """G start states sampled per round."""
-    iterations: Count = 10
-    """Updates of the policy, each on fresh rollouts. Few on purpose: imagined reward keeps rising long after real
-    success falls."""
-    learning_rate: Positive = 2e-4
-    """Of AdamW; 5e-6 for a 7B model in World-Gymnast."""
-    keyframe_share: Share = 0.0
-    """Share of the groups that begin at a later chunk start of a recorded episode; WoVR (arXiv 2602.13977) begins all
-    there."""
-    mask_after_success: bool = False
-    """Judge at every chunk end and learn nothing from what follows the first success (WoVR)."""
-    seed: Seed = 0
-    """Of starts, sampling and shuffling."""
-
-    @model_validator(mode="after")
-    def _fits_in_memory(self) -> GrpoConfig:
-        check_rollouts(self.groups, self.group_size)
-        return self
-
-
-def check_rollouts(groups: int, group_size: int) -> None:
-    """Refuse more rollouts of one round than can be kept.
-
-    Raises:
-        ConfigError: names both counts.
-    """
-    if (rollouts := groups * group_size) > MOST_ROLLOUTS:
-        raise ConfigError(
-            f"grpo: {groups} groups of group_size {group_size} are {rollouts} rollouts at once; at most "
-            f"{MOST_ROLLOUTS} can be: lower one, and raise iterations"
-        )
 
 
 class PracticeSettings(Settings):
@@ -232,6 +140,8 @@ class PracticeSettings(Settings):
     on the same held-out dreams. A trainer must allow it: gymnast serve --jobs-may judges."""
     novel: NovelConfig = Field(default_factory=NovelConfig)
     """New scenes and instructions to begin in."""
+    ray: RolloutCluster | None = None
+    """Rollouts on a Ray cluster. A trainer must allow it: gymnast serve --jobs-may ray."""
     most_episodes: Count = 1000
     """Only the newest so many are learned from."""
     lora_rank: Annotated[int, Field(ge=1, le=MOST_RANK)] = 8

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
-from gymnast_core.jobs.spec import JobRecord, JobResult, JobSpec, Urgency
+from gymnast_core.jobs.spec import JobResult, JobSpec, Urgency
 from gymnast_core.settings import Texts
 
 
@@ -24,33 +25,49 @@ class ReplaySpec(JobSpec):
         return self.episodes or ()
 
 
-class LedgerEntry(JobRecord):
-    """One real evaluation of one policy on one task, and its dream: a row of the calibration ledger."""
+@dataclass(frozen=True)
+class LedgerRow:
+    """One real evaluation of one policy on one task, and its dream: a row of the calibration ledger.
+
+    Attributes:
+        task: what the arm was asked to do.
+        policy: checkpoint id.
+        world_model: checkpoint id.
+        judge: version.
+        both, real_only, imagined_only, neither: episodes by real and imagined success.
+        abstained: episodes whose dream the judge would not decide; not counted above.
+        episodes: ids.
+    """
 
     task: str
-    """What the arm was asked to do."""
     policy: str
-    """Checkpoint id."""
     world_model: str
-    """Checkpoint id."""
     judge: str
-    """Version."""
     both: int
-    """Episodes that succeeded in reality and in the dream."""
     real_only: int
-    """Those that succeeded in reality alone."""
     imagined_only: int
-    """Those that succeeded in the dream alone."""
     neither: int
-    """Those that failed in both."""
     abstained: int = 0
-    """Those whose dream the judge would not decide; counted nowhere above."""
     episodes: tuple[str, ...] = ()
-    """Ids."""
+
+    @property
+    def n(self) -> int:
+        """Decided episodes."""
+        return self.both + self.real_only + self.imagined_only + self.neither
+
+    @property
+    def real(self) -> float:
+        """Real success rate of the decided episodes."""
+        return (self.both + self.real_only) / self.n
+
+    @property
+    def imagined(self) -> float:
+        """Imagined success rate of the same episodes."""
+        return (self.both + self.imagined_only) / self.n
 
 
 class ReplayResult(JobResult):
     """What a replay job leaves behind."""
 
-    ledger: tuple[LedgerEntry, ...] = ()
+    ledger: tuple[LedgerRow, ...] = ()
     """Rows for the calibration ledger."""

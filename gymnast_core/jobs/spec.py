@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gymnast_core.jobs.practice import PracticeSettings, RefiningSettings, ReinforcingSettings
 from gymnast_core.settings import Says, Seed, Settings, Texts
 
+RecordT = TypeVar("RecordT", bound="JobRecord")
 Urgency = Literal["quick", "interactive", "usual", "background"]
 
 
@@ -46,27 +48,80 @@ class TrainingSpec(JobSpec):
     """What of the policy is trained: what its checkpoint is, or a fresh adapter that travels without its parent."""
     offer_to: Texts = ()
     """Robots that the candidates are offered to at once; without any, somebody offers them on their page."""
+    config: PracticeSettings = Field(default_factory=PracticeSettings)
+    """How much of everything."""
+
+
+class RefiningSpec(TrainingSpec):
+    """A training job that may refine world model and judge first."""
+
+    config: RefiningSettings = Field(default_factory=RefiningSettings)
+    """How much of everything."""
+
+
+class ReinforcingSpec(TrainingSpec):
+    """A training job that reinforces."""
+
+    config: ReinforcingSettings = Field(default_factory=ReinforcingSettings)
+    """How much of everything."""
 
 
 class JobRecord(BaseModel):
     """Part of what a job leaves behind. Unknown fields are ignored: a newer trainer may add some."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True)
 
     def to_json(self) -> dict[str, Any]:
         """Return what was measured as JSON values."""
-        return self.model_dump(exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+
+    def extended(self, kind: type[RecordT], **more: Any) -> RecordT:
+        """Return what was measured as a record of another kind, with more."""
+        return kind(**{**{name: getattr(self, name) for name in self.model_fields_set}, **more})
 
 
 class JobResult(JobRecord):
     """What every job leaves behind."""
 
-    register_folders: tuple[str, ...] = Field(default=(), alias="register")
+    registered: tuple[str, ...] = Field(default=(), alias="register")
     """Folders of checkpoints that the trainer keeps beside the candidates."""
     episodes: int = 0
     """Recorded episodes that were learned from."""
     folder: str = ""
     """Of the job, at the trainer."""
+
+
+class TaskChange(JobRecord):
+    """Imagined success on one task, of two policies from the same starts."""
+
+    before: float
+    """Rate of the policy that was trained."""
+    after: float
+    """Of the candidate."""
+    n: int
+    """Starts judged for both."""
+    low: float
+    """Change, lower end at 95 % one-sided confidence."""
+    high: float
+    """Upper end."""
+
+
+class Remembered(TaskChange):
+    """Imagined success on other tasks, before and after, and what may be lost there."""
+
+    iteration: int | None = None
+    """Of the candidate, after how many updates."""
+    sight: float
+    """P(success imagined | success) - P(success imagined | failure) on held-out recorded episodes: an imagined
+    difference is this share of a real one (Rogan & Gladen 1978)."""
+    by_task: Mapping[str, TaskChange] = Field(default_factory=dict)
+    """The same by instruction."""
+    most: float
+    """The most that may really have been lost, 0..1, at 95 % one-sided confidence."""
+    bound: float
+    """The most that may be."""
+    ok: bool
+    """Whether a loss beyond the bound is excluded."""
 
 
 class Candidate(JobRecord):
@@ -80,17 +135,8 @@ class Candidate(JobRecord):
     """At the trainer."""
     imagined_reward: float | None = None
     """Mean reward of the rollouts of that update."""
-    other_tasks: Mapping[str, Any] | None = None
-    """Imagined success on every task beside the parent's, see Forgetting; reported, decides nothing."""
-
-
-class RewardPoint(JobRecord):
-    """A point of a reward curve."""
-
-    iteration: int
-    """Update, from 1."""
-    reward: float
-    """Mean imagined reward of its rollouts."""
+    other_tasks: Remembered | None = None
+    """Imagined success on every task beside the parent's; reported, decides nothing."""
 
 
 class TrainingResult(JobResult):
@@ -98,6 +144,54 @@ class TrainingResult(JobResult):
 
     candidates: tuple[Candidate, ...] = ()
     """In order of iteration."""
+
+
+class Range95(JobRecord):
+    """A share with its 95 % interval."""
+
+    mean: float
+    """Of the sample."""
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end."""
+
+
+class JudgedTask(JobRecord):
+    """How a judge does on one task."""
+
+    task: str
+    """Instruction, or * for all."""
+    labelled: int
+    """Rollouts with an operator's label."""
+    abstained: int
+    """How many of them the judge left open."""
+    precision: Range95 | None = None
+    """P(operator says success | judge says success); none where it never did."""
+    recall: Range95 | None = None
+    """P(judge says success | operator says success); an abstention counts as missed."""
+
+
+class JudgeTrust(JobRecord):
+    """A judge's precision and recall on held-out dreams."""
+
+    judge: str
+    """Version."""
+    confidence: float
+    """Of the intervals."""
+    tasks: tuple[JudgedTask, ...]
+    """One row per task, * first."""
+
+
+class JudgeDrift(JobRecord):
+    """A judge against its own calibration."""
+
+    alarm: bool
+    """Whether it has drifted."""
+    signs: tuple[str, ...]
+    """What shows it."""
+    p_values: Mapping[str, float]
+    """By sign."""
 
 
 class DreamResult(TrainingResult):
@@ -109,11 +203,27 @@ class DreamResult(TrainingResult):
     """Id of the learned judge."""
     audit: Mapping[str, Any] = Field(default_factory=dict)
     """Figures of the world model's audit by name, broken bounds, and whether it passed."""
-    judge_trust: Mapping[str, Any] = Field(default_factory=dict)
+    judge_trust: JudgeTrust | None = None
     """The judge's precision and recall on held-out dreams, by task."""
-    judge_drift: Mapping[str, Any] | None = None
+    judge_drift: JudgeDrift | None = None
     """Of the judge the job came with, against its own calibration; none where its checkpoint has none."""
     horizon: int | None = None
     """Steps a dream could last; none is no cap."""
     overridden: Mapping[str, str] = Field(default_factory=dict)
     """What was not good enough and was ignored by an operator's decision, and why."""
+
+
+class RewardPoint(JobRecord):
+    """A point of a reward curve."""
+
+    iteration: int
+    """Update, from 1."""
+    reward: float
+    """Mean imagined reward of its rollouts."""
+
+
+class PractisedResult(DreamResult):
+    """What a job leaves behind that reinforced."""
+
+    imagined_reward: tuple[RewardPoint, ...] = ()
+    """The reward curve."""

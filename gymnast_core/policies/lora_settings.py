@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gymnast_core.errors import ConfigError
-
-MOST_RANK = 4096
-"""Beyond the width of the largest layers that are adapted, an adapter is larger than what it adapts."""
+from gymnast_core.jobs.practice import MOST_RANK
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ class Stack:
         return ["--trainer", self.service.address, "--identity", str(self.identity(role))]
 
 
+REFUSED, FAILS = 13, 14
+"""Numbers of most_episodes that end a job so."""
+
+
 def practise(context: JobContext) -> Mapping[str, Any]:
     """A training job that is over at once: its candidate is the shipped policy.
 
@@ -71,11 +75,11 @@ def practise(context: JobContext) -> Mapping[str, Any]:
         context.emit(
             "progress", {"stage": "grpo", "step": step + 1, "total": 3, "metrics": {"imagined_reward": 0.1 * step}}
         )
-    if config.get("refuse") or context.job.spec.get("rollouts") == 1:
+    if config.get("most_episodes") == REFUSED or context.job.spec.get("rollouts") == 1:
         refusal = NotTrustedError("world model fails its audit: agreement 0.40 < 0.7")
         context.emit("refused", {"reason": f"{refusal}"})  # as a worker process reports it
         raise refusal
-    if config.get("fail"):
+    if config.get("most_episodes") == FAILS:
         raise OSError("no space left in [/tmp]")
     folder = context.folder / "candidate"
     shutil.copytree(SHIPPED, folder)

@@ -10,7 +10,7 @@ import pytest
 from cloud_trainer.service import OrderedRobot
 from cloud_trainer.service.orders import OrderError
 from gymnast_core.records.manifest import read_manifest
-from tests.cli.conftest import SHIPPED, Run, Stack
+from tests.cli.conftest import FAILS, REFUSED, SHIPPED, Run, Stack
 from tests.ros.conftest import GraphClient, wait_until
 
 SPEC = {"policy": "p", "world_model": "w", "judge": "j", "seed": 1}
@@ -84,7 +84,7 @@ def test_job_is_submitted_once_per_key_watched_and_listed(stack: Stack, gymnast:
 
 
 def test_failed_job_says_why_and_exits_with_one(stack: Stack, gymnast: Run) -> None:
-    spec = json.dumps({**SPEC, "config": {"fail": True}})
+    spec = json.dumps({**SPEC, "config": {"most_episodes": FAILS}})
     code, job = gymnast("jobs", "submit", "improve", "--spec", spec, "--watch", *stack.trainer())
     assert (code, job["state"], job["error"]) == (1, "failed", "OSError: no space left in [/tmp]")
 
@@ -93,7 +93,7 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     settings = {
         "name": "first", "world_model": "world_model-0", "judge": "judge-0", "rounds": 1,
         "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 5, "evaluation": 3, "grpo_iterations": 1,
-        "job": {"fail": True}, "canary": {"alpha_promote": 0.5, "min_pairs": 1}, "replayed": 1,
+        "job": {"most_episodes": FAILS}, "canary": {"alpha_promote": 0.5, "min_pairs": 1}, "replayed": 1,
     }  # fmt: skip
     path = tmp_path / "loop.json"
     path.write_text(json.dumps(settings))
@@ -128,7 +128,7 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
 def test_loop_stops_when_the_audit_keeps_refusing(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     settings = {
         "name": "refused", "world_model": "world_model-0", "judge": "judge-0", "rounds": 5,
-        "tasks": ["push"], "collect": 1, "choosing": 1, "evaluation": 6, "job": {"refuse": True},
+        "tasks": ["push"], "collect": 1, "choosing": 1, "evaluation": 6, "job": {"most_episodes": REFUSED},
         "stop": {"refusals": 2},
     }  # fmt: skip
     (tmp_path / "loop.json").write_text(json.dumps(settings))

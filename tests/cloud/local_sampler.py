@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.pieces import Ground, Recipe
 from cloud_trainer.practice.sharded import LocalPool, ShardedSampler
 from cloud_trainer.progress import Cancelled, never
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Judge
 
 

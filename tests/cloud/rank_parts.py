@@ -1,7 +1,6 @@
 """What the ranks of the sharded learner's tests run, in processes of their own: nothing here needs Ray."""
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,12 +8,12 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from cloud_trainer.jobs.adaptation import anchored
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.ray.fsdp import from_rank_zero, learn, read_message, write_message
 from cloud_trainer.progress import CancelledError, never, silent
 from cloud_trainer.world_model.compact.data import clips_of
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.compact import CompactPolicy
 from gymnast_core.types import RolloutBatch
 from tests.cloud.learning_fakes import episode
@@ -55,7 +54,7 @@ class Planted:
 def job_of(folder, name, config=CONFIG) -> GrpoJob:
     base = folder / "base"
     return GrpoJob(
-        base, [], ParityJudge, replace(config, **CHOICES[name]), folder / "out", folder / "state",
+        base, [], ParityJudge, config.changed(**CHOICES[name]), folder / "out", folder / "state",
         lineage={"note": name}, candidate_every=2,
         anchor=functools.partial(anchored, base, CLIPS, 1.0) if name == "anchor" else None,
     )  # fmt: skip

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.sft.trainer import SftConfig, SftTrainer, action_bins_of, sft_loss, train_sft
+from cloud_trainer.sft.trainer import SftTrainer, action_bins_of, sft_loss, train_sft
 from cloud_trainer.sft.windows import mix, windows_from_episodes
 from gymnast_core.errors import CheckpointError, ContractError, ShapeError
+from gymnast_core.jobs.imitate import SftConfig
 from gymnast_core.policies import load_policy
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicyConfig
 from gymnast_core.policies.sampling import choose_tokens

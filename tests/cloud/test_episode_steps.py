@@ -18,7 +18,7 @@ from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.dit.checkpoint import save_world_model
 from gymnast_core.episodes import read_episode, write_episode
 from gymnast_core.records.manifest import read_manifest
-from tests.cloud.jobs import TINY, job_of
+from tests.cloud.jobs import TINY, TINY_SCENE, job_of, scene_job
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world
 from tests.cloud.test_worlds import DREAM, QUICK, save_dit
 from tests.world_model.tiny import autoencoder, tiny_model
@@ -33,6 +33,9 @@ COMPACT = {
     "audit": {"parts": ["outcomes"]},
     "grpo": QUICK["grpo"],
 }
+
+
+SCENE = {**TINY_SCENE, "grpo_iterations": 1, "forgetting_starts": 1, "audit": {"pictures": 1}, "grpo": QUICK["grpo"]}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_a_job_learns_from_episodes_of_any_length_and_practises_as_long_as_most_
     if kind == "dit":
         checkpoints = {**checkpoints, "world_model": save_dit(tmp_path / "dit")}
     job = job_of((checkpoints, files), tmp_path / "job", config=config)
-    result = improve(job)
+    result = improve(job).to_json()
     assert result["candidates"]
     assert result["episodes"] == len(files), "the four that were cut short are learned from too"
     learned = read_manifest(Path(result["candidates"][-1]["folder"])).lineage["episodes"]
@@ -82,7 +85,7 @@ def test_a_job_learns_from_episodes_of_any_length_and_practises_as_long_as_most_
 
 def test_adaptation_learns_from_any_length_too(longer, tmp_path):
     asked = {"scene": "bench0", "instruction": read_episode(longer[1][0].path).instruction}
-    result = adapt(job_of(longer, tmp_path, config=COMPACT, **asked))
+    result = adapt(scene_job(longer, tmp_path, config=SCENE, **asked)).to_json()
     assert result["candidates"]
     assert result["episodes"] == 12, "one of them was cut short"
     assert {len(film) for film in read_rollouts(tmp_path)[1]} == {1 + STEPS // CHUNK}
@@ -90,7 +93,7 @@ def test_adaptation_learns_from_any_length_too(longer, tmp_path):
 
 def test_a_dream_may_be_longer_than_any_episode(longer, tmp_path):
     config = {**COMPACT, "dream": {"episode_steps": 25}}
-    assert improve(job_of(longer, tmp_path, config=config))["candidates"]
+    assert improve(job_of(longer, tmp_path, config=config)).to_json()["candidates"]
     assert {len(film) for film in read_rollouts(tmp_path)[1]} == {1 + 25 // CHUNK}
 
 
@@ -137,7 +140,7 @@ def test_a_job_practises_in_a_latent_world_and_its_judge_sees_frames(kind, mater
     )  # fmt: skip
     checkpoints, files = material
     lab = {**checkpoints, "world_model": tmp_path / "dit"}, files
-    result = improve(job_of(lab, tmp_path / "job", config={**QUICK, "grpo_iterations": 1}))
+    result = improve(job_of(lab, tmp_path / "job", config={**QUICK, "grpo_iterations": 1})).to_json()
     assert result["candidates"]
     films = read_rollouts(tmp_path / "job")[1]
     assert films[0].shape == (4, 64, 64, 3)

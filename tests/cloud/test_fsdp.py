@@ -1,7 +1,5 @@
 """The sharded learner does what one process does, whatever is chosen: the same loop, state file and candidates."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -59,7 +57,7 @@ def test_ranks_learn_what_one_process_learns_through_a_stop(ranks, tmp_path, nam
 
 def test_a_run_of_several_ranks_goes_on_in_one_process(ranks, tmp_path):
     spread = job_of(ranks / "surplus", "surplus")
-    longer = replace(spread.config, iterations=4)
+    longer = spread.config.changed(iterations=4)
     tiny_policy().save(tmp_path / "base")
     straight = in_one_process(job_of(tmp_path, "surplus"), longer)
     went_on = in_one_process(spread, longer)

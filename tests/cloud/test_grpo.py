@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from cloud_trainer.practice.grpo.advantage import group_advantages, informative_groups
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
 from cloud_trainer.practice.grpo.loss import clipped_loss, length_weights
 from cloud_trainer.practice.grpo.scored import Scored
@@ -16,6 +15,7 @@ from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
 from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Verdict
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Outcome
@@ -105,7 +105,7 @@ def test_rows_of_a_group_share_their_start_and_differ_in_their_tokens():
 
 
 def test_keyframe_groups_are_shorter_and_need_keyframes():
-    config = dataclasses.replace(CONFIG, keyframe_share=0.34)
+    config = CONFIG.changed(keyframe_share=0.34)
     scored = sampler(config, keyframes=starts_of(CLIPS, steps=(10,)))(tiny_policy(), np.random.default_rng(0))
     assert scored.rollouts.length_B.tolist() == [15, 15, 15, 15, 5, 5]
     with pytest.raises(ConfigError):
@@ -153,14 +153,14 @@ def test_success_masking_cuts_a_row_at_its_first_success():
 
 
 def synthetic(policy, rewards, groups, seed=0):
-    scored = sampler(dataclasses.replace(CONFIG, groups=3))(policy, np.random.default_rng(seed))
+    scored = sampler(CONFIG.changed(groups=3))(policy, np.random.default_rng(seed))
     rollouts = dataclasses.replace(scored.rollouts, group_B=np.array(groups))
     return Scored(rollouts, np.array(rewards, np.float32), np.ones(6, bool))
 
 
 def test_update_makes_rewarded_tokens_likelier_than_unrewarded_ones():
     policy = tiny_policy(row_by_row=False)
-    trainer = GrpoTrainer(policy, dataclasses.replace(CONFIG, learning_rate=1e-3, epochs=4))
+    trainer = GrpoTrainer(policy, CONFIG.changed(learning_rate=1e-3, epochs=4))
     batch = synthetic(policy, [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])
     report = trainer.update(batch)
     new = rollout_log_probs(policy, batch.rollouts, np.arange(6)).detach().numpy().mean(1)
@@ -171,7 +171,7 @@ def test_update_makes_rewarded_tokens_likelier_than_unrewarded_ones():
 
 def test_groups_beyond_the_target_wait_for_the_next_update():
     policy = tiny_policy(row_by_row=False)
-    trainer = GrpoTrainer(policy, dataclasses.replace(CONFIG, target_groups=2))
+    trainer = GrpoTrainer(policy, CONFIG.changed(target_groups=2))
     assert trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])).groups == 2
     assert trainer.surplus.rollouts.group_B.tolist() == [2, 2]
     assert trainer.update(trainer.informative(synthetic(policy, [0] * 6, [3, 3, 4, 4, 5, 5]))).groups == 1
@@ -181,7 +181,7 @@ def test_groups_beyond_the_target_wait_for_the_next_update():
 
 def test_surplus_older_than_allowed_is_dropped():
     policy = tiny_policy(row_by_row=False)
-    trainer = GrpoTrainer(policy, dataclasses.replace(CONFIG, target_groups=2, max_age=0))
+    trainer = GrpoTrainer(policy, CONFIG.changed(target_groups=2, max_age=0))
     trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2]))
     assert trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 1], [3, 3, 4, 4, 5, 5])).groups == 2
     assert trainer.surplus.rollouts.group_B.tolist() == [5, 5]
@@ -189,7 +189,7 @@ def test_surplus_older_than_allowed_is_dropped():
 
 def test_a_group_that_waits_again_and_again_grows_old():
     policy = tiny_policy(row_by_row=False)
-    trainer = GrpoTrainer(policy, dataclasses.replace(CONFIG, target_groups=1, max_age=1))
+    trainer = GrpoTrainer(policy, CONFIG.changed(target_groups=1, max_age=1))
     trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2]))
     trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 0], [3, 3, 4, 4, 5, 5]))
     assert trainer.surplus.rollouts.group_B.tolist() == [2, 2, 3, 3, 4, 4, 5, 5]
@@ -207,7 +207,7 @@ def test_an_iteration_without_informative_groups_and_with_stale_surplus_is_skipp
             good = [self.calls == 1 and row % 2 == 0 for row in rows]
             return [Verdict(Outcome.SUCCESS if one else Outcome.FAILURE, 0.5) for one in good]
 
-    config = dataclasses.replace(CONFIG, target_groups=1, max_age=0, iterations=2)
+    config = CONFIG.changed(target_groups=1, max_age=0, iterations=2)
     tiny_policy().save(tmp_path / "base")
     judge = Spoilt()
     run = run_grpo(
@@ -222,14 +222,14 @@ def test_length_normalisation_weighs_trajectories(how, want):
     valid = torch.tensor([[True, True, True, False], [True, False, False, False]])
     assert length_weights(valid, how).tolist() == want
     with pytest.raises(ConfigError, match="length_normalisation"):
-        dataclasses.replace(CONFIG, length_normalisation="tokens")
+        CONFIG.changed(length_normalisation="tokens")
 
 
 def test_kl_weight_pulls_towards_the_starting_policy():
     moved = []
     for weight in (0.0, 5.0):
         policy = tiny_policy(row_by_row=False)
-        trainer = GrpoTrainer(policy, dataclasses.replace(CONFIG, kl_weight=weight, learning_rate=1e-3, epochs=6))
+        trainer = GrpoTrainer(policy, CONFIG.changed(kl_weight=weight, learning_rate=1e-3, epochs=6))
         before = policy.network.head.weight.detach().clone()
         trainer.update(synthetic(policy, [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2]))
         moved.append((policy.network.head.weight.detach() - before).norm().item())
@@ -237,7 +237,7 @@ def test_kl_weight_pulls_towards_the_starting_policy():
 
 
 def test_run_resumes_bit_for_bit_with_its_surplus(tmp_path):
-    config = dataclasses.replace(CONFIG, target_groups=1, keep_low=0.0, keep_high=1.0)
+    config = CONFIG.changed(target_groups=1, keep_low=0.0, keep_high=1.0)
     tiny_policy().save(tmp_path / "base")
     straight = run_grpo(tmp_path / "base", sampler(config), config, tmp_path / "a", candidate_every=2)
     state = tmp_path / "state"
@@ -261,7 +261,7 @@ def test_run_resumes_bit_for_bit_with_its_surplus(tmp_path):
 
 def test_candidates_name_their_parent_and_what_they_were_trained_in(tmp_path):
     base = tiny_policy().save(tmp_path / "base")
-    config = dataclasses.replace(CONFIG, iterations=1, keep_low=0.0, keep_high=1.0)
+    config = CONFIG.changed(iterations=1, keep_low=0.0, keep_high=1.0)
     run = run_grpo(tmp_path / "base", sampler(config), config, tmp_path / "run", lineage={"world_model": "w-1"})
     manifest = read_manifest(run.candidates[-1].folder)
     assert manifest.parents == (base.id,)

@@ -11,15 +11,20 @@ from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.practice import trusted_dream
 from cloud_trainer.jobs.reinforce import ground_of, told_starts
-from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs import AdaptSettings, ImitateSettings, ImproveSettings
 from gymnast_core.policies import trainable
 from gymnast_core.records.manifest import read_manifest
-from tests.cloud.jobs import TINY, in_another_scene, job_of
+from tests.cloud.jobs import TINY, TINY_SCENE, fitting, imitation_job, in_another_scene, job_of, scene_job
 from tests.cloud.openai_server import OpenAiServer, frames_in, grade
 
+SCENE = {**TINY_SCENE, "audit": {"pictures": 1}}
 QUICK = {**TINY, "refine_iterations": 0, "judge_iterations": 0, "audit": {"parts": ["outcomes"]}}
+
+
+IMAGINED = fitting("imitate", QUICK)
+SFT = {"iterations": 3, "batch_size": 8}
 
 
 def parity(request):
@@ -35,11 +40,11 @@ def endpoint(server, **more):
 def test_a_job_is_rewarded_by_the_endpoint_it_names_and_asks_nothing_twice(material, tmp_path):
     with OpenAiServer(parity) as server:
         config = {**QUICK, "judge": endpoint(server), "forgetting_starts": 0}
-        whole = improve(job_of(material, tmp_path / "whole", config=config))
+        whole = improve(job_of(material, tmp_path / "whole", config=config)).to_json()
         asked, state = len(server.requests), tmp_path / "cut" / "grpo.state"
         with pytest.raises(CancelledError):
             improve(job_of(material, tmp_path / "cut", config=config, cancelled=state.exists))
-        resumed = improve(job_of(material, tmp_path / "cut", config=config))
+        resumed = improve(job_of(material, tmp_path / "cut", config=config)).to_json()
         assert len(server.requests) == 2 * asked  # both runs together: every rollout was shown once
     last = read_manifest(Path(resumed["candidates"][-1]["folder"]))
     assert last.lineage["judge"].startswith("tiny-vlm+")
@@ -51,7 +56,7 @@ def test_a_job_is_rewarded_by_the_endpoint_it_names_and_asks_nothing_twice(mater
 def test_every_choice_of_grpo_reaches_the_manifest(material, tmp_path):
     choices = {"temperature": 1.6, "epochs": 3, "clip_high": 0.4, "kl_weight": 0.1, "length_normalisation": "token",
                "target_groups": 2, "max_rounds": 2, "keep_low": 0.0, "keep_high": 1.0}  # fmt: skip
-    result = improve(job_of(material, tmp_path, config={**QUICK, "grpo": choices}))
+    result = improve(job_of(material, tmp_path, config={**QUICK, "grpo": choices})).to_json()
     used = read_manifest(Path(result["candidates"][-1]["folder"])).lineage["grpo"]
     assert {name: used[name] for name in choices} == choices
     told = result["candidates"][-1]["other_tasks"]
@@ -77,8 +82,8 @@ WRONG = [
     ({"grpo": {"length_normalisation": "tokens"}}, "length_normalisation must be one of .*, got 'tokens'"),
     ({"grpo": {"temprature": 1.6}}, r"grpo: unknown settings \['temprature'\]"),
     ({"grpo": {"group_size": 4}}, r"\['group_size'\] are settings of the job itself"),
-    ({"device": "gpu"}, "config.device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
-    ({"dream": {"device": 0}}, "dream.device must be auto, cpu, cuda or cuda:N, got 0"),
+    ({"device": "gpu"}, "config: device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+    ({"dream": {"device": 0}}, "dream: device must be auto, cpu, cuda or cuda:N, got 0"),
     ({"group_size": 1}, "group_size must be a whole number of at least 2 and at most 65,536, got 1"),
     ({"groups": 0}, "groups .* got 0"),
     ({"grpo_iterations": 0}, "grpo_iterations .* got 0"),
@@ -98,7 +103,7 @@ WRONG = [
     ({"ray": {"learner_ranks": -2}}, "ray: learner_ranks .* got -2"),
     ({"ray": {"ahead": {"max_age": -1}}}, "ahead: max_age .* got -1"),
     ({"ray": {"learner_ranks": 2, "ahead": {"max_age": 1}}}, "for one learner"),
-    ({"groups": 10**9, "group_size": 10**9}, "group_size .* got 1000000000"),
+    ({"groups": 10**9, "group_size": 10**9}, "groups .* got 1000000000"),
     ({"groups": 10**5, "group_size": 10**3}, "100000 groups of group_size 1000 are 100000000 rollouts at once"),
     ({"grpo": {"max_rounds": 10**400}}, "max_rounds .* at most 1,000,000, got 1000"),
     ({"grpo": {"mini_batch": 10**9}}, "mini_batch .* got 1000000000"),
@@ -123,20 +128,24 @@ WRONG = [
 
 @pytest.mark.parametrize(("config", "message"), WRONG)
 def test_settings_that_cannot_be_are_refused_by_name_before_anything_is_spent(config, message):
+    kinds = (ImproveSettings, AdaptSettings, ImitateSettings)
+    kind = next(kind for kind in kinds if config.keys() <= kind.model_fields.keys())
     with pytest.raises(ConfigError, match=message):
-        PipelineConfig.of(config)
+        kind(**config)
 
 
 def test_a_judge_that_cannot_be_opened_ends_the_job_before_anything_is_trained(material, tmp_path):
     with pytest.raises(ConfigError, match="judge kind 'oracle' is not one of checkpoint, endpoint, vlm"):
-        improve(job_of(material, tmp_path, config={**TINY, "judge": {"kind": "oracle"}}))
+        job_of(material, tmp_path, config={**TINY, "judge": {"kind": "oracle"}})
     assert not (tmp_path / "world_model").exists()
 
 
 def test_practice_in_new_scenes_and_words_is_in_the_lineage(material, tmp_path):
     with OpenAiServer(parity) as server:
         novel = {"scenes": 3, "edits": ["change_light", "change_background"], "instructions": 2}
-        result = improve(job_of(material, tmp_path, config={**QUICK, "novel": novel, "judge": endpoint(server)}))
+        result = improve(
+            job_of(material, tmp_path, config={**QUICK, "novel": novel, "judge": endpoint(server)})
+        ).to_json()
     made = made_from(result)["novel_starts"]
     assert [[edit["edit"] for edit in row["edits"]] for row in made[:3]] == [["change_light", "change_background"]] * 3
     assert [row["instruction"]["how"] for row in made[3:]] == ["template"] * 2
@@ -144,10 +153,10 @@ def test_practice_in_new_scenes_and_words_is_in_the_lineage(material, tmp_path):
 
 
 def test_nothing_begins_where_candidates_are_told_on(material, tmp_path):
-    job, config = job_of(material, tmp_path), PipelineConfig.of({**QUICK, "forgetting_starts": 2})
-    dream = trusted_dream(job, config)
-    held_out = told_starts(config, dream)
-    ground, _ = ground_of(job, config, dream, held_out)
+    job = job_of(material, tmp_path, config={**QUICK, "forgetting_starts": 2})
+    dream = trusted_dream(job)
+    held_out = told_starts(job.spec.config, dream)
+    ground, _ = ground_of(job, dream, held_out)
     began, audited = {start.episode_id for start in ground.starts}, set(dream.parts["audit"].episode_ids)
     assert 0 < len(held_out) <= 4
     assert set(held_out.episode_ids) <= audited
@@ -156,20 +165,20 @@ def test_nothing_begins_where_candidates_are_told_on(material, tmp_path):
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_imitation_is_a_job_whole_or_by_adapter(material, tmp_path, mode):
-    sft = {"iterations": 3, "batch_size": 8}
-    result = imitate(job_of(material, tmp_path, config={**QUICK, "sft": sft}, mode=mode))
+    result = imitate(imitation_job(material, tmp_path, config={"sft": SFT}, mode=mode)).to_json()
     (candidate,) = result["candidates"]
     manifest = read_manifest(Path(candidate["folder"]))
     assert manifest.parents == (read_manifest(material[0]["policy"]).id,)
     assert (manifest.lineage["stage"], manifest.architecture == "lora") == ("sft", mode == "lora")
     assert len(manifest.lineage["episodes"]) == result["episodes"] > 0
-    assert imitate(job_of(material, tmp_path, config={**QUICK, "sft": sft}, mode=mode)) == result  # a restart
+    restarted = imitate(imitation_job(material, tmp_path, config={"sft": SFT}, mode=mode))
+    assert restarted.to_json() == result
 
 
 def test_iter_sft_mixes_in_what_the_judge_let_pass(material, tmp_path):
     with OpenAiServer(parity) as server:
-        config = {**QUICK, "sft": {"iterations": 3, "batch_size": 8}, "imagined_rounds": 2, "judge": endpoint(server)}
-        result = imitate(job_of(material, tmp_path, config=config))
+        config = {**IMAGINED, "sft": SFT, "imagined_rounds": 2, "judge": endpoint(server)}
+        result = imitate(imitation_job(material, tmp_path, config=config)).to_json()
     lineage = read_manifest(Path(result["candidates"][0]["folder"])).lineage
     assert lineage["stage"] == "iter_sft"
     assert 0 < lineage["imagined_successes"] == result["imagined_successes"] < 2 * 16
@@ -185,20 +194,20 @@ ADAPT = {"scene": "standard", "instruction": "lift the red cube", "budget_s": 60
 
 
 def test_adaptation_begins_in_new_scenes_and_keyframes_too(material, tmp_path):
-    config = {**QUICK, "grpo_iterations": 1, "novel": {"scenes": 2, "edits": ["change_light"]}, "keyframe_share": 0.5}
-    made = made_from(adapt(job_of(material, tmp_path, config=config, **ADAPT)))
+    config = {**SCENE, "grpo_iterations": 1, "novel": {"scenes": 2, "edits": ["change_light"]}, "keyframe_share": 0.5}
+    made = made_from(adapt(scene_job(material, tmp_path, config=config, **ADAPT)).to_json())
     assert [[edit["edit"] for edit in row["edits"]] for row in made["novel_starts"]] == [["change_light"]] * 2
     assert {row["episode"] for row in made["novel_starts"]} <= set(made["episodes"])
     assert made["grpo"]["keyframe_share"] == 0.5
-    with pytest.raises(ConfigError, match="forgetting_starts 0 leaves nothing"):
-        adapt(job_of(material, tmp_path / "none", config={**QUICK, "forgetting_starts": 0}, **ADAPT))
+    with pytest.raises(ConfigError, match=r"forgetting_starts must be a whole number of at least 1 .* got 0"):
+        scene_job(material, tmp_path / "none", config={**SCENE, "forgetting_starts": 0}, **ADAPT)
 
 
 def test_iter_sft_takes_new_scenes_and_tells_other_tasks_on_starts_it_did_not_imitate(material, tmp_path):
     with OpenAiServer(parity) as server:
-        config = {**QUICK, "sft": {"iterations": 2, "batch_size": 8}, "imagined_rounds": 1, "judge": endpoint(server)}
+        config = {**IMAGINED, "sft": SFT, "imagined_rounds": 1, "judge": endpoint(server)}
         config |= {"novel": {"scenes": 2, "edits": ["change_light"]}, "forgetting_starts": 1}
-        result = imitate(job_of(material, tmp_path, config=config))
+        result = imitate(imitation_job(material, tmp_path, config=config)).to_json()
     lineage, told = made_from(result), result["candidates"][0]["other_tasks"]
     assert len(lineage["novel_starts"]) == 2
     assert sum(row["n"] for row in told["by_task"].values()) <= 2
@@ -206,12 +215,12 @@ def test_iter_sft_takes_new_scenes_and_tells_other_tasks_on_starts_it_did_not_im
 
 
 def test_imitation_refuses_by_name_what_it_could_not_use(material, tmp_path):
-    asked = {"novel": {"scenes": 1}, "forgetting_starts": 3, "ray": {"rollout_actors": 1}}
-    with pytest.raises(ConfigError, match=r"ray, novel, forgetting_starts: .* set imagined_rounds above 0"):
-        imitate(job_of(material, tmp_path, config={**QUICK, **asked}))
+    asked = {"novel": {"scenes": 1}, "forgetting_starts": 3, "ray": {"rollout_actors": 1}, "groups": 4}
+    with pytest.raises(ConfigError, match=r"groups, novel, ray, forgetting_starts: .* set imagined_rounds above 0"):
+        imitation_job(material, tmp_path, config=asked)
     ranks = {"imagined_rounds": 1, "ray": {"learner_ranks": 2}}
-    with pytest.raises(ConfigError, match=r"ray\.learner_ranks and ray\.ahead are of reinforcement"):
-        imitate(job_of(material, tmp_path, config={**QUICK, **ranks}))
+    with pytest.raises(ConfigError, match=r"ray: unknown settings \['learner_ranks'\]"):
+        imitation_job(material, tmp_path, config=ranks)
 
 
 CLUSTER = {"address": "local", "rollout_actors": 1, "judge_actors": 1, "cpus_per_actor": 0.25}
@@ -220,15 +229,29 @@ CLUSTER = {"address": "local", "rollout_actors": 1, "judge_actors": 1, "cpus_per
 @pytest.mark.slow
 def test_adaptation_and_iter_sft_on_ray_are_those_of_one_process_to_the_bit(material, tmp_path):
     """With the learned judge, an anchor and new scenes: whatever must be made again in another process."""
-    config = {**QUICK, "anchor": 1.0, "novel": {"scenes": 2}, "grpo": {"keep_low": 0.0, "keep_high": 1.0}}
-    config |= {"sft": {"iterations": 2, "batch_size": 8}, "imagined_rounds": 1}
+    config = {
+        **QUICK,
+        "audit": {"pictures": 1},
+        "anchor": 1.0,
+        "novel": {"scenes": 2},
+        "grpo": {"keep_low": 0.0, "keep_high": 1.0},
+    }
+    config |= {"sft": SFT, "imagined_rounds": 1}
     material = (material[0], [*material[1], *in_another_scene(material, tmp_path / "bench")])
     for kind, asked in ((adapt, {**ADAPT, "scene": "bench"}), (imitate, {})):
         here, there = (
-            kind(job_of(material, tmp_path / kind.__name__ / name, config={**config, **ray}, **asked))
+            kind(
+                job_of(
+                    material,
+                    tmp_path / kind.__name__ / name,
+                    kind=kind.__name__,
+                    config=fitting(kind.__name__, {**config, **ray}),
+                    **asked,
+                )
+            )
             for name, ray in (("here", {}), ("there", {"ray": CLUSTER}))
         )
-        assert [one["id"] for one in there["candidates"]] == [one["id"] for one in here["candidates"]] != []
+        assert [one.id for one in there.candidates] == [one.id for one in here.candidates] != []
 
 
 @pytest.mark.slow
@@ -237,7 +260,7 @@ def test_adaptation_and_iter_sft_on_ray_are_those_of_one_process_to_the_bit(mate
 def test_a_job_runs_on_ray_and_by_adapter(material, tmp_path, ranks):
     ray = {**CLUSTER, "learner_ranks": ranks}
     config = {**QUICK, "ray": ray, "grpo": {"keep_low": 0.0, "keep_high": 1.0}}
-    result = improve(job_of(material, tmp_path, config=config, mode="lora"))
+    result = improve(job_of(material, tmp_path, config=config, mode="lora")).to_json()
     last = read_manifest(Path(result["candidates"][-1]["folder"]))
     assert (last.architecture, last.lineage["iteration"]) == ("lora", 2)
     assert last.parents == (read_manifest(material[0]["policy"]).id,)
@@ -255,12 +278,19 @@ def test_a_job_puts_everything_it_opens_on_the_device_it_was_given(kind, materia
         return torch.device("cpu")  # stands in for a GPU that is not here
 
     monkeypatch.setattr(trainable, "device_of", noted)
-    config = {**QUICK, "device": "cuda:1", "grpo_iterations": 1, "grpo": {"keep_low": 0.0, "keep_high": 1.0}}
-    config |= {"sft": {"iterations": 2, "batch_size": 8}, "imagined_rounds": 1, "forgetting_starts": 1, "anchor": 1.0}
+    config = {
+        **QUICK,
+        "audit": {"pictures": 1},
+        "device": "cuda:1",
+        "grpo_iterations": 1,
+        "grpo": {"keep_low": 0.0, "keep_high": 1.0},
+    }
+    config |= {"sft": SFT, "imagined_rounds": 1, "forgetting_starts": 1, "anchor": 1.0}
     material = (material[0], [*material[1], *in_another_scene(material, tmp_path / "bench")])
     spec = {**ADAPT, "scene": "bench"} if kind is adapt else {}
-    assert kind(job_of(material, tmp_path / "job", config=config, **spec))["candidates"]
+    name = kind.__name__
+    assert kind(job_of(material, tmp_path / "job", kind=name, config=fitting(name, config), **spec)).candidates
     assert set(asked) == {"cuda:1"}
     assert len(asked) >= 3  # one to learn or sample from, and both sides of the comparison
-    assert PipelineConfig.of(config).dream.device == "cuda:1"
-    assert PipelineConfig.of({**config, "dream": {"device": "cpu"}}).dream.device == "cpu"
+    assert ImproveSettings(device="cuda:1").dream.device == "cuda:1"
+    assert ImproveSettings(device="cuda:1", dream={"device": "cpu"}).dream.device == "cpu"

@@ -5,9 +5,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from cloud_trainer.records.ledger import CalibrationLedger, LedgerRow, calibration_of
+from cloud_trainer.records.ledger import CalibrationLedger, calibration_of
 from cloud_trainer.store.database import Database
 from gymnast_core.errors import ContractError, CorruptError
+from gymnast_core.jobs.replay import LedgerRow
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Episode, Outcome
 

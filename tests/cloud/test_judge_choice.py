@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cloud_trainer.judge.choice import judge_of, read_judge
+from cloud_trainer.judge.choice import choice_of, judge_of, read_judge
 from cloud_trainer.judge.endpoint import EndpointJudge
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.judge.vlm import VlmJudge
@@ -41,12 +41,14 @@ def test_a_file_names_an_endpoint_with_rubrics_and_partial_credit(tmp_path):
 def test_a_folder_is_a_checkpoint_and_settings_may_name_one(tmp_path):
     saved = LearnedJudge(JudgeNetwork(JudgeConfig(widths=(4, 4, 4), hidden=8))).save(tmp_path / "judge")
     assert read_judge(tmp_path / "judge").version == saved.id
-    assert judge_of({"kind": "checkpoint", "folder": str(tmp_path / "judge")}).version == saved.id
+    assert judge_of(choice_of({"kind": "checkpoint", "folder": str(tmp_path / "judge")})).version == saved.id
 
 
 def test_settings_name_a_local_model(tmp_path):
     write_qwen(tmp_path / "qwen")
-    judge = judge_of({"kind": "vlm", "folder": str(tmp_path / "qwen"), "dtype": "float32", "success_at": 0.9})
+    judge = judge_of(
+        choice_of({"kind": "vlm", "folder": str(tmp_path / "qwen"), "dtype": "float32", "success_at": 0.9})
+    )
     assert isinstance(judge, VlmJudge)
     assert judge.settings.success_at == 0.9
 
@@ -57,14 +59,14 @@ def test_settings_name_a_local_model(tmp_path):
         ({"kind": "endpoint", "model": "m"}, "base_url"),
         ({"kind": "endpoint", "base_url": "http://x", "model": "m", "votes": 3}, r"unknown settings \['votes'\]"),
         ({"kind": "endpoint", "base_url": "http://x", "model": "m", "key_variable": "NOT_SET_ANYWHERE"}, "NOT_SET"),
-        ({"kind": "checkpoint"}, "takes folder and nothing else"),
+        ({"kind": "checkpoint"}, "checkpoint judge lacks folder"),
         ({"kind": "vlm", "folder": "x", "dtype": "int8"}, "dtype"),
-        ({}, "judge kind None is not one of checkpoint, endpoint, vlm"),
+        ({}, "judge lacks kind"),
     ],
 )
 def test_what_cannot_be_picked_is_named(settings, said):
     with pytest.raises(ConfigError, match=said):
-        judge_of(settings)
+        judge_of(choice_of(settings))
 
 
 def test_a_missing_file_or_model_says_what_is_wanted(tmp_path):
@@ -74,4 +76,4 @@ def test_a_missing_file_or_model_says_what_is_wanted(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read the judge's settings .*judge\.json"):
         read_judge(tmp_path / "judge.json")
     with pytest.raises(CheckpointError, match="download the model there first"):
-        judge_of({"kind": "vlm", "folder": str(tmp_path / "nothing")})
+        judge_of(choice_of({"kind": "vlm", "folder": str(tmp_path / "nothing")}))

@@ -11,10 +11,11 @@ import time
 import pytest
 
 from cloud_trainer.judge.cache import CachedJudge
-from cloud_trainer.judge.client import Endpoint, EndpointClient
-from cloud_trainer.judge.endpoint import EndpointJudge, Voting
-from cloud_trainer.judge.rubric import CONTROL_INSTRUCTION, Criterion, Rubric, Rubrics
+from cloud_trainer.judge.client import EndpointClient
+from cloud_trainer.judge.endpoint import EndpointJudge
+from cloud_trainer.judge.rubric import CONTROL_INSTRUCTION, Rubric, Rubrics
 from gymnast_core.errors import ConfigError, CorruptError, RejectedBridgeError, TransientBridgeError
+from gymnast_core.jobs.judges import Criterion, Endpoint, Voting
 from gymnast_core.types import Outcome
 from tests.cloud.openai_server import OpenAiServer, frames_in, grade, question_in
 from tests.cloud.rollouts import noise, rollouts_of
@@ -32,7 +33,7 @@ def honest(success: bool):
 
 def judge_with(server, *, sleeps=None, rubrics=None, attempts=3, **voting) -> EndpointJudge:
     waited = [] if sleeps is None else sleeps
-    client = EndpointClient(Endpoint(server.url, "tiny-vlm", attempts=attempts), sleep=waited.append)
+    client = EndpointClient(Endpoint(base_url=server.url, model="tiny-vlm", attempts=attempts), sleep=waited.append)
     return EndpointJudge(client, rubrics, Voting(**{"votes": 5, "concurrency": 1} | voting))
 
 
@@ -142,8 +143,8 @@ def test_newer_models_are_asked_with_the_limit_they_take():
     assert verdict.outcome is Outcome.FAILURE
     assert [("max_tokens" in r, "max_completion_tokens" in r) for r in server.requests[:3]] == [
         (True, False), (False, True), (False, True)]  # fmt: skip
-    with pytest.raises(ConfigError, match="token_limit must be auto, max_tokens or max_completion_tokens"):
-        Endpoint("http://x/v1", "m", token_limit="tokens")
+    with pytest.raises(ConfigError, match="token_limit must be one of auto, max_tokens, max_completion_tokens"):
+        Endpoint(base_url="http://x/v1", model="m", token_limit="tokens")
 
 
 @pytest.mark.parametrize("where", ["headers", "body"])
@@ -166,7 +167,7 @@ def test_an_answer_that_trickles_is_given_up_as_a_whole(where):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        client = EndpointClient(Endpoint(address, "m", timeout_s=0.5, attempts=2), sleep=lambda _: None)
+        client = EndpointClient(Endpoint(base_url=address, model="m", timeout_s=0.5, attempts=2), sleep=lambda _: None)
         started = time.monotonic()
         with pytest.raises(TransientBridgeError, match=r"no whole answer within 0\.5 s"):
             client.complete([], seed=0)
@@ -202,9 +203,9 @@ def test_proxy_variables_are_used_or_named(monkeypatch, variables, url, said):
         monkeypatch.setenv(name, value)
     if said:
         with pytest.raises(ConfigError, match=said):
-            EndpointClient(Endpoint(url, "m"))
+            EndpointClient(Endpoint(base_url=url, model="m"))
     else:
-        EndpointClient(Endpoint(url, "m")).close()
+        EndpointClient(Endpoint(base_url=url, model="m")).close()
 
 
 def test_a_server_on_this_machine_is_asked_past_the_proxy(monkeypatch):
@@ -284,7 +285,12 @@ def test_rows_are_asked_together_and_answered_in_order():
 
 
 def test_partial_credit_is_weighed_by_the_task_rubric():
-    rubric = Rubric((Criterion("grasped", "the cube is held", 1.0, required=False), Criterion("placed", "on it", 3.0)))
+    rubric = Rubric(
+        (
+            Criterion(name="grasped", text="the cube is held", weight=1.0, required=False),
+            Criterion(name="placed", text="on it", weight=3.0),
+        )
+    )
     answer = json.dumps({"criteria": {"grasped": True, "placed": False}})
     verdict, server = verdict_of(lambda request: answer, rubrics=Rubrics(tasks={TASK: rubric}))
     assert verdict.outcome is Outcome.FAILURE
@@ -295,7 +301,7 @@ def test_partial_credit_is_weighed_by_the_task_rubric():
 def test_rubric_words_are_part_of_the_version():
     with OpenAiServer(honest(True)) as server:
         plain = judge_with(server)
-        other = judge_with(server, rubrics=Rubrics(default=Rubric((Criterion("goal", "done at last"),))))
+        other = judge_with(server, rubrics=Rubrics(default=Rubric((Criterion(name="goal", text="done at last"),))))
         assert plain.version != other.version
         assert plain.version.startswith("tiny-vlm+")
 
@@ -303,20 +309,20 @@ def test_rubric_words_are_part_of_the_version():
 def test_key_comes_from_the_environment_and_stays_out_of_the_evidence(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY_FOR_TEST", "k-3f1")
     with OpenAiServer(lambda request: (403, "no", {})) as server:
-        client = EndpointClient(Endpoint(server.url, "m", key_variable="JUDGE_KEY_FOR_TEST"))
+        client = EndpointClient(Endpoint(base_url=server.url, model="m", key_variable="JUDGE_KEY_FOR_TEST"))
         (verdict,) = EndpointJudge(client, voting=Voting(votes=1)).judge(rollouts_of(noise(1), [TASK]))
         client.close()
         assert server.keys == ["Bearer k-3f1"]
     assert "k-3f1" not in json.dumps(verdict.evidence) + repr(client.endpoint)
     monkeypatch.delenv("JUDGE_KEY_FOR_TEST")
     with pytest.raises(ConfigError, match="JUDGE_KEY_FOR_TEST"):
-        EndpointClient(Endpoint("http://localhost/v1", "m", key_variable="JUDGE_KEY_FOR_TEST"))
+        EndpointClient(Endpoint(base_url="http://localhost/v1", model="m", key_variable="JUDGE_KEY_FOR_TEST"))
 
 
 def test_client_errors_are_transient_or_rejected():
     answers = iter([(200, "<html>", {}), (200, json.dumps({"choices": []}), {}), (502, "", {})])
     with OpenAiServer(lambda request: next(answers)) as server:
-        client = EndpointClient(Endpoint(server.url, "m", attempts=1))
+        client = EndpointClient(Endpoint(base_url=server.url, model="m", attempts=1))
         for expected in (RejectedBridgeError, RejectedBridgeError, TransientBridgeError):
             with pytest.raises(expected):
                 client.complete([{"role": "user", "content": "hi"}], seed=0)
@@ -327,9 +333,9 @@ def test_settings_that_would_let_a_tie_decide_are_refused():
     with pytest.raises(ConfigError, match="min_agreement"):
         Voting(min_agreement=0.5)
     with pytest.raises(ConfigError, match="base_url"):
-        Endpoint("localhost:8000", "m")
+        Endpoint(base_url="localhost:8000", model="m")
     with pytest.raises(ConfigError, match="required"):
-        Rubric((Criterion("a", "b", required=False),))
+        Rubric((Criterion(name="a", text="b", required=False),))
 
 
 def test_cache_answers_again_without_asking_and_survives_a_restart(tmp_path):

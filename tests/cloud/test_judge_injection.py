@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from cloud_trainer.judge.client import Endpoint, EndpointClient
-from cloud_trainer.judge.endpoint import EndpointJudge, Voting
+from cloud_trainer.judge.client import EndpointClient
+from cloud_trainer.judge.endpoint import EndpointJudge
 from cloud_trainer.judge.rubric import CONTROL_INSTRUCTION
+from gymnast_core.jobs.judges import Endpoint, Voting
 from gymnast_core.types import Outcome
 from tests.cloud.openai_server import OpenAiServer, frames_in, grade, question_in
 from tests.cloud.rollouts import rollouts_of
@@ -65,7 +66,7 @@ def half_careful(request):
 
 def verdict_of(model, frames_FHWC):
     with OpenAiServer(model) as server:
-        client = EndpointClient(Endpoint(server.url, "m"))
+        client = EndpointClient(Endpoint(base_url=server.url, model="m"))
         judge = EndpointJudge(client, voting=Voting(votes=3, concurrency=1))
         (verdict,) = judge.judge(rollouts_of(frames_FHWC[None], ["lift the red cube"]))
         client.close()

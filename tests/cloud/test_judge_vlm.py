@@ -15,8 +15,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from cloud_trainer.judge.rubric import CONTROL_INSTRUCTION
-from cloud_trainer.judge.vlm import VlmJudge, VlmSettings, load_vlm_judge, yes_no_ids
+from cloud_trainer.judge.vlm import VlmJudge, load_vlm_judge, yes_no_ids
 from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.jobs.judges import VlmSettings
 from gymnast_core.types import Outcome
 from tests.cloud.rollouts import noise, rollouts_of
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
-from cloud_trainer.practice.grpo.off_policy import OffPolicy, VersionLog, corrected, importance_weights, is_fresh_enough
+from cloud_trainer.practice.grpo.off_policy import VersionLog, corrected, importance_weights, is_fresh_enough
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.pieces import Ground, Recipe
@@ -17,6 +16,8 @@ from cloud_trainer.practice.sharded import LocalPool, ShardedSampler
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.jobs.cluster import OffPolicy
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.compact import CompactPolicy
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
 from tests.cloud.ray_parts import ParityJudge
@@ -74,7 +75,7 @@ def test_the_weight_scales_the_gradient(parts, tmp_path):
     norms = []
     for weight in (ones, 0.5 * ones):
         start = CompactPolicy.load(tmp_path / "base", row_by_row=False)
-        trainer = GrpoTrainer(start, replace(CONFIG, epochs=1))
+        trainer = GrpoTrainer(start, CONFIG.changed(epochs=1))
         norms.append(trainer.update(replace(scored, weight_BTA=weight)).grad_norm)
     assert norms[0] > 0
     assert norms[1] == pytest.approx(0.5 * norms[0], rel=1e-4)
@@ -110,7 +111,7 @@ def test_pipelined_batches_are_one_version_old_and_corrected(parts):
 
 
 def test_a_job_that_samples_ahead_learns_from_stale_rollouts_to_its_end(parts, tmp_path):
-    config = replace(CONFIG, iterations=3, learning_rate=1e-2)
+    config = CONFIG.changed(iterations=3, learning_rate=1e-2)
     grounds = [Ground(functools.partial(load_world, tmp_path / "world"), STARTS)]
     job = GrpoJob(
         tmp_path / "base", grounds, ParityJudge, config, tmp_path / "out", tmp_path / "state", ahead=OffPolicy()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies import lora
 from gymnast_core.policies.openvla.published import read_published
 from gymnast_core.types import Observation, RolloutBatch

@@ -11,16 +11,17 @@ import pytest
 import ray
 import torch
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.pieces import Ground
 from cloud_trainer.practice.ray.backend import run_on_ray
 from cloud_trainer.practice.ray.learner import FsdpConfig, run_on_ray_train
-from cloud_trainer.practice.ray.pool import RayConfig, RayPool
+from cloud_trainer.practice.ray.pool import RayPool
 from cloud_trainer.practice.sharded import LocalPool
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from gymnast_core.errors import ConfigError, TransientBridgeError
+from gymnast_core.jobs.cluster import RayConfig
+from gymnast_core.jobs.grpo import GrpoConfig
 from tests.cloud.learning_fakes import episode, tiny_policy
 from tests.cloud.ray_parts import BrokenWorld, ParityJudge, PausingWorld, told_pid
 
@@ -112,7 +113,7 @@ def test_a_killed_learner_resumes_to_the_same_result(tmp_path, base, undisturbed
         if len(events) == 1:
             ray.kill(learners[0])
 
-    single = replace(CLUSTER, rollout_actors=1)  # the undisturbed run used none: the number changes nothing
+    single = CLUSTER.changed(rollout_actors=1)  # the undisturbed run used none: the number changes nothing
     training = run_on_ray(job, single, progress=watch, started=learners.append)
     assert len(learners) == 2
     assert events[-1] == CONFIG.iterations
@@ -124,7 +125,7 @@ def test_a_bug_in_the_job_is_raised_and_not_retried(tmp_path, base):
     job = job_in(tmp_path / "job", base)
     broken = replace(job, grounds=[Ground(BrokenWorld, job.grounds[0].starts)])
     with pytest.raises(ValueError, match="no floor"):
-        broken.run(lambda recipe: RayPool(recipe, replace(CLUSTER, rollout_actors=1)))
+        broken.run(lambda recipe: RayPool(recipe, CLUSTER.changed(rollout_actors=1)))
 
 
 @pytest.mark.slow
@@ -133,7 +134,7 @@ def test_a_piece_lost_again_and_again_ends_the_job(tmp_path, base):
     (tmp_path / "job" / "pause").touch()
     killer = kill_when_claimed(tmp_path / "job")
     with pytest.raises(TransientBridgeError, match="lost 1 times"):
-        job.run(lambda recipe: RayPool(recipe, replace(CLUSTER, attempts=1, rollout_actors=1)))
+        job.run(lambda recipe: RayPool(recipe, CLUSTER.changed(attempts=1, rollout_actors=1)))
     killer.join()
 
 
@@ -142,7 +143,7 @@ def test_a_piece_lost_again_and_again_ends_the_job(tmp_path, base):
 def test_a_sharded_learner_is_killed_cancelled_and_resumed_to_what_one_process_learns(tmp_path, base, undisturbed):
     job, events = job_in(tmp_path / "job", base), []
     job = replace(job, anchor=functools.partial(told_pid, tmp_path / "job"))
-    single = replace(CLUSTER, rollout_actors=1)
+    single = CLUSTER.changed(rollout_actors=1)
     fsdp = FsdpConfig(workers=2, cpus_per_worker=0.25, max_failures=1)
     run = functools.partial(run_on_ray_train, job, single, fsdp, storage=tmp_path / "train", progress=events.append)
     with pytest.raises(CancelledError, match="after 1 of 2"):
@@ -162,10 +163,10 @@ def test_a_sharded_learner_is_killed_cancelled_and_resumed_to_what_one_process_l
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_bug_in_a_sharded_job_is_raised_and_not_retried(tmp_path, base):
-    job = replace(job_in(tmp_path / "job", base), config=replace(CONFIG, keyframe_share=0.5))
+    job = replace(job_in(tmp_path / "job", base), config=CONFIG.changed(keyframe_share=0.5))
     fsdp = FsdpConfig(workers=1, cpus_per_worker=0.25)
     with pytest.raises(ConfigError, match="0 keyframes"):
-        run_on_ray_train(job, replace(CLUSTER, rollout_actors=1), fsdp, storage=tmp_path / "train")
+        run_on_ray_train(job, CLUSTER.changed(rollout_actors=1), fsdp, storage=tmp_path / "train")
 
 
 def test_settings_that_cannot_run_are_refused():

@@ -21,6 +21,7 @@ from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.episodes import write_episode
 from gymnast_core.evaluation.purpose import is_measurement
+from gymnast_core.jobs import ReplayResult, ReplaySpec
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
 
@@ -39,20 +40,20 @@ def job_of(tmp_path_factory):
     files = [write_episode(folder, episode(seed), robot="sim-0") for seed in range(8)]
     recorded = [Recorded(path, episode(seed).outcome.value) for seed, path in enumerate(files)]
     checkpoints = {name: folder / name for name in ("policy", "world_model", "judge")}
-    return lambda work: Job({"seed": 0}, checkpoints, recorded, work, silent, never)
+    return lambda work: Job(ReplaySpec(policy="p"), checkpoints, recorded, work, silent, never)
 
 
 def test_a_replay_compares_every_evaluated_start_with_its_dream_once(job_of, tmp_path):
     result = replay(job_of(tmp_path))
-    assert sum(row["both"] + row["real_only"] for row in result["ledger"]) == 4  # odd seeds really succeeded
-    assert sorted(name for row in result["ledger"] for name in row["episodes"]) == [f"fake-{n}" for n in range(8)]
-    assert replay(job_of(tmp_path))["ledger"] == result["ledger"]
+    assert sum(row.both + row.real_only for row in result.ledger) == 4  # odd seeds really succeeded
+    assert sorted(name for row in result.ledger for name in row.episodes) == [f"fake-{n}" for n in range(8)]
+    assert replay(job_of(tmp_path)).ledger == result.ledger
     with closing(Database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
         ledger, page = CalibrationLedger(database), CalibrationLedger(database)
-        assert record_rows(ledger, result) == len(result["ledger"])
+        assert record_rows(ledger, result) == len(result.ledger)
         assert record_rows(ledger, result) == 0, "a job that is run again writes nothing twice"
         assert page.calibration().n == 8, "an open page sees what the trainer wrote"
-        assert record_rows(ledger, {"candidates": []}) == 0
+        assert record_rows(ledger, ReplayResult()) == 0
 
 
 class Catalogue:
@@ -119,7 +120,7 @@ def test_an_evaluation_is_replayed_when_it_is_over_and_nothing_else_is_to_do(job
 def test_what_the_ledger_holds_is_not_replayed_after_a_restart(jobs, ledger):
     row = {"task": "lift", "policy": "policy-1", "world_model": "w", "judge": "j", "both": 1, "real_only": 0,
            "imagined_only": 0, "neither": 0, "abstained": 0, "episodes": ["ep-1"]}  # fmt: skip
-    record_rows(ledger, {"ledger": [row]})
+    record_rows(ledger, ReplayResult.model_validate({"ledger": [row]}))
     catalogue = Catalogue()
     catalogue.arrive("ep-1", "evaluate")
     catalogue.arrive("ep-2", "evaluate")

@@ -24,7 +24,7 @@ from gymnast_core.episodes import read_summary
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.evaluation.scene import SceneBook
-from tests.cloud.jobs import TINY, job_of
+from tests.cloud.jobs import TINY_SCENE, scene_job
 from tests.cloud.learning_fakes import episode
 
 TASK = "lift the red cube"
@@ -74,7 +74,7 @@ def test_training_asks_what_the_operator_saw(material, tmp_path):
     shelf = shelves.of("default")
     ids = {kind: shelf.add(folder).id for kind, folder in checkpoints.items()}
     why = dict.fromkeys(("agreement", "correlation"), "an untrained model, for the test")
-    config = {**TINY, "grpo_iterations": 1, "scene_episodes": 5, "overrides": why, "bounds": {"jump": 0.9}}
+    config = {**TINY_SCENE, "grpo_iterations": 1, "scene_episodes": 5, "overrides": why, "bounds": {"jump": 0.9}}
     write_bounds(shelf.path(ids["world_model"]), {"gates": {"adapt": {"agreement": 0.99}}})
     with Service(ServiceConfig(trainer, insecure=True), JobProcesses(trainer, shelves)) as service:
         service.meta.add_episodes([row_of(entry, service, number, tmp_path) for number, entry in enumerate(files)])
@@ -95,10 +95,10 @@ def test_training_asks_what_the_operator_saw(material, tmp_path):
         recorded = [Recorded(catalogue.path(row), row.outcome, row.episode_id, row.robot) for row in learnable]
         spec = {**asked, "checked": checked, "budget_s": 600}
         job = replace(
-            job_of((checkpoints, recorded), tmp_path / "job", **spec),
+            scene_job((checkpoints, recorded), tmp_path / "job", **spec),
             checkpoints={kind: shelf.path(ids[kind]) for kind in checkpoints},
         )
-        result = adapt(job)
+        result = adapt(job).to_json()
     numbers = {name for name, value in seen.figures.items() if name in result["audit"]}
     assert {"agreement", "jump", "frame_lag", "gripper_change"} <= numbers
     assert {name: seen.figures[name] for name in numbers} == {name: result["audit"][name] for name in numbers}
@@ -113,7 +113,7 @@ def test_an_episode_withdrawn_since_the_check_stops_the_training(material, tmp_p
     with pytest.raises(
         ConfigError, match="episodes ep-gone of the trust check were withdrawn since; check trust again"
     ):
-        adapt(job_of(material, tmp_path, config=TINY, **asked))
+        adapt(scene_job(material, tmp_path, **asked))
 
 
 def test_bounds_that_are_no_table_are_named(tmp_path):

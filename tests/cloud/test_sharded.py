@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.pieces import Ground, Recipe
 from cloud_trainer.practice.policy_weights import load_weights, weights_of
 from cloud_trainer.practice.sharded import LocalPool, ShardedSampler, shared_out
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.compact import CompactPolicy
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
 from tests.cloud.ray_parts import ParityJudge
@@ -88,7 +88,7 @@ def test_settings_without_anything_to_sample_are_refused(recipe):
     with pytest.raises(ConfigError, match="ground 1 has 0 starts"):
         ShardedSampler(LocalPool(recipe), [*grounds(recipe), Ground(recipe.worlds[0], [])], CONFIG)
     with pytest.raises(ConfigError, match=r"0 keyframes for keyframe_share 0\.5"):
-        ShardedSampler(LocalPool(recipe), grounds(recipe), replace(CONFIG, keyframe_share=0.5))
+        ShardedSampler(LocalPool(recipe), grounds(recipe), CONFIG.changed(keyframe_share=0.5))
 
 
 def test_groups_are_shared_out_between_grounds_each_in_its_own_world(recipe):
@@ -105,7 +105,7 @@ def test_groups_are_shared_out_between_grounds_each_in_its_own_world(recipe):
             return super().run(version, policy, works)
 
     pool = Watched(replace(recipe, worlds=recipe.worlds * 2))
-    sampler = ShardedSampler(pool, [first, second], replace(CONFIG, keyframe_share=0.5), groups_per_piece=4)
+    sampler = ShardedSampler(pool, [first, second], CONFIG.changed(keyframe_share=0.5), groups_per_piece=4)
     scored = sampler(CompactPolicy.load(recipe.policy, row_by_row=False), np.random.default_rng(0))
     assert worlds == [(0, 2, [0, 5]), (1, 2, [0, 5])]
     assert scored.rollouts.group_B.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cloud_trainer.judge.client import Endpoint, EndpointClient
+from cloud_trainer.judge.client import EndpointClient
 from cloud_trainer.practice.instructions import paraphrases, proposed_instructions
 from cloud_trainer.practice.scene_edits import (
     ChangeBackground,
@@ -15,9 +15,11 @@ from cloud_trainer.practice.scene_edits import (
     cut_out,
     load_edit,
 )
-from cloud_trainer.practice.start_states import NovelConfig, novel_instruction, novel_scene, novel_starts
+from cloud_trainer.practice.start_states import novel_instruction, novel_scene, novel_starts
 from cloud_trainer.world_model.starts import StartState
 from gymnast_core.errors import ConfigError, RejectedBridgeError, ShapeError
+from gymnast_core.jobs.judges import Endpoint
+from gymnast_core.jobs.practice import NovelConfig
 from tests.cloud.openai_server import OpenAiServer, frames_in, question_in
 
 TABLE = np.full((64, 64, 3), (140, 120, 100), np.uint8)
@@ -139,7 +141,7 @@ def test_new_words_keep_the_scene_edits_on_record():
 
 def propose(answer, count=3):
     with OpenAiServer(lambda request: answer) as server:
-        client = EndpointClient(Endpoint(server.url, "m"))
+        client = EndpointClient(Endpoint(base_url=server.url, model="m"))
         try:
             return proposed_instructions(client, scene().frame_HWC, "lift the red cube", count, seed=0), server
         finally:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import CancelledError
-from cloud_trainer.sft.trainer import SftConfig, train_sft
+from cloud_trainer.sft.trainer import train_sft
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.grpo import GrpoConfig
+from gymnast_core.jobs.imitate import SftConfig
 from gymnast_core.policies import load_policy
 from gymnast_core.policies.adapter import ADAPTER_OF
 from gymnast_core.policies.lora_settings import LoraSettings
@@ -92,7 +92,7 @@ def test_fine_tuning_openvla_lowers_the_loss_and_resumes_to_the_same_checkpoint(
     config = SftConfig(iterations=40, batch_size=4, warmup=2, learning_rate=1e-2)
     losses = []
     options = {"parent": parent, "lora": lora, "progress": lambda event: losses.append(event.metrics["loss"])}
-    train_sft(demonstrations(), replace(config, iterations=1), tmp_path / "one", **options)
+    train_sft(demonstrations(), config.changed(iterations=1), tmp_path / "one", **options)
     whole = train_sft(demonstrations(), config, tmp_path / "whole", **options)
     assert losses[-1] < losses[0] - 0.1
     resumed = {**options, "state": tmp_path / "s"}
@@ -119,7 +119,7 @@ def test_a_policy_without_tokens_is_refused_by_name(parent, tmp_path):
 
 
 def test_an_adapter_is_trained_on_as_an_adapter_of_the_same_base(parent, tmp_path):
-    base, one = read_manifest(parent).id, replace(GRPO, iterations=1)
+    base, one = read_manifest(parent).id, GRPO.changed(iterations=1)
     first = run_grpo(parent, sampler, one, tmp_path / "first", lora=LORA).candidates[-1]
     second = run_grpo(first.folder, sampler, one, tmp_path / "second").candidates[-1]
     manifest = read_manifest(second.folder)

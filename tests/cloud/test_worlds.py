@@ -10,7 +10,6 @@ import pytest
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
-from cloud_trainer.jobs.settings import PipelineConfig
 from cloud_trainer.practice.imagine import RecordedActions, imagine, imagine_from, join_rollouts
 from cloud_trainer.practice.kept_rollouts import read_rollouts
 from cloud_trainer.progress import CancelledError
@@ -18,11 +17,13 @@ from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model
 from cloud_trainer.world_model.dit.codec import IdentityCodec
 from cloud_trainer.world_model.refinement import Refinement, refine_world
-from cloud_trainer.world_model.worlds import DiTWorld, DreamConfig, load_world
+from cloud_trainer.world_model.worlds import DiTWorld, load_world
 from gymnast_core.errors import CheckpointError, ConfigError, NotTrustedError
+from gymnast_core.jobs import ImproveSettings
+from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.openvla.published import read_published
 from gymnast_core.records.manifest import read_manifest
-from tests.cloud.jobs import TINY, job_of
+from tests.cloud.jobs import TINY, TINY_SCENE, job_of, scene_job
 from tests.cloud.learning_fakes import episode, tiny_world
 from tests.cloud.openai_server import OpenAiServer
 from tests.cloud.test_job_choices import endpoint, parity
@@ -38,6 +39,8 @@ QUICK = {
     "audit": {"parts": ["outcomes"]},
 }
 QUICK |= {"dream": DREAM, "grpo": {"keep_low": 0.0, "keep_high": 1.0}}
+SCENE = {**TINY_SCENE, "grpo_iterations": 1, "dream": DREAM, "forgetting_starts": 1, "audit": {"pictures": 1}}
+SCENE |= {"grpo": QUICK["grpo"]}
 CLIPS = clips_of([episode(seed) for seed in range(6)], 64)
 
 
@@ -135,11 +138,11 @@ def test_more_rows_than_fit_are_dreamt_in_batches_and_joined(tmp_path):
 def test_improve_runs_in_a_dit_and_an_interrupted_run_ends_with_the_same_checkpoints(lab, tmp_path):
     with OpenAiServer(parity) as server:
         config = {**QUICK, "groups": 2, "judge": endpoint(server), "keyframe_share": 0.5}
-        whole = improve(job_of(lab, tmp_path / "whole", config=config))
+        whole = improve(job_of(lab, tmp_path / "whole", config=config)).to_json()
         state = tmp_path / "cut" / "grpo.state"
         with pytest.raises(CancelledError):
             improve(job_of(lab, tmp_path / "cut", config=config, cancelled=state.exists))
-        resumed = improve(job_of(lab, tmp_path / "cut", config=config))
+        resumed = improve(job_of(lab, tmp_path / "cut", config=config)).to_json()
     last = read_manifest(Path(resumed["candidates"][-1]["folder"]))
     assert last.lineage["world_model"] == whole["world_model"] == read_manifest(lab[0]["world_model"]).id
     assert [c["id"] for c in resumed["candidates"]] == [c["id"] for c in whole["candidates"]]
@@ -149,7 +152,7 @@ def test_improve_runs_in_a_dit_and_an_interrupted_run_ends_with_the_same_checkpo
 
 
 def test_improve_refines_a_dit_with_its_own_trainer_and_names_the_parent(lab, tmp_path):
-    result = improve(job_of(lab, tmp_path, config={**TINY, "dream": DREAM, "audit": {"parts": ["outcomes"]}}))
+    result = improve(job_of(lab, tmp_path, config={**TINY, "dream": DREAM, "audit": {"parts": ["outcomes"]}})).to_json()
     refined, parent = (load_world_model(folder) for folder in (tmp_path / "world_model", lab[0]["world_model"]))
     assert refined.manifest.id == result["world_model"]
     assert refined.manifest.parents == (parent.manifest.id,)
@@ -185,7 +188,7 @@ def test_a_dit_passes_the_same_gate(lab, tmp_path):
 
 def test_adapt_runs_in_a_dit(lab, tmp_path):
     asked = {"scene": "standard", "instruction": "lift the red cube", "budget_s": 600.0}
-    result = adapt(job_of(lab, tmp_path, config={**QUICK, "grpo_iterations": 1}, **asked))
+    result = adapt(scene_job(lab, tmp_path, config=SCENE, **asked)).to_json()
     assert [c["iteration"] for c in result["candidates"]] == [1]
     assert result["world_model"] == read_manifest(lab[0]["world_model"]).id
 
@@ -197,7 +200,7 @@ def test_openvla_practises_in_a_dit(lab, tmp_path):
     with OpenAiServer(parity) as server:
         small = {"groups": 2, "group_size": 2, "grpo_iterations": 2, "forgetting_starts": 0}
         config = {**QUICK, **small, "judge": endpoint(server)}
-        result = improve(job_of((checkpoints, lab[1]), tmp_path / "job", config=config))
+        result = improve(job_of((checkpoints, lab[1]), tmp_path / "job", config=config)).to_json()
     last = read_manifest(Path(result["candidates"][-1]["folder"]))
     assert last.parents == (read_manifest(tmp_path / "policy").id,)
     assert last.lineage["world_model"] == result["world_model"]
@@ -211,13 +214,13 @@ def test_what_a_dit_lacks_is_named_with_its_remedy(tmp_path, material):
     with pytest.raises(CheckpointError, match="not a world model"):
         load_world(material[0]["judge"])
     with pytest.raises(ConfigError, match=r"dream: unknown settings \['step'\]"):
-        PipelineConfig.of({"dream": {"step": 4}})
+        ImproveSettings(dream={"step": 4})
 
 
 def test_a_policy_and_a_judge_of_64_pixels_practise_in_a_world_of_96(lab, tmp_path):
     save_dit(tmp_path / "dit", image_size=96)
     large = {**lab[0], "world_model": tmp_path / "dit"}, lab[1]
-    result = improve(job_of(large, tmp_path / "job", config={**QUICK, "grpo_iterations": 1}))
+    result = improve(job_of(large, tmp_path / "job", config={**QUICK, "grpo_iterations": 1})).to_json()
     lineage = read_manifest(Path(result["candidates"][0]["folder"])).lineage
     assert lineage["frame_sizes"] == {"world_model": 96, "policy": 64, "judge": 64}
     assert read_rollouts(tmp_path / "job")[1][0].shape[1:] == (96, 96, 3)
@@ -228,4 +231,4 @@ def test_a_world_that_draws_less_than_the_policy_sees_is_refused_before_anything
     save_dit(tmp_path / "dit", image_size=48)
     small = {**lab[0], "world_model": tmp_path / "dit"}, []
     with pytest.raises(ConfigError, match=r"draws 48 pixels a side, but policy policy-\S+ sees 64: practise in"):
-        kind(job_of(small, tmp_path / "job", config={**QUICK, "forgetting_starts": None}))
+        kind(job_of(small, tmp_path / "job", kind=kind.__name__, config={"dream": DREAM}))

@@ -14,12 +14,12 @@ import numpy as np
 
 from cloud_trainer.console import Console, User
 from cloud_trainer.film import film
-from cloud_trainer.records.ledger import LedgerRow
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.episodes.spool import file_digest
+from gymnast_core.jobs.replay import LedgerRow
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.expert import ScriptedExpert
 from tests.console.planted_loop import PlantedEngine, planted_config

@@ -29,9 +29,9 @@ PATIENCE_S = 120.0
 ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "key_variable": "AWS_SECRET_ACCESS_KEY"}
 CONFIGS: dict[str, dict[str, Any]] = {
     "code": {"novel": {"scenes": 1, "edits": ["change_light", "os:abort"]}},
-    "code, no list": {"novel": {"scenes": 1, "edits": "os:abort"}},
+    "code, alone": {"novel": {"scenes": 1, "edits": ["os:abort"]}},
     "a secret of the environment": {"judge": {"kind": "endpoint", **ENDPOINT}},
-    "the same for words": {"novel": {"instructions": 1, "endpoint": ENDPOINT}},
+    "the same for words": {"novel": {"endpoint": ENDPOINT}},
     "a folder of the trainer": {"judge": {"kind": "vlm", "folder": "/srv/trainer/tenants/acme"}},
     "a checkpoint of another tenant": {"judge": {"kind": "checkpoint", "folder": "/srv/trainer/tenants/acme/x"}},
     "a cluster of the caller's": {"ray": {"address": "127.0.0.1:6379"}},
@@ -42,7 +42,9 @@ def submit(lab: Lab, name: str, role: str, config: object) -> str:
     """Ask for a job on the wire; returns the name of the error it is refused with."""
     with lab.channel(lab.identity(name, role)) as channel:
         kind = "adapt" if role == "robot" else "improve"
-        spec = {"policy": lab.policy_id, "robot": name, "config": config}
+        spec = {"policy": lab.policy_id, "config": config}
+        if kind == "adapt":
+            spec |= {"robot": name, "scene": "bench", "instruction": "lift"}
         request = jobs_pb2.SubmitRequest(kind=kind, spec_json=json.dumps(spec), idempotency_key=f"{name} {config}"[:99])
         return error_of(lambda: jobs_pb2_grpc.JobServiceStub(channel).Submit(request, timeout=20))
 
@@ -69,7 +71,7 @@ def test_no_role_submits_a_job_that_reaches_out_of_the_trainer(tmp_path):
     assert reaching_jobs(tmp_path, 99) == Tally(3 * len(CONFIGS), 0, 0)
 
 
-@pytest.mark.parametrize("config", [None, [], "x", {"novel": ["os:abort"]}], ids=str)
+@pytest.mark.parametrize("config", [None, [], "x", {"novel": ["os:abort"]}, {"novel": {"edits": "os:abort"}}], ids=str)
 def test_a_configuration_that_is_no_object_is_refused_at_once(tmp_path, config):
     with Lab(tmp_path) as lab:
         assert submit(guarded(lab), "ana", "operator", config) == "InvalidMessageError"

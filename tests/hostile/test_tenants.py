@@ -16,12 +16,12 @@ import grpc
 import pytest
 
 from cloud_trainer.console.app import create_app
-from cloud_trainer.records.ledger import LedgerRow
 from cloud_trainer.service import Service
 from cloud_trainer.service.server import _SERVICES
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import PerTenant, tenant_folder
 from gymnast_core.episodes.spool import file_digest
+from gymnast_core.jobs.replay import LedgerRow
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import decode_blob
 from gymnast_core.wire.gymnast.v1 import (

@@ -17,8 +17,7 @@ from tests.journeys.hosts import Hosts, Started
 PORT, PAGE = "50051", "8600"
 SHIPPED = Path(__file__).parents[2] / "checkpoints"
 SMALL = {
-    "check": False, "scene_episodes": 2, "groups": 2, "group_size": 4, "refine_iterations": 2, "judge_iterations": 2,
-    "forgetting_starts": 1, "audit": {"parts": ["outcomes"]},
+    "check": False, "scene_episodes": 2, "groups": 2, "group_size": 4, "forgetting_starts": 1, "audit": {"pictures": 1},
 }  # fmt: skip
 """A test-time training that is soon over; what it is worth is looked at elsewhere."""
 GET = """

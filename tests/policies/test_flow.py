@@ -11,12 +11,12 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.sft.trainer import SftConfig, train_sft
 from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies import load_policy
 from gymnast_core.policies.exploration import WAYS, Exploration, Flow, explorer
 from gymnast_core.policies.flow import ActionScale, FlowNetwork, FlowPolicy, FlowPolicyConfig

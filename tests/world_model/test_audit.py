@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from cloud_trainer.world_model.audit.audit import audit, calibrate_bounds, require_no_worse, require_trust
-from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit.cases import AuditCase, EnvDreamer, as_rollouts, dit_dreamer, imagine_cases
 from cloud_trainer.world_model.audit.metrics import GripperTracker, average_ranks, psnr, rms_error, ssim
 from cloud_trainer.world_model.audit.outcomes import Judged, agreement, outcome_rates, outcome_report
@@ -24,6 +23,7 @@ from cloud_trainer.world_model.dit.codec import IdentityCodec
 from cloud_trainer.world_model.dit.env import WorldModelEnvConfig
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError, ShapeError
+from gymnast_core.jobs.audit import AuditBounds, AuditConfig
 from gymnast_core.judge import Judge
 from tests.world_model.tiny import tiny_episode, tiny_model
 from tests.world_model.toy import FAULTS, ToyJudge, cases, episode, good
@@ -194,7 +194,7 @@ def test_trust_says_uncalibrated_when_disagreement_tells_nothing_and_drifts() ->
 
 
 def test_bounds_are_set_from_a_good_model() -> None:
-    loose = replace(BOUNDS, coverage=False)
+    loose = BOUNDS.changed(coverage=False)
     reports = [toy_audit(cases(range(first, first + 8), good, seed=first)) for first in range(0, 40, 8)]
     bounds = calibrate_bounds(reports, loose)
     values = np.array([scalars(report)["jump"] for report in reports])
@@ -300,7 +300,7 @@ def test_optimistic_model_is_refused_with_every_broken_value_named() -> None:
     right = outcome_report(outcomes_by_hand(real, real, [1] * 50, "a" * 50), np.random.default_rng(0))
     require_trust(audit([], outcomes=right, bounds=bounds))
     with pytest.raises(NotTrustedError, match="episodes 50 < 60"):
-        require_trust(audit([], outcomes=right, bounds=replace(bounds, episodes=60)))
+        require_trust(audit([], outcomes=right, bounds=bounds.changed(episodes=60)))
 
 
 class ToyDreamer:

@@ -11,34 +11,17 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
 from cloud_trainer.practice.grpo.scored import Scored
-from cloud_trainer.ranges import COUNT_OR_ZERO, Range, check_ranges
 from gymnast_core.errors import ContractError
+from gymnast_core.jobs.cluster import OffPolicy
 from gymnast_core.policies.trainable import LearningPolicy
 from gymnast_core.types import FloatArray, RolloutBatch
-
-
-@dataclass(frozen=True)
-class OffPolicy:
-    """Bounds for stale data.
-
-    Attributes:
-        max_age: updates between sampling and learning beyond which a batch is dropped.
-        weight_cap: largest importance weight of a token.
-    """
-
-    max_age: int = 2
-    weight_cap: float = 2.0
-
-    def __post_init__(self) -> None:
-        """Refuse bounds that cannot work."""
-        check_ranges(self, {"max_age": COUNT_OR_ZERO, "weight_cap": Range(1)}, "ahead")
 
 
 class VersionLog:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from cloud_trainer.practice.grpo.advantage import group_advantages, informative_groups, token_advantages
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
 from cloud_trainer.practice.grpo.loss import clipped_loss, length_weights
 from cloud_trainer.practice.grpo.scored import Scored, join_scored, packed, take_rows, unpacked
 from cloud_trainer.training_state import Trained, load_state, save_state, whole
 from gymnast_core.errors import ContractError
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.trainable import LearningPolicy, TrainableAdapter
 from gymnast_core.types import FloatArray, IntArray
 

@@ -20,10 +20,11 @@ import torch
 from ray.exceptions import RayTaskError
 
 from cloud_trainer.practice.grpo_job import GrpoJob
-from cloud_trainer.practice.ray.pool import LOST, RayConfig, RayPool
+from cloud_trainer.practice.ray.pool import LOST, RayPool
 from cloud_trainer.practice.train import Training
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from gymnast_core.errors import TransientBridgeError
+from gymnast_core.jobs.cluster import RayConfig
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,6 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from cloud_trainer.practice.grpo.config import GrpoConfig
 from cloud_trainer.practice.grpo.scored import Scored, packed, unpacked
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer, PolicyT, write_policy
 from cloud_trainer.practice.grpo_job import GrpoJob
@@ -30,6 +29,7 @@ from cloud_trainer.practice.policy_weights import Weights, load_weights, weights
 from cloud_trainer.practice.sharded import SampledPolicy, ShardedSampler
 from cloud_trainer.practice.train import Anchor, Sampler, Training, train_on
 from cloud_trainer.progress import Cancelled, Progress, silent
+from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.trainable import load_trainable
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import IntArray

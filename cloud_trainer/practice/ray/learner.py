@@ -11,9 +11,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 import ray.train
@@ -25,36 +24,30 @@ from torch.distributed.device_mesh import init_device_mesh
 from cloud_trainer.practice.dreams import watched
 from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.ray.fsdp import RankSampler, learn
-from cloud_trainer.practice.ray.pool import RayConfig, RayPool
+from cloud_trainer.practice.ray.pool import RayPool
 from cloud_trainer.practice.train import Training, left_by
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
-from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, check_ranges
 from gymnast_core.errors import ConfigError, GymnastError, TransientBridgeError
+from gymnast_core.jobs.cluster import ActorConfig, Actors, Reserved
+from gymnast_core.settings import CountOrZero, Settings
 
 LONGEST_WAIT_S = 4 * 3600
 """Other ranks wait so long for rank 0 to sample a batch."""
 
 
-@dataclass(frozen=True)
-class FsdpConfig:
-    """How the learner is spread.
+class FsdpConfig(Settings):
+    """How the learner is spread."""
 
-    Attributes:
-        workers: ranks, one GPU each where there are any.
-        use_gpu: whether there are.
-        cpus_per_worker: Ray's reservation.
-        max_failures: times Ray Train restarts the group from the state file.
-    """
+    where: ClassVar[str] = "learner"
 
-    workers: int = 2
+    workers: Actors = 2
+    """Ranks, one GPU each where there are any."""
     use_gpu: bool = False
-    cpus_per_worker: float = 1.0
-    max_failures: int = 3
-
-    def __post_init__(self) -> None:
-        """Refuse an empty group."""
-        ranges = {"workers": COUNT, "cpus_per_worker": NOT_NEGATIVE, "max_failures": COUNT_OR_ZERO}
-        check_ranges(self, ranges, "learner")
+    """Whether there are."""
+    cpus_per_worker: Reserved = 1.0
+    """Ray's reservation."""
+    max_failures: CountOrZero = 3
+    """Times Ray Train restarts the group from the state file."""
 
 
 class Mailbox:
@@ -109,7 +102,7 @@ def train_worker(settings: Mapping[str, Any]) -> None:
 
 def _learn(settings: Mapping[str, Any]) -> None:
     job: GrpoJob = settings["job"]
-    config: RayConfig = settings["ray"]
+    config: ActorConfig = settings["ray"]
     mailbox = settings["mailbox"]
     torch.set_num_threads(config.torch_threads)
     kind = "cuda" if torch.cuda.is_available() and settings["use_gpu"] else "cpu"
@@ -138,7 +131,7 @@ def _learn(settings: Mapping[str, Any]) -> None:
 
 def run_on_ray_train(
     job: GrpoJob,
-    config: RayConfig,
+    config: ActorConfig,
     fsdp: FsdpConfig,
     *,
     storage: Path,

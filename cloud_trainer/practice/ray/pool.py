@@ -15,55 +15,14 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from cloud_trainer.practice.pieces import Imagined, JudgeWorker, Piece, Recipe, RolloutWorker, Work
 from cloud_trainer.practice.policy_weights import Weights, weights_of
 from cloud_trainer.practice.sharded import SampledPolicy
-from cloud_trainer.ranges import COUNT, COUNT_OR_ZERO, POSITIVE, Range, check_ranges
 from gymnast_core.errors import TransientBridgeError
+from gymnast_core.jobs.cluster import ActorConfig
 
 logger = logging.getLogger(__name__)
 
-RANGES = {
-    **dict.fromkeys(("rollout_actors", "judge_actors"), Range(1, 4096, whole=True)),
-    **dict.fromkeys(("in_flight", "judge_backlog", "torch_threads"), Range(1, 1024, whole=True)),
-    **dict.fromkeys(("cpus_per_actor", "gpus_per_actor"), Range(0, 4096)),
-    "attempts": COUNT,
-    "wait_s": POSITIVE,
-    "learner_restarts": COUNT_OR_ZERO,
-}
 
 LOST = (RayActorError, ActorDiedError, ActorUnavailableError, ObjectLostError)
 """A process or a machine went away; the work itself is fine."""
-
-
-@dataclass(frozen=True)
-class RayConfig:
-    """How to spread work.
-
-    Attributes:
-        rollout_actors: each holds world model and policy, on one GPU where there are any.
-        judge_actors: each holds a judge.
-        cpus_per_actor: Ray's reservation.
-        gpus_per_actor: Ray's reservation for a rollout actor.
-        in_flight: pieces waiting at one rollout actor, the running one included.
-        judge_backlog: imagined pieces waiting for a judge before sampling pauses.
-        attempts: times one piece may be lost before the job gives up.
-        wait_s: longest time without any piece finishing.
-        learner_restarts: times the learner may die.
-        torch_threads: per actor; part of the arithmetic, so of the exact result.
-    """
-
-    rollout_actors: int = 2
-    judge_actors: int = 1
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
-    in_flight: int = 2
-    judge_backlog: int = 4
-    attempts: int = 3
-    wait_s: float = 600.0
-    learner_restarts: int = 3
-    torch_threads: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot run."""
-        check_ranges(self, RANGES, "ray")
 
 
 class _RolloutActor:
@@ -102,7 +61,7 @@ class RayPool:
         lost: pieces that had to be run again so far.
     """
 
-    def __init__(self, recipe: Recipe, config: RayConfig) -> None:
+    def __init__(self, recipe: Recipe, config: ActorConfig) -> None:
         self.config, self.lost = config, 0
         reserve = {"num_cpus": config.cpus_per_actor}
         self._make_rollout = ray.remote(_RolloutActor).options(num_gpus=config.gpus_per_actor, **reserve).remote

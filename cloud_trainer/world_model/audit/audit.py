@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
 from cloud_trainer.world_model.audit import statistics as measure
-from cloud_trainer.world_model.audit.bounds import AT_LEAST, AuditBounds
 from cloud_trainer.world_model.audit.cases import AuditCase, as_rollouts
 from cloud_trainer.world_model.audit.metrics import GripperTracker, psnr
 from cloud_trainer.world_model.audit.outcomes import Judged, OutcomeReport, outcome_report
@@ -26,6 +25,7 @@ from cloud_trainer.world_model.audit.report import MISSING, AuditReport, broken_
 from cloud_trainer.world_model.audit.trust import measure_trust
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.statistics import bootstrap_difference
+from gymnast_core.jobs.audit import AT_LEAST, AuditBounds
 from gymnast_core.judge import Judge
 
 
@@ -73,7 +73,7 @@ def audit(
         change=measure.change_recall(cases),
         obedience=measure.obedience(cases) if cases else {},
         trust=trust,
-        bounds=asdict(bounds),
+        bounds=bounds.model_dump(),
     )
     return replace(report, broken=broken_bounds(report, bounds))
 
@@ -166,7 +166,7 @@ def calibrate_bounds(
         bound = float(values.mean()) + (-spread if name in AT_LEAST else spread)
         is_share = name in ("agreement", "change_recall", "false_success", "missed_success")
         changed[name] = float(np.clip(bound, 0, 1)) if is_share else bound
-    return replace(bounds, **changed)  # type: ignore[arg-type]
+    return bounds.changed(**changed)
 
 
 def _binomial_spread(name: str, reports: Sequence[AuditReport]) -> float:

@@ -12,12 +12,34 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.world_model.audit.bounds import AT_LEAST, MEANING
 from cloud_trainer.world_model.audit.cases import AuditCase
 from cloud_trainer.world_model.audit.report import AuditReport, scalars
 from cloud_trainer.world_model.data.video import write_video
+from gymnast_core.jobs.audit import AT_LEAST
 from gymnast_core.types import ByteArray, Outcome
 from gymnast_core.web.chart import Plot, drawing, tag
+
+MEANING: dict[str, str] = {
+    "episodes": "held-out episodes whose imagined end was judged",
+    "pictures": "held-out episodes dreamt frame by frame",
+    "psnr_db": "likeness of imagined and real frames, mean over all steps; higher is closer",
+    "fidelity_excess_m": "does the imagined gripper go where it was told: error beyond the tracker's own, metres",
+    "gripper_response": "do the imagined fingers obey the command: share of the real fingers' answer",
+    "lag": "steps between imagined and real path",
+    "frame_lag": "steps between imagined and real frames: does a command take effect when it should",
+    "gripper_change": "does the dream change when the gripper is told the opposite: RMS of its pixels",
+    "jump": "does anything leap that really did not: change of a block, 1 is black to white",
+    "change_recall": "do objects move that really moved: share of their pixels",
+    "trusted_steps": "imagined steps after which the error may exceed what is allowed",
+    "agreement": "episodes whose imagined outcome is the real one",
+    "false_success": "P(judge says success of the dream | it really failed)",
+    "missed_success": "P(judge says failure of the dream | it really succeeded)",
+    "optimism": "imagined minus real success rate",
+    "correlation": "of judge score and real outcome over episodes",
+    "cell_correlation": "of imagined and real success over tasks and policies",
+    "coverage": "share of errors inside the nominal 90 % trust band; outside 85-95 % it is uncalibrated",
+}
+"""What a bound asks, for people."""
 
 _PANEL = 192
 _GAP = 8

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.world_model.audit.bounds import AT_LEAST, AuditBounds
 from cloud_trainer.world_model.audit.metrics import LPIPS_NOTE
 from cloud_trainer.world_model.audit.outcomes import OutcomeReport
 from gymnast_core.errors import CorruptError
+from gymnast_core.jobs.audit import AT_LEAST, AuditBounds
 
 MISSING = float("nan")
 

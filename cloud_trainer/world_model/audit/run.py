@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from cloud_trainer.world_model.audit.audit import audit
-from cloud_trainer.world_model.audit.bounds import AuditBounds, AuditConfig
 from cloud_trainer.world_model.audit.cases import (
     AuditCase,
     Dreamer,
@@ -22,6 +21,7 @@ from cloud_trainer.world_model.audit.outcomes import Judged, OutcomeReport, outc
 from cloud_trainer.world_model.audit.page import write_audit
 from cloud_trainer.world_model.audit.report import AuditReport
 from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.jobs.audit import AuditBounds, AuditConfig
 from gymnast_core.judge import Judge, Verdict
 from gymnast_core.types import Episode, Outcome, RolloutBatch
 
