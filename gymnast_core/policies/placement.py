@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 
 from gymnast_core.errors import ConfigError
-
-NAMES = re.compile(r"auto|cpu|cuda(:\d+)?")
-
-
-def check_device_name(name: object, where: str) -> None:
-    """Refuse what is no device anywhere; whether this machine has it is asked where it is used.
-
-    Raises:
-        ConfigError: neither auto, cpu, cuda nor cuda:N.
-    """
-    if not isinstance(name, str) or not NAMES.fullmatch(name):
-        raise ConfigError(f"{where} must be auto, cpu, cuda or cuda:N, got {name!r}")
 
 
 def device_of(name: str) -> torch.device:

@@ -57,7 +57,7 @@ def test_improve_refuses_an_untrustworthy_dream(material, tmp_path):
 
 
 def test_improve_refuses_a_judge_whose_precision_is_not_proven(material, tmp_path):
-    loose = {"agreement": 0.0, "false_success": 1.0, "missed_success": 1.0, "optimism": 1.0,
+    loose = {"episodes": 1, "agreement": 0.0, "false_success": 1.0, "missed_success": 1.0, "optimism": 1.0,
              "correlation": -1.0}  # fmt: skip
     config = {**TINY, "check": True, "audit": {"parts": ["outcomes"]}, "bounds": loose, "judge_floor": 0.99}
     with pytest.raises(NotTrustedError, match=r"floor 0\.99|no proven success"):
