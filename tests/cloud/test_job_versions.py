@@ -37,4 +37,4 @@ def test_a_waiting_job_with_a_setting_of_another_kind_fails_by_its_name(tmp_path
             time.sleep(0.02)
     assert row.state == "failed"
     assert row.error.startswith("ConfigError: job improve: config: unknown settings ['rehearsal']")
-    assert not (tmp_path / "jobs" / job).exists(), "nothing was begun"
+    assert not (tmp_path / "jobs" / job / "spec.json").exists(), "nothing was begun"
