@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cloud_trainer.app.settings import Arms
 from cloud_trainer.flows.loop_engine import ArmLoopEngine
 from cloud_trainer.flows.scene_engine import SceneEngine
@@ -12,7 +14,9 @@ from cloud_trainer.store.tenants import SCENES, tenant_folder
 from gymnast_core.evaluation.scene import SceneBook
 
 
-def engine_for(service: Service, arms: Arms, shelf: Shelf, tenant: str) -> SceneEngine:
+def engine_for(
+    service: Service, arms: Arms, shelf: Shelf, tenant: str, *, allowed: Collection[str] = ()
+) -> SceneEngine:
     """Adapts a tenant's robots that report to this service and take its orders."""
 
     def offer(checkpoint_id: str, robot: str) -> None:
@@ -24,11 +28,15 @@ def engine_for(service: Service, arms: Arms, shelf: Shelf, tenant: str) -> Scene
         book=SceneBook(tenant_folder(service.config.folder, tenant) / SCENES),
         scene=arms.scene, config=arms.config, rule=arms.rule, guard_pairs=arms.guard_pairs,
         price_per_hour=arms.price_per_hour, offer=offer,
+        allowed=allowed,
     )  # fmt: skip
 
 
-def loop_engine_for(service: Service, shelf: Shelf, tenant: str, trials: Trials) -> ArmLoopEngine:
+def loop_engine_for(
+    service: Service, shelf: Shelf, tenant: str, trials: Trials, *, allowed: Collection[str] = ()
+) -> ArmLoopEngine:
     """Runs the loops of a tenant's robots that report to this service and take its orders."""
     return ArmLoopEngine(
-        tenant, lambda name: OrderedRobot(service.orders, service.robots, tenant, name), service.jobs, trials, shelf
-    )
+        tenant, lambda name: OrderedRobot(service.orders, service.robots, tenant, name), service.jobs, trials, shelf,
+        allowed,
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from cloud_trainer.flows.replay_watch import record_rows
 from cloud_trainer.jobs.memory import GIB, memory_of_machine
 from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.shelf import Shelf, Shelves
+from cloud_trainer.jobs.submission import check_spec_reach
 from cloud_trainer.service import JobContext
 from gymnast_core.evaluation.purpose import is_measurement
 from gymnast_core.jobs import JobSpec, ReplayResult, ReplaySpec, TrainingResult, TrainingSpec, spec_of
@@ -27,15 +28,22 @@ class JobProcesses:
         shelves: of its checkpoints.
         threads: torch threads of a job.
         memory_gib: that a job may use; None is half of what this machine, or its container, has.
+        allowed: what jobs may reach outside the trainer, see gymnast_core.job.REACHES; by whichever door they came.
+        given: settings of the starter's own, which may reach anything.
     """
 
-    def __init__(self, folder: Path, shelves: Shelves, *, threads: int = 1, memory_gib: float | None = None) -> None:
+    def __init__(
+        self, folder: Path, shelves: Shelves, *, threads: int = 1, memory_gib: float | None = None,
+        allowed: Collection[str] = (), given: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self._folder, self._shelves, self._threads = folder, shelves, threads
+        self._allowed, self._given = allowed, given
         self._memory_bytes = memory_of_machine() // 2 if memory_gib is None else int(memory_gib * GIB)
 
     def __call__(self, context: JobContext) -> Mapping[str, Any]:
         """Do one job; returns its result."""
         tenant, spec = context.job.tenant, spec_of(context.job.kind, context.job.spec)
+        check_spec_reach(spec, self._allowed, given=self._given)
         shelf = self._shelves.of(tenant)
         context.episodes.settle(SETTLE_S)
         inputs = JobInputs(context.job.job_id, spec, tuple(_recorded(context, spec)), shelf.path, shelf.newest)

@@ -18,6 +18,7 @@ from cloud_trainer.service import Service
 from cloud_trainer.service.policy import PolicyServicer
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.asked import Asked
+from gymnast_core.jobs import AdaptSettings
 from gymnast_core.policies import serve_policy
 from gymnast_core.wire.address import is_loopback
 
@@ -42,7 +43,10 @@ class App:
     def __init__(self, config: AppConfig) -> None:
         self.config, folder = config, config.service.folder
         self.shelves = Shelves(folder, config.imports)
-        runner = JobProcesses(folder, self.shelves, threads=config.threads, memory_gib=config.job_memory_gib)
+        runner = JobProcesses(
+            folder, self.shelves, threads=config.threads, memory_gib=config.job_memory_gib, allowed=config.jobs_may,
+            given=AdaptSettings(**config.arms.config).model_dump(mode="json"),
+        )  # fmt: skip
         policy = None if config.policy is None else serve_policy(config.policy, device=config.policy_device)
         self.policy_version = "" if policy is None else policy.version
         servicer = None if policy is None else PolicyServicer(lambda: policy)
@@ -51,7 +55,9 @@ class App:
         service.check_job = functools.partial(
             check_submission, self.shelves, service.episodes_of, allowed=config.jobs_may
         )
-        self._engines = PerTenant(lambda tenant: engine_for(service, config.arms, self.shelves.of(tenant), tenant))
+        self._engines = PerTenant(
+            lambda tenant: engine_for(service, config.arms, self.shelves.of(tenant), tenant, allowed=config.jobs_may)
+        )
         self._watch = ReplayWatch(
             service.episodes, service.jobs, service.ledgers.of, self._can_replay, lambda row: service.blinded(row)
         )
@@ -84,7 +90,7 @@ class App:
             self.service, engine_of=self._engines.of, host=host, port=config.console_port,
             tls=not is_loopback(host),
             loop_engine_of=lambda tenant, trials: loop_engine_for(
-                self.service, self.shelves.of(tenant), tenant, trials
+                self.service, self.shelves.of(tenant), tenant, trials, allowed=config.jobs_may
             ),
         )  # fmt: skip
 

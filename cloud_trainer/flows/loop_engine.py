@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from cloud_trainer.flows.job_following import JobEndedError, run_job
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrialStoppedError
 from cloud_trainer.flows.trials import Trials
 from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.jobs.submission import check_reach
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.job import JobEvent, described
 
@@ -32,6 +33,7 @@ class ArmLoopEngine:
         jobs: of the trainer.
         trials: of the trainer.
         shelf: of its checkpoints.
+        allowed: what loops may reach outside the trainer, see gymnast_core.job.REACHES.
     """
 
     tenant: str
@@ -39,6 +41,11 @@ class ArmLoopEngine:
     jobs: SqlJobStore
     trials: Trials
     shelf: Shelf
+    allowed: Collection[str] = ()
+
+    def check(self, job: Mapping[str, Any]) -> None:
+        """See LoopEngine."""
+        check_reach(job, self.allowed)
 
     def newest(self, kind: str) -> str:
         """See LoopEngine."""

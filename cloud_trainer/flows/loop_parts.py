@@ -38,6 +38,14 @@ class LoopEngine(Protocol):
         """
         ...
 
+    def check(self, job: Mapping[str, Any]) -> None:
+        """Return if a loop may train with these settings.
+
+        Raises:
+            NotPermittedError: they reach out of the trainer in a way that was not allowed.
+        """
+        ...
+
     def improve(self, spec: Mapping[str, Any], key: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
         """Run a training job (once per key) and return its result.
 

@@ -166,6 +166,7 @@ class Loops:
         Raises:
             ConfigError: a loop of this name was begun with other settings or on another robot.
             FlowError: the robot is in another loop, or this trainer moves no arm.
+            NotPermittedError: the job's settings reach out of the trainer in a way that was not allowed.
         """
         if self._engine_of is None:
             raise FlowError("this trainer moves no arm; one started with `gymnast serve` does")
@@ -177,6 +178,7 @@ class Loops:
                 return known.view()
             if other := self.on(tenant, robot):
                 raise FlowError(f"{robot} is in loop {other.name} of {other.started_by}; wait for it or stop it first")
+            self._engine_of(tenant).check(config.job)
             config = self._filled(tenant, config, None if known is None else known.order.config)
             loop = self._made(LoopOrder(tenant, robot, by, time.time_ns(), config))
             StepFile(loop.folder / "state.json", config.to_json())

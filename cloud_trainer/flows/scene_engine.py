@@ -11,7 +11,7 @@ import io
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from cloud_trainer.flows.job_following import follow, run_job
 from cloud_trainer.flows.other_tasks import declared, guard_plan, other_tasks, reason_of
 from cloud_trainer.flows.scene_records import SceneRecords, digest_of
 from cloud_trainer.jobs.shelf import Shelf
+from cloud_trainer.jobs.submission import check_reach
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError, NotTrustedError
@@ -72,6 +73,7 @@ class SceneEngine:
         guard_pairs: of each other task, after a win; 0 looks at none.
         modes: what of the policy is trained.
         price_per_hour: of this trainer, for budgets in money.
+        allowed: what requests may reach outside the trainer, see gymnast_core.job.REACHES; config may anything.
         offer: offers a checkpoint of the shelf to one robot; asked before its canary, which a person approved.
     """
 
@@ -87,11 +89,13 @@ class SceneEngine:
     guard_pairs: int = HarmRule.pairs
     modes: tuple[str, ...] = ("full", "lora")
     price_per_hour: float = 0.0
+    allowed: Collection[str] = ()
     offer: Callable[[str, str], None] = lambda checkpoint, robot: None
 
     def check(self, request: SceneRequest) -> None:
         """Return if its checkpoints are here and its settings exist."""
         AdaptSettings(**{**self.config, **request.config})
+        check_reach(request.config, self.allowed)
         for name in filter(None, (request.world_model, request.judge)):
             self.shelf.path(name)
         other_tasks(self.catalogue, request.robot, request.instruction, request.other_tasks)

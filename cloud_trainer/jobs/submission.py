@@ -8,8 +8,8 @@ from typing import Any
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.tenants import PerTenant
-from gymnast_core.jobs import JobSpec, TrainingSpec, spec_of
-from gymnast_core.jobs.scene import SceneSpec
+from gymnast_core.errors import ConfigError
+from gymnast_core.jobs import JobSpec, spec_of
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
 CHECKPOINTS = {"policy": "policy", "world_model": "world_model", "judge": "judge", "candidate": "policy"}
@@ -41,7 +41,7 @@ def check_submission(
         NotPermittedError: the configuration reaches out of the trainer in a way that was not allowed.
     """
     asked = spec_of(kind, spec)
-    _check_reach(asked, allowed)
+    check_spec_reach(asked, allowed)
     shelf = shelves.of(tenant)
     for role, made in CHECKPOINTS.items():
         if (name := getattr(asked, role, "")) and not shelf.holds(name, made):
@@ -54,20 +54,49 @@ def check_submission(
         raise NotFoundError(f"episodes {', '.join(missing[:3])} are not at this trainer, or not valid")
 
 
-def _check_reach(spec: JobSpec, allowed: Collection[str]) -> None:
-    """Refuse a configuration that names hosts, folders, variables or code of the trainer's machine."""
-    if not isinstance(spec, (TrainingSpec, SceneSpec)):
-        return
-    config = spec.config
-    plugs = [name for name in config.novel.edits if ":" in name]
-    for reach, where, value in (
-        ("judges", "config.judge", config.judge),
-        ("judges", "config.novel.endpoint", config.novel.endpoint),
-        ("plug-ins", "config.novel.edits", plugs),
-        ("ray", "config.ray", config.ray),
+def check_spec_reach(spec: JobSpec, allowed: Collection[str], *, given: Mapping[str, Any] | None = None) -> None:
+    """Refuse a job that reaches out of the trainer; see check_reach().
+
+    Raises:
+        NotPermittedError: something was not allowed; the message names it.
+    """
+    if (config := spec.model_dump(mode="json").get("config")) is not None:
+        check_reach(config, allowed, given=given)
+
+
+def check_reach(config: Any, allowed: Collection[str], *, given: Mapping[str, Any] | None = None) -> None:
+    """Refuse a configuration that names hosts, folders, variables or code of the trainer's machine.
+
+    Args:
+        config: of a job, an adaptation or a loop, by whichever door it came.
+        allowed: those of gymnast_core.job.REACHES that whoever started this trainer allowed.
+        given: settings of the starter's own; what is named there stands.
+
+    Raises:
+        NotPermittedError: something was not allowed; the message names it.
+        ConfigError: it is no object.
+    """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"config must be an object of settings, got {str(config)[:80]!r}")
+    novel = config.get("novel") or {}
+    if not isinstance(novel, Mapping):
+        raise ConfigError(f"config.novel must be an object of settings, got {str(novel)[:80]!r}")
+    own = given or {}
+    own_novel = own.get("novel") or {}
+    for reach, where, value, starters in (
+        ("judges", "config.judge", config.get("judge"), own.get("judge")),
+        ("judges", "config.novel.endpoint", novel.get("endpoint"), own_novel.get("endpoint")),
+        ("plug-ins", "config.novel.edits", _plugs(novel), _plugs(own_novel)),
+        ("ray", "config.ray", config.get("ray"), own.get("ray")),
     ):
-        if value and reach not in allowed:
+        if value and value != starters and reach not in allowed:
             raise NotPermittedError(
                 f"{where} {str(value)[:80]} would use what this trainer's machine reaches; whoever runs the trainer "
                 f"can allow it to everybody who may submit jobs: gymnast serve --jobs-may {reach}"
             )
+
+
+def _plugs(novel: Mapping[str, Any]) -> list[str]:
+    """Edits of scenes that are code: package.module:Factory."""
+    edits = novel.get("edits") or ()
+    return [str(name) for name in (edits if isinstance(edits, (list, tuple)) else [edits]) if ":" in str(name)]

@@ -57,6 +57,9 @@ class PlantedEngine:
         self._answers = {1: better, 2: same, 3: ""}
         self.hold, self.trained, self.asked = hold, [], threading.Event()
 
+    def check(self, job: Mapping[str, Any]) -> None:
+        """Nothing here reaches out."""
+
     def connect(self, robot: str) -> Any:
         return self.robot
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloud_trainer.app import App, AppConfig, at_hand
+from cloud_trainer.app.engines import engine_for, loop_engine_for
+from cloud_trainer.flows.adaptation_engine import SceneRequest
+from cloud_trainer.flows.trials import Trials
 from cloud_trainer.jobs.shelf import Shelves
-from cloud_trainer.jobs.submission import check_submission
+from cloud_trainer.jobs.submission import check_reach, check_submission
+from cloud_trainer.service import ServiceConfig
+from gymnast_core.errors import ConfigError
 from gymnast_core.job import REACHES
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.shipped import shipped_checkpoints
+from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc
 from tests.bridge.conftest import make_checkpoint
 from tests.hostile.lab import Lab, error_of
@@ -54,7 +61,7 @@ def guarded(lab: Lab, *allowed: str) -> Lab:
     shelves = Shelves(lab.service.config.folder)
     make_checkpoint(lab.folder / "policy", kind="policy")
     lab.policy_id = shelves.of("default").add(lab.folder / "policy").id
-    lab.service.check_job = functools.partial(check_submission, shelves, lab.service.episodes_of, allowed=allowed)
+    lab.service.check_job = partial(check_submission, shelves, lab.service.episodes_of, allowed=allowed)
     return lab
 
 
@@ -120,3 +127,46 @@ def greedy_jobs(folder: Path, size: int) -> Tally:
 
 def test_a_job_that_uses_too_much_memory_fails_by_name_and_the_service_goes_on(tmp_path):
     assert greedy_jobs(tmp_path, 1) == Tally(1, 0, 0)
+
+
+@attack("adaptations and loops that reach out of the trainer")
+def reaching_by_other_doors(folder: Path, size: int) -> Tally:
+    """What an adaptation, a loop, and a job that is in the store already, by a door nobody thought of, may name."""
+    accepted = attempts = 0
+    policy = read_manifest(shipped_checkpoints() / "policy").id
+    service = ServiceConfig(folder / "trainer", insecure=True)
+    with App(AppConfig(service, imports=at_hand(shipped_checkpoints()), console=False)) as app:
+        shelf = app.shelves.of("default")
+        scenes = engine_for(app.service, app.config.arms, shelf, "default", allowed=app.config.jobs_may)
+        loops = loop_engine_for(app.service, shelf, "default", Trials(folder / "trials", None))
+        for number, config in enumerate([*CONFIGS.values()][: max(size, 1)]):
+            spec = {"policy": policy, "config": config}
+            row = app.service.jobs.submit("default", "improve", spec, f"key-{number}", "nobody")
+            request = SceneRequest(robot="r", instruction="lift", config=config)
+            for door in (partial(scenes.check, request), partial(loops.check, config), partial(ended, app, row.job_id)):
+                attempts += 1
+                try:
+                    door()
+                    accepted += 1
+                except (NotPermittedError, ConfigError):
+                    pass
+    return Tally(attempts, accepted, 0)
+
+
+def ended(app: App, job_id: str) -> None:
+    """Raise what a job was refused with."""
+    wait_until(lambda: app.service.jobs.get("default", job_id).ended, PATIENCE_S, "the job's end")
+    row = app.service.jobs.get("default", job_id)
+    if row.error.startswith("NotPermittedError"):
+        raise NotPermittedError(row.error)
+
+
+def test_no_adaptation_and_no_loop_reaches_out_of_the_trainer(tmp_path):
+    assert reaching_by_other_doors(tmp_path, 99) == Tally(3 * len(CONFIGS), 0, 0)
+
+
+def test_what_the_starter_itself_names_stands():
+    own = {"judge": ENDPOINT, "novel": {"scenes": 1, "edits": ["mine:Edit"]}}
+    check_reach({**own, "groups": 4}, (), given=own)
+    with pytest.raises(NotPermittedError, match=r"novel\.edits"):
+        check_reach({"novel": {"scenes": 1, "edits": ["mine:Edit", "os:abort"]}}, (), given=own)
