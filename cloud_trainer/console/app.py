@@ -138,6 +138,7 @@ def _add_actions(app: FastAPI, site: Site, desk: Desk) -> None:
         return desk.adapt_step(user, adaptation_id, step, revision, values), f"/adapt/{adaptation_id}"
 
     def begin_loop(user: User, form: Mapping[str, str]) -> tuple[str, str]:
+        user.require("loop")  # before the form is looked into
         view = desk.loops.begin(user, loop_request(form))
         return f"loop {view.name} runs on {view.robot}", "/loop"
 
