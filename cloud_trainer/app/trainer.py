@@ -9,6 +9,7 @@ from types import TracebackType
 
 from cloud_trainer.app.engines import engine_for, loop_engine_for
 from cloud_trainer.app.jobs import JobProcesses
+from cloud_trainer.app.policy_process import PolicyProcess
 from cloud_trainer.app.settings import AppConfig
 from cloud_trainer.console import Console
 from cloud_trainer.flows.replay_watch import ReplayWatch
@@ -19,7 +20,6 @@ from cloud_trainer.service.policy import PolicyServicer
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.asked import Asked
 from gymnast_core.jobs import AdaptSettings
-from gymnast_core.policies import serve_policy
 from gymnast_core.wire.address import is_loopback
 
 
@@ -47,9 +47,9 @@ class App:
             folder, self.shelves, threads=config.threads, memory_gib=config.job_memory_gib, allowed=config.jobs_may,
             given=AdaptSettings(**config.arms.config).model_dump(mode="json"),
         )  # fmt: skip
-        policy = None if config.policy is None else serve_policy(config.policy, device=config.policy_device)
+        self._policy = policy = None if config.policy is None else PolicyProcess(config.policy, config.policy_device)
         self.policy_version = "" if policy is None else policy.version
-        servicer = None if policy is None else PolicyServicer(lambda: policy)
+        servicer = None if policy is None else PolicyServicer(lambda: policy.answer)
         self.service = service = Service(config.service, runner, servicer)
         self.shelves.report_to(lambda tenant, manifest: service.trails.of(tenant).shelved(manifest))
         service.check_job = functools.partial(
@@ -71,6 +71,8 @@ class App:
             GymnastError: a port is taken.
         """
         with contextlib.ExitStack() as starting:
+            if self._policy is not None:
+                starting.callback(self._policy.close)
             starting.enter_context(self.service)
             starting.enter_context(self._watch)
             if self.config.console:

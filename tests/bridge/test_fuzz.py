@@ -14,7 +14,6 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from cloud_trainer.service.config import Limits
-from cloud_trainer.service.policy import observation_from
 from cloud_trainer.service.revocation import ISSUED, REVOKED, note_issued, read_revoked, revoke
 from cloud_trainer.service.server import _SERVICES
 from cloud_trainer.service.servicers import json_field
@@ -27,6 +26,7 @@ from gymnast_core.records.signing import SignedDocument, SigningKey, TrustedKeys
 from gymnast_core.wire.codec import decode_upload
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 from gymnast_core.wire.identity import Peer, peer_of
+from gymnast_core.wire.inference import observation_from
 from gymnast_ros.uplink import RobotStore
 from gymnast_ros.uplink.clients import signed_document
 from gymnast_ros.uplink.download import BlobDownload

@@ -11,6 +11,7 @@ from gymnast_core.errors import ContractError, PolicyFailedError
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_core.wire.errors import LinkLostError, NotPermittedError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
+from gymnast_core.wire.inference import answers
 from gymnast_ros.run.policy_source import PolicySource
 from gymnast_ros.uplink import RemotePolicy
 
@@ -55,7 +56,7 @@ def policy():
 
 @pytest.fixture
 def service(tmp_path, policy):
-    with Service(ServiceConfig(tmp_path / "trainer"), policy=PolicyServicer(lambda: policy)) as running:
+    with Service(ServiceConfig(tmp_path / "trainer"), policy=PolicyServicer(lambda: answers(policy))) as running:
         yield running
         policy.gate.set()
 
@@ -118,14 +119,14 @@ def test_silence_is_an_error_within_the_deadline_and_never_an_old_answer(service
 
 def test_a_trainer_that_goes_away_stops_the_robot_and_one_that_comes_back_serves_it(tmp_path, policy):
     robot = enroll(tmp_path / "trainer" / "ca", "wx-1", "robot", out=tmp_path / "id")
-    with Service(ServiceConfig(tmp_path / "trainer"), policy=PolicyServicer(lambda: policy)) as service:
+    with Service(ServiceConfig(tmp_path / "trainer"), policy=PolicyServicer(lambda: answers(policy))) as service:
         port = int(service.address.rpartition(":")[2])
         remote = RemotePolicy(service.address, robot, deadline_s=1.0)
         remote.act(observe(), ["a", "b"])
         service.stop(grace_s=0.1)
     with pytest.raises(LinkLostError):
         remote.act(observe(), ["a", "b"])
-    with Service(ServiceConfig(tmp_path / "trainer", port=port), policy=PolicyServicer(lambda: policy)):
+    with Service(ServiceConfig(tmp_path / "trainer", port=port), policy=PolicyServicer(lambda: answers(policy))):
         remote._deadline_s = 10.0
         assert remote.act(observe(), ["a", "b"]).actions_BKA.shape == (2, 5, 7)
         remote.close()
@@ -157,7 +158,7 @@ def test_a_policy_that_fails_is_told_by_name_and_the_next_call_works(remote, pol
     ],
 )  # fmt: skip
 def test_requests_that_make_no_sense_are_refused_by_name(policy, fields, error):
-    [reply] = PolicyServicer(lambda: policy).Infer(iter([policy_pb2.InferRequest(**fields)]), _peer(), None)
+    [reply] = PolicyServicer(lambda: answers(policy)).Infer(iter([policy_pb2.InferRequest(**fields)]), _peer(), None)
     assert reply.error == error
 
 

@@ -26,6 +26,7 @@ from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.wire.channel import open_channel
 from gymnast_core.wire.gymnast.v1 import policy_pb2, policy_pb2_grpc
 from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.inference import answers
 from gymnast_ros.uplink import EpisodesClient, Uplink
 from tests.bridge.conftest import fill, make_episode
 from tests.bridge.test_remote_policy import BrightnessPolicy
@@ -203,7 +204,7 @@ def test_no_episode_makes_the_page_hold_it_decoded(tmp_path):
 @attack("hostile pictures to Infer")
 def infer_pictures(folder: Path, size: int) -> Tally:
     """A robot asks a policy about pictures that are not what they say, then about a good one."""
-    with Service(ServiceConfig(folder / "t"), policy=PolicyServicer(BrightnessPolicy)) as service:
+    with Service(ServiceConfig(folder / "t"), policy=PolicyServicer(lambda: answers(BrightnessPolicy()))) as service:
         identity = enroll(service.authority, "wx-1", "robot", out=folder / "ids" / "wx-1")
         sent = [*(list(PICTURES.values()) * (size // len(PICTURES) + 1))[:size], GOOD_JPEG]
         with open_channel(service.address, Identity.load(identity)) as channel:

@@ -29,6 +29,7 @@ from gymnast_core.wire.gymnast.v1 import (
     weights_pb2,
     weights_pb2_grpc,
 )
+from gymnast_core.wire.inference import answers
 from tests.hostile.lab import Lab, within
 from tests.hostile.registry import Tally, attack
 
@@ -125,7 +126,7 @@ class Still:
 
 def test_streams_of_one_robot_are_limited_on_health_and_on_inference(tmp_path):
     """64 of each, opened by one robot: eight stay, the rest is refused by name, and the others notice nothing."""
-    with Lab(tmp_path, options={"call_threads": 16}, policy=PolicyServicer(lambda: Still())) as lab:  # noqa: SIM117
+    with Lab(tmp_path, options={"call_threads": 16}, policy=PolicyServicer(lambda: answers(Still()))) as lab:  # noqa: SIM117
         with flood(lab, lab.identity("wx-1", "robot")) as attack:
             attack.open("/grpc.health.v1.Health/Watch", first=b"")
             attack.open("/gymnast.v1.PolicyService/Infer")

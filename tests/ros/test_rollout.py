@@ -68,6 +68,7 @@ def test_real_time_chunking_runs_the_policy_beside_the_loop(graph, client, repla
 def test_a_remote_policy_drives_the_arm_and_its_silence_ends_the_episode(graph, client, tmp_path) -> None:
     from cloud_trainer.service import Service, ServiceConfig
     from cloud_trainer.service.policy import PolicyServicer
+    from gymnast_core.wire.inference import answers
 
     policy, speaks = tiny_policy(), threading.Event()
     version, act = policy.save(tmp_path / "policy").id, policy.act
@@ -81,7 +82,7 @@ def test_a_remote_policy_drives_the_arm_and_its_silence_ends_the_episode(graph, 
     client.set("rollout", {"insecure": True, "remote_deadline_s": 1.0})
     try:
         with Service(
-            ServiceConfig(tmp_path / "trainer", insecure=True), policy=PolicyServicer(lambda: policy)
+            ServiceConfig(tmp_path / "trainer", insecure=True), policy=PolicyServicer(lambda: answers(policy))
         ) as there:
             asked = {"instruction": "lift", "seed": 3, "checkpoint": f"remote:{there.address}"}
             row = client.run_episode(**asked)

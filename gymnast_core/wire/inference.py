@@ -1,0 +1,111 @@
+"""Requests to a policy on another machine, answered: decoded within bounds, and what fails is named in the reply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
+from gymnast_core.errors import GymnastError, PolicyFailedError
+from gymnast_core.pictures import decode_jpeg, jpeg_size
+from gymnast_core.policy import Policy
+from gymnast_core.types import PROPRIO_DIM, ActionChunk, Observation
+from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
+from gymnast_core.wire.gymnast.v1 import policy_pb2
+
+Answer = Callable[[Any], policy_pb2.InferReply]
+"""An InferRequest's reply."""
+MAX_ROWS = 64
+MOST_PROPRIO = 100.0
+MAX_CAMERAS = 8
+MAX_PIXELS = 8 << 20
+"""Of all images of one request, decoded: 24 MiB."""
+
+
+def answers(policy: Policy) -> Answer:
+    """Return what answers requests with a policy; a request that cannot be answered gets the error's name and words."""
+
+    def answer(request: Any) -> policy_pb2.InferReply:
+        try:
+            return _infer(policy, request)
+        except GymnastError as error:
+            return failed(request, policy.version, error)
+
+    return answer
+
+
+def failed(request: Any, version: str, error: GymnastError) -> policy_pb2.InferReply:
+    """Return the reply to a request that cannot be answered."""
+    return policy_pb2.InferReply(
+        request_id=request.request_id, policy_version=version, error=type(error).__name__, message=str(error)[:500]
+    )
+
+
+def observation_from(request: Any) -> Observation:
+    """Decode a request.
+
+    Raises:
+        InvalidMessageError: counts do not match, or a number is not finite.
+        TooLargeError: too many rows, cameras or pixels.
+        CorruptError: an image is no sane JPEG.
+    """
+    rows = len(request.instructions)
+    if rows > MAX_ROWS or len(request.cameras) > MAX_CAMERAS:
+        raise TooLargeError(f"{rows} rows of {len(request.cameras)} cameras; {MAX_ROWS} and {MAX_CAMERAS} are accepted")
+    if len(request.proprio) != rows * PROPRIO_DIM or len(request.time_ns) != rows:
+        raise InvalidMessageError(
+            f"{rows} instructions need {rows * PROPRIO_DIM} proprioception values and {rows} times"
+        )
+    if max(request.time_ns, default=0) >= 1 << 63:
+        raise InvalidMessageError(f"time_ns {max(request.time_ns)} is no time; it must be below 2^63")
+    proprio = np.array(request.proprio, np.float32).reshape(rows, PROPRIO_DIM)
+    if not (np.abs(proprio) <= MOST_PROPRIO).all():  # NaN is not below anything
+        raise InvalidMessageError(f"proprioception is not within {MOST_PROPRIO} m and rad")
+    if (longest := max(map(len, request.instructions))) > MAX_INSTRUCTION_CHARACTERS:
+        raise TooLargeError(f"an instruction of {longest} characters; {MAX_INSTRUCTION_CHARACTERS} are accepted")
+    pixels = sum(math.prod(jpeg_size(jpeg)) for camera in request.cameras for jpeg in camera.jpeg)
+    if pixels > MAX_PIXELS:
+        raise TooLargeError(f"{pixels} pixels in one request; {MAX_PIXELS} are accepted")
+    images = {}
+    for camera in request.cameras:
+        frames = [decode_jpeg(jpeg) for jpeg in camera.jpeg]
+        if len(frames) != rows or len({frame.shape for frame in frames}) != 1:
+            raise InvalidMessageError(
+                f"camera {camera.name!r} has {len(frames)} frames for {rows} rows, or mixed sizes"
+            )
+        images[camera.name] = np.stack(frames)
+    return Observation(images, proprio, np.array(request.time_ns, np.int64))
+
+
+def _infer(policy: Policy, request: Any) -> policy_pb2.InferReply:
+    about = {"request_id": request.request_id, "policy_version": policy.version, "chunk_length": policy.chunk_length}
+    if not request.instructions:  # a greeting: who are you?
+        return policy_pb2.InferReply(**about)
+    rng = np.random.default_rng(request.seed) if request.sample else None
+    chunk = _act(policy, observation_from(request), list(request.instructions), rng)
+    about["policy_version"] = chunk.policy_version
+    reply = policy_pb2.InferReply(**about, actions=chunk.actions_BKA.ravel().tolist())
+    if request.with_log_probs and "tokens" in chunk.trace and chunk.log_probs_BKA is not None:
+        reply.tokens.extend(chunk.trace["tokens"].ravel().tolist())
+        reply.log_probs.extend(chunk.log_probs_BKA.ravel().tolist())
+    return reply
+
+
+def _act(
+    policy: Policy, observation: Observation, instructions: list[str], rng: np.random.Generator | None
+) -> ActionChunk:
+    """Ask the policy; whatever it raises, or answers that is no action, is its own fault and reported as that.
+
+    Raises:
+        PolicyFailedError: see there.
+    """
+    try:
+        chunk = policy.act(observation, instructions, rng=rng)
+    except Exception as error:
+        raise PolicyFailedError(f"policy {policy.version} raised {type(error).__name__}: {error}") from error
+    if not np.isfinite(chunk.actions_BKA).all():
+        raise PolicyFailedError(f"policy {policy.version} asked for actions that are not finite")
+    return chunk
