@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, VPrediction, noise_steps, null_action
 from cloud_trainer.world_model.dit.kv_cache import KVCache, KVContext, LayerKV
-from cloud_trainer.world_model.dit.network import DiT, DiTConfig
+from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.sampler import Network, RolloutSampler, SamplerConfig
 
 ROLLOUT = 40

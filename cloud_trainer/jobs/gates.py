@@ -14,7 +14,7 @@ import numpy as np
 
 from cloud_trainer.jobs.scene_amounts import TRACKER_EPISODES
 from cloud_trainer.judge.drift import Drift, DriftMonitor, Reference
-from cloud_trainer.judge.trust import ALL_TASKS, TrustReport, compare, require_trusted
+from cloud_trainer.judge.trust import ALL_TASKS, JudgeCalibration, compare, require_trusted
 from cloud_trainer.practice.dreams import keep_dreams
 from cloud_trainer.progress import Progress, ProgressEvent
 from cloud_trainer.world_model.audit.audit import require_no_worse, require_trust
@@ -97,7 +97,7 @@ class Passed:
     """
 
     report: AuditReport
-    judge: TrustReport
+    judge: JudgeCalibration
     drift: Drift | None
     horizon: int | None
     overridden: Mapping[str, str] = field(default_factory=dict)
@@ -237,7 +237,7 @@ def require_gates(found: Passed, gates: Gates, *, unrefined: bool = False) -> No
         )
 
 
-def _judge_problems(trust: TrustReport, drift: Drift | None, gates: Gates, tasks: Sequence[str]) -> dict[str, str]:
+def _judge_problems(trust: JudgeCalibration, drift: Drift | None, gates: Gates, tasks: Sequence[str]) -> dict[str, str]:
     """What is wrong with the judge, by the name it is overridden by."""
     problems = {}
     for name, floor, asked in (
@@ -262,7 +262,7 @@ def _horizon(report: AuditReport, gates: Gates) -> int | None:
     return report.trusted_steps // CHUNK * CHUNK
 
 
-def trust_of(judge: Judge, verdicts: Sequence[Verdict], episodes: Sequence[Episode]) -> TrustReport:
+def trust_of(judge: Judge, verdicts: Sequence[Verdict], episodes: Sequence[Episode]) -> JudgeCalibration:
     """Precision and recall of verdicts on dreams against what the operators labelled."""
     labels, tasks = [e.outcome for e in episodes], [e.instruction for e in episodes]
     return compare(judge.version, verdicts, labels, tasks)

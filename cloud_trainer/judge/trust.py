@@ -40,7 +40,7 @@ class TaskTrust:
 
 
 @dataclass(frozen=True)
-class TrustReport:
+class JudgeCalibration:
     """What `gymnast judge calibrate` prints and RL asks.
 
     Attributes:
@@ -66,7 +66,7 @@ class TrustReport:
         path.write_text(json.dumps(self.to_json(), indent=1), encoding="utf-8")
 
     @staticmethod
-    def read(path: Path) -> TrustReport:
+    def read(path: Path) -> JudgeCalibration:
         """Read what write wrote.
 
         Raises:
@@ -75,7 +75,7 @@ class TrustReport:
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             rows = tuple(_row_of(row) for row in fields["tasks"])
-            return TrustReport(str(fields["judge"]), float(fields["confidence"]), rows)
+            return JudgeCalibration(str(fields["judge"]), float(fields["confidence"]), rows)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{path} is no judge calibration: {error!r}; run `gymnast judge calibrate`") from error
 
@@ -92,7 +92,7 @@ def compare(
     tasks: Sequence[str],
     *,
     confidence: float = 0.95,
-) -> TrustReport:
+) -> JudgeCalibration:
     """Compare a judge's verdicts with an operator's labels.
 
     Args:
@@ -121,7 +121,7 @@ def compare(
         _measure(name, [(said, label) for task, said, label in rows if name in (ALL_TASKS, task)], confidence)
         for name in names
     )
-    return TrustReport(version, confidence, table)
+    return JudgeCalibration(version, confidence, table)
 
 
 def _measure(task: str, pairs: Sequence[tuple[Outcome, Outcome]], confidence: float) -> TaskTrust:
@@ -134,7 +134,7 @@ def _measure(task: str, pairs: Sequence[tuple[Outcome, Outcome]], confidence: fl
     return TaskTrust(task, len(pairs), abstained, precision, recall)
 
 
-def require_trusted(report: TrustReport, version: str, tasks: Sequence[str], *, floor: float) -> None:
+def require_trusted(report: JudgeCalibration, version: str, tasks: Sequence[str], *, floor: float) -> None:
     """Let RL pass only with a judge whose precision is proven on the very tasks it will reward.
 
     Args:

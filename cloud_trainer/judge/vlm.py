@@ -34,7 +34,7 @@ QUESTION = (
 )
 
 
-class Layout(Protocol):
+class VlmInputs(Protocol):
     """Frames and a question to the tensors of one model family."""
 
     def inputs(self, frames_FHWC: ByteArray, text: str) -> dict[str, torch.Tensor]:
@@ -96,7 +96,7 @@ class VlmJudge:
     """
 
     def __init__(
-        self, model: Any, layout: Layout, yes_no: tuple[int, int], *, name: str, settings: VlmSettings | None = None
+        self, model: Any, layout: VlmInputs, yes_no: tuple[int, int], *, name: str, settings: VlmSettings | None = None
     ) -> None:
         self.model, self.layout, self.settings = model.eval(), layout, settings or VlmSettings()
         self._yes_no = list(yes_no)
@@ -157,7 +157,7 @@ def load_vlm_judge(
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if config.model_type.startswith("qwen"):
-        layout: Layout = QwenLayout(tokenizer, Qwen2VLImageProcessorPil.from_pretrained(folder))
+        layout: VlmInputs = QwenLayout(tokenizer, Qwen2VLImageProcessorPil.from_pretrained(folder))
     elif config.model_type == "smolvlm":
         images = SmolVLMImageProcessorPil.from_pretrained(folder, do_image_splitting=False)
         vision = config.vision_config

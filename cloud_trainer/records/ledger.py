@@ -21,7 +21,7 @@ Imagine = Callable[[Sequence[Episode]], Sequence[Verdict]]
 
 
 @dataclass(frozen=True)
-class Calibration:
+class LedgerCalibration:
     """How imagined success compares with real success over some rows.
 
     Attributes:
@@ -91,7 +91,7 @@ class CalibrationLedger:
             self.add(row)
         return decided
 
-    def calibration(self, *, task: str | None = None, world_model: str | None = None) -> Calibration | None:
+    def calibration(self, *, task: str | None = None, world_model: str | None = None) -> LedgerCalibration | None:
         """Return the calibration over all rows, of one task, of one world model; None without rows."""
         chosen = [
             row
@@ -100,11 +100,11 @@ class CalibrationLedger:
         ]
         return calibration_of(chosen)
 
-    def by_task(self) -> dict[str, Calibration]:
+    def by_task(self) -> dict[str, LedgerCalibration]:
         """Return the calibration of every task."""
         return self._by(row.task for row in self.rows)
 
-    def trend(self) -> list[tuple[str, Calibration]]:
+    def trend(self) -> list[tuple[str, LedgerCalibration]]:
         """Return the calibration of every world-model version, in order of first use."""
         versions = list(dict.fromkeys(row.world_model for row in self.rows))
         return [(version, found) for version in versions if (found := self.calibration(world_model=version))]
@@ -118,7 +118,7 @@ class CalibrationLedger:
             "trend": [{"world_model": version, **found.to_json()} for version, found in self.trend()],
         }
 
-    def _by(self, tasks: Iterable[str]) -> dict[str, Calibration]:
+    def _by(self, tasks: Iterable[str]) -> dict[str, LedgerCalibration]:
         return {task: found for task in dict.fromkeys(tasks) if (found := self.calibration(task=task))}
 
 
@@ -147,7 +147,7 @@ def rows_of(
     return [_row_of(task, pairs, policy, world_model, judge) for task, pairs in by_task.items()]
 
 
-def calibration_of(rows: Sequence[LedgerRow]) -> Calibration | None:
+def calibration_of(rows: Sequence[LedgerRow]) -> LedgerCalibration | None:
     """Return the pooled calibration of some rows; None without rows."""
     if not rows:
         return None
@@ -157,7 +157,7 @@ def calibration_of(rows: Sequence[LedgerRow]) -> Calibration | None:
     n = both + real_only + imagined_only + neither
     failures = imagined_only + neither
     correlation = pearson([row.real for row in rows], [row.imagined for row in rows]) if len(rows) > 2 else None
-    return Calibration(
+    return LedgerCalibration(
         rows=len(rows),
         n=n,
         abstained=sum(row.abstained for row in rows),

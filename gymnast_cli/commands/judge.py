@@ -14,7 +14,7 @@ from gymnast_cli.connect import emit
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cloud_trainer.judge.trust import TrustReport
+    from cloud_trainer.judge.trust import JudgeCalibration
     from cloud_trainer.world_model.compact.data import Clips
     from cloud_trainer.world_model.worlds import World
     from gymnast_core.judge import Verdict
@@ -113,7 +113,7 @@ def _rollouts(clips: Clips, world: World | None, seed: int) -> RolloutBatch:
     )  # fmt: skip
 
 
-def table(report: TrustReport) -> Table:
+def table(report: JudgeCalibration) -> Table:
     """The calibration for people."""
     from rich.table import Table
 

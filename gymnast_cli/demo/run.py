@@ -30,7 +30,7 @@ from gymnast_ros.uplink.adaptation import Terms
 
 
 @dataclass
-class Chain:
+class DemoProgress:
     """The checkpoints in force, and what each round brought."""
 
     policy: str
@@ -54,7 +54,7 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
         )
     kinds = {kind: config.checkpoints / kind for kind in ("policy", "world_model", "judge")}
     ids = {kind: read_manifest(path).id for kind, path in kinds.items()}
-    chain = Chain(ids["policy"], ids["world_model"], ids["judge"])
+    chain = DemoProgress(ids["policy"], ids["world_model"], ids["judge"])
     with Stages(console) as stages:
         demo = Demo(config, folder, chain, kinds, stages)
         try:
@@ -77,7 +77,7 @@ class Demo:
     """One run: holds what was measured so far, so that an interrupted one still leaves its numbers."""
 
     def __init__(
-        self, config: DemoConfig, folder: Path, chain: Chain, kinds: Mapping[str, Path], stages: Stages
+        self, config: DemoConfig, folder: Path, chain: DemoProgress, kinds: Mapping[str, Path], stages: Stages
     ) -> None:
         self.config, self.folder, self.chain, self.kinds, self.stages = config, folder, chain, dict(kinds), stages
         self.base = chain.policy

@@ -29,7 +29,7 @@ GRIPPER = 6
 """The gripper is a switch: it follows the newest plan, unblended and unbounded."""
 
 
-class Worker(Protocol):
+class ChunkWorker(Protocol):
     """Runs inference beside the control loop; concurrent.futures executors keep it."""
 
     def submit(self, work: Callable[[], ActionChunk]) -> Future[ActionChunk]:
@@ -127,7 +127,9 @@ class RealTimeChunking:
 
     chunk_length = 1
 
-    def __init__(self, inner: Policy, config: ChunkingConfig | None = None, *, worker: Worker | None = None) -> None:
+    def __init__(
+        self, inner: Policy, config: ChunkingConfig | None = None, *, worker: ChunkWorker | None = None
+    ) -> None:
         self.inner = inner
         self.config = config or ChunkingConfig()
         if self.config.horizon + self.config.expected_delay > inner.chunk_length:
@@ -135,7 +137,7 @@ class RealTimeChunking:
                 f"horizon {self.config.horizon} + expected_delay {self.config.expected_delay} exceeds the chunk of "
                 f"{inner.chunk_length}: the arm would run out of actions; shorten one or speed up the policy"
             )
-        self._worker: Worker = worker or ThreadPoolExecutor(1, thread_name_prefix="chunk")
+        self._worker: ChunkWorker = worker or ThreadPoolExecutor(1, thread_name_prefix="chunk")
         self._episode = _Episode(())
 
     @property

@@ -108,7 +108,7 @@ def collect(
 
 
 @dataclass(frozen=True)
-class Trial:
+class SimTrial:
     """One evaluated episode."""
 
     task: str
@@ -123,7 +123,7 @@ def evaluate(
     *,
     tasks: Sequence[str] = tuple(TASKS),
     rng: np.random.Generator | None = None,
-) -> list[Trial]:
+) -> list[SimTrial]:
     """Run every task from every seed and say which succeeded; frames are drawn only where the policy looks.
 
     Args:
@@ -138,5 +138,5 @@ def evaluate(
         for name in tasks:
             task = task_for(name)
             run_episode(env, policy, task.instruction, seed=seed, rng=rng)
-            trials.append(Trial(task.name, seed, env.succeeded()))
+            trials.append(SimTrial(task.name, seed, env.succeeded()))
     return trials

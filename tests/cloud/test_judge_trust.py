@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cloud_trainer.judge.drift import DriftMonitor, Reference, binomial_at_least, ks_p_value
-from cloud_trainer.judge.trust import TrustReport, compare, require_trusted
+from cloud_trainer.judge.trust import JudgeCalibration, compare, require_trusted
 from gymnast_core.errors import ConfigError, ContractError, CorruptError, NotTrustedError
 from gymnast_core.judge import Verdict
 from gymnast_core.types import Outcome
@@ -59,10 +59,10 @@ def test_another_version_or_task_is_refused():
 def test_report_survives_a_file(tmp_path):
     report = report_of([(YES, YES)] * 3 + [(NO, NO)])
     report.write(tmp_path / "trust.json")
-    assert TrustReport.read(tmp_path / "trust.json") == report
+    assert JudgeCalibration.read(tmp_path / "trust.json") == report
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(CorruptError, match="gymnast judge calibrate"):
-        TrustReport.read(tmp_path / "bad.json")
+        JudgeCalibration.read(tmp_path / "bad.json")
 
 
 def test_mistakes_are_named():

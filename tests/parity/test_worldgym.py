@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cloud_trainer.world_model.dit.actions import rescale_bridge
+from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, VPrediction, noise_steps, null_action
-from cloud_trainer.world_model.dit.network import DiT, DiTConfig, parameter_manifest, timestep_embedding
+from cloud_trainer.world_model.dit.network import DiT, parameter_manifest, timestep_embedding
 from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
 from tests.world_model.uncached import sample_uncached
 

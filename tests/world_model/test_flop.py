@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks.world_model import Counter, Scheme, count_flop
-from cloud_trainer.world_model.dit.network import DiT, DiTConfig
+from cloud_trainer.world_model.dit.config import DiTConfig
+from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
 
 LATENT, FRAMES = (8, 8), 5

@@ -11,8 +11,9 @@ from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import MemorySource, SourceInfo
 from cloud_trainer.world_model.data.worldgym import WorldGymSource
 from cloud_trainer.world_model.dit.codec import IdentityCodec
+from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.loss import LossConfig
-from cloud_trainer.world_model.dit.network import DiT, DiTConfig
+from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.sampler import RolloutSampler, SamplerConfig
 from cloud_trainer.world_model.dit.train_config import TrainConfig
 from cloud_trainer.world_model.dit.trainer import DiTTrainer

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from cloud_trainer.world_model.dit.codec import IdentityCodec
+from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.diffusion import VPrediction
 from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
-from cloud_trainer.world_model.dit.network import DiT, DiTConfig
+from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from cloud_trainer.world_model.starts import StartState, start_from_episode
 from gymnast_core.types import Episode, Outcome

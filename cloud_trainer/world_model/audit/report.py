@@ -22,18 +22,18 @@ class AuditReport:
 
     Attributes:
         model: id of the audited checkpoint.
-        outcomes: see audit_outcomes.OutcomeReport; None without a judge.
+        outcomes: see outcomes.OutcomeReport; None without a judge.
         pictures: held-out episodes dreamt frame by frame; everything below is about them.
         start: last frame the model was shown.
         horizon: PSNR and SSIM by step.
         psnr_db: mean over all imagined steps.
         psnr_by_episode: episode id -> mean PSNR, for paired comparison with another model.
         lpips: why there is none.
-        fidelity: see audit_statistics.action_fidelity; None without a tracker.
-        jump: see audit_statistics.jumps.
-        change: see audit_statistics.change_recall.
-        obedience: see audit_statistics.obedience; empty where nothing was dreamt.
-        trust: see audit_trust.TrustReport; None with one dream per episode.
+        fidelity: see statistics.action_fidelity; None without a tracker.
+        jump: see statistics.jumps.
+        change: see statistics.change_recall.
+        obedience: see statistics.obedience; empty where nothing was dreamt.
+        trust: see trust.DreamTrust; None with one dream per episode.
         bounds: what was demanded; None where nothing was.
         broken: bound name -> what is wrong.
     """

@@ -48,7 +48,7 @@ class TrustBand:
 
 
 @dataclass(frozen=True)
-class TrustReport:
+class DreamTrust:
     """What disagreement is worth.
 
     Attributes:
@@ -94,7 +94,7 @@ class _Steps:
         return _Steps(self.error[rows], self.disagreement[rows], self.ahead[rows], self.episode[rows])
 
 
-def measure_trust(cases: Sequence[AuditCase], *, allowed_error: float, rng: np.random.Generator) -> TrustReport:
+def measure_trust(cases: Sequence[AuditCase], *, allowed_error: float, rng: np.random.Generator) -> DreamTrust:
     """Validate disagreement as a ranking, recalibrate it, and find where trust ends.
 
     Args:
@@ -118,7 +118,7 @@ def measure_trust(cases: Sequence[AuditCase], *, allowed_error: float, rng: np.r
     band, calibrated = fit_band(steps), CALIBRATED_BETWEEN[0] <= coverage <= CALIBRATED_BETWEEN[1]
     by_step = _by_step(steps, band)
     trusted = next((i for i, row in enumerate(by_step) if row["upper_band"] > allowed_error), len(by_step))
-    return TrustReport(
+    return DreamTrust(
         rank_r=_rank(steps, np.arange(len(cases))),
         rank_low=low,
         ranks=low > 0,

@@ -97,7 +97,7 @@ def _spots(points_BK3: Tensor, camera_34: Tensor, grid: Tensor, sigma_px: float 
     return down[..., :, None] * across[..., None, :]
 
 
-class Block(nn.Module):
+class FrameBlock(nn.Module):
     """Two 3x3 convolutions with FiLM from the conditioning vector and a residual path."""
 
     def __init__(self, in_channels: int, channels: int, embedding: int) -> None:
@@ -117,7 +117,7 @@ class Block(nn.Module):
         return out
 
 
-class Attention(nn.Module):
+class FrameAttention(nn.Module):
     """Self-attention over the coarsest grid: where an object went may be far from where it was."""
 
     def __init__(self, channels: int, heads: int = 4) -> None:
@@ -159,15 +159,15 @@ class CompactWorldNetwork(nn.Module):
         self.condition = nn.Sequential(nn.Linear(numbers, e), nn.SiLU(), nn.Linear(e, e), nn.SiLU())
         self.place = nn.Parameter(torch.zeros(1, a, grid, grid))
         self.enter = nn.Conv2d(9 * 4 + MAP_CHANNELS, a, 3, padding=1)
-        self.fine1 = Block(a, a, e)
+        self.fine1 = FrameBlock(a, a, e)
         self.down1 = nn.Conv2d(a, b, 3, stride=2, padding=1)
-        self.mid1 = Block(b, b, e)
+        self.mid1 = FrameBlock(b, b, e)
         self.down2 = nn.Conv2d(b, c, 3, stride=2, padding=1)
-        self.deep1, self.attention, self.deep2 = Block(c, c, e), Attention(c), Block(c, c, e)
+        self.deep1, self.attention, self.deep2 = FrameBlock(c, c, e), FrameAttention(c), FrameBlock(c, c, e)
         self.up2 = nn.Conv2d(c, b, 1)
-        self.mid2 = Block(2 * b, b, e)
+        self.mid2 = FrameBlock(2 * b, b, e)
         self.up1 = nn.Conv2d(b, a, 1)
-        self.fine2 = Block(2 * a, a, e)
+        self.fine2 = FrameBlock(2 * a, a, e)
         self.leave_norm, self.leave = nn.GroupNorm(8, a), nn.Conv2d(a, 12, 3, padding=1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast on CPU
 

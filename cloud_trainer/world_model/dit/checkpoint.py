@@ -10,8 +10,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.diffusion import Objective, objective
-from cloud_trainer.world_model.dit.network import DiT, DiTConfig, parameter_manifest
+from cloud_trainer.world_model.dit.network import DiT, parameter_manifest
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from cloud_trainer.world_model.dit.checkpoint import save_world_model
+from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.diffusion import VPrediction
-from cloud_trainer.world_model.dit.network import DiTConfig
 from cloud_trainer.world_model.dit.restricted_unpickler import load_pt
 from cloud_trainer.world_model.dit.rope import VARIANTS
 from gymnast_core.errors import CheckpointError

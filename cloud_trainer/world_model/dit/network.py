@@ -7,167 +7,21 @@ Axes: B batch, T frames, H W latent rows and columns, C latent channels, N token
 
 from __future__ import annotations
 
-import abc
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from cloud_trainer.world_model.dit.blocks import LAYER_NORM_EPS, DiTBlock, Pass, modulate
+from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.kv_cache import CacheShape, KVContext, LayerKV
-from cloud_trainer.world_model.dit.rope import VARIANTS, Turn, axis_angles, grid_angles, rotate, turn_by
-from gymnast_core.errors import ConfigError, ShapeError
+from cloud_trainer.world_model.dit.rope import axis_angles, grid_angles, turn_by
+from gymnast_core.errors import ShapeError
 
 _TIMESTEP_CHANNELS = 256
 _TIMESTEP_PERIOD = 10_000.0
-_LAYER_NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class DiTConfig:
-    """Sizes of the network; the defaults are the released 608 M model.
-
-    Attributes:
-        in_channels: latent channels C.
-        patch_size: latent pixels per token side.
-        dim: model width D.
-        num_layers: blocks; each holds a spatial and a temporal half.
-        num_heads: attention heads.
-        action_dim: numbers per action.
-        max_frames: longest window the network is trained on.
-        spatial_rope: "standard" or "pixel" (the Bridge-only checkpoint).
-        mlp_ratio: hidden width of the MLPs over D.
-        checkpoint_gradients: trade compute for memory in training.
-    """
-
-    in_channels: int = 16
-    patch_size: int = 2
-    dim: int = 1024
-    num_layers: int = 16
-    num_heads: int = 16
-    action_dim: int = 10
-    max_frames: int = 20
-    spatial_rope: str = "standard"
-    mlp_ratio: int = 4
-    checkpoint_gradients: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that do not divide."""
-        if self.spatial_rope not in VARIANTS:
-            raise ConfigError(f"spatial_rope {self.spatial_rope!r} is not one of {VARIANTS}")
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 4:
-            raise ConfigError(f"dim {self.dim} / num_heads {self.num_heads} must be a multiple of 4")
-        if self.max_frames < 2:
-            raise ConfigError(f"max_frames must be at least 2, got {self.max_frames}")
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.dim // self.num_heads
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values, for a manifest."""
-        return asdict(self)
-
-
-class Attention(nn.Module):
-    """Multi-head attention over the second last axis of (..., L, D)."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv_proj = nn.Linear(dim, 3 * dim, bias=False)
-        self.out_proj = nn.Linear(dim, dim)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, each (..., heads, L, head_dim)."""
-        q, k, v = self.qkv_proj(x).reshape(*x.shape[:-1], 3, self.heads, -1).unbind(-3)
-        return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Return the projected attention output, (..., L, D)."""
-        lead = q.shape[:-3]
-        out = functional.scaled_dot_product_attention(
-            q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), attn_mask=mask, is_causal=causal
-        )
-        merged: Tensor = self.out_proj(out.reshape(*lead, *out.shape[1:]).transpose(-3, -2).flatten(-2))
-        return merged
-
-
-class HalfBlock(nn.Module, abc.ABC):
-    """Attention and MLP, each shifted, scaled and gated by the frame's condition (adaLN-Zero)."""
-
-    def __init__(self, config: DiTConfig) -> None:
-        super().__init__()
-        dim = config.dim
-        self.norm1 = nn.LayerNorm(dim, eps=_LAYER_NORM_EPS, elementwise_affine=False)
-        self.attn = Attention(dim, config.num_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=_LAYER_NORM_EPS, elementwise_affine=False)
-        self.ffwd = nn.Sequential(
-            nn.Linear(dim, config.mlp_ratio * dim), nn.GELU(approximate="tanh"), nn.Linear(config.mlp_ratio * dim, dim)
-        )
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-
-    @abc.abstractmethod
-    def _attention(self, x_BTND: Tensor, pass_: _Pass, layer: int) -> Tensor:
-        """Attend; the two halves differ only here."""
-
-    def forward(self, x_BTND: Tensor, cond_BTD: Tensor, pass_: _Pass, layer: int) -> Tensor:
-        """Return the residual stream after this half."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(cond_BTD)[:, :, None].chunk(6, dim=-1)
-        attended = self._attention(_modulate(self.norm1(x_BTND), shift1, scale1), pass_, layer)
-        x_BTND = torch.addcmul(x_BTND, gate1, attended)
-        return torch.addcmul(x_BTND, gate2, self.ffwd(_modulate(self.norm2(x_BTND), shift2, scale2)))
-
-
-class SpatialHalf(HalfBlock):
-    """Every token sees every token of its own frame."""
-
-    def _attention(self, x_BTND: Tensor, pass_: _Pass, layer: int) -> Tensor:
-        q, k, v = self.attn.project(x_BTND)
-        return self.attn.attend(rotate(q, pass_.grid_turn), rotate(k, pass_.grid_turn), v)
-
-
-class TemporalHalf(HalfBlock):
-    """Every token sees its own position in this frame and the earlier ones."""
-
-    def _attention(self, x_BTND: Tensor, pass_: _Pass, layer: int) -> Tensor:
-        q, k, v = self.attn.project(x_BTND.transpose(1, 2))
-        if pass_.written is not None:
-            pass_.written.append((k, v))
-        q, k = rotate(q, pass_.time_turn), rotate(k, pass_.time_turn)
-        if pass_.context is None:
-            return self.attn.attend(q, k, v, causal=True).transpose(1, 2)
-        k, v = pass_.context.joined(layer, k, v)
-        return self.attn.attend(q, k, v, mask=pass_.context.slot_mask).transpose(1, 2)
-
-
-@dataclass
-class _Pass:
-    """What every block of one forward pass shares."""
-
-    grid_turn: Turn
-    time_turn: Turn
-    context: KVContext | None
-    written: list[LayerKV] | None
-
-
-class Block(nn.Module):
-    """A spatial half, then a temporal half."""
-
-    def __init__(self, config: DiTConfig) -> None:
-        super().__init__()
-        self.s_block = SpatialHalf(config)
-        self.t_block = TemporalHalf(config)
-
-    def forward(self, x_BTND: Tensor, cond_BTD: Tensor, pass_: _Pass, layer: int) -> Tensor:
-        """Return the residual stream after both halves."""
-        out: Tensor = self.t_block(self.s_block(x_BTND, cond_BTD, pass_, layer), cond_BTD, pass_, layer)
-        return out
 
 
 class FinalLayer(nn.Module):
@@ -175,14 +29,14 @@ class FinalLayer(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.norm_final = nn.LayerNorm(config.dim, eps=_LAYER_NORM_EPS, elementwise_affine=False)
+        self.norm_final = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS, elementwise_affine=False)
         self.linear = nn.Linear(config.dim, config.patch_size**2 * config.in_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 2 * config.dim))
 
     def forward(self, x_BTND: Tensor, cond_BTD: Tensor) -> Tensor:
         """Return (B, T, N, patch * patch * C)."""
         shift, scale = self.adaLN_modulation(cond_BTD)[:, :, None].chunk(2, dim=-1)
-        out: Tensor = self.linear(_modulate(self.norm_final(x_BTND), shift, scale))
+        out: Tensor = self.linear(modulate(self.norm_final(x_BTND), shift, scale))
         return out
 
 
@@ -197,7 +51,7 @@ class DiT(nn.Module):
             nn.Linear(_TIMESTEP_CHANNELS, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )
         self.action_embedder = nn.Linear(config.action_dim, config.dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.num_layers))
         self.final_layer = FinalLayer(config)
 
     def initialise(self, generator: torch.Generator) -> DiT:
@@ -272,11 +126,11 @@ class DiT(nn.Module):
 
     def _begin(
         self, tokens_BTND: Tensor, grid: tuple[int, int], context: KVContext | None, written: list[LayerKV] | None
-    ) -> _Pass:
+    ) -> Pass:
         device, head_dim = tokens_BTND.device, self.config.head_dim
         positions = torch.arange(tokens_BTND.shape[1], device=device) if context is None else context.position
         time = turn_by(axis_angles(positions, head_dim // 2))
-        return _Pass(turn_by(grid_angles(*grid, head_dim, self.config.spatial_rope, device)), time, context, written)
+        return Pass(turn_by(grid_angles(*grid, head_dim, self.config.spatial_rope, device)), time, context, written)
 
     def _unpatch(self, x_BTNP: Tensor, grid: tuple[int, int]) -> Tensor:
         patch, channels = self.config.patch_size, self.config.in_channels
@@ -310,7 +164,3 @@ def parameter_manifest(config: DiTConfig) -> Sequence[tuple[str, tuple[int, ...]
     with torch.device("meta"):
         model = DiT(config)
     return [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
-
-
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return x * (1 + scale) + shift

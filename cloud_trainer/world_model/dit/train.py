@@ -30,9 +30,10 @@ from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import EpisodeSource, Origin
 from cloud_trainer.world_model.dit.checkpoint import load_world_model
 from cloud_trainer.world_model.dit.codec import build_codec
+from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.distributed import Place, joined, ray_train
 from cloud_trainer.world_model.dit.loss import LossConfig
-from cloud_trainer.world_model.dit.network import DiT, DiTConfig
+from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from cloud_trainer.world_model.dit.train_config import TrainConfig
 from cloud_trainer.world_model.dit.trainer import DiTTrainer

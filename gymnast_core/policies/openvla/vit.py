@@ -67,7 +67,7 @@ class LayerScale(nn.Module):
         return x * self.scale_factor
 
 
-class Block(nn.Module):
+class VisionBlock(nn.Module):
     """Pre-norm transformer block."""
 
     def __init__(self, config: TowerConfig) -> None:
@@ -115,7 +115,7 @@ class VisionTower(nn.Module):
             self.reg_token = nn.Parameter(torch.zeros(1, config.register_tokens, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.patches, width))
         self.patch_embed = PatchEmbed(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         if config.attention_pool:
             self.attn_pool = AttentionPool(config)
