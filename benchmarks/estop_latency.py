@@ -105,7 +105,7 @@ class Button:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain_id)
         self._node, self._message = Node("button", context=self._context), Bool(data=True)
-        self._publisher = self._node.create_publisher(Bool, "estop", topics.STREAM)
+        self._publisher = self._node.create_publisher(Bool, topics.ESTOP_TOPIC, topics.STREAM)
         while not self._publisher.get_subscription_count():
             time.sleep(0.05)
 

@@ -16,7 +16,7 @@ from gymnast_core.arm.envelope import ArmState, Envelope
 from gymnast_core.arm.latch import StopLatch
 from gymnast_core.arm.limits import hard_limits
 from gymnast_core.arm.mark import MarkChecker, Marker
-from gymnast_ros.nodes import messages
+from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import COMMAND_NAMES
 from gymnast_ros.nodes.marked import _content
 
@@ -35,7 +35,7 @@ def main() -> int:
     """Measure and print."""
     key = bytes(32)
     message = messages.to_named(COMMAND_NAMES, [0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0], 1, "policy")
-    marker, checker = Marker(key, "command/arm"), MarkChecker(key, "command/arm")
+    marker, checker = Marker(key, topics.ARM_COMMAND), MarkChecker(key, topics.ARM_COMMAND)
     target, joints_J = still_target()
     arm, envelope = ArmState(0, target, joints_J.astype(np.float64)), Envelope(hard_limits(0.0))
     action_A, latch = np.array([0.01, 0, 0, 0, 0, 0, 1], np.float32), StopLatch()

@@ -33,6 +33,7 @@ from gymnast_core.episodes import read_summary
 from gymnast_core.errors import GymnastError
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.graph import RESPAWN_DELAY_S
+from gymnast_ros.run.requests import Evaluate
 
 VICTIMS = ("command_gate", "rollout", "arm", "bridge", "teleop")
 HOLDS = ("command_gate", "rollout", "arm")
@@ -102,7 +103,7 @@ class Witness:
         self._announced: dict[str, dict[str, Any]] = {}
         node = Node("witness")
         node.create_subscription(JointState, topics.EXECUTED, self._on_step, topics.STREAM)
-        node.create_subscription(String, "rollout/episode", self._on_episode, topics.JOB_EVENTS)
+        node.create_subscription(String, topics.EPISODE, self._on_episode, topics.JOB_EVENTS)
         self._spinner = Spinner(node)
 
     def steps(self, since_s: float = 0.0) -> list[Step]:
@@ -165,12 +166,8 @@ class Range:
     def run(self) -> None:
         """Have episodes run until somebody ends them."""
         self.client.wait_ready(PATIENCE_S)
-        self.client.set(
-            "rollout",
-            {"tasks": ["lift"], "seed_start": 0, "seed_count": 100_000, "record": True,
-             "checkpoints": [f"replay:{self.folder / 'moves.json'}"]},
-        )  # fmt: skip
-        self.client.call("rollout/evaluate")
+        moves = f"replay:{self.folder / 'moves.json'}"
+        self.client.ask(Evaluate(tasks=("lift",), seed_start=0, seed_count=100_000, record=True, checkpoints=(moves,)))
 
     def kill(self, node: str) -> Kill:
         """Kill one node in the middle of an episode and wait until the robot works again."""
@@ -201,14 +198,14 @@ class Range:
 
     def _ask_again(self, killed_s: float) -> None:
         """The rollout's successor knows of no evaluation."""
-        idle = lambda status: status["state"] == "idle" and status["run_id"] == ""  # noqa: E731
-        self.client.wait_for("rollout/status", idle, PATIENCE_S)
+        idle = lambda status: status.get("state") == "idle" and status["run_id"] == ""  # noqa: E731
+        await_(lambda: idle(self.client.status), "the rollout node's successor")
         self.run()
 
     def finish(self) -> dict[str, Any]:
         """End the run, ship everything, and compare what was told with what the trainer has."""
         self.client.cancel()
-        self.client.wait_for("rollout/status", lambda status: status["state"] == "idle", PATIENCE_S)
+        await_(lambda: self.client.status.get("state") == "idle", "the end of the run")
         self.client.flush(PATIENCE_S)
         announced = {event["episode_id"] for event in self.witness.announced().values() if event["episode_id"]}
         await_(lambda: announced <= set(self._stored()), "the trainer to commit them", raises=False)

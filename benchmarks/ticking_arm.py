@@ -43,7 +43,7 @@ class TickingArm(Node):  # type: ignore[misc]
         sources = tuple(CameraSource(name, f"{name}/raw", "reliable") for name, _, _ in CAMERAS)
         second = 1_000_000_000
         self._cameras = CameraPort(self, sources, 256, CameraLimits(60 * second, 3600 * second, 60 * second))
-        self._start = self.create_client(Trigger, "rollout/run_episode")
+        self._start = self.create_client(Trigger, topics.RUN_EPISODE)
         self._asked = self._running = False
         self.finished = threading.Event()
         self._lock = threading.Lock()

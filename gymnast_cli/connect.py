@@ -121,7 +121,7 @@ def checkpoint_on_robot(client: GraphClient, name: str) -> str:
     if name in ("current", ""):
         return ""
     if name == "staged":
-        staged = str(client.latest("bridge/status").get("staged", ""))
+        staged = client.staged
         if not staged:
             raise ConfigError("nothing is staged on this robot; offer it a checkpoint first: gymnast weights publish")
         return staged

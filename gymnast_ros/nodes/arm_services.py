@@ -47,7 +47,7 @@ class ArmServices:
     def __init__(self, node: Node, spin: Spin, session: Callable[[], int], keyring: Keyring) -> None:
         self._spin, self._session = spin, session
         self._permits = ResetPermits(keyring)
-        self._parameters = node.create_client(SetParameters, f"{topics.ARM_NODE}/set_parameters")
+        self._parameters = node.create_client(SetParameters, topics.parameters_service(topics.ARM_NODE))
         self._reset = node.create_client(Trigger, topics.RESET)
         self._told: dict[str, Any] = {}
         self._told_to = 0
@@ -84,7 +84,7 @@ class ArmServices:
         """
         asked = self._session()
         self._set(self._permits.new())
-        response = self._ask(self._reset, Trigger.Request(), timeout_s, max(usual_s, ASK_AGAIN_S), "arm/reset")
+        response = self._ask(self._reset, Trigger.Request(), timeout_s, max(usual_s, ASK_AGAIN_S), topics.RESET)
         if self._session() != asked or (not response.success and self._spin(lambda: self._session() != asked, NEWS_S)):
             raise StaleCommandError("the arm was restarted during its reset")  # and its successor has no permit of ours
         if not response.success:

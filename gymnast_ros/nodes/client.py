@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,26 @@ from typing import Any
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from gymnast_core.errors import EstopLatchedError
 from gymnast_ros.keyring import Keyring, folder_of, re_arm_word, recover_word
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
+from gymnast_ros.nodes.requests import Pending
 from gymnast_ros.nodes.watch import STOPPED
+from gymnast_ros.run.requests import (
+    ROLLOUT,
+    Annotate,
+    Cancel,
+    Evaluate,
+    Flush,
+    Label,
+    Request,
+    Rollback,
+    RunEpisode,
+    SubmitJob,
+    Swap,
+    checked,
+)
 
 __all__ = ["GraphClient", "RobotRefusedError", "RobotSilentError"]
 
@@ -31,12 +46,12 @@ class GraphClient(GraphPort):
     @property
     def status(self) -> dict[str, Any]:
         """Latest rollout/status."""
-        return self.latest("rollout/status")
+        return self.latest(topics.ROLLOUT_STATUS)
 
     @property
     def policy_version(self) -> str:
         """What the robot runs."""
-        return str(self.latest("rollout/policy_version").get("policy_version", ""))
+        return str(self.latest(topics.POLICY_VERSION).get("policy_version", ""))
 
     @property
     def gate(self) -> dict[str, Any]:
@@ -46,30 +61,35 @@ class GraphClient(GraphPort):
     @property
     def robot_name(self) -> str:
         """As its trainer knows it; empty without a bridge."""
-        return str(self.latest("bridge/status").get("robot", ""))
+        return str(self.latest(topics.BRIDGE_STATUS).get("robot", ""))
+
+    @property
+    def staged(self) -> str:
+        """Id of the newest checkpoint that was released to this robot and not tried yet; empty without one."""
+        return str(self.latest(topics.BRIDGE_STATUS).get("staged", ""))
 
     @property
     def stopped(self) -> bool:
         """Whether the arm is stopped until somebody re-arms it."""
         return self.gate.get("state") in STOPPED
 
-    def wait_ready(self, timeout_s: float = 30.0, services: Sequence[str] = ("rollout/evaluate", topics.RESET)) -> None:
+    def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Wait until the graph answers.
 
         Raises:
-            RobotSilentError: a service is missing after timeout_s.
+            RobotSilentError: a node is missing after timeout_s.
         """
         deadline = time.monotonic() + timeout_s
-        for name in services:
-            client = self._client(Trigger, name)
-            self._spin_until(client.service_is_ready, deadline, f"service {name}")
+        self._spin_until(self._requesters[ROLLOUT].ready, deadline, f"listener on {topics.request_topic(ROLLOUT)}")
+        arm = self._client(Trigger, topics.RESET)
+        self._spin_until(arm.service_is_ready, deadline, f"service {topics.RESET}")
         self._spin_until(
-            lambda: "rollout/status" in self._latched and topics.GATE_STATUS in self._latched,
+            lambda: topics.ROLLOUT_STATUS in self._latched and topics.GATE_STATUS in self._latched,
             deadline,
             "latched status",
         )
-        if self._latched["rollout/status"].get("bridge_expected"):
-            self._spin_until(lambda: "bridge/status" in self._latched, deadline, "bridge/status")
+        if self._latched[topics.ROLLOUT_STATUS].get("bridge_expected"):
+            self._spin_until(lambda: topics.BRIDGE_STATUS in self._latched, deadline, topics.BRIDGE_STATUS)
 
     def run_episode(
         self,
@@ -84,13 +104,18 @@ class GraphClient(GraphPort):
         timeout_s: float = 120.0,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """Run one episode and return its row."""
-        values = {
+        """Run one episode and return its row.
+
+        Raises:
+            BadRequestError: an argument is wrong; the message names it.
+            RobotRefusedError: busy, or the episode failed.
+            RobotSilentError: not done in timeout_s, and no e-stop holds it up; it is cancelled.
+        """
+        request = checked(RunEpisode, {
             "instruction": instruction, "seed": seed, "scene": scene, "checkpoint": str(checkpoint),
             "temperature_seed": temperature_seed, "record": record, "purpose": purpose,
-        }  # fmt: skip
-        self.set("rollout", values)
-        return dict(self._run("rollout/run_episode", timeout_s, progress)["episode"])
+        })  # fmt: skip
+        return dict(self.ask_to_the_end(request, timeout_s, progress)["episode"])
 
     def evaluate(
         self,
@@ -110,32 +135,30 @@ class GraphClient(GraphPort):
         """Evaluate checkpoints from the same start states; returns the result file's content.
 
         Raises:
-            RobotRefusedError: busy, a bad parameter, or the evaluation failed.
+            BadRequestError: an argument is wrong; the message names it.
+            RobotRefusedError: busy, or the evaluation failed.
             EstopLatchedError: the arm was stopped before it began.
             RobotSilentError: not done in timeout_s, and no e-stop holds it up; it is cancelled.
         """
-        values = {
-            "tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count, "checkpoints": list(checkpoints),
-            "scene": scene, "temperature_seed": temperature_seed, "record": record, "purpose": purpose,
-            "episode_ids": episode_ids,
-        }  # fmt: skip
-        self.set("rollout", values)
-        result = self._run("rollout/evaluate", timeout_s, progress)
+        request = checked(Evaluate, {
+            "tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count,
+            "checkpoints": [str(name) for name in checkpoints], "scene": scene, "temperature_seed": temperature_seed,
+            "record": record, "purpose": purpose, "episode_ids": episode_ids,
+        })  # fmt: skip
+        result = self.ask_to_the_end(request, timeout_s, progress)
         return dict(json.loads(Path(result["file"]).read_text()))
 
     def label(self, label: str, labelled_by: str = "operator") -> None:
         """Label, or discard, the episode that is waiting for it."""
-        self.set("rollout", {"label": label, "labelled_by": labelled_by})
-        self.call("rollout/label")
+        self._ask(checked(Label, {"label": label, "labelled_by": labelled_by}))
 
     def annotate(self, text: str, by: str = "operator") -> None:
         """Note something at this moment of the episode that is being recorded."""
-        self.set("rollout", {"annotation": text, "labelled_by": by})
-        self.call("rollout/annotate")
+        self._ask(checked(Annotate, {"text": text, "by": by}))
 
     def cancel(self) -> str:
         """End what is running after its present step."""
-        return self.call("rollout/cancel")
+        return self._ask(Cancel())
 
     def estop(self) -> str:
         """Stop the arm now, until re_arm()."""
@@ -184,7 +207,7 @@ class GraphClient(GraphPort):
             turned_down = wanted - set(status["held"]) & set(status["failed"])
             return bool(turned_down) or wanted <= set(status["checked"])
 
-        status = self.wait_for("bridge/status", settled, timeout_s)
+        status = self.wait_for(topics.BRIDGE_STATUS, settled, timeout_s)
         if missing := wanted - set(status["checked"]):
             reasons = [f"{name}: {status['failed'].get(name, 'not checked')}" for name in sorted(missing)]
             raise RobotRefusedError(f"turned down by this robot: {'; '.join(reasons)}")
@@ -202,17 +225,16 @@ class GraphClient(GraphPort):
                 image of every episode; what runs now drives everywhere else. None is everywhere.
             timeout_s: longest wait until it is in force.
         """
-        asked = -1 if probation_episodes is None else probation_episodes
-        scene_text = json.dumps(dict(scene or {}))
-        self.set("bridge", {"swap_to": checkpoint_id, "swap_scene": scene_text, "swap_probation_episodes": asked})
-        return self._in_force(self.call("bridge/swap"), timeout_s)
+        values = {"checkpoint_id": checkpoint_id, "scene": dict(scene or {}), "probation_episodes": probation_episodes}
+        return self._in_force(self._ask(checked(Swap, values)), timeout_s)
 
     def rollback(self, timeout_s: float = 15.0) -> str:
         """Return to the checkpoint before; returns its id."""
-        return self._in_force(self.call("bridge/rollback"), timeout_s)
+        current = str(self.latest(topics.BRIDGE_STATUS).get("current", ""))
+        return self._in_force(self._ask(Rollback(current=current)), timeout_s)
 
     def _in_force(self, checkpoint_id: str, timeout_s: float) -> str:
-        self.wait_for("rollout/policy_version", lambda value: value["policy_version"] == checkpoint_id, timeout_s)
+        self.wait_for(topics.POLICY_VERSION, lambda value: value["policy_version"] == checkpoint_id, timeout_s)
         return checkpoint_id
 
     def submit_job(
@@ -233,38 +255,37 @@ class GraphClient(GraphPort):
             timeout_s: longest wait; the job itself runs on.
             progress: called with every event.
         """
-        self.set("bridge", {"job": json.dumps({"kind": kind, "spec": dict(spec), "key": key})})
+        request = checked(SubmitJob, {"kind": kind, "spec": dict(spec), "key": key})
         subscription = listen(
-            self._node, String, "bridge/job_events", partial(self._on_event, key, progress), topics.JOB_EVENTS
+            self._node, String, topics.JOBS, partial(self._on_event, key, progress), topics.JOB_EVENTS
         )
         try:
-            run_id = self.call("bridge/submit_job")
-            return dict(self._result_of("bridge", run_id, timeout_s)["last"])
+            return dict(self.ask_to_the_end(request, timeout_s)["last"])
         finally:
             self._node.destroy_subscription(subscription)
 
     def flush(self, timeout_s: float = 120.0) -> None:
         """Wait until every episode has been acknowledged by the trainer."""
-        self.set("bridge", {"flush_timeout_s": float(timeout_s)})
-        self._result_of("bridge", self.call("bridge/flush"), timeout_s + 10.0)
+        self.ask_to_the_end(checked(Flush, {"timeout_s": timeout_s}), timeout_s + 10.0)
 
-    def _run(self, service: str, timeout_s: float, progress: Progress | None) -> dict[str, Any]:
-        run_id = self.call(service)
+    def _ask(self, request: Request) -> str:
+        """Ask for something that is done at once; returns the robot's words."""
+        pending = self.ask(request)
+        self._requesters[request.node].forget(pending)
+        return "" if pending.first is None else pending.first.message
+
+    def _until_ended(self, request: Request, pending: Pending, timeout_s: float) -> None:
+        """Wait on while an emergency stop holds the arm up: it goes on once somebody re-arms. Else cancel it."""
         while True:
             try:
-                return self._result_of("rollout", run_id, timeout_s, progress)
+                return super()._until_ended(request, pending, timeout_s)
             except RobotSilentError:
-                if not self.stopped:  # else it is paused, and goes on once somebody re-arms
-                    self.cancel()
-                    raise
-
-    def _result_of(self, node: str, run_id: str, timeout_s: float, progress: Progress | None = None) -> dict[str, Any]:
-        result = self.wait_for(f"{node}/result", lambda value: value["run_id"] == run_id, timeout_s, progress)
-        if result.get("stopped"):
-            raise EstopLatchedError(f"{run_id}: {result['error']}")
-        if not result["ok"]:
-            raise RobotRefusedError(f"{run_id}: {result['error']}")
-        return result
+                if request.node == ROLLOUT and self.stopped:
+                    continue
+                if request.node == ROLLOUT:
+                    with contextlib.suppress(RobotRefusedError):  # it may just have ended
+                        self.cancel()
+                raise
 
     @staticmethod
     def _on_event(key: str, progress: Progress | None, message: String) -> None:

@@ -50,7 +50,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
     """Converts, asks the gate, publishes."""
 
     def __init__(self, **node: object) -> None:
-        super().__init__("command_gate", **node)
+        super().__init__(topics.GATE_NODE, **node)
         settings = self._settings = Settings(self)
         declare(settings)
         keyring = Keyring.of_environment()
@@ -105,7 +105,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
         if not problem:
             self.gate.use(limits)
             self.get_logger().info(f"envelope changed: {envelope}")
-            self.voice.note("command_gate/envelope", envelope)
+            self.voice.note(topics.ENVELOPE, envelope)
         return problem
 
     def _re_arm(self, word: str) -> str:
@@ -131,7 +131,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
         self.gate.observe(arm, time.monotonic_ns())
         self.voice.note(topics.TARGET, Named(message.name, message.position))
         if arm.effort_J is not None:
-            self.voice.note("arm/effort", Named(JOINT_NAMES, message.effort))
+            self.voice.note(topics.EFFORT, Named(JOINT_NAMES, message.effort))
         waiting, self._waiting = self._waiting, {}
         for source, command in waiting.items():
             self._on_command(command, source)
@@ -223,7 +223,7 @@ class EstopNode(Node):  # type: ignore[misc]
         self._heard_s: list[float] = []
         self.create_service(Trigger, topics.ESTOP, self._estop)
         self.create_service(Trigger, topics.RE_ARM, self._re_arm)
-        listen(self, Bool, "estop", self._on_topic, topics.STREAM)
+        listen(self, Bool, topics.ESTOP_TOPIC, self._on_topic, topics.STREAM)
 
     def _estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._latch("estop service called")

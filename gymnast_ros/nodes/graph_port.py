@@ -1,4 +1,4 @@
-"""A running graph's parameters, services and latched topics from Python, with a deadline on every wait."""
+"""A running graph's requests, parameters, services and latched topics from Python, with a deadline on every wait."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from gymnast_core.errors import GymnastError, TransientBridgeError
+from gymnast_core.errors import EstopLatchedError, GymnastError, TransientBridgeError
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.marked import unmarked
+from gymnast_ros.nodes.requests import Pending, Requester
 from gymnast_ros.nodes.runtime import own_name
+from gymnast_ros.run.requests import BRIDGE, ROLLOUT, Answer, Request
 
 LATCHED_TOPICS = (
-    "rollout/status", "rollout/result", "rollout/policy_version", "bridge/status", "bridge/result", topics.GATE_STATUS,
+    topics.ROLLOUT_STATUS, topics.ROLLOUT_RESULT, topics.POLICY_VERSION, topics.BRIDGE_STATUS, topics.BRIDGE_RESULT,
+    topics.GATE_STATUS,
 )  # fmt: skip
 
+ANSWER_S = 15.0
+"""Longest wait for the first answer to a request."""
 RESEND_S = 2.0
 """Setting parameters may be repeated, so it is."""
 
@@ -36,7 +41,16 @@ Self = TypeVar("Self", bound="GraphPort")
 
 
 class RobotRefusedError(GymnastError):
-    """The robot understood and said no; the message is its reason."""
+    """The robot understood and refused; the message is its reason.
+
+    Args:
+        message: for people.
+        error: name of the robot's own error, e.g. "RobotBusyError"; empty where a service or a parameter refused.
+    """
+
+    def __init__(self, message: str, error: str = "") -> None:
+        super().__init__(message)
+        self.error = error
 
 
 class RobotSilentError(GymnastError):
@@ -76,6 +90,7 @@ class GraphPort:
         self._clients: dict[tuple[type, str], Any] = {}
         self._latched: dict[str, dict[str, Any]] = {}
         self._listeners: list[Progress] = []
+        self._requesters = {name: Requester(self._node, name) for name in (ROLLOUT, BRIDGE)}
         for topic in LATCHED_TOPICS:
             listen(self._node, String, topic, partial(self._hear, topic), topics.LATCHED)
 
@@ -99,6 +114,68 @@ class GraphPort:
         for _ in range(8):
             self._executor.spin_once(timeout_sec=0.0)
         return self._latched.get(topic, {})
+
+    def ask(self, request: Request, timeout_s: float = ANSWER_S) -> Pending:
+        """Send a request and return it with its first answer, which accepts it.
+
+        Raises:
+            RobotRefusedError: it was refused.
+            EstopLatchedError: it was refused because the arm is stopped.
+            RobotSilentError: nobody answered in time.
+        """
+        requester = self._requesters[request.node]
+        pending = requester.ask(request, self._wait_accepted, timeout_s)
+        if pending is None:
+            raise RobotSilentError(
+                f"no answer of {request.node} to {request.operation} in time; is the graph running in this "
+                "ROS_DOMAIN_ID?"
+            )
+        _raise_failure(request.operation, pending.first)
+        return pending
+
+    def ask_to_the_end(self, request: Request, timeout_s: float, progress: Progress | None = None) -> dict[str, Any]:
+        """Send a request, wait until what it began has ended, and return its result.
+
+        Args:
+            request: of something that lasts.
+            timeout_s: longest wait for its end.
+            progress: called with every status of the rollout node that is about this run.
+
+        Raises:
+            RobotRefusedError: it was refused, or did not end well.
+            EstopLatchedError: the arm is stopped.
+            RobotSilentError: nobody answered in time, or it has not ended.
+        """
+        pending = self.ask(request)
+        run = "" if pending.first is None else pending.first.message
+
+        def listener(status: dict[str, Any]) -> None:
+            if progress is not None and status.get("run_id") == run:
+                progress(status)
+
+        self._listeners.append(listener)
+        try:
+            self._until_ended(request, pending, timeout_s)
+        finally:
+            self._listeners.remove(listener)
+            self._requesters[request.node].forget(pending)
+        _raise_failure(run, pending.last)
+        return {} if pending.last is None else dict(pending.last.result)
+
+    def _until_ended(self, request: Request, pending: Pending, timeout_s: float) -> None:
+        what = f"end of {request.operation}"
+        self._spin_until(lambda: pending.last is not None, time.monotonic() + timeout_s, what)
+
+    def _wait_accepted(self, pending: Pending, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not pending.accepted.is_set():
+            if not self._context.ok():
+                raise TransientBridgeError("the ROS context was shut down")
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            self._executor.spin_once(timeout_sec=min(left_s, 0.1))
+        return True
 
     def call(self, service: str, timeout_s: float = 15.0, *, resend_s: float | None = None) -> str:
         """Call a Trigger service and return its message.
@@ -131,7 +208,9 @@ class GraphPort:
                 else Parameter(name, value=str(value) if isinstance(value, Path) else value)
             )
             request.parameters.append(parameter.to_parameter_msg())
-        results = self._request(SetParameters, f"{node}/set_parameters", request, timeout_s, resend_s=RESEND_S).results
+        results = self._request(
+            SetParameters, topics.parameters_service(node), request, timeout_s, resend_s=RESEND_S
+        ).results
         reasons = [result.reason for result in results if not result.successful]
         if reasons:
             raise RobotRefusedError(f"{node}: {'; '.join(reasons)}")
@@ -181,8 +260,8 @@ class GraphPort:
 
     def _hear(self, topic: str, message: String) -> None:
         self._latched[topic] = unmarked(message)
-        if topic == "rollout/status":
-            for listener in self._listeners:
+        if topic == topics.ROLLOUT_STATUS:
+            for listener in list(self._listeners):
                 listener(self._latched[topic])
 
     def _spin_until(self, ready: Callable[[], bool], deadline: float, what: str) -> None:
@@ -193,3 +272,13 @@ class GraphPort:
             if left_s <= 0:
                 raise RobotSilentError(f"no {what} in time; is the graph running in this ROS_DOMAIN_ID?")
             self._executor.spin_once(timeout_sec=min(left_s, 0.1))
+
+
+def _raise_failure(what: str, answer: Answer | None) -> None:
+    """Raise what an answer reports, by the name of its error."""
+    if answer is None or answer.failure is None:
+        return
+    words = f"{what}: {answer.failure.message}"
+    if answer.failure.error == EstopLatchedError.__name__:
+        raise EstopLatchedError(words)
+    raise RobotRefusedError(f"{what}: {answer.failure.error}: {answer.failure.message}", answer.failure.error)

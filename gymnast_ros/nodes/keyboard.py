@@ -31,7 +31,7 @@ class KeyboardJoy(Node):  # type: ignore[misc]
         self._keyboard = Keyboard()
         self._before = termios.tcgetattr(sys.stdin)
         tty.setcbreak(sys.stdin)
-        self._joy = self.create_publisher(Joy, "joy", topics.STREAM)
+        self._joy = self.create_publisher(Joy, topics.JOY, topics.STREAM)
         self.create_timer(0.1, self._publish)
         self.get_logger().info(
             "wasd rf qe move, t take over, g gripper, SPACE stop, n start, y u x label, m marks; "

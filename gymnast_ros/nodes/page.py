@@ -21,17 +21,18 @@ from gymnast_core.web.server import PageServer
 from gymnast_ros.keyring import Keyring, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.requests import Requester
 from gymnast_ros.nodes.runtime import Settings, run
-from gymnast_ros.nodes.watch import BRIDGE, STATUS, RobotWatch
+from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.page import create_page
 from gymnast_ros.page.app import NotNowError
+from gymnast_ros.run.requests import ROLLOUT, BadRequestError, Label, checked
 
 CALL_S = 5.0
 RECOVER_S = 60.0
 """Three reboots, each looked at, and the way to neutral."""
 WIDTH = 640
 TOKEN = "token"  # a file's name
-LABEL = "rollout/label"
 
 
 class NodeRobot:
@@ -46,21 +47,20 @@ class NodeRobot:
     def __init__(self, node: Node, name: str, spool: Spool) -> None:
         self.name, self._spool = name, spool
         self._watch = RobotWatch(node, width=WIDTH)
-        self._services = {
-            service: node.create_client(Trigger, service) for service in (topics.ESTOP, topics.RECOVER, LABEL)
-        }
+        self._services = {service: node.create_client(Trigger, service) for service in (topics.ESTOP, topics.RECOVER)}
         self._keyring = Keyring.of_environment()
-        self._gate = node.create_client(SetParameters, f"{topics.GATE_NODE}/set_parameters")
-        self._arm = node.create_client(SetParameters, f"{topics.ARM_NODE}/set_parameters")
-        self._parameters = node.create_client(SetParameters, "rollout/set_parameters")
+        self._gate, self._arm = (
+            node.create_client(SetParameters, topics.parameters_service(name))
+            for name in (topics.GATE_NODE, topics.ARM_NODE)
+        )
+        self._rollout = Requester(node, ROLLOUT)
         self._arm_says: dict[str, str] = {}
         self._arm_name = f"{node.get_namespace().rstrip('/')}/{topics.ARM_NODE}"
         listen(node, DiagnosticArray, topics.DIAGNOSTICS, self._hear_health, topics.STREAM)
-        self._labelling = threading.Lock()
 
     def status(self) -> Mapping[str, Any]:
         """See gymnast_ros.page.Robot."""
-        rollout, usage = self._watch.latest(STATUS), self._spool.usage()
+        rollout, usage = self._watch.latest(topics.ROLLOUT_STATUS), self._spool.usage()
         shown = {"done": 0, "total": 0, "message": ""} | {
             name: rollout[name] for name in ("done", "total", "message") if name in rollout
         }
@@ -96,10 +96,17 @@ class NodeRobot:
 
     def label(self, label: str, by: str) -> str:
         """See gymnast_ros.page.Robot."""
-        wanted = [Parameter("label", value=label), Parameter("labelled_by", value=by)]
-        with self._labelling:  # two people label one after the other
-            self._set(self._parameters, "rollout", wanted)
-            return self._trigger(LABEL)
+        try:
+            request = checked(Label, {"label": label, "labelled_by": by})
+        except BadRequestError as error:
+            raise NotNowError(str(error)) from error
+        pending = self._rollout.ask(request, lambda pending, seconds: pending.accepted.wait(seconds), CALL_S)
+        if pending is None or pending.first is None:
+            raise NotNowError(f"{ROLLOUT} did not answer within {CALL_S:.0f} s; is its node running?")
+        self._rollout.forget(pending)
+        if pending.first.failure is not None:
+            raise NotNowError(f"{topics.LABEL}: {pending.first.failure.message}")
+        return pending.first.message
 
     def _hear_health(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -114,7 +121,7 @@ class NodeRobot:
 
     def _link(self) -> dict[str, str]:
         """How the trainer is reached, in words."""
-        bridge = self._watch.latest(BRIDGE)
+        bridge = self._watch.latest(topics.BRIDGE_STATUS)
         if not bridge:
             return {"link": "none: this robot ships nothing", "alarm": ""}
         uplink = bridge.get("uplink", {})

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.purpose import PURPOSES
-from gymnast_core.policies.chunking import ChunkingConfig
-from gymnast_ros.graph import CHUNKING, REAL_TIME
+from gymnast_ros.graph import CHUNKING
 from gymnast_ros.nodes.runtime import Settings
 from gymnast_ros.run.operator import LABELS
+from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode, checked
+
+EPISODE_ARGUMENTS = ("instruction", "seed", "scene", "checkpoint", "temperature_seed", "record", "purpose")
+EVALUATE_ARGUMENTS = (
+    "tasks", "seed_start", "seed_count", "checkpoints", "scene", "temperature_seed", "record", "purpose",
+    "episode_ids",
+)  # fmt: skip
 
 
 def declare(settings: Settings) -> None:
@@ -26,28 +35,24 @@ def declare(settings: Settings) -> None:
         choices=CHUNKING)  # fmt: skip
     add("chunking_horizon", 2, "real_time: ticks of a chunk before the next inference starts", low=1, high=100)
     add("chunking_delay", 1, "real_time: ticks an inference usually takes", low=0, high=100)
-    add(
-        "checkpoint",
-        "",
-        "run_episode: id in the store, folder, 'replay:FILE' or 'remote:HOST:PORT'; empty is the one in force",
-    )
-    add("checkpoints", [], "evaluate: ids or folders compared from the same starts; empty is the one in force alone")
-    add("instruction", "lift the red cube", "run_episode: what to do, or a task's name")
-    add("tasks", [], "evaluate: instructions or task names")
-    add("seed", 0, "run_episode: start state", low=0, high=2**53)
-    add("seed_start", 2_000_000, "evaluate: first start state", low=0, high=2**53)
-    add("seed_count", 25, "evaluate: start states per task", low=1, high=1_000_000)
-    add("scene", "standard", "look of the simulated world")
-    add("temperature_seed", -1, "negative is greedy; else seeds the sampling", low=-1, high=2**53)
-    add("record", True, "write episodes to the spool")
-    add("purpose", "collect", "rides in the recordings' metadata; says whether they may be learned from",
-        choices=PURPOSES)  # fmt: skip
-    add("episode_ids", "", "evaluate: first part of the recordings' ids, task and seed follow; empty gives fresh ones")
+    argument = settings.declare_argument
+    argument(RunEpisode, "checkpoint", "")
+    argument(Evaluate, "checkpoints", [])
+    argument(RunEpisode, "instruction", "lift the red cube")
+    argument(Evaluate, "tasks", [])
+    argument(RunEpisode, "seed", 0)
+    argument(Evaluate, "seed_start", 2_000_000)
+    argument(Evaluate, "seed_count", 25)
+    argument(RunEpisode, "scene", "standard")
+    argument(RunEpisode, "temperature_seed", -1)
+    argument(RunEpisode, "record", True)
+    argument(RunEpisode, "purpose", "collect", choices=PURPOSES)
+    argument(Evaluate, "episode_ids", "")
     add("auto_label", True, "let the simulator's state play the operator")
     add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
-    add("label", "success", "for rollout/label", choices=LABELS)
-    add("labelled_by", "operator", "who labels and annotates")
-    add("annotation", "mark", "annotate: words or tags noted at that moment of the episode", check=_blank_error)
+    argument(Label, "label", "success", choices=LABELS)
+    argument(Label, "labelled_by", "operator")
+    argument(Annotate, "text", "mark", name="annotation", check=_blank_error)
     add("step_timeout_s", 5.0, "longest wait for an observation", low=0.2, high=600.0)
     add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
 
@@ -60,11 +65,26 @@ def declare_max_latency(settings: Settings) -> None:
     )  # fmt: skip
 
 
-def chunking(settings: Settings) -> ChunkingConfig | None:
-    """How chunks follow each other; None waits for each."""
-    if settings["chunking"] != REAL_TIME:
-        return None
-    return ChunkingConfig(settings["chunking_horizon"], settings["chunking_delay"])
+def requests_from(settings: Settings) -> Mapping[str, Callable[[], Request]]:
+    """Return service -> what makes its request of the node's parameters."""
+    by = {"labelled_by": "labelled_by"}
+
+    def made(kind: type[Request], named: Mapping[str, str], **fixed: Any) -> Callable[[], Request]:
+        return lambda: checked(kind, {**{field: settings[name] for field, name in named.items()}, **fixed})
+
+    labels = {"label_success": "success", "label_failure": "failure", "discard": "discard"}
+    return {
+        "run_episode": made(RunEpisode, _same(EPISODE_ARGUMENTS)),
+        "evaluate": made(Evaluate, _same(EVALUATE_ARGUMENTS)),
+        "cancel": made(Cancel, {}),
+        "label": made(Label, {"label": "label", **by}),
+        "annotate": made(Annotate, {"text": "annotation", "by": "labelled_by"}),
+        **{service: made(Label, by, label=label) for service, label in labels.items()},
+    }
+
+
+def _same(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: name for name in names}
 
 
 def _blank_error(value: str) -> str:

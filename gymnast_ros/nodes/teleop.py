@@ -25,11 +25,11 @@ from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
 
 SERVICES = {
     Event.ESTOP: topics.ESTOP,
-    Event.START: "rollout/run_episode",
-    Event.SUCCESS: "rollout/label_success",
-    Event.FAILURE: "rollout/label_failure",
-    Event.DISCARD: "rollout/discard",
-    Event.ANNOTATE: "rollout/annotate",
+    Event.START: topics.RUN_EPISODE,
+    Event.SUCCESS: topics.LABEL_SUCCESS,
+    Event.FAILURE: topics.LABEL_FAILURE,
+    Event.DISCARD: topics.DISCARD,
+    Event.ANNOTATE: topics.ANNOTATE,
 }
 
 STOP_AGAIN_S = 0.3
@@ -59,9 +59,9 @@ class Teleop(Node):  # type: ignore[misc]
         )
         self._commands = MarkedJoints(self, self._keyring, topics.TELEOP_COMMAND, topics.STREAM)
         self._take_over = MarkedJson(self, self._keyring, topics.TAKE_OVER, topics.LATCHED)
-        self._gate_parameters = self.create_client(SetParameters, f"{topics.GATE_NODE}/set_parameters")
+        self._gate_parameters = self.create_client(SetParameters, topics.parameters_service(topics.GATE_NODE))
         self._callers = {event: self.create_client(Trigger, name) for event, name in SERVICES.items()}
-        listen(self, Joy, "joy", self._on_joy, topics.STREAM)
+        listen(self, Joy, topics.JOY, self._on_joy, topics.STREAM)
         listen_joints(self, self._keyring, topics.TARGET, self._on_arm, topics.STREAM)
         self._arm: ArmState | None = None
         self._joy: Joy | None = None
@@ -100,7 +100,7 @@ class Teleop(Node):  # type: ignore[misc]
             self._commands.publish(messages.to_action(self._wish_A, self._arm.stamp_ns))
 
     def _watch(self) -> None:
-        self._strangers = self.count_publishers("joy") > 1
+        self._strangers = self.count_publishers(topics.JOY) > 1
         if self._strangers:
             self.get_logger().error("more than one node publishes joy; none of them moves the arm",
                                     throttle_duration_sec=5.0)  # fmt: skip

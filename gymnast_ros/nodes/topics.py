@@ -18,6 +18,8 @@ z up; stamps are the sensor's clock (simulated time in the simulator); SI units.
 | command_gate/status | std_msgs/String, latched | JSON: state, reason, arm = session of the arm process it hears |
 | estop | std_msgs/Bool | true stops; anybody may send it |
 | rollout/status, ... | std_msgs/String, latched | JSON |
+| rollout/request, bridge/request | std_msgs/String | JSON: id, operation, arguments; see gymnast_ros.run.requests |
+| rollout/answer, bridge/answer | std_msgs/String | JSON: what became of a request, by its id |
 
 arm/target, command/* and command_gate/status bear marks (gymnast_ros.nodes.marked): what does not is counted and
 dropped.
@@ -45,9 +47,23 @@ GATE_STATUS = "command_gate/status"
 GATE_REPORT = "command_gate/report"
 ESTOP = "command_gate/estop"
 RE_ARM = "command_gate/re_arm"
-CANCEL = "rollout/cancel"
+ROLLOUT_STATUS = "rollout/status"
+ROLLOUT_RESULT = "rollout/result"
+POLICY_VERSION = "rollout/policy_version"
 EPISODE = "rollout/episode"
+CANCEL = "rollout/cancel"
+LABEL = "rollout/label"
+RUN_EPISODE = "rollout/run_episode"
+LABEL_SUCCESS, LABEL_FAILURE, DISCARD = "rollout/label_success", "rollout/label_failure", "rollout/discard"
+ANNOTATE = "rollout/annotate"
+BRIDGE_STATUS = "bridge/status"
+BRIDGE_RESULT = "bridge/result"
+JOBS = "bridge/job_events"
+JOY = "joy"
+ESTOP_TOPIC = "estop"
 TRUTH = "arm/truth"
+EFFORT, ENVELOPE = "arm/effort", "command_gate/envelope"
+"""Of flight records alone."""
 NOTES = "arm/notes"
 DIAGNOSTICS = "/diagnostics"
 
@@ -58,6 +74,21 @@ PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 def image_topic(camera: str) -> str:
     """Topic of one camera, as usb_cam and realsense2_camera spell it."""
     return f"{camera}/image_raw"
+
+
+def request_topic(node: str) -> str:
+    """Where a node hears requests (gymnast_ros.run.requests)."""
+    return f"{node}/request"
+
+
+def answer_topic(node: str) -> str:
+    """Where it answers them."""
+    return f"{node}/answer"
+
+
+def parameters_service(node: str) -> str:
+    """The service that sets a node's parameters."""
+    return f"{node}/set_parameters"
 
 
 def _qos(depth: int, durability: DurabilityPolicy) -> QoSProfile:
@@ -74,3 +105,6 @@ LATCHED = _qos(1, DurabilityPolicy.TRANSIENT_LOCAL)
 
 JOB_EVENTS = _qos(1000, DurabilityPolicy.TRANSIENT_LOCAL)
 """Events of a job: whoever comes late reads them all."""
+
+REQUESTS = _qos(100, DurabilityPolicy.VOLATILE)
+"""Requests and their answers; what is lost all the same is sent again."""

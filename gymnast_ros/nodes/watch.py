@@ -24,7 +24,6 @@ from gymnast_ros.nodes.marked import listen_json
 
 GATE_SILENCE_S = 5.0
 """The gate says how it is twice a second."""
-STATUS, VERSION, BRIDGE = "rollout/status", "rollout/policy_version", "bridge/status"
 GLANCE = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
@@ -53,27 +52,27 @@ class RobotWatch:
         self._shown: tuple[int, float, bytes] = (0, 0.0, b"")
         self._taken = 0
         self._camera = ""
-        for topic in (STATUS, VERSION, BRIDGE):
+        for topic in (topics.ROLLOUT_STATUS, topics.POLICY_VERSION, topics.BRIDGE_STATUS):
             listen(node, String, topic, partial(self._hear, topic), topics.LATCHED)
         listen(node, String, topics.DESCRIPTION, self._meet_arm, topics.LATCHED)
 
     def status(self) -> dict[str, Any]:
         """Return {state, policy_version, instruction, estop, estop_reason}."""
-        rollout, gate = self._said.get(STATUS, {}), self._said.get(topics.GATE_STATUS, {})
+        rollout, gate = self._said.get(topics.ROLLOUT_STATUS, {}), self._said.get(topics.GATE_STATUS, {})
         state, closed = str(rollout.get("state", "starting")), str(gate.get("state", ""))
         silent_s = (time.monotonic_ns() - self._gate.sent_ns) / 1e9
         if gate and silent_s > GATE_SILENCE_S:
             closed, gate = "stopped", {"reason": f"the command gate has said nothing for {silent_s:.0f} s"}
         return {
             "state": "disarmed" if closed == "disarmed" and state == "idle" else state,
-            "policy_version": str(self._said.get(VERSION, {}).get("policy_version", "")),
+            "policy_version": str(self._said.get(topics.POLICY_VERSION, {}).get("policy_version", "")),
             "instruction": str(rollout.get("instruction", "")),
             "estop": closed in STOPPED,
             "estop_reason": str(gate.get("reason", "")) if closed in STOPPED else "",
         }
 
     def latest(self, topic: str) -> Mapping[str, Any]:
-        """Return the newest value of STATUS, VERSION, BRIDGE or the gate's status; {} before the first."""
+        """Return the newest value of a topic of the rollout, the bridge or the gate; {} before the first."""
         return self._said.get(topic, {})
 
     def frame(self) -> tuple[int, float, bytes]:

@@ -2,20 +2,23 @@
 
 The trainer runs it as it runs one that an operator began on its page: it orders episodes of this robot, hence
 take_orders. The call is the consent to those and to practice within the parameters; the candidate reaches the arm only
-after a second call, an operator's word on the page, or with ttt_approve.
+after a second call, an operator's word on the page, or with approve (or the parameter ttt_approve).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from gymnast_core.errors import GymnastError, TransientBridgeError
-from gymnast_ros.run.log import Log
+from gymnast_core.errors import ConfigError, GymnastError, TransientBridgeError
+from gymnast_ros.run.dispatch import Began
+from gymnast_ros.run.ports import Log, Values
+from gymnast_ros.run.requests import CancelTrainHere, Failure, NothingToDoError, RobotBusyError, TrainHere
 from gymnast_ros.uplink import ConsoleClient
 from gymnast_ros.uplink.adaptation import Adaptation, Terms, View, begin
 
@@ -27,28 +30,20 @@ BUDGET = ("minutes", "rollouts", "money", "mode")
 ASKED = ("instruction", "scene", "seed", "world_model", "judge", "config")
 
 
-class Values(Protocol):
-    """Settings by name, as they are now."""
-
-    def __getitem__(self, name: str, /) -> Any:
-        """The present value."""
-        ...
-
-
 class AdaptationDesk:
     """Begins, follows and ends one adaptation at a time.
 
     Args:
-        settings: values of ttt_*, robot_name and take_orders, by name.
+        settings: values of robot_name, take_orders and ttt_approve, by name.
         page: of the trainer, in this robot's own name.
         changed: called when status() has news.
-        result: latches what became of a call.
+        result: gets what became of a request, and why it did not end well.
         log: of the node.
     """
 
     def __init__(
         self, settings: Values, page: ConsoleClient, *, changed: Callable[[], None],
-        result: Callable[[Mapping[str, Any]], None], log: Log,
+        result: Callable[[Mapping[str, Any], Failure | None], None], log: Log,
     ) -> None:  # fmt: skip
         self._settings, self._page, self._log = settings, page, log
         self._changed, self._result = changed, result
@@ -77,66 +72,61 @@ class AdaptationDesk:
             "pairs": len(view["canary"]), "candidate": view["candidate"], "next": _next(view) * self._busy,
         }  # fmt: skip
 
-    def call(self) -> tuple[bool, str]:
+    def begin(self, asked: TrainHere) -> str | Began:
         """Begin one, go on with the one that was begun here, or approve the one that waits at its preview."""
         if self._busy:
             if self._view.get("stage") != "preview":
                 stage = self._view.get("stage", "beginning")
-                return False, f"busy with {KIND} ({stage}); wait, or call cancel_{KIND}"
+                raise RobotBusyError(f"busy with {KIND} ({stage}); wait, or call cancel_{KIND}")
             self._approved.set()
-            return True, f"approved {self._view['candidate']}; the canary decides on the arm"
-        if reason := self._cannot():
-            return False, reason
+            return f"approved {self._view['candidate']}; the canary decides on the arm"
+        if not self._settings["take_orders"]:
+            raise ConfigError(
+                "this robot takes no orders, and its trainer orders the episodes and the canary; start it with "
+                "`gymnast up --orders` (orders:=true)"
+            )
         self._stopped.clear()
         self._approved.clear()
         self._busy, self._cancelled, self._view = True, False, {}
         run_id = f"{KIND}-{uuid.uuid4().hex[:12]}"
-        self._thread = threading.Thread(target=self._run, args=(run_id,), name=run_id, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(run_id, asked), name=run_id, daemon=True)
         self._thread.start()
-        return True, run_id
+        return Began(run_id)
 
-    def _cannot(self) -> str:
-        """Why it is not possible now; empty when it is."""
-        if not self._settings["take_orders"]:
-            return (
-                "this robot takes no orders, and its trainer orders the episodes and the canary; start it with "
-                "`gymnast up --orders` (orders:=true)"
-            )
-        if not self._settings["ttt_instruction"].strip():
-            return "ttt_instruction is empty; say what the arm shall do here"
-        return ""
-
-    def cancel(self) -> tuple[bool, str]:
-        """End the one under way; returns whether there is one, and words."""
+    def cancel(self, asked: CancelTrainHere) -> str:
+        """End the one under way."""
         if not self._busy:
-            return False, f"no {KIND} is under way here"
+            raise NothingToDoError(f"no {KIND} is under way here")
         self._cancelled = True
         self._stopped.set()
-        return True, "ending at the next whole iteration, pair or collection; the robot keeps what it runs"
+        return "ending at the next whole iteration, pair or collection; the robot keeps what it runs"
 
-    def _run(self, run_id: str) -> None:
+    def _run(self, run_id: str, asked: TrainHere) -> None:
         result: dict[str, Any] = {"run_id": run_id, "kind": KIND, "ok": False, "error": "", "kept": False}
+        failure = None
         try:
-            view = self._drive()
+            view = self._drive(asked)
             result |= {"ok": True, "kept": view["stage"] == "kept", "adaptation": self.status()}
         except (GymnastError, OSError) as error:
-            result["error"] = f"{type(error).__name__}: {error}"
+            failure = Failure.of(error)
+            result["error"] = f"{failure.error}: {error}"
             self._log.error(f"{KIND} failed run={run_id} error={error}")
         except Exception as error:  # nobody else would hear of it, and the service would stay busy
-            result["error"] = f"{type(error).__name__}: {error}; the bridge's log has the rest"
+            failure = Failure.of(error)
+            result["error"] = f"{failure.error}: {error}; the bridge's log has the rest"
             LOG.exception("test_time_train_failed run=%s", run_id)
         self._busy = False
         self._changed()
-        self._result(result)
+        self._result(result, failure)
 
-    def _drive(self) -> View:
-        settings = self._settings
-        form = {name: str(settings[f"ttt_{name}"]) for name in ASKED}
-        known = self._begun_here() or begin(self._page, {**form, "robot": settings["robot_name"]})
+    def _drive(self, asked: TrainHere) -> View:
+        values = {**asked.model_dump(), "config": json.dumps(asked.config)}
+        form = {name: str(values[name]) for name in ASKED}
+        known = self._begun_here() or begin(self._page, {**form, "robot": self._settings["robot_name"]})
         adaptation = Adaptation(self._page, known, tell=self._hear, stopped=self._stopped)
-        terms = Terms(settings["ttt_collect"], {name: str(settings[f"ttt_{name}"]) for name in BUDGET})
+        terms = Terms(asked.collect, {name: str(values[name]) for name in BUDGET})
         try:
-            view = adaptation.drive(terms, approve=partial(self._approve, adaptation))
+            view = adaptation.drive(terms, approve=partial(self._approve, adaptation, asked))
         except TransientBridgeError:
             raise  # it waits at the trainer
         except GymnastError:
@@ -156,10 +146,10 @@ class AdaptationDesk:
         mine = [view for view in views if view["robot"] == view["started_by"] == name and not view["over"]]
         return str(mine[0]["adaptation_id"]) if mine else ""
 
-    def _approve(self, adaptation: Adaptation, view: View) -> bool | None:
+    def _approve(self, adaptation: Adaptation, asked: TrainHere, view: View) -> bool | None:
         """Wait for ttt_approve, a second call, or an operator's decision on the page."""
         while adaptation.view()["stage"] == "preview" and not self._stopped.is_set():
-            if self._settings["ttt_approve"] or self._approved.wait(POLL_S):
+            if asked.approve or self._settings["ttt_approve"] or self._approved.wait(POLL_S):
                 return True
         return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -18,6 +19,7 @@ import numpy as np
 from gymnast_core.errors import BridgeError, PolicyFailedError, SafetyError
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
+from gymnast_ros.run.ports import Publish
 
 ANSWER_S = 20.0
 """A policy that has not answered by then hangs; its checkpoint was found fast enough before it was let onto the arm."""
@@ -124,3 +126,33 @@ def verdict(reason: str, detail: str, sources: Sequence[str]) -> str:
     if refused >= max(MIN_REFUSED, REFUSED_SHARE * len(sources)):
         return f"the gate refused {refused} of {len(sources)} steps"
     return ""
+
+
+class EpisodeEvents:
+    """Publishes one JSON object per episode: {run, policy, steps, episode_id, cut, good, ...}.
+
+    Args:
+        publish: on rollout/episode, by which the bridge counts a probation.
+    """
+
+    def __init__(self, publish: Publish) -> None:
+        self._publish = publish
+        self._session, self._number = time.time_ns(), 0
+
+    def report(self, policy: str, *, steps: int = 0, episode_id: str = "", blame: str = "", cut: str = "") -> None:
+        """Publish how one episode went; `run` names it, so that a listener counts it once.
+
+        Args:
+            policy: version.
+            steps: actions done.
+            episode_id: of the recording; empty when there is none.
+            blame: see verdict().
+            cut: truncated_reason; an episode that was cut for another reason says nothing about the policy.
+        """
+        self._number += 1
+        event: dict[str, Any] = {
+            "run": f"{self._session}-{self._number}", "policy": policy, "steps": steps, "episode_id": episode_id,
+            "cut": cut,
+            "good": not blame and not cut, "bad": bool(blame), "reason": blame,
+        }  # fmt: skip
+        self._publish(event)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from gymnast_core.errors import GymnastError
 from gymnast_core.orders import KINDS, Order, OrderNews
-from gymnast_ros.run.log import Log
+from gymnast_ros.run.ports import Log
 
 READY_S = 30.0
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gymnast_core.errors import GymnastError
-from gymnast_ros.run.log import Log
+from gymnast_ros.run.ports import Log
 from gymnast_ros.uplink import RobotStore
 
 
@@ -32,7 +32,7 @@ class ProbationWatch:
         return {"probation": probation, "failed": dict(state.failed), "ran": self.ran, "ran_ns": self.ran_ns}
 
     def on_episode(self, event: Mapping[str, Any]) -> None:
-        """Count one of rollout/episode (gymnast_ros.nodes.episode_events)."""
+        """Count one of rollout/episode (gymnast_ros.run.conduct.EpisodeEvents)."""
         policy, reason = event["policy"], event["reason"]
         if event["steps"]:
             self.ran, self.ran_ns = policy, time.time_ns()

@@ -17,6 +17,7 @@ from gymnast_core.records.manifest import write_checkpoint
 from gymnast_core.types import Outcome
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError, RobotSilentError
+from gymnast_ros.run.requests import BadRequestError
 from tests.cloud.learning_fakes import tiny_policy
 from tests.ros.conftest import wait_until
 
@@ -112,8 +113,8 @@ def test_evaluation_pairs_start_states_and_counts(client, still, replay) -> None
 
 
 def test_bad_requests_are_refused_with_a_reason(client, still) -> None:
-    with pytest.raises(RobotRefusedError, match="at least one task"):
-        client.evaluate(tasks=[], seed_start=0, seed_count=1)
+    with pytest.raises(BadRequestError, match=r"tasks=\[\]: .*at least 1.*; seed_count=0: .*equal to 1"):
+        client.evaluate(tasks=[], seed_start=0, seed_count=0)
     with pytest.raises(RobotRefusedError, match="neither in"):
         client.run_episode(instruction="lift", seed=0, checkpoint="/nowhere")
     row = client.run_episode(instruction="make coffee", seed=0, checkpoint=still)
@@ -147,6 +148,9 @@ def test_busy_robot_refuses_a_second_run_and_cancel_keeps_the_recording(graph, c
     client.wait_for("rollout/status", lambda status: status["run_id"] == run_id and status["done"] >= 1, 20.0)
     with pytest.raises(RobotRefusedError, match=f"busy with evaluate {run_id}"):
         client.call("rollout/run_episode")
+    with pytest.raises(RobotRefusedError, match=f"busy with evaluate {run_id}") as refused:
+        client.run_episode(instruction="lift", seed=0)
+    assert refused.value.error == "RobotBusyError"
     client.cancel()
     result = client.wait_for("rollout/result", lambda value: value["run_id"] == run_id, 10.0)
     assert result["ok"]
@@ -218,7 +222,7 @@ def test_human_label_is_waited_for_and_recorded(graph, client, still) -> None:
 def test_annotation_lands_in_the_recording_at_its_moment(graph, client, still) -> None:
     with pytest.raises(RobotRefusedError, match="no episode is being recorded"):
         client.annotate("too early")
-    with pytest.raises(RobotRefusedError, match="characters"):
+    with pytest.raises(BadRequestError, match="text=' ': must not be blank"):
         client.annotate(" ")
     client.set("rollout", {"auto_label": False, "label_timeout_s": 20.0})
     try:

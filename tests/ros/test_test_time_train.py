@@ -157,7 +157,7 @@ def test_a_second_call_while_it_works_is_refused_and_cancel_ends_it(lab) -> None
         ({"ttt_minutes": 0.0}, "ttt_minutes"),
         ({"ttt_rollouts": -1}, "ttt_rollouts"),
         ({"ttt_config": "[1]"}, "must be a JSON object"),
-        ({"ttt_instruction": "  "}, "ttt_instruction is empty"),
+        ({"ttt_instruction": "  "}, "instruction='  ': must not be blank"),
     ],
 )
 def test_bad_values_are_refused_by_name(lab, values, named) -> None:

@@ -1,7 +1,8 @@
-"""The log that a node hands to what it runs: its own ROS logger, or any of Python's."""
+"""What a node hands to what it runs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 
@@ -18,4 +19,20 @@ class Log(Protocol):
 
     def error(self, message: str, /) -> Any:
         """Write a line about a failure."""
+        ...
+
+
+class Values(Protocol):
+    """A node's parameters by name, as they are now."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """The present value."""
+        ...
+
+
+class Publish(Protocol):
+    """Sends a JSON object on a topic."""
+
+    def __call__(self, value: Mapping[str, Any], /) -> None:
+        """Send."""
         ...

@@ -1,16 +1,11 @@
-"""Whether the command gate is open, heard through somebody's node, and how to wait until it is again."""
+"""Whether the command gate is open, as its status says, and how to wait until it is again."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-
-from rclpy.node import Node
-from std_msgs.msg import String
-
-from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.ears import listen
+from collections.abc import Callable, Mapping
+from typing import Any
 
 CLOSED = ("estop", "stopped", "disarmed")
 """States of the gate in which somebody has to re-arm it."""
@@ -20,16 +15,11 @@ POLL_S = 0.1
 
 
 class Arming:
-    """Listens to the gate's status; reading and waiting are safe from any thread.
+    """What the gate said last; safe from any thread."""
 
-    Args:
-        node: whose executor delivers.
-    """
-
-    def __init__(self, node: Node) -> None:
+    def __init__(self) -> None:
         self._state, self.reason = "", ""
         self._changed = threading.Condition()
-        listen(node, String, topics.GATE_STATUS, self._hear, topics.LATCHED)
 
     @property
     def closed(self) -> bool:
@@ -47,8 +37,8 @@ class Arming:
                 self._changed.wait(POLL_S)
         return not cancelled()
 
-    def _hear(self, message: String) -> None:
-        status = messages.from_json(message)
+    def hear(self, status: Mapping[str, Any]) -> None:
+        """Take note of the gate's status."""
         with self._changed:
             self._state, self.reason = str(status["state"]), str(status.get("reason", ""))
             self._changed.notify_all()

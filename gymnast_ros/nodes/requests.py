@@ -1,0 +1,147 @@
+"""Requests over topics: a node answers them here, a client sends them; gymnast_ros.run.requests has their types.
+
+<node>/request and <node>/answer hold std_msgs/String. A request is one message, so that two callers at once each get
+what they asked for; one that is sent again, because nobody answered it, is not done again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from rclpy.node import Node
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from gymnast_core.errors import GymnastError
+from gymnast_ros.nodes import messages, topics
+from gymnast_ros.nodes.ears import listen
+from gymnast_ros.run.dispatch import Dispatcher, Handler
+from gymnast_ros.run.requests import Answer, Failure, Request, answer_from_wire, new_id, to_wire
+
+SEND_AGAIN_S = 1.0
+"""A node that was killed counts as there for a while, and its successor hears nothing of what was sent to it."""
+
+
+class RequestPort:
+    """Answers the requests of one node, and its services of the same names.
+
+    Args:
+        node: whose executor delivers.
+        name: of the node in the requests.
+        handlers: one for each kind of request.
+        answered: called after each request or service call.
+    """
+
+    def __init__(
+        self, node: Node, name: str, handlers: Mapping[type[Request], Handler],
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self._node, self._answered = node, answered
+        self._publisher = node.create_publisher(String, topics.answer_topic(name), topics.REQUESTS)
+        self._dispatcher = Dispatcher(name, handlers, self._publish)
+        listen(node, String, topics.request_topic(name), self._take, topics.REQUESTS)
+
+    def serve(self, service: str, request: Callable[[], Request]) -> None:
+        """Offer a std_srvs/Trigger service, whose arguments are the node's parameters.
+
+        Args:
+            service: its name below the node's.
+            request: makes the request at each call.
+        """
+
+        def answer(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            try:
+                response.message, response.success = self._dispatcher.handle(request()), True
+            except GymnastError as error:
+                response.message, response.success = str(error), False
+            self._answered()
+            return response
+
+        self._node.create_service(Trigger, f"~/{service}", answer)
+
+    def ended(self, run: str, result: Mapping[str, object], failure: Failure | None = None) -> None:
+        """Answer the request that began this run; safe from any thread."""
+        self._dispatcher.finished(run, result, failure)
+
+    def _take(self, message: String) -> None:
+        self._dispatcher.take(messages.from_json(message))
+        self._answered()
+
+    def _publish(self, answer: Answer) -> None:
+        self._publisher.publish(messages.to_json(answer.model_dump(mode="json")))
+
+
+class Pending:
+    """One request that was sent, and what was answered; reading is safe from any thread.
+
+    Attributes:
+        id: of the request.
+        first: the first answer.
+        last: the last one.
+        accepted: set by the first answer.
+    """
+
+    def __init__(self) -> None:
+        self.id = new_id()
+        self.first: Answer | None = None
+        self.last: Answer | None = None
+        self.accepted = threading.Event()
+
+    def hear(self, answer: Answer) -> None:
+        """Take note of an answer."""
+        self.first = self.first or answer
+        if answer.done:
+            self.last = self.last or answer
+        self.accepted.set()
+
+
+class Requester:
+    """Sends requests to one node through somebody's node.
+
+    Args:
+        node: whose executor delivers the answers.
+        name: of the node that is asked.
+    """
+
+    def __init__(self, node: Node, name: str) -> None:
+        self._publisher = node.create_publisher(String, topics.request_topic(name), topics.REQUESTS)
+        self._pending: dict[str, Pending] = {}
+        listen(node, String, topics.answer_topic(name), self._hear, topics.REQUESTS)
+
+    def ready(self) -> bool:
+        """Whether the node listens, or still counts as there."""
+        return bool(self._publisher.get_subscription_count() > 0)
+
+    def ask(self, request: Request, wait: Callable[[Pending, float], bool], timeout_s: float) -> Pending | None:
+        """Send a request until it is answered.
+
+        Args:
+            request: to send.
+            wait: waits until this one is answered, so many seconds; returns whether it is.
+            timeout_s: longest wait in all.
+
+        Returns:
+            The request with its first answer; forget() it when its last one was read. None where nobody answered.
+        """
+        pending = Pending()
+        self._pending[pending.id] = pending
+        deadline = time.monotonic() + timeout_s
+        message = messages.to_json(to_wire(pending.id, request))
+        while (left_s := deadline - time.monotonic()) > 0:
+            if self.ready():
+                self._publisher.publish(message)
+            if wait(pending, min(left_s, SEND_AGAIN_S if self.ready() else 0.1)):
+                return pending
+        self.forget(pending)
+        return None
+
+    def forget(self, pending: Pending) -> None:
+        """Take no more answers to it."""
+        self._pending.pop(pending.id, None)
+
+    def _hear(self, message: String) -> None:
+        answer = answer_from_wire(messages.from_json(message))
+        if (pending := self._pending.get(answer.id)) is not None:
+            pending.hear(answer)

@@ -1,0 +1,298 @@
+"""What the rollout node does with its arm: episodes and paired evaluations, one at a time, and their labels."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gymnast_core.episodes import Spool
+from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
+from gymnast_core.evaluation.purpose import TRIALS
+from gymnast_core.policies.chunking import ChunkingConfig
+from gymnast_core.policy import Policy
+from gymnast_ros.graph import REAL_TIME
+from gymnast_ros.run.arming import Arming
+from gymnast_ros.run.conduct import ANSWER_S, EpisodeEvents
+from gymnast_ros.run.dispatch import Began, Handler
+from gymnast_ros.run.episodes import ArmEnv, EpisodePlan, EpisodeRow, EpisodeRunner
+from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise, write_result
+from gymnast_ros.run.operator import OperatorDesk
+from gymnast_ros.run.policy_source import PolicySource
+from gymnast_ros.run.ports import Log, Publish, Values
+from gymnast_ros.run.requests import (
+    Annotate,
+    Cancel,
+    Evaluate,
+    Failure,
+    Label,
+    NothingToDoError,
+    Request,
+    RobotBusyError,
+    RunEpisode,
+)
+from gymnast_ros.run.worker import Worker
+from gymnast_ros.shadow import ShadowBook
+
+LOG = logging.getLogger(__name__)
+Ended = Callable[[str, Mapping[str, Any], "Failure | None"], None]
+
+
+@dataclass(frozen=True)
+class JobTopics:
+    """Where the jobs' news go.
+
+    Attributes:
+        status: the state, latched.
+        result: of the newest run, latched.
+        version: of the policy in force, latched.
+        episode: one event per episode.
+    """
+
+    status: Publish
+    result: Publish
+    version: Publish
+    episode: Publish
+
+
+class ArmJobs:
+    """Answers the requests of the rollout node; a job runs in a worker, which owns the arm's topics.
+
+    Args:
+        settings: parameters of the node.
+        connect: reaches the arm.
+        topics: where the news go.
+        log: of the node.
+        name: of the node, for the words that say how to label an episode.
+
+    Attributes:
+        arming: hears the gate's status from the node.
+        ended: called with run, result and failure when a run is over.
+    """
+
+    def __init__(
+        self, settings: Values, connect: Callable[[], ArmEnv], topics: JobTopics, log: Log, *, name: str
+    ) -> None:
+        self._settings, self._topics, self._log, self._name = settings, topics, log, name
+        folder = Path(settings["folder"])
+        self._results = folder / "results"
+        self._spool = Spool(folder / "spool")
+        recovered = self._spool.recover()
+        if recovered:
+            log.warning(f"recovered episodes={len(recovered)} after a crash")
+        self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
+        self._policies = PolicySource(
+            folder / "store", settings["policy"], device=settings["device"], dial=self._dial, book=self._book,
+            told=log.info,
+        )  # fmt: skip
+        self._warm_up = threading.Thread(target=self._policies.warm_up, name="warm-up", daemon=True)
+        self._warm_up.start()  # beside discovery, which waits for others
+        self._worker = Worker()
+        self.arming = Arming()
+        self._desk = OperatorDesk(self._waiting_for_label)
+        self._episodes = EpisodeEvents(topics.episode)
+        self._runner = EpisodeRunner(
+            connect, self._spool, settings["robot_name"], self._desk.label, finished=self._note_episode,
+            recent=self._book.recent,
+        )  # fmt: skip
+        self.ended: Ended = lambda run, result, failure: None
+        self._status: dict[str, Any] = {"state": "idle", "kind": "", "run_id": "", "done": 0, "total": 0}
+        self._set_status(state="idle", bridge_expected=settings["bridge_expected"])
+        self.publish_version()
+
+    @property
+    def handlers(self) -> Mapping[type[Request], Handler]:
+        """One for each kind of request."""
+        return {
+            RunEpisode: lambda asked: self._begin("run_episode", partial(self._run_episode, asked)),
+            Evaluate: lambda asked: self._begin("evaluate", partial(self._evaluate, asked)),
+            Cancel: self._cancel,
+            Label: self._label,
+            Annotate: self._annotate,
+        }
+
+    def close(self) -> None:
+        """End the running episode; its recording is kept."""
+        self._desk.cancel()
+        self._book.close()
+        self._worker.close(10.0)
+        self._warm_up.join(1.0)  # importing torch may take a quarter of a minute, and holds nothing worth waiting for
+        self._runner.close()
+
+    def publish_version(self) -> None:
+        """Latch the version in force; a swap by the bridge takes effect when the next episode opens it."""
+        self._topics.version({"policy_version": self._policies.version})
+
+    def health(self) -> tuple[int, str, Mapping[str, object]]:
+        """For diagnostics: level, words, values."""
+        usage = self._spool.usage()
+        values = {**self._status, "spool_entries": usage.entries, "spool_bytes": usage.bytes}
+        return (2 if usage.full else 0), "spool full" if usage.full else str(self._status["state"]), values
+
+    def _begin(self, kind: str, job: Callable[[str], dict[str, Any]]) -> Began:
+        run_id = self._worker.start(kind, partial(self._guarded, kind, job), self._end)
+        if run_id is None:
+            raise RobotBusyError(f"busy with {self._worker.kind} {self._status['run_id']}; cancel it or wait")
+        return Began(run_id)
+
+    def _guarded(
+        self, kind: str, job: Callable[[str], dict[str, Any]], run_id: str
+    ) -> tuple[dict[str, Any], Failure | None]:
+        """Run a job in the worker; whatever happens, there is a result with its run id."""
+        self._set_status(state="running", kind=kind, run_id=run_id, done=0, total=0, successes=0, message="")
+        self._log.info(f"{kind} begins run={run_id}")
+        result: dict[str, Any] = {
+            "run_id": run_id, "kind": kind, "ok": False, "error": "", "stopped": False, "file": "",
+        }  # fmt: skip
+        failure = None
+        try:
+            result |= job(run_id)
+            result["ok"] = True
+        except (GymnastError, OSError) as error:
+            failure = Failure.of(error)
+            result |= {"error": f"{failure.error}: {error}", "stopped": isinstance(error, EstopLatchedError)}
+            self._log.error(f"{kind} failed run={run_id} error={error}")
+        except Exception as error:  # a run that ended unheard would be waited for
+            LOG.exception("run_failed kind=%s run=%s", kind, run_id)
+            failure = Failure.of(error)
+            result["error"] = f"{failure.error}: {error}; the robot's log has the rest"
+        return result, failure
+
+    def _end(self, run_id: str, outcome: tuple[dict[str, Any], Failure | None]) -> None:
+        result, failure = outcome
+        self._topics.result(result)
+        self._set_status(state="idle", instruction="", message=result["error"])
+        self.ended(run_id, result, failure)
+
+    def _run_episode(self, asked: RunEpisode, run_id: str) -> dict[str, Any]:
+        task, instruction = task_and_instruction(asked.instruction)
+        plan = EpisodePlan(
+            instruction, task, asked.seed, asked.scene, asked.temperature_seed, asked.record, asked.purpose
+        )
+        policy = self._open(asked.checkpoint)
+        self._set_status(total=1, instruction=instruction)
+        row = self._arm().run(plan, policy, self._worker.cancelled).to_json()
+        return {"episode": {**row, "policy": ""} if plan.purpose in TRIALS else row}
+
+    def _evaluate(self, asked: Evaluate, run_id: str) -> dict[str, Any]:
+        started = time.monotonic()
+        plan = EvaluationPlan(
+            tuple(task_and_instruction(name) for name in asked.tasks), asked.seed_start, asked.seed_count, asked.scene,
+            asked.temperature_seed, asked.record, asked.purpose, asked.episode_ids,
+        )  # fmt: skip
+        self._set_status(instruction=", ".join(instruction for _, instruction in plan.tasks))
+        names = list(asked.checkpoints) or [""]
+        if self.arming.closed:
+            raise EstopLatchedError(
+                f"the gate is closed ({self.arming.reason or 'disarmed'}); re-arm it, then evaluate"
+            )
+        policies = [self._open(name) for name in names]
+        rows = evaluate(
+            self._arm(), policies, plan, cancelled=self._worker.cancelled, progress=self._progress,
+            renew=(lambda _: self._open("")) if names == [""] else (lambda policy: policy), stopped=self._pause,
+        )  # fmt: skip
+        path = self._results / f"{run_id}.json"
+        result = {
+            "run_id": run_id, "scene": plan.scene, "temperature_seed": plan.temperature_seed,
+            "seed_start": plan.seed_start, "seed_count": plan.seed_count,
+            "checkpoints": [policy.version for policy in policies], "policies": summarise(rows),
+            "complete": len(rows) == len(plan.episodes()) * len(policies), "seconds": time.monotonic() - started,
+        }  # fmt: skip
+        write_result(path, {**result, "episodes": [row.to_json() for row in rows]})
+        return {**result, "file": str(path.resolve())}
+
+    def _pause(self, reason: str) -> bool:
+        """An e-stop ended an episode of an evaluation: wait for the re-arming, then it goes on."""
+        self._log.warning(f"paused: {reason}; the evaluation goes on when the arm is re-armed")
+        self._set_status(state="paused", message=f"{reason}; re-arm it to go on, or cancel")
+        armed = self.arming.wait_open(self._worker.cancelled)
+        self._set_status(state="running", message="")
+        return armed
+
+    def _progress(self, done: int, total: int, rows: Sequence[EpisodeRow]) -> None:
+        successes = int(self._status.get("successes", 0)) + int(rows[-1].success is True)
+        self._set_status(done=done, total=total, successes=successes, last_policy=rows[-1].policy)
+
+    def _arm(self) -> EpisodeRunner:
+        """The runner, with the present labelling rules."""
+        settings = self._settings
+        self._desk.automatic, self._desk.wait_s = settings["auto_label"], settings["label_timeout_s"]
+        paced = settings["chunking"] == REAL_TIME
+        self._runner.chunking = (
+            ChunkingConfig(settings["chunking_horizon"], settings["chunking_delay"]) if paced else None
+        )
+        self._runner.answer_s = max(ANSWER_S, 3.0 * settings["max_latency_s"])
+        return self._runner
+
+    def _open(self, name: str) -> Policy:
+        self.publish_version()
+        try:
+            return self._policies.open(name)
+        except CheckpointError as error:
+            version = name.rpartition("/")[2] or self._policies.version
+            self._episodes.report(version, blame=f"cannot be opened: {error}")
+            raise
+
+    def _dial(self, address: str) -> Policy:
+        """Reach the policy that a trainer runs for us."""
+        from gymnast_ros.uplink import RemotePolicy
+
+        settings = self._settings
+        identity = Path(settings["identity"]) if settings["identity"] else None
+        deadline_s = settings["remote_deadline_s"]
+        return RemotePolicy(address, identity, deadline_s=deadline_s, insecure=settings["insecure"])
+
+    def _note_episode(self, row: EpisodeRow) -> None:
+        outcome = {True: "success", False: "failure", None: "unlabelled"}[row.success]
+        cut = f"; cut: {row.truncated_reason}, {row.detail}" if row.truncated_reason else ""
+        self._log.info(f"episode {row.episode_id or 'not recorded'}: {row.steps} steps, {outcome}{cut}")
+        self._episodes.report(
+            row.policy, steps=row.steps, episode_id=row.episode_id, blame=row.blame, cut=row.truncated_reason
+        )
+
+    def _cancel(self, asked: Cancel) -> str:
+        running = self._worker.cancel()
+        self._desk.cancel()
+        if not running:
+            raise NothingToDoError("nothing is running")
+        return "ending after this step"
+
+    def _label(self, asked: Label) -> str:
+        return _refused(self._desk.give(asked.label, asked.labelled_by))
+
+    def _annotate(self, asked: Annotate) -> str:
+        return _refused(self._runner.annotate(asked.text, asked.by))
+
+    def _waiting_for_label(self, waiting: bool) -> None:
+        if waiting:
+            self._log.info(
+                f"label it within {self._desk.wait_s:.0f} s: ros2 service call {self._name}/label_success "
+                "std_srvs/srv/Trigger (or label_failure, discard)"
+            )
+        self._set_status(state="awaiting_label" if waiting else "running")
+
+    def _set_status(self, **changes: Any) -> None:
+        self._status = {**self._status, **changes}
+        self._topics.status(self._status)
+
+
+def task_and_instruction(name: str) -> tuple[str, str]:
+    """A task's name and instruction; anything the simulator does not know is its own name."""
+    from gymnast_ros.sim.tasks import TASKS
+
+    for task in TASKS.values():
+        if name.strip().lower() in (task.name, task.instruction):
+            return task.name, task.instruction
+    return name, name
+
+
+def _refused(reason: str) -> str:
+    """Raise the reason why something is not possible now; an empty one is none."""
+    if reason:
+        raise NothingToDoError(reason)
+    return ""

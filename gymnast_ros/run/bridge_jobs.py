@@ -1,0 +1,280 @@
+"""What the bridge node does between robot and trainer: episodes up, checkpoints down, jobs; no episode waits for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from gymnast_core.episodes import Spool
+from gymnast_core.errors import ConfigError
+from gymnast_core.records.signing import TrustedKeys
+from gymnast_ros.run.adaptation import AdaptationDesk
+from gymnast_ros.run.dispatch import Began, Handler
+from gymnast_ros.run.orders import OrderedGraph, OrderTaker
+from gymnast_ros.run.ports import Log, Publish, Values
+from gymnast_ros.run.probation import ProbationWatch
+from gymnast_ros.run.requests import (
+    CancelJob,
+    CancelTrainHere,
+    Failure,
+    Flush,
+    Request,
+    RobotBusyError,
+    Rollback,
+    SubmitJob,
+    Swap,
+    TrainHere,
+)
+from gymnast_ros.run.worker import Worker
+from gymnast_ros.shadow import ShadowBook
+from gymnast_ros.uplink import (
+    Adoption,
+    ConsoleClient,
+    Identity,
+    JobsClient,
+    Reporter,
+    RobotNews,
+    RobotStore,
+    Uplink,
+    WeightsNews,
+)
+
+MOST_REFUSED = 8
+"""Named in a report, the newest ones."""
+Ended = Callable[[str, Mapping[str, Any], "Failure | None"], None]
+
+
+class Watch(Protocol):
+    """What the robot's other nodes say (gymnast_ros.nodes.watch.RobotWatch)."""
+
+    def status(self) -> dict[str, Any]:
+        """Return {state, policy_version, instruction, estop, estop_reason}."""
+        ...
+
+    def take_frame(self) -> bytes:
+        """Return the newest frame as JPEG, once."""
+        ...
+
+
+@dataclass(frozen=True)
+class BridgePorts:
+    """What the node gives to its jobs.
+
+    Attributes:
+        watch: what the robot's other nodes say.
+        connect: makes a client of this robot's graph, for the trainer's orders.
+        cancel_rollout: ends what the rollout node runs, without waiting.
+        status: latches the bridge's state.
+        result: latches what became of the newest run.
+        event: publishes an event of a job.
+        log: of the node.
+    """
+
+    watch: Watch
+    connect: Callable[[], OrderedGraph]
+    cancel_rollout: Callable[[], None]
+    status: Publish
+    result: Publish
+    event: Publish
+    log: Log
+
+
+class BridgeJobs:
+    """Owns the uplink and the robot's checkpoints; answers the requests of the bridge node.
+
+    Args:
+        settings: parameters of the node.
+        ports: see there.
+
+    Attributes:
+        probation: counts every episode of the rollout node.
+        ended: called with run, result and failure when a run is over.
+    """
+
+    def __init__(self, settings: Values, ports: BridgePorts) -> None:
+        self._settings, self._ports = settings, ports
+        self.ended: Ended = lambda run, result, failure: None
+        folder, robot = Path(settings["folder"]), str(settings["robot_name"])
+        insecure = bool(settings["insecure"])
+        identity = None if insecure else Identity.load(Path(settings["identity"]))
+        trainer, log = settings["trainer"], ports.log
+        self._spool = Spool(folder / "spool")
+        self._store = RobotStore(folder / "store", robot=robot, trusted=_trusted(settings))
+        if self._store.current() is None and settings["policy"]:
+            self._store.install(Path(settings["policy"]))
+        self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
+        self._adoption = Adoption(
+            self._store, self._book, probation_episodes=lambda: int(settings["probation_episodes"]), told=log.info
+        )
+        self._uplink = Uplink(
+            trainer, identity, spool=self._spool, store=self._store, insecure=insecure,
+            on_event=lambda event: self._adoption.wake(),
+        )  # fmt: skip
+        self._jobs = JobsClient(trainer, identity, insecure=insecure)
+        self._orders = OrderTaker(
+            allowed=bool(settings["take_orders"]), connect=ports.connect, cancel=ports.cancel_rollout, log=log
+        )
+        self._reporter = Reporter(
+            trainer, identity, self._news, ports.watch.take_frame, insecure=insecure,
+            period_s=settings["report_period_s"], take=self._orders.take,
+        )  # fmt: skip
+        self.probation = ProbationWatch(self._store, log)
+        self._workers = {"submit_job": Worker(), "flush": Worker()}
+        self._page = ConsoleClient(trainer, identity, insecure=insecure)
+        self._adaptations = AdaptationDesk(
+            settings, self._page, changed=self.publish_status, result=self._end_adaptation, log=log
+        )
+
+    def start(self) -> None:
+        """Begin to ship, adopt and report."""
+        self._uplink.start()
+        self._adoption.start()
+        self._reporter.start()
+        self.publish_status()
+
+    def stop(self) -> None:
+        """Stop shipping; what is not acknowledged stays in the spool."""
+        for worker in self._workers.values():
+            worker.cancel()
+        self._adaptations.close()
+        self._page.close()
+        self._reporter.stop(3.0)
+        self._orders.close()
+        self._adoption.stop(5.0)
+        self._uplink.stop(5.0)
+
+    @property
+    def handlers(self) -> Mapping[type[Request], Handler]:
+        """One for each kind of request."""
+        return {
+            SubmitJob: lambda asked: self._begin("submit_job", partial(self._submit, asked)),
+            Flush: lambda asked: self._begin("flush", partial(self._flush, asked)),
+            CancelJob: lambda asked: self._jobs.cancel(asked.job_id).job_id,
+            Swap: self._swap,
+            Rollback: self._rollback,
+            TrainHere: self._adaptations.begin,
+            CancelTrainHere: self._adaptations.cancel,
+        }
+
+    def publish_status(self) -> None:
+        """Latch the state of the bridge."""
+        usage, staged = self._spool.usage(), self._store.staged()
+        self._ports.status({
+            "robot": self._settings["robot_name"], "entries": usage.entries, "bytes": usage.bytes, "full": usage.full,
+            "current": self._store.current_id() or "", "staged": staged.name if staged else "",
+            "held": self._store.held(), "checked": self._adoption.checked(), "checking": self._adoption.checking,
+            "uplink": _plain(self._uplink.status()), **self.probation.status(),
+            "adaptation": self._adaptations.status(),
+        })  # fmt: skip
+
+    def health(self) -> tuple[int, str, Mapping[str, object]]:
+        """For diagnostics: level, words, values."""
+        usage = self._spool.usage()
+        values: dict[str, object] = {"entries": usage.entries, "bytes": usage.bytes}
+        return (2 if usage.full else 0), "spool full" if usage.full else "shipping", values
+
+    def _news(self) -> RobotNews:
+        """What the trainer's page shows of this robot."""
+        usage = self._spool.usage()
+        return RobotNews(
+            **self._ports.watch.status(), spool_entries=usage.entries, spool_bytes=usage.bytes, spool_full=usage.full,
+            alarm=self._uplink.status().alarm, takes_orders=self._orders.allowed, order=self._orders.news(),
+            weights=self._weights_news(),
+        )  # fmt: skip
+
+    def _weights_news(self) -> WeightsNews:
+        """What became of the checkpoints this robot was given."""
+        state = self._store.state
+        return WeightsNews(
+            current=self._store.current_id() or "", since_ns=state.since_ns, obeyed=state.obeyed,
+            checking=self._adoption.checking, probation_left=state.probation.left if state.probation else 0,
+            refused=list(state.failed.items())[-MOST_REFUSED:], held=self._store.held(),
+            ran=self.probation.ran, ran_ns=self.probation.ran_ns,
+        )  # fmt: skip
+
+    def _begin(self, kind: str, job: Callable[[], Mapping[str, Any]]) -> Began:
+        run_id = self._workers[kind].start(kind, partial(self._guarded, kind, job), self._end)
+        if run_id is None:
+            raise RobotBusyError(f"busy with another {kind}; cancel it or wait")
+        return Began(run_id)
+
+    def _guarded(
+        self, kind: str, job: Callable[[], Mapping[str, Any]], run_id: str
+    ) -> tuple[dict[str, Any], Failure | None]:
+        """Run a job in its worker; whatever happens, there is a result with its run id."""
+        result: dict[str, Any] = {"run_id": run_id, "kind": kind, "ok": False, "error": ""}
+        failure = None
+        try:
+            result |= {**job(), "ok": True}
+        except Exception as error:  # noqa: BLE001 - a run that ended unheard would be waited for
+            failure = Failure.of(error)
+            result["error"] = f"{failure.error}: {error}"
+            self._ports.log.error(f"{kind} failed run={run_id} error={error}")
+        return result, failure
+
+    def _end(self, run_id: str, outcome: tuple[dict[str, Any], Failure | None]) -> None:
+        result, failure = outcome
+        self._ports.result(result)
+        self.ended(run_id, result, failure)
+
+    def _end_adaptation(self, result: Mapping[str, Any], failure: Failure | None) -> None:
+        self._end(result["run_id"], (dict(result), failure))
+
+    def _submit(self, asked: SubmitJob) -> dict[str, Any]:
+        """Submit a job and pass its events on until it ends."""
+        view = self._jobs.submit(asked.kind, asked.spec, asked.key)
+        last: dict[str, Any] = {"job_id": view.job_id, "key": asked.key, "sequence": 0, "kind": "submitted"}
+        self._ports.event(last)
+        for event in self._jobs.watch(view.job_id):
+            last = {
+                "job_id": view.job_id, "key": asked.key, "sequence": event.sequence, "kind": event.kind,
+                "time_ns": event.time_ns, "data": dict(event.data),
+            }  # fmt: skip
+            self._ports.event(last)
+            if self._workers["submit_job"].cancelled():
+                break
+        return {"job_id": view.job_id, "last": last}
+
+    def _flush(self, asked: Flush) -> dict[str, Any]:
+        if not self._uplink.flush(asked.timeout_s):
+            raise ConfigError(f"{self._spool.usage().entries} episodes still wait; is the trainer reachable?")
+        return {"entries": 0}
+
+    def _swap(self, asked: Swap) -> str:
+        """The rollout node opens what is current when its next episode starts: an episode boundary by construction."""
+        checkpoint_id = asked.checkpoint_id
+        if not checkpoint_id:
+            staged = self._store.staged()
+            if staged is None:
+                raise ConfigError("no checkpoint is staged; publish one first")
+            checkpoint_id = staged.name
+        if checkpoint_id in self._store.state.staged and self._book.report(checkpoint_id) is None:
+            raise ConfigError(f"{checkpoint_id} is not checked yet; wait until bridge/status lists it as checked")
+        episodes = asked.probation_episodes
+        if episodes is None:
+            episodes = int(self._settings["probation_episodes"])
+        return self._store.swap(checkpoint_id, probation_episodes=episodes, fingerprint=asked.scene or None).name
+
+    def _rollback(self, asked: Rollback) -> str:
+        current = self._store.current_id() or ""
+        if asked.current not in ("", current):
+            raise ConfigError(f"{asked.current!r} is not in force, {current!r} is; nothing was rolled back")
+        return self._store.rollback("operator").name
+
+
+def _trusted(settings: Values) -> TrustedKeys | None:
+    """Keys that may sign releases: named ones, else those of the identity."""
+    if settings["trusted_keys"]:
+        return TrustedKeys.load(Path(settings["trusted_keys"]))
+    beside = Path(settings["identity"]) / "trust.pub"
+    return TrustedKeys.load(beside) if settings["identity"] and beside.is_file() else None
+
+
+def _plain(status: object) -> dict[str, Any]:
+    """JSON values of a status dataclass."""
+    values: dict[str, Any] = json.loads(json.dumps(vars(status), default=str))
+    return values
