@@ -23,18 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from gymnast_core.arm.kinematics import inverse
-from gymnast_core.arm.targets import DEFAULT_ROTATION, EndEffectorTarget
+from benchmarks.measured_arm import CAMERAS, jitter_share, still_target
 from gymnast_core.episodes import Spool, write_episode
 from gymnast_core.errors import StaleCommandError
-from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.types import Episode, FloatArray
+from gymnast_core.types import Episode
 from gymnast_ros.graph import ENVIRONMENT
 from gymnast_ros.keyring import VARIABLE, Keyring
 
 ALLOWED_JITTER = 0.10
 """p99 of |interval - period| / period."""
-CAMERAS = (("wide", 640, 480), ("left", 256, 256), ("right", 256, 256))
 CAMERA_HZ = 30.0
 
 
@@ -72,12 +69,6 @@ def run_floor(rate_hz: float, seconds: float) -> dict[str, Any]:
     return {"jitter_share": jitter_share(ticks_ns, 1e9 / rate_hz)}
 
 
-def jitter_share(ticks_ns: Sequence[int], period_ns: float) -> dict[str, float]:
-    """Percentiles of |interval - period| / period, the first five ticks left out."""
-    jitter = np.abs(np.diff(np.array(ticks_ns[5:], np.float64)) - period_ns) / period_ns
-    return {f"p{share}": float(np.percentile(jitter, share)) for share in (50, 99)}
-
-
 def run_cameras() -> None:
     """Publishes one 640x480 and two 256x256 cameras at 30 Hz until it is told to stop."""
     import rclpy
@@ -112,7 +103,7 @@ def saturate(folder: Path, stopping: threading.Event) -> None:
 
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (61, 256, 256, 3), np.uint8)
-    target = EndEffectorTarget(np.array([0.28, 0.0, 0.12]), DEFAULT_ROTATION, 1.0)
+    target, _ = still_target()
     proprio = np.repeat(target.proprio_P[None], 61, axis=0)
     spool = Spool(folder / "ballast")
     with (
@@ -250,12 +241,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.json:
         args.json.write_text(json.dumps({"rows": results, "allowed_jitter": ALLOWED_JITTER}, indent=1, sort_keys=True))
     return 0 if all(row["jitter_share"]["p99"] <= ALLOWED_JITTER for row in results) else 1
-
-
-def still_target() -> tuple[EndEffectorTarget, FloatArray]:
-    """Where the measuring arm stands."""
-    target = EndEffectorTarget(np.array([0.28, 0.0, 0.12]), DEFAULT_ROTATION, 1.0)
-    return target, np.asarray(inverse(target.position_m, target.rotation, WIDOWX_250S.neutral_joints_rad), np.float32)
 
 
 if __name__ == "__main__":

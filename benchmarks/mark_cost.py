@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.control_tick import still_target
+from benchmarks.measured_arm import still_target
 from gymnast_core.arm.envelope import ArmState, Envelope
 from gymnast_core.arm.latch import StopLatch
 from gymnast_core.arm.limits import hard_limits

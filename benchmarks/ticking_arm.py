@@ -12,7 +12,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from benchmarks.control_tick import CAMERAS, jitter_share, still_target
+from benchmarks.measured_arm import CAMERAS, jitter_share, still_target
 from gymnast_core.arm.cameras import CameraLimits
 from gymnast_core.arm.command_gate import ArmState
 from gymnast_core.errors import StaleCommandError
@@ -22,7 +22,7 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.cameras import CameraPort, CameraSource
 from gymnast_ros.nodes.reset_permit import ResetGuard
-from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.settings import Settings
 from gymnast_ros.run.ticker import Ticker
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gymnast_core.episodes import messages
+from gymnast_core.episodes import encoding, messages
 from gymnast_core.episodes.bag import iterate_bag
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.types import ByteArray
@@ -75,11 +75,11 @@ class Screen:
     def message(self, kind: str, topic: str, data: bytes) -> bool:
         """One message as it lies in a file; returns whether its type is one that is shown."""
         if kind == "sensor_msgs/msg/CompressedImage":
-            self.jpeg(topic, bytes(messages.decode_any_image(data)))
+            self.jpeg(topic, bytes(encoding.decode_any_image(data)))
         elif kind == "sensor_msgs/msg/JointState":
-            self.named(topic, *messages.decode_any_named(data))
+            self.named(topic, *encoding.decode_any_named(data))
         elif kind == "std_msgs/msg/String":
-            self.words(topic, messages.decode_string(data))
+            self.words(topic, encoding.decode_string(data))
         else:
             return False
         return True

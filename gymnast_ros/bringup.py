@@ -23,11 +23,11 @@ from gymnast_ros.graph import (
     RESPAWNED,
     STARTER,
     GraphConfig,
-    NodeSpec,
     graph,
 )
 from gymnast_ros.keyring import Claim
 from gymnast_ros.log_tail import LogTail
+from gymnast_ros.processes import NodeSpec
 from gymnast_ros.run.ticker import prefer
 
 LOG = logging.getLogger(__name__)

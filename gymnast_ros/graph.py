@@ -10,6 +10,7 @@ from typing import Any
 from gymnast_core.errors import ConfigError
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.wire.address import Address
+from gymnast_ros.processes import ExternalSpec, NodeSpec
 
 ROBOTS = ("sim", "widowx")
 CHUNKING = ("wait", "real_time")
@@ -44,65 +45,6 @@ REFUSED = 78
 """Exit code of a node that may not run here; it is not started again (EX_CONFIG of sysexits.h)."""
 STARTER, RESPAWNED = "GYMNAST_STARTER", "GYMNAST_RESPAWNED"
 """Environment of our processes: pid of the launch or starter without which they end, and whether they are respawned."""
-
-
-@dataclass(frozen=True)
-class NodeSpec:
-    """One process of the graph.
-
-    Attributes:
-        executable: console script, and module in gymnast_ros.nodes where it is ours.
-        name: of the first node of the process, which the executable gives itself.
-        parameters: of the node.
-        namespace: of the arm.
-        respawn: start it again when it dies.
-        remaps: topic -> topic.
-        priority: SCHED_FIFO priority; 0 is ordinary scheduling.
-        package: whose executable it is.
-    """
-
-    executable: str
-    name: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    namespace: str = ""
-    respawn: bool = True
-    remaps: Mapping[str, str] = field(default_factory=dict)
-    priority: int = 0
-    package: str = "gymnast_ros"
-
-    def ros_arguments(self) -> list[str]:
-        """--ros-args as rcl parses them."""
-        arguments = ["--ros-args"]
-        if self.namespace:
-            arguments += ["-r", f"__ns:=/{self.namespace.strip('/')}"]
-        for source, target in self.remaps.items():
-            arguments += ["-r", f"{source}:={target}"]
-        for name, value in self.parameters.items():
-            arguments += ["-p", f"{name}:={_yaml(value)}"]
-        return arguments
-
-
-@dataclass(frozen=True)
-class ExternalSpec:
-    """A launch file of another package.
-
-    Attributes:
-        package: ROS package.
-        path: below its share folder.
-        arguments: launch arguments.
-        outlives: file that is held by the process that it has to outlive; None ends it with all others.
-    """
-
-    package: str
-    path: str
-    arguments: Mapping[str, str]
-    outlives: Path | None = None
-
-    def keeper_arguments(self) -> list[str]:
-        """Of the Python process that runs it until nobody holds the file any more; see gymnast_ros.drivers.keeper."""
-        launch = ["ros2", "launch", self.package, Path(self.path).name]
-        given = [f"{name}:={value}" for name, value in self.arguments.items()]
-        return ["-m", "gymnast_ros.drivers.keeper", "--lock", str(self.outlives), "--", *launch, *given]
 
 
 @dataclass(frozen=True)
@@ -293,12 +235,3 @@ def _finished(spec: NodeSpec, config: GraphConfig) -> NodeSpec:
     parameters = {**spec.parameters, **config.parameters.get(spec.name, {})}
     priority = REALTIME_PRIORITY if config.realtime and spec.name in ("arm", "command_gate") else 0
     return replace(spec, parameters=parameters, namespace=config.namespace, priority=priority)
-
-
-def _yaml(value: Any) -> str:
-    """A parameter value as rcl reads it on the command line; strings are quoted, or 1e5 would be a number."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_yaml(item) for item in value) + "]"
-    return f"'{value}'" if isinstance(value, str) else str(value)

@@ -29,14 +29,13 @@ from gymnast_ros.graph import (
     RESPAWN_DELAY_S,
     RESPAWNED,
     STARTER,
-    ExternalSpec,
     GraphConfig,
-    NodeSpec,
     devices,
     external,
     graph,
 )
 from gymnast_ros.keyring import Claim
+from gymnast_ros.processes import ExternalSpec, NodeSpec
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 CLAIMS: list[Claim] = []

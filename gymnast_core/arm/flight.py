@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from mcap.writer import Writer
 
-from gymnast_core.episodes import messages
+from gymnast_core.episodes import encoding
 from gymnast_core.episodes.channels import RosChannels
 from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.types import ByteArray
@@ -105,9 +105,9 @@ def _write(file: IO[bytes], notes: Sequence[tuple[int, str, Note]]) -> None:
 def _encoded(topic: str, time_ns: int, note: Note) -> tuple[str, str, bytes]:
     """Topic, message type and CDR bytes."""
     if isinstance(note, Named):
-        return topic, "sensor_msgs/msg/JointState", messages.encode_named(time_ns, note.names, note.values)
+        return topic, "sensor_msgs/msg/JointState", encoding.encode_named(time_ns, note.names, note.values)
     if isinstance(note, Mapping):
-        return topic, "std_msgs/msg/String", messages.encode_string(json.dumps(dict(note)))
+        return topic, "std_msgs/msg/String", encoding.encode_string(json.dumps(dict(note)))
     jpeg = encode_jpeg(note, JPEG_QUALITY)
     camera = topic.strip("/").split("/")[0]
-    return f"{topic}/compressed", "sensor_msgs/msg/CompressedImage", messages.encode_image(time_ns, camera, jpeg)
+    return f"{topic}/compressed", "sensor_msgs/msg/CompressedImage", encoding.encode_image(time_ns, camera, jpeg)

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gymnast_core.episodes import messages
+from gymnast_core.episodes import encoding, messages
 from gymnast_core.episodes.bag import MAX_RECORD_BYTES, iterate_bag
 from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import ContractError, CorruptError
@@ -145,7 +145,7 @@ def read_film(path: Path, most: int, width: int) -> ByteArray:
     thinned = []
     for number, data in enumerate(frames):
         if number in picked:
-            image = decode_jpeg(messages.decode_image(data)[1])
+            image = decode_jpeg(encoding.decode_image(data)[1])
             step = -(-image.shape[1] * len(picked) // width)
             thinned.append(image[::step, ::step].copy())
     if len({image.shape for image in thinned}) > 1:
@@ -222,7 +222,7 @@ def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None, *, c
         if topic.startswith(messages.IMAGE_PREFIX) and topic.endswith(messages.IMAGE_SUFFIX):
             if frame is not None:
                 camera = topic[len(messages.IMAGE_PREFIX) : -len(messages.IMAGE_SUFFIX)]
-                raw.frames.setdefault(camera, []).append(frame(messages.decode_image(data)[1]))
+                raw.frames.setdefault(camera, []).append(frame(encoding.decode_image(data)[1]))
         else:
             _sort_in(raw, topic, data)
         counts[topic] += 1
@@ -237,21 +237,21 @@ def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None, *, c
 
 def _sort_in(raw: _Raw, topic: str, data: bytes) -> None:
     if topic == messages.HEADER_TOPIC:
-        raw.header = EpisodeHeader.from_json(messages.decode_string(data))
+        raw.header = EpisodeHeader.from_json(encoding.decode_string(data))
     elif topic == messages.OUTCOME_TOPIC:
-        raw.end = EpisodeEnd.from_json(messages.decode_string(data))
+        raw.end = EpisodeEnd.from_json(encoding.decode_string(data))
     elif topic == messages.PROPRIO_TOPIC:
-        stamp_ns, proprio_P = messages.decode_named(data, messages.PROPRIO_NAMES)
+        stamp_ns, proprio_P = encoding.decode_named(data, messages.PROPRIO_NAMES)
         raw.stamps_ns.append(stamp_ns)
         raw.proprio.append(proprio_P)
     elif topic == messages.COMMANDED_TOPIC:
-        raw.commanded.append(messages.decode_named(data, messages.ACTION_NAMES)[1])
+        raw.commanded.append(encoding.decode_named(data, messages.ACTION_NAMES)[1])
     elif topic == messages.REQUESTED_TOPIC:
-        messages.decode_named(data, messages.ACTION_NAMES)  # nobody trains on it, but damage is damage
+        encoding.decode_named(data, messages.ACTION_NAMES)  # nobody trains on it, but damage is damage
     elif topic == messages.ANNOTATION_TOPIC:
-        raw.annotations.append(Annotation.from_json(messages.decode_string(data)))
+        raw.annotations.append(Annotation.from_json(encoding.decode_string(data)))
     elif topic == messages.VERSION_TOPIC:
-        raw.versions.append(messages.decode_string(data))
+        raw.versions.append(encoding.decode_string(data))
 
 
 def _decode_frames(frames: Sequence[memoryview], image_size: tuple[int, int] | None) -> ByteArray:

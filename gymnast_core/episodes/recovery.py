@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from gymnast_core.episodes import messages
+from gymnast_core.episodes import encoding, messages
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, move_durably
 from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader
 from gymnast_core.episodes.reader import iterate_messages
@@ -54,7 +54,7 @@ def _rebuild(partial: Path, reason: str) -> Path | None:
     try:
         if not found or found[0][0] != messages.HEADER_TOPIC:
             raise CorruptError("it does not start with a header")
-        header = EpisodeHeader.from_json(messages.decode_string(found[0][2]))
+        header = EpisodeHeader.from_json(encoding.decode_string(found[0][2]))
     except CorruptError:
         unreadable = partial.parent / UNREADABLE_FOLDER
         unreadable.mkdir(exist_ok=True)

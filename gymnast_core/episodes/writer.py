@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from mcap.writer import CompressionType, Writer
 
-from gymnast_core.episodes import messages
+from gymnast_core.episodes import encoding, messages
 from gymnast_core.episodes.channels import RosChannels
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, PatientFile, move_durably
 from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader
@@ -105,8 +105,8 @@ class EpisodeWriter:
 
     def begin(self, stamp_ns: int) -> None:
         """Write header and instruction, and put them on the disk before anything else."""
-        self.add(messages.HEADER_TOPIC, stamp_ns, messages.encode_string(self._header.to_json()))
-        self.add(messages.INSTRUCTION_TOPIC, stamp_ns, messages.encode_string(self._header.instruction))
+        self.add(messages.HEADER_TOPIC, stamp_ns, encoding.encode_string(self._header.to_json()))
+        self.add(messages.INSTRUCTION_TOPIC, stamp_ns, encoding.encode_string(self._header.instruction))
         self._mcap.flush()
 
     def add_image(self, camera: str, stamp_ns: int, image_HWC: ByteArray, captured_ns: int | None = None) -> None:
@@ -120,18 +120,18 @@ class EpisodeWriter:
         """
         jpeg = encode_jpeg(image_HWC, self._quality)
         taken_ns = stamp_ns if captured_ns is None else captured_ns
-        self.add(messages.image_topic(camera), stamp_ns, messages.encode_image(taken_ns, camera, jpeg))
+        self.add(messages.image_topic(camera), stamp_ns, encoding.encode_image(taken_ns, camera, jpeg))
 
     def add_proprio(self, stamp_ns: int, proprio_P: FloatArray) -> None:
         """Append proprioception: the numbers, and the pose for viewers."""
-        data = messages.encode_named(stamp_ns, messages.PROPRIO_NAMES, proprio_P.tolist())
+        data = encoding.encode_named(stamp_ns, messages.PROPRIO_NAMES, proprio_P.tolist())
         self.add(messages.PROPRIO_TOPIC, stamp_ns, data)
-        self.add(messages.POSE_TOPIC, stamp_ns, messages.encode_pose(stamp_ns, proprio_P))
+        self.add(messages.POSE_TOPIC, stamp_ns, encoding.encode_pose(stamp_ns, proprio_P))
 
     def add_joints(self, stamp_ns: int, position_rad: Sequence[float], velocity_rad_s: Sequence[float] = ()) -> None:
         """Append the arm's joint state."""
         names = JOINT_NAMES[: len(position_rad)]
-        data = messages.encode_named(stamp_ns, names, list(position_rad), list(velocity_rad_s))
+        data = encoding.encode_named(stamp_ns, names, list(position_rad), list(velocity_rad_s))
         self.add(messages.JOINTS_TOPIC, stamp_ns, data)
 
     def add_action(self, stamp_ns: int, commanded_A: FloatArray, requested_A: FloatArray, version: str) -> None:
@@ -140,12 +140,12 @@ class EpisodeWriter:
             (messages.REQUESTED_TOPIC, requested_A),
             (messages.COMMANDED_TOPIC, commanded_A),
         ):
-            self.add(topic, stamp_ns, messages.encode_named(stamp_ns, messages.ACTION_NAMES, action_A.tolist()))
-        self.add(messages.VERSION_TOPIC, stamp_ns, messages.encode_string(version))
+            self.add(topic, stamp_ns, encoding.encode_named(stamp_ns, messages.ACTION_NAMES, action_A.tolist()))
+        self.add(messages.VERSION_TOPIC, stamp_ns, encoding.encode_string(version))
 
     def add_annotation(self, note: Annotation) -> None:
         """Append what somebody noted."""
-        self.add(messages.ANNOTATION_TOPIC, note.stamp_ns, messages.encode_string(note.to_json()))
+        self.add(messages.ANNOTATION_TOPIC, note.stamp_ns, encoding.encode_string(note.to_json()))
 
     def finish(self, end: EpisodeEnd) -> Path:
         """Write the label and the index, make it durable, and give the file its final name.
@@ -153,7 +153,7 @@ class EpisodeWriter:
         Raises:
             DiskFullError: stop_waiting() was called while there was no space; the partial file stays.
         """
-        self.add(messages.OUTCOME_TOPIC, self._last_ns, messages.encode_string(end.to_json()))
+        self.add(messages.OUTCOME_TOPIC, self._last_ns, encoding.encode_string(end.to_json()))
         self._mcap.finish()
         self._file.sync()
         move_durably(self._partial, self._target)

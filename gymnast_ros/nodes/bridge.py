@@ -16,7 +16,8 @@ from gymnast_ros.nodes.bridge_parameters import declare, requests_from
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.requests import RequestPort
-from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
+from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, run
+from gymnast_ros.nodes.settings import Settings
 from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.run.bridge_jobs import BridgeJobs, BridgePorts
 from gymnast_ros.run.requests import BRIDGE

@@ -8,18 +8,9 @@ from typing import Any
 
 from gymnast_core.errors import ConfigError
 from gymnast_ros.nodes.rollout_parameters import declare_max_latency
-from gymnast_ros.nodes.runtime import Settings
-from gymnast_ros.run.requests import (
-    CancelJob,
-    CancelTrainHere,
-    Flush,
-    Request,
-    Rollback,
-    SubmitJob,
-    Swap,
-    TrainHere,
-    checked,
-)
+from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.run.codec import checked
+from gymnast_ros.run.requests import CancelJob, CancelTrainHere, Flush, Request, Rollback, SubmitJob, Swap, TrainHere
 
 PROBATION_EPISODES = 3
 MODES = ("", "full", "lora")

@@ -19,6 +19,7 @@ from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
 from gymnast_ros.nodes.requests import Pending
 from gymnast_ros.nodes.watch import STOPPED
+from gymnast_ros.run.codec import checked
 from gymnast_ros.run.requests import (
     ROLLOUT,
     Annotate,
@@ -31,7 +32,6 @@ from gymnast_ros.run.requests import (
     RunEpisode,
     SubmitJob,
     Swap,
-    checked,
 )
 
 __all__ = ["GraphClient", "RobotRefusedError", "RobotSilentError"]

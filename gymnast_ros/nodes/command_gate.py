@@ -32,7 +32,8 @@ from gymnast_ros.nodes.ears import listen, note_drop
 from gymnast_ros.nodes.gate_parameters import ENVELOPE, declare, limits_from, refusal
 from gymnast_ros.nodes.gate_voice import GateVoice
 from gymnast_ros.nodes.marked import MarkedJoints, listen_joints, listen_json
-from gymnast_ros.nodes.runtime import Diagnostics, Settings, own_name, run
+from gymnast_ros.nodes.runtime import Diagnostics, own_name, run
+from gymnast_ros.nodes.settings import Settings
 from gymnast_ros.run.ticker import SWITCH_INTERVAL_S
 
 SOURCES = {"policy": topics.POLICY_COMMAND, "teleop": topics.TELEOP_COMMAND}

@@ -7,7 +7,7 @@ from typing import Any
 
 from gymnast_core.arm.command_gate import GateLimits
 from gymnast_core.errors import ConfigError
-from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.settings import Settings
 
 ENVELOPE = (
     "workspace_low_m", "workspace_high_m", "max_change_m", "max_change_rad", "table_height_m", "table_clearance_m",

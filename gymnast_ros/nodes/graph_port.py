@@ -24,7 +24,8 @@ from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.marked import unmarked
 from gymnast_ros.nodes.requests import Pending, Requester
 from gymnast_ros.nodes.runtime import own_name
-from gymnast_ros.run.requests import BRIDGE, ROLLOUT, Answer, Request
+from gymnast_ros.run.codec import Answer
+from gymnast_ros.run.requests import BRIDGE, ROLLOUT, Request
 
 LATCHED_TOPICS = (
     topics.ROLLOUT_STATUS, topics.ROLLOUT_RESULT, topics.POLICY_VERSION, topics.BRIDGE_STATUS, topics.BRIDGE_RESULT,

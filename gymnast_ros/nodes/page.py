@@ -22,11 +22,13 @@ from gymnast_ros.keyring import Keyring, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.requests import Requester
-from gymnast_ros.nodes.runtime import Settings, run
+from gymnast_ros.nodes.runtime import run
+from gymnast_ros.nodes.settings import Settings
 from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.page import create_page
 from gymnast_ros.page.app import NotNowError
-from gymnast_ros.run.requests import ROLLOUT, BadRequestError, Label, checked
+from gymnast_ros.run.codec import BadRequestError, checked
+from gymnast_ros.run.requests import ROLLOUT, Label
 
 CALL_S = 5.0
 RECOVER_S = 60.0

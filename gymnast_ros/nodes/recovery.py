@@ -11,7 +11,7 @@ import time
 
 from gymnast_core.errors import SafetyError
 from gymnast_ros.keyring import RECOVER_FILE, Keyring
-from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.settings import Settings
 
 PARAMETER = "recover_word"
 GIVEN_S = 60.0

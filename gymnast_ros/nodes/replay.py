@@ -20,7 +20,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import String
 
-from gymnast_core.episodes import messages
+from gymnast_core.episodes import encoding, messages
 from gymnast_core.episodes.bag import BagContents, BagMessage, contents, iterate_bag
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_ros.nodes import topics
@@ -35,9 +35,9 @@ FLIGHT = "/flight"
 MAX_PAUSE_NS = 600 * 1_000_000_000
 """Longest silence inside a recording; more is a clock that was set while it ran."""
 _DECODED = {
-    "std_msgs/msg/String": messages.decode_string,
-    "sensor_msgs/msg/JointState": messages.decode_any_named,
-    "sensor_msgs/msg/CompressedImage": messages.decode_any_image,
+    "std_msgs/msg/String": encoding.decode_string,
+    "sensor_msgs/msg/JointState": encoding.decode_any_named,
+    "sensor_msgs/msg/CompressedImage": encoding.decode_any_image,
 }
 _LOOK_AROUND_S = 1.0
 """How long is waited to see whether a robot is already on these topics."""

@@ -17,8 +17,9 @@ from std_srvs.srv import Trigger
 from gymnast_core.errors import GymnastError
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import listen
+from gymnast_ros.run.codec import Answer, Failure, answer_from_wire, new_id, to_wire
 from gymnast_ros.run.dispatch import Dispatcher, Handler
-from gymnast_ros.run.requests import Answer, Failure, Request, answer_from_wire, new_id, to_wire
+from gymnast_ros.run.requests import Request
 
 SEND_AGAIN_S = 1.0
 """A node that was killed counts as there for a while, and its successor hears nothing of what was sent to it."""

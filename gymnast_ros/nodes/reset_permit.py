@@ -17,7 +17,7 @@ from gymnast_core.arm.mark import ForeignError, MarkChecker, Marker
 from gymnast_core.errors import ShapeError
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import topics
-from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.settings import Settings
 
 PARAMETER = "reset_permit"
 PERMIT_NS = 60_000_000_000

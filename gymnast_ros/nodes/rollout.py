@@ -12,7 +12,8 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.requests import RequestPort
 from gymnast_ros.nodes.rollout_parameters import declare, requests_from
-from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, Settings, run
+from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, run
+from gymnast_ros.nodes.settings import Settings
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.run.arm_jobs import ArmJobs, JobTopics
 from gymnast_ros.run.requests import ROLLOUT

@@ -8,9 +8,10 @@ from typing import Any
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.purpose import PURPOSES
 from gymnast_ros.graph import CHUNKING
-from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.run.codec import checked
 from gymnast_ros.run.operator import LABELS
-from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode, checked
+from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode
 
 EPISODE_ARGUMENTS = ("instruction", "seed", "scene", "checkpoint", "temperature_seed", "record", "purpose")
 EVALUATE_ARGUMENTS = (

@@ -27,7 +27,8 @@ from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import MAX_AGE_S, SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.reset_permit import ResetGuard
-from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
+from gymnast_ros.nodes.runtime import Diagnostics, run
+from gymnast_ros.nodes.settings import Settings
 
 Array = npt.NDArray[np.float64]
 

@@ -21,7 +21,8 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import from_target
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.marked import MarkedJoints, MarkedJson, listen_joints
-from gymnast_ros.nodes.runtime import Diagnostics, Settings, run
+from gymnast_ros.nodes.runtime import Diagnostics, run
+from gymnast_ros.nodes.settings import Settings
 
 SERVICES = {
     Event.ESTOP: topics.ESTOP,

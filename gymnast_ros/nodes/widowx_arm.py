@@ -30,7 +30,8 @@ from gymnast_ros.nodes.ears import note_drop
 from gymnast_ros.nodes.lifecycle import named
 from gymnast_ros.nodes.recovery import RecoveryGuard
 from gymnast_ros.nodes.reset_permit import ResetGuard
-from gymnast_ros.nodes.runtime import Diagnostics, Health, NodeFailedError, Settings, run
+from gymnast_ros.nodes.runtime import Diagnostics, Health, NodeFailedError, run
+from gymnast_ros.nodes.settings import Settings
 from gymnast_ros.nodes.widowx_episodes import WidowXEpisodes
 from gymnast_ros.nodes.widowx_settings import declare
 from gymnast_ros.run.ticker import Ticker

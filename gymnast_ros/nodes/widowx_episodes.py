@@ -18,7 +18,7 @@ from gymnast_ros.drivers.reading import ArmReading
 from gymnast_ros.drivers.widowx import SLOW_S, WidowXDriver
 from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.cameras import CameraPort
-from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.settings import Settings
 from gymnast_ros.nodes.widowx_settings import camera_limits, camera_sources
 
 NOTHING_A: FloatArray = np.zeros(7, np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gymnast_core.arm.cameras import CameraLimits
 from gymnast_core.errors import ConfigError
 from gymnast_ros.nodes.cameras import CameraSource
-from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.settings import Settings
 
 
 def declare(settings: Settings) -> None:

@@ -16,9 +16,10 @@ from functools import partial
 from typing import Any
 
 from gymnast_core.errors import ConfigError, GymnastError, TransientBridgeError
+from gymnast_ros.run.codec import Failure, NothingToDoError, RobotBusyError
 from gymnast_ros.run.dispatch import Began
 from gymnast_ros.run.ports import Log, Values
-from gymnast_ros.run.requests import CancelTrainHere, Failure, NothingToDoError, RobotBusyError, TrainHere
+from gymnast_ros.run.requests import CancelTrainHere, TrainHere
 from gymnast_ros.uplink import ConsoleClient
 from gymnast_ros.uplink.adaptation import Adaptation, Terms, View, begin
 

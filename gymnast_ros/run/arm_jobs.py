@@ -18,24 +18,16 @@ from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
 from gymnast_ros.graph import REAL_TIME
 from gymnast_ros.run.arming import Arming
+from gymnast_ros.run.codec import Failure, NothingToDoError, RobotBusyError
 from gymnast_ros.run.conduct import ANSWER_S, EpisodeEvents
 from gymnast_ros.run.dispatch import Began, Handler
-from gymnast_ros.run.episodes import ArmEnv, EpisodePlan, EpisodeRow, EpisodeRunner
+from gymnast_ros.run.episodes import ArmEnv, EpisodeRunner
 from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise, write_result
 from gymnast_ros.run.operator import OperatorDesk
+from gymnast_ros.run.plan import EpisodePlan, EpisodeRow
 from gymnast_ros.run.policy_source import PolicySource
 from gymnast_ros.run.ports import Log, Publish, Values
-from gymnast_ros.run.requests import (
-    Annotate,
-    Cancel,
-    Evaluate,
-    Failure,
-    Label,
-    NothingToDoError,
-    Request,
-    RobotBusyError,
-    RunEpisode,
-)
+from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode
 from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 

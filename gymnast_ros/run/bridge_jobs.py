@@ -13,22 +13,12 @@ from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.signing import TrustedKeys
 from gymnast_ros.run.adaptation import AdaptationDesk
+from gymnast_ros.run.codec import Failure, RobotBusyError
 from gymnast_ros.run.dispatch import Began, Handler
 from gymnast_ros.run.orders import OrderedGraph, OrderTaker
 from gymnast_ros.run.ports import Log, Publish, Values
 from gymnast_ros.run.probation import ProbationWatch
-from gymnast_ros.run.requests import (
-    CancelJob,
-    CancelTrainHere,
-    Failure,
-    Flush,
-    Request,
-    RobotBusyError,
-    Rollback,
-    SubmitJob,
-    Swap,
-    TrainHere,
-)
+from gymnast_ros.run.requests import CancelJob, CancelTrainHere, Flush, Request, Rollback, SubmitJob, Swap, TrainHere
 from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink import (

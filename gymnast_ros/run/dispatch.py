@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gymnast_core.errors import GymnastError
-from gymnast_ros.run.requests import Answer, Failure, Request, RequestEnvelope, from_wire, opened
+from gymnast_ros.run.codec import Answer, Failure, RequestEnvelope, from_wire, opened
+from gymnast_ros.run.requests import Request
 
 LOG = logging.getLogger(__name__)
 REMEMBERED = 1000

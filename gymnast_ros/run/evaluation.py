@@ -11,7 +11,8 @@ from typing import Any
 
 from gymnast_core.errors import ConfigError, EstopLatchedError, SafetyError
 from gymnast_core.policy import Policy
-from gymnast_ros.run.episodes import EpisodePlan, EpisodeRow, EpisodeRunner
+from gymnast_ros.run.episodes import EpisodeRunner
+from gymnast_ros.run.plan import EpisodePlan, EpisodeRow
 
 ATTEMPTS = 8
 """Times an episode is tried when arm or gate are lost under it; it starts from the same state again."""

@@ -13,7 +13,7 @@ from mcap.writer import CompressionType, Writer
 
 from cloud_trainer.service import Limits, Service, ServiceConfig, enroll
 from cloud_trainer.service.inspector import Inspector
-from gymnast_core.episodes import EpisodeHeader, EpisodeWriter, Spool
+from gymnast_core.episodes import EpisodeHeader, EpisodeWriter, Spool, encoding
 from gymnast_core.episodes import messages as m
 from gymnast_core.episodes.messages import SCHEMA_VERSION, EpisodeEnd
 from gymnast_core.errors import CorruptError, GymnastError
@@ -260,13 +260,13 @@ def observe(stamp, jpeg=None):
 
     jpeg = encode_jpeg(np.zeros((8, 8, 3), np.uint8)) if jpeg is None else jpeg
     return [
-        (m.image_topic("cam"), stamp, m.encode_image(stamp, "cam", jpeg)),
-        (m.PROPRIO_TOPIC, stamp, m.encode_named(stamp, m.PROPRIO_NAMES, [0.0] * 7)),
+        (m.image_topic("cam"), stamp, encoding.encode_image(stamp, "cam", jpeg)),
+        (m.PROPRIO_TOPIC, stamp, encoding.encode_named(stamp, m.PROPRIO_NAMES, [0.0] * 7)),
     ]
 
 
 def act(stamp, values=(0.0,) * 7, names=m.ACTION_NAMES):
-    return [(m.COMMANDED_TOPIC, stamp, m.encode_named(stamp, names, values))]
+    return [(m.COMMANDED_TOPIC, stamp, encoding.encode_named(stamp, names, values))]
 
 
 BOMB_JPEG = b"\xff\xd8\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03" + b"\x00" * 40
@@ -286,7 +286,7 @@ BAD_CONTENT = {
     "oversize image": [*observe(0, BOMB_JPEG), *act(0), *observe(1)],
     "cut image": [*observe(0, b"\xff\xd8\xff"), *act(0), *observe(1)],
     "image length lie": [
-        (m.image_topic("cam"), 0, m.encode_image(0, "cam", b"")[:-4] + struct.pack("<I", 2**31)),
+        (m.image_topic("cam"), 0, encoding.encode_image(0, "cam", b"")[:-4] + struct.pack("<I", 2**31)),
         *observe(0)[1:], *act(0), *observe(1),
     ],
     "pickle": [*observe(0), (m.COMMANDED_TOPIC, 0, pickle.dumps([0.0] * 7)), *observe(1)],

@@ -21,7 +21,8 @@ from gymnast_core.episodes import (
     write_episode,
 )
 from gymnast_core.episodes.cdr import CdrReader, CdrWriter
-from gymnast_core.episodes.messages import ACTION_NAMES, REQUESTED_TOPIC, decode_named, encode_image, encode_pose
+from gymnast_core.episodes.encoding import decode_named, encode_image, encode_pose
+from gymnast_core.episodes.messages import ACTION_NAMES, REQUESTED_TOPIC
 from gymnast_core.episodes.reader import iterate_messages
 from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import ContractError, CorruptError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gymnast_core.episodes import EpisodeEnd, EpisodeHeader
+from gymnast_core.episodes import EpisodeEnd, EpisodeHeader, encoding
 from gymnast_core.episodes import messages as m
 from gymnast_core.episodes.cdr import CdrReader, CdrWriter
 from gymnast_core.episodes.reader import iterate_messages
@@ -95,9 +95,11 @@ PARSERS = {
         EpisodeEnd().to_json().encode(), CorruptError,
     ),
     "named": (
-        lambda data: m.decode_named(data, m.ACTION_NAMES), m.encode_named(5, m.ACTION_NAMES, [0.0] * 7), CorruptError,
+        lambda data: encoding.decode_named(data, m.ACTION_NAMES),
+        encoding.encode_named(5, m.ACTION_NAMES, [0.0] * 7),
+        CorruptError,
     ),
-    "image": (m.decode_image, m.encode_image(5, "cam", b"\xff\xd8jpeg"), CorruptError),
+    "image": (encoding.decode_image, encoding.encode_image(5, "cam", b"\xff\xd8jpeg"), CorruptError),
     "string": (lambda data: CdrReader(data).strings(), CdrWriter().strings(["a", "bc"]).done(), CorruptError),
     "jpeg": (jpeg_size, b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc0\x00\x11\x08\x00\x10\x00\x10\x03", CorruptError),
     "manifest": (Manifest.from_bytes, Manifest("policy", "a", {}, "0", 1).to_bytes(), CheckpointError),

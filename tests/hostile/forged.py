@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gymnast_core.episodes import EpisodeHeader, EpisodeWriter
+from gymnast_core.episodes import EpisodeHeader, EpisodeWriter, encoding
 from gymnast_core.episodes import messages as m
 from gymnast_core.episodes.messages import EpisodeEnd
 from gymnast_core.episodes.writer import encode_jpeg
@@ -78,18 +78,18 @@ def forged(
     usual = EpisodeHeader(episode_id, "go", "wx250s", 0, ("cam",))
     writer = EpisodeWriter(folder, usual)
     document = usual.to_json() if header is None else header.replace("ID", episode_id)
-    writer.add(m.HEADER_TOPIC, 0, m.encode_string(document))
+    writer.add(m.HEADER_TOPIC, 0, encoding.encode_string(document))
     for topic, data in others:
         writer.add(topic, 0, data)
     for stamp in range(frames):
-        writer.add(m.image_topic("cam"), stamp, m.encode_image(stamp, "cam", jpeg))
+        writer.add(m.image_topic("cam"), stamp, encoding.encode_image(stamp, "cam", jpeg))
         values = [proprio if stamp == frames - 1 else 0.0] * 7
-        writer.add(m.PROPRIO_TOPIC, stamp, m.encode_named(stamp, m.PROPRIO_NAMES, values))
+        writer.add(m.PROPRIO_TOPIC, stamp, encoding.encode_named(stamp, m.PROPRIO_NAMES, values))
         if stamp < frames - 1:
-            writer.add(m.COMMANDED_TOPIC, stamp, m.encode_named(stamp, m.ACTION_NAMES, [0.0] * 7))
-            writer.add(m.VERSION_TOPIC, stamp, m.encode_string(version))
+            writer.add(m.COMMANDED_TOPIC, stamp, encoding.encode_named(stamp, m.ACTION_NAMES, [0.0] * 7))
+            writer.add(m.VERSION_TOPIC, stamp, encoding.encode_string(version))
     if end is not None:
-        writer.add(m.OUTCOME_TOPIC, frames, m.encode_string(end))
+        writer.add(m.OUTCOME_TOPIC, frames, encoding.encode_string(end))
     return writer.finish(EpisodeEnd())
 
 
@@ -123,10 +123,12 @@ FILES: dict[str, dict[str, Any]] = {
     "proprioception of 1e30": {"proprio": 1e30},
     "a pose 50 m away": {"proprio": 50.0},
     "40,000 annotations": {
-        "others": [(m.ANNOTATION_TOPIC, m.encode_string('{"stamp_ns":0,"step":0,"text":"x","by":"y"}'))] * 40_000
+        "others": [(m.ANNOTATION_TOPIC, encoding.encode_string('{"stamp_ns":0,"step":0,"text":"x","by":"y"}'))] * 40_000
     },
     "messages on 500 topics": {
-        "others": [(f"/camera/c{number}/image/compressed", m.encode_image(0, "c", GOOD_JPEG)) for number in range(500)]
+        "others": [
+            (f"/camera/c{number}/image/compressed", encoding.encode_image(0, "c", GOOD_JPEG)) for number in range(500)
+        ]
     },
     **{name: {"jpeg": jpeg} for name, jpeg in PICTURES.items()},
 }  # fmt: skip

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gymnast_ros.bringup import Graph, GraphConfig, NodeDiedError
-from gymnast_ros.graph import NodeSpec
 from gymnast_ros.log_tail import LogTail
+from gymnast_ros.processes import NodeSpec
 from tests.ros.conftest import wait_until
 
 

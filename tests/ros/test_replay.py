@@ -18,7 +18,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
 
 from gymnast_core.arm.flight import FlightRecorder, Named
-from gymnast_core.episodes import EpisodeRecorder
+from gymnast_core.episodes import EpisodeRecorder, encoding
 from gymnast_core.episodes import messages as episode
 from gymnast_core.episodes.channels import RosChannels
 from gymnast_core.episodes.reader import iterate_messages
@@ -139,7 +139,7 @@ def test_only_what_is_ours_is_played(recording, context, domain_id, tmp_path) ->
         writer = Writer(file)
         writer.start(profile="ros2")
         channel = RosChannels(writer).of("/joint_states", "sensor_msgs/msg/JointState")
-        writer.add_message(channel, 1, episode.encode_named(1, ("waist",), (0.1,)), 1)
+        writer.add_message(channel, 1, encoding.encode_named(1, ("waist",), (0.1,)), 1)
         writer.finish()
     with pytest.raises(CorruptError, match=r"neither an episode nor .*/joint_states .*Nothing is played"):
         play(bag, domain_id=domain_id)

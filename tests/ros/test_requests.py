@@ -19,22 +19,9 @@ from gymnast_core.episodes import read_episode
 from gymnast_core.errors import EstopLatchedError, ShapeError
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
+from gymnast_ros.run.codec import Answer, BadRequestError, Failure, checked, from_wire, opened, to_wire
 from gymnast_ros.run.dispatch import Began, Dispatcher
-from gymnast_ros.run.requests import (
-    KINDS,
-    ROLLOUT,
-    Annotate,
-    Answer,
-    BadRequestError,
-    Cancel,
-    Failure,
-    Label,
-    RunEpisode,
-    checked,
-    from_wire,
-    opened,
-    to_wire,
-)
+from gymnast_ros.run.requests import KINDS, ROLLOUT, Annotate, Cancel, Label, RunEpisode
 from tests.ros.conftest import wait_until
 
 NOTES_EACH = 25

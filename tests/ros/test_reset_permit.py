@@ -14,7 +14,7 @@ from std_srvs.srv import Trigger
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import reset_permit
 from gymnast_ros.nodes.reset_permit import PARAMETER, PERMIT_NS, ResetGuard, ResetPermits
-from gymnast_ros.nodes.runtime import Settings
+from gymnast_ros.nodes.settings import Settings
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from gymnast_core.records.manifest import write_checkpoint
 from gymnast_core.types import Outcome
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError, RobotSilentError
-from gymnast_ros.run.requests import BadRequestError
+from gymnast_ros.run.codec import BadRequestError
 from tests.cloud.learning_fakes import tiny_policy
 from tests.ros.conftest import wait_until
 
