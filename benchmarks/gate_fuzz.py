@@ -186,7 +186,7 @@ def fuzz_node(streams: int, domain_id: int) -> dict[str, Any]:
 def _fuzz_process(streams: int) -> dict[str, Any]:
     import rclpy
 
-    from gymnast_ros.nodes.gate_probe import GateProbe
+    from benchmarks.gate_probe import GateProbe
 
     started = time.monotonic()
     rclpy.init()

@@ -161,6 +161,7 @@ def up(config: GraphConfig, tell: Callable[[str], None]) -> int:
     running.logs.mkdir(parents=True, exist_ok=True)
     tail = LogTail(running.logs)
     with running:
+        tell(f"processes: {', '.join(f'{name} {pid}' for name, pid in running.pids.items())}")
         try:
             while not stopping.wait(0.2):
                 _tell_new(tail, tell)

@@ -14,9 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy.typing as npt
-
-from gymnast_core.arm import closed_form, kinematics
+from gymnast_core.arm import closed_form
 from gymnast_core.arm.closed_form import SHOULDER_Z_M, WRIST_TO_GRIPPER_M
 
 PALM_TO_GRIPPER_M = 0.066
@@ -44,17 +42,6 @@ class Clearance:
 
     table_m: float
     self_m: float
-
-
-def clearance(joints: npt.ArrayLike, *, table_height_m: float = 0.0) -> Clearance:
-    """Return the clearances of six joint angles [rad].
-
-    Raises:
-        ShapeError: joints is not (6,).
-    """
-    gripper_X, rotation_XX = kinematics.forward(joints)
-    waist, shoulder = (float(angle) for angle in list(joints)[:2])  # type: ignore[arg-type]
-    return clearance_of(gripper_X.tolist(), rotation_XX.tolist(), waist, shoulder, table_height_m=table_height_m)
 
 
 def clearance_of(

@@ -74,7 +74,7 @@ def _cross(a_JX: Array, b_JX: Array) -> Array:
 _NEXT, _AFTER = [1, 2, 0], [2, 0, 1]
 
 
-def _gripper_and_jacobian(joints_J: Array) -> tuple[Array, Array, Array]:
+def gripper_and_jacobian(joints_J: Array) -> tuple[Array, Array, Array]:
     """Position (3,), rotation (3, 3), Jacobian (6, 6) in one pass over the chain."""
     product = _link_transforms(joints_J)
     rotation_XX = product[6, :3, :3]
@@ -94,15 +94,6 @@ def forward(joints: npt.ArrayLike) -> tuple[Array, Array]:
     """
     product = _link_transforms(_checked_joints(joints))[6]
     return product[:3, :3] @ HOME_M + product[:3, 3], product[:3, :3].copy()
-
-
-def jacobian(joints: npt.ArrayLike) -> Array:
-    """Return (6, 6): gripper velocity [angular rad/s; linear m/s], world axes, per joint velocity.
-
-    Raises:
-        ShapeError: joints is not (6,).
-    """
-    return _gripper_and_jacobian(_checked_joints(joints))[2]
 
 
 def rotation_vector(rotation_XX: Array) -> Array:
@@ -125,13 +116,6 @@ def rotation_vector(rotation_XX: Array) -> Array:
     outer = (rotation_XX + np.eye(3)) / 2.0
     column = outer[:, int(np.argmax(np.diag(outer)))]
     return np.asarray(column / np.linalg.norm(column) * angle)
-
-
-def within_limits(joints: npt.ArrayLike, spec: RobotSpec = WIDOWX_250S) -> bool:
-    """True if all six joints are finite and inside the arm's limits (1e-9 rad of slack)."""
-    joints_J = _checked_joints(joints)
-    low, high = np.array(spec.joint_low_rad), np.array(spec.joint_high_rad)
-    return bool(np.all(joints_J >= low - 1e-9) and np.all(joints_J <= high + 1e-9))
 
 
 def inverse(
@@ -167,7 +151,7 @@ def inverse(
     damping, previous = 1e-3, np.inf
     error_m = error_rad = np.inf
     for _ in range(max_iterations):
-        position_X, rotation_XX, jacobian_XJ = _gripper_and_jacobian(joints_J)
+        position_X, rotation_XX, jacobian_XJ = gripper_and_jacobian(joints_J)
         error = np.concatenate([rotation_vector(goal_XX @ rotation_XX.T), goal_X - position_X])
         error_rad, error_m = float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
         if error_m < tolerance_m and error_rad < tolerance_rad:

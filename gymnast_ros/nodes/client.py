@@ -6,16 +6,13 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gymnast_ros.keyring import Keyring, folder_of, re_arm_word, recover_word
-from gymnast_ros.nodes import messages, topics
-from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
 from gymnast_ros.nodes.requests import Pending
 from gymnast_ros.nodes.watch import STOPPED
@@ -30,7 +27,6 @@ from gymnast_ros.run.requests import (
     Request,
     Rollback,
     RunEpisode,
-    SubmitJob,
     Swap,
 )
 
@@ -237,33 +233,6 @@ class GraphClient(GraphPort):
         self.wait_for(topics.POLICY_VERSION, lambda value: value["policy_version"] == checkpoint_id, timeout_s)
         return checkpoint_id
 
-    def submit_job(
-        self,
-        kind: str,
-        spec: Mapping[str, Any],
-        key: str,
-        *,
-        timeout_s: float = 3600.0,
-        progress: Progress | None = None,
-    ) -> dict[str, Any]:
-        """Submit a job through the bridge node and follow it to its end; returns its last event.
-
-        Args:
-            kind: of job.
-            spec: JSON values.
-            key: the same key never starts a second job.
-            timeout_s: longest wait; the job itself runs on.
-            progress: called with every event.
-        """
-        request = checked(SubmitJob, {"kind": kind, "spec": dict(spec), "key": key})
-        subscription = listen(
-            self._node, String, topics.JOBS, partial(self._on_event, key, progress), topics.JOB_EVENTS
-        )
-        try:
-            return dict(self.ask_to_the_end(request, timeout_s)["last"])
-        finally:
-            self._node.destroy_subscription(subscription)
-
     def flush(self, timeout_s: float = 120.0) -> None:
         """Wait until every episode has been acknowledged by the trainer."""
         self.ask_to_the_end(checked(Flush, {"timeout_s": timeout_s}), timeout_s + 10.0)
@@ -286,9 +255,3 @@ class GraphClient(GraphPort):
                     with contextlib.suppress(RobotRefusedError):  # it may just have ended
                         self.cancel()
                 raise
-
-    @staticmethod
-    def _on_event(key: str, progress: Progress | None, message: String) -> None:
-        event = messages.from_json(message)
-        if progress is not None and event["key"] == key:
-            progress(event)

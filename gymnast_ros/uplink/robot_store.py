@@ -438,8 +438,3 @@ def _after(names: list[str], name: str) -> int:
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     sync_file(path)
-
-
-def checkpoint_kind(folder: Path) -> str:
-    """The kind in a checkpoint folder's manifest."""
-    return read_manifest(folder).kind

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from gymnast_core.arm import closed_form, kinematics, targets
-from gymnast_core.arm.clearance import clearance, clearance_of
+from gymnast_core.arm.clearance import clearance_of
 from gymnast_core.arm.targets import DEFAULT_ROTATION
 from gymnast_core.errors import UnreachableError
 from gymnast_core.spec import WIDOWX_250S
+from tests.core.arm_reference import clearance
 
 LOW, HIGH = np.array(WIDOWX_250S.joint_low_rad), np.array(WIDOWX_250S.joint_high_rad)
 

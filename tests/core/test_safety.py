@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gymnast_core.arm import kinematics
-from gymnast_core.arm.clearance import clearance, segment_distance
+from gymnast_core.arm.clearance import segment_distance
 from gymnast_core.arm.command_gate import ArmState, Command, CommandGate, Decision, GateLimits, GateState, Verdict
 from gymnast_core.arm.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.errors import ConfigError
 from gymnast_core.spec import WIDOWX_250S
+from tests.core.arm_reference import clearance, within_limits
 
 SECOND = 1_000_000_000
 GUESS_J = np.array([0.0, 0.02, 0.18, 0.0, 1.37, 0.0])
@@ -321,7 +322,7 @@ def obey(arm: ArmState, action_A: np.ndarray) -> ArmState:
     )
     assert (target.position_m >= np.array(spec.workspace_low_m) - 1e-9).all()
     assert (target.position_m <= np.array(spec.workspace_high_m) + 1e-9).all()
-    assert kinematics.within_limits(joints)
+    assert within_limits(joints)
     assert np.abs(joints - arm.target_joints_J).max() <= np.pi * 0.2 + 1e-6
     return replace(arm, target=target, target_joints_J=joints)
 

@@ -19,6 +19,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
 from std_msgs.msg import Bool, String
 
+from benchmarks.gate_probe import GateProbe
 from gymnast_core.arm.mark import Marker
 from gymnast_ros.keyring import VARIABLE, Keyring
 from gymnast_ros.nodes import marked, messages, topics
@@ -26,7 +27,6 @@ from gymnast_ros.nodes.arm_port import COMMAND_NAMES, TARGET_NAMES
 from gymnast_ros.nodes.bridge import BridgeNode
 from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.nodes.command_gate import CommandGateNode, EstopNode
-from gymnast_ros.nodes.gate_probe import GateProbe
 from gymnast_ros.nodes.onlooker import Onlooker
 from gymnast_ros.nodes.page import PageNode
 from gymnast_ros.nodes.rollout import RolloutNode

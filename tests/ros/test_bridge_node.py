@@ -14,6 +14,7 @@ import torch
 from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from std_msgs.msg import String
 
 from cloud_trainer.service import JobContext, Service, ServiceConfig, enroll
 from gymnast_core.episodes import read_episode
@@ -21,7 +22,9 @@ from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
 from gymnast_ros.arguments import config_from
 from gymnast_ros.bringup import Graph, GraphConfig
+from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
+from gymnast_ros.run.requests import SubmitJob
 from tests.ros.conftest import wait_until
 
 SMALL = CompactPolicyConfig(widths=(4, 4, 4), hidden=8, head=8, text_dim=4)
@@ -187,12 +190,25 @@ def test_swap_to_something_unknown_is_refused(client) -> None:
         client.swap("policy-0123456789abcdef")
 
 
-def test_job_is_followed_to_its_end(client) -> None:
-    events: list[dict] = []
-    last = client.submit_job("adapt", {"n": 3, "robot": "sim-0"}, "count-once", timeout_s=30.0, progress=events.append)
-    done = [event["data"]["done"] for event in events if event["kind"] == "progress"]
-    assert done == [1, 2, 3]
-    assert last["job_id"]
+def test_job_is_followed_to_its_end(client, context) -> None:
+    node, events = Node("reader_of_events", context=context), list[dict]()
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    node.create_subscription(
+        String, topics.JOBS, lambda message: events.append(messages.from_json(message)), topics.JOB_EVENTS
+    )
+    request = SubmitJob(kind="adapt", spec={"n": 3, "robot": "sim-0"}, key="count-once")
+    last = client.ask_to_the_end(request, 30.0)["last"]
+
+    def ended() -> bool:
+        executor.spin_once(timeout_sec=0.1)
+        return bool(events) and events[-1] == last
+
+    wait_until(ended, 20.0, "the events of the job")
+    assert [event["data"]["done"] for event in events if event["kind"] == "progress"] == [1, 2, 3]
+    assert {event["job_id"] for event in events} == {last["job_id"]}
+    executor.shutdown()
+    node.destroy_node()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +216,7 @@ def test_job_is_followed_to_its_end(client) -> None:
 )
 def test_a_robot_asks_for_its_own_adaptations_alone(client, kind, spec) -> None:
     with pytest.raises(RobotRefusedError, match="adapt jobs of its own alone"):
-        client.submit_job(kind, spec, f"not-mine-{kind}-{len(spec)}", timeout_s=30.0)
+        client.ask_to_the_end(SubmitJob(kind=kind, spec=spec, key=f"not-mine-{kind}-{len(spec)}"), 30.0)
 
 
 def test_killed_bridge_loses_nothing(graph, client, service) -> None:

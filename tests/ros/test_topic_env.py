@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from gymnast_core.arm.command_gate import ArmState, CommandGate
-from gymnast_core.arm.gated import GatedEnv
 from gymnast_core.env import Env
 from gymnast_core.errors import StaleCommandError
 from gymnast_core.rollout import run_episode
@@ -22,6 +21,7 @@ from gymnast_ros.sim.expert import ScriptedExpert
 from gymnast_ros.sim.simulated_arm import SimulatedArm
 from tests.contracts.env_contract import EnvContract, frozen
 from tests.ros.conftest import wait_until
+from tests.ros.gated import GatedEnv
 
 
 @pytest.fixture(scope="module")
