@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_ros.nodes.request_parameters import declare_argument
 from gymnast_ros.nodes.rollout_parameters import declare_max_latency
 from gymnast_ros.nodes.settings import Settings
 from gymnast_ros.run.codec import checked
@@ -20,7 +22,7 @@ HERE = tuple(TrainHere.model_fields)
 
 def declare(settings: Settings) -> None:
     """Declare them."""
-    add, argument = settings.declare, settings.declare_argument
+    add, argument = settings.declare, partial(declare_argument, settings)
     add("folder", "runs/robot", "spool/ and store/ live here", read_only=True)
     add("robot_name", "sim-0", "this robot's name at the trainer", read_only=True)
     add("trainer", "127.0.0.1:50051", "host:port", read_only=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.purpose import PURPOSES
 from gymnast_ros.graph import CHUNKING
+from gymnast_ros.nodes.request_parameters import declare_argument
 from gymnast_ros.nodes.settings import Settings
 from gymnast_ros.run.codec import checked
 from gymnast_ros.run.operator import LABELS
@@ -36,7 +38,7 @@ def declare(settings: Settings) -> None:
         choices=CHUNKING)  # fmt: skip
     add("chunking_horizon", 2, "real_time: ticks of a chunk before the next inference starts", low=1, high=100)
     add("chunking_delay", 1, "real_time: ticks an inference usually takes", low=0, high=100)
-    argument = settings.declare_argument
+    argument = partial(declare_argument, settings)
     argument(RunEpisode, "checkpoint", "")
     argument(Evaluate, "checkpoints", [])
     argument(RunEpisode, "instruction", "lift the red cube")

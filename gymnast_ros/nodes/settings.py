@@ -10,9 +10,6 @@ from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from gymnast_ros.run.codec import bounds
-from gymnast_ros.run.requests import Request
-
 CLOCK = "use_sim_time"
 """rclpy's own parameter: with it anybody could stop the clock by which a camera's picture is old."""
 Check = Callable[[Any], str]
@@ -54,15 +51,6 @@ class Settings:
                 descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
         value = default if default != [] else Parameter.Type.STRING_ARRAY
         self._node.declare_parameter(name, value, descriptor)
-
-    def declare_argument(
-        self, kind: type[Request], field: str, default: Any, *, name: str = "", choices: Sequence[str] = (),
-        check: Check | None = None,
-    ) -> None:  # fmt: skip
-        """Declare the parameter that holds an argument of a service: its words and range are the request's."""
-        words, low, high = bounds(kind, field)
-        described = f"{kind.operation}: {words}"
-        self.declare(name or field, default, described, low=low, high=high, choices=choices, check=check)
 
     def on_change(self, react: Callable[[Mapping[str, Any]], str]) -> None:
         """From now on ask react about values that are about to change, each one right in itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -95,6 +96,40 @@ class StoreState:
             return state
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CorruptError(f"is unreadable: {error}") from error
+
+    def put_on_probation(self, checkpoint_id: str, previous: str | None, episodes: int) -> None:
+        """Ask for good episodes of what is about to run, unless it is trusted here already or the first one."""
+        trusted = checkpoint_id in self.proven or checkpoint_id in self.installed
+        needed = episodes > 0 and previous is not None and not trusted
+        self.probation = Probation(checkpoint_id, previous or "", episodes) if needed else None
+
+    def overtake(self, checkpoint_id: str) -> None:
+        """Drop the candidates released up to this one: trying them afterwards would be a step back."""
+        after = self.staged.index(checkpoint_id) + 1 if checkpoint_id in self.staged else 0
+        self.staged = self.staged[after:]
+
+    def remember(self, checkpoint_id: str, now_ns: int) -> None:
+        """Note what is put in force."""
+        if self.history[-1:] != [checkpoint_id] or not self.since_ns:
+            self.since_ns = now_ns
+        self.history = [other for other in self.history if other != checkpoint_id] + [checkpoint_id]
+
+    def ways_back(self, bad: str, held: Sequence[str]) -> list[str]:
+        """What may run instead, best first: what ran before it, and at last what came with the robot."""
+        names = dict.fromkeys((*reversed(self.history), *reversed(self.installed)))
+        return [name for name in names if name != bad and name in held]
+
+    def settle(self, current: str | None, held: Sequence[str]) -> None:
+        """After a kill, agree with what is on the robot and in use."""
+        self.staged = [other for other in self.staged if other in held and other != current]
+        if self.probation and self.probation.checkpoint_id != current:
+            self.probation = None
+        if self.history and (wanted := self.history[-1]) != current and wanted in held:
+            self.history.pop()  # the swap had not happened yet
+            if wanted not in self.failed and current not in self.failed:
+                self.staged.append(wanted)
+            elif current in self.failed:
+                self.history.append(wanted)
 
     def note_failure(self, checkpoint_id: str, reason: str) -> None:
         """Remember why it may not run; the newest reason is the last entry."""
