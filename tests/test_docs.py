@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from examples.installing import install
-from gymnast_cli.main import parser_for
+from gymnast_cli.main import COMMANDS, parser_for
+from gymnast_core.jobs.registry import KINDS
 from tests.test_packaging import check_gymnast, check_make, check_pip, check_ray
+from tools import docs_hooks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -96,3 +98,12 @@ def test_every_picture_is_small_and_shown() -> None:
     pictures = {path for path in (DOCS / "images").iterdir()}
     assert {path.name for path in pictures if path.stat().st_size > 150_000} == set()
     assert {path.name for path in pictures if f"images/{path.name}" not in text} == set()
+
+
+def test_what_is_generated_names_every_command_and_every_setting() -> None:
+    help_of, settings = docs_hooks.commands(), docs_hooks.configuration()
+    assert [name for name in COMMANDS if f"## gymnast {name}\n" not in help_of] == []
+    for name, kind in KINDS.items():
+        table = settings.partition(f"### {name}\n")[2].partition("\n### ")[0]
+        assert [field for field in kind.spec.model_fields if f"| `{field}` |" not in table] == []
+    assert "| `config.grpo.epochs` | integer >= 1" in settings
