@@ -11,7 +11,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.sequential import ALL_TASKS, Decision, HarmRule
 from gymnast_core.evaluation.statistics import PairCounts
-from gymnast_core.evaluation.trial import TrialPlan
+from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.types import Outcome
 
 MOST_TASKS = 6

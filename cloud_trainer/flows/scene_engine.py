@@ -42,7 +42,8 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError, NotTrustedError
 from gymnast_core.evaluation.scene import Fingerprint, SceneBook
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
-from gymnast_core.evaluation.trial import Trial, TrialPlan, has_won
+from gymnast_core.evaluation.trial import Trial, has_won
+from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.jobs import AdaptSettings
 from gymnast_core.seeds import take
 

@@ -21,7 +21,8 @@ from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.evaluation.sequential import SequentialRule
-from gymnast_core.evaluation.trial import Trial, TrialPlan
+from gymnast_core.evaluation.trial import Trial
+from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.seeds import block, take
 
 LOG = logging.getLogger(__name__)

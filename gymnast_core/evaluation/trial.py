@@ -8,8 +8,6 @@ is named.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,71 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.evaluation.sequential import Decision, HarmRule, SequentialRule, confidence_sequence
+from gymnast_core.evaluation.sequential import Decision, HarmRule, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
+from gymnast_core.evaluation.trial_order import candidate_first, commitment_of
+from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.records.journal import Journal
 from gymnast_core.types import Outcome
 
 
 class TrialError(GymnastError):
     """A step of a trial is not possible now; the message says what is."""
-
-
-@dataclass(frozen=True)
-class TrialPlan:
-    """What is fixed before the first run.
-
-    Attributes:
-        trial_id: never reused.
-        incumbent: checkpoint id that runs now.
-        candidate: checkpoint id that wants to.
-        instruction: what the arm is asked to do; of several, for people: pairs take turns through `tasks`.
-        rule: when to stop and what to conclude.
-        start_seeds: one start state per pair; at least rule.max_pairs of them.
-        judge: who labels: "operator", or a judge's version.
-        judge_calibration: JSON values: how far that judge is to be trusted.
-        versions: JSON values: code, robot, world model; for the card.
-        tasks: instructions that take turns, pair by pair; empty is `instruction` alone. A SequentialRule decides on
-            all of them together, a HarmRule on each.
-    """
-
-    trial_id: str
-    incumbent: str
-    candidate: str
-    instruction: str
-    rule: SequentialRule | HarmRule
-    start_seeds: tuple[int, ...]
-    judge: str = "operator"
-    judge_calibration: Mapping[str, Any] | None = None
-    versions: Mapping[str, Any] | None = None
-    tasks: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse a comparison of a checkpoint with itself, and too few starts."""
-        if self.incumbent == self.candidate:
-            raise ConfigError(f"incumbent and candidate are both {self.incumbent}; name two checkpoints")
-        if len(self.start_seeds) < self.rule.max_pairs:
-            raise ConfigError(f"{len(self.start_seeds)} start seeds for up to {self.rule.max_pairs} pairs; add some")
-        if len(set(self.start_seeds)) != len(self.start_seeds):
-            raise ConfigError("start seeds repeat; every pair needs a start of its own")
-        of_rule = self.rule.tasks if isinstance(self.rule, HarmRule) else len(self.tasks)
-        if len(set(self.tasks)) != len(self.tasks) or len(self.tasks) != of_rule:
-            raise ConfigError(f"the rule is for {of_rule} other tasks, got {list(self.tasks)}; name each once")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
-        return {**asdict(self), "start_seeds": list(self.start_seeds), "tasks": list(self.tasks)}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> TrialPlan:
-        """Return the plan that to_json() wrote."""
-        tasks = tuple(data.get("tasks", ()))
-        rule = HarmRule(**data["rule"]) if "tasks" in data["rule"] else SequentialRule(**data["rule"])
-        return TrialPlan(**{**data, "rule": rule, "start_seeds": tuple(data["start_seeds"]), "tasks": tasks})
-
-    def instruction_of(self, pair: int) -> str:
-        """Return what the arm is asked to do in a pair."""
-        return self.tasks[pair % len(self.tasks)] if self.tasks else self.instruction
 
 
 @dataclass(frozen=True)
@@ -347,17 +290,6 @@ def has_won(card: Mapping[str, Any]) -> bool:
     """Whether a result card lets its candidate be promoted: it won, and no harm was shown on the other tasks."""
     harmed = (card.get("guard") or {}).get("decision") == Decision.ROLL_BACK.value
     return card.get("decision") == Decision.PROMOTE.value and not harmed
-
-
-def commitment_of(secret: bytes) -> str:
-    """Return the hash that binds a trial to its order without revealing it."""
-    return hashlib.sha256(b"gymnast trial order\0" + secret).hexdigest()
-
-
-def candidate_first(secret: bytes, pair: int, attempt: int) -> bool:
-    """Return whether the candidate runs first in this pair; anyone can check it once the secret is out."""
-    digest = hmac.new(secret, f"{pair}/{attempt}".encode(), hashlib.sha256).digest()
-    return bool(digest[0] & 1)
 
 
 def _secret_path(path: Path) -> Path:

@@ -23,7 +23,8 @@ from cloud_trainer.flows.adaptation_engine import Budget, Emit, Ended, Practised
 from gymnast_core.evaluation.scene import SceneBook
 from gymnast_core.evaluation.sequential import Decision, SequentialRule
 from gymnast_core.evaluation.statistics import Interval, PairCounts, paired_difference
-from gymnast_core.evaluation.trial import Trial, TrialPlan
+from gymnast_core.evaluation.trial import Trial
+from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.records.manifest import Manifest, write_checkpoint
 from gymnast_core.types import ByteArray, Outcome
 from gymnast_ros.sim.collect import collect, evaluate

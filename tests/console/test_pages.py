@@ -24,7 +24,8 @@ from cloud_trainer.practice.kept_rollouts import keep_rollouts, read_rollouts
 from cloud_trainer.records.graph import ProvenanceGraph
 from cloud_trainer.store.database import Database
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
-from gymnast_core.evaluation.trial import Trial, TrialPlan
+from gymnast_core.evaluation.trial import Trial
+from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.job import JobEvent
 from gymnast_core.records.lineage import Record
 from gymnast_core.types import Outcome, RolloutBatch

@@ -7,7 +7,9 @@ import pytest
 
 from gymnast_core.errors import ConfigError, CorruptError, StorageError
 from gymnast_core.evaluation.sequential import Decision, HarmRule, SequentialRule
-from gymnast_core.evaluation.trial import Trial, TrialError, TrialPlan, candidate_first, commitment_of, has_won
+from gymnast_core.evaluation.trial import Trial, TrialError, has_won
+from gymnast_core.evaluation.trial_order import candidate_first, commitment_of
+from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.records.journal import Journal
 from gymnast_core.types import Outcome
 
