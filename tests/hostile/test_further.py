@@ -1,0 +1,120 @@
+"""Further ways, thought up afresh: other sites' posts, redirects, filters as code, names as paths, others' keys."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+
+import pytest
+
+from cloud_trainer.service import enroll, make_code
+from gymnast_core.errors import GymnastError
+from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc, trajectories_pb2, trajectories_pb2_grpc
+from tests.hostile.lab import FORM, Lab, error_of
+from tests.hostile.registry import Tally, attack
+
+ELSEWHERE = (
+    "//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil", "javascript:alert(1)", "http:evil.example",
+    "///evil", "/\t/evil.example", "/ok\r\nSet-Cookie: a=b",
+)  # fmt: skip
+FOREIGN = ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "https://127.0.0.1.evil.example"})
+METHODS = ("PUT", "DELETE", "PATCH", "TRACE", "OPTIONS", "PROPFIND")
+CODE = ("' OR '1'='1", "x' UNION SELECT * FROM jobs --", "%", "_" * 64, "\x00", "x" * 100_000, "\u202e")
+NAMES = ("../x", "a/b", "..", ".", "", "x" * 300, "\u0430na", "x\n", "x ", "x.")
+PATHS = ("/static/../../etc/passwd", "/static/%2e%2e/%2e%2e/etc/passwd", "/static/..%5c..%5cx", "/episodes/..%2f..%2fx",
+         "/api/episodes/%00", "/adaptations/..%2f..%2fstore.db")  # fmt: skip
+
+
+def status_of(lab: Lab, method: str, path: str, cookie: str, **headers: str) -> http.client.HTTPResponse:
+    connection = lab.connect()
+    try:
+        connection.request(method, path, "", {**FORM, "Cookie": cookie, **headers})
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+    finally:
+        connection.close()
+
+
+@attack("other sites' posts and redirects")
+def other_sites(folder: Path, size: int) -> Tally:
+    attempts = accepted = lost = 0
+    with Lab(folder) as lab:
+        token = lab.token(lab.identity("ana", "operator"))
+        cookie = lab.log_in(token)
+        for there in ELSEWHERE[: max(size, 1)]:
+            answer = lab.page("POST", "/login", form={"token": token, "next": there})
+            to = answer.headers["location"]
+            attempts += 1
+            accepted += not (to.startswith("/") and not to.startswith(("//", "/\\")) and "\n" not in to)
+        for headers in FOREIGN[: max(size, 1)]:
+            attempts += 1
+            accepted += status_of(lab, "POST", "/logout", cookie, **headers).status != 403
+        for method in METHODS[: max(size, 1)]:
+            attempts += 1
+            accepted += status_of(lab, method, "/", cookie).status not in (404, 405)
+        for path in PATHS[: max(size, 1)]:
+            attempts += 1
+            accepted += status_of(lab, "GET", path, cookie).status != 404
+        lost += lab.page("GET", "/api/robots", cookie=cookie).status != 200
+    return Tally(attempts, accepted, lost)
+
+
+def test_no_other_site_posts_or_is_redirected_to(tmp_path):
+    tally = other_sites(tmp_path, 99)
+    assert (tally.accepted, tally.lost) == (0, 0)
+
+
+@attack("filters as code, names as paths, keys of others")
+def odd_words(folder: Path, size: int) -> Tally:
+    attempts = accepted = lost = 0
+    with Lab(folder) as lab:
+        spec = json.dumps({"robot": "r1", "scene": "s", "instruction": "i"})
+        asked = jobs_pb2.SubmitRequest(kind="adapt", spec_json=spec, idempotency_key="key")
+        with lab.channel(lab.identity("r1", "robot")) as channel:
+            own = jobs_pb2_grpc.JobServiceStub(channel).Submit(asked, timeout=20).job_id
+        for name, tenant in (("r2", "default"), ("r1", "acme")):  # another robot's key, and another tenant's robot r1
+            with lab.channel(lab.identity(name, "robot", tenant)) as channel:
+                jobs, other = jobs_pb2_grpc.JobServiceStub(channel), jobs_pb2.SubmitRequest()
+                other.CopyFrom(asked)
+                other.spec_json = spec.replace("r1", name)
+                attempts += 2
+                accepted += error_of(lambda jobs=jobs: jobs.Get(jobs_pb2.JobId(job_id=own), timeout=20)) == ""
+                error_of(lambda jobs=jobs, other=other: jobs.Submit(other, timeout=20))
+                accepted += any(job.job_id == own for job in jobs.List(jobs_pb2.ListJobsRequest(), timeout=20).jobs)
+        with lab.channel(lab.identity("ana", "operator")) as channel:
+            jobs, episodes = jobs_pb2_grpc.JobServiceStub(channel), trajectories_pb2_grpc.TrajectoryServiceStub(channel)
+            for text in CODE[: max(size, 1)]:
+                found = [len(jobs.List(jobs_pb2.ListJobsRequest(state=text), timeout=20).jobs)]
+                for field in ("state", "robot", "episode_id"):
+                    request = trajectories_pb2.ListEpisodesRequest(**{field: text})
+                    found.append(len(episodes.ListEpisodes(request, timeout=20).episodes))
+                attempts += len(found)
+                accepted += sum(found)
+            lost += len(jobs.List(jobs_pb2.ListJobsRequest(), timeout=20).jobs) != 1
+        for name in NAMES[: max(size, 1)]:
+            attempts += 2
+            accepted += issued(lab, folder, name, "default") + issued(lab, folder, "ana", name)
+    return Tally(attempts, accepted, lost)
+
+
+def issued(lab: Lab, folder: Path, name: str, tenant: str) -> bool:
+    """Whether an identity of an odd name or tenant is made."""
+    try:
+        enroll(lab.service.authority, name, "robot", out=folder / "odd", tenant=tenant)
+    except GymnastError:
+        return False
+    return True
+
+
+def test_no_word_is_code_and_no_name_a_path_and_no_key_opens_anothers_job(tmp_path):
+    tally = odd_words(tmp_path, 99)
+    assert (tally.accepted, tally.lost) == (0, 0)
+
+
+def test_a_code_is_made_for_no_odd_name(tmp_path):
+    with Lab(tmp_path) as lab:
+        for name in NAMES:
+            with pytest.raises(GymnastError):
+                make_code(lab.service.authority, name, "robot")
