@@ -28,10 +28,10 @@ def write_frame(out: IO[bytes], data: bytes) -> None:
     out.flush()
 
 
-def read_frame(source: IO[bytes]) -> bytes:
-    """Return the next frame; empty where there is none any more."""
+def read_frame(source: IO[bytes]) -> bytes | None:
+    """Return the next frame, which may be empty: a request with nothing in it is; None where there is none any more."""
     head = source.read(LENGTH.size)
-    return source.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
+    return source.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else None
 
 
 def main(folder: Path, device: str) -> int:
@@ -45,7 +45,7 @@ def main(folder: Path, device: str) -> int:
         return 1
     write_frame(out, json.dumps({"version": policy.version}).encode())
     answer = answers(policy)
-    while data := read_frame(sys.stdin.buffer):
+    while (data := read_frame(sys.stdin.buffer)) is not None:
         write_frame(out, answer(policy_pb2.InferRequest.FromString(data)).SerializeToString())
     return 0
 

@@ -52,8 +52,8 @@ class PolicyProcess:
                 write_frame(self._process.stdin, request.SerializeToString())
                 reply = self._read(self._process)
             except OSError:
-                reply = b""
-            if not reply:
+                reply = None
+            if reply is None:
                 _end(self._process)
                 raise PolicyFailedError(
                     f"the process of policy {self.version} ended; the trainer's log has its last words"
@@ -77,7 +77,7 @@ class PolicyProcess:
         return process
 
     @staticmethod
-    def _read(process: subprocess.Popen[bytes]) -> bytes:
+    def _read(process: subprocess.Popen[bytes]) -> bytes | None:
         assert process.stdout is not None
         return read_frame(process.stdout)
 

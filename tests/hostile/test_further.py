@@ -6,11 +6,16 @@ import http.client
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cloud_trainer.app.policy_process import PolicyProcess
 from cloud_trainer.service import enroll, make_code
+from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import GymnastError
-from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc, trajectories_pb2, trajectories_pb2_grpc
+from gymnast_core.shipped import shipped_checkpoints
+from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc, policy_pb2, trajectories_pb2, trajectories_pb2_grpc
+from tests.hostile.forged import GOOD_JPEG
 from tests.hostile.lab import FORM, Lab, error_of
 from tests.hostile.registry import Tally, attack
 
@@ -118,3 +123,53 @@ def test_a_code_is_made_for_no_odd_name(tmp_path):
         for name in NAMES:
             with pytest.raises(GymnastError):
                 make_code(lab.service.authority, name, "robot")
+
+
+ROW = {"proprio": [0.0] * 7, "time_ns": [1]}
+
+
+def camera(*jpegs: bytes, name: str = "over_shoulder") -> policy_pb2.InferRequest:
+    asked = policy_pb2.InferRequest(instructions=["lift"], **ROW)
+    asked.cameras.add(name=name).jpeg.extend(jpegs)
+    return asked
+
+
+INFER = {
+    "nothing": lambda: policy_pb2.InferRequest(),
+    "no camera": lambda: policy_pb2.InferRequest(instructions=["lift"], **ROW),
+    "no frame": lambda: camera(),
+    "no picture": lambda: camera(b"x"),
+    "an empty picture": lambda: camera(b""),
+    "another camera": lambda: camera(GOOD_JPEG, name="\x00" * 300),
+    "two frames for a row": lambda: camera(GOOD_JPEG, GOOD_JPEG),
+    "no words": lambda: policy_pb2.InferRequest(instructions=[""], **ROW),
+    "late": lambda: policy_pb2.InferRequest(instructions=["x"], proprio=[0.0] * 7, time_ns=[2**64 - 1]),
+    "a seed": lambda: policy_pb2.InferRequest(instructions=["x"], sample=True, seed=2**64 - 1, **ROW),
+    "not a number": lambda: policy_pb2.InferRequest(instructions=["x"], proprio=[float("nan")] * 7, time_ns=[1]),
+    "many rows": lambda: policy_pb2.InferRequest(instructions=["x"] * 10_000, **ROW),
+    "one pixel": lambda: camera(encode_jpeg(np.zeros((1, 1, 3), np.uint8))),
+    "a lone line": lambda: camera(encode_jpeg(np.zeros((1, 4096, 3), np.uint8))),
+}
+
+
+@attack("requests that end the process of a policy")
+def ending_requests(folder: Path, size: int) -> Tally:
+    policy = PolicyProcess(shipped_checkpoints() / "policy", "cpu")
+    attempts = accepted = lost = 0
+    try:
+        running = policy._process.pid
+        for request in [*INFER.values()][: max(size, 1)]:
+            attempts += 1
+            try:
+                policy.answer(request())
+            except GymnastError:
+                accepted += 1
+            lost += policy.answer(policy_pb2.InferRequest(request_id=7)).request_id != 7
+        accepted += policy._process.pid != running
+    finally:
+        policy.close()
+    return Tally(attempts, accepted, lost)
+
+
+def test_no_request_of_a_robot_ends_the_policys_process(tmp_path):
+    assert ending_requests(tmp_path, 99) == Tally(len(INFER), 0, 0)
