@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.obedient_arm import SECOND, STARTS, STEP_NS, Arm, Ledger
-from gymnast_core.arm.command_gate import Command, CommandGate, Decision, GateLimits, GateState
+from gymnast_core.arm.command_gate import Command, CommandGate, GateDecision, GateLimits, GateState
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
 from gymnast_ros.keyring import VARIABLE, Keyring
@@ -94,7 +94,7 @@ def stream(arm: Arm, kinds: Sequence[str], actions_TA: FloatArray, tally: Tally)
     tally.verdicts.update(gate.counts)
 
 
-def _moves(decision: Decision) -> bool:
+def _moves(decision: GateDecision) -> bool:
     return decision.action_A is None or bool(decision.action_A[:6].any())
 
 

@@ -22,7 +22,7 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.cameras import CameraPort, CameraSource
 from gymnast_ros.nodes.reset_permit import ResetGuard
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.run.ticker import Ticker
 
 
@@ -31,7 +31,7 @@ class TickingArm(Node):  # type: ignore[misc]
 
     def __init__(self, rate_hz: float, max_steps: int) -> None:
         super().__init__(topics.ARM_NODE)
-        settings = Settings(self)
+        settings = NodeSettings(self)
         for name, default in (("instruction", ""), ("seed", 0), ("scene", "")):
             settings.declare(name, default, "taken and ignored")
         self._period_ns, self._max_steps = round(1e9 / rate_hz), max_steps

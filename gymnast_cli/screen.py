@@ -19,7 +19,7 @@ _PATH_LENGTH = 2000
 """Points of the path that are kept."""
 
 
-class Screen:
+class RerunScreen:
     """One rerun recording: to a file, or to a viewer's window. Entities are named as the topics.
 
     Args:
@@ -94,7 +94,7 @@ class Screen:
         self.shown += 1
 
 
-def show_file(path: Path, screen: Screen) -> dict[str, str]:
+def show_file(path: Path, screen: RerunScreen) -> dict[str, str]:
     """Show an MCAP file: an episode, a flight record, or what else has messages of these types.
 
     Args:

@@ -7,8 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OURS = ("gymnast_core", "gymnast_client", "gymnast_ros", "cloud_trainer", "gymnast_cli")
 TWICE = {  # to be renamed
-    "Asked", "Candidate", "Crop", "Decision", "EpisodeRow", "JobEndedError", "Patience", "RefusedError", "Robot",
-    "Screen", "Settings", "Verdict", "World",
+    "Asked", "JobEndedError", "Verdict",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ class SceneEdit(Protocol):
 
 
 @dataclass(frozen=True)
-class Crop:
+class CutOut:
     """A segmented object.
 
     Attributes:
@@ -50,7 +50,7 @@ def cut_out(
     name: str,
     source: str,
     threshold: float = 24.0,
-) -> Crop:
+) -> CutOut:
     """Segment the largest object inside a box by its difference from the empty scene.
 
     Args:
@@ -72,7 +72,7 @@ def cut_out(
         raise ConfigError(f"nothing in box {box} of {source} differs from the background by {threshold}; move the box")
     largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
     alpha = cv2.GaussianBlur((labels == largest).astype(np.float32), (3, 3), 0)
-    return Crop(patch.copy(), alpha.astype(np.float32), name, source)
+    return CutOut(patch.copy(), alpha.astype(np.float32), name, source)
 
 
 def _difference(first_HWC: ByteArray, second_HWC: ByteArray) -> FloatArray:
@@ -93,7 +93,7 @@ class PasteObjects:
         scale: smallest and largest factor.
     """
 
-    crops: tuple[Crop, ...]
+    crops: tuple[CutOut, ...]
     region: tuple[int, int, int, int]
     count: int = 1
     scale: tuple[float, float] = (0.8, 1.2)
@@ -117,7 +117,7 @@ class PasteObjects:
         return np.clip(np.rint(out), 0, 255).astype(np.uint8), {"edit": "paste_objects", "placed": placed}
 
 
-def _composite(out_HWC: FloatArray, crop: Crop, row: int, column: int, factor: float) -> None:
+def _composite(out_HWC: FloatArray, crop: CutOut, row: int, column: int, factor: float) -> None:
     """Blend a scaled crop, centred at (row, column), and darken what lies just below it; in place."""
     size = (max(1, round(crop.image_HWC.shape[1] * factor)), max(1, round(crop.image_HWC.shape[0] * factor)))
     colour = cv2.resize(crop.image_HWC.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)

@@ -35,7 +35,7 @@ Anchor = Callable[[LearningPolicy, np.random.Generator], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TrainedCandidate:
     """A checkpoint along the way; which one is offered is decided by real evidence, not by imagined reward."""
 
     iteration: int
@@ -53,7 +53,7 @@ class Training:
         history: per iteration {iteration, imagined_reward, abstained, groups, trajectories, loss, clipped, kl, ...}.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[TrainedCandidate, ...]
     history: tuple[Mapping[str, Any], ...]
 
 
@@ -208,12 +208,12 @@ def _keep(trainer: GrpoTrainer[Any], out: Path, parent: str, lineage: Mapping[st
     trainer.export(folder, parents=(parent,), lineage=made_from | dict(lineage))
 
 
-def candidates_in(out: Path, history: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+def candidates_in(out: Path, history: Sequence[Mapping[str, Any]]) -> list[TrainedCandidate]:
     """Find the candidates that a run left, as far as its history goes."""
     found = []
     for folder in sorted(out.glob("iteration-*")):
         iteration = int(folder.name.removeprefix("iteration-"))
         if iteration <= len(history):
             reward = float(history[iteration - 1]["imagined_reward"])
-            found.append(Candidate(iteration, folder, read_manifest(folder).id, reward))
+            found.append(TrainedCandidate(iteration, folder, read_manifest(folder).id, reward))
     return found

@@ -25,13 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Show it."""
-    from gymnast_cli.screen import Screen, show_file
+    from gymnast_cli.screen import RerunScreen, show_file
 
     if args.live == (args.episode is not None):
         raise ConfigError("name an episode file, or give --live, and not both")
     left_out: dict[str, str] = {}
     name = "live" if args.live else args.episode.stem
-    screen = Screen(args.save, f"{name}-{time.time_ns()}")
+    screen = RerunScreen(args.save, f"{name}-{time.time_ns()}")
     try:
         if args.live:
             from gymnast_ros.nodes.onlooker import look

@@ -15,13 +15,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gymnast_core.arm.envelope import ArmState, Envelope, RefusedError, hold_action
+from gymnast_core.arm.envelope import ArmState, Envelope, MotionRefusedError, hold_action
 from gymnast_core.arm.latch import StopLatch
 from gymnast_core.arm.limits import GateLimits
 from gymnast_core.errors import UnreachableError
 from gymnast_core.types import ACTION_DIM, FloatArray
 
-__all__ = ["ArmState", "Command", "CommandGate", "Decision", "GateLimits", "GateState", "Verdict", "hold_action"]
+__all__ = [
+    "ArmState",
+    "Command",
+    "CommandGate",
+    "GateDecision",
+    "GateLimits",
+    "GateState",
+    "GateVerdict",
+    "hold_action",
+]
 
 _REST_A = (0.0,) * ACTION_DIM
 
@@ -41,7 +50,7 @@ class Command:
     source: str = "policy"
 
 
-class Verdict(str, enum.Enum):
+class GateVerdict(str, enum.Enum):
     """What the gate did with a command."""
 
     FORWARDED = "forwarded"
@@ -53,7 +62,7 @@ class Verdict(str, enum.Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Decision:
+class GateDecision:
     """Answer to one command.
 
     Attributes:
@@ -64,7 +73,7 @@ class Decision:
         source: who commands: the command's source, or "hold".
     """
 
-    verdict: Verdict
+    verdict: GateVerdict
     action_A: FloatArray | None
     reasons: tuple[str, ...]
     stamp_ns: int
@@ -211,7 +220,7 @@ class CommandGate:
                 efforts, limits = np.round(arm.effort_J).tolist(), list(self.limits.effort_limit)
                 self.stop(f"effort {efforts} beyond {limits}; free the arm, then re-arm")
 
-    def decide(self, command: Command, now_ns: int) -> Decision:
+    def decide(self, command: Command, now_ns: int) -> GateDecision:
         """Judge one command at monotonic time now_ns."""
         decision = self._decide(command, now_ns)
         counts = self._memory.counts
@@ -220,7 +229,7 @@ class CommandGate:
             counts[reason] += 1
         return decision
 
-    def tick(self, now_ns: int) -> Decision | None:
+    def tick(self, now_ns: int) -> GateDecision | None:
         """Call once per control period: a hold when the link has gone silent, else None."""
         memory = self._memory
         if self.state is not GateState.ARMED or memory.commanded_at_ns is None or memory.arm is None:
@@ -231,7 +240,7 @@ class CommandGate:
                 self._reason = f"{name} silent for {(now_ns - last_ns) / 1e9:.2f} s"
                 memory.counts[f"silent_{name}"] += 1
                 memory.last_action_A = _REST_A
-                return self._hold(memory.arm, Verdict.HELD, f"silent_{name}")
+                return self._hold(memory.arm, GateVerdict.HELD, f"silent_{name}")
         return None
 
     def _rest(self) -> None:
@@ -240,7 +249,7 @@ class CommandGate:
         if self._state is GateState.HOLDING:
             self._state, self._reason = GateState.ARMED, ""
 
-    def _decide(self, command: Command, now_ns: int) -> Decision:
+    def _decide(self, command: Command, now_ns: int) -> GateDecision:
         memory, arm = self._memory, self._memory.arm
         state = self.state
         if state in (GateState.ESTOP, GateState.STOPPED, GateState.DISARMED):
@@ -267,28 +276,28 @@ class CommandGate:
             action_A, reasons = self._envelope.limit(command.action_A, memory.last_action_A, arm)
         except UnreachableError:
             return self._refuse(arm, "unreachable", gripper=float(np.clip(command.action_A[6], 0.0, 1.0)))
-        except RefusedError as error:
+        except MotionRefusedError as error:
             return self._refuse(arm, str(error))
         memory.refusals = 0
         memory.last_action_A = action_A.tolist()
-        verdict = Verdict.LIMITED if reasons else Verdict.FORWARDED
-        return Decision(verdict, action_A, reasons, command.stamp_ns, command.source)
+        verdict = GateVerdict.LIMITED if reasons else GateVerdict.FORWARDED
+        return GateDecision(verdict, action_A, reasons, command.stamp_ns, command.source)
 
-    def _refuse(self, arm: ArmState, reason: str, *, gripper: float | None = None) -> Decision:
+    def _refuse(self, arm: ArmState, reason: str, *, gripper: float | None = None) -> GateDecision:
         memory = self._memory
         memory.refusals += 1
         memory.last_action_A = _REST_A
         if memory.refusals >= self.limits.max_refusals:
             self.stop(f"{memory.refusals} commands in a row refused, the last one: {reason}")
-        hold = self._hold(arm, Verdict.HELD, reason)
+        hold = self._hold(arm, GateVerdict.HELD, reason)
         if gripper is not None and hold.action_A is not None:
             hold.action_A[6] = gripper  # the fingers may move where the arm cannot
         return hold
 
     @staticmethod
-    def _hold(arm: ArmState, verdict: Verdict, reason: str) -> Decision:
-        return Decision(verdict, hold_action(arm.target), (reason,), arm.stamp_ns, "hold")
+    def _hold(arm: ArmState, verdict: GateVerdict, reason: str) -> GateDecision:
+        return GateDecision(verdict, hold_action(arm.target), (reason,), arm.stamp_ns, "hold")
 
     @staticmethod
-    def _drop(command: Command, reason: str) -> Decision:
-        return Decision(Verdict.DROPPED, None, (reason,), command.stamp_ns, command.source)
+    def _drop(command: Command, reason: str) -> GateDecision:
+        return GateDecision(GateVerdict.DROPPED, None, (reason,), command.stamp_ns, command.source)

@@ -48,7 +48,7 @@ class ArmState:
     session: int = 0
 
 
-class RefusedError(SafetyError):
+class MotionRefusedError(SafetyError):
     """No part of a command may pass; str() is the reason that gets counted."""
 
 
@@ -83,9 +83,9 @@ class Envelope:
             UnreachableError: the arm cannot get there, or not in one step.
         """
         if wanted_A.shape != (ACTION_DIM,) or wanted_A.dtype != np.float32:
-            raise RefusedError("malformed")
+            raise MotionRefusedError("malformed")
         if not np.isfinite(wanted_A).all():
-            raise RefusedError("not_finite")
+            raise MotionRefusedError("not_finite")
         reasons: list[str] = []
         action = self._smooth(self._cut(wanted_A.tolist(), reasons), last_A, reasons)
         target, sent_A = self._advance(arm.target, np.array(action), reasons)
@@ -109,17 +109,17 @@ class Envelope:
             UnreachableError: the arm cannot get there.
         """
         if action_A.shape != (ACTION_DIM,) or not np.isfinite(action_A).all():
-            raise RefusedError("not_finite")
+            raise MotionRefusedError("not_finite")
         reasons: list[str] = []
         self._cut(action_A.tolist(), reasons)
         if reasons:
-            raise RefusedError(reasons[0])
+            raise MotionRefusedError(reasons[0])
         if not action_A[:6].any():
             return  # it stays where it is
         target, _ = arm.target.advanced(action_A, self.limits.box)
         joints, step_rad = self._reach(target, arm.target_joints_J.tolist())
         if step_rad > self.limits.joint_step_rad:
-            raise RefusedError("joint_velocity")
+            raise MotionRefusedError("joint_velocity")
         self._check_clearance(target, joints, arm)
 
     def _cut(self, wanted: list[float], reasons: list[str]) -> list[float]:
@@ -181,9 +181,9 @@ class Envelope:
             return
         present = self._clearance(arm.target, arm.target_joints_J.tolist())
         if wanted.table_m < min(limits.table_clearance_m, present.table_m):
-            raise RefusedError("table_clearance")
+            raise MotionRefusedError("table_clearance")
         if wanted.self_m < min(limits.self_clearance_m, present.self_m):
-            raise RefusedError("self_clearance")
+            raise MotionRefusedError("self_clearance")
 
     def _clearance(self, target: EndEffectorTarget, joints: Sequence[float]) -> Clearance:
         return clearance_of(

@@ -17,7 +17,7 @@ from gymnast_ros.nodes.client import GraphClient
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.requests import RequestPort
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, run
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.run.bridge_jobs import BridgeJobs, BridgePorts
 from gymnast_ros.run.requests import BRIDGE
@@ -28,7 +28,7 @@ class BridgeNode(Node):  # type: ignore[misc]
 
     def __init__(self, **node: Any) -> None:
         super().__init__(BRIDGE, **node)
-        settings = Settings(self)
+        settings = NodeSettings(self)
         declare(settings)
         Address.parse(settings["trainer"])  # a wrong setting is named before anything starts
         self._end_rollout = self.create_client(Trigger, topics.CANCEL)

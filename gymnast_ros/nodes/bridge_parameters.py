@@ -10,7 +10,7 @@ from typing import Any
 from gymnast_core.errors import ConfigError
 from gymnast_ros.nodes.request_parameters import declare_argument
 from gymnast_ros.nodes.rollout_parameters import declare_max_latency
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.run.codec import checked
 from gymnast_ros.run.requests import CancelJob, CancelTrainHere, Flush, Request, Rollback, SubmitJob, Swap, TrainHere
 
@@ -20,7 +20,7 @@ HERE = tuple(TrainHere.model_fields)
 """Arguments of test_time_train; the parameter of each bears the prefix ttt_."""
 
 
-def declare(settings: Settings) -> None:
+def declare(settings: NodeSettings) -> None:
     """Declare them."""
     add, argument = settings.declare, partial(declare_argument, settings)
     add("folder", "runs/robot", "spool/ and store/ live here", read_only=True)
@@ -50,7 +50,7 @@ def declare(settings: Settings) -> None:
                  check=json_error if name == "config" else None)  # fmt: skip
 
 
-def requests_from(settings: Settings) -> Mapping[str, Callable[[], Request]]:
+def requests_from(settings: NodeSettings) -> Mapping[str, Callable[[], Request]]:
     """Return service -> what makes its request of the node's parameters."""
 
     def job() -> Request:

@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from gymnast_core.arm.command_gate import Command, CommandGate, Decision, GateState
+from gymnast_core.arm.command_gate import Command, CommandGate, GateDecision, GateState
 from gymnast_core.arm.flight import Named
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.pulse import Pulse
@@ -33,7 +33,7 @@ from gymnast_ros.nodes.gate_parameters import ENVELOPE, declare, limits_from, re
 from gymnast_ros.nodes.gate_voice import GateVoice
 from gymnast_ros.nodes.marked import MarkedJoints, listen_joints, listen_json
 from gymnast_ros.nodes.runtime import Diagnostics, own_name, run
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.run.ticker import SWITCH_INTERVAL_S
 
 SOURCES = {"policy": topics.POLICY_COMMAND, "teleop": topics.TELEOP_COMMAND}
@@ -52,7 +52,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
 
     def __init__(self, **node: object) -> None:
         super().__init__(topics.GATE_NODE, **node)
-        settings = self._settings = Settings(self)
+        settings = self._settings = NodeSettings(self)
         declare(settings)
         keyring = Keyring.of_environment()
         self._latch, self._pulse, self._graph = keyring.latch, Pulse(), keyring.graph
@@ -190,7 +190,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
         self._pulse.beat()
         self._latch.beat(time.monotonic_ns())
 
-    def _send(self, decision: Decision, word: int) -> None:
+    def _send(self, decision: GateDecision, word: int) -> None:
         report = {
             "stamp_ns": decision.stamp_ns, "verdict": decision.verdict.value, "reasons": list(decision.reasons),
             "source": decision.source,

@@ -7,7 +7,7 @@ from typing import Any
 
 from gymnast_core.arm.command_gate import GateLimits
 from gymnast_core.errors import ConfigError
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 
 ENVELOPE = (
     "workspace_low_m", "workspace_high_m", "max_change_m", "max_change_rad", "table_height_m", "table_clearance_m",
@@ -16,7 +16,7 @@ ENVELOPE = (
 """Parameters that may be changed while the gate runs; they hold from the next command on."""
 
 
-def declare(settings: Settings) -> None:
+def declare(settings: NodeSettings) -> None:
     """Declare them."""
     defaults = GateLimits()
     add = settings.declare
@@ -37,7 +37,7 @@ def declare(settings: Settings) -> None:
     add("re_arm", "", "write the word of the gate's file here to re-arm it; see `gymnast rearm`")
 
 
-def limits_from(settings: Settings | Mapping[str, Any]) -> GateLimits:
+def limits_from(settings: NodeSettings | Mapping[str, Any]) -> GateLimits:
     """Return the node's parameters as the core's limits.
 
     Raises:

@@ -27,8 +27,8 @@ LOOK_AGAIN_S = 0.5
 """How often new topics are looked for."""
 
 
-class Screen(Protocol):
-    """What can be shown; gymnast_cli.screen.Screen is one."""
+class Viewer(Protocol):
+    """What can be shown; gymnast_cli.screen.RerunScreen is one."""
 
     def at(self, stamp_ns: int) -> None:
         """Set the time of what follows."""
@@ -51,7 +51,7 @@ class Screen(Protocol):
         ...
 
 
-def look(screen: Screen, domain_id: int | None, seconds: float) -> None:
+def look(screen: Viewer, domain_id: int | None, seconds: float) -> None:
     """Show everything that is published, until the time is over."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     context = rclpy.Context()
@@ -76,7 +76,7 @@ def look(screen: Screen, domain_id: int | None, seconds: float) -> None:
 class Onlooker:
     """Subscribes to every topic of a known type; disturbs nobody: best effort, and no more than the newest."""
 
-    def __init__(self, node: Node, screen: Screen) -> None:
+    def __init__(self, node: Node, screen: Viewer) -> None:
         self._node, self._screen = node, screen
         self._known: set[str] = set()
 

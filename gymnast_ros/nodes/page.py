@@ -23,7 +23,7 @@ from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.requests import Requester
 from gymnast_ros.nodes.runtime import run
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.page import create_page
 from gymnast_ros.page.app import NotNowError
@@ -153,7 +153,7 @@ class PageNode(Node):  # type: ignore[misc]
 
     def __init__(self, **node: Any) -> None:
         super().__init__("page", **node)
-        settings = Settings(self)
+        settings = NodeSettings(self)
         settings.declare("folder", "runs/robot", "the robot's folder; page/ is made in it", read_only=True)
         settings.declare("robot_name", "sim-0", "shown on the page", read_only=True)
         settings.declare("port", 8081, "on this machine only; 0 takes a free one", low=0, high=65535, read_only=True)

@@ -11,7 +11,7 @@ import time
 
 from gymnast_core.errors import SafetyError
 from gymnast_ros.keyring import RECOVER_FILE, Keyring
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 
 PARAMETER = "recover_word"
 GIVEN_S = 60.0
@@ -27,7 +27,7 @@ class RecoveryGuard:
         node: fully qualified name of the arm.
     """
 
-    def __init__(self, settings: Settings, keyring: Keyring, node: str) -> None:
+    def __init__(self, settings: NodeSettings, keyring: Keyring, node: str) -> None:
         self._keyring, self._node = keyring, node
         self._word = keyring.new_word(RECOVER_FILE)
         self._given_s = -math.inf

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gymnast_ros.nodes.settings import Check, Settings
+from gymnast_ros.nodes.settings import Check, NodeSettings
 from gymnast_ros.run.codec import bounds
 from gymnast_ros.run.requests import Request
 
 
 def declare_argument(
-    settings: Settings, kind: type[Request], field: str, default: Any, *, name: str = "",
+    settings: NodeSettings, kind: type[Request], field: str, default: Any, *, name: str = "",
     choices: Sequence[str] = (), check: Check | None = None,
 ) -> None:  # fmt: skip
     """Declare one.

@@ -17,7 +17,7 @@ from gymnast_core.arm.mark import ForeignError, MarkChecker, Marker
 from gymnast_core.errors import ShapeError
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import topics
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 
 PARAMETER = "reset_permit"
 PERMIT_NS = 60_000_000_000
@@ -45,7 +45,7 @@ class ResetGuard:
         keyring: of the graph.
     """
 
-    def __init__(self, settings: Settings, keyring: Keyring) -> None:
+    def __init__(self, settings: NodeSettings, keyring: Keyring) -> None:
         self._checker = MarkChecker(keyring.key, topics.RESET, max_age_ns=PERMIT_NS)
         self._latch = keyring.latch
         self._permit = self._begun = ""

@@ -13,7 +13,7 @@ from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.requests import RequestPort
 from gymnast_ros.nodes.rollout_parameters import declare, requests_from
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, run
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.run.arm_jobs import ArmJobs, JobTopics
 from gymnast_ros.run.requests import ROLLOUT
@@ -24,7 +24,7 @@ class RolloutNode(Node):  # type: ignore[misc]
 
     def __init__(self, **node: Any) -> None:
         super().__init__(ROLLOUT, **node)
-        self._settings = settings = Settings(self)
+        self._settings = settings = NodeSettings(self)
         declare(settings)
         events = self.create_publisher(String, topics.EPISODE, topics.JOB_EVENTS)
         news = JobTopics(

@@ -10,7 +10,7 @@ from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.purpose import PURPOSES
 from gymnast_ros.graph import CHUNKING
 from gymnast_ros.nodes.request_parameters import declare_argument
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.run.codec import checked
 from gymnast_ros.run.operator import LABELS
 from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode
@@ -22,7 +22,7 @@ EVALUATE_ARGUMENTS = (
 )  # fmt: skip
 
 
-def declare(settings: Settings) -> None:
+def declare(settings: NodeSettings) -> None:
     """Every parameter of the node, with its meaning."""
     add = settings.declare
     add("folder", "runs/robot", "spool/, store/ and results/ live here", read_only=True)
@@ -60,7 +60,7 @@ def declare(settings: Settings) -> None:
     add("reset_timeout_s", 60.0, "longest reset of the arm", low=1.0, high=600.0)
 
 
-def declare_max_latency(settings: Settings) -> None:
+def declare_max_latency(settings: NodeSettings) -> None:
     """How slow a checkpoint may be that runs on this robot; of the rollout node, and of the bridge that checks it."""
     settings.declare(
         "max_latency_s", 0.0, "longest typical call of a checkpoint; 0 is one control step per action of a chunk",
@@ -68,7 +68,7 @@ def declare_max_latency(settings: Settings) -> None:
     )  # fmt: skip
 
 
-def requests_from(settings: Settings) -> Mapping[str, Callable[[], Request]]:
+def requests_from(settings: NodeSettings) -> Mapping[str, Callable[[], Request]]:
     """Return service -> what makes its request of the node's parameters."""
     by = {"labelled_by": "labelled_by"}
 

@@ -16,7 +16,7 @@ Check = Callable[[Any], str]
 """Returns what is wrong with a parameter value, or an empty string."""
 
 
-class Settings:
+class NodeSettings:
     """Parameters of a node: declared with type, range and description, checked on every change."""
 
     def __init__(self, node: Node) -> None:

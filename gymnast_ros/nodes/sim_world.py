@@ -28,7 +28,7 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import MAX_AGE_S, SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Diagnostics, run
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 
 Array = npt.NDArray[np.float64]
 
@@ -36,7 +36,7 @@ RESET_S = 2.0
 """Laying a scene out and rendering it takes a tenth of that on an idle machine."""
 
 
-class World(Env, Protocol):
+class SimulatedWorld(Env, Protocol):
     """What the node needs of the simulator beyond Env, for one row."""
 
     def succeeded(self) -> bool:
@@ -68,9 +68,9 @@ class SimWorld(Node):  # type: ignore[misc]
         **node: of rclpy's Node.
     """
 
-    def __init__(self, world: World | None = None, **node: object) -> None:
+    def __init__(self, world: SimulatedWorld | None = None, **node: object) -> None:
         super().__init__(topics.ARM_NODE, **node)
-        settings = self._settings = Settings(self)
+        settings = self._settings = NodeSettings(self)
         settings.declare("world", "", "of an installed package, by name; empty is the WidowX 250s", read_only=True)
         self._world = world = world or _world_named(settings["world"])
         settings.declare("instruction", "lift the red cube", "task of the next episode", check=_not_blank)
@@ -198,9 +198,9 @@ def _not_blank(value: str) -> str:
     return "" if value.strip() else "must not be blank"
 
 
-def _world_named(name: str) -> World:
+def _world_named(name: str) -> SimulatedWorld:
     if name:
-        world: World = extension(WORLDS, name)()
+        world: SimulatedWorld = extension(WORLDS, name)()
         return world
     from gymnast_ros.sim.simulated_arm import SimulatedArm  # MuJoCo loads only where the simulator runs
 

@@ -22,7 +22,7 @@ from gymnast_ros.nodes.arm_port import from_target
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.marked import MarkedJoints, MarkedJson, listen_joints
 from gymnast_ros.nodes.runtime import Diagnostics, run
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 
 SERVICES = {
     Event.ESTOP: topics.ESTOP,
@@ -43,7 +43,7 @@ class Teleop(Node):  # type: ignore[misc]
 
     def __init__(self, **node: Any) -> None:
         super().__init__("teleop", **node)
-        settings = self._settings = Settings(self)
+        settings = self._settings = NodeSettings(self)
         defaults = Mapping()
         settings.declare("axes", list(defaults.axes), "joystick axes of dx dy dz droll dpitch dyaw; -1 is unused")
         settings.declare("signs", list(defaults.signs), "+1 or -1 per axis")

@@ -31,7 +31,7 @@ from gymnast_ros.nodes.lifecycle import named
 from gymnast_ros.nodes.recovery import RecoveryGuard
 from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Diagnostics, Health, NodeFailedError, run
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.nodes.widowx_episodes import WidowXEpisodes
 from gymnast_ros.nodes.widowx_settings import declare
 from gymnast_ros.run.ticker import Ticker
@@ -53,7 +53,7 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
 
     def __init__(self, **node: Any) -> None:
         super().__init__(topics.ARM_NODE, **node)
-        self._settings = settings = Settings(self)
+        self._settings = settings = NodeSettings(self)
         declare(settings)
         self._held_to_the_end = hold_lock(settings["lock_file"])
         self._episodes = WidowXEpisodes(self, settings, self._on_command)

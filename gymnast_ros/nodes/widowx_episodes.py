@@ -18,7 +18,7 @@ from gymnast_ros.drivers.reading import ArmReading
 from gymnast_ros.drivers.widowx import SLOW_S, WidowXDriver
 from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.cameras import CameraPort
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.nodes.widowx_settings import camera_limits, camera_sources
 
 NOTHING_A: FloatArray = np.zeros(7, np.float32)
@@ -34,7 +34,7 @@ class WidowXEpisodes:
         on_command: told (action, stamp it answers, source).
     """
 
-    def __init__(self, node: Node, settings: Settings, on_command: Any) -> None:
+    def __init__(self, node: Node, settings: NodeSettings, on_command: Any) -> None:
         self._node, self._settings, self._spec = node, settings, WIDOWX_250S
         sources = camera_sources(settings)
         size = int(settings["image_size"])

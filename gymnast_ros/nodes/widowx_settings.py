@@ -5,10 +5,10 @@ from __future__ import annotations
 from gymnast_core.arm.cameras import CameraLimits
 from gymnast_core.errors import ConfigError
 from gymnast_ros.nodes.cameras import CameraSource
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 
 
-def declare(settings: Settings) -> None:
+def declare(settings: NodeSettings) -> None:
     """Every parameter of the node, with its meaning."""
     add = settings.declare
     add("robot_model", "wx250s", "Interbotix model", read_only=True)
@@ -33,13 +33,13 @@ def declare(settings: Settings) -> None:
     add("autostart", False, "configure and activate at start, without ros2 lifecycle", read_only=True)
 
 
-def camera_limits(settings: Settings) -> CameraLimits:
+def camera_limits(settings: NodeSettings) -> CameraLimits:
     """What a frame must be to be acted on."""
     names = ("camera_max_age_s", "camera_max_frozen_s", "camera_max_skew_s")
     return CameraLimits(*(round(settings[name] * 1e9) for name in names))
 
 
-def camera_sources(settings: Settings) -> tuple[CameraSource, ...]:
+def camera_sources(settings: NodeSettings) -> tuple[CameraSource, ...]:
     """Pair camera names with topics.
 
     Raises:

@@ -1,5 +1,5 @@
 """The robot's own page, for whoever stands beside the arm: live camera, state, stop, re-arm, label. No ROS in here."""
 
-from gymnast_ros.page.app import Robot, create_page
+from gymnast_ros.page.app import PageRobot, create_page
 
-__all__ = ["Robot", "create_page"]
+__all__ = ["PageRobot", "create_page"]

@@ -24,7 +24,7 @@ class NotNowError(GymnastError):
     """The robot understood and said no, or did not answer; the message says which."""
 
 
-class Robot(Protocol):
+class PageRobot(Protocol):
     """What the page needs of a robot; every method may be called from any thread."""
 
     name: str
@@ -74,7 +74,7 @@ class Robot(Protocol):
         ...
 
 
-def create_page(robot: Robot, gate: Gate, log: Journal, *, poll_s: float = 0.2) -> FastAPI:
+def create_page(robot: PageRobot, gate: Gate, log: Journal, *, poll_s: float = 0.2) -> FastAPI:
     """Return the page.
 
     Args:
@@ -90,7 +90,7 @@ def create_page(robot: Robot, gate: Gate, log: Journal, *, poll_s: float = 0.2) 
     return app
 
 
-def _version(robot: Robot) -> str:
+def _version(robot: PageRobot) -> str:
     """Changes with everything the page shows but the moving picture."""
     number, at_s, _ = robot.frame()
     return f"{hash(repr(sorted(robot.status().items())))}.{number > 0}.{_stale(number, at_s)}"
@@ -100,7 +100,7 @@ def _stale(number: int, at_s: float) -> bool:
     return number == 0 or time.monotonic() - at_s > STALE_S
 
 
-def _add_page(app: FastAPI, site: Site, robot: Robot) -> None:
+def _add_page(app: FastAPI, site: Site, robot: PageRobot) -> None:
     @app.get("/")
     def page(request: Request, user: Annotated[User, Depends(site.user_of)]) -> HTMLResponse:
         user.require("look")
@@ -139,7 +139,7 @@ def _add_page(app: FastAPI, site: Site, robot: Robot) -> None:
         return StreamingResponse(stream(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
 
 
-def _add_actions(app: FastAPI, site: Site, robot: Robot, log: Journal) -> None:
+def _add_actions(app: FastAPI, site: Site, robot: PageRobot, log: Journal) -> None:
     def note(user: User, action: str, answer: str) -> None:
         log.append(action, {"answer": answer, "by": user.name, "role": user.role, "at_ns": time.time_ns()})
 

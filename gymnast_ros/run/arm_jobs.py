@@ -24,7 +24,7 @@ from gymnast_ros.run.dispatch import Began, Handler
 from gymnast_ros.run.episodes import ArmEnv, EpisodeRunner
 from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise, write_result
 from gymnast_ros.run.operator import OperatorDesk
-from gymnast_ros.run.plan import EpisodePlan, EpisodeRow
+from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
 from gymnast_ros.run.policy_source import PolicySource
 from gymnast_ros.run.ports import Log, Publish, Values
 from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode
@@ -206,7 +206,7 @@ class ArmJobs:
         self._set_status(state="running", message="")
         return armed
 
-    def _progress(self, done: int, total: int, rows: Sequence[EpisodeRow]) -> None:
+    def _progress(self, done: int, total: int, rows: Sequence[EpisodeResult]) -> None:
         successes = int(self._status.get("successes", 0)) + int(rows[-1].success is True)
         self._set_status(done=done, total=total, successes=successes, last_policy=rows[-1].policy)
 
@@ -239,7 +239,7 @@ class ArmJobs:
         deadline_s = settings["remote_deadline_s"]
         return RemotePolicy(address, identity, deadline_s=deadline_s, insecure=settings["insecure"])
 
-    def _note_episode(self, row: EpisodeRow) -> None:
+    def _note_episode(self, row: EpisodeResult) -> None:
         outcome = {True: "success", False: "failure", None: "unlabelled"}[row.success]
         cut = f"; cut: {row.truncated_reason}, {row.detail}" if row.truncated_reason else ""
         self._log.info(f"episode {row.episode_id or 'not recorded'}: {row.steps} steps, {outcome}{cut}")

@@ -17,7 +17,7 @@ from gymnast_core.policy import Policy
 from gymnast_core.rollout import Observer, run_episode
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
 from gymnast_ros.run.conduct import ANSWER_S, GuardedPolicy, verdict
-from gymnast_ros.run.plan import EpisodePlan, EpisodeRow
+from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
 from gymnast_ros.run.policy_source import ReplayPolicy
 from gymnast_ros.shadow import keep_episode
 
@@ -111,7 +111,7 @@ class EpisodeRunner:
         robot: str,
         label: Label,
         observers: Sequence[Observer] = (),
-        finished: Callable[[EpisodeRow], None] = lambda row: None,
+        finished: Callable[[EpisodeResult], None] = lambda row: None,
         recent: Path | None = None,
     ) -> None:
         self._connect, self._finished = connect, finished
@@ -137,7 +137,7 @@ class EpisodeRunner:
         recorder.annotate(text, by)
         return ""
 
-    def run(self, plan: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]) -> EpisodeRow:
+    def run(self, plan: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]) -> EpisodeResult:
         """Run one episode to its end, whatever that is; a recording survives in any case.
 
         Raises:
@@ -176,7 +176,7 @@ class EpisodeRunner:
         seams = {} if paced is None else {"chunking": {"seams": len(paced.seams), "starved": paced.starved_ticks}}
         episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher, seams)
         success = outcome is Outcome.SUCCESS if outcome in (Outcome.SUCCESS, Outcome.FAILURE) else None
-        row = EpisodeRow(
+        row = EpisodeResult(
             policy.version, plan.task, plan.instruction, plan.seed, plan.scene, success, labelled_by, watcher.steps,
             episode_id, reason, detail, watcher.interventions, watcher.sources.count("teleop"),
             verdict(reason, detail, watcher.sources),

@@ -12,7 +12,7 @@ from typing import Any
 from gymnast_core.errors import ConfigError, EstopLatchedError, SafetyError
 from gymnast_core.policy import Policy
 from gymnast_ros.run.episodes import EpisodeRunner
-from gymnast_ros.run.plan import EpisodePlan, EpisodeRow
+from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
 
 ATTEMPTS = 8
 """Times an episode is tried when arm or gate are lost under it; it starts from the same state again."""
@@ -73,10 +73,10 @@ def evaluate(
     plan: EvaluationPlan,
     *,
     cancelled: Callable[[], bool],
-    progress: Callable[[int, int, Sequence[EpisodeRow]], None],
+    progress: Callable[[int, int, Sequence[EpisodeResult]], None],
     renew: Callable[[Policy], Policy] = lambda policy: policy,
     stopped: Callable[[str], bool] = lambda reason: False,
-) -> list[EpisodeRow]:
+) -> list[EpisodeResult]:
     """Run every policy from every start state.
 
     Args:
@@ -98,7 +98,7 @@ def evaluate(
         SafetyError: the arm refuses the plan, or arm or gate stayed away for eight attempts.
     """
     episodes = plan.episodes()
-    rows: list[EpisodeRow] = []
+    rows: list[EpisodeResult] = []
     for episode in episodes:
         for policy in policies:
             if cancelled():
@@ -117,7 +117,9 @@ def evaluate(
     return rows
 
 
-def _attempt(runner: EpisodeRunner, episode: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]) -> EpisodeRow:
+def _attempt(
+    runner: EpisodeRunner, episode: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]
+) -> EpisodeResult:
     for _ in range(ATTEMPTS):
         row = runner.run(episode, policy, cancelled)
         if row.truncated_reason == "refused":
@@ -127,7 +129,7 @@ def _attempt(runner: EpisodeRunner, episode: EpisodePlan, policy: Policy, cancel
     raise SafetyError(f"gave up after {ATTEMPTS} attempts: {row.detail}")
 
 
-def summarise(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
+def summarise(rows: Sequence[EpisodeResult]) -> dict[str, Any]:
     """{version: {successes, n, unlabelled, tasks: {task: the same}}}; n are the labelled episodes."""
     policies: dict[str, Any] = {}
     for row in rows:

@@ -51,7 +51,7 @@ class EpisodePlan:
 
 
 @dataclass(frozen=True)
-class EpisodeRow:
+class EpisodeResult:
     """How one episode went; a JSON row of every result.
 
     Attributes:

@@ -1,14 +1,14 @@
 """No checkpoint moves the arm before it was tried beside the running one. No ROS, no network in here."""
 
-from gymnast_ros.shadow.book import Patience, RefusedCheckpointError, ShadowBook
+from gymnast_ros.shadow.book import RefusedCheckpointError, ShadowBook, StageLimits
 from gymnast_ros.shadow.check import ShadowReport, shadow_check
 from gymnast_ros.shadow.observations import keep_episode, recorded_observations
 
 __all__ = [
-    "Patience",
     "RefusedCheckpointError",
     "ShadowBook",
     "ShadowReport",
+    "StageLimits",
     "keep_episode",
     "recorded_observations",
     "shadow_check",

@@ -31,7 +31,7 @@ class RefusedCheckpointError(CheckpointError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class StageLimits:
     """How long each stage of a check may take [s]; a large checkpoint gets more for loading and its first call.
 
     Attributes:
@@ -72,11 +72,11 @@ class ShadowBook:
     """
 
     def __init__(
-        self, folder: Path, *, device: str = "auto", max_latency_s: float = 0.0, patience: Patience | None = None
+        self, folder: Path, *, device: str = "auto", max_latency_s: float = 0.0, patience: StageLimits | None = None
     ) -> None:
         self._folder, self.recent = folder / "shadow", folder / "recent"
         self._device, self._max_latency_s = device, max_latency_s
-        self._patience = patience or Patience()
+        self._patience = patience or StageLimits()
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
 

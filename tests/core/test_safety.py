@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from gymnast_core.arm import kinematics
 from gymnast_core.arm.clearance import segment_distance
-from gymnast_core.arm.command_gate import ArmState, Command, CommandGate, Decision, GateLimits, GateState, Verdict
+from gymnast_core.arm.command_gate import (
+    ArmState,
+    Command,
+    CommandGate,
+    GateDecision,
+    GateLimits,
+    GateState,
+    GateVerdict,
+)
 from gymnast_core.arm.targets import DEFAULT_ROTATION, EndEffectorTarget
 from gymnast_core.errors import ConfigError
 from gymnast_core.spec import WIDOWX_250S
@@ -36,20 +44,20 @@ def action(dx=0.0, dy=0.0, dz=0.0, roll=0.0, pitch=0.0, yaw=0.0, gripper=1.0) ->
     return np.array([dx, dy, dz, roll, pitch, yaw, gripper], np.float32)
 
 
-def decide(gate: CommandGate, wanted: np.ndarray, *, stamp_ns=SECOND, now_ns=1) -> Decision:
+def decide(gate: CommandGate, wanted: np.ndarray, *, stamp_ns=SECOND, now_ns=1) -> GateDecision:
     return gate.decide(Command(wanted, stamp_ns), now_ns)
 
 
 def test_action_within_limits_passes_bit_for_bit() -> None:
     wanted = action(0.01, -0.05, 0.02, gripper=0.0)
     decision = decide(armed(), wanted)
-    assert decision.verdict is Verdict.FORWARDED
+    assert decision.verdict is GateVerdict.FORWARDED
     np.testing.assert_array_equal(decision.action_A, wanted)
 
 
 def test_action_beyond_the_step_limits_is_cut_to_them() -> None:
     decision = decide(armed(), action(0.2, -0.06, 0.01, yaw=0.4, gripper=1.5))
-    assert decision.verdict is Verdict.LIMITED
+    assert decision.verdict is GateVerdict.LIMITED
     assert decision.reasons == ("step_limit",)
     np.testing.assert_allclose(decision.action_A, [0.05, -0.05, 0.01, 0, 0, 0.25, 1.0], atol=1e-7)
 
@@ -72,7 +80,7 @@ def test_task_box_is_narrower_than_the_arms() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_value_that_is_not_finite_holds_the_arm_with_its_gripper(value) -> None:
     decision = decide(armed(gripper=0.3), action(dx=value))
-    assert decision.verdict is Verdict.HELD
+    assert decision.verdict is GateVerdict.HELD
     assert decision.reasons == ("not_finite",)
     np.testing.assert_allclose(decision.action_A, [0, 0, 0, 0, 0, 0, 0.3], atol=1e-7)
 
@@ -84,7 +92,7 @@ def test_malformed_command_holds_the_arm(wrong) -> None:
 
 def test_unreachable_pose_holds_the_arm_but_lets_the_fingers_move() -> None:
     decision = decide(armed(position=(0.40, 0.0, 0.24)), action(dx=0.05, dz=0.05, gripper=0.0))
-    assert decision.verdict is Verdict.HELD
+    assert decision.verdict is GateVerdict.HELD
     assert decision.reasons == ("unreachable",)
     np.testing.assert_array_equal(decision.action_A, np.zeros(7))
 
@@ -115,7 +123,7 @@ def test_new_episode_has_no_seam() -> None:
     gate = armed(GateLimits(max_change_m=0.06))
     decide(gate, action(dx=0.05))
     gate.observe(arm_at(stamp_ns=2 * SECOND, episode=1), 2)
-    assert decide(gate, action(dx=-0.05), stamp_ns=2 * SECOND).verdict is Verdict.FORWARDED
+    assert decide(gate, action(dx=-0.05), stamp_ns=2 * SECOND).verdict is GateVerdict.FORWARDED
 
 
 def test_table_clearance_refuses_going_closer_and_allows_leaving() -> None:
@@ -123,7 +131,7 @@ def test_table_clearance_refuses_going_closer_and_allows_leaving() -> None:
     gate = armed(limits, position=(0.28, 0.0, 0.05))
     assert decide(gate, action(dz=-0.02)).reasons == ("table_clearance",)
     gate.observe(arm_at((0.28, 0.0, 0.05), stamp_ns=2 * SECOND), 2)
-    assert decide(gate, action(dz=0.02), stamp_ns=2 * SECOND).verdict is Verdict.FORWARDED
+    assert decide(gate, action(dz=0.02), stamp_ns=2 * SECOND).verdict is GateVerdict.FORWARDED
 
 
 def test_self_clearance_refuses_coming_closer_to_the_base() -> None:
@@ -135,12 +143,12 @@ def test_self_clearance_refuses_coming_closer_to_the_base() -> None:
 def test_command_for_an_older_observation_is_dropped() -> None:
     gate = armed(stamp_ns=2 * SECOND)
     decision = decide(gate, action(), stamp_ns=SECOND)
-    assert (decision.verdict, decision.action_A, decision.reasons) == (Verdict.DROPPED, None, ("stale_command",))
+    assert (decision.verdict, decision.action_A, decision.reasons) == (GateVerdict.DROPPED, None, ("stale_command",))
 
 
 def test_command_within_the_allowed_age_passes() -> None:
     gate = armed(GateLimits(max_command_age_ns=SECOND), stamp_ns=2 * SECOND)
-    assert decide(gate, action(), stamp_ns=SECOND).verdict is Verdict.FORWARDED
+    assert decide(gate, action(), stamp_ns=SECOND).verdict is GateVerdict.FORWARDED
 
 
 def test_replayed_command_is_dropped() -> None:
@@ -163,12 +171,12 @@ def test_silence_holds_within_one_tick_and_a_fresh_command_opens_again() -> None
     decide(gate, action(), now_ns=1)
     assert gate.tick(SECOND) is None
     hold = gate.tick(SECOND + 2)
-    assert hold.verdict is Verdict.HELD
+    assert hold.verdict is GateVerdict.HELD
     np.testing.assert_allclose(hold.action_A, [0, 0, 0, 0, 0, 0, 1], atol=1e-7)
     assert gate.state is GateState.HOLDING
     assert gate.tick(SECOND + 3) is None  # told once
     gate.observe(arm_at(stamp_ns=2 * SECOND), 2 * SECOND)
-    assert decide(gate, action(), stamp_ns=2 * SECOND, now_ns=2 * SECOND).verdict is Verdict.FORWARDED
+    assert decide(gate, action(), stamp_ns=2 * SECOND, now_ns=2 * SECOND).verdict is GateVerdict.FORWARDED
     assert gate.state is GateState.ARMED
 
 
@@ -187,7 +195,7 @@ def test_estop_wins_over_everything_until_re_armed() -> None:
     gate.stop("some fault")
     assert (gate.state, gate.reason) == (GateState.ESTOP, "button")
     assert gate.re_arm(1) == ""
-    assert decide(gate, action()).verdict is Verdict.FORWARDED
+    assert decide(gate, action()).verdict is GateVerdict.FORWARDED
 
 
 def test_re_arm_needs_a_fresh_observation() -> None:
@@ -221,7 +229,7 @@ def test_clock_that_jumps_back_stops_the_arm() -> None:
     assert "5000000000 to 4000000000" in gate.reason
     assert decide(gate, action(), stamp_ns=4 * SECOND).reasons == ("stopped",)
     assert gate.re_arm(3) == ""
-    assert decide(gate, action(), stamp_ns=4 * SECOND).verdict is Verdict.FORWARDED
+    assert decide(gate, action(), stamp_ns=4 * SECOND).verdict is GateVerdict.FORWARDED
 
 
 def test_restarted_arm_waits_for_an_operator() -> None:
@@ -235,7 +243,7 @@ def test_restarted_arm_waits_for_an_operator() -> None:
 def test_restarted_simulator_goes_on_unless_stopped() -> None:
     gate = armed(stamp_ns=5 * SECOND, session=1)
     gate.observe(arm_at(stamp_ns=SECOND, session=2), 2)
-    assert decide(gate, action()).verdict is Verdict.FORWARDED
+    assert decide(gate, action()).verdict is GateVerdict.FORWARDED
     gate.latch_estop("button")
     gate.observe(arm_at(stamp_ns=SECOND, session=3), 3)
     assert gate.state is GateState.ESTOP
@@ -349,7 +357,7 @@ def test_human_takes_over_and_gives_back_without_a_jump() -> None:
     gate.take_over(True)
     assert decide(gate, action(dx=0.05)).reasons == ("taken_over",)
     human = gate.decide(Command(action(dx=0.05), SECOND, "teleop"), 1)
-    assert (human.verdict, human.source) == (Verdict.FORWARDED, "teleop")
+    assert (human.verdict, human.source) == (GateVerdict.FORWARDED, "teleop")
     gate.take_over(False)
     gate.observe(arm_at(stamp_ns=2 * SECOND), 2)
     assert gate.decide(Command(action(), 2 * SECOND, "teleop"), 2).reasons == ("not_taken_over",)

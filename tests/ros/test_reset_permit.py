@@ -14,7 +14,7 @@ from std_srvs.srv import Trigger
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import reset_permit
 from gymnast_ros.nodes.reset_permit import PARAMETER, PERMIT_NS, ResetGuard, ResetPermits
-from gymnast_ros.nodes.settings import Settings
+from gymnast_ros.nodes.settings import NodeSettings
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def ask(guard: ResetGuard, move: Callable[[], str]) -> str:
 
 
 def test_one_reset_a_permit_and_its_answer_is_repeated(node, rings) -> None:
-    guard, rollout, moves = ResetGuard(Settings(node), rings[0]), ResetPermits(rings[0]), iter("abc")
+    guard, rollout, moves = ResetGuard(NodeSettings(node), rings[0]), ResetPermits(rings[0]), iter("abc")
     assert "no permit of this graph; start an episode" in ask(guard, lambda: next(moves))
     first, second = rollout.new(), rollout.new()
     assert permits(node, first) == ""
@@ -64,14 +64,14 @@ def test_one_reset_a_permit_and_its_answer_is_repeated(node, rings) -> None:
 
 def test_permit_of_another_graph_or_a_past_one_admits_nobody(node, rings) -> None:
     past = ResetPermits(rings[0]).new()
-    guard = ResetGuard(Settings(node), rings[0])
+    guard = ResetGuard(NodeSettings(node), rings[0])
     assert "not this graph's" in permits(node, ResetPermits(rings[1]).new())
     assert "sent before" in permits(node, past)
     assert "no permit" in ask(guard, lambda: "moved")
 
 
 def test_permit_expires_and_so_does_its_answer(node, rings, monkeypatch) -> None:
-    guard, rollout = ResetGuard(Settings(node), rings[0]), ResetPermits(rings[0])
+    guard, rollout = ResetGuard(NodeSettings(node), rings[0]), ResetPermits(rings[0])
     clock = reset_permit.time.monotonic_ns
     for use in (False, True):
         assert permits(node, rollout.new()) == ""
@@ -82,7 +82,7 @@ def test_permit_expires_and_so_does_its_answer(node, rings, monkeypatch) -> None
 
 
 def test_reset_under_way_is_not_begun_twice_and_answers_its_own_permit_alone(node, rings) -> None:
-    guard, rollout = ResetGuard(Settings(node), rings[0]), ResetPermits(rings[0])
+    guard, rollout = ResetGuard(NodeSettings(node), rings[0]), ResetPermits(rings[0])
     assert permits(node, rollout.new()) == ""
     slow = Trigger.Response()
     assert guard.admits(slow)

@@ -13,11 +13,11 @@ from safetensors.numpy import save
 from gymnast_core.episodes import write_episode
 from gymnast_core.records.manifest import write_checkpoint
 from gymnast_core.types import Episode
-from gymnast_ros.shadow import Patience, RefusedCheckpointError, ShadowBook, keep_episode, recorded_observations
+from gymnast_ros.shadow import RefusedCheckpointError, ShadowBook, StageLimits, keep_episode, recorded_observations
 from gymnast_ros.shadow import book as book_module
 
 PLANTED = Path(__file__).parents[1] / "journeys" / "planted"
-QUICK = Patience(first_s=1.0, answer_s=1.0)
+QUICK = StageLimits(first_s=1.0, answer_s=1.0)
 
 
 @pytest.fixture
