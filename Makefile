@@ -47,7 +47,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.test
-	$(BIN)/mypy gymnast_core gymnast_ros cloud_trainer gymnast_cli
+	$(BIN)/mypy gymnast_core gymnast_client gymnast_ros cloud_trainer gymnast_cli
 
 # Into build/site; a broken link, a missing page or a docstring that names no parameter ends it.
 docs: $(VENV)/.test

@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_ros"
-OURS = ("gymnast_core", PACKAGE, "cloud_trainer", "gymnast_cli")
+OURS = ("gymnast_core", "gymnast_client", PACKAGE, "cloud_trainer", "gymnast_cli")
 DATA = (".html", ".css", ".js", ".svg")
 NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "page", "keyboard", "evaluate_once")
 

@@ -38,11 +38,11 @@ from benchmarks.bridge_peers import (
 )
 from benchmarks.bridge_table import Table
 from cloud_trainer.service import enroll
+from gymnast_client.download import BlobDownload
+from gymnast_client.link import Link
 from gymnast_core.episodes import Spool, file_digest
 from gymnast_core.episodes.durable import move_durably
 from gymnast_ros.uplink import Uplink
-from gymnast_ros.uplink.download import BlobDownload
-from gymnast_ros.uplink.link import Link
 
 _SMALL = 1_000_000
 _numbers: Iterator[int] = itertools.count(1)

@@ -25,8 +25,9 @@ from safetensors.numpy import save
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.store.protocols import EpisodeRow
+from gymnast_client import Trainer
 from gymnast_core.records.manifest import write_checkpoint
-from gymnast_ros.uplink import EpisodesClient, Identity, WeightsClient
+from gymnast_ros.uplink import Identity
 
 PAGE = 1000
 
@@ -54,7 +55,7 @@ def measure(folder: Path, episodes: int, repeat: int) -> dict[str, Any]:
         _, caught_up_s = timed(service.trails.of("default").catch_up)
         identity = Identity.load(enroll(service.authority, "ada", "operator", out=folder / "ada"))
     service = Service(ServiceConfig(folder=folder / "trainer"))  # as after a restart: nothing is in memory
-    with service, WeightsClient(service.address, identity) as client:
+    with service, Trainer(service.address, identity).checkpoints as client:
         answer, first_s = timed(lambda: client.why(policy))
         asked = {
             "why": lambda: client.why(policy),
@@ -63,7 +64,7 @@ def measure(folder: Path, episodes: int, repeat: int) -> dict[str, Any]:
         }
         seconds = {name: [timed(ask)[1] for _ in range(repeat)] for name, ask in asked.items()}
         text = client.lineage_json(policy)
-        with EpisodesClient(service.address, identity) as writer:
+        with Trainer(service.address, identity).episodes as writer:
             touched, retract_s = timed(lambda: writer.retract(name_of(7), "bumped"))
         after, tainted_s = timed(lambda: client.why(policy))
         tamper(service, name_of(11))

@@ -27,10 +27,11 @@ from benchmarks.keep_rule import KeepRule, judge_trial
 from gymnast_cli.demo.config import TASKS
 from gymnast_cli.demo.graph import Robot, free_domain
 from gymnast_cli.demo.trainer_process import trainer_process
+from gymnast_client import Trainer
 from gymnast_core.evaluation.results import counts, difference
 from gymnast_core.records.manifest import read_manifest
 from gymnast_ros.sim.tasks import TASKS as INSTRUCTIONS
-from gymnast_ros.uplink import ConsoleClient, Identity
+from gymnast_ros.uplink import Identity
 
 LONGEST_S = 1800.0
 CAPTURED = ("Not trusted here", "What may it cost?", "Failed")
@@ -89,7 +90,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 @contextmanager
 def logged_in(address: str, folder: Path) -> Iterator[Page]:
     """A Chromium on the trainer's page, logged in as the operator."""
-    with ConsoleClient(address, Identity.load(folder / "identities" / "operator")) as client:
+    with Trainer(address, Identity.load(folder / "identities" / "operator")) as client:
         login = client.log_in()
     with sync_playwright() as play:
         program = shutil.which("chromium") or shutil.which("google-chrome")

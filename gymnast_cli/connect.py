@@ -15,9 +15,9 @@ from rich.text import Text
 from gymnast_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from gymnast_client import Trainer
     from gymnast_core.wire.identity import Identity
     from gymnast_ros.nodes.client import GraphClient
-    from gymnast_ros.uplink import ConsoleClient, JobsClient
 
 TRAINER_VARIABLE, IDENTITY_VARIABLE = "GYMNAST_TRAINER", "GYMNAST_IDENTITY"
 
@@ -71,28 +71,16 @@ def robot(args: argparse.Namespace, folder: Path | None = None) -> GraphClient:
     return client
 
 
-def jobs_client(args: argparse.Namespace) -> JobsClient:
-    """Connect to the trainer's jobs.
+def trainer(args: argparse.Namespace) -> Trainer:
+    """Connect to the trainer; the certificate is the login.
 
     Raises:
         ConfigError: no address, or no identity.
     """
-    from gymnast_ros.uplink import JobsClient
+    from gymnast_client import Trainer
 
     address, identity = peer(args)
-    return JobsClient(address, identity, insecure=args.insecure)
-
-
-def console_client(args: argparse.Namespace) -> ConsoleClient:
-    """Connect to the trainer's page; the certificate is the login.
-
-    Raises:
-        ConfigError: no address, or no identity.
-    """
-    from gymnast_ros.uplink import ConsoleClient
-
-    address, identity = peer(args)
-    return ConsoleClient(address, identity, insecure=args.insecure)
+    return Trainer(address, identity, insecure=args.insecure)
 
 
 def peer(args: argparse.Namespace) -> tuple[str, Identity | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+from typing import Any
 
 from gymnast_cli.connect import add_override_argument, json_argument
 
@@ -23,11 +23,11 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
     add_override_argument(parser)
 
 
-def scene_form(args: argparse.Namespace, robot: str) -> dict[str, str]:
-    """Return these flags as the page's form takes them."""
-    names = ("instruction", "scene", "seed", "world_model", "judge", "other_tasks")
-    texts = {name: str(getattr(args, name)) for name in names}
+def scene_asked(args: argparse.Namespace) -> dict[str, Any]:
+    """Return these flags as AdaptationsClient.begin() takes them, beside the robot."""
     config = dict(args.config)
     if args.override:
         config["overrides"] = {**config.get("overrides", {}), **dict(args.override)}
-    return {"robot": robot, **texts, "config": json.dumps(config)}
+    others = tuple(name.strip() for name in args.other_tasks.split(";") if name.strip())
+    same = {name: getattr(args, name) for name in ("instruction", "scene", "seed", "world_model", "judge")}
+    return {**same, "config": config, "other_tasks": others}

@@ -27,6 +27,7 @@ MAY: Mapping[str, frozenset[str]] = {
     "label": _PEOPLE,
     "retract": _PEOPLE,
     "adapt": _PEOPLE,
+    "adapt its own": _PEOPLE | {"robot"},
     "try": _PEOPLE,
     "loop": _PEOPLE,
     "cancel": _PEOPLE,

@@ -6,9 +6,25 @@ Every message names the offending value and what to do about it.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class GymnastError(Exception):
-    """Root of every error this project raises on purpose."""
+    """Root of every error this project raises on purpose.
+
+    Attributes:
+        FIELDS: names of what an error of this class holds beside its message: given by keyword, JSON values, and
+            carried over the wire.
+    """
+
+    FIELDS: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *args: object, **fields: object) -> None:
+        super().__init__(*args)
+        for name in self.FIELDS:
+            setattr(self, name, fields.pop(name, None))
+        if fields:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(fields)}")
 
 
 class ContractError(GymnastError):
@@ -25,6 +41,27 @@ class EpisodeOverError(ContractError):
 
 class ConfigError(GymnastError):
     """A user-supplied setting is invalid; the message names the setting and the valid range."""
+
+
+class NotPossibleError(GymnastError):
+    """An action is not possible now; the message says what happened and what is possible."""
+
+
+class OutdatedError(NotPossibleError):
+    """A decision was taken on a state that has changed since: look again, then decide.
+
+    Attributes:
+        stage: where it is now.
+        revision: as which it may be decided on now.
+    """
+
+    FIELDS = ("stage", "revision")
+    stage: str
+    revision: int
+
+
+class JobEndedError(GymnastError):
+    """A job failed or was cancelled; the message is its last word."""
 
 
 class SafetyError(GymnastError):

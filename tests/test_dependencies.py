@@ -49,7 +49,7 @@ NEVER_IMPORTED = {
     "mkdocstrings-python": "make docs: the plug-in's reader of Python",
 }
 """Distribution -> who uses it without an import."""
-FOR_ROBOTS = {"tenacity": "the link to the trainer retries with it"}
+FOR_ROBOTS: dict[str, str] = {}
 """Distribution of the base that only the trainer imports -> why robots get it all the same."""
 
 

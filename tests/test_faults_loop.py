@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gymnast_client
 from cloud_trainer.service import enroll
+from gymnast_client import EpisodeView
 from gymnast_core.episodes import file_digest
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
-from gymnast_ros.uplink import EpisodesClient, EpisodeView, Identity
+from gymnast_ros.uplink import Identity
 from tests.ros.conftest import wait_until
 
 SEED = 7
@@ -154,7 +156,7 @@ def test_kill_9_in_the_middle_of_a_loop_loses_no_episode(trainer: Trainer, tmp_p
 
 
 def catalogue(trainer: Trainer, operator: Path) -> list[EpisodeView]:
-    with EpisodesClient(trainer.address, Identity.load(operator)) as client:
+    with gymnast_client.Trainer(trainer.address, Identity.load(operator)).episodes as client:
         wait_until(lambda: not client.list(state="committed"), 20.0, "validation")
         return client.list()
 

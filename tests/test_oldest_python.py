@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("gymnast_core", "gymnast_ros", "cloud_trainer", "gymnast_cli", "launch", "setup.py", "conftest.py")
+FOLDERS = ("gymnast_core", "gymnast_client", "gymnast_ros", "cloud_trainer", "gymnast_cli", "launch")
+PACKAGES = (*FOLDERS, "setup.py", "conftest.py")
 
 
 def test_nothing_needs_a_younger_python_than_promised() -> None:

@@ -70,7 +70,7 @@ def test_every_node_that_is_launched_is_installed(setup_arguments: dict[str, Any
 def test_every_module_and_data_file_is_installed(setup_arguments: dict[str, Any]) -> None:
     packages = set(setup_arguments["packages"])
     data = setup_arguments["package_data"]
-    for top in ("gymnast_core", "gymnast_ros", "cloud_trainer", "gymnast_cli"):
+    for top in ("gymnast_core", "gymnast_client", "gymnast_ros", "cloud_trainer", "gymnast_cli"):
         assert "py.typed" in data[top], "a caller's type checker reads our annotations only beside this marker"
         for path in (ROOT / top).rglob("*"):
             if not path.is_file() or "__pycache__" in path.parts:

@@ -12,7 +12,9 @@ from cloud_trainer.app.jobs import JobProcesses
 from cloud_trainer.app.policy_process import PolicyProcess
 from cloud_trainer.app.settings import AppConfig
 from cloud_trainer.console import Console
+from cloud_trainer.flows.loop_parts import LoopEngine
 from cloud_trainer.flows.replay_watch import ReplayWatch
+from cloud_trainer.flows.trials import Trials
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
 from cloud_trainer.service import Service
@@ -73,6 +75,9 @@ class App:
         with contextlib.ExitStack() as starting:
             if self._policy is not None:
                 starting.callback(self._policy.close)
+            flows = self.service.handlers.flows
+            starting.callback(flows.close)  # also where the service then does not start
+            flows.take_up(self._engines.of, self._loop_engine)  # before anybody can ask for one that is under way
             starting.enter_context(self.service)
             starting.enter_context(self._watch)
             if self.config.console:
@@ -86,15 +91,13 @@ class App:
         """Stop every part, in the opposite order."""
         self._running.__exit__(kind, error, trace)
 
+    def _loop_engine(self, tenant: str, trials: Trials) -> LoopEngine:
+        shelf = self.shelves.of(tenant)
+        return loop_engine_for(self.service, shelf, tenant, trials, allowed=self.config.jobs_may)
+
     def _console(self) -> Console:
         config, host = self.config, self.config.console_host
-        return Console(
-            self.service, engine_of=self._engines.of, host=host, port=config.console_port,
-            tls=not is_loopback(host),
-            loop_engine_of=lambda tenant, trials: loop_engine_for(
-                self.service, self.shelves.of(tenant), tenant, trials, allowed=config.jobs_may
-            ),
-        )  # fmt: skip
+        return Console(self.service, host=host, port=config.console_port, tls=not is_loopback(host))
 
     def _can_replay(self, tenant: str, policy: str) -> bool:
         """Whether an evaluation of a policy can be dreamt again; a published one is taken onto the shelf."""

@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from cloud_trainer.console import media
-from cloud_trainer.console.checkpoints import RefusedError
-from cloud_trainer.console.desk import Desk
+from cloud_trainer.console.sources import Sources
 from cloud_trainer.film import film
 from cloud_trainer.practice.kept_rollouts import ROLLOUTS, read_rollouts
 from gymnast_core.bounds import whole_number
+from gymnast_core.errors import NotPossibleError
 from gymnast_core.job import JobEvent
 from gymnast_core.web.auth import User
 from gymnast_core.web.site import ago
 
+SHOWN_JOBS = 100
 NEWEST = 20
 """Events of a job among which its last progress is looked for."""
 SHOWN = ("imagined_reward", "agreement", "optimism", "loss", "abstained")
 """What of an event's metrics is told."""
 
 
-def jobs(desk: Desk, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+def jobs(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
     """Newest jobs."""
+    ask = sources.ask
     rows = [
-        {"job": job, "progress": _progress(desk.jobs.events(user.tenant, job.job_id, max(0, job.last_event - NEWEST)))}
-        for job in desk.jobs.list(user.tenant)
+        {"job": job, "progress": _progress(ask.jobs.events(user, job.job_id, after=max(0, job.last_event - NEWEST)))}
+        for job in ask.jobs.all(user, limit=SHOWN_JOBS)
     ]
     return {"rows": rows, "said": query.get("said", "")}
 
 
-def job(desk: Desk, user: User, *, job_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+def job(sources: Sources, user: User, *, job_id: str, query: Mapping[str, str]) -> dict[str, Any]:
     """One job: progress, curve, story."""
-    row = desk.job(user, job_id)
-    events = desk.jobs.events(user.tenant, job_id, limit=10_000)
+    ask = sources.ask
+    row = ask.jobs.find(user, job_id)
+    events = ask.jobs.events(user, job_id, limit=10_000)
     rewards = [float(found) for event in events if (found := _reward(event.data)) is not None]
     return {
         "job": row,
@@ -46,19 +48,20 @@ def job(desk: Desk, user: User, *, job_id: str, query: Mapping[str, str]) -> dic
         "progress": _progress(events),
         "curve": media.curve(rewards, label="imagined reward"),
         "events": [{"at": ago(event.time_ns), "told": told(event)} for event in reversed(events[-60:])],
-        "imagined": imagined(desk, job_id),
-        "dreams": dreams(desk, job_id),
-        "audited": (job_folder(desk, job_id) / "audit.html").exists(),
+        "imagined": imagined(sources, job_id),
+        "dreams": dreams(sources, job_id),
+        "audited": (sources.job_folder(job_id) / "audit.html").exists(),
         "result": json.dumps(dict(row.result), indent=1, default=str)[:6000] if row.result else "",
         "said": query.get("said", ""),
     }
 
 
-def audits(desk: Desk, user: User) -> dict[str, dict[str, Any]]:
+def audits(sources: Sources, user: User) -> dict[str, dict[str, Any]]:
     """Return world model -> newest audit of it: {job, passed, agreement, optimism, ...}."""
+    ask = sources.ask
     found: dict[str, dict[str, Any]] = {}
-    for row in desk.jobs.list(user.tenant):
-        path = job_folder(desk, row.job_id) / "audit.json"
+    for row in ask.jobs.all(user, limit=SHOWN_JOBS):
+        path = sources.job_folder(row.job_id) / "audit.json"
         if path.exists():
             report = json.loads(path.read_text())
             figures = {**(report.get("outcomes") or {}), "passed": report["passed"], "job": row.job_id}
@@ -66,38 +69,41 @@ def audits(desk: Desk, user: User) -> dict[str, dict[str, Any]]:
     return found
 
 
-def audit_report(desk: Desk, user: User, *, job_id: str) -> tuple[bytes, str]:
+def audit_report(sources: Sources, user: User, *, job_id: str) -> tuple[bytes, str]:
     """The whole audit that stood before a job's practice, with its videos."""
-    desk.job(user, job_id)
-    path = job_folder(desk, job_id) / "audit.html"
+    ask = sources.ask
+    ask.jobs.find(user, job_id)
+    path = sources.job_folder(job_id) / "audit.html"
     if not path.exists():
-        raise RefusedError(f"job {job_id} measured no audit; it ended before, or is of another kind")
+        raise NotPossibleError(f"job {job_id} measured no audit; it ended before, or is of another kind")
     return path.read_bytes(), "text/html"
 
 
-def dream(desk: Desk, user: User, *, job_id: str, name: str) -> tuple[bytes, str]:
+def dream(sources: Sources, user: User, *, job_id: str, name: str) -> tuple[bytes, str]:
     """Frames of real_N or imagined_N that a job kept."""
-    desk.job(user, job_id)
-    path = job_folder(desk, job_id) / "dreams.safetensors"
+    ask = sources.ask
+    ask.jobs.find(user, job_id)
+    path = sources.job_folder(job_id) / "dreams.safetensors"
     tensors = load_file(path) if path.exists() else {}
     if name not in tensors:
-        raise RefusedError(f"job {job_id} kept no {name!r}")
+        raise NotPossibleError(f"job {job_id} kept no {name!r}")
     return film(np.ascontiguousarray(tensors[name])), "image/webp"
 
 
-def imagined_film(desk: Desk, user: User, *, job_id: str, number: str) -> tuple[bytes, str]:
+def imagined_film(sources: Sources, user: User, *, job_id: str, number: str) -> tuple[bytes, str]:
     """Frames of one of the newest imagined rollouts of a running job."""
-    desk.job(user, job_id)
-    films = read_rollouts(job_folder(desk, job_id))[1]
+    ask = sources.ask
+    ask.jobs.find(user, job_id)
+    films = read_rollouts(sources.job_folder(job_id))[1]
     place = whole_number(number)
     if place is None or place >= len(films):
-        raise RefusedError(f"job {job_id} has imagined no rollout {number[:40]!r} yet")
+        raise NotPossibleError(f"job {job_id} has imagined no rollout {number[:40]!r} yet")
     return film(films[place]), "image/webp"
 
 
-def imagined(desk: Desk, job_id: str) -> list[dict[str, Any]]:
+def imagined(sources: Sources, job_id: str) -> list[dict[str, Any]]:
     """The newest imagined rollouts: {instruction, outcome, film}; empty before the first."""
-    folder = job_folder(desk, job_id)
+    folder = sources.job_folder(job_id)
     rows = read_rollouts(folder)[0]
     if not rows:
         return []
@@ -105,15 +111,10 @@ def imagined(desk: Desk, job_id: str) -> list[dict[str, Any]]:
     return [{**row, "film": f"/jobs/{job_id}/imagined/{n}.webp?{version}"} for n, row in enumerate(rows)]
 
 
-def dreams(desk: Desk, job_id: str) -> list[dict[str, Any]]:
+def dreams(sources: Sources, job_id: str) -> list[dict[str, Any]]:
     """Recorded episodes that a job dreamt again, see cloud_trainer.practice.dreams."""
-    path = job_folder(desk, job_id) / "dreams.json"
+    path = sources.job_folder(job_id) / "dreams.json"
     return list(json.loads(path.read_text())) if path.exists() else []
-
-
-def job_folder(desk: Desk, job_id: str) -> Path:
-    """Where a job works."""
-    return desk.folder / "jobs" / job_id
 
 
 def told(event: JobEvent) -> str:

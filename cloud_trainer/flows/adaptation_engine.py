@@ -10,10 +10,6 @@ from typing import Any, Protocol
 from gymnast_core.errors import ConfigError, GymnastError
 
 
-class FlowError(GymnastError):
-    """The action is not possible now; the message says what happened and what is possible."""
-
-
 class ClosingError(GymnastError):
     """This process ends; nothing is concluded, and whoever resumes goes on here."""
 

@@ -9,16 +9,12 @@ from typing import Any
 from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
 from cloud_trainer.store.protocols import JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
-from gymnast_core.errors import GymnastError, NotTrustedError
+from gymnast_core.errors import JobEndedError, NotTrustedError
 from gymnast_core.job import JobEvent
 
 POLL_S = 0.2
 REFUSED = "refused"
 """Kind of the event by which a worker reports a refusal, with its reason."""
-
-
-class JobEndedError(GymnastError):
-    """A job of a flow failed or was cancelled; the message is its last word."""
 
 
 def follow(

@@ -10,7 +10,6 @@ from typing import Any
 
 from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
 from cloud_trainer.flows.arms import FlowRobot
-from cloud_trainer.flows.job_following import JobEndedError
 from cloud_trainer.flows.loop_parts import (
     Advance,
     CanaryRequest,
@@ -20,7 +19,7 @@ from cloud_trainer.flows.loop_parts import (
     TrialStoppedError,
 )
 from cloud_trainer.flows.loop_state import StepFile, stop_reason
-from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
+from gymnast_core.errors import ConfigError, GymnastError, JobEndedError, NotTrustedError
 from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import has_won

@@ -8,14 +8,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended, FlowError
+from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
 from cloud_trainer.flows.arms import FlowRobot
-from cloud_trainer.flows.job_following import JobEndedError, run_job
+from cloud_trainer.flows.job_following import run_job
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrialStoppedError
 from cloud_trainer.flows.trials import Trials
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.jobs.submission import check_reach
 from cloud_trainer.store.sql_jobs import SqlJobStore
+from gymnast_core.errors import JobEndedError, NotPossibleError
 from gymnast_core.job import JobEvent, described
 
 POLL_S = 0.2
@@ -79,7 +80,7 @@ class ArmLoopEngine:
             if (why := ended()) == CLOSING:
                 raise ClosingError(f"trial {view['trial_id']} goes on; it is followed again after the restart")
             if why:
-                with contextlib.suppress(FlowError):  # it was decided by its last run
+                with contextlib.suppress(NotPossibleError):  # it was decided by its last run
                     self.trials.stop(self.tenant, str(view["trial_id"]), by=f"{BY}, which was {why}")
             time.sleep(POLL_S)
         if not view["card"]:

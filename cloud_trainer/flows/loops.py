@@ -15,14 +15,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, FlowError
+from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError
 from cloud_trainer.flows.loop import Loop
 from cloud_trainer.flows.loop_parts import LoopEngine, LoopStoppedError
 from cloud_trainer.flows.loop_state import StepFile
 from cloud_trainer.flows.loop_view import LoopEnd, LoopOrder, LoopView
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
-from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError
 from gymnast_core.loop_config import LoopConfig
 
 LOG = logging.getLogger(__name__)
@@ -165,11 +165,11 @@ class Loops:
 
         Raises:
             ConfigError: a loop of this name was begun with other settings or on another robot.
-            FlowError: the robot is in another loop, or this trainer moves no arm.
+            NotPossibleError: the robot is in another loop, or this trainer moves no arm.
             NotPermittedError: the job's settings reach out of the trainer in a way that was not allowed.
         """
         if self._engine_of is None:
-            raise FlowError("this trainer moves no arm; one started with `gymnast serve` does")
+            raise NotPossibleError("this trainer moves no arm; one started with `gymnast serve` does")
         with self._lock:
             known = self._loops.get((tenant, config.name))
             if known is not None and known.order.robot != robot:
@@ -177,7 +177,9 @@ class Loops:
             if known is not None and known.running:
                 return known.view()
             if other := self.on(tenant, robot):
-                raise FlowError(f"{robot} is in loop {other.name} of {other.started_by}; wait for it or stop it first")
+                raise NotPossibleError(
+                    f"{robot} is in loop {other.name} of {other.started_by}; wait for it or stop it first"
+                )
             self._engine_of(tenant).check(config.job)
             config = self._filled(tenant, config, None if known is None else known.order.config)
             loop = self._made(LoopOrder(tenant, robot, by, time.time_ns(), config))
@@ -191,11 +193,11 @@ class Loops:
         """End a loop after what it does now: an order to the robot, a pair of a trial, an update of a training job.
 
         Raises:
-            FlowError: it is not running.
+            NotPossibleError: it is not running.
         """
         loop = self._loops.get((tenant, name))
         if loop is None or not loop.running:
-            raise FlowError(f"loop {name!r} is not running; there is nothing to stop")
+            raise NotPossibleError(f"loop {name!r} is not running; there is nothing to stop")
         loop.stop(f"stopped by {by}")
         return loop.view()
 
@@ -203,10 +205,10 @@ class Loops:
         """Return one.
 
         Raises:
-            FlowError: the tenant has none of this name.
+            NotPossibleError: the tenant has none of this name.
         """
         if (loop := self._loops.get((tenant, name))) is None:
-            raise FlowError(f"there is no loop {name!r}; choose one from the list")
+            raise NotPossibleError(f"there is no loop {name!r}; choose one from the list")
         return loop.view()
 
     def on(self, tenant: str, robot: str) -> LoopView | None:

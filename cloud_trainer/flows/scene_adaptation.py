@@ -24,13 +24,12 @@ from cloud_trainer.flows.adaptation_engine import (
     AdaptationEngine,
     Budget,
     ClosingError,
-    FlowError,
     SceneRequest,
 )
 from cloud_trainer.flows.adaptation_view import OPTIONS, Stage, View
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import tenant_named
-from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OutdatedError
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.records.journal import Journal
 
@@ -145,12 +144,12 @@ class SceneAdaptation:
         """Stop at the next whole iteration or pair, from any stage; what runs on the robot stays what it was.
 
         Raises:
-            FlowError: it is over already.
+            NotPossibleError: it is over already.
         """
         with self._lock:
             view = self._view
             if view.stage.over:
-                raise FlowError(f"this adaptation is over ({view.stage.value}); there is nothing to cancel")
+                raise NotPossibleError(f"this adaptation is over ({view.stage.value}); there is nothing to cancel")
             if not view.cancel_requested:
                 self._record("cancel_requested", by=by)
             if not view.stage.busy:
@@ -161,10 +160,11 @@ class SceneAdaptation:
             view = self._view
             if view.stage not in stages or revision != view.revision:
                 last = view.history[-1]
-                raise FlowError(
+                raise OutdatedError(
                     f"the page was out of date: by now this adaptation is {view.stage.value} "
-                    f"({last['kind']}{' by ' + last['by'] if last.get('by') else ''}); look again, then decide"
-                )
+                    f"({last['kind']}{' by ' + last['by'] if last.get('by') else ''}); look again, then decide",
+                    stage=view.stage.value, revision=view.revision,
+                )  # fmt: skip
             self._record(kind, **data)
         self.resume()
 
@@ -307,14 +307,14 @@ class Adaptations:
         """Begin one; adaptation_id is from new_adaptation_id(), empty makes one.
 
         Raises:
-            FlowError: the robot is being adapted already, or this trainer has no engine.
+            NotPossibleError: the robot is being adapted already, or this trainer has no engine.
             ConfigError: what is asked for is not here.
         """
         if self._engine_of is None:
-            raise FlowError("this page cannot adapt; a trainer started with `gymnast serve` can")
+            raise NotPossibleError("this page cannot adapt; a trainer started with `gymnast serve` can")
         with self._lock:
             if other := self.on(tenant, request.robot):
-                raise FlowError(
+                raise NotPossibleError(
                     f"{other.robot} is being adapted already by {other.started_by} ({other.adaptation_id}, "
                     f"{other.stage.value}); finish or cancel that first"
                 )
@@ -340,11 +340,11 @@ class Adaptations:
         """Return one.
 
         Raises:
-            FlowError: the tenant has none of this id.
+            NotPossibleError: the tenant has none of this id.
         """
         flow = self._flows.get(adaptation_id)
         if flow is None or flow.view.tenant != tenant:
-            raise FlowError(f"there is no adaptation {adaptation_id!r}; choose one from the list")
+            raise NotPossibleError(f"there is no adaptation {adaptation_id!r}; choose one from the list")
         return flow
 
     def of(self, tenant: str) -> list[SceneAdaptation]:

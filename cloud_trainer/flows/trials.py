@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cloud_trainer.flows.adaptation_engine import FlowError
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import Trial
@@ -107,17 +106,19 @@ class Trials:
 
         Raises:
             ConfigError: something is not named, or both checkpoints are the same.
-            FlowError: the robot is in a trial already, or this trainer moves no arm.
+            NotPossibleError: the robot is in a trial already, or this trainer moves no arm.
         """
         tasks = tuple(task.strip() for task in tasks)
         if not robot.strip() or not tasks or not all(tasks) or not incumbent.strip():
             raise ConfigError("name a robot, what it should do, and the checkpoint to compare with")
         if self._engine_of is None:
-            raise FlowError("this page moves no arm; use the one of `gymnast serve`")
+            raise NotPossibleError("this page moves no arm; use the one of `gymnast serve`")
         rule = rule or SequentialRule()
         with self._lock:
             if other := self.on(tenant, robot):
-                raise FlowError(f"{robot} is in trial {other.trial_id} of {other.by}; wait for it or stop it first")
+                raise NotPossibleError(
+                    f"{robot} is in trial {other.trial_id} of {other.by}; wait for it or stop it first"
+                )
             trial_id = trial_id or new_trial_id()
             asked = Asked(
                 trial_id,
@@ -160,10 +161,10 @@ class Trials:
         """End a trial after the run at hand; what was recorded stays, but nothing is concluded from it.
 
         Raises:
-            FlowError: there is none under way.
+            NotPossibleError: there is none under way.
         """
         if trial_id not in self._running or self._asked[trial_id].tenant != tenant:
-            raise FlowError(f"trial {trial_id!r} is not under way; there is nothing to stop")
+            raise NotPossibleError(f"trial {trial_id!r} is not under way; there is nothing to stop")
         self._end(trial_id, {"reason": f"stopped by {by}"})
 
     def views(self, tenant: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from typing import Any
 
 import grpc
@@ -18,11 +19,18 @@ from cloud_trainer.service.auth import authorise_call
 from cloud_trainer.service.config import ServiceConfig
 from gymnast_core.errors import GymnastError, StorageError
 from gymnast_core.text import one_line
-from gymnast_core.wire.channel import ERROR_KEY, REQUEST_ID_KEY
-from gymnast_core.wire.errors import InvalidMessageError, wire_error
+from gymnast_core.wire.channel import ERROR_KEY, FIELDS_KEY, REQUEST_ID_KEY
+from gymnast_core.wire.errors import (
+    InvalidMessageError,
+    ServerFaultError,
+    UnsupportedError,
+    wire_error,
+    wire_fields,
+)
 from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
+VERSION = metadata.version("gymnast_ros")
 KINDS = {
     (False, False): "unary_unary",
     (False, True): "unary_stream",
@@ -31,6 +39,7 @@ KINDS = {
 }
 """(requests stream, responses stream) -> what gRPC calls such a method."""
 _HEALTH_THREADS = 16
+_OURS = "/gymnast.v1."
 _HEALTH = "/grpc.health.v1.Health/"
 
 
@@ -84,17 +93,17 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
     def intercept_service(
         self, continuation: Callable[[Any], grpc.RpcMethodHandler | None], handler_call_details: Any
     ) -> grpc.RpcMethodHandler | None:
-        """Return the guarded handler; an unknown method stays unknown."""
+        """Return the guarded handler; a method of another version of this service is answered with its remedy."""
         method = handler_call_details.method
         handler = continuation(handler_call_details)
         if handler is None:
-            return None
+            return _unsupported(method) if method.startswith(_OURS) else None
         if method not in self._guarded:
             self._guarded[method] = self._wrap(method, handler)
         return self._guarded[method]
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        ours, one = method.startswith("/gymnast.v1."), not handler.request_streaming
+        ours, one = method.startswith(_OURS), not handler.request_streaming
         behaviour = next(getattr(handler, kind) for kind in KINDS.values() if getattr(handler, kind) is not None)
         long = handler.request_streaming or handler.response_streaming
         kind = STREAM if long else HEALTH if method.startswith(_HEALTH) else CALL
@@ -123,6 +132,20 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
             for request in requests:
                 return request
         raise InvalidMessageError("the call ended without its message")
+
+
+def _unsupported(method: str) -> Any:
+    """Answers a method that this version has not, or no longer."""
+
+    def answer(requests: Any, context: Any) -> Iterator[Any]:
+        error = UnsupportedError(
+            f"this trainer (gymnast {VERSION}) has no {one_line(method.removeprefix(_OURS))[:120]}: the caller is of "
+            "another version; upgrade the older one"
+        )
+        _abort(method, error, uuid.uuid4().hex, context)
+        yield b""
+
+    return grpc.stream_stream_rpc_method_handler(answer)
 
 
 def _guarded_call(method: str, call: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Any]:
@@ -168,10 +191,16 @@ def _abort(method: str, error: Exception, request_id: str, context: Any) -> None
         LOG.exception("call_failed method=%s request_id=%s", method, request_id, exc_info=error)
     domain = error if isinstance(error, GymnastError) else StorageError("the service failed")
     name, status, _ = wire_error(domain)
-    public = str(domain) if not isinstance(domain, StorageError) or name != "ServerFaultError" else "see the log"
+    public = str(domain)
+    if name == ServerFaultError.__name__:
+        hidden = isinstance(domain, StorageError)
+        public = f"{'see the log' if hidden else public} [{request_id}]"
     metrics.ERRORS.labels(method, name).inc()
     if (left_out := _LINES.take()) is not None:
-        told = (one_line(method), request_id, name, one_line(error), left_out)
-        LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s left_out=%d", *told)
-    context.set_trailing_metadata(((ERROR_KEY, name), (REQUEST_ID_KEY, request_id)))
-    context.abort(getattr(grpc.StatusCode, status), f"{public} [{request_id}]")
+        line = (one_line(method), request_id, name, one_line(error), left_out)
+        LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s left_out=%d", *line)
+    told = [(ERROR_KEY, name), (REQUEST_ID_KEY, request_id)]
+    if fields := wire_fields(domain):
+        told.append((FIELDS_KEY, fields))
+    context.set_trailing_metadata(tuple(told))
+    context.abort(getattr(grpc.StatusCode, status), public)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import grpc
 from blake3 import blake3
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -27,15 +25,42 @@ from cloud_trainer.service.certificate import ServerCertificate
 from cloud_trainer.service.codes import OpenCodes
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import create_authority, release_key
-from cloud_trainer.service.guard import KINDS, Guard
+from cloud_trainer.service.guard import Guard
+from cloud_trainer.service.handlers import (
+    AdaptationHandlers,
+    CheckpointHandlers,
+    EpisodeHandlers,
+    Flows,
+    Handlers,
+    JobCheck,
+    JobHandlers,
+    LogHandlers,
+    LoopHandlers,
+    RobotHandlers,
+    TrialHandlers,
+)
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.lock import FolderLock
+from cloud_trainer.service.methods import OPTIONS, method_handlers
 from cloud_trainer.service.orders import RobotOrders
-from cloud_trainer.service.people import ConsoleServicer, EnrollServicer, RobotServicer
 from cloud_trainer.service.publish import Publisher
+from cloud_trainer.service.reach import BlobReach
 from cloud_trainer.service.revocation import Revocations
 from cloud_trainer.service.robots import RobotBoard
-from cloud_trainer.service.servicers import JobCheck, JobServicer, Stopping, TrajectoryServicer, WeightsServicer
+from cloud_trainer.service.servicers import (
+    AdaptationServicer,
+    CheckpointServicer,
+    ConsoleServicer,
+    EnrollServicer,
+    JobServicer,
+    LogServicer,
+    LoopServicer,
+    RobotServicer,
+    TrajectoryServicer,
+    TrialServicer,
+    WeightsServicer,
+)
+from cloud_trainer.service.stopping import Stopping
 from cloud_trainer.service.validation import Validator
 from cloud_trainer.service.words import RobotWords
 from cloud_trainer.service.worker import JobContext, Runner, Workers
@@ -47,69 +72,14 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from cloud_trainer.store.tenants import CHECKPOINTS, PerTenant, tenant_folder
 from gymnast_core.episodes.durable import write_durably
-from gymnast_core.errors import CorruptError
 from gymnast_core.wire.address import Address, is_everywhere, listen
 from gymnast_core.wire.allocator import keep_freed_memory
-from gymnast_core.wire.channel import (
-    KEEPALIVE_TIME_MS,
-    KEEPALIVE_TIMEOUT_MS,
-    LOOKAHEAD_BYTES,
-)
-from gymnast_core.wire.codec import MAX_MESSAGE_BYTES, decode_upload, encode_blob
-from gymnast_core.wire.gymnast.v1 import (
-    console_pb2,
-    enroll_pb2,
-    jobs_pb2,
-    policy_pb2,
-    robots_pb2,
-    trajectories_pb2,
-    weights_pb2,
-)
 from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
 _STOP_GRACE_S = 10.0
 LISTENS = Path("server/listens.json")
 """In the service's folder: where it listens, for commands on this machine."""
-_SERVICES = {
-    "TrajectoryService": trajectories_pb2,
-    "WeightsService": weights_pb2,
-    "JobService": jobs_pb2,
-    "PolicyService": policy_pb2,
-    "RobotService": robots_pb2,
-    "ConsoleService": console_pb2,
-    "EnrollService": enroll_pb2,
-}
-_OPTIONS = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),  # where the window starts; its growth costs round trips
-    ("grpc.max_concurrent_streams", 40),  # of one connection: eight of each method that lasts, and some short ones
-    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # of gRPC's own probes, which keepalive waits for
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
-    ("grpc.http2.max_ping_strikes", 4),
-    ("grpc.so_reuseport", 0),
-)
-
-
-def _lenient_upload(data: bytes) -> Any:
-    """A message nobody understands becomes an error with a name, not a broken stream."""
-    try:
-        return decode_upload(data)
-    except CorruptError as error:
-        return error
-
-
-_DECODERS: dict[str, Callable[[bytes], Any]] = {"/gymnast.v1.TrajectoryService/Upload": _lenient_upload}
-_ENCODERS: dict[str, Callable[[Any], bytes]] = {"/gymnast.v1.WeightsService/Fetch": encode_blob}
-
-
-def _encode(message: Message) -> bytes:
-    return bytes(message.SerializeToString())
 
 
 def database_url(config: ServiceConfig) -> str:
@@ -135,7 +105,7 @@ class Service:
     Attributes:
         check_job: asked before a job is taken on, with its tenant, kind and spec; raises GymnastError where it cannot
             run. None takes every job on.
-        blinded: whether an episode may be a run of a trial that is not decided: who acted in it is then told nobody.
+        handlers: everything that may be asked of this trainer.
 
     Raises:
         ConfigError: another trainer runs on this folder.
@@ -174,7 +144,6 @@ class Service:
         self.robots, self.orders, self.words = RobotBoard(), RobotOrders(), RobotWords(self.trails)
         self.console = ConsoleServicer()
         self.check_job: JobCheck | None = None
-        self.blinded: Callable[[EpisodeRow], bool] = lambda row: False
         self.validator = Validator(self.blobs, self.meta, folder / "validating.txt")
         self.episodes = self.episodes_of(None)
         staging = folder / "staging"
@@ -190,6 +159,7 @@ class Service:
         if runner:
             beside = config.interactive_workers
             self._workers = Workers(self.jobs, runner, self._context, config.workers, name, interactive=beside)
+        self.handlers = self._handlers(folder)
         self._guard = Guard(self._caller, config)
         self._server = self._build(staging, policy)
         self.address = ""
@@ -222,6 +192,7 @@ class Service:
 
     def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
         """Refuse new work, finish or persist what is under way, close the stores."""
+        self.handlers.flows.close()
         self._health.enter_graceful_shutdown()
         self._stopping.set()
         self.publisher.wake()
@@ -245,6 +216,10 @@ class Service:
     def __exit__(self, *_: object) -> None:
         """Stop."""
         self.stop()
+
+    def blinded(self, row: EpisodeRow) -> bool:
+        """Whether an episode may be a run of a trial that is not decided: its policy is then shown to nobody."""
+        return self.handlers.flows.blinds(row)
 
     def episodes_of(self, tenant: str | None) -> EpisodeCatalogue:
         """Return the valid episodes of a tenant; of all, when None."""
@@ -278,33 +253,46 @@ class Service:
         self.certificate.start()
         return int(self._server.add_secure_port(target, self.certificate.credentials(self._codes.client_authorities)))
 
-    def _build(self, staging: Path, policy: Any) -> grpc.Server:
-        limits = self.config.limits
+    def _handlers(self, folder: Path) -> Handlers:
         wake = self._workers._wake if self._workers else self._wake
+        flows = Flows(folder / "console")
+        robots = RobotHandlers(self.robots, self.orders, self.words, self.meta)
+        checkpoints = CheckpointHandlers(folder, self.meta, self.blobs, self.publisher, self.trails, robots, flows)
+        return Handlers(
+            flows=flows,
+            robots=robots,
+            checkpoints=checkpoints,
+            episodes=EpisodeHandlers(self.meta, self.trails, flows, self.episodes_of),
+            jobs=JobHandlers(self.jobs, self.trails, self._check_job, wake, self.config.limits.waiting_jobs),
+            adaptations=AdaptationHandlers(flows, robots, self.trails),
+            trials=TrialHandlers(flows, robots, checkpoints, self.trails),
+            loops=LoopHandlers(flows, robots, self.trails),
+            log=LogHandlers(self.trails, self.ledgers),
+        )
+
+    def _servicers(self, staging: Path, policy: Any) -> dict[str, Any]:
+        limits, stopping, asked = self.config.limits, self._stopping, self.handlers
         servicers = {
-            "TrajectoryService": TrajectoryServicer(
-                self.ingest, self.meta, self.trails, limits, self._stopping, lambda row: self.blinded(row)
-            ),
+            "TrajectoryService": TrajectoryServicer(self.ingest, asked.episodes, limits, stopping),
             "WeightsService": WeightsServicer(
-                self.publisher,
-                self.meta,
-                self.blobs,
-                self.trails,
-                limits,
-                self._stopping,
-                staging,
-                self.robots,
-                self.words,
+                asked.checkpoints, asked.log, self.blobs, BlobReach(self.meta), limits, stopping, staging
             ),
-            "JobService": JobServicer(self.jobs, self.trails, limits, self._stopping, wake, self._check_job),
-            "RobotService": RobotServicer(self.robots, self.orders, self.words, limits),
+            "CheckpointService": CheckpointServicer(asked.checkpoints),
+            "AdaptationService": AdaptationServicer(asked.adaptations, limits),
+            "TrialService": TrialServicer(asked.trials, limits),
+            "JobService": JobServicer(asked.jobs, limits, stopping),
+            "RobotService": RobotServicer(asked.robots, limits),
+            "LoopService": LoopServicer(asked.loops, limits),
+            "LogService": LogServicer(asked.log),
             "ConsoleService": self.console,
             "EnrollService": EnrollServicer(None if self.config.insecure else self._codes),
         }
-        if policy is not None:
-            servicers["PolicyService"] = policy
+        return {**servicers, "PolicyService": policy} if policy is not None else servicers
+
+    def _build(self, staging: Path, policy: Any) -> grpc.Server:
+        limits = self.config.limits
         options = (
-            *_OPTIONS,
+            *OPTIONS,
             ("grpc.max_allowed_incoming_connections", connection_budget(limits)),
             ("grpc.server_handshake_timeout_ms", round(limits.handshake_s * 1000)),
             ("grpc.http2.settings_timeout", round(limits.handshake_s * 1000)),
@@ -312,7 +300,7 @@ class Service:
         )
         server = grpc.server(self._guard.pool, options=options, interceptors=(self._guard,))
         names = []
-        for short, servicer in servicers.items():
+        for short, servicer in self._servicers(staging, policy).items():
             name = f"gymnast.v1.{short}"
             names.append(name)
             handlers = method_handlers(short, servicer)
@@ -336,19 +324,3 @@ def _from_here(host: str) -> str:
     if not is_everywhere(host):
         return host
     return "::1" if ":" in host else "127.0.0.1"
-
-
-def method_handlers(service: str, servicer: Any) -> dict[str, Any]:
-    """Return a handler for every method a service's .proto declares: the servicer's method of the same name."""
-    descriptor = _SERVICES[service].DESCRIPTOR.services_by_name[service]
-    handlers = {}
-    for method in descriptor.methods:
-        path = f"/{descriptor.full_name}/{method.name}"
-        kind = KINDS[(method.client_streaming, method.server_streaming)]
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        handlers[method.name] = make(
-            getattr(servicer, method.name),
-            request_deserializer=_DECODERS.get(path, GetMessageClass(method.input_type).FromString),
-            response_serializer=_ENCODERS.get(path, _encode),
-        )
-    return handlers

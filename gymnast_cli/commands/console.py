@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, console_client, emit
+from gymnast_cli.connect import add_trainer_arguments, emit, trainer
 from gymnast_core.wire.address import Address, is_loopback
 
 
@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print where the page is, and a token in your certificate's name."""
-    with console_client(args) as client:
-        login = client.log_in()
-    page, trainer = urlsplit(login.address), Address.parse(args.trainer).host
+    with trainer(args) as there:
+        login = there.log_in()
+    page, host = urlsplit(login.address), Address.parse(args.trainer).host
     lines = [f"page:  {login.address}", f"token: {login.token} (for {login.valid_for_s // 3600} hours)"]
-    if is_loopback(page.hostname or "") and not is_loopback(trainer):
-        lines.append(f"it listens on the trainer's own machine; from here: ssh -L {page.port}:{page.netloc} {trainer}")
-    told = {"address": login.address, "token": login.token, "valid_for_s": login.valid_for_s}
+    if is_loopback(page.hostname or "") and not is_loopback(host):
+        lines.append(f"it listens on the trainer's own machine; from here: ssh -L {page.port}:{page.netloc} {host}")
+    told = vars(login)
     emit(args, console, told, "\n".join(lines))
     if args.open and not webbrowser.open(login.address):
         console.print("no browser is known here; copy the address", style="yellow")

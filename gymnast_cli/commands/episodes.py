@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from gymnast_cli import convert
-from gymnast_cli.connect import add_trainer_arguments, emit, peer
+from gymnast_cli.connect import add_trainer_arguments, emit, trainer
 from gymnast_core.episodes.bag import BagContents, contents
 from gymnast_core.errors import ConfigError
 from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
+    from gymnast_client import EpisodeView, Trainer
     from gymnast_core.types import Episode
-    from gymnast_ros.uplink import EpisodesClient, EpisodeView
 
 FIELDS = ("episode_id", "robot", "instruction", "outcome", "labelled_by", "steps", "policy_version", "state", "reason",
           "digest", "size")  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare list, label, show, retract and convert."""
+    """Declare list, label, show, retract, upload and convert."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="in order of arrival")
     listing.add_argument("--robot", default="", help="only of this one")
@@ -44,29 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retract = actions.add_parser("retract", help="withdraw one; what was made from it is listed, and no more promoted")
     retract.add_argument("episode_id")
     retract.add_argument("--reason", required=True, help="for whoever meets the block later")
-    for action in (listing, label, show, retract):
+    upload = actions.add_parser("upload", help="send episode files, e.g. converted ones (with a robot's identity)")
+    upload.add_argument("files", type=Path, nargs="+", metavar="FILE.mcap")
+    for action in (listing, label, show, retract, upload):
         add_trainer_arguments(action)
     convert.add_arguments(actions.add_parser("convert", help="a dataset of another format, as episode files"))
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
-    actions = {"list": _list, "label": _label, "show": _show, "retract": _retract, "convert": convert.run}
+    actions = {"list": _list, "label": _label, "show": _show, "retract": _retract, "upload": _upload,
+               "convert": convert.run}  # fmt: skip
     return actions[args.action](args, console)
-
-
-def _client(args: argparse.Namespace) -> EpisodesClient:
-    from gymnast_ros.uplink import EpisodesClient
-
-    address, identity = peer(args)
-    return EpisodesClient(address, identity, insecure=args.insecure)
 
 
 def _list(args: argparse.Namespace, console: Console) -> int:
     from rich.table import Table
 
-    with _client(args) as client:
-        rows = [row for row in _pages(client, args) if args.outcome in ("", row.outcome)][-args.limit :]
+    with trainer(args) as there:
+        rows = _newest(there, args)[::-1]
     table = Table(title=f"{len(rows)} episodes")
     for column in ("episode", "outcome", "instruction", "robot", "by", "state"):
         table.add_column(column, no_wrap=True, min_width=7 if column == "outcome" else None)
@@ -77,18 +72,15 @@ def _list(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _pages(client: EpisodesClient, args: argparse.Namespace) -> Iterator[EpisodeView]:
-    after = 0
-    while page := client.list(after=after, state=args.state, robot=args.robot):
-        yield from page
-        after = page[-1].sequence
+def _newest(there: Trainer, args: argparse.Namespace) -> list[EpisodeView]:
+    return list(there.episodes.newest(args.limit, outcome=args.outcome, state=args.state, robot=args.robot))
 
 
 def _label(args: argparse.Namespace, console: Console) -> int:
     from gymnast_core.types import Outcome
 
-    with _client(args) as client:
-        row = client.label(args.episode_id, Outcome(args.outcome))
+    with trainer(args) as there:
+        row = there.episodes.label(args.episode_id, Outcome(args.outcome))
     emit(args, console, shown(row), f"{row.episode_id}: {row.outcome}, by {row.labelled_by}")
     return 0
 
@@ -131,9 +123,9 @@ def _episode(args: argparse.Namespace) -> tuple[Episode, str]:
         return read_episode(Path(args.episode), compressed=True), args.episode
     if not args.trainer:
         raise ConfigError(f"{args.episode!r} is no file; if it is an id, give --trainer HOST:PORT to ask for it")
-    with _client(args) as client, tempfile.TemporaryDirectory() as folder:
-        row = client.get(args.episode)
-        episode = read_episode(client.fetch(row, Path(folder) / "episode.mcap"))
+    with trainer(args) as there, tempfile.TemporaryDirectory() as folder:
+        row = there.episodes.get(args.episode)
+        episode = read_episode(there.episodes.fetch(row, Path(folder) / "episode.mcap"))
     return replace(episode, outcome=Outcome(row.outcome), labelled_by=row.labelled_by), f"at {args.trainer}"
 
 
@@ -150,12 +142,21 @@ def _film(episode: Episode, path: Path, most: int = 8) -> Path:
 
 
 def _retract(args: argparse.Namespace, console: Console) -> int:
-    with _client(args) as client:
-        touched = client.retract(args.episode_id, args.reason)
+    with trainer(args) as there:
+        touched = there.episodes.retract(args.episode_id, args.reason)
     rows = [{"id": made.id, "kind": made.kind} for made in touched if made.kind not in ("label", "dataset")]
     text = "\n".join(f"  {row['kind']} {row['id']}" for row in rows) or "  nothing was made from it"
     done = f"{args.episode_id} is retracted and will not be trained on again. Made from it, no longer promotable:"
     emit(args, console, {"retracted": args.episode_id, "touched": rows}, f"{done}\n{text}")
+    return 0
+
+
+def _upload(args: argparse.Namespace, console: Console) -> int:
+    with trainer(args) as there:
+        there_before = {path: there.episodes.upload(path) for path in args.files}
+    rows = [{"file": str(path), "known": known} for path, known in there_before.items()]
+    known = sum(there_before.values())
+    emit(args, console, {"uploaded": rows}, f"{len(rows)} episodes are at the trainer; it had {known} of them before")
     return 0
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, emit, jobs_client, json_argument
+from gymnast_cli.connect import add_trainer_arguments, emit, json_argument, trainer
 from gymnast_core.jobs import KINDS
 from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
-    from gymnast_ros.uplink import JobsClient
+    from gymnast_client import JobsClient
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +50,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Do it; watching returns 1 when the job failed."""
     if args.action == "schema":
         return _schema(args)
-    jobs = jobs_client(args)
-    try:
-        return {"submit": _submit, "list": _list, "watch": _watch, "cancel": _cancel}[args.action](jobs, args, console)
-    finally:
-        jobs.close()
+    with trainer(args) as there:
+        actions = {"submit": _submit, "list": _list, "watch": _watch, "cancel": _cancel}
+        return actions[args.action](there.jobs, args, console)
 
 
 def _submit(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:

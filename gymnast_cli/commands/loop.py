@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, console_client, emit
+from gymnast_cli.connect import add_trainer_arguments, emit, trainer
 from gymnast_core.errors import GymnastError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from gymnast_cli.stages import Advance, Stages
-    from gymnast_ros.uplink import ConsoleClient
+    from gymnast_client import LoopProgress, LoopsClient
 
 POLL_S = 0.5
 STOPPED = 3
@@ -48,25 +47,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
     config = read_loop_config(args.config)
     changes = {name: value for name, value in (("rounds", args.rounds), ("robot", args.robot)) if value}
     config = replace(config, **changes)
-    with console_client(args) as page:
+    with trainer(args) as there:
         if args.stop:
-            said = page.post(f"/loop/{config.name}/stop", {})
-            emit(args, console, said, str(said.get("said", "")))
+            view = there.loops.stop(config.name)
+            said = f"loop {view.name} ends after what it does now"
+            emit(args, console, {"said": said, **vars(view)}, said)
             return 0
-        page.post("/loop", {"config": json.dumps(config.to_json())})
+        view = there.loops.begin(config)
         try:
-            view = page.get(f"/api/loops/{config.name}") if args.detach else followed(page, config.name, console)
+            view = view if args.detach else followed(there.loops, config.name, console)
         except KeyboardInterrupt:
-            view = page.get(f"/api/loops/{config.name}")
+            view = there.loops.get(config.name)
     return told(view, args, console)
 
 
-def followed(page: ConsoleClient, name: str, console: Console) -> Mapping[str, Any]:
+def followed(loops: LoopsClient, name: str, console: Console) -> LoopProgress:
     """Show a loop's steps until it ends; returns its last view."""
     from gymnast_cli.stages import Stages
 
     with Stages(console) as stages, Steps(stages) as steps:
-        while (view := page.get(f"/api/loops/{name}"))["state"] == "running":
+        while (view := loops.get(name)).state == "running":
             steps.show(view)
             time.sleep(POLL_S)
     return view
@@ -88,33 +88,33 @@ class Steps:
         """Leave the line that is shown."""
         self._open.close()
 
-    def show(self, view: Mapping[str, Any]) -> None:
+    def show(self, view: LoopProgress) -> None:
         """Take a new view in."""
-        if view["step"] != self._step:
+        if view.step != self._step:
             self._open.close()
-            self._step, self._advance = str(view["step"]), None
+            self._step, self._advance = view.step, None
             if self._step:
                 self._advance = self._open.enter_context(self._stages.stage(self._step))
         if self._advance is not None:
-            self._advance(int(view["done"]), int(view["total"]), str(view["note"]))
+            self._advance(view.done, view.total, view.note)
 
 
-def told(view: Mapping[str, Any], args: argparse.Namespace, console: Console) -> int:
+def told(view: LoopProgress, args: argparse.Namespace, console: Console) -> int:
     """Print where a loop is; returns the exit code.
 
     Raises:
         LoopFailedError: a step failed.
     """
-    if view["state"] == "failed":
-        raise LoopFailedError(f"{view['reason']}; the same command goes on with this step")
-    history, running = view["history"], view["state"] == "running"
-    emit(args, console, view, table(history) if history else "")
-    where = f"loop {view['name']} on {view['robot']}"
+    if view.state == "failed":
+        raise LoopFailedError(f"{view.reason}; the same command goes on with this step")
+    history, running = view.history, view.state == "running"
+    emit(args, console, vars(view), table(history) if history else "")
+    where = f"loop {view.name} on {view.robot}"
     if running:
         console.print(f"{where} goes on at the trainer; follow it with the same command, end it with --stop")
     else:
-        console.print(f"{where}: {view['reason']}", markup=False)
-    return STOPPED if view["state"] == "stopped" else 0
+        console.print(f"{where}: {view.reason}", markup=False)
+    return STOPPED if view.state == "stopped" else 0
 
 
 def table(history: Mapping[str, Any]) -> Table:

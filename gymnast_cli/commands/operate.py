@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, console_client, emit
-from gymnast_cli.scene_request import add_scene_arguments, scene_form
+from gymnast_cli.connect import add_trainer_arguments, emit, trainer
+from gymnast_cli.scene_request import add_scene_arguments, scene_asked
+from gymnast_client.adaptations import PracticeBudget
 from gymnast_core.errors import ConfigError
+from gymnast_core.records.signing import Release
 from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
-    from gymnast_ros.uplink import ConsoleClient
+    from gymnast_client import AdaptationView, LogEntry, Trainer
 
 STEPS = ("collect", "train", "reuse", "approve", "reject", "cancel")
 POLL_S = 0.5
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("evaluations", help="trials and their result cards"),
         actions.add_parser("ledger", help="real against imagined success, per task and world model"),
         actions.add_parser("adaptations", help="every adaptation to a scene, and where it is"),
+        actions.add_parser("checkpoints", help="every checkpoint of the trainer, newest first"),
     ]
     offer = actions.add_parser("offer", help="offer a checkpoint of the trainer to robots, for a trial there (admin)")
     offer.add_argument("checkpoint_id")
@@ -76,9 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
-    with console_client(args) as page:
-        if args.action in TABLES:
-            answer = page.get(f"/api/{args.action}")
+    with trainer(args) as there:
+        if args.action in SHOWN:
+            answer = SHOWN[args.action](there)
             emit(args, console, answer, TABLES[args.action](answer))
             return 0
         actions = {
@@ -89,75 +91,79 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "adapt": _adapt,
             "step": _step,
         }
-    return actions[args.action](page, args, console)
+        return actions[args.action](there, args, console)
 
 
-def _offer(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
-    answer = page.post(f"/checkpoints/{args.checkpoint_id}/publish", {"robots": ",".join(args.robot)})
-    emit(args, console, answer, str(answer["said"]))
+def _offer(there: Trainer, args: argparse.Namespace, console: Console) -> int:
+    release = Release.from_bytes(there.checkpoints.offer(args.checkpoint_id, args.robot).payload)
+    said = f"{args.checkpoint_id} is offered to {_whom(args.robot)} as release {release.sequence}"
+    emit(args, console, {"said": said, "release": release.sequence}, said)
     return 0
 
 
-def _promote(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
-    answer = page.post(f"/checkpoints/{args.checkpoint_id}/promote", {"robots": ",".join(args.robot)})
-    emit(args, console, answer, str(answer["said"]))
+def _promote(there: Trainer, args: argparse.Namespace, console: Console) -> int:
+    release = Release.from_bytes(there.checkpoints.promote(args.checkpoint_id, args.robot).payload)
+    when = f"from the next episode on, once checked there (release {release.sequence})"
+    said = f"{args.checkpoint_id} runs on {_whom(args.robot)} {when}"
+    emit(args, console, {"said": said, "release": release.sequence}, said)
     return 0
 
 
-def _try(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
-    names = ("robot", "against", "scene", "pairs")
-    values = {name: str(getattr(args, name)) for name in names if getattr(args, name) is not None}
-    values |= {"tasks": json.dumps(args.instruction), "key": secrets.token_hex(12)}
-    said = str(page.post(f"/checkpoints/{args.checkpoint_id}/try", values)["said"])
-    view = trial_of(page, values["key"])
-    while args.wait and view["state"] == "running":
+def _whom(robots: Sequence[str]) -> str:
+    return ", ".join(robots) or "all robots"
+
+
+def _try(there: Trainer, args: argparse.Namespace, console: Console) -> int:
+    view = there.trials.begin(
+        args.checkpoint_id, args.robot, args.instruction, against=args.against, scene=args.scene, pairs=args.pairs
+    )
+    said = f"{view.trial_id} has begun; its card appears when it is decided"
+    while args.wait and view.state == "running":
         time.sleep(POLL_S)
-        view = trial_of(page, values["key"])
-    decision = view["card"].get("decision", "")
-    text = f"{view['trial_id']}: {view['state']} {decision or view['reason']}".rstrip() if args.wait else said
-    emit(args, console, {"said": said, **view}, text)
+        view = there.trials.get(view.trial_id)
+    decision = view.card.get("decision", "")
+    text = f"{view.trial_id}: {view.state} {decision or view.reason}".rstrip() if args.wait else said
+    emit(args, console, {"said": said, **vars(view)}, text)
     return NOT_KEPT if args.wait and decision != "promote" else 0
 
 
-def trial_of(page: ConsoleClient, key: str) -> Mapping[str, Any]:
-    """A trial of the page, as far as it may be seen, by the key it was begun with."""
-    return next(row for row in page.get("/api/evaluations")["trials"] if row["key"] == key)
-
-
-def _stop_trial(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
-    answer = page.post(f"/evaluations/{args.trial_id}/stop", {})
-    emit(args, console, answer, str(answer["said"]))
+def _stop_trial(there: Trainer, args: argparse.Namespace, console: Console) -> int:
+    view = there.trials.stop(args.trial_id)
+    said = f"{view.trial_id} ends after the run at hand; nothing is concluded from it"
+    emit(args, console, {"said": said, **vars(view)}, said)
     return 0
 
 
-def _adapt(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
-    answer = page.post("/adapt", scene_form(args, args.robot))
-    adaptation_id = str(answer["go"]).rpartition("/")[2]
-    return _tell(page, adaptation_id, str(answer["said"]), args, console)
+def _adapt(there: Trainer, args: argparse.Namespace, console: Console) -> int:
+    return _tell(there, there.adaptations.begin(args.robot, **scene_asked(args)), args, console)
 
 
-def _step(page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
-    names = ("minutes", "rollouts", "money", "mode", "episodes", "adapter")
-    values = {name: str(getattr(args, name)) for name in names if getattr(args, name) is not None}
+def _step(there: Trainer, args: argparse.Namespace, console: Console) -> int:
     if args.step == "reuse" and not args.adapter:
         raise ConfigError("reuse which adapter? give --adapter ID; `gymnast operate adaptations --json` lists them")
-    revision = args.revision
-    if revision is None:
-        revision = page.get(f"/api/adaptations/{args.adaptation_id}")["revision"]
-    answer = page.post(f"/adapt/{args.adaptation_id}/{args.step}", {**values, "revision": str(revision)})
-    return _tell(page, args.adaptation_id, str(answer["said"]), args, console)
+    flows = there.adaptations
+    view = flows.get(args.adaptation_id)
+    if args.revision is not None:
+        view = replace(view, revision=args.revision)
+    budget = PracticeBudget(args.minutes, args.rollouts, args.money, args.mode or "")
+    steps: dict[str, Callable[[], AdaptationView]] = {
+        "collect": lambda: flows.collect(view, args.episodes),
+        "train": lambda: flows.train(view, budget),
+        "reuse": lambda: flows.reuse(view, args.adapter),
+        "approve": lambda: flows.approve(view),
+        "reject": lambda: flows.reject(view),
+        "cancel": lambda: flows.cancel(view),
+    }
+    return _tell(there, steps[args.step](), args, console)
 
 
-def _tell(page: ConsoleClient, adaptation_id: str, said: str, args: argparse.Namespace, console: Console) -> int:
-    """Say where it is now, after waiting where that was asked for."""
-    path = f"/api/adaptations/{adaptation_id}"
-    view = page.get(path)
-    while args.wait and view["busy"]:
+def _tell(there: Trainer, view: AdaptationView, args: argparse.Namespace, console: Console) -> int:
+    """Print where it is now, after waiting where that was asked for."""
+    while args.wait and view.busy:
         time.sleep(POLL_S)
-        view = page.get(path)
-    text = f"{adaptation_id}: {said}" if not args.wait else f"{adaptation_id}: {view['stage']} {view['reason']}"
-    emit(args, console, {"said": said, **view}, text.rstrip())
-    return NOT_KEPT if args.wait and view["stage"] in ("refused", "reverted", "cancelled", "failed") else 0
+        view = there.adaptations.get(view.adaptation_id)
+    emit(args, console, vars(view), f"{view.adaptation_id}: {view.stage} {view.reason}".rstrip())
+    return NOT_KEPT if args.wait and view.stage in ("refused", "reverted", "cancelled", "failed") else 0
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
@@ -204,7 +210,7 @@ def _moment(at_ns: int) -> str:
 
 
 def _log(answer: Mapping[str, Any]) -> Any:
-    hidden = ("action", "by", "role", "tenant", "at_ns")
+    hidden = ("action", "by", "role", "tenant", "at_ns", "sequence")
     rows = [
         (
             _moment(entry["at_ns"]), entry["by"],
@@ -252,10 +258,39 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
+def _checkpoints(answer: Mapping[str, Any]) -> Any:
+    names = ("checkpoint_id", "kind", "architecture")
+    rows = [
+        [*(row[name] for name in names), ", ".join(row["parents"]), _moment(row["since_ns"]),
+         "won" if row["won"] else "published" if row["published"] else ""]
+        for row in answer["checkpoints"]
+    ]  # fmt: skip
+    return _table(f"{len(rows)} checkpoints", (*names, "parents", "since", "trial"), rows)
+
+
+SHOWN: dict[str, Callable[[Trainer], dict[str, Any]]] = {
+    "robots": lambda there: {"robots": [asdict(row) for row in there.robots.list()]},
+    "log": lambda there: {"entries": [_flat(entry) for entry in there.log.entries()], "head": there.log.head()},
+    "evaluations": lambda there: {
+        "cards": list(there.trials.cards()), "trials": [vars(view) for view in there.trials.list()],
+    },
+    "ledger": lambda there: asdict(there.log.ledger()),
+    "adaptations": lambda there: {"adaptations": [vars(view) for view in there.adaptations.list()]},
+    "checkpoints": lambda there: {"checkpoints": [vars(view) for view in there.checkpoints.list()]},
+}  # fmt: skip
+"""Action -> what is shown, as JSON values."""
+
+
+def _flat(entry: LogEntry) -> dict[str, Any]:
+    """An entry as it is printed: what was written down beside the rest, which nothing of it can replace."""
+    return {**entry.data, **{name: getattr(entry, name) for name in ("sequence", "at_ns", "by", "role", "action")}}
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "robots": _robots,
     "log": _log,
     "evaluations": _evaluations,
     "ledger": _ledger,
     "adaptations": _adaptations,
+    "checkpoints": _checkpoints,
 }

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, console_client, emit
-from gymnast_cli.scene_request import add_scene_arguments, scene_form
+from gymnast_cli.connect import add_trainer_arguments, emit, trainer
+from gymnast_cli.scene_request import add_scene_arguments, scene_asked
 from gymnast_cli.stages import Advance, Stages
 from gymnast_cli.terminal import styled
 from gymnast_core.errors import ConfigError, GymnastError, TransientBridgeError
@@ -20,8 +20,7 @@ from gymnast_core.text import one_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gymnast_ros.uplink import ConsoleClient
-    from gymnast_ros.uplink.adaptation import Adaptation
+    from gymnast_client import Adaptation, AdaptationView, Trainer
 
 REFUSED = 3
 """Exit code when nothing was kept: not trusted, declined, cancelled, failed, or it did not win its canary."""
@@ -31,7 +30,6 @@ PARTS = {
     "captured": "look at the scene, check trust", "training": "practise in the dream of it",
     "checking": "check what it forgot, imagine old and new", "canary": "canary on the arm",
 }  # fmt: skip
-BUDGET = ("minutes", "rollouts", "money", "mode")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,16 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Begin, follow, decide; 0 when it was kept, 3 when not."""
-    from gymnast_ros.uplink.adaptation import Adaptation, Terms, begin
+    from gymnast_client import Adaptation, PracticeBudget, Terms
 
-    budget = {name: str(getattr(args, name)) for name in BUDGET if getattr(args, name) is not None}
-    with console_client(args) as page, Screen(console) as screen:
-        robot = args.robot or only_robot(page)
-        adaptation = Adaptation(page, begin(page, scene_form(args, robot)), tell=screen.show)
-        operator = Operator(args, console, page, screen)
+    budget = PracticeBudget(args.minutes, args.rollouts, args.money, args.mode or "")
+    with trainer(args) as there, Screen(console) as screen:
+        robot = args.robot or only_robot(there)
+        begun = there.adaptations.begin(robot, **scene_asked(args))
+        adaptation = Adaptation(there.adaptations, begun.adaptation_id, tell=screen.show)
+        operator = Operator(args, console, there, screen)
         try:
             view = adaptation.drive(Terms(args.collect, budget), approve=operator.approve, reuse=operator.reuse)
-            if view["stage"] == "refused":
+            if view.stage == "refused":
                 adaptation.cancel(CANCEL_S)
         except KeyboardInterrupt:
             return interrupted(adaptation, args, console)
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         except GymnastError:
             adaptation.cancel(CANCEL_S)
             raise
-        return told(view, page, args, console)
+        return told(view, args, console)
 
 
 def above_zero(text: str) -> float:
@@ -82,14 +81,13 @@ def above_zero(text: str) -> float:
     return float(text)
 
 
-def only_robot(page: ConsoleClient) -> str:
+def only_robot(there: Trainer) -> str:
     """The robot that reports to this trainer.
 
     Raises:
         ConfigError: there is none, or more than one.
     """
-    rows = page.get("/api/robots")["robots"]
-    live = [str(row["robot"]) for row in rows if not row["silent"]]
+    live = [row.robot for row in there.robots.list() if not row.silent]
     if not live:
         raise ConfigError("no robot reports to this trainer; start one: gymnast up --trainer ... --orders")
     if len(live) > 1:
@@ -114,10 +112,10 @@ class Screen:
         """Leave the line that is shown."""
         self._open.close()
 
-    def show(self, view: Mapping[str, Any]) -> None:
+    def show(self, view: AdaptationView) -> None:
         """Take a new view in."""
-        part = PARTS[view["stage"]] if view["busy"] else ""
-        if part and view["history"][-1]["kind"] == "collecting":
+        part = PARTS[view.stage] if view.busy else ""
+        if part and view.history[-1]["kind"] == "collecting":
             part = "collect real episodes here, check trust"
         if part != self._part:
             self._open.close()
@@ -127,54 +125,57 @@ class Screen:
                 self._advance = self._open.enter_context(stages.stage(part))
         if self._advance is not None:
             self._advance(*progress(view))
-        if view["stage"] == "refused":
-            self._console.print(styled("yellow", "not trusted here yet", f": {view['reason']}"))
+        if view.stage == "refused":
+            self._console.print(styled("yellow", "not trusted here yet", f": {view.reason}"))
 
 
-def progress(view: Mapping[str, Any]) -> tuple[int, int, str]:
+def progress(view: AdaptationView) -> tuple[int, int, str]:
     """Done, total and a note of the part an adaptation is in."""
-    if view["card"]:
-        return len(view["canary"]), len(view["canary"]), f"{len(view['canary'])} pairs; {view['stage']}"
-    if view["stage"] in ("training", "checking", "preview"):
-        rewards = [f"imagined reward {row['imagined_reward']:.2f}" for row in view["iterations"][-1:]]
-        spent = sum(int(row.get("rollouts", 0)) for row in view["iterations"])
-        return spent, int(view["budget"]["rollouts"]), ", ".join([f"iteration {len(view['iterations'])}", *rewards])
-    if view["stage"] == "canary":
-        elsewhere = sum(row.get("part") == "other tasks" for row in view["canary"])
+    if view.card:
+        return len(view.canary), len(view.canary), f"{len(view.canary)} pairs; {view.stage}"
+    if view.stage in ("training", "checking", "preview"):
+        rewards = [f"imagined reward {row['imagined_reward']:.2f}" for row in view.iterations[-1:]]
+        return (
+            view.rollouts,
+            int(view.budget.get("rollouts", 0)),
+            ", ".join([f"iteration {len(view.iterations)}", *rewards]),
+        )
+    if view.stage == "canary":
+        elsewhere = sum(row.get("part") == "other tasks" for row in view.canary)
         note = f"it won here; {elsewhere} on the other tasks" if elsewhere else "who wins stays hidden until decided"
-        return len(view["canary"]), 0, f"{len(view['canary'])} pairs; {note}"
+        return len(view.canary), 0, f"{len(view.canary)} pairs; {note}"
     return 0, 0, ""
 
 
 class Operator:
     """Whoever sits at the terminal, as far as the flags do not speak for them."""
 
-    def __init__(self, args: argparse.Namespace, console: Console, page: ConsoleClient, screen: Screen) -> None:
-        self._args, self._console, self._page, self._screen = args, console, page, screen
+    def __init__(self, args: argparse.Namespace, console: Console, there: Trainer, screen: Screen) -> None:
+        self._args, self._console, self._there, self._screen = args, console, there, screen
         self._reuse: bool | None = True if args.reuse else None
 
-    def reuse(self, view: Mapping[str, Any]) -> bool:
+    def reuse(self, view: AdaptationView) -> bool:
         """Whether to try what was kept for this scene before; asked once."""
         if self._reuse is None:
-            adapter = view["known_adapters"][-1]
+            adapter = view.known_adapters[-1]
             self._reuse = self._ask(f"This scene is known: {adapter} was kept for it. Try that instead of training?")
         return bool(self._reuse)
 
-    def approve(self, view: Mapping[str, Any]) -> bool | None:
+    def approve(self, view: AdaptationView) -> bool | None:
         """Show what there is to see, and ask; None where nobody can be asked."""
-        name, say = view["adaptation_id"], self._console.print
-        if view["forgetting"]:
-            say(f"other tasks, in imagination: {forgetting_words(view['forgetting'])}")
+        name, say = view.adaptation_id, self._console.print
+        if view.forgetting:
+            say(f"other tasks, in imagination: {forgetting_words(view.forgetting)}")
         if self._args.preview is not None:
             self._args.preview.mkdir(parents=True, exist_ok=True)
             for which in ("old", "new"):
-                film = self._page.picture(f"/adapt/{name}/{which}.webp")
+                film = self._there.adaptations.picture(name, which)
                 (self._args.preview / f"{which}.webp").write_bytes(film)
             say(f"old.webp and new.webp, imagined from this very frame, are in {self._args.preview}", soft_wrap=True)
-        say(f"old and new side by side: {self._page.log_in().address}/adapt/{name}", soft_wrap=True)
+        say(f"old and new side by side: {self._there.log_in().address}/adapt/{name}", soft_wrap=True)
         if self._args.yes:
             return True
-        return self._ask(f"Let {view['candidate']} onto {view['robot']} for a canary?")
+        return self._ask(f"Let {view.candidate} onto {view.robot} for a canary?")
 
     def _ask(self, question: str) -> bool | None:
         if self._args.json or not self._console.is_terminal:
@@ -193,10 +194,10 @@ def forgetting_words(found: Mapping[str, Any]) -> str:
 def interrupted(adaptation: Adaptation, args: argparse.Namespace, console: Console) -> int:
     """Cancel it and say what is left."""
     view = adaptation.cancel(CANCEL_S)
-    name, robot, stage = adaptation.adaptation_id, view["robot"], view["stage"]
+    name, robot, stage = adaptation.adaptation_id, view.robot, view.stage
     if stage == "kept":
-        left = f"{name} was kept before that; {robot} runs {view['candidate']}"
-    elif view["over"]:
+        left = f"{name} was kept before that; {robot} runs {view.candidate}"
+    elif view.over:
         left = f"{name} is {stage}; {robot} runs what it ran before"
     else:
         left = f"{name} ends after what it is doing ({stage}); {robot} then runs what it ran before"
@@ -204,39 +205,39 @@ def interrupted(adaptation: Adaptation, args: argparse.Namespace, console: Conso
     return INTERRUPTED
 
 
-def told(view: Mapping[str, Any], page: ConsoleClient, args: argparse.Namespace, console: Console) -> int:
+def told(view: AdaptationView, args: argparse.Namespace, console: Console) -> int:
     """Say how it ended."""
-    if view["ended_by"] and not args.json:
-        console.print(f"practice ended by {view['ended_by']}")
-    if view["card"] and not args.json:
-        console.print(card_table(view["card"]))
-    stage, reason = view["stage"], view["reason"]
-    name = view["adaptation_id"]
+    if view.ended_by and not args.json:
+        console.print(f"practice ended by {view.ended_by}")
+    if view.card and not args.json:
+        console.print(card_table(view.card))
+    stage, reason = view.stage, view.reason
+    name = view.adaptation_id
     if stage == "kept":
-        text = styled("bold", "kept", f": {view['robot']} runs {view['candidate']}, which comes back with this scene")
+        text = styled("bold", "kept", f": {view.robot} runs {view.candidate}, which comes back with this scene")
     elif stage == "preview":
         text = styled(
             "yellow",
             "nobody to ask here",
-            f": {view['candidate']} waits; `gymnast operate step {name} approve` or `reject`, or run with --yes",
+            f": {view.candidate} waits; `gymnast operate step {name} approve` or `reject`, or run with --yes",
         )
     elif stage == "refused":
-        text = styled("yellow", "not trusted here", f": {reason}; {view['robot']} runs what it ran before")
+        text = styled("yellow", "not trusted here", f": {reason}; {view.robot} runs what it ran before")
     else:
-        text = styled("bold", stage, f": {reason}; {view['robot']} runs what it ran before")
+        text = styled("bold", stage, f": {reason}; {view.robot} runs what it ran before")
     emit(args, console, summary(view), text)
     return 0 if stage == "kept" else REFUSED
 
 
-def summary(view: Mapping[str, Any]) -> dict[str, Any]:
+def summary(view: AdaptationView) -> dict[str, Any]:
     """The one line of --json."""
     names = (
         "adaptation_id", "robot", "instruction", "scene", "stage", "reason", "candidate", "ended_by", "trust",
         "forgetting",
     )  # fmt: skip
     return {
-        "kept": view["stage"] == "kept", **{name: view[name] for name in names}, "card": view["card"],
-        "iterations": len(view["iterations"]), "rollouts": sum(int(row["rollouts"]) for row in view["iterations"]),
+        "kept": view.stage == "kept", **{name: getattr(view, name) for name in names}, "card": view.card,
+        "iterations": len(view.iterations), "rollouts": view.rollouts,
     }  # fmt: skip
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, emit, peer
+from gymnast_cli.connect import add_trainer_arguments, emit, peer, trainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.signing import EVERY_ROBOT
 
 if TYPE_CHECKING:
+    from gymnast_client import CheckpointsClient, RobotWord
     from gymnast_core.records.signing import Release, SignedDocument
-    from gymnast_ros.uplink import WeightsClient
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +61,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
     if args.action == "convert":
         return _convert(args, console)
-    from gymnast_ros.uplink import WeightsClient
-
-    address, identity = peer(args)
-    with WeightsClient(address, identity, insecure=args.insecure) as weights:
+    with trainer(args) as there:
         actions = {"publish": _publish, "list": _list, "fetch": _fetch, "rollback": _rollback}
-        return actions[args.action](weights, args, console)
+        return actions[args.action](there.checkpoints, args, console)
 
 
 def _convert(args: argparse.Namespace, console: Console) -> int:
@@ -95,13 +91,13 @@ def _convert(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _publish(weights: WeightsClient, args: argparse.Namespace, console: Console) -> int:
+def _publish(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
     release = _verified(weights.publish(args.checkpoint, robots=tuple(args.robot)), args)
     emit(args, console, shown(release), f"{release.checkpoint_id}: release {release.sequence}, offered to robots")
     return 0
 
 
-def _list(weights: WeightsClient, args: argparse.Namespace, console: Console) -> int:
+def _list(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
     from rich.table import Table
 
     found, words = _releases_and_words(weights, args)
@@ -110,16 +106,19 @@ def _list(weights: WeightsClient, args: argparse.Namespace, console: Console) ->
         table.add_column(column, no_wrap=column == "checkpoint")
     for release in found:
         row = (release.kind, release.checkpoint_id, ", ".join(release.robots), f"{release.weights_size:,}")
-        said = [spoken(word) for word in words if word["checkpoint_id"] == release.checkpoint_id]
+        said = [spoken(word) for word in words if word.checkpoint_id == release.checkpoint_id]
         table.add_row(str(release.sequence), *row, "\n".join(said))
-    emit(args, console, {"releases": [shown(release) for release in found], "words": words}, table)
+    emit(
+        args,
+        console,
+        {"releases": [shown(release) for release in found], "words": [vars(word) for word in words]},
+        table,
+    )
     return 0
 
 
-def _fetch(weights: WeightsClient, args: argparse.Namespace, console: Console) -> int:
+def _fetch(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
     from gymnast_core.records.manifest import Manifest, canonical_json, write_checkpoint
-    from gymnast_ros.uplink.download import BlobDownload
-    from gymnast_ros.uplink.link import Link
 
     if args.into.exists():
         raise ConfigError(f"{args.into} exists; checkpoints are immutable, name a folder that does not")
@@ -127,13 +126,7 @@ def _fetch(weights: WeightsClient, args: argparse.Namespace, console: Console) -
     if not found:
         raise ConfigError(f"the trainer offers no {args.checkpoint_id!r}; see `gymnast weights list`")
     release = found[-1]
-    address, identity = peer(args)
-    link = Link(address, identity, insecure=args.insecure)
-    weights_file = args.into.with_name(f".{args.into.name}.download")
-    try:
-        BlobDownload(link, release.weights_digest, release.weights_size, weights_file).run()
-    finally:
-        link.close()
+    weights_file = weights.fetch(release, args.into.with_name(f".{args.into.name}.download"))
     manifest = Manifest.from_bytes(canonical_json(release.manifest))
     fields = {name: getattr(manifest, name) for name in ("parents", "action_space", "normalisation", "lineage")}
     write_checkpoint(
@@ -145,8 +138,8 @@ def _fetch(weights: WeightsClient, args: argparse.Namespace, console: Console) -
     return 0
 
 
-def _rollback(weights: WeightsClient, args: argparse.Namespace, console: Console) -> int:
-    document = weights.rollback(args.checkpoint_id, robots=tuple(args.robot), reason=args.reason)
+def _rollback(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
+    document = weights.roll_back(args.checkpoint_id, robots=tuple(args.robot), reason=args.reason)
     release = _verified(document, args)
     whom = ", ".join("all robots" if name == EVERY_ROBOT else name for name in release.robots)
     text = (
@@ -157,18 +150,18 @@ def _rollback(weights: WeightsClient, args: argparse.Namespace, console: Console
     return 0
 
 
-def _releases(weights: WeightsClient, args: argparse.Namespace) -> list[Release]:
+def _releases(weights: CheckpointsClient, args: argparse.Namespace) -> list[Release]:
     return _releases_and_words(weights, args)[0]
 
 
-def _releases_and_words(weights: WeightsClient, args: argparse.Namespace) -> tuple[list[Release], list[dict[str, Any]]]:
+def _releases_and_words(weights: CheckpointsClient, args: argparse.Namespace) -> tuple[list[Release], list[RobotWord]]:
     found: list[Release] = []
-    words: dict[tuple[str, ...], dict[str, Any]] = {}
+    words: set[RobotWord] = set()
     while True:
         page, said = weights.releases_and_words(found[-1].sequence if found else 0)
-        words |= {tuple(str(value) for value in word.values()): word for word in said}
+        words |= set(said)
         if not page:
-            return found, sorted(words.values(), key=lambda word: word["at_ns"])
+            return found, sorted(words, key=lambda word: (word.at_ns, word.robot, word.checkpoint_id))
         found += [_verified(document, args) for document in page]
 
 
@@ -180,12 +173,12 @@ def _verified(document: SignedDocument, args: argparse.Namespace) -> Release:
     return Release.from_bytes(document.payload if identity is None else identity.trusted_keys().verify(document))
 
 
-def spoken(word: Mapping[str, Any]) -> str:
+def spoken(word: RobotWord) -> str:
     """What a robot said of a checkpoint, in words: who, what, why, and when the trainer heard it first."""
-    why = f": {word['reason']}" if word["reason"] else ""
-    what = {"runs": "runs it", "ran": "ran it", "refused": "turned it down"}.get(word["word"], word["word"])
-    at = datetime.datetime.fromtimestamp(word["at_ns"] / 1e9).isoformat(" ", "seconds")
-    return f"{word['robot']} {what}{why} ({at})"
+    why = f": {word.reason}" if word.reason else ""
+    what = {"runs": "runs it", "ran": "ran it", "refused": "turned it down"}.get(word.word, word.word)
+    at = datetime.datetime.fromtimestamp(word.at_ns / 1e9).isoformat(" ", "seconds")
+    return f"{word.robot} {what}{why} ({at})"
 
 
 def shown(release: Release) -> dict[str, Any]:

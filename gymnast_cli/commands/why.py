@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, emit, peer
+from gymnast_cli.connect import add_trainer_arguments, emit, trainer
 from gymnast_cli.terminal import styled
 from gymnast_core.text import one_line
 
@@ -32,13 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Explain; 3 when the chain is tainted or damaged."""
-    from gymnast_ros.uplink import WeightsClient
-
-    address, identity = peer(args)
-    with WeightsClient(address, identity, insecure=args.insecure) as client:
-        answer = client.why(args.checkpoint, verify=args.verify)
+    with trainer(args) as there:
+        answer = there.checkpoints.why(args.checkpoint, verify=args.verify)
         if args.graph is not None:
-            args.graph.write_bytes(client.lineage_json(args.checkpoint))
+            args.graph.write_bytes(there.checkpoints.lineage_json(args.checkpoint))
     emit(args, console, answer, tree(answer))
     return DAMAGED if answer["retracted"] or answer["damage"] else 0
 

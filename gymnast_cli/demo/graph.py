@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,13 +16,13 @@ from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_cli.jobs import follow
 from gymnast_cli.stages import Advance, shown, won_of
+from gymnast_client import Adaptation, PracticeBudget, Terms, Trainer
 from gymnast_core.errors import CheckpointError
 from gymnast_core.evaluation.results import Trials, trials_of
 from gymnast_core.jobs import JobSpec
+from gymnast_core.wire.identity import Identity
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient
-from gymnast_ros.uplink import ConsoleClient, Identity, JobsClient
-from gymnast_ros.uplink.adaptation import Adaptation, Terms, begin
 
 NAME = "sim-0"
 REPLAYED = 15
@@ -37,10 +38,8 @@ def free_domain() -> int:
 class Robot:
     """A started robot."""
 
-    def __init__(
-        self, graph: Graph, client: GraphClient, jobs: JobsClient, page: ConsoleClient, store: Path, seed: int
-    ) -> None:
-        self._graph, self._client, self._jobs, self._page = graph, client, jobs, page
+    def __init__(self, graph: Graph, client: GraphClient, trainer: Trainer, store: Path, seed: int) -> None:
+        self._graph, self._client, self._trainer = graph, client, trainer
         self._store, self._seed = store, seed
 
     @staticmethod
@@ -66,8 +65,7 @@ class Robot:
         client = GraphClient(domain_id=domain_id)
         client.__enter__()
         client.wait_ready(timeout_s=60.0)
-        jobs, page = JobsClient(trainer, operator), ConsoleClient(trainer, operator)
-        return Robot(graph, client, jobs, page, folder / "robot" / "store", seed)
+        return Robot(graph, client, Trainer(trainer, operator), folder / "robot" / "store", seed)
 
     def __enter__(self) -> Robot:
         """Started already."""
@@ -76,7 +74,8 @@ class Robot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the client, then the nodes."""
+        """Hang up, stop the client, then the nodes."""
+        self._trainer.close()
         self._client.__exit__(kind, error, trace)
         self._graph.__exit__(kind, error, trace)
 
@@ -157,7 +156,7 @@ class Robot:
 
     def job(self, spec: JobSpec, advance: Advance) -> dict[str, Any]:
         """Submit a job as the operator, follow it to its end and return its result."""
-        return follow(self._jobs, spec, key=f"{spec.kind}-{self._seed}-{spec.seed}", advance=advance)
+        return follow(self._trainer.jobs, spec, key=f"{spec.kind}-{self._seed}-{spec.seed}", advance=advance)
 
     def choose(
         self, current: str, candidates: Sequence[str], config: DemoConfig, round_number: int, advance: Advance
@@ -168,23 +167,24 @@ class Robot:
         trials = self.evaluate(versions, "choosing", config.choosing_seeds, advance, round_number=round_number)
         return best_of(trials)
 
-    def adapt(self, asked: Mapping[str, str], config: DemoConfig, advance: Advance) -> Adaptation:
+    def adapt(self, asked: Mapping[str, Any], config: DemoConfig, advance: Advance) -> Adaptation:
         """Look at the scene, collect what its trust check asks for, practise: up to the preview, or why not.
 
         Args:
-            asked: the page's form but for the robot.
+            asked: as AdaptationsClient.begin() takes it, but for the robot.
             config: of the demo.
             advance: told what the adaptation does.
         """
-        form = {**asked, "robot": NAME}
-        adaptation = Adaptation(self._page, begin(self._page, form), tell=lambda view: advance(*progress(view)))
-        budget = {"minutes": str(config.ttt_cut_off_s / 60), "rollouts": str(config.ttt_rollouts), "mode": "full"}
+        adaptations = self._trainer.adaptations
+        begun = adaptations.begin(NAME, **asked).adaptation_id
+        adaptation = Adaptation(adaptations, begun, tell=lambda view: advance(*progress(view)))
+        budget = PracticeBudget(config.ttt_cut_off_s / 60, config.ttt_rollouts, mode="full")
         adaptation.drive(Terms(config.ttt_collect, budget), approve=lambda view: None)
         return adaptation
 
     def ledger(self) -> dict[str, Any]:
-        """Return the trainer's comparison of real with imagined success, see CalibrationLedger.to_json."""
-        return self._page.get("/api/ledger")
+        """Return the trainer's comparison of real with imagined success as JSON values, see LedgerView."""
+        return asdict(self._trainer.log.ledger())
 
     def swap(self, version: str) -> None:
         """Make a staged version the one in force, at an episode boundary."""

@@ -21,12 +21,12 @@ from gymnast_cli.demo.graph import NAME, Robot, free_domain
 from gymnast_cli.demo.trainer_process import trainer_process
 from gymnast_cli.report import write_report
 from gymnast_cli.stages import Advance, Stages
+from gymnast_client import Terms
 from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.jobs import ImproveSpec
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.settings import Settings
 from gymnast_ros.sim.drivers import collect_shares
-from gymnast_ros.uplink.adaptation import Terms
 
 
 @dataclass
@@ -149,26 +149,26 @@ class Demo:
         """The trainer's own adaptation, as an operator would have it; then what it did, by the simulator's label."""
         config, current = self.config, self.chain.policy
         asked = {
-            "instruction": config.ttt_task, "scene": config.ttt_scene, "seed": str(config.seed),
+            "instruction": config.ttt_task, "scene": config.ttt_scene, "seed": config.seed,
             "world_model": self.chain.world_model, "judge": self.chain.judge,
-            "config": json.dumps(config.adapt.to_json()),
+            "config": config.adapt.to_json(),
         }  # fmt: skip
         with self.stages.stage("test-time training in an unseen scene") as advance:
             adaptation = robot.adapt(asked, config, advance)
         view = adaptation.view()
-        if view["stage"] == "preview":
+        if view.stage == "preview":
             with self.stages.stage("canary on the arm") as advance:
                 adaptation.tell = lambda view: advance(*progress(view))
                 view = adaptation.drive(Terms(), approve=lambda view: True)
         self.result["ttt"] = ttt = {
-            "scene_name": config.ttt_scene, "task": config.ttt_task, "stage": view["stage"], "reason": view["reason"],
-            "kept": view["stage"] == "kept", "policy": view["candidate"], "ended_by": view["ended_by"],
-            "trust": view["trust"].get("figures", {}),
-            "forgetting": view["forgetting"], "canary": view["card"],
+            "scene_name": config.ttt_scene, "task": config.ttt_task, "stage": view.stage, "reason": view.reason,
+            "kept": view.stage == "kept", "policy": view.candidate, "ended_by": view.ended_by,
+            "trust": view.trust.get("figures", {}),
+            "forgetting": view.forgetting, "canary": view.card,
         }  # fmt: skip
-        if view["card"]:
+        if view.card:
             with self.stages.stage("evaluate there, and everywhere else") as advance:
-                ttt |= self._measured(robot, [current, view["candidate"]], advance)
+                ttt |= self._measured(robot, [current, view.candidate], advance)
 
     def _measured(self, robot: Robot, versions: Sequence[str], advance: Advance) -> dict[str, Any]:
         """Before and after on the same starts: the task in the scene, the other tasks at home."""

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.errors import ConfigError, NotPossibleError
 from gymnast_core.evaluation.sequential import Decision, HarmRule, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
 from gymnast_core.evaluation.trial_order import candidate_first, commitment_of
@@ -23,7 +23,7 @@ from gymnast_core.records.journal import Journal
 from gymnast_core.types import Outcome
 
 
-class TrialError(GymnastError):
+class TrialError(NotPossibleError):
     """A step of a trial is not possible now; the message says what is."""
 
 

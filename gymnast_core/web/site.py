@@ -103,10 +103,8 @@ class Site:
             LoginError: nobody, or nobody any more.
             RevokedError: the certificate was taken back.
         """
-        peer = request.scope.get("gymnast_peer")
-        if peer is None and (certificate := request.scope.get("gymnast_certificate")):
-            peer = self._certified(certificate)
-        if peer is not None:
+        certificate = request.scope.get("gymnast_certificate")
+        if certificate and (peer := self._certified(certificate)) is not None:
             return User.of(peer)
         bearer = request.headers.get("authorization", "")
         if bearer.startswith("Bearer "):

@@ -17,6 +17,7 @@ LOG = logging.getLogger(__name__)
 KEEPALIVE_TIME_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 ERROR_KEY = "gymnast-error"
+FIELDS_KEY = "gymnast-error-fields"
 REQUEST_ID_KEY = "gymnast-request-id"
 UNARY_DEADLINE_S = 10.0
 LOOKAHEAD_BYTES = 16 * 1024 * 1024
@@ -79,9 +80,9 @@ def domain_error(error: grpc.RpcError) -> GymnastError:
     code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = error.details() if callable(getattr(error, "details", None)) else str(error)
     trailing = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else None
-    retry = code in _TRANSIENT
-    for key, value in trailing or ():
-        if key == ERROR_KEY:
-            return error_from_wire(str(value), str(details), retry=retry)
+    retry, told = code in _TRANSIENT, dict(trailing or ())
+    if ERROR_KEY in told:
+        fields = str(told.get(FIELDS_KEY, ""))
+        return error_from_wire(str(told[ERROR_KEY]), str(details), retry=retry, fields=fields)
     kind = TransientBridgeError if retry else RejectedBridgeError
     return kind(f"{code.name}: {details}")

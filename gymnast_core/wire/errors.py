@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from gymnast_core.errors import (
     BridgeError,
     CheckpointError,
+    ConfigError,
     ContractError,
     CorruptError,
     DiskFullError,
     GymnastError,
+    NotPossibleError,
+    NotTrustedError,
+    OutdatedError,
     PolicyFailedError,
     RejectedBridgeError,
     StorageError,
@@ -94,6 +102,10 @@ class BusyError(TransientBridgeError):
     """Too many streams of one peer, or the service is stopping; try again later."""
 
 
+class UnsupportedError(RejectedBridgeError):
+    """The other side is of another version and has no such method; the older one must be upgraded."""
+
+
 class ServerFaultError(TransientBridgeError):
     """The service failed for a reason of its own; its log has the details under the request id."""
 
@@ -101,6 +113,11 @@ class ServerFaultError(TransientBridgeError):
 CATALOGUE: dict[str, tuple[type[GymnastError], str]] = {
     error.__name__: (error, status)
     for error, status in (
+        (ConfigError, "INVALID_ARGUMENT"),
+        (NotPossibleError, "FAILED_PRECONDITION"),
+        (OutdatedError, "FAILED_PRECONDITION"),
+        (NotTrustedError, "FAILED_PRECONDITION"),
+        (UnsupportedError, "UNIMPLEMENTED"),
         (InvalidIdError, "INVALID_ARGUMENT"),
         (InvalidMessageError, "INVALID_ARGUMENT"),
         (TooLargeError, "INVALID_ARGUMENT"),
@@ -131,13 +148,18 @@ CATALOGUE: dict[str, tuple[type[GymnastError], str]] = {
 """Class name on the wire -> (class, gRPC status)."""
 
 _RETRIED = (TransientBridgeError, DiskFullError)
+_FIELD_CHARACTERS = 2000
 
 
 def wire_error(error: GymnastError) -> tuple[str, str, bool]:
-    """Return (name, gRPC status, retry) of an error, as the other side should see it."""
-    name = type(error).__name__
-    if name in CATALOGUE:
-        return name, CATALOGUE[name][1], isinstance(error, _RETRIED)
+    """Return (name, gRPC status, retry) of an error, as the other side should see it.
+
+    One of a class that the catalogue lacks goes by the nearest class above it that the catalogue has.
+    """
+    retry = isinstance(error, _RETRIED)
+    for kind in type(error).__mro__:
+        if kind.__name__ in CATALOGUE and CATALOGUE[kind.__name__][0] is kind:
+            return kind.__name__, CATALOGUE[kind.__name__][1], retry
     if isinstance(error, (CorruptError, CheckpointError, ContractError)):
         return InvalidMessageError.__name__, "INVALID_ARGUMENT", False
     if isinstance(error, (StorageError, TransientBridgeError)):
@@ -145,9 +167,26 @@ def wire_error(error: GymnastError) -> tuple[str, str, bool]:
     return InvalidMessageError.__name__, "INVALID_ARGUMENT", False
 
 
-def error_from_wire(name: str, message: str, *, retry: bool) -> GymnastError:
-    """Rebuild an error from its name; an unknown one keeps its name in the message."""
+def wire_fields(error: GymnastError) -> str:
+    """Return what an error holds beside its message as one line of ASCII JSON; empty where that is nothing."""
+    fields = {name: getattr(error, name) for name in error.FIELDS}
+    text = json.dumps(fields, default=str) if fields else ""
+    return text if len(text) <= _FIELD_CHARACTERS else ""
+
+
+def error_from_wire(name: str, message: str, *, retry: bool, fields: str = "") -> GymnastError:
+    """Rebuild an error from its name and fields; an unknown one keeps its name in the message."""
     if name in CATALOGUE:
-        return CATALOGUE[name][0](message)
-    kind: type[BridgeError] = TransientBridgeError if retry else RejectedBridgeError
-    return kind(f"{name}: {message}")
+        kind = CATALOGUE[name][0]
+        return kind(message, **{key: value for key, value in _read(fields).items() if key in kind.FIELDS})
+    unknown: type[BridgeError] = TransientBridgeError if retry else RejectedBridgeError
+    return unknown(f"{name}: {message}")
+
+
+def _read(fields: str) -> Mapping[str, Any]:
+    """Fields as they came; none where they are no JSON object, from whatever else listens at that address."""
+    try:
+        found = json.loads(fields or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

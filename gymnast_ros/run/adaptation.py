@@ -7,7 +7,6 @@ after a second call, an operator's word on the page, or with approve (or the par
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import uuid
@@ -15,13 +14,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from gymnast_client import Adaptation, AdaptationsClient, AdaptationView, PracticeBudget, Terms
 from gymnast_core.errors import ConfigError, GymnastError, TransientBridgeError
 from gymnast_ros.run.codec import Failure, NothingToDoError, RobotBusyError
 from gymnast_ros.run.dispatch import Began
 from gymnast_ros.run.ports import Log, Values
 from gymnast_ros.run.requests import CancelTrainHere, TrainHere
-from gymnast_ros.uplink import ConsoleClient
-from gymnast_ros.uplink.adaptation import Adaptation, Terms, View, begin
 
 LOG = logging.getLogger(__name__)
 KIND = "test_time_train"
@@ -36,23 +34,23 @@ class AdaptationDesk:
 
     Args:
         settings: values of robot_name, take_orders and ttt_approve, by name.
-        page: of the trainer, in this robot's own name.
+        adaptations: of the trainer, in this robot's own name.
         changed: called when status() has news.
         result: gets what became of a request, and why it did not end well.
         log: of the node.
     """
 
     def __init__(
-        self, settings: Values, page: ConsoleClient, *, changed: Callable[[], None],
+        self, settings: Values, adaptations: AdaptationsClient, *, changed: Callable[[], None],
         result: Callable[[Mapping[str, Any], Failure | None], None], log: Log,
     ) -> None:  # fmt: skip
-        self._settings, self._page, self._log = settings, page, log
+        self._settings, self._adaptations, self._log = settings, adaptations, log
         self._changed, self._result = changed, result
         self._thread: threading.Thread | None = None
         self._busy = False
         self._stopped, self._approved = threading.Event(), threading.Event()
         self._cancelled = False
-        self._view: View = {}
+        self._view: AdaptationView | None = None
 
     def close(self) -> None:
         """Stop following; the adaptation waits at the trainer, and a call goes on with it."""
@@ -63,24 +61,25 @@ class AdaptationDesk:
     def status(self) -> dict[str, Any]:
         """What the bridge's status says of it; empty before the first."""
         view = self._view
-        if not view:
+        if view is None:
             return {}
-        iterations = view["iterations"]
+        iterations = view.iterations
         return {
-            "id": view["adaptation_id"], "stage": view["stage"], "reason": view["reason"],
-            "iterations": len(iterations), "rollouts": sum(int(row.get("rollouts", 0)) for row in iterations),
+            "id": view.adaptation_id, "stage": view.stage, "reason": view.reason,
+            "iterations": len(iterations), "rollouts": view.rollouts,
             "imagined_reward": iterations[-1]["imagined_reward"] if iterations else None,
-            "pairs": len(view["canary"]), "candidate": view["candidate"], "next": _next(view) * self._busy,
+            "pairs": len(view.canary), "candidate": view.candidate, "next": _next(view) * self._busy,
         }  # fmt: skip
 
     def begin(self, asked: TrainHere) -> str | Began:
         """Begin one, go on with the one that was begun here, or approve the one that waits at its preview."""
         if self._busy:
-            if self._view.get("stage") != "preview":
-                stage = self._view.get("stage", "beginning")
+            view = self._view
+            if view is None or view.stage != "preview":
+                stage = "beginning" if view is None else view.stage
                 raise RobotBusyError(f"busy with {KIND} ({stage}); wait, or call cancel_{KIND}")
             self._approved.set()
-            return f"approved {self._view['candidate']}; the canary decides on the arm"
+            return f"approved {view.candidate}; the canary decides on the arm"
         if not self._settings["take_orders"]:
             raise ConfigError(
                 "this robot takes no orders, and its trainer orders the episodes and the canary; start it with "
@@ -88,7 +87,7 @@ class AdaptationDesk:
             )
         self._stopped.clear()
         self._approved.clear()
-        self._busy, self._cancelled, self._view = True, False, {}
+        self._busy, self._cancelled, self._view = True, False, None
         run_id = f"{KIND}-{uuid.uuid4().hex[:12]}"
         self._thread = threading.Thread(target=self._run, args=(run_id, asked), name=run_id, daemon=True)
         self._thread.start()
@@ -107,7 +106,7 @@ class AdaptationDesk:
         failure = None
         try:
             view = self._drive(asked)
-            result |= {"ok": True, "kept": view["stage"] == "kept", "adaptation": self.status()}
+            result |= {"ok": True, "kept": view.stage == "kept", "adaptation": self.status()}
         except (GymnastError, OSError) as error:
             failure = Failure.of(error)
             result["error"] = f"{failure.error}: {error}"
@@ -120,12 +119,16 @@ class AdaptationDesk:
         self._changed()
         self._result(result, failure)
 
-    def _drive(self, asked: TrainHere) -> View:
-        values = {**asked.model_dump(), "config": json.dumps(asked.config)}
-        form = {name: str(values[name]) for name in ASKED}
-        known = self._begun_here() or begin(self._page, {**form, "robot": self._settings["robot_name"]})
-        adaptation = Adaptation(self._page, known, tell=self._hear, stopped=self._stopped)
-        terms = Terms(asked.collect, {name: str(values[name]) for name in BUDGET})
+    def _drive(self, asked: TrainHere) -> AdaptationView:
+        values = asked.model_dump()
+        known = (
+            self._begun_here()
+            or self._adaptations.begin(
+                self._settings["robot_name"], **{name: values[name] for name in ASKED}
+            ).adaptation_id
+        )
+        adaptation = Adaptation(self._adaptations, known, tell=self._hear, stopped=self._stopped)
+        terms = Terms(asked.collect, PracticeBudget(**{name: values[name] for name in BUDGET}))
         try:
             view = adaptation.drive(terms, approve=partial(self._approve, adaptation, asked))
         except TransientBridgeError:
@@ -133,7 +136,7 @@ class AdaptationDesk:
         except GymnastError:
             adaptation.cancel(CANCEL_S)
             raise
-        if view["stage"] == "refused":
+        if view.stage == "refused":
             adaptation.cancel(CANCEL_S)
             self._view = view
         elif self._cancelled:
@@ -143,29 +146,29 @@ class AdaptationDesk:
     def _begun_here(self) -> str:
         """The adaptation that this robot began and that is not over: of a bridge that was killed."""
         name = self._settings["robot_name"]
-        views = self._page.get("/api/adaptations")["adaptations"]
-        mine = [view for view in views if view["robot"] == view["started_by"] == name and not view["over"]]
-        return str(mine[0]["adaptation_id"]) if mine else ""
+        views = self._adaptations.list()
+        mine = (view for view in views if view.robot == view.started_by == name and not view.over)
+        return next((view.adaptation_id for view in mine), "")
 
-    def _approve(self, adaptation: Adaptation, asked: TrainHere, view: View) -> bool | None:
+    def _approve(self, adaptation: Adaptation, asked: TrainHere, view: AdaptationView) -> bool | None:
         """Wait for ttt_approve, a second call, or an operator's decision on the page."""
-        while adaptation.view()["stage"] == "preview" and not self._stopped.is_set():
+        while adaptation.view().stage == "preview" and not self._stopped.is_set():
             if asked.approve or self._settings["ttt_approve"] or self._approved.wait(POLL_S):
                 return True
         return None
 
-    def _hear(self, view: View) -> None:
-        if view["stage"] != self._view.get("stage"):
-            self._log.info(f"{KIND} {view['adaptation_id']}: {view['stage']} {view['reason']}".rstrip())
+    def _hear(self, view: AdaptationView) -> None:
+        if self._view is None or view.stage != self._view.stage:
+            self._log.info(f"{KIND} {view.adaptation_id}: {view.stage} {view.reason}".rstrip())
         self._view = view
         self._changed()
 
 
-def _next(view: View) -> str:
+def _next(view: AdaptationView) -> str:
     """What to do now, for the status."""
-    if view["stage"] != "preview":
+    if view.stage != "preview":
         return ""
     return (
-        f"old and new are on the trainer's page, /adapt/{view['adaptation_id']}; call {KIND} again to let "
+        f"old and new are on the trainer's page, /adapt/{view.adaptation_id}; call {KIND} again to let "
         f"the candidate onto the arm for its canary, or cancel_{KIND}"
     )

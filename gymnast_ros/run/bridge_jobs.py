@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.signing import TrustedKeys
@@ -23,9 +24,7 @@ from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink import (
     Adoption,
-    ConsoleClient,
     Identity,
-    JobsClient,
     Reporter,
     RobotNews,
     RobotStore,
@@ -104,7 +103,7 @@ class BridgeJobs:
             trainer, identity, spool=self._spool, store=self._store, insecure=insecure,
             on_event=lambda event: self._adoption.wake(),
         )  # fmt: skip
-        self._jobs = JobsClient(trainer, identity, insecure=insecure)
+        self._trainer = Trainer(trainer, identity, insecure=insecure)
         self._orders = OrderTaker(
             allowed=bool(settings["take_orders"]), connect=ports.connect, cancel=ports.cancel_rollout, log=log
         )
@@ -114,9 +113,8 @@ class BridgeJobs:
         )  # fmt: skip
         self.probation = ProbationWatch(self._store, log)
         self._workers = {"submit_job": Worker(), "flush": Worker()}
-        self._page = ConsoleClient(trainer, identity, insecure=insecure)
         self._adaptations = AdaptationDesk(
-            settings, self._page, changed=self.publish_status, result=self._end_adaptation, log=log
+            settings, self._trainer.adaptations, changed=self.publish_status, result=self._end_adaptation, log=log
         )
 
     def start(self) -> None:
@@ -131,7 +129,7 @@ class BridgeJobs:
         for worker in self._workers.values():
             worker.cancel()
         self._adaptations.close()
-        self._page.close()
+        self._trainer.close()
         self._reporter.stop(3.0)
         self._orders.close()
         self._adoption.stop(5.0)
@@ -143,7 +141,7 @@ class BridgeJobs:
         return {
             SubmitJob: lambda asked: self._begin("submit_job", partial(self._submit, asked)),
             Flush: lambda asked: self._begin("flush", partial(self._flush, asked)),
-            CancelJob: lambda asked: self._jobs.cancel(asked.job_id).job_id,
+            CancelJob: lambda asked: self._trainer.jobs.cancel(asked.job_id).job_id,
             Swap: self._swap,
             Rollback: self._rollback,
             TrainHere: self._adaptations.begin,
@@ -216,10 +214,10 @@ class BridgeJobs:
 
     def _submit(self, asked: SubmitJob) -> dict[str, Any]:
         """Submit a job and pass its events on until it ends."""
-        view = self._jobs.submit(asked.kind, asked.spec, asked.key)
+        view = self._trainer.jobs.submit(asked.kind, asked.spec, asked.key)
         last: dict[str, Any] = {"job_id": view.job_id, "key": asked.key, "sequence": 0, "kind": "submitted"}
         self._ports.event(last)
-        for event in self._jobs.watch(view.job_id):
+        for event in self._trainer.jobs.watch(view.job_id):
             last = {
                 "job_id": view.job_id, "key": asked.key, "sequence": event.sequence, "kind": event.kind,
                 "time_ns": event.time_ns, "data": dict(event.data),

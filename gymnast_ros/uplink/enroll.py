@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from gymnast_client.link import Link
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.code import Code, fingerprint
@@ -18,7 +19,6 @@ from gymnast_core.wire.diagnosis import UnwelcomeError, shown_certificate
 from gymnast_core.wire.errors import NotAuthenticatedError
 from gymnast_core.wire.gymnast.v1 import enroll_pb2, enroll_pb2_grpc
 from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, TRUST, Identity, Peer, peer_of, write_key
-from gymnast_ros.uplink.link import Link
 
 
 def fetch_identity(address: str, code: str, out: Path | None = None) -> Identity:

@@ -11,13 +11,13 @@ from typing import Any
 import grpc
 import numpy as np
 
+from gymnast_client.link import Link
 from gymnast_core.episodes.writer import JPEG_QUALITY, encode_jpeg
 from gymnast_core.errors import ContractError, PolicyFailedError
 from gymnast_core.types import ACTION_DIM, ActionChunk, Observation
 from gymnast_core.wire.errors import IdentityError, LinkLostError, error_from_wire
 from gymnast_core.wire.gymnast.v1 import policy_pb2, policy_pb2_grpc
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink.link import Link
 
 _SEED_LIMIT = 2**63
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import grpc
 
+from gymnast_client.link import Link
+from gymnast_client.waits import Waits
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_core.orders import Order, OrderNews
 from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink.link import Backoff, Link
 
 LOG = logging.getLogger(__name__)
 PERIOD_S = 1.0
@@ -153,20 +154,20 @@ class Reporter:
         self._link.close()
 
     def _run(self) -> None:
-        backoff, wait_s = Backoff(self._period_s, 30.0), 0.0
+        waits, wait_s = Waits(self._period_s, 30.0), 0.0
         while not self._stop.wait(wait_s):
             began_s = time.monotonic()
             try:
                 order = self._report(began_s)
                 self.sent += 1
-                backoff.reset()
+                waits.reset()
                 self._unwelcome = False
                 self._take(order)
                 period_s = self._period_s if order is None else min(self._period_s, QUICK_S)
                 wait_s = max(0.0, period_s - (time.monotonic() - began_s))
             except (GymnastError, OSError, ValueError) as error:  # ValueError: gRPC's for a channel closed meanwhile
                 self.dropped += 1
-                wait_s = self._period_s + backoff.next_s()
+                wait_s = self._period_s + waits.next_s()
                 self._dropped(error)
                 if isinstance(error, TransientBridgeError):
                     self._link.reconnect()

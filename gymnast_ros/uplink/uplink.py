@@ -13,6 +13,10 @@ from typing import Any
 import grpc
 from blake3 import blake3
 
+from gymnast_client.checkpoints import signed_document
+from gymnast_client.download import BlobDownload
+from gymnast_client.link import Link
+from gymnast_client.waits import Waits
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.spool import Spool, SpoolEntry
 from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, GymnastError, TransientBridgeError
@@ -24,9 +28,6 @@ from gymnast_core.wire.codec import CHUNK_BYTES
 from gymnast_core.wire.errors import IdentityError
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink.clients import signed_document
-from gymnast_ros.uplink.download import BlobDownload
-from gymnast_ros.uplink.link import Backoff, Link
 from gymnast_ros.uplink.robot_store import RobotStore
 from gymnast_ros.uplink.upload import IN_FLIGHT, HoldBack, UploadStream
 
@@ -183,7 +184,7 @@ class Uplink:
 
     def _ship_forever(self) -> None:
         assert self._spool is not None  # started only with one
-        link, backoff = self._links[0], Backoff()
+        link, waits = self._links[0], Waits()
         while not self._stop.is_set():
             waiting = {entry.episode_id for entry in self._spool.entries()}
             if not waiting - self._held_back.now():
@@ -204,13 +205,13 @@ class Uplink:
             before = self._counts["acknowledged"]
             try:
                 self._stream.run()
-                backoff.reset()
+                waits.reset()
             except (GymnastError, OSError, ValueError) as error:  # ValueError: gRPC's for a channel closed meanwhile
                 self._broken("episodes", error)
                 link.reconnect()
                 if self._counts["acknowledged"] > before:
-                    backoff.reset()
-                self._stop.wait(backoff.next_s())
+                    waits.reset()
+                self._stop.wait(waits.next_s())
             finally:
                 self._counts["sent_bytes"] += self._stream.sent_bytes
                 self._stream = None
@@ -247,16 +248,16 @@ class Uplink:
         self._tell("held_back", episode_id=entry.episode_id, error=name, wait_s=round(wait_s, 2))
 
     def _watch_forever(self) -> None:
-        link, backoff = self._links[1], Backoff()
+        link, waits = self._links[1], Waits()
         while not self._stop.is_set():
             try:
-                self._watch(link, backoff)
+                self._watch(link, waits)
             except (GymnastError, OSError, ValueError) as error:
                 self._broken("weights", error)
                 link.reconnect()
-            self._stop.wait(backoff.next_s())
+            self._stop.wait(waits.next_s())
 
-    def _watch(self, link: Link, backoff: Backoff) -> None:
+    def _watch(self, link: Link, waits: Waits) -> None:
         assert self._store is not None  # started only with one
         stub = weights_pb2_grpc.WeightsServiceStub(link.channel())
         call = stub.Watch(weights_pb2.WatchRequest(after_sequence=self._store.highest))
@@ -265,7 +266,7 @@ class Uplink:
         try:
             for message in call:
                 self._works("weights")
-                backoff.reset()
+                waits.reset()
                 self._take(link, signed_document(message))
         except grpc.RpcError as failure:
             if not self._stop.is_set():
@@ -297,10 +298,10 @@ class Uplink:
     def _fetch(self, link: Link, release: Release) -> Path:
         """The verified weights of a release: here already, from a delta, or whole."""
         assert self._store is not None  # called by _take alone
-        target, backoff = self._store.download_folder / release.weights_digest, Backoff()
+        target, waits = self._store.download_folder / release.weights_digest, Waits()
         if target.is_file() or self._rebuild(link, release, target):
             return target
-        return self._download(link, release.weights_digest, release.weights_size, target, backoff)
+        return self._download(link, release.weights_digest, release.weights_size, target, waits)
 
     def _rebuild(self, link: Link, release: Release, target: Path) -> bool:
         """Make the weights from a delta to a checkpoint we hold; False sends for the whole file instead."""
@@ -308,7 +309,7 @@ class Uplink:
         for delta in release.deltas:
             if delta.base_id not in self._store.held():
                 continue
-            part = self._download(link, delta.digest, delta.size, target.with_suffix(".delta"), Backoff())
+            part = self._download(link, delta.digest, delta.size, target.with_suffix(".delta"), Waits())
             try:
                 base = (self._store.path(delta.base_id) / WEIGHTS_NAME).read_bytes()
                 weights = apply_delta(base, part.read_bytes(), release.weights_size)
@@ -324,7 +325,7 @@ class Uplink:
             return True
         return False
 
-    def _download(self, link: Link, digest: str, size: int, target: Path, backoff: Backoff) -> Path:
+    def _download(self, link: Link, digest: str, size: int, target: Path, waits: Waits) -> Path:
         """Fetch a blob, however often the link breaks; the ranges that are there stay."""
         while True:
             download = BlobDownload(link, digest, size, target, stopped=self._stop.is_set)
@@ -335,7 +336,7 @@ class Uplink:
                 if self._stop.is_set():
                     raise TransientBridgeError("stopped") from error
                 link.reconnect()
-                self._stop.wait(backoff.next_s())
+                self._stop.wait(waits.next_s())
 
     def _works(self, part: str) -> None:
         if not self._connected[part]:

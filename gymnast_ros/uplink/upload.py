@@ -13,13 +13,14 @@ from typing import Any
 
 import grpc
 
+from gymnast_client.link import Link
+from gymnast_client.waits import Waits
 from gymnast_core.episodes.messages import SCHEMA_VERSION
 from gymnast_core.episodes.spool import Spool, SpoolEntry, file_digest
 from gymnast_core.errors import GymnastError
 from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c, encode_upload
 from gymnast_core.wire.errors import error_from_wire
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2 as pb
-from gymnast_ros.uplink.link import Backoff, Link
 
 LOG = logging.getLogger(__name__)
 METHOD = "/gymnast.v1.TrajectoryService/Upload"
@@ -259,12 +260,12 @@ class HoldBack:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._until: dict[str, float] = {}
-        self._backoff: dict[str, Backoff] = {}
+        self._waits: dict[str, Waits] = {}
 
     def add(self, episode_id: str) -> float:
         """Hold one back for a while, longer each time; returns the seconds."""
         with self._lock:
-            wait_s = self._backoff.setdefault(episode_id, Backoff(longest_s=30.0)).next_s()
+            wait_s = self._waits.setdefault(episode_id, Waits(longest_s=30.0)).next_s()
             self._until[episode_id] = time.monotonic() + wait_s
             return wait_s
 
@@ -272,7 +273,7 @@ class HoldBack:
         """It is through."""
         with self._lock:
             self._until.pop(episode_id, None)
-            self._backoff.pop(episode_id, None)
+            self._waits.pop(episode_id, None)
 
     def now(self) -> set[str]:
         """Those that wait at this moment."""

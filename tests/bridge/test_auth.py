@@ -10,25 +10,25 @@ from cloud_trainer.service import Limits, Service, ServiceConfig, enroll
 from cloud_trainer.service.admission import CALL, HEALTH, STREAM, CallSlots
 from cloud_trainer.service.auth import ACTION_OF, authorise_call
 from cloud_trainer.service.enroll import create_authority
-from cloud_trainer.service.server import _SERVICES
+from cloud_trainer.service.methods import SERVICES
+from gymnast_client.link import Link
 from gymnast_core.authority import MAY
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.wire.channel import domain_error, open_channel
 from gymnast_core.wire.errors import CATALOGUE, BusyError, NotPermittedError, error_from_wire, wire_error
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity, Peer
-from gymnast_ros.uplink.link import Link
 
 _METHODS = [
     f"/gymnast.v1.{service}/{method.name}"
-    for service, module in _SERVICES.items()
+    for service, module in SERVICES.items()
     for method in module.DESCRIPTOR.services_by_name[service].methods
 ]
 
 
 def test_every_method_of_every_proto_is_in_the_table():
     assert set(_METHODS) <= set(ACTION_OF)
-    assert len(_METHODS) == 22
+    assert len(_METHODS) == 42
     assert all(MAY[ACTION_OF[method]] for method in _METHODS)
 
 
@@ -58,7 +58,15 @@ def test_unlisted_methods_and_strangers_are_refused():
         ("operator", "TrajectoryService/RetractEpisode", True),
         ("robot", "WeightsService/Why", False),
         ("robot", "ConsoleService/LogIn", False),
-        ("robot", "ConsoleService/Ask", True),  # the page knows what of itself a robot may ask
+        ("robot", "AdaptationService/Begin", True),  # the handler knows what of itself a robot may ask
+        ("trainer", "AdaptationService/Step", False),
+        ("robot", "AdaptationService/Picture", False),
+        ("robot", "RobotService/List", False),
+        ("trainer", "RobotService/List", True),
+        ("operator", "TrialService/Begin", True),
+        ("trainer", "TrialService/Begin", False),
+        ("operator", "CheckpointService/Promote", False),
+        ("robot", "LogService/List", False),
         ("server", "JobService/Get", False),
     ],
 )

@@ -13,6 +13,7 @@ from mcap.writer import CompressionType, Writer
 
 from cloud_trainer.service import Limits, Service, ServiceConfig, enroll
 from cloud_trainer.service.inspector import Inspector
+from gymnast_client import Trainer
 from gymnast_core.episodes import EpisodeHeader, EpisodeWriter, Spool, encoding
 from gymnast_core.episodes import messages as m
 from gymnast_core.episodes.messages import SCHEMA_VERSION, EpisodeEnd
@@ -26,7 +27,7 @@ from gymnast_core.wire.codec import Chunk, crc32c, encode_upload
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2 as pb
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink import JobsClient, Uplink
+from gymnast_ros.uplink import Uplink
 from gymnast_ros.uplink.upload import METHOD
 from tests.bridge.conftest import fill, make_episode
 
@@ -223,7 +224,7 @@ def test_no_certificate_and_a_foreign_one_get_no_connection(tight, tmp_path):
 
 def test_job_specs_must_be_small_json_objects(tight, tmp_path):
     identity = enroll(tmp_path / "trainer" / "ca", "ada", "operator", out=tmp_path / "ada")
-    with JobsClient(tight.address, identity) as jobs:
+    with Trainer(tight.address, identity).jobs as jobs:
         with pytest.raises(e.TooLargeError):
             jobs.submit("train", {"text": "x" * 20_000}, "k")
         with pytest.raises(e.InvalidMessageError):
@@ -235,7 +236,7 @@ def test_job_specs_must_be_small_json_objects(tight, tmp_path):
 def test_another_tenant_sees_nothing(tight, tmp_path):
     ours = enroll(tmp_path / "trainer" / "ca", "ada", "operator", out=tmp_path / "ada")
     theirs = enroll(tmp_path / "trainer" / "ca", "eve", "operator", out=tmp_path / "eve", tenant="other")
-    with JobsClient(tight.address, ours) as jobs, JobsClient(tight.address, theirs) as spy:
+    with Trainer(tight.address, ours).jobs as jobs, Trainer(tight.address, theirs).jobs as spy:
         job = jobs.submit("train", {}, "k")
         assert spy.list() == []
         for ask in (spy.get, spy.cancel):

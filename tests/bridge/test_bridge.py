@@ -15,6 +15,8 @@ from cloud_trainer.service.ingest import Ingest, Opening
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.folder import FolderBlobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
+from gymnast_client import Trainer
+from gymnast_client import jobs as client_jobs
 from gymnast_core.episodes import Spool, read_episode
 from gymnast_core.episodes.messages import SCHEMA_VERSION
 from gymnast_core.errors import RejectedBridgeError, StorageError
@@ -22,7 +24,7 @@ from gymnast_core.types import Outcome
 from gymnast_core.wire.codec import Chunk, crc32c
 from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.identity import Peer
-from gymnast_ros.uplink import EpisodesClient, Identity, JobsClient, RobotStore, Uplink, WeightsClient, clients
+from gymnast_ros.uplink import Identity, RobotStore, Uplink
 from tests.bridge.conftest import fill, make_checkpoint, make_episode
 
 
@@ -130,7 +132,7 @@ def test_published_checkpoint_is_staged_swapped_and_rolled_back(service, identit
     assert store.install(tmp_path / "base").name == base.id
     new = make_checkpoint(tmp_path / "new", 1.0, parents=(base.id,), lineage={"episodes": ["ep-1", "ep-2"]})
     with Uplink(service.address, robot, store=store) as uplink:
-        with WeightsClient(service.address, identities("gpu", "trainer")) as weights:
+        with Trainer(service.address, identities("gpu", "trainer")).checkpoints as weights:
             weights.publish(tmp_path / "new")
         wait_until(lambda: store.staged() is not None)
         assert uplink.status().staged == new.id
@@ -171,7 +173,7 @@ def run_echo(context):
 
 def test_jobs_run_report_fail_and_cancel(identities, tmp_path):
     with Service(ServiceConfig(tmp_path / "trainer"), run_echo) as service:
-        jobs = JobsClient(service.address, identities("ada", "operator"))
+        jobs = Trainer(service.address, identities("ada", "operator")).jobs
         job = jobs.submit("echo", {"a": 1}, "key-1")
         assert jobs.submit("echo", {"a": 1}, "key-1").job_id == job.job_id
         with pytest.raises(RejectedBridgeError, match="another spec"):
@@ -192,10 +194,10 @@ def test_jobs_run_report_fail_and_cancel(identities, tmp_path):
 
 
 def test_a_job_that_is_silent_for_longer_than_a_call_may_last_is_watched_on(identities, tmp_path, monkeypatch):
-    monkeypatch.setattr(clients, "_EVENTS_DEADLINE_S", 0.3)
+    monkeypatch.setattr(client_jobs, "_EVENTS_DEADLINE_S", 0.3)
     go = threading.Event()
     with Service(ServiceConfig(tmp_path / "trainer"), lambda context: {"waited": go.wait(20)}) as service:
-        jobs = JobsClient(service.address, identities("ada", "operator"))
+        jobs = Trainer(service.address, identities("ada", "operator")).jobs
         job = jobs.submit("quiet", {}, "key")
         threading.Timer(1.5, go.set).start()
         assert [event.kind for event in jobs.watch(job.job_id, patience_s=0.2)][-1] == "state"
@@ -206,7 +208,7 @@ def test_a_job_that_is_silent_for_longer_than_a_call_may_last_is_watched_on(iden
 def test_jobs_survive_a_restart_and_watchers_go_on(identities, tmp_path):
     config = ServiceConfig(tmp_path / "trainer")
     with Service(config) as service:  # no runner: the job waits
-        jobs = JobsClient(service.address, identities("ada", "operator"))
+        jobs = Trainer(service.address, identities("ada", "operator")).jobs
         job = jobs.submit("echo", {"a": 1}, "key")
         port = int(service.address.rpartition(":")[2])
     with Service(ServiceConfig(tmp_path / "trainer", port=port), run_echo):
@@ -215,8 +217,8 @@ def test_jobs_survive_a_restart_and_watchers_go_on(identities, tmp_path):
 
 
 def test_a_trainer_elsewhere_claims_and_reports(service, identities):
-    jobs = JobsClient(service.address, identities("ada", "operator"))
-    trainer = JobsClient(service.address, identities("gpu", "trainer"))
+    jobs = Trainer(service.address, identities("ada", "operator")).jobs
+    trainer = Trainer(service.address, identities("gpu", "trainer")).jobs
     job = jobs.submit("train", {"steps": 3}, "k")
     claimed = trainer.claim(["train"])
     assert claimed is not None
@@ -237,7 +239,7 @@ def test_operator_labels_under_his_own_name(service, identities, tmp_path):
     with Uplink(service.address, identities("wx-1", "robot"), spool=spool) as uplink:
         assert uplink.flush(10)
     assert service.episodes.settle(10)
-    with EpisodesClient(service.address, identities("ada", "operator")) as episodes:
+    with Trainer(service.address, identities("ada", "operator")).episodes as episodes:
         view = episodes.label("ep-0", Outcome.SUCCESS)
         assert (view.outcome, view.labelled_by) == ("success", "operator:ada")
         assert episodes.list()[0].labelled_by == "operator:ada"
@@ -254,7 +256,7 @@ def test_metrics_count_episodes_calls_and_refusals(identities, tmp_path):
         fill(spool, 2)
         with Uplink(service.address, identities("wx-1", "robot"), spool=spool) as uplink:
             assert uplink.flush(10)
-        with JobsClient(service.address, identities("ada", "operator")) as jobs, pytest.raises(RejectedBridgeError):
+        with Trainer(service.address, identities("ada", "operator")).jobs as jobs, pytest.raises(RejectedBridgeError):
             jobs.get("job-none")
         with urllib.request.urlopen(f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=5) as reply:
             text = reply.read().decode()

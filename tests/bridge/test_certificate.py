@@ -13,10 +13,10 @@ from cloud_trainer.console import Console
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.service.certificate import MachineNames
 from cloud_trainer.service.enroll import days_left
+from gymnast_client import Trainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.identity import names_in
-from gymnast_ros.uplink import JobsClient
 
 
 def shown_at(address: str) -> bytes:
@@ -52,7 +52,7 @@ def test_a_changed_name_and_address_are_in_the_next_handshake_and_no_call_fails(
         def ask() -> None:
             while not over.is_set():
                 try:
-                    with JobsClient(service.address, ada) as jobs:  # a handshake a call
+                    with Trainer(service.address, ada).jobs as jobs:  # a handshake a call
                         jobs.list()
                 except Exception as error:  # noqa: BLE001  # collected for the assertion
                     failures.append(error)

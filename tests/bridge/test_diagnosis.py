@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
+from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import TransientBridgeError
 from gymnast_core.wire import identity as identities_module
@@ -18,7 +19,7 @@ from gymnast_core.wire.address import Address
 from gymnast_core.wire.diagnosis import diagnose
 from gymnast_core.wire.errors import NotAuthenticatedError
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink import JobsClient, RemotePolicy, Reporter, RobotNews, Uplink
+from gymnast_ros.uplink import RemotePolicy, Reporter, RobotNews, Uplink
 from tests.bridge.conftest import fill
 
 
@@ -34,7 +35,7 @@ def port_of(service: Service) -> int:
 def refusal(address: str, identity, **more) -> str:
     """What a client that asks for jobs is told; it must not have been asked to wait."""
     began = time.monotonic()
-    with JobsClient(address, identity, **more) as jobs, pytest.raises(NotAuthenticatedError) as refused:
+    with Trainer(address, identity, **more).jobs as jobs, pytest.raises(NotAuthenticatedError) as refused:
         jobs.list()
     assert time.monotonic() - began < 15
     return str(refused.value)
@@ -194,10 +195,10 @@ def test_a_trainer_behind_a_proxy_is_reached_and_one_here_goes_around_it(tmp_pat
         through, refusing = proxies(port_of(service)), proxies(None)
         monkeypatch.setenv("http_proxy", refusing.url)
         monkeypatch.setenv("https_proxy", through.url)
-        with JobsClient(service.address, ada) as jobs:
+        with Trainer(service.address, ada).jobs as jobs:
             assert jobs.list() == []
         assert through.asked == refusing.asked == []
-        with JobsClient("trainer.example:50051", ada) as jobs:
+        with Trainer("trainer.example:50051", ada).jobs as jobs:
             assert jobs.list() == []
         assert "CONNECT trainer.example:50051 HTTP/1.1" in through.asked
         assert refusing.asked == []

@@ -14,9 +14,11 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from cloud_trainer.service.config import Limits
+from cloud_trainer.service.methods import SERVICES
 from cloud_trainer.service.revocation import ISSUED, REVOKED, note_issued, read_revoked, revoke
-from cloud_trainer.service.server import _SERVICES
-from cloud_trainer.service.servicers import json_field
+from cloud_trainer.service.servicers.messages import json_field
+from gymnast_client.checkpoints import signed_document
+from gymnast_client.download import BlobDownload
 from gymnast_core.episodes import Spool
 from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import CheckpointError, ConfigError, CorruptError, GymnastError
@@ -28,14 +30,12 @@ from gymnast_core.wire.gymnast.v1 import policy_pb2
 from gymnast_core.wire.identity import Peer, peer_of
 from gymnast_core.wire.inference import observation_from
 from gymnast_ros.uplink import RobotStore
-from gymnast_ros.uplink.clients import signed_document
-from gymnast_ros.uplink.download import BlobDownload
 from tests.bridge.swap_kills import KEY, TRUSTED, stage, weights_of
 
 MESSAGES = sorted(
     {
         message.full_name: message
-        for module in _SERVICES.values()
+        for module in SERVICES.values()
         for message in module.DESCRIPTOR.message_types_by_name.values()
     }.items()
 )

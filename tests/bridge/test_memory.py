@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from cloud_trainer.service import Limits, Service, ServiceConfig
+from gymnast_client.download import RANGES_IN_FLIGHT, BlobDownload
+from gymnast_client.link import Link
 from gymnast_core.episodes import Spool, file_digest
 from gymnast_core.episodes.messages import SCHEMA_VERSION
 from gymnast_core.wire.channel import open_channel
@@ -23,8 +25,6 @@ from gymnast_core.wire.codec import Chunk, crc32c, encode_upload
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2 as pb
 from gymnast_core.wire.gymnast.v1 import weights_pb2
 from gymnast_ros.uplink import Uplink
-from gymnast_ros.uplink.download import RANGES_IN_FLIGHT, BlobDownload
-from gymnast_ros.uplink.link import Link
 from gymnast_ros.uplink.upload import METHOD
 
 BOUND_MB = 64

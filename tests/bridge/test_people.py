@@ -19,6 +19,8 @@ from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_meta import SqlMetaStore
+from gymnast_client import Trainer
+from gymnast_client.link import Link
 from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import ConfigError, StorageError
 from gymnast_core.types import Outcome
@@ -26,8 +28,7 @@ from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.errors import BusyError, InvalidMessageError, NotFoundError, NotPermittedError, TooLargeError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.identity import Peer
-from gymnast_ros.uplink import EpisodesClient, Reporter, RobotNews, WeightsClient
-from gymnast_ros.uplink.link import Link
+from gymnast_ros.uplink import Reporter, RobotNews
 from gymnast_ros.uplink.reporter import Pace
 from tests.bridge.conftest import make_checkpoint
 
@@ -142,7 +143,7 @@ def test_why_and_retract_over_the_wire(service, identities, tmp_path):
     made = make_checkpoint(tmp_path / "made", 1.0, lineage={"stage": "grpo", "episodes": ["ep-1"]})
     service.publisher.publish("default", tmp_path / "made")
     ada = identities("ada", "operator")
-    with WeightsClient(service.address, ada) as weights, EpisodesClient(service.address, ada) as episodes:
+    with Trainer(service.address, ada).checkpoints as weights, Trainer(service.address, ada).episodes as episodes:
         answer = weights.why(made.id, verify=True)
         assert (answer["counts"]["episode"], answer["retracted"], answer["damage"]) == (1, [], [])
         graph = json.loads(weights.lineage_json(made.id))
@@ -151,12 +152,12 @@ def test_why_and_retract_over_the_wire(service, identities, tmp_path):
         assert made.id in [one.id for one in touched if one.kind == "policy"]
         assert episodes.retract("ep-2", "nothing was made of it") == []
         assert weights.why(made.id)["retracted"][0]["by"] == "operator:ada"
-        with pytest.raises(InvalidMessageError, match="say why"):
+        with pytest.raises(ConfigError, match="say why"):
             episodes.retract("ep-1", " ")
         with pytest.raises(NotFoundError, match="policy-x"):
             weights.why("policy-x")
     zoe = identities("zoe", "operator", "another-lab")
-    with EpisodesClient(service.address, zoe) as stranger, pytest.raises(NotFoundError, match="ep-2"):
+    with Trainer(service.address, zoe).episodes as stranger, pytest.raises(NotFoundError, match="ep-2"):
         stranger.retract("ep-2", "not mine")
     assert service.meta.episode("default", "ep-1").reason == "retracted by ada: the arm was bumped"
     assert [(entry.kind, entry.data["by"]) for entry in service.trails.of("default").log.entries] == [

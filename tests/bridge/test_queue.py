@@ -12,7 +12,8 @@ from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
 from cloud_trainer.service import Service, ServiceConfig
 from gymnast_cli.main import main
-from gymnast_ros.uplink import Identity, JobsClient
+from gymnast_client import Trainer
+from gymnast_ros.uplink import Identity
 from tests.bridge.conftest import make_checkpoint
 
 PATIENCE_S = 60.0
@@ -30,7 +31,7 @@ def test_an_adaptation_does_not_wait_behind_a_training_of_a_day(tmp_path, identi
     with Service(ServiceConfig(tmp_path / "trainer"), runner) as service:
         ada = Identity.load(identities("ada", "operator"))
         try:
-            with JobsClient(service.address, ada) as jobs:
+            with Trainer(service.address, ada).jobs as jobs:
                 day, waiting = (jobs.submit("improve", {"policy": "p"}, key) for key in ("day", "next"))
                 assert begun.wait(PATIENCE_S)
                 quick = jobs.submit("adapt", {"policy": "p"}, "quick")

@@ -11,6 +11,7 @@ import pytest
 from cloud_trainer.service import enroll, revoke
 from cloud_trainer.service.revocation import REVOKED, read_revoked
 from gymnast_cli.main import main
+from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.wire.channel import domain_error, open_channel
@@ -19,7 +20,7 @@ from gymnast_core.wire.errors import RevokedError
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2 as pb
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink import JobsClient, Uplink
+from gymnast_ros.uplink import Uplink
 from gymnast_ros.uplink.upload import METHOD
 from tests.bridge.conftest import fill
 from tests.bridge.test_bridge import wait_until
@@ -114,11 +115,11 @@ def test_only_the_name_of_that_tenant_is_revoked(service, identities):
     ours, theirs = identities("ada", "operator"), identities("ada-2", "operator", "other")
     enroll(service.authority, "ada", "operator", out=theirs.parent / "third", tenant="other")
     revoke(service.authority, "ada", tenant="other")
-    with JobsClient(service.address, ours) as jobs:
+    with Trainer(service.address, ours).jobs as jobs:
         assert jobs.list() == []
-    with JobsClient(service.address, theirs) as jobs:
+    with Trainer(service.address, theirs).jobs as jobs:
         assert jobs.list() == []
-    with JobsClient(service.address, theirs.parent / "third") as jobs:
+    with Trainer(service.address, theirs.parent / "third").jobs as jobs:
         assert refused_within(jobs.list, 10 * WITHIN_S)
         with pytest.raises(RevokedError, match="enroll"):
             jobs.list()

@@ -104,7 +104,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     def runner(context: JobContext) -> Mapping[str, Any]:
         return processes(context) if context.job.kind in kinds_of("quick") else practise(context)
 
-    with Service(ServiceConfig(folder=folder / "trainer"), runner=runner) as service:
+    service = Service(ServiceConfig(folder=folder / "trainer"), runner=runner)
+
+    def looping(tenant: str, trials: Trials) -> LoopEngine:
+        return loop_engine_for(service, shelf, tenant, trials)
+
+    service.handlers.flows.take_up(PerTenant(lambda tenant: adapts(service, shelf)).of, looping)
+    with service:
         running = Stack(service, DOMAIN, base, folder)
         for role in ("operator", "trainer", "admin"):
             enroll(service.authority, role, role, out=running.identity(role))
@@ -113,12 +119,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             folder=folder / "robot", domain_id=DOMAIN, trainer=service.address, identity=robot,
             policy=str(folder / "base"), orders=True,
         )  # fmt: skip
-        engines = PerTenant(lambda tenant: adapts(service, shelf))
-
-        def looping(tenant: str, trials: Trials) -> LoopEngine:
-            return loop_engine_for(service, shelf, tenant, trials)
-
-        with Graph(config), Console(service, engine_of=engines.of, loop_engine_of=looping):
+        with Graph(config), Console(service):
             wait_until(lambda: service.robots.find("default", "sim-0") is not None, 60.0, "the robot's first report")
             yield running
 

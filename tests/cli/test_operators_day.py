@@ -10,6 +10,7 @@ import pytest
 from cloud_trainer.service import OrderedRobot
 from cloud_trainer.service.orders import OrderError
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.wire.identity import Peer
 from tests.cli.conftest import FAILS, REFUSED, SHIPPED, Run, Stack
 from tests.ros.conftest import GraphClient, wait_until
 
@@ -211,7 +212,10 @@ def test_checkpoint_is_published_listed_fetched_and_ordered_back(stack: Stack, g
     code, said = gymnast("weights", "fetch", release["checkpoint_id"], fetched, *stack.trainer())
     assert (code, said["error"]) == (2, "ConfigError")
     order = ("weights", "rollback", release["checkpoint_id"], "--reason", "a test", "--robot", "nobody")
-    code, back = gymnast(*order, *stack.trainer("admin"))
+    code, said = gymnast(*order, *stack.trainer("admin"))
+    assert (code, said["error"]) == (1, "NotPossibleError"), "a robot that never reported is a slip of the pen"
+    stack.service.robots.post(Peer("away", "robot", "default"), {"state": "idle"}, b"")
+    code, back = gymnast(*order[:-1], "away", *stack.trainer("admin"))
     assert (code, back["kind"], back["reason"]) == (0, "rollback", "a test (by admin)")
 
 

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from cloud_trainer.service import Limits, ServiceConfig, enroll
 from gymnast_cli.main import main
 from gymnast_cli.service_flags import add_arguments, config_from, described, flag_of, size
+from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
-from gymnast_ros.uplink import EpisodesClient, Uplink
+from gymnast_ros.uplink import Uplink
 from tests.bridge.conftest import fill
 from tests.postgres import PostgresMissingError, postgres_server
 
@@ -166,7 +167,7 @@ def test_a_trainer_on_postgresql_and_s3_keeps_everything_there_and_finds_it_agai
             assert not (folder / "store.db").exists()
             serve.stop()
             again = start(folder, "--database-url", f"@{tmp_path / 'url'}", *more)
-            with EpisodesClient(again.address(), ada) as episodes:
+            with Trainer(again.address(), ada).episodes as episodes:
                 kept = episodes.list()
                 assert len(kept) == 2
                 assert episodes.fetch(kept[0], tmp_path / "fetched.mcap").stat().st_size == kept[0].size

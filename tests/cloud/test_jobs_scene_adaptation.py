@@ -2,11 +2,11 @@
 
 import pytest
 
-from cloud_trainer.flows.adaptation_engine import Budget, FlowError, SceneRequest
+from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.flows.adaptation_view import Stage
 from cloud_trainer.flows.scene_adaptation import Adaptations, SceneAdaptation
 from cloud_trainer.store.tenants import PerTenant
-from gymnast_core.errors import ConfigError
+from gymnast_core.errors import ConfigError, NotPossibleError
 from tests.console.conftest import SteeredEngine, wait_for
 
 
@@ -109,19 +109,19 @@ def begin_training(tmp_path, engine):
 
 def test_stale_pages_and_finished_flows_are_refused(tmp_path, engine):
     flow = begin(tmp_path, engine)
-    with pytest.raises(FlowError, match="out of date"):
+    with pytest.raises(NotPossibleError, match="out of date"):
         flow.approve(flow.view.revision, by="ana")
-    with pytest.raises(FlowError, match="out of date"):
+    with pytest.raises(NotPossibleError, match="out of date"):
         flow.train(flow.view.revision - 1, budget=Budget(), mode="lora", by="ana")
     flow.cancel(by="ana")
     assert flow.view.stage is Stage.CANCELLED
-    with pytest.raises(FlowError, match="is over"):
+    with pytest.raises(NotPossibleError, match="is over"):
         flow.cancel(by="ana")
     flow.close()
 
 
 def test_a_trainer_without_an_engine_says_so(tmp_path):
-    with pytest.raises(FlowError, match="this page cannot adapt; a trainer started with `gymnast serve` can"):
+    with pytest.raises(NotPossibleError, match="this page cannot adapt; a trainer started with `gymnast serve` can"):
         Adaptations(tmp_path, None).start("default", SceneRequest("r", "lift"), by="ana")
 
 

@@ -116,13 +116,13 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.engine, self.looping = SteeredEngine(), PlantedEngine(["policy-a", "policy-b", "policy-c"])
         self.service = Service(ServiceConfig(folder, insecure=True))
-        self.console = Console(
-            self.service, engine_of=lambda tenant: self.engine, loop_engine_of=lambda *_: self.looping
-        )
-        self.desk, self.gate = self.console.desk, self.console.gate
-        self.app = create_app(self.desk, self.gate, poll_s=0.05)
+        self.ask = self.service.handlers
+        self.ask.flows.take_up(lambda tenant: self.engine, lambda *_: self.looping)
+        self.console = Console(self.service)
+        self.gate = self.console.gate
+        self.app = create_app(self.console.sources, self.gate, poll_s=0.05)
         self.folder = folder
-        self.service.robots = self.desk._robots = RobotBoard(0.0)
+        self.service.robots = self.ask.robots.board = RobotBoard(0.0)
         self.report({"state": "ready"})
 
     def report(self, status: Mapping[str, Any]) -> None:
@@ -144,7 +144,7 @@ class Bench:
         }
         given |= {"policy_version": policy, "metadata": {"purpose": purpose}}
         row = EpisodeRow(0, "default", episode_id, "bridge-1", "0" * 64, 10, at_ns, **given)
-        assert self.desk.meta.add_episodes([row]) == ["added"]
+        assert self.service.meta.add_episodes([row]) == ["added"]
 
     def add_policy(self, offset_m: float, **lineage: Any) -> str:
         shelf = self.folder / "checkpoints"
@@ -163,7 +163,7 @@ class Bench:
         return adaptation_id
 
     def view(self, adaptation_id: str) -> Any:
-        return self.desk.adaptations.get("default", adaptation_id).view
+        return self.ask.flows.adaptations.get("default", adaptation_id).view
 
     def until(self, adaptation_id: str, stage: str) -> None:
         wait_for(lambda: self.view(adaptation_id).stage.value == stage, f"stage {stage}")

@@ -71,16 +71,17 @@ def main() -> None:
     with Service(ServiceConfig(folder=folder, insecure=True)) as service:
         engines = PerTenant(lambda tenant: SimulatedScene(folder, SCENE, base.id))
         planted = PlantedEngine([base.id, better.id, same.id])
-        console = Console(service, engine_of=engines.of, port=port, loop_engine_of=lambda *_: planted)
+        service.handlers.flows.take_up(engines.of, lambda *_: planted)
+        console = Console(service, port=port)
         people = {"operator": User("ana", "operator"), "bea": User("bea", "operator"), "admin": User("root", "admin")}
         if fresh:
             fill(service, folder, base.id)
-            console.desk._loops.start("default", planted_config(), robot="bridge-1", by="ana")
+            service.handlers.flows.loops.start("default", planted_config(), robot="bridge-1", by="ana")
             for task, real_only, dreamt_only in (
                 ("lift the red cube", 2, 5),
                 ("push the blue block to the left", 3, 3),
             ):
-                console.desk.ledger(people["operator"]).add(
+                service.handlers.log.ledger(people["operator"]).add(
                     LedgerRow(task, base.id, "world_model-a", "judge-a", 12, real_only, dreamt_only, 20)
                 )
         tokens = {key: console.gate.issue(user) for key, user in people.items()}

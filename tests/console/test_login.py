@@ -10,10 +10,10 @@ import pytest
 from cloud_trainer.console import Console, Gate, User
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.enroll import create_authority, enroll
-from gymnast_core.errors import ConfigError, GymnastError, RejectedBridgeError
+from gymnast_client import Trainer
+from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.web.auth import LoginError
 from gymnast_core.wire.errors import NotPermittedError
-from gymnast_ros.uplink import ConsoleClient
 
 
 class Clock:
@@ -124,14 +124,14 @@ def test_a_certificate_gets_a_token_for_the_page_in_its_own_name_and_a_robot_get
     with Service(ServiceConfig(tmp_path / "trainer")) as service:
         holders = {"operator": "ana", "robot": "wx-1"}
         ids = {role: enroll(service.authority, name, role, out=tmp_path / role) for role, name in holders.items()}
-        with ConsoleClient(service.address, ids["operator"]) as client:
-            with pytest.raises(RejectedBridgeError, match="serves no page"):
+        with Trainer(service.address, ids["operator"]) as client:
+            with pytest.raises(ConfigError, match="serves no page"):
                 client.log_in()
             with Console(service) as console:
                 login = client.log_in()
                 assert login.address == console.address
                 assert console.gate.user_of_token(login.token) == User("ana", "operator")
-        with ConsoleClient(service.address, ids["robot"]) as client, pytest.raises(NotPermittedError, match="robot"):
+        with Trainer(service.address, ids["robot"]) as client, pytest.raises(NotPermittedError, match="robot"):
             client.log_in()
 
 

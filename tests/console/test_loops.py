@@ -8,11 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from cloud_trainer.flows.adaptation_engine import FlowError
 from cloud_trainer.flows.loops import Loops
-from gymnast_core.errors import ConfigError
+from gymnast_core.errors import ConfigError, NotPossibleError
 from gymnast_core.loop_config import LoopConfig, StopRule
-from gymnast_core.web.auth import User
 from tests.console.conftest import JSON, wait_for
 from tests.console.planted_loop import PlantedEngine, planted_config
 
@@ -55,9 +53,9 @@ def test_a_stopped_loop_says_who_stopped_it_and_goes_on_when_it_is_started_again
     assert loops.start("lab-a", planted_config(), robot="wx-0", by="bea").started_by == "ana", (
         "one that runs is left alone"
     )
-    with pytest.raises(FlowError, match="wx-0 is in loop night of ana"):
+    with pytest.raises(NotPossibleError, match="wx-0 is in loop night of ana"):
         loops.start("lab-a", planted_config("day"), robot="wx-0", by="bea")
-    with pytest.raises(FlowError, match="'night' is not running"):
+    with pytest.raises(NotPossibleError, match="'night' is not running"):
         loops.stop("lab-b", "night", by="eve")
     assert loops.of("lab-b") == []
     assert loops.stop("lab-a", "night", by="bea").stopping
@@ -118,9 +116,9 @@ def test_a_robot_in_a_loop_is_left_to_it_and_the_page_stops_it(bench):
     assert "1/train" in ana.get("/loop").text
     assert root.post("/loop/night/stop", data={}, headers=JSON).status_code == 403
     assert ana.post("/loop/night/stop", data={}, headers=JSON).status_code == 200
-    wait_for(lambda: ana.get("/api/loops/night").json()["state"] == "stopped", "the loop to stop")
+    wait_for(lambda: bench.ask.flows.loops.get("default", "night").state == "stopped", "the loop to stop")
     assert "stopped by ana" in ana.get("/loop").text
-    trail = [entry.kind for entry in bench.desk.trail(User("ana", "operator")).log.entries]
+    trail = [entry.kind for entry in bench.service.trails.of("default").log.entries]
     assert ("loop" in trail, "stop loop" in trail) == (True, True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +11,8 @@ from cloud_trainer.console import Console
 from cloud_trainer.flows.adaptation_engine import SceneRequest
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_cli.main import main
-from gymnast_core.errors import RejectedBridgeError
-from gymnast_core.wire.errors import NotFoundError
-from gymnast_ros.uplink import ConsoleClient
+from gymnast_client import Trainer
+from gymnast_core.errors import ConfigError, NotPossibleError, OutdatedError
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_trial_is_begun_followed_and_listed_without_a_browser(bench, operate):
     assert (code, view["state"], view["card"]["decision"]) == (0, "decided", "promote")
     code, said = operate("promote", name, "--robot", "bridge-1")
     assert (code, "on bridge-1" in str(said)) == (0, True), said
-    release = json.loads(bench.desk.meta.releases("default")[-1].payload)
+    release = json.loads(bench.service.meta.releases("default")[-1].payload)
     assert (release["kind"], release["robots"]) == ("promotion", ["bridge-1"])
     bench.engine.wins = False
     code, view = operate(*words, "--wait")
@@ -130,28 +130,25 @@ def test_over_tls_the_certificate_is_the_login(tmp_path, capsys):
             assert ("robots" in json.loads(capsys.readouterr().out)) == (code == 0)
 
 
-def test_a_program_is_answered_over_the_service_alone_and_only_what_ends(bench):
-    address = bench.service.start()
-    with ConsoleClient(address, None, insecure=True) as page:
-        with pytest.raises(RejectedBridgeError, match="serves no page; start it without --no-console"):
-            page.get("/api/robots")
-        bench.console.start()
-        assert page.get("/api/robots")["robots"][0]["robot"] == "bridge-1"
-        for path in ("/events", "/", "/login", "/static/page.css"):
-            with pytest.raises(NotFoundError, match="no part of the page that programs are answered"):
-                page.get(path)
-        with pytest.raises(NotFoundError, match="no part"):
-            page.post("/login", {"token": "x"})
-        with pytest.raises(NotFoundError, match="Not Found"):
-            page.get("/api/nowhere")
+def test_a_program_is_answered_whether_or_not_there_is_a_page(bench):
+    with Trainer(bench.service.start(), None, insecure=True) as trainer:
+        with pytest.raises(ConfigError, match="serves no page; start it without --no-console"):
+            trainer.log_in()
+        (robot,) = trainer.robots.list()
+        assert (robot.robot, robot.state, robot.spool.entries, robot.words.runs) == ("bridge-1", "ready", 0, None)
+        begun = trainer.adaptations.begin("bridge-1", "lift")
+        with pytest.raises(OutdatedError) as refused:
+            trainer.adaptations.approve(replace(begun, revision=-1))
+        assert refused.value.revision == trainer.adaptations.get(begun.adaptation_id).revision
+        with pytest.raises(NotPossibleError, match="there is no adaptation 'adapt-0'"):
+            trainer.adaptations.get("adapt-0")
 
 
 def test_a_picture_larger_than_a_message_comes_whole(bench):
     name = bench.adapt(bench.client("ana", "operator"), "ready")
     film = bytes(range(256)) * 20_000
-    (bench.desk.adaptations.get("default", name).folder / "old.webp").write_bytes(film)
-    bench.console.start()
-    with ConsoleClient(bench.service.start(), None, insecure=True) as page:
-        assert page.picture(f"/adapt/{name}/old.webp") == film
-        with pytest.raises(RejectedBridgeError, match="there is no picture 'new' yet"):
-            page.picture(f"/adapt/{name}/new.webp")
+    (bench.ask.flows.adaptations.get("default", name).folder / "old.webp").write_bytes(film)
+    with Trainer(bench.service.start(), None, insecure=True) as trainer:
+        assert trainer.adaptations.picture(name, "old") == film
+        with pytest.raises(NotPossibleError, match="there is no picture 'new' yet"):
+            trainer.adaptations.picture(name, "new")

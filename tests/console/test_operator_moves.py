@@ -47,7 +47,7 @@ def test_two_operators_cannot_adapt_one_robot_at_the_same_time(bench):
     second = bea.post("/adapt", data={"robot": "bridge-1", "instruction": "push"}, headers=JSON)
     assert second.status_code == 409
     assert "being adapted already by ana" in second.json()["error"]
-    assert len(bench.desk.adaptations.of("default")) == 1
+    assert len(bench.ask.flows.adaptations.of("default")) == 1
 
 
 def test_cancel_while_training_stops_after_the_iteration_and_leaves_the_robot_alone(bench):
@@ -102,17 +102,17 @@ def test_publishing_twice_at_once_publishes_once(bench, monkeypatch):
     assert second.status_code == 409
     assert "being published at this moment" in second.json()["error"]
     assert answers[0].status_code == 200
-    assert len(bench.desk.meta.releases("default")) == 1
+    assert len(bench.service.meta.releases("default")) == 1
 
 
 def test_cancelling_a_job_that_has_ended_changes_nothing_and_says_so(bench):
     ana = bench.client("ana", "operator")
-    job = bench.desk.jobs.submit("default", "improve", {}, "k", "ana")
-    bench.desk.jobs.claim(None, "w")
-    bench.desk.jobs.finish("default", job.job_id, "done", {"ok": True})
+    job = bench.service.jobs.submit("default", "improve", {}, "k", "ana")
+    bench.service.jobs.claim(None, "w")
+    bench.service.jobs.finish("default", job.job_id, "done", {"ok": True})
     said = ana.post(f"/jobs/{job.job_id}/cancel", headers=JSON).json()["said"]
     assert "had ended already (done)" in said
-    assert bench.desk.jobs.get("default", job.job_id).state == "done"
+    assert bench.service.jobs.get("default", job.job_id).state == "done"
 
 
 def test_a_label_changed_after_promotion_names_what_was_made_with_it(bench):
@@ -126,7 +126,7 @@ def test_a_label_changed_after_promotion_names_what_was_made_with_it(bench):
     page = ana.get(f"/checkpoints/{policy}").text
     assert "1 of its labels changed since" in page
     assert "failure is now success (operator:ana)" in page
-    assert bench.desk.meta.episode("default", "ep-1").outcome == "success"
+    assert bench.service.meta.episode("default", "ep-1").outcome == "success"
 
 
 def test_a_browser_closed_in_the_middle_of_an_action_does_nothing(bench):
@@ -144,7 +144,7 @@ def test_a_browser_closed_in_the_middle_of_an_action_does_nothing(bench):
         assert answer.status_code == 200
     finally:
         server.stop()
-    assert bench.desk.meta.episode("default", "ep-1").labelled_by == "operator:bea"
+    assert bench.service.meta.episode("default", "ep-1").labelled_by == "operator:bea"
     assert [entry.data["by"] for entry in bench.service.trails.of("default").log.entries] == ["bea"]
 
 
@@ -154,7 +154,7 @@ def test_adapting_the_wrong_robot_is_refused(bench, robot):
     answer = ana.post("/adapt", data={"robot": robot, "instruction": "lift"}, headers=JSON)
     assert answer.status_code == 409
     assert "has not reported here" in answer.json()["error"]
-    assert bench.desk.adaptations.of("default") == []
+    assert bench.ask.flows.adaptations.of("default") == []
 
 
 def test_publishing_to_a_robot_nobody_knows_is_refused(bench):
@@ -164,7 +164,7 @@ def test_publishing_to_a_robot_nobody_knows_is_refused(bench):
     )
     assert answer.status_code == 409
     assert "no robot 'brigde-2' reports here; known: bridge-1" in answer.json()["error"]
-    assert bench.desk.meta.releases("default") == []
+    assert bench.service.meta.releases("default") == []
 
 
 def test_an_expired_token_and_an_expired_session_do_nothing_and_say_why(bench):
@@ -198,7 +198,7 @@ def test_promoting_what_has_not_won_and_what_is_tainted_is_refused(bench):
     blocked = admin.post(f"/checkpoints/{policy}/publish", headers=JSON)
     assert blocked.status_code == 412
     assert "retracted by operator:root: gripper was loose" in blocked.json()["error"]
-    assert bench.desk.meta.releases("default") == []
+    assert bench.service.meta.releases("default") == []
 
 
 def test_an_operator_may_not_publish_and_nobody_may_without_logging_in(bench):
@@ -215,7 +215,7 @@ def test_a_request_from_another_site_does_nothing(bench, origin):
     ana = bench.client("ana", "operator")
     answer = ana.post("/adapt", data={"robot": "bridge-1", "instruction": "x"}, headers={"Origin": origin})
     assert answer.status_code == 403
-    assert bench.desk.adaptations.of("default") == []
+    assert bench.ask.flows.adaptations.of("default") == []
 
 
 def test_adapting_behind_a_latched_estop_is_refused(bench):
@@ -253,7 +253,7 @@ def test_what_is_kept_here_or_ran_on_a_robot_can_be_rolled_back_to_and_nothing_e
     bench.service.robots.post(ROBOT, {"weights": weights}, b"")
     assert roll_back("policy-own").status_code == 200
     assert roll_back("policy-own", "brigde-1").status_code == 409
-    kept, own = (json.loads(row.payload) for row in bench.desk.meta.releases("default"))
+    kept, own = (json.loads(row.payload) for row in bench.service.meta.releases("default"))
     assert (kept["kind"], kept["robots"], kept["checkpoint_id"]) == ("rollback", ["*"], policy)
     assert (own["manifest"], own["robots"]) == ({}, ["bridge-1"]), "by its id, for who holds it alone"
 
@@ -280,7 +280,7 @@ def test_another_tenants_episodes_are_not_there(bench):
     token = bench.gate.issue(User("zoe", "admin", "other-lab"))
     zoe = bench.client("zoe", "admin")
     answer = zoe.get("/episodes/ep-1", headers={**JSON, "Authorization": f"Bearer {token}"})
-    assert answer.status_code == 409
+    assert answer.status_code == 404
     assert "there is no episode" in answer.json()["error"]
 
 
@@ -309,12 +309,12 @@ def test_an_open_page_hears_of_changes_made_by_others(bench):
 
 
 def test_only_the_robots_page_follows_every_word_of_a_robot(bench):
-    robots, other = bench.desk.version(ANA, "/"), bench.desk.version(ANA, "/checkpoints")
+    robots, other = bench.console.sources.version(ANA, "/"), bench.console.sources.version(ANA, "/checkpoints")
     bench.report({"state": "ready"})
-    assert bench.desk.version(ANA, "/") != robots
-    assert bench.desk.version(ANA, "/checkpoints") == other
+    assert bench.console.sources.version(ANA, "/") != robots
+    assert bench.console.sources.version(ANA, "/checkpoints") == other
     bench.report({"state": "ready", "policy_version": "policy-b"})
-    assert bench.desk.version(ANA, "/checkpoints") != other
+    assert bench.console.sources.version(ANA, "/checkpoints") != other
 
 
 def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
@@ -340,12 +340,12 @@ def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
     ]
     history = {"state": "running", "base_policy": "policy-a", "before": before, "rounds": rounds}
     bench.looping = PlantedEngine(("policy-a", "policy-b", "policy-c"), hold=threading.Event())
-    known = bench.desk.version(ANA, "/loop")
+    known = bench.console.sources.version(ANA, "/loop")
     assert ana.post("/loop", data={"config": json.dumps(planted_config().to_json())}, headers=JSON).status_code == 200
     assert bench.looping.asked.wait(20)
     (bench.folder / "console" / "loops" / "default" / "night" / "history.json").write_text(json.dumps(history))
     page = ana.get("/loop").text
-    assert bench.desk.version(ANA, "/loop") != known
+    assert bench.console.sources.version(ANA, "/loop") != known
     words = ("30 %", "60 %", "50 % to 69 %", "+30.0", "16 %", "91 %", "+5", "promoted", "after 34 pairs")
     for text in (*words, "agreement 0.61 is below 0.70"):
         assert text in page

@@ -23,13 +23,13 @@ from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.kept_rollouts import keep_rollouts, read_rollouts
 from cloud_trainer.records.graph import ProvenanceGraph
 from cloud_trainer.store.database import Database
+from gymnast_client import Trainer
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.evaluation.trial import Trial
 from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.job import JobEvent
 from gymnast_core.records.lineage import Record
 from gymnast_core.types import Outcome, RolloutBatch
-from gymnast_ros.uplink import EpisodesClient
 from tests.console.conftest import JSON, wait_for
 from tests.console.planted_loop import TASKS, PlantedEngine, planted_config
 
@@ -136,8 +136,8 @@ def test_a_checkpoint_is_tried_blinded_and_only_then_promoted(bench) -> None:
     assert "Decided" not in page
     bench.engine.calls.append("trip")
     bench.engine.hold["trial"].set()
-    wait_for(lambda: bench.desk.cards("default"), "the card")
-    (card,) = bench.desk.cards("default")
+    wait_for(lambda: bench.ask.flows.cards("default"), "the card")
+    (card,) = bench.ask.flows.cards("default")
     assert (card["decision"], card["judge"], card["versions"]["robot"]) == ("promote", "operator", "bridge-1")
     assert {pair["labelled_by"] for pair in card["pairs"]} == {"operator:ana"}
     page = ana.get(f"/evaluations/{card['trial_id']}").text
@@ -168,22 +168,22 @@ def test_a_trial_that_cannot_be_is_refused_with_what_would_help(bench) -> None:
     assert try_out(bench, watcher, name).status_code == 403
     bench.adapt(ana, "ready")
     assert "is being adapted by ana" in try_out(bench, ana, offered(bench)).json()["error"]
-    assert bench.desk.trials.views("default") == []
+    assert bench.ask.flows.trials.views("default") == []
 
 
 def test_a_robot_in_a_trial_is_left_alone_until_it_is_stopped(bench) -> None:
     ana, bea, name = bench.client("ana", "operator"), bench.client("bea", "operator"), offered(bench)
     bench.engine.hold["trial"].clear()
     assert try_out(bench, ana, name).status_code == 200
-    trial = bench.desk.trials.views("default")[0]["trial_id"]
+    trial = bench.ask.flows.trials.views("default")[0]["trial_id"]
     assert bench.engine.inside["trial"].wait(10)
     assert f"in trial {trial} of ana" in try_out(bench, bea, name).json()["error"]
     started = bea.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)
     assert f"in trial {trial} of ana" in started.json()["error"]
     assert bea.post(f"/evaluations/{trial}/stop", headers=JSON).status_code == 200
     bench.engine.hold["trial"].set()
-    wait_for(lambda: bench.desk.trials.on("default", "bridge-1") is None, "the end of the run at hand")
-    (view,) = bench.desk.trials.views("default")
+    wait_for(lambda: bench.ask.flows.trials.on("default", "bridge-1") is None, "the end of the run at hand")
+    (view,) = bench.ask.flows.trials.views("default")
     assert (view["state"], view["reason"], view["card"]) == ("stopped", "stopped by bea", {})
     again = bea.post(f"/evaluations/{trial}/stop", headers=JSON)
     assert (again.status_code, "nothing to stop" in again.json()["error"]) == (409, True)
@@ -194,11 +194,11 @@ def test_a_trial_goes_on_after_a_restart_and_counts_its_run_once(bench) -> None:
     bench.engine.hold["trial"].clear()
     assert try_out(bench, bench.client("ana", "operator"), name).status_code == 200
     assert bench.engine.inside["trial"].wait(10)
-    closing = threading.Thread(target=bench.desk.trials.close)
+    closing = threading.Thread(target=bench.ask.flows.trials.close)
     closing.start()
     bench.engine.hold["trial"].set()
     closing.join()
-    (view,) = bench.desk.trials.views("default")
+    (view,) = bench.ask.flows.trials.views("default")
     assert view["state"] == "running"
     again = Trials(bench.folder / "console" / "trials", lambda tenant: bench.engine)
     wait_for(lambda: again.views("default")[0]["card"], "the card")
@@ -211,9 +211,9 @@ def test_the_next_trial_of_the_same_two_takes_other_starts_and_says_so(bench) ->
     ana, name = bench.client("ana", "operator"), offered(bench)
     for number in (1, 2):
         assert try_out(bench, ana, name).status_code == 200
-        wait_for(lambda number=number: len(bench.desk.cards("default")) == number, "the card")
-        wait_for(lambda: bench.desk.trials.on("default", "bridge-1") is None, "its end")
-    second, first = bench.desk.cards("default")
+        wait_for(lambda number=number: len(bench.ask.flows.cards("default")) == number, "the card")
+        wait_for(lambda: bench.ask.flows.trials.on("default", "bridge-1") is None, "its end")
+    second, first = bench.ask.flows.cards("default")
     assert not set(first["start_seeds"]) & set(second["start_seeds"])
     assert [card["versions"]["earlier_trials_of_the_same"] for card in (first, second)] == [0, 1]
 
@@ -259,7 +259,7 @@ def test_harm_on_another_task_is_told_on_the_adaptation_and_its_card(bench, tmp_
     assert "<td>put</td>" in page
     assert page.count("won here, harm elsewhere") == 1
     assert "won here, harm elsewhere" in ana.get("/evaluations").text
-    assert not bench.desk.checkpoints.has_won("default", "policy-candidate")
+    assert not bench.ask.flows.has_won("default", "policy-candidate")
 
 
 def test_a_budget_in_money_is_asked_for_where_training_has_a_price(bench) -> None:
@@ -286,12 +286,10 @@ def test_the_adapter_kept_for_a_scene_is_offered_when_it_comes_back(bench) -> No
     assert "train" not in bench.engine.calls
 
 
-def until_over(client: Any, name: str) -> dict[str, Any]:
-    def view() -> dict[str, Any]:
-        return dict(client.get(f"/api/loops/{name}").json())
-
-    wait_for(lambda: view()["state"] != "running", f"loop {name} to end")
-    return view()
+def until_over(bench: Any, name: str) -> Any:
+    loops = bench.ask.flows.loops
+    wait_for(lambda: loops.get("default", name).state != "running", f"loop {name} to end")
+    return loops.get("default", name)
 
 
 def test_the_loop_page_tells_every_round_with_intervals_and_what_became_of_it(bench):
@@ -301,7 +299,7 @@ def test_the_loop_page_tells_every_round_with_intervals_and_what_became_of_it(be
     settings = {**planted_config().to_json(), "name": "will be", "tasks": ["no"]}
     begun = ana.post("/loop", data={"config": json.dumps(settings), "name": "night", "tasks": ";".join(TASKS)})
     assert begun.status_code == 303, begun.text
-    history = until_over(ana, "night")["history"]
+    history = until_over(bench, "night").history
     page = ana.get("/loop").text
     assert "night on bridge-1" in page
     outcomes = re.findall(r'class="tag[^"]*">(promoted|kept the old one|refused)<', page)
@@ -324,7 +322,7 @@ def test_who_acted_in_a_run_is_hidden_everywhere_until_its_trial_is_over(bench) 
     bench.add_episode("ep-other", policy=name, at_ns=time.time_ns())
 
     def seen() -> dict[str, str]:
-        with EpisodesClient(bench.service.address, None, insecure=True) as client:
+        with Trainer(bench.service.address, None, insecure=True).episodes as client:
             return {row.episode_id: row.policy_version for row in client.list()}
 
     def shown(episode_id: str) -> bool:
@@ -345,6 +343,6 @@ def test_who_acted_in_a_run_is_hidden_everywhere_until_its_trial_is_over(bench) 
         watch.look()
     assert [job.spec["episodes"] for job in bench.service.jobs.list(None)] == [["ep-before"]]
     bench.engine.hold["trial"].set()
-    wait_for(lambda: bench.desk.trials.on("default", "bridge-1") is None, "the end of the trial")
+    wait_for(lambda: bench.ask.flows.trials.on("default", "bridge-1") is None, "the end of the trial")
     assert seen()["ep-run-1"] == other
     assert shown("ep-run-0")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from cloud_trainer.console import Console, User, api, pages
+from cloud_trainer.console import User, pages
 from cloud_trainer.console.app import create_app
 from cloud_trainer.service import Service, ServiceConfig, enroll
-from gymnast_core.errors import RejectedBridgeError
+from gymnast_client import Adaptation, Terms, Trainer
+from gymnast_core.errors import NotPossibleError
 from gymnast_core.wire.errors import NotPermittedError
-from gymnast_ros.uplink import ConsoleClient
-from gymnast_ros.uplink.adaptation import Adaptation, Terms, begin
-from tests.console.conftest import JSON, Bench, SteeredEngine
+from tests.console.conftest import JSON, ROBOT, Bench, SteeredEngine
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def test_a_robot_takes_itself_from_refusal_to_kept(bench, robot):
     bench.until(name, "ready")
     assert bench.step(robot, name, "train", minutes="1").status_code == 200
     bench.until(name, "preview")
-    assert robot.get(f"/api/adaptations/{name}").json()["candidate"] == "policy-candidate"
+    assert bench.ask.adaptations.find(ROBOT, name).view.candidate == "policy-candidate"
     assert bench.step(robot, name, "approve").status_code == 200
     bench.until(name, "kept")
     assert bench.view(name).decided_by == "bridge-1"
@@ -40,7 +39,7 @@ def test_a_robot_begins_nothing_for_another(bench, robot):
     bench.service.robots.post(User("bridge-2", "robot"), {"state": "ready"}, b"")
     answer = begun(bench, robot, "bridge-2")
     assert (answer.status_code, "may have itself adapted alone, not 'bridge-2'" in answer.text) == (403, True)
-    assert bench.desk.adaptations.of("default") == []
+    assert bench.ask.flows.adaptations.of("default") == []
 
 
 @pytest.mark.parametrize("step", ["collect", "train", "reuse", "approve", "reject", "cancel"])
@@ -49,14 +48,16 @@ def test_a_robot_cannot_touch_or_see_anothers_adaptation(bench, robot, step):
     other = bench.client("bridge-2", "robot")
     answer = bench.step(other, name, step)
     assert (answer.status_code, "there is no adaptation" in answer.text) == (409, True)
-    assert other.get(f"/api/adaptations/{name}", headers=JSON).status_code == 409
-    assert other.get("/api/adaptations").json() == {"adaptations": []}
+    stranger = User("bridge-2", "robot")
+    assert bench.ask.adaptations.all(stranger) == []
+    with pytest.raises(NotPossibleError, match="there is no adaptation"):
+        bench.ask.adaptations.find(stranger, name)
     assert bench.view(name).stage.value == "ready"
 
 
 def test_a_robot_sees_what_an_operator_began_with_it_but_decides_nothing_there(bench, robot):
     name = bench.adapt(bench.client("ana", "operator"), "preview")
-    assert [row["adaptation_id"] for row in robot.get("/api/adaptations").json()["adaptations"]] == [name]
+    assert [flow.view.adaptation_id for flow in bench.ask.adaptations.all(ROBOT)] == [name]
     for step in ("approve", "reject", "cancel"):
         answer = bench.step(robot, name, step)
         assert (answer.status_code, "begun by 'ana'; an operator may" in answer.text) == (403, True)
@@ -77,16 +78,14 @@ def test_another_tenants_robot_and_operator_do_not_meet_it(bench, robot):
         stranger = User(who, role, "elsewhere")
         token = {"Authorization": f"Bearer {bench.gate.issue(stranger)}", **JSON}
         client = bench.client("ana", "operator")
-        assert client.get("/api/adaptations", headers=token).json() == {"adaptations": []}
+        assert bench.ask.adaptations.all(stranger) == []
         answer = client.post(f"/adapt/{name}/cancel", data={"revision": "1"}, headers=token)
         assert (answer.status_code, "there is no adaptation" in answer.text) == (409, True)
 
 
 def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
     name = bench.adapt(robot, "ready")
-    followed = {address for address, (action, _) in api.VIEWS.items() if action == "follow"}
-    assert followed == {"/api/adaptations", "/api/adaptations/{adaptation_id}"}
-    addresses = {*pages.PAGES, *pages.PICTURES, *api.VIEWS, "/checkpoints/{checkpoint_id}/lineage.json"} - followed
+    addresses = {*pages.PAGES, *pages.PICTURES, "/checkpoints/{checkpoint_id}/lineage.json"}
     for address in addresses:
         path = address.replace("{adaptation_id}", name)
         answer = robot.get(path.replace("{", "").replace("}", ""), headers=JSON)
@@ -94,7 +93,7 @@ def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
     assert robot.get("/events?at=/", headers=JSON).status_code == 403
     posts = {
         route.path
-        for route in create_app(bench.desk, bench.gate).routes
+        for route in create_app(bench.console.sources, bench.gate).routes
         if "POST" in (getattr(route, "methods", None) or ())
     }
     rest = posts - {"/adapt", "/adapt/{adaptation_id}/{step}", "/login", "/logout"}
@@ -107,30 +106,36 @@ def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
         for how in ("publish", "promote", "rollback"):
             path = address.format(**known, how=how)
             answer = robot.post(path, data={"outcome": "success", "reason": "x"}, headers=JSON)
+            if address == "/jobs/{job_id}/cancel":  # which a robot may do, of jobs it knows
+                assert (answer.status_code, "there is no job" in answer.text) == (404, True)
+                continue
             assert (answer.status_code, "(robot) may not" in answer.text) == (403, True), path
 
 
 def test_over_mutual_tls_the_certificate_says_which_robot_asks(tmp_path):
     engine = SteeredEngine()
-    with Service(ServiceConfig(tmp_path / "trainer")) as service, Console(service, engine_of=lambda tenant: engine):
+    service = Service(ServiceConfig(tmp_path / "trainer"))
+    service.handlers.flows.take_up(lambda tenant: engine)
+    with service:
         clients = {}
         for name in ("bridge-1", "bridge-2"):
             identity = enroll(service.authority, name, "robot", out=tmp_path / name)
-            clients[name] = ConsoleClient(service.address, identity)
+            clients[name] = Trainer(service.address, identity)
             service.robots.post(User(name, "robot"), {"state": "ready"}, b"")
         one, other = clients.values()
         with pytest.raises(NotPermittedError, match="'bridge-2' may have itself adapted alone, not 'bridge-1'"):
-            begin(other, {"robot": "bridge-1", "instruction": "lift"})
-        adaptation = Adaptation(one, begin(one, {"robot": "bridge-1", "instruction": "lift"}))
+            other.adaptations.begin("bridge-1", "lift")
+        begun = one.adaptations.begin("bridge-1", "lift")
+        adaptation = Adaptation(one.adaptations, begun.adaptation_id)
         view = adaptation.settled()
-        with pytest.raises(RejectedBridgeError, match="there is no adaptation"):
-            other.post(f"/adapt/{view['adaptation_id']}/cancel", {"revision": str(view["revision"])})
-        with pytest.raises(RejectedBridgeError, match="there is no adaptation"):
-            other.get(f"/api/adaptations/{view['adaptation_id']}")
+        with pytest.raises(NotPossibleError, match="there is no adaptation"):
+            other.adaptations.cancel(view)
+        with pytest.raises(NotPossibleError, match="there is no adaptation"):
+            other.adaptations.get(view.adaptation_id)
         with pytest.raises(NotPermittedError, match="may not look"):
-            one.get("/api/robots")
+            list(one.robots.list())
         with pytest.raises(NotPermittedError, match="LogIn"):
             one.log_in()
-        assert adaptation.drive(Terms(), approve=lambda view: True)["stage"] == "kept"
+        assert adaptation.drive(Terms(), approve=lambda view: True).stage == "kept"
         for client in clients.values():
             client.close()

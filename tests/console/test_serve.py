@@ -12,9 +12,9 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
+import gymnast_client
 from cloud_trainer.service import enroll
 from gymnast_cli.main import main
-from gymnast_ros.uplink import ConsoleClient
 from tests.console.conftest import wait_for
 
 
@@ -59,7 +59,7 @@ def test_service_and_page_are_one_process_and_a_session_outlives_it(tmp_path, ca
     trainer = Serve(folder, "--console-port", "0")
     try:
         assert main(["--json", "console", "--trainer", trainer.address, "--identity", str(ada)]) == 0
-        with ConsoleClient(trainer.address, ada) as client:
+        with gymnast_client.Trainer(trainer.address, ada) as client:
             login = client.log_in()
         entered = ask(login.address, "POST", "/login", token=login.token, next="/jobs")
         assert (entered.status, entered.headers["location"]) == (303, "/jobs")

@@ -15,9 +15,9 @@ import rich.console
 from cloud_trainer.console import Console, User
 from cloud_trainer.flows.adaptation_engine import Verdict
 from cloud_trainer.service import Service, ServiceConfig
-from cloud_trainer.store.tenants import PerTenant
 from gymnast_cli.commands.ttt import Screen, progress
 from gymnast_cli.main import main
+from gymnast_client import AdaptationView
 from tests.console.conftest import Bench, SteeredEngine, wait_for
 
 HERE = ("ttt", "--instruction", "lift", "--scene", "pink_cube")
@@ -37,7 +37,7 @@ def ttt(bench: Bench, capsys):
 
 
 def only(bench: Bench):
-    (flow,) = bench.desk.adaptations.of("default")
+    (flow,) = bench.ask.flows.adaptations.of("default")
     return flow.view
 
 
@@ -157,10 +157,7 @@ def test_a_robot_must_report_be_named_among_several_and_take_orders(bench, ttt):
 
 
 def test_no_robot_at_all_is_said_with_the_remedy(tmp_path, capsys):
-    with (
-        Service(ServiceConfig(tmp_path, insecure=True)) as service,
-        Console(service, engine_of=PerTenant(lambda tenant: SteeredEngine()).of),
-    ):
+    with Service(ServiceConfig(tmp_path, insecure=True)) as service:
         code = main(["--json", *HERE, "--trainer", service.address, "--insecure"])
     said = json.loads(capsys.readouterr().out)
     assert (code, "no robot reports to this trainer; start one: gymnast up" in said["message"]) == (2, True)
@@ -184,18 +181,16 @@ def test_a_person_sees_the_check_the_page_and_the_card(bench, capsys, monkeypatc
         assert words in shown
 
 
+def view_of(stage, *, busy=False, **more):
+    names = "adaptation_id robot instruction started_by reason scene mode job candidate ended_by decided_by paused"
+    texts = dict.fromkeys(names.split(), "")
+    rest = {"revision": 1, "known_adapters": (), "cancel_requested": False, "over": False}
+    return AdaptationView(**texts, **rest, stage=stage, busy=busy, **more)
+
+
 def test_every_part_is_shown_while_it_lasts(capsys):
     def seen(stage, last, **more):
-        view = {
-            "stage": stage,
-            "busy": True,
-            "history": [{"kind": last}],
-            "iterations": [],
-            "canary": [],
-            "card": {},
-            **more,
-        }
-        screen.show(view)
+        screen.show(view_of(stage, busy=True, history=[{"kind": last}], **more))
 
     row = {"imagined_reward": 0.3, "rollouts": 100}
     with Screen(rich.console.Console(width=160)) as screen:
@@ -206,9 +201,9 @@ def test_every_part_is_shown_while_it_lasts(capsys):
     shown = capsys.readouterr().out
     for words in ("look at the scene", "collect real episodes", "iteration 2, imagined reward 0.30", "1 pairs; who"):
         assert words in shown
-    training = {"stage": "training", "iterations": [row, row], "budget": {"rollouts": 900}, "card": {}}
+    training = view_of("training", iterations=[row, row], budget={"rollouts": 900})
     assert progress(training)[:2] == (200, 900)
-    decided = {"stage": "kept", "card": {"decision": "promote"}, "canary": [{"pair": 0}] * 12}
+    decided = view_of("kept", card={"decision": "promote"}, canary=[{"pair": 0}] * 12)
     assert progress(decided) == (12, 12, "12 pairs; kept")
 
 
@@ -251,19 +246,19 @@ def test_a_trainer_that_is_started_again_in_the_middle_is_waited_for(bench, caps
     command = threading.Thread(target=lambda: codes.append(main(words)))
     command.start()
     assert bench.engine.inside["train"].wait(30)
-    (flow,) = bench.desk.adaptations.of("default")
-    stopping = threading.Thread(target=bench.console.stop)
+    (flow,) = bench.ask.flows.adaptations.of("default")
+    stopping = threading.Thread(target=bench.ask.flows.close)
     stopping.start()
     wait_for(lambda: flow._closing, "the closing")
     bench.engine.hold["train"].set()
     stopping.join(20)
     bench.service.stop()
     port = int(address.rpartition(":")[2])
-    with Service(ServiceConfig(bench.folder, port=port, insecure=True)) as again:
-        again.robots.post(User("bridge-1", "robot"), {"state": "ready"}, b"")
-        engine = SteeredEngine()
-        with Console(again, engine_of=lambda tenant: engine):
-            command.join(60)
+    again, engine = Service(ServiceConfig(bench.folder, port=port, insecure=True)), SteeredEngine()
+    again.robots.post(User("bridge-1", "robot"), {"state": "ready"}, b"")
+    again.handlers.flows.take_up(lambda tenant: engine)
+    with again, Console(again):
+        command.join(60)
     assert codes == [0]
     assert json.loads(capsys.readouterr().out)["stage"] == "kept"
     assert engine.calls == ["train", "check", "preview", "canary", "keep"]

@@ -50,10 +50,12 @@ class Lab:
     page_options: Mapping[str, Any] = field(default_factory=dict)
     policy: Any = None
     plain_page: bool = False
+    engine_of: Callable[[str], Any] | None = None
 
     def __enter__(self) -> Lab:
         self.service = Service(ServiceConfig(self.folder / "trainer", **self.options), policy=self.policy)
         self.service.start()
+        self.service.handlers.flows.take_up(self.engine_of)
         self.console = Console(self.service, tls=not self.plain_page, **self.page_options)
         self.console.start()
         return self

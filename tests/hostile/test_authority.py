@@ -47,7 +47,7 @@ def test_a_revoked_admins_certificate_gets_nothing_on_the_page_and_publishes_not
         assert within(SOON_S, lambda: lab.page("GET", "/", identity=root).status == 403) < SOON_S
         held.request("GET", "/jobs")
         assert held.getresponse().status == 403, "the connection it had open is no way round"
-    asked = [("GET", path) for path in ("/", "/log", "/api/log", "/events")]
+    asked = [("GET", path) for path in ("/", "/log", "/events")]
     asked += [("POST", f"/checkpoints/policy-1/{how}") for how in ("publish", "rollback")]
     for method, path in asked:
         answer = lab.page(method, path, identity=root, form={"robots": "*", "reason": "because"})
@@ -59,15 +59,15 @@ def test_tokens_and_sessions_of_a_revoked_operator_stop_working(lab):
     ana, bea = lab.identity("ana", "operator"), lab.identity("bea", "operator")
     token = lab.token(ana)
     cookie, other = lab.log_in(token), lab.log_in(lab.token(bea))
-    assert lab.page("GET", "/api/robots", token=token).status == 200
-    assert lab.page("GET", "/api/robots", cookie=cookie).status == 200
+    assert lab.page("GET", "/jobs", token=token).status == 200
+    assert lab.page("GET", "/jobs", cookie=cookie).status == 200
     revoke(lab.service.authority, "ana")
-    assert within(SOON_S, lambda: lab.page("GET", "/api/robots", token=token).status == 401) < SOON_S
-    assert lab.page("GET", "/api/robots", cookie=cookie).status == 401
+    assert within(SOON_S, lambda: lab.page("GET", "/jobs", token=token).status == 401) < SOON_S
+    assert lab.page("GET", "/jobs", cookie=cookie).status == 401
     assert lab.page("POST", "/login", form={"token": token}).status == 401
-    assert lab.page("GET", "/api/robots", cookie=other).status == 200, "who was not revoked goes on"
+    assert lab.page("GET", "/jobs", cookie=other).status == 200, "who was not revoked goes on"
     fresh = lab.token(lab.identity("ana", "operator"))
-    assert lab.page("GET", "/api/robots", token=fresh).status == 200, "a new certificate is a new beginning"
+    assert lab.page("GET", "/jobs", token=fresh).status == 200, "a new certificate is a new beginning"
 
 
 def test_logging_out_ends_the_session_itself_and_its_streams(lab):
@@ -76,9 +76,9 @@ def test_logging_out_ends_the_session_itself_and_its_streams(lab):
     stream = Stream(lab, "/events", {"Cookie": cookie})
     assert stream.began.wait(SOON_S)
     assert lab.page("POST", "/logout", cookie=cookie).status == 303
-    assert lab.page("GET", "/api/robots", cookie=cookie).status == 401, "the cookie was kept, and is worth nothing"
+    assert lab.page("GET", "/jobs", cookie=cookie).status == 401, "the cookie was kept, and is worth nothing"
     assert stream.ended.wait(SOON_S)
-    assert lab.page("GET", "/api/robots", cookie=elsewhere).status == 200
+    assert lab.page("GET", "/jobs", cookie=elsewhere).status == 200
 
 
 def test_cookies_hold_no_identity_that_a_holder_could_write(lab):
@@ -145,10 +145,10 @@ def test_guessing_tokens_is_slowed_down_and_others_go_on(lab):
     token = lab.token(lab.identity("ana", "operator"))
     cookie = lab.log_in(token)
     statuses = [lab.page("POST", "/login", form={"token": f"guess-{n}"}).status for n in range(6)]
-    statuses += [lab.page("GET", "/api/robots", token=f"guess-{n}").status for n in range(6)]
+    statuses += [lab.page("GET", "/jobs", token=f"guess-{n}").status for n in range(6)]
     assert statuses == [401] * 10 + [429] * 2
     assert lab.page("POST", "/login", form={"token": token}).status == 429
-    assert lab.page("GET", "/api/robots", cookie=cookie).status == 200, "a session goes on"
+    assert lab.page("GET", "/jobs", cookie=cookie).status == 200, "a session goes on"
     assert lab.page("GET", "/", identity=lab.identity("bea", "operator")).status == 200, "and a certificate"
 
 
@@ -170,7 +170,7 @@ def use_what_was_taken_back(folder: Path, size: int) -> Tally:
             answers.append(lab.page("POST", "/checkpoints/policy-1/rollback", identity=ana, form=back))
             attempts += len(answers) + 1
             accepted += sum(answer.status in (200, 303) for answer in answers) + (error_of(asks) == "")
-            lost += lab.page("GET", "/api/robots", token=bea).status != 200
+            lost += lab.page("GET", "/jobs", token=bea).status != 200
     return Tally(attempts, accepted, lost)
 
 

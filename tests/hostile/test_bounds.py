@@ -18,7 +18,8 @@ from google.protobuf.message_factory import GetMessageClass
 from safetensors.numpy import save
 
 from cloud_trainer.records.recorder import parents_first
-from cloud_trainer.service import server
+from cloud_trainer.service.methods import SERVICES
+from gymnast_client import Trainer
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import Outcome
 from gymnast_core.wire.channel import domain_error
@@ -32,7 +33,6 @@ from gymnast_core.wire.gymnast.v1 import (
     weights_pb2,
     weights_pb2_grpc,
 )
-from gymnast_ros.uplink import EpisodesClient, JobsClient
 from tests.bridge.test_people import row
 from tests.hostile.forged import deep
 from tests.hostile.lab import Lab, error_of
@@ -98,7 +98,7 @@ class Caller:
     """Somebody else, who asks all the while; the longest wait is the harm."""
 
     def __init__(self, lab: Lab) -> None:
-        self._client = JobsClient(lab.service.address, lab.identity("bea", "operator"))
+        self._client = Trainer(lab.service.address, lab.identity("bea", "operator")).jobs
         self._client.list()
         self.longest_s, self._stop = 0.0, threading.Event()
         self._thread = threading.Thread(target=self._ask)
@@ -215,7 +215,9 @@ def filled(descriptor: Any, number: int, text: str) -> Any:
         else:
             value = (
                 number
-                if kind in (FieldDescriptor.CPPTYPE_UINT64, FieldDescriptor.CPPTYPE_INT64)
+                if kind == FieldDescriptor.CPPTYPE_UINT64
+                else number & 0x7FFFFFFFFFFFFFFF
+                if kind == FieldDescriptor.CPPTYPE_INT64
                 else number & 0x7FFFFFFF
             )
         many = hasattr(getattr(message, field.name), "extend")
@@ -225,7 +227,7 @@ def filled(descriptor: Any, number: int, text: str) -> Any:
 
 METHODS = [
     (f"/gymnast.v1.{name}/{method.name}", method)
-    for name, module in server._SERVICES.items()
+    for name, module in SERVICES.items()
     for method in module.DESCRIPTOR.services_by_name[name].methods
     if name != "PolicyService"
 ]
@@ -267,7 +269,7 @@ def failure_of(call: Any, request: Any, *, streaming: bool = False) -> Any:
 
 def test_lists_are_counted_before_they_are_worked_through(lab):
     trainer, admin = lab.identity("gpu", "trainer"), lab.identity("root", "admin")
-    with JobsClient(lab.service.address, lab.identity("ada", "operator")) as jobs:
+    with Trainer(lab.service.address, lab.identity("ada", "operator")).jobs as jobs:
         job = jobs.submit("hostile", {}, "counted").job_id
     with lab.channel(trainer) as channel:
         stub = jobs_pb2_grpc.JobServiceStub(channel)
@@ -285,16 +287,18 @@ def test_lists_are_counted_before_they_are_worked_through(lab):
 def test_a_full_disk_under_the_database_has_a_name_and_nothing_is_half_done(tmp_path):
     with Lab(tmp_path) as lab:
         lab.service.meta.add_episodes([row("ep-1", state="valid")])
-        with EpisodesClient(lab.service.address, lab.identity("ada", "operator")) as episodes:
+        with Trainer(lab.service.address, lab.identity("ada", "operator")).episodes as episodes:
             episodes.label("ep-1", Outcome.FAILURE)
             database = lab.service._database
             with database.transaction() as connection:
                 pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
                 connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-            request = trajectories_pb2.LabelEpisodeRequest(episode_id="ep-1", outcome="success")
+            labels = itertools.cycle(("success", "failure"))  # the same one again changes nothing
             with lab.channel(lab.identity("bea", "operator")) as channel:
                 label = trajectories_pb2_grpc.TrajectoryServiceStub(channel).LabelEpisode
-                failure = next(found for _ in range(400) if (found := failure_of(label, request)) is not None)
+                kind = trajectories_pb2.LabelEpisodeRequest
+                asked = (kind(episode_id="ep-1", outcome=next(labels)) for _ in range(800))
+                failure = next(found for request in asked if (found := failure_of(label, request)) is not None)
             assert isinstance(domain_error(failure), DiskFullError), failure
             assert "full" in failure.details()
             with database.transaction() as connection:

@@ -19,6 +19,7 @@ from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.service.inspector import Inspector
 from cloud_trainer.service.policy import PolicyServicer
 from gymnast_cli.main import main
+from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.pictures import decode_picture, jpeg_size, picture_size
@@ -27,7 +28,7 @@ from gymnast_core.wire.channel import open_channel
 from gymnast_core.wire.gymnast.v1 import policy_pb2, policy_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_core.wire.inference import answers
-from gymnast_ros.uplink import EpisodesClient, Uplink
+from gymnast_ros.uplink import Uplink
 from tests.bridge.conftest import fill, make_episode
 from tests.bridge.test_remote_policy import BrightnessPolicy
 from tests.hostile.forged import FILES, GOOD_JPEG, PICTURES, forged, progressive
@@ -86,7 +87,7 @@ def test_a_label_in_a_robots_file_does_not_stand_under_an_operators_name(tmp_pat
         upload(service, tmp_path, "wx-1", spool)
         assert service.episodes.settle(TIMEOUT_S)
         ada = enroll(service.authority, "ada", "operator", out=tmp_path / "ids" / "ada")
-        with EpisodesClient(service.address, ada) as episodes:
+        with Trainer(service.address, ada).episodes as episodes:
             view = episodes.get("claims")
     assert (view.outcome, view.labelled_by) == ("unlabelled", "") or view.labelled_by == "robot:wx-1/operator:ada"
 
@@ -273,7 +274,7 @@ def test_only_one_place_decodes_pictures_from_elsewhere():
     root = Path(__file__).parents[2]
     using = [
         str(path.relative_to(root))
-        for package in ("gymnast_core", "gymnast_ros", "cloud_trainer", "gymnast_cli")
+        for package in ("gymnast_core", "gymnast_client", "gymnast_ros", "cloud_trainer", "gymnast_cli")
         for path in (root / package).rglob("*.py")
         if any(call in path.read_text() for call in ("imdecode(", "imread(", "Image.open("))
     ]

@@ -202,7 +202,7 @@ def test_idle_connections_before_the_handshake_hold_up_nobody_and_are_closed(lab
     held = {"wire": silent(wire, IDLE, hello), "page": silent(page, IDLE, hello)}
     try:
         assert others_are_served(lab) < OTHERS_S
-        assert lab.page("GET", "/api/robots", identity=people).status == 200
+        assert lab.page("GET", "/jobs", identity=people).status == 200
         for where, sockets in held.items():
             assert within(40, lambda sockets=sockets: closed(sockets) == IDLE) < 40, where
     finally:
@@ -220,7 +220,7 @@ def test_connections_that_are_set_up_and_then_silent_are_closed_on_the_page(lab)
         for _ in range(300):
             held.append(context.wrap_socket(socket.create_connection((host, int(port)), 20)))
         people = lab.identity("ana", "operator")
-        assert lab.page("GET", "/api/robots", identity=people).status == 200, "the same address goes on meanwhile"
+        assert lab.page("GET", "/jobs", identity=people).status == 200, "the same address goes on meanwhile"
         assert within(30, lambda: closed(held) == len(held)) < 30
     finally:
         for each in held:

@@ -20,10 +20,11 @@ import pytest
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.service.doctor import examine
 from gymnast_cli.main import main
+from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import GymnastError, StorageError
 from gymnast_core.types import Outcome
-from gymnast_ros.uplink import EpisodesClient, Uplink
+from gymnast_ros.uplink import Uplink
 from tests.bridge.conftest import fill, make_checkpoint
 from tests.hostile.registry import Tally, attack
 from tests.postgres import PostgresMissingError, postgres_server
@@ -40,7 +41,7 @@ def make_trainer(folder: Path, database_url: str | None = None) -> Path:
             assert uplink.flush(60)
         assert service.episodes.settle(60)
         ada = enroll(service.authority, "ada", "operator", out=folder / "ids" / "ada")
-        with EpisodesClient(service.address, ada) as episodes:
+        with Trainer(service.address, ada).episodes as episodes:
             episodes.label("ep-1", Outcome.SUCCESS)
         make_checkpoint(folder / "made", 1.0)
         service.publisher.publish("default", folder / "made")

@@ -81,7 +81,7 @@ def test_no_role_submits_a_job_that_reaches_out_of_the_trainer(tmp_path):
 @pytest.mark.parametrize("config", [None, [], "x", {"novel": ["os:abort"]}, {"novel": {"edits": "os:abort"}}], ids=str)
 def test_a_configuration_that_is_no_object_is_refused_at_once(tmp_path, config):
     with Lab(tmp_path) as lab:
-        assert submit(guarded(lab), "ana", "operator", config) == "InvalidMessageError"
+        assert submit(guarded(lab), "ana", "operator", config) == "ConfigError"
 
 
 def test_what_the_starter_allowed_is_taken_and_plain_jobs_always_are(tmp_path):

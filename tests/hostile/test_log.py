@@ -14,14 +14,16 @@ from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.errors import StorageError
 from gymnast_core.wire.gymnast.v1 import (
-    console_pb2,
-    console_pb2_grpc,
+    adaptations_pb2,
+    adaptations_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     robots_pb2,
     robots_pb2_grpc,
     trajectories_pb2,
     trajectories_pb2_grpc,
+    trials_pb2,
+    trials_pb2_grpc,
     weights_pb2,
     weights_pb2_grpc,
 )
@@ -60,7 +62,7 @@ def entries(lab):
 
 def posts(lab):
     """Every address of the page that acts, with its parts filled in; taken from the application itself."""
-    app = create_app(lab.console.desk, lab.console.gate)
+    app = create_app(lab.console.sources, lab.console.gate)
     paths = sorted({route.path for route in app.routes if "POST" in (getattr(route, "methods", None) or ())})
     parts = {"episode_id": "ep-0", "checkpoint_id": lab.checkpoint, "job_id": "job-0", "trial_id": "trial-0",
              "adaptation_id": "adapt-0"}  # fmt: skip
@@ -96,9 +98,9 @@ def test_no_field_of_a_form_says_who_did_it_or_when(lab, role):
     assert row.labelled_by == "operator:ana"
 
 
-def test_an_adaptations_step_is_written_with_its_form_apart(tmp_path):
-    """The one action whose form is written down as it came: a field named like the entry's own changes nothing."""
-    with Lab(tmp_path, page_options={"engine_of": PerTenant(lambda tenant: SteeredEngine()).of}) as lab:
+def test_an_adaptations_step_is_written_with_its_own_fields_alone(tmp_path):
+    """What a form holds beside them, named like the entry's own or not, is written nowhere."""
+    with Lab(tmp_path, engine_of=PerTenant(lambda tenant: SteeredEngine()).of) as lab:
         ana, robot = lab.identity("ana", "operator"), lab.identity("wx-1", "robot")
         report = robots_pb2.RobotReport(state="idle", takes_orders=True)
         assert error_of(lambda: robots_pb2_grpc.RobotServiceStub(lab.channel(robot)).Report(report, timeout=20)) == ""
@@ -110,7 +112,7 @@ def test_an_adaptations_step_is_written_with_its_form_apart(tmp_path):
         assert (last.kind, last.data["by"], last.data["role"], last.data["tenant"], last.data["adaptation"]) == (
             "adapt: cancel", "ana", "operator", "default", adaptation,
         )  # fmt: skip
-        assert last.data["form"]["by"] == "root"
+        assert last.data["form"] == {}
 
 
 def wire_actions(lab, identity):
@@ -216,10 +218,12 @@ def test_no_caller_writes_a_line_of_its_own_into_the_services_log(lab, caplog):
     forged = "x\n2026-01-01 00:00:00,000 WARNING cloud_trainer.service.codes enrolled name=root role=admin\x1b[2J"
     ana = lab.identity("ana", "operator")
     with lab.channel(ana) as channel:
-        stub = console_pb2_grpc.ConsoleServiceStub(channel)
-        for method, path in ((forged, "/jobs"), ("GET", forged)):
-            request = console_pb2.AskRequest(method=method, path=path)
-            assert error_of(functools.partial(stub.Ask, request, timeout=20)) == "NotFoundError"
+        adaptations = adaptations_pb2_grpc.AdaptationServiceStub(channel)
+        step = adaptations_pb2.AdaptationStep(adaptation_id=forged, cancel=adaptations_pb2.CancelStep())
+        assert error_of(functools.partial(adaptations.Step, step, timeout=20)) == "NotPossibleError"
+        trial = trials_pb2.TrialId(trial_id=forged)
+        trials = trials_pb2_grpc.TrialServiceStub(channel)
+        assert error_of(functools.partial(trials.Get, trial, timeout=20)) == "NotFoundError"
     refused = [record.getMessage() for record in caplog.records if "call_refused" in record.getMessage()]
     assert len(refused) == 2
     assert all(line.isprintable() for line in refused)

@@ -13,10 +13,11 @@ import pytest
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.store.protocols import EpisodeRow
+from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import GymnastError
 from gymnast_core.types import Outcome
-from gymnast_ros.uplink import EpisodesClient, JobsClient, Uplink, WeightsClient
+from gymnast_ros.uplink import Uplink
 from tests.bridge.conftest import fill, make_checkpoint
 from tests.hostile.lab import Lab
 from tests.hostile.registry import Tally, attack
@@ -38,16 +39,16 @@ class Duel:
         self.folder = folder
         self._stack = ExitStack()
         self.service = self._stack.enter_context(Service(ServiceConfig(folder / "t", database_url=database_url)))
-        self.ada, self.bea = (self._client(EpisodesClient, name, "operator") for name in ("ada", "bea"))
-        self.jobs, self.trainer = self._client(JobsClient, "ada", "operator"), self._client(JobsClient, "tr", "trainer")
-        self.weights = [self._client(WeightsClient, name, "admin") for name in ("root", "toor")]
+        self.ada, self.bea = (self._client(name, "operator").episodes for name in ("ada", "bea"))
+        self.jobs, self.trainer = self._client("ada", "operator").jobs, self._client("tr", "trainer").jobs
+        self.weights = [self._client(name, "admin").checkpoints for name in ("root", "toor")]
 
     def identity(self, name: str, role: str) -> Path:
         """An enrolled identity's folder."""
         return enroll(self.folder / "t" / "ca", name, role, out=self.folder / "ids" / f"{name}-{role}")
 
-    def _client(self, kind: Any, name: str, role: str) -> Any:
-        return self._stack.enter_context(kind(self.service.address, self.identity(name, role)))
+    def _client(self, name: str, role: str) -> Trainer:
+        return self._stack.enter_context(Trainer(self.service.address, self.identity(name, role)))
 
     def upload(self, count: int, prefix: str, **options: Any) -> list[str]:
         """Commit episodes as a robot does; validation goes on meanwhile."""
@@ -179,7 +180,7 @@ def race_on_checkpoints(duel: Duel, rounds: int) -> Tally:
         folder = duel.folder / f"made-{number}"
         made = make_checkpoint(folder, float(number), lineage={"episodes": [name]})
         calls = [lambda folder=folder: first.publish(folder), lambda folder=folder: second.publish(folder)]
-        calls.append(lambda: second.rollback(base.id, reason="it drops things"))
+        calls.append(lambda: second.roll_back(base.id, reason="it drops things"))
         calls.append(lambda name=name: duel.ada.retract(name, "bumped"))
         answers = at_once(*calls)
         signed = [answer.payload for answer in answers[:3] if not isinstance(answer, GymnastError)]
@@ -245,7 +246,7 @@ def test_what_is_withdrawn_while_it_is_being_promoted_is_not_promoted(tmp_path, 
         publish = lab.service.publisher.publish
 
         def withdrawn_meanwhile(*args, **options):
-            with EpisodesClient(lab.service.address, ada) as episodes:
+            with Trainer(lab.service.address, ada).episodes as episodes:
                 assert [one.id for one in episodes.retract("ep-1", "dark") if one.kind == "policy"] == [name]
             return publish(*args, **options)
 

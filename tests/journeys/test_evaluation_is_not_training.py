@@ -180,8 +180,8 @@ def nothing_says_who_acted(lab: Lab, trial: str, runs: dict[str, dict[str, Any]]
 
 
 def view(lab: Lab, trial: str) -> dict[str, Any]:
-    """The trial as the page's own address gives it, which answers at once."""
-    return next(row for row in json.loads(lab.page("/api/evaluations"))["trials"] if row["trial_id"] == trial)
+    """The trial as `gymnast operate` shows it."""
+    return next(row for row in lab.gymnast("operate", "evaluations")["trials"] if row["trial_id"] == trial)
 
 
 def episodes(lab: Lab) -> dict[str, dict[str, Any]]:
@@ -202,5 +202,5 @@ def ancestors(lab: Lab, made: str) -> set[str]:
 
 def measured(lab: Lab) -> int:
     """Episodes the ledger compared with their dreams, abstentions of the judge included."""
-    overall = json.loads(lab.page("/api/ledger"))["overall"]
+    overall = lab.gymnast("operate", "ledger")["overall"]
     return 0 if overall is None else int(overall["n"]) + int(overall["abstained"])

@@ -33,7 +33,7 @@ def gymnast(*words: str, code: int = 0) -> dict[str, Any]:
 
 def status(page: str, token: str) -> int:
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-    request = urllib.request.Request(f"{page}/api/log", headers=headers)
+    request = urllib.request.Request(f"{page}/log", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return int(answer.status)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cloud_trainer.console import Console, User
 from cloud_trainer.service import Service, ServiceConfig, enroll
+from gymnast_core.web.auth import User
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
 from tests.cloud.learning_fakes import tiny_policy
@@ -28,14 +28,13 @@ class Lab:
     """A robot, its trainer, and what a test asks of them."""
 
     service: Service
-    console: Console
     engine: SteeredEngine
     graph: Graph
     client: GraphClient
     before: int = 0
 
     def call(self, **values: Any) -> str:
-        self.before = len(self.console.desk.adaptations.of("default"))
+        self.before = len(self.service.handlers.flows.adaptations.of("default"))
         self.client.set("bridge", {**HERE, **values})
         return self.client.call(CALL)
 
@@ -44,23 +43,22 @@ class Lab:
 
     def until(self, stage: str) -> dict[str, Any]:
         def there(status: dict[str, Any]) -> bool:
-            newest = self.console.desk.adaptations.of("default")
+            newest = self.service.handlers.flows.adaptations.of("default")
             known = {"stage": stage, "id": newest[0].view.adaptation_id} if len(newest) > self.before else {}
             return bool(known) and known.items() <= status["adaptation"].items()
 
         return dict(self.client.wait_for("bridge/status", there, 30.0)["adaptation"])
 
     def newest(self) -> Any:
-        return self.console.desk.adaptations.of("default")[0]
+        return self.service.handlers.flows.adaptations.of("default")[0]
 
 
 def started(folder: Path, domain_id: int, *, orders: bool, namespace: str = "") -> Iterator[Lab]:
     tiny_policy(0).save(folder / "base")
     engine = SteeredEngine()
-    with (
-        Service(ServiceConfig(folder=folder / "trainer")) as service,
-        Console(service, engine_of=lambda tenant: engine) as console,
-    ):
+    service = Service(ServiceConfig(folder=folder / "trainer"))
+    service.handlers.flows.take_up(lambda tenant: engine)
+    with service:
         robot = enroll(service.authority, "sim-0", "robot", out=folder / "robot-identity")
         config = GraphConfig(
             folder=folder / "robot", domain_id=domain_id, trainer=service.address, identity=robot,
@@ -69,7 +67,7 @@ def started(folder: Path, domain_id: int, *, orders: bool, namespace: str = "") 
         with Graph(config) as graph, GraphClient(domain_id=domain_id, namespace=namespace) as client:
             client.wait_ready(60.0)
             wait_until(lambda: service.robots.find("default", "sim-0") is not None, 20.0, "a report")
-            yield Lab(service, console, engine, graph, client)
+            yield Lab(service, engine, graph, client)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +82,7 @@ def lab(running: Lab) -> Iterator[Lab]:
     yield running
     for event in running.engine.hold.values():
         event.set()
-    for flow in running.console.desk.adaptations.of("default"):
+    for flow in running.service.handlers.flows.adaptations.of("default"):
         if not flow.view.stage.over:
             flow.cancel(by="test")
         assert flow.wait(20)
@@ -121,8 +119,8 @@ def test_an_operator_may_decide_at_the_page_what_the_robot_began(lab) -> None:
     run_id = lab.call()
     lab.until("preview")
     flow = lab.newest()
-    revision, ana = str(flow.view.revision), User("ana", "operator")
-    lab.console.desk.adapt_step(ana, flow.view.adaptation_id, "reject", int(revision), {})
+    ana = User("ana", "operator")
+    lab.service.handlers.adaptations.reject(ana, flow.view.adaptation_id, flow.view.revision)
     result = lab.result(run_id)
     assert (result["kept"], result["adaptation"]["reason"]) == (False, "rejected by the operator")
 
@@ -171,7 +169,7 @@ def test_what_the_trainer_refuses_is_told_in_its_words(lab) -> None:
     lab.client.set("bridge", {"ttt_world_model": ""})
     assert (result["ok"], "no checkpoint 'world_model-nowhere'" in result["error"]) == (False, True)
     ana = User("ana", "operator")
-    lab.console.desk.adapt(ana, type(lab.engine.asked)("sim-0", "push"))
+    lab.service.handlers.adaptations.begin(ana, type(lab.engine.asked)("sim-0", "push"))
     result = lab.result(lab.call())
     assert "sim-0 is being adapted already by ana" in result["error"]
     assert not lab.newest().view.stage.over, "what an operator began is left alone"
@@ -197,4 +195,4 @@ def test_a_robot_that_takes_no_orders_says_how_to_start_it(tmp_path, domain_id) 
     for lab in started(tmp_path, domain_id, orders=False, namespace="quiet"):
         with pytest.raises(RobotRefusedError, match=r"takes no orders.*start it with `gymnast up --orders`"):
             lab.call()
-        assert lab.console.desk.adaptations.of("default") == []
+        assert lab.service.handlers.flows.adaptations.of("default") == []

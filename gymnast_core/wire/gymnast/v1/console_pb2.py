@@ -24,25 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gymnast/v1/console.proto\x12\ngymnast.v1\"\x0e\n\x0cLogInRequest\"A\n\nLogInReply\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x13\n\x0bvalid_for_s\x18\x03 \x01(\x04\"\x87\x01\n\nAskRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12.\n\x04\x66orm\x18\x03 \x03(\x0b\x32 .gymnast.v1.AskRequest.FormEntry\x1a+\n\tFormEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\">\n\x08\x41skReply\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x32\x82\x01\n\x0e\x43onsoleService\x12\x39\n\x05LogIn\x12\x18.gymnast.v1.LogInRequest\x1a\x16.gymnast.v1.LogInReply\x12\x35\n\x03\x41sk\x12\x16.gymnast.v1.AskRequest\x1a\x14.gymnast.v1.AskReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gymnast/v1/console.proto\x12\ngymnast.v1\"\x0e\n\x0cLogInRequest\"Z\n\nLogInReply\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x13\n\x0bvalid_for_s\x18\x03 \x01(\x04\x12\x17\n\x0ftrainer_version\x18\x04 \x01(\t2K\n\x0e\x43onsoleService\x12\x39\n\x05LogIn\x12\x18.gymnast.v1.LogInRequest\x1a\x16.gymnast.v1.LogInReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gymnast.v1.console_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ASKREQUEST_FORMENTRY']._loaded_options = None
-  _globals['_ASKREQUEST_FORMENTRY']._serialized_options = b'8\001'
   _globals['_LOGINREQUEST']._serialized_start=40
   _globals['_LOGINREQUEST']._serialized_end=54
   _globals['_LOGINREPLY']._serialized_start=56
-  _globals['_LOGINREPLY']._serialized_end=121
-  _globals['_ASKREQUEST']._serialized_start=124
-  _globals['_ASKREQUEST']._serialized_end=259
-  _globals['_ASKREQUEST_FORMENTRY']._serialized_start=216
-  _globals['_ASKREQUEST_FORMENTRY']._serialized_end=259
-  _globals['_ASKREPLY']._serialized_start=261
-  _globals['_ASKREPLY']._serialized_end=323
-  _globals['_CONSOLESERVICE']._serialized_start=326
-  _globals['_CONSOLESERVICE']._serialized_end=456
+  _globals['_LOGINREPLY']._serialized_end=146
+  _globals['_CONSOLESERVICE']._serialized_start=148
+  _globals['_CONSOLESERVICE']._serialized_end=223
 # @@protoc_insertion_point(module_scope)

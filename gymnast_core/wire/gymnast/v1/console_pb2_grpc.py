@@ -39,25 +39,13 @@ class ConsoleServiceStub:
                 request_serializer=gymnast_dot_v1_dot_console__pb2.LogInRequest.SerializeToString,
                 response_deserializer=gymnast_dot_v1_dot_console__pb2.LogInReply.FromString,
                 _registered_method=True)
-        self.Ask = channel.unary_stream(
-                '/gymnast.v1.ConsoleService/Ask',
-                request_serializer=gymnast_dot_v1_dot_console__pb2.AskRequest.SerializeToString,
-                response_deserializer=gymnast_dot_v1_dot_console__pb2.AskReply.FromString,
-                _registered_method=True)
 
 
 class ConsoleServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def LogIn(self, request, context):
-        """A token for the caller's own name, role and tenant, and where the page is.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Ask(self, request, context):
-        """What the page answers the caller's certificate: its JSON, its pictures, its actions. In pieces.
+        """A token for the caller's own name, role and tenant, where the page is, and of which version the trainer is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,11 +58,6 @@ def add_ConsoleServiceServicer_to_server(servicer, server):
                     servicer.LogIn,
                     request_deserializer=gymnast_dot_v1_dot_console__pb2.LogInRequest.FromString,
                     response_serializer=gymnast_dot_v1_dot_console__pb2.LogInReply.SerializeToString,
-            ),
-            'Ask': grpc.unary_stream_rpc_method_handler(
-                    servicer.Ask,
-                    request_deserializer=gymnast_dot_v1_dot_console__pb2.AskRequest.FromString,
-                    response_serializer=gymnast_dot_v1_dot_console__pb2.AskReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -104,33 +87,6 @@ class ConsoleService:
             '/gymnast.v1.ConsoleService/LogIn',
             gymnast_dot_v1_dot_console__pb2.LogInRequest.SerializeToString,
             gymnast_dot_v1_dot_console__pb2.LogInReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Ask(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/gymnast.v1.ConsoleService/Ask',
-            gymnast_dot_v1_dot_console__pb2.AskRequest.SerializeToString,
-            gymnast_dot_v1_dot_console__pb2.AskReply.FromString,
             options,
             channel_credentials,
             insecure,

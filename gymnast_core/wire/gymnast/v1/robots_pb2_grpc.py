@@ -39,6 +39,16 @@ class RobotServiceStub:
                 request_serializer=gymnast_dot_v1_dot_robots__pb2.RobotReport.SerializeToString,
                 response_deserializer=gymnast_dot_v1_dot_robots__pb2.RobotReportReply.FromString,
                 _registered_method=True)
+        self.List = channel.unary_unary(
+                '/gymnast.v1.RobotService/List',
+                request_serializer=gymnast_dot_v1_dot_robots__pb2.ListRobotsRequest.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_robots__pb2.ListRobotsReply.FromString,
+                _registered_method=True)
+        self.Frame = channel.unary_unary(
+                '/gymnast.v1.RobotService/Frame',
+                request_serializer=gymnast_dot_v1_dot_robots__pb2.RobotName.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_robots__pb2.RobotFrame.FromString,
+                _registered_method=True)
 
 
 class RobotServiceServicer:
@@ -51,6 +61,20 @@ class RobotServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def List(self, request, context):
+        """The newest report of every robot of the caller's tenant, by name, and which checkpoints they say they run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Frame(self, request, context):
+        """The newest camera image of a robot: JPEG or WebP.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RobotServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +82,16 @@ def add_RobotServiceServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=gymnast_dot_v1_dot_robots__pb2.RobotReport.FromString,
                     response_serializer=gymnast_dot_v1_dot_robots__pb2.RobotReportReply.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=gymnast_dot_v1_dot_robots__pb2.ListRobotsRequest.FromString,
+                    response_serializer=gymnast_dot_v1_dot_robots__pb2.ListRobotsReply.SerializeToString,
+            ),
+            'Frame': grpc.unary_unary_rpc_method_handler(
+                    servicer.Frame,
+                    request_deserializer=gymnast_dot_v1_dot_robots__pb2.RobotName.FromString,
+                    response_serializer=gymnast_dot_v1_dot_robots__pb2.RobotFrame.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +121,60 @@ class RobotService:
             '/gymnast.v1.RobotService/Report',
             gymnast_dot_v1_dot_robots__pb2.RobotReport.SerializeToString,
             gymnast_dot_v1_dot_robots__pb2.RobotReportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gymnast.v1.RobotService/List',
+            gymnast_dot_v1_dot_robots__pb2.ListRobotsRequest.SerializeToString,
+            gymnast_dot_v1_dot_robots__pb2.ListRobotsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Frame(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gymnast.v1.RobotService/Frame',
+            gymnast_dot_v1_dot_robots__pb2.RobotName.SerializeToString,
+            gymnast_dot_v1_dot_robots__pb2.RobotFrame.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,150 @@
+"""What the forms of the pages do: a form's fields to a handler's call, and its answer in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cloud_trainer.console.forms import (
+    Form,
+    budget,
+    loop_config,
+    names_of,
+    revision,
+    scene_request,
+    trial_request,
+    whole,
+)
+from cloud_trainer.records.trail import MADE
+from cloud_trainer.service.handlers import Handlers
+from gymnast_core.errors import ContractError
+from gymnast_core.records.signing import EVERY_ROBOT
+from gymnast_core.web.auth import User
+
+Said = tuple[str, str]
+"""What to say, and which page to go to."""
+STEPS = ("collect", "train", "reuse", "approve", "reject", "cancel")
+_NEXT = {
+    "collect": "collecting real episodes in this scene",
+    "train": "training has begun; it ends within one iteration of the budget",
+    "reuse": "imagining the kept adapter from this very frame",
+    "approve": "approved; the canary decides on the arm",
+    "reject": "rejected; the robot keeps what it runs",
+    "cancel": "cancelled; the robot keeps what it runs",
+}
+
+
+def label(ask: Handlers, user: User, form: Form, episode_id: str) -> Said:
+    """Set or correct a label; checkpoints made with another label are named."""
+    set_to = form.get("outcome", "")
+    found = ask.episodes.label(user, episode_id, set_to)
+    said = f"{episode_id} is now {set_to}" if found.changed else f"{episode_id} is labelled {set_to} by you already"
+    if found.made:
+        said += (
+            f" (was {found.was}). {len(found.made)} checkpoints were made with the old label and say so on their "
+            f"pages: {', '.join(found.made[:3])}{' ...' if len(found.made) > 3 else ''}"
+        )
+    return said, f"/episodes/{episode_id}"
+
+
+def retract(ask: Handlers, user: User, form: Form, episode_id: str) -> Said:
+    """Withdraw an episode; what was made with it cannot be promoted any more."""
+    touched = ask.episodes.retract(user, episode_id, form.get("reason", ""))
+    blocked = [node.id for node in touched if node.kind in MADE]
+    said = f"{episode_id} is withdrawn; nothing was made with it yet"
+    if blocked:
+        names = ", ".join(blocked[:4])
+        said = f"{episode_id} is withdrawn; promotion of {len(blocked)} checkpoints is blocked: {names}"
+    return said, f"/episodes/{episode_id}"
+
+
+def cancel_job(ask: Handlers, user: User, form: Form, job_id: str) -> Said:
+    """Ask a job to stop."""
+    row = ask.jobs.cancel(user, job_id)
+    said = f"{job_id} stops after its current iteration; what is finished is kept"
+    if row.ended:
+        said = f"{job_id} had ended already ({row.state}); nothing to cancel, what it made is kept"
+    return said, f"/jobs/{job_id}"
+
+
+def publish(ask: Handlers, user: User, form: Form, checkpoint_id: str, how: str) -> Said:
+    """Offer, promote or take back a checkpoint."""
+    robots, there = names_of(form, "robots"), f"/checkpoints/{checkpoint_id}"
+    if how == "rollback":
+        release, _ = ask.checkpoints.roll_back(user, checkpoint_id, robots, form.get("reason", ""))
+        whom = _whom(release.robots)
+        return f"{checkpoint_id} runs again on {whom} from the next episode on (release {release.sequence})", there
+    if how == "promote":
+        release, _ = ask.checkpoints.promote(user, checkpoint_id, robots)
+        when = f"from the next episode on, once checked there (release {release.sequence})"
+        return f"{checkpoint_id} runs on {_whom(robots)} {when}", there
+    if how == "publish":
+        release, _ = ask.checkpoints.offer(user, checkpoint_id, robots)
+        return f"{checkpoint_id} is offered to {_whom(robots)} as release {release.sequence}", there
+    raise ContractError(f"there is no action {how!r} for checkpoints")
+
+
+def try_out(ask: Handlers, user: User, form: Form, checkpoint_id: str) -> Said:
+    """Begin a blinded trial."""
+    view = ask.trials.begin(user, trial_request(form, checkpoint_id))
+    return f"{view['trial_id']} has begun; its card appears when it is decided", "/evaluations"
+
+
+def stop_trial(ask: Handlers, user: User, form: Form, trial_id: str) -> Said:
+    """End a trial."""
+    ask.trials.stop(user, trial_id)
+    return f"{trial_id} ends after the run at hand; nothing is concluded from it", "/evaluations"
+
+
+def adapt(ask: Handlers, user: User, form: Form) -> Said:
+    """Begin an adaptation."""
+    flow = ask.adaptations.begin(user, scene_request(form))
+    return "capturing the scene", f"/adapt/{flow.view.adaptation_id}"
+
+
+def adapt_step(ask: Handlers, user: User, form: Form, adaptation_id: str, step: str) -> Said:
+    """Decide on one."""
+    flows, place = ask.adaptations, (user, adaptation_id, revision(form))
+    steps: dict[str, Callable[[], Any]] = {
+        "collect": lambda: flows.collect(*place, episodes=whole(form, "episodes")),
+        "train": lambda: flows.train(*place, **budget(form)),
+        "reuse": lambda: flows.reuse(*place, adapter=form.get("adapter", "")),
+        "approve": lambda: flows.approve(*place),
+        "reject": lambda: flows.reject(*place),
+        "cancel": lambda: flows.cancel(user, adaptation_id),
+    }
+    if step not in steps:
+        raise ContractError(f"there is no step {step[:40]!r}; there are {', '.join(STEPS)}")
+    steps[step]()
+    return _NEXT[step], f"/adapt/{adaptation_id}"
+
+
+def begin_loop(ask: Handlers, user: User, form: Form) -> Said:
+    """Begin an unattended loop, or go on with it."""
+    user.require("loop")  # before the form is looked into
+    view = ask.loops.begin(user, loop_config(form))
+    return f"loop {view.name} runs on {view.robot}", "/loop"
+
+
+def stop_loop(ask: Handlers, user: User, form: Form, name: str) -> Said:
+    """End one."""
+    return f"loop {ask.loops.stop(user, name).name} ends after what it does now", "/loop"
+
+
+ACTIONS: dict[str, Callable[..., Said]] = {
+    "/episodes/{episode_id}/label": label,
+    "/episodes/{episode_id}/retract": retract,
+    "/jobs/{job_id}/cancel": cancel_job,
+    "/checkpoints/{checkpoint_id}/try": try_out,
+    "/checkpoints/{checkpoint_id}/{how}": publish,
+    "/evaluations/{trial_id}/stop": stop_trial,
+    "/loop": begin_loop,
+    "/loop/{name}/stop": stop_loop,
+    "/adapt": adapt,
+    "/adapt/{adaptation_id}/{step}": adapt_step,
+}
+"""Address -> action, in the order in which they are looked up."""
+
+
+def _whom(robots: Sequence[str]) -> str:
+    return "all robots" if not robots or EVERY_ROBOT in robots else ", ".join(robots)

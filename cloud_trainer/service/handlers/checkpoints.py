@@ -1,0 +1,245 @@
+"""What the trainer knows of checkpoints, and how they are delivered, offered, promoted and taken back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_trainer.records.trail import Trail, Trails
+from cloud_trainer.service.handlers.flows import Flows
+from cloud_trainer.service.handlers.robots import RobotHandlers
+from cloud_trainer.service.publish import Publisher, Within
+from cloud_trainer.service.words import Word
+from cloud_trainer.store.protocols import BlobStore, MetaStore, ReleaseRow
+from cloud_trainer.store.tenants import CHECKPOINTS, tenant_folder
+from gymnast_core.authority import Who, authorise
+from gymnast_core.errors import ConfigError, NotPossibleError, NotTrustedError
+from gymnast_core.records.lineage import ProvenanceError
+from gymnast_core.records.manifest import Manifest, read_manifest
+from gymnast_core.records.signing import EVERY_ROBOT, Release, SignedDocument
+
+Signed = tuple[Release, SignedDocument]
+
+
+@dataclass(frozen=True)
+class KnownCheckpoint:
+    """A checkpoint of this trainer, published or kept on its shelf.
+
+    Attributes:
+        manifest: what it is.
+        bytes: of its weights.
+        since_ns: wall clock, when it came to be known.
+        folder: on the shelf; None for one that was only ever published.
+        digest: in the blob store; empty for one that was never published.
+    """
+
+    manifest: Manifest
+    bytes: int
+    since_ns: int
+    folder: Path | None = None
+    digest: str = ""
+
+
+class CheckpointHandlers:
+    """Every checkpoint of one trainer, by tenant.
+
+    Args:
+        folder: of the trainer.
+        meta: the catalogue.
+        blobs: the bytes.
+        publisher: signs.
+        trails: where actions are written down.
+        robots: to whom they may go.
+        flows: which have won a trial.
+    """
+
+    def __init__(
+        self, folder: Path, meta: MetaStore, blobs: BlobStore, publisher: Publisher, trails: Trails,
+        robots: RobotHandlers, flows: Flows,
+    ) -> None:  # fmt: skip
+        self._folder, self._meta, self._blobs, self._publisher = folder, meta, blobs, publisher
+        self._trails, self._robots, self._flows = trails, robots, flows
+        self._publishing = threading.Lock()
+
+    def all(self, who: Who) -> dict[str, KnownCheckpoint]:
+        """Return every checkpoint of the caller's tenant by id, newest first."""
+        authorise(who, "look")
+        found = {}
+        shelved = tenant_folder(self._folder, who.tenant) / CHECKPOINTS
+        for path in shelved.glob("*/manifest.json"):
+            manifest = read_manifest(path.parent)
+            found[manifest.id] = KnownCheckpoint(manifest, manifest.weights_bytes, path.stat().st_mtime_ns, path.parent)
+        for row in self._meta.checkpoints(who.tenant, limit=100_000):
+            shelf = found.get(row.checkpoint_id)
+            found[row.checkpoint_id] = KnownCheckpoint(
+                Manifest.from_bytes(row.manifest),
+                row.weights_size,
+                row.published_ns if shelf is None else min(shelf.since_ns, row.published_ns),
+                None if shelf is None else shelf.folder,
+                row.weights_digest,
+            )
+        return dict(sorted(found.items(), key=lambda item: -item[1].since_ns))
+
+    def find(self, who: Who, checkpoint_id: str) -> KnownCheckpoint:
+        """Return one checkpoint.
+
+        Raises:
+            NotPossibleError: it is not known here.
+        """
+        known = self.all(who).get(checkpoint_id)
+        if known is None:
+            raise NotPossibleError(
+                f"checkpoint {checkpoint_id[:80]!r} is not known here; it must come from this trainer's jobs"
+            )
+        return known
+
+    def has_won(self, who: Who, checkpoint_id: str) -> bool:
+        """Whether a decided trial says that a checkpoint may be promoted."""
+        return self._flows.has_won(who.tenant, checkpoint_id)
+
+    def releases(self, who: Who, *, after: int = 0, limit: int) -> list[ReleaseRow]:
+        """Return a page of releases, oldest first; a robot sees those for itself alone."""
+        authorise(who, "follow")
+        return [row for row in self._meta.releases(who.tenant, after, limit) if is_for(row, who)]
+
+    def watch(self, who: Who, after: int, wait_s: float) -> list[ReleaseRow]:
+        """Return the next releases, after waiting a while where there is none; also those for other robots."""
+        authorise(who, "follow")
+        return self._publisher.watch(who.tenant, after, wait_s)
+
+    def words(self, who: Who, checkpoint_ids: Sequence[str]) -> list[Word]:
+        """Return what robots say of checkpoints; a robot is answered its own words alone."""
+        authorise(who, "follow")
+        own = who.name if who.role == "robot" else ""
+        return self._robots.words.of(who.tenant, robot=own, checkpoint_ids=checkpoint_ids)
+
+    def deliver(
+        self, who: Who, manifest: Manifest, weights: Path, *, robots: Sequence[str], valid_s: int | None
+    ) -> Signed:
+        """Take in a checkpoint that was made elsewhere, and offer it; its weights file is consumed."""
+        authorise(who, "deliver weights")
+        robots = tuple(robots) or (EVERY_ROBOT,)
+        asked = {"checkpoint": manifest.id, "robots": list(robots)}
+        return self._publisher.publish_file(
+            who.tenant, manifest, weights, robots=robots, valid_s=valid_s,
+            within=self._trails.of(who.tenant).committing(who, "publish", asked),
+        )  # fmt: skip
+
+    def offer(self, who: Who, checkpoint_id: str, robots: Sequence[str] = ()) -> Signed:
+        """Let robots stage a checkpoint, for a trial; no name is every robot.
+
+        Raises:
+            NotPossibleError: unknown, already being published, or to an unknown robot.
+            NotTrustedError: something it was made from was retracted.
+        """
+        authorise(who, "publish")
+        return self._publish(who, checkpoint_id, robots, promote=False)
+
+    def promote(self, who: Who, checkpoint_id: str, robots: Sequence[str] = ()) -> Signed:
+        """Have robots run a checkpoint from their next episode on, once checked there; raises as offer().
+
+        Raises:
+            NotTrustedError: also without a trial won.
+        """
+        authorise(who, "promote")
+        return self._publish(who, checkpoint_id, robots, promote=True)
+
+    def roll_back(self, who: Who, checkpoint_id: str, robots: Sequence[str], reason: str) -> Signed:
+        """Order robots back to a checkpoint; one that ran on them or is kept here need not have been published.
+
+        Raises:
+            ConfigError: no reason.
+            NotPossibleError: to an unknown robot, or it is no policy.
+            NotFoundError: neither this trainer nor one of the robots has it.
+        """
+        authorise(who, "roll back")
+        if not reason.strip():
+            raise ConfigError("give the reason why robots go back; it travels with the order")
+        self._check_robots(who, robots)
+        holders = self._robots.board.holding(who.tenant, checkpoint_id)
+        if checkpoint_id not in holders and (known := self.all(who).get(checkpoint_id)) is not None:
+            _check_policy(checkpoint_id, known)
+        asked = {"checkpoint": checkpoint_id, "robots": list(robots), "reason": reason.strip()}
+        return self._publisher.rollback(
+            who.tenant, checkpoint_id, robots=list(robots) or [EVERY_ROBOT],
+            reason=f"{reason.strip()} (by {who.name})", holders=holders,
+            within=self._trails.of(who.tenant).committing(who, "roll back", asked),
+        )  # fmt: skip
+
+    def check_on(self, who: Who, robot: str, checkpoint_id: str) -> None:
+        """Return if a robot can have this policy staged.
+
+        Raises:
+            NotPossibleError: it is unknown, no policy, or was never offered to this robot.
+        """
+        _check_policy(checkpoint_id, self.find(who, checkpoint_id))
+        releases = self._meta.releases(who.tenant)
+        offered = [json.loads(row.payload)["robots"] for row in releases if row.checkpoint_id == checkpoint_id]
+        if not any(name in robots for robots in offered for name in (EVERY_ROBOT, robot)):
+            raise NotPossibleError(
+                f"{checkpoint_id} was never offered to {robot}; an admin offers it: gymnast operate offer"
+            )
+
+    def _publish(self, who: Who, checkpoint_id: str, robots: Sequence[str], *, promote: bool) -> Signed:
+        known, trail = self.find(who, checkpoint_id), self._trails.of(who.tenant)
+        _check_policy(checkpoint_id, known)
+        self._check_robots(who, robots)
+        _check_untainted(trail, checkpoint_id)
+        if promote and not self.has_won(who, checkpoint_id):
+            raise NotTrustedError(
+                f"{checkpoint_id} has not won a trial yet; try it on a robot first (its page, or `gymnast operate try`)"
+            )
+        if not self._publishing.acquire(blocking=False):
+            raise NotPossibleError("something is being published at this moment; wait until that is done, look again")
+        asked = {"checkpoint": checkpoint_id, "robots": list(robots)}
+        try:
+            within = trail.promoting(who, "promote" if promote else "publish", asked)
+            return self._release(who.tenant, known, list(robots) or [EVERY_ROBOT], promote=promote, within=within)
+        finally:
+            self._publishing.release()
+
+    def _check_robots(self, who: Who, robots: Sequence[str]) -> None:
+        here = self._robots.known(who.tenant)
+        unknown = [name for name in robots if name != EVERY_ROBOT and name not in here]
+        if unknown:
+            known = ", ".join(sorted(here)) or "none yet"
+            raise NotPossibleError(f"no robot {unknown[0][:80]!r} reports here; known: {known}")
+
+    def _release(
+        self, tenant: str, known: KnownCheckpoint, robots: Sequence[str], *, promote: bool, within: Within
+    ) -> Signed:
+        if known.folder is not None:
+            return self._publisher.publish(tenant, known.folder, robots=robots, promote=promote, within=within)
+        folder = Path(tempfile.mkdtemp(prefix="offer-", dir=self._folder / "console"))
+        copy = folder / "weights.safetensors"  # the publisher consumes the file it is given
+        shutil.copyfile(self._blobs.local_path(known.digest), copy)
+        signed = self._publisher.publish_file(
+            tenant, known.manifest, copy, robots=robots, promote=promote, within=within
+        )
+        folder.rmdir()
+        return signed
+
+
+def is_for(row: ReleaseRow, who: Who) -> bool:
+    """Whether a release may be seen by somebody: a robot sees those that name it."""
+    robots = json.loads(row.payload)["robots"]
+    return who.role != "robot" or EVERY_ROBOT in robots or who.name in robots
+
+
+def _check_policy(checkpoint_id: str, known: KnownCheckpoint) -> None:
+    if known.manifest.kind != "policy":
+        kind = known.manifest.kind.replace("_", " ")
+        raise NotPossibleError(f"{checkpoint_id} is a {kind}; only policies go to robots")
+
+
+def _check_untainted(trail: Trail, checkpoint_id: str) -> None:
+    trail.require(checkpoint_id)
+    try:
+        trail.graph.check_promotable(checkpoint_id)
+    except ProvenanceError as error:
+        raise NotTrustedError(str(error)) from error

@@ -1,0 +1,99 @@
+"""WeightsService: checkpoints come in, releases and bytes go out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cloud_trainer.service.config import Limits
+from cloud_trainer.service.handlers import CheckpointHandlers, LogHandlers
+from cloud_trainer.service.handlers.checkpoints import is_for
+from cloud_trainer.service.reach import BlobReach
+from cloud_trainer.service.servicers.messages import (
+    MOST_CHARACTERS,
+    MOST_NAMES,
+    bounded,
+    fitting,
+    page_size,
+    pieces,
+    signed_release,
+)
+from cloud_trainer.service.stopping import Stopping
+from cloud_trainer.service.upload_weights import receive_checkpoint
+from cloud_trainer.store.protocols import BlobStore
+from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c
+from gymnast_core.wire.errors import InvalidMessageError
+from gymnast_core.wire.gymnast.v1 import weights_pb2
+from gymnast_core.wire.identity import Peer
+
+_MOST_VALID_S = 10 * 366 * 86_400
+_WATCH_S = 1.0
+
+
+class WeightsServicer:
+    """Checkpoints."""
+
+    def __init__(
+        self, checkpoints: CheckpointHandlers, log: LogHandlers, blobs: BlobStore, reach: BlobReach, limits: Limits,
+        stopping: Stopping, staging: Path,
+    ) -> None:  # fmt: skip
+        self._checkpoints, self._log, self._blobs, self._reach = checkpoints, log, blobs, reach
+        self._limits, self._stopping, self._staging = limits, stopping, staging
+
+    def Publish(self, requests: Iterator[Any], peer: Peer, context: Any) -> weights_pb2.SignedRelease:
+        """Receive, check and offer a checkpoint."""
+        manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
+        robots = bounded("robots", opening.robots, MOST_NAMES)
+        if opening.valid_for_s > _MOST_VALID_S:
+            raise InvalidMessageError(f"valid_for_s {opening.valid_for_s} is more than ten years, {_MOST_VALID_S} s")
+        valid_s = opening.valid_for_s or None
+        return signed_release(self._checkpoints.deliver(peer, manifest, weights, robots=robots, valid_s=valid_s)[1])
+
+    def Watch(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.SignedRelease]:
+        """Releases for this peer, old and new."""
+        after = request.after_sequence
+        while context.is_active():
+            self._stopping.check()
+            for row in self._checkpoints.watch(peer, after, _WATCH_S):
+                after = row.sequence
+                if is_for(row, peer):
+                    yield signed_release(row)
+
+    def ListReleases(self, request: Any, peer: Peer, context: Any) -> weights_pb2.ListReleasesReply:
+        """A page, and what robots say of its checkpoints."""
+        rows = self._checkpoints.releases(peer, after=request.after_sequence, limit=page_size(request.limit))
+        releases = fitting(signed_release(row) for row in rows)
+        words = self._checkpoints.words(peer, [row.checkpoint_id for row in rows[: len(releases)]])
+        return weights_pb2.ListReleasesReply(
+            releases=releases, words=[weights_pb2.RobotWord(**vars(word)) for word in words]
+        )
+
+    def Fetch(self, request: Any, peer: Peer, context: Any) -> Iterator[Chunk]:
+        """A range of a blob that an episode, checkpoint or delta of the caller's own consists of."""
+        self._reach.check(peer, request.digest)
+        size = self._blobs.size(request.digest)
+        end = min(size, request.offset + request.length) if request.length else size
+        if request.offset > size:
+            raise InvalidMessageError(f"offset {request.offset} is beyond the blob's {size} bytes")
+        at = request.offset
+        while at < end:
+            self._stopping.check()
+            data = self._blobs.read(request.digest, at, min(CHUNK_BYTES, end - at))
+            yield Chunk(0, at, crc32c(data), data)
+            at += len(data)
+
+    def Rollback(self, request: Any, peer: Peer, context: Any) -> weights_pb2.SignedRelease:
+        """Order robots back."""
+        robots = bounded("robots", request.robots, MOST_NAMES)
+        bounded("characters of a reason", request.reason, MOST_CHARACTERS)
+        return signed_release(self._checkpoints.roll_back(peer, request.checkpoint_id, robots, request.reason)[1])
+
+    def Why(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.BlobChunk]:
+        """Where a record comes from, as JSON in pieces: an answer about 100,000 episodes is larger than a message."""
+        if request.graph:
+            text = self._log.lineage_json(peer, request.record_id)
+        else:
+            text = json.dumps(self._log.why(peer, request.record_id, verify=request.verify), default=str)
+        yield from pieces(text.encode())

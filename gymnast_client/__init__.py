@@ -1,0 +1,47 @@
+"""The trainer's client: for robots, notebooks and scripts. Synchronous, typed, over mutual TLS.
+
+    with Trainer("trainer.lab:50051", "identities/ana") as trainer:
+        job = trainer.jobs.submit(ImproveSpec(policy="policy-..."))
+        for event in trainer.jobs.watch(job):
+            print(event.kind, event.data)
+
+What the trainer refuses is raised as the class it was refused with (gymnast_core.errors, gymnast_core.wire.errors).
+"""
+
+from gymnast_client.adaptation import Adaptation, Terms
+from gymnast_client.adaptations import AdaptationsClient, AdaptationView, PracticeBudget
+from gymnast_client.checkpoints import CheckpointsClient, CheckpointView, RobotWord
+from gymnast_client.episodes import EpisodesClient, EpisodeView, MadeFrom
+from gymnast_client.jobs import JobsClient
+from gymnast_client.log import CalibrationView, LedgerView, LogClient, LogEntry
+from gymnast_client.loops import LoopProgress, LoopsClient
+from gymnast_client.robots import RobotsClient, RobotView
+from gymnast_client.trainer import PageLogin, Trainer
+from gymnast_client.trials import TrialsClient, TrialView
+
+__all__ = [
+    "Adaptation",
+    "AdaptationView",
+    "AdaptationsClient",
+    "CalibrationView",
+    "CheckpointView",
+    "CheckpointsClient",
+    "EpisodeView",
+    "EpisodesClient",
+    "JobsClient",
+    "LedgerView",
+    "LogClient",
+    "LogEntry",
+    "LoopProgress",
+    "LoopsClient",
+    "MadeFrom",
+    "PageLogin",
+    "PracticeBudget",
+    "RobotView",
+    "RobotWord",
+    "RobotsClient",
+    "Terms",
+    "Trainer",
+    "TrialView",
+    "TrialsClient",
+]

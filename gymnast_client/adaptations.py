@@ -1,0 +1,236 @@
+"""Test-time training for one scene: begun, looked at, decided step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gymnast_client.client import Client, json_object, message, same_fields
+from gymnast_core.wire.gymnast.v1 import adaptations_pb2 as pb
+from gymnast_core.wire.gymnast.v1 import adaptations_pb2_grpc as rpc
+
+_BEGIN_DEADLINE_S = 60.0
+_STEP_DEADLINE_S = 60.0
+_PICTURE_DEADLINE_S = 60.0
+_SAME = ("adaptation_id", "robot", "instruction", "started_by", "stage", "revision", "reason", "scene",
+         "known_adapters", "mode", "job", "candidate", "ended_by", "decided_by", "cancel_requested", "over", "busy",
+         "paused")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PracticeBudget:
+    """What practice may cost; whatever is used up first ends it, and None is as usual.
+
+    Attributes:
+        minutes: of wall time; it only cuts off.
+        rollouts: imagined ones.
+        money: in the trainer's currency.
+        mode: lora or full; empty is the trainer's first.
+    """
+
+    minutes: float | None = None
+    rollouts: int | None = None
+    money: float | None = None
+    mode: str = ""
+
+
+@dataclass(frozen=True)
+class AdaptationView:
+    """An adaptation as it is now.
+
+    Attributes:
+        adaptation_id: never reused.
+        robot: its name.
+        instruction: what it shall do there.
+        started_by: a person, or the robot itself.
+        stage: captured, refused, ready, training, checking, preview, canary, kept, reverted, cancelled or failed.
+        revision: rises with everything that matters to a decision.
+        reason: why it is refused, or how it ended.
+        scene: the robot's name for where it stands.
+        known_adapters: checkpoints that were kept for this scene before.
+        mode: what is trained: lora or full.
+        job: of the practice.
+        candidate: checkpoint id, once there is one.
+        ended_by: the budget that ended practice.
+        decided_by: the person or robot that let it onto the arm.
+        cancel_requested: it ends at the next whole iteration, pair or collection.
+        over: nothing more will happen.
+        busy: the trainer works, and the operator waits.
+        paused: what holds up whatever runs on the arm; empty when nothing does.
+        options: what else was asked for when it began.
+        trust: {ok, reason, figures}; empty before the check.
+        budget: {seconds, rollouts, money, price_per_hour}; empty before practice.
+        iterations: of practice: {iteration, imagined_reward, rollouts, ...}.
+        forgetting: what it lost on other tasks, in imagination.
+        declared: the rules of its canary.
+        canary: its pairs so far, blinded.
+        card: the canary's result card.
+        history: {kind, at_ns, by}, oldest first.
+    """
+
+    adaptation_id: str
+    robot: str
+    instruction: str
+    started_by: str
+    stage: str
+    revision: int
+    reason: str
+    scene: str
+    known_adapters: tuple[str, ...]
+    mode: str
+    job: str
+    candidate: str
+    ended_by: str
+    decided_by: str
+    cancel_requested: bool
+    over: bool
+    busy: bool
+    paused: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trust: Mapping[str, Any] = field(default_factory=dict)
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    iterations: Sequence[Mapping[str, Any]] = ()
+    forgetting: Mapping[str, Any] = field(default_factory=dict)
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    canary: Sequence[Mapping[str, Any]] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def rollouts(self) -> int:
+        """Imagined rollouts so far."""
+        return sum(int(row["rollouts"]) for row in self.iterations)
+
+
+class AdaptationsClient(Client):
+    """Adaptations. A step is taken on a view, and refused where somebody has decided since (OutdatedError)."""
+
+    def begin(
+        self, robot: str, instruction: str, *, scene: str = "", seed: int = 0, world_model: str = "", judge: str = "",
+        config: Mapping[str, Any] | None = None, other_tasks: Sequence[str] = (),
+    ) -> AdaptationView:  # fmt: skip
+        """Have the scene before a robot looked at, and the world model checked there; once, not to be repeated.
+
+        Args:
+            robot: its name; a robot may begin its own alone.
+            instruction: what it shall do there.
+            scene: the robot's name for where it stands; empty is the trainer's usual.
+            seed: of everything random.
+            world_model: checkpoint id; empty is the trainer's newest.
+            judge: checkpoint id; empty is the trainer's newest.
+            config: settings of the training job, over the trainer's own.
+            other_tasks: instructions on which the canary looks for harm; none: what the robot was seen to succeed at.
+
+        Raises:
+            NotPossibleError: the robot cannot be ordered about now, or is busy.
+            ConfigError: what is asked for is not there.
+            TransientBridgeError: the trainer is away, or went away before it answered: look before you repeat.
+        """
+        request = message(
+            pb.BeginAdaptationRequest, robot=robot, instruction=instruction, scene=scene, seed=seed,
+            world_model=world_model, judge=judge, config_json=json.dumps(dict(config or {})),
+            other_tasks=list(other_tasks),
+        )  # fmt: skip
+        return _adaptation(
+            self._link.once(
+                lambda channel: rpc.AdaptationServiceStub(channel).Begin, request, timeout_s=_BEGIN_DEADLINE_S
+            )
+        )
+
+    def get(self, adaptation_id: str) -> AdaptationView:
+        """One adaptation.
+
+        Raises:
+            NotPossibleError: there is none of this id that we may follow.
+        """
+        request = pb.AdaptationId(adaptation_id=adaptation_id)
+        return _adaptation(self._link.call(lambda channel: rpc.AdaptationServiceStub(channel).Get, request))
+
+    def list(self) -> Iterator[AdaptationView]:
+        """Every adaptation we may follow, newest first; a robot's are its own."""
+        after = ""
+        while True:
+            request = pb.ListAdaptationsRequest(after=after)
+            reply = self._link.call(lambda channel: rpc.AdaptationServiceStub(channel).List, request)
+            if not reply.adaptations:
+                return
+            yield from map(_adaptation, reply.adaptations)
+            after = reply.adaptations[-1].adaptation_id
+
+    def collect(self, view: AdaptationView, episodes: int | None = None) -> AdaptationView:
+        """Refused: run a few real episodes there, then check trust again."""
+        return self._step(view, collect=message(pb.CollectStep, episodes=episodes))
+
+    def train(self, view: AdaptationView, budget: PracticeBudget | None = None) -> AdaptationView:
+        """Ready: practise within a budget."""
+        return self._step(view, train=message(pb.TrainStep, **asdict(budget or PracticeBudget())))
+
+    def reuse(self, view: AdaptationView, adapter: str) -> AdaptationView:
+        """Ready or refused: try the adapter that was kept for this scene before."""
+        return self._step(view, reuse=pb.ReuseStep(adapter=adapter))
+
+    def approve(self, view: AdaptationView) -> AdaptationView:
+        """Preview: let the candidate onto the arm, as a canary."""
+        return self._step(view, approve=pb.ApproveStep())
+
+    def reject(self, view: AdaptationView) -> AdaptationView:
+        """Preview: do not let it onto the arm."""
+        return self._step(view, reject=pb.RejectStep())
+
+    def cancel(self, view: AdaptationView) -> AdaptationView:
+        """Stop at the next whole iteration, pair or collection; what runs on the robot stays what it was."""
+        return self._step(view, cancel=pb.CancelStep())
+
+    def picture(self, adaptation_id: str, name: str) -> bytes:
+        """What it saw (start) or imagined (old, new), as WebP.
+
+        Raises:
+            NotPossibleError: there is none yet.
+        """
+        request = pb.AdaptationPictureRequest(adaptation_id=adaptation_id, name=name)
+        return self._link.pieces(
+            lambda channel: rpc.AdaptationServiceStub(channel).Picture,
+            request,
+            f"{adaptation_id}'s {name}",
+            timeout_s=_PICTURE_DEADLINE_S,
+        )
+
+    def _step(self, view: AdaptationView, **step: Any) -> AdaptationView:
+        """Do one step, once.
+
+        Raises:
+            OutdatedError: somebody has decided since.
+            NotPermittedError: a robot may not take this one.
+        """
+        request = message(pb.AdaptationStep, adaptation_id=view.adaptation_id, revision=view.revision, **step)
+        return _adaptation(
+            self._link.once(
+                lambda channel: rpc.AdaptationServiceStub(channel).Step, request, timeout_s=_STEP_DEADLINE_S
+            )
+        )
+
+
+def _adaptation(reply: Any) -> AdaptationView:
+    trust, budget = reply.trust, reply.budget
+    rows = [
+        {**same_fields(row, ("iteration", "imagined_reward", "rollouts")), **json_object(row.metrics_json)}
+        for row in reply.iterations
+    ]
+    return AdaptationView(
+        **same_fields(reply, _SAME),
+        options=json_object(reply.options_json),
+        trust={"ok": trust.ok, "reason": trust.reason, "figures": json_object(trust.figures_json)}
+        if reply.HasField("trust")
+        else {},
+        budget=same_fields(budget, ("seconds", "rollouts", "money", "price_per_hour"))
+        if reply.HasField("budget")
+        else {},
+        iterations=rows,
+        forgetting=json_object(reply.forgetting_json),
+        declared=json_object(reply.declared_json),
+        canary=[json_object(row) for row in reply.canary_json],
+        card=json_object(reply.card_json),
+        history=[same_fields(row, ("kind", "at_ns", "by")) for row in reply.history],
+    )

@@ -1,0 +1,203 @@
+"""Checkpoints: published, offered, promoted, taken back, fetched; and where they come from."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from gymnast_client.client import Client, same_fields
+from gymnast_client.download import BlobDownload
+from gymnast_core.records.manifest import read_checkpoint
+from gymnast_core.records.signing import Release, SignedDocument
+from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
+from gymnast_core.wire.gymnast.v1 import checkpoints_pb2, checkpoints_pb2_grpc, weights_pb2, weights_pb2_grpc
+
+_PUBLISH_DEADLINE_S = 3600.0
+_WHY_DEADLINE_S = 120.0
+_OFFER_DEADLINE_S = 120.0
+_FIELDS = ("checkpoint_id", "kind", "architecture", "parents", "bytes", "since_ns", "published", "won")
+_WORD = ("robot", "checkpoint_id", "word", "reason", "release", "at_ns")
+
+
+@dataclass(frozen=True)
+class CheckpointView:
+    """A checkpoint that the trainer has.
+
+    Attributes:
+        checkpoint_id: never reused.
+        kind: policy, world_model or judge.
+        architecture: what reads it.
+        parents: ids of what it was trained from.
+        bytes: of its weights.
+        since_ns: the trainer's wall clock, when it came to be known.
+        published: robots may have been offered it.
+        won: a trial that says it may be promoted.
+    """
+
+    checkpoint_id: str
+    kind: str
+    architecture: str
+    parents: tuple[str, ...]
+    bytes: int
+    since_ns: int
+    published: bool
+    won: bool
+
+
+@dataclass(frozen=True)
+class RobotWord:
+    """What a robot said of a checkpoint.
+
+    Attributes:
+        robot: its name.
+        checkpoint_id: about which.
+        word: runs, ran or refused.
+        reason: of a refusal.
+        release: the promotion or rollback it acted on; 0 for none.
+        at_ns: the trainer's wall clock, when it was heard first.
+    """
+
+    robot: str
+    checkpoint_id: str
+    word: str
+    reason: str
+    release: int
+    at_ns: int
+
+
+class CheckpointsClient(Client):
+    """Checkpoints. Releases are signed; whoever acts on one verifies it (Identity.trusted_keys)."""
+
+    def list(self) -> Iterator[CheckpointView]:
+        """Every checkpoint of the trainer, newest first."""
+        after = ""
+        while True:
+            request = checkpoints_pb2.ListCheckpointsRequest(after=after)
+            reply = self._link.call(lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).List, request)
+            if not reply.checkpoints:
+                return
+            yield from (CheckpointView(**same_fields(row, _FIELDS)) for row in reply.checkpoints)
+            after = reply.checkpoints[-1].checkpoint_id
+
+    def offer(self, checkpoint_id: str, robots: Sequence[str] = ()) -> SignedDocument:
+        """Let robots stage a checkpoint, for a trial; no name is every robot.
+
+        Raises:
+            NotPossibleError: it is unknown or no policy, or a robot is.
+            NotTrustedError: something it was made from was withdrawn.
+        """
+        request = checkpoints_pb2.OfferRequest(checkpoint_id=checkpoint_id, robots=list(robots))
+        return signed_document(
+            self._link.once(
+                lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).Offer,
+                request,
+                timeout_s=_OFFER_DEADLINE_S,
+            )
+        )
+
+    def promote(self, checkpoint_id: str, robots: Sequence[str] = ()) -> SignedDocument:
+        """Have robots run a checkpoint that has won its trial, from their next episode on; raises as offer().
+
+        Raises:
+            NotTrustedError: also where it has not won.
+        """
+        request = checkpoints_pb2.OfferRequest(checkpoint_id=checkpoint_id, robots=list(robots))
+        return signed_document(
+            self._link.once(
+                lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).Promote,
+                request,
+                timeout_s=_OFFER_DEADLINE_S,
+            )
+        )
+
+    def publish(self, folder: Path, *, robots: Sequence[str] = (), valid_for_s: int = 0) -> SignedDocument:
+        """Upload a checkpoint folder and have it signed and offered.
+
+        Raises:
+            CheckpointError: the folder is no intact checkpoint.
+            RejectedBridgeError: the trainer refused it.
+        """
+        manifest, weights = read_checkpoint(folder)
+        opening = weights_pb2.PublishOpen(manifest=manifest.to_bytes(), robots=list(robots), valid_for_s=valid_for_s)
+
+        def requests() -> Iterator[weights_pb2.PublishRequest]:
+            yield weights_pb2.PublishRequest(open=opening)
+            for at in range(0, len(weights), CHUNK_BYTES):
+                data = weights[at : at + CHUNK_BYTES]
+                chunk = weights_pb2.BlobChunk(offset=at, crc32c=crc32c(data), data=data)
+                yield weights_pb2.PublishRequest(chunk=chunk)
+
+        stub = weights_pb2_grpc.WeightsServiceStub(self._link.channel())
+        try:
+            return signed_document(stub.Publish(requests(), timeout=_PUBLISH_DEADLINE_S))
+        except grpc.RpcError as failure:
+            raise self._link.failure(failure) from failure
+
+    def releases(self, after: int = 0, limit: int = 100) -> builtins.list[SignedDocument]:
+        """A page, in order; not verified yet."""
+        return self.releases_and_words(after, limit)[0]
+
+    def releases_and_words(
+        self, after: int = 0, limit: int = 100
+    ) -> tuple[builtins.list[SignedDocument], builtins.list[RobotWord]]:
+        """A page, and what robots said of its checkpoints."""
+        request = weights_pb2.ListReleasesRequest(after_sequence=after, limit=limit)
+        reply = self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).ListReleases, request)
+        return [signed_document(release) for release in reply.releases], [robot_word(word) for word in reply.words]
+
+    def roll_back(self, checkpoint_id: str, *, robots: Sequence[str] = (), reason: str) -> SignedDocument:
+        """Order robots back to an earlier checkpoint."""
+        request = weights_pb2.RollbackRequest(checkpoint_id=checkpoint_id, robots=list(robots), reason=reason)
+        return signed_document(
+            self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).Rollback, request)
+        )
+
+    def why(self, record_id: str, *, verify: bool = False) -> dict[str, Any]:
+        """Where a checkpoint comes from.
+
+        Args:
+            record_id: usually a checkpoint.
+            verify: have every hash of the chain recomputed.
+
+        Raises:
+            NotFoundError: the trainer has no record of it.
+            CorruptError: the answer was damaged on the way.
+        """
+        return dict(json.loads(self._why(weights_pb2.WhyRequest(record_id=record_id, verify=verify))))
+
+    def lineage_json(self, record_id: str) -> bytes:
+        """Everything above a checkpoint as JSON: {nodes: [{id, kind, payload}], edges: [[child, role, parent]]}.
+
+        Raises:
+            NotFoundError: the trainer has no record of it.
+            CorruptError: the answer was damaged on the way.
+        """
+        return self._why(weights_pb2.WhyRequest(record_id=record_id, graph=True))
+
+    def _why(self, request: weights_pb2.WhyRequest) -> bytes:
+        return self._link.pieces(
+            lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).Why,
+            request,
+            str(request.record_id),
+            timeout_s=_WHY_DEADLINE_S,
+        )
+
+    def fetch(self, release: Release, into: Path) -> Path:
+        """Download the weights of a release, verified by their digest."""
+        return BlobDownload(self._link, release.weights_digest, release.weights_size, into).run()
+
+
+def signed_document(message: Any) -> SignedDocument:
+    """A SignedRelease message as a document."""
+    return SignedDocument(bytes(message.payload), str(message.key_id), bytes(message.signature))
+
+
+def robot_word(message: Any) -> RobotWord:
+    """A RobotWord message as a view."""
+    return RobotWord(**same_fields(message, _WORD))

@@ -1,0 +1,134 @@
+"""Robots as the trainer knows them: what they last reported, and which checkpoints they say they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gymnast_client.checkpoints import RobotWord, robot_word
+from gymnast_client.client import Client, same_fields
+from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
+
+_STATUS = ("state", "policy_version", "instruction", "estop", "estop_reason", "alarm", "takes_orders")
+_MANDATE = ("checkpoint_id", "kind", "sequence", "at_ns", "reason", "robots", "done")
+
+
+@dataclass(frozen=True)
+class SpoolView:
+    """Episodes that a robot has yet to send."""
+
+    entries: int
+    bytes: int
+    full: bool
+
+
+@dataclass(frozen=True)
+class MandateView:
+    """The newest promotion or rollback for a robot; done once the robot reports that it has acted on it."""
+
+    checkpoint_id: str
+    kind: str
+    sequence: int
+    at_ns: int
+    reason: str
+    robots: tuple[str, ...]
+    done: bool
+
+
+@dataclass(frozen=True)
+class CheckpointWords:
+    """What a robot says of its checkpoints.
+
+    Attributes:
+        runs: of the one in force; None before its first word.
+        ran: of the one of its newest episode.
+        refused: of those it turned down, newest last.
+        ordered: what it was told to run.
+        checking: what it tries beside the running one.
+        probation_left: good episodes the running one still needs.
+        held: those it has.
+    """
+
+    runs: RobotWord | None
+    ran: RobotWord | None
+    refused: tuple[RobotWord, ...]
+    ordered: MandateView | None
+    checking: str
+    probation_left: int
+    held: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RobotView:
+    """A robot.
+
+    Attributes:
+        robot: its name.
+        age_s: since it last reported.
+        silent: for so long that nothing may be concluded from it.
+        state: idle, running, ...
+        policy_version: checkpoint in force.
+        instruction: what is being done; empty when nothing is.
+        estop: its arm is stopped.
+        estop_reason: why.
+        alarm: what an operator must do something about.
+        takes_orders: the trainer may run episodes on it.
+        spool: what it has yet to send.
+        words: what it says of its checkpoints.
+    """
+
+    robot: str
+    age_s: float
+    silent: bool
+    state: str
+    policy_version: str
+    instruction: str
+    estop: bool
+    estop_reason: str
+    alarm: str
+    takes_orders: bool
+    spool: SpoolView
+    words: CheckpointWords
+
+
+class RobotsClient(Client):
+    """Robots of our tenant."""
+
+    def list(self) -> Iterator[RobotView]:
+        """Every robot that reported, by name."""
+        after = ""
+        while True:
+            request = robots_pb2.ListRobotsRequest(after=after)
+            reply = self._link.call(lambda channel: robots_pb2_grpc.RobotServiceStub(channel).List, request)
+            if not reply.robots:
+                return
+            yield from map(_robot, reply.robots)
+            after = reply.robots[-1].robot
+
+    def frame(self, robot: str) -> bytes:
+        """The newest camera image of a robot, JPEG or WebP; empty where it sends none.
+
+        Raises:
+            NotPossibleError: it never reported.
+        """
+        request = robots_pb2.RobotName(robot=robot)
+        reply = self._link.call(lambda channel: robots_pb2_grpc.RobotServiceStub(channel).Frame, request)
+        return bytes(reply.data)
+
+
+def _robot(message: Any) -> RobotView:
+    report = message.report
+    return RobotView(
+        robot=message.robot, age_s=message.age_s, silent=message.silent, **same_fields(report, _STATUS),
+        spool=SpoolView(report.spool_entries, report.spool_bytes, report.spool_full),
+        words=CheckpointWords(
+            runs=robot_word(message.runs) if message.HasField("runs") else None,
+            ran=robot_word(message.ran) if message.HasField("ran") else None,
+            refused=tuple(map(robot_word, message.refused)),
+            ordered=MandateView(**same_fields(message.ordered, _MANDATE)) if message.HasField("ordered") else None,
+            checking=report.weights.checking,
+            probation_left=report.weights.probation_left,
+            held=tuple(message.held),
+        ),
+    )  # fmt: skip
