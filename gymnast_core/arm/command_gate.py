@@ -22,15 +22,9 @@ from gymnast_core.errors import UnreachableError
 from gymnast_core.types import ACTION_DIM, FloatArray
 
 __all__ = [
-    "ArmState",
-    "Command",
-    "CommandGate",
-    "GateDecision",
-    "GateLimits",
-    "GateState",
-    "GateVerdict",
-    "hold_action",
-]
+    "ArmState", "Command", "CommandGate", "GateDecision", "GateLimits", "GateState",
+    "GateVerdict", "hold_action",
+]  # fmt: skip
 
 _REST_A = (0.0,) * ACTION_DIM
 

@@ -127,9 +127,7 @@ class RealTimeChunking:
 
     chunk_length = 1
 
-    def __init__(
-        self, inner: Policy, config: ChunkingConfig | None = None, *, worker: ChunkWorker | None = None
-    ) -> None:
+    def __init__(self, inner: Policy, config: ChunkingConfig | None = None, worker: ChunkWorker | None = None) -> None:
         self.inner = inner
         self.config = config or ChunkingConfig()
         if self.config.horizon + self.config.expected_delay > inner.chunk_length:
