@@ -39,6 +39,7 @@ COMMANDS = {
     "up": "start the robot side's nodes without a ROS installation",
     "rearm": "let the arm move again after a stop, for whoever may read the robot's folder",
     "recover": "let a real arm recover from a motor fault, for whoever may read the robot's folder",
+    "enclaves": "an SROS2 keystore for the robot's nodes: DDS itself asks who publishes and who listens",
     "enroll": "create the local certificate authority and issue an identity",
     "collect": "run episodes on a started robot and ship them",
     "evaluate": "compare checkpoints on a started robot, same start states for all",

@@ -13,7 +13,8 @@ import yaml
 from gymnast_core.errors import ConfigError
 from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.wire.address import Address
-from gymnast_ros.graph import CHUNKING, REMOTE, ROBOTS, GraphConfig
+from gymnast_ros.enclaves import check_keystore
+from gymnast_ros.graph import CHUNKING, REMOTE, ROBOTS, GraphConfig, devices, graph
 
 IDENTITY_FILES = ("cert.pem", "key.pem", "ca.pem")
 NODES = ("arm", "command_gate", "rollout", "bridge", "teleop", "page", "usb_cam", "joy")
@@ -63,6 +64,7 @@ ARGUMENTS = (
     Argument("teleop", "false", "start the joystick node", FLAG),
     Argument("orders", "false", "the trainer's operators may run episodes on this robot", FLAG),
     Argument("parameters", "", "YAML file of further node parameters, as config/robot_widowx.yaml"),
+    Argument("enclaves", "", "SROS2 keystore of `gymnast enclaves`; empty runs without DDS security"),
     Argument("page", "", "port of the robot's own page, on this machine only, e.g. 8081; empty serves none"),
 )
 
@@ -95,6 +97,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         camera=values["camera"],
         vendor=values["vendor"] == "true",
         dry_run=values["dry_run"] == "true",
+        enclaves=Path(values["enclaves"]).absolute() if values["enclaves"] else None,
         parameters=parameters_from(Path(values["parameters"])) if values["parameters"] else {},
     )
 
@@ -155,6 +158,8 @@ def check_files(config: GraphConfig) -> None:
         missing = [name for name in IDENTITY_FILES if not (config.identity / name).is_file()]
         if missing:
             raise ConfigError(f"identity:={config.identity} has no {', '.join(missing)}; `gymnast enroll` makes one")
+    if config.enclaves is not None:
+        check_keystore(config.enclaves, [spec.enclave for spec in (*graph(config), *devices(config))])
     if config.trusted_keys and not Path(config.trusted_keys).is_file():
         raise ConfigError(f"trusted_keys {config.trusted_keys} is no file")
 

@@ -15,6 +15,7 @@ from types import TracebackType
 
 from gymnast_core.asked import Asked
 from gymnast_core.errors import GymnastError
+from gymnast_ros.enclaves import security_environment
 from gymnast_ros.graph import (
     ENVIRONMENT,
     ESCALATE_AFTER_S,
@@ -127,6 +128,8 @@ class Graph:
         environment[STARTER] = str(os.getpid())
         if self.config.domain_id is not None:
             environment["ROS_DOMAIN_ID"] = str(self.config.domain_id)
+        if self.config.enclaves is not None:
+            environment |= security_environment(self.config.enclaves)
         return environment
 
     def _supervise(self) -> None:

@@ -43,6 +43,8 @@ ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
 
 REFUSED = 78
 """Exit code of a node that may not run here; it is not started again (EX_CONFIG of sysexits.h)."""
+SECURITY = "ROS_SECURITY_ENABLE"
+"""Environment of ROS 2: \"true\" where DDS has to ask every participant for its certificate."""
 STARTER, RESPAWNED = "GYMNAST_STARTER", "GYMNAST_RESPAWNED"
 """Environment of our processes: pid of the launch or starter without which they end, and whether they are respawned."""
 
@@ -73,6 +75,8 @@ class GraphConfig:
         camera: driver started with a real arm: "", "usb_cam" or "realsense".
         vendor: start Interbotix's own launch file with a real arm.
         dry_run: a real arm's driver is Interbotix's simulation; nothing moves but its numbers.
+        enclaves: SROS2 keystore (`gymnast enclaves`): every process gets an identity, and does what it may alone; None
+            runs without.
         parameters: node name -> further parameters.
     """
 
@@ -97,6 +101,7 @@ class GraphConfig:
     camera: str = ""
     vendor: bool = True
     dry_run: bool = False
+    enclaves: Path | None = None
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -123,6 +128,37 @@ class GraphConfig:
             raise ConfigError("dry_run is for robot:=widowx: the simulated arm is one already")
         if self.paced and self.robot != "sim":
             raise ConfigError("paced is for the simulated arm; the real one always runs in real time")
+        if self.enclaves is not None and self.camera == "realsense":
+            raise ConfigError(
+                "with enclaves, start realsense2_camera yourself, in one of its own (ros2 security create_enclave), "
+                "and leave camera out"
+            )
+
+    @property
+    def vendor_name(self) -> str:
+        """Namespace of xs_sdk: apart from ours, whose joint_states are others, and from every other arm's."""
+        return "_".join([*filter(None, self.namespace.strip("/").split("/")), ROBOT_MODEL])
+
+    @property
+    def camera_topic(self) -> str:
+        """Where the started camera's pictures are; RealSense's colour topic where none is started."""
+        prefix = f"/{self.namespace.strip('/')}".rstrip("/")
+        if self.camera == "usb_cam":
+            return f"{prefix}/usb_cam/image_raw"
+        if not self.camera:
+            prefix = ""
+        return f"{prefix or '/camera'}/camera/color/image_raw"
+
+    @property
+    def recorded_images(self) -> list[str]:
+        """What the gate hears of cameras, for its flight records."""
+        default = [] if self.robot == "sim" else ["over_shoulder/image_raw"]
+        return list(self.parameters.get("command_gate", {}).get("record_images", default))
+
+
+def enclave_of(namespace: str, process: str) -> str:
+    """Return the SROS2 enclave of a process, or any relative name of the graph, fully qualified."""
+    return f"/{namespace.strip('/')}".rstrip("/") + f"/{process}"
 
 
 def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
@@ -156,29 +192,17 @@ def _arm(config: GraphConfig) -> NodeSpec:
     table = {"table_height_m": float(config.parameters.get("command_gate", {}).get("table_height_m", 0.0))}
     if config.robot == "sim":
         return NodeSpec("sim_world", "arm", {"paced": config.paced, **table})
-    parameters: dict[str, Any] = {"robot_model": ROBOT_MODEL, "robot_name": _robot_name(config), **table}
+    parameters: dict[str, Any] = {"robot_model": ROBOT_MODEL, "robot_name": config.vendor_name, **table}
     parameters |= {"lock_file": str(_lock_file(config)), "dry_run": config.dry_run}
     if config.camera:
         # both drivers offer reliable; without, a frame of many datagrams rarely arrives whole
-        parameters |= {"camera_topics": [_camera_topic(config)], "camera_reliability": "reliable"}
+        parameters |= {"camera_topics": [config.camera_topic], "camera_reliability": "reliable"}
     return NodeSpec("widowx_arm", "arm", parameters, respawn=False)
-
-
-def _robot_name(config: GraphConfig) -> str:
-    """Namespace of xs_sdk: apart from ours, whose joint_states are others, and from every other arm's."""
-    return "_".join([*filter(None, config.namespace.strip("/").split("/")), ROBOT_MODEL])
 
 
 def _lock_file(config: GraphConfig) -> Path:
     """Held by the arm's process while it lives."""
     return config.folder / "arm.lock"
-
-
-def _camera_topic(config: GraphConfig) -> str:
-    prefix = f"/{config.namespace.strip('/')}".rstrip("/")
-    if config.camera == "usb_cam":
-        return f"{prefix}/usb_cam/image_raw"
-    return f"{prefix or '/camera'}/camera/color/image_raw"
 
 
 def _gate(config: GraphConfig) -> NodeSpec:
@@ -195,7 +219,7 @@ def _gate(config: GraphConfig) -> NodeSpec:
             "max_change_rad": 0.3,
             "effort_limit": [0.0] if config.dry_run else list(WIDOWX_250S.max_effort),
         }
-        parameters["record_images"] = ["over_shoulder/image_raw"]
+        parameters["record_images"] = config.recorded_images
     return NodeSpec("command_gate", "command_gate", parameters)
 
 
@@ -205,7 +229,7 @@ def external(config: GraphConfig) -> tuple[ExternalSpec, ...]:
         return ()
     specs = []
     if config.vendor:
-        arguments = {"robot_model": ROBOT_MODEL, "robot_name": _robot_name(config), "use_rviz": "false"}
+        arguments = {"robot_model": ROBOT_MODEL, "robot_name": config.vendor_name, "use_rviz": "false"}
         arguments |= {"use_sim": "true"} if config.dry_run else {}
         specs.append(
             ExternalSpec("interbotix_xsarm_control", "launch/xsarm_control.launch.py", arguments, _lock_file(config))
@@ -234,4 +258,5 @@ def devices(config: GraphConfig) -> tuple[NodeSpec, ...]:
 def _finished(spec: NodeSpec, config: GraphConfig) -> NodeSpec:
     parameters = {**spec.parameters, **config.parameters.get(spec.name, {})}
     priority = REALTIME_PRIORITY if config.realtime and spec.name in ("arm", "command_gate") else 0
-    return replace(spec, parameters=parameters, namespace=config.namespace, priority=priority)
+    enclave = "" if config.enclaves is None else enclave_of(config.namespace, spec.name)
+    return replace(spec, parameters=parameters, namespace=config.namespace, priority=priority, enclave=enclave)

@@ -21,6 +21,7 @@ class NodeSpec:
         remaps: topic -> topic.
         priority: SCHED_FIFO priority; 0 is ordinary scheduling.
         package: whose executable it is.
+        enclave: of SROS2; empty runs without.
     """
 
     executable: str
@@ -31,12 +32,15 @@ class NodeSpec:
     remaps: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
     package: str = "gymnast_ros"
+    enclave: str = ""
 
     def ros_arguments(self) -> list[str]:
         """--ros-args as rcl parses them."""
         arguments = ["--ros-args"]
         if self.namespace:
             arguments += ["-r", f"__ns:=/{self.namespace.strip('/')}"]
+        if self.enclave:
+            arguments += ["--enclave", self.enclave]
         for source, target in self.remaps.items():
             arguments += ["-r", f"{source}:={target}"]
         for name, value in self.parameters.items():

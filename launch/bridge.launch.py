@@ -22,6 +22,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from gymnast_ros.arguments import ARGUMENTS, check_files, check_known, config_from
+from gymnast_ros.enclaves import ENCLAVE, security_environment
 from gymnast_ros.graph import (
     ENVIRONMENT,
     ESCALATE_AFTER_S,
@@ -31,6 +32,7 @@ from gymnast_ros.graph import (
     STARTER,
     GraphConfig,
     devices,
+    enclave_of,
     external,
     graph,
 )
@@ -70,7 +72,10 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if config.domain_id is not None:
         actions.append(SetEnvironmentVariable("ROS_DOMAIN_ID", str(config.domain_id)))
     actions.append(SetEnvironmentVariable(STARTER, str(os.getpid())))
-    actions += [_keep(spec) if spec.outlives else _include(spec) for spec in external(config)]
+    if config.enclaves is not None:
+        security = security_environment(config.enclaves)
+        actions += [SetEnvironmentVariable(name, value) for name, value in security.items()]
+    actions += [_keep(spec, config) if spec.outlives else _include(spec) for spec in external(config)]
     for spec in (*devices(config), *graph(config)):
         node = _node(spec, config)
         actions.append(node)
@@ -101,6 +106,7 @@ def _node(spec: NodeSpec, config: GraphConfig) -> Node:
         namespace=spec.namespace,
         parameters=[dict(spec.parameters)],
         remappings=list(spec.remaps.items()),
+        ros_arguments=["--enclave", spec.enclave] if spec.enclave else None,
         prefix=f"chrt --fifo {spec.priority}" if spec.priority else None,
         respawn=spec.respawn,
         respawn_delay=RESPAWN_DELAY_S,
@@ -111,12 +117,14 @@ def _node(spec: NodeSpec, config: GraphConfig) -> Node:
     )
 
 
-def _keep(spec: ExternalSpec) -> ExecuteProcess:
+def _keep(spec: ExternalSpec, config: GraphConfig) -> ExecuteProcess:
     """A driver that no Ctrl-C reaches, and that ends after the arm's process: its keeper outlives every timeout."""
     patience = str(3 * ESCALATE_AFTER_S["widowx"])
+    own = {} if config.enclaves is None else {ENCLAVE: enclave_of(config.namespace, "vendor")}
     return ExecuteProcess(
-        cmd=[sys.executable, *spec.keeper_arguments()], output="screen", sigterm_timeout=patience, sigkill_timeout="30"
-    )
+        cmd=[sys.executable, *spec.keeper_arguments()], output="screen", sigterm_timeout=patience, sigkill_timeout="30",
+        additional_env=own or None,
+    )  # fmt: skip
 
 
 def _include(spec: ExternalSpec) -> IncludeLaunchDescription:

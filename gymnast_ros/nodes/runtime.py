@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -17,7 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_ros.graph import RESPAWNED
+from gymnast_ros.graph import REFUSED, RESPAWNED, SECURITY
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import dropped, note_drop
 from gymnast_ros.run.ending import Ending
@@ -139,6 +140,10 @@ def run(make: Callable[[], Node], *, also: Callable[[Node], Sequence[Node]] = la
         return INTERRUPTED
     except GymnastError as error:
         return _refused(error, ending)
+    except RCLError as error:
+        if os.environ.get(SECURITY) != "true":
+            raise
+        return _without_security(error)
     except Exception:
         Spinner.close_all()
         raise
@@ -188,6 +193,14 @@ def _watch_tick(node: Any, ending: Ending) -> None:
             node.get_logger().fatal(f"no control tick for {node.stalled_s:.1f} s: this process is ended")
             os._exit(STALLED_EXIT)
         ending.wait(1.0)
+
+
+def _without_security(error: RCLError) -> int:
+    """DDS security was asked for and the node cannot have it: another try would end the same."""
+    get_logger("gymnast").fatal(f"{SECURITY} is true, and this node cannot be made: {error}")
+    Spinner.close_all()
+    rclpy.try_shutdown()
+    return REFUSED
 
 
 def _refused(error: GymnastError, ending: Ending) -> int:
