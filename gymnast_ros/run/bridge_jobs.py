@@ -36,6 +36,9 @@ MOST_REFUSED = 8
 """Named in a report, the newest ones."""
 Ended = Callable[[str, Mapping[str, Any], "Failure | None"], None]
 
+MOST_STRAYS = 5
+"""Named in the status: what lies among the episodes and is none."""
+
 
 class Watch(Protocol):
     """What the robot's other nodes say (gymnast_ros.nodes.watch.RobotWatch)."""
@@ -153,6 +156,7 @@ class BridgeJobs:
         usage, staged = self._spool.usage(), self._store.staged()
         self._ports.status({
             "robot": self._settings["robot_name"], "entries": usage.entries, "bytes": usage.bytes, "full": usage.full,
+            "strays": [path.name[:80] for path in self._spool.strays()[:MOST_STRAYS]],
             "current": self._store.current_id() or "", "staged": staged.name if staged else "",
             "held": self._store.held(), "checked": self._adoption.checked(), "checking": self._adoption.checking,
             "uplink": _plain(self._uplink.status()), **self.probation.status(),
@@ -162,8 +166,17 @@ class BridgeJobs:
     def health(self) -> tuple[int, str, Mapping[str, object]]:
         """For diagnostics: level, words, values."""
         usage = self._spool.usage()
-        values: dict[str, object] = {"entries": usage.entries, "bytes": usage.bytes}
-        return (2 if usage.full else 0), "spool full" if usage.full else "shipping", values
+        strays = len(self._spool.strays())
+        values: dict[str, object] = {"entries": usage.entries, "bytes": usage.bytes, "strays": strays}
+        if usage.full:
+            return 2, "spool full", values
+        if strays:
+            return (
+                1,
+                f"{strays} in the spool are no episodes: gymnast doctor --robot {self._settings['folder']}",
+                values,
+            )
+        return 0, "shipping", values
 
     def _news(self) -> RobotNews:
         """What the trainer's page shows of this robot."""

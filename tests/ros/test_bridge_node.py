@@ -85,6 +85,14 @@ def test_recorded_episodes_reach_the_trainer_and_leave_the_spool(graph, client, 
     assert {row["policy"] for row in result["episodes"]} == {base[1]}
 
 
+def test_what_is_no_episode_in_the_spool_is_named_in_the_bridges_status(graph, client) -> None:
+    stray = graph.config.folder / "spool" / "pending" / "notes.txt"
+    stray.write_text("not an episode")
+    assert client.wait_for("bridge/status", lambda status: bool(status["strays"]), 30.0)["strays"] == ["notes.txt"]
+    stray.unlink()
+    client.wait_for("bridge/status", lambda status: not status["strays"], 30.0)
+
+
 def test_the_trainer_sees_the_robot_live(client, service, base) -> None:
     def seen() -> dict:
         reports = service.robots.of_tenant("default")
