@@ -62,7 +62,7 @@ def other_sites(folder: Path, size: int) -> Tally:
         for path in PATHS[: max(size, 1)]:
             attempts += 1
             accepted += status_of(lab, "GET", path, cookie).status != 404
-        lost += lab.page("GET", "/api/robots", cookie=cookie).status != 200
+        lost += lab.page("GET", "/", cookie=cookie).status != 200
     return Tally(attempts, accepted, lost)
 
 
