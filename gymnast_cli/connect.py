@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,30 @@ def checkpoint_on_robot(client: GraphClient, name: str) -> str:
             raise ConfigError("nothing is staged on this robot; offer it a checkpoint first: gymnast weights publish")
         return staged
     return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def whole(operation: str, argument: str) -> Callable[[str], int]:
+    """Return the parser of a whole number that a robot takes as this argument of a request; looked up when it is used.
+
+    Args:
+        operation: key of gymnast_ros.run.requests.KINDS.
+        argument: its field.
+    """
+
+    def parse(text: str) -> int:
+        from gymnast_ros.run.codec import bounds
+        from gymnast_ros.run.requests import KINDS
+
+        _, low, high = bounds(KINDS[operation], argument)
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"must be {low} to {high}, got {value}")
+        return value
+
+    return parse
 
 
 def task_list(text: str) -> list[str]:

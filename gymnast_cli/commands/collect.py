@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_robot_arguments, emit, robot, task_list
+from gymnast_cli.connect import add_robot_arguments, emit, robot, task_list, whole
 from gymnast_core.seeds import block
 
 FIRST_SEED = block("collect").start
@@ -14,12 +14,19 @@ FIRST_SEED = block("collect").start
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    count, seed, sample = (whole("evaluate", name) for name in ("seed_count", "seed_start", "temperature_seed"))
     add_robot_arguments(parser)
     parser.add_argument("--tasks", type=task_list, default="lift,push,put,drawer", help="names or instructions")
-    parser.add_argument("--count", type=int, default=25, help="episodes per task (default 25)")
+    parser.add_argument("--count", type=count, default=25, help="episodes per task (default 25)")
     parser.add_argument("--scene", default="standard", help="look of the simulated world")
-    parser.add_argument("--seed-start", type=int, default=FIRST_SEED, help="first start state")
-    parser.add_argument("--sample", type=int, default=0, metavar="SEED", help="of the policy's exploration; -1: greedy")
+    parser.add_argument("--seed-start", type=seed, default=FIRST_SEED, help="first start state")
+    parser.add_argument(
+        "--sample",
+        type=sample,
+        default=0,
+        metavar="SEED",
+        help="of the policy's exploration; -1: greedy",
+    )
     parser.add_argument("--keep-local", action="store_true", help="do not wait until the trainer has them")
     parser.add_argument("--timeout-s", type=float, default=3600.0, help="longest wait")
 

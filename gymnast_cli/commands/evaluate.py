@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_robot_arguments, checkpoint_on_robot, emit, robot, task_list
+from gymnast_cli.connect import add_robot_arguments, checkpoint_on_robot, emit, robot, task_list, whole
 from gymnast_core.seeds import block
 
 if TYPE_CHECKING:
@@ -30,12 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["current"],
         help="'current', 'staged', ids or folders; the first is what the others are compared with",
     )
+    count, seed, sample = (whole("evaluate", name) for name in ("seed_count", "seed_start", "temperature_seed"))
     add_robot_arguments(parser)
     parser.add_argument("--tasks", type=task_list, default="lift,push,put,drawer", help="names or instructions")
-    parser.add_argument("--count", type=int, default=25, help="start states per task (default 25)")
+    parser.add_argument("--count", type=count, default=25, help="start states per task (default 25)")
     parser.add_argument("--scene", default="standard", help="look of the simulated world")
-    parser.add_argument("--seed-start", type=int, default=FIRST_SEED, help="first start state")
-    parser.add_argument("--sample", type=int, default=-1, metavar="SEED", help="sample with this seed; default: greedy")
+    parser.add_argument("--seed-start", type=seed, default=FIRST_SEED, help="first start state")
+    parser.add_argument(
+        "--sample",
+        type=sample,
+        default=-1,
+        metavar="SEED",
+        help="sample with this seed; default: greedy",
+    )
     parser.add_argument(
         "--no-record", action="store_true", help="a quick look: the trainer's calibration ledger never sees it"
     )

@@ -2,6 +2,8 @@
 
 Lifecycle: configure connects, activate puts torque on and stands up to neutral, deactivate holds, cleanup, shutdown and
 the end of the process go to the sleep pose before torque goes off. Outside `active` nothing moves the arm.
+
+One class, and so a long file: one lock orders whatever moves the arm or stops it, and all of that is here.
 """
 
 from __future__ import annotations

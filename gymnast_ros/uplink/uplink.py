@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from gymnast_ros.uplink.upload import IN_FLIGHT, HoldBack, UploadStream
 LOG = logging.getLogger(__name__)
 _POLL_S = 0.1
 _ALARMS = (DiskFullError,)
+_REQUEST = re.compile(r" \[\w+\]$")
+"""At the end of what the trainer reports: the id of a request, another one each time."""
 
 
 @dataclass(frozen=True)
@@ -351,8 +354,8 @@ class Uplink:
         if not self._away:
             self._away = True
             LOG.warning("trainer_away %s; trying on", self._last_error)
-        if isinstance(error, IdentityError) and str(error) != self._unwelcome:
-            self._unwelcome = str(error)
+        if isinstance(error, IdentityError) and (words := _REQUEST.sub("", str(error))) != self._unwelcome:
+            self._unwelcome = words
             LOG.error("trainer_refused %s", self._last_error)
             self._tell("alarm", detail=str(error))
         if self._connected[part]:

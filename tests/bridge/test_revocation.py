@@ -20,7 +20,7 @@ from gymnast_core.wire.errors import RevokedError
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2 as pb
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink import Uplink
+from gymnast_ros.uplink import Uplink, UplinkEvent
 from gymnast_ros.uplink.upload import METHOD
 from tests.bridge.conftest import fill
 from tests.bridge.test_bridge import wait_until
@@ -109,6 +109,21 @@ def test_an_uplink_goes_on_once_the_robot_has_a_new_certificate(service, identit
         assert enroll(service.authority, "wx-1", "robot", out=robot) == robot
         assert uplink.flush(30)
     assert {row.robot for row in service.meta.episodes(None)} == {"wx-1"}
+
+
+def test_a_refusal_is_reported_once_though_every_attempt_has_another_request_id(service, identities, caplog):
+    events: list[UplinkEvent] = []
+    uplink = Uplink(service.address, identities("wx-1", "robot"), on_event=events.append)
+    for request_id in ("a1b2", "c3d4", "e5f6"):
+        uplink._broken("episodes", RevokedError(f"the certificate was taken back [{request_id}]"))
+    uplink._broken("episodes", RevokedError("the certificate has ended [a7a7]"))
+    assert [event.data["detail"] for event in events if event.kind == "alarm"] == [
+        "the certificate was taken back [a1b2]", "the certificate has ended [a7a7]",
+    ]  # fmt: skip
+    assert [record.message.split()[0] for record in caplog.records if record.levelname == "ERROR"] == [
+        "trainer_refused", "trainer_refused",
+    ]  # fmt: skip
+    uplink.stop()
 
 
 def test_only_the_name_of_that_tenant_is_revoked(service, identities):

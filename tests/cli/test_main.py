@@ -113,6 +113,20 @@ def test_wrong_setting_is_named_with_its_remedy(words, remedy, monkeypatch, caps
     assert remedy in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["evaluate", "--count", "0"], "--count: must be 1 to 1000000, got 0"),
+        (["collect", "--seed-start", "-3"], "--seed-start: must be 0 to"),
+        (["evaluate", "--sample", "x"], "--sample: 'x' is no whole number"),
+    ],
+)
+def test_a_number_that_no_robot_takes_is_named_before_one_is_looked_for(words, named, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        frame.main(words)
+    assert named in capsys.readouterr().err
+
+
 def test_environment_names_trainer_and_identity(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv(connect.TRAINER_VARIABLE, "trainer.lab:50051")
     monkeypatch.setenv(connect.IDENTITY_VARIABLE, str(tmp_path))
