@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,3 +92,15 @@ class Ancestry:
     def of_kinds(self, seqs: npt.NDArray[np.int64], kinds: tuple[str, ...]) -> npt.NDArray[np.int64]:
         """Return the numbers of those records that are of one of the kinds."""
         return seqs[np.isin(self._kinds[seqs], [self._codes[kind] for kind in kinds if kind in self._codes])]
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Half a million young tuples make the collector walk them again and again; none of them is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

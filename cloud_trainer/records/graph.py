@@ -5,19 +5,18 @@ Records never change, so a long answer is read in pages, between which others ha
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import json
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from cloud_trainer.records.ancestry import Ancestry, Edges
+from cloud_trainer.records.ancestry import Ancestry, Edges, no_garbage_collection
 from cloud_trainer.records.graph_check import damage_among
 from cloud_trainer.records.graph_sql import HASHED, NODE, GraphSql, graph_sql
 from cloud_trainer.records.writing import write_records
@@ -92,7 +91,7 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: it is unknown, or the graph is damaged.
         """
-        with _no_garbage_collection():
+        with no_garbage_collection():
             ancestry, seqs = self._above(record_id)
             nodes = [Node(*row[1:]) for row in self._rows(seqs, NODE)]
             edges = self._edges(ancestry, seqs, len(nodes), record_id)
@@ -107,7 +106,7 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: as why().
         """
-        with _no_garbage_collection():
+        with no_garbage_collection():
             ancestry, seqs = self._above(record_id)
             nodes = [text for _, text in self._rows(seqs, self._sql.json_node)]
             edges = self._edges(ancestry, seqs, len(nodes), record_id)
@@ -243,7 +242,9 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: the record is unknown.
         """
-        return self._among_ancestors(record_id, self._sql.taints)
+        found = [(int.from_bytes(row[0], sys.byteorder), Node(*row[1:])) for row in self._ask(self._sql.retractions)]
+        above = self._among_ancestors(record_id, [seq for seq, _ in found])
+        return [(above[seq], how) for seq, how in found if seq in above]
 
     def changed_labels(self, record_id: str) -> list[tuple[Node, Node]]:
         """Return (label it was made with, newest label of that episode) pairs whose outcomes differ.
@@ -251,14 +252,17 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: the record is unknown.
         """
-        return self._among_ancestors(record_id, self._sql.changed)
+        rows = self._ask(self._sql.changed)
+        above = self._among_ancestors(record_id, [row[0] for row in rows])
+        return [(above[row[0]], Node(*row[4:])) for row in rows if row[0] in above]
 
-    def _among_ancestors(self, record_id: str, statement: sa.TextClause) -> list[tuple[Node, Node]]:
-        """Ask for (seq, node, node) and keep the rows whose first node is an ancestor."""
+    def _among_ancestors(self, record_id: str, seqs: list[int]) -> dict[int, Node]:
+        """Those of some records that are ancestors of one, or itself, by number."""
         self.get(record_id)
-        rows = self._ask(statement)
-        above = set(self._above(record_id)[1].tolist()) if rows else ()
-        return [(Node(*row[1:4]), Node(*row[4:])) for row in rows if row[0] in above]
+        if not seqs:
+            return {}
+        chosen = np.intersect1d(self._above(record_id)[1], np.array(seqs, np.int64))[::-1]
+        return {row[0]: Node(*row[1:]) for row in self._rows(chosen, NODE)}
 
     def check_promotable(self, record_id: str) -> None:
         """Return if nothing below a checkpoint was retracted.
@@ -286,15 +290,3 @@ class ProvenanceGraph:
         self._forget()  # what is in memory was read before somebody changed the rows
         rows = self._rows(self._above(record_id)[1], HASHED)
         return damage_among({row[0]: row[1:] for row in rows}, self._roles())
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Half a million young tuples make the collector walk them again and again; none of them is garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -1,4 +1,8 @@
-"""What the provenance graph asks a database, in the words of SQLite and of PostgreSQL; all is of one :tenant."""
+"""What the provenance graph asks a database, in the words of SQLite and of PostgreSQL; all is of one :tenant.
+
+SQLite keeps tables that are joined by CROSS JOIN in the order in which they are written; left to itself it takes
+"tenant = ..." for a condition that few rows meet, and reads every record for one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ class GraphSql(NamedTuple):
         counts: (id, how many records name it as :role) of the :names that any does.
         by_role: NODE of the records that name :id as :role, oldest first.
         affected: NODE of everything made from :id, oldest first.
-        taints: (seq, NODE, NODE) of everything retracted and its retraction.
+        retractions: (number of what is retracted, as int64 bytes, NODE) of every retraction, oldest first.
         changed: (seq, NODE, NODE) of every label that a newer one of another outcome follows, and the newest.
         dense: (seq, *columns) between :low and :high, newest first.
         chosen: (seq, *columns) of the :seqs, newest first.
@@ -35,7 +39,7 @@ class GraphSql(NamedTuple):
     counts: sa.TextClause
     by_role: sa.TextClause
     affected: sa.TextClause
-    taints: sa.TextClause
+    retractions: sa.TextClause
     changed: sa.TextClause
     dense: str
     chosen: str
@@ -60,10 +64,10 @@ WITH RECURSIVE down(seq) AS (
 SELECT {NODE} {_MINE} AND seq IN (SELECT seq FROM down) AND id != :id ORDER BY seq
 """
 _BY_ROLE = f"""
-SELECT {_BELOW} FROM records AS above
-JOIN record_edges AS edge ON edge.tenant = above.tenant AND edge.parent = above.seq AND edge.role = :role
-JOIN records AS below ON below.tenant = above.tenant AND below.seq = edge.child
-WHERE above.tenant = :tenant AND above.id = :id ORDER BY below.seq
+SELECT {_BELOW} FROM records AS above CROSS JOIN record_edges AS edge CROSS JOIN records AS below
+WHERE above.tenant = :tenant AND above.id = :id
+  AND edge.tenant = :tenant AND edge.parent = above.seq AND edge.role = :role
+  AND below.tenant = :tenant AND below.seq = edge.child ORDER BY below.seq
 """
 _NEWEST = f"""
 SELECT above.id, {_BELOW} FROM records AS above
@@ -76,21 +80,15 @@ SELECT above.id, COUNT(edge.child) FROM records AS above
 JOIN record_edges AS edge ON edge.tenant = above.tenant AND edge.parent = above.seq AND edge.role = :role
 WHERE above.tenant = :tenant AND above.id IN ({names}) GROUP BY above.id
 """
-_TAINTS = """
-SELECT what.seq, what.id, what.kind, what.payload, how.id, how.kind, how.payload FROM record_edges AS edge
-JOIN records AS how ON how.tenant = edge.tenant AND how.seq = edge.child AND how.kind = 'retraction'
-JOIN records AS what ON what.tenant = edge.tenant AND what.seq = edge.parent
-WHERE edge.tenant = :tenant AND edge.role = 'retracts' ORDER BY how.seq
-"""
+_RETRACTIONS = f"SELECT parents, {NODE} {_MINE} AND kind = 'retraction' ORDER BY seq"
 _CHANGED = """
 SELECT used.seq, used.id, used.kind, used.payload, late.id, late.kind, late.payload
-FROM (SELECT parent, MAX(child) AS newest, MIN(child) AS oldest FROM record_edges
-      WHERE tenant = :tenant AND role = 'labels' GROUP BY parent) AS labelled
-JOIN records AS late ON late.tenant = :tenant AND late.seq = labelled.newest
-JOIN record_edges AS edge ON edge.tenant = :tenant AND edge.parent = labelled.parent AND edge.role = 'labels'
-  AND edge.child != labelled.newest
-JOIN records AS used ON used.tenant = :tenant AND used.seq = edge.child
-WHERE labelled.newest != labelled.oldest AND {used} != {late}
+FROM (SELECT parent, MAX(child) AS newest FROM record_edges WHERE tenant = :tenant AND role = 'labels'
+      GROUP BY parent HAVING MAX(child) != MIN(child)) AS labelled
+CROSS JOIN records AS late CROSS JOIN record_edges AS edge CROSS JOIN records AS used
+WHERE late.tenant = :tenant AND late.seq = labelled.newest
+  AND edge.tenant = :tenant AND edge.parent = labelled.parent AND edge.role = 'labels' AND edge.child != labelled.newest
+  AND used.tenant = :tenant AND used.seq = edge.child AND {used} != {late}
 ORDER BY late.seq
 """
 
@@ -115,7 +113,7 @@ def graph_sql(*, sqlite: bool) -> GraphSql:
         counts=sa.text(_COUNTS.format(names=names)),
         by_role=sa.text(_BY_ROLE),
         affected=sa.text(_AFFECTED),
-        taints=sa.text(_TAINTS),
+        retractions=sa.text(_RETRACTIONS),
         changed=sa.text(_CHANGED.format(used=outcome.format("used"), late=outcome.format("late"))),
         dense=f"{head} AND seq BETWEEN :low AND :high ORDER BY seq DESC",
         chosen=f"{head} AND seq IN ({seqs}) ORDER BY seq DESC",

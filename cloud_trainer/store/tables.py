@@ -107,6 +107,13 @@ RECORDS = sa.Table(
     sa.Column("link", sa.LargeBinary, nullable=False),
     sa.Column("chain", sa.LargeBinary, nullable=False),
     sa.UniqueConstraint("tenant", "id"),
+    sa.Index(
+        "records_retractions",
+        "tenant",
+        "seq",
+        sqlite_where=sa.text("kind = 'retraction'"),
+        postgresql_where=sa.text("kind = 'retraction'"),
+    ),
 )
 """The nodes of provenance; see cloud_trainer.records.graph."""
 RECORD_EDGES = sa.Table(

@@ -23,6 +23,13 @@ sa.Table(
     sa.Column("link", sa.LargeBinary, nullable=False),
     sa.Column("chain", sa.LargeBinary, nullable=False),
     sa.UniqueConstraint("tenant", "id"),
+    sa.Index(
+        "records_retractions",
+        "tenant",
+        "seq",
+        sqlite_where=sa.text("kind = 'retraction'"),
+        postgresql_where=sa.text("kind = 'retraction'"),
+    ),
 )
 sa.Table(
     "record_edges",
