@@ -324,9 +324,9 @@ class Seed:
     def true_grpo(self, out: Path) -> None:
         """The same RL in the simulator, rewarded by its state: the upper bound."""
         from benchmarks.simulated_reward import simulator_sampler
-        from cloud_trainer.practice.train import run_grpo
         from gymnast_core.jobs import ImproveSettings
         from gymnast_core.jobs.grpo import GrpoConfig
+        from tests.cloud.local_sampler import run_grpo
 
         config = GrpoConfig(iterations=ImproveSettings().grpo_iterations, seed=self.seed * 100 + 1)
         seeds = collecting_seeds(self.seed, 1, self.config.collect_seeds)

@@ -22,7 +22,6 @@ import numpy as np
 
 from benchmarks.policy import Figure
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import load_world
@@ -34,7 +33,7 @@ from gymnast_core.records.manifest import read_manifest
 from gymnast_core.seeds import EVALUATION_SEEDS
 from gymnast_ros.sim.collect import evaluate
 from gymnast_ros.sim.env import SimEnv
-from tests.cloud.local_sampler import local_sampler
+from tests.cloud.local_sampler import local_sampler, run_grpo
 
 RUNS = Path("runs/benchmark_grpo")
 

@@ -144,6 +144,8 @@ def _described(error: Any, where: str, field: FieldInfo | None) -> str:
     default = "" if field is None or field.is_required() else f"; the default is {_default(field)}"
     if field is not None and len(error["loc"]) == 1 and error["type"] in _RANGE:
         return f"{start} must be {allowed(field)}, {got}{default}"
+    if error["type"] == "too_short":
+        return f"{start} must have at least {error['ctx']['min_length']} entry, {got}{default}"
     said = str(error["msg"])
     return f"{start}: {said[:1].lower()}{said[1:]}, {got}{default}"
 

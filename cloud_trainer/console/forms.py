@@ -11,7 +11,7 @@ from cloud_trainer.service.servicers.trials import rule_of
 from gymnast_core.bounds import parsed_json, whole_number
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.evaluation.sequential import SequentialRule
-from gymnast_core.loop_config import LoopConfig, loop_config_of
+from gymnast_core.loop_config import LoopConfig
 
 _CONFIG_CHARACTERS = 64 * 1024
 _MOST_NUMBER = 2.0**53
@@ -47,7 +47,7 @@ def loop_config(form: Form) -> LoopConfig:
     values |= {name: found for name in ("rounds", "seed") if (found := whole(form, name)) is not None}
     if tasks := names_of(form, "tasks", ";"):
         values["tasks"] = tasks
-    return loop_config_of(values, "this loop")
+    return LoopConfig.model_validate(values)
 
 
 def trial_request(form: Form, candidate: str) -> TrialRequest:

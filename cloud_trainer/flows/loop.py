@@ -23,7 +23,7 @@ from gymnast_core.errors import ConfigError, GymnastError, JobEndedError, NotTru
 from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import has_won
-from gymnast_core.jobs import ImproveSettings, ImproveSpec
+from gymnast_core.jobs import ImproveSpec
 from gymnast_core.loop_config import LoopConfig
 from gymnast_core.seeds import take
 
@@ -132,10 +132,10 @@ class Loop:
 
         After a restart the same job is followed again; after a failure of the job a new one is begun.
         """
-        config = {**self.config.job, "grpo_iterations": self.config.at("grpo_iterations", number)}
+        config = self.config.job.changed(grpo_iterations=self.config.at("grpo_iterations", number))
         spec = ImproveSpec(
             policy=self.policy, world_model=self.world_model, judge=self.judge,
-            seed=self.config.seed * 100 + number, offer_to=(self.robot,), config=ImproveSettings(**config),
+            seed=self.config.seed * 100 + number, offer_to=(self.robot,), config=config,
         )  # fmt: skip
         key = f"loop-{self._file.id}-{number}-{self._file.failures(f'{number}/train')}"
         try:

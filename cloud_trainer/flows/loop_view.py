@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gymnast_core.loop_config import LoopConfig, loop_config_of
+from gymnast_core.loop_config import LoopConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LoopOrder:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> LoopOrder:
         """Return what to_json() wrote."""
-        return LoopOrder(**{**values, "config": loop_config_of(values["config"], "a loop of this trainer")})
+        return LoopOrder(**{**values, "config": LoopConfig.model_validate(values["config"])})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +242,7 @@ class Loops:
             for kind in ("world_model", "judge")
             if not getattr(config, kind)
         }
-        return replace(config, **found)
+        return config.changed(**found)
 
     def _made(self, order: LoopOrder) -> RunningLoop:
         folder = self._root / checked_id(order.tenant, "tenant") / checked_id(order.config.name, "loop")

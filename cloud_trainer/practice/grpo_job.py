@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.practice.dreams import watched
+from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.practice.pieces import Ground, Recipe
 from cloud_trainer.practice.pipelined import PipelinedSampler
 from cloud_trainer.practice.sharded import ShardedSampler
-from cloud_trainer.practice.train import Anchor, Training, run_grpo
+from cloud_trainer.practice.train import Anchor, Training, train
 from cloud_trainer.progress import Cancelled, Progress, never, silent
 from gymnast_core.jobs.cluster import OffPolicy
 from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Judge
 from gymnast_core.policies.lora_settings import LoraSettings
+from gymnast_core.policies.trainable import LearningPolicy, load_trainable
+from gymnast_core.records.manifest import read_manifest
 
 
 @dataclass(frozen=True)
@@ -78,21 +81,22 @@ class GrpoJob:
         early = None if self.ahead is None else PipelinedSampler(sampler, self.ahead)
         self.out.mkdir(parents=True, exist_ok=True)
         try:
-            return run_grpo(
-                self.parent,
-                watched(early or sampler, self.out.parent),
-                self.config,
-                self.out,
-                candidate_every=self.candidate_every,
-                lora=self.lora,
-                device=self.device,
-                state=self.state,
-                lineage=self.lineage,
-                anchor=None if self.anchor is None else self.anchor(),
-                progress=progress,
-                cancelled=cancelled,
-            )
+            return train(
+                self._learner(), watched(early or sampler, self.out.parent), self.out,
+                parent=read_manifest(self.parent).id, candidate_every=self.candidate_every, state=self.state,
+                lineage=self.lineage, progress=progress, cancelled=cancelled,
+            )  # fmt: skip
         finally:
             if early is not None:
                 early.close()
             pool.close()
+
+    def _learner(self) -> GrpoTrainer[LearningPolicy]:
+        """The parent, as far as a state file says it was trained."""
+        policy = load_trainable(
+            self.parent, temperature=self.config.temperature, lora=self.lora, seed=self.config.seed, device=self.device
+        )
+        trainer = GrpoTrainer(policy, self.config, anchor=None if self.anchor is None else self.anchor())
+        if self.state.exists():
+            trainer.load(self.state)
+        return trainer

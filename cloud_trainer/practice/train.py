@@ -20,10 +20,8 @@ from cloud_trainer.progress import Cancelled, CancelledError, Progress, Progress
 from cloud_trainer.training_state import read_values
 from cloud_trainer.world_model.audit.outcomes import outcomes_of
 from cloud_trainer.world_model.starts import StartState
-from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Judge
-from gymnast_core.policies.lora_settings import LoraSettings
-from gymnast_core.policies.trainable import LearningPolicy, load_trainable
+from gymnast_core.policies.trainable import LearningPolicy
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import BoolArray, ByteArray, RolloutBatch
 
@@ -85,69 +83,45 @@ def judged(rollouts: RolloutBatch, judge: Judge, first_BHWC: Any, *, mask: bool)
     return Scored(replace(rollouts, length_B=length), success.astype(np.float32), decided)
 
 
-def run_grpo(
-    parent: Path,
-    sampler: Sampler,
-    config: GrpoConfig,
-    out: Path,
-    *,
-    candidate_every: int = 5,
-    state: Path | None = None,
-    lineage: Mapping[str, Any] | None = None,
-    anchor: Anchor | None = None,
-    lora: LoraSettings | None = None,
-    device: str = "cpu",
-    progress: Progress = silent,
-    cancelled: Cancelled = never,
-) -> Training:
-    """Train a policy for config.iterations updates and write candidates out/iteration-NN.
-
-    Args:
-        parent: policy checkpoint to start from.
-        sampler: where groups come from.
-        config: how.
-        out: folder for the candidates; created.
-        candidate_every: iterations between candidates; the last iteration is always one.
-        state: state file; when it exists the run continues from it, and it is written after every iteration.
-        lineage: world model, judge, audit and data of this run, for the manifests.
-        anchor: see cloud_trainer.jobs.adaptation.frame_anchor.
-        lora: train a fresh low-rank adapter of the parent alone; a parent that is an adapter goes on as one. Candidates
-            are then adapter checkpoints beside a copy of their base.
-        device: see load_trainable; what the optimiser keeps lies there too.
-        progress: called after every iteration with imagined_reward and what the update did.
-        cancelled: asked before every iteration.
-
-    Raises:
-        CancelledError: cancelled; the state file has the last whole iteration.
-    """
-    policy = load_trainable(parent, temperature=config.temperature, lora=lora, seed=config.seed, device=device)
-    trainer = GrpoTrainer(policy, config, anchor=anchor)
-    if state is not None and state.exists():
-        trainer.load(state)
-    return train_on(
-        trainer, sampler, out, parent=read_manifest(parent).id, candidate_every=candidate_every, state=state,
-        lineage=lineage, progress=progress, cancelled=cancelled,
-    )  # fmt: skip
-
-
-def train_on(
+def train(
     trainer: GrpoTrainer[Any],
     sampler: Sampler,
     out: Path,
     *,
     parent: str,
     candidate_every: int,
-    state: Path | None,
-    lineage: Mapping[str, Any] | None,
-    progress: Progress,
-    cancelled: Cancelled,
+    state: Path | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+    cancelled: Cancelled = never,
 ) -> Training:
-    """Do the iterations that are left; a learner over several ranks runs this on each of them. See run_grpo()."""
+    """Do the iterations that are left and write candidates out/iteration-NN; every rank of a learner runs this.
+
+    Args:
+        trainer: holds the policy, and what is done already.
+        sampler: where groups come from.
+        out: folder for the candidates; created.
+        parent: id of the checkpoint that the policy started as.
+        candidate_every: iterations between candidates; the last iteration is always one.
+        state: state file, written after every iteration.
+        lineage: world model, judge, audit and data of this run, for the manifests.
+        progress: called after every iteration with imagined_reward and what the update did.
+        cancelled: asked before every iteration.
+
+    Raises:
+        CancelledError: cancelled; the state file has the last whole iteration.
+    """
     total = trainer.config.iterations
     while trainer.updates < total:
         if cancelled():
             raise CancelledError(f"GRPO cancelled after {trainer.updates} of {total} iterations")
-        record = _iterate(trainer, sampler)
+        batch, record = _sampled(trainer, sampler)
+        if batch is None:  # nothing to learn from this time: every group was all success or all failure
+            trainer.updates += 1
+            record |= {"trajectories": 0.0, "groups": 0.0}
+        else:
+            record |= trainer.update(batch).to_metrics()
+        trainer.history.append(record)
         progress(ProgressEvent("grpo", trainer.updates, total, record))
         if trainer.updates % candidate_every == 0 or trainer.updates == total:
             _keep(trainer, out, parent, lineage or {})
@@ -162,8 +136,8 @@ def left_by(out: Path, state: Path) -> Training:
     return Training(tuple(candidates_in(out, history)), tuple(history))
 
 
-def _iterate(trainer: GrpoTrainer[LearningPolicy], sampler: Sampler) -> dict[str, Any]:
-    """Sample until there are enough informative groups (or rounds are spent), then update."""
+def _sampled(trainer: GrpoTrainer[LearningPolicy], sampler: Sampler) -> tuple[Scored | None, dict[str, Any]]:
+    """Sample until there are enough informative groups (or rounds are spent); None if there is none to learn from."""
     config, kept, rewards, abstained = trainer.config, [], [], []
     waiting = trainer.waiting()
     found = 0 if waiting is None else len(np.unique(waiting.rollouts.group_B))
@@ -188,13 +162,7 @@ def _iterate(trainer: GrpoTrainer[LearningPolicy], sampler: Sampler) -> dict[str
         "imagined_reward": float(np.concatenate(rewards).mean()) if sum(map(len, rewards)) else float("nan"),
         "abstained": float(np.concatenate(abstained).mean()),
     }
-    if len(batch.reward_B) or waiting is not None:
-        record |= trainer.update(batch).to_metrics()
-    else:  # nothing to learn from this time: every group was all success or all failure
-        trainer.updates += 1
-        record |= {"trajectories": 0.0, "groups": 0.0}
-    trainer.history.append(record)
-    return record
+    return batch if len(batch.reward_B) or waiting is not None else None, record
 
 
 def _keep(trainer: GrpoTrainer[Any], out: Path, parent: str, lineage: Mapping[str, Any]) -> None:

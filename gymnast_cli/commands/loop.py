@@ -6,7 +6,6 @@ import argparse
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     config = read_loop_config(args.config)
     changes = {name: value for name, value in (("rounds", args.rounds), ("robot", args.robot)) if value}
-    config = replace(config, **changes)
+    config = config.changed(**changes)
     with trainer(args) as there:
         if args.stop:
             view = there.loops.stop(config.name)

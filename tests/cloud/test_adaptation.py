@@ -9,7 +9,6 @@ import torch
 
 from cloud_trainer.jobs.adaptation import frame_anchor, iterations_within
 from cloud_trainer.jobs.forgetting import Forgetting, ForgettingCheck, load_batched
-from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Verdict
@@ -18,7 +17,7 @@ from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world
-from tests.cloud.local_sampler import local_sampler
+from tests.cloud.local_sampler import local_sampler, run_grpo
 
 REQUEST = {"scene": "evening", "instruction": "lift the red cube"}
 CLIPS = clips_of([episode(seed) for seed in range(8)], 64)

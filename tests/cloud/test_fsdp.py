@@ -7,9 +7,9 @@ import torch.multiprocessing
 from safetensors.torch import load_file
 
 from cloud_trainer.practice.ray.fsdp import read_message, write_message
-from cloud_trainer.practice.train import run_grpo
 from gymnast_core.records.manifest import read_manifest
 from tests.cloud.learning_fakes import tiny_policy
+from tests.cloud.local_sampler import run_grpo
 from tests.cloud.rank_parts import CHOICES, Planted, job_of, rank_main
 
 pytestmark = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")  # nothing here writes in place

@@ -10,7 +10,7 @@ from cloud_trainer.practice.grpo.loss import clipped_loss, length_weights
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.practice.imagine import imagine
-from cloud_trainer.practice.train import judged, run_grpo
+from cloud_trainer.practice.train import judged
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
@@ -20,7 +20,7 @@ from gymnast_core.judge import Verdict
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world, tiny_world_model
-from tests.cloud.local_sampler import local_sampler
+from tests.cloud.local_sampler import local_sampler, run_grpo
 
 CLIPS = clips_of([episode(seed) for seed in range(3)], 64)
 CONFIG = GrpoConfig(group_size=2, groups=3, iterations=4, mini_batch=4, epochs=1, seed=3)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from cloud_trainer.practice.grpo.scored import Scored
-from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.sft.trainer import train_sft
 from gymnast_core.errors import ConfigError
@@ -22,6 +21,7 @@ from gymnast_core.policies.openvla.published import read_published
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Observation, Outcome, RolloutBatch
+from tests.cloud.local_sampler import run_grpo
 from tests.policies.openvla_folder import write_folder
 
 LORA = LoraSettings(rank=4, alpha=8.0)

@@ -101,5 +101,12 @@ class PlantedEngine:
 
 def planted_config(name: str = "night") -> LoopConfig:
     return LoopConfig(
-        name, "world_model-a", "judge-a", rounds=3, tasks=TASKS, collect=(10,), choosing=25, evaluation=100
+        name=name,
+        world_model="world_model-a",
+        judge="judge-a",
+        rounds=3,
+        tasks=TASKS,
+        collect=(10,),
+        choosing=25,
+        evaluation=100,
     )

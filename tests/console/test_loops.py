@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import replace
 
 import pytest
 
@@ -64,10 +63,10 @@ def test_a_stopped_loop_says_who_stopped_it_and_goes_on_when_it_is_started_again
     assert loops.on("lab-a", "wx-0") is None
     engine.hold.set()
     with pytest.raises(ConfigError, match=r"loop night was begun with other \['seed'\]"):
-        loops.start("lab-a", replace(planted_config(), seed=4), robot="wx-0", by="bea")
+        loops.start("lab-a", planted_config().changed(seed=4), robot="wx-0", by="bea")
     with pytest.raises(ConfigError, match="night runs on wx-0, not wx-1"):
         loops.start("lab-a", planted_config(), robot="wx-1", by="bea")
-    loops.start("lab-a", replace(planted_config(), rounds=1), robot="wx-0", by="bea")
+    loops.start("lab-a", planted_config().changed(rounds=1), robot="wx-0", by="bea")
     view = over(loops)
     assert (view.state, len(view.history["rounds"]), view.started_by) == ("done", 1, "bea")
 
@@ -80,7 +79,7 @@ def test_a_step_that_fails_for_good_ends_the_loop_with_its_reason_and_models_lef
 
     engine.robot.flush, works = broken, engine.robot.flush
     loops = Loops(tmp_path, lambda tenant: engine)
-    config = LoopConfig("night", tasks=("lift",), collect=(2,), evaluation=4, rounds=1, stop=StopRule(success=1.0))
+    config = LoopConfig(name="night", tasks=("lift",), collect=(2,), evaluation=4, rounds=1, stop=StopRule(success=1.0))
     loops.start("lab-a", config, robot="wx-0", by="ana")
     view = over(loops)
     assert (view.state, view.reason) == ("failed", "ConfigError: the robot's scene 'attic' is not known")
@@ -108,7 +107,7 @@ def test_a_robot_in_a_loop_is_left_to_it_and_the_page_stops_it(bench):
     asked = {"config": json.dumps(planted_config().to_json())}
     assert root.post("/loop", data=asked, headers=JSON).status_code == 403
     wrong = ana.post("/loop", data={"name": "night", "config": '{"rouds": 3}'}, headers=JSON)
-    assert (wrong.status_code, "unknown loop settings ['rouds']" in wrong.json()["error"]) == (422, True)
+    assert (wrong.status_code, "loop: unknown settings ['rouds']" in wrong.json()["error"]) == (422, True)
     assert ana.post("/loop", data=asked, headers=JSON).status_code == 200
     assert bench.looping.asked.wait(20)
     taken = ana.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)

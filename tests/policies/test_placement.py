@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
-from cloud_trainer.practice.train import run_grpo
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.lora_settings import LoraSettings
@@ -14,6 +13,7 @@ from gymnast_core.policies.openvla.published import read_published
 from gymnast_core.policies.placement import device_of
 from gymnast_core.policies.trainable import load_trainable
 from tests.cloud.learning_fakes import tiny_policy
+from tests.cloud.local_sampler import run_grpo
 from tests.cloud.test_token_policies import GRPO, sampler
 from tests.policies.openvla_folder import write_folder
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,13 +13,13 @@ import torch
 
 from cloud_trainer.practice.grpo.advantage import group_advantages, informative_groups, token_advantages
 from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
-from cloud_trainer.practice.grpo.loss import clipped_loss, length_weights
+from cloud_trainer.practice.grpo.loss import TokenLoss, clipped_loss, length_weights
 from cloud_trainer.practice.grpo.scored import Scored, join_scored, packed, take_rows, unpacked
 from cloud_trainer.training_state import Trained, load_state, save_state, whole
 from gymnast_core.errors import ContractError
 from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.trainable import LearningPolicy, TrainableAdapter
-from gymnast_core.types import FloatArray, IntArray
+from gymnast_core.types import FloatArray, IntArray, RolloutBatch
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,29 @@ class UpdateReport:
 
 
 PolicyT = TypeVar("PolicyT", bound=LearningPolicy)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What the loss of a mini-batch is made of: R rows, N tokens each.
+
+    Attributes:
+        rows: (R,) of the batch.
+        new: (R, N) log-probabilities under the policy as it is, with gradients.
+        old: (R, N) those it was sampled with.
+        advantage: (R, N).
+        valid: (R, N) bool, False after a trajectory's end.
+        weight_B: (R,) of each trajectory's loss.
+        share_B: (R,) of the mini-batch that each row is.
+    """
+
+    rows: IntArray
+    new: torch.Tensor
+    old: torch.Tensor
+    advantage: torch.Tensor
+    valid: torch.Tensor
+    weight_B: torch.Tensor
+    share_B: torch.Tensor
 
 
 class GrpoTrainer(Generic[PolicyT]):
@@ -129,11 +152,11 @@ class GrpoTrainer(Generic[PolicyT]):
             )
         batch, self.surplus = self._split(batch)
         advantage = group_advantages(batch.reward_B, batch.rollouts.group_B, batch.use_B)
-        reports = []
-        for _ in range(self.config.epochs):
-            order = self.rng.permutation(len(advantage))
-            for low in range(0, len(order), self.config.mini_batch):
-                reports.append(self._step(batch, advantage, order[low : low + self.config.mini_batch]))
+        reports, low, high = [], self.config.clip_low, self.config.clip_high
+        for rows in self._mini_batches(len(advantage)):
+            terms = self._terms(batch, advantage, rows)
+            parts = clipped_loss(terms.new, terms.old, terms.advantage, terms.valid, clip_low=low, clip_high=high)
+            reports.append(self._descend(parts, terms, batch.rollouts))
         self.updates += 1
         loss, clipped, kl, norm = np.mean(reports, axis=0)
         groups = len(np.unique(batch.rollouts.group_B))
@@ -148,8 +171,15 @@ class GrpoTrainer(Generic[PolicyT]):
         now = np.isin(batch.rollouts.group_B, names[:target])
         return take_rows(batch, np.flatnonzero(now)), take_rows(batch, np.flatnonzero(~now))
 
-    def _step(self, batch: Scored, advantage_B: FloatArray, rows: IntArray) -> tuple[float, ...]:
-        """One optimiser step on a mini-batch; returns loss, clipped share, KL and gradient norm."""
+    def _mini_batches(self, rows: int) -> Iterator[IntArray]:
+        """Every row once an epoch, in an order drawn when the epoch begins."""
+        for _ in range(self.config.epochs):
+            order = self.rng.permutation(rows)
+            for low in range(0, rows, self.config.mini_batch):
+                yield order[low : low + self.config.mini_batch]
+
+    def _terms(self, batch: Scored, advantage_B: FloatArray, rows: IntArray) -> _Terms:
+        """What the loss of a mini-batch is made of, for the rows that this process learns from."""
         places, share_B = self._share_out(len(rows))
         rollouts, steps = batch.rollouts, batch.rollouts.actions_BTA.shape[1]
         every = torch.from_numpy(np.arange(steps * 7) < (rollouts.length_B[rows] * 7)[:, None])
@@ -160,23 +190,24 @@ class GrpoTrainer(Generic[PolicyT]):
         token_advantage = torch.from_numpy(token_advantages(advantage_B[mine], rollouts.length_B[mine], steps))
         if batch.weight_BTA is not None:
             token_advantage = token_advantage * torch.from_numpy(batch.weight_BTA[mine]).flatten(1)
-        parts = clipped_loss(
-            new, old, token_advantage, valid, clip_low=self.config.clip_low, clip_high=self.config.clip_high
-        )
-        loss = (weight_B * parts.loss).sum()
+        return _Terms(mine, new, old, token_advantage, valid, weight_B, share_B)
+
+    def _descend(self, parts: TokenLoss, terms: _Terms, rollouts: RolloutBatch) -> tuple[float, ...]:
+        """One optimiser step; returns loss, clipped share, KL and gradient norm of the mini-batch."""
+        loss = (terms.weight_B * parts.loss).sum()
         if self._reference is not None:
             with torch.no_grad():
-                reference = rollout_log_probs(self._reference, rollouts, mine)
-            apart = torch.where(valid, reference - new, 0.0)
-            estimate = (apart.exp() - apart - 1).sum(1) / valid.sum(1)  # Schulman's k3: unbiased and never negative
-            loss = loss + self.config.kl_weight * (estimate * share_B).sum()
+                reference = rollout_log_probs(self._reference, rollouts, terms.rows)
+            apart = torch.where(terms.valid, reference - terms.new, 0.0)
+            estimate = (apart.exp() - apart - 1).sum(1) / terms.valid.sum(1)  # Schulman's k3: unbiased, never negative
+            loss = loss + self.config.kl_weight * (estimate * terms.share_B).sum()
         if self._anchor is not None:
             loss = loss + self._anchor(self.policy, self.rng)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.config.grad_clip)
         self._optimiser.step()
-        told = torch.stack([loss.detach(), (parts.clipped * share_B).sum(), (parts.kl * share_B).sum()])
+        told = torch.stack([loss.detach(), (parts.clipped * terms.share_B).sum(), (parts.kl * terms.share_B).sum()])
         return (*self._summed(told).tolist(), float(whole(norm)))
 
     def _share_out(self, rows: int) -> tuple[IntArray, torch.Tensor]:

@@ -27,7 +27,7 @@ from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.pieces import Piece, Work
 from cloud_trainer.practice.policy_weights import Weights, load_weights, weights_of
 from cloud_trainer.practice.sharded import SampledPolicy, ShardedSampler
-from cloud_trainer.practice.train import Anchor, Sampler, Training, train_on
+from cloud_trainer.practice.train import Anchor, Sampler, Training, train
 from cloud_trainer.progress import Cancelled, Progress, silent
 from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.trainable import load_trainable
@@ -196,7 +196,7 @@ def learn(
     trainer = FsdpTrainer(policy, job.config, mesh, whole, anchor=None if job.anchor is None else job.anchor())
     if from_rank_zero(b"1" if job.state.exists() else b"0", device) == b"1":
         trainer.load(job.state)
-    return train_on(
+    return train(
         trainer, make_sampler(device), job.out, parent=read_manifest(job.parent).id,
         candidate_every=job.candidate_every, state=job.state, lineage=job.lineage,
         progress=progress if leads else silent, cancelled=stopped,

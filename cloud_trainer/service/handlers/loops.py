@@ -53,7 +53,7 @@ class LoopHandlers:
         robot = config.robot or (known.robot if known else self._only_robot(who))
         self._robots.ready(who, robot)
         self._flows.require_free(who.tenant, robot, beside="loop")
-        config = replace(config, robot=robot)
+        config = config.changed(robot=robot)
         with self._trails.of(who.tenant).acting(who, "loop", {"loop": config.name, "robot": robot}):
             return self._flows.loops.start(who.tenant, config, robot=robot, by=who.name)
 

@@ -8,7 +8,7 @@ from cloud_trainer.flows.loop_view import LoopView
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.handlers import LoopHandlers
 from cloud_trainer.service.servicers.messages import fitting, json_field, json_text, page_after
-from gymnast_core.loop_config import loop_config_of
+from gymnast_core.loop_config import LoopConfig
 from gymnast_core.wire.gymnast.v1 import loops_pb2
 from gymnast_core.wire.identity import Peer
 
@@ -24,7 +24,7 @@ class LoopServicer:
 
     def Begin(self, request: Any, peer: Peer, context: Any) -> loops_pb2.Loop:
         """Begin one, or go on with it."""
-        config = loop_config_of(json_field(request.config_json, self._limits), "this loop")
+        config = LoopConfig.model_validate(json_field(request.config_json, self._limits))
         return _loop(self._loops.begin(peer, config))
 
     def Get(self, request: Any, peer: Peer, context: Any) -> loops_pb2.Loop:
