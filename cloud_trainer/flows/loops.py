@@ -180,7 +180,7 @@ class Loops:
                 raise NotPossibleError(
                     f"{robot} is in loop {other.name} of {other.started_by}; wait for it or stop it first"
                 )
-            self._engine_of(tenant).check(config.job)
+            self._engine_of(tenant).check(config.job.to_json())
             config = self._filled(tenant, config, None if known is None else known.order.config)
             loop = self._made(LoopOrder(tenant, robot, by, time.time_ns(), config))
             StepFile(loop.folder / "state.json", config.to_json())
