@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cloud_trainer.flows.loop_view import LoopView
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service.handlers.flows import Flows
