@@ -144,21 +144,13 @@ def _train(args: argparse.Namespace, console: Console) -> int:
 
 
 def _rollout(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.world_model.audit.cases import imagine_cases
-    from cloud_trainer.world_model.audit.metrics import psnr
-    from cloud_trainer.world_model.audit.page import side_by_side
-    from cloud_trainer.world_model.data.video import write_video
-    from cloud_trainer.world_model.worlds import load_world
-    from gymnast_core.jobs.practice import DreamConfig
+    from cloud_trainer.jobs.lab import film_rollout
 
     source = dataset(args, args.folder)
     if not 0 <= args.episode < len(source):
         raise ConfigError(f"--episode {args.episode}: {args.folder} has episodes 0..{len(source) - 1}")
     episode = source.episode(args.episode)
-    dreamer = load_world(args.world_model, DreamConfig(steps=args.steps)).dreamer()
-    (case,) = imagine_cases(dreamer, [episode], draws=1, start=args.start, seed=args.seed, flip_gripper=False)
-    write_video(args.out, side_by_side(case.real_FHWC, case.imagined_KFHWC[0]))
-    by_step = psnr(case.real_FHWC, case.imagined_KFHWC[0])[args.start + 1 :].tolist()
+    by_step = film_rollout(episode, args.world_model, args.out, steps=args.steps, start=args.start, seed=args.seed)
     mean = sum(by_step) / len(by_step)
     text = f"{episode.episode_id}: {len(by_step)} imagined steps, PSNR {mean:.1f} dB on average; {args.out}"
     found = {"episode": episode.episode_id, "psnr_db": mean, "psnr_db_by_step": by_step, "video": str(args.out)}

@@ -81,6 +81,10 @@ def test_imports_go_one_way(path: Path):
         if touches({module}, f"cloud_trainer.{art}"):
             assert not touches(names, *(f"cloud_trainer.{other}" for other in ARTS if other != art))
             assert not touches(names, "cloud_trainer.store", "cloud_trainer.records")
+    if within(path, "gymnast_cli"):  # it parses, calls and prints
+        inner = ("store", "records", "flows", "practice", "sft", "console")
+        assert not touches(names, "torch", "mujoco", "gymnast_core.arm", "gymnast_ros.drivers")
+        assert not touches(names, *(f"cloud_trainer.{room}" for room in inner))
     if not within(path, "gymnast_ros/nodes", "gymnast_ros/bringup.py"):
         assert not {name for name in names if name.split(".")[0].endswith(("_msgs", "_srvs", "_interfaces"))}
     if within(path, "gymnast_ros") and not within(path, "gymnast_ros/nodes"):

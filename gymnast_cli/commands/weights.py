@@ -68,16 +68,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _convert(args: argparse.Namespace, console: Console) -> int:
     """Read by tensor name, run none of the folder's code, write safetensors and a manifest."""
-    import torch
-
-    from gymnast_core.policies.openvla.published import read_published
+    from gymnast_core.policies.openvla.published import dtype_named, read_published
 
     if args.into.exists():
         raise ConfigError(f"{args.into} exists; checkpoints are immutable, name a folder that does not")
-    dtype = getattr(torch, args.dtype) if args.dtype else None
     policy = read_published(
         args.published, base=args.base, head=args.head, statistics_key=args.statistics_key, pipeline=args.pipeline,
-        temperature=args.temperature, dtype=dtype,
+        temperature=args.temperature, dtype=dtype_named(args.dtype),
     )  # fmt: skip
     manifest = policy.save(args.into, lineage={"stage": "converted", "source": policy.version})
     key = policy.config.statistics_key

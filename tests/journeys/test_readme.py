@@ -131,3 +131,6 @@ def test_the_tour_can_be_walked_line_by_line(walks: dict[str, Walk]) -> None:
     for above, command in sections()[WALKED]:
         walks["robot" if "on the robot's machine" in above.lower() else "trainer"].line(command)
     assert [len(walk.started) for walk in walks.values()] == [1, 1]
+    loaded = Path(f"/proc/{walks['trainer'].started[0].process.pid}/maps").read_text()
+    assert "/bin/python" in loaded, "this is the service's own process"
+    assert "libtorch" not in loaded, "what computes is a job, in a process of its own"

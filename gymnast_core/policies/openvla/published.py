@@ -35,6 +35,12 @@ BRIDGE_KEYS = ("bridge_dataset", "bridge_orig")
 ADAPTER_FOLDER = "lora_adapter"
 
 
+def dtype_named(name: str | None) -> torch.dtype | None:
+    """Return a precision by its name in torch; None for no name, which keeps the file's own."""
+    found: torch.dtype | None = getattr(torch, name) if name else None
+    return found
+
+
 def read_published(
     folder: Path,
     *,

@@ -1,0 +1,252 @@
+"""What a researcher measures at a desk, without a service: audits, bounds of gates, a judge's calibration, rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloud_trainer.jobs.calibrate import calibrate_gate, require_enough
+from cloud_trainer.jobs.calibrated import GATES, write_bounds
+from cloud_trainer.jobs.scene_amounts import TRACKER_EPISODES
+from cloud_trainer.judge.choice import read_judge
+from cloud_trainer.judge.learned import JudgeConfig, LearnedJudge
+from cloud_trainer.judge.trust import JudgeCalibration, compare, require_trusted
+from cloud_trainer.practice.imagine import replay_clips
+from cloud_trainer.world_model.audit.audit import require_no_worse, require_trust
+from cloud_trainer.world_model.audit.cases import imagine_cases, spread_over
+from cloud_trainer.world_model.audit.metrics import GripperTracker, psnr
+from cloud_trainer.world_model.audit.page import side_by_side
+from cloud_trainer.world_model.audit.report import AuditReport
+from cloud_trainer.world_model.audit.run import run_audit
+from cloud_trainer.world_model.compact.data import Clips, clips_of
+from cloud_trainer.world_model.data.files import below
+from cloud_trainer.world_model.data.video import write_video
+from cloud_trainer.world_model.worlds import World, load_world
+from gymnast_core.episodes import read_episode
+from gymnast_core.errors import ConfigError, NotTrustedError, RejectedBridgeError
+from gymnast_core.jobs.audit import AuditConfig
+from gymnast_core.jobs.practice import DreamConfig
+from gymnast_core.judge import Verdict
+from gymnast_core.records.manifest import read_manifest
+from gymnast_core.types import Episode, Outcome, RolloutBatch
+
+TRACKER_EVERY = 4
+"""Without episodes of its own, a tracker of the gripper learns from every fourth of those given."""
+
+Stage = Callable[[str], AbstractContextManager[Any]]
+"""Shows what is being done, while it is."""
+Read = Callable[[Sequence[Path], int], list[Episode]]
+"""Reads episodes from paths, with frames of so many pixels a side."""
+
+
+def calibrate_bounds(
+    world_model: Path, judge: Path, episodes: Sequence[Path], *, seed: int, stage: Stage
+) -> dict[str, Any]:
+    """Audit the untouched model over and over, and write what each gate may demand of it and its children.
+
+    Args:
+        world_model: checkpoint folder, as it is known to be good; its bounds.json is written.
+        judge: checkpoint folder.
+        episodes: .mcap files or folders; held out of training, labelled.
+        seed: of the model's noise and of the draws.
+        stage: see Stage.
+
+    Returns:
+        {world_model, judge, episodes, gates, file}.
+
+    Raises:
+        ConfigError: too few episodes, or some that the models learned from.
+    """
+    world, reward = load_world(world_model), LearnedJudge.load(judge)
+    read = _not_learned_from(labelled_episodes(episodes, world.image_size), (world_model, judge))
+    held_out = [episode for row, episode in enumerate(read) if row % TRACKER_EVERY]
+    require_enough(held_out)
+    tracker = GripperTracker.fit(spread_over(read[::TRACKER_EVERY], TRACKER_EPISODES), seed=seed)
+    gates = {}
+    with stage(f"dream {len(held_out)} episodes"):
+        cases = imagine_cases(world.dreamer(), held_out, draws=1, seed=seed)
+    for gate in GATES:
+        with stage(f"calibrate {gate}"):
+            gates[gate] = calibrate_gate(gate, cases, reward, tracker, seed=seed)
+    found = {"world_model": world.version, "judge": reward.version, "episodes": len(held_out), "gates": gates}
+    return {**found, "file": str(write_bounds(world_model, found))}
+
+
+def audit_world(
+    world_model: Path, episodes: Sequence[Path], tracker: Sequence[Path], *, read: Read, config: AuditConfig,
+    judge: Path | None, parent: Path | None, overrides: Mapping[str, str], out: Path, seed: int,
+) -> tuple[AuditReport, str]:  # fmt: skip
+    """Audit a world model on recorded episodes.
+
+    Args:
+        world_model: checkpoint folder.
+        episodes: held out of training.
+        tracker: others of the same camera, to read the gripper by; empty sets every fourth of `episodes` apart.
+        read: see Read.
+        config: see AuditConfig.
+        judge: checkpoint folder; None judges nothing.
+        parent: checkpoint folder it must not audit worse than.
+        overrides: bound -> why it is ignored.
+        out: folder for audit.json and audit.html.
+        seed: of the model's noise.
+
+    Returns:
+        The report, and why reinforcement learning would be refused; empty where it would not.
+    """
+    world = load_world(world_model)
+    tracked = bool({"motion", "gripper"} & set(config.parts))
+    held_out, others = _split(read(episodes, world.image_size), tracked=tracked and not tracker)
+    others = read(tracker, world.image_size) if tracker else others
+    reward = None if judge is None else LearnedJudge.load(judge)
+
+    def audited(world: World, out: Path | None) -> AuditReport:
+        return run_audit(
+            world.dreamer(), held_out, judge=reward, tracker_episodes=others, config=config, out=out,
+            model=world.version, seed=seed,
+        )  # fmt: skip
+
+    report = audited(world, out)
+    try:
+        require_trust(report, overrides=overrides)
+        if parent is not None:
+            require_no_worse(report, audited(load_world(parent), None), seed=seed, overrides=overrides)
+    except NotTrustedError as error:
+        return report, str(error)
+    return report, ""
+
+
+def calibrate_judge(
+    judge: Path, episodes: Sequence[Path], *, world_model: Path | None, floor: float | None, seed: int
+) -> tuple[JudgeCalibration, str]:
+    """Compare a judge's verdicts with operators' labels.
+
+    Args:
+        judge: checkpoint folder, or a file that names an endpoint or a local model.
+        episodes: labelled .mcap files or folders; held out.
+        world_model: judge the episodes' dreams in this checkpoint; None judges their recordings.
+        floor: precision that must be proven for every task; None demands nothing.
+        seed: of the dreams.
+
+    Returns:
+        The report, and why the floor is not reached; empty where it is.
+
+    Raises:
+        RejectedBridgeError: the judge could not be asked.
+    """
+    world = None if world_model is None else load_world(world_model)
+    size = JudgeConfig().image_size if world is None else world.image_size
+    clips = clips_of(labelled_episodes(episodes, size), size)
+    asked = read_judge(judge)
+    labels = [clips.outcome_of(row) for row in range(len(clips))]
+    rollouts = _rollouts(clips, world, seed)
+    verdicts = asked.judge(rollouts)
+    _require_answers(verdicts)
+    report = compare(asked.version, verdicts, labels, rollouts.instructions)
+    if floor is not None:
+        try:
+            require_trusted(report, asked.version, clips.instructions, floor=floor)
+        except NotTrustedError as error:
+            return report, str(error)
+    return report, ""
+
+
+def film_rollout(episode: Episode, world_model: Path, out: Path, *, steps: int, start: int, seed: int) -> list[float]:
+    """Replay a recorded episode's actions in a world model, as a video: real | imagined | difference.
+
+    Args:
+        episode: recorded.
+        world_model: checkpoint folder.
+        out: the video.
+        steps: denoising steps per frame of a DiT.
+        start: step from which the model goes on alone.
+        seed: of the model's noise.
+
+    Returns:
+        PSNR of every imagined step, in decibels.
+    """
+    dreamer = load_world(world_model, DreamConfig(steps=steps)).dreamer()
+    (case,) = imagine_cases(dreamer, [episode], draws=1, start=start, seed=seed, flip_gripper=False)
+    write_video(out, side_by_side(case.real_FHWC, case.imagined_KFHWC[0]))
+    by_step: list[float] = psnr(case.real_FHWC, case.imagined_KFHWC[0])[start + 1 :].tolist()
+    return by_step
+
+
+def episode_files(paths: Sequence[Path]) -> list[Path]:
+    """Every .mcap named or inside a named folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    files = [file for path in paths for file in (below(path, ".mcap") if path.is_dir() else [path])]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or not files:
+        raise ConfigError(f"no episode files: {', '.join(missing or map(str, paths))}; name .mcap files or folders")
+    return files
+
+
+def labelled_episodes(paths: Sequence[Path], image_size: int) -> list[Episode]:
+    """Read the labelled episodes, whatever their length, frames of image_size pixels a side.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    files = episode_files(paths)
+    episodes = [read_episode(path, image_size=(image_size, image_size)) for path in files]
+    labelled = [episode for episode in episodes if episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
+    if not labelled:
+        raise ConfigError(f"none of {len(files)} episodes is labelled; label some")
+    return labelled
+
+
+def _split(episodes: list[Episode], *, tracked: bool) -> tuple[list[Episode], list[Episode]]:
+    """Held-out episodes, and those the gripper tracker learns from: none where no pose was recorded."""
+    if not tracked or not all(episode.metadata.get("proprioception", True) for episode in episodes):
+        return episodes, []
+    apart = range(TRACKER_EVERY - 1, len(episodes), TRACKER_EVERY)
+    return [e for row, e in enumerate(episodes) if row not in apart], [episodes[row] for row in apart]
+
+
+def _not_learned_from(episodes: list[Episode], checkpoints: tuple[Path, ...]) -> list[Episode]:
+    """Return the episodes, if none of them taught one of the checkpoints: a model is too good at what it was shown.
+
+    Raises:
+        ConfigError: one did.
+    """
+    for checkpoint in checkpoints:
+        taught = set(read_manifest(checkpoint).lineage.get("episodes", ()))
+        if seen := sorted(taught & {episode.episode_id for episode in episodes}):
+            raise ConfigError(
+                f"{len(seen)} of these episodes, {seen[0]} among them, were learned from by {checkpoint}; name others"
+            )
+    return episodes
+
+
+def _require_answers(verdicts: Sequence[Verdict]) -> None:
+    """Refuse a calibration in which silence would count as doubt: the judge could not be asked.
+
+    Raises:
+        RejectedBridgeError: some calls failed; carries how many rollouts that left open, and the first failure.
+    """
+    failed = [verdict.evidence["errors"] for verdict in verdicts if verdict.evidence.get("abstained") == "outage"]
+    if failed:
+        raise RejectedBridgeError(
+            f"the judge could not be asked about {len(failed)} of {len(verdicts)} rollouts, nothing is calibrated; "
+            f"the first failure: {failed[0][0]}"
+        )
+
+
+def _rollouts(clips: Clips, world: World | None, seed: int) -> RolloutBatch:
+    """The recordings, or what the world model makes of them."""
+    if world is not None:
+        return replay_clips(world, clips, seed=seed)
+    steps = clips.actions_NTA.shape[1]
+    kept = np.unique(np.append(np.arange(0, steps, 5), steps)).astype(np.int64)
+    return RolloutBatch(
+        instructions=clips.instructions, frame_steps_F=kept, frames_BFHWC=clips.frames_NTHWC[:, kept],
+        actions_BTA=clips.actions_NTA, log_probs_BTA=np.zeros_like(clips.actions_NTA),
+        length_B=clips.length_N, policy_version="recorded", group_B=np.arange(len(clips)),
+    )  # fmt: skip
