@@ -56,6 +56,7 @@ def launched(domain_id: int, tmp_path: Path) -> Iterator[Callable[[], Launched]]
         launch.__enter__()
         wait_until(driver.is_file, START_S, "the driver")
         wait_until(lambda: "the arm stands at neutral" in launch.output(), START_S, "the arm to stand")
+        wait_until(lambda: "[rollout]: ready" in launch.output(), START_S, "the rollout node")
         return launch
 
     launch = Launched(actions, tmp_path, own)
