@@ -18,6 +18,7 @@ from cloud_trainer.jobs.submission import check_reach
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import JobEndedError, NotPossibleError
 from gymnast_core.job import JobEvent, described
+from gymnast_core.jobs import ImproveSettings
 
 POLL_S = 0.2
 BY = "loop"
@@ -47,6 +48,7 @@ class ArmLoopEngine:
     def check(self, job: Mapping[str, Any]) -> None:
         """See LoopEngine."""
         check_reach(job, self.allowed)
+        ImproveSettings(**job)
 
     def newest(self, kind: str) -> str:
         """See LoopEngine."""

@@ -43,6 +43,7 @@ class LoopEngine(Protocol):
 
         Raises:
             NotPermittedError: they reach out of the trainer in a way that was not allowed.
+            ConfigError: one does not exist, or a value is not allowed.
         """
         ...
 

@@ -30,6 +30,8 @@ from gymnast_core.wire.errors import (
 from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
+_MOST_STATUS_BYTES, _HEAD, _TAIL = 4000, 800, 200
+"""Of an error's text, of which gRPC allows 16 KiB with each odd byte written as three."""
 VERSION = metadata.version("gymnast_ros")
 KINDS = {
     (False, False): "unary_unary",
@@ -183,6 +185,13 @@ def _begin(context: Any) -> tuple[str, float]:
     return request_id, time.monotonic()
 
 
+def _bounded(text: str) -> str:
+    """An error may quote what was sent: a status that a client's library refuses would look like a broken link."""
+    if len(text.encode(errors="replace")) <= _MOST_STATUS_BYTES:
+        return text
+    return f"{text[:_HEAD]} ...({len(text)} characters)... {text[-_TAIL:]}"
+
+
 def _abort(method: str, error: Exception, request_id: str, context: Any) -> None:
     """Report the error's name and public text to the caller; the log gets the rest under the request id."""
     if not context.is_active():
@@ -191,13 +200,13 @@ def _abort(method: str, error: Exception, request_id: str, context: Any) -> None
         LOG.exception("call_failed method=%s request_id=%s", method, request_id, exc_info=error)
     domain = error if isinstance(error, GymnastError) else StorageError("the service failed")
     name, status, _ = wire_error(domain)
-    public = str(domain)
+    public = _bounded(str(domain))
     if name == ServerFaultError.__name__:
         hidden = isinstance(domain, StorageError)
         public = f"{'see the log' if hidden else public} [{request_id}]"
     metrics.ERRORS.labels(method, name).inc()
     if (left_out := _LINES.take()) is not None:
-        line = (one_line(method), request_id, name, one_line(error), left_out)
+        line = (one_line(method), request_id, name, one_line(_bounded(str(error))), left_out)
         LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s left_out=%d", *line)
     told = [(ERROR_KEY, name), (REQUEST_ID_KEY, request_id)]
     if fields := wire_fields(domain):

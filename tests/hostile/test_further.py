@@ -14,7 +14,19 @@ from cloud_trainer.service import enroll, make_code
 from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import GymnastError
 from gymnast_core.shipped import shipped_checkpoints
-from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc, policy_pb2, trajectories_pb2, trajectories_pb2_grpc
+from gymnast_core.wire.gymnast.v1 import (
+    adaptations_pb2,
+    adaptations_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    loops_pb2,
+    loops_pb2_grpc,
+    policy_pb2,
+    robots_pb2,
+    robots_pb2_grpc,
+    trajectories_pb2,
+    trajectories_pb2_grpc,
+)
 from tests.hostile.forged import GOOD_JPEG
 from tests.hostile.lab import FORM, Lab, error_of
 from tests.hostile.registry import Tally, attack
@@ -173,3 +185,18 @@ def ending_requests(folder: Path, size: int) -> Tally:
 
 def test_no_request_of_a_robot_ends_the_policys_process(tmp_path):
     assert ending_requests(tmp_path, 99) == Tally(len(INFER), 0, 0)
+
+
+LONG = "\u00e9" * 300_000
+
+
+@pytest.mark.parametrize(("stub", "ask"), [
+    (adaptations_pb2_grpc.AdaptationServiceStub, lambda s: s.Get(adaptations_pb2.AdaptationId(adaptation_id=LONG))),
+    (robots_pb2_grpc.RobotServiceStub, lambda s: s.Frame(robots_pb2.RobotName(robot=LONG))),
+    (loops_pb2_grpc.LoopServiceStub, lambda s: s.Stop(loops_pb2.LoopName(name=LONG))),
+    (jobs_pb2_grpc.JobServiceStub, lambda s: s.Get(jobs_pb2.JobId(job_id=LONG))),
+])  # fmt: skip
+def test_a_long_name_is_refused_by_an_answer_that_arrives(tmp_path, caplog, stub, ask):
+    with Lab(tmp_path) as lab, lab.channel(lab.identity("ana", "operator")) as channel:
+        assert error_of(lambda: ask(stub(channel))) in ("NotPossibleError", "NotFoundError", "InvalidMessageError")
+    assert max(len(record.getMessage()) for record in caplog.records) < 10_000
