@@ -14,6 +14,7 @@ import pytest
 from examples.installing import install
 from gymnast_cli.main import COMMANDS, parser_for
 from gymnast_core.jobs.registry import KINDS
+from gymnast_core.loop_config import CanaryRule, LoopConfig, StopRule
 from tests.test_packaging import check_gymnast, check_make, check_pip, check_ray
 from tools import docs_hooks
 
@@ -107,3 +108,6 @@ def test_what_is_generated_names_every_command_and_every_setting() -> None:
         table = settings.partition(f"### {name}\n")[2].partition("\n### ")[0]
         assert [field for field in kind.spec.model_fields if f"| `{field}` |" not in table] == []
     assert "| `config.grpo.epochs` | integer >= 1" in settings
+    assert "| `config.judge.base_url` |" in settings
+    for part, prefix in ((LoopConfig, ""), (StopRule, "stop."), (CanaryRule, "canary.")):
+        assert [field for field in part.model_fields if f"| `{prefix}{field}` |" not in docs_hooks.loop()] == []

@@ -35,6 +35,15 @@ def configuration() -> str:
     return "\n".join(_kind(name, kind.spec.summary, kind.spec.model_json_schema()) for name, kind in KINDS.items())
 
 
+def loop() -> str:
+    """The table of a loop's settings; those of its job stand with improve's."""
+    from gymnast_core.loop_config import LoopConfig
+
+    schema = LoopConfig.model_json_schema()
+    schema["properties"]["job"] = {"type": "object", "description": schema["properties"]["job"]["description"]}
+    return _table(schema)
+
+
 def _command(name: str, parser: argparse.ArgumentParser, depth: int) -> str:
     help_text = parser.format_help().split("exit codes:")[0].strip()
     below = "".join(_command(f"{name} {action}", sub, depth + 1) for action, sub in _actions(parser).items())
@@ -47,9 +56,13 @@ def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 
 def _kind(name: str, summary: str, schema: Mapping[str, Any]) -> str:
+    return "\n".join([f"### {name}", "", f"{summary[:1].upper()}{summary[1:]}.", "", _table(schema)])
+
+
+def _table(schema: Mapping[str, Any]) -> str:
     rows = [f"| `{setting}` | {allowed} | {default} | {text} |" for setting, allowed, default, text in _rows(schema)]
     head = ["| Setting | Allowed | Default | Meaning |", "|---|---|---|---|"]
-    return "\n".join([f"### {name}", "", f"{summary[:1].upper()}{summary[1:]}.", "", *head, *rows, ""])
+    return "\n".join([*head, *rows, ""])
 
 
 def _rows(schema: Mapping[str, Any], prefix: str = "", known: Mapping[str, Any] | None = None) -> Iterator[list[str]]:
@@ -66,7 +79,11 @@ def _rows(schema: Mapping[str, Any], prefix: str = "", known: Mapping[str, Any] 
 
 
 def _parts(field: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return list(field.get("anyOf") or field.get("oneOf") or field.get("allOf") or [field])
+    """What a field may be, each alone; a choice inside a choice is one of them."""
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in field:
+            return [part for inner in field[key] for part in _parts(inner)]
+    return [field]
 
 
 def _allowed(part: Mapping[str, Any], known: Mapping[str, Any]) -> str:
@@ -92,4 +109,6 @@ def _cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
-MARKS: Mapping[str, Callable[[], str]] = {"<!-- commands -->": commands, "<!-- configuration -->": configuration}
+MARKS: Mapping[str, Callable[[], str]] = {
+    "<!-- commands -->": commands, "<!-- configuration -->": configuration, "<!-- loop -->": loop,
+}  # fmt: skip
