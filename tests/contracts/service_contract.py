@@ -8,11 +8,12 @@ import pytest
 
 from cloud_trainer.records.graph_check import damage_in
 from cloud_trainer.service.doctor import examine
+from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import GymnastError
 from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import NotFoundError
-from gymnast_ros.uplink import EpisodesClient, JobsClient, Uplink, WeightsClient
+from gymnast_ros.uplink import Uplink
 from tests.bridge.conftest import fill, make_checkpoint
 from tests.hostile.lab import Lab
 
@@ -24,6 +25,9 @@ class ServiceContract:
     def lab(self, tmp_path, database_url):
         with Lab(tmp_path, {"database_url": database_url}) as lab:
             yield lab
+
+    def asking(self, lab: Lab, *who: str) -> Trainer:
+        return Trainer(lab.service.address, lab.identity(*who))
 
     def upload(self, lab: Lab, prefix: str, count: int) -> list[str]:
         spool = Spool(lab.folder / f"spool-{prefix}")
@@ -43,7 +47,8 @@ class ServiceContract:
 
     def test_an_episode_comes_in_is_labelled_and_withdrawn(self, lab):
         ids = self.upload(lab, "ep", 4)
-        with EpisodesClient(lab.service.address, lab.identity("ada", "operator")) as ada:
+        with self.asking(lab, "ada", "operator") as trainer:
+            ada = trainer.episodes
             assert [row.state for row in ada.list()] == ["valid"] * 4
             for outcome in (Outcome.FAILURE, Outcome.SUCCESS):
                 assert ada.label(ids[0], outcome).outcome == outcome.value
@@ -62,18 +67,20 @@ class ServiceContract:
 
     def test_a_checkpoint_is_published_explained_rolled_back_and_blocked(self, lab, tmp_path):
         ids, root = self.upload(lab, "ep", 3), lab.identity("root", "admin")
-        with EpisodesClient(lab.service.address, lab.identity("ada", "operator")) as ada:
+        with self.asking(lab, "ada", "operator") as trainer:
+            ada = trainer.episodes
             ada.label(ids[0], Outcome.SUCCESS)
             world = self.shelve(lab, 2.0, kind="world_model", lineage={"stage": "refine", "episodes": ids[:2]})
             made = make_checkpoint(tmp_path / "made", 1.0, lineage={"stage": "grpo", "world_model": world})
-            with WeightsClient(lab.service.address, root) as weights:
+            with Trainer(lab.service.address, root) as admin:
+                weights = admin.checkpoints
                 weights.publish(tmp_path / "made")
                 answer = weights.why(made.id, verify=True)
                 assert answer["counts"] == {"world_model": 1, "dataset": 1, "label": 1, "episode": 2}
                 assert (answer["labels_by"], answer["damage"]) == ({"operator:ada": 1}, [])
                 whole = json.loads(weights.lineage_json(made.id))
                 assert {node["id"] for node in whole["nodes"]} >= {made.id, world, ids[0], ids[1]}
-                weights.rollback(made.id, reason="it was better")
+                weights.roll_back(made.id, reason="it was better")
                 assert [row.sequence for row in lab.service.meta.releases("default")] == [1, 2]
                 ada.label(ids[0], Outcome.FAILURE)
                 [changed] = weights.why(made.id)["changed_labels"]
@@ -99,8 +106,8 @@ class ServiceContract:
         assert [entry.kind for entry in lab.service.trails.of("default").log.entries] == ["promote"]
 
     def test_jobs_are_submitted_worked_on_and_cancelled(self, lab):
-        ana, gpu = lab.identity("ana", "operator"), lab.identity("gpu", "trainer")
-        with JobsClient(lab.service.address, ana) as jobs, JobsClient(lab.service.address, gpu) as trainer:
+        with self.asking(lab, "ana", "operator") as ana, self.asking(lab, "gpu", "trainer") as gpu:
+            jobs, trainer = ana.jobs, gpu.jobs
             first, second = (jobs.submit("improve", {"policy": "policy-1"}, key=key) for key in ("a", "b"))
             assert jobs.submit("improve", {"policy": "policy-1"}, key="a").job_id == first.job_id
             claimed = trainer.claim(["improve"])
@@ -115,9 +122,8 @@ class ServiceContract:
 
     def test_tenants_share_ids_and_nothing_else(self, lab):
         self.upload(lab, "ep", 1)
-        zoe = lab.identity("zoe", "operator", "acme")
-        with EpisodesClient(lab.service.address, zoe) as stranger, pytest.raises(NotFoundError):
-            stranger.retract("ep-0", "not mine")
+        with self.asking(lab, "zoe", "operator", "acme") as zoe, pytest.raises(NotFoundError):
+            zoe.episodes.retract("ep-0", "not mine")
         assert lab.service.trails.of("acme").log.entries == ()
         assert "ep-0" not in lab.service.trails.of("acme").graph
 
@@ -125,7 +131,8 @@ class ServiceContract:
         with Lab(tmp_path, {"database_url": database_url}) as lab:
             ids, root = self.upload(lab, "ep", 2), lab.identity("root", "admin")
             name = self.shelve(lab, 1.0, lineage={"episodes": ids})
-            with EpisodesClient(lab.service.address, lab.identity("ada", "operator")) as ada:
+            with self.asking(lab, "ada", "operator") as trainer:
+                ada = trainer.episodes
                 ada.label(ids[0], Outcome.SUCCESS)
             assert lab.page("POST", f"/checkpoints/{name}/publish", identity=root, form={}).status == 200
             head, config = lab.service.trails.of("default").log.head, lab.service.config
