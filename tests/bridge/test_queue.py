@@ -68,13 +68,13 @@ def submit(tmp_path, identities, capsys):
 def test_what_a_job_names_and_the_trainer_lacks_is_refused_at_once(submit):
     policy, judge = submit.known["policy"], submit.known["judge"]
     for kind, spec, named in (
-        ("improve", {}, "needs a checkpoint id for policy"),
+        ("improve", {}, "spec lacks policy: checkpoint to start from (`gymnast weights list`)"),
         (
             "improve",
             {"policy": "policy-nowhere"},
             f"'policy-nowhere': this trainer has no such policy; it has {policy}",
         ),
-        ("adapt", {"policy": judge}, f"{judge!r}: this trainer has no such policy"),
+        ("adapt", {"policy": judge, "scene": "s", "instruction": "i"}, f"{judge!r}: this trainer has no such policy"),
         ("imitate", {"policy": policy, "world_model": "wm"}, "'wm': this trainer has no such world model; it has no"),
         ("replay", {"policy": policy, "episodes": ["ep-nowhere"]}, "episodes ep-nowhere are not at this trainer"),
     ):
