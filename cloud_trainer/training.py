@@ -47,7 +47,7 @@ class Descent:
         return self.learning_rate * min(1.0, (step + 1) / self.warmup) * cosine
 
 
-class Trainer(ABC):
+class ModelTrainer(ABC):
     """One run over fixed data; whoever derives from it says what a step's loss is.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cloud_trainer.judge.examples import Examples
 from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.progress import Cancelled, Progress, never, silent
-from cloud_trainer.training import Descent, Trainer
+from cloud_trainer.training import Descent, ModelTrainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.types import FloatArray
@@ -47,7 +47,7 @@ class JudgeTraining:
             raise ConfigError(f"iterations >= 1, batch_size >= 2, learning_rate > 0; got {self}")
 
 
-class JudgeTrainer(Trainer):
+class JudgeTrainer(ModelTrainer):
     """One training run over fixed examples.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cloud_trainer.progress import Cancelled, Progress, never, silent
 from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windows_from_rollouts
-from cloud_trainer.training import Descent, Trainer
+from cloud_trainer.training import Descent, ModelTrainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.imitate import SftConfig
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
@@ -61,7 +61,7 @@ def sft_loss(logits_BKAN: Tensor, position_BKA: Tensor, valid_BK: Tensor, config
     return (per_step * valid_BK).sum() / valid_BK.sum().clamp(min=1)
 
 
-class SftTrainer(Trainer):
+class SftTrainer(ModelTrainer):
     """One fine-tuning run over fixed windows.
 
     Attributes:

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from cloud_trainer.progress import CancelledError
-from cloud_trainer.training import Descent, Trainer
+from cloud_trainer.training import Descent, ModelTrainer
 from gymnast_core.errors import CorruptError
 
 
-class LineTrainer(Trainer):
+class LineTrainer(ModelTrainer):
     """Learns to add numbers up; notes the mode in which each step finds the network."""
 
     stage, title = "line", "line fit"

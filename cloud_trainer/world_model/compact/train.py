@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cloud_trainer.progress import Cancelled, Progress, never, silent
-from cloud_trainer.training import Descent, Trainer
+from cloud_trainer.training import Descent, ModelTrainer
 from cloud_trainer.world_model.compact.data import Clips, median_background
 from cloud_trainer.world_model.compact.model import CompactWorldModel
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
@@ -120,7 +120,7 @@ def _saturation(x_BCHW: Tensor) -> Tensor:
     return ((x_BCHW.amax(1, keepdim=True) - x_BCHW.amin(1, keepdim=True)) / 1.5).clamp(max=1.0)
 
 
-class WorldModelTrainer(Trainer):
+class WorldModelTrainer(ModelTrainer):
     """One training run over fixed clips.
 
     Attributes:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloud_trainer.training import Descent, Trainer
+from cloud_trainer.training import Descent, ModelTrainer
 from cloud_trainer.training_state import load_state, save_state
 from cloud_trainer.world_model.data.mixture import ClipStream
 from cloud_trainer.world_model.data.video import write_video
@@ -45,7 +45,7 @@ from gymnast_core.types import ByteArray
 Progress = Callable[[Mapping[str, Any]], None]
 
 
-class DiTTrainer(Trainer):
+class DiTTrainer(ModelTrainer):
     """One run. The same seed, data and configuration give the same weights, stopped and resumed or not.
 
     Attributes:
@@ -117,7 +117,7 @@ class DiTTrainer(Trainer):
         return {"loss": loss, "grad_norm": float(gathered(self.grad_norm)), "learning_rate": rate}
 
     def loss(self) -> Tensor:
-        """Draw this rank's clips, noise and timesteps; see Trainer.loss."""
+        """Draw this rank's clips, noise and timesteps; see ModelTrainer.loss."""
         config = self.config
         clips = self.stream.next_clips(config.batch_size)
         batch = draw_batch(clips, self.codec, config.loss, seed=config.seed, device=self.place.device)
