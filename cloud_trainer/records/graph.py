@@ -69,7 +69,7 @@ class ProvenanceGraph:
 
     def _ask(self, statement: sa.TextClause, **values: Any) -> list[Any]:
         with self._database.transaction() as connection:
-            return list(connection.execute(statement, {"tenant": self._tenant, **values}))
+            return list(connection.execute(statement, {"tenant": self._tenant, **values}).all())  # all(): one fetch
 
     def get(self, record_id: str) -> Node:
         """Return one record.
