@@ -1,4 +1,4 @@
-"""The error tree: who must act on a failure, told by its type.
+"""The error tree: the type of an error decides what has to act on it.
 
 Raise in the core, translate once at the edge (a gRPC status, a ROS service response, a CLI line).
 Every message names the offending value and what to do about it.

@@ -1,4 +1,4 @@
-"""What a trainer's operators may have a robot do, and what it tells of that: the same on both sides."""
+"""Orders: what a trainer's operators may have a robot do, and what it reports of that; the same on both sides."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SHOWN_JOBS = 100
 NEWEST = 20
 """Events of a job among which its last progress is looked for."""
 SHOWN = ("imagined_reward", "agreement", "optimism", "loss", "abstained")
-"""What of an event's metrics is told."""
+"""What of an event's metrics is shown."""
 
 
 def jobs(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def other_tasks(
 def declared(others: Sequence[str], pairs: int) -> str:
     """Say what the second part will be, for the plan of the first."""
     if not pairs:
-        return "none is tried: the trainer was told so (--guard-pairs 0)"
+        return "none is tried: the trainer runs with --guard-pairs 0"
     if not others:
         return "none is tried: this robot was not seen to succeed at any"
     rule = HarmRule(pairs=pairs, tasks=len(others))

@@ -148,7 +148,7 @@ class SceneEngine:
         recorded, needed = len(records.labelled()), config.scene_episodes
         if recorded < needed:
             missing = needed - recorded
-            reason = f"{recorded} labelled episodes of this task here are too few to tell; collect {missing} more"
+            reason = f"{recorded} labelled episodes of this task here are too few to decide; collect {missing} more"
             return Trust(False, reason, {"real_episodes_here": recorded, "needed": needed})
         rows = records.to_look_at(config.most_episodes)
         spec = {**self._spec(request), "episodes": [row.episode_id for row in rows]}
@@ -187,7 +187,7 @@ class SceneEngine:
 
     @staticmethod
     def _spec(request: Mapping[str, Any]) -> dict[str, Any]:
-        """What all jobs of an adaptation are told alike."""
+        """What all jobs of an adaptation get alike."""
         names = ("robot", "policy", "world_model", "judge", "instruction", "seed", "scene", "config")
         return {name: request[name] for name in names}
 

@@ -1,4 +1,4 @@
-"""The forgetting guard: imagined success on everything else, before and after an adaptation, told with its doubt.
+"""The forgetting guard: imagined success on everything else, before and after an adaptation, with its uncertainty.
 
 A dream blurs: it lets some real failures pass and misses some successes, so an imagined loss is smaller than the real
 one. What is compared with the bound is therefore not the imagined loss but the most it may really be.
@@ -32,7 +32,7 @@ CONFIDENCE = 0.90
 """Two-sided; its ends are 95 % one-sided bounds."""
 
 LEAST_SIGHT = 0.2
-"""Below this the dream can hardly tell success from failure, and says nothing about forgetting."""
+"""Below this the dream hardly distinguishes success from failure, and shows nothing about forgetting."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Forgetting:
         if bound >= 1:
             return ""
         if self.sight < LEAST_SIGHT:
-            return f"the dream tells success from failure too badly elsewhere (sight {self.sight:.2f} < {LEAST_SIGHT})"
+            return f"the dream confuses success and failure elsewhere (sight {self.sight:.2f} < {LEAST_SIGHT})"
         rows = {
             **self.by_task,
             "the other tasks": {name: getattr(self, name) for name in ("before", "after", "n", "low")},
@@ -102,7 +102,7 @@ class ForgettingCheck:
         clips: recorded elsewhere; neither rehearsed from nor in the world model's refinement, if it is to be believed.
         base: the policy before.
         steps: control steps of a whole dream.
-        adapted_to: instruction that was adapted; it is told by_task, and left out of the overall figure.
+        adapted_to: instruction that was adapted; it is in by_task, and left out of the overall figure.
         seed: of the model's noise.
         device: of large policies, see load_batched.
         cancelled: asked before every step.

@@ -166,7 +166,7 @@ def pass_gates(
         folder: audit.json, audit.html, judge_trust.json and the dreams go here.
         tracker_episodes: other episodes of the same camera.
         came_with: the judge before its refinement and its manifest, to notice drift; None leaves that out.
-        progress: told the headline figures.
+        progress: gets the headline figures.
         seed: of the dreams.
 
     Raises:

@@ -28,7 +28,7 @@ class Job(Generic[SpecT]):
         checkpoints: policy, world_model and judge folders.
         episodes: recorded episodes, oldest first.
         folder: where it works; its results stay there.
-        progress: told what happens.
+        progress: called with what happens.
         cancelled: asked at every iteration.
     """
 

@@ -98,7 +98,7 @@ def imagined_groups(
 def ground_of(job: Job[TrainingSpec], dream: Dream, held_out: Clips) -> tuple[Ground, dict[str, Any]]:
     """Return where practice in a trusted dream takes place, and what lineage says of the new starts.
 
-    Nothing begins at a held-out episode: from there candidates are told on, see tell_other_tasks().
+    Nothing begins at a held-out episode: from there candidates are reported on, see tell_other_tasks().
     """
     apart = set(held_out.episode_ids)
     starts, keyframes = (

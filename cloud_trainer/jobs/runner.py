@@ -89,7 +89,7 @@ def run_in_process(
     Args:
         inputs: what to do, and with what.
         folder: the jobs folder; the job works in folder/job_id and finds its own state there after a crash.
-        emit: told every progress line (kind, data).
+        emit: called with every progress line (kind, data).
         cancelled: asked once a second and on every line; then the worker is asked to stop.
         threads: torch threads of the worker.
         memory_bytes: that the worker's processes may use together; None is half of what this machine has.

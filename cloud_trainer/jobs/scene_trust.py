@@ -29,7 +29,7 @@ CHANGE_RECALL = 0.3
 """Least share of moved object pixels that move in the dream of a scene: between honest dreams, 0.41 at least where the
 table is dark, and frozen objects, 0.24 at most (benchmarks/gate_faults_cpu2_202611.md)."""
 LEAST_SUCCESSES = 5
-"""With fewer real ones, whether the dream misses successes cannot be told, and is not asked: the worst it does then is
+"""With fewer real ones, missed successes cannot be measured, and are not asked for: the worst it does then is
 to reward nothing. That it makes none up is asked in any case."""
 
 
@@ -118,7 +118,7 @@ def check_scene(
         gates: see scene_gates().
         folder: the audit and its dreams go here.
         seed: of the dreams, and of the scene's background.
-        progress: told the headline figures.
+        progress: gets the headline figures.
     """
     if sum(episode.outcome is Outcome.SUCCESS for episode in chosen.mine) < LEAST_SUCCESSES:
         gates = replace(gates, bounds=gates.bounds.changed(missed_success=None, correlation=None))

@@ -1,7 +1,7 @@
 """Groups of imagined rollouts, cut into pieces of work that may run anywhere and come back the same.
 
 A piece names its starts and its seeds, so its result does not depend on which worker runs it, how many there are, or
-how often it had to be run again. The pool decides where: in this process, or on Ray (ray_backend.py).
+how often it had to be run again. The pool decides where: in this process, or on Ray (ray/backend.py).
 """
 
 from __future__ import annotations

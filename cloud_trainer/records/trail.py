@@ -89,7 +89,7 @@ class Trail:
     def acting(self, who: Who, action: str, data: Mapping[str, Any]) -> Iterator[None]:
         """Write down what somebody is about to do outside the database, before it is done.
 
-        There is no transaction over a robot, a file and the log: an entry too many can be told by the one that follows
+        There is no transaction over a robot, a file and the log: an entry too many shows by the one that follows
         it, which says that it failed; an action without an entry could not.
 
         Args:

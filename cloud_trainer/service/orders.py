@@ -48,7 +48,7 @@ class RobotOrders:
         self, tenant: str, robot: str, kind: str, spec: Mapping[str, Any], timeout_s: float,
         *, paused: Callable[[], bool] = lambda: False,
     ) -> Mapping[str, Any]:  # fmt: skip
-        """Have a robot do something; returns what it told, or withdraws the order.
+        """Have a robot do something; returns what it reported, or withdraws the order.
 
         Args:
             tenant: whose robot.
@@ -86,7 +86,7 @@ class RobotOrders:
         return given.news.result
 
     def heard(self, who: Who, news: OrderNews | None) -> Order | None:
-        """Take in what a robot tells of its order; returns what it shall be doing now."""
+        """Take in what a robot reports of its order; returns what it shall be doing now."""
         key = (who.tenant, who.name)
         with self._changed:
             given = self._given.get(key)

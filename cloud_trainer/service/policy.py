@@ -25,7 +25,7 @@ class PolicyServicer:
         self._provide = provide
 
     def Infer(self, requests: Iterator[Any], peer: Peer, context: Any) -> Iterator[policy_pb2.InferReply]:
-        """One reply per request, in order; what fails is told by name and the stream goes on."""
+        """One reply per request, in order; what fails is reported by name and the stream goes on."""
         answer = self._provide()
         LOG.info("infer_stream peer=%s", peer.name)
         for request in requests:

@@ -22,7 +22,7 @@ _FATAL = ("CreditError", "InvalidMessageError")
 _GRANTS = 8
 """Credit is given back in eighths of the window: each grant wakes both sides."""
 _ECHO, _TEXT = 64, 500
-"""Longest id and reason told back: what waits to be sent, and the log, must not grow with what came."""
+"""Longest id and reason sent back: what waits to be sent, and the log, must not grow with what came."""
 
 
 class Credit:

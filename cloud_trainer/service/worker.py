@@ -1,4 +1,4 @@
-"""Runs jobs: claims them, hands them to a runner, writes down what it tells."""
+"""Runs jobs: claims them, hands them to a runner, keeps what it reports."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from gymnast_core.episodes.messages import checked_id
 
 DEFAULT_TENANT = "default"
-"""Whose everything is that names no tenant, and that was stored before tenants were told apart."""
+"""Whose everything is that names no tenant, and that was stored before there were tenants."""
 SCENES = Path("console/scenes.json")
 CHECKPOINTS = Path("checkpoints")
 """Of one tenant, inside its folder."""

@@ -41,7 +41,7 @@ class Refinement:
         seed: of everything random.
         state: where an interrupted run goes on from: a file of the compact trainer, a folder of the DiT's.
         device: a DiT is trained on.
-        progress: told every 20 steps.
+        progress: called every 20 steps.
         cancelled: asked every step.
     """
 

@@ -1,4 +1,4 @@
-"""The command gate without ROS: what an arm may be told, and when it must be told to stay where it is.
+"""The command gate without ROS: which commands may pass, and when the arm must hold.
 
 One gate stands between every commander (policy, teleoperation) and the arm. It knows the arm's target and joints, so
 it judges where a command would lead, not only how large it is. Time comes in as arguments: the observation a command
@@ -50,9 +50,9 @@ class GateVerdict(str, enum.Enum):
     FORWARDED = "forwarded"
     LIMITED = "limited"
     HELD = "held"
-    """The arm is told to stay: the command was for now, but not allowed."""
+    """The arm holds: the command was for now, but not allowed."""
     DROPPED = "dropped"
-    """The arm is told nothing: the command is not for now, or the gate is closed."""
+    """Nothing is sent: the command is not for now, or the gate is closed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class GateDecision:
 
     Attributes:
         verdict: what was done.
-        action_A: (7,) float32 for the arm, or None when it is told nothing.
+        action_A: (7,) float32 for the arm, or None when nothing is sent.
         reasons: why it differs from what was wanted; short words that are counted.
         stamp_ns: of the observation it answers.
         source: who commands: the command's source, or "hold".
@@ -143,7 +143,7 @@ class CommandGate:
         return self._memory.arm
 
     def use(self, limits: GateLimits) -> None:
-        """Judge by another envelope from the next command on; what was told before stays as it was."""
+        """Judge by another envelope from the next command on; what was commanded before stays as it was."""
         self.limits, self._envelope = limits, Envelope(limits)
 
     def latch_estop(self, reason: str) -> None:

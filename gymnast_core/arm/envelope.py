@@ -31,7 +31,7 @@ class ArmState:
 
     Attributes:
         stamp_ns: of the observation.
-        target: pose it was last told.
+        target: pose that was commanded last.
         target_joints_J: (6,) joints of that pose [rad].
         effort_J: (6,) measured effort, where the arm has it.
         episode: changes with every reset; the next command has no predecessor to be smooth with.
@@ -76,7 +76,7 @@ class Envelope:
             arm: where it starts from.
 
         Returns:
-            What may be told to the arm, (7,) float32, and why it differs from what was wanted.
+            What may be commanded, (7,) float32, and why it differs from what was wanted.
 
         Raises:
             RefusedError: no part of it may pass.
@@ -193,7 +193,7 @@ class Envelope:
 
 
 def hold_action(target: EndEffectorTarget) -> FloatArray:
-    """The (7,) float32 action that keeps the arm where it was told to be, gripper included."""
+    """The (7,) float32 action that keeps the arm where it was commanded to be, gripper included."""
     action_A = np.zeros(ACTION_DIM, np.float32)
     action_A[6] = target.gripper
     return action_A

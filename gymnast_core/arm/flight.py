@@ -1,4 +1,4 @@
-"""The last seconds before a stop: commands, decisions, states and pictures, written when somebody will ask why."""
+"""The last seconds before a stop: commands, decisions, states and pictures, written when a stop has to be explained."""
 
 from __future__ import annotations
 

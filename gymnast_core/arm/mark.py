@@ -46,7 +46,7 @@ class Marker:
 
 
 class MarkChecker:
-    """Tells the graph's messages on one channel from all others.
+    """Distinguishes the graph's messages on one channel from all others.
 
     Args:
         key: of the graph, KEY_BYTES.

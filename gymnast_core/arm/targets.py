@@ -55,7 +55,7 @@ def proprioception(position_m: npt.ArrayLike, rotation: npt.ArrayLike, gripper: 
 
 @dataclass(frozen=True, eq=False)
 class EndEffectorTarget:
-    """The pose the arm was told to be in: what Bridge's deltas add up to.
+    """The commanded pose of the arm: what Bridge's deltas add up to.
 
     Attributes:
         position_m: (3,) xyz.

@@ -96,7 +96,7 @@ class Stick:
         Args:
             axes: deflections -1..1; missing or NaN ones are rest.
             buttons: 0 or 1.
-            gripper: what the arm was told last, taken over when the human starts.
+            gripper: commanded last, taken over when the human starts.
         """
         mapping = self._mapping
         pressed = frozenset(number for number, down in enumerate(buttons) if down)

@@ -71,7 +71,7 @@ class PatientFile:
     """A file opened for writing that waits while the disk is full, instead of losing bytes.
 
     Used from a writer thread: the control loop goes on while it waits. The file is locked (flock) as long as it is
-    open, which tells a recovery that somebody is still writing.
+    open, which shows a recovery that somebody is still writing.
 
     Attributes:
         waiting: True while the disk is full: the alarm to show to the operator.

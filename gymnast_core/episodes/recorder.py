@@ -120,7 +120,7 @@ class EpisodeRecorder:
 
     @property
     def disk_full(self) -> bool:
-        """True while the disk is full and the recording waits in memory: tell the operator."""
+        """True while the disk is full and the recording waits in memory: report it."""
         return self._recording is not None and self._recording.writer.disk_full
 
     def begin(

@@ -135,7 +135,7 @@ class EpisodeWriter:
         self.add(messages.JOINTS_TOPIC, stamp_ns, data)
 
     def add_action(self, stamp_ns: int, commanded_A: FloatArray, requested_A: FloatArray, version: str) -> None:
-        """Append what the policy asked for, what the arm was told, and which policy it was."""
+        """Append what the policy asked for, what was commanded, and which policy it was."""
         for topic, action_A in (
             (messages.REQUESTED_TOPIC, requested_A),
             (messages.COMMANDED_TOPIC, commanded_A),

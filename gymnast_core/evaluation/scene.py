@@ -29,7 +29,7 @@ MOVED_SHARE = 0.25
 LAYOUT_SCALE = 0.035
 COLOUR_SCALE = 0.35
 """What counts as one unit of distance. In the simulator (7 looks x 4 tasks x 3 starts) two starts of one look are at
-most 0.8 apart; another table, light or cube colour at least 1.2; a camera moved by 2 cm is not told apart."""
+most 0.8 apart; another table, light or cube colour at least 1.2; a camera moved by 2 cm is not noticed."""
 
 RESET_CELLS = 16
 RESET_TOLERANCE = 0.15
@@ -103,7 +103,7 @@ class ResetCheck:
 
     @property
     def message(self) -> str:
-        """What to tell the operator."""
+        """What the operator should know."""
         if self.ok:
             return "the scene is reset"
         side = ("top", "middle", "bottom")[min(2, int(3 * self.box[0]))]

@@ -29,7 +29,7 @@ class TrialError(NotPossibleError):
 
 @dataclass(frozen=True)
 class Run:
-    """What the operator and the labeller see of the next run: nothing that tells the checkpoint.
+    """What the operator and the labeller see of the next run: nothing that names the checkpoint.
 
     Attributes:
         run_id: e.g. "trial7-p003-a1-2": pair 3, attempt 1, second of the two.

@@ -58,7 +58,7 @@ class SceneBounds(Settings):
     """Largest |lag| at which imagined frames fit real ones best; needs no tracker, so it holds in scenes that none has
     seen."""
     gripper_change: float | None = 0.005
-    """Least RMS change of a dream, full scale 1, whose gripper is told the opposite; likewise."""
+    """Least RMS change of a dream, full scale 1, whose gripper gets the opposite command; likewise."""
     jump: float | None = 0.12
     """Largest mean leap of a block beyond what really moved."""
     change_recall: Share | None = 0.5

@@ -150,7 +150,7 @@ class RealTimeChunking:
 
     @property
     def starved_ticks(self) -> int:
-        """Ticks of this episode at which no planned action was left and the arm was told to hold."""
+        """Ticks of this episode at which no planned action was left and the arm was held."""
         return self._episode.starved
 
     def close(self) -> None:

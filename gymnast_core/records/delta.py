@@ -2,7 +2,7 @@
 
 After a few steps of fine-tuning most high bytes of most numbers are unchanged while nearly every low byte is not, so
 the two files are XORed and the bytes of each number are sorted into planes before zstd; the high planes are almost
-all zero. Measured in facts/bridge.md: 3.6 % of a bf16 checkpoint after one step at lr 1e-6, 13 % after 100.
+all zero. Measured: 3.6 % of a bf16 checkpoint after one step at lr 1e-6, 13 % after 100.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from gymnast_core.wire.identity import Peer
 
 SESSION_S = 12 * 3600
 _REMEMBERED_NS = 7 * 86_400 * 10**9
-"""How long an expired token is told apart from an unknown one."""
+"""How long an expired token is distinguished from an unknown one."""
 _MOST_TOKENS, _MOST_OF_ONE = 10_000, 100
 """Kept at once, in all and of one holder. Beyond, those that expire first of whoever has most go, so that neither one
 holder nor a hundred who work together push out another's."""

@@ -69,7 +69,7 @@ class Site:
         certified: Callable[[bytes], Peer | None] = lambda certificate: None,
     ) -> None:  # fmt: skip
         self.gate, self._statuses, self._certified = gate, (*statuses, *STATUSES), certified
-        self._cookie = f"gymnast_{server}_session"  # browsers do not tell the ports of one machine apart
+        self._cookie = f"gymnast_{server}_session"  # browsers do not distinguish the ports of one machine
         self._environment = Environment(
             loader=FileSystemLoader([templates, _HERE / "templates"]), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,

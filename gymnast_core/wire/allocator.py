@@ -1,4 +1,4 @@
-"""glibc's allocator, told that messages of a megabyte come and go all the time."""
+"""glibc's allocator, set up for messages of a megabyte that come and go all the time."""
 
 from __future__ import annotations
 

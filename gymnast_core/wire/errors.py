@@ -1,4 +1,4 @@
-"""The catalogue of what one side tells the other when it refuses: one class, one name on the wire, retry or not."""
+"""The catalogue of refusals: one class, one name on the wire, retry or not."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Call:
         part: attribute of the robot object: arm, gripper or core.
         name: method.
         parameters: the names we pass; the package may have more with defaults.
-        fails: how it tells failure: "false" (returns False), "silent" (never does), "raises".
+        fails: how it reports failure: "false" (returns False), "silent" (never does), "raises".
     """
 
     part: str

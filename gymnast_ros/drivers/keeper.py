@@ -49,7 +49,7 @@ def keep(command: Sequence[str], lock: Path) -> int:
     while not asked.wait(0.2) and os.getppid() == parent:
         if driver.poll() is not None:
             _say(f"FATAL: the arm's driver ended by itself with code {driver.returncode}: the arm is unsupervised.")
-            _say("Its motors keep what they were told last. Support it before you start anything: it may let go.")
+            _say("Its motors keep their last goal. Support it before you start anything: it may let go.")
             return 1
     _await_arm(lock)
     return _end(driver)

@@ -81,7 +81,7 @@ class WidowXDriver:
 
     @property
     def target(self) -> EndEffectorTarget:
-        """Pose the arm was last told."""
+        """Pose that was commanded last."""
         return self._target
 
     @property
@@ -191,7 +191,7 @@ class WidowXDriver:
         self._gripper.tick()
 
     def hold(self) -> None:
-        """Command the pose the arm is in now, so that nothing it was told before moves it further.
+        """Command the pose the arm is in now, so that no earlier command moves it further.
 
         Unconditional: the vendor's checks of limits and speed are not asked; a joint beyond its limit gets the limit.
         During a slow move that goal takes effect at the slow move's pace, so the profile of a step follows at once,

@@ -1,4 +1,4 @@
-"""What any arm, simulated or real, says and hears on the wire; sim_world and widowx_arm publish through it."""
+"""What any arm, simulated or real, publishes and receives; sim_world and widowx_arm publish through it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TARGET_NAMES = (
 EXECUTED_NAMES = (*topics.ACTION_NAMES, "terminated", "truncated")
 
 SILENCE = "silence"
-"""Executed source of a step for which no command came in time: the arm stayed where it was told to be."""
+"""Executed source of a step for which no command came in time: the arm held its target."""
 
 MAX_AGE_S = 2.0
 """Of a command where time does not press; an arm in real time asks for less."""
@@ -94,7 +94,7 @@ class ArmReport:
         images: camera -> (H, W, 3) uint8 RGB.
         proprio_P: (7,) float32 measured.
         joints_J: (6,) measured [rad].
-        target: pose the arm is told to be in.
+        target: commanded pose.
         target_joints_J: (6,) joints of it.
         executed_A: (7,) action executed since the observation before; zeros after a reset.
         executed_source: who wanted it.
@@ -206,7 +206,7 @@ class ArmPort:
 
         Args:
             action_A: (7,) float32.
-            target: pose the arm is told to be in.
+            target: commanded pose.
             joints_J: (6,) joints of it.
 
         Raises:

@@ -57,7 +57,7 @@ class ArmServices:
         return bool(self._parameters.service_is_ready() and self._reset.service_is_ready())
 
     def configure(self, settings: Mapping[str, Any]) -> None:
-        """Set parameters of the arm; only those that differ from what this process of it was told.
+        """Set parameters of the arm; only those that differ from what this process of it has.
 
         Raises:
             SafetyError: it refuses them.

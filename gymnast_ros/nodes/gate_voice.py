@@ -1,4 +1,4 @@
-"""What the command gate tells: its latched status, the terminal, the flight record, and when it is closed the word."""
+"""What the command gate publishes: latched status, terminal, flight record, and the word when it is closed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GateVoice:
 
     Args:
         node: of the gate.
-        gate: whose state is told.
+        gate: whose state is published.
         keyring: marks the status, and holds the word that re-arms.
         record_folder: of flight records; empty keeps none.
     """

@@ -9,7 +9,7 @@ z up; stamps are the sensor's clock (simulated time in the simulator); SI units.
 | joint_states | sensor_msgs/JointState | measured joints [rad], gripper |
 | proprioception | sensor_msgs/JointState | Bridge proprioception, named values |
 | arm/target | sensor_msgs/JointState | commanded end-effector target (7) and its joints (6); between episodes, too |
-| arm/executed | sensor_msgs/JointState | the action the arm was told before this stamp, and whether it ended |
+| arm/executed | sensor_msgs/JointState | the action commanded before this stamp, and whether it ended |
 | arm/notes | std_msgs/String | JSON, a real arm's: when each camera took its frame of this stamp, and what is wrong |
 | arm/description | std_msgs/String, latched | JSON: cameras, sizes, steps, rate |
 | command/policy, command/teleop | sensor_msgs/JointState | wanted action; stamp = the observation it answers |

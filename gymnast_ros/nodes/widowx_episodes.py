@@ -31,7 +31,7 @@ class WidowXEpisodes:
     Args:
         node: of the arm.
         settings: its parameters.
-        on_command: told (action, stamp it answers, source).
+        on_command: called with (action, stamp it answers, source).
     """
 
     def __init__(self, node: Node, settings: NodeSettings, on_command: Any) -> None:
@@ -88,7 +88,7 @@ class WidowXEpisodes:
         """
         self._steps += 1
         if not self._source:
-            self._source = SILENCE  # no command came in time: the arm stayed where it was told to be
+            self._source = SILENCE  # no command came in time: the arm held its target
         self.observe(driver, fault)
 
     def rest(self, driver: WidowXDriver) -> None:

@@ -95,7 +95,7 @@ class EpisodeRunner:
         robot: its name in recordings.
         label: asked once per finished episode.
         observers: further ones (live screens).
-        finished: told every row.
+        finished: called with every row.
         recent: where the last recordings are kept for shadow checks; None keeps none.
 
     Attributes:

@@ -84,7 +84,7 @@ def evaluate(
         policies: compared in this order at every start state.
         plan: what to run.
         cancelled: asked between episodes.
-        progress: told (done, total, rows) after each.
+        progress: called with (done, total, rows) after each.
         renew: asked before every episode; gives the policy in force where that is what is evaluated.
         stopped: called with the reason when an e-stop ended an episode; returns True once the arm is armed again, and
             the episode is repeated from the same start; False gives up.

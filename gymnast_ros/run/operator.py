@@ -18,7 +18,7 @@ class OperatorDesk:
     Args:
         automatic: take the simulator's truth when there is one.
         wait_s: how long to wait for a human; then the episode stays unlabelled.
-        waiting: told True while a human is waited for.
+        waiting: called with True while a human is waited for.
     """
 
     def __init__(self, waiting: Callable[[bool], None]) -> None:

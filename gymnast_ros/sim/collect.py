@@ -19,7 +19,7 @@ LABELLED_BY = "operator:sim"
 
 
 class _Recorder:
-    """Keeps what one row saw and was told; frames only at the steps asked for."""
+    """Keeps what one row observed and executed; frames only at the steps asked for."""
 
     def __init__(self, frame_steps: frozenset[int] | None, frame_size: int) -> None:
         self._frame_steps, self._frame_size = frame_steps, frame_size

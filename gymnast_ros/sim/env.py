@@ -222,7 +222,7 @@ class SimEnv:
         data.qpos[self._drawer] = layout.drawer_open_m
 
     def _move(self, joints_J: Array, gripper: float) -> None:
-        """Drive joints and fingers from where they were told to be to where they are told now, in 0.2 s."""
+        """Drive joints and fingers from the target before to the present one, in 0.2 s."""
         robot, control = self._spec.robot, self._data.ctrl
         finger = robot.finger_closed_m + gripper * (robot.finger_open_m - robot.finger_closed_m)
         start = control[:6].copy()

@@ -1,4 +1,4 @@
-"""The simulator with a choice of scenes and an arm that tells its target, as sim_world publishes it; no ROS."""
+"""The simulator with a choice of scenes and an arm that reports its target, as sim_world publishes it; no ROS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]
 
 
 class _TellingSimEnv(SimEnv):
-    """SimEnv whose arm says where it was told to be, as the real one does."""
+    """SimEnv whose arm reports its target, as the real one does."""
 
     def arm_target(self) -> tuple[EndEffectorTarget, Array]:
         """Commanded pose and its joints (6,) [rad]."""

@@ -54,7 +54,7 @@ class Task:
 
     Attributes:
         name: short, [a-z_]; rides in metadata and tables.
-        instruction: what the policy is told.
+        instruction: what the policy is asked to do.
         succeeded: judges one state; an episode succeeds if any of its states does.
     """
 

@@ -1,4 +1,4 @@
-"""Tells the trainer about once a second how the robot is: on a link of its own, never in the way, never twice."""
+"""Reports to the trainer about once a second: on a link of its own, never in the way, never twice."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Reporter:
         frame: returns the newest picture as JPEG, b"" when there is no new one; called in this thread.
         insecure: no TLS.
         period_s: from one report to the next; while there is an order it is QUICK_S.
-        take: told with every reply what this robot shall be doing, None for nothing; called in this thread.
+        take: called with every reply with what this robot shall be doing, None for nothing; in this thread.
     """
 
     def __init__(

@@ -276,7 +276,7 @@ class Uplink:
                 raise link.failure(failure) from failure
 
     def _take(self, link: Link, document: SignedDocument) -> None:
-        """Verify, fetch, verify, stage; a release that is not for us is told and passed over."""
+        """Verify, fetch, verify, stage; a release that is not for us is reported and passed over."""
         assert self._store is not None  # called by _watch alone
         try:
             release = self._store.check(document)

@@ -104,7 +104,7 @@ def test_what_is_compared_with_the_bound_is_the_most_that_may_really_be_lost():
     assert figures().refusal(0.10) == ""
     assert "may forget up to 0.12" in figures(low=-0.06).refusal(0.10)
     assert figures(low=0.02).most < 0
-    assert "tells success from failure too badly" in figures(sight=0.1).refusal(0.10)
+    assert "confuses success and failure elsewhere" in figures(sight=0.1).refusal(0.10)
     assert figures(sight=0.1, low=-0.9).refusal(1.0) == ""
     assert json.loads(json.dumps(figures().record(0.10).to_json()))["ok"] is True
 

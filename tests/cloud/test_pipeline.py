@@ -171,5 +171,5 @@ def test_adapt_keeps_its_rollout_budget_trains_adapters_and_tells_what_it_checke
     again = scene_job((checkpoints, recorded), tmp_path / "strict", config=strict, **{**request, "mode": "full"})
     refused = adapt(again).to_json()
     assert refused["candidates"] == []  # an untrained judge sees nothing, so a loss cannot be excluded
-    assert "the dream tells success from failure too badly" in refused["refused"]
+    assert "the dream confuses success and failure elsewhere" in refused["refused"]
     assert [row["iteration"] for row in refused["forgetting_tried"]] == [2, 1]

@@ -199,7 +199,7 @@ def test_without_pairs_for_the_other_tasks_none_is_tried(engine):
     assert verdict.keep
     assert "guard" not in verdict.card
     assert verdict.reason == (
-        "it won its canary; of the other tasks none is tried: the trainer was told so (--guard-pairs 0)"
+        "it won its canary; of the other tasks none is tried: the trainer runs with --guard-pairs 0"
     )
 
 

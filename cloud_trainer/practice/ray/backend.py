@@ -64,9 +64,9 @@ def run_on_ray(
     Args:
         job: what to train.
         config: how to spread it.
-        progress: told every iteration; an iteration repeated after a death is told again.
+        progress: called every iteration; one that is repeated after a death comes again.
         cancelled: asked every poll_s seconds.
-        started: told every learner actor.
+        started: called with every learner actor.
         poll_s: between looks at the learner.
 
     Raises:

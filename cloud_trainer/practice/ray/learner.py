@@ -1,6 +1,6 @@
-"""The sharded learner on Ray Train: restarted from its state file when a rank dies, told on and cancelled as any other.
+"""The sharded learner on Ray Train: restarted from its state file when a rank dies, followed as any other.
 
-Rank 0 holds the pool of rollout and judge actors (ray_pool.py). Events and the wish to stop travel through a mailbox,
+Rank 0 holds the pool of rollout and judge actors (pool.py). Events and the wish to stop travel through a mailbox,
 since Ray Train's workers have no other way to speak while they run.
 """
 
@@ -63,7 +63,7 @@ class Mailbox:
         self._events.append(event)
 
     def events(self, since: int) -> list[ProgressEvent]:
-        """What was told after the first `since` events."""
+        """What came after the first `since` events."""
         return self._events[since:]
 
     def stop(self) -> None:
@@ -146,7 +146,7 @@ def run_on_ray_train(
         config: the rollout pool.
         fsdp: the learner's ranks.
         storage: folder for Ray Train's own bookkeeping, on storage that every machine sees.
-        progress: told every iteration; one repeated after a death is told again.
+        progress: called every iteration; one repeated after a death comes again.
         cancelled: asked every poll_s seconds.
         poll_s: between looks at the learner.
 
@@ -186,7 +186,7 @@ def run_on_ray_train(
 
 
 def _follow(fit: Callable[[], Any], mailbox: Any, progress: Progress, cancelled: Cancelled, poll_s: float) -> None:
-    """Pass on what the group tells until it is over; then raise what ended it, if anything."""
+    """Pass on what the group reports until it is over; then raise what ended it, if anything."""
     told = 0
     with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as thread:
         running = thread.submit(fit)

@@ -31,7 +31,7 @@ class _RolloutActor:
         self._worker = RolloutWorker(recipe)
 
     def imagine(self, work: Work, version: str, weights: Weights) -> tuple[Imagined, int]:
-        """The second value is small: fetching it tells whether the first was made, without moving it."""
+        """The second value is small: fetching it shows whether the first was made, without moving it."""
         return self._worker.imagine(work, version, weights), work.index
 
 

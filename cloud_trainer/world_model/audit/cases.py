@@ -28,7 +28,7 @@ class AuditCase:
         real_FHWC: (T+1, H, W, 3) uint8, at the size of the dreams.
         imagined_KFHWC: (K, T+1, H, W, 3) uint8, K dreams of the same actions; equal to the real one up to `start`.
         start: last frame the model was shown.
-        flipped_FHWC: like the first dream, noise included, but with the gripper told the opposite throughout: what
+        flipped_FHWC: like the first dream, noise included, but with the opposite gripper command throughout: what
             differs between the two is the model's answer to the gripper command. None when not dreamt.
     """
 
@@ -133,7 +133,7 @@ def imagine_cases(
     seed: int = 0,
     flip_gripper: bool = True,
 ) -> list[AuditCase]:
-    """Dream every episode `draws` times, and once more with the gripper told the opposite.
+    """Dream every episode `draws` times, and once more with the opposite gripper command.
 
     Args:
         dreamer: the model.

@@ -27,7 +27,7 @@ MEANING: dict[str, str] = {
     "gripper_response": "do the imagined fingers obey the command: share of the real fingers' answer",
     "lag": "steps between imagined and real path",
     "frame_lag": "steps between imagined and real frames: does a command take effect when it should",
-    "gripper_change": "does the dream change when the gripper is told the opposite: RMS of its pixels",
+    "gripper_change": "does the dream change when the gripper gets the opposite command: RMS of its pixels",
     "jump": "does anything leap that really did not: change of a block, 1 is black to white",
     "change_recall": "do objects move that really moved: share of their pixels",
     "trusted_steps": "imagined steps after which the error may exceed what is allowed",

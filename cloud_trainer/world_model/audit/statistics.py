@@ -79,7 +79,7 @@ def _obedience(cases: Sequence[AuditCase], tracker: GripperTracker, truth: Seque
     """Share of the real fingers' answer to the gripper command that the dreams show.
 
     Real: slope of the seen on the true opening, beyond what the gripper's place predicts. Dreamt: how far the seen
-    opening follows the command when the same dream, noise included, is told the opposite.
+    opening follows the command when the same dream, noise included, gets the opposite.
     """
     real, dreamt = [], []
     for case, pose in zip(cases, truth, strict=True):
@@ -114,7 +114,7 @@ def obedience(cases: Sequence[AuditCase]) -> Json:
     Returns:
         frame_lag: lag at which imagined frames fit the real ones best; -1 means that the dream is one step late;
         lag_error: mean squared difference by lag; gripper_change: RMS by which dreams differ, full scale 1, when the
-        gripper is told the opposite, NaN where that was not dreamt.
+        gripper gets the opposite command, NaN where that was not dreamt.
     """
     by_lag = {lag: float(np.mean([_frames_lagged(case, lag) for case in cases])) for lag in _LAGS}
     changes = [

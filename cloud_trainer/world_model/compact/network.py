@@ -1,4 +1,4 @@
-"""The compact world model's network: a three-level U-Net over 2x2 pixel blocks, told the actions twice.
+"""The compact world model's network: a three-level U-Net over 2x2 pixel blocks, conditioned on the actions twice.
 
 Once as a drawing (the commanded end-effector path projected into the image) and once as numbers (FiLM).
 """

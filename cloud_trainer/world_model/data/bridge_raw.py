@@ -62,7 +62,7 @@ class BridgeRawSource:
 
         Raises:
             CorruptError: files missing, hostile or of lengths that do not fit.
-            SchemaError: actions are of another width, or of a size that no arm is told.
+            SchemaError: actions are of another width, or of a size that no arm is commanded.
         """
         folder = self.trajectories[index]
         with reading(self.info, folder):

@@ -1,6 +1,6 @@
 """Measure which action moves the picture: correlate motion between frames t and t+1 with action t - lag, for every lag.
 
-Two readings per lag: the correlation of how much the picture changes with how fast the arm was told to go, and the
+Two readings per lag: the correlation of how much the picture changes with how fast the arm was commanded to go, and the
 multiple correlation of the direction of motion (optical flow, or measured pose where there is one) with the commanded
 translation and rotation. Their mean decides. Lag 0 is our convention; a positive lag means that the motion comes late.
 """

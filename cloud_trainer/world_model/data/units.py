@@ -91,7 +91,7 @@ def check_poses(info: SourceInfo, what: str, poses_TP: FloatArray) -> None:
 
 
 def check_sizes(episode: Episode, info: SourceInfo) -> Episode:
-    """Return the episode if its actions are of a size an arm is told at the control rate.
+    """Return the episode if its actions are of a size that an arm is commanded at the control rate.
 
     Args:
         episode: in our convention, at the arm's control rate.
@@ -109,7 +109,7 @@ def check_sizes(episode: Episode, info: SourceInfo) -> Episode:
         if not size <= _SURELY_TOO_FAST * limit:
             raise UnitsError(
                 f"dataset {info.name}: episode {episode.episode_id} has a {part} of {size:.3g} {unit} a step (root "
-                f"mean square), an arm is told at most {limit:g} {unit}; are these absolute, normalised or in other "
+                f"mean square), an arm takes at most {limit:g} {unit}; are these absolute, normalised or in other "
                 f"units? If so, {_REMEDY}"
             )
     _check_gripper(info, f"episode {episode.episode_id}", episode.actions_TA[:, 6])

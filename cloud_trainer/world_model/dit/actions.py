@@ -2,7 +2,7 @@
 
 Ours: 7 physical numbers, a_t commanded between observation t and t+1. The network's: 10 numbers per frame, rescaled;
 frame t+1 carries a_t; the first frame of an episode carries zeros ("nothing was commanded yet").
-Source of the ranges: WorldGym's Bridge rescaling (shared facts, section 2; golden/rescale_bridge_action.json).
+Source of the ranges: WorldGym's Bridge rescaling, checked in tests/parity.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from gymnast_core.records.manifest import Manifest
 _LOG = logging.getLogger(__name__)
 
 WORLDGYM_PIXELS = 256
-"""A side of the frames that the published models were trained on (shared facts, section 1)."""
+"""A side of the frames that the published models were trained on."""
 
 
 def convert_pt(
@@ -81,7 +81,7 @@ def infer_config(state: Mapping[str, Any], *, rope: str, heads: int, max_frames:
     """Read the sizes off the tensors.
 
     Raises:
-        CheckpointError: a tensor that tells a size is missing.
+        CheckpointError: a tensor that gives a size is missing.
     """
     wrong = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     needed = ("x_proj.weight", "action_embedder.weight", "blocks.0.s_block.ffwd.0.weight")

@@ -16,7 +16,7 @@ from gymnast_core.errors import ConfigError
 
 TIMESTEPS = 1000
 CONTEXT_TIMESTEP = 14
-"""Timestep the network is told for finished frames (stabilisation level 15, counted from 0)."""
+"""Timestep the network gets for finished frames (stabilisation level 15, counted from 0)."""
 
 CLEAN = -1
 """Timestep index of a finished frame in a sampling schedule."""

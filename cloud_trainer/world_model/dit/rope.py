@@ -1,7 +1,7 @@
 """Rotary position encoding: neighbouring pairs (2j, 2j+1) turn by position times frequency.
 
 Source: RoFormer (Su et al. 2021, eq. 34); the axial and the "pixel" variant as released with WorldGym
-(shared facts, section 2, and golden/README.md, section 1).
+(tests/parity/test_worldgym.py).
 """
 
 from __future__ import annotations
