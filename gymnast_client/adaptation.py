@@ -62,7 +62,7 @@ class Adaptation:
         self._told: AdaptationView | None = None
 
     def view(self) -> AdaptationView:
-        """Look at it, and tell if something is new; waits for a trainer that is being started again.
+        """Look at it, and report what is new; waits for a trainer that is being started again.
 
         Raises:
             TransientBridgeError: the trainer stays away; the message says what becomes of the adaptation.
@@ -157,6 +157,6 @@ class Adaptation:
 
 
 def asked_for(view: AdaptationView) -> int:
-    """How many more real episodes the trust check needs before it can tell; a few where it could, and refused."""
+    """How many more real episodes the trust check needs before it can decide; a few where it could, and refused."""
     figures = view.trust.get("figures", {})
     return max(int(figures.get("needed", 0)) - int(figures.get("real_episodes_here", 0)), 0) or FEW

@@ -126,7 +126,7 @@ class JobsClient(Client):
         result: Mapping[str, Any] | None = None,
         error: str = "",
     ) -> JobView:
-        """For a trainer in another process: tell events, keep the claim, end the job; a repeat tells events twice."""
+        """For a trainer in another process: report events, keep the claim, end the job; repeats report twice."""
         told = [jobs_pb2.JobEvent(kind=kind, data_json=json.dumps(dict(data))) for kind, data in events]
         request = jobs_pb2.ReportRequest(
             job_id=job_id, events=told, state=state, result_json=json.dumps(dict(result or {})), error=error

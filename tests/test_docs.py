@@ -111,3 +111,11 @@ def test_what_is_generated_names_every_command_and_every_setting() -> None:
     assert "| `config.judge.base_url` |" in settings
     for part, prefix in ((LoopConfig, ""), (StopRule, "stop."), (CanaryRule, "canary.")):
         assert [field for field in part.model_fields if f"| `{prefix}{field}` |" not in docs_hooks.loop()] == []
+
+
+def test_every_file_that_a_page_includes_is_there() -> None:
+    """mkdocs shows a line that it cannot read as an include as text, and ruff once rewrote some into that."""
+    assert re.findall(r"^--8 .*", pages(), re.M) == []
+    named = re.findall(r'^ *--8<-- "([^":]+)"$', pages(), re.M)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).is_file()] == []

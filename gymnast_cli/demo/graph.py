@@ -97,7 +97,7 @@ class Robot:
             versions: checkpoint ids in the robot's store.
             purpose: "evaluation" or "choosing": which range of start states.
             count: start states per task.
-            advance: told every episode.
+            advance: called with every episode.
             tasks: names.
             scene: name of the scene.
             round_number: separates the choosing ranges of several rounds.
@@ -173,7 +173,7 @@ class Robot:
         Args:
             asked: as AdaptationsClient.begin() takes it, but for the robot.
             config: of the demo.
-            advance: told what the adaptation does.
+            advance: called with what the adaptation does.
         """
         adaptations = self._trainer.adaptations
         begun = adaptations.begin(NAME, **asked).adaptation_id

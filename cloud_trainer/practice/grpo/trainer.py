@@ -113,7 +113,7 @@ class GrpoTrainer(Generic[PolicyT]):
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and tells progress."""
+        """Whether this process writes files and reports progress."""
         return True
 
     def _place(self) -> None:

@@ -176,7 +176,7 @@ def learn(
         job: what to train.
         mesh: of all ranks.
         make_sampler: given the device of the process group; e.g. a RankSampler.
-        progress: told on rank 0.
+        progress: called on rank 0.
         cancelled: asked on rank 0.
 
     Raises:
