@@ -86,7 +86,7 @@ def _audit(args: argparse.Namespace, console: Console) -> int:
 
     config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)
     if args.kind == "mcap":
-        episode_files([*args.episodes, *args.tracker])  # a wrong path is told before a large model is read
+        episode_files([*args.episodes, *args.tracker])  # a wrong path is reported before a large model is read
     report, refusal = audit_world(
         args.world_model, args.episodes, args.tracker, read=read, config=config, judge=args.judge, parent=args.parent,
         overrides=dict(args.override), out=args.out, seed=args.seed,
