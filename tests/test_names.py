@@ -6,9 +6,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OURS = ("gymnast_core", "gymnast_client", "gymnast_ros", "cloud_trainer", "gymnast_cli")
-TWICE = {  # to be renamed
-    "Asked", "Verdict",
-}  # fmt: skip
 
 
 def classes() -> dict[str, list[str]]:
@@ -27,6 +24,4 @@ def classes() -> dict[str, list[str]]:
 
 
 def test_public_class_names_are_unique():
-    twice = {name: files for name, files in classes().items() if len(files) > 1}
-    assert {name: files for name, files in twice.items() if name not in TWICE} == {}, "rename one of each"
-    assert set(twice) >= TWICE, f"unique now, drop them from TWICE: {sorted(TWICE - set(twice))}"
+    assert {name: files for name, files in classes().items() if len(files) > 1} == {}, "rename one of each"

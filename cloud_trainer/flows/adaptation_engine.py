@@ -102,7 +102,7 @@ class Trust:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CanaryVerdict:
     """What the canary said.
 
     Attributes:
@@ -173,7 +173,7 @@ class AdaptationEngine(Protocol):
         """Imagine old and new from this very frame: old.webp and new.webp (film strips) in folder."""
         ...
 
-    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
+    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         """Try it on the arm against the running one by declared sequential rules: a gain here, no harm elsewhere."""
         ...
 

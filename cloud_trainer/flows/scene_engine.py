@@ -21,13 +21,13 @@ from PIL import Image
 
 from cloud_trainer.flows.adaptation_engine import (
     Budget,
+    CanaryVerdict,
     Emit,
     Ended,
     Practised,
     SceneRequest,
     Stop,
     Trust,
-    Verdict,
 )
 from cloud_trainer.flows.arm_trials import FLUSH_S, STAGE_S, run_pairs
 from cloud_trainer.flows.arms import FlowRobot
@@ -214,7 +214,7 @@ class SceneEngine:
         for name in FILMS if found else ():
             shutil.copyfile(Path(found["folder"]) / f"{name}.webp", folder / f"{name}.webp")
 
-    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
+    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         """Run the blinded trial until its rule decides; after a win, look for harm on the other tasks."""
         request, client = self._request(folder), self.connect(robot)
         self.offer(candidate, robot)
@@ -234,11 +234,11 @@ class SceneEngine:
             if guard and has_won(card):
                 found = run(guard, "other tasks")
                 if not found:
-                    return Verdict(False, {})
+                    return CanaryVerdict(False, {})
                 card["guard"] = found
         if card and not has_won(card):
             self.book.drop(candidate)
-        return Verdict(bool(card) and has_won(card), card, reason_of(card))
+        return CanaryVerdict(bool(card) and has_won(card), card, reason_of(card))
 
     def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
         """Run a trial that was asked for on the page; see cloud_trainer.flows.trials."""

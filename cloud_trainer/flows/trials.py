@@ -47,7 +47,7 @@ class TrialEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrialOrigin:
     """Who asked for a trial, and where it runs.
 
     Attributes:
@@ -89,14 +89,14 @@ class Trials:
         self._root, self._engine_of = root, engine_of
         self._lock = threading.Lock()
         self._closing = False
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, TrialOrigin] = {}
         self._running: dict[str, Trial] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._ends: dict[str, dict[str, Any]] = {}
         root.mkdir(parents=True, exist_ok=True)
         for path in sorted(root.glob("*.asked.json")):
             asked = json.loads(path.read_text())
-            self._recall(Asked(**{**asked, "tasks": tuple(asked.get("tasks", ()))}))
+            self._recall(TrialOrigin(**{**asked, "tasks": tuple(asked.get("tasks", ()))}))
 
     def start(
         self, tenant: str, *, robot: str, candidate: str, incumbent: str, tasks: Sequence[str], by: str,
@@ -120,7 +120,7 @@ class Trials:
                     f"{robot} is in trial {other.trial_id} of {other.by}; wait for it or stop it first"
                 )
             trial_id = trial_id or new_trial_id()
-            asked = Asked(
+            asked = TrialOrigin(
                 trial_id,
                 robot,
                 scene.strip(),
@@ -139,12 +139,12 @@ class Trials:
             self._go_on(asked, trial)
         return trial_id
 
-    def known(self, tenant: str, key: str) -> Asked | None:
+    def known(self, tenant: str, key: str) -> TrialOrigin | None:
         """Return the trial that was begun with this key; None without a key, or when there is none."""
         mine = (asked for asked in list(self._asked.values()) if asked.tenant == tenant)
         return next((asked for asked in mine if key and asked.key == key), None)
 
-    def on(self, tenant: str, robot: str) -> Asked | None:
+    def on(self, tenant: str, robot: str) -> TrialOrigin | None:
         """Return the trial that a tenant's robot is in."""
         running = (self._asked[name] for name in list(self._running))
         return next((asked for asked in running if (asked.tenant, asked.robot) == (tenant, robot)), None)
@@ -187,7 +187,7 @@ class Trials:
         done = sum(trial.counts.n for name, trial in list(self._running.items()) if name in mine)
         return len(mine) + sum(name in mine for name in list(self._ends)) + done
 
-    def _view(self, asked: Asked) -> dict[str, Any]:
+    def _view(self, asked: TrialOrigin) -> dict[str, Any]:
         trial, end = self._running.get(asked.trial_id), self._ends.get(asked.trial_id, {})
         card = end.get("card", {})
         seen = {} if trial is None else trial.blinded_view()
@@ -197,7 +197,7 @@ class Trials:
             "max_pairs": seen.get("max_pairs", card.get("rule", {}).get("max_pairs", 0)), "card": card,
         }  # fmt: skip
 
-    def _recall(self, asked: Asked) -> None:
+    def _recall(self, asked: TrialOrigin) -> None:
         """After a restart: how it ended, or go on."""
         self._asked[asked.trial_id] = asked
         end = self._path(asked.trial_id, "end.json")
@@ -209,7 +209,7 @@ class Trials:
             except GymnastError as error:
                 self._end(asked.trial_id, {"reason": f"{error}"})
 
-    def _plan(self, asked: Asked, rule: SequentialRule) -> TrialPlan:
+    def _plan(self, asked: TrialOrigin, rule: SequentialRule) -> TrialPlan:
         names = ("tenant", "candidate", "incumbent", "robot", "instruction")
         earlier = sum(all(getattr(one, name) == getattr(asked, name) for name in names) for one in self._asked.values())
         turn, before = divmod(earlier, max(1, len(block("trial")) // rule.max_pairs))  # the same two again: new starts
@@ -220,13 +220,13 @@ class Trials:
             versions={"robot": asked.robot, "scene": asked.scene or "usual", "earlier_trials_of_the_same": earlier},
         )  # fmt: skip
 
-    def _go_on(self, asked: Asked, trial: Trial) -> None:
+    def _go_on(self, asked: TrialOrigin, trial: Trial) -> None:
         self._running[asked.trial_id] = trial
         thread = threading.Thread(target=self._work, args=(asked, trial), name=asked.trial_id, daemon=True)
         self._threads[asked.trial_id] = thread
         thread.start()
 
-    def _work(self, asked: Asked, trial: Trial) -> None:
+    def _work(self, asked: TrialOrigin, trial: Trial) -> None:
         assert self._engine_of is not None
         trial_id = asked.trial_id
         try:

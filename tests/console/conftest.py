@@ -17,7 +17,16 @@ from fastapi.testclient import TestClient
 
 from cloud_trainer.console import Console, User
 from cloud_trainer.console.app import create_app
-from cloud_trainer.flows.adaptation_engine import Budget, Emit, Ended, Practised, SceneRequest, Stop, Trust, Verdict
+from cloud_trainer.flows.adaptation_engine import (
+    Budget,
+    CanaryVerdict,
+    Emit,
+    Ended,
+    Practised,
+    SceneRequest,
+    Stop,
+    Trust,
+)
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.store.protocols import EpisodeRow
@@ -86,10 +95,10 @@ class SteeredEngine:
     def preview(self, candidate: str, folder: Path, ended: Ended) -> None:
         self.calls.append("preview")
 
-    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
+    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         self.calls.append("canary")
         self._wait("canary")
-        return Verdict(self.wins, {"decision": "promote" if self.wins else "futile", "trial_id": folder.name})
+        return CanaryVerdict(self.wins, {"decision": "promote" if self.wins else "futile", "trial_id": folder.name})
 
     def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
         self.calls.append(f"trial in {scene or 'the usual scene'}")

@@ -19,7 +19,16 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from cloud_trainer.film import film
-from cloud_trainer.flows.adaptation_engine import Budget, Emit, Ended, Practised, SceneRequest, Stop, Trust, Verdict
+from cloud_trainer.flows.adaptation_engine import (
+    Budget,
+    CanaryVerdict,
+    Emit,
+    Ended,
+    Practised,
+    SceneRequest,
+    Stop,
+    Trust,
+)
 from gymnast_core.evaluation.scene import SceneBook
 from gymnast_core.evaluation.sequential import Decision, SequentialRule
 from gymnast_core.evaluation.statistics import Interval, PairCounts, paired_difference
@@ -149,7 +158,7 @@ class SimulatedScene:
                 frames: ByteArray = next(iter(episode.images.values()))
                 (folder / f"{name}.webp").write_bytes(film(frames))
 
-    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> Verdict:
+    def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         text = json.loads((folder / "request.json").read_text())["instruction"]
         plan = TrialPlan(
             trial_id=f"canary-{folder.name}",
@@ -165,7 +174,7 @@ class SimulatedScene:
         trial = Trial.load(path) if path.exists() else Trial.declare(path, plan, secrets.token_bytes(32))
         try:
             self._run(trial, self.scene, stop, lambda pair: emit("pair", {"pair": pair}))
-            return Verdict(trial.decision is Decision.PROMOTE, trial.card() if trial.decision.final else {})
+            return CanaryVerdict(trial.decision is Decision.PROMOTE, trial.card() if trial.decision.final else {})
         finally:
             trial.close()
 

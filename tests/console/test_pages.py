@@ -14,7 +14,7 @@ import numpy as np
 
 from cloud_trainer.console.job_pages import told
 from cloud_trainer.console.media import lineage_graph
-from cloud_trainer.flows.adaptation_engine import Verdict
+from cloud_trainer.flows.adaptation_engine import CanaryVerdict
 from cloud_trainer.flows.other_tasks import reason_of
 from cloud_trainer.flows.replay_watch import ReplayWatch
 from cloud_trainer.flows.trials import Trials
@@ -241,7 +241,7 @@ def test_harm_on_another_task_is_told_on_the_adaptation_and_its_card(bench, tmp_
         for pair, part in enumerate(("scene", "scene", "other tasks")):
             emit("pair", {"pair": pair, "part": part})
         assert held.wait(20)
-        return Verdict(False, card, reason_of(card))
+        return CanaryVerdict(False, card, reason_of(card))
 
     monkeypatch.setattr(bench.engine, "canary", canary)
     ana = bench.client("ana", "operator")

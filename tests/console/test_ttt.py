@@ -13,7 +13,7 @@ import pytest
 import rich.console
 
 from cloud_trainer.console import Console, User
-from cloud_trainer.flows.adaptation_engine import Verdict
+from cloud_trainer.flows.adaptation_engine import CanaryVerdict
 from cloud_trainer.service import Service, ServiceConfig
 from gymnast_cli.commands.ttt import Screen, progress
 from gymnast_cli.main import main
@@ -169,7 +169,7 @@ def test_a_person_sees_the_check_the_page_and_the_card(bench, capsys, monkeypatc
         "incumbent_success": {"mean": 0.25}, "difference": {"mean": 0.5, "low": 0.1, "high": 0.8},
     }  # fmt: skip
     bench.engine.trusted = False
-    monkeypatch.setattr(bench.engine, "canary", lambda *_: Verdict(True, card))
+    monkeypatch.setattr(bench.engine, "canary", lambda *_: CanaryVerdict(True, card))
     address = bench.service.start()
     page = bench.console.start()
     assert main([*HERE, "--yes", "--trainer", address, "--insecure"]) == 0
