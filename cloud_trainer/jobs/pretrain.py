@@ -31,6 +31,8 @@ from cloud_trainer.world_model.compact.train import WorldModelTraining, train_wo
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.jobs.imitate import SftConfig
+from gymnast_core.policies.compact import CompactPolicyConfig
+from gymnast_core.policies.flow import FlowPolicyConfig
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome
 
@@ -53,7 +55,7 @@ class Amounts:
 
     Attributes:
         demonstrations: per task.
-        policy_steps: of fine-tuning.
+        policy_steps: of fine-tuning; a flow takes twice as many.
         world_model_steps: of the world model.
         judge_steps: of the judge.
         scale: of the other collections, 1 is the shipped size.
@@ -76,7 +78,8 @@ HELD_OUT = {"policy": 160, "policy_greedy": 70, "offset": 75}
 
 
 def pretrain(
-    out: Path, work: Path, collect: Collect, *, seed: int = 0, workers: int = 2, amounts: Amounts | None = None
+    out: Path, work: Path, collect: Collect, *, seed: int = 0, workers: int = 2, amounts: Amounts | None = None,
+    flow: bool = False,
 ) -> Path:  # fmt: skip
     """Run the stages and copy the three checkpoints to `out`, where they are not there yet; returns `out`.
 
@@ -87,9 +90,10 @@ def pretrain(
         seed: of everything.
         workers: processes that collect episodes.
         amounts: how much; default the shipped size.
+        flow: the base policy matches flows instead of choosing tokens.
     """
     torch.set_num_threads(1)
-    run = Pretraining(work, collect, seed, workers, amounts or Amounts())
+    run = Pretraining(work, collect, seed, workers, amounts or Amounts(), flow=flow)
     run.policy()
     run.world_model()
     run.judge()
@@ -107,8 +111,10 @@ def pretrain(
 class Pretraining:
     """The stages, with their results in one folder."""
 
-    def __init__(self, work: Path, collect: Collect, seed: int, workers: int, amounts: Amounts) -> None:
-        self._collect = collect
+    def __init__(
+        self, work: Path, collect: Collect, seed: int, workers: int, amounts: Amounts, *, flow: bool = False
+    ) -> None:
+        self._collect, self._flow = collect, flow
         self.work, self.seed, self.workers, self.amounts = work, seed, workers, amounts
         self._began = time.monotonic()
         work.mkdir(parents=True, exist_ok=True)
@@ -117,9 +123,12 @@ class Pretraining:
         """Stages 1 and 2."""
         folder = self.work / "policy"
         if not folder.exists():
-            config = SftConfig(iterations=self.amounts.policy_steps, seed=self.seed)
-            state = self.work / "policy.state"
-            train_sft(self.demonstrations(), config, folder, state=state, lineage=self._lineage(), progress=self._show)
+            sizes, steps = (FlowPolicyConfig(), 2) if self._flow else (CompactPolicyConfig(), 1)
+            config = SftConfig(iterations=steps * self.amounts.policy_steps, seed=self.seed)
+            train_sft(
+                self.demonstrations(), config, folder, policy_config=sizes, state=self.work / "policy.state",
+                lineage=self._lineage(), progress=self._show,
+            )  # fmt: skip
         return folder
 
     def demonstrations(self) -> list[Episode]:

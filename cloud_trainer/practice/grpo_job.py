@@ -94,8 +94,9 @@ class GrpoJob:
     def _learner(self) -> GrpoTrainer[LearningPolicy]:
         """The parent, as far as a state file says it was trained."""
         policy = load_trainable(
-            self.parent, temperature=self.config.temperature, lora=self.lora, seed=self.config.seed, device=self.device
-        )
+            self.parent, temperature=self.config.temperature, exploration=self.config.exploration, lora=self.lora,
+            seed=self.config.seed, device=self.device,
+        )  # fmt: skip
         trainer = GrpoTrainer(policy, self.config, anchor=None if self.anchor is None else self.anchor())
         if self.state.exists():
             trainer.load(self.state)

@@ -20,6 +20,7 @@ from cloud_trainer.progress import Cancelled, never
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Judge
 from gymnast_core.policies.lora_settings import LoraSettings
@@ -56,6 +57,7 @@ class Recipe:
             learner's own policy acts.
         lora: a fresh adapter is trained on it; see load_trainable.
         temperature: of sampling.
+        exploration: of a flow policy; None is its checkpoint's own.
         mask_after_success: see GrpoConfig.
         device: of a large policy, as the worker's process sees it; see load_trainable.
     """
@@ -65,6 +67,7 @@ class Recipe:
     policy: Path | None = None
     lora: LoraSettings | None = None
     temperature: float = 1.0
+    exploration: Exploration | None = None
     mask_after_success: bool = False
     device: str = "cpu"
 
@@ -75,7 +78,9 @@ class Recipe:
     ) -> Recipe:  # fmt: skip
         """Return it for practice on these grounds, with what the configuration says about sampling and judging."""
         worlds = tuple(ground.world for ground in grounds)
-        return Recipe(worlds, judge, policy, lora, config.temperature, config.mask_after_success, device)
+        return Recipe(
+            worlds, judge, policy, lora, config.temperature, config.exploration, config.mask_after_success, device
+        )
 
 
 @dataclass(frozen=True)
@@ -177,8 +182,9 @@ class RolloutWorker:
         if recipe.policy is None:
             raise ConfigError("a rollout worker needs the recipe's policy folder")
         self.policy = load_trainable(
-            recipe.policy, temperature=recipe.temperature, lora=recipe.lora, device=recipe.device
-        )
+            recipe.policy, temperature=recipe.temperature, exploration=recipe.exploration, lora=recipe.lora,
+            device=recipe.device,
+        )  # fmt: skip
         self._version = ""
 
     def imagine(self, work: Work, version: str, weights: Weights) -> Imagined:

@@ -14,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="episodes and state files")
     parser.add_argument("--seed", type=int, default=0, help="of everything")
     parser.add_argument("--workers", type=int, default=2, help="processes that collect episodes")
+    parser.add_argument("--policy", choices=("tokens", "flow"), default="tokens",
+                        help="kind of the base policy: action tokens, as shipped, or flow matching")  # fmt: skip
     parser.add_argument("--dry", action="store_true", help="tiny amounts: does it run?")
 
 
@@ -24,5 +26,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     console.print("about 70 core-minutes; interrupt it whenever you like, it goes on from there")
     amounts = DRY if args.dry else Amounts()
-    pretrain(args.out, args.work, collect_shares, seed=args.seed, workers=args.workers, amounts=amounts)
+    flow = args.policy == "flow"
+    pretrain(args.out, args.work, collect_shares, seed=args.seed, workers=args.workers, amounts=amounts, flow=flow)
     return 0

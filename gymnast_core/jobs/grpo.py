@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.settings import Count, CountOrZero, NotNegative, Positive, Seed, Settings, Share
 
 MOST_ROLLOUTS = 65_536
@@ -34,6 +35,8 @@ class GrpoChoices(Settings):
     temperature: Positive = 1.0
     """Of sampling, and of the log-probabilities in the ratio; 1.6 in SimpleVLA-RL and World-Gymnast, whose policy is
     sure of its demonstrations; the compact policy's soft labels leave it wide enough at 1."""
+    exploration: Exploration | None = None
+    """How a flow policy explores, instead of what its checkpoint says; other policies have none."""
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Ratio clip below 1; .2 in PPO (Schulman et al. 2017)."""
     clip_high: Positive = 0.28

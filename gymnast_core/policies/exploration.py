@@ -17,59 +17,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.types import Trace
-
-WAYS = ("endpoint", "sde", "fpo")
-
-
-@dataclass(frozen=True)
-class Exploration:
-    """How a flow policy explores.
-
-    Attributes:
-        way: endpoint, sde or fpo.
-        sigma: endpoint: standard deviation of the noise, in units of how much demonstrated actions vary.
-        rho: endpoint: correlation of the noise of neighbouring actions of a chunk; 0 is white.
-        noise_level: sde: a in sigma(t) = a sqrt(t / (1 - t)).
-        draws: fpo: pairs of time and noise for each chunk.
-    """
-
-    way: str = "endpoint"
-    sigma: float = 0.2
-    rho: float = 0.0
-    noise_level: float = 0.5
-    draws: int = 16
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if self.way not in WAYS:
-            raise ConfigError(f"way {self.way!r} is none of {', '.join(WAYS)}")
-        if self.sigma <= 0 or not 0 <= self.rho < 1 or self.noise_level <= 0 or self.draws < 1:
-            raise ConfigError(f"sigma and noise_level must be above 0, rho in [0, 1), draws at least 1; got {self}")
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values for a manifest."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(values: Mapping[str, Any]) -> Exploration:
-        """Read what to_json wrote, or a part of it.
-
-        Raises:
-            ConfigError: an unknown setting, or a value that cannot work.
-        """
-        known = {entry.name for entry in fields(Exploration)}
-        if unknown := sorted(set(values) - known):
-            raise ConfigError(f"unknown settings {unknown} of the exploration; there are {sorted(known)}")
-        return Exploration(**values)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
 from gymnast_core.images import area_downsample
-from gymnast_core.policies.exploration import Exploration, Flow, explorer
+from gymnast_core.jobs.exploration import Exploration
+from gymnast_core.policies.exploration import Flow, explorer
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policies.vision import Film, KeypointEncoder
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
@@ -73,13 +74,13 @@ class FlowPolicyConfig:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values for a manifest."""
-        return asdict(self) | {"widths": list(self.widths), "exploration": self.exploration.to_json()}
+        return asdict(self) | {"widths": list(self.widths), "exploration": self.exploration.model_dump(mode="json")}
 
     @staticmethod
     def from_json(fields: Mapping[str, Any]) -> FlowPolicyConfig:
         """Read what to_json wrote."""
         known = dict(fields)
-        exploration = Exploration.from_json(known.pop("exploration", {}))
+        exploration = Exploration(**known.pop("exploration", {}))
         return FlowPolicyConfig(**{**known, "widths": tuple(known["widths"])}, exploration=exploration)
 
 

@@ -13,6 +13,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.policies import Servable, load_policy
 from gymnast_core.policies.adapter import ADAPTER_OF, ARCHITECTURE, Adapter
 from gymnast_core.policies.lora_settings import LoraSettings
@@ -169,8 +170,8 @@ class TrainableAdapter:
 
 
 def load_trainable(
-    folder: Path, *, temperature: float | None = None, lora: LoraSettings | None = None, seed: int = 0,
-    device: str = "cpu",
+    folder: Path, *, temperature: float | None = None, exploration: Exploration | None = None,
+    lora: LoraSettings | None = None, seed: int = 0, device: str = "cpu",
 ) -> LearningPolicy:  # fmt: skip
     """Load a policy checkpoint for training: whole, or by an adapter.
 
@@ -180,12 +181,14 @@ def load_trainable(
     Args:
         folder: of any architecture with log-probabilities; of an adapter, to train that adapter on.
         temperature: of sampling; None is the checkpoint's own.
+        exploration: of a flow policy; None is the checkpoint's own.
         lora: train a fresh adapter of this size alone. An adapter's own size cannot change.
         seed: of a fresh adapter's first weights.
         device: of a large policy, see placement.device_of; one that answers in milliseconds stays on the CPU.
 
     Raises:
         ConfigError: no such device here.
+        ConfigError: an exploration was asked of a policy that is no flow.
         ConfigError: the policy has no log-probabilities: an L1 head, a remote or scripted policy; or another
             size was asked for than the adapter has.
         CheckpointError: not a policy, altered, of an unknown architecture, or an adapter without its base.
@@ -203,6 +206,11 @@ def load_trainable(
             policy = TrainableAdapter(policy, folder, lora, base_id=policy.version, version=policy.version)
     if temperature is not None:
         policy.temperature = temperature
+    if exploration is not None:
+        flow: Any = getattr(policy, "base", policy)
+        if not hasattr(flow, "exploration"):
+            raise ConfigError(f"{folder} holds no flow policy, so it cannot explore as {exploration}; leave that out")
+        flow.exploration = exploration
     return policy
 
 

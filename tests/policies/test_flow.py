@@ -5,25 +5,30 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
 
+from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.sft.trainer import SftConfig, train_sft
 from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.jobs.grpo import GrpoConfig
+from gymnast_core.jobs.improve import ImproveSpec
 from gymnast_core.policies import load_policy
-from gymnast_core.policies.exploration import WAYS, Exploration, Flow, explorer
+from gymnast_core.policies.exploration import Flow, explorer
 from gymnast_core.policies.flow import ActionScale, FlowNetwork, FlowPolicy, FlowPolicyConfig
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import LearningPolicy, load_trainable
 from gymnast_core.types import Observation, RolloutBatch
-from tests.cloud.learning_fakes import episode
+from tests.cloud.learning_fakes import episode, tiny_policy
+from tests.cloud.test_grpo import sampler
 from tests.contracts.policy_contract import PolicyContract
 
 SIZES = FlowPolicyConfig(widths=(4, 4, 4), hidden=16, text_dim=4, time_dim=8)
@@ -70,7 +75,8 @@ class TestFpo(_Flows):
 
 
 def test_every_way_is_explored_here() -> None:
-    assert {exploration.way for exploration in EXPLORATIONS} == set(WAYS)
+    ways = get_args(Exploration.model_fields["way"].annotation)
+    assert {exploration.way for exploration in EXPLORATIONS} == set(ways)
     assert isinstance(policy_of(), LearningPolicy)
 
 
@@ -184,6 +190,14 @@ def test_one_update_makes_the_rewarded_rollout_likelier(exploration: Exploration
     assert gain_B[0] > gain_B[1]
 
 
+@pytest.mark.parametrize("exploration", EXPLORATIONS, ids=NAMES)
+def test_traces_of_imagined_groups_reach_the_learner(exploration: Exploration) -> None:
+    policy = policy_of(exploration, row_by_row=False)
+    scored = sampler()(policy, np.random.default_rng(0))
+    new = rollout_log_probs(policy, scored.rollouts, np.arange(6)).detach().numpy()
+    np.testing.assert_allclose(np.exp(new - scored.rollouts.log_probs_BTA.reshape(6, -1)), 1.0, atol=1e-5)
+
+
 def test_greedy_starts_at_zero_and_draws_nothing() -> None:
     policy, seen = policy_of(), observation(2)
     chunk = policy.act(seen, ["lift"] * 2)
@@ -226,9 +240,14 @@ def test_checkpoint_keeps_exploration_and_refuses_what_does_not_fit(tmp_path: Pa
     assert again.exploration == Exploration(rho=0.5, sigma=0.1)
     adapted = load_trainable(tmp_path / "flow", lora=LoraSettings(rank=2, alpha=4.0, targets=("layer1", "layer2")))
     assert isinstance(adapted, LearningPolicy)
-    with pytest.raises(ConfigError, match="unknown settings"):
-        Exploration.from_json({"sigmas": 1})
-    with pytest.raises(ConfigError, match="way 'ode' is none of"):
+    practised = load_trainable(tmp_path / "flow", exploration=Exploration(way="sde"))
+    assert practised.exploration.way == "sde"
+    tiny_policy().save(tmp_path / "tokens")
+    with pytest.raises(ConfigError, match="holds no flow policy"):
+        load_trainable(tmp_path / "tokens", exploration=Exploration())
+    with pytest.raises(ConfigError, match="did you mean sigma"):
+        ImproveSpec(policy="p", world_model="w", judge="j", config={"grpo": {"exploration": {"sigmas": 1.0}}})
+    with pytest.raises(ConfigError, match="one of endpoint, sde, fpo"):
         Exploration(way="ode")
     with pytest.raises(CheckpointError, match="positive deviations"):
         ActionScale.from_json({"mean": [0.0] * 7, "std": [0.0] * 7})

@@ -185,7 +185,10 @@ def learn(
     device = mesh.device_type
 
     def whole() -> Any:
-        return load_trainable(job.parent, temperature=job.config.temperature, lora=job.lora, seed=job.config.seed)
+        return load_trainable(
+            job.parent, temperature=job.config.temperature, exploration=job.config.exploration, lora=job.lora,
+            seed=job.config.seed,
+        )  # fmt: skip
 
     def stopped() -> bool:
         return from_rank_zero(b"1" if leads and cancelled() else b"0", device) == b"1"
