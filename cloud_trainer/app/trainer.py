@@ -19,7 +19,7 @@ from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
 from cloud_trainer.service import Service
 from cloud_trainer.service.policy import PolicyServicer
-from cloud_trainer.store.tenants import PerTenant
+from cloud_trainer.store.tenants import PerTenant, closed_folder
 from gymnast_core.asked import Asked
 from gymnast_core.jobs import AdaptSettings
 from gymnast_core.wire.address import is_loopback
@@ -44,6 +44,7 @@ class App:
 
     def __init__(self, config: AppConfig) -> None:
         self.config, folder = config, config.service.folder
+        closed_folder(folder)  # before there is anything in it
         self.shelves = Shelves(folder, config.imports)
         runner = JobProcesses(
             folder, self.shelves, threads=config.threads, memory_gib=config.job_memory_gib, allowed=config.jobs_may,

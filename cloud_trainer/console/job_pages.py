@@ -118,29 +118,40 @@ def dreams(sources: Sources, job_id: str) -> list[dict[str, Any]]:
 
 
 def told(event: JobEvent) -> str:
-    """One event of a job in words."""
+    """One event of a job in words; a training machine may have reported anything."""
     data = event.data
     if event.kind == "progress":
         words = str(data.get("stage", "")).replace("_", " ")
-        steps = f" {data['step']} of {data['total']}" if data.get("total") else ""
-        metrics = data.get("metrics") or {}
-        numbers = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.2f}" for name in SHOWN if name in metrics)
+        steps = f" {data['step']} of {data['total']}" if _counted(data) else ""
+        metrics = data.get("metrics")
+        found = [(name, metrics.get(name)) for name in SHOWN] if isinstance(metrics, Mapping) else []
+        numbers = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in found if _is_number(value))
         return f"{words}{steps}{': ' + numbers if numbers else ''}"
     if event.kind == "state":
-        return f"{data['state']}{': ' + str(data['error']) if data.get('error') else ''}"
+        return f"{data.get('state', '')}{': ' + str(data['error']) if data.get('error') else ''}"
     if event.kind == "published":
-        return f"{data['checkpoint_id']} is offered as release {data['sequence']}"
+        return f"{data.get('checkpoint_id', '')} is offered as release {data.get('sequence', '')}"
     if event.kind == "result":
-        return f"{len(data.get('candidates', []))} candidates"
+        candidates = data.get("candidates")
+        return f"{len(candidates) if isinstance(candidates, list) else 0} candidates"
     return f"{event.kind.replace('_', ' ')}{': ' + str(data['reason']) if data.get('reason') else ''}"
 
 
 def _progress(events: Sequence[JobEvent]) -> dict[str, Any]:
     """Newest progress line: {stage, step, total}."""
     for event in reversed(list(events)):
-        if event.kind == "progress" and event.data.get("total"):
-            return dict(event.data)
+        if event.kind == "progress" and _counted(event.data):
+            return {"stage": "", **event.data}
     return {}
+
+
+def _counted(data: Mapping[str, Any]) -> bool:
+    """Whether a progress line says which step it is of how many."""
+    return bool(data.get("total")) and all(_is_number(data.get(name)) for name in ("step", "total"))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and value == value
 
 
 def _reward(data: Mapping[str, Any]) -> float | None:

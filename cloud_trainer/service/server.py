@@ -70,7 +70,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
-from cloud_trainer.store.tenants import CHECKPOINTS, PerTenant, tenant_folder
+from cloud_trainer.store.tenants import CHECKPOINTS, PerTenant, closed_folder, tenant_folder
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.wire.address import Address, is_everywhere, listen
 from gymnast_core.wire.allocator import keep_freed_memory
@@ -114,7 +114,7 @@ class Service:
     def __init__(self, config: ServiceConfig, runner: Runner | None = None, policy: Any = None) -> None:
         self.config = config
         folder = config.folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        closed_folder(folder)
         self._lock = FolderLock(folder)
         try:
             self._open(folder, runner, policy)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from gymnast_core.episodes.messages import checked_id
+from gymnast_core.errors import ConfigError
 
 DEFAULT_TENANT = "default"
 """Whose everything is that names no tenant, and that was stored before there were tenants."""
@@ -46,6 +47,21 @@ class PerTenant(Generic[_Kept]):
 def tenant_named(written: Mapping[str, Any]) -> str:
     """Return the tenant that something written down names; what names none was written before there were tenants."""
     return str(written.get("tenant", DEFAULT_TENANT))
+
+
+def closed_folder(folder: Path) -> None:
+    """Make a trainer's folder, or close one to everybody else on this machine: it holds every tenant's data.
+
+    Raises:
+        ConfigError: it is another user's.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    mode = folder.stat().st_mode
+    if mode & 0o007:  # made by somebody in passing, e.g. by `gymnast enroll` for the authority below it
+        try:
+            folder.chmod(mode & 0o770)
+        except OSError as error:
+            raise ConfigError(f"everybody on this machine can look into {folder}: chmod o= {folder}") from error
 
 
 def tenant_folder(folder: Path, tenant: str) -> Path:

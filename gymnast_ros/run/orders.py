@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import GymnastError
 from gymnast_core.orders import KINDS, Order, OrderNews
 from gymnast_ros.run.ports import Log
@@ -111,7 +112,20 @@ class OrderTaker:
         self._log.info(f"order kind={order.kind} id={order.order_id}")
         if order.kind not in KINDS:
             raise ValueError(f"order {order.kind!r} is not one of {', '.join(KINDS)}")
+        _check_checkpoints(order)
         return getattr(client, order.kind)(**order.spec)
+
+
+def _check_checkpoints(order: Order) -> None:
+    """Orders name checkpoints by id alone: whoever is at the robot may name a folder, a file or a host, too.
+
+    Raises:
+        ContractError: one is no id.
+    """
+    spec = order.spec
+    one = [spec[name] for name in ("checkpoint", "checkpoint_id") if spec.get(name)]
+    for name in (*one, *spec.get("checkpoints", ()), *spec.get("checkpoint_ids", ())):
+        checked_id(name, "a checkpoint in an order")
 
 
 def _result(value: Any) -> dict[str, Any]:

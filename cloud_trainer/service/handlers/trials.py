@@ -11,7 +11,9 @@ from cloud_trainer.records.trail import Trails
 from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.handlers.robots import RobotHandlers
+from cloud_trainer.service.robots import RobotReport
 from gymnast_core.authority import Who, authorise
+from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import NotPossibleError
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.wire.errors import NotFoundError
@@ -93,6 +95,7 @@ class TrialHandlers:
         Raises:
             NotPossibleError: the robot or the checkpoint cannot take part now.
             ConfigError: a value makes no sense.
+            ContractError: what it is compared with is no checkpoint id.
         """
         authorise(who, "try")
         if again := self._flows.trials.known(who.tenant, request.key):
@@ -100,7 +103,8 @@ class TrialHandlers:
         robot = request.robot
         report = self._robots.ready(who, robot)
         self._flows.require_free(who.tenant, robot, beside="trial")
-        incumbent = request.against.strip() or str(report.status.get("policy_version", ""))
+        against = request.against.strip()
+        incumbent = checked_id(against, "the checkpoint to compare with") if against else _runs(report)
         self._checkpoints.check_on(who, robot, request.candidate)
         trial_id = new_trial_id()
         asked = {"trial": trial_id, "robot": robot, "candidate": request.candidate, "incumbent": incumbent}
@@ -121,3 +125,8 @@ class TrialHandlers:
         with self._trails.of(who.tenant).acting(who, "stop trial", {"trial": trial_id}):
             self._flows.trials.stop(who.tenant, trial_id, by=who.name)
         return self.find(who, trial_id)
+
+
+def _runs(report: RobotReport) -> str:
+    """Return the checkpoint that a robot says it runs."""
+    return str(report.status.get("policy_version", ""))
