@@ -147,6 +147,7 @@ def _context(result: Mapping[str, Any], media: ReportMedia) -> dict[str, Any]:
     return {
         "title": title,
         "evidence": evidence,
+        "unchecked": _unchecked(result),
         "overall": overall,
         "tasks": tasks,
         "reward_svg": report_charts.reward_chart(report_charts.curves_of(result.get("imagined_reward", ()))),
@@ -162,6 +163,11 @@ def _context(result: Mapping[str, Any], media: ReportMedia) -> dict[str, Any]:
         "facts": flatten({key: result[key] for key in ("run_id", "seed", "rounds") if key in result})
         + flatten(result.get("versions") or {}),
     }
+
+
+def _unchecked(result: Mapping[str, Any]) -> bool:
+    """Whether practice went on whatever the audit found, as in a smoke run."""
+    return (result.get("config") or {}).get("improve", {}).get("check") is False
 
 
 def _task_rows(result: Mapping[str, Any]) -> list[Comparison]:

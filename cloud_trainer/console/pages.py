@@ -205,7 +205,10 @@ def log(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, 
     mine, head = ask.log.entries(user)
     hidden = ("by", "role", "tenant", "at_ns")
     rows = [
-        {"entry": entry, "details": {name: value for name, value in entry.data.items() if name not in hidden}}
+        {
+            "entry": entry,
+            "details": {name: value for name, value in entry.data.items() if name not in hidden and value != {}},
+        }
         for entry in reversed(mine[-300:])
     ]
     return {"rows": rows, "head": head, "said": query.get("said", "")}

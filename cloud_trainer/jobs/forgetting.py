@@ -74,7 +74,10 @@ class Forgetting:
         if bound >= 1:
             return ""
         if self.sight < LEAST_SIGHT:
-            return f"the dream confuses success and failure elsewhere (sight {self.sight:.2f} < {LEAST_SIGHT})"
+            return (
+                f"the dream confuses success and failure elsewhere (sight {self.sight:.2f} < {LEAST_SIGHT}), or too "
+                "few of either are recorded there to know; collect more episodes of the other tasks"
+            )
         rows = {
             **self.by_task,
             "the other tasks": {name: getattr(self, name) for name in ("before", "after", "n", "low")},

@@ -56,8 +56,9 @@ def examine(config: ServiceConfig, *, deep: bool = False) -> Iterator[Finding]:
     yield from _certificates(folder)
     try:
         lock = FolderLock(folder)
-    except ConfigError as error:
-        yield Finding("trainer", "warning", f"{error}", "stop it to have database, blobs and graph looked into")
+    except ConfigError:
+        found = f"one runs on {folder}, so its database, blobs and graph were not examined"
+        yield Finding("trainer", "warning", found, "stop it (Ctrl-C), and run doctor again")
         return
     try:
         yield from _database(config, deep=deep)

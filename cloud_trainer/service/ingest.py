@@ -99,7 +99,10 @@ class Ingest:
         self._check_opening(opening)
         if (known := self._meta.episode(peer.tenant, opening.episode_id)) is not None:
             if known.digest != opening.digest:
-                raise IdReusedError(f"episode {opening.episode_id} exists with digest {known.digest}")
+                raise IdReusedError(
+                    f"episode {opening.episode_id} is here with other content (digest {known.digest}); what is stored "
+                    "never changes, so send yours under an id of its own"
+                )
             self._staged(peer, opening).unlink(missing_ok=True)  # a kill may have come between catalogue and unlink
             return None
         row = EpisodeRow(0, peer.tenant, opening.episode_id, peer.name, opening.digest, opening.size, 0)

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run and record the episodes; wait until each is acknowledged by the trainer."""
-    from gymnast_cli.stages import Stages, shown
+    from gymnast_cli.stages import Stages, ended, shown
 
     with robot(args) as client, Stages(console) as stages:
         with stages.stage("collect") as advance:
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 temperature_seed=args.sample, record=True, purpose="collect", timeout_s=args.timeout_s,
                 progress=lambda status: advance(*shown(status)),
             )  # fmt: skip
+            ended(result["episodes"], advance)
         if not args.keep_local:
             with stages.stage("ship"):
                 client.flush(timeout_s=args.timeout_s)

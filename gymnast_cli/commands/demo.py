@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=1, help="how often the loop goes round (default 1)")
     parser.add_argument("--from-scratch", action="store_true", help="make the base checkpoints first (about an hour)")
     parser.add_argument(
-        "--smoke", action="store_true", help="the same path in under three minutes; its numbers mean nothing"
+        "--smoke", action="store_true", help="the same path in one to four minutes; its numbers mean nothing"
     )
     parser.add_argument(
         "--checkpoints", type=Path, default=shipped_checkpoints(),

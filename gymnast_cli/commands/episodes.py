@@ -62,7 +62,7 @@ def _list(args: argparse.Namespace, console: Console) -> int:
 
     with trainer(args) as there:
         rows = _newest(there, args)[::-1]
-    table = Table(title=f"{len(rows)} episodes")
+    table = Table(title=f"episodes: {len(rows)}")
     for column in ("episode", "outcome", "instruction", "robot", "by", "state"):
         table.add_column(column, no_wrap=True, min_width=7 if column == "outcome" else None)
     for row in rows:
@@ -145,9 +145,10 @@ def _retract(args: argparse.Namespace, console: Console) -> int:
     with trainer(args) as there:
         touched = there.episodes.retract(args.episode_id, args.reason)
     rows = [{"id": made.id, "kind": made.kind} for made in touched if made.kind not in ("label", "dataset")]
-    text = "\n".join(f"  {row['kind']} {row['id']}" for row in rows) or "  nothing was made from it"
-    done = f"{args.episode_id} is retracted and will not be trained on again. Made from it, no longer promotable:"
-    emit(args, console, {"retracted": args.episode_id, "touched": rows}, f"{done}\n{text}")
+    made = "".join(f"\n  {row['kind']} {row['id']}" for row in rows)
+    text = f"Made from it, no longer promotable:{made}" if made else "Nothing was made from it."
+    done = f"{args.episode_id} is retracted and will not be trained on again. {text}"
+    emit(args, console, {"retracted": args.episode_id, "touched": rows}, done)
     return 0
 
 

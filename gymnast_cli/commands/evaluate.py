@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Evaluate and print successes with Wilson intervals, and the paired difference to the first."""
-    from gymnast_cli.stages import Stages, shown
+    from gymnast_cli.stages import Stages, ended, shown
     from gymnast_core.evaluation.results import trials_of
 
     with robot(args) as client, Stages(console) as stages, stages.stage("evaluate") as advance:
@@ -62,6 +62,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             temperature_seed=args.sample, record=not args.no_record, timeout_s=args.timeout_s,
             progress=lambda status: advance(*shown(status)),
         )  # fmt: skip
+        ended(result["episodes"], advance)
     versions = list(dict.fromkeys(result["checkpoints"]))
     summary = summarise(trials_of(result, versions), versions)
     whole = {**{key: result[key] for key in ("run_id", "scene", "seed_start", "seed_count", "complete")}, **summary}

@@ -73,7 +73,7 @@ def _list(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:
     from rich.table import Table
 
     found = [job for job in jobs.list() if args.state in ("", job.state)]
-    table = Table(title=f"{len(found)} jobs")
+    table = Table(title=f"jobs: {len(found)}")
     for column in ("job", "kind", "state", "by", "error"):
         table.add_column(column, no_wrap=column != "error")
     for job in found:

@@ -93,9 +93,15 @@ class Steps:
             self._open.close()
             self._step, self._advance = view.step, None
             if self._step:
-                self._advance = self._open.enter_context(self._stages.stage(self._step))
+                self._advance = self._open.enter_context(self._stages.stage(_named(self._step)))
         if self._advance is not None:
             self._advance(view.done, view.total, view.note)
+
+
+def _named(step: str) -> str:
+    """1/collect/25 as a person says it."""
+    number, _, what = step.partition("/")
+    return f"round {number}: {what.replace('/', ' ')}" if what else step
 
 
 def told(view: LoopProgress, args: argparse.Namespace, console: Console) -> int:

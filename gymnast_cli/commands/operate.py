@@ -187,7 +187,7 @@ def _robots(answer: Mapping[str, Any]) -> Any:
         )
         for row in answer["robots"]
     ]  # fmt: skip
-    return _table(f"{len(rows)} robots", columns, rows)
+    return _table(f"robots: {len(rows)}", columns, rows)
 
 
 def _word(words: Mapping[str, Any]) -> str:
@@ -214,11 +214,16 @@ def _log(answer: Mapping[str, Any]) -> Any:
     rows = [
         (
             _moment(entry["at_ns"]), entry["by"],
-            entry["action"], ", ".join(f"{key} {value}" for key, value in entry.items() if key not in hidden),
+            entry["action"],
+            ", ".join(f"{key} {_plain(value)}" for key, value in entry.items() if key not in hidden and value != {}),
         )
         for entry in answer["entries"]
     ]  # fmt: skip
-    return _table(f"{len(rows)} actions, head {answer['head'][:12]}", ("when", "who", "what", "details"), rows)
+    return _table(f"actions: {len(rows)}, head {answer['head'][:12]}", ("when", "who", "what", "details"), rows)
+
+
+def _plain(value: Any) -> str:
+    return " ".join(f"{name} {given}" for name, given in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _evaluations(answer: Mapping[str, Any]) -> Any:
@@ -232,7 +237,7 @@ def _evaluations(answer: Mapping[str, Any]) -> Any:
         [row["trial_id"], row["candidate"], row["incumbent"], f"{row['state']} {row['reason']}", row["pairs_done"]]
         for row in answer["trials"] if not row["card"]
     ]  # fmt: skip
-    return _table(f"{len(rows)} trials", names, rows)
+    return _table(f"trials: {len(rows)}", names, rows)
 
 
 def _ledger(answer: Mapping[str, Any]) -> Any:
@@ -251,7 +256,7 @@ def _ledger(answer: Mapping[str, Any]) -> Any:
 def _adaptations(answer: Mapping[str, Any]) -> Any:
     names = ("adaptation_id", "robot", "instruction", "stage", "candidate", "reason")
     rows = [[view[name] for name in names] for view in answer["adaptations"]]
-    return _table(f"{len(rows)} adaptations", names, rows)
+    return _table(f"adaptations: {len(rows)}", names, rows)
 
 
 def _short(value: Any) -> str:
@@ -265,7 +270,7 @@ def _checkpoints(answer: Mapping[str, Any]) -> Any:
          "won" if row["won"] else "published" if row["published"] else ""]
         for row in answer["checkpoints"]
     ]  # fmt: skip
-    return _table(f"{len(rows)} checkpoints", (*names, "parents", "since", "trial"), rows)
+    return _table(f"checkpoints: {len(rows)}", (*names, "parents", "since", "trial"), rows)
 
 
 SHOWN: dict[str, Callable[[Trainer], dict[str, Any]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from importlib.util import find_spec
 
 from rich.console import Console
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             raise ConfigError("the page needs a web server; pip install -e '.[page]' in the clone")
         console.print(f"page at http://127.0.0.1:{config.page}; its token is in {config.folder / 'page' / 'token'}")
     console.print(
-        f"starting the {config.robot} graph in domain {args.domain or 'of the environment'}; "
+        f"starting the {config.robot} graph in domain {args.domain or os.environ.get('ROS_DOMAIN_ID') or 0}; "
         f"logs in {config.folder / 'logs'}; Ctrl-C stops it"
     )
     return up(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))

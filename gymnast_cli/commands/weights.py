@@ -98,7 +98,7 @@ def _list(weights: CheckpointsClient, args: argparse.Namespace, console: Console
     from rich.table import Table
 
     found, words = _releases_and_words(weights, args)
-    table = Table(title=f"{len(found)} releases")
+    table = Table(title=f"releases: {len(found)}")
     for column in ("release", "what", "checkpoint", "robots", "bytes", "robots say"):
         table.add_column(column, no_wrap=column == "checkpoint")
     for release in found:

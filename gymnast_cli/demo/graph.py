@@ -15,7 +15,7 @@ from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_cli.jobs import follow
-from gymnast_cli.stages import Advance, shown, won_of
+from gymnast_cli.stages import Advance, ended, shown, won_of
 from gymnast_client import Adaptation, PracticeBudget, Terms, Trainer
 from gymnast_core.errors import CheckpointError
 from gymnast_core.evaluation.results import Trials, trials_of
@@ -151,7 +151,7 @@ class Robot:
             progress=lambda status: advance(*shown(status)),
         )
         rows = result["episodes"]
-        advance(len(rows), len(rows), won_of(sum(row["success"] is True for row in rows), len(rows)))
+        ended(rows, advance)
         self._client.flush(timeout_s=120.0)
 
     def job(self, spec: JobSpec, advance: Advance) -> dict[str, Any]:

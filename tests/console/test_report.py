@@ -114,6 +114,13 @@ def test_what_the_canary_decided_or_why_there_was_none_is_said(tmp_path):
     assert "Nothing was tried on the arm: agreement 0.40 is below 0.70." in page
 
 
+def test_a_run_that_checked_nothing_says_that_its_numbers_mean_nothing(tmp_path):
+    page = page_of(tmp_path, {**RESULT, "config": {"improve": {"check": False}}})
+    assert "Its numbers mean nothing." in page
+    assert "not in this run, which checks nothing" in page
+    assert "mean nothing" not in page_of(tmp_path, {**RESULT, "config": {"improve": {}}})
+
+
 def test_real_successes_appear_beside_the_imagined_curve(tmp_path):
     curve = [{"iteration": 0, "reward": 0.3}, {"iteration": 5, "reward": 0.6, "real": {"successes": 30, "n": 60}}]
     page = page_of(tmp_path, {**RESULT, "imagined_reward": {"round 1": curve, "round 2": [0.4, 0.5]}})

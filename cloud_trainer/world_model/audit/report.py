@@ -127,7 +127,7 @@ def broken_bounds(report: AuditReport, bounds: AuditBounds) -> dict[str, str]:
             continue
         if not np.isfinite(value):
             broken[name] = (
-                f"{name} could not be measured (bound {bound}); give the audit what it needs or drop the bound"
+                f"{name} could not be measured (bound {bound:.4g}); give the audit what it needs or drop the bound"
             )
         elif (value < bound) if name in AT_LEAST else (value > bound):
             broken[name] = f"{name} {value:.4g} {'<' if name in AT_LEAST else '>'} {bound:.4g}"

@@ -35,7 +35,7 @@ def build_source(described: Mapping[str, Any]) -> EpisodeSource:
     if kind not in (*KINDS, *others):
         raise ConfigError(f"data kind {kind!r} is not one of {(*KINDS, *others)}")
     if not described.get("folder") or not folder.is_dir():
-        raise ConfigError(f'dataset {dict(described)}: its "folder" must name an existing folder')
+        raise ConfigError(f'dataset {described.get("folder", "")!r}: its "folder" must name an existing folder')
     name, size, camera = str(described.get("name", folder.name)), described.get("size"), described.get("camera")
     _require_known(described, name, str(kind))
     info = SourceInfo(
