@@ -118,7 +118,8 @@ def told(view: LoopProgress, args: argparse.Namespace, console: Console) -> int:
     if running:
         console.print(f"{where} goes on at the trainer; follow it with the same command, end it with --stop")
     else:
-        console.print(f"{where}: {view.reason}", markup=False)
+        again = "; the same command goes on where it was" if view.state == "stopped" else ""
+        console.print(f"{where}: {view.reason}{again}", markup=False)
     return STOPPED if view.state == "stopped" else 0
 
 

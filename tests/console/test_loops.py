@@ -112,7 +112,7 @@ def test_a_robot_in_a_loop_is_left_to_it_and_the_page_stops_it(bench):
     assert bench.looping.asked.wait(20)
     taken = ana.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)
     assert (taken.status_code, "bridge-1 is in loop night of ana" in taken.json()["error"]) == (409, True)
-    assert "1/train" in ana.get("/loop").text
+    assert "round 1, train" in ana.get("/loop").text
     assert root.post("/loop/night/stop", data={}, headers=JSON).status_code == 403
     assert ana.post("/loop/night/stop", data={}, headers=JSON).status_code == 200
     wait_for(lambda: bench.ask.flows.loops.get("default", "night").state == "stopped", "the loop to stop")
