@@ -89,6 +89,8 @@ def _not_reset(robot: TrialRobot, catalogue: EpisodeCatalogue, first: str, secon
     """What differs between the starts of a pair's two runs, by image; empty when nothing does, or for its first."""
     if not first:
         return ""
+    if second == first:
+        return f"both runs are said to be the recording {first}"
     robot.flush(FLUSH_S)
     catalogue.settle()
     starts = []

@@ -132,8 +132,11 @@ class OrderedRobot:
         return dict(self._give("evaluate", {**asked, "timeout_s": timeout_s}, timeout_s))
 
     def run_episode(self, *, timeout_s: float = 300.0, **asked: Any) -> dict[str, Any]:
-        """Run one episode; see GraphClient."""
-        return dict(self._give("run_episode", {**asked, "timeout_s": timeout_s}, timeout_s))
+        """Run one episode; see GraphClient. Who labelled it is the robot's word, and marked as such."""
+        row = dict(self._give("run_episode", {**asked, "timeout_s": timeout_s}, timeout_s))
+        if by := str(row.get("labelled_by") or ""):
+            row["labelled_by"] = f"robot:{self._name}/{by[:200]}"
+        return row
 
     def flush(self, timeout_s: float) -> None:
         """Wait until every episode is at the trainer."""

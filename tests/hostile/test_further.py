@@ -6,6 +6,9 @@ import http.client
 import json
 import logging
 import os
+import sqlite3
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,13 @@ import pytest
 
 from cloud_trainer.app import App, AppConfig
 from cloud_trainer.app.policy_process import PolicyProcess
-from cloud_trainer.service import ServiceConfig, enroll, make_code
+from cloud_trainer.service import OrderedRobot, ServiceConfig, enroll, make_code
 from cloud_trainer.service.enroll import create_authority
+from cloud_trainer.service.orders import RobotOrders
+from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import GymnastError
-from gymnast_core.orders import Order
+from gymnast_core.orders import Order, OrderNews
 from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.wire.gymnast.v1 import (
     adaptations_pb2,
@@ -298,3 +303,28 @@ def test_no_event_that_a_training_machine_reports_takes_the_pages_of_jobs_away(t
                     answer = lab.page("GET", path, identity=ana)
                     assert answer.status == 200, (kind, data, answer.text)
                     assert "<script>" not in answer.text.replace("<script src=", "")
+
+
+def test_a_robot_signs_for_no_operator_in_what_it_reports_of_a_run():
+    orders, board, peer = RobotOrders(), RobotBoard(), Peer("wx-1", "robot", "default")
+    board.post(peer, {"takes_orders": True}, b"")
+
+    def lie() -> None:
+        found: list[Order] = []
+        within(60.0, lambda: bool(found.extend(filter(None, [orders.heard(peer, None)])) or found))
+        result = {"success": True, "episode_id": "ep-1", "labelled_by": "operator:ana"}
+        orders.heard(peer, OrderNews(found[0].order_id, done=True, result=result))
+
+    threading.Thread(target=lie, daemon=True).start()
+    row = OrderedRobot(orders, board, "default", "wx-1").run_episode(timeout_s=60.0, instruction="lift")
+    assert row["labelled_by"] == "robot:wx-1/operator:ana"
+
+
+def test_a_machine_that_claims_a_job_for_good_does_not_keep_it_for_good(tmp_path):
+    with Lab(tmp_path) as lab, lab.channel(lab.identity("ana", "operator")) as people:
+        jobs_pb2_grpc.JobServiceStub(people).Submit(jobs_pb2.SubmitRequest(kind="adapt", idempotency_key="k"))
+        with lab.channel(lab.identity("gpu-1", "trainer")) as machine:
+            job = jobs_pb2_grpc.JobServiceStub(machine).Claim(jobs_pb2.ClaimRequest(lease_s=2**32 - 1))
+        with sqlite3.connect(tmp_path / "trainer" / "store.db") as database:
+            (until_ns,) = database.execute("SELECT lease_until_ns FROM jobs WHERE job_id = ?", (job.job_id,)).fetchone()
+    assert until_ns < time.time_ns() + 3700 * 10**9

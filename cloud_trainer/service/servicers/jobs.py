@@ -19,6 +19,7 @@ from gymnast_core.wire.identity import Peer
 
 _POLL_S = 0.2
 _LEASE_S = 60.0
+_MOST_LEASE_S = 3600.0
 _MOST_EVENTS = 1000
 _FIELDS = ("job_id", "kind", "state", "submitted_by", "error", "cancel_requested", "created_ns", "last_event")
 
@@ -67,7 +68,8 @@ class JobServicer:
     def Claim(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
         """Take a job, or an empty one."""
         kinds = bounded("kinds", request.kinds, MOST_NAMES)
-        row = self._jobs.claim(peer, kinds, float(request.lease_s or _LEASE_S))
+        lease_s = min(float(request.lease_s or _LEASE_S), _MOST_LEASE_S)  # a machine that is lost gives its job back
+        row = self._jobs.claim(peer, kinds, lease_s)
         return _job(row) if row else jobs_pb2.Job()
 
     def Report(self, request: Any, peer: Peer, context: Any) -> jobs_pb2.Job:
