@@ -5,6 +5,7 @@ captured -> trust check -> (refused | ready) -> training -> checking -> preview 
 Whatever computes (cameras, world model, GRPO, the arm) is an AdaptationEngine. The flow keeps order: every step is an
 entry of a hash-linked journal, so a restart continues where it was; every action names the revision its page showed,
 so two operators cannot talk past each other; budget and deadline end training within one iteration.
+One class, and so a long file: what may happen when is one automaton under one lock.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.jobs.imitate import SftConfig
 from gymnast_core.policies.compact import CompactPolicyConfig
-from gymnast_core.policies.flow import FlowPolicyConfig
+from gymnast_core.policies.flow_network import FlowPolicyConfig
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome
 

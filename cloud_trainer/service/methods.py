@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
-from cloud_trainer.service.guard import KINDS
+from cloud_trainer.service.admission import connection_budget
+from cloud_trainer.service.config import Limits
+from cloud_trainer.service.guard import KINDS, Guard
 from gymnast_core.errors import CorruptError
 from gymnast_core.wire.channel import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, LOOKAHEAD_BYTES
 from gymnast_core.wire.codec import MAX_MESSAGE_BYTES, decode_upload, encode_blob
@@ -88,3 +92,32 @@ def method_handlers(service: str, servicer: Any) -> dict[str, Any]:
             response_serializer=_ENCODERS.get(path, _encode),
         )
     return handlers
+
+
+def grpc_server(
+    guard: Guard, limits: Limits, servicers: Mapping[str, Any]
+) -> tuple[grpc.Server, health.HealthServicer]:
+    """Return a server that listens nowhere yet, with every method behind the guard, and what answers health checks.
+
+    Args:
+        guard: admits calls.
+        limits: of connections.
+        servicers: name of a service -> its servicer.
+    """
+    options = (
+        *OPTIONS,
+        ("grpc.max_allowed_incoming_connections", connection_budget(limits)),
+        ("grpc.server_handshake_timeout_ms", round(limits.handshake_s * 1000)),
+        ("grpc.http2.settings_timeout", round(limits.handshake_s * 1000)),
+        ("grpc.max_connection_idle_ms", round(limits.idle_connection_s * 1000)),
+    )
+    server = grpc.server(guard.pool, options=options, interceptors=(guard,))
+    names = []
+    for short, servicer in servicers.items():
+        name = f"gymnast.v1.{short}"
+        names.append(name)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, method_handlers(short, servicer)),))
+    answers = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(answers, server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server, answers

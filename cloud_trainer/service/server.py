@@ -11,15 +11,13 @@ from typing import Any
 
 import grpc
 from blake3 import blake3
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2
 
 from cloud_trainer.records.before import bring_in
 from cloud_trainer.records.ledger import CalibrationLedger
 from cloud_trainer.records.recorder import Recorder
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service import metrics
-from cloud_trainer.service.admission import connection_budget
 from cloud_trainer.service.auth import INSECURE_PEER
 from cloud_trainer.service.certificate import ServerCertificate
 from cloud_trainer.service.codes import OpenCodes
@@ -41,7 +39,7 @@ from cloud_trainer.service.handlers import (
 )
 from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.lock import FolderLock
-from cloud_trainer.service.methods import OPTIONS, method_handlers
+from cloud_trainer.service.methods import grpc_server
 from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.reach import BlobReach
@@ -72,7 +70,7 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from cloud_trainer.store.tenants import CHECKPOINTS, PerTenant, closed_folder, tenant_folder
 from gymnast_core.episodes.durable import write_durably
-from gymnast_core.wire.address import Address, is_everywhere, listen
+from gymnast_core.wire.address import Address, listen, reached_here
 from gymnast_core.wire.allocator import keep_freed_memory
 from gymnast_core.wire.identity import Peer
 
@@ -173,7 +171,7 @@ class Service:
             GymnastError: the port is taken.
         """
         port = self._listen()
-        self.address = str(Address(_from_here(self.config.host), port))
+        self.address = str(Address(reached_here(self.config.host), port))
         write_durably(self.config.folder / LISTENS, json.dumps({"host": self.config.host, "port": port}).encode())
         keep_freed_memory()
         self._server.start()
@@ -290,24 +288,7 @@ class Service:
         return {**servicers, "PolicyService": policy} if policy is not None else servicers
 
     def _build(self, staging: Path, policy: Any) -> grpc.Server:
-        limits = self.config.limits
-        options = (
-            *OPTIONS,
-            ("grpc.max_allowed_incoming_connections", connection_budget(limits)),
-            ("grpc.server_handshake_timeout_ms", round(limits.handshake_s * 1000)),
-            ("grpc.http2.settings_timeout", round(limits.handshake_s * 1000)),
-            ("grpc.max_connection_idle_ms", round(limits.idle_connection_s * 1000)),
-        )
-        server = grpc.server(self._guard.pool, options=options, interceptors=(self._guard,))
-        names = []
-        for short, servicer in self._servicers(staging, policy).items():
-            name = f"gymnast.v1.{short}"
-            names.append(name)
-            handlers = method_handlers(short, servicer)
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        server, self._health = grpc_server(self._guard, self.config.limits, self._servicers(staging, policy))
         return server
 
     def _caller(self, context: Any) -> Peer | None:
@@ -317,10 +298,3 @@ class Service:
         certificates = context.auth_context().get("x509_pem_cert")
         newcomer = self._codes.newcomer(bytes(certificates[0])) if certificates else None
         return newcomer or self.revocations.admit(context)
-
-
-def _from_here(host: str) -> str:
-    """How this machine reaches what listens on a host."""
-    if not is_everywhere(host):
-        return host
-    return "::1" if ":" in host else "127.0.0.1"

@@ -17,7 +17,8 @@ from cloud_trainer.training import Descent, ModelTrainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.imitate import SftConfig
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
-from gymnast_core.policies.flow import ActionScale, FlowNetwork, FlowPolicy, FlowPolicyConfig
+from gymnast_core.policies.flow import ActionScale, FlowPolicy
+from gymnast_core.policies.flow_network import FlowNetwork, FlowPolicyConfig
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import LearningPolicy, TokenPolicy, TrainableAdapter, load_trainable
 from gymnast_core.records.manifest import Manifest

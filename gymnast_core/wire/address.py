@@ -108,3 +108,10 @@ def listen(host: str, port: int, *, what: str) -> socket.socket:
         taken = error.errno == errno.EADDRINUSE
         why = "the port is taken; stop what has it, or choose another" if taken else error.strerror
         raise GymnastError(f"{what} cannot listen on {where}: {why}") from error
+
+
+def reached_here(host: str) -> str:
+    """Return how this machine reaches what listens on a host."""
+    if not is_everywhere(host):
+        return host
+    return "::1" if ":" in host else "127.0.0.1"

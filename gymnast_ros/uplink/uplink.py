@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
-from blake3 import blake3
 
 from gymnast_client.checkpoints import signed_document
-from gymnast_client.download import BlobDownload
 from gymnast_client.link import Link
 from gymnast_client.waits import Waits
-from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.spool import Spool, SpoolEntry
-from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, GymnastError, TransientBridgeError
-from gymnast_core.records.delta import apply_delta
-from gymnast_core.records.manifest import WEIGHTS_NAME
-from gymnast_core.records.signing import DowngradeError, Release, SignedDocument
+from gymnast_core.errors import DiskFullError, GymnastError
 from gymnast_core.wire.allocator import keep_freed_memory
 from gymnast_core.wire.codec import CHUNK_BYTES
 from gymnast_core.wire.errors import IdentityError
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
+from gymnast_ros.uplink.releases import ReleaseIntake
 from gymnast_ros.uplink.robot_store import RobotStore
+from gymnast_ros.uplink.status import UplinkEvent, UplinkStatus
 from gymnast_ros.uplink.upload import IN_FLIGHT, HoldBack, UploadStream
 
 LOG = logging.getLogger(__name__)
@@ -37,48 +31,6 @@ _POLL_S = 0.1
 _ALARMS = (DiskFullError,)
 _REQUEST = re.compile(r" \[\w+\]$")
 """At the end of what the trainer reports: the id of a request, another one each time."""
-
-
-@dataclass(frozen=True)
-class UplinkEvent:
-    """Something the operator may want to see.
-
-    Attributes:
-        kind: connected, disconnected, acknowledged, refused, held_back, alarm, staged, release_refused.
-        data: JSON values.
-    """
-
-    kind: str
-    data: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class UplinkStatus:
-    """How the link is.
-
-    Attributes:
-        connected: the last attempt to talk to the trainer worked.
-        pending: episodes in the spool.
-        pending_bytes: their size.
-        acknowledged: episodes shipped since the start.
-        duplicates: of those, ones the trainer had already.
-        refused: episodes set aside since the start.
-        sent_bytes: chunk bytes sent since the start.
-        staged: id of the staged checkpoint, if any.
-        alarm: what an operator must do something about; empty when all is well.
-        last_error: the newest failure of the link.
-    """
-
-    connected: bool
-    pending: int
-    pending_bytes: int
-    acknowledged: int
-    duplicates: int
-    refused: int
-    sent_bytes: int
-    staged: str
-    alarm: str
-    last_error: str
 
 
 class Uplink:
@@ -262,6 +214,9 @@ class Uplink:
 
     def _watch(self, link: Link, waits: Waits) -> None:
         assert self._store is not None  # started only with one
+        intake = ReleaseIntake(
+            link, self._store, self._stop, report=self._tell, broken=lambda error: self._broken("weights", error)
+        )
         stub = weights_pb2_grpc.WeightsServiceStub(link.channel())
         call = stub.Watch(weights_pb2.WatchRequest(after_sequence=self._store.highest))
         ender = threading.Thread(target=lambda: (self._stop.wait(), call.cancel()), daemon=True)
@@ -270,76 +225,10 @@ class Uplink:
             for message in call:
                 self._works("weights")
                 waits.reset()
-                self._take(link, signed_document(message))
+                intake.take(signed_document(message))
         except grpc.RpcError as failure:
             if not self._stop.is_set():
                 raise link.failure(failure) from failure
-
-    def _take(self, link: Link, document: SignedDocument) -> None:
-        """Verify, fetch, verify, stage; a release that is not for us is reported and passed over."""
-        assert self._store is not None  # called by _watch alone
-        try:
-            release = self._store.check(document)
-        except DowngradeError as error:
-            LOG.info("release_known detail=%s", error)
-            return
-        except CheckpointError as error:
-            self._tell("release_refused", error=type(error).__name__, detail=str(error), release=_named(document))
-            return
-        if not release.by_id and release.manifest.get("kind") != "policy":
-            self._store.skip(document)
-            return
-        try:
-            here = release.by_id or release.checkpoint_id in self._store.held()
-            folder = self._store.stage(document, None if here else self._fetch(link, release))
-            self._tell("staged", checkpoint_id=folder.name, sequence=release.sequence, release=release.kind)
-        except CheckpointError as error:
-            self._store.refuse(release, str(error))
-            name = release.checkpoint_id
-            self._tell("release_refused", error=type(error).__name__, detail=str(error), release=name)
-
-    def _fetch(self, link: Link, release: Release) -> Path:
-        """The verified weights of a release: here already, from a delta, or whole."""
-        assert self._store is not None  # called by _take alone
-        target, waits = self._store.download_folder / release.weights_digest, Waits()
-        if target.is_file() or self._rebuild(link, release, target):
-            return target
-        return self._download(link, release.weights_digest, release.weights_size, target, waits)
-
-    def _rebuild(self, link: Link, release: Release, target: Path) -> bool:
-        """Make the weights from a delta to a checkpoint we hold; False sends for the whole file instead."""
-        assert self._store is not None  # called by _fetch alone
-        for delta in release.deltas:
-            if delta.base_id not in self._store.held():
-                continue
-            part = self._download(link, delta.digest, delta.size, target.with_suffix(".delta"), Waits())
-            try:
-                base = (self._store.path(delta.base_id) / WEIGHTS_NAME).read_bytes()
-                weights = apply_delta(base, part.read_bytes(), release.weights_size)
-                if (found := blake3(weights).hexdigest()) != release.weights_digest:
-                    raise CorruptError(f"the delta to {delta.base_id} gives {found}, not {release.weights_digest}")
-                write_durably(target, weights)
-            except (CorruptError, CheckpointError) as error:
-                LOG.warning("delta_unusable base=%s error=%s", delta.base_id, error)
-                continue
-            finally:
-                part.unlink()
-            self._tell("rebuilt_from_delta", checkpoint_id=release.checkpoint_id, base=delta.base_id, size=delta.size)
-            return True
-        return False
-
-    def _download(self, link: Link, digest: str, size: int, target: Path, waits: Waits) -> Path:
-        """Fetch a blob, however often the link breaks; the ranges that are there stay."""
-        while True:
-            download = BlobDownload(link, digest, size, target, stopped=self._stop.is_set)
-            try:
-                return download.run()
-            except (TransientBridgeError, CorruptError, DiskFullError, ValueError) as error:
-                self._broken("weights", error)
-                if self._stop.is_set():
-                    raise TransientBridgeError("stopped") from error
-                link.reconnect()
-                self._stop.wait(waits.next_s())
 
     def _works(self, part: str) -> None:
         if not self._connected[part]:
@@ -373,11 +262,3 @@ class Uplink:
         self._on_event(UplinkEvent(kind, data))
         with self._changed:
             self._changed.notify_all()
-
-
-def _named(document: SignedDocument) -> str:
-    """What an unverified release claims to be, for the log."""
-    try:
-        return str(json.loads(document.payload)["checkpoint_id"])[:80]
-    except (ValueError, KeyError, TypeError):
-        return "unreadable"

@@ -135,7 +135,7 @@ class Oracle:
     """
 
     def __init__(self, journal: Path, tally: Tally) -> None:
-        self._file = journal.open()
+        self._file, self._begun = journal.open(), ""
         self._tally = tally
         self._trail = [0]  # what was current, oldest first; the last one is
         self.highest = 0
@@ -145,7 +145,8 @@ class Oracle:
 
     def read(self) -> None:
         """Take in new lines."""
-        for line in self._file.read().splitlines():
+        *lines, self._begun = (self._begun + self._file.read()).split("\n")  # a line over two pages comes in two parts
+        for line in lines:
             self.doing, *about = line.split(maxsplit=1)
             self._take(self.doing, about[0] if about else "")
             self.seen |= self.allowed

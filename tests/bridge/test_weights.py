@@ -239,7 +239,7 @@ RECORDED = [(Observation({}, np.zeros((1, 7), np.float32), np.zeros(1, np.int64)
         (Scripted(0.04), ""),
         (Scripted(float("nan")), "not finite"),
         (Scripted(0.5), "10.0 times the limit"),
-        (Scripted(0.04, pause_s=0.03), "takes 0.03 s, allowed are 0.02 s"),
+        (Scripted(0.04, pause_s=0.03), "s, allowed are 0.02 s"),
         (Scripted(0.04, error=ValueError("shape")), "ValueError: shape"),
     ],
 )

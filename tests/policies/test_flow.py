@@ -23,7 +23,8 @@ from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.jobs.improve import ImproveSpec
 from gymnast_core.policies import load_policy
 from gymnast_core.policies.exploration import Flow, explorer
-from gymnast_core.policies.flow import ActionScale, FlowNetwork, FlowPolicy, FlowPolicyConfig
+from gymnast_core.policies.flow import ActionScale, FlowPolicy
+from gymnast_core.policies.flow_network import FlowNetwork, FlowPolicyConfig
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import LearningPolicy, load_trainable
 from gymnast_core.types import Observation, RolloutBatch
