@@ -70,6 +70,7 @@ def test_a_stopped_arm_is_an_exit_code_of_its_own(stack: Stack, gymnast: Run) ->
         robot.estop()
         code, said = gymnast("collect", "--tasks", "lift", "--count", 1, *stack.robot())
         robot.re_arm()
+    wait_until(lambda: not stack.service.robots.find("default", "sim-0").status["estop"], 30, "the re-armed robot")
     assert (code, said["error"]) == (4, "EstopLatchedError")
     assert "re-arm it" in said["message"]
 

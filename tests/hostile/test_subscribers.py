@@ -177,6 +177,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")  # the nodes' threads do
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_callback_raises_whatever_it_hears(house: House, data: st.DataObject) -> None:
@@ -187,6 +188,7 @@ def test_no_callback_raises_whatever_it_hears(house: House, data: st.DataObject)
     assert house.arm._steps == 0, "an arm moved without a mark"
 
 
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")  # the nodes' threads do
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_callback_raises_by_what_bears_our_own_mark(house: House, data: st.DataObject) -> None:
