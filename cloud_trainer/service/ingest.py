@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import re
 import shutil
 import threading
 import time
@@ -24,6 +25,7 @@ from cloud_trainer.store.folder import checked_digest
 from cloud_trainer.store.protocols import AddResult, BlobStore, EpisodeRow, MetaStore
 from gymnast_core.episodes.messages import SCHEMA_VERSION, checked_id
 from gymnast_core.errors import ContractError, DiskFullError, GymnastError
+from gymnast_core.records.manifest import KINDS
 from gymnast_core.wire.errors import (
     BusyError,
     IdReusedError,
@@ -34,6 +36,8 @@ from gymnast_core.wire.errors import (
 from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
+RECORDS = re.compile(rf"({'|'.join(KINDS)}|dataset|label|audit|retraction)-")
+"""How ids begin that the trainer gives: one that a robot took beforehand would hide the record it belongs to."""
 _GROUP = 64
 _GATHER_S = 0.005
 _FULL_PAUSE_S = 0.5
@@ -174,6 +178,8 @@ class Ingest:
             checked_id(opening.episode_id, "episode id")
         except ContractError as error:
             raise InvalidIdError(str(error)) from error
+        if RECORDS.match(opening.episode_id):
+            raise InvalidIdError(f"episode id {opening.episode_id!r} is like the trainer's own records; choose another")
         checked_digest(opening.digest)
         if opening.schema != SCHEMA_VERSION:
             raise InvalidMessageError(f"schema {opening.schema[:40]!r} is not {SCHEMA_VERSION!r}")

@@ -21,13 +21,16 @@ from gymnast_core.records.delta import encode_delta
 from gymnast_core.records.manifest import MANIFEST_NAME, Manifest, read_checkpoint
 from gymnast_core.records.signing import EVERY_ROBOT, SECOND_NS, Delta, Release, SignedDocument, SigningKey
 from gymnast_core.records.weights import check_safetensors
-from gymnast_core.wire.errors import NotFoundError
+from gymnast_core.wire.codec import MAX_MESSAGE_BYTES
+from gymnast_core.wire.errors import NotFoundError, TooLargeError
 
 LOG = logging.getLogger(__name__)
 _DELTA_LIMIT = 4 << 30
 _WORTH_IT = 0.7
 _WATCH_PAGE = 16
 _BELIEVED_S = 10.0
+_MOST_RELEASE = MAX_MESSAGE_BYTES - 4096
+"""A release that no message holds would end every watch for good, and hold up what comes after it."""
 Within = AbstractContextManager[None]
 """What a release becomes durable inside of: Trail.committing, so that it and its entry in the log are one."""
 
@@ -225,6 +228,12 @@ class Publisher:
             deltas=deltas,
             reason=reason,
         )
+
+        if (size := len(unnumbered.to_bytes())) > _MOST_RELEASE:
+            raise TooLargeError(
+                f"the release of {row.checkpoint_id} takes {size} bytes, a robot accepts {_MOST_RELEASE}; shorten the "
+                "lineage in its manifest, or name fewer robots"
+            )
 
         def sign(sequence: int) -> ReleaseRow:
             signed = self._key.sign(replace(unnumbered, sequence=sequence).to_bytes())

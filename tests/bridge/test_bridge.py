@@ -72,6 +72,17 @@ def test_same_episode_again_is_acknowledged_and_other_content_refused(service, i
     assert len(service.meta.episodes(None)) == 1
 
 
+@pytest.mark.parametrize("kind", ["policy", "world_model", "judge", "dataset", "label", "audit", "retraction"])
+def test_an_episode_cannot_take_the_name_of_a_record_of_the_trainers(service, identities, tmp_path, kind):
+    """It would stand in the record's place: a withdrawal would block nothing, a label would fail."""
+    spool = Spool(tmp_path / "spool")
+    spool.enqueue(make_episode(spool.recording_folder, f"{kind}-0123456789abcdef"))
+    with Uplink(service.address, identities("wx-1", "robot"), spool=spool) as uplink:
+        assert uplink.flush(20)
+        assert "InvalidIdError" in spool.refused()[0].with_suffix(".reason").read_text()
+    assert service.meta.episodes(None) == []
+
+
 def test_bad_content_is_quarantined_with_a_reason_and_kept(service, identities, tmp_path):
     spool = Spool(tmp_path / "spool")
     (spool.recording_folder / "junk.mcap").write_bytes(b"no mcap at all" * 100)

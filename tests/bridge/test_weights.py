@@ -18,6 +18,7 @@ from gymnast_core.records.delta import apply_delta, encode_delta
 from gymnast_core.records.manifest import read_checkpoint, write_checkpoint
 from gymnast_core.records.signing import DowngradeError, Release, SigningKey, TrustedKeys
 from gymnast_core.types import ActionChunk, Observation
+from gymnast_core.wire.errors import TooLargeError
 from gymnast_ros.shadow import shadow_check
 from gymnast_ros.uplink import Identity, RobotStore, Uplink
 from gymnast_ros.uplink.robot_store import ADAPTER_OF
@@ -184,6 +185,19 @@ def publish_pair(service, tmp_path):
     service.publisher.publish("default", tmp_path / "base")
     release, _ = service.publisher.publish("default", tmp_path / "new")
     return base, new, release
+
+
+def test_a_release_that_no_message_holds_is_refused_and_holds_nothing_up(service, identities, tmp_path):
+    huge = make_checkpoint(tmp_path / "huge", 1.0, lineage={"note": "\N{GRINNING FACE}" * 250_000})
+    with pytest.raises(TooLargeError, match="shorten the lineage"):
+        service.publisher.publish("default", tmp_path / "huge")
+    assert service.meta.checkpoint("default", huge.id) is None
+    good = make_checkpoint(tmp_path / "good", 2.0)
+    service.publisher.publish("default", tmp_path / "good")
+    robot = identities("wx-1", "robot")
+    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys())
+    with Uplink(service.address, robot, store=store):
+        wait_until(lambda: store.staged() is not None and store.staged().name == good.id)
 
 
 @pytest.mark.parametrize("holds_base", [True, False])
