@@ -64,12 +64,10 @@ def _add_pages(app: FastAPI, site: Site, sources: Sources) -> None:
     def shown(make: Callable[..., Mapping[str, Any]], template: str) -> Callable[..., HTMLResponse]:
         def page(request: Request, user: Annotated[User, Depends(site.user_of)]) -> HTMLResponse:
             user.require("look")
+            version = sources.version(user, request.url.path)  # first: what changes meanwhile is then seen as news
             context = make(sources, user, **request.path_params, query=dict(request.query_params))
             here = "/" + request.url.path.split("/")[1]
-            body = site.render(
-                template, user=user, here=here, version=sources.version(user, request.url.path), **context
-            )
-            return HTMLResponse(body)
+            return HTMLResponse(site.render(template, user=user, here=here, version=version, **context))
 
         return page
 

@@ -104,12 +104,13 @@ def _add_page(app: FastAPI, site: Site, robot: PageRobot) -> None:
     @app.get("/")
     def page(request: Request, user: Annotated[User, Depends(site.user_of)]) -> HTMLResponse:
         user.require("look")
+        version = _version(robot)  # first: what changes meanwhile is then seen as news
         number, at_s, _ = robot.frame()
         context = {
             "robot": robot.name, "s": robot.status(), "seen": number > 0, "stale": _stale(number, at_s),
             "said": request.query_params.get("said", ""),
         }  # fmt: skip
-        return HTMLResponse(site.render("robot.html", user=user, here="/", version=_version(robot), **context))
+        return HTMLResponse(site.render("robot.html", user=user, here="/", version=version, **context))
 
     @app.get("/frame.jpg")
     def frame(user: Annotated[User, Depends(site.user_of)]) -> Response:

@@ -119,7 +119,7 @@ def test_a_checkpoint_is_offered_tried_and_promoted_by_clicking(trainer, new_pag
     root.get_by_role("button", name="Begin a blinded trial").click()
     expect(root.get_by_text("Which of the two runs is hidden")).to_be_visible()
     shoot(root, "evaluations-running")
-    root.get_by_role("link", name=re.compile("^trial-")).click()
+    root.get_by_role("link", name=re.compile("^trial-")).click(timeout=180_000)  # the simulated runs take their time
     expect(root.get_by_text("Secret, revealed")).to_be_visible()
     root.get_by_role("link", name=better).click()
     root.get_by_role("button", name="Promote").click()
