@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gymnast_core.errors import ShapeError
+from gymnast_core.errors import ContractError, ShapeError
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -58,6 +58,17 @@ class Observation:
     def batch_size(self) -> int:
         """B."""
         return int(self.proprio_BP.shape[0])
+
+    def frames_of(self, camera: str) -> ByteArray:
+        """Return the frames of a policy's camera; empty is the first.
+
+        Raises:
+            ContractError: there is no such camera.
+        """
+        name = camera or next(iter(self.images))
+        if name not in self.images:
+            raise ContractError(f"policy needs camera {name!r}; the observation has {sorted(self.images)}")
+        return self.images[name]
 
 
 @dataclass(frozen=True)

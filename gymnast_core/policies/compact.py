@@ -185,22 +185,11 @@ class CompactPolicy:
         """Choose K actions for each row; rng draws B*K*7 uniforms, mapped through the inverse distribution."""
         if len(instruction) != observation.batch_size:
             raise ContractError(f"{len(instruction)} instructions for {observation.batch_size} rows; pass one per row")
-        images = area_downsample(self.image_of(observation), self.config.image_size)
+        images = area_downsample(observation.frames_of(self.config.camera), self.config.image_size)
         log_probs = self._log_probs(images, instruction)
         tokens = choose_tokens(log_probs, rng)
         chosen = np.take_along_axis(log_probs, tokens[..., None], -1)[..., 0]
         return ActionChunk(self.action_bins.decode(tokens), self._version, {"tokens": tokens}, chosen)
-
-    def image_of(self, observation: Observation) -> ByteArray:
-        """Return the frames of this policy's camera.
-
-        Raises:
-            ContractError: there is no such camera.
-        """
-        name = self.config.camera or next(iter(observation.images))
-        if name not in observation.images:
-            raise ContractError(f"policy needs camera {name!r}; the observation has {sorted(observation.images)}")
-        return observation.images[name]
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
         """Prepare (N, H, W, 3) frames for log_probs."""

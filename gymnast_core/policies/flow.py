@@ -118,7 +118,7 @@ class FlowPolicy:
         """Choose K actions for each row; without a generator the flow starts at zero and nothing is drawn."""
         if len(instruction) != observation.batch_size:
             raise ContractError(f"{len(instruction)} instructions for {observation.batch_size} rows; pass one per row")
-        images = area_downsample(self.image_of(observation), self.config.image_size)
+        images = area_downsample(observation.frames_of(self.config.camera), self.config.image_size)
         shape = (len(instruction), self.chunk_length, ACTION_DIM)
         how = explorer(self.exploration, self.temperature)
         drawn = None if rng is None else how.draw(shape, self.config.steps, rng)
@@ -139,17 +139,6 @@ class FlowPolicy:
             return ActionChunk(actions, self._version)
         joined = {name: np.concatenate([part[name] for part in trace]) for name in trace[0]}
         return ActionChunk(actions, self._version, joined, torch.cat(log_probs).numpy())
-
-    def image_of(self, observation: Observation) -> ByteArray:
-        """Return the frames of this policy's camera.
-
-        Raises:
-            ContractError: there is no such camera.
-        """
-        name = self.config.camera or next(iter(observation.images))
-        if name not in observation.images:
-            raise ContractError(f"policy needs camera {name!r}; the observation has {sorted(observation.images)}")
-        return observation.images[name]
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
         """Prepare (N, H, W, 3) frames for the methods below."""

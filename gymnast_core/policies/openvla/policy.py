@@ -96,7 +96,7 @@ class OpenVLAPolicy:
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
     ) -> ActionChunk:
         """Choose K actions for each row; the gripper is clipped to [0, 1], the rest is as un-normalised."""
-        frames = self.image_of(observation)
+        frames = observation.frames_of(self.config.camera)
         if len(instruction) != observation.batch_size:
             raise ContractError(f"{len(instruction)} instructions for {observation.batch_size} rows; pass one per row")
         if self.config.head == "l1":
@@ -110,17 +110,6 @@ class OpenVLAPolicy:
             tokens = choose_tokens(numbers, rng)
             log_probs = np.take_along_axis(numbers, tokens[..., None], -1)[..., 0]
         return self._chunk(self._centres(tokens), tokens, log_probs)
-
-    def image_of(self, observation: Observation) -> ByteArray:
-        """Return the frames of this policy's camera.
-
-        Raises:
-            ContractError: there is no such camera.
-        """
-        name = self.config.camera or next(iter(observation.images))
-        if name not in observation.images:
-            raise ContractError(f"policy needs camera {name!r}; the observation has {sorted(observation.images)}")
-        return observation.images[name]
 
     def pixels(self, frames: ByteArray) -> Tensor:
         """Camera frames (B, H, W, 3) uint8 -> (B, 6, S, S) in the network's dtype, on its device."""
