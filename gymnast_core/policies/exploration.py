@@ -54,17 +54,18 @@ class Flow:
 
     def path(self, start: Tensor) -> list[tuple[Tensor, float]]:
         """Return the states and times before each Euler step from a start at t = 1."""
-        states, x = [], start
-        for index in range(self.steps):
-            time = 1.0 - index / self.steps
-            states.append((x, time))
-            x = x - self.velocity(x, time) / self.steps
+        states = [(start, 1.0)]
+        for index in range(1, self.steps):
+            states.append((self.after(*states[-1]), 1.0 - index / self.steps))
         return states
+
+    def after(self, x: Tensor, time: float) -> Tensor:
+        """Return the states one Euler step later."""
+        return x - self.velocity(x, time) / self.steps
 
     def run(self, start: Tensor) -> Tensor:
         """Return where the flow ends that starts there at t = 1."""
-        before, time = self.path(start)[-1]
-        return before - self.velocity(before, time) / self.steps
+        return self.after(*self.path(start)[-1])
 
     def repeated(self, count: int) -> Flow:
         """Return it with every row `count` times."""
@@ -127,7 +128,7 @@ class _Endpoint:
 
     def sample(self, flow: Flow, drawn: Mapping[str, Any]) -> Chosen:
         before, time = flow.path(torch.from_numpy(drawn["start"]))[-1]
-        end = before - flow.velocity(before, time) / flow.steps
+        end = flow.after(before, time)
         white = torch.from_numpy(drawn["noise"])
         noise: list[Tensor] = []
         for k in range(white.shape[1]):
@@ -138,8 +139,7 @@ class _Endpoint:
 
     def log_probs(self, flow: Flow, trace: Trace) -> Tensor:
         before, executed = torch.from_numpy(trace["before"]), torch.from_numpy(trace["executed"])
-        end = before - flow.velocity(before, 1.0 / flow.steps) / flow.steps
-        apart = executed - end
+        apart = executed - flow.after(before, 1.0 / flow.steps)
         first = normal_log_prob(apart[:, :1], torch.zeros(()), self._sigma)
         narrower = self._sigma * math.sqrt(1 - self._rho**2)
         return torch.cat([first, normal_log_prob(apart[:, 1:], self._rho * apart[:, :-1], narrower)], dim=1)
