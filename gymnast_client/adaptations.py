@@ -150,14 +150,13 @@ class AdaptationsClient(Client):
 
     def list(self) -> Iterator[AdaptationView]:
         """Every adaptation we may follow, newest first; a robot's are its own."""
-        after = ""
-        while True:
-            request = pb.ListAdaptationsRequest(after=after)
-            reply = self._link.call(lambda channel: rpc.AdaptationServiceStub(channel).List, request)
-            if not reply.adaptations:
-                return
-            yield from map(_adaptation, reply.adaptations)
-            after = reply.adaptations[-1].adaptation_id
+        rows = self._rows(
+            lambda channel: rpc.AdaptationServiceStub(channel).List,
+            pb.ListAdaptationsRequest,
+            "adaptations",
+            "adaptation_id",
+        )
+        return map(_adaptation, rows)
 
     def collect(self, view: AdaptationView, episodes: int | None = None) -> AdaptationView:
         """Refused: run a few real episodes there, then check trust again."""

@@ -76,14 +76,13 @@ class CheckpointsClient(Client):
 
     def list(self) -> Iterator[CheckpointView]:
         """Every checkpoint of the trainer, newest first."""
-        after = ""
-        while True:
-            request = checkpoints_pb2.ListCheckpointsRequest(after=after)
-            reply = self._link.call(lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).List, request)
-            if not reply.checkpoints:
-                return
-            yield from (CheckpointView(**same_fields(row, _FIELDS)) for row in reply.checkpoints)
-            after = reply.checkpoints[-1].checkpoint_id
+        rows = self._rows(
+            lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).List,
+            checkpoints_pb2.ListCheckpointsRequest,
+            "checkpoints",
+            "checkpoint_id",
+        )
+        return (CheckpointView(**same_fields(row, _FIELDS)) for row in rows)
 
     def offer(self, checkpoint_id: str, robots: Sequence[str] = ()) -> SignedDocument:
         """Let robots stage a checkpoint, for a trial; no name is every robot.

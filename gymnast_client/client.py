@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -37,6 +37,20 @@ class Client:
     ) -> None:
         """Hang up."""
         self.close()
+
+    def _rows(self, ask: Callable[[Any], Any], request: Callable[..., Any], rows: str, key: str) -> Iterator[Any]:
+        """Yield the rows of a list that is asked for page by page, until one is empty.
+
+        Args:
+            ask: the method, of a channel.
+            request: kind of its message; `after` is the key of the last row of the page before.
+            rows: name of the reply's rows.
+            key: name of what a row is known by.
+        """
+        after = ""
+        while page := getattr(self._link.call(ask, request(after=after)), rows):
+            yield from page
+            after = getattr(page[-1], key)
 
 
 def message(kind: Callable[..., _Message], **fields: Any) -> _Message:

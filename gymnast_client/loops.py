@@ -72,14 +72,10 @@ class LoopsClient(Client):
 
     def list(self) -> Iterator[LoopProgress]:
         """Every loop, the one that was taken up last first."""
-        after = ""
-        while True:
-            request = loops_pb2.ListLoopsRequest(after=after)
-            reply = self._link.call(lambda channel: loops_pb2_grpc.LoopServiceStub(channel).List, request)
-            if not reply.loops:
-                return
-            yield from map(_progress, reply.loops)
-            after = reply.loops[-1].name
+        rows = self._rows(
+            lambda channel: loops_pb2_grpc.LoopServiceStub(channel).List, loops_pb2.ListLoopsRequest, "loops", "name"
+        )
+        return map(_progress, rows)
 
     def stop(self, name: str) -> LoopProgress:
         """End one after what it does now; begun again, it goes on where it was.

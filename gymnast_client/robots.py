@@ -97,14 +97,13 @@ class RobotsClient(Client):
 
     def list(self) -> Iterator[RobotView]:
         """Every robot that reported, by name."""
-        after = ""
-        while True:
-            request = robots_pb2.ListRobotsRequest(after=after)
-            reply = self._link.call(lambda channel: robots_pb2_grpc.RobotServiceStub(channel).List, request)
-            if not reply.robots:
-                return
-            yield from map(_robot, reply.robots)
-            after = reply.robots[-1].robot
+        rows = self._rows(
+            lambda channel: robots_pb2_grpc.RobotServiceStub(channel).List,
+            robots_pb2.ListRobotsRequest,
+            "robots",
+            "robot",
+        )
+        return map(_robot, rows)
 
     def frame(self, robot: str) -> bytes:
         """The newest camera image of a robot, JPEG or WebP; empty where it sends none.

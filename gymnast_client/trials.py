@@ -100,14 +100,13 @@ class TrialsClient(Client):
 
     def list(self) -> Iterator[TrialView]:
         """Every trial, newest first."""
-        after = ""
-        while True:
-            request = trials_pb2.ListTrialsRequest(after=after)
-            reply = self._link.call(lambda channel: trials_pb2_grpc.TrialServiceStub(channel).List, request)
-            if not reply.trials:
-                return
-            yield from map(_trial, reply.trials)
-            after = reply.trials[-1].trial_id
+        rows = self._rows(
+            lambda channel: trials_pb2_grpc.TrialServiceStub(channel).List,
+            trials_pb2.ListTrialsRequest,
+            "trials",
+            "trial_id",
+        )
+        return map(_trial, rows)
 
     def stop(self, trial_id: str) -> TrialView:
         """End one after the run at hand; nothing is concluded from it.
