@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_ros"
 OURS = ("gymnast_core", "gymnast_client", PACKAGE, "cloud_trainer", "gymnast_cli")
-DATA = (".html", ".css", ".js", ".svg")
+DATA = (".html", ".css", ".js", ".svg", ".pyi")
 NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "page", "keyboard", "evaluate_once")
 
 if sys.version_info < (3, 10):  # noqa: UP036  (pip cannot be told: see pyproject.toml)
@@ -20,7 +20,7 @@ def files(pattern: str) -> list[str]:
 
 
 def data(top: str) -> list[str]:
-    """Pages, pictures and markers of one of our packages, each by its path in it.
+    """Pages, pictures, types of generated files and markers of one of our packages, each by its path in it.
 
     No patterns: `*.html` finds none in a folder without __init__.py, and `**` none with the setuptools of Ubuntu 22.04.
     """

@@ -152,35 +152,35 @@ class AdaptationsClient(Client):
         """Every adaptation we may follow, newest first; a robot's are its own."""
         rows = self._rows(
             lambda channel: rpc.AdaptationServiceStub(channel).List,
-            pb.ListAdaptationsRequest,
-            "adaptations",
-            "adaptation_id",
+            lambda after: pb.ListAdaptationsRequest(after=after),
+            lambda reply: reply.adaptations,
+            lambda row: row.adaptation_id,
         )
         return map(_adaptation, rows)
 
     def collect(self, view: AdaptationView, episodes: int | None = None) -> AdaptationView:
         """Refused: run a few real episodes there, then check trust again."""
-        return self._step(view, collect=message(pb.CollectStep, episodes=episodes))
+        return self._step(view, pb.AdaptationStep(collect=message(pb.CollectStep, episodes=episodes)))
 
     def train(self, view: AdaptationView, budget: PracticeBudget | None = None) -> AdaptationView:
         """Ready: practise within a budget."""
-        return self._step(view, train=message(pb.TrainStep, **asdict(budget or PracticeBudget())))
+        return self._step(view, pb.AdaptationStep(train=message(pb.TrainStep, **asdict(budget or PracticeBudget()))))
 
     def reuse(self, view: AdaptationView, adapter: str) -> AdaptationView:
         """Ready or refused: try the adapter that was kept for this scene before."""
-        return self._step(view, reuse=pb.ReuseStep(adapter=adapter))
+        return self._step(view, pb.AdaptationStep(reuse=pb.ReuseStep(adapter=adapter)))
 
     def approve(self, view: AdaptationView) -> AdaptationView:
         """Preview: let the candidate onto the arm, as a canary."""
-        return self._step(view, approve=pb.ApproveStep())
+        return self._step(view, pb.AdaptationStep(approve=pb.ApproveStep()))
 
     def reject(self, view: AdaptationView) -> AdaptationView:
         """Preview: do not let it onto the arm."""
-        return self._step(view, reject=pb.RejectStep())
+        return self._step(view, pb.AdaptationStep(reject=pb.RejectStep()))
 
     def cancel(self, view: AdaptationView) -> AdaptationView:
         """Stop at the next whole iteration, pair or collection; what runs on the robot stays what it was."""
-        return self._step(view, cancel=pb.CancelStep())
+        return self._step(view, pb.AdaptationStep(cancel=pb.CancelStep()))
 
     def picture(self, adaptation_id: str, name: str) -> bytes:
         """What it saw (start) or imagined (old, new), as WebP.
@@ -196,22 +196,20 @@ class AdaptationsClient(Client):
             timeout_s=_PICTURE_DEADLINE_S,
         )
 
-    def _step(self, view: AdaptationView, **step: Any) -> AdaptationView:
+    def _step(self, view: AdaptationView, step: pb.AdaptationStep) -> AdaptationView:
         """Do one step, once.
 
         Raises:
             OutdatedError: somebody has decided since.
             NotPermittedError: a robot may not take this one.
         """
-        request = message(pb.AdaptationStep, adaptation_id=view.adaptation_id, revision=view.revision, **step)
+        step.adaptation_id, step.revision = view.adaptation_id, view.revision
         return _adaptation(
-            self._link.once(
-                lambda channel: rpc.AdaptationServiceStub(channel).Step, request, timeout_s=_STEP_DEADLINE_S
-            )
+            self._link.once(lambda channel: rpc.AdaptationServiceStub(channel).Step, step, timeout_s=_STEP_DEADLINE_S)
         )
 
 
-def _adaptation(reply: Any) -> AdaptationView:
+def _adaptation(reply: pb.Adaptation) -> AdaptationView:
     trust, budget = reply.trust, reply.budget
     rows = [
         {**same_fields(row, ("iteration", "imagined_reward", "rollouts")), **json_object(row.metrics_json)}

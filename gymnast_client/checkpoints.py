@@ -78,9 +78,9 @@ class CheckpointsClient(Client):
         """Every checkpoint of the trainer, newest first."""
         rows = self._rows(
             lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).List,
-            checkpoints_pb2.ListCheckpointsRequest,
-            "checkpoints",
-            "checkpoint_id",
+            lambda after: checkpoints_pb2.ListCheckpointsRequest(after=after),
+            lambda reply: reply.checkpoints,
+            lambda row: row.checkpoint_id,
         )
         return (CheckpointView(**same_fields(row, _FIELDS)) for row in rows)
 
@@ -192,11 +192,11 @@ class CheckpointsClient(Client):
         return BlobDownload(self._link, release.weights_digest, release.weights_size, into).run()
 
 
-def signed_document(message: Any) -> SignedDocument:
+def signed_document(message: weights_pb2.SignedRelease) -> SignedDocument:
     """A SignedRelease message as a document."""
     return SignedDocument(bytes(message.payload), str(message.key_id), bytes(message.signature))
 
 
-def robot_word(message: Any) -> RobotWord:
+def robot_word(message: weights_pb2.RobotWord) -> RobotWord:
     """A RobotWord message as a view."""
     return RobotWord(**same_fields(message, _WORD))

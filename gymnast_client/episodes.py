@@ -146,7 +146,7 @@ class EpisodesClient(Client):
         return BlobDownload(self._link, episode.digest, episode.size, into).run()
 
 
-def _episode(message: Any) -> EpisodeView:
+def _episode(message: trajectories_pb2.Episode) -> EpisodeView:
     names = [name for name in EpisodeView.__dataclass_fields__ if name != "metadata"]
     fields = {name: getattr(message, name) for name in names}
     return EpisodeView(**fields, metadata=json.loads(message.metadata_json or "{}"))

@@ -6,14 +6,14 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
 from gymnast_client.client import Client
 from gymnast_client.waits import Waits
 from gymnast_core.errors import JobEndedError, NotTrustedError, TransientBridgeError
-from gymnast_core.job import JobEvent, JobView
+from gymnast_core.job import JobEvent, JobState, JobView
 from gymnast_core.jobs import JobSpec
 from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc
 
@@ -134,12 +134,12 @@ class JobsClient(Client):
         return _job(self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Report, request))
 
 
-def _job(message: Any) -> JobView:
+def _job(message: jobs_pb2.Job) -> JobView:
     return JobView(
         job_id=message.job_id,
         kind=message.kind,
         spec=json.loads(message.spec_json or "{}"),
-        state=message.state,
+        state=cast(JobState, message.state),
         submitted_by=message.submitted_by,
         result=json.loads(message.result_json or "{}"),
         error=message.error,

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 import tenacity
@@ -18,9 +18,11 @@ from gymnast_core.wire.address import Address
 from gymnast_core.wire.channel import UNARY_DEADLINE_S, domain_error, open_channel
 from gymnast_core.wire.codec import crc32c
 from gymnast_core.wire.diagnosis import diagnose
+from gymnast_core.wire.gymnast.v1 import weights_pb2
 from gymnast_core.wire.identity import CERTIFICATE, Identity
 
 LOG = logging.getLogger(__name__)
+_Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 _NOT_REACHED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _LOOK_AGAIN_S = 5.0
@@ -95,8 +97,8 @@ class Link:
 
     def call(
         self,
-        make: Callable[[grpc.Channel], Callable[..., _Reply]],
-        request: Any,
+        make: Callable[[grpc.Channel], grpc.UnaryUnaryMultiCallable[_Request, _Reply]],
+        request: _Request,
         *,
         timeout_s: float = UNARY_DEADLINE_S,
         patience_s: float = 20.0,
@@ -120,7 +122,13 @@ class Link:
         reply: _Reply = attempt_again(self.once, make, request, timeout_s=timeout_s)
         return reply
 
-    def once(self, make: Callable[[grpc.Channel], Callable[..., _Reply]], request: Any, *, timeout_s: float) -> _Reply:
+    def once(
+        self,
+        make: Callable[[grpc.Channel], grpc.UnaryUnaryMultiCallable[_Request, _Reply]],
+        request: _Request,
+        *,
+        timeout_s: float,
+    ) -> _Reply:
         """Make one call that may not be repeated: what it does is done twice then; raises as call()."""
         try:
             return make(self.channel())(request, timeout=timeout_s)
@@ -131,7 +139,11 @@ class Link:
             raise error from failure
 
     def stream(
-        self, make: Callable[[grpc.Channel], Callable[..., Iterator[_Reply]]], request: Any, *, timeout_s: float
+        self,
+        make: Callable[[grpc.Channel], grpc.UnaryStreamMultiCallable[_Request, _Reply]],
+        request: _Request,
+        *,
+        timeout_s: float,
     ) -> Iterator[_Reply]:
         """Yield the answers of one call; raises as call()."""
         try:
@@ -142,7 +154,14 @@ class Link:
                 self.reconnect()
             raise error from failure
 
-    def pieces(self, make: Callable[[grpc.Channel], Any], request: Any, what: str, *, timeout_s: float) -> bytes:
+    def pieces(
+        self,
+        make: Callable[[grpc.Channel], grpc.UnaryStreamMultiCallable[_Request, weights_pb2.BlobChunk]],
+        request: _Request,
+        what: str,
+        *,
+        timeout_s: float,
+    ) -> bytes:
         """Return an answer that comes in pieces; raises as call().
 
         Raises:

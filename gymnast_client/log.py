@@ -102,17 +102,17 @@ class LogClient(Client):
             trend=[_calibration(row) for row in reply.trend],
         )
 
-    def _page(self, start: int, limit: int = 0) -> Any:
+    def _page(self, start: int, limit: int = 0) -> log_pb2.ListActionsReply:
         request = log_pb2.ListActionsRequest(from_sequence=start, limit=limit)
         return self._link.call(lambda channel: log_pb2_grpc.LogServiceStub(channel).List, request)
 
 
-def _entry(message: Any) -> LogEntry:
+def _entry(message: log_pb2.LogEntry) -> LogEntry:
     same = same_fields(message, ("sequence", "at_ns", "by", "role", "action"))
     return LogEntry(**same, data=json_object(message.data_json))
 
 
-def _calibration(message: Any) -> CalibrationView:
+def _calibration(message: log_pb2.CalibrationRow) -> CalibrationView:
     values = same_fields(message, ("world_model", "rows", "n", "abstained", "agreement"))
     values |= {name: _interval(getattr(message, name)) for name in ("real", "imagined", "bias")}
     for name in ("false_success", "correlation"):
@@ -120,5 +120,5 @@ def _calibration(message: Any) -> CalibrationView:
     return CalibrationView(**values)
 
 
-def _interval(message: Any) -> Interval:
+def _interval(message: log_pb2.Estimate) -> Interval:
     return Interval(message.mean, message.low, message.high)

@@ -73,7 +73,10 @@ class LoopsClient(Client):
     def list(self) -> Iterator[LoopProgress]:
         """Every loop, the one that was taken up last first."""
         rows = self._rows(
-            lambda channel: loops_pb2_grpc.LoopServiceStub(channel).List, loops_pb2.ListLoopsRequest, "loops", "name"
+            lambda channel: loops_pb2_grpc.LoopServiceStub(channel).List,
+            lambda after: loops_pb2.ListLoopsRequest(after=after),
+            lambda reply: reply.loops,
+            lambda row: row.name,
         )
         return map(_progress, rows)
 
@@ -87,5 +90,5 @@ class LoopsClient(Client):
         return _progress(self._link.call(lambda channel: loops_pb2_grpc.LoopServiceStub(channel).Stop, request))
 
 
-def _progress(message: Any) -> LoopProgress:
+def _progress(message: loops_pb2.Loop) -> LoopProgress:
     return LoopProgress(**same_fields(message, _FIELDS), history=json_object(message.history_json))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from gymnast_client.checkpoints import RobotWord, robot_word
 from gymnast_client.client import Client, same_fields
@@ -99,9 +98,9 @@ class RobotsClient(Client):
         """Every robot that reported, by name."""
         rows = self._rows(
             lambda channel: robots_pb2_grpc.RobotServiceStub(channel).List,
-            robots_pb2.ListRobotsRequest,
-            "robots",
-            "robot",
+            lambda after: robots_pb2.ListRobotsRequest(after=after),
+            lambda reply: reply.robots,
+            lambda row: row.robot,
         )
         return map(_robot, rows)
 
@@ -116,7 +115,7 @@ class RobotsClient(Client):
         return bytes(reply.data)
 
 
-def _robot(message: Any) -> RobotView:
+def _robot(message: robots_pb2.RobotState) -> RobotView:
     report = message.report
     return RobotView(
         robot=message.robot, age_s=message.age_s, silent=message.silent, **same_fields(report, _STATUS),

@@ -102,9 +102,9 @@ class TrialsClient(Client):
         """Every trial, newest first."""
         rows = self._rows(
             lambda channel: trials_pb2_grpc.TrialServiceStub(channel).List,
-            trials_pb2.ListTrialsRequest,
-            "trials",
-            "trial_id",
+            lambda after: trials_pb2.ListTrialsRequest(after=after),
+            lambda reply: reply.trials,
+            lambda row: row.trial_id,
         )
         return map(_trial, rows)
 
@@ -129,5 +129,5 @@ class TrialsClient(Client):
             seen += len(reply.cards_json)
 
 
-def _trial(message: Any) -> TrialView:
+def _trial(message: trials_pb2.Trial) -> TrialView:
     return TrialView(**same_fields(message, _FIELDS), card=json_object(message.card_json))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 
@@ -33,7 +32,7 @@ class FileUpload:
 
     def __init__(self, link: Link, path: Path) -> None:
         self._link, self._path = link, path
-        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[pb.UploadReply | None] = queue.SimpleQueue()
 
     def run(self) -> bool:
         """Send it; returns whether the trainer had it already. See EpisodesClient.upload."""

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
-FINAL_STATES = ("done", "failed", "cancelled")
+FINAL_STATES: tuple[JobState, ...] = ("done", "failed", "cancelled")
 REACHES = ("judges", "plug-ins", "ray")
 """What a job's configuration may name beyond checkpoints and episodes: addresses, folders, key variables and code of
 the trainer's machine. Only whoever starts the trainer can allow that."""
+
+
+def final_state(text: str) -> JobState | None:
+    """Return the state of this name in which a job does not change any more; None where it is none."""
+    return next((state for state in FINAL_STATES if state == text), None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 from cloud_trainer.policy_worker import read_frame, write_frame
 from gymnast_core.errors import CheckpointError, ConfigError, GymnastError, PolicyFailedError
@@ -36,7 +35,7 @@ class PolicyProcess:
         self._lock = threading.Lock()
         self._process = self._started()
 
-    def answer(self, request: Any) -> policy_pb2.InferReply:
+    def answer(self, request: policy_pb2.InferRequest) -> policy_pb2.InferReply:
         """Return the reply to a request; a process that died is started again for the next one.
 
         Raises:

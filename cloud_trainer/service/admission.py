@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
+
 from cloud_trainer.service.config import Limits
 from gymnast_core.wire.errors import BusyError
 from gymnast_core.wire.identity import Peer
@@ -98,7 +100,7 @@ class Patience:
             self._thread.join()
 
     @contextmanager
-    def waiting(self, context: Any) -> Iterator[None]:
+    def waiting(self, context: grpc.ServicerContext) -> Iterator[None]:
         """The block ends, or the call is cancelled."""
         with self._lock:
             self._waiting[id(context)] = (time.monotonic() + self._limit_s, context)

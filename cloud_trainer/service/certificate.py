@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
 import psutil
@@ -109,12 +108,12 @@ class ServerCertificate:
         """
         used: tuple[bytes, bytes] = (b"", b"")
 
-        def current() -> tuple[Any, tuple[bytes, bytes]]:
+        def current() -> tuple[grpc.ServerCertificateConfiguration, tuple[bytes, bytes]]:
             identity, clients = Identity.load(self.folder), client_authorities()
-            pair = ((identity.key, identity.certificate),)
+            pair = [(identity.key, identity.certificate)]
             return grpc.ssl_server_certificate_configuration(pair, clients), (identity.certificate, clients)
 
-        def changed() -> Any:
+        def changed() -> grpc.ServerCertificateConfiguration | None:
             nonlocal used
             try:
                 configuration, found = current()
@@ -127,7 +126,11 @@ class ServerCertificate:
             return configuration
 
         configuration, used = current()
-        return grpc.dynamic_ssl_server_credentials(configuration, changed, require_client_authentication=True)
+        return grpc.dynamic_ssl_server_credentials(
+            configuration,
+            changed,  # type: ignore[arg-type]  # gRPC takes None, too: as before
+            require_client_authentication=True,
+        )
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_S):

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
@@ -30,6 +30,8 @@ from gymnast_core.wire.errors import (
 from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
+_Request = TypeVar("_Request")
+_Reply = TypeVar("_Reply")
 _MOST_STATUS_BYTES, _HEAD, _TAIL = 4000, 800, 200
 """Of an error's text, of which gRPC allows 16 KiB with each odd byte written as three."""
 VERSION = metadata.version("gymnast_ros")
@@ -69,7 +71,7 @@ class _LineBudget:
 _LINES = _LineBudget(20)
 
 
-class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
+class Guard(grpc.ServerInterceptor):
     """Puts itself in front of every method of every service, health and reflection included.
 
     Every call takes its one request, too, as a stream would: gRPC itself would wait for it in a thread before anybody
@@ -80,7 +82,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         config: of the service.
     """
 
-    def __init__(self, caller: Callable[[Any], Peer | None], config: ServiceConfig) -> None:
+    def __init__(self, caller: Callable[[grpc.ServicerContext], Peer | None], config: ServiceConfig) -> None:
         self._caller = caller
         self.pool = ThreadPoolExecutor(config.call_threads, thread_name_prefix="call")
         self._pools = {
@@ -90,11 +92,13 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         }
         self._slots = CallSlots(config.limits, config.call_threads)
         self.patience = Patience(config.limits.first_message_s)
-        self._guarded: dict[str, grpc.RpcMethodHandler] = {}
+        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     def intercept_service(
-        self, continuation: Callable[[Any], grpc.RpcMethodHandler | None], handler_call_details: Any
-    ) -> grpc.RpcMethodHandler | None:
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[_Request, _Reply] | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[_Request, _Reply] | None:
         """Return the guarded handler; a method of another version of this service is answered with its remedy."""
         method = handler_call_details.method
         handler = continuation(handler_call_details)
@@ -104,13 +108,15 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
             self._guarded[method] = self._wrap(method, handler)
         return self._guarded[method]
 
-    def _wrap(self, method: str, handler: Any) -> Any:
+    def _wrap(
+        self, method: str, handler: grpc.RpcMethodHandler[_Request, _Reply]
+    ) -> grpc.RpcMethodHandler[_Request, _Reply]:
         ours, one = method.startswith(_OURS), not handler.request_streaming
         behaviour = next(getattr(handler, kind) for kind in KINDS.values() if getattr(handler, kind) is not None)
         long = handler.request_streaming or handler.response_streaming
         kind = STREAM if long else HEALTH if method.startswith(_HEALTH) else CALL
 
-        def called(requests: Any, context: Any) -> Iterator[Any]:
+        def called(requests: Iterator[_Request], context: grpc.ServicerContext) -> Iterator[_Reply]:
             peer = authorise_call(method, self._caller(context))
             with self._slots.slot(peer, kind, method):
                 request = self._first(requests, context) if one else requests
@@ -123,35 +129,38 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         streams = handler.response_streaming
         guarded: Any = _guarded_stream(method, called) if streams else _guarded_call(method, called)
         guarded.experimental_thread_pool = self._pools[kind]  # as gRPC's own health service asks for one
-        return getattr(grpc, f"{KINDS[True, streams]}_rpc_method_handler")(
+        made: grpc.RpcMethodHandler[_Request, _Reply] = getattr(grpc, f"{KINDS[True, streams]}_rpc_method_handler")(
             guarded,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+        return made
 
-    def _first(self, requests: Iterator[Any], context: Any) -> Any:
+    def _first(self, requests: Iterator[_Request], context: grpc.ServicerContext) -> _Request:
         with self.patience.waiting(context):
             for request in requests:
                 return request
         raise InvalidMessageError("the call ended without its message")
 
 
-def _unsupported(method: str) -> Any:
+def _unsupported(method: str) -> grpc.RpcMethodHandler[_Request, _Reply]:
     """Answers a method that this version has not, or no longer."""
 
-    def answer(requests: Any, context: Any) -> Iterator[Any]:
+    def answer(requests: Iterator[_Request], context: grpc.ServicerContext) -> Iterator[_Reply]:
         error = UnsupportedError(
             f"this trainer (gymnast {VERSION}) has no {one_line(method.removeprefix(_OURS))[:120]}: the caller is of "
             "another version; upgrade the older one"
         )
         _abort(method, error, uuid.uuid4().hex, context)
-        yield b""
+        yield from ()
 
     return grpc.stream_stream_rpc_method_handler(answer)
 
 
-def _guarded_call(method: str, call: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Any]:
-    def guarded(requests: Any, context: Any) -> Any:
+def _guarded_call(
+    method: str, call: Callable[[Iterator[_Request], grpc.ServicerContext], Iterator[_Reply]]
+) -> Callable[[Iterator[_Request], grpc.ServicerContext], _Reply]:
+    def guarded(requests: Iterator[_Request], context: grpc.ServicerContext) -> _Reply:
         request_id, started = _begin(context)
         try:
             [answer] = call(requests, context)
@@ -164,8 +173,10 @@ def _guarded_call(method: str, call: Callable[[Any, Any], Iterator[Any]]) -> Cal
     return guarded
 
 
-def _guarded_stream(method: str, call: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Iterator[Any]]:
-    def guarded(requests: Any, context: Any) -> Iterator[Any]:
+def _guarded_stream(
+    method: str, call: Callable[[Iterator[_Request], grpc.ServicerContext], Iterator[_Reply]]
+) -> Callable[[Iterator[_Request], grpc.ServicerContext], Iterator[_Reply]]:
+    def guarded(requests: Iterator[_Request], context: grpc.ServicerContext) -> Iterator[_Reply]:
         request_id, started = _begin(context)
         metrics.STREAMS.labels(method).inc()
         try:
@@ -179,7 +190,7 @@ def _guarded_stream(method: str, call: Callable[[Any, Any], Iterator[Any]]) -> C
     return guarded
 
 
-def _begin(context: Any) -> tuple[str, float]:
+def _begin(context: grpc.ServicerContext) -> tuple[str, float]:
     given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, "")
     request_id = given if isinstance(given, str) and given.isalnum() and len(given) <= 32 else uuid.uuid4().hex
     return request_id, time.monotonic()
@@ -192,7 +203,7 @@ def _bounded(text: str) -> str:
     return f"{text[:_HEAD]} ...({len(text)} characters)... {text[-_TAIL:]}"
 
 
-def _abort(method: str, error: Exception, request_id: str, context: Any) -> None:
+def _abort(method: str, error: Exception, request_id: str, context: grpc.ServicerContext) -> NoReturn:
     """Report the error's name and public text to the caller; the log gets the rest under the request id."""
     if not context.is_active():
         raise error  # the caller is gone

@@ -16,7 +16,7 @@ from cloud_trainer.service.config import Limits
 from cloud_trainer.service.guard import KINDS, Guard
 from gymnast_core.errors import CorruptError
 from gymnast_core.wire.channel import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, LOOKAHEAD_BYTES
-from gymnast_core.wire.codec import MAX_MESSAGE_BYTES, decode_upload, encode_blob
+from gymnast_core.wire.codec import MAX_MESSAGE_BYTES, Chunk, decode_upload, encode_blob
 from gymnast_core.wire.gymnast.v1 import (
     adaptations_pb2,
     checkpoints_pb2,
@@ -62,7 +62,7 @@ OPTIONS = (
 )
 
 
-def _lenient_upload(data: bytes) -> Any:
+def _lenient_upload(data: bytes) -> Chunk | trajectories_pb2.UploadRequest | CorruptError:
     """A message nobody understands becomes an error with a name, not a broken stream."""
     try:
         return decode_upload(data)
@@ -78,7 +78,7 @@ def _encode(message: Message) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def method_handlers(service: str, servicer: Any) -> dict[str, Any]:
+def method_handlers(service: str, servicer: object) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     """Return a handler for every method a service's .proto declares: the servicer's method of the same name."""
     descriptor = SERVICES[service].DESCRIPTOR.services_by_name[service]
     handlers = {}
@@ -95,7 +95,7 @@ def method_handlers(service: str, servicer: Any) -> dict[str, Any]:
 
 
 def grpc_server(
-    guard: Guard, limits: Limits, servicers: Mapping[str, Any]
+    guard: Guard, limits: Limits, servicers: Mapping[str, object]
 ) -> tuple[grpc.Server, health.HealthServicer]:
     """Return a server that listens nowhere yet, with every method behind the guard, and what answers health checks.
 
@@ -111,7 +111,7 @@ def grpc_server(
         ("grpc.http2.settings_timeout", round(limits.handshake_s * 1000)),
         ("grpc.max_connection_idle_ms", round(limits.idle_connection_s * 1000)),
     )
-    server = grpc.server(guard.pool, options=options, interceptors=(guard,))
+    server = grpc.server(guard.pool, options=options, interceptors=[guard])
     names = []
     for short, servicer in servicers.items():
         name = f"gymnast.v1.{short}"

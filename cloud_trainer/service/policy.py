@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+
+import grpc
 
 from gymnast_core.errors import GymnastError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
@@ -24,7 +25,9 @@ class PolicyServicer:
     def __init__(self, provide: Callable[[], Answer]) -> None:
         self._provide = provide
 
-    def Infer(self, requests: Iterator[Any], peer: Peer, context: Any) -> Iterator[policy_pb2.InferReply]:
+    def Infer(
+        self, requests: Iterator[policy_pb2.InferRequest], peer: Peer, context: grpc.ServicerContext
+    ) -> Iterator[policy_pb2.InferReply]:
         """One reply per request, in order; what fails is reported by name and the stream goes on."""
         answer = self._provide()
         LOG.info("infer_stream peer=%s", peer.name)

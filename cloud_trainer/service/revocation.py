@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 from cryptography import x509
 
 from gymnast_core.episodes.durable import write_durably
@@ -195,7 +196,7 @@ class Revocations:
         """Whether what somebody holds was taken back: their certificate, or without one any of their name and role."""
         return peer.serial in self._revoked if peer.serial else peer.uri() in self._revoked.values()
 
-    def admit(self, context: Any) -> Peer | None:
+    def admit(self, context: grpc.ServicerContext) -> Peer | None:
         """Let a call pass, and keep it in mind until it ends; returns whose it is.
 
         Raises:
@@ -211,7 +212,7 @@ class Revocations:
             self._forget(pem, context)
         return self.peer(pem)
 
-    def _forget(self, pem: bytes, context: Any) -> None:
+    def _forget(self, pem: bytes, context: grpc.ServicerContext) -> None:
         with self._lock:
             calls = self._calls.get(pem, set())
             calls.discard(context)

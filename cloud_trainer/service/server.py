@@ -41,6 +41,7 @@ from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.lock import FolderLock
 from cloud_trainer.service.methods import grpc_server
 from cloud_trainer.service.orders import RobotOrders
+from cloud_trainer.service.policy import PolicyServicer
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.reach import BlobReach
 from cloud_trainer.service.revocation import Revocations
@@ -109,7 +110,9 @@ class Service:
         ConfigError: another trainer runs on this folder.
     """
 
-    def __init__(self, config: ServiceConfig, runner: Runner | None = None, policy: Any = None) -> None:
+    def __init__(
+        self, config: ServiceConfig, runner: Runner | None = None, policy: PolicyServicer | None = None
+    ) -> None:
         self.config = config
         folder = config.folder
         closed_folder(folder)
@@ -120,7 +123,7 @@ class Service:
             self._lock.release()
             raise
 
-    def _open(self, folder: Path, runner: Runner | None, policy: Any) -> None:
+    def _open(self, folder: Path, runner: Runner | None, policy: PolicyServicer | None) -> None:
         """Open the stores; one that is damaged or lost refuses here."""
         config = self.config
         self.authority = folder / "ca"
@@ -268,9 +271,9 @@ class Service:
             log=LogHandlers(self.trails, self.ledgers),
         )
 
-    def _servicers(self, staging: Path, policy: Any) -> dict[str, Any]:
+    def _servicers(self, staging: Path, policy: PolicyServicer | None) -> dict[str, object]:
         limits, stopping, asked = self.config.limits, self._stopping, self.handlers
-        servicers = {
+        servicers: dict[str, object] = {
             "TrajectoryService": TrajectoryServicer(self.ingest, asked.episodes, limits, stopping),
             "WeightsService": WeightsServicer(
                 asked.checkpoints, asked.log, self.blobs, BlobReach(self.meta), limits, stopping, staging
@@ -287,11 +290,11 @@ class Service:
         }
         return {**servicers, "PolicyService": policy} if policy is not None else servicers
 
-    def _build(self, staging: Path, policy: Any) -> grpc.Server:
+    def _build(self, staging: Path, policy: PolicyServicer | None) -> grpc.Server:
         server, self._health = grpc_server(self._guard, self.config.limits, self._servicers(staging, policy))
         return server
 
-    def _caller(self, context: Any) -> Peer | None:
+    def _caller(self, context: grpc.ServicerContext) -> Peer | None:
         """Whose call it is: somebody with an identity of ours, or a newcomer with a code."""
         if self.config.insecure:
             return INSECURE_PEER

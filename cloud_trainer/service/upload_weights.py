@@ -7,7 +7,6 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from cloud_trainer.service.config import Limits
 from gymnast_core.errors import CheckpointError
@@ -15,9 +14,12 @@ from gymnast_core.records.manifest import Manifest
 from gymnast_core.records.weights import check_safetensors_file
 from gymnast_core.wire.codec import Chunk
 from gymnast_core.wire.errors import DigestError, InvalidMessageError, OffsetError, SizeError, TooLargeError
+from gymnast_core.wire.gymnast.v1 import weights_pb2
 
 
-def receive_checkpoint(requests: Iterator[Any], staging: Path, limits: Limits) -> tuple[Manifest, Path, Any]:
+def receive_checkpoint(
+    requests: Iterator[weights_pb2.PublishRequest], staging: Path, limits: Limits
+) -> tuple[Manifest, Path, weights_pb2.PublishOpen]:
     """Read a PublishRequest stream.
 
     Returns:
@@ -52,7 +54,7 @@ def receive_checkpoint(requests: Iterator[Any], staging: Path, limits: Limits) -
     return manifest, path, opening
 
 
-def _receive(requests: Iterator[Any], path: Path, manifest: Manifest) -> None:
+def _receive(requests: Iterator[weights_pb2.PublishRequest], path: Path, manifest: Manifest) -> None:
     digest = hashlib.sha256()
     at = 0
     with path.open("wb") as file:

@@ -80,7 +80,7 @@ def domain_error(error: grpc.RpcError) -> GymnastError:
     code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = error.details() if callable(getattr(error, "details", None)) else str(error)
     trailing = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else None
-    retry, told = code in _TRANSIENT, dict(trailing or ())
+    retry, told = code in _TRANSIENT, {entry.key: entry.value for entry in trailing or ()}
     if ERROR_KEY in told:
         fields = str(told.get(FIELDS_KEY, ""))
         return error_from_wire(str(told[ERROR_KEY]), str(details), retry=retry, fields=fields)

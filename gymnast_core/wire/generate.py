@@ -9,13 +9,15 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGE = "gymnast_core.wire."
+_TYPED = ("mypy", "mypy_grpc")
+"""Plug-ins of mypy-protobuf: messages, then stubs and servicers."""
 
 
 def generate(target: Path, proto_folder: Path = _ROOT / "proto") -> list[Path]:
     """Write stubs for every proto file.
 
     Args:
-        target: the folder that gets gymnast/v1/*_pb2.py and *_pb2_grpc.py.
+        target: the folder that gets gymnast/v1/*_pb2.py and *_pb2_grpc.py, each with its types in a .pyi.
         proto_folder: where gymnast/v1/*.proto are.
 
     Returns:
@@ -28,12 +30,15 @@ def generate(target: Path, proto_folder: Path = _ROOT / "proto") -> list[Path]:
 
     well_known = Path(protoc.__file__).parent / "_proto"
     sources = sorted(str(path) for path in proto_folder.glob("gymnast/v1/*.proto"))
-    flags = [f"--{name}={target}" for name in ("python_out", "grpc_python_out")]
-    if protoc.main(["protoc", f"-I{proto_folder}", f"-I{well_known}", *flags, *sources]):
+    plugins = [f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}" for name in _TYPED]
+    flags = [f"--{name}_out={target}" for name in ("python", "grpc_python", *_TYPED)]
+    if protoc.main(["protoc", f"-I{proto_folder}", f"-I{well_known}", *plugins, *flags, *sources]):
         raise RuntimeError(f"protoc refused {sources}")
     written = sorted((target / "gymnast" / "v1").glob("*_pb2*"))
     for path in written:
-        path.write_text(re.sub(r"^from gymnast\.", f"from {_PACKAGE}gymnast.", path.read_text(), flags=re.MULTILINE))
+        path.write_text(
+            re.sub(r"^(from|import) gymnast\.", rf"\1 {_PACKAGE}gymnast.", path.read_text(), flags=re.MULTILINE)
+        )
     return written
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from gymnast_core.types import PROPRIO_DIM, ActionChunk, Observation
 from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 
-Answer = Callable[[Any], policy_pb2.InferReply]
+Answer = Callable[[policy_pb2.InferRequest], policy_pb2.InferReply]
 """An InferRequest's reply."""
 MAX_ROWS = 64
 MOST_PROPRIO = 100.0
@@ -28,7 +27,7 @@ MAX_PIXELS = 8 << 20
 def answers(policy: Policy) -> Answer:
     """Return what answers requests with a policy; a request that cannot be answered gets the error's name and words."""
 
-    def answer(request: Any) -> policy_pb2.InferReply:
+    def answer(request: policy_pb2.InferRequest) -> policy_pb2.InferReply:
         try:
             return _infer(policy, request)
         except GymnastError as error:
@@ -37,14 +36,14 @@ def answers(policy: Policy) -> Answer:
     return answer
 
 
-def failed(request: Any, version: str, error: GymnastError) -> policy_pb2.InferReply:
+def failed(request: policy_pb2.InferRequest, version: str, error: GymnastError) -> policy_pb2.InferReply:
     """Return the reply to a request that cannot be answered."""
     return policy_pb2.InferReply(
         request_id=request.request_id, policy_version=version, error=type(error).__name__, message=str(error)[:500]
     )
 
 
-def observation_from(request: Any) -> Observation:
+def observation_from(request: policy_pb2.InferRequest) -> Observation:
     """Decode a request.
 
     Raises:
@@ -80,14 +79,16 @@ def observation_from(request: Any) -> Observation:
     return Observation(images, proprio, np.array(request.time_ns, np.int64))
 
 
-def _infer(policy: Policy, request: Any) -> policy_pb2.InferReply:
-    about = {"request_id": request.request_id, "policy_version": policy.version, "chunk_length": policy.chunk_length}
+def _infer(policy: Policy, request: policy_pb2.InferRequest) -> policy_pb2.InferReply:
+    reply = policy_pb2.InferReply(
+        request_id=request.request_id, policy_version=policy.version, chunk_length=policy.chunk_length
+    )
     if not request.instructions:  # a greeting: who are you?
-        return policy_pb2.InferReply(**about)
+        return reply
     rng = np.random.default_rng(request.seed) if request.sample else None
     chunk = _act(policy, observation_from(request), list(request.instructions), rng)
-    about["policy_version"] = chunk.policy_version
-    reply = policy_pb2.InferReply(**about, actions=chunk.actions_BKA.ravel().tolist())
+    reply.policy_version = chunk.policy_version
+    reply.actions.extend(chunk.actions_BKA.ravel().tolist())
     if request.with_log_probs and "tokens" in chunk.trace and chunk.log_probs_BKA is not None:
         reply.tokens.extend(chunk.trace["tokens"].ravel().tolist())
         reply.log_probs.extend(chunk.log_probs_BKA.ravel().tolist())

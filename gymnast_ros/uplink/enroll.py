@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -45,7 +44,9 @@ def fetch_identity(address: str, code: str, out: Path | None = None) -> Identity
     return _write(out or Path("identities") / peer.name, reply, key)
 
 
-def _ask(where: Address, code: Code, key: ec.EllipticCurvePrivateKey, shown: bytes, folder: Path) -> Any:
+def _ask(
+    where: Address, code: Code, key: ec.EllipticCurvePrivateKey, shown: bytes, folder: Path
+) -> enroll_pb2.EnrollReply:
     """Call Enroll as a newcomer. What the server showed is all it can be checked against before it has answered."""
     certificate = code.introduce(key.public_key()).public_bytes(Encoding.PEM)
     write_durably(folder / CERTIFICATE, certificate)
@@ -63,7 +64,9 @@ def _ask(where: Address, code: Code, key: ec.EllipticCurvePrivateKey, shown: byt
         link.close()
 
 
-def _checked(reply: Any, code: Code, public: ec.EllipticCurvePublicKey, shown: bytes, where: Address) -> Peer:
+def _checked(
+    reply: enroll_pb2.EnrollReply, code: Code, public: ec.EllipticCurvePublicKey, shown: bytes, where: Address
+) -> Peer:
     """Return whom the answer names, if the authority that the code pins gave it, over its own server's connection."""
     try:
         authority = x509.load_pem_x509_certificate(reply.authority)
@@ -88,7 +91,7 @@ def _in_between(where: Address) -> NotAuthenticatedError:
     )
 
 
-def _write(out: Path, reply: Any, key: ec.EllipticCurvePrivateKey) -> Identity:
+def _write(out: Path, reply: enroll_pb2.EnrollReply, key: ec.EllipticCurvePrivateKey) -> Identity:
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_durably(out / AUTHORITY, bytes(reply.authority))
     write_durably(out / TRUST, bytes(reply.trust))

@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -105,7 +104,7 @@ class RemotePolicy:
             self._drop()
         self._link.close()
 
-    def _ask(self, request: Any, *, deadline_s: float) -> Any:
+    def _ask(self, request: policy_pb2.InferRequest, *, deadline_s: float) -> policy_pb2.InferReply:
         """Send one request and wait for its answer; anything else ends the stream."""
         with self._lock:
             request.request_id, self._next_id = self._next_id, self._next_id + 1
@@ -132,12 +131,12 @@ class _Stream:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._in: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._out: queue.SimpleQueue[policy_pb2.InferRequest | None] = queue.SimpleQueue()
+        self._in: queue.SimpleQueue[policy_pb2.InferReply | Exception] = queue.SimpleQueue()
         self._call = policy_pb2_grpc.PolicyServiceStub(link.channel()).Infer(self._requests())
         threading.Thread(target=self._read, name="remote-policy", daemon=True).start()
 
-    def ask(self, request: Any, deadline_s: float) -> Any:
+    def ask(self, request: policy_pb2.InferRequest, deadline_s: float) -> policy_pb2.InferReply:
         self._out.put(request)
         try:
             reply = self._in.get(timeout=deadline_s)
@@ -155,7 +154,7 @@ class _Stream:
         self._out.put(None)
         self._call.cancel()
 
-    def _requests(self) -> Iterator[Any]:
+    def _requests(self) -> Iterator[policy_pb2.InferRequest]:
         while (request := self._out.get()) is not None:
             yield request
 
@@ -168,7 +167,7 @@ class _Stream:
             self._in.put(self._link.failure(failure))
 
 
-def _chunk(reply: Any, rows: int) -> ActionChunk:
+def _chunk(reply: policy_pb2.InferReply, rows: int) -> ActionChunk:
     shape = (rows, int(reply.chunk_length), ACTION_DIM)
     count = rows * shape[1] * ACTION_DIM
     if shape[1] < 1 or len(reply.actions) != count:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 
@@ -120,7 +119,7 @@ class UploadStream:
             self._scan_at = 0.0
             self._changed.notify_all()
 
-    def _watch(self, call: Any) -> None:
+    def _watch(self, call: grpc.RpcContext) -> None:
         """Cancel a stream on which the trainer owes an answer for too long, or that must end."""
         with self._changed:
             while not self._over:

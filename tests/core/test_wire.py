@@ -31,7 +31,7 @@ def test_stubs_are_what_the_proto_files_give(tmp_path):
     committed = Path(generate.__file__).parent
     written = generate.generate(tmp_path)
     protos = list((Path(generate.__file__).parents[2] / "proto/gymnast/v1").glob("*.proto"))
-    assert len(written) == 2 * len(protos)
+    assert len(written) == 4 * len(protos)
     for path in written:
         assert path.read_text() == (committed / path.relative_to(tmp_path)).read_text(), f"regenerate {path.name}"
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
+
 from cloud_trainer.flows.adaptation_engine import SceneRequest
 from cloud_trainer.flows.scene_adaptation import SceneAdaptation
 from cloud_trainer.service.config import Limits
@@ -36,7 +38,7 @@ class AdaptationServicer:
     def __init__(self, adaptations: AdaptationHandlers, limits: Limits) -> None:
         self._adaptations, self._limits = adaptations, limits
 
-    def Begin(self, request: Any, peer: Peer, context: Any) -> pb.Adaptation:
+    def Begin(self, request: pb.BeginAdaptationRequest, peer: Peer, context: grpc.ServicerContext) -> pb.Adaptation:
         """Look at the scene and check trust there."""
         names = ("robot", "instruction", "scene", "world_model", "judge")
         texts = {name: str(getattr(request, name)).strip() for name in names}
@@ -47,21 +49,23 @@ class AdaptationServicer:
         asked = SceneRequest(**texts, seed=request.seed, config=config, other_tasks=tuple(others))
         return self._shown(peer, self._adaptations.begin(peer, asked))
 
-    def Get(self, request: Any, peer: Peer, context: Any) -> pb.Adaptation:
+    def Get(self, request: pb.AdaptationId, peer: Peer, context: grpc.ServicerContext) -> pb.Adaptation:
         """One."""
         return self._shown(peer, self._adaptations.find(peer, request.adaptation_id))
 
-    def List(self, request: Any, peer: Peer, context: Any) -> pb.ListAdaptationsReply:
+    def List(
+        self, request: pb.ListAdaptationsRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> pb.ListAdaptationsReply:
         """A page, newest first."""
         flows = self._adaptations.all(peer)
         page = page_after(flows, lambda flow: flow.view.adaptation_id, request.after, request.limit)
         return pb.ListAdaptationsReply(adaptations=fitting(self._shown(peer, flow) for flow in page))
 
-    def Step(self, request: Any, peer: Peer, context: Any) -> pb.Adaptation:
+    def Step(self, request: pb.AdaptationStep, peer: Peer, context: grpc.ServicerContext) -> pb.Adaptation:
         """One decision."""
         return self._shown(peer, self._step(request, peer))
 
-    def _step(self, request: Any, peer: Peer) -> SceneAdaptation:
+    def _step(self, request: pb.AdaptationStep, peer: Peer) -> SceneAdaptation:
         adaptations, name = self._adaptations, request.WhichOneof("step")
         place = (peer, request.adaptation_id, request.revision)
         if name == "collect":
@@ -80,7 +84,9 @@ class AdaptationServicer:
             return adaptations.cancel(peer, request.adaptation_id)
         raise InvalidMessageError("a step must be one of collect, train, reuse, approve, reject, cancel")
 
-    def Picture(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.BlobChunk]:
+    def Picture(
+        self, request: pb.AdaptationPictureRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> Iterator[weights_pb2.BlobChunk]:
         """A film strip, in pieces."""
         yield from pieces(self._adaptations.picture(peer, request.adaptation_id, request.name).read_bytes())
 

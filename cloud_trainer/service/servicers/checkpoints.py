@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import grpc
 
 from cloud_trainer.service.handlers import CheckpointHandlers, KnownCheckpoint
 from cloud_trainer.service.servicers.messages import MOST_NAMES, bounded, fitting, page_after, signed_release
@@ -16,7 +16,9 @@ class CheckpointServicer:
     def __init__(self, checkpoints: CheckpointHandlers) -> None:
         self._checkpoints = checkpoints
 
-    def List(self, request: Any, peer: Peer, context: Any) -> checkpoints_pb2.ListCheckpointsReply:
+    def List(
+        self, request: checkpoints_pb2.ListCheckpointsRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> checkpoints_pb2.ListCheckpointsReply:
         """A page, newest first."""
         rows = list(self._checkpoints.all(peer).values())
         page = page_after(rows, lambda row: row.manifest.id, request.after, request.limit)
@@ -24,12 +26,16 @@ class CheckpointServicer:
             checkpoints=fitting(_checkpoint(row, self._checkpoints.has_won(peer, row.manifest.id)) for row in page)
         )
 
-    def Offer(self, request: Any, peer: Peer, context: Any) -> weights_pb2.SignedRelease:
+    def Offer(
+        self, request: checkpoints_pb2.OfferRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> weights_pb2.SignedRelease:
         """Let robots stage it."""
         robots = bounded("robots", request.robots, MOST_NAMES)
         return signed_release(self._checkpoints.offer(peer, request.checkpoint_id, robots)[1])
 
-    def Promote(self, request: Any, peer: Peer, context: Any) -> weights_pb2.SignedRelease:
+    def Promote(
+        self, request: checkpoints_pb2.OfferRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> weights_pb2.SignedRelease:
         """Have robots run it."""
         robots = bounded("robots", request.robots, MOST_NAMES)
         return signed_release(self._checkpoints.promote(peer, request.checkpoint_id, robots)[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import grpc
 
 from cloud_trainer.service.codes import OpenCodes
 from gymnast_core.errors import ConfigError
@@ -16,7 +16,9 @@ class EnrollServicer:
     def __init__(self, codes: OpenCodes | None) -> None:
         self._codes = codes
 
-    def Enroll(self, request: Any, peer: Peer, context: Any) -> enroll_pb2.EnrollReply:
+    def Enroll(
+        self, request: enroll_pb2.EnrollRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> enroll_pb2.EnrollReply:
         """Issue it for the key of the caller's connection."""
         if self._codes is None:
             raise ConfigError("this trainer runs with --insecure and has no identities to give")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+
+import grpc
 
 from cloud_trainer.records.ledger import LedgerCalibration
 from cloud_trainer.service.handlers import LogHandlers
@@ -23,13 +24,15 @@ class LogServicer:
     def __init__(self, log: LogHandlers) -> None:
         self._log = log
 
-    def List(self, request: Any, peer: Peer, context: Any) -> log_pb2.ListActionsReply:
+    def List(
+        self, request: log_pb2.ListActionsRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> log_pb2.ListActionsReply:
         """A page, oldest first."""
         entries, head = self._log.entries(peer)
         page = [entry for entry in entries if entry.sequence >= request.from_sequence][: page_size(request.limit)]
         return log_pb2.ListActionsReply(entries=fitting(_entry(entry) for entry in page), head=head)
 
-    def Ledger(self, request: Any, peer: Peer, context: Any) -> log_pb2.LedgerReply:
+    def Ledger(self, request: log_pb2.LedgerRequest, peer: Peer, context: grpc.ServicerContext) -> log_pb2.LedgerReply:
         """The calibration overall, by task, and over world-model versions."""
         ledger = self._log.ledger(peer)
         overall = ledger.calibration()

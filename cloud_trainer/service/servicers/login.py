@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+
+import grpc
 
 from cloud_trainer.service.guard import VERSION
 from gymnast_core.errors import ConfigError
@@ -25,7 +26,9 @@ class ConsoleServicer:
     def __init__(self) -> None:
         self.log_in: LogIn | None = None
 
-    def LogIn(self, request: Any, peer: Peer, context: Any) -> console_pb2.LogInReply:
+    def LogIn(
+        self, request: console_pb2.LogInRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> console_pb2.LogInReply:
         """Give the caller a token for its own name and role."""
         if self.log_in is None:
             raise ConfigError("this trainer serves no page; start it without --no-console")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import grpc
 
 from cloud_trainer.flows.loop_view import LoopView
 from cloud_trainer.service.config import Limits
@@ -22,21 +22,23 @@ class LoopServicer:
     def __init__(self, loops: LoopHandlers, limits: Limits) -> None:
         self._loops, self._limits = loops, limits
 
-    def Begin(self, request: Any, peer: Peer, context: Any) -> loops_pb2.Loop:
+    def Begin(self, request: loops_pb2.BeginLoopRequest, peer: Peer, context: grpc.ServicerContext) -> loops_pb2.Loop:
         """Begin one, or go on with it."""
         config = LoopConfig.model_validate(json_field(request.config_json, self._limits))
         return _loop(self._loops.begin(peer, config))
 
-    def Get(self, request: Any, peer: Peer, context: Any) -> loops_pb2.Loop:
+    def Get(self, request: loops_pb2.LoopName, peer: Peer, context: grpc.ServicerContext) -> loops_pb2.Loop:
         """One."""
         return _loop(self._loops.find(peer, request.name))
 
-    def List(self, request: Any, peer: Peer, context: Any) -> loops_pb2.ListLoopsReply:
+    def List(
+        self, request: loops_pb2.ListLoopsRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> loops_pb2.ListLoopsReply:
         """A page."""
         rows = page_after(self._loops.all(peer), lambda view: view.name, request.after, request.limit)
         return loops_pb2.ListLoopsReply(loops=fitting(_loop(view) for view in rows))
 
-    def Stop(self, request: Any, peer: Peer, context: Any) -> loops_pb2.Loop:
+    def Stop(self, request: loops_pb2.LoopName, peer: Peer, context: grpc.ServicerContext) -> loops_pb2.Loop:
         """End one."""
         return _loop(self._loops.stop(peer, request.name))
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import grpc
+
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.handlers import REPORT_STALE_S, RobotHandlers
 from cloud_trainer.service.in_force import MandateRow, RobotInForce
@@ -31,7 +33,9 @@ class RobotServicer:
     def __init__(self, robots: RobotHandlers, limits: Limits) -> None:
         self._robots, self._limits = robots, limits
 
-    def Report(self, request: Any, peer: Peer, context: Any) -> robots_pb2.RobotReportReply:
+    def Report(
+        self, request: robots_pb2.RobotReport, peer: Peer, context: grpc.ServicerContext
+    ) -> robots_pb2.RobotReportReply:
         """Note it; the name is the certificate's. The reply is what this robot shall be doing."""
         frame = bytes(request.frame)
         if len(frame) > self._limits.frame_bytes:
@@ -52,18 +56,20 @@ class RobotServicer:
             order=robots_pb2.RobotOrder(order_id=order.order_id, kind=order.kind, spec_json=text)
         )
 
-    def List(self, request: Any, peer: Peer, context: Any) -> robots_pb2.ListRobotsReply:
+    def List(
+        self, request: robots_pb2.ListRobotsRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> robots_pb2.ListRobotsReply:
         """A page, by name."""
         in_force = {row.robot: row for row in self._robots.in_force(peer)}
         rows = page_after(self._robots.all(peer), lambda row: row.robot, request.after, request.limit)
         return robots_pb2.ListRobotsReply(robots=fitting(_state(row, in_force[row.robot]) for row in rows))
 
-    def Frame(self, request: Any, peer: Peer, context: Any) -> robots_pb2.RobotFrame:
+    def Frame(self, request: robots_pb2.RobotName, peer: Peer, context: grpc.ServicerContext) -> robots_pb2.RobotFrame:
         """The newest image."""
         report = self._robots.frame(peer, request.robot)
         return robots_pb2.RobotFrame(data=report.frame, age_s=report.frame_age_s())
 
-    def _news(self, request: Any) -> OrderNews | None:
+    def _news(self, request: robots_pb2.RobotReport) -> OrderNews | None:
         if not request.HasField("order"):
             return None
         order = request.order
@@ -71,7 +77,7 @@ class RobotServicer:
         return OrderNews(order.order_id, order.done, order.error[: 4 * _TEXT], result)
 
 
-def _weights(news: Any) -> dict[str, Any]:
+def _weights(news: robots_pb2.WeightsNews) -> dict[str, Any]:
     """What a robot says of its checkpoints, as JSON values of bounded size."""
     texts = {name: str(getattr(news, name))[:_ID] for name in ("current", "checking", "ran")}
     numbers = {name: int(getattr(news, name)) for name in ("since_ns", "obeyed", "probation_left", "ran_ns")}
@@ -83,21 +89,23 @@ def _state(report: RobotReport, row: RobotInForce) -> robots_pb2.RobotState:
     age_s = report.age_s()
     return robots_pb2.RobotState(
         robot=report.robot, age_s=age_s, silent=age_s > REPORT_STALE_S, report=_status(report.status),
-        runs=_word(row.runs), ran=_word(row.ran), refused=[_word(word) for word in row.refused],
+        runs=_word(row.runs), ran=_word(row.ran), refused=[weights_pb2.RobotWord(**vars(word)) for word in row.refused],
         ordered=_mandate(row.ordered), held=row.held,
     )  # fmt: skip
 
 
 def _status(status: Mapping[str, Any]) -> robots_pb2.RobotReport:
     """What a robot reported, as it came, without its image."""
-    texts = {name: str(status.get(name, "")) for name in _TEXTS}
     spool, weights = status.get("spool", {}), status.get("weights", {})
     news = {name: weights[name] for name in ("checking", "probation_left", "obeyed", "current") if name in weights}
-    return robots_pb2.RobotReport(
-        **texts, estop=bool(status.get("estop")), takes_orders=bool(status.get("takes_orders")),
+    report = robots_pb2.RobotReport(
+        estop=bool(status.get("estop")), takes_orders=bool(status.get("takes_orders")),
         spool_entries=spool.get("entries", 0), spool_bytes=spool.get("bytes", 0), spool_full=spool.get("full", False),
         weights=robots_pb2.WeightsNews(**news),
     )  # fmt: skip
+    for name in _TEXTS:
+        setattr(report, name, str(status.get(name, "")))
+    return report
 
 
 def _word(word: Word | None) -> weights_pb2.RobotWord | None:

@@ -8,7 +8,8 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+
+import grpc
 
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.handlers import EpisodeHandlers
@@ -18,6 +19,7 @@ from cloud_trainer.service.session import UploadSession
 from cloud_trainer.service.stopping import Stopping
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import GymnastError
+from gymnast_core.wire.codec import Chunk
 from gymnast_core.wire.errors import IdleStreamError, NotFoundError
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2
 from gymnast_core.wire.identity import Peer
@@ -31,6 +33,10 @@ _FIELDS = (
     "steps", "policy_version", "received_ns",
 )  # fmt: skip
 
+_Sent = trajectories_pb2.UploadRequest | Chunk | GymnastError
+"""What the deserializer makes of a message: chunks go the short way, and one that it cannot read is an error."""
+_Replies = queue.SimpleQueue[trajectories_pb2.UploadReply | GymnastError | None]
+
 
 class TrajectoryServicer:
     """Episodes."""
@@ -38,16 +44,20 @@ class TrajectoryServicer:
     def __init__(self, ingest: Ingest, episodes: EpisodeHandlers, limits: Limits, stopping: Stopping) -> None:
         self._ingest, self._episodes, self._limits, self._stopping = ingest, episodes, limits, stopping
 
-    def Upload(self, requests: Iterator[Any], peer: Peer, context: Any) -> Iterator[trajectories_pb2.UploadReply]:
+    def Upload(
+        self, requests: Iterator[_Sent], peer: Peer, context: grpc.ServicerContext
+    ) -> Iterator[trajectories_pb2.UploadReply]:
         """A reader thread feeds the session; this generator sends what it answers."""
         self._stopping.check()
-        replies: queue.SimpleQueue[trajectories_pb2.UploadReply | GymnastError | None] = queue.SimpleQueue()
+        replies: _Replies = queue.SimpleQueue()
         session = UploadSession(self._ingest, peer, replies.put)
         reader = threading.Thread(target=self._read, args=(requests, session, replies, context), daemon=True)
         reader.start()  # it ends with the call, whose messages it reads
         yield from self._answer(session, replies)
 
-    def _read(self, requests: Iterator[Any], session: UploadSession, replies: Any, context: Any) -> None:
+    def _read(
+        self, requests: Iterator[_Sent], session: UploadSession, replies: _Replies, context: grpc.ServicerContext
+    ) -> None:
         try:
             for request in requests:
                 if not self._has_room(replies, context):
@@ -62,7 +72,7 @@ class TrajectoryServicer:
             session.finish(_DRAIN_S)
             replies.put(None)
 
-    def _has_room(self, replies: Any, context: Any) -> bool:
+    def _has_room(self, replies: _Replies, context: grpc.ServicerContext) -> bool:
         """Wait for a peer that does not read what it is answered; False when it has not for too long."""
         until = time.monotonic() + self._limits.idle_stream_s
         while replies.qsize() > _BACKLOG:
@@ -71,7 +81,7 @@ class TrajectoryServicer:
             time.sleep(_POLL_S / 10)
         return True
 
-    def _answer(self, session: UploadSession, replies: Any) -> Iterator[trajectories_pb2.UploadReply]:
+    def _answer(self, session: UploadSession, replies: _Replies) -> Iterator[trajectories_pb2.UploadReply]:
         while True:
             try:
                 reply = replies.get(timeout=1.0)
@@ -87,13 +97,15 @@ class TrajectoryServicer:
                 raise reply
             yield reply
 
-    def ListEpisodes(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.ListEpisodesReply:
+    def ListEpisodes(
+        self, request: trajectories_pb2.ListEpisodesRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> trajectories_pb2.ListEpisodesReply:
         """A page, or the one that is named."""
         return trajectories_pb2.ListEpisodesReply(
             episodes=fitting(_episode(row) for row in self._listed(request, peer))
         )
 
-    def _listed(self, request: Any, peer: Peer) -> list[EpisodeRow]:
+    def _listed(self, request: trajectories_pb2.ListEpisodesRequest, peer: Peer) -> list[EpisodeRow]:
         limit = page_size(request.limit)
         if request.episode_id:
             try:
@@ -108,11 +120,15 @@ class TrajectoryServicer:
             peer, before=request.before_sequence, limit=limit, outcome=request.outcome, text=text, **only
         )
 
-    def LabelEpisode(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.Episode:
+    def LabelEpisode(
+        self, request: trajectories_pb2.LabelEpisodeRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> trajectories_pb2.Episode:
         """Set a label; who gave it comes from the certificate."""
         return _episode(self._episodes.label(peer, request.episode_id, request.outcome).row)
 
-    def RetractEpisode(self, request: Any, peer: Peer, context: Any) -> trajectories_pb2.RetractEpisodeReply:
+    def RetractEpisode(
+        self, request: trajectories_pb2.RetractEpisodeRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> trajectories_pb2.RetractEpisodeReply:
         """Withdraw one; who did comes from the certificate."""
         bounded("characters of a reason", request.reason, MOST_CHARACTERS)
         touched = self._episodes.retract(peer, request.episode_id, request.reason)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import grpc
+
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.handlers import TrialHandlers, TrialRequest
 from cloud_trainer.service.servicers.messages import (
@@ -37,7 +39,9 @@ class TrialServicer:
     def __init__(self, trials: TrialHandlers, limits: Limits) -> None:
         self._trials, self._limits = trials, limits
 
-    def Begin(self, request: Any, peer: Peer, context: Any) -> trials_pb2.Trial:
+    def Begin(
+        self, request: trials_pb2.BeginTrialRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> trials_pb2.Trial:
         """Declare a trial, or find the one with the same key."""
         tasks = bounded("tasks", request.tasks, _MOST_TASKS)
         for text in (*tasks, request.scene, request.against, request.candidate):
@@ -50,20 +54,24 @@ class TrialServicer:
         )  # fmt: skip
         return _trial(self._trials.begin(peer, asked))
 
-    def Get(self, request: Any, peer: Peer, context: Any) -> trials_pb2.Trial:
+    def Get(self, request: trials_pb2.TrialId, peer: Peer, context: grpc.ServicerContext) -> trials_pb2.Trial:
         """One trial."""
         return _trial(self._trials.find(peer, request.trial_id))
 
-    def List(self, request: Any, peer: Peer, context: Any) -> trials_pb2.ListTrialsReply:
+    def List(
+        self, request: trials_pb2.ListTrialsRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> trials_pb2.ListTrialsReply:
         """A page, newest first."""
         rows = page_after(self._trials.all(peer), lambda row: str(row["trial_id"]), request.after, request.limit)
         return trials_pb2.ListTrialsReply(trials=fitting(_trial(row) for row in rows))
 
-    def Stop(self, request: Any, peer: Peer, context: Any) -> trials_pb2.Trial:
+    def Stop(self, request: trials_pb2.TrialId, peer: Peer, context: grpc.ServicerContext) -> trials_pb2.Trial:
         """End one; nothing is concluded."""
         return _trial(self._trials.stop(peer, request.trial_id))
 
-    def Cards(self, request: Any, peer: Peer, context: Any) -> trials_pb2.ListCardsReply:
+    def Cards(
+        self, request: trials_pb2.ListCardsRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> trials_pb2.ListCardsReply:
         """A page of result cards."""
         cards = self._trials.cards(peer, request.checkpoint_id)[request.after :][: page_size(request.limit)]
         page: list[str] = []

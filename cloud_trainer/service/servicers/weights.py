@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import grpc
 
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.handlers import CheckpointHandlers, LogHandlers
@@ -42,7 +43,9 @@ class WeightsServicer:
         self._checkpoints, self._log, self._blobs, self._reach = checkpoints, log, blobs, reach
         self._limits, self._stopping, self._staging = limits, stopping, staging
 
-    def Publish(self, requests: Iterator[Any], peer: Peer, context: Any) -> weights_pb2.SignedRelease:
+    def Publish(
+        self, requests: Iterator[weights_pb2.PublishRequest], peer: Peer, context: grpc.ServicerContext
+    ) -> weights_pb2.SignedRelease:
         """Receive, check and offer a checkpoint."""
         manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
         robots = bounded("robots", opening.robots, MOST_NAMES)
@@ -51,7 +54,9 @@ class WeightsServicer:
         valid_s = opening.valid_for_s or None
         return signed_release(self._checkpoints.deliver(peer, manifest, weights, robots=robots, valid_s=valid_s)[1])
 
-    def Watch(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.SignedRelease]:
+    def Watch(
+        self, request: weights_pb2.WatchRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> Iterator[weights_pb2.SignedRelease]:
         """Releases for this peer, old and new."""
         after = request.after_sequence
         while context.is_active():
@@ -61,7 +66,9 @@ class WeightsServicer:
                 if is_for(row, peer):
                     yield signed_release(row)
 
-    def ListReleases(self, request: Any, peer: Peer, context: Any) -> weights_pb2.ListReleasesReply:
+    def ListReleases(
+        self, request: weights_pb2.ListReleasesRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> weights_pb2.ListReleasesReply:
         """A page, and what robots say of its checkpoints."""
         rows = self._checkpoints.releases(peer, after=request.after_sequence, limit=page_size(request.limit))
         releases = fitting(signed_release(row) for row in rows)
@@ -70,7 +77,7 @@ class WeightsServicer:
             releases=releases, words=[weights_pb2.RobotWord(**vars(word)) for word in words]
         )
 
-    def Fetch(self, request: Any, peer: Peer, context: Any) -> Iterator[Chunk]:
+    def Fetch(self, request: weights_pb2.FetchRequest, peer: Peer, context: grpc.ServicerContext) -> Iterator[Chunk]:
         """A range of a blob that an episode, checkpoint or delta of the caller's own consists of."""
         self._reach.check(peer, request.digest)
         size = self._blobs.size(request.digest)
@@ -84,13 +91,17 @@ class WeightsServicer:
             yield Chunk(0, at, crc32c(data), data)
             at += len(data)
 
-    def Rollback(self, request: Any, peer: Peer, context: Any) -> weights_pb2.SignedRelease:
+    def Rollback(
+        self, request: weights_pb2.RollbackRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> weights_pb2.SignedRelease:
         """Order robots back."""
         robots = bounded("robots", request.robots, MOST_NAMES)
         bounded("characters of a reason", request.reason, MOST_CHARACTERS)
         return signed_release(self._checkpoints.roll_back(peer, request.checkpoint_id, robots, request.reason)[1])
 
-    def Why(self, request: Any, peer: Peer, context: Any) -> Iterator[weights_pb2.BlobChunk]:
+    def Why(
+        self, request: weights_pb2.WhyRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> Iterator[weights_pb2.BlobChunk]:
         """Where a record comes from, as JSON in pieces: an answer about 100,000 episodes is larger than a message."""
         if request.graph:
             text = self._log.lineage_json(peer, request.record_id)
