@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
+from gymnast_core.errors import GymnastError
 
 KINDS = ("run_episode", "evaluate", "flush", "wait_staged", "swap", "rollback")
 """Calls of gymnast_ros.nodes.client.GraphClient; anything else is refused by the robot."""
@@ -40,3 +45,72 @@ class OrderNews:
     done: bool = False
     error: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
+
+
+class OrderError(GymnastError):
+    """A robot did not do what it was ordered to, or answered with what is no answer; the message says why."""
+
+
+class _Answer(BaseModel):
+    """A newer robot may answer with more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class EpisodeAnswer(_Answer):
+    """What a robot answers of one episode.
+
+    Attributes:
+        episode_id: of the recording; empty when there is none.
+        success: its label; None when nobody labelled it.
+        labelled_by: who did, in the robot's words.
+        truncated_reason: empty when it ran to its end; see gymnast_ros.run.plan.EpisodeResult.
+        task: its name on the robot.
+        instruction: as the policy got it.
+        seed: start state.
+    """
+
+    episode_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
+    success: bool | None
+    labelled_by: Annotated[str, StringConstraints(max_length=300)]
+    truncated_reason: Annotated[str, StringConstraints(max_length=300)]
+    task: Annotated[str, StringConstraints(max_length=MAX_INSTRUCTION_CHARACTERS)]
+    instruction: Annotated[str, StringConstraints(max_length=MAX_INSTRUCTION_CHARACTERS)]
+    seed: int
+
+
+class EvaluationAnswer(_Answer):
+    """What a robot answers of an evaluation; fewer episodes than were asked for when it was cancelled there."""
+
+    episodes: Annotated[tuple[EpisodeAnswer, ...], Field(strict=False)]
+
+
+class CheckpointAnswer(_Answer):
+    """What a robot answers when it has put a checkpoint in force."""
+
+    value: Annotated[str, StringConstraints(min_length=1, max_length=300)]
+
+
+A = TypeVar("A", bound=_Answer)
+
+
+def answer_of(kind: type[A], robot: str, order: str, result: Mapping[str, Any]) -> A:
+    """Read what a robot answered.
+
+    Args:
+        kind: what is expected.
+        robot: its name.
+        order: kind of the order.
+        result: JSON values.
+
+    Raises:
+        OrderError: it is no such answer; the message names each field that is wrong.
+    """
+    try:
+        return kind.model_validate(dict(result))
+    except ValidationError as error:
+        wrong = [
+            f"{'.'.join(map(str, item['loc']))}={str(item['input'])[:60]!r}: {item['msg']}"
+            for item in error.errors(include_url=False, include_context=False)[:4]
+        ]
+        raise OrderError(f"{robot} answered {order} with what is no answer: {'; '.join(wrong)}") from error

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from cloud_trainer.flows.arms import TrialRobot
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.scene import check_reset
 from gymnast_core.evaluation.trial import Trial
+from gymnast_core.orders import EpisodeAnswer
 from gymnast_core.types import Outcome
 
 POLL_S = 0.5
@@ -48,17 +48,17 @@ def run_pairs(
             instruction=run.instruction, seed=run.start_seed, scene=scene,
             checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose=purpose,
         )  # fmt: skip
-        if row.get("truncated_reason") == ESTOP:
+        if row.truncated_reason == ESTOP:
             _heard(robot)
             continue
-        episode_id, first = str(row["episode_id"]), trial.first_episode
+        episode_id, first = row.episode_id, trial.first_episode
         if problem := _unusable(row) or _not_reset(robot, catalogue, first, episode_id):
             trial.void(run.run_id, problem)
             if trial.attempt > MOST_ATTEMPTS:
                 raise GymnastError(f"a pair was set aside {MOST_ATTEMPTS} times, the last time because {problem}")
             continue
-        outcome = Outcome.SUCCESS if row["success"] else Outcome.FAILURE
-        trial.record(run.run_id, outcome, labelled_by=str(row["labelled_by"]), episode_id=episode_id)
+        outcome = Outcome.SUCCESS if row.success else Outcome.FAILURE
+        trial.record(run.run_id, outcome, labelled_by=row.labelled_by, episode_id=episode_id)
         if first:
             told(run.pair)
 
@@ -79,10 +79,12 @@ def _heard(robot: TrialRobot) -> None:
         time.sleep(POLL_S / 5)
 
 
-def _unusable(row: Mapping[str, Any]) -> str:
+def _unusable(row: EpisodeAnswer) -> str:
     """Why a run says nothing; empty when it does."""
-    unlabelled = "nobody labelled it" if row.get("success") is None else ""
-    return str(row.get("truncated_reason") or unlabelled)
+    if not row.episode_id:
+        return row.truncated_reason or "the robot names no recording of it"
+    unlabelled = "nobody labelled it" if row.success is None else ""
+    return row.truncated_reason or unlabelled
 
 
 def _not_reset(robot: TrialRobot, catalogue: EpisodeCatalogue, first: str, second: str) -> str:

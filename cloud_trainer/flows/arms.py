@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from gymnast_core.orders import EpisodeAnswer
+
 
 class TrialRobot(Protocol):
     """What a trial asks of a robot."""
@@ -16,8 +18,8 @@ class TrialRobot(Protocol):
 
     def run_episode(
         self, *, instruction: str, seed: int, scene: str, checkpoint: str, record: bool, purpose: str
-    ) -> dict[str, Any]:
-        """Run one episode of a checkpoint; returns {success, labelled_by, episode_id, truncated_reason, ...}."""
+    ) -> EpisodeAnswer:
+        """Run one episode of a checkpoint."""
         ...
 
     def flush(self, timeout_s: float) -> None:
@@ -44,8 +46,8 @@ class FlowRobot(TrialRobot, Protocol):
         record: bool,
         purpose: str,
         timeout_s: float,
-    ) -> dict[str, Any]:
-        """Run episodes of the policy in force; returns {episodes: [{episode_id, ...}]}."""
+    ) -> Sequence[EpisodeAnswer]:
+        """Run episodes of the policy in force."""
         ...
 
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:

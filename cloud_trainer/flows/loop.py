@@ -25,6 +25,7 @@ from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import has_won
 from gymnast_core.jobs import ImproveSpec
 from gymnast_core.loop_config import LoopConfig
+from gymnast_core.orders import EpisodeAnswer
 from gymnast_core.seeds import take
 
 SEEDS_PER_ROUND = 500
@@ -199,13 +200,13 @@ class Loop:
             count = self.config.evaluation
             first = take("loop evaluate", self.config.seed, count).start
             recorded = min(self.config.replayed, count)
-            rows: list[Mapping[str, Any]] = []
+            rows: list[EpisodeAnswer] = []
             self._require(version)
             for begin, size in ((0, recorded), (recorded, count - recorded)):
                 if size:
                     rows += self._run(first + begin, size, record=begin < recorded)
                     advance(begin + size, count, "start states a task")
-            return [[row["task"], row["seed"], row["success"]] for row in rows]
+            return [[row.task, row.seed, row.success] for row in rows]
 
         rows = self._step(name, measure)
         self._episodes += len(rows)
@@ -240,14 +241,12 @@ class Loop:
 
     def _run(
         self, first: int, count: int, *, record: bool, temperature_seed: int = -1, purpose: str = "evaluate"
-    ) -> Sequence[Mapping[str, Any]]:
+    ) -> Sequence[EpisodeAnswer]:
         """Run the policy in force from `count` start states per task; greedy with temperature_seed -1."""
-        found = self._client.evaluate(
+        return self._client.evaluate(
             tasks=list(self.config.tasks), seed_start=first, seed_count=count, scene=self.config.scene,
             temperature_seed=temperature_seed, record=record, purpose=purpose, timeout_s=ROBOT_S,
         )  # fmt: skip
-        rows: Sequence[Mapping[str, Any]] = found["episodes"]
-        return rows
 
     def _step(self, name: str, action: Callable[[Advance], Any]) -> Any:
         if name in self._file.steps:

@@ -11,8 +11,16 @@ from typing import Any
 
 from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.authority import Who
-from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.orders import Order, OrderNews
+from gymnast_core.errors import ConfigError
+from gymnast_core.orders import (
+    CheckpointAnswer,
+    EpisodeAnswer,
+    EvaluationAnswer,
+    Order,
+    OrderError,
+    OrderNews,
+    answer_of,
+)
 
 PICK_UP_S = 30.0
 """Longest wait until a robot takes an order; it reports once a second."""
@@ -20,10 +28,6 @@ FRESH_S = 30.0
 """A report that is older says nothing about now."""
 NEXT_S = 0.2
 """How long the reply that ends an order waits for the one after it."""
-
-
-class OrderError(GymnastError):
-    """A robot did not do what it was ordered to; the message says why."""
 
 
 @dataclass
@@ -127,16 +131,37 @@ class OrderedRobot:
         report = self._board.find(self._tenant, self._name)
         return report is not None and bool(report.status.get("estop")) and report.age_s() < FRESH_S
 
-    def evaluate(self, *, timeout_s: float, **asked: Any) -> dict[str, Any]:
-        """Run episodes; see GraphClient."""
-        return dict(self._give("evaluate", {**asked, "timeout_s": timeout_s}, timeout_s))
+    def evaluate(
+        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, timeout_s: float, **asked: Any
+    ) -> Sequence[EpisodeAnswer]:
+        """Run episodes; see GraphClient.
 
-    def run_episode(self, *, timeout_s: float = 300.0, **asked: Any) -> dict[str, Any]:
-        """Run one episode; see GraphClient. Who labelled it is the robot's word, and marked as such."""
-        row = dict(self._give("run_episode", {**asked, "timeout_s": timeout_s}, timeout_s))
-        if by := str(row.get("labelled_by") or ""):
-            row["labelled_by"] = f"robot:{self._name}/{by[:200]}"
-        return row
+        Raises:
+            OrderError: see RobotOrders.give; or it answers with episodes that nobody asked for.
+        """
+        asked |= {"tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count, "timeout_s": timeout_s}
+        found = answer_of(EvaluationAnswer, self._name, "evaluate", self._give("evaluate", asked, timeout_s))
+        wanted = {task.strip().lower() for task in tasks}
+        for row in found.episodes:
+            known = not wanted.isdisjoint((row.task.strip().lower(), row.instruction.strip().lower()))
+            if not known or not seed_start <= row.seed < seed_start + seed_count:
+                raise OrderError(
+                    f"{self._name} answered evaluate with an episode that was not asked for: task {row.task[:80]!r}, "
+                    f"seed {row.seed}"
+                )
+        return found.episodes
+
+    def run_episode(self, *, timeout_s: float = 300.0, **asked: Any) -> EpisodeAnswer:
+        """Run one episode; see GraphClient. Who labelled it is the robot's word, and marked as such.
+
+        Raises:
+            OrderError: see RobotOrders.give.
+        """
+        result = self._give("run_episode", {**asked, "timeout_s": timeout_s}, timeout_s)
+        row = answer_of(EpisodeAnswer, self._name, "run_episode", result)
+        if not row.labelled_by:
+            return row
+        return row.model_copy(update={"labelled_by": f"robot:{self._name}/{row.labelled_by}"})
 
     def flush(self, timeout_s: float) -> None:
         """Wait until every episode is at the trainer."""
@@ -149,11 +174,12 @@ class OrderedRobot:
 
     def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
         """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
-        return str(self._give("swap", {"checkpoint_id": checkpoint_id, "scene": scene}, 60.0)["value"])
+        result = self._give("swap", {"checkpoint_id": checkpoint_id, "scene": scene}, 60.0)
+        return answer_of(CheckpointAnswer, self._name, "swap", result).value
 
     def rollback(self) -> str:
         """Return to the checkpoint before."""
-        return str(self._give("rollback", {}, 60.0)["value"])
+        return answer_of(CheckpointAnswer, self._name, "rollback", self._give("rollback", {}, 60.0)).value
 
     def _give(self, kind: str, spec: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
         self._status()

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from cloud_trainer.service import OrderedRobot, Service
-from cloud_trainer.service.orders import OrderError, RobotOrders
+from cloud_trainer.service.orders import RobotOrders
 from gymnast_core.errors import ConfigError
-from gymnast_core.orders import Order, OrderNews
+from gymnast_core.orders import EpisodeAnswer, Order, OrderError, OrderNews
 from gymnast_core.wire.identity import Peer
 from gymnast_ros.uplink.reporter import Reporter, RobotNews
 
 PERIOD_S = 0.3
+ROW = {"episode_id": "ep-1", "success": True, "labelled_by": "", "truncated_reason": "", "task": "lift",
+       "instruction": "lift the red cube", "seed": 0}  # fmt: skip
 
 
 class Obedient:
@@ -67,13 +69,13 @@ def reached(service: Service, name: str = "wx-1") -> OrderedRobot:
 
 def test_an_order_reaches_a_robot_that_only_connects_outwards_and_its_answer_comes_back(service, identities):
     def does(order: Order) -> Mapping[str, Any]:
-        return {"value": "policy-b"} if order.kind == "swap" else {"success": True, "seed": order.spec["seed"]}
+        return {"value": "policy-b"} if order.kind == "swap" else {**ROW, "seed": order.spec["seed"]}
 
     with Obedient(service, identities("wx-1", "robot"), does) as robot:
         arm = reached(service)
         assert arm.policy_version == "policy-a"
         row = arm.run_episode(instruction="lift", seed=7, scene="standard", checkpoint="", record=True, purpose="ttt")
-        assert row == {"success": True, "seed": 7}
+        assert row == EpisodeAnswer(**{**ROW, "seed": 7})
         assert arm.swap("policy-b") == "policy-b"
         assert [order.kind for order in robot.done] == ["run_episode", "swap"]
         assert len({order.order_id for order in robot.done}) == 2
@@ -124,7 +126,7 @@ def test_an_order_is_for_the_robot_of_that_certificate_alone(service, identities
 def test_an_order_that_takes_too_long_is_withdrawn_and_the_robot_hears_of_it(service, identities):
     with Obedient(service, identities("wx-1", "robot"), lambda order: None) as robot:
         with pytest.raises(OrderError, match="evaluate did not end within 1 s by wx-1"):
-            reached(service).evaluate(tasks=["lift"], timeout_s=1.0)
+            reached(service).evaluate(tasks=["lift"], seed_start=0, seed_count=1, timeout_s=1.0)
         assert robot.withdrawn.wait(10)
 
 

@@ -16,6 +16,7 @@ from gymnast_core.errors import NotTrustedError
 from gymnast_core.evaluation.sequential import Decision, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
 from gymnast_core.loop_config import LoopConfig
+from gymnast_core.orders import EpisodeAnswer
 
 TASKS = ("lift", "push")
 
@@ -26,13 +27,16 @@ class PlantedRobot:
     def __init__(self, policy: str, rates: Mapping[str, float]) -> None:
         self.policy_version, self._rates = policy, rates
 
-    def once(self, task: str, seed: int, policy: str) -> dict[str, Any]:
+    def once(self, task: str, seed: int, policy: str) -> EpisodeAnswer:
         drawn = np.random.default_rng([TASKS.index(task), seed]).random()
-        return {"task": task, "seed": seed, "policy": policy, "success": bool(drawn < self._rates[policy])}
+        return EpisodeAnswer(
+            task=task, instruction=task, seed=seed, success=bool(drawn < self._rates[policy]), episode_id="",
+            labelled_by="", truncated_reason="",
+        )  # fmt: skip
 
-    def evaluate(self, *, tasks: Sequence[str], seed_start: int, seed_count: int, **_: Any) -> dict[str, Any]:
+    def evaluate(self, *, tasks: Sequence[str], seed_start: int, seed_count: int, **_: Any) -> list[EpisodeAnswer]:
         seeds = range(seed_start, seed_start + seed_count)
-        return {"episodes": [self.once(task, seed, self.policy_version) for task in tasks for seed in seeds]}
+        return [self.once(task, seed, self.policy_version) for task in tasks for seed in seeds]
 
     def flush(self, timeout_s: float) -> None:
         """Everything is there."""
@@ -90,7 +94,7 @@ class PlantedEngine:
         while not decision.final:
             for name, outcomes in won.items():
                 row = self.robot.once(asked.tasks[0], len(outcomes), name)
-                outcomes.append(row["success"])
+                outcomes.append(row.success)
             counts = PairCounts.of(won[asked.incumbent], won[asked.candidate])
             decision = asked.rule.decide(counts)
         return {

@@ -22,6 +22,7 @@ from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.evaluation.scene import SceneBook
 from gymnast_core.evaluation.sequential import SequentialRule
+from gymnast_core.orders import EpisodeAnswer
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.expert import ScriptedExpert
 from tests.console.simulated import arm
@@ -56,7 +57,7 @@ class CarelessRobot:
         self.runs += 1
         if self.runs in self.estops:
             self.looks_until_armed = 3
-            return {"success": None, "episode_id": "cut-short", "truncated_reason": "estop", "labelled_by": ""}
+            return self._answer(instruction, "cut-short", truncated_reason="estop")
         images = {name: frames.copy() for name, frames in self.episode.images.items()}
         if self.runs in self.misplaced:
             for frames in images.values():
@@ -76,7 +77,13 @@ class CarelessRobot:
             "operator:sim", made.steps, checkpoint, {"scene": "bench"},
         )  # fmt: skip
         self.service.meta.add_episodes([row])
-        return {"success": won, "episode_id": made.episode_id, "truncated_reason": "", "labelled_by": "operator:sim"}
+        return self._answer(instruction, made.episode_id, success=won, labelled_by="operator:sim")
+
+    @staticmethod
+    def _answer(instruction, episode_id, **fields):
+        usual = {"success": None, "labelled_by": "", "truncated_reason": ""}
+        asked = {"task": instruction, "instruction": instruction, "seed": 0, "episode_id": episode_id}
+        return EpisodeAnswer(**{**usual, **fields, **asked})
 
 
 @pytest.fixture
@@ -146,9 +153,7 @@ def test_an_adapter_that_loses_its_canary_is_no_longer_offered_with_the_scene(en
     frame = np.asarray(next(iter(engine.robot.episode.images.values()))[0])
     engine.engine.book.keep("bench on bridge-1", frame, "policy-b")
     run = engine.robot.run_episode
-    monkeypatch.setattr(
-        engine.robot, "run_episode", lambda *, checkpoint, **asked: {**run(checkpoint="policy-a", **asked)}
-    )
+    monkeypatch.setattr(engine.robot, "run_episode", lambda *, checkpoint, **asked: run(checkpoint="policy-a", **asked))
     verdict, _ = canary(engine)
     assert not verdict.keep
     known = engine.engine.book.find(frame)

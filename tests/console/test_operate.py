@@ -63,7 +63,10 @@ def test_a_trial_is_begun_followed_and_listed_without_a_browser(bench, operate):
     name = bench.add_policy(0.01)
     assert operate("offer", name, "--robot", "brigde-1")[0] != 0
     assert operate("offer", name, "--robot", "bridge-1")[0] == 0
-    words = ("try", name, "--robot", "bridge-1", "--instruction", "lift", "--against", "policy-a", "--pairs", "20")
+    words = ("try", name, "--robot", "bridge-1", "--instruction", "lift", "--pairs", "20", "--against")
+    code, said = operate(*words, "policy-nowhere")
+    assert (code != 0, "'policy-nowhere' is no checkpoint of this trainer" in str(said)) == (True, True), said
+    words = (*words, bench.add_policy(0.015))
     code, view = operate(*words, "--wait")
     assert (code, view["state"], view["card"]["decision"]) == (0, "decided", "promote")
     code, said = operate("promote", name, "--robot", "bridge-1")

@@ -110,7 +110,8 @@ def test_a_lineage_of_thousands_is_a_few_boxes(tmp_path) -> None:
 
 
 def try_out(bench, client, candidate, **values):
-    data = {"robot": "bridge-1", "instruction": "lift", "against": "policy-a", "pairs": "20", **values}
+    against = values.get("against") or bench.add_policy(0.015)
+    data = {"robot": "bridge-1", "instruction": "lift", "against": against, "pairs": "20", **values}
     return client.post(f"/checkpoints/{candidate}/try", data=data, headers=JSON)
 
 
@@ -157,7 +158,8 @@ def test_a_trial_that_cannot_be_is_refused_with_what_would_help(bench) -> None:
         (name, {}, 409, "was never offered to bridge-1"),
         ("policy-x", {}, 409, "not known here"),
         (offered(bench, 0.02), {"robot": "bridge-9"}, 409, "has not reported here"),
-        (offered(bench, 0.02), {"against": ""}, 422, "the checkpoint to compare with"),
+        (offered(bench, 0.02), {"against": ""}, 409, "bridge-1 runs '', which is no checkpoint of this trainer"),
+        (offered(bench, 0.02), {"against": "policy-x"}, 409, "'policy-x' is no checkpoint of this trainer"),
         (offered(bench, 0.02), {"pairs": "3"}, 422, "min_pairs"),
         (offered(bench, 0.02), {"pairs": "many"}, 422, "'many'"),
         (offered(bench, 0.02), {"against": offered(bench, 0.02)}, 422, "are both"),

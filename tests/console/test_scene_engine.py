@@ -19,6 +19,7 @@ from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.evaluation.scene import SceneBook
 from gymnast_core.evaluation.sequential import SequentialRule
+from gymnast_core.orders import EpisodeAnswer
 from gymnast_core.policies import load_policy
 from gymnast_ros.sim.collect import collect
 from tests.console.simulated import arm
@@ -49,14 +50,14 @@ class SimRobot:
                 episode.instruction, episode.outcome.value, "operator:sim", steps, checkpoint, {"scene": scene},
             )  # fmt: skip
             self.service.meta.add_episodes([known])
-        return {
-            "success": episode.outcome.value == "success", "episode_id": episode.episode_id, "truncated_reason": "",
-            "labelled_by": "operator:sim",
-        }  # fmt: skip
+        return EpisodeAnswer(
+            success=episode.outcome.value == "success", episode_id=episode.episode_id, truncated_reason="",
+            labelled_by="operator:sim", task=instruction, instruction=instruction, seed=seed,
+        )  # fmt: skip
 
     def evaluate(self, *, tasks, seed_start, seed_count, scene, temperature_seed, record, purpose, timeout_s):
         seeds = range(seed_start, seed_start + seed_count)
-        return {"episodes": [self._run(tasks[0], seed, scene, self.policy_version, record) for seed in seeds]}
+        return [self._run(tasks[0], seed, scene, self.policy_version, record) for seed in seeds]
 
     def run_episode(self, *, instruction, seed, scene, checkpoint, record, purpose):
         return self._run(instruction, seed, scene, checkpoint, record)

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import http.client
 import json
-import logging
 import os
 import sqlite3
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from cloud_trainer.app import App, AppConfig
 from cloud_trainer.app.policy_process import PolicyProcess
-from cloud_trainer.service import OrderedRobot, ServiceConfig, enroll, make_code
+from cloud_trainer.service import ServiceConfig, enroll, make_code
 from cloud_trainer.service.enroll import create_authority
-from cloud_trainer.service.orders import RobotOrders
-from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import GymnastError
-from gymnast_core.orders import Order, OrderNews
 from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.wire.gymnast.v1 import (
     adaptations_pb2,
@@ -37,13 +31,9 @@ from gymnast_core.wire.gymnast.v1 import (
     robots_pb2_grpc,
     trajectories_pb2,
     trajectories_pb2_grpc,
-    trials_pb2,
-    trials_pb2_grpc,
 )
-from gymnast_core.wire.identity import Peer
-from gymnast_ros.run.orders import OrderTaker
 from tests.hostile.forged import GOOD_JPEG
-from tests.hostile.lab import FORM, Lab, error_of, within
+from tests.hostile.lab import FORM, Lab, error_of
 from tests.hostile.registry import Tally, attack
 
 ELSEWHERE = (
@@ -217,57 +207,6 @@ def test_a_long_name_is_refused_by_an_answer_that_arrives(tmp_path, caplog, stub
     assert max(len(record.getMessage()) for record in caplog.records) < 10_000
 
 
-PLACES = ("remote:127.0.0.1:9", "replay:/etc/passwd", "/tmp", "../../x", "a/b", "~", "x" * 65)
-
-
-class Watched:
-    """A robot's graph that does nothing but note what reaches it."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-
-    def wait_ready(self, timeout_s: float = 0.0) -> None:
-        """It is ready."""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-    def run_episode(self, **asked: Any) -> dict[str, Any]:
-        """Note it."""
-        self.asked.append(asked)
-        return {}
-
-    evaluate = swap = wait_staged = run_episode
-
-
-@pytest.mark.parametrize(("kind", "name", "many"), [
-    ("run_episode", "checkpoint", False), ("evaluate", "checkpoints", True), ("swap", "checkpoint_id", False),
-    ("wait_staged", "checkpoint_ids", True),
-])  # fmt: skip
-def test_no_order_has_a_robot_open_a_folder_a_file_or_a_host(kind, name, many):
-    graph, log = Watched(), logging.getLogger(__name__)
-    taker = OrderTaker(allowed=True, connect=lambda: graph, cancel=lambda: None, log=log)
-    try:
-        for number, place in enumerate((*PLACES, "policy-1")):
-            taker.take(Order(f"order-{number}", kind, {name: ["policy-0", place] if many else place}))
-            assert within(60.0, lambda: bool((news := taker.news()) and news.done)) < 60.0
-            assert ("ContractError" in taker.news().error) == (place in PLACES)
-    finally:
-        taker.close()
-    assert graph.asked == [{name: ["policy-0", "policy-1"] if many else "policy-1"}]
-
-
-@pytest.mark.parametrize("against", PLACES)
-def test_no_trial_is_begun_against_a_folder_a_file_or_a_host(tmp_path, against):
-    with Lab(tmp_path) as lab:
-        report = {"state": "idle", "takes_orders": True, "policy_version": "policy-a"}
-        lab.service.robots.post(Peer("wx-1", "robot", "default"), report, b"")
-        with lab.channel(lab.identity("ana", "operator")) as channel:
-            stub = trials_pb2_grpc.TrialServiceStub(channel)
-            asked = trials_pb2.BeginTrialRequest(candidate="policy-b", robot="wx-1", tasks=["lift"], against=against)
-            assert error_of(lambda: stub.Begin(asked)) == "InvalidMessageError"
-
-
 @pytest.mark.parametrize("first", ["the trainer", "its authority", "an older version"])
 def test_nobody_else_on_the_machine_looks_into_the_folder_of_a_trainer(tmp_path, first):
     folder, before = tmp_path / "trainer", os.umask(0o022)
@@ -303,21 +242,6 @@ def test_no_event_that_a_training_machine_reports_takes_the_pages_of_jobs_away(t
                     answer = lab.page("GET", path, identity=ana)
                     assert answer.status == 200, (kind, data, answer.text)
                     assert "<script>" not in answer.text.replace("<script src=", "")
-
-
-def test_a_robot_signs_for_no_operator_in_what_it_reports_of_a_run():
-    orders, board, peer = RobotOrders(), RobotBoard(), Peer("wx-1", "robot", "default")
-    board.post(peer, {"takes_orders": True}, b"")
-
-    def lie() -> None:
-        found: list[Order] = []
-        within(60.0, lambda: bool(found.extend(filter(None, [orders.heard(peer, None)])) or found))
-        result = {"success": True, "episode_id": "ep-1", "labelled_by": "operator:ana"}
-        orders.heard(peer, OrderNews(found[0].order_id, done=True, result=result))
-
-    threading.Thread(target=lie, daemon=True).start()
-    row = OrderedRobot(orders, board, "default", "wx-1").run_episode(timeout_s=60.0, instruction="lift")
-    assert row["labelled_by"] == "robot:wx-1/operator:ana"
 
 
 def test_a_machine_that_claims_a_job_for_good_does_not_keep_it_for_good(tmp_path):

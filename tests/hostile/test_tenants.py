@@ -74,7 +74,10 @@ class Acme:
     def begin_trial(self) -> None:
         """A trial of acme on a robot of its own, which is in its first run as long as this lab is there."""
         handlers, operator = self.lab.service.handlers, Peer("operator-1", "operator", "acme")
-        report = {"state": "ready", "instruction": SECRET, "takes_orders": True, "policy_version": "policy-old"}
+        old = make_checkpoint(self.lab.folder / "made" / "acme" / "old", 9.0)
+        shelf = tenant_folder(self.lab.service.config.folder, "acme") / "checkpoints"
+        (self.lab.folder / "made" / "acme" / "old").rename(shelf / old.id)
+        report = {"state": "ready", "instruction": SECRET, "takes_orders": True, "policy_version": old.id}
         self.lab.service.robots.post(Peer("robot-9", "robot", "acme"), report, b"\xff\xd8\xff" + SECRET.encode())
         self.engines.of("acme").hold["trial"].clear()
         asked = TrialRequest(self.ids["acme"]["checkpoint"], "robot-9", (SECRET,))

@@ -185,6 +185,26 @@ class CheckpointHandlers:
                 f"{checkpoint_id} was never offered to {robot}; an admin offers it: gymnast operate offer"
             )
 
+    def check_known(self, who: Who, checkpoint_id: str, runs_on: str = "") -> None:
+        """Return if this trainer knows a policy, so that what is concluded of it can be looked up.
+
+        Args:
+            who: asks.
+            checkpoint_id: of the policy.
+            runs_on: robot that says it runs it; empty where a person named it.
+
+        Raises:
+            NotPossibleError: it is unknown, or no policy.
+        """
+        known = self.all(who).get(checkpoint_id)
+        if known is None:
+            whose = f"{runs_on[:80]} runs {checkpoint_id[:80]!r}, which" if runs_on else f"{checkpoint_id[:80]!r}"
+            raise NotPossibleError(
+                f"{whose} is no checkpoint of this trainer; take it in (gymnast serve --import FOLDER), or name one "
+                "of those (gymnast operate checkpoints)"
+            )
+        _check_policy(checkpoint_id, known)
+
     def _publish(self, who: Who, checkpoint_id: str, robots: Sequence[str], *, promote: bool) -> Signed:
         known, trail = self.find(who, checkpoint_id), self._trails.of(who.tenant)
         _check_policy(checkpoint_id, known)

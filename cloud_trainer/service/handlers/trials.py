@@ -93,7 +93,7 @@ class TrialHandlers:
         """Begin a blinded trial of a checkpoint against what a robot runs, or another one; returns its view.
 
         Raises:
-            NotPossibleError: the robot or the checkpoint cannot take part now.
+            NotPossibleError: the robot or a checkpoint cannot take part now, or is not known here.
             ConfigError: a value makes no sense.
             ContractError: what it is compared with is no checkpoint id.
         """
@@ -106,6 +106,7 @@ class TrialHandlers:
         against = request.against.strip()
         incumbent = checked_id(against, "the checkpoint to compare with") if against else _runs(report)
         self._checkpoints.check_on(who, robot, request.candidate)
+        self._checkpoints.check_known(who, incumbent, "" if against else robot)
         trial_id = new_trial_id()
         asked = {"trial": trial_id, "robot": robot, "candidate": request.candidate, "incumbent": incumbent}
         with self._trails.of(who.tenant).acting(who, "try", asked):
