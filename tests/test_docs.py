@@ -119,3 +119,64 @@ def test_every_file_that_a_page_includes_is_there() -> None:
     named = re.findall(r'^ *--8<-- "([^":]+)"$', pages(), re.M)
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+TOPS = (*PACKAGES, "tests", "config", "docs", "proto", "benchmarks", "examples", "launch", "deploy")
+
+
+def named_files() -> list[str]:
+    """Every file and folder of ours that a page names in back quotes, from the root or from inside a package."""
+    quoted = set(re.findall(r"`([\w./*-]+/[\w./*-]*)`", pages()))
+    return sorted(name for name in quoted if name.split("/")[0] in TOPS or name.endswith(".py"))
+
+
+def test_a_file_named_in_the_text_exists() -> None:
+    names = named_files()
+    assert len(names) > 60
+    assert [name for name in names if not any(next((ROOT / top).glob(name), None) for top in ("", *PACKAGES))] == []
+
+
+IDS = {"gymnast_cli.pretrain"}
+"""Names of modules that were, in the ids of shipped checkpoints."""
+
+
+def is_of(name: str) -> bool:
+    """Whether package.module.Name.method stands where it says."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        place, rest = ROOT.joinpath(*parts[:count]), parts[count:]
+        source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if source.is_file():
+            return all(re.search(rf"\b{word}\b", source.read_text()) for word in rest)
+        if place.is_dir():
+            return not rest
+    return False
+
+
+def test_a_module_or_class_named_in_a_docstring_or_a_page_exists(texts: list[str]) -> None:
+    named = re.findall(rf"\b(?:{'|'.join(PACKAGES)})(?:\.\w+)+", "\n".join([*texts, pages()]))
+    assert len(set(named)) > 100
+    assert sorted(name for name in set(named) - IDS if not is_of(name)) == []
+
+
+def test_every_function_and_class_of_the_architecture_is_in_the_code() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    names = {name for name in re.findall(r"`(\w+(?:\.\w+)?)`", text) if re.search(r"[A-Z]|_", name)}
+    code = "\n".join(path.read_text() for top in PACKAGES for path in (ROOT / top).rglob("*.py"))
+    assert len(names) > 10
+    assert [
+        name for name in sorted(names) if not all(re.search(rf"\b{part}\b", code) for part in name.split("."))
+    ] == []
+
+
+def test_the_five_calls_from_the_job_to_the_clipped_loss_are_as_the_architecture_lists_them() -> None:
+    row = r"^\| `([\w.]+)` \(`([\w/]+\.py)`\) \| `([\w.]+)` \|"
+    rows = re.findall(row, (DOCS / "architecture.md").read_text(), re.M)
+    assert [name for name, _, _ in rows[1:]] == [calls for _, _, calls in rows[:-1]]
+    assert (rows[0][0], rows[-1][2], len(rows)) == ("improve", "clipped_loss", 5)
+    for name, file, calls in rows:
+        found = ast.parse((ROOT / "cloud_trainer" / file).read_text())
+        body = next(node for node in ast.walk(found)
+                    if isinstance(node, ast.FunctionDef) and node.name == name.split(".")[-1])  # fmt: skip
+        called = {ast.unparse(node.func).split(".")[-1] for node in ast.walk(body) if isinstance(node, ast.Call)}
+        assert calls.split(".")[-1] in called, f"{name} calls {calls} no more"

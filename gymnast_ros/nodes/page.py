@@ -61,7 +61,7 @@ class NodeRobot:
         listen(node, DiagnosticArray, topics.DIAGNOSTICS, self._hear_health, topics.STREAM)
 
     def status(self) -> Mapping[str, Any]:
-        """See gymnast_ros.page.Robot."""
+        """See gymnast_ros.page.PageRobot."""
         rollout, usage = self._watch.latest(topics.ROLLOUT_STATUS), self._spool.usage()
         shown = {"done": 0, "total": 0, "message": ""} | {
             name: rollout[name] for name in ("done", "total", "message") if name in rollout
@@ -71,15 +71,15 @@ class NodeRobot:
         return {**shown, **self._watch.status(), **arm, "spool": spool, **self._link()}
 
     def frame(self) -> tuple[int, float, bytes]:
-        """See gymnast_ros.page.Robot."""
+        """See gymnast_ros.page.PageRobot."""
         return self._watch.frame()
 
     def stop(self) -> str:
-        """See gymnast_ros.page.Robot."""
+        """See gymnast_ros.page.PageRobot."""
         return self._trigger(topics.ESTOP)
 
     def re_arm(self) -> str:
-        """See gymnast_ros.page.Robot."""
+        """See gymnast_ros.page.PageRobot."""
         try:
             word = Parameter("re_arm", value=re_arm_word(self._keyring.folder))
         except ConfigError as error:
@@ -88,7 +88,7 @@ class NodeRobot:
         return "armed"
 
     def recover(self) -> str:
-        """See gymnast_ros.page.Robot."""
+        """See gymnast_ros.page.PageRobot."""
         try:
             word = Parameter("recover_word", value=recover_word(self._keyring.folder))
         except ConfigError as error:
@@ -97,7 +97,7 @@ class NodeRobot:
         return self._trigger(topics.RECOVER, RECOVER_S)
 
     def label(self, label: str, by: str) -> str:
-        """See gymnast_ros.page.Robot."""
+        """See gymnast_ros.page.PageRobot."""
         try:
             request = checked(Label, {"label": label, "labelled_by": by})
         except BadRequestError as error:

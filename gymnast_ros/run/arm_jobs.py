@@ -16,10 +16,11 @@ from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
 from gymnast_core.evaluation.purpose import TRIALS
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
+from gymnast_core.rollout import ANSWER_S
 from gymnast_ros.graph import REAL_TIME
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.codec import Failure, NothingToDoError, RobotBusyError
-from gymnast_ros.run.conduct import ANSWER_S, EpisodeEvents
+from gymnast_ros.run.conduct import EpisodeEvents
 from gymnast_ros.run.dispatch import Began, Handler
 from gymnast_ros.run.episodes import ArmEnv, EpisodeRunner
 from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise, write_result

@@ -14,9 +14,9 @@ from gymnast_core.episodes import EpisodeRecorder, Spool
 from gymnast_core.errors import BridgeError, EstopLatchedError, PolicyFailedError, SafetyError, StaleCommandError
 from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policy import Policy
-from gymnast_core.rollout import Observer, run_episode
+from gymnast_core.rollout import ANSWER_S, GuardedPolicy, Observer, run_episode
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
-from gymnast_ros.run.conduct import ANSWER_S, GuardedPolicy, verdict
+from gymnast_ros.run.conduct import verdict
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
 from gymnast_ros.run.policy_source import ReplayPolicy
 from gymnast_ros.shadow import keep_episode

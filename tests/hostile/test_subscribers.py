@@ -23,6 +23,7 @@ from benchmarks.gate_probe import GateProbe
 from gymnast_core.arm.mark import Marker
 from gymnast_ros.keyring import VARIABLE, Keyring
 from gymnast_ros.nodes import marked, messages, topics
+from gymnast_ros.nodes.arm_link import ArmLink
 from gymnast_ros.nodes.arm_port import COMMAND_NAMES, TARGET_NAMES
 from gymnast_ros.nodes.bridge import BridgeNode
 from gymnast_ros.nodes.client import GraphClient
@@ -83,7 +84,7 @@ def house(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setattr(Node, "create_subscription", noted)
         patch.setenv(VARIABLE, str(keyring.folder))
         patch.setenv("ROS_DOMAIN_ID", str(domain_id))
-        patch.setattr(TopicEnv, "_await_matches", lambda self, timeout_s: None)
+        patch.setattr(ArmLink, "await_matches", lambda self, parts, timeout_s: None)
         gate = CommandGateNode(context=own, **overrides(armed_at_start=True, record_images=["top/image_raw"]))
         estop, arm = EstopNode(gate, context=own), SimWorld(SimulatedArm(image_size=64), context=own)
         bridge = BridgeNode(

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from gymnast_core.errors import PolicyFailedError, StaleCommandError
+from gymnast_core.rollout import GuardedPolicy
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_core.wire.errors import LinkLostError, error_from_wire
-from gymnast_ros.run.conduct import GuardedPolicy, verdict
+from gymnast_ros.run.conduct import verdict
 from gymnast_ros.run.episodes import fault_of
 
 OBSERVATION = Observation(
