@@ -84,7 +84,7 @@ def trainer(args: argparse.Namespace) -> Trainer:
 
 
 def peer(args: argparse.Namespace) -> tuple[str, Identity | None]:
-    """The trainer's address, and who we are; None with --insecure.
+    """The trainer's address and our identity; None with --insecure.
 
     Raises:
         ConfigError: no address, or no identity.

@@ -46,20 +46,20 @@ class Adaptation:
     Args:
         adaptations: of the trainer.
         adaptation_id: of the one.
-        tell: called with every view in which something is new.
+        on_view: called with every view in which something is new.
         stopped: asked between two looks; True ends following, and nothing else.
         poll_s: between two looks.
     """
 
     def __init__(
         self, adaptations: AdaptationsClient, adaptation_id: str, *,
-        tell: Callable[[AdaptationView], None] = lambda view: None,
+        on_view: Callable[[AdaptationView], None] = lambda view: None,
         stopped: threading.Event | None = None, poll_s: float = POLL_S,
     ) -> None:  # fmt: skip
         self.adaptation_id = adaptation_id
-        self._adaptations, self.tell, self._poll_s = adaptations, tell, poll_s
+        self._adaptations, self.on_view, self._poll_s = adaptations, on_view, poll_s
         self._stopped = stopped or threading.Event()
-        self._told: AdaptationView | None = None
+        self._newest: AdaptationView | None = None
 
     def view(self) -> AdaptationView:
         """Look at it, and report what is new; waits for a trainer that is being started again.
@@ -79,9 +79,9 @@ class Adaptation:
                         f"`gymnast operate step {self.adaptation_id} ...`"
                     ) from error
                 self._stopped.wait(self._poll_s)
-        if view != self._told:
-            self._told = view
-            self.tell(view)
+        if view != self._newest:
+            self._newest = view
+            self.on_view(view)
         return view
 
     def step(self, view: AdaptationView, do: Callable[[AdaptationView], AdaptationView]) -> None:

@@ -102,14 +102,14 @@ class EpisodesClient(Client):
         return _episode(reply.episodes[0])
 
     def label(self, episode_id: str, outcome: Outcome) -> EpisodeView:
-        """Set or correct a label; our certificate says who did."""
+        """Set or correct a label; its author is the name in our certificate."""
         request = trajectories_pb2.LabelEpisodeRequest(episode_id=episode_id, outcome=outcome.value)
         return _episode(
             self._link.call(lambda channel: trajectories_pb2_grpc.TrajectoryServiceStub(channel).LabelEpisode, request)
         )
 
     def retract(self, episode_id: str, reason: str) -> Sequence[MadeFrom]:
-        """Withdraw one; our certificate says who did. Returns everything that was made from it, oldest first.
+        """Withdraw one, by the name in our certificate. Returns everything that was made from it, oldest first.
 
         Raises:
             NotFoundError: no such episode.
@@ -136,11 +136,11 @@ class EpisodesClient(Client):
         """Download the file of an episode, verified by its digest.
 
         Raises:
-            TransientBridgeError: it is a run of a trial that is not decided, and the file names who acted.
+            TransientBridgeError: it is a run of a trial that is not decided, and the file names its policy.
         """
         if not episode.digest:
             raise TransientBridgeError(
-                f"{episode.episode_id} is a run of a blinded trial, and its file names who acted; ask again when the "
+                f"{episode.episode_id} is a run of a blinded trial, and its file names the policy; ask again when the "
                 "trial is decided: gymnast operate evaluations"
             )
         return BlobDownload(self._link, episode.digest, episode.size, into).run()

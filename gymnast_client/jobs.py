@@ -127,9 +127,9 @@ class JobsClient(Client):
         error: str = "",
     ) -> JobView:
         """For a trainer in another process: report events, keep the claim, end the job; repeats report twice."""
-        told = [jobs_pb2.JobEvent(kind=kind, data_json=json.dumps(dict(data))) for kind, data in events]
+        sent = [jobs_pb2.JobEvent(kind=kind, data_json=json.dumps(dict(data))) for kind, data in events]
         request = jobs_pb2.ReportRequest(
-            job_id=job_id, events=told, state=state, result_json=json.dumps(dict(result or {})), error=error
+            job_id=job_id, events=sent, state=state, result_json=json.dumps(dict(result or {})), error=error
         )
         return _job(self._link.call(lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Report, request))
 

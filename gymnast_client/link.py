@@ -30,7 +30,7 @@ _LOOK_AGAIN_S = 5.0
 
 
 class Link:
-    """Where the trainer is and who we are.
+    """Where the trainer is, and our identity.
 
     Args:
         address: host:port.

@@ -89,7 +89,7 @@ class LogClient(Client):
             start = reply.entries[-1].sequence + 1
 
     def head(self) -> str:
-        """The hash that all of the log leads to; whoever kept an earlier one can tell that nothing before changed."""
+        """The hash that all of the log leads to; whoever kept an earlier one can check that nothing before changed."""
         return str(self._page(0, 1).head)
 
     def ledger(self) -> LedgerView:

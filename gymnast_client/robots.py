@@ -43,7 +43,7 @@ class CheckpointWords:
         runs: of the one in force; None before its first word.
         ran: of the one of its newest episode.
         refused: of those it turned down, newest last.
-        ordered: what it was told to run.
+        ordered: the checkpoint it was ordered to run.
         checking: what it tries beside the running one.
         probation_left: good episodes the running one still needs.
         held: those it has.

@@ -52,7 +52,7 @@ class Trainer(Client):
         trials: blinded comparisons on an arm.
         loops: training without people.
         robots: what reports to it.
-        log: who did what, and real against imagined success.
+        log: actions with their authors, and real against imagined success.
 
     Raises:
         ConfigError: the address is none, or the folder holds no identity.

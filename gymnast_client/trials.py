@@ -22,7 +22,7 @@ class TrialView:
 
     Attributes:
         trial_id: never reused.
-        robot: whose arm.
+        robot: the robot it runs on.
         scene: the robot's name for where it stands; empty is the trainer's usual one.
         by: the person that began it.
         at_ns: the trainer's wall clock, when.

@@ -1,4 +1,4 @@
-"""Which start states who uses for what: one table, so that no two uses ever share one, whatever --seed is.
+"""Which use takes which start states: one table, so that no two uses ever share one, whatever --seed is.
 
 What is trained on, what checkpoints are chosen by and what is only reported lie in millions of their own. A use has a
 block for each seed of its user. The first blocks lie where they always did; those of larger seeds lie far beyond, each

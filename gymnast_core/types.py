@@ -130,7 +130,7 @@ class Episode:
         actions_TA: (T, 7) float32, what was commanded after the gate.
         time_ns_T: (T+1,) int64.
         outcome: label.
-        labelled_by: who gave the label ("operator:<name>", "judge:<id>"), empty when unlabelled.
+        labelled_by: author of the label ("operator:<name>", "judge:<id>"), empty when unlabelled.
         policy_versions: one per step, length T.
         truncated_reason: empty when the episode ran to its end; else why it is cut ("crash", "estop", ...).
         metadata: JSON values: robot, task, seed, scene, gate counts.

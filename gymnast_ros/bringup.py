@@ -150,12 +150,12 @@ class Graph:
                     self._processes[spec.name] = self._spawn(spec)
 
 
-def up(config: GraphConfig, tell: Callable[[str], None]) -> int:
+def up(config: GraphConfig, show: Callable[[str], None]) -> int:
     """Run the graph until SIGINT or SIGTERM; returns an exit code.
 
     Args:
         config: what to start.
-        tell: gets every line that a node logs, with the node's name.
+        show: gets every line that a node logs, with the node's name.
     """
     stopping = Asked()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -164,23 +164,23 @@ def up(config: GraphConfig, tell: Callable[[str], None]) -> int:
     running.logs.mkdir(parents=True, exist_ok=True)
     tail = LogTail(running.logs)
     with running:
-        tell(f"processes: {', '.join(f'{name} {pid}' for name, pid in running.pids.items())}")
+        show(f"processes: {', '.join(f'{name} {pid}' for name, pid in running.pids.items())}")
         try:
             while not stopping.wait(0.2):
-                _tell_new(tail, tell)
+                _show_new(tail, show)
                 running.check()
         finally:
-            tell(f"stopping; the arm gets up to {ESCALATE_AFTER_S[config.robot]:.0f} s to come to rest")
-    _tell_new(tail, tell)
+            show(f"stopping; the arm gets up to {ESCALATE_AFTER_S[config.robot]:.0f} s to come to rest")
+    _show_new(tail, show)
     if code := running.ended["arm"]:
-        tell(f"the arm {_how_it_ended(code)}: it may stand unsupervised, with torque; see {running.logs / 'arm.log'}")
+        show(f"the arm {_how_it_ended(code)}: it may stand unsupervised, with torque; see {running.logs / 'arm.log'}")
         return EXIT_ARM
     return 0
 
 
-def _tell_new(tail: LogTail, tell: Callable[[str], None]) -> None:
+def _show_new(tail: LogTail, show: Callable[[str], None]) -> None:
     for node, line in tail.new_lines():
-        tell(f"{node}: {line}")
+        show(f"{node}: {line}")
 
 
 def _how_it_ended(code: int) -> str:

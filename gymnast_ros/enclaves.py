@@ -30,7 +30,7 @@ GOVERNANCE = "governance.p7s"
 FILES = ("identity_ca.cert.pem", "permissions_ca.cert.pem", "cert.pem", "key.pem", GOVERNANCE, "permissions.p7s")
 """What a process reads of its enclave."""
 DISCOVERY = "ros_discovery_info"
-"""How ROS nodes tell each other of their names; every process says and hears it."""
+"""How ROS nodes discover each other; every process sends and hears it."""
 SCHEMA = "http://www.omg.org/spec/DDS-SECURITY/20170901/omg_shared_ca_{}.xsd"
 ENCLAVE = "ROS_SECURITY_ENCLAVE_OVERRIDE"
 """Environment that names the enclave of a command, or of every process of another launch file."""

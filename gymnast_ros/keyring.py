@@ -178,7 +178,7 @@ class Claim:
 
 
 def _held(path: Path, own: str) -> int:
-    """Lock a file and say in it by whom; returns its descriptor."""
+    """Lock a file and write its owner into it; returns its descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -48,8 +48,8 @@ def create_app(
 
     Args:
         sources: what is shown; its handlers do what is done.
-        gate: who may.
-        certified: returns whom a verified client certificate names, if it still counts.
+        gate: decides what a session may do.
+        certified: returns the user that a verified client certificate names, if it still counts.
         poll_s: how often open pages are checked for news.
     """
     templates = Path(__file__).parent / "templates"

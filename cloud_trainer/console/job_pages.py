@@ -47,7 +47,7 @@ def job(sources: Sources, user: User, *, job_id: str, query: Mapping[str, str]) 
         "over": row.ended,
         "progress": _progress(events),
         "curve": media.curve(rewards, label="imagined reward"),
-        "events": [{"at": ago(event.time_ns), "told": told(event)} for event in reversed(events[-60:])],
+        "events": [{"at": ago(event.time_ns), "text": event_text(event)} for event in reversed(events[-60:])],
         "imagined": imagined(sources, job_id),
         "dreams": dreams(sources, job_id),
         "audited": (sources.job_folder(job_id) / "audit.html").exists(),
@@ -117,7 +117,7 @@ def dreams(sources: Sources, job_id: str) -> list[dict[str, Any]]:
     return list(json.loads(path.read_text())) if path.exists() else []
 
 
-def told(event: JobEvent) -> str:
+def event_text(event: JobEvent) -> str:
     """One event of a job in words; a training machine may have reported anything."""
     data = event.data
     if event.kind == "progress":

@@ -72,7 +72,7 @@ def _scrolled(width: float, height: float, parts: Sequence[str], label: str) -> 
 
 
 def lineage_graph(lineage: Lineage, links: Mapping[str, str]) -> Markup:
-    """Return a drawing of who made whom; kinds with many members are one box each, with their number.
+    """Return a drawing of what was made from what; kinds with many members are one box each, with their number.
 
     Args:
         lineage: of one checkpoint.

@@ -25,7 +25,7 @@ HEARD_S = 3.0
 
 def run_pairs(
     trial: Trial, robot: TrialRobot, catalogue: EpisodeCatalogue, *, scene: str, purpose: str,
-    stop: Callable[[], bool], told: Callable[[int], None] = lambda pair: None,
+    stop: Callable[[], bool], on_pair: Callable[[int], None] = lambda pair: None,
 ) -> None:  # fmt: skip
     """Do run after run until the trial is decided or stop() holds.
 
@@ -38,7 +38,7 @@ def run_pairs(
         scene: where it stands.
         purpose: rides in the recordings.
         stop: asked before every run.
-        told: the number of every finished pair.
+        on_pair: the number of every finished pair.
 
     Raises:
         GymnastError: a pair was set aside too often; the message says why last.
@@ -60,7 +60,7 @@ def run_pairs(
         outcome = Outcome.SUCCESS if row.success else Outcome.FAILURE
         trial.record(run.run_id, outcome, labelled_by=row.labelled_by, episode_id=episode_id)
         if first:
-            told(run.pair)
+            on_pair(run.pair)
 
 
 def _armed(robot: TrialRobot, stop: Callable[[], bool]) -> bool:

@@ -25,7 +25,7 @@ def follow(
 
     Args:
         jobs: the store.
-        tenant: whose job.
+        tenant: the job's tenant.
         job_id: of the job.
         ended: see Ended; any other reason than CLOSING cancels the job, whose end is still waited for.
         on_event: called with every event, in order.

@@ -30,7 +30,7 @@ class ArmLoopEngine:
     """A LoopEngine of one tenant.
 
     Attributes:
-        tenant: whose.
+        tenant: the tenant they belong to.
         reach: returns a robot by its name.
         jobs: of the trainer.
         trials: of the trainer.

@@ -14,7 +14,7 @@ class LoopOrder:
     """Who asked for a loop, and on which robot.
 
     Attributes:
-        tenant: whose.
+        tenant: the tenant they belong to.
         robot: its name.
         by: the person.
         at_ns: wall clock, when it was begun or taken up last.

@@ -158,7 +158,7 @@ class Loops:
         """Begin a loop, or go on with the one of this name; one that runs is left alone.
 
         Args:
-            tenant: whose robot.
+            tenant: the robot's tenant.
             config: what to do; of a loop that was begun before, rounds and stop conditions alone may differ.
             robot: its name.
             by: the person.

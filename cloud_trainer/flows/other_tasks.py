@@ -25,7 +25,7 @@ def other_tasks(
 
     Args:
         catalogue: of the trainer's episodes.
-        robot: whose.
+        robot: the robot they ran on.
         instruction: what was adapted.
         asked: look at these alone; empty is the most recorded ones.
 

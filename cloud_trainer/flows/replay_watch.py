@@ -41,7 +41,7 @@ class ReplayWatch:
         jobs: where the replay is submitted.
         ledger_of: tenant -> its ledger.
         holds: whether a tenant has a policy with this id, and a world model and judge at all.
-        blinded: whether who acted in an episode must not be seen yet: a replay job names its policy.
+        blinded: whether the policy that acted in an episode must stay hidden: a replay job names it.
         poll_s: between looks; a job is submitted at the second look that finds the same episodes waiting, so that an
             evaluation under way is not cut to pieces, and only while no other job waits or runs.
     """

@@ -1,4 +1,4 @@
-"""Test-time training as one operator's action: what may happen when, and what was decided by whom.
+"""Test-time training as one operator's action: what may happen when, and who decided it.
 
 captured -> trust check -> (refused | ready) -> training -> checking -> preview -> approved -> canary -> kept | reverted
 
@@ -331,7 +331,7 @@ class Adaptations:
         return next((view for view in views if view.robot == robot and not view.stage.over), None)
 
     def blinds(self, row: EpisodeRow) -> bool:
-        """Whether an episode may be a run of a canary that is not over: who acted in it must not be seen."""
+        """Whether an episode may be a run of a canary that is not over: its policy stays hidden."""
         return is_blinded(row.metadata) and any(
             (view.robot, view.tenant, view.stage) == (row.robot, row.tenant, Stage.CANARY)
             for view in (flow.view for flow in list(self._flows.values()))

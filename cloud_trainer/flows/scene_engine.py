@@ -68,7 +68,7 @@ class SceneEngine:
         shelf: of the trainer's checkpoints.
         book: the scenes this robot knows.
         scene: the robot's name for where it stands, unless the operator names another.
-        tenant: whose robots, jobs, episodes and checkpoints these are.
+        tenant: owner of the robots, jobs, episodes and checkpoints.
         config: of the training job; its bounds, scene_episodes and check are those of the trust check too.
         rule: of the canary; declared before it.
         guard_pairs: of each other task, after a win; 0 looks at none.
@@ -116,8 +116,8 @@ class SceneEngine:
         if not recorded:
             raise GymnastError(f"{robot} recorded an episode, but none of its is valid here; see the page's episodes")
         newest = recorded[-1]
-        told = {"instruction": newest.instruction, "start": newest.episode_id}  # the robot knows tasks by short names
-        (folder / "request.json").write_text(json.dumps({**asked, **told}))
+        names = {"instruction": newest.instruction, "start": newest.episode_id}  # the robot knows tasks by short names
+        (folder / "request.json").write_text(json.dumps({**asked, **names}))
         frame_HWC = next(iter(self.catalogue.read(newest).images.values()))[0]
         buffer = io.BytesIO()
         Image.fromarray(frame_HWC).save(buffer, "WEBP", quality=90)
@@ -225,7 +225,7 @@ class SceneEngine:
         def run(part: Trial, name: str) -> Mapping[str, Any]:
             run_pairs(
                 part, client, self.catalogue, scene=request["scene"], purpose="canary", stop=stop,
-                told=lambda pair: emit("pair", {"pair": pair, "part": name}),
+                on_pair=lambda pair: emit("pair", {"pair": pair, "part": name}),
             )  # fmt: skip
             return part.card() if part.decision.final else {}
 

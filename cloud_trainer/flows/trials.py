@@ -52,16 +52,16 @@ class TrialOrigin:
 
     Attributes:
         trial_id: of the trial.
-        robot: whose arm.
+        robot: the robot it runs on.
         scene: the robot's name for where it stands; empty is the trainer's usual one.
-        by: who asked.
-        tenant: whose they are.
+        by: the user that asked for it.
+        tenant: the tenant they belong to.
         at_ns: wall clock.
         candidate: checkpoint id.
         incumbent: checkpoint id.
         instruction: what the arm is asked to do; of several tasks, their names.
         tasks: instructions that take turns, pair by pair; empty is `instruction` alone.
-        key: chosen by whoever asked, who finds the trial by it; the same key never starts a second one.
+        key: chosen by the caller, which finds the trial by it; the same key never starts a second one.
     """
 
     trial_id: str
@@ -150,7 +150,7 @@ class Trials:
         return next((asked for asked in running if (asked.tenant, asked.robot) == (tenant, robot)), None)
 
     def blinds(self, row: EpisodeRow) -> bool:
-        """Whether an episode may be a run of a trial that is not over: who acted in it must not be seen."""
+        """Whether an episode may be a run of a trial that is not over: its policy stays hidden."""
         return is_blinded(row.metadata) and any(
             (asked.robot, asked.tenant) == (row.robot, row.tenant) and asked.at_ns <= row.received_ns
             for name, asked in list(self._asked.items())

@@ -118,7 +118,7 @@ def _practise(
     scene_clips, parent = clips_for(chosen.mine, "scene", there.image_size), job.checkpoints["policy"]
     here = clips_of(chosen.here, there.image_size)
     begin, later = starts_within(scene_clips, steps, passed.horizon)
-    novel, told = novel_beginnings(begin, here, config.novel, seed=spec.seed)
+    novel, beginnings = novel_beginnings(begin, here, config.novel, seed=spec.seed)
     load = functools.partial(load_world, job.checkpoints["world_model"], config.dream)
     again = functools.partial(_world_in_scene, load, here, spec.seed)
     grounds, anchor = [Ground(at_hand(config, there, again), [*begin, *novel], later)], None
@@ -129,7 +129,7 @@ def _practise(
             grounds.append(Ground(at_hand(config, home, load), starts, keyframes, config.rehearsal))
         if config.anchor > 0:
             anchor = functools.partial(anchored, parent, elsewhere, config.anchor, config.device)
-    lineage = {**lineage_of(job, there, judge, passed, [scene_clips]), "scene": spec.scene, **told}
+    lineage = {**lineage_of(job, there, judge, passed, [scene_clips]), "scene": spec.scene, **beginnings}
     return reinforce(
         job, grounds, judge_maker(job, judge, job.checkpoints["judge"]), grpo, lineage=lineage,
         candidate_every=1, anchor=anchor, over=late,

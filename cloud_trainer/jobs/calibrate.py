@@ -53,7 +53,7 @@ def calibrate_gate(
         gate: one of GATES.
         cases: held-out episodes and their dreams by the untouched model, at least half as many again as the gate
             looks at; for adapt of each task.
-        judge: who judges ends.
+        judge: labels the last frames.
         tracker: reads the gripper off frames.
         seed: of the draws.
 

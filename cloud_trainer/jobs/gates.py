@@ -37,7 +37,7 @@ from gymnast_core.types import Episode
 CHUNK = 5
 """Steps between looks of the policy: a horizon is cut to whole chunks."""
 NO_WORSE = AuditConfig(parts=("pictures", "objects", "obedience"), draws=1)
-"""What a refined model is compared with its parent by: no judge, who has learned from one of the two."""
+"""What a refined model is compared with its parent by: no judge, which has learned from one of the two."""
 
 
 def practice_bounds(calibrated: Mapping[str, Any], named: SceneBounds | None = None) -> AuditBounds:
@@ -124,7 +124,7 @@ def no_worse_than_parent(
         child: the refined model.
         parent: what it was refined from.
         held_out: labelled episodes.
-        gates: whose bounds and overrides hold here too.
+        gates: their bounds and overrides hold here too.
         tracker_episodes: other episodes of the same camera.
         seed: of the dreams.
     """

@@ -9,7 +9,7 @@ import numpy as np
 
 from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.practice import Dream, dreamt_in, frame_sizes, lineage_of, lora_of, trusted_dream
-from cloud_trainer.jobs.reinforce import ground_of, imagined_groups, judge_maker, tell_other_tasks, told_starts
+from cloud_trainer.jobs.reinforce import ground_of, imagined_groups, judge_maker, report_other_tasks, reported_starts
 from cloud_trainer.practice.grpo.scored import join_scored
 from cloud_trainer.practice.train import Sampler
 from cloud_trainer.sft.trainer import train_sft
@@ -47,12 +47,12 @@ def imitate(job: Job[ImitateSpec]) -> ImitateResult:
             imagined_successes=0, register=(), candidates=(candidate,), episodes=len(won), folder=str(job.folder)
         )
     dream = trusted_dream(job)
-    held_out = told_starts(config, dream)
+    held_out = reported_starts(config, dream)
     won = [episode for episode in won if episode.episode_id not in held_out.episode_ids]
     imagined, lineage = _imagined(job, dream, held_out)
     candidate = _fine_tuned(job, won, lineage, imagined)
     return ImitateResult(
-        candidates=tell_other_tasks(job, dream, held_out, [candidate]), episodes=len(won),
+        candidates=report_other_tasks(job, dream, held_out, [candidate]), episodes=len(won),
         imagined_successes=len(imagined[1]), **dreamt_in(job, dream.world_model, dream.judge_folder, dream.passed),
     )  # fmt: skip
 
@@ -80,13 +80,17 @@ def _imagined(job: Job[ImitateSpec], dream: Dream, held_out: Clips) -> tuple[Ima
         group_size=config.group_size, groups=config.groups, keyframe_share=config.keyframe_share,
         mask_after_success=config.mask_after_success, temperature=config.temperature, seed=job.spec.seed,
     )  # fmt: skip
-    ground, told = ground_of(job, dream, held_out)
+    ground, beginnings = ground_of(job, dream, held_out)
     judge = judge_maker(job, dream.judge, dream.judge_folder)
     policy: Any = load_trainable(job.checkpoints["policy"], temperature=config.temperature, device=config.device)
     with imagined_groups(job, [ground], judge, sampling) as sampler:
         imagined = imagined_successes(sampler, policy, sampling, rounds=config.imagined_rounds)
     lineage = lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values())
-    return imagined, {"starts": lineage.pop("episodes"), **lineage, **told}  # "episodes" are those that were imitated
+    return imagined, {
+        "starts": lineage.pop("episodes"),
+        **lineage,
+        **beginnings,
+    }
 
 
 def imagined_successes(sampler: Sampler, policy: LearningPolicy, config: GrpoConfig, *, rounds: int) -> Imagined:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.practice import grpo_config, lineage_of, result_of, trusted_dream
-from cloud_trainer.jobs.reinforce import ground_of, judge_maker, reinforce, tell_other_tasks, told_starts
+from cloud_trainer.jobs.reinforce import ground_of, judge_maker, reinforce, report_other_tasks, reported_starts
 from gymnast_core.jobs import ImproveResult, ImproveSpec
 
 
@@ -17,14 +17,14 @@ def improve(job: Job[ImproveSpec]) -> ImproveResult:
         CancelledError: asked to stop; the job folder has everything up to the last whole iteration.
     """
     dream = trusted_dream(job)
-    held_out = told_starts(job.spec.config, dream)
-    ground, told = ground_of(job, dream, held_out)
+    held_out = reported_starts(job.spec.config, dream)
+    ground, beginnings = ground_of(job, dream, held_out)
     training = reinforce(
         job, [ground], judge_maker(job, dream.judge, dream.judge_folder), grpo_config(job),
         candidate_every=job.spec.config.candidate_every,
-        lineage=lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values()) | told,
+        lineage=lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values()) | beginnings,
     )  # fmt: skip
     count = sum(len(part) for part in dream.parts.values())
     result = result_of(job, training, dream.world_model, dream.judge_folder, dream.passed, count)
-    candidates = tell_other_tasks(job, dream, held_out, result.candidates)
+    candidates = report_other_tasks(job, dream, held_out, result.candidates)
     return result.extended(ImproveResult, candidates=candidates, world_model_kept=dream.kept)

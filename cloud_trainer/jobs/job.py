@@ -47,7 +47,7 @@ def load_episodes(job: Job[JobSpec], most: int, image_size: int, *, also: Collec
     not read.
 
     Args:
-        job: whose.
+        job: the job they belong to.
         most: only the newest so many are looked at.
         image_size: pixels a side.
         also: ids that are read however old they are.

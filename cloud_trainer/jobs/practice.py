@@ -50,8 +50,8 @@ class Dream:
     Attributes:
         world: the world model.
         world_model: its checkpoint folder.
-        judge: who rewards.
-        judge_folder: checkpoint of the learned judge, which need not be the one who rewards.
+        judge: gives the reward.
+        judge_folder: checkpoint of the learned judge, which need not be the one that gives the reward.
         passed: what the gates found.
         parts: the recorded episodes by what they were used for, see jobs.splits.
         starts: recorded beginnings.
@@ -110,7 +110,7 @@ def trusted_dream(job: Job[RefiningSpec]) -> Dream:
 
 
 def practice_judge(config: PracticeSettings, checkpoint: Path, folder: Path) -> Judge:
-    """Open who rewards: the learned judge of the checkpoint, or the one the configuration names.
+    """Open the judge that gives the reward: the learned one of the checkpoint, or the one the configuration names.
 
     Args:
         config: of the job.

@@ -98,19 +98,19 @@ def imagined_groups(
 def ground_of(job: Job[TrainingSpec], dream: Dream, held_out: Clips) -> tuple[Ground, dict[str, Any]]:
     """Return where practice in a trusted dream takes place, and what lineage says of the new starts.
 
-    Nothing begins at a held-out episode: from there candidates are reported on, see tell_other_tasks().
+    Nothing begins at a held-out episode: from there candidates are reported on, see report_other_tasks().
     """
     apart = set(held_out.episode_ids)
     starts, keyframes = (
         [start for start in recorded if start.episode_id not in apart] for recorded in (dream.starts, dream.keyframes)
     )
     config = job.spec.config
-    novel, told = novel_beginnings(starts, dream.parts["world_model"], config.novel, seed=job.spec.seed)
+    novel, beginnings = novel_beginnings(starts, dream.parts["world_model"], config.novel, seed=job.spec.seed)
     again = functools.partial(load_world, dream.world_model, config.dream)
-    return Ground(at_hand(config, dream.world, again), [*starts, *novel], keyframes), told
+    return Ground(at_hand(config, dream.world, again), [*starts, *novel], keyframes), beginnings
 
 
-def told_starts(config: RefiningSettings, dream: Dream) -> Clips:
+def reported_starts(config: RefiningSettings, dream: Dream) -> Clips:
     """Return the episodes that candidates are dreamt from beside their parent."""
     most = TOLD_STARTS if config.forgetting_starts is None else config.forgetting_starts
     return at_most(dream.parts["audit"], most)
@@ -144,7 +144,7 @@ def novel_beginnings(
     return [one.start for one in made], {"novel_starts": [dict(one.lineage) for one in made]}
 
 
-def tell_other_tasks(
+def report_other_tasks(
     job: Job[RefiningSpec], dream: Dream, held_out: Clips, candidates: Sequence[Candidate]
 ) -> tuple[Candidate, ...]:
     """Dream every candidate beside its parent, task by task, on episodes nothing was learned from.
@@ -160,12 +160,12 @@ def tell_other_tasks(
         dream.world, dream.judge, held_out, job.checkpoints["policy"], steps=dream.steps, seed=job.spec.seed,
         device=job.spec.config.device, cancelled=job.cancelled,
     )  # fmt: skip
-    told = []
+    reported = []
     for index, candidate in enumerate(candidates):
         found = check.of(Path(candidate.folder)).record(MOST_LOST)
-        told.append(candidate.extended(Candidate, other_tasks=found))
+        reported.append(candidate.extended(Candidate, other_tasks=found))
         job.progress(ProgressEvent("forgetting", index + 1, len(candidates)))
-    return tuple(told)
+    return tuple(reported)
 
 
 def at_most(clips: Clips, per_task: int | None) -> Clips:

@@ -1,6 +1,6 @@
 """The trust check of one scene: the page asks it before an operator decides, training asks the very same again.
 
-The same episodes (by id), judge, bounds, overrides and seed; what differs is who reads them from where.
+The same episodes (by id), judge, bounds, overrides and seed; what differs is which process reads them, and from where.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def divide(
 
     Args:
         episodes: labelled, oldest first.
-        robot: whose arm; empty is whose newest episode is of the scene.
+        robot: the robot in the scene; empty takes the one with the newest episode of the scene.
         scene: its name.
         instruction: the task.
         checked: ids of a trust check that was made before; None looks at all.
@@ -113,7 +113,7 @@ def check_scene(
 
     Args:
         home: the world model.
-        judge: who will reward.
+        judge: will give the reward.
         chosen: see divide().
         gates: see scene_gates().
         folder: the audit and its dreams go here.

@@ -30,7 +30,7 @@ def check_submission(
     Args:
         shelves: of every tenant's checkpoints.
         episodes_of: catalogue of a tenant.
-        tenant: whose job it is.
+        tenant: the job's tenant.
         kind: of the job.
         spec: of the job.
         allowed: those of gymnast_core.job.REACHES that whoever started this trainer allowed.

@@ -1,6 +1,6 @@
-"""Pieces of rollout work and who does them.
+"""Pieces of rollout work and the workers that do them.
 
-A piece names its starts and its seeds, so its result does not depend on who does it, or how often.
+A piece names its starts and its seeds, so its result does not depend on the worker, or on how often it is done.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Chain:
 
     Args:
         database: of the trainer.
-        tenant: whose.
+        tenant: the tenant they belong to.
         name: ACTIONS or LEDGER.
 
     Raises:
@@ -72,7 +72,7 @@ class Chain:
 
 
 def counter_of(tenant: str, name: str) -> str:
-    """The counter of a chain's entries; who counts on it writes alone."""
+    """The counter of a chain's entries; a transaction that holds it writes alone."""
     return f"{name}/{tenant}"
 
 

@@ -34,7 +34,7 @@ class ProvenanceGraph:
 
     Args:
         database: of the trainer.
-        tenant: whose.
+        tenant: the tenant they belong to.
     """
 
     def __init__(self, database: Database, tenant: str = DEFAULT_TENANT) -> None:
@@ -223,7 +223,7 @@ class ProvenanceGraph:
         Args:
             record_id: usually an episode.
             reason: for whoever meets the block later.
-            by: who withdraws it.
+            by: the user that withdraws it.
             at_ns: wall time.
 
         Raises:
@@ -268,7 +268,7 @@ class ProvenanceGraph:
         """Return if nothing below a checkpoint was retracted.
 
         Raises:
-            ProvenanceError: something was; the message names it, the reason and who said so.
+            ProvenanceError: something was; the message names it, the reason and its author.
         """
         tainted = self.taints(record_id)
         if tainted:

@@ -18,7 +18,7 @@ _WHOLE = sa.text(f"SELECT seq, {HASHED} FROM records WHERE tenant = :tenant ORDE
 
 
 def counter_of(tenant: str) -> str:
-    """The counter of a tenant's records; who counts on it writes alone."""
+    """The counter of a tenant's records; a transaction that holds it writes alone."""
     return f"records/{tenant}"
 
 

@@ -56,7 +56,7 @@ class CalibrationLedger:
 
     Args:
         database: of the trainer.
-        tenant: whose evaluations.
+        tenant: the evaluations' tenant.
 
     Raises:
         CorruptError: a row was changed, removed or reordered; the message names it.

@@ -204,7 +204,7 @@ def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> 
 
 
 def _counted_by(labels: Sequence[Node]) -> dict[str, int]:
-    """Labels by who gave them; equal payloads, of which there are few, are parsed once."""
+    """Labels by author; equal payloads, of which there are few, are parsed once."""
     found: Counter[str] = Counter()
     for text, count in Counter(node.payload_json for node in labels).items():
         found[str(json.loads(text).get("by", ""))] += count

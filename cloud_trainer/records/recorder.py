@@ -101,7 +101,7 @@ def _facts(row: EpisodeRow) -> dict[str, object]:
         "robot": row.robot, "instruction": row.instruction, "steps": row.steps, "tenant": row.tenant,
         **json.loads(json.dumps(kept)),
     }  # fmt: skip
-    if not is_blinded(row.metadata):  # who acted in a trial's run is seen in its card, once it is decided
+    if not is_blinded(row.metadata):  # the policy of a trial's run is seen in its card, once it is decided
         facts["policy_versions"] = [row.policy_version]
     return facts
 

@@ -40,7 +40,7 @@ class Trail:
         meta: the catalogue, whose witness is the recorder.
         recorder: of the graphs.
         shelf: folder of the tenant's checkpoints, each in a folder named by its id.
-        tenant: whose.
+        tenant: the tenant they belong to.
 
     Raises:
         CorruptError: the log was changed.

@@ -1,4 +1,4 @@
-"""The trainer's service: episodes in, weights out, jobs; and the authority that says who may."""
+"""The trainer's service: episodes in, weights out, jobs; and the authority that decides what a caller may do."""
 
 from cloud_trainer.service.codes import make_code, withdraw_codes
 from cloud_trainer.service.config import Limits, ServiceConfig

@@ -49,7 +49,7 @@ class CallSlots:
         """Hold one slot.
 
         Args:
-            peer: who calls.
+            peer: the caller.
             kind: CALL, STREAM or HEALTH; streams are counted by method, others together.
             method: its name.
 

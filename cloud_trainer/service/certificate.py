@@ -65,7 +65,7 @@ class ServerCertificate:
 
     Args:
         authority: the CA folder.
-        folder: gets cert.pem and key.pem; who reads them notices that they changed.
+        folder: gets cert.pem and key.pem; a process that reads them notices that they changed.
         names: names and addresses beside this machine's own.
 
     Raises:

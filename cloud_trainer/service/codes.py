@@ -65,7 +65,7 @@ def make_code(
         authority: the CA folder of the trainer; made when missing.
         name: of the identity, as role, tenant and days: see enroll().
         role: robot, operator, trainer or admin.
-        tenant: whose data it may touch.
+        tenant: the tenant of the data it may touch.
         days: how long the certificate is valid.
         minutes: how long the code is good.
 
@@ -118,7 +118,7 @@ class OpenCodes:
         return self._ca_pem + "".join(anchors).encode()
 
     def newcomer(self, certificate_pem: bytes) -> Peer | None:
-        """Return who comes with a code; None for a certificate that our authority issued.
+        """Return the peer that comes with a code; None for a certificate that our authority issued.
 
         Args:
             certificate_pem: of the caller's connection.

@@ -68,7 +68,7 @@ def enroll(
         name: of the robot, person or machine, [A-Za-z0-9_-]{1,64}.
         role: robot, operator, trainer, admin or server.
         out: folder that gets cert.pem, key.pem, ca.pem and trust.pub.
-        tenant: whose data it may touch.
+        tenant: the tenant of the data it may touch.
         days: how long the certificate is valid.
         hosts: DNS names and addresses of a server.
 
@@ -92,7 +92,7 @@ def enroll(
 
 
 def checked_peer(name: str, role: str, tenant: str, days: float) -> Peer:
-    """Return whom an identity shall name; raises as enroll()."""
+    """Return the peer that an identity shall name; raises as enroll()."""
     if role not in ROLES:
         raise ConfigError(f"role must be one of {ROLES}, got {role!r}")
     if not 0 < days <= _MOST_DAYS:
@@ -107,7 +107,7 @@ def issue(
 
     Args:
         authority: the CA folder.
-        peer: whom it names.
+        peer: the peer it names.
         public: the holder's key.
         days: how long it is valid.
         hosts: DNS names and addresses of a server.

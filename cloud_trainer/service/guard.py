@@ -48,7 +48,7 @@ _HEALTH = "/grpc.health.v1.Health/"
 
 
 class _LineBudget:
-    """So many lines a second about refusals: who is refused all the time shall not fill the disk."""
+    """So many lines a second about refusals: a caller that is refused all the time shall not fill the disk."""
 
     def __init__(self, per_second: int) -> None:
         self._per_second, self._second, self._used, self._left_out = per_second, 0, 0, 0
@@ -219,8 +219,8 @@ def _abort(method: str, error: Exception, request_id: str, context: grpc.Service
     if (left_out := _LINES.take()) is not None:
         line = (one_line(method), request_id, name, one_line(_bounded(str(error))), left_out)
         LOG.warning("call_refused method=%s request_id=%s error=%s detail=%s left_out=%d", *line)
-    told = [(ERROR_KEY, name), (REQUEST_ID_KEY, request_id)]
+    trailing = [(ERROR_KEY, name), (REQUEST_ID_KEY, request_id)]
     if fields := wire_fields(domain):
-        told.append((FIELDS_KEY, fields))
-    context.set_trailing_metadata(tuple(told))
+        trailing.append((FIELDS_KEY, fields))
+    context.set_trailing_metadata(tuple(trailing))
     context.abort(getattr(grpc.StatusCode, status), public)

@@ -25,7 +25,7 @@ class MandateRow:
         sequence: of the release.
         at_ns: wall clock, when it was signed.
         reason: of a rollback.
-        robots: for whom.
+        robots: the robots it is for.
         done: the robot that is asked about reports that it has acted on it.
     """
 

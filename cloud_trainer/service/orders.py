@@ -55,7 +55,7 @@ class RobotOrders:
         """Have a robot do something; returns what it reported, or withdraws the order.
 
         Args:
-            tenant: whose robot.
+            tenant: the robot's tenant.
             robot: its name.
             kind: see gymnast_core.orders.
             spec: the call's arguments.
@@ -113,7 +113,7 @@ class OrderedRobot:
     Args:
         orders: of the service.
         board: of the service.
-        tenant: whose robot.
+        tenant: the robot's tenant.
         name: as in its certificate.
     """
 

@@ -71,7 +71,7 @@ class Publisher:
         """Publish a checkpoint folder (gymnast_core.records.manifest); it is copied, the folder stays as it is.
 
         Args:
-            tenant: whose it is.
+            tenant: the tenant it belongs to.
             folder: with weights.safetensors and manifest.json.
             robots: which robots get it; "*" is every one.
             valid_s: how long it may be installed.
@@ -121,7 +121,7 @@ class Publisher:
         """Order a tenant's robots back to a checkpoint that was published, is on the shelf, or ran on them.
 
         Args:
-            tenant: whose robots.
+            tenant: the robots' tenant.
             checkpoint_id: what they run from their next episode on.
             robots: which; empty is every one.
             reason: travels with the order.

@@ -34,7 +34,7 @@ class Quota:
         """Ask whether more may come.
 
         Args:
-            tenant: whose.
+            tenant: the tenant they belong to.
             coming: bytes of each episode under way, the new one included.
 
         Raises:

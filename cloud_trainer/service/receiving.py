@@ -1,4 +1,4 @@
-"""One episode on its way in: its staging file, its running digest, and who owns it."""
+"""One episode on its way in: its staging file, its running digest, and its owner."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WRITE_BACK_BYTES = 16 << 20
 
 
 class Receiving:
-    """One episode being received: its staging file, its running digest, and who owns it."""
+    """One episode being received: its staging file, its running digest, and its owner."""
 
     def __init__(
         self,

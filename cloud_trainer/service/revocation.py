@@ -51,7 +51,7 @@ def revoke(authority: Path, name: str, *, tenant: str = "default") -> list[str]:
     Args:
         authority: the CA folder.
         name: of the robot, person or machine, whatever its role.
-        tenant: whose.
+        tenant: the tenant they belong to.
 
     Returns:
         The serials, hexadecimal, that were not revoked before.
@@ -136,7 +136,7 @@ def _is_server(uri: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _read_certificate(pem: bytes) -> tuple[Peer | None, float]:
-    """Whom a certificate names, and until when [s since 1970]."""
+    """The peer a certificate names, and until when [s since 1970]."""
     try:
         return peer_of(pem), x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
     except ValueError:
@@ -174,7 +174,7 @@ class Revocations:
             self._thread.join()
 
     def peer(self, certificate_pem: bytes) -> Peer | None:
-        """Return whom a verified certificate names; None for one that names nobody of ours.
+        """Return the peer a verified certificate names; None for one that names nobody of ours.
 
         Raises:
             RevokedError: it was taken back, or has run out since the connection was made.

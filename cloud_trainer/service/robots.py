@@ -20,7 +20,7 @@ class RobotReport:
 
     Attributes:
         robot: its name, from its certificate.
-        tenant: whose it is.
+        tenant: the tenant it belongs to.
         status: JSON values: state, policy_version, estop, spool {entries, bytes, full}, instruction, alarm, ...
         frame: its newest camera image (JPEG or WebP bytes); empty without one.
         received_s: monotonic.

@@ -65,7 +65,7 @@ class UploadSession:
 
     Args:
         ingest: the receiving side.
-        peer: who is sending; nothing in a message can change it.
+        peer: the sender; nothing in a message can change it.
         reply: takes each reply, from any thread.
     """
 

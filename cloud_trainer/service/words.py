@@ -72,7 +72,7 @@ class RobotWords:
     def heard(self, who: Who, weights: Mapping[str, Any]) -> None:
         """Take in what a robot's report says of its checkpoints; what is new goes into the log."""
         key, now_ns = (who.tenant, who.name), time.time_ns()
-        found = [_word(who.name, kind, data, now_ns) for kind, data in _told(weights)]
+        found = [_word(who.name, kind, data, now_ns) for kind, data in _words_of(weights)]
         with self._lock:
             self._recall(who.tenant)
             before = self._said.get(key, {})
@@ -84,8 +84,8 @@ class RobotWords:
             self._said[key] = said
             fresh = [word for word in fresh if self._may_note(key)]
         for word in fresh:
-            told = {"checkpoint": word.checkpoint_id, "release": word.release, "reason": word.reason}
-            data = {name: value for name, value in told.items() if value}
+            fields = {"checkpoint": word.checkpoint_id, "release": word.release, "reason": word.reason}
+            data = {name: value for name, value in fields.items() if value}
             with self._trails.of(who.tenant).committing(who, word.word, data):
                 continue  # it was said; there is nothing else to do
 
@@ -113,7 +113,7 @@ class RobotWords:
         return True
 
 
-def _told(weights: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _words_of(weights: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     found: list[tuple[str, dict[str, Any]]] = []
     if weights["current"]:
         found.append((RUNS, {"checkpoint": weights["current"], "release": weights["obeyed"]}))

@@ -21,7 +21,7 @@ class EpisodeCatalogue:
     Args:
         meta: the catalogue.
         blobs: the files.
-        tenant: whose.
+        tenant: the tenant they belong to.
         settle: waits until what is committed has been validated; returns False when time is over.
     """
 

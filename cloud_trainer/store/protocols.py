@@ -21,7 +21,7 @@ class EpisodeRow:
 
     Attributes:
         sequence: position in the catalogue; rises with every commit.
-        tenant: whose it is.
+        tenant: the tenant it belongs to.
         episode_id: unique within the tenant, never reused.
         robot: name in the certificate that sent it.
         digest: hex BLAKE3 of the file: its address in the blob store.
@@ -31,7 +31,7 @@ class EpisodeRow:
         reason: why it is quarantined.
         instruction: what the arm was asked to do.
         outcome: label.
-        labelled_by: who gave it.
+        labelled_by: author of the label.
         steps: T.
         policy_version: the first one in the file.
         metadata: the header's JSON values.
@@ -62,11 +62,11 @@ class ReleaseRow:
     """One signed release.
 
     Attributes:
-        tenant: whose robots it is for.
+        tenant: tenant of the robots it is for.
         sequence: as signed.
         checkpoint_id: what it releases.
         payload: canonical JSON.
-        key_id: who signed.
+        key_id: id of the key that signed it.
         signature: Ed25519.
     """
 
@@ -83,7 +83,7 @@ class CheckpointRow:
     """One published checkpoint.
 
     Attributes:
-        tenant: whose it is.
+        tenant: the tenant it belongs to.
         checkpoint_id: from its content, never reused; two tenants may have the same.
         kind: policy, world_model or judge.
         manifest: canonical JSON.
@@ -106,7 +106,7 @@ class JobRow(JobView):
     """One job as the store keeps it.
 
     Attributes:
-        tenant: whose it is.
+        tenant: the tenant it belongs to.
         attempts: how often it was claimed.
     """
 
@@ -223,7 +223,7 @@ class MetaStore(Protocol):
         """Read one row, change it and write it back, with nobody in between: the one way a row changes.
 
         Args:
-            tenant: whose.
+            tenant: the tenant they belong to.
             episode_id: which.
             change: gets the row as it is and returns it as it shall be: state, reason, label and description; id,
                 digest, size and sequence never change. It must be quick, and may be called only once.

@@ -35,7 +35,7 @@ class SqlJobStore:
         """Create a job, or return the one this tenant created with the same key.
 
         Args:
-            tenant: whose.
+            tenant: the tenant they belong to.
             kind: of job.
             spec: JSON values.
             key: the same key is the same job.
@@ -106,7 +106,7 @@ class SqlJobStore:
         """Take a waiting job of a tenant (of these kinds, if any are given), or None.
 
         Interactive kinds go first and background ones last (gymnast_core.job); of one class the oldest. No tenant is
-        for the service's own workers, who do everybody's.
+        for the service's own workers, which do the jobs of all tenants.
         """
         quick = JOBS.c.kind.in_(kinds_of("quick", "interactive"))
         last = JOBS.c.kind.in_(kinds_of("background"))
@@ -176,7 +176,7 @@ class SqlJobStore:
         A job whose cancellation was acknowledged ends as cancelled, with the result, even when its work was done.
 
         Args:
-            tenant: whose.
+            tenant: the tenant they belong to.
             job_id: which.
             state: done, failed or cancelled.
             result: JSON values.

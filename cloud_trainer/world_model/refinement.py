@@ -96,12 +96,12 @@ def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out:
         seed=how.seed, save_every=200, report_every=TELL_EVERY,
     )  # fmt: skip
 
-    def told(line: Mapping[str, Any]) -> None:
+    def on_progress(line: Mapping[str, Any]) -> None:
         figures = {name: float(line[name]) for name in ("loss", "grad_norm")}
         how.progress(ProgressEvent("world_model", int(line["step"]), how.iterations, figures))
 
     codec, place = build_codec(loaded.codec_config, device=how.device), Place(device=how.device)
-    trainer = DiTTrainer(loaded.model, codec, stream, config, place=place, folder=how.state, on_progress=told)
+    trainer = DiTTrainer(loaded.model, codec, stream, config, place=place, folder=how.state, on_progress=on_progress)
     trainer.resume()
     trainer.train(how.iterations, cancelled=how.cancelled)
     if trainer.step < how.iterations:

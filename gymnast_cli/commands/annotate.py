@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_robot_arguments(parser)
     parser.add_argument("text", help="words or tags, e.g. 'cube slipped #grasp'")
-    parser.add_argument("--by", help="who says so (default operator:LOGIN)")
+    parser.add_argument("--by", help="author of the annotation (default operator:LOGIN)")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

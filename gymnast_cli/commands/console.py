@@ -26,8 +26,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     lines = [f"page:  {login.address}", f"token: {login.token} (for {login.valid_for_s // 3600} hours)"]
     if is_loopback(page.hostname or "") and not is_loopback(host):
         lines.append(f"it listens on the trainer's own machine; from here: ssh -L {page.port}:{page.netloc} {host}")
-    told = vars(login)
-    emit(args, console, told, "\n".join(lines))
+    answer = vars(login)
+    emit(args, console, answer, "\n".join(lines))
     if args.open and not webbrowser.open(login.address):
         console.print("no browser is known here; copy the address", style="yellow")
     return 0

@@ -17,7 +17,7 @@ from gymnast_ros.keyring import DOMAIN_VARIABLE
 TAKEN = ("robot", "namespace", "domain", "camera", "parameters")
 """What of `gymnast up` decides which processes there are, and what their topics are called."""
 NOT_FOR_LONG_DAYS = 31
-"""Whoever makes identities for less would be told at once that they end soon."""
+"""Whoever makes identities for less would be warned at once that they end soon."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             view = view if args.detach else followed(there.loops, config.name, console)
         except KeyboardInterrupt:
             view = there.loops.get(config.name)
-    return told(view, args, console)
+    return result_of(view, args, console)
 
 
 def followed(loops: LoopsClient, name: str, console: Console) -> LoopProgress:
@@ -104,7 +104,7 @@ def _named(step: str) -> str:
     return f"round {number}: {what.replace('/', ' ')}" if what else step
 
 
-def told(view: LoopProgress, args: argparse.Namespace, console: Console) -> int:
+def result_of(view: LoopProgress, args: argparse.Namespace, console: Console) -> int:
     """Print where a loop is; returns the exit code.
 
     Raises:

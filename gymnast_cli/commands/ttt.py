@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with trainer(args) as there, Screen(console) as screen:
         robot = args.robot or only_robot(there)
         begun = there.adaptations.begin(robot, **scene_asked(args))
-        adaptation = Adaptation(there.adaptations, begun.adaptation_id, tell=screen.show)
+        adaptation = Adaptation(there.adaptations, begun.adaptation_id, on_view=screen.show)
         operator = Operator(args, console, there, screen)
         try:
             view = adaptation.drive(Terms(args.collect, budget), approve=operator.approve, reuse=operator.reuse)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         except GymnastError:
             adaptation.cancel(CANCEL_S)
             raise
-        return told(view, args, console)
+        return result_of(view, args, console)
 
 
 def above_zero(text: str) -> float:
@@ -142,7 +142,9 @@ def progress(view: AdaptationView) -> tuple[int, int, str]:
         )
     if view.stage == "canary":
         elsewhere = sum(row.get("part") == "other tasks" for row in view.canary)
-        note = f"it won here; {elsewhere} on the other tasks" if elsewhere else "who wins stays hidden until decided"
+        note = (
+            f"it won here; {elsewhere} on the other tasks" if elsewhere else "the winner is hidden until it is decided"
+        )
         return len(view.canary), 0, f"{len(view.canary)} pairs; {note}"
     return 0, 0, ""
 
@@ -205,7 +207,7 @@ def interrupted(adaptation: Adaptation, args: argparse.Namespace, console: Conso
     return INTERRUPTED
 
 
-def told(view: AdaptationView, args: argparse.Namespace, console: Console) -> int:
+def result_of(view: AdaptationView, args: argparse.Namespace, console: Console) -> int:
     """Say how it ended."""
     if view.ended_by and not args.json:
         console.print(f"practice ended by {view.ended_by}")

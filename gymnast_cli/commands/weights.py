@@ -78,13 +78,13 @@ def _convert(args: argparse.Namespace, console: Console) -> int:
     )  # fmt: skip
     manifest = policy.save(args.into, lineage={"stage": "converted", "source": policy.version})
     key = policy.config.statistics_key
-    told = {"checkpoint_id": manifest.id, "weights_size": manifest.weights_bytes, "head": args.head,
+    described = {"checkpoint_id": manifest.id, "weights_size": manifest.weights_bytes, "head": args.head,
             "statistics_key": key, "folder": str(args.into)}  # fmt: skip
     text = (
         f"{manifest.id} in {args.into}; actions are scaled by the statistics of {key}\n"
         f"next: gymnast serve --import {args.into}, or gymnast up --policy {args.into}"
     )
-    emit(args, console, told, text)
+    emit(args, console, described, text)
     return 0
 
 

@@ -177,7 +177,7 @@ class Robot:
         """
         adaptations = self._trainer.adaptations
         begun = adaptations.begin(NAME, **asked).adaptation_id
-        adaptation = Adaptation(adaptations, begun, tell=lambda view: advance(*progress(view)))
+        adaptation = Adaptation(adaptations, begun, on_view=lambda view: advance(*progress(view)))
         budget = PracticeBudget(config.ttt_cut_off_s / 60, config.ttt_rollouts, mode="full")
         adaptation.drive(Terms(config.ttt_collect, budget), approve=lambda view: None)
         return adaptation

@@ -158,7 +158,7 @@ class Demo:
         view = adaptation.view()
         if view.stage == "preview":
             with self.stages.stage("canary on the arm") as advance:
-                adaptation.tell = lambda view: advance(*progress(view))
+                adaptation.on_view = lambda view: advance(*progress(view))
                 view = adaptation.drive(Terms(), approve=lambda view: True)
         self.result["ttt"] = ttt = {
             "scene_name": config.ttt_scene, "task": config.ttt_task, "stage": view.stage, "reason": view.reason,

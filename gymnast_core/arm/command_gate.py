@@ -36,7 +36,7 @@ class Command:
     Attributes:
         action_A: (7,) float32.
         stamp_ns: stamp of the observation it answers.
-        source: who wants it: "policy" or "teleop".
+        source: what asks for it: "policy" or "teleop".
     """
 
     action_A: FloatArray
@@ -64,7 +64,7 @@ class GateDecision:
         action_A: (7,) float32 for the arm, or None when nothing is sent.
         reasons: why it differs from what was wanted; short words that are counted.
         stamp_ns: of the observation it answers.
-        source: who commands: the command's source, or "hold".
+        source: the command's source, or "hold".
     """
 
     verdict: GateVerdict

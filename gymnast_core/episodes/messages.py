@@ -170,7 +170,7 @@ class EpisodeEnd:
 
     Attributes:
         outcome: label.
-        labelled_by: who gave it, empty when unlabelled.
+        labelled_by: author of the label, empty when unlabelled.
         truncated_reason: empty when it ran to its end.
         metadata: JSON values learned on the way: gate counts.
     """

@@ -21,7 +21,7 @@ class TrialPlan:
         instruction: what the arm is asked to do; of several, for people: pairs take turns through `tasks`.
         rule: when to stop and what to conclude.
         start_seeds: one start state per pair; at least rule.max_pairs of them.
-        judge: who labels: "operator", or a judge's version.
+        judge: source of the labels: "operator", or a judge's version.
         judge_calibration: JSON values: how far that judge is to be trusted.
         versions: JSON values: code, robot, world model; for the card.
         tasks: instructions that take turns, pair by pair; empty is `instruction` alone. A SequentialRule decides on

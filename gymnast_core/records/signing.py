@@ -46,7 +46,7 @@ class NotForThisRobotError(CheckpointError):
 
 @dataclass(frozen=True)
 class SignedDocument:
-    """Bytes and who vouches for them.
+    """Bytes and the key that vouches for them.
 
     Attributes:
         payload: canonical JSON.

@@ -1,1 +1,1 @@
-"""Pages for operators: who may, how they look, how they stay live. The console and a robot's page are Sites."""
+"""Pages for operators: access, how they look, how they stay live. The console and a robot's page are Sites."""

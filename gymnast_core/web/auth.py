@@ -55,7 +55,7 @@ class User(Peer):
 
     @staticmethod
     def of(peer: Peer) -> User:
-        """Return whom a certificate names."""
+        """Return the user a certificate names."""
         return User(peer.name, peer.role, peer.tenant, peer.serial, peer.until_ns)
 
     def may(self, action: str) -> bool:
@@ -66,7 +66,7 @@ class User(Peer):
         """Return if the role allows it.
 
         Raises:
-            NotPermittedError: it does not; the message says who may.
+            NotPermittedError: it does not; the message names the roles that may.
         """
         authorise(self, action)
 
@@ -102,7 +102,7 @@ class Gate:
         return token
 
     def user_of_token(self, token: str, *, source: str = "") -> User:
-        """Return who a token stands for.
+        """Return the user a token stands for.
 
         Args:
             token: as issued.
@@ -134,7 +134,7 @@ class Gate:
         return cookie
 
     def user_of_session(self, cookie: str) -> User:
-        """Return who a cookie stands for.
+        """Return the user a cookie stands for.
 
         Raises:
             LoginError: it was not made here, was logged out, or has expired.

@@ -56,8 +56,8 @@ class Site:
     """One site: its templates, its gate, what its errors mean.
 
     Args:
-        gate: who may come in.
-        certified: returns whom a verified client certificate names, if it still counts.
+        gate: decides who may come in.
+        certified: returns the user that a verified client certificate names, if it still counts.
         templates: folder of the site's own; the common ones (base, login, error, parts) are found beside them.
         server: what to call the other side in messages: "trainer", "robot".
         pages: (address, name) of the pages in the header.
@@ -97,7 +97,7 @@ class Site:
         return app
 
     def user_of(self, request: Request) -> User:
-        """Return who asks: by client certificate, by bearer token, else by session cookie.
+        """Return the user that asks: by client certificate, by bearer token, else by session cookie.
 
         Raises:
             LoginError: nobody, or nobody any more.

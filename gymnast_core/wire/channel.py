@@ -55,7 +55,7 @@ def open_channel(address: str, identity: Identity | None, *, insecure: bool = Fa
 
     Args:
         address: host:port of the trainer.
-        identity: who we are; required unless insecure.
+        identity: our certificate and key; required unless insecure.
         insecure: no TLS at all: only for a link that is secured by other means.
 
     Raises:
@@ -80,9 +80,9 @@ def domain_error(error: grpc.RpcError) -> GymnastError:
     code = error.code() if callable(getattr(error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = error.details() if callable(getattr(error, "details", None)) else str(error)
     trailing = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else None
-    retry, told = code in _TRANSIENT, {entry.key: entry.value for entry in trailing or ()}
-    if ERROR_KEY in told:
-        fields = str(told.get(FIELDS_KEY, ""))
-        return error_from_wire(str(told[ERROR_KEY]), str(details), retry=retry, fields=fields)
+    retry, metadata = code in _TRANSIENT, {entry.key: entry.value for entry in trailing or ()}
+    if ERROR_KEY in metadata:
+        fields = str(metadata.get(FIELDS_KEY, ""))
+        return error_from_wire(str(metadata[ERROR_KEY]), str(details), retry=retry, fields=fields)
     kind = TransientBridgeError if retry else RejectedBridgeError
     return kind(f"{code.name}: {details}")

@@ -25,7 +25,7 @@ def diagnose(address: Address, identity: Identity | None) -> GymnastError | None
 
     Args:
         address: of the trainer.
-        identity: who we are; None where no TLS is spoken.
+        identity: our certificate and key; None where no TLS is spoken.
 
     Returns:
         A NotAuthenticatedError where one side does not accept the other, a TransientBridgeError where the machine is

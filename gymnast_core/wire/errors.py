@@ -75,7 +75,7 @@ class IdentityError(RejectedBridgeError):
 
 
 class NotAuthenticatedError(IdentityError):
-    """TLS: a certificate does not name who was called, has expired, or comes from another authority."""
+    """TLS: a certificate does not name the host that was called, has expired, or comes from another authority."""
 
 
 class NotPermittedError(IdentityError):

@@ -27,7 +27,7 @@ class Peer:
     Attributes:
         name: of the robot, person or machine.
         role: one of ROLES.
-        tenant: whose data it may touch.
+        tenant: the tenant of the data it may touch.
         serial: of the certificate, hexadecimal; empty where there is none.
         until_ns: when the certificate runs out, wall clock; 0 where there is none.
     """
@@ -52,7 +52,7 @@ class Peer:
 
 
 def peer_of(certificate_pem: bytes) -> Peer | None:
-    """Return whom a certificate names, or None when it is none of ours."""
+    """Return the peer a certificate names, or None when it is none of ours."""
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -83,7 +83,7 @@ def _infer(policy: Policy, request: policy_pb2.InferRequest) -> policy_pb2.Infer
     reply = policy_pb2.InferReply(
         request_id=request.request_id, policy_version=policy.version, chunk_length=policy.chunk_length
     )
-    if not request.instructions:  # a greeting: who are you?
+    if not request.instructions:  # a greeting asks which policy answers
         return reply
     rng = np.random.default_rng(request.seed) if request.sample else None
     chunk = _act(policy, observation_from(request), list(request.instructions), rng)

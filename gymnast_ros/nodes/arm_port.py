@@ -97,7 +97,7 @@ class ArmReport:
         target: commanded pose.
         target_joints_J: (6,) joints of it.
         executed_A: (7,) action executed since the observation before; zeros after a reset.
-        executed_source: who wanted it.
+        executed_source: the command's source.
         episode: counts resets.
         terminated: the episode ended by itself.
         truncated: it ran out of steps.
@@ -139,7 +139,7 @@ class ArmPort:
     Args:
         node: the arm node.
         description: latched at once.
-        on_command: called with action (7,), the stamp it answers, and who wanted it, once for every command that the
+        on_command: called with action (7,), the stamp it answers, and its source, once for every command that the
             gate sent, in time, and under the stop latch's present word; may raise, then the command is counted and
             dropped.
         table_height_m: of the arm's own, hard envelope.

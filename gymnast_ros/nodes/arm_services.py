@@ -39,7 +39,7 @@ class ArmServices:
 
     Args:
         node: whose clients these are.
-        spin: of the caller, who owns the executor.
+        spin: of the caller, which owns the executor.
         session: names the arm's process as far as it is known; changes when its successor has spoken.
         keyring: of the graph, whose arm resets for nobody else.
     """
@@ -49,8 +49,8 @@ class ArmServices:
         self._permits = ResetPermits(keyring)
         self._parameters = node.create_client(SetParameters, topics.parameters_service(topics.ARM_NODE))
         self._reset = node.create_client(Trigger, topics.RESET)
-        self._told: dict[str, Any] = {}
-        self._told_to = 0
+        self._sent: dict[str, Any] = {}
+        self._sent_to = 0
 
     def ready(self) -> bool:
         """Whether both services are there, or still count as there."""
@@ -63,13 +63,13 @@ class ArmServices:
             SafetyError: it refuses them.
             StaleCommandError: it does not answer.
         """
-        if self._session() != self._told_to:
-            self._told, self._told_to = {}, self._session()
-        changed = {name: value for name, value in settings.items() if self._told.get(name) != value}
+        if self._session() != self._sent_to:
+            self._sent, self._sent_to = {}, self._session()
+        changed = {name: value for name, value in settings.items() if self._sent.get(name) != value}
         if not changed:
             return
         self._set(changed)
-        self._told.update(changed)
+        self._sent.update(changed)
 
     def reset(self, timeout_s: float, usual_s: float) -> int:
         """Ask for a new episode; returns the stamp of its first observation [ns].

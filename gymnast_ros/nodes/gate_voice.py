@@ -58,7 +58,7 @@ class GateVoice:
                 self._status.publish(status)
             self._reported = state
         if changed:
-            self._tell(state, reason)
+            self._notify(state, reason)
             self.note(topics.GATE_STATUS, {"state": state.value, "reason": reason})
             if state in WRITTEN_DOWN and self._flight is not None:
                 threading.Thread(target=self._write_flight, args=(self._flight, state)).start()
@@ -79,7 +79,7 @@ class GateVoice:
         path = self._keyring.word_path
         return f'ros2 param set {name} re_arm "$(cat {path})", or gymnast rearm --folder {path.parent.parent}'
 
-    def _tell(self, state: GateState, reason: str) -> None:
+    def _notify(self, state: GateState, reason: str) -> None:
         """Say on the terminal what happened and what to do."""
         log, go_on = self._node.get_logger(), f"to go on: {self.remedy}"
         if state is GateState.ESTOP:

@@ -60,7 +60,7 @@ def play(path: Path, *, domain_id: int | None = None, rate: float = 1.0, wait_s:
     """Publish every message of an episode, or of a flight record, at its time.
 
     The bytes are those of the file. Words (header, instruction, policy version, outcome, notes) are latched, so that
-    who comes late still learns what is shown. Topics and types that are not ours are left out.
+    a late subscriber still learns what is shown. Topics and types that are not ours are left out.
 
     Args:
         path: an .mcap file.

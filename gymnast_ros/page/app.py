@@ -79,7 +79,7 @@ def create_page(robot: PageRobot, gate: Gate, log: Journal, *, poll_s: float = 0
 
     Args:
         robot: what is shown and driven.
-        gate: who may.
+        gate: decides what a session may do.
         log: gets every action.
         poll_s: how often open pages are checked for news.
     """

@@ -127,7 +127,7 @@ class AdaptationDesk:
                 self._settings["robot_name"], **{name: values[name] for name in ASKED}
             ).adaptation_id
         )
-        adaptation = Adaptation(self._adaptations, known, tell=self._hear, stopped=self._stopped)
+        adaptation = Adaptation(self._adaptations, known, on_view=self._hear, stopped=self._stopped)
         terms = Terms(asked.collect, PracticeBudget(**{name: values[name] for name in BUDGET}))
         try:
             view = adaptation.drive(terms, approve=partial(self._approve, adaptation, asked))

@@ -81,7 +81,7 @@ class ArmJobs:
         self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
         self._policies = PolicySource(
             folder / "store", settings["policy"], device=settings["device"], dial=self._dial, book=self._book,
-            told=log.info,
+            report=log.info,
         )  # fmt: skip
         self._warm_up = threading.Thread(target=self._policies.warm_up, name="warm-up", daemon=True)
         self._warm_up.start()  # beside discovery, which waits for others

@@ -100,7 +100,7 @@ class BridgeJobs:
             self._store.install(Path(settings["policy"]))
         self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
         self._adoption = Adoption(
-            self._store, self._book, probation_episodes=lambda: int(settings["probation_episodes"]), told=log.info
+            self._store, self._book, probation_episodes=lambda: int(settings["probation_episodes"]), report=log.info
         )
         self._uplink = Uplink(
             trainer, identity, spool=self._spool, store=self._store, insecure=insecure,

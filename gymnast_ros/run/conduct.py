@@ -24,7 +24,7 @@ def verdict(reason: str, detail: str, sources: Sequence[str]) -> str:
     Args:
         reason: how the episode was cut; empty when it ran to its end.
         detail: the error's own words.
-        sources: who commanded each step; "hold" is the gate refusing.
+        sources: the source of each step's command; "hold" is the gate refusing.
     """
     if reason == "policy_fault":
         return detail

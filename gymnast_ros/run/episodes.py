@@ -54,7 +54,7 @@ class ArmEnv(Env, Protocol):
 
 
 class _Watcher:
-    """Counts what happened; who commanded each step."""
+    """Counts what happened; the source of each step's command."""
 
     def __init__(self, env: ArmEnv) -> None:
         self._env = env

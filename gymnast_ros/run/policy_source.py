@@ -64,15 +64,15 @@ class PolicySource:
         dial: reaches a policy that runs at an address; None knows none.
         book: of this robot's shadow checks; a checkpoint that has not passed one is checked before it is opened.
             None opens anything.
-        told: gets what is worth knowing, in words.
+        report: gets what is worth knowing, in words.
     """
 
     def __init__(
         self, store: Path, default: str = "", *, device: str = "auto", dial: Callable[[str], Policy] | None = None,
-        book: ShadowBook | None = None, told: Callable[[str], None] = LOG.info,
+        book: ShadowBook | None = None, report: Callable[[str], None] = LOG.info,
     ) -> None:  # fmt: skip
         self._store, self._default, self._device, self._dial = store, default, device, dial
-        self._book, self._tell = book, told
+        self._book, self._report = book, report
         self._drove: dict[str, str] = {}
         self._loaded: OrderedDict[str, Policy] = OrderedDict()
         self._lock = threading.Lock()
@@ -133,7 +133,7 @@ class PolicySource:
 
         def chosen(version: str, distance: float) -> None:
             if self._drove.get(kept_id, kept_id) != version:
-                self._tell(
+                self._report(
                     f"{version} drives: the scene that {kept_id} was kept for is {distance:.1f} away (1 is same)"
                 )
             self._drove[kept_id] = version

@@ -30,7 +30,7 @@ class ScenePolicy:
         self, kept: Policy, usual: Policy, scene: Fingerprint, *,
         chosen: Callable[[str, float], None] = lambda version, distance: None,
     ) -> None:  # fmt: skip
-        self._kept, self._usual, self._scene, self._tell = kept, usual, scene, chosen
+        self._kept, self._usual, self._scene, self._notify = kept, usual, scene, chosen
         self._choice: Policy | None = None
 
     @property
@@ -53,5 +53,5 @@ class ScenePolicy:
             seen = Fingerprint.of(decode_jpeg(encode_jpeg(frame_HWC, JPEG_QUALITY)))
             distance = self._scene.distance(seen)
             self._choice = self._kept if distance <= SAME else self._usual
-            self._tell(self._choice.version, distance)
+            self._notify(self._choice.version, distance)
         return self._choice.act(observation, instruction, rng=rng)

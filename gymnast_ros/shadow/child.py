@@ -37,7 +37,7 @@ def main() -> int:
     os.nice(NICE)
     with os.fdopen(os.dup(1), "w", buffering=1) as out:
         os.dup2(2, 1)  # what libraries print is no part of the answer
-        _tell(out, stage="report", **asdict(_checked(args, out)))
+        _print(out, stage="report", **asdict(_checked(args, out)))
     return 0
 
 
@@ -48,19 +48,19 @@ def _checked(args: argparse.Namespace, out: IO[str]) -> ShadowReport:
     recorded = recorded_observations(args.recent)
     try:
         architecture(manifest.architecture)  # imports torch
-        _tell(out, stage="imported")
+        _print(out, stage="imported")
         policy = serve_policy(args.checkpoint, device=args.device)
     except Exception as error:  # noqa: BLE001  # whatever keeps it from loading, it must not run
         return ShadowReport(f"it does not load: {type(error).__name__}: {error}", recorded=bool(recorded))
-    _tell(out, stage="loaded")
+    _print(out, stage="loaded")
     report = shadow_check(
         policy, recorded or [neutral_observation(str(manifest.config.get("camera") or ""))],
-        max_latency_s=args.max_latency_s, asking=lambda index: _tell(out, stage="asked", index=index),
+        max_latency_s=args.max_latency_s, asking=lambda index: _print(out, stage="asked", index=index),
     )  # fmt: skip
     return replace(report, recorded=bool(recorded))
 
 
-def _tell(out: IO[str], **values: Any) -> None:
+def _print(out: IO[str], **values: Any) -> None:
     fields: Mapping[str, Any] = values
     out.write(json.dumps(fields) + "\n")
 

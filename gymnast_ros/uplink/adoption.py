@@ -25,14 +25,14 @@ class Adoption:
         store: the robot's checkpoints.
         book: of this robot's checks.
         probation_episodes: good episodes that what is put in force then needs.
-        told: gets what became of a checkpoint, in words, from this thread.
+        report: gets what became of a checkpoint, in words, from this thread.
     """
 
     def __init__(
         self, store: RobotStore, book: ShadowBook, *, probation_episodes: Callable[[], int],
-        told: Callable[[str], None] = LOG.info,
+        report: Callable[[str], None] = LOG.info,
     ) -> None:  # fmt: skip
-        self._store, self._book, self._tell = store, book, told
+        self._store, self._book, self._log = store, book, report
         self._probation_episodes = probation_episodes
         self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="adoption", daemon=True)
@@ -80,7 +80,7 @@ class Adoption:
                 continue
             if state.mandate is not None and name == state.mandate.checkpoint_id:
                 self._store.obey(probation_episodes=self._probation_episodes())
-                self._tell(f"in force from the next episode on: {name}, {state.mandate.kind} {state.mandate.sequence}")
+                self._log(f"in force from the next episode on: {name}, {state.mandate.kind} {state.mandate.sequence}")
 
     def _may_run(self, name: str) -> bool:
         if self._book.passed(name):
@@ -90,7 +90,7 @@ class Adoption:
             report = self._book.check(self._store.path(name))
             if report.reason and not self._stopping.is_set():
                 self._store.reject(name, report.reason)
-                self._tell(f"turned down {name}: {report.reason}")
+                self._log(f"turned down {name}: {report.reason}")
             return not report.reason
         finally:
             self.checking = ""

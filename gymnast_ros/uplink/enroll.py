@@ -67,7 +67,7 @@ def _ask(
 def _checked(
     reply: enroll_pb2.EnrollReply, code: Code, public: ec.EllipticCurvePublicKey, shown: bytes, where: Address
 ) -> Peer:
-    """Return whom the answer names, if the authority that the code pins gave it, over its own server's connection."""
+    """Return the peer of the answer, if the authority that the code pins gave it, over its own server's connection."""
     try:
         authority = x509.load_pem_x509_certificate(reply.authority)
         certificate = x509.load_pem_x509_certificate(reply.certificate)

@@ -181,12 +181,12 @@ class Uplink:
         self._held_back.forget(entry.episode_id)
         self._offered.discard(entry.episode_id)
         self._works("episodes")
-        with self._changed:  # who flushes sees it gone and counted, or neither
+        with self._changed:  # a flush sees it gone and counted, or neither
             self._spool.remove(entry)
             self._counts["acknowledged"] += 1
             self._counts["duplicates"] += duplicate
         self._alarm = ""
-        self._tell("acknowledged", episode_id=entry.episode_id, size=entry.size, duplicate=duplicate)
+        self._notify("acknowledged", episode_id=entry.episode_id, size=entry.size, duplicate=duplicate)
 
     def _refused(self, entry: SpoolEntry, error: GymnastError, retry: bool) -> None:
         assert self._spool is not None  # called by a stream that ships it
@@ -195,12 +195,12 @@ class Uplink:
             self._spool.set_aside(entry, f"{name}: {error}")
             self._counts["refused"] += 1
             self._raise_alarm(f"the trainer refused episode {entry.episode_id}: {error}")
-            self._tell("refused", episode_id=entry.episode_id, error=name, detail=str(error))
+            self._notify("refused", episode_id=entry.episode_id, error=name, detail=str(error))
             return
         wait_s = self._held_back.add(entry.episode_id)
         if isinstance(error, _ALARMS) or name == "QuotaError":
             self._raise_alarm(str(error))
-        self._tell("held_back", episode_id=entry.episode_id, error=name, wait_s=round(wait_s, 2))
+        self._notify("held_back", episode_id=entry.episode_id, error=name, wait_s=round(wait_s, 2))
 
     def _watch_forever(self) -> None:
         link, waits = self._links[1], Waits()
@@ -215,7 +215,7 @@ class Uplink:
     def _watch(self, link: Link, waits: Waits) -> None:
         assert self._store is not None  # started only with one
         intake = ReleaseIntake(
-            link, self._store, self._stop, report=self._tell, broken=lambda error: self._broken("weights", error)
+            link, self._store, self._stop, report=self._notify, broken=lambda error: self._broken("weights", error)
         )
         stub = weights_pb2_grpc.WeightsServiceStub(link.channel())
         call = stub.Watch(weights_pb2.WatchRequest(after_sequence=self._store.highest))
@@ -234,7 +234,7 @@ class Uplink:
         if not self._connected[part]:
             self._connected[part] = True
             self._unwelcome, self._away = "", False
-            self._tell("connected", part=part)
+            self._notify("connected", part=part)
 
     def _broken(self, part: str, error: Exception) -> None:
         self._last_error = f"{type(error).__name__}: {error}"
@@ -246,18 +246,18 @@ class Uplink:
         if isinstance(error, IdentityError) and (words := _REQUEST.sub("", str(error))) != self._unwelcome:
             self._unwelcome = words
             LOG.error("trainer_refused %s", self._last_error)
-            self._tell("alarm", detail=str(error))
+            self._notify("alarm", detail=str(error))
         if self._connected[part]:
             self._connected[part] = False
-            self._tell("disconnected", part=part, error=self._last_error)
+            self._notify("disconnected", part=part, error=self._last_error)
 
     def _raise_alarm(self, text: str) -> None:
         if text != self._alarm:
             self._alarm = text
             LOG.error("uplink_alarm detail=%s", text)
-            self._tell("alarm", detail=text)
+            self._notify("alarm", detail=text)
 
-    def _tell(self, kind: str, **data: Any) -> None:
+    def _notify(self, kind: str, **data: Any) -> None:
         LOG.info("uplink_%s %s", kind, " ".join(f"{name}={value}" for name, value in data.items()))
         self._on_event(UplinkEvent(kind, data))
         with self._changed:

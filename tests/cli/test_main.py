@@ -169,7 +169,7 @@ def test_bash_completes_commands_actions_and_flags(tmp_path: Path, capsys) -> No
 
 def test_up_takes_what_the_launch_file_takes_and_means_the_same(monkeypatch, tmp_path) -> None:
     started: list[GraphConfig] = []
-    monkeypatch.setattr(bringup, "up", lambda config, tell: started.append(config) or 0)
+    monkeypatch.setattr(bringup, "up", lambda config, show: started.append(config) or 0)
     identity = tmp_path / "id"
     identity.mkdir()
     for name in ("cert.pem", "key.pem", "ca.pem"):

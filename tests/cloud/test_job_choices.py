@@ -10,7 +10,7 @@ from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.practice import trusted_dream
-from cloud_trainer.jobs.reinforce import ground_of, told_starts
+from cloud_trainer.jobs.reinforce import ground_of, reported_starts
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import AdaptSettings, ImitateSettings, ImproveSettings
@@ -155,7 +155,7 @@ def test_practice_in_new_scenes_and_words_is_in_the_lineage(material, tmp_path):
 def test_nothing_begins_where_candidates_are_told_on(material, tmp_path):
     job = job_of(material, tmp_path, config={**QUICK, "forgetting_starts": 2})
     dream = trusted_dream(job)
-    held_out = told_starts(job.spec.config, dream)
+    held_out = reported_starts(job.spec.config, dream)
     ground, _ = ground_of(job, dream, held_out)
     began, audited = {start.episode_id for start in ground.starts}, set(dream.parts["audit"].episode_ids)
     assert 0 < len(held_out) <= 4

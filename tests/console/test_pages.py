@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.console.job_pages import told
+from cloud_trainer.console.job_pages import event_text
 from cloud_trainer.console.media import lineage_graph
 from cloud_trainer.flows.adaptation_engine import CanaryVerdict
 from cloud_trainer.flows.other_tasks import reason_of
@@ -93,7 +93,7 @@ def test_events_are_told_in_words() -> None:
         "refused: agreement 0.4": JobEvent(3, 0, "refused", {"reason": "agreement 0.4"}),
         "read episodes 50 of 136": JobEvent(4, 0, "progress", {"stage": "read_episodes", "step": 50, "total": 136}),
     }
-    assert {told(event) for event in lines.values()} == set(lines)
+    assert {event_text(event) for event in lines.values()} == set(lines)
 
 
 def test_a_lineage_of_thousands_is_a_few_boxes(tmp_path) -> None:

@@ -2,7 +2,7 @@
 
 With behaviour policy b (which sampled), proximal policy p (the weights at the start of the update) and new policy n,
 the objective is  w * min(r A, clip(r) A)  with  r = n / p  and  w = min(cap, p / b). Clipping around p keeps the trust
-region where the learner is now, and w corrects for who sampled; for fresh rollouts p = b, w = 1, and nothing changes.
+region where the learner is now, and w corrects for the policy that sampled. For fresh rollouts p = b and w = 1.
 
 Source:
     Decoupled PPO: Hilton, Cobbe, Schulman, "Batch size-invariance for policy optimization", arXiv 2110.00641, eq. 2;

@@ -207,16 +207,16 @@ class GrpoTrainer(Generic[PolicyT]):
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.config.grad_clip)
         self._optimiser.step()
-        told = torch.stack([loss.detach(), (parts.clipped * terms.share_B).sum(), (parts.kl * terms.share_B).sum()])
-        return (*self._summed(told).tolist(), float(whole(norm)))
+        figures = torch.stack([loss.detach(), (parts.clipped * terms.share_B).sum(), (parts.kl * terms.share_B).sum()])
+        return (*self._summed(figures).tolist(), float(whole(norm)))
 
     def _share_out(self, rows: int) -> tuple[IntArray, torch.Tensor]:
         """Which rows of a mini-batch this process learns from, and the share of the loss that each of them is."""
         return np.arange(rows), torch.full((rows,), 1.0 / rows)
 
-    def _summed(self, told: torch.Tensor) -> torch.Tensor:
+    def _summed(self, figures: torch.Tensor) -> torch.Tensor:
         """Figures of the mini-batch out of those of this process's rows."""
-        return told
+        return figures
 
     def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
         """Write a checkpoint of the policy, unless a run that was interrupted right here already did."""

@@ -89,11 +89,11 @@ def run_on_ray(
 
 
 def _follow(learner: Any, progress: Progress, cancelled: Cancelled, poll_s: float) -> Training:
-    run, told, asked_at = learner.run.remote(), 0, 0.0
+    run, seen, asked_at = learner.run.remote(), 0, 0.0
     while True:
         done, _ = ray.wait([run], timeout=poll_s)
-        for event in ray.get(learner.events.remote(told)):
-            told += 1
+        for event in ray.get(learner.events.remote(seen)):
+            seen += 1
             progress(event)
         if done:
             result: Training = ray.get(run)

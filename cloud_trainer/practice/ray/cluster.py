@@ -66,7 +66,7 @@ def train(job: GrpoJob, config: ClusterConfig, *, progress: Progress, cancelled:
 
 @contextmanager
 def rollout_pool(recipe: Recipe, config: RolloutCluster) -> Iterator[RayPool]:
-    """Rollout and judge actors alone, for who learns in this process or not at all.
+    """Rollout and judge actors alone, for a caller that learns in this process or not at all.
 
     Raises:
         ConfigError: the cluster has not what they reserve.

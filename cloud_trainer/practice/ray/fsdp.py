@@ -97,10 +97,10 @@ class FsdpTrainer(GrpoTrainer[PolicyT]):
             return np.zeros(1, np.int64), torch.zeros(1)
         return mine, torch.full((len(mine),), world / rows)
 
-    def _summed(self, told: torch.Tensor) -> torch.Tensor:
-        told = told.to(self.mesh.device_type)
-        dist.all_reduce(told)
-        return told.cpu() / self.mesh.size()
+    def _summed(self, figures: torch.Tensor) -> torch.Tensor:
+        figures = figures.to(self.mesh.device_type)
+        dist.all_reduce(figures)
+        return figures.cpu() / self.mesh.size()
 
     def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
         """See GrpoTrainer; every rank calls this, rank 0 writes."""

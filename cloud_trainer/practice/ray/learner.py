@@ -58,7 +58,7 @@ class Mailbox:
         self._stop = False
         self._failure: GymnastError | None = None
 
-    def tell(self, event: ProgressEvent) -> None:
+    def put(self, event: ProgressEvent) -> None:
         """A worker's progress."""
         self._events.append(event)
 
@@ -108,8 +108,8 @@ def _learn(settings: Mapping[str, Any]) -> None:
     kind = "cuda" if torch.cuda.is_available() and settings["use_gpu"] else "cpu"
     mesh = init_device_mesh(kind, (dist.get_world_size(),))
 
-    def told(event: ProgressEvent) -> None:
-        ray.get(mailbox.tell.remote(event))
+    def report(event: ProgressEvent) -> None:
+        ray.get(mailbox.put.remote(event))
 
     def stopped() -> bool:
         return bool(ray.get(mailbox.stopped.remote()))
@@ -123,7 +123,7 @@ def _learn(settings: Mapping[str, Any]) -> None:
         inner = job.sampler(pool)
         learn(
             job, mesh, lambda device: watched(RankSampler(inner, pool.spread, device), job.out.parent),
-            progress=told, cancelled=stopped,
+            progress=report, cancelled=stopped,
         )  # fmt: skip
     finally:
         pool.close()
@@ -187,14 +187,14 @@ def run_on_ray_train(
 
 def _follow(fit: Callable[[], Any], mailbox: Any, progress: Progress, cancelled: Cancelled, poll_s: float) -> None:
     """Pass on what the group reports until it is over; then raise what ended it, if anything."""
-    told = 0
+    seen = 0
     with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as thread:
         running = thread.submit(fit)
         try:
             while True:
                 over, _ = wait_for([running], timeout=poll_s)
-                for event in ray.get(mailbox.events.remote(told)):
-                    told += 1
+                for event in ray.get(mailbox.events.remote(seen)):
+                    seen += 1
                     progress(event)
                 if over:
                     break

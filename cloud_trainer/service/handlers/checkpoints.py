@@ -54,7 +54,7 @@ class CheckpointHandlers:
         blobs: the bytes.
         publisher: signs.
         trails: where actions are written down.
-        robots: to whom they may go.
+        robots: the robots they may go to.
         flows: which have won a trial.
     """
 

@@ -54,7 +54,7 @@ class Flows:
         """Return if a robot is in no trial, adaptation or loop.
 
         Args:
-            tenant: whose.
+            tenant: the tenant they belong to.
             robot: its name.
             beside: what is not looked at, because it refuses a second one itself: "trial", "adaptation" or "loop".
 

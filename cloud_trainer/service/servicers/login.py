@@ -13,7 +13,7 @@ from gymnast_core.wire.identity import Peer
 
 TOKEN_S = 12 * 3600
 LogIn = Callable[[Peer, float], tuple[str, str]]
-"""Gets who and for how long [s]; returns the page's address and a token."""
+"""Gets the caller and for how long [s]; returns the page's address and a token."""
 
 
 class ConsoleServicer:

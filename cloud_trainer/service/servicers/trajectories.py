@@ -123,13 +123,13 @@ class TrajectoryServicer:
     def LabelEpisode(
         self, request: trajectories_pb2.LabelEpisodeRequest, peer: Peer, context: grpc.ServicerContext
     ) -> trajectories_pb2.Episode:
-        """Set a label; who gave it comes from the certificate."""
+        """Set a label; its author comes from the certificate."""
         return _episode(self._episodes.label(peer, request.episode_id, request.outcome).row)
 
     def RetractEpisode(
         self, request: trajectories_pb2.RetractEpisodeRequest, peer: Peer, context: grpc.ServicerContext
     ) -> trajectories_pb2.RetractEpisodeReply:
-        """Withdraw one; who did comes from the certificate."""
+        """Withdraw one; the author comes from the certificate."""
         bounded("characters of a reason", request.reason, MOST_CHARACTERS)
         touched = self._episodes.retract(peer, request.episode_id, request.reason)
         made = [trajectories_pb2.MadeFrom(id=node.id, kind=node.kind) for node in touched]

@@ -28,7 +28,7 @@ class Judged:
         score_B: (B,) float, its score.
         real_B: (B,) bool, the recorded outcome.
         tasks: B instructions.
-        policies: B names of who acted.
+        policies: B names of the policies that acted.
     """
 
     judge: str
@@ -64,7 +64,7 @@ def outcomes_of(verdicts: Sequence[Verdict]) -> tuple[BoolArray, BoolArray, Floa
 
 
 def policy_of(episode: Episode) -> str:
-    """Who acted in an episode."""
+    """The policy that acted in an episode."""
     named = episode.metadata.get("policy")
     versions = [version for version in episode.policy_versions if version]
     return str(named) if named else (versions[0] if versions else "unknown")

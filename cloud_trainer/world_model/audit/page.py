@@ -23,7 +23,7 @@ MEANING: dict[str, str] = {
     "episodes": "held-out episodes whose imagined end was judged",
     "pictures": "held-out episodes dreamt frame by frame",
     "psnr_db": "likeness of imagined and real frames, mean over all steps; higher is closer",
-    "fidelity_excess_m": "does the imagined gripper go where it was told: error beyond the tracker's own, metres",
+    "fidelity_excess_m": "does the imagined gripper go where it was commanded: error beyond the tracker's own, metres",
     "gripper_response": "do the imagined fingers obey the command: share of the real fingers' answer",
     "lag": "steps between imagined and real path",
     "frame_lag": "steps between imagined and real frames: does a command take effect when it should",
@@ -149,30 +149,30 @@ def _horizon_rows(report: AuditReport) -> list[tuple[Any, ...]]:
 
 
 def _judge(report: AuditReport) -> str:
-    told = report.outcomes
-    if told is None:
+    outcomes = report.outcomes
+    if outcomes is None:
         return "<h2>Outcomes</h2><p class=bad>No judge was given: outcomes were not audited.</p>"
-    asked = (("imagined ends", told.intervals), ("recorded ends", told.on_real_frames))
+    asked = (("imagined ends", outcomes.intervals), ("recorded ends", outcomes.on_real_frames))
     rows = [
         (label, _rate(found["false_success"]), _rate(found["missed_success"]), found["abstained"])
         for label, found in asked
         if found
     ]
-    by_task = {**told.by_task, "all": told.to_json()}
+    by_task = {**outcomes.by_task, "all": outcomes.to_json()}
     tasks = [
         (name, int(row["episodes"]), *(f"{row[key]:.0%}" for key in ("agreement", "imagined_success", "real_success")))
         for name, row in by_task.items()
     ]
     cells = [
         (f"{cell['task']} / {cell['policy']}", cell["n"], _rate(cell["real"]), _rate(cell["imagined"]))
-        for cell in told.cells["cells"]
+        for cell in outcomes.cells["cells"]
     ]
     found = [
         (name, _show(value["value"]), f"{_show(value['low'])} .. {_show(value['high'])}")
-        for name, value in told.cells.items()
+        for name, value in outcomes.cells.items()
         if name != "cells"
     ]
-    head = (f"judge {told.judge} on", "P(success | really failed)", "P(failure | really succeeded)", "abstained")
+    head = (f"judge {outcomes.judge} on", "P(success | really failed)", "P(failure | really succeeded)", "abstained")
     return (
         _table("Outcomes", head, rows)
         + _table("By task", ("task", "episodes", "agreement", "imagined success", "real success"), tasks)

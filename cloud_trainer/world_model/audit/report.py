@@ -71,12 +71,12 @@ class AuditReport:
 
     def summary(self) -> dict[str, Any]:
         """JSON values: the numbers without tables, for results and lineage; outcomes lie at the top."""
-        told = {} if self.outcomes is None else self.outcomes.to_json()
+        outcomes = {} if self.outcomes is None else self.outcomes.to_json()
         for table in ("intervals", "on_real_frames", "cells"):
-            told.pop(table, None)
+            outcomes.pop(table, None)
         measured = {name: value for name, value in scalars(self).items() if np.isfinite(value)}
         trust = {} if self.trust is None else {name: self.trust[name] for name in ("coverage", "rank_r", "verdict")}
-        summary: dict[str, Any] = _without_nan({**measured, **told})
+        summary: dict[str, Any] = _without_nan({**measured, **outcomes})
         return {**summary, "pictures": self.pictures, "trust": trust, "broken": dict(self.broken),
                 "passed": self.passed}  # fmt: skip
 
@@ -98,9 +98,9 @@ class AuditReport:
 
 def scalars(report: AuditReport) -> dict[str, float]:
     """Return the bounded numbers of a report by bound name; NaN where one could not be measured."""
-    fidelity, told = report.fidelity or {}, report.outcomes
+    fidelity, outcomes = report.fidelity or {}, report.outcomes
     found = {
-        "episodes": MISSING if told is None else float(told.episodes),
+        "episodes": MISSING if outcomes is None else float(outcomes.episodes),
         "pictures": float(report.pictures),
         "psnr_db": report.psnr_db,
         "fidelity_excess_m": fidelity.get("excess_m", MISSING),
@@ -113,9 +113,9 @@ def scalars(report: AuditReport) -> dict[str, float]:
         "trusted_steps": _number(report.trusted_steps),
     }
     names = ("agreement", "false_success", "missed_success", "optimism", "correlation")
-    outcomes = {name: MISSING if told is None else _number(getattr(told, name)) for name in names}
-    cells = {} if told is None else told.cells.get("pearson_r", {})
-    return {**found, **outcomes, "cell_correlation": _number(cells.get("value"))}
+    numbers = {name: MISSING if outcomes is None else _number(getattr(outcomes, name)) for name in names}
+    cells = {} if outcomes is None else outcomes.cells.get("pearson_r", {})
+    return {**found, **numbers, "cell_correlation": _number(cells.get("value"))}
 
 
 def broken_bounds(report: AuditReport, bounds: AuditBounds) -> dict[str, str]:

@@ -39,7 +39,7 @@ def horizon_curve(cases: Sequence[AuditCase], rng: np.random.Generator) -> list[
 
 
 def action_fidelity(cases: Sequence[AuditCase], tracker: GripperTracker) -> Json:
-    """Does the imagined arm go where it was told: tracked against measured pose, and the tracker's own error.
+    """Does the imagined arm go where it was commanded: tracked against measured pose, and the tracker's own error.
 
     Returns:
         error_m and gripper_error on imagined frames, *_floor on the real frames; gripper_response, how much of the
@@ -86,11 +86,11 @@ def _obedience(cases: Sequence[AuditCase], tracker: GripperTracker, truth: Seque
         ahead, opening = slice(case.start + 1, None), case.episode.actions_TA[case.start :, 6]
         real.append(tracker.fingers(case.real_FHWC[ahead], pose[ahead]))
         if case.flipped_FHWC is not None:
-            told, opposite = (
+            commanded, opposite = (
                 tracker.fingers(frames[ahead], pose[ahead])[:, 0]
                 for frames in (case.imagined_KFHWC[0], case.flipped_FHWC)
             )
-            dreamt.append(np.stack((told - opposite, 2 * opening - 1), axis=1))
+            dreamt.append(np.stack((commanded - opposite, 2 * opening - 1), axis=1))
     if not dreamt:
         return float("nan")
     answer, command = np.concatenate(dreamt).T
@@ -109,7 +109,7 @@ def _lagged(imagined: FloatArray, real: FloatArray, lag: int) -> float:
 
 
 def obedience(cases: Sequence[AuditCase]) -> Json:
-    """Does the dream do what it is told, when it is told: from frames alone, in any scene.
+    """Does the dream follow the command, and in time: from frames alone, in any scene.
 
     Returns:
         frame_lag: lag at which imagined frames fit the real ones best; -1 means that the dream is one step late;

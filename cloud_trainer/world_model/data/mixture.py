@@ -61,7 +61,7 @@ class Clip:
         source: dataset name.
         episode_id: episode.
         first: index of the first frame.
-        origin: who acted.
+        origin: kind of policy that acted.
         number: of the sample in the whole stream; seeds whatever is random about it.
     """
 

@@ -51,7 +51,7 @@ class SourceInfo:
     Attributes:
         name: appears in every error and in a checkpoint's lineage.
         actions: schema of its actions.
-        origin: who acted; mixing proportions are by origin.
+        origin: kind of policy that acted; mixing proportions are by origin.
         lag: the stored action that moved frame t to t+1 is action t - lag; 0 is our convention.
         robot: arm behind joint data.
     """
