@@ -19,7 +19,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def run_seed(seed: int, args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     folder = args.out / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    work, path = Seed(seed, folder, args.checkpoints), folder / "result.json"
+    work, path = Seed(DemoConfig(seed=seed, checkpoints=args.checkpoints), folder), folder / "result.json"
     result = json.loads(path.read_text()) if path.exists() else work.begin()
     parts: dict[str, Any] = {}
     if not args.no_baselines:
@@ -126,11 +126,11 @@ def run_seed(seed: int, args: argparse.Namespace) -> int:
 class Seed:
     """One seed of everything after the shipped checkpoints."""
 
-    def __init__(self, seed: int, folder: Path, checkpoints: Path) -> None:
+    def __init__(self, config: DemoConfig, folder: Path) -> None:
         from gymnast_ros.sim.env import SimEnv
 
-        self.seed, self.folder, self.config = seed, folder, DemoConfig(seed=seed)
-        self.kinds = {kind: checkpoints / kind for kind in ("policy", "world_model", "judge")}
+        self.seed, self.folder, self.config = config.seed, folder, config
+        self.kinds = config.kinds
         self.base = self.kinds["policy"]
         self.env = SimEnv()
 
@@ -231,11 +231,12 @@ class Seed:
         name: str,
         kinds: Mapping[str, Path],
         change: Mapping[str, Any],
+        progress: Callable[[Any], None] = lambda event: None,
     ) -> dict[str, Any]:
         """Run the trainer's improve job in folder `name`, with the demo's settings and this change."""
         from cloud_trainer.jobs.improve import improve
         from cloud_trainer.jobs.job import Job
-        from cloud_trainer.progress import never, silent
+        from cloud_trainer.progress import never
         from gymnast_core.jobs import ImproveSpec
         from gymnast_core.records.manifest import read_manifest
 
@@ -245,7 +246,7 @@ class Seed:
             policy=read_manifest(policy).id, seed=self.seed * 100 + number, config=self.config.improve.changed(**change)
         )
         try:
-            return improve(Job(spec, {**kinds, "policy": policy}, episodes, folder, silent, never)).to_json()
+            return improve(Job(spec, {**kinds, "policy": policy}, episodes, folder, progress, never)).to_json()
         except NotTrustedError as error:
             self.say(f"{name}: refused to practise: {error}")
             return {"candidates": [], "refused": str(error), "imagined_reward": [], "audit": {}}
@@ -323,14 +324,21 @@ class Seed:
 
     def true_grpo(self, out: Path) -> None:
         """The same RL in the simulator, rewarded by its state: the upper bound."""
-        from benchmarks.simulated_reward import simulator_sampler
         from gymnast_core.jobs import ImproveSettings
+
+        updates = ImproveSettings().grpo_iterations
+        self.simulated_grpo(out, {"iterations": updates}, candidate_every=updates)
+
+    def simulated_grpo(self, out: Path, change: Mapping[str, Any], *, candidate_every: int) -> None:
+        """Practise in the simulator from the start states of round 1; an interrupted run goes on."""
+        from benchmarks.simulated_reward import simulator_sampler
         from gymnast_core.jobs.grpo import GrpoConfig
         from tests.cloud.local_sampler import run_grpo
 
-        config = GrpoConfig(iterations=ImproveSettings().grpo_iterations, seed=self.seed * 100 + 1)
-        seeds = collecting_seeds(self.seed, 1, self.config.collect_seeds)
-        run_grpo(self.base, simulator_sampler(seeds, config), config, out, candidate_every=config.iterations)
+        config = GrpoConfig(seed=self.seed * 100 + 1).changed(**change)
+        seeds, state = collecting_seeds(self.seed, 1, self.config.collect_seeds), out.with_suffix(".state")
+        sampler = simulator_sampler(seeds, config)
+        run_grpo(self.base, sampler, config, out, candidate_every=candidate_every, state=state)
 
     def sft_config(self) -> Any:
         """Settings of both imitation baselines."""

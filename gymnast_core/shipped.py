@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 KINDS = ("policy", "world_model", "judge")
-"""Of the shipped checkpoints, each a folder of that name."""
+"""Of the shipped checkpoints that a trainer starts with, each a folder of that name."""
+
+BASE_POLICIES = {"tokens": "policy", "flow": "flow_policy"}
+"""Folder of the base policy, by what it is made of."""
 
 _CLONE = Path(__file__).resolve().parents[1]
 _SHARE = Path("share/gymnast_ros")
 
 
 def shipped_checkpoints() -> Path:
-    """Return the folder with policy/, world_model/ and judge/: the base of the demo, and what a trainer starts from.
+    """Return the folder with policy/, flow_policy/, world_model/ and judge/: where the demo and a trainer start.
 
     lib/pythonX.Y/site-packages lies beside share/ in a virtual environment, a system and a colcon install folder alike.
     """

@@ -34,6 +34,7 @@ from gymnast_core.jobs.imitate import SftConfig
 from gymnast_core.policies.compact import CompactPolicyConfig
 from gymnast_core.policies.flow_network import FlowPolicyConfig
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.shipped import BASE_POLICIES
 from gymnast_core.types import Episode, Outcome
 
 Collect = Callable[[Sequence[Share], int], list[Episode]]
@@ -55,7 +56,7 @@ class Amounts:
 
     Attributes:
         demonstrations: per task.
-        policy_steps: of fine-tuning; a flow takes twice as many.
+        policy_steps: of fine-tuning.
         world_model_steps: of the world model.
         judge_steps: of the judge.
         scale: of the other collections, 1 is the shipped size.
@@ -81,10 +82,10 @@ def pretrain(
     out: Path, work: Path, collect: Collect, *, seed: int = 0, workers: int = 2, amounts: Amounts | None = None,
     flow: bool = False,
 ) -> Path:  # fmt: skip
-    """Run the stages and copy the three checkpoints to `out`, where they are not there yet; returns `out`.
+    """Run the stages whose checkpoint `out` lacks, and copy the checkpoints there; returns `out`.
 
     Args:
-        out: gets policy/, world_model/ and judge/.
+        out: gets policy/ or flow_policy/, world_model/ and judge/; what is there serves the stages after it.
         work: episodes and state files; an interrupted run goes on from them.
         collect: see Collect.
         seed: of everything.
@@ -93,40 +94,44 @@ def pretrain(
         flow: the base policy matches flows instead of choosing tokens.
     """
     torch.set_num_threads(1)
-    run = Pretraining(work, collect, seed, workers, amounts or Amounts(), flow=flow)
-    run.policy()
-    run.world_model()
-    run.judge()
-    for name in ("policy", "world_model", "judge"):
+    run = Pretraining(work, collect, seed, workers, amounts or Amounts(), flow=flow, out=out)
+    for name, make in ((run.base, run.policy), ("world_model", run.world_model), ("judge", run.judge)):
         folder = out / name
         if folder.exists():
             print(f"{folder} exists with id {read_manifest(folder).id}; delete it to replace it")
             continue
+        made = make()
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(work / name, folder)
+        shutil.copytree(made, folder)
         print(f"{folder}: {read_manifest(folder).id}")
     return out
 
 
 class Pretraining:
-    """The stages, with their results in one folder."""
+    """The stages, with their results in one folder.
+
+    Attributes:
+        base: name of the base policy's folder.
+    """
 
     def __init__(
-        self, work: Path, collect: Collect, seed: int, workers: int, amounts: Amounts, *, flow: bool = False
-    ) -> None:
-        self._collect, self._flow = collect, flow
+        self, work: Path, collect: Collect, seed: int, workers: int, amounts: Amounts, *, flow: bool = False,
+        out: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._collect, self._flow, self._out = collect, flow, out
+        self.base = BASE_POLICIES["flow" if flow else "tokens"]
         self.work, self.seed, self.workers, self.amounts = work, seed, workers, amounts
         self._began = time.monotonic()
         work.mkdir(parents=True, exist_ok=True)
 
     def policy(self) -> Path:
         """Stages 1 and 2."""
-        folder = self.work / "policy"
+        folder = self._folder(self.base)
         if not folder.exists():
-            sizes, steps = (FlowPolicyConfig(), 2) if self._flow else (CompactPolicyConfig(), 1)
-            config = SftConfig(iterations=steps * self.amounts.policy_steps, seed=self.seed)
+            sizes = FlowPolicyConfig() if self._flow else CompactPolicyConfig()
+            config = SftConfig(iterations=self.amounts.policy_steps, seed=self.seed)
             train_sft(
-                self.demonstrations(), config, folder, policy_config=sizes, state=self.work / "policy.state",
+                self.demonstrations(), config, folder, policy_config=sizes, state=self.work / f"{self.base}.state",
                 lineage=self._lineage(), progress=self._show,
             )  # fmt: skip
         return folder
@@ -139,7 +144,7 @@ class Pretraining:
 
     def world_model(self) -> Path:
         """Stages 3 and 4."""
-        folder = self.work / "world_model"
+        folder = self._folder("world_model")
         if not folder.exists():
             offline = self._collected("wm_off", self._orders(OFFLINE, 10_000))
             online = self._collected("wm_on", self._orders(ON_POLICY, 100_000))
@@ -156,7 +161,7 @@ class Pretraining:
 
     def judge(self) -> Path:
         """Stage 5."""
-        folder = self.work / "judge"
+        folder = self._folder("judge")
         if not folder.exists():
             world = load_world(self.world_model())
             data = self.judge_data()
@@ -164,6 +169,11 @@ class Pretraining:
             state = self.work / "judge.state"
             refine_judge(world, data, config, folder, state=state, lineage=self._lineage(), progress=self._show)
         return folder
+
+    def _folder(self, name: str) -> Path:
+        """Where a checkpoint is: handed out already, or in the working folder, made or to be made."""
+        there = None if self._out is None else self._out / name
+        return there if there is not None and there.exists() else self.work / name
 
     def judge_data(self) -> JudgeData:
         """Recorded ends of what the world model saw, imagined ends of what it did not."""

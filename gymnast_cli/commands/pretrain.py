@@ -7,14 +7,21 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gymnast_core.shipped import BASE_POLICIES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="where the three checkpoints go")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("checkpoints"),
+        help="where the checkpoints go; what is there is not made again",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="episodes and state files")
     parser.add_argument("--seed", type=int, default=0, help="of everything")
     parser.add_argument("--workers", type=int, default=2, help="processes that collect episodes")
-    parser.add_argument("--policy", choices=("tokens", "flow"), default="tokens",
+    parser.add_argument("--policy", choices=tuple(BASE_POLICIES), default="tokens",
                         help="kind of the base policy: action tokens, as shipped, or flow matching")  # fmt: skip
     parser.add_argument("--dry", action="store_true", help="tiny amounts: does it run?")
 
@@ -24,7 +31,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.jobs.pretrain import DRY, Amounts, pretrain
     from gymnast_ros.sim.drivers import collect_shares
 
-    console.print("about 70 core-minutes; interrupt it whenever you like, it goes on from there")
+    console.print("about 70 core-minutes for all of it; interrupt it whenever you like, it goes on from there")
     amounts = DRY if args.dry else Amounts()
     flow = args.policy == "flow"
     pretrain(args.out, args.work, collect_shares, seed=args.seed, workers=args.workers, amounts=amounts, flow=flow)

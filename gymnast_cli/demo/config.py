@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import AdaptSettings, ImproveSettings
-from gymnast_core.shipped import shipped_checkpoints
+from gymnast_core.shipped import BASE_POLICIES, shipped_checkpoints
 
 TASKS = ("lift", "push", "put", "drawer")
 
@@ -19,8 +19,9 @@ class DemoConfig:
     Attributes:
         seed: of everything: episodes, refinement, judge, RL.
         rounds: how often the loop goes round.
+        policy: what the base policy is made of, see gymnast_core.shipped.BASE_POLICIES.
         from_scratch: make the base checkpoints first instead of taking the shipped ones.
-        checkpoints: folder with policy/, world_model/ and judge/.
+        checkpoints: folder with the base policy, world_model/ and judge/.
         runs: where the run's folder goes.
         evaluation_seeds: start states per task for before and after; never trained on, never chosen with.
         choosing_seeds: start states per task by which one candidate is offered.
@@ -40,6 +41,7 @@ class DemoConfig:
 
     seed: int = 0
     rounds: int = 1
+    policy: str = "tokens"
     from_scratch: bool = False
     checkpoints: Path = field(default_factory=shipped_checkpoints)
     runs: Path = Path("runs")
@@ -61,8 +63,16 @@ class DemoConfig:
         """Refuse counts that cannot work."""
         if not 0 <= self.seed < 100:
             raise ConfigError(f"--seed must be 0..99 (each owns a range of start states), got {self.seed}")
+        if self.policy not in BASE_POLICIES:
+            raise ConfigError(f"--policy must be one of {', '.join(BASE_POLICIES)}, got {self.policy!r}")
         if self.rounds < 1:
             raise ConfigError(f"--rounds must be at least 1, got {self.rounds}")
+
+    @property
+    def kinds(self) -> dict[str, Path]:
+        """The checkpoints to start from, by kind."""
+        base = BASE_POLICIES[self.policy]
+        return {"policy": self.checkpoints / base, **{k: self.checkpoints / k for k in ("world_model", "judge")}}
 
     def smoke(self) -> DemoConfig:
         """Return the same path, minutes smaller: it shows that everything runs, not that it helps."""

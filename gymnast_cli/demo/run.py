@@ -49,10 +49,11 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
     folder.mkdir(parents=True)
     console.print(f"Run folder: {folder}")
     if config.from_scratch:
-        config = replace(
-            config, checkpoints=pretrain(folder / "checkpoints", folder / "pretrain", collect_shares, seed=config.seed)
+        made = pretrain(
+            folder / "checkpoints", folder / "pretrain", collect_shares, seed=config.seed, flow=config.policy == "flow"
         )
-    kinds = {kind: config.checkpoints / kind for kind in ("policy", "world_model", "judge")}
+        config = replace(config, checkpoints=made)
+    kinds = config.kinds
     ids = {kind: read_manifest(path).id for kind, path in kinds.items()}
     chain = DemoProgress(ids["policy"], ids["world_model"], ids["judge"])
     with Stages(console) as stages:

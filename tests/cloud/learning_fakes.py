@@ -9,6 +9,8 @@ from cloud_trainer.world_model.compact.model import CompactWorldModel
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
 from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
+from gymnast_core.policies.flow import ActionScale, FlowPolicy
+from gymnast_core.policies.flow_network import FlowNetwork, FlowPolicyConfig
 from gymnast_core.types import Episode, Outcome
 
 CAMERA = (0.0, -100.0, 0.0, 32.0, -100.0, 0.0, 0.0, 60.0, 0.0, 0.0, 0.0, 1.0)
@@ -50,6 +52,16 @@ def tiny_policy(seed: int = 0, *, row_by_row: bool = True) -> CompactPolicy:
     low = np.array([-0.05] * 3 + [-0.02] * 3 + [0.0], np.float32)
     high = np.array([0.05] * 3 + [0.02] * 3 + [1.0], np.float32)
     return CompactPolicy(network, ActionBins(low, high, 256), row_by_row=row_by_row)
+
+
+def tiny_flow(seed: int = 0, *, row_by_row: bool = True) -> FlowPolicy:
+    """A fresh flow policy of a few thousand parameters, its head random."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = FlowNetwork(FlowPolicyConfig(widths=(8, 8, 8), hidden=16, text_buckets=32, text_dim=8, time_dim=8))
+        torch.nn.init.normal_(network.head.weight, std=0.2)
+    scale = ActionScale(np.zeros(7, np.float32), np.array([0.02] * 3 + [0.1] * 3 + [0.5], np.float32))
+    return FlowPolicy(network, scale, row_by_row=row_by_row)
 
 
 def tiny_world_model(seed: int = 0) -> CompactWorldModel:

@@ -36,7 +36,10 @@ def run_grpo(
     **options: Any,
 ) -> Training:  # fmt: skip
     """Train a policy on any sampler, e.g. a simulator with the true reward, from its state file where there is one."""
-    policy = load_trainable(parent, temperature=config.temperature, lora=lora, seed=config.seed, device=device)
+    policy = load_trainable(
+        parent, temperature=config.temperature, exploration=config.exploration, lora=lora, seed=config.seed,
+        device=device,
+    )  # fmt: skip
     trainer = GrpoTrainer(policy, config, anchor=anchor)
     if state is not None and state.exists():
         trainer.load(state)

@@ -13,10 +13,11 @@ from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.ray.fsdp import from_rank_zero, learn, read_message, write_message
 from cloud_trainer.progress import CancelledError, never, silent
 from cloud_trainer.world_model.compact.data import clips_of
+from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.jobs.grpo import GrpoConfig
-from gymnast_core.policies.compact import CompactPolicy
-from gymnast_core.types import RolloutBatch
-from tests.cloud.learning_fakes import episode
+from gymnast_core.policies.trainable import load_trainable
+from gymnast_core.types import Observation, RolloutBatch
+from tests.cloud.learning_fakes import episode, tiny_flow, tiny_policy
 from tests.cloud.ray_parts import ParityJudge
 
 CONFIG = GrpoConfig(group_size=2, groups=3, iterations=3, keep_low=0.0, keep_high=1.0, mini_batch=5, epochs=1)
@@ -25,27 +26,34 @@ CONFIG = GrpoConfig(group_size=2, groups=3, iterations=3, keep_low=0.0, keep_hig
 CHOICES = {
     "kl": {"kl_weight": 20.0, "epochs": 2, "clip_low": 0.02, "clip_high": 0.03},
     "surplus": {"target_groups": 2, "max_rounds": 2, "length_normalisation": "token", "temperature": 1.6},
+    "flow": {"exploration": Exploration(way="sde", noise_level=0.7), "epochs": 2},
     "anchor": {"length_normalisation": "constant", "weight_decay": 0.1, "grad_clip": 0.01, "mini_batch": 3},
 }
 CLIPS = clips_of([episode(seed) for seed in range(4)], 64)
 
 
-class Planted:
-    """A sampler of made-up rollouts: tokens and rewards by the generator, log-probabilities by the first policy."""
+def base_of(name):
+    """What a job of that choice starts from."""
+    return tiny_flow() if name == "flow" else tiny_policy()
 
-    def __init__(self, base):
-        self._behaviour = CompactPolicy.load(base, row_by_row=False, temperature=1.0)
+
+class Planted:
+    """A sampler of made-up rollouts: frames and rewards by the generator, actions by the first policy."""
+
+    def __init__(self, job):
+        self._behaviour = load_trainable(job.parent, exploration=job.config.exploration)
 
     def __call__(self, policy, rng):
         rng = np.random.default_rng(int(rng.integers(2**31)))
-        tokens = rng.integers(0, 256, (6, 10, 7)).reshape(6, 2, 5, 7)
         frames = rng.integers(0, 256, (6, 3, 64, 64, 3), dtype=np.uint8)
-        texts = ["lift the red cube"] * 6
-        with torch.no_grad():
-            parts = [self._behaviour.log_probs(frames[:, c], texts, {"tokens": tokens[:, c]}).numpy() for c in (0, 1)]
+        texts, poses, times = ["lift the red cube"] * 6, np.zeros((6, 7), np.float32), np.zeros(6, np.int64)
+        seen = [Observation({"over_shoulder": frames[:, c]}, poses, times) for c in (0, 1)]
+        chunks = [self._behaviour.act(observation, texts, rng=rng) for observation in seen]
+        trace = {part: np.stack([chunk.trace[part] for chunk in chunks], 1) for part in chunks[0].trace}
         rollouts = RolloutBatch(
-            texts, np.array([0, 5, 10]), frames, np.zeros((6, 10, 7), np.float32), np.concatenate(parts, 1),
-            np.array([10, 10, 5, 10, 10, 5]), "policy-test", np.repeat(np.arange(3), 2), {"tokens": tokens},
+            texts, np.array([0, 5, 10]), frames, np.zeros((6, 10, 7), np.float32),
+            np.concatenate([chunk.log_probs_BKA for chunk in chunks], 1),
+            np.array([10, 10, 5, 10, 10, 5]), "policy-test", np.repeat(np.arange(3), 2), trace,
         )  # fmt: skip
         weight = rng.uniform(0.5, 1.5, (6, 10, 7)).astype(np.float32)
         return Scored(rollouts, np.array([1, 0, 0, 1, 1, 0], np.float32), np.ones(6, bool), weight_BTA=weight)
@@ -62,7 +70,7 @@ def job_of(folder, name, config=CONFIG) -> GrpoJob:
 
 def on_ranks(job, mesh, *, progress=silent, cancelled=never):
     """As on Ray: rank 0 has a sampler, the others get what it sampled."""
-    planted = Planted(job.parent)
+    planted = Planted(job)
 
     def shared(policy, rng):
         scored = planted(policy, rng)

@@ -10,14 +10,14 @@ from cloud_trainer.practice.ray.fsdp import read_message, write_message
 from gymnast_core.records.manifest import read_manifest
 from tests.cloud.learning_fakes import tiny_policy
 from tests.cloud.local_sampler import run_grpo
-from tests.cloud.rank_parts import CHOICES, Planted, job_of, rank_main
+from tests.cloud.rank_parts import CHOICES, Planted, base_of, job_of, rank_main
 
 pytestmark = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")  # nothing here writes in place
 
 
 def in_one_process(job, config=None):
     return run_grpo(
-        job.parent, Planted(job.parent), config or job.config, job.out, candidate_every=job.candidate_every,
+        job.parent, Planted(job), config or job.config, job.out, candidate_every=job.candidate_every,
         state=job.state, lineage=job.lineage, anchor=None if job.anchor is None else job.anchor(),
     )  # fmt: skip
 
@@ -27,7 +27,7 @@ def ranks(request, tmp_path_factory):
     """What so many ranks left, a folder for each choice."""
     folder = tmp_path_factory.mktemp(f"ranks-{request.param}")
     for name in CHOICES:
-        tiny_policy().save(folder / name / "base")
+        base_of(name).save(folder / name / "base")
     if request.param == 1:
         rank_main(0, 1, folder)
     else:
@@ -37,7 +37,7 @@ def ranks(request, tmp_path_factory):
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_ranks_learn_what_one_process_learns_through_a_stop(ranks, tmp_path, name):
-    tiny_policy().save(tmp_path / "base")
+    base_of(name).save(tmp_path / "base")
     alone, spread = job_of(tmp_path, name), job_of(ranks / name, name)
     training = in_one_process(alone)
     moved = 0.0
@@ -45,7 +45,7 @@ def test_ranks_learn_what_one_process_learns_through_a_stop(ranks, tmp_path, nam
         found = spread.out / candidate.folder.name
         theirs, ours = read_manifest(found), read_manifest(candidate.folder)
         assert (theirs.parents, theirs.lineage) == (ours.parents, ours.lineage)
-        weights, base = load_file(found / "weights.safetensors"), tiny_policy().network.state_dict()
+        weights, base = load_file(found / "weights.safetensors"), base_of(name).network.state_dict()
         for key, tensor in load_file(candidate.folder / "weights.safetensors").items():
             torch.testing.assert_close(weights[key], tensor, atol=2e-5, rtol=1e-4)
             moved = max(moved, float((tensor - base[key]).abs().max()))

@@ -21,8 +21,10 @@ from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from gymnast_core.errors import ConfigError, TransientBridgeError
 from gymnast_core.jobs.cluster import RayConfig
+from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.jobs.grpo import GrpoConfig
-from tests.cloud.learning_fakes import episode, tiny_policy
+from gymnast_core.records.manifest import read_manifest
+from tests.cloud.learning_fakes import episode, tiny_flow, tiny_policy
 from tests.cloud.ray_parts import BrokenWorld, ParityJudge, PausingWorld, told_pid
 
 CONFIG = GrpoConfig(group_size=2, groups=4, iterations=2, keep_low=0.0, keep_high=1.0, mini_batch=8, seed=0)
@@ -103,6 +105,18 @@ def test_an_actor_killed_mid_rollout_costs_only_its_rollouts(tmp_path, base, und
     assert 1 <= pools[0].lost <= CLUSTER.in_flight
     assert versions(training) == versions(undisturbed)
     assert training.history == undisturbed.history
+
+
+def test_a_flow_practises_on_ray_to_the_bit(tmp_path):
+    """Its traces (states, noise, drawn steps) travel, and so does the way of exploring that the job names."""
+    tiny_flow().save(tmp_path / "flow")
+    config = CONFIG.changed(groups=2, exploration=Exploration(way="sde"))
+    job, again = (replace(job_in(tmp_path / name, tmp_path / "flow"), config=config) for name in ("here", "ray"))
+    single = CLUSTER.changed(rollout_actors=1)
+    here, there = job.run(LocalPool), again.run(lambda recipe: RayPool(recipe, single))
+    assert versions(there) == versions(here)
+    assert there.history == here.history
+    assert read_manifest(there.candidates[-1].folder).lineage["grpo"]["exploration"]["way"] == "sde"
 
 
 def test_a_killed_learner_resumes_to_the_same_result(tmp_path, base, undisturbed):

@@ -37,7 +37,10 @@ from gymnast_core.types import IntArray
 Spread = Callable[[str, Weights, Sequence[Work]], Iterator[Piece]]
 """Runs pieces under the weights of a version; see RayPool.spread."""
 
-ENTRY_POINTS = ("prefix", "parallel_hidden", "causal_hidden", "continue_causal", "full_logits", "action_logits")
+ENTRY_POINTS = (
+    *("prefix", "parallel_hidden", "causal_hidden", "continue_causal", "full_logits", "action_logits"),
+    *("look", "velocity"),
+)
 """Methods that are called instead of forward; FSDP must gather weights before them too."""
 
 
