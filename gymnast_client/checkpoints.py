@@ -13,7 +13,7 @@ import grpc
 
 from gymnast_client.client import Client, same_fields
 from gymnast_client.download import BlobDownload
-from gymnast_core.records.manifest import read_checkpoint
+from gymnast_core.records.manifest import Manifest, read_checkpoint
 from gymnast_core.records.signing import Release, SignedDocument
 from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
 from gymnast_core.wire.gymnast.v1 import checkpoints_pb2, checkpoints_pb2_grpc, weights_pb2, weights_pb2_grpc
@@ -123,14 +123,19 @@ class CheckpointsClient(Client):
             RejectedBridgeError: the trainer refused it.
         """
         manifest, weights = read_checkpoint(folder)
-        opening = weights_pb2.PublishOpen(manifest=manifest.to_bytes(), robots=list(robots), valid_for_s=valid_for_s)
+        described = manifest.to_bytes()
+        whole = len(described) <= CHUNK_BYTES
+        opening = weights_pb2.PublishOpen(
+            manifest=described if whole else b"", manifest_size=0 if whole else len(described), robots=list(robots),
+            valid_for_s=valid_for_s,
+        )  # fmt: skip
 
         def requests() -> Iterator[weights_pb2.PublishRequest]:
             yield weights_pb2.PublishRequest(open=opening)
-            for at in range(0, len(weights), CHUNK_BYTES):
-                data = weights[at : at + CHUNK_BYTES]
-                chunk = weights_pb2.BlobChunk(offset=at, crc32c=crc32c(data), data=data)
-                yield weights_pb2.PublishRequest(chunk=chunk)
+            for piece in _pieces(b"" if whole else described):
+                yield weights_pb2.PublishRequest(manifest=piece)
+            for piece in _pieces(weights):
+                yield weights_pb2.PublishRequest(chunk=piece)
 
         stub = weights_pb2_grpc.WeightsServiceStub(self._link.channel())
         try:
@@ -190,6 +195,29 @@ class CheckpointsClient(Client):
     def fetch(self, release: Release, into: Path) -> Path:
         """Download the weights of a release, verified by their digest."""
         return BlobDownload(self._link, release.weights_digest, release.weights_size, into).run()
+
+    def manifest(self, release: Release, beside: Path) -> Manifest:
+        """Return the whole manifest of a release; a long lineage is fetched by its digest.
+
+        Args:
+            release: whose signature was verified.
+            beside: a file that is written for as long as the lineage is on its way.
+
+        Raises:
+            CheckpointError: it is not the manifest of this checkpoint.
+        """
+        if not release.lineage_digest:
+            return release.whole_manifest()
+        path = BlobDownload(self._link, release.lineage_digest, release.lineage_size, beside).run()
+        lineage = path.read_bytes()
+        path.unlink()
+        return release.whole_manifest(lineage)
+
+
+def _pieces(data: bytes) -> Iterator[weights_pb2.BlobChunk]:
+    for at in range(0, len(data), CHUNK_BYTES):
+        piece = data[at : at + CHUNK_BYTES]
+        yield weights_pb2.BlobChunk(offset=at, crc32c=crc32c(piece), data=piece)
 
 
 def signed_document(message: weights_pb2.SignedRelease) -> SignedDocument:

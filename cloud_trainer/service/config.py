@@ -33,6 +33,7 @@ class Limits:
         idle_stream_s: an upload stream that sends nothing for so long is closed.
         min_free_bytes: episodes are refused (retry) when less than this is left on the disk.
         json_bytes: largest JSON document in a message.
+        manifest_bytes: largest manifest of a checkpoint; its lineage may name every episode.
         waiting_jobs: jobs a tenant may have waiting.
         frame_bytes: largest camera image in a robot's report.
     """
@@ -54,6 +55,7 @@ class Limits:
     idle_stream_s: float = 60.0
     min_free_bytes: int = 256 * _MIB
     json_bytes: int = 256 * 1024
+    manifest_bytes: int = 64 * _MIB
     waiting_jobs: int = 1000
     frame_bytes: int = 256 * 1024
 

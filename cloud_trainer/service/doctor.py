@@ -23,6 +23,7 @@ from cloud_trainer.records.graph_check import damage_in
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import days_left
 from cloud_trainer.service.lock import FolderLock
+from cloud_trainer.service.publish import MOST_RELEASE_BYTES
 from cloud_trainer.service.server import database_url, what_is_kept
 from cloud_trainer.store import open_blobs
 from cloud_trainer.store.database import checked_url, damage_of
@@ -131,6 +132,7 @@ def _database(config: ServiceConfig, *, deep: bool) -> Iterator[Finding]:
             if revision_of(connection) == HEAD and not unknown_columns(connection, METADATA):
                 yield from _graphs(connection)
                 yield from _logs(connection)
+                yield from _releases(connection)
                 yield from _blobs(
                     connection, open_blobs(config.blob_url, config.folder, config.blob_options), deep=deep
                 )
@@ -169,9 +171,11 @@ def _blobs(connection: sa.Connection, blobs: BlobStore, *, deep: bool) -> Iterat
         sa.select(EPISODES.c.tenant, EPISODES.c.episode_id, EPISODES.c.digest))}  # fmt: skip
     weights = {row.weights_digest: f"checkpoint {row.tenant}/{row.checkpoint_id}" for row in connection.execute(
         sa.select(CHECKPOINTS.c.tenant, CHECKPOINTS.c.checkpoint_id, CHECKPOINTS.c.weights_digest))}  # fmt: skip
-    deltas = {delta["digest"]: "a delta" for payload in connection.execute(sa.select(RELEASES.c.payload)).scalars()
-              for delta in json.loads(payload).get("deltas", ())}  # fmt: skip
-    named, there = {**deltas, **weights, **episodes}, set(blobs.digests())
+    releases = [json.loads(payload) for payload in connection.execute(sa.select(RELEASES.c.payload)).scalars()]
+    deltas = {delta["digest"]: "a delta" for release in releases for delta in release.get("deltas", ())}
+    lineages = {digest: f"the lineage of {release['checkpoint_id']}" for release in releases
+                if (digest := release.get("lineage_digest"))}  # fmt: skip
+    named, there = {**deltas, **lineages, **weights, **episodes}, set(blobs.digests())
     lost = [what for digest, what in named.items() if digest not in there]
     yield _listed(
         "blobs", "files that rows name are not there", lost, _BACKUP, f"{len(named)} files are where rows say"
@@ -184,6 +188,18 @@ def _blobs(connection: sa.Connection, blobs: BlobStore, *, deep: bool) -> Iterat
         yield _listed(
             "blobs", "files are not what their name says", bad, _BACKUP, f"{len(there)} files were read whole"
         )
+
+
+def _releases(connection: sa.Connection) -> Iterator[Finding]:
+    """Releases of an older version that no robot can be sent."""
+    size = sa.func.length(RELEASES.c.payload)
+    chosen = sa.select(RELEASES.c.tenant, RELEASES.c.sequence, RELEASES.c.checkpoint_id).where(
+        size > MOST_RELEASE_BYTES
+    )
+    found = [f"{row.sequence} of tenant {row.tenant} ({row.checkpoint_id})" for row in connection.execute(chosen)]
+    if found:
+        what = f"{len(found)} are larger than a message, robots never see them: {', '.join(found[:_NAMED])}"
+        yield Finding("releases", "warning", what, "offer or promote those checkpoints again, which makes new ones")
 
 
 def _is(blobs: BlobStore, digest: str) -> bool:

@@ -18,8 +18,16 @@ from cloud_trainer.store.protocols import BlobStore, CheckpointRow, MetaStore, R
 from gymnast_core.episodes.durable import sync_file
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.records.delta import encode_delta
-from gymnast_core.records.manifest import MANIFEST_NAME, Manifest, read_checkpoint
-from gymnast_core.records.signing import EVERY_ROBOT, SECOND_NS, Delta, Release, SignedDocument, SigningKey
+from gymnast_core.records.manifest import MANIFEST_NAME, Manifest, canonical_json, read_checkpoint
+from gymnast_core.records.signing import (
+    EVERY_ROBOT,
+    LINEAGE_WITHIN_BYTES,
+    SECOND_NS,
+    Delta,
+    Release,
+    SignedDocument,
+    SigningKey,
+)
 from gymnast_core.records.weights import check_safetensors
 from gymnast_core.wire.codec import MAX_MESSAGE_BYTES
 from gymnast_core.wire.errors import NotFoundError, TooLargeError
@@ -29,8 +37,8 @@ _DELTA_LIMIT = 4 << 30
 _WORTH_IT = 0.7
 _WATCH_PAGE = 16
 _BELIEVED_S = 10.0
-_MOST_RELEASE = MAX_MESSAGE_BYTES - 4096
-"""A release that no message holds would end every watch for good, and hold up what comes after it."""
+MOST_RELEASE_BYTES = MAX_MESSAGE_BYTES - 4096
+"""A release that no message holds is not signed; one that an older version signed is passed over (fits())."""
 Within = AbstractContextManager[None]
 """What a release becomes durable inside of: Trail.committing, so that it and its entry in the log are one."""
 
@@ -56,6 +64,7 @@ class Publisher:
         self._staging, self._shelves = staging, shelves
         self._changed = threading.Condition()
         self._newest: dict[str, tuple[float, int]] = {}
+        self._passed_over: set[tuple[str, int]] = set()
         staging.mkdir(parents=True, exist_ok=True)
 
     def publish(
@@ -156,6 +165,22 @@ class Publisher:
         sync_file(copy)
         return self._stored(tenant, manifest, copy)
 
+    def _compact(self, manifest: dict[str, Any]) -> tuple[Mapping[str, Any], str, int]:
+        """A manifest as a release holds it, with digest and size of its lineage where that is a blob of its own."""
+        lineage = canonical_json(manifest.get("lineage", {}))
+        if len(lineage) <= LINEAGE_WITHIN_BYTES:
+            return manifest, "", 0
+        return {**manifest, "lineage": {}}, self._stored_blob("lineage", lineage), len(lineage)
+
+    def _stored_blob(self, name: str, data: bytes) -> str:
+        """Store bytes durably; returns their digest."""
+        copy = self._staging / f"{name}-{secrets.token_hex(8)}"
+        copy.write_bytes(data)
+        sync_file(copy)
+        digest = file_digest(copy)
+        self._blobs.put_file(copy, digest)
+        return digest
+
     def _deltas(self, row: CheckpointRow, parents: Sequence[str]) -> Iterator[Delta]:
         """Differences to those parents that robots may hold, where they are worth it."""
         for parent in parents:
@@ -166,12 +191,7 @@ class Publisher:
             data = encode_delta(self._blobs.local_path(base.weights_digest).read_bytes(), new)
             if data is None or len(data) > _WORTH_IT * len(new):
                 continue
-            copy = self._staging / f"delta-{secrets.token_hex(8)}"
-            copy.write_bytes(data)
-            sync_file(copy)
-            digest = file_digest(copy)
-            self._blobs.put_file(copy, digest)
-            yield Delta(parent, digest, len(data))
+            yield Delta(parent, self._stored_blob("delta", data), len(data))
 
     def watch(self, tenant: str, after: int, wait_s: float) -> list[ReleaseRow]:
         """A tenant's next releases with a higher sequence, at most 16; waits a while for one when there is none.
@@ -184,6 +204,21 @@ class Publisher:
             if after >= self._newest_of(tenant):
                 return []
         return self._meta.releases(tenant, after, _WATCH_PAGE)
+
+    def fits(self, row: ReleaseRow) -> bool:
+        """Whether a message holds a release; one of an older version that is too large is named in the log, once."""
+        if len(row.payload) <= MOST_RELEASE_BYTES:
+            return True
+        with self._changed:
+            known = (row.tenant, row.sequence) in self._passed_over
+            self._passed_over.add((row.tenant, row.sequence))
+        if not known:
+            LOG.error(
+                "release_passed_over tenant=%s sequence=%d checkpoint=%s bytes=%d: no message holds it, robots never "
+                "see it; offer or promote that checkpoint again", row.tenant, row.sequence, row.checkpoint_id,
+                len(row.payload),
+            )  # fmt: skip
+        return False
 
     def _newest_of(self, tenant: str) -> int:
         """Sequence of a tenant's newest release; the catalogue is asked now and then, whoever else writes into it."""
@@ -212,7 +247,7 @@ class Publisher:
         reason: str,
         within: Within | None,
     ) -> tuple[Release, SignedDocument]:
-        manifest: Mapping[str, Any] = json.loads(row.manifest)
+        manifest, digest, size = self._compact(json.loads(row.manifest))
         deltas = tuple(self._deltas(row, manifest.get("parents", ())))
         now = time.time_ns()
         unnumbered = Release(
@@ -227,12 +262,13 @@ class Publisher:
             robots=tuple(robots),
             deltas=deltas,
             reason=reason,
+            lineage_digest=digest,
+            lineage_size=size,
         )
-
-        if (size := len(unnumbered.to_bytes())) > _MOST_RELEASE:
+        if (size := len(unnumbered.to_bytes())) > MOST_RELEASE_BYTES:
             raise TooLargeError(
-                f"the release of {row.checkpoint_id} takes {size} bytes, a robot accepts {_MOST_RELEASE}; shorten the "
-                "lineage in its manifest, or name fewer robots"
+                f"the release of {row.checkpoint_id} takes {size} bytes, a robot accepts {MOST_RELEASE_BYTES}; shorten "
+                "the configuration and statistics in its manifest, or name fewer robots"
             )
 
         def sign(sequence: int) -> ReleaseRow:

@@ -41,7 +41,8 @@ class BlobReach:
             while page := self._meta.releases(tenant, self._seen[tenant], _PAGE):
                 for row in page:
                     release = json.loads(row.payload)
-                    blobs = [release["weights_digest"], *(delta["digest"] for delta in release["deltas"])]
+                    deltas = (delta["digest"] for delta in release["deltas"])
+                    blobs = filter(None, [release["weights_digest"], release.get("lineage_digest"), *deltas])
                     for blob in blobs:
                         self._robots[tenant, blob].update(release["robots"])
                 self._seen[tenant] = page[-1].sequence

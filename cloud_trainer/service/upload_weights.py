@@ -34,12 +34,8 @@ def receive_checkpoint(
     if first is None or first.WhichOneof("message") != "open":
         raise InvalidMessageError("Publish must begin with an open message")
     opening = first.open
-    if len(opening.manifest) > limits.json_bytes * 4:
-        raise TooLargeError(
-            f"a manifest of {len(opening.manifest)} bytes; at most {limits.json_bytes * 4} are accepted"
-        )
     try:
-        manifest = Manifest.from_bytes(opening.manifest)
+        manifest = Manifest.from_bytes(_manifest_bytes(opening, requests, limits))
     except CheckpointError as error:
         raise InvalidMessageError(str(error)) from error
     if not isinstance(manifest.weights_bytes, int) or not 0 < manifest.weights_bytes <= limits.checkpoint_bytes:
@@ -54,11 +50,37 @@ def receive_checkpoint(
     return manifest, path, opening
 
 
+def _manifest_bytes(
+    opening: weights_pb2.PublishOpen, requests: Iterator[weights_pb2.PublishRequest], limits: Limits
+) -> bytes:
+    """A manifest that came with the opening, or in pieces behind it."""
+    size = opening.manifest_size or len(opening.manifest)
+    if size > limits.manifest_bytes:
+        raise TooLargeError(f"a manifest of {size} bytes; at most {limits.manifest_bytes} are accepted")
+    data = bytearray(opening.manifest)
+    while len(data) < size:
+        request = next(requests, None)
+        if request is None or request.WhichOneof("message") != "manifest":
+            raise InvalidMessageError(f"{len(data)} of {size} bytes of a manifest came, then something else")
+        if request.manifest.offset != len(data):
+            raise OffsetError(f"a piece at {request.manifest.offset}, the manifest ends at {len(data)}")
+        piece = Chunk(0, request.manifest.offset, request.manifest.crc32c, request.manifest.data)
+        piece.check()
+        if not piece.data:
+            raise InvalidMessageError("an empty piece of a manifest")
+        data += piece.data
+    if len(data) != size:
+        raise SizeError(f"{len(data)} bytes of a manifest came, its opening says {size}")
+    return bytes(data)
+
+
 def _receive(requests: Iterator[weights_pb2.PublishRequest], path: Path, manifest: Manifest) -> None:
     digest = hashlib.sha256()
     at = 0
     with path.open("wb") as file:
         for request in requests:
+            if request.WhichOneof("message") != "chunk":
+                raise InvalidMessageError("what follows a manifest must be chunks of its weights")
             chunk = Chunk(0, request.chunk.offset, request.chunk.crc32c, request.chunk.data)
             if chunk.offset != at:
                 raise OffsetError(f"chunk at {chunk.offset}, the file ends at {at}")

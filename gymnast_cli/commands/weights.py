@@ -115,7 +115,7 @@ def _list(weights: CheckpointsClient, args: argparse.Namespace, console: Console
 
 
 def _fetch(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
-    from gymnast_core.records.manifest import Manifest, canonical_json, write_checkpoint
+    from gymnast_core.records.manifest import write_checkpoint
 
     if args.into.exists():
         raise ConfigError(f"{args.into} exists; checkpoints are immutable, name a folder that does not")
@@ -124,7 +124,7 @@ def _fetch(weights: CheckpointsClient, args: argparse.Namespace, console: Consol
         raise ConfigError(f"the trainer offers no {args.checkpoint_id!r}; see `gymnast weights list`")
     release = found[-1]
     weights_file = weights.fetch(release, args.into.with_name(f".{args.into.name}.download"))
-    manifest = Manifest.from_bytes(canonical_json(release.manifest))
+    manifest = weights.manifest(release, args.into.with_name(f".{args.into.name}.lineage"))
     fields = {name: getattr(manifest, name) for name in ("parents", "action_space", "normalisation", "lineage")}
     write_checkpoint(
         args.into, weights_file.read_bytes(), kind=manifest.kind, architecture=manifest.architecture,

@@ -14,16 +14,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from blake3 import blake3
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.records.manifest import Manifest, canonical_json
+from gymnast_core.bounds import parsed_object
+from gymnast_core.errors import CheckpointError, ConfigError, CorruptError
+from gymnast_core.records.manifest import MAX_CHARACTERS, Manifest, canonical_json
 
 SECOND_NS = 1_000_000_000
 EVERY_ROBOT = "*"
 KINDS = ("release", "promotion", "rollback")
+LINEAGE_WITHIN_BYTES = 64 << 10
+"""A longer lineage (every episode that a checkpoint was trained on) travels as a blob beside the release."""
 _RAW_BYTES = 32
 _KEY_ID_HEX = 16
 
@@ -199,6 +203,7 @@ class Release:
         checkpoint_id: the manifest's id.
         manifest: the checkpoint's manifest, JSON values; carries parents, action space, statistics, lineage, SHA-256.
             Empty in a rollback to what a robot holds and the trainer has no copy of: the id names the content.
+            Its lineage is empty where lineage_digest names it.
         weights_digest: hex BLAKE3 of weights.safetensors: its address.
         weights_size: bytes.
         published_ns: wall clock.
@@ -206,6 +211,8 @@ class Release:
         robots: names, or "*".
         deltas: smaller ways to the same weights.
         reason: why, for a rollback.
+        lineage_digest: hex BLAKE3 of the lineage's canonical JSON, where it is a blob of its own; else empty.
+        lineage_size: its bytes.
     """
 
     kind: Literal["release", "promotion", "rollback"]
@@ -219,6 +226,8 @@ class Release:
     robots: tuple[str, ...] = (EVERY_ROBOT,)
     deltas: tuple[Delta, ...] = field(default_factory=tuple)
     reason: str = ""
+    lineage_digest: str = ""
+    lineage_size: int = 0
 
     @property
     def by_id(self) -> bool:
@@ -226,33 +235,73 @@ class Release:
         return not self.manifest
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: what is signed."""
-        return canonical_json(asdict(self))
+        """Canonical JSON: what is signed. A robot of before lineage_digest reads it where there is none."""
+        fields = asdict(self)
+        if not self.lineage_digest:
+            del fields["lineage_digest"], fields["lineage_size"]
+        return canonical_json(fields)
+
+    def whole_manifest(self, lineage: bytes | None = None) -> Manifest:
+        """Return the manifest with its lineage.
+
+        Args:
+            lineage: the blob that lineage_digest names; None where the release holds the lineage itself.
+
+        Raises:
+            CheckpointError: the blob is another one, or this is no manifest of checkpoint_id.
+        """
+        fields = dict(self.manifest)
+        if self.lineage_digest:
+            if lineage is None or blake3(lineage).hexdigest() != self.lineage_digest:
+                raise CheckpointError(
+                    f"the lineage of {self.checkpoint_id} is not {self.lineage_digest}; fetch it again"
+                )
+            fields["lineage"] = parsed_lineage(lineage)
+        manifest = Manifest.from_bytes(canonical_json(fields))
+        if manifest.id != self.checkpoint_id:
+            raise CheckpointError(f"release names {self.checkpoint_id!r}, its manifest is {manifest.id!r}")
+        return manifest
 
     @staticmethod
     def from_bytes(payload: bytes) -> Release:
         """Parse a payload whose signature was verified.
 
         Raises:
-            CheckpointError: not a release, or the manifest's content does not give checkpoint_id.
+            CheckpointError: not a release, or the manifest's content does not give checkpoint_id; where the lineage
+                is a blob of its own, only whole_manifest() can find that out.
         """
         try:
             fields = json.loads(payload)
             deltas = tuple(Delta(**delta) for delta in fields["deltas"])
             release = Release(**{**fields, "deltas": deltas, "robots": tuple(fields["robots"])})
-            named = release.checkpoint_id
-            if not (release.by_id and release.kind == "rollback"):
-                named = Manifest.from_bytes(canonical_json(release.manifest)).id
+            whole = not release.lineage_digest and not (release.by_id and release.kind == "rollback")
+            named = Manifest.from_bytes(canonical_json(release.manifest)).id if whole else release.checkpoint_id
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise CheckpointError(f"unreadable release: {error}") from error
         if release.kind not in KINDS:
             raise CheckpointError(f"release kind {release.kind!r} is none of {', '.join(KINDS)}")
         if named != release.checkpoint_id:
             raise CheckpointError(f"release names {release.checkpoint_id!r}, its manifest is {named!r}")
-        numbers = (release.sequence, release.weights_size, release.published_ns, release.expires_ns)
+        numbers = (
+            release.sequence, release.weights_size, release.published_ns, release.expires_ns, release.lineage_size
+        )  # fmt: skip
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise CheckpointError(f"release {release.checkpoint_id} holds numbers that are none: {numbers}")
+        if release.lineage_size > MAX_CHARACTERS:
+            raise CheckpointError(f"a lineage of {release.lineage_size} bytes; at most {MAX_CHARACTERS} are accepted")
         return release
+
+
+def parsed_lineage(data: bytes) -> dict[str, Any]:
+    """Parse the blob that a release's lineage_digest names.
+
+    Raises:
+        CheckpointError: no JSON object.
+    """
+    try:
+        return parsed_object(data.decode(), "lineage", MAX_CHARACTERS)
+    except (UnicodeDecodeError, CorruptError) as error:
+        raise CheckpointError(f"unreadable lineage: {error}") from error
 
 
 def check_release(

@@ -56,7 +56,8 @@ class ReleaseIntake:
             return
         try:
             here = release.by_id or release.checkpoint_id in self._store.held()
-            folder = self._store.stage(document, None if here else self._fetch(release))
+            lineage = None if here else self._lineage(release)
+            folder = self._store.stage(document, None if here else self._fetch(release), lineage)
             self._report("staged", checkpoint_id=folder.name, sequence=release.sequence, release=release.kind)
         except CheckpointError as error:
             self._store.refuse(release, str(error))
@@ -69,6 +70,15 @@ class ReleaseIntake:
         if target.is_file() or self._rebuild(release, target):
             return target
         return self._download(release.weights_digest, release.weights_size, target, waits)
+
+    def _lineage(self, release: Release) -> bytes | None:
+        """What a release names beside its manifest; None where it holds the lineage itself."""
+        if not release.lineage_digest:
+            return None
+        target = self._store.download_folder / release.lineage_digest
+        if not target.is_file():
+            self._download(release.lineage_digest, release.lineage_size, target, Waits())
+        return target.read_bytes()
 
     def _rebuild(self, release: Release, target: Path) -> bool:
         """Make the weights from a delta to a checkpoint we hold; False sends for the whole file instead."""

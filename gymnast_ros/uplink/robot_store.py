@@ -7,7 +7,6 @@ shelf together, under one lock.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -130,12 +129,14 @@ class RobotStore:
             self._make_current(manifest.id)
             return self._shelf.folder_of(manifest.id)
 
-    def stage(self, document: SignedDocument, weights: Path | None) -> Path:
+    def stage(self, document: SignedDocument, weights: Path | None, lineage: bytes | None = None) -> Path:
         """Take in a release and its downloaded weights.
 
         Args:
             document: the signed release.
             weights: verified bytes on this file system, moved in; None where the checkpoint is here already.
+            lineage: the blob that the release's lineage_digest names; None where it names none, or the checkpoint is
+                here already.
 
         Returns:
             The staged folder; staged() gives it, too.
@@ -145,7 +146,7 @@ class RobotStore:
         """
         with self._lock:
             release = self.check(document)
-            manifest = self._manifest_of(release)
+            manifest = self._manifest_of(release, lineage)
             if (base := manifest.config.get(ADAPTER_OF)) is not None and base not in self.held():
                 raise CheckpointError(
                     f"adapter {manifest.id} needs {base!r}, which is not here; publish that first, then this again"
@@ -169,11 +170,12 @@ class RobotStore:
                 stray.unlink()
             return self._shelf.folder_of(manifest.id)
 
-    def _manifest_of(self, release: Release) -> Manifest:
+    def _manifest_of(self, release: Release, lineage: bytes | None) -> Manifest:
         """What it names; a rollback by id alone names something that this robot must hold."""
-        if not release.by_id:
-            return Manifest.from_bytes(json.dumps(dict(release.manifest)).encode())
-        if release.checkpoint_id not in self.held():
+        here = release.checkpoint_id in self.held()
+        if not release.by_id and not (here and release.lineage_digest):
+            return release.whole_manifest(lineage)
+        if not here:
             raise CheckpointError(f"this robot does not hold {release.checkpoint_id}, nor has the trainer a copy of it")
         return read_manifest(self._shelf.folder_of(release.checkpoint_id))
 

@@ -188,8 +188,8 @@ def publish_pair(service, tmp_path):
 
 
 def test_a_release_that_no_message_holds_is_refused_and_holds_nothing_up(service, identities, tmp_path):
-    huge = make_checkpoint(tmp_path / "huge", 1.0, lineage={"note": "\N{GRINNING FACE}" * 250_000})
-    with pytest.raises(TooLargeError, match="shorten the lineage"):
+    huge = make_checkpoint(tmp_path / "huge", 1.0, normalisation={"note": "\N{GRINNING FACE}" * 250_000})
+    with pytest.raises(TooLargeError, match="shorten the configuration and statistics"):
         service.publisher.publish("default", tmp_path / "huge")
     assert service.meta.checkpoint("default", huge.id) is None
     good = make_checkpoint(tmp_path / "good", 2.0)

@@ -103,14 +103,20 @@ class CheckpointHandlers:
         return self._flows.has_won(who.tenant, checkpoint_id)
 
     def releases(self, who: Who, *, after: int = 0, limit: int) -> list[ReleaseRow]:
-        """Return a page of releases, oldest first; a robot sees those for itself alone."""
+        """Return a page of releases, oldest first, empty only at their end; a robot sees those for itself alone."""
         authorise(who, "follow")
-        return [row for row in self._meta.releases(who.tenant, after, limit) if is_for(row, who)]
+        found: list[ReleaseRow] = []
+        while not found and (page := self._meta.releases(who.tenant, after, limit)):
+            found = [row for row in page if self._publisher.fits(row) and is_for(row, who)]
+            after = page[-1].sequence
+        return found
 
-    def watch(self, who: Who, after: int, wait_s: float) -> list[ReleaseRow]:
-        """Return the next releases, after waiting a while where there is none; also those for other robots."""
+    def watch(self, who: Who, after: int, wait_s: float) -> tuple[list[ReleaseRow], int]:
+        """Return the next releases for somebody, after waiting a while where there is none, and where to go on."""
         authorise(who, "follow")
-        return self._publisher.watch(who.tenant, after, wait_s)
+        page = self._publisher.watch(who.tenant, after, wait_s)
+        found = [row for row in page if self._publisher.fits(row) and is_for(row, who)]
+        return found, page[-1].sequence if page else after
 
     def words(self, who: Who, checkpoint_ids: Sequence[str]) -> list[Word]:
         """Return what robots say of checkpoints; a robot is answered its own words alone."""

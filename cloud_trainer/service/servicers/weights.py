@@ -10,7 +10,6 @@ import grpc
 
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.handlers import CheckpointHandlers, LogHandlers
-from cloud_trainer.service.handlers.checkpoints import is_for
 from cloud_trainer.service.reach import BlobReach
 from cloud_trainer.service.servicers.messages import (
     MOST_CHARACTERS,
@@ -61,10 +60,8 @@ class WeightsServicer:
         after = request.after_sequence
         while context.is_active():
             self._stopping.check()
-            for row in self._checkpoints.watch(peer, after, _WATCH_S):
-                after = row.sequence
-                if is_for(row, peer):
-                    yield signed_release(row)
+            rows, after = self._checkpoints.watch(peer, after, _WATCH_S)
+            yield from map(signed_release, rows)
 
     def ListReleases(
         self, request: weights_pb2.ListReleasesRequest, peer: Peer, context: grpc.ServicerContext

@@ -24,21 +24,27 @@ class PublishRequest(_message.Message):
 
     OPEN_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___PublishOpen: ...
     @_builtins.property
     def chunk(self) -> Global___BlobChunk: ...
+    @_builtins.property
+    def manifest(self) -> Global___BlobChunk:
+        """the rest of a manifest that is larger than a message, before the first chunk"""
+
     def __init__(
         self,
         *,
         open: Global___PublishOpen | None = ...,
         chunk: Global___BlobChunk | None = ...,
+        manifest: Global___BlobChunk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "manifest", b"manifest", "message", b"message", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "manifest", b"manifest", "message", b"message", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "chunk", "manifest"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -51,9 +57,12 @@ class PublishOpen(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     ROBOTS_FIELD_NUMBER: _builtins.int
     VALID_FOR_S_FIELD_NUMBER: _builtins.int
+    MANIFEST_SIZE_FIELD_NUMBER: _builtins.int
     manifest: _builtins.bytes
     """canonical JSON, gymnast_core.records.manifest"""
     valid_for_s: _builtins.int
+    manifest_size: _builtins.int
+    """of the whole, where the rest follows; 0 where it is all here"""
     @_builtins.property
     def robots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -62,10 +71,11 @@ class PublishOpen(_message.Message):
         manifest: _builtins.bytes = ...,
         robots: _abc.Iterable[_builtins.str] | None = ...,
         valid_for_s: _builtins.int = ...,
+        manifest_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "robots", b"robots", "valid_for_s", b"valid_for_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "manifest_size", b"manifest_size", "robots", b"robots", "valid_for_s", b"valid_for_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
