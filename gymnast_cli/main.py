@@ -22,6 +22,7 @@ from gymnast_core.errors import (
     ContractError,
     GymnastError,
     NotTrustedError,
+    OccupiedError,
     SafetyError,
     StorageError,
     TransientBridgeError,
@@ -65,6 +66,7 @@ EXIT_CODES: dict[type[GymnastError], int] = {
     NotTrustedError: 3,
     SafetyError: 4,
     TransientBridgeError: 75,
+    OccupiedError: 75,
     IdentityError: 77,
 }
 """Exit code by error; every other GymnastError is 1. 130 is Ctrl-C."""

@@ -47,6 +47,10 @@ class NotPossibleError(GymnastError):
     """An action is not possible now; the message says what happened and what is possible."""
 
 
+class OccupiedError(NotPossibleError):
+    """Something else has what this needs; worth trying again once that has ended, which the message names."""
+
+
 class OutdatedError(NotPossibleError):
     """A decision was taken on a state that has changed since: look again, then decide.
 

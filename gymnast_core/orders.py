@@ -23,11 +23,13 @@ class Order:
         order_id: never reused; a robot does each one once.
         kind: one of KINDS.
         spec: JSON values, the call's arguments.
+        by: in whose name, and what ends it; for people at the robot.
     """
 
     order_id: str
     kind: str
     spec: Mapping[str, Any] = field(default_factory=dict)
+    by: str = ""
 
 
 @dataclass(frozen=True)

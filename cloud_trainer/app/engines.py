@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from cloud_trainer.app.settings import Arms
+from cloud_trainer.flows.arms import Connect
 from cloud_trainer.flows.loop_engine import ArmLoopEngine
 from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.flows.trials import Trials
@@ -23,7 +24,7 @@ def engine_for(
         service.publisher.publish(tenant, shelf.path(checkpoint_id), robots=[robot])
 
     return SceneEngine(
-        connect=lambda name: OrderedRobot(service.orders, service.robots, tenant, name), jobs=service.jobs,
+        connect=_reach(service, tenant), jobs=service.jobs,
         catalogue=service.episodes_of(tenant), shelf=shelf, tenant=tenant,
         book=SceneBook(tenant_folder(service.config.folder, tenant) / SCENES),
         scene=arms.scene, config=arms.config, rule=arms.rule, guard_pairs=arms.guard_pairs,
@@ -37,6 +38,9 @@ def loop_engine_for(
 ) -> ArmLoopEngine:
     """Runs the loops of a tenant's robots that report to this service and take its orders."""
     return ArmLoopEngine(
-        tenant, lambda name: OrderedRobot(service.orders, service.robots, tenant, name), service.jobs, trials, shelf,
-        allowed,
+        tenant, _reach(service, tenant), service.jobs, trials, shelf, allowed,
     )  # fmt: skip
+
+
+def _reach(service: Service, tenant: str) -> Connect:
+    return lambda robot, errand: OrderedRobot(service.orders, service.robots, tenant, robot, errand.order)

@@ -26,6 +26,7 @@ class SceneRequest:
         seed: of everything random, the start states of real episodes included.
         config: settings of the training job, over the trainer's own.
         other_tasks: instructions on which the canary looks for harm; empty: what the robot was seen to succeed at.
+        by: who asked; its jobs and the robot's orders are in that name.
     """
 
     robot: str
@@ -36,6 +37,7 @@ class SceneRequest:
     seed: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)
     other_tasks: Sequence[str] = ()
+    by: str = ""
 
     def __post_init__(self) -> None:
         """Refuse requests that name no robot or say nothing, and seeds that are none."""

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gymnast_core.orders import EpisodeAnswer
+
+
+@dataclass(frozen=True)
+class Errand:
+    """In whose name a flow submits jobs, begins trials and orders robots about.
+
+    Attributes:
+        person: whoever began it.
+        flow: what it is, by name, e.g. "loop night".
+        ends: the command that ends it.
+    """
+
+    person: str
+    flow: str
+    ends: str
+
+    @property
+    def by(self) -> str:
+        """As jobs and trials have it."""
+        return f"{self.person} via {self.flow}"
+
+    @property
+    def order(self) -> str:
+        """As robots show it to whoever finds them busy."""
+        return f"{self.by}, which `{self.ends}` ends"
 
 
 class TrialRobot(Protocol):
@@ -61,3 +87,7 @@ class FlowRobot(TrialRobot, Protocol):
     def rollback(self) -> str:
         """Return to the checkpoint before."""
         ...
+
+
+Connect = Callable[[str, Errand], FlowRobot]
+"""Returns the started robot of a name, to be ordered about in somebody's name."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
-from cloud_trainer.flows.arms import FlowRobot
+from cloud_trainer.flows.arms import Errand, FlowRobot
 from cloud_trainer.flows.loop_parts import (
     Advance,
     CanaryRequest,
@@ -50,6 +50,7 @@ class Loop:
         folder: its own; state.json and history.json.
         config: what to do.
         robot: its name.
+        person: whoever began it, or took it up again.
         engine: see LoopEngine.
         ended: see Ended; looked at between steps, and in those that last.
         shows: where progress is seen.
@@ -59,9 +60,11 @@ class Loop:
     """
 
     def __init__(
-        self, folder: Path, config: LoopConfig, robot: str, engine: LoopEngine, *, ended: Ended, shows: Shows
-    ) -> None:
+        self, folder: Path, config: LoopConfig, robot: str, person: str, engine: LoopEngine, *, ended: Ended,
+        shows: Shows,
+    ) -> None:  # fmt: skip
         self.config, self.robot, self._engine, self._ended, self._shows = config, robot, engine, ended, shows
+        self._errand = Errand(person, f"loop {config.name}", f"gymnast operate stop-loop {config.name}")
         self._folder = folder
         self._file = StepFile(folder / "state.json", config.to_json())
         self.policy = ""
@@ -140,7 +143,7 @@ class Loop:
         )  # fmt: skip
         key = f"loop-{self._file.id}-{number}-{self._file.failures(f'{number}/train')}"
         try:
-            return dict(self._engine.improve(spec.to_json(), key, self._ended, advance))
+            return dict(self._engine.improve(spec.to_json(), key, self._errand.by, self._ended, advance))
         except NotTrustedError as refusal:
             return {"refused": str(refusal), "candidates": []}
         except JobEndedError:
@@ -172,7 +175,14 @@ class Loop:
         def run(advance: Advance) -> dict[str, Any]:
             try:
                 asked = CanaryRequest(
-                    self.robot, candidate, str(plan["incumbent"]), self.config.tasks, self.config.scene, rule, key
+                    self.robot,
+                    candidate,
+                    str(plan["incumbent"]),
+                    self.config.tasks,
+                    self.config.scene,
+                    rule,
+                    key,
+                    self._errand.by,
                 )
                 return dict(self._engine.try_out(asked, self._ended, advance))
             except TrialStoppedError:
@@ -214,7 +224,7 @@ class Loop:
 
     @property
     def _client(self) -> FlowRobot:
-        return self._engine.connect(self.robot)
+        return self._engine.connect(self.robot, self._errand)
 
     def _running(self) -> str:
         found = self._reported(bool)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
-from cloud_trainer.flows.arms import FlowRobot
+from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
 from cloud_trainer.flows.job_following import run_job
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrialStoppedError
 from cloud_trainer.flows.trials import Trials
@@ -21,8 +21,6 @@ from gymnast_core.job import JobEvent, described
 from gymnast_core.jobs import ImproveSettings
 
 POLL_S = 0.2
-BY = "loop"
-"""Submits jobs and begins trials."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class ArmLoopEngine:
 
     Attributes:
         tenant: the tenant they belong to.
-        reach: returns a robot by its name.
+        reach: see Connect.
         jobs: of the trainer.
         trials: of the trainer.
         shelf: of its checkpoints.
@@ -39,7 +37,7 @@ class ArmLoopEngine:
     """
 
     tenant: str
-    reach: Callable[[str], FlowRobot]
+    reach: Connect
     jobs: SqlJobStore
     trials: Trials
     shelf: Shelf
@@ -54,18 +52,18 @@ class ArmLoopEngine:
         """See LoopEngine."""
         return self.shelf.newest(kind).name
 
-    def connect(self, robot: str) -> FlowRobot:
+    def connect(self, robot: str, errand: Errand) -> FlowRobot:
         """See LoopEngine."""
-        return self.reach(robot)
+        return self.reach(robot, errand)
 
-    def improve(self, spec: Mapping[str, Any], key: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+    def improve(self, spec: Mapping[str, Any], key: str, by: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
         """See LoopEngine."""
 
         def show(event: JobEvent) -> None:
             if event.kind == "progress":
                 advance(int(event.data["step"]), int(event.data["total"]), described(event.data))
 
-        result = run_job(self.jobs, self.tenant, "improve", spec, key=key, by=BY, ended=ended, on_event=show)
+        result = run_job(self.jobs, self.tenant, "improve", spec, key=key, by=by, ended=ended, on_event=show)
         if not result:
             raise JobEndedError(f"the training job of {key} was cancelled")
         return result
@@ -75,7 +73,7 @@ class ArmLoopEngine:
         if self.trials.known(self.tenant, asked.key) is None:
             self.trials.start(
                 self.tenant, robot=asked.robot, candidate=asked.candidate, incumbent=asked.incumbent,
-                tasks=asked.tasks, by=BY, scene=asked.scene, rule=asked.rule, key=asked.key,
+                tasks=asked.tasks, by=asked.by, scene=asked.scene, rule=asked.rule, key=asked.key,
             )  # fmt: skip
         while (view := self._view(asked.key))["state"] == "running":
             advance(int(view["pairs_done"]), int(view["max_pairs"]), "pairs")
@@ -83,7 +81,7 @@ class ArmLoopEngine:
                 raise ClosingError(f"trial {view['trial_id']} goes on; it is followed again after the restart")
             if why:
                 with contextlib.suppress(NotPossibleError):  # it was decided by its last run
-                    self.trials.stop(self.tenant, str(view["trial_id"]), by=f"{BY}, which was {why}")
+                    self.trials.stop(self.tenant, str(view["trial_id"]), by=f"{asked.by}, which was {why}")
             time.sleep(POLL_S)
         if not view["card"]:
             raise TrialStoppedError(f"trial {view['trial_id']} of {asked.candidate} was not decided: {view['reason']}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cloud_trainer.flows.adaptation_engine import Ended
-from cloud_trainer.flows.arms import FlowRobot
+from cloud_trainer.flows.arms import Errand, FlowRobot
 from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.sequential import SequentialRule
 
@@ -26,8 +26,8 @@ class TrialStoppedError(GymnastError):
 class LoopEngine(Protocol):
     """What computes and moves a tenant's arms."""
 
-    def connect(self, robot: str) -> FlowRobot:
-        """Return a started robot that takes orders."""
+    def connect(self, robot: str, errand: Errand) -> FlowRobot:
+        """Return a started robot that takes orders, to give it some in somebody's name."""
         ...
 
     def newest(self, kind: str) -> str:
@@ -47,8 +47,8 @@ class LoopEngine(Protocol):
         """
         ...
 
-    def improve(self, spec: Mapping[str, Any], key: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
-        """Run a training job (once per key) and return its result.
+    def improve(self, spec: Mapping[str, Any], key: str, by: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+        """Run a training job (once per key) in somebody's name and return its result.
 
         Raises:
             NotTrustedError: it refused to train.
@@ -79,6 +79,7 @@ class CanaryRequest:
         scene: where it stands.
         rule: declared before the first run.
         key: the same key is the same trial, e.g. after a restart.
+        by: in whose name, see Errand.
     """
 
     robot: str
@@ -88,6 +89,7 @@ class CanaryRequest:
     scene: str
     rule: SequentialRule
     key: str
+    by: str
 
 
 class Shows(Protocol):

@@ -22,7 +22,7 @@ from cloud_trainer.flows.loop_state import StepFile
 from cloud_trainer.flows.loop_view import LoopEnd, LoopOrder, LoopView
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
-from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError
+from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError
 from gymnast_core.loop_config import LoopConfig
 
 LOG = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class RunningLoop:
     def _work(self, engine: LoopEngine) -> None:
         config, robot = self.order.config, self.order.robot
         try:
-            loop = Loop(self.folder, config, robot, engine, ended=lambda: self._why, shows=self)
+            loop = Loop(self.folder, config, robot, self.order.by, engine, ended=lambda: self._why, shows=self)
             self._finish("done", str(loop.run()["state"]))
         except ClosingError:
             LOG.info("loop_rests loop=%s robot=%s", config.name, robot)
@@ -165,7 +165,8 @@ class Loops:
 
         Raises:
             ConfigError: a loop of this name was begun with other settings or on another robot.
-            NotPossibleError: the robot is in another loop, or this trainer moves no arm.
+            OccupiedError: the robot is in another loop.
+            NotPossibleError: this trainer moves no arm.
             NotPermittedError: the job's settings reach out of the trainer in a way that was not allowed.
         """
         if self._engine_of is None:
@@ -177,7 +178,7 @@ class Loops:
             if known is not None and known.running:
                 return known.view()
             if other := self.on(tenant, robot):
-                raise NotPossibleError(
+                raise OccupiedError(
                     f"{robot} is in loop {other.name} of {other.started_by}; wait for it or stop it first"
                 )
             self._engine_of(tenant).check(config.job.to_json())

@@ -30,7 +30,7 @@ from cloud_trainer.flows.adaptation_engine import (
 from cloud_trainer.flows.adaptation_view import OPTIONS, Stage, View
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import tenant_named
-from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OutdatedError
+from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError, OutdatedError
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.records.journal import Journal
 
@@ -198,7 +198,7 @@ class SceneAdaptation:
             if last == "collecting":
                 engine.collect(view.robot, view.instruction, self._last("collecting")["episodes"], self.folder)
             else:
-                request = SceneRequest(view.robot, view.instruction, view.scene, **view.options)
+                request = SceneRequest(view.robot, view.instruction, view.scene, by=view.started_by, **view.options)
                 self._record("captured", **engine.capture(request, self.folder))
             trust = engine.trust(self.folder, self._ended)
             self._record("trust", ok=trust.ok, reason=trust.reason, figures=dict(trust.figures))
@@ -308,14 +308,15 @@ class Adaptations:
         """Begin one; adaptation_id is from new_adaptation_id(), empty makes one.
 
         Raises:
-            NotPossibleError: the robot is being adapted already, or this trainer has no engine.
+            OccupiedError: the robot is being adapted already.
+            NotPossibleError: this trainer has no engine.
             ConfigError: what is asked for is not here.
         """
         if self._engine_of is None:
             raise NotPossibleError("this page cannot adapt; a trainer started with `gymnast serve` can")
         with self._lock:
             if other := self.on(tenant, request.robot):
-                raise NotPossibleError(
+                raise OccupiedError(
                     f"{other.robot} is being adapted already by {other.started_by} ({other.adaptation_id}, "
                     f"{other.stage.value}); finish or cancel that first"
                 )

@@ -30,11 +30,12 @@ from cloud_trainer.flows.adaptation_engine import (
     Trust,
 )
 from cloud_trainer.flows.arm_trials import FLUSH_S, STAGE_S, run_pairs
-from cloud_trainer.flows.arms import FlowRobot
+from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
 from cloud_trainer.flows.iterations import Iterations
 from cloud_trainer.flows.job_following import follow, run_job
 from cloud_trainer.flows.other_tasks import declared, guard_plan, other_tasks, reason_of
 from cloud_trainer.flows.scene_records import SceneRecords, digest_of
+from cloud_trainer.flows.trials import TrialOrigin
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.jobs.submission import check_reach
 from cloud_trainer.store.episodes import EpisodeCatalogue
@@ -51,8 +52,6 @@ MOST_DIFFERENT = 900
 """Start states that the episodes of a seed are begun from; after so many they come again."""
 ROBOT_S = 1800.0
 FILMS = ("old", "new")
-BY = "console"
-"""Submits an adaptation's jobs."""
 MODES = ("full", "lora")
 """What of a policy is trained: what its checkpoint is, or a fresh adapter that travels without its parent."""
 
@@ -62,7 +61,7 @@ class SceneEngine:
     """An AdaptationEngine; see cloud_trainer.flows.adaptation_engine.
 
     Attributes:
-        connect: returns the started robot of a name; asked whenever one is needed.
+        connect: see Connect; asked whenever a robot is needed.
         jobs: of the trainer; `gymnast serve` works on them.
         catalogue: of the trainer's episodes.
         shelf: of the trainer's checkpoints.
@@ -78,7 +77,7 @@ class SceneEngine:
         offer: offers a checkpoint of the shelf to one robot; asked before its canary, which a person approved.
     """
 
-    connect: Callable[[str], FlowRobot]
+    connect: Connect
     jobs: SqlJobStore
     catalogue: EpisodeCatalogue
     shelf: Shelf
@@ -104,14 +103,15 @@ class SceneEngine:
     def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
         """Record one episode here; its first frame is the scene."""
         robot, instruction = request.robot, request.instruction
+        robot_now = self.connect(robot, _errand(request.by, folder))
         asked = {
-            "robot": robot, "scene": request.scene or self.scene, "policy": self.connect(robot).policy_version,
+            "robot": robot, "scene": request.scene or self.scene, "policy": robot_now.policy_version, "by": request.by,
             "world_model": request.world_model or self.shelf.newest("world_model").name,
             "judge": request.judge or self.shelf.newest("judge").name,
             "seed": request.seed, "config": {**self.config, **request.config},
             "other_tasks": list(request.other_tasks),
         }  # fmt: skip
-        self._record(robot, instruction, {**asked, "instruction": instruction}, episodes=1)
+        self._record(robot_now, {**asked, "instruction": instruction}, episodes=1)
         recorded = self.catalogue.list(robot=robot, limit=100_000)
         if not recorded:
             raise GymnastError(f"{robot} recorded an episode, but none of its is valid here; see the page's episodes")
@@ -129,13 +129,18 @@ class SceneEngine:
 
     def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
         """Record real episodes of the running policy and wait until the trainer has them."""
-        self._record(robot, instruction, self._request(folder), episodes=episodes)
+        self._record(
+            self._robot(robot, folder), {**self._request(folder), "instruction": instruction}, episodes=episodes
+        )
 
-    def _record(self, robot: str, instruction: str, request: Mapping[str, Any], *, episodes: int) -> None:
-        client, done = self.connect(robot), len(SceneRecords.of(self.catalogue, request).labelled())
+    def _robot(self, robot: str, folder: Path) -> FlowRobot:
+        return self.connect(robot, _errand(self._request(folder)["by"], folder))
+
+    def _record(self, client: FlowRobot, request: Mapping[str, Any], *, episodes: int) -> None:
+        done = len(SceneRecords.of(self.catalogue, request).labelled())
         starts = take("adaptation", int(request["seed"]), episodes, after=done % MOST_DIFFERENT)
         client.evaluate(
-            tasks=[instruction], seed_start=starts.start, seed_count=episodes, scene=request["scene"],
+            tasks=[request["instruction"]], seed_start=starts.start, seed_count=episodes, scene=request["scene"],
             temperature_seed=request["seed"], record=True, purpose="ttt", timeout_s=ROBOT_S,
         )  # fmt: skip
         client.flush(FLUSH_S)
@@ -152,7 +157,7 @@ class SceneEngine:
             return Trust(False, reason, {"real_episodes_here": recorded, "needed": needed})
         rows = records.to_look_at(config.most_episodes)
         spec = {**self._spec(request), "episodes": [row.episode_id for row in rows]}
-        found = self._job("trust", spec, f"{folder.name}-trust-{digest_of(rows)}", ended)
+        found = self._job("trust", spec, f"{folder.name}-trust-{digest_of(rows)}", folder, ended)
         if not found:
             return Trust(False, "the trust check was cancelled")
         self._note(folder, checked=found["checked"])
@@ -168,7 +173,7 @@ class SceneEngine:
             **self._spec(request), "budget_s": seconds, "rollouts": budget.rollouts, "mode": mode,
             "checked": request["checked"],
         }  # fmt: skip
-        row = self.jobs.submit(self.tenant, "adapt", spec, folder.name, BY)
+        row = self.jobs.submit(self.tenant, "adapt", spec, folder.name, _errand(request["by"], folder).by)
         emit("job", {"job": row.job_id})
         config = AdaptSettings(**request["config"])
         watch = Iterations(emit, config.groups * config.group_size, replace(budget, seconds=seconds), ended)
@@ -182,8 +187,9 @@ class SceneEngine:
             ended_by = "the money budget"
         return Practised(str(candidates[-1]["id"]) if candidates else None, ended_by)
 
-    def _job(self, kind: str, spec: Mapping[str, Any], key: str, ended: Ended) -> Mapping[str, Any]:
-        return run_job(self.jobs, self.tenant, kind, spec, key=key, by=BY, ended=ended)
+    def _job(self, kind: str, spec: Mapping[str, Any], key: str, folder: Path, ended: Ended) -> Mapping[str, Any]:
+        by = _errand(self._request(folder)["by"], folder).by
+        return run_job(self.jobs, self.tenant, kind, spec, key=key, by=by, ended=ended)
 
     @staticmethod
     def _spec(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,13 +216,13 @@ class SceneEngine:
             **self._spec(request), "candidate": candidate, "start": request["start"], "checked": checked,
             "episodes": sorted({*checked, request["start"]}),
         }  # fmt: skip
-        found = self._job("preview", spec, f"{folder.name}-preview-{candidate}", ended)
+        found = self._job("preview", spec, f"{folder.name}-preview-{candidate}", folder, ended)
         for name in FILMS if found else ():
             shutil.copyfile(Path(found["folder"]) / f"{name}.webp", folder / f"{name}.webp")
 
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         """Run the blinded trial until its rule decides; after a win, look for harm on the other tasks."""
-        request, client = self._request(folder), self.connect(robot)
+        request, client = self._request(folder), self._robot(robot, folder)
         self.offer(candidate, robot)
         client.wait_staged([candidate], STAGE_S)
         trial, guard = self._declared(candidate, robot, request, folder)
@@ -240,11 +246,12 @@ class SceneEngine:
             self.book.drop(candidate)
         return CanaryVerdict(bool(card) and has_won(card), card, reason_of(card))
 
-    def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
+    def run_trial(self, trial: Trial, asked: TrialOrigin, stop: Stop) -> None:
         """Run a trial that was asked for on the page; see cloud_trainer.flows.trials."""
-        client = self.connect(robot)
+        name = asked.trial_id
+        client = self.connect(asked.robot, Errand(asked.by, f"trial {name}", f"gymnast operate stop-trial {name}"))
         client.wait_staged([trial.plan.candidate], STAGE_S)
-        run_pairs(trial, client, self.catalogue, scene=scene or self.scene, purpose="trial", stop=stop)
+        run_pairs(trial, client, self.catalogue, scene=asked.scene or self.scene, purpose="trial", stop=stop)
 
     def _declared(
         self, candidate: str, robot: str, request: Mapping[str, Any], folder: Path
@@ -269,18 +276,25 @@ class SceneEngine:
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
         """Put it in force in this scene, which the robot recognises by image, and remember it for that."""
         fingerprint = Fingerprint.of(np.load(folder / "start.npy"))
-        self.connect(robot).swap(candidate, scene=fingerprint.to_json())
+        self._robot(robot, folder).swap(candidate, scene=fingerprint.to_json())
         self.book.keep(f"{self._request(folder)['scene']} on {robot}", np.load(folder / "start.npy"), candidate)
 
     def revert(self, candidate: str, robot: str, folder: Path) -> None:
         """The canary never put it in force; if a crash came between, go back."""
-        client = self.connect(robot)
+        client = self._robot(robot, folder)
         if client.policy_version == candidate:
             client.rollback()
 
     def _request(self, folder: Path) -> dict[str, Any]:
         """What capture() wrote down; older adaptations have the trainer's scene and settings."""
-        usual = {"scene": self.scene, "seed": 0, "config": dict(self.config), "other_tasks": [], "checked": None}
+        usual = {
+            "scene": self.scene,
+            "seed": 0,
+            "config": dict(self.config),
+            "other_tasks": [],
+            "checked": None,
+            "by": "",
+        }
         return {**usual, **json.loads((folder / "request.json").read_text())}
 
     def _note(self, folder: Path, **values: Any) -> None:
@@ -288,3 +302,8 @@ class SceneEngine:
         staging = folder / "request.partial"
         staging.write_text(json.dumps({**self._request(folder), **values}))
         staging.replace(folder / "request.json")
+
+
+def _errand(by: str, folder: Path) -> Errand:
+    """In whose name an adaptation acts; its folder has its name."""
+    return Errand(by, folder.name, f"gymnast operate step {folder.name} cancel")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError
+from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import Trial
@@ -33,17 +33,6 @@ def new_trial_id() -> str:
 
 
 CLOSE_S = 10.0
-
-
-class TrialEngine(Protocol):
-    """What moves the arm."""
-
-    def run_trial(self, trial: Trial, robot: str, scene: str, stop: Callable[[], bool]) -> None:
-        """Do run after run until the trial is decided or stop() holds; raises GymnastError where it cannot go on.
-
-        An empty scene is the trainer's usual one.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,6 +66,14 @@ class TrialOrigin:
     key: str = ""
 
 
+class TrialEngine(Protocol):
+    """What moves the arm."""
+
+    def run_trial(self, trial: Trial, asked: TrialOrigin, stop: Callable[[], bool]) -> None:
+        """Do run after run until the trial is decided or stop() holds; raises GymnastError where it cannot go on."""
+        ...
+
+
 class Trials:
     """All trials of a trainer, in one folder; those under way go on at start.
 
@@ -106,7 +103,8 @@ class Trials:
 
         Raises:
             ConfigError: something is not named, or both checkpoints are the same.
-            NotPossibleError: the robot is in a trial already, or this trainer moves no arm.
+            OccupiedError: the robot is in a trial already.
+            NotPossibleError: this trainer moves no arm.
         """
         tasks = tuple(task.strip() for task in tasks)
         if not robot.strip() or not tasks or not all(tasks) or not incumbent.strip():
@@ -116,9 +114,7 @@ class Trials:
         rule = rule or SequentialRule()
         with self._lock:
             if other := self.on(tenant, robot):
-                raise NotPossibleError(
-                    f"{robot} is in trial {other.trial_id} of {other.by}; wait for it or stop it first"
-                )
+                raise OccupiedError(f"{robot} is in trial {other.trial_id} of {other.by}; wait for it or stop it first")
             trial_id = trial_id or new_trial_id()
             asked = TrialOrigin(
                 trial_id,
@@ -231,9 +227,7 @@ class Trials:
         trial_id = asked.trial_id
         try:
             if not trial.decision.final:
-                self._engine_of(asked.tenant).run_trial(
-                    trial, asked.robot, asked.scene, lambda: self._closing or trial_id in self._ends
-                )
+                self._engine_of(asked.tenant).run_trial(trial, asked, lambda: self._closing or trial_id in self._ends)
             if trial.decision.final:
                 self._end(trial_id, {"card": trial.card()})
         except GymnastError as error:

@@ -50,7 +50,7 @@ class RobotOrders:
 
     def give(
         self, tenant: str, robot: str, kind: str, spec: Mapping[str, Any], timeout_s: float,
-        *, paused: Callable[[], bool] = lambda: False,
+        *, by: str = "", paused: Callable[[], bool] = lambda: False,
     ) -> Mapping[str, Any]:  # fmt: skip
         """Have a robot do something; returns what it reported, or withdraws the order.
 
@@ -60,12 +60,13 @@ class RobotOrders:
             kind: see gymnast_core.orders.
             spec: the call's arguments.
             timeout_s: longest wait.
+            by: see Order.
             paused: whether an e-stop holds the robot up; the wait then begins anew.
 
         Raises:
             OrderError: it did not take the order, did not end in time, refused or failed; or another is under way.
         """
-        key, given = (tenant, robot), _Given(Order(secrets.token_hex(8), kind, dict(spec)))
+        key, given = (tenant, robot), _Given(Order(secrets.token_hex(8), kind, dict(spec), by))
         began = time.monotonic()
         with self._changed:
             if key in self._given:
@@ -115,10 +116,11 @@ class OrderedRobot:
         board: of the service.
         tenant: the robot's tenant.
         name: as in its certificate.
+        by: in whose name it is ordered about, see Order.
     """
 
-    def __init__(self, orders: RobotOrders, board: RobotBoard, tenant: str, name: str) -> None:
-        self._orders, self._board, self._tenant, self._name = orders, board, tenant, name
+    def __init__(self, orders: RobotOrders, board: RobotBoard, tenant: str, name: str, by: str = "") -> None:
+        self._orders, self._board, self._tenant, self._name, self._by = orders, board, tenant, name, by
 
     @property
     def policy_version(self) -> str:
@@ -183,7 +185,8 @@ class OrderedRobot:
 
     def _give(self, kind: str, spec: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
         self._status()
-        return self._orders.give(self._tenant, self._name, kind, spec, timeout_s, paused=lambda: self.stopped)
+        tenant, name = self._tenant, self._name
+        return self._orders.give(tenant, name, kind, spec, timeout_s, by=self._by, paused=lambda: self.stopped)
 
     def _status(self) -> Mapping[str, Any]:
         """What it last said.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from gymnast_client import LoopProgress, LoopsClient
 
 POLL_S = 0.5
-STOPPED = 3
-"""Exit code when somebody stopped it."""
 
 
 class LoopFailedError(GymnastError):
@@ -105,7 +103,7 @@ def _named(step: str) -> str:
 
 
 def result_of(view: LoopProgress, args: argparse.Namespace, console: Console) -> int:
-    """Print where a loop is; returns the exit code.
+    """Print where a loop is; returns the exit code: 0 for one that was stopped too, which was asked for.
 
     Raises:
         LoopFailedError: a step failed.
@@ -118,9 +116,9 @@ def result_of(view: LoopProgress, args: argparse.Namespace, console: Console) ->
     if running:
         console.print(f"{where} goes on at the trainer; follow it with the same command, end it with --stop")
     else:
-        again = "; the same command goes on where it was" if view.state == "stopped" else ""
-        console.print(f"{where}: {view.reason}{again}", markup=False)
-    return STOPPED if view.state == "stopped" else 0
+        again = "; it is not finished, and the same command goes on where it was" if view.state == "stopped" else ""
+        console.print(f"{where}: {view.reason}{again}")
+    return 0
 
 
 def table(history: Mapping[str, Any]) -> Table:

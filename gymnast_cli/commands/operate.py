@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, trainer
+from gymnast_cli.operate_tables import TABLES
 from gymnast_cli.scene_request import add_scene_arguments, scene_asked
 from gymnast_client.adaptations import PracticeBudget
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.signing import Release
-from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
     from gymnast_client import AdaptationView, LogEntry, Trainer
@@ -37,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("ledger", help="real against imagined success, per task and world model"),
         actions.add_parser("adaptations", help="every adaptation to a scene, and where it is"),
         actions.add_parser("checkpoints", help="every checkpoint of the trainer, newest first"),
+        actions.add_parser("loops", help="unattended loops, and where each is"),
     ]
     offer = actions.add_parser("offer", help="offer a checkpoint of the trainer to robots, for a trial there (admin)")
     offer.add_argument("checkpoint_id")
@@ -57,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trial.add_argument("--pairs", type=int, help="at most so many (default: the rule's)")
     stop = actions.add_parser("stop-trial", help="end a trial; nothing is concluded from it")
     stop.add_argument("trial_id")
+    stop_loop = actions.add_parser("stop-loop", help="end a loop after what it does now; begun again, it goes on")
+    stop_loop.add_argument("name")
     adapt = actions.add_parser("adapt", help="begin to adapt a robot to the scene before it; prints the id")
     adapt.add_argument("robot")
     add_scene_arguments(adapt)
@@ -72,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--adapter", help="reuse: which kept one")
     for action in (adapt, step, trial):
         action.add_argument("--wait", action="store_true", help="until it is over or waits for a decision")
-    for action in (*shown, offer, promote, trial, stop, adapt, step):
+    for action in (*shown, offer, promote, trial, stop, stop_loop, adapt, step):
         add_trainer_arguments(action)
 
 
@@ -88,6 +90,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "promote": _promote,
             "try": _try,
             "stop-trial": _stop_trial,
+            "stop-loop": _stop_loop,
             "adapt": _adapt,
             "step": _step,
         }
@@ -134,6 +137,13 @@ def _stop_trial(there: Trainer, args: argparse.Namespace, console: Console) -> i
     return 0
 
 
+def _stop_loop(there: Trainer, args: argparse.Namespace, console: Console) -> int:
+    view = there.loops.stop(args.name)
+    said = f"loop {view.name} ends after what it does now"
+    emit(args, console, {"said": said, **vars(view)}, said)
+    return 0
+
+
 def _adapt(there: Trainer, args: argparse.Namespace, console: Console) -> int:
     return _tell(there, there.adaptations.begin(args.robot, **scene_asked(args)), args, console)
 
@@ -166,113 +176,6 @@ def _tell(there: Trainer, view: AdaptationView, args: argparse.Namespace, consol
     return NOT_KEPT if args.wait and view.stage in ("refused", "reverted", "cancelled", "failed") else 0
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*map(one_line, row))
-    return table
-
-
-def _robots(answer: Mapping[str, Any]) -> Any:
-    columns = ("robot", "state", "policy", "its word", "turned down", "e-stop", "spool", "spoke")
-    rows = [
-        (
-            row["robot"], "silent" if row["silent"] else row.get("state", ""), row.get("policy_version", ""),
-            _word(row["words"]), _turned_down(row["words"]),
-            "stopped" if row.get("estop") else "", row.get("spool", {}).get("entries", 0), f"{row['age_s']:.0f} s ago",
-        )
-        for row in answer["robots"]
-    ]  # fmt: skip
-    return _table(f"robots: {len(rows)}", columns, rows)
-
-
-def _word(words: Mapping[str, Any]) -> str:
-    """Since when a robot says it runs its policy, and what it was ordered to run and has not said so of."""
-    runs, ordered, left = words["runs"], words["ordered"], words["probation_left"]
-    lines = [] if runs is None else [f"since {_moment(runs['at_ns'])}"]
-    lines += [f"on probation, {left} to go"] if left else []
-    lines += [f"checks {words['checking']}"] if words["checking"] else []
-    if ordered is not None and not ordered["done"]:
-        lines.append(f"ordered {ordered['checkpoint_id']} ({ordered['kind']} {ordered['sequence']}), not yet")
-    return "\n".join(lines)
-
-
-def _turned_down(words: Mapping[str, Any]) -> str:
-    return "\n".join(f"{one['checkpoint_id']}: {one['reason']}" for one in words["refused"])
-
-
-def _moment(at_ns: int) -> str:
-    return datetime.datetime.fromtimestamp(at_ns / 1e9).isoformat(" ", "seconds")
-
-
-def _log(answer: Mapping[str, Any]) -> Any:
-    hidden = ("action", "by", "role", "tenant", "at_ns", "sequence")
-    rows = [
-        (
-            _moment(entry["at_ns"]), entry["by"],
-            entry["action"],
-            ", ".join(f"{key} {_plain(value)}" for key, value in entry.items() if key not in hidden and value != {}),
-        )
-        for entry in answer["entries"]
-    ]  # fmt: skip
-    return _table(f"actions: {len(rows)}, head {answer['head'][:12]}", ("when", "who", "what", "details"), rows)
-
-
-def _plain(value: Any) -> str:
-    return " ".join(f"{name} {given}" for name, given in value.items()) if isinstance(value, Mapping) else str(value)
-
-
-def _evaluations(answer: Mapping[str, Any]) -> Any:
-    names = ("trial_id", "candidate", "incumbent", "decision", "n")
-    harmed = [(card.get("guard") or {}).get("decision") == "roll_back" for card in answer["cards"]]
-    rows = [
-        ["promote, but harm elsewhere" if harm and name == "decision" else card.get(name, "") for name in names]
-        for card, harm in zip(answer["cards"], harmed, strict=True)
-    ]
-    rows += [
-        [row["trial_id"], row["candidate"], row["incumbent"], f"{row['state']} {row['reason']}", row["pairs_done"]]
-        for row in answer["trials"] if not row["card"]
-    ]  # fmt: skip
-    return _table(f"trials: {len(rows)}", names, rows)
-
-
-def _ledger(answer: Mapping[str, Any]) -> Any:
-    found = dict(answer["tasks"])
-    if answer["overall"] is not None:
-        found["all tasks"] = answer["overall"]
-    found |= {f"in {row['world_model']}": row for row in answer["trend"]}
-    rates = ("real", "imagined", "bias")
-    rows = [
-        (name, row["n"], *(_short(row[rate]["mean"]) for rate in rates), _short(row["correlation"]))
-        for name, row in found.items()
-    ]
-    return _table("real against imagined success", ("", "n", *rates, "r"), rows)
-
-
-def _adaptations(answer: Mapping[str, Any]) -> Any:
-    names = ("adaptation_id", "robot", "instruction", "stage", "candidate", "reason")
-    rows = [[view[name] for name in names] for view in answer["adaptations"]]
-    return _table(f"adaptations: {len(rows)}", names, rows)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _checkpoints(answer: Mapping[str, Any]) -> Any:
-    names = ("checkpoint_id", "kind", "architecture")
-    rows = [
-        [*(row[name] for name in names), ", ".join(row["parents"]), _moment(row["since_ns"]),
-         "won" if row["won"] else "published" if row["published"] else ""]
-        for row in answer["checkpoints"]
-    ]  # fmt: skip
-    return _table(f"checkpoints: {len(rows)}", (*names, "parents", "since", "trial"), rows)
-
-
 SHOWN: dict[str, Callable[[Trainer], dict[str, Any]]] = {
     "robots": lambda there: {"robots": [asdict(row) for row in there.robots.list()]},
     "log": lambda there: {"entries": [_flat(entry) for entry in there.log.entries()], "head": there.log.head()},
@@ -282,6 +185,7 @@ SHOWN: dict[str, Callable[[Trainer], dict[str, Any]]] = {
     "ledger": lambda there: asdict(there.log.ledger()),
     "adaptations": lambda there: {"adaptations": [vars(view) for view in there.adaptations.list()]},
     "checkpoints": lambda there: {"checkpoints": [vars(view) for view in there.checkpoints.list()]},
+    "loops": lambda there: {"loops": [vars(view) for view in there.loops.list()]},
 }  # fmt: skip
 """Action -> what is shown, as JSON values."""
 
@@ -289,13 +193,3 @@ SHOWN: dict[str, Callable[[Trainer], dict[str, Any]]] = {
 def _flat(entry: LogEntry) -> dict[str, Any]:
     """An entry as it is printed: what was written down beside the rest, which nothing of it can replace."""
     return {**entry.data, **{name: getattr(entry, name) for name in ("sequence", "at_ns", "by", "role", "action")}}
-
-
-TABLES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "robots": _robots,
-    "log": _log,
-    "evaluations": _evaluations,
-    "ledger": _ledger,
-    "adaptations": _adaptations,
-    "checkpoints": _checkpoints,
-}

@@ -37,7 +37,13 @@ URGENT_S = 0.5
 
 
 class GraphClient(GraphPort):
-    """Episodes, evaluations, labels, checkpoints and jobs of one robot. Not thread safe."""
+    """Episodes, evaluations, labels, checkpoints and jobs of one robot. Not thread safe.
+
+    Attributes:
+        ordered_by: in whose name episodes and evaluations are asked for; shown to whoever finds the robot busy.
+    """
+
+    ordered_by = ""
 
     @property
     def status(self) -> dict[str, Any]:
@@ -104,12 +110,13 @@ class GraphClient(GraphPort):
 
         Raises:
             BadRequestError: an argument is wrong; the message names it.
-            RobotRefusedError: busy, or the episode failed.
+            RobotBusyError: something else is under way; the message names it.
+            RobotRefusedError: the episode failed.
             RobotSilentError: not done in timeout_s, and no e-stop holds it up; it is cancelled.
         """
         request = checked(RunEpisode, {
             "instruction": instruction, "seed": seed, "scene": scene, "checkpoint": str(checkpoint),
-            "temperature_seed": temperature_seed, "record": record, "purpose": purpose,
+            "temperature_seed": temperature_seed, "record": record, "purpose": purpose, "ordered_by": self.ordered_by,
         })  # fmt: skip
         return dict(self.ask_to_the_end(request, timeout_s, progress)["episode"])
 
@@ -132,14 +139,15 @@ class GraphClient(GraphPort):
 
         Raises:
             BadRequestError: an argument is wrong; the message names it.
-            RobotRefusedError: busy, or the evaluation failed.
+            RobotBusyError: something else is under way; the message names it.
+            RobotRefusedError: the evaluation failed.
             EstopLatchedError: the arm was stopped before it began.
             RobotSilentError: not done in timeout_s, and no e-stop holds it up; it is cancelled.
         """
         request = checked(Evaluate, {
             "tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count,
             "checkpoints": [str(name) for name in checkpoints], "scene": scene, "temperature_seed": temperature_seed,
-            "record": record, "purpose": purpose, "episode_ids": episode_ids,
+            "record": record, "purpose": purpose, "episode_ids": episode_ids, "ordered_by": self.ordered_by,
         })  # fmt: skip
         result = self.ask_to_the_end(request, timeout_s, progress)
         return dict(json.loads(Path(result["file"]).read_text()))

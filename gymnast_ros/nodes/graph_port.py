@@ -24,7 +24,7 @@ from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.marked import unmarked
 from gymnast_ros.nodes.requests import Pending, Requester
 from gymnast_ros.nodes.runtime import own_name
-from gymnast_ros.run.codec import Answer
+from gymnast_ros.run.codec import Answer, RobotBusyError
 from gymnast_ros.run.requests import BRIDGE, ROLLOUT, Request
 
 LATCHED_TOPICS = (
@@ -46,7 +46,7 @@ class RobotRefusedError(GymnastError):
 
     Args:
         message: for people.
-        error: name of the robot's own error, e.g. "RobotBusyError"; empty where a service or a parameter refused.
+        error: name of the robot's own error, e.g. "NothingToDoError"; empty where a service or a parameter refused.
     """
 
     def __init__(self, message: str, error: str = "") -> None:
@@ -282,4 +282,6 @@ def _raise_failure(what: str, answer: Answer | None) -> None:
     words = f"{what}: {answer.failure.message}"
     if answer.failure.error == EstopLatchedError.__name__:
         raise EstopLatchedError(words)
+    if answer.failure.error == RobotBusyError.__name__:
+        raise RobotBusyError(words)
     raise RobotRefusedError(f"{what}: {answer.failure.error}: {answer.failure.message}", answer.failure.error)

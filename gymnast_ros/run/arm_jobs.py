@@ -94,7 +94,14 @@ class ArmJobs:
             recent=self._book.recent,
         )  # fmt: skip
         self.ended: Ended = lambda run, result, failure: None
-        self._status: dict[str, Any] = {"state": "idle", "kind": "", "run_id": "", "done": 0, "total": 0}
+        self._status: dict[str, Any] = {
+            "state": "idle",
+            "kind": "",
+            "run_id": "",
+            "done": 0,
+            "total": 0,
+            "ordered_by": "",
+        }
         self._set_status(state="idle", bridge_expected=settings["bridge_expected"])
         self.publish_version()
 
@@ -102,8 +109,8 @@ class ArmJobs:
     def handlers(self) -> Mapping[type[Request], Handler]:
         """One for each kind of request."""
         return {
-            RunEpisode: lambda asked: self._begin("run_episode", partial(self._run_episode, asked)),
-            Evaluate: lambda asked: self._begin("evaluate", partial(self._evaluate, asked)),
+            RunEpisode: lambda asked: self._begin("run_episode", asked.ordered_by, partial(self._run_episode, asked)),
+            Evaluate: lambda asked: self._begin("evaluate", asked.ordered_by, partial(self._evaluate, asked)),
             Cancel: self._cancel,
             Label: self._label,
             Annotate: self._annotate,
@@ -127,17 +134,21 @@ class ArmJobs:
         values = {**self._status, "spool_entries": usage.entries, "spool_bytes": usage.bytes}
         return (2 if usage.full else 0), "spool full" if usage.full else str(self._status["state"]), values
 
-    def _begin(self, kind: str, job: Callable[[str], dict[str, Any]]) -> Began:
-        run_id = self._worker.start(kind, partial(self._guarded, kind, job), self._end)
+    def _begin(self, kind: str, ordered_by: str, job: Callable[[str], dict[str, Any]]) -> Began:
+        run_id = self._worker.start(kind, partial(self._guarded, kind, ordered_by, job), self._end)
         if run_id is None:
-            raise RobotBusyError(f"busy with {self._worker.kind} {self._status['run_id']}; cancel it or wait")
+            what, by = f"{self._worker.kind} {self._status['run_id']}", self._status["ordered_by"]
+            raise RobotBusyError(
+                f"busy with {what} for {by}; wait, or end that first" if by else f"busy with {what}; cancel it or wait"
+            )
         return Began(run_id)
 
     def _guarded(
-        self, kind: str, job: Callable[[str], dict[str, Any]], run_id: str
+        self, kind: str, ordered_by: str, job: Callable[[str], dict[str, Any]], run_id: str
     ) -> tuple[dict[str, Any], Failure | None]:
         """Run a job in the worker; whatever happens, there is a result with its run id."""
-        self._set_status(state="running", kind=kind, run_id=run_id, done=0, total=0, successes=0, message="")
+        fresh: dict[str, Any] = {"done": 0, "total": 0, "successes": 0, "message": "", "ordered_by": ordered_by}
+        self._set_status(state="running", kind=kind, run_id=run_id, **fresh)
         self._log.info(f"{kind} begins run={run_id}")
         result: dict[str, Any] = {
             "run_id": run_id, "kind": kind, "ok": False, "error": "", "stopped": False, "file": "",

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.errors import ConfigError, GymnastError, OccupiedError
 from gymnast_ros.run.requests import KINDS, Json, Request
 
 MOST_ID = 64
@@ -25,7 +25,7 @@ class BadRequestError(ConfigError):
     """A request that is none: not the JSON of one, an unknown operation, or an argument that is wrong or unknown."""
 
 
-class RobotBusyError(GymnastError):
+class RobotBusyError(OccupiedError):
     """Something else is under way, and only one such thing runs at a time."""
 
 

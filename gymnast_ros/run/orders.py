@@ -20,7 +20,13 @@ READY_S = 30.0
 
 
 class OrderedGraph(Protocol):
-    """A robot's graph with a method for each of KINDS (gymnast_ros.nodes.client.GraphClient)."""
+    """A robot's graph with a method for each of KINDS (gymnast_ros.nodes.client.GraphClient).
+
+    Attributes:
+        ordered_by: in whose name it is asked, see Order.by.
+    """
+
+    ordered_by: str
 
     def wait_ready(self, timeout_s: float = ..., /) -> None:
         """Wait until the graph answers."""
@@ -109,10 +115,11 @@ class OrderTaker:
             client.close()
 
     def _do(self, client: OrderedGraph, order: Order) -> Any:
-        self._log.info(f"order kind={order.kind} id={order.order_id}")
+        self._log.info(f"order kind={order.kind} id={order.order_id} by={order.by!r}")
         if order.kind not in KINDS:
             raise ValueError(f"order {order.kind!r} is not one of {', '.join(KINDS)}")
         _check_checkpoints(order)
+        client.ordered_by = order.by
         return getattr(client, order.kind)(**order.spec)
 
 

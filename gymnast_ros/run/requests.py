@@ -34,6 +34,7 @@ Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Purpose = Annotated[str, _one_of(PURPOSES)]
 Words = Annotated[str, AfterValidator(_not_blank)]
 By = Annotated[str, StringConstraints(max_length=200)]
+OrderedBy = Annotated[str, StringConstraints(max_length=1000)]
 Json = dict[str, JsonValue]
 
 
@@ -67,6 +68,9 @@ class RunEpisode(Request):
     purpose: Annotated[
         Purpose, Field(description="rides in the recordings' metadata; says whether they may be learned from")
     ] = "collect"
+    ordered_by: Annotated[
+        OrderedBy, Field(description="in whose name, and what ends it; empty: somebody at the robot")
+    ] = ""
 
 
 class Evaluate(Request):
@@ -86,6 +90,7 @@ class Evaluate(Request):
     episode_ids: Annotated[
         str, Field(description="first part of the recordings' ids, task and seed follow; empty gives fresh ones")
     ] = ""
+    ordered_by: OrderedBy = ""
 
 
 class Cancel(Request):

@@ -187,7 +187,8 @@ class Reporter:
             reply = robots_pb2_grpc.RobotServiceStub(self._link.channel()).Report(request, timeout=DEADLINE_S)
             if not reply.HasField("order"):
                 return None
-            return Order(reply.order.order_id, reply.order.kind, json.loads(reply.order.spec_json))
+            order = reply.order
+            return Order(order.order_id, order.kind, json.loads(order.spec_json), order.by)
         except grpc.RpcError as failure:
             raise self._link.failure(failure) from failure
         finally:

@@ -127,7 +127,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def adapts(service: Service, shelf: Shelf) -> SceneEngine:
     """The trainer's own engine, with a trust check of three episodes and a canary that is quick to decide."""
     return SceneEngine(
-        connect=lambda name: OrderedRobot(service.orders, service.robots, "default", name), jobs=service.jobs,
+        connect=lambda name, errand: OrderedRobot(service.orders, service.robots, "default", name, errand.order),
+        jobs=service.jobs,
         catalogue=service.episodes_of("default"), shelf=shelf, book=SceneBook(service.config.folder / "scenes.json"),
         scene="standard", tenant="default", config={"check": False, "scene_episodes": 3},
         rule=SequentialRule(alpha_promote=0.5, min_pairs=1, max_pairs=6), guard_pairs=1,

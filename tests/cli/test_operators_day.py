@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cloud_trainer.flows.arms import Errand
 from cloud_trainer.service import OrderedRobot
 from gymnast_core.orders import OrderError
 from gymnast_core.records.manifest import read_manifest
@@ -276,3 +278,22 @@ def test_an_order_that_takes_too_long_is_ended_at_the_robot(stack: Stack) -> Non
         stack.service.orders.give("default", "sim-0", "evaluate", {**many, "timeout_s": 600.0}, 3.0)
     row = arm.run_episode(instruction="lift", seed=32, scene="standard", checkpoint="", record=False, purpose="ttt")
     assert row.truncated_reason == ""  # it is free again
+
+
+def test_whoever_finds_the_robot_busy_reads_for_whom_and_what_ends_it_and_may_try_again(
+    stack: Stack, gymnast: Run
+) -> None:
+    errand = Errand("ada", "loop night", "gymnast operate stop-loop night")
+    many = {"tasks": ["lift"], "seed_start": 0, "seed_count": 5000, "scene": "standard", "record": False}
+    with ThreadPoolExecutor(1) as beside, GraphClient(domain_id=stack.domain) as robot:
+        robot.wait_ready(30.0)
+        order = {**many, "timeout_s": 600.0}
+        held = beside.submit(
+            stack.service.orders.give, "default", "sim-0", "evaluate", order, 600.0, by=errand.order
+        )  # fmt: skip
+        robot.wait_for("rollout/status", lambda status: status["ordered_by"] == errand.order, 30.0)
+        code, said = gymnast("evaluate", "--tasks", "lift", "--count", 1, *stack.robot())
+        robot.cancel()
+        assert held.result(60.0)["complete"] is False
+    assert (code, said["error"]) == (75, "RobotBusyError")
+    assert "for ada via loop night, which `gymnast operate stop-loop night` ends; wait" in said["message"]

@@ -80,7 +80,7 @@ def test_training_asks_what_the_operator_saw(material, tmp_path):
         service.meta.add_episodes([row_of(entry, service, number, tmp_path) for number, entry in enumerate(files)])
         catalogue = service.episodes_of("default")
         engine = SceneEngine(
-            connect=lambda name: None, jobs=service.jobs, catalogue=catalogue, shelf=shelf,
+            connect=lambda name, errand: None, jobs=service.jobs, catalogue=catalogue, shelf=shelf,
             book=SceneBook(tmp_path / "book.json"), scene="standard", tenant="default",
         )  # fmt: skip
         asked = {**ids, "robot": "wx-0", "scene": "standard", "instruction": TASK, "seed": 3, "config": config}

@@ -27,6 +27,7 @@ from cloud_trainer.flows.adaptation_engine import (
     Stop,
     Trust,
 )
+from cloud_trainer.flows.trials import TrialOrigin
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.store.protocols import EpisodeRow
@@ -100,8 +101,8 @@ class SteeredEngine:
         self._wait("canary")
         return CanaryVerdict(self.wins, {"decision": "promote" if self.wins else "futile", "trial_id": folder.name})
 
-    def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
-        self.calls.append(f"trial in {scene or 'the usual scene'}")
+    def run_trial(self, trial: Trial, asked: TrialOrigin, stop: Stop) -> None:
+        self.calls.append(f"trial in {asked.scene or 'the usual scene'}")
         while (run := trial.next_run()) is not None and not stop():
             self._wait("trial")
             if self.calls[-1] == "trip":

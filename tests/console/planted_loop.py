@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
+from cloud_trainer.flows.arms import Errand
 from cloud_trainer.flows.job_following import JobEndedError
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest
 from gymnast_core.errors import NotTrustedError
@@ -60,17 +61,21 @@ class PlantedEngine:
         self.robot = PlantedRobot(first, {first: 0.3, better: 0.75, same: 0.75})
         self._answers = {1: better, 2: same, 3: ""}
         self.hold, self.trained, self.asked = hold, [], threading.Event()
+        self.errands: list[Errand] = []
+        self.named: list[str] = []
 
     def check(self, job: Mapping[str, Any]) -> None:
         """Nothing here reaches out."""
 
-    def connect(self, robot: str) -> Any:
+    def connect(self, robot: str, errand: Errand) -> Any:
+        self.errands.append(errand)
         return self.robot
 
     def newest(self, kind: str) -> str:
         return f"{kind}-newest"
 
-    def improve(self, spec: Mapping[str, Any], key: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+    def improve(self, spec: Mapping[str, Any], key: str, by: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+        self.named.append(by)
         number = int(spec["seed"]) % 100
         self.trained.append((key, dict(spec)))
         self.asked.set()
@@ -89,6 +94,7 @@ class PlantedEngine:
         }  # fmt: skip
 
     def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+        self.named.append(asked.by)
         decision, counts = Decision.CONTINUE, PairCounts(0, 0, 0, 0)
         won: dict[str, list[bool]] = {asked.candidate: [], asked.incumbent: []}
         while not decision.final:

@@ -29,6 +29,7 @@ from cloud_trainer.flows.adaptation_engine import (
     Stop,
     Trust,
 )
+from cloud_trainer.flows.trials import TrialOrigin
 from gymnast_core.evaluation.scene import SceneBook
 from gymnast_core.evaluation.sequential import Decision, SequentialRule
 from gymnast_core.evaluation.statistics import Interval, PairCounts, paired_difference
@@ -178,8 +179,8 @@ class SimulatedScene:
         finally:
             trial.close()
 
-    def run_trial(self, trial: Trial, robot: str, scene: str, stop: Stop) -> None:
-        self._run(trial, scene or "standard", stop, lambda pair: None)
+    def run_trial(self, trial: Trial, asked: TrialOrigin, stop: Stop) -> None:
+        self._run(trial, asked.scene or "standard", stop, lambda pair: None)
 
     def _run(self, trial: Trial, scene: str, stop: Stop, told: Callable[[int], None]) -> None:
         name = task_for(trial.plan.instruction).name

@@ -96,7 +96,7 @@ def engine(tmp_path):
             '{"policy": "policy-a", "instruction": "push", "world_model": "world_model-a", "judge": "judge-a"}'
         )
         made = SceneEngine(
-            connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes_of("default"),
+            connect=lambda name, errand: robot, jobs=service.jobs, catalogue=service.episodes_of("default"),
             shelf=SimpleNamespace(),
             book=SceneBook(tmp_path / "scenes.json"), scene="bench", tenant="default",
             rule=SequentialRule(max_pairs=20),

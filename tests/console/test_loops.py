@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from cloud_trainer.flows.loops import Loops
-from gymnast_core.errors import ConfigError, NotPossibleError
+from gymnast_core.errors import ConfigError, NotPossibleError, OccupiedError
 from gymnast_core.loop_config import LoopConfig, StopRule
 from tests.console.conftest import JSON, wait_for
 from tests.console.planted_loop import PlantedEngine, planted_config
@@ -52,7 +52,7 @@ def test_a_stopped_loop_says_who_stopped_it_and_goes_on_when_it_is_started_again
     assert loops.start("lab-a", planted_config(), robot="wx-0", by="bea").started_by == "ana", (
         "one that runs is left alone"
     )
-    with pytest.raises(NotPossibleError, match="wx-0 is in loop night of ana"):
+    with pytest.raises(OccupiedError, match="wx-0 is in loop night of ana"):
         loops.start("lab-a", planted_config("day"), robot="wx-0", by="bea")
     with pytest.raises(NotPossibleError, match="'night' is not running"):
         loops.stop("lab-b", "night", by="eve")
@@ -69,6 +69,9 @@ def test_a_stopped_loop_says_who_stopped_it_and_goes_on_when_it_is_started_again
     loops.start("lab-a", planted_config().changed(rounds=1), robot="wx-0", by="bea")
     view = over(loops)
     assert (view.state, len(view.history["rounds"]), view.started_by) == ("done", 1, "bea")
+    assert set(engine.named) == {"ana via loop night", "bea via loop night"}, "jobs and trials name the person"
+    assert engine.errands[0].order == "ana via loop night, which `gymnast operate stop-loop night` ends"
+    assert engine.errands[-1].person == "bea"
 
 
 def test_a_step_that_fails_for_good_ends_the_loop_with_its_reason_and_models_left_out_are_the_newest(tmp_path):

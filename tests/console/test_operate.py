@@ -44,7 +44,15 @@ def test_an_adaptation_goes_from_scene_to_kept_without_a_browser(bench, operate)
     code, view = operate("adapt", "bridge-1", "--instruction", "lift", *asked, "--wait")
     assert (code, view["stage"], view["scene"]) == (0, "ready", "evening")
     assert bench.engine.asked == SceneRequest(
-        "bridge-1", "lift", "evening", "", "judge-a", 7, {"groups": 4}, ["push", "close the drawer"]
+        "bridge-1",
+        "lift",
+        "evening",
+        "",
+        "judge-a",
+        7,
+        {"groups": 4},
+        ["push", "close the drawer"],
+        "insecure",
     )
     name = view["adaptation_id"]
     code, view = operate("step", name, "train", "--minutes", "2", "--rollouts", "500", "--mode", "lora", "--wait")
@@ -99,7 +107,7 @@ def test_what_the_page_refuses_is_refused_with_its_words(bench, operate):
     assert code == 1
     assert "revision" in said["message"] or "changed" in said["message"] or "page" in said["message"]
     code, said = operate("adapt", "bridge-1", "--instruction", "lift", "--world-model", "world_model-nowhere")
-    assert code == 1, "it is being adapted already"
+    assert code == 75, "it is being adapted already; worth trying again"
     operate("step", name, "cancel")
     for more in (("--world-model", "world_model-nowhere"), ("--seed", "-1")):
         assert operate("adapt", "bridge-1", "--instruction", "lift", *more)[0] == 2

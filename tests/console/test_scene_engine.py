@@ -85,7 +85,8 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
     with Service(ServiceConfig(folder=tmp_path, insecure=True), JobProcesses(tmp_path, shelves)) as service:
         robot = SimRobot(service, shelf, policy, tmp_path / "made")
         engine = SceneEngine(
-            connect=lambda name: robot, jobs=service.jobs, catalogue=service.episodes_of("default"), shelf=shelf,
+            connect=lambda name, errand: robot, jobs=service.jobs,
+            catalogue=service.episodes_of("default"), shelf=shelf,
             book=SceneBook(tmp_path / "scenes.json"), scene="standard", tenant="default",
             config={
                 "groups": 8, "group_size": 8, "grpo_iterations": 3, "check": False, "forgetting": 1.0,
@@ -119,5 +120,7 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
         kept = flow.view.stage is Stage.KEPT
         assert robot.policy_version == (flow.view.candidate if kept else policy)
         assert flow.view.card["n"] <= 6
+        named = {job.submitted_by for job in service.jobs.list("default")}
+        assert named == {f"ana via {flow.view.adaptation_id}"}
         flow.close()
     shutil.rmtree(tmp_path / "jobs")

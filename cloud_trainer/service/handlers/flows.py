@@ -12,7 +12,7 @@ from cloud_trainer.flows.loops import Loops
 from cloud_trainer.flows.scene_adaptation import Adaptations
 from cloud_trainer.flows.trials import TrialEngine, Trials
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_core.errors import NotPossibleError
+from gymnast_core.errors import OccupiedError
 from gymnast_core.evaluation.trial import has_won
 
 
@@ -59,19 +59,19 @@ class Flows:
             beside: what is not looked at, because it refuses a second one itself: "trial", "adaptation" or "loop".
 
         Raises:
-            NotPossibleError: it is in one; the message names it and the person that began it.
+            OccupiedError: it is in one; the message names it and the person that began it.
         """
         trial = None if beside == "trial" else self.trials.on(tenant, robot)
         if trial is not None:
-            raise NotPossibleError(f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first")
+            raise OccupiedError(f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first")
         flow = None if beside == "adaptation" else self.adaptations.on(tenant, robot)
         if flow is not None:
-            raise NotPossibleError(
+            raise OccupiedError(
                 f"{robot} is being adapted by {flow.started_by} ({flow.adaptation_id}); finish that first"
             )
         loop = None if beside == "loop" else self.loops.on(tenant, robot)
         if loop is not None:
-            raise NotPossibleError(f"{robot} is in loop {loop.name} of {loop.started_by}; wait for it or stop it first")
+            raise OccupiedError(f"{robot} is in loop {loop.name} of {loop.started_by}; wait for it or stop it first")
 
     def blinds(self, row: EpisodeRow) -> bool:
         """Whether an episode is, or may be, a run of a trial that is not decided: its policy is shown to nobody."""

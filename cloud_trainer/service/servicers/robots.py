@@ -53,7 +53,7 @@ class RobotServicer:
             return robots_pb2.RobotReportReply()
         text = json.dumps(dict(order.spec))
         return robots_pb2.RobotReportReply(
-            order=robots_pb2.RobotOrder(order_id=order.order_id, kind=order.kind, spec_json=text)
+            order=robots_pb2.RobotOrder(order_id=order.order_id, kind=order.kind, spec_json=text, by=order.by)
         )
 
     def List(

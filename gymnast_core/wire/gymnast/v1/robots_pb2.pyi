@@ -172,20 +172,24 @@ class RobotOrder(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     SPEC_JSON_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     kind: _builtins.str
     """run_episode, evaluate, flush, wait_staged, swap, rollback"""
     spec_json: _builtins.str
+    by: _builtins.str
+    """in whose name, and what ends it; for people at the robot"""
     def __init__(
         self,
         *,
         order_id: _builtins.str = ...,
         kind: _builtins.str = ...,
         spec_json: _builtins.str = ...,
+        by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "order_id", b"order_id", "spec_json", b"spec_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "kind", b"kind", "order_id", b"order_id", "spec_json", b"spec_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,139 @@
+"""What `gymnast operate` shows, as tables for people."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gymnast_core.text import one_line
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(one_line, row))
+    return table
+
+
+def _robots(answer: Mapping[str, Any]) -> Any:
+    columns = ("robot", "state", "policy", "its word", "turned down", "e-stop", "spool", "spoke")
+    rows = [
+        (
+            row["robot"], "silent" if row["silent"] else row.get("state", ""), row.get("policy_version", ""),
+            _word(row["words"]), _turned_down(row["words"]),
+            "stopped" if row.get("estop") else "", row.get("spool", {}).get("entries", 0), f"{row['age_s']:.0f} s ago",
+        )
+        for row in answer["robots"]
+    ]  # fmt: skip
+    return _table(f"robots: {len(rows)}", columns, rows)
+
+
+def _word(words: Mapping[str, Any]) -> str:
+    """Since when a robot says it runs its policy, and what it was ordered to run and has not said so of."""
+    runs, ordered, left = words["runs"], words["ordered"], words["probation_left"]
+    lines = [] if runs is None else [f"since {_moment(runs['at_ns'])}"]
+    lines += [f"on probation, {left} to go"] if left else []
+    lines += [f"checks {words['checking']}"] if words["checking"] else []
+    if ordered is not None and not ordered["done"]:
+        lines.append(f"ordered {ordered['checkpoint_id']} ({ordered['kind']} {ordered['sequence']}), not yet")
+    return "\n".join(lines)
+
+
+def _turned_down(words: Mapping[str, Any]) -> str:
+    return "\n".join(f"{one['checkpoint_id']}: {one['reason']}" for one in words["refused"])
+
+
+def _moment(at_ns: int) -> str:
+    return datetime.datetime.fromtimestamp(at_ns / 1e9).isoformat(" ", "seconds")
+
+
+def _log(answer: Mapping[str, Any]) -> Any:
+    hidden = ("action", "by", "role", "tenant", "at_ns", "sequence")
+    rows = [
+        (
+            _moment(entry["at_ns"]), entry["by"],
+            entry["action"],
+            ", ".join(f"{key} {_plain(value)}" for key, value in entry.items() if key not in hidden and value != {}),
+        )
+        for entry in answer["entries"]
+    ]  # fmt: skip
+    return _table(f"actions: {len(rows)}, head {answer['head'][:12]}", ("when", "who", "what", "details"), rows)
+
+
+def _plain(value: Any) -> str:
+    return " ".join(f"{name} {given}" for name, given in value.items()) if isinstance(value, Mapping) else str(value)
+
+
+def _evaluations(answer: Mapping[str, Any]) -> Any:
+    names = ("trial_id", "candidate", "incumbent", "decision", "n")
+    harmed = [(card.get("guard") or {}).get("decision") == "roll_back" for card in answer["cards"]]
+    rows = [
+        ["promote, but harm elsewhere" if harm and name == "decision" else card.get(name, "") for name in names]
+        for card, harm in zip(answer["cards"], harmed, strict=True)
+    ]
+    rows += [
+        [row["trial_id"], row["candidate"], row["incumbent"], f"{row['state']} {row['reason']}", row["pairs_done"]]
+        for row in answer["trials"] if not row["card"]
+    ]  # fmt: skip
+    return _table(f"trials: {len(rows)}", names, rows)
+
+
+def _ledger(answer: Mapping[str, Any]) -> Any:
+    found = dict(answer["tasks"])
+    if answer["overall"] is not None:
+        found["all tasks"] = answer["overall"]
+    found |= {f"in {row['world_model']}": row for row in answer["trend"]}
+    rates = ("real", "imagined", "bias")
+    rows = [
+        (name, row["n"], *(_short(row[rate]["mean"]) for rate in rates), _short(row["correlation"]))
+        for name, row in found.items()
+    ]
+    return _table("real against imagined success", ("", "n", *rates, "r"), rows)
+
+
+def _adaptations(answer: Mapping[str, Any]) -> Any:
+    names = ("adaptation_id", "robot", "instruction", "stage", "candidate", "reason")
+    rows = [[view[name] for name in names] for view in answer["adaptations"]]
+    return _table(f"adaptations: {len(rows)}", names, rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _checkpoints(answer: Mapping[str, Any]) -> Any:
+    names = ("checkpoint_id", "kind", "architecture")
+    rows = [
+        [*(row[name] for name in names), ", ".join(row["parents"]), _moment(row["since_ns"]),
+         "won" if row["won"] else "published" if row["published"] else ""]
+        for row in answer["checkpoints"]
+    ]  # fmt: skip
+    return _table(f"checkpoints: {len(rows)}", (*names, "parents", "since", "trial"), rows)
+
+
+def _loops(answer: Mapping[str, Any]) -> Any:
+    rows = [
+        (
+            row["name"], row["robot"], row["started_by"], row["state"], len(row["history"].get("rounds", ())),
+            row["reason"] or f"{row['step'].replace('/', ' ')}{', stopping' * row['stopping']}",
+        )
+        for row in answer["loops"]
+    ]  # fmt: skip
+    return _table(f"loops: {len(rows)}", ("loop", "robot", "by", "state", "rounds", "now"), rows)
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "robots": _robots,
+    "log": _log,
+    "evaluations": _evaluations,
+    "ledger": _ledger,
+    "adaptations": _adaptations,
+    "loops": _loops,
+    "checkpoints": _checkpoints,
+}
+"""Action of `gymnast operate` -> its table."""
