@@ -39,7 +39,7 @@ def run_service(port_file: str, folder: str, insecure: bool) -> None:
     """The real service."""
     logging.disable(logging.ERROR)
     limits = Limits(episode_bytes=4 << 30, min_free_bytes=1)
-    config = ServiceConfig(Path(folder), port_file=Path(port_file), insecure=insecure, limits=limits)
+    config = ServiceConfig(folder=Path(folder), port_file=Path(port_file), insecure=insecure, limits=limits)
     with Service(config) as service:
         service.validator.stop()  # random bytes are no episodes; validation is after the acknowledgement anyway
         threading.Event().wait()

@@ -130,7 +130,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 def _serve(folder: Path) -> None:
     logging.disable(logging.WARNING)
     stop = stop_signals()
-    with Service(ServiceConfig(folder, port_file=folder / "port")):
+    with Service(ServiceConfig(folder=folder, port_file=folder / "port")):
         stop.wait()
 
 

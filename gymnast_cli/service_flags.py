@@ -1,38 +1,38 @@
-"""Every setting of the trainer's service as a flag of `gymnast serve`, made from its dataclasses: none is forgotten."""
+"""Every setting of the trainer's service as a flag of `gymnast serve`, made from its settings: none is forgotten."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import inspect
 import re
 import types
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from cloud_trainer.service.config import Limits, ServiceConfig
+from gymnast_core.settings import Settings
 
 FLAGS = {"names": "name", "blob_options": "blob-option"}
 """Fields whose flag is given once an item."""
-DEFAULTS: dict[str, Any] = {"folder": Path("trainer"), "names": None, "blob_options": None}
+DEFAULTS: dict[str, Path | None] = {"folder": Path("trainer"), "names": None, "blob_options": None}
 """Of flags, where they differ from their fields'."""
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _NO_DEFAULT = "database_url", "blob_url", "port_file", "metrics_port", "names", "blob_options", "insecure"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare a flag for every field of ServiceConfig, and --limit-... for every field of Limits."""
+    """Declare a flag for every setting of ServiceConfig, and --limit-... for every one of Limits."""
     for config, prefix in ((ServiceConfig, ""), (Limits, "limit-")):
-        help_of, hints = described(config), get_type_hints(config)
         group = parser.add_argument_group("limits" if prefix else "service")
-        for entry in _flat(config):
-            default = DEFAULTS.get(entry.name, entry.default)
-            text = help_of[entry.name].replace("%", "%%")
-            if entry.name not in _NO_DEFAULT:
+        for name, entry in _flat(config).items():
+            default = DEFAULTS.get(name, entry.default)
+            meaning = (entry.description or "").rstrip(".").replace("%", "%%")
+            text = " ".join(f"{meaning[:1].lower()}{meaning[1:]}".split())
+            if name not in _NO_DEFAULT:
                 text += f" (default: {default})"
-            options = {"dest": prefix.replace("-", "_") + entry.name, "default": default, "help": text}
-            group.add_argument(f"--{prefix}{flag_of(entry.name)}", **_shape(entry.name, hints[entry.name]) | options)
+            options = {"dest": prefix.replace("-", "_") + name, "default": default, "help": text}
+            group.add_argument(f"--{prefix}{flag_of(name)}", **_shape(name, entry.annotation) | options)
 
 
 def config_from(args: argparse.Namespace) -> ServiceConfig:
@@ -41,8 +41,8 @@ def config_from(args: argparse.Namespace) -> ServiceConfig:
     Raises:
         ConfigError: a value makes no sense; the message names it.
     """
-    limits = Limits(**{entry.name: getattr(args, f"limit_{entry.name}") for entry in _flat(Limits)})
-    values = {entry.name: getattr(args, entry.name) for entry in _flat(ServiceConfig)}
+    limits = Limits(**{name: getattr(args, f"limit_{name}") for name in _flat(Limits)})
+    values = {name: getattr(args, name) for name in _flat(ServiceConfig)}
     values |= {"names": tuple(args.names or ()), "blob_options": dict(args.blob_options or ())}
     return ServiceConfig(**values, limits=limits)
 
@@ -52,34 +52,30 @@ def flag_of(field: str) -> str:
     return FLAGS.get(field, field.replace("_", "-"))
 
 
-def described(config: type) -> dict[str, str]:
-    """Return what a dataclass's docstring says of each of its fields."""
-    _, _, attributes = (inspect.getdoc(config) or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
-    for name, text in re.findall(r"^    (\w+): ((?:.*\n?)(?:^     +.*\n?)*)", attributes, re.MULTILINE):
-        found[name] = " ".join(text.split()).rstrip(".")
-    return found
+def _flat(config: type[Settings]) -> dict[str, FieldInfo]:
+    """The settings that hold no others."""
+    return {name: entry for name, entry in config.model_fields.items() if entry.annotation is not Limits}
 
 
-def _flat(config: type) -> Iterator[dataclasses.Field[Any]]:
-    """The fields that are no dataclass themselves."""
-    hints = get_type_hints(config)
-    return (entry for entry in dataclasses.fields(config) if not dataclasses.is_dataclass(hints[entry.name]))
+def _plain(annotation: object) -> object:
+    """The type of a setting that may be left out, without its bounds."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
-def _shape(name: str, hint: Any) -> dict[str, Any]:
-    """How argparse reads a field."""
-    if hint is bool:
+def _shape(name: str, annotation: object) -> dict[str, Any]:
+    """How argparse reads a setting."""
+    kind = _plain(annotation)
+    if kind is bool:
         return {"action": "store_true"}
-    if get_origin(hint) in (Union, types.UnionType):
-        (hint,) = (part for part in get_args(hint) if part is not type(None))
     if name == "blob_options":
         return {"action": "append", "type": pair, "metavar": "NAME=VALUE|NAME=@FILE"}
     if name == "names":
         return {"action": "append", "metavar": "NAME"}
-    readers: dict[Any, Callable[[str], Any]] = {int: size if name.endswith("_bytes") else int, str: text}
+    readers = {int: size if name.endswith("_bytes") else int, str: text}
     counts = {int: "BYTES" if name.endswith("_bytes") else "N", float: "SECONDS"}
-    return {"type": readers.get(hint, hint), "metavar": counts.get(hint, name.rpartition("_")[2].upper())}
+    return {"type": readers.get(kind, kind), "metavar": counts.get(kind, name.rpartition("_")[2].upper())}
 
 
 def size(value: str) -> int:

@@ -35,6 +35,13 @@ def configuration() -> str:
     return "\n".join(_kind(name, kind.spec.summary, kind.spec.model_json_schema()) for name, kind in KINDS.items())
 
 
+def service() -> str:
+    """The table of what `gymnast serve` can be set to; its flags are made from the same."""
+    from cloud_trainer.service.config import ServiceConfig
+
+    return _table(ServiceConfig.model_json_schema())
+
+
 def loop() -> str:
     """The table of a loop's settings; those of its job stand with improve's."""
     from gymnast_core.loop_config import LoopConfig
@@ -111,4 +118,5 @@ def _cell(text: str) -> str:
 
 MARKS: Mapping[str, Callable[[], str]] = {
     "<!-- commands -->": commands, "<!-- configuration -->": configuration, "<!-- loop -->": loop,
+    "<!-- service -->": service,
 }  # fmt: skip

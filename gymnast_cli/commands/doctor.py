@@ -49,5 +49,5 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     from cloud_trainer.service.config import ServiceConfig
     from cloud_trainer.service.doctor import examine
 
-    config = ServiceConfig(args.folder, database_url=args.database_url, blob_url=args.blob_url)
+    config = ServiceConfig(folder=args.folder, database_url=args.database_url, blob_url=args.blob_url)
     yield from examine(config, deep=args.deep)

@@ -55,5 +55,5 @@ def identities(tmp_path):
 @pytest.fixture
 def service(tmp_path):
     """A running service with mutual TLS."""
-    with Service(ServiceConfig(tmp_path / "trainer")) as running:
+    with Service(ServiceConfig(folder=tmp_path / "trainer")) as running:
         yield running

@@ -95,7 +95,7 @@ def call_everything(service, identity):
 
 def test_a_robot_gets_not_permitted_from_exactly_what_the_table_denies(tmp_path):
     """Over the wire, for every method: the guard stands in front of each, reflection included."""
-    with Service(ServiceConfig(tmp_path / "trainer", limits=Limits(idle_stream_s=0.2))) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer", limits=Limits(idle_stream_s=0.2))) as service:
         robot = enroll(tmp_path / "trainer" / "ca", "wx-1", "robot", out=tmp_path / "id")
         outcome = call_everything(service, robot)
     denied = {path for path, error in outcome.items() if error == "NotPermittedError"}
@@ -141,7 +141,7 @@ def ask(link):
 def test_certificates_rotate_on_both_sides_without_downtime(tmp_path):
     """The server's and the robot's certificate are replaced while calls go on; none fails."""
     authority = tmp_path / "trainer" / "ca"
-    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer")) as service:
         robot = enroll(authority, "wx-1", "robot", out=tmp_path / "id")
         link, over, failures, calls = Link(service.address, robot), threading.Event(), [], []
 
@@ -171,7 +171,7 @@ def test_certificates_rotate_on_both_sides_without_downtime(tmp_path):
 
 
 def test_a_robot_is_refused_once_its_certificate_has_expired(tmp_path):
-    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer")) as service:
         robot = enroll(tmp_path / "trainer" / "ca", "wx-1", "robot", out=tmp_path / "id", days=1e-9)
         channel = open_channel(service.address, Identity.load(robot))
         with pytest.raises(grpc.RpcError) as caught:
@@ -222,7 +222,7 @@ def test_every_error_keeps_name_and_retry_across_the_wire(name):
 
 
 def test_insecure_port_needs_the_flag_and_says_so(tmp_path, caplog):
-    with Service(ServiceConfig(tmp_path / "trainer", insecure=True)) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer", insecure=True)) as service:
         assert "insecure_port" in caplog.text
         link = Link(service.address, None, insecure=True)
         assert len(ask(link).releases) == 0

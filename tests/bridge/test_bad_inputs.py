@@ -39,7 +39,7 @@ SMALL = Limits(
 
 @pytest.fixture
 def tight(tmp_path):
-    with Service(ServiceConfig(tmp_path / "trainer", limits=SMALL)) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer", limits=SMALL)) as service:
         yield service
 
 
@@ -190,7 +190,7 @@ def test_quota_is_back_pressure_with_an_alarm_and_drops_nothing(tight, robot, tm
 
 
 def test_full_trainer_disk_is_back_pressure_too(tmp_path):
-    with Service(ServiceConfig(tmp_path / "trainer", limits=Limits(min_free_bytes=1 << 60))) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer", limits=Limits(min_free_bytes=1 << 60))) as service:
         robot = enroll(tmp_path / "trainer" / "ca", "wx-1", "robot", out=tmp_path / "id")
         spool = Spool(tmp_path / "spool")
         fill(spool, 1)
@@ -394,7 +394,7 @@ def test_episode_of_a_dead_stream_is_taken_over_by_a_new_one(tight, robot):
 
 
 def test_a_missing_file_is_that_episodes_trouble_alone(tmp_path, identities):
-    config = ServiceConfig(tmp_path / "trainer")
+    config = ServiceConfig(folder=tmp_path / "trainer")
     with Service(config) as service:
         service.validator.stop()
         spool = Spool(tmp_path / "spool")

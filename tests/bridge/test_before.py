@@ -124,7 +124,7 @@ def expected(left: Path) -> dict:
 
 
 def test_a_folder_of_the_version_before_loses_nothing(left):
-    with Service(ServiceConfig(left)) as service:
+    with Service(ServiceConfig(folder=left)) as service:
         for tenant, known in expected(left).items():
             trail = service.trails.of(tenant)
             for name in ("base", "wm", "new"):
@@ -153,7 +153,7 @@ def test_a_folder_of_the_version_before_loses_nothing(left):
 
 
 def test_what_the_graph_was_behind_with_is_recorded(left):
-    with Service(ServiceConfig(left)) as service:
+    with Service(ServiceConfig(folder=left)) as service:
         [label] = service.trails.of("default").graph.affected_by_role("ep-late", "labels")
         assert (label.payload["outcome"], label.payload["by"]) == ("success", "operator:bea")
 
@@ -161,7 +161,7 @@ def test_what_the_graph_was_behind_with_is_recorded(left):
 def test_the_chains_go_on_where_they_ended_and_a_second_start_changes_nothing(left):
     ada, known = Peer("ada", "operator", "default"), expected(left)["default"]
     for number in range(2):
-        with Service(ServiceConfig(left)) as service:
+        with Service(ServiceConfig(folder=left)) as service:
             trail = service.trails.of("default")
             trail.label(ada, "ep-3", Outcome.SUCCESS if number else Outcome.FAILURE)
             entries = trail.log.entries
@@ -169,13 +169,15 @@ def test_the_chains_go_on_where_they_ended_and_a_second_start_changes_nothing(le
             assert entries[len(known["entries"])].previous == known["head"]
             with pytest.raises(GymnastError, match="the camera was knocked over"):
                 trail.graph.check_promotable(known["new"])
-    faults = [found for found in examine(ServiceConfig(left)) if found.check in ("schema", "graph", "log", "before")]
+    faults = [
+        found for found in examine(ServiceConfig(folder=left)) if found.check in ("schema", "graph", "log", "before")
+    ]
     assert {(found.check, found.state) for found in faults} == {("schema", "ok"), ("graph", "ok"), ("log", "ok")}
 
 
 def test_the_files_are_kept_aside_and_serve_an_older_backup_of_the_database(left):
     shutil.copyfile(left / "store.db", left.parent / "backup.db")
-    Service(ServiceConfig(left)).stop(0.1)
+    Service(ServiceConfig(folder=left)).stop(0.1)
     for home in (left, left / "tenants" / "acme"):
         assert sorted(path.name for path in (home / "before-0.2").iterdir()) == [
             "actions.jsonl", "ledger.jsonl", "provenance.db",
@@ -184,7 +186,7 @@ def test_the_files_are_kept_aside_and_serve_an_older_backup_of_the_database(left
     shutil.copyfile(left.parent / "backup.db", left / "store.db")
     for path in left.glob("store.db-*"):
         path.unlink()
-    with Service(ServiceConfig(left)) as service:
+    with Service(ServiceConfig(folder=left)) as service:
         known = expected(left)["acme"]
         assert service.trails.of("acme").explain(known["new"], verify=True) == known["why"]["new"]
         assert service.trails.of("acme").log.head == known["head"]
@@ -207,10 +209,10 @@ def test_damaged_files_are_named_before_anything_is_changed(left, what):
     name, change, named = DAMAGE[what]
     sound = (left / name).read_bytes()
     (left / name).write_bytes(change(sound))
-    assert ("before", "fault") in {(found.check, found.state) for found in examine(ServiceConfig(left))}
+    assert ("before", "fault") in {(found.check, found.state) for found in examine(ServiceConfig(folder=left))}
     with pytest.raises(StorageError, match=named):
-        Service(ServiceConfig(left))
+        Service(ServiceConfig(folder=left))
     (left / name).write_bytes(sound)
-    with Service(ServiceConfig(left)) as service:
+    with Service(ServiceConfig(folder=left)) as service:
         known = expected(left)["default"]
         assert service.trails.of("default").explain(known["wm"], verify=True) == known["why"]["wm"]

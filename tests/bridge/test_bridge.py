@@ -120,7 +120,7 @@ def test_upload_resumes_where_the_trainer_was_killed(identities, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
     assert sent <= size * 2
-    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer")) as service:
         assert service.episodes.settle(20)
         assert [row.episode_id for row in service.episodes.list()] == ids
 
@@ -183,7 +183,7 @@ def run_echo(context):
 
 
 def test_jobs_run_report_fail_and_cancel(identities, tmp_path):
-    with Service(ServiceConfig(tmp_path / "trainer"), run_echo) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer"), run_echo) as service:
         jobs = Trainer(service.address, identities("ada", "operator")).jobs
         job = jobs.submit("echo", {"a": 1}, "key-1")
         assert jobs.submit("echo", {"a": 1}, "key-1").job_id == job.job_id
@@ -207,7 +207,7 @@ def test_jobs_run_report_fail_and_cancel(identities, tmp_path):
 def test_a_job_that_is_silent_for_longer_than_a_call_may_last_is_watched_on(identities, tmp_path, monkeypatch):
     monkeypatch.setattr(client_jobs, "_EVENTS_DEADLINE_S", 0.3)
     go = threading.Event()
-    with Service(ServiceConfig(tmp_path / "trainer"), lambda context: {"waited": go.wait(20)}) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer"), lambda context: {"waited": go.wait(20)}) as service:
         jobs = Trainer(service.address, identities("ada", "operator")).jobs
         job = jobs.submit("quiet", {}, "key")
         threading.Timer(1.5, go.set).start()
@@ -217,12 +217,12 @@ def test_a_job_that_is_silent_for_longer_than_a_call_may_last_is_watched_on(iden
 
 
 def test_jobs_survive_a_restart_and_watchers_go_on(identities, tmp_path):
-    config = ServiceConfig(tmp_path / "trainer")
+    config = ServiceConfig(folder=tmp_path / "trainer")
     with Service(config) as service:  # no runner: the job waits
         jobs = Trainer(service.address, identities("ada", "operator")).jobs
         job = jobs.submit("echo", {"a": 1}, "key")
         port = int(service.address.rpartition(":")[2])
-    with Service(ServiceConfig(tmp_path / "trainer", port=port), run_echo):
+    with Service(ServiceConfig(folder=tmp_path / "trainer", port=port), run_echo):
         assert jobs.wait(job.job_id).state == "done"
         jobs.close()
 
@@ -262,7 +262,7 @@ def test_operator_labels_under_his_own_name(service, identities, tmp_path):
 def test_metrics_count_episodes_calls_and_refusals(identities, tmp_path):
     import urllib.request
 
-    with Service(ServiceConfig(tmp_path / "trainer", metrics_port=0)) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer", metrics_port=0)) as service:
         spool = Spool(tmp_path / "spool")
         fill(spool, 2)
         with Uplink(service.address, identities("wx-1", "robot"), spool=spool) as uplink:

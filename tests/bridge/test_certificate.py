@@ -40,7 +40,7 @@ def machine(monkeypatch):
 
 
 def test_a_changed_name_and_address_are_in_the_next_handshake_and_no_call_fails(machine, tmp_path):
-    config = ServiceConfig(tmp_path / "trainer", names=("cloud.example",))
+    config = ServiceConfig(folder=tmp_path / "trainer", names=("cloud.example",))
     with Service(config) as service, Console(service, tls=True) as console:
         page = urlsplit(console.address).netloc
         ada = enroll(service.authority, "ada", "operator", out=tmp_path / "ada")
@@ -69,7 +69,7 @@ def test_a_changed_name_and_address_are_in_the_next_handshake_and_no_call_fails(
 
 
 def test_a_certificate_near_its_end_is_renewed_while_the_service_runs(machine, tmp_path):
-    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer")) as service:
         names = names_in(shown_at(service.address))
         enroll(service.authority, "trainer", "server", out=tmp_path / "trainer" / "server", hosts=names, days=20)
         assert wait_for(lambda: days_left(shown_at(service.address)) > 80)
@@ -77,7 +77,7 @@ def test_a_certificate_near_its_end_is_renewed_while_the_service_runs(machine, t
 
 def test_it_is_not_issued_again_while_nothing_changed(machine, tmp_path):
     for _ in range(2):
-        with Service(ServiceConfig(tmp_path / "trainer", names=("FD00:0::9", "cloud.example"))) as service:
+        with Service(ServiceConfig(folder=tmp_path / "trainer", names=("FD00:0::9", "cloud.example"))) as service:
             shown = shown_at(service.address)
             time.sleep(2.5)  # longer than one look
             assert shown_at(service.address) == shown
@@ -88,4 +88,4 @@ def test_it_is_not_issued_again_while_nothing_changed(machine, tmp_path):
 @pytest.mark.parametrize("name", ["a b", "http://x", "x:50051", ""])
 def test_a_name_that_is_none_is_refused_before_anything_is_made(name, tmp_path):
     with pytest.raises(ConfigError, match="neither a host name nor an address"):
-        Service(ServiceConfig(tmp_path / "trainer", names=(name,)))
+        Service(ServiceConfig(folder=tmp_path / "trainer", names=(name,)))

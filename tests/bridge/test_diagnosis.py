@@ -46,7 +46,7 @@ def test_nothing_is_wrong_with_a_link_that_works(service, ada):
 
 
 def test_wrong_name_is_named_with_the_names_there_are(tmp_path):
-    with Service(ServiceConfig(tmp_path / "trainer", host="0.0.0.0")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer", host="0.0.0.0")) as service:
         ada = enroll(service.authority, "ada", "operator", out=tmp_path / "ada")
         said = refusal(f"127.0.0.99:{port_of(service)}", ada)
     assert "'127.0.0.99' was expected" in said
@@ -76,7 +76,7 @@ def test_an_expired_certificate_and_a_wrong_clock_are_named(service, tmp_path, m
 
 def test_tls_on_one_side_alone_is_named(service, ada, tmp_path):
     assert "speaks TLS; give --identity" in refusal(service.address, None, insecure=True)
-    with Service(ServiceConfig(tmp_path / "open", insecure=True)) as plain:
+    with Service(ServiceConfig(folder=tmp_path / "open", insecure=True)) as plain:
         assert "speaks no TLS" in refusal(plain.address, ada)
 
 
@@ -190,7 +190,7 @@ def proxies(monkeypatch) -> Iterator:
 
 
 def test_a_trainer_behind_a_proxy_is_reached_and_one_here_goes_around_it(tmp_path, proxies, monkeypatch):
-    with Service(ServiceConfig(tmp_path / "trainer", names=("trainer.example",))) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer", names=("trainer.example",))) as service:
         ada = enroll(service.authority, "ada", "operator", out=tmp_path / "ada")
         through, refusing = proxies(port_of(service)), proxies(None)
         monkeypatch.setenv("http_proxy", refusing.url)

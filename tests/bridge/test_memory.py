@@ -57,7 +57,7 @@ def wait_for(condition, timeout_s: float = 120.0) -> None:
 
 def run_service(folder: str, port_file: str) -> None:
     limits = Limits(min_free_bytes=1, idle_stream_s=IDLE_S)
-    with Service(ServiceConfig(Path(folder), port_file=Path(port_file), insecure=True, limits=limits)):
+    with Service(ServiceConfig(folder=Path(folder), port_file=Path(port_file), insecure=True, limits=limits)):
         threading.Event().wait()
 
 

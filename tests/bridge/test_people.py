@@ -108,7 +108,7 @@ def test_a_robot_that_reports_too_often_is_told_to_slow_down_and_keeps_its_pictu
 def test_a_reporter_is_heard_again_when_the_trainer_comes_back(tmp_path, identities):
     frames = iter([JPEG])
     news = RobotNews(state="running", spool_entries=2)
-    first = Service(ServiceConfig(tmp_path / "trainer"))
+    first = Service(ServiceConfig(folder=tmp_path / "trainer"))
     port = int(first.start().rpartition(":")[2])
     robot = identities("wx-1", "robot")
     reporter = Reporter(first.address, robot, lambda: news, lambda: next(frames, b""), period_s=0.3)
@@ -119,7 +119,7 @@ def test_a_reporter_is_heard_again_when_the_trainer_comes_back(tmp_path, identit
         assert (seen.robot, seen.frame, seen.status["spool"]["entries"]) == ("wx-1", JPEG, 2)
         first.stop()
         wait_until(lambda: reporter.dropped >= 1)
-        with Service(ServiceConfig(tmp_path / "trainer", port=port)) as second:
+        with Service(ServiceConfig(folder=tmp_path / "trainer", port=port)) as second:
             wait_until(lambda: int(second.robots.version("default", every=True)) >= 1)
     finally:
         reporter.stop()
@@ -230,7 +230,7 @@ def labels(trail, episode_id):
 
 
 def test_a_folder_belongs_to_one_trainer_at_a_time(tmp_path):
-    config = ServiceConfig(tmp_path / "trainer", insecure=True)
+    config = ServiceConfig(folder=tmp_path / "trainer", insecure=True)
     with Service(config), pytest.raises(ConfigError, match=r"runs on .* already"):
         Service(config)
     with Service(config):

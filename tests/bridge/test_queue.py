@@ -28,7 +28,7 @@ def test_an_adaptation_does_not_wait_behind_a_training_of_a_day(tmp_path, identi
             assert over.wait(PATIENCE_S)
         return {"did": context.job.kind}
 
-    with Service(ServiceConfig(tmp_path / "trainer"), runner) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer"), runner) as service:
         ada = Identity.load(identities("ada", "operator"))
         try:
             with Trainer(service.address, ada).jobs as jobs:
@@ -51,7 +51,7 @@ def submit(tmp_path, identities, capsys):
         for kind in ("policy", "judge")
         if make_checkpoint(tmp_path / kind, kind=kind)
     }
-    with Service(ServiceConfig(tmp_path / "trainer"), lambda context: {}) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer"), lambda context: {}) as service:
         service.check_job = functools.partial(check_submission, shelves, service.episodes_of)
         ada = identities("ada", "operator")
 

@@ -56,7 +56,7 @@ def policy():
 
 @pytest.fixture
 def service(tmp_path, policy):
-    with Service(ServiceConfig(tmp_path / "trainer"), policy=PolicyServicer(lambda: answers(policy))) as running:
+    with Service(ServiceConfig(folder=tmp_path / "trainer"), policy=PolicyServicer(lambda: answers(policy))) as running:
         yield running
         policy.gate.set()
 
@@ -119,14 +119,14 @@ def test_silence_is_an_error_within_the_deadline_and_never_an_old_answer(service
 
 def test_a_trainer_that_goes_away_stops_the_robot_and_one_that_comes_back_serves_it(tmp_path, policy):
     robot = enroll(tmp_path / "trainer" / "ca", "wx-1", "robot", out=tmp_path / "id")
-    with Service(ServiceConfig(tmp_path / "trainer"), policy=PolicyServicer(lambda: answers(policy))) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer"), policy=PolicyServicer(lambda: answers(policy))) as service:
         port = int(service.address.rpartition(":")[2])
         remote = RemotePolicy(service.address, robot, deadline_s=1.0)
         remote.act(observe(), ["a", "b"])
         service.stop(grace_s=0.1)
     with pytest.raises(LinkLostError):
         remote.act(observe(), ["a", "b"])
-    with Service(ServiceConfig(tmp_path / "trainer", port=port), policy=PolicyServicer(lambda: answers(policy))):
+    with Service(ServiceConfig(folder=tmp_path / "trainer", port=port), policy=PolicyServicer(lambda: answers(policy))):
         remote._deadline_s = 10.0
         assert remote.act(observe(), ["a", "b"]).actions_BKA.shape == (2, 5, 7)
         remote.close()

@@ -19,7 +19,7 @@ def test_the_engine_knows_its_robots_scene_canary_and_price(tmp_path: Path) -> N
     add_arguments(parser)
     words = ["--robot-scene", "evening", "--canary-pairs", "9", "--price-per-hour", "2.5", "--folder", str(tmp_path)]
     arms = app_config(parser.parse_args(words)).arms
-    with Service(ServiceConfig(tmp_path / "trainer", insecure=True)) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer", insecure=True)) as service:
         engine = engine_for(service, arms, Shelf(tmp_path / "shelf"), "default")
         known = (engine.scene, engine.rule.max_pairs, engine.price_per_hour, engine.modes)
         assert known == ("evening", 9, 2.5, ("full", "lora"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ import sqlalchemy as sa
 
 from cloud_trainer.service import Limits, ServiceConfig, enroll
 from gymnast_cli.main import main
-from gymnast_cli.service_flags import add_arguments, config_from, described, flag_of, size
+from gymnast_cli.service_flags import add_arguments, config_from, flag_of, size
 from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_ros.uplink import Uplink
@@ -40,23 +39,23 @@ def parse(*words: str) -> ServiceConfig:
     return config_from(parser.parse_args(words))
 
 
-@pytest.mark.parametrize("field", [entry.name for entry in dataclasses.fields(ServiceConfig) if entry.name != "limits"])
+@pytest.mark.parametrize("field", [name for name in ServiceConfig.model_fields if name != "limits"])
 def test_every_setting_is_a_flag_with_its_meaning(field):
     words = [f"--{flag_of(field)}"] + ([] if GIVEN[field] is None else [GIVEN[field]])
     needs = ["--blob-url", "s3://b"] if field == "blob_options" else []
     value = getattr(parse(*words, *needs), field)
     assert value == (READ[field] if field in READ else type(value)(GIVEN[field]))
     assert value != getattr(parse(), field), "a value of its own"
-    assert len(described(ServiceConfig)[field]) > 10
+    assert len(ServiceConfig.model_fields[field].description) > 10
 
 
-@pytest.mark.parametrize("field", [entry.name for entry in dataclasses.fields(Limits)])
+@pytest.mark.parametrize("field", list(Limits.model_fields))
 def test_every_limit_is_a_flag_with_its_meaning(field):
     assert getattr(parse(f"--limit-{flag_of(field)}", "77").limits, field) == 77
-    assert len(described(Limits)[field]) > 10
+    assert len(Limits.model_fields[field].description) > 10
 
 
-def test_without_flags_the_settings_are_the_dataclasses_own():
+def test_without_flags_the_settings_have_their_defaults():
     assert parse() == ServiceConfig(folder=Path("trainer"))
 
 
@@ -190,9 +189,18 @@ def test_metrics_are_served_where_they_are_asked_for(tmp_path, start):
     ("words", "says"),
     [
         (("--host", "http://x"), "'http://x' is neither a host name nor an address"),
-        (("--port", "70000"), "port must be 0..65535, got 70000"),
-        (("--metrics-port", "-1"), "metrics_port must be 0..65535, got -1"),
-        (("--limit-tenant-bytes", "0"), "limit tenant_bytes must be positive, got 0"),
+        (
+            ("--port", "70000"),
+            "service: port must be a whole number of at least 0 and at most 65,535, got 70000; the default is 0",
+        ),
+        (
+            ("--metrics-port", "-1"),
+            "service: metrics_port must be a whole number of at least 0 and at most 65,535, or none, got -1",
+        ),
+        (
+            ("--limit-tenant-bytes", "0"),
+            "limits: tenant_bytes must be a whole number of at least 1, got 0; the default is 1099511627776",
+        ),
         (("--blob-option", "region=eu"), "give blob_url s3://bucket/prefix"),
     ],
 )

@@ -55,7 +55,7 @@ def test_an_instruction_is_shown_as_it_is(tmp_path: Path, name: str, capsys: pyt
 
 def test_one_strange_instruction_does_not_spoil_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spool = Spool(tmp_path / "spool")
-    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer")) as service:
         robot = enroll(tmp_path / "trainer" / "ca", "r", "robot", out=tmp_path / "r")
         ana = enroll(tmp_path / "trainer" / "ca", "ana", "operator", out=tmp_path / "ana")
         for name in WORDS:

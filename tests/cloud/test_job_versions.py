@@ -30,7 +30,7 @@ def test_what_the_version_before_submitted_is_read(kind, spec):
 
 def test_a_waiting_job_with_a_setting_of_another_kind_fails_by_its_name(tmp_path):
     shelves = Shelves(tmp_path)
-    with Service(ServiceConfig(tmp_path, insecure=True), JobProcesses(tmp_path, shelves)) as service:
+    with Service(ServiceConfig(folder=tmp_path, insecure=True), JobProcesses(tmp_path, shelves)) as service:
         job = service.jobs.submit("default", "improve", {**IDS, "config": {"rehearsal": 0.5}}, "key", "ana").job_id
         deadline = time.monotonic() + 60
         while not (row := service.jobs.get("default", job)).ended and time.monotonic() < deadline:

@@ -76,7 +76,7 @@ def test_training_asks_what_the_operator_saw(material, tmp_path):
     why = dict.fromkeys(("agreement", "correlation"), "an untrained model, for the test")
     config = {**TINY_SCENE, "grpo_iterations": 1, "scene_episodes": 5, "overrides": why, "bounds": {"jump": 0.9}}
     write_bounds(shelf.path(ids["world_model"]), {"gates": {"adapt": {"agreement": 0.99}}})
-    with Service(ServiceConfig(trainer, insecure=True), JobProcesses(trainer, shelves)) as service:
+    with Service(ServiceConfig(folder=trainer, insecure=True), JobProcesses(trainer, shelves)) as service:
         service.meta.add_episodes([row_of(entry, service, number, tmp_path) for number, entry in enumerate(files)])
         catalogue = service.episodes_of("default")
         engine = SceneEngine(

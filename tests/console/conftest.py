@@ -125,7 +125,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.engine, self.looping = SteeredEngine(), PlantedEngine(["policy-a", "policy-b", "policy-c"])
-        self.service = Service(ServiceConfig(folder, insecure=True))
+        self.service = Service(ServiceConfig(folder=folder, insecure=True))
         self.ask = self.service.handlers
         self.ask.flows.take_up(lambda tenant: self.engine, lambda *_: self.looping)
         self.console = Console(self.service)

@@ -88,7 +88,7 @@ class CarelessRobot:
 
 @pytest.fixture
 def engine(tmp_path):
-    with Service(ServiceConfig(tmp_path / "trainer", insecure=True)) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer", insecure=True)) as service:
         (tmp_path / "made").mkdir()
         (tmp_path / "flow").mkdir()
         robot = CarelessRobot(service, tmp_path / "made", set())

@@ -108,7 +108,7 @@ def test_a_client_certificate_of_our_authority_is_a_login_and_a_foreign_one_is_n
             made.load_cert_chain(identity / "cert.pem", identity / "key.pem")
         return made
 
-    with Service(ServiceConfig(tmp_path / "trainer")) as service, Console(service, tls=True) as console:
+    with Service(ServiceConfig(folder=tmp_path / "trainer")) as service, Console(service, tls=True) as console:
         ana = enroll(service.authority, "ana", "operator", out=tmp_path / "ana")
         status, page = ask(console.address, "/", context(ana))
         assert status == 200
@@ -121,7 +121,7 @@ def test_a_client_certificate_of_our_authority_is_a_login_and_a_foreign_one_is_n
 
 
 def test_a_certificate_gets_a_token_for_the_page_in_its_own_name_and_a_robot_gets_none(tmp_path):
-    with Service(ServiceConfig(tmp_path / "trainer")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "trainer")) as service:
         holders = {"operator": "ana", "robot": "wx-1"}
         ids = {role: enroll(service.authority, name, role, out=tmp_path / role) for role, name in holders.items()}
         with Trainer(service.address, ids["operator"]) as client:
@@ -136,7 +136,10 @@ def test_a_certificate_gets_a_token_for_the_page_in_its_own_name_and_a_robot_get
 
 
 def test_a_taken_port_is_said_plainly(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken, Service(ServiceConfig(tmp_path, insecure=True)) as service:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        Service(ServiceConfig(folder=tmp_path, insecure=True)) as service,
+    ):
         port = taken.getsockname()[1]
         console = Console(service, port=port)
         with pytest.raises(GymnastError, match=f"cannot listen on 127.0.0.1:{port}"):
@@ -145,7 +148,7 @@ def test_a_taken_port_is_said_plainly(tmp_path):
 
 
 def test_tokens_are_not_shown_to_the_network(tmp_path):
-    with Service(ServiceConfig(tmp_path / "a", insecure=True)) as service:
+    with Service(ServiceConfig(folder=tmp_path / "a", insecure=True)) as service:
         with pytest.raises(ConfigError, match="HTTP would show tokens"):
             Console(service, host="0.0.0.0")
         with pytest.raises(ConfigError, match="without certificates"):

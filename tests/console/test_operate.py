@@ -133,7 +133,7 @@ def test_people_get_tables(bench, operate, capsys):
 
 
 def test_over_tls_the_certificate_is_the_login(tmp_path, capsys):
-    with Service(ServiceConfig(tmp_path / "trainer")) as service, Console(service, tls=True):
+    with Service(ServiceConfig(folder=tmp_path / "trainer")) as service, Console(service, tls=True):
         for name, code in {"ada": 0, "bridge-1": 77}.items():
             enroll(service.authority, name, "operator" if code == 0 else "robot", out=tmp_path / name)
             words = ["--json", "operate", "robots", "--trainer", service.address, "--identity", str(tmp_path / name)]

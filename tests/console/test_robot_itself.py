@@ -114,7 +114,7 @@ def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
 
 def test_over_mutual_tls_the_certificate_says_which_robot_asks(tmp_path):
     engine = SteeredEngine()
-    service = Service(ServiceConfig(tmp_path / "trainer"))
+    service = Service(ServiceConfig(folder=tmp_path / "trainer"))
     service.handlers.flows.take_up(lambda tenant: engine)
     with service:
         clients = {}

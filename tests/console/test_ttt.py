@@ -157,7 +157,7 @@ def test_a_robot_must_report_be_named_among_several_and_take_orders(bench, ttt):
 
 
 def test_no_robot_at_all_is_said_with_the_remedy(tmp_path, capsys):
-    with Service(ServiceConfig(tmp_path, insecure=True)) as service:
+    with Service(ServiceConfig(folder=tmp_path, insecure=True)) as service:
         code = main(["--json", *HERE, "--trainer", service.address, "--insecure"])
     said = json.loads(capsys.readouterr().out)
     assert (code, "no robot reports to this trainer; start one: gymnast up" in said["message"]) == (2, True)
@@ -254,7 +254,7 @@ def test_a_trainer_that_is_started_again_in_the_middle_is_waited_for(bench, caps
     stopping.join(20)
     bench.service.stop()
     port = int(address.rpartition(":")[2])
-    again, engine = Service(ServiceConfig(bench.folder, port=port, insecure=True)), SteeredEngine()
+    again, engine = Service(ServiceConfig(folder=bench.folder, port=port, insecure=True)), SteeredEngine()
     again.robots.post(User("bridge-1", "robot"), {"state": "ready"}, b"")
     again.handlers.flows.take_up(lambda tenant: engine)
     with again, Console(again):

@@ -33,7 +33,7 @@ def run_trainer(folder: str, control: str, port: int, mutant: str) -> None:
     if mutant in mutants.SERVER:
         mutants.SERVER[mutant]()
     limits = Limits(window_bytes=128 << 10, min_free_bytes=1)
-    with Service(ServiceConfig(Path(folder), port=port, insecure=True, limits=limits)):
+    with Service(ServiceConfig(folder=Path(folder), port=port, insecure=True, limits=limits)):
         threading.Event().wait()
 
 

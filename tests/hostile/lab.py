@@ -53,7 +53,7 @@ class Lab:
     engine_of: Callable[[str], Any] | None = None
 
     def __enter__(self) -> Lab:
-        self.service = Service(ServiceConfig(self.folder / "trainer", **self.options), policy=self.policy)
+        self.service = Service(ServiceConfig(folder=self.folder / "trainer", **self.options), policy=self.policy)
         self.service.start()
         self.service.handlers.flows.take_up(self.engine_of)
         self.console = Console(self.service, tls=not self.plain_page, **self.page_options)

@@ -33,7 +33,7 @@ GUESSES = 200
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    with Service(ServiceConfig(tmp_path_factory.mktemp("trainer"))) as running:
+    with Service(ServiceConfig(folder=tmp_path_factory.mktemp("trainer"))) as running:
         yield running
 
 
@@ -152,7 +152,7 @@ def test_a_code_ends_with_its_minutes_its_withdrawal_and_its_names_revocation(se
 def test_somebody_in_between_gets_no_secret_and_gives_no_identity(service, tmp_path):
     """Another trainer, or a forger with names as good as ours, answers in place of the one that made the code."""
     code = make_code(service.authority, "wx-5", "robot")
-    with Service(ServiceConfig(tmp_path / "forger")) as forger:
+    with Service(ServiceConfig(folder=tmp_path / "forger")) as forger:
         with pytest.raises(NotAuthenticatedError, match="does not know this code"):
             fetch_identity(forger.address, code, tmp_path / "id")
         taken = Code.parse(make_code(forger.authority, "wx-5", "robot"))

@@ -56,7 +56,7 @@ def upload(service: Service, folder: Path, robot: str, spool: Spool) -> None:
 @attack("hostile episode files")
 def send_files(folder: Path, size: int) -> Tally:
     """A robot sends every kind of bad file between honest ones of another robot."""
-    with Service(ServiceConfig(folder / "t")) as service:
+    with Service(ServiceConfig(folder=folder / "t")) as service:
         bad, good = Spool(folder / "bad"), Spool(folder / "good")
         kinds = [list(FILES)[number % len(FILES)] for number in range(max(size, len(FILES)))]
         for number, what in enumerate(kinds):
@@ -80,7 +80,7 @@ def test_every_bad_file_is_set_aside_and_every_honest_one_is_valid(tmp_path):
 
 
 def test_a_label_in_a_robots_file_does_not_stand_under_an_operators_name(tmp_path):
-    with Service(ServiceConfig(tmp_path / "t")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "t")) as service:
         spool = Spool(tmp_path / "spool")
         end = '{"outcome":"success","labelled_by":"operator:ada"}'
         spool.enqueue(forged(spool.recording_folder, "claims", end=end))
@@ -113,7 +113,7 @@ def reads(child: int, service: Service) -> bool:
 
 def test_a_file_whose_inspection_dies_is_set_aside_at_once_and_the_next_ones_are_looked_into(tmp_path):
     """The child is killed as the kernel would, in the middle of a file."""
-    with Service(ServiceConfig(tmp_path / "t")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "t")) as service:
         spool = Spool(tmp_path / "spool")
         heavy = forged(spool.recording_folder, "heavy", jpeg=progressive(2048, 20), frames=60)
         spool.enqueue(heavy)
@@ -134,7 +134,7 @@ def test_a_file_whose_inspection_dies_is_set_aside_at_once_and_the_next_ones_are
 
 def test_a_robot_whose_files_are_slow_does_not_hold_up_the_others(tmp_path):
     """Thirty slow files of one robot, then three small ones of another: valid long before the last slow one."""
-    with Service(ServiceConfig(tmp_path / "t")) as service:
+    with Service(ServiceConfig(folder=tmp_path / "t")) as service:
         slow, good = Spool(tmp_path / "slow"), Spool(tmp_path / "good")
         for number in range(30):
             slow.enqueue(forged(slow.recording_folder, f"slow-{number}", jpeg=progressive(1024, 60), frames=4))
@@ -169,7 +169,7 @@ def test_a_file_that_needs_too_much_is_refused_by_name(tmp_path, bounds, reason)
 
 
 def test_a_file_at_hand_when_the_service_ended_twice_is_set_aside(tmp_path):
-    config, spool = ServiceConfig(tmp_path / "t"), Spool(tmp_path / "spool")
+    config, spool = ServiceConfig(folder=tmp_path / "t"), Spool(tmp_path / "spool")
     with Service(config) as service:
         service.validator.stop()
         fill(spool, 2)
@@ -205,7 +205,9 @@ def test_no_episode_makes_the_page_hold_it_decoded(tmp_path):
 @attack("hostile pictures to Infer")
 def infer_pictures(folder: Path, size: int) -> Tally:
     """A robot asks a policy about pictures that are not what they say, then about a good one."""
-    with Service(ServiceConfig(folder / "t"), policy=PolicyServicer(lambda: answers(BrightnessPolicy()))) as service:
+    with Service(
+        ServiceConfig(folder=folder / "t"), policy=PolicyServicer(lambda: answers(BrightnessPolicy()))
+    ) as service:
         identity = enroll(service.authority, "wx-1", "robot", out=folder / "ids" / "wx-1")
         sent = [*(list(PICTURES.values()) * (size // len(PICTURES) + 1))[:size], GOOD_JPEG]
         with open_channel(service.address, Identity.load(identity)) as channel:

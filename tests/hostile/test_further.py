@@ -215,7 +215,7 @@ def test_nobody_else_on_the_machine_looks_into_the_folder_of_a_trainer(tmp_path,
             create_authority(folder / "ca")
         elif first == "an older version":
             folder.mkdir()
-        with App(AppConfig(ServiceConfig(folder), console=False)):
+        with App(AppConfig(ServiceConfig(folder=folder), console=False)):
             assert folder.stat().st_mode & 0o007 == 0
     finally:
         os.umask(before)

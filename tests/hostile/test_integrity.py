@@ -33,7 +33,7 @@ from tests.postgres import PostgresMissingError, postgres_server
 def make_trainer(folder: Path, database_url: str | None = None) -> Path:
     """A trainer that has worked: episodes, a label, a release, a graph, a log; stopped."""
     home = folder / "trainer"
-    with Service(ServiceConfig(home, database_url=database_url)) as service:
+    with Service(ServiceConfig(folder=home, database_url=database_url)) as service:
         spool = Spool(folder / "spool")
         fill(spool, 40)
         robot = enroll(service.authority, "wx-1", "robot", out=folder / "ids" / "wx-1")
@@ -98,7 +98,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 def refused(home: Path) -> str:
     """What a start is refused with; empty where it starts."""
     try:
-        Service(ServiceConfig(home)).stop(0.1)
+        Service(ServiceConfig(folder=home)).stop(0.1)
     except GymnastError as error:
         return str(error)
     return ""
@@ -122,7 +122,7 @@ def test_damage_is_named_at_the_start_and_by_the_doctor(trainer, what, capsys):
     change, names = DAMAGE[what]
     change(trainer)
     with pytest.raises(StorageError, match=names):
-        Service(ServiceConfig(trainer))
+        Service(ServiceConfig(folder=trainer))
     code = main(["doctor", "--folder", str(trainer), "--json"])
     findings = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     faults = [found for found in findings if found["state"] == "fault"]
@@ -147,7 +147,7 @@ def test_a_sound_folder_has_no_fault_and_starts(trainer, capsys):
     for check in ("database", "schema", "blobs", "graph", "log", "certificates", "disk"):
         assert f"ok {check}: " in said, said
     assert refused(trainer) == ""
-    with Service(ServiceConfig(trainer)) as service:
+    with Service(ServiceConfig(folder=trainer)) as service:
         assert len(service.meta.episodes("default")) == 40
         assert main(["doctor", "--folder", str(trainer)]) == 0
         assert "runs on" in capsys.readouterr().out
@@ -159,8 +159,8 @@ def test_the_doctor_names_rows_without_files_and_files_that_changed(trainer):
     data = bytearray(blobs[1].read_bytes())
     data[len(data) // 2] ^= 1
     blobs[1].write_bytes(data)
-    quick = [found for found in examine(ServiceConfig(trainer)) if found.state == "fault"]
-    deep = [found for found in examine(ServiceConfig(trainer), deep=True) if found.state == "fault"]
+    quick = [found for found in examine(ServiceConfig(folder=trainer)) if found.state == "fault"]
+    deep = [found for found in examine(ServiceConfig(folder=trainer), deep=True) if found.state == "fault"]
     assert [found.check for found in quick] == ["blobs"]
     assert len(deep) == 2
     assert all("episode default/ep-" in found.what or "checkpoint default/" in found.what for found in deep)
@@ -173,7 +173,7 @@ def test_a_folder_that_is_none_and_a_fresh_one(tmp_path):
 
 def test_a_changed_record_of_the_graph_is_named_by_the_doctor(trainer):
     sql("UPDATE records SET payload = replace(payload, 'lift', 'drop') WHERE id = 'ep-7'")(trainer)
-    [graph] = [found for found in examine(ServiceConfig(trainer)) if found.check == "graph"]
+    [graph] = [found for found in examine(ServiceConfig(folder=trainer)) if found.check == "graph"]
     assert (graph.state, "ep-7: its content" in graph.what) == ("fault", True)
 
 
@@ -181,8 +181,8 @@ def test_an_emptied_postgres_is_named_as_lost(tmp_path):
     try:
         with postgres_server() as url:
             home = make_trainer(tmp_path, url)
-            Service(ServiceConfig(home, database_url=url)).stop(0.1)
+            Service(ServiceConfig(folder=home, database_url=url)).stop(0.1)
             with postgres_server() as other, pytest.raises(StorageError, match="it was lost"):
-                Service(ServiceConfig(home, database_url=other))
+                Service(ServiceConfig(folder=home, database_url=other))
     except PostgresMissingError as error:
         pytest.skip(str(error))

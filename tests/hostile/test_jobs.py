@@ -134,7 +134,7 @@ def reaching_by_other_doors(folder: Path, size: int) -> Tally:
     """What an adaptation, a loop, and a job that is in the store already, by a door nobody thought of, may name."""
     accepted = attempts = 0
     policy = read_manifest(shipped_checkpoints() / "policy").id
-    service = ServiceConfig(folder / "trainer", insecure=True)
+    service = ServiceConfig(folder=folder / "trainer", insecure=True)
     with App(AppConfig(service, imports=at_hand(shipped_checkpoints()), console=False)) as app:
         shelf = app.shelves.of("default")
         scenes = engine_for(app.service, app.config.arms, shelf, "default", allowed=app.config.jobs_may)

@@ -38,7 +38,7 @@ class Duel:
     def __init__(self, folder: Path, database_url: str | None) -> None:
         self.folder = folder
         self._stack = ExitStack()
-        self.service = self._stack.enter_context(Service(ServiceConfig(folder / "t", database_url=database_url)))
+        self.service = self._stack.enter_context(Service(ServiceConfig(folder=folder / "t", database_url=database_url)))
         self.ada, self.bea = (self._client(name, "operator").episodes for name in ("ada", "bea"))
         self.jobs, self.trainer = self._client("ada", "operator").jobs, self._client("tr", "trainer").jobs
         self.weights = [self._client(name, "admin").checkpoints for name in ("root", "toor")]

@@ -83,7 +83,7 @@ def test_a_remote_policy_drives_the_arm_and_its_silence_ends_the_episode(graph, 
     client.set("rollout", {"insecure": True, "remote_deadline_s": 1.0})
     try:
         with Service(
-            ServiceConfig(tmp_path / "trainer", insecure=True), policy=PolicyServicer(lambda: answers(policy))
+            ServiceConfig(folder=tmp_path / "trainer", insecure=True), policy=PolicyServicer(lambda: answers(policy))
         ) as there:
             asked = {"instruction": "lift", "seed": 3, "checkpoint": f"remote:{there.address}"}
             row = client.run_episode(**asked)

@@ -48,7 +48,7 @@ class World:
     def running(self) -> Iterator[World]:
         policy = PolicyServicer(lambda: answers(BrightnessPolicy()))
         with (
-            Service(ServiceConfig(self.folder / "trainer"), policy=policy) as service,
+            Service(ServiceConfig(folder=self.folder / "trainer"), policy=policy) as service,
             Console(service),
         ):
             service.handlers.flows.take_up(lambda tenant: SteeredEngine())
