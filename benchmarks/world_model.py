@@ -240,7 +240,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     counted = () if options.clock_only else schemes(full.max_frames)
     rows = [{"scheme": s.name, "tflop_per_frame": count_flop(counter, s) / 1e12} for s in counted]
     config = (
-        full if options.full else replace(full, dim=options.dim, num_layers=options.layers, num_heads=options.dim // 64)
+        full if options.full else full.changed(dim=options.dim, num_layers=options.layers, num_heads=options.dim // 64)
     )
     device = options.device
     dtype = getattr(torch, options.dtype or ("bfloat16" if device == "cuda" else "float32"))

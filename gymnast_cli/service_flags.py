@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -57,11 +58,12 @@ def _flat(config: type[Settings]) -> dict[str, FieldInfo]:
     return {name: entry for name, entry in config.model_fields.items() if entry.annotation is not Limits}
 
 
-def _plain(annotation: object) -> object:
+def _plain(annotation: Any) -> type:
     """The type of a setting that may be left out, without its bounds."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    kind: type = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return kind
 
 
 def _shape(name: str, annotation: object) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def _shape(name: str, annotation: object) -> dict[str, Any]:
         return {"action": "append", "type": pair, "metavar": "NAME=VALUE|NAME=@FILE"}
     if name == "names":
         return {"action": "append", "metavar": "NAME"}
-    readers = {int: size if name.endswith("_bytes") else int, str: text}
+    readers: dict[type, Callable[[str], object]] = {int: size if name.endswith("_bytes") else int, str: text}
     counts = {int: "BYTES" if name.endswith("_bytes") else "N", float: "SECONDS"}
     return {"type": readers.get(kind, kind), "metavar": counts.get(kind, name.rpartition("_")[2].upper())}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.extensions import DATASETS, installed
 
 if TYPE_CHECKING:
     from cloud_trainer.world_model.data.check import Checked
+    from cloud_trainer.world_model.data.described import DatasetConfig
     from cloud_trainer.world_model.data.source import EpisodeSource
     from gymnast_core.types import Episode
 
@@ -39,8 +40,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-broken", action="store_true", help="list and leave out episodes that cannot be read")
 
 
-def described(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def described(args: argparse.Namespace, folder: Path) -> DatasetConfig:
     """Return the dataset as run.json describes one."""
+    from cloud_trainer.world_model.data.described import DatasetConfig
+
     given = {
         "size": args.size,
         "lag": args.lag,
@@ -49,7 +52,7 @@ def described(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "action": args.action_columns,
     }
     settings = {name: value for name, value in given.items() if value is not None}
-    return {"kind": args.kind, "folder": str(folder), "actions": args.actions, **settings}
+    return DatasetConfig(kind=args.kind, folder=str(folder), actions=args.actions, **settings)
 
 
 def dataset(args: argparse.Namespace, folder: Path) -> EpisodeSource:

@@ -57,10 +57,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _convert(args: argparse.Namespace, console: Console) -> int:
+    from cloud_trainer.world_model.dit.codec import CodecConfig
     from cloud_trainer.world_model.dit.convert import convert_pt
 
     manifest = convert_pt(
-        args.source, args.folder, rope=args.rope, codec_config={"kind": "kl", "folder": args.vae},
+        args.source, args.folder, rope=args.rope, codec_config=CodecConfig(kind="kl", folder=args.vae),
         heads=args.heads, max_frames=args.max_frames,
     )  # fmt: skip
     found = {"id": manifest.id, "folder": str(args.folder), "bytes": manifest.weights_bytes, **manifest.lineage}
@@ -124,15 +125,15 @@ def _assumed(args: argparse.Namespace) -> int | str:
 
 
 def _train(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.world_model.dit.train import read_run
+    from cloud_trainer.world_model.dit.run_config import read_run
     from cloud_trainer.world_model.dit.train import run as train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = read_run(args.run)
     if args.skip_broken:
-        config["data"] = [{**one, "skip_broken": True} for one in config["data"]]
+        config = config.changed(data=tuple(one.changed(skip_broken=True) for one in config.data))
     train(config)
-    folder = Path(config["folder"])
+    folder = config.folder
     lines = (
         (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()
         if (folder / "progress.jsonl").is_file()

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import yaml
 
@@ -14,7 +14,19 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.wire.address import Address
 from gymnast_ros.enclaves import check_keystore
-from gymnast_ros.graph import CHUNKING, REMOTE, ROBOTS, GraphConfig, devices, graph
+from gymnast_ros.graph import (
+    CAMERAS,
+    CHUNKING,
+    REMOTE,
+    ROBOTS,
+    CameraDriver,
+    Chunking,
+    GraphConfig,
+    Robot,
+    devices,
+    graph,
+)
+from gymnast_ros.processes import ParameterValue
 
 IDENTITY_FILES = ("cert.pem", "key.pem", "ca.pem")
 NODES = ("arm", "command_gate", "rollout", "bridge", "teleop", "page", "usb_cam", "joy")
@@ -54,7 +66,7 @@ ARGUMENTS = (
         "checkpoint folder, or remote:HOST:PORT, until one is in force; empty is the shipped one on the simulated arm",
     ),
     Argument("instruction", "", "task the rollout node starts with"),
-    Argument("camera", "", "camera driver to start with a real arm", ("", "usb_cam", "realsense")),
+    Argument("camera", "", "camera driver to start with a real arm", CAMERAS),
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
     Argument("dry_run", "false", "with Interbotix's simulation of the driver instead of a real arm's motors", FLAG),
     Argument("paced", "false", "simulated arm at 5 Hz of wall-clock time; late commands are holds", FLAG),
@@ -78,7 +90,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
     values = _checked(texts)
     return GraphConfig(
         folder=Path(values["folder"]).absolute(),
-        robot=values["robot"],
+        robot=cast(Robot, values["robot"]),
         robot_name=values["name"],
         domain_id=int(values["domain"]) if values["domain"] else None,
         namespace=values["namespace"],
@@ -87,14 +99,14 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         insecure=values["insecure"] == "true",
         policy=values["policy"] or _first_policy(values["robot"]),
         paced=values["paced"] == "true",
-        chunking=values["chunking"],
+        chunking=cast(Chunking, values["chunking"]),
         device=values["device"],
         realtime=values["realtime"] == "true",
         teleop=values["teleop"] == "true",
         orders=values["orders"] == "true",
         page=int(values["page"] or 0),
         instruction=values["instruction"],
-        camera=values["camera"],
+        camera=cast(CameraDriver, values["camera"]),
         vendor=values["vendor"] == "true",
         dry_run=values["dry_run"] == "true",
         enclaves=Path(values["enclaves"]).absolute() if values["enclaves"] else None,
@@ -128,7 +140,7 @@ def _checked(texts: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-def parameters_from(path: Path) -> dict[str, dict[str, Any]]:
+def parameters_from(path: Path) -> dict[str, dict[str, ParameterValue]]:
     """Node parameters of a ROS parameter file: {node: {ros__parameters: {name: value}}}.
 
     Raises:

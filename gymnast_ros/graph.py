@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import AfterValidator, Field, model_validator
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.settings import Device, Settings
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.wire.address import Address
-from gymnast_ros.processes import ExternalSpec, NodeSpec
+from gymnast_ros.processes import ExternalSpec, NodeSpec, ParameterValue
 
-ROBOTS = ("sim", "widowx")
-CHUNKING = ("wait", "real_time")
+Robot = Literal["sim", "widowx"]
+ROBOTS = get_args(Robot)
+Chunking = Literal["wait", "real_time"]
+CHUNKING = get_args(Chunking)
 """Between policy and arm: nothing, or gymnast_core.policies.chunking."""
 REMOTE = "remote:"
 """Before the address of a policy that runs elsewhere."""
-REAL_TIME = CHUNKING[1]
-CAMERAS = ("", "usb_cam", "realsense")
+REAL_TIME: Chunking = "real_time"
+CameraDriver = Literal["", "usb_cam", "realsense"]
+CAMERAS = get_args(CameraDriver)
 ROBOT_MODEL = "wx250s"
 RESPAWN_DELAY_S = 1.0
 LABEL_TIMEOUT_S = 120.0
@@ -49,79 +54,71 @@ STARTER, RESPAWNED = "GYMNAST_STARTER", "GYMNAST_RESPAWNED"
 """Environment of our processes: pid of the launch or starter without which they end, and whether they are respawned."""
 
 
-@dataclass(frozen=True)
-class GraphConfig:
-    """What to start.
+def _address(text: str) -> str:
+    if text:
+        Address.parse(text)
+    return text
 
-    Attributes:
-        robot: "sim" or "widowx".
-        folder: spool/, store/, results/ and logs/ live there.
-        robot_name: at the trainer and in recordings.
-        domain_id: ROS_DOMAIN_ID; None keeps the environment's.
-        namespace: for several arms on one network.
-        trainer: host:port; empty starts no bridge.
-        identity: folder of certificate and keys.
-        insecure: no TLS; for tests on one machine.
-        policy: checkpoint folder used while the store is empty.
-        paced: the simulator runs at 5 Hz of wall-clock time and waits for nobody, as a real arm.
-        chunking: "wait" for every chunk of actions, or "real_time": the next is computed while this one executes.
-        device: where a large policy runs: auto, cpu, cuda, cuda:N.
-        realtime: arm and gate get SCHED_FIFO; the user needs an rtprio limit, see gymnast_ros/run/ticker.py.
-        trusted_keys: file of keys that may sign releases; empty takes trust.pub of the identity.
-        teleop: start the joystick node.
-        orders: the trainer's operators may run episodes on this robot, e.g. to adapt it to its scene.
-        page: port of the robot's own page, on this machine only; 0 serves none.
-        instruction: task the rollout node starts with.
-        camera: driver started with a real arm: "", "usb_cam" or "realsense".
-        vendor: start Interbotix's own launch file with a real arm.
-        dry_run: a real arm's driver is Interbotix's simulation; nothing moves but its numbers.
-        enclaves: SROS2 keystore (`gymnast enclaves`): every process gets an identity, and does what it may alone; None
-            runs without.
-        parameters: node name -> further parameters.
-    """
+
+class GraphConfig(Settings):
+    """What to start."""
+
+    where: ClassVar[str] = "graph"
 
     folder: Path
-    robot: str = "sim"
+    """Holds spool/, store/, results/ and logs/."""
+    robot: Robot = "sim"
+    """The simulated arm or a WidowX 250s."""
     robot_name: str = "sim-0"
-    domain_id: int | None = None
+    """At the trainer and in recordings."""
+    domain_id: Annotated[int, Field(ge=0, le=232)] | None = None
+    """ROS_DOMAIN_ID; none keeps the environment's."""
     namespace: str = ""
-    trainer: str = ""
+    """For several arms on one network."""
+    trainer: Annotated[str, AfterValidator(_address)] = ""
+    """As host:port; empty starts no bridge."""
     identity: Path | None = None
+    """Folder of certificate and keys."""
     insecure: bool = False
+    """No TLS; for tests on one machine."""
     policy: str = ""
+    """Checkpoint folder used while the store is empty."""
     paced: bool = False
-    chunking: str = CHUNKING[0]
-    device: str = "auto"
+    """The simulator runs at 5 Hz of wall-clock time and waits for nobody, as a real arm."""
+    chunking: Chunking = "wait"
+    """To wait for every chunk of actions, or real_time: the next is computed while this one executes."""
+    device: Device = "auto"
+    """Where a large policy runs."""
     realtime: bool = False
+    """Arm and gate get SCHED_FIFO; the user needs an rtprio limit, see gymnast_ros/run/ticker.py."""
     trusted_keys: str = ""
+    """File of keys that may sign releases; empty takes trust.pub of the identity."""
     teleop: bool = False
+    """Start the joystick node."""
     orders: bool = False
-    page: int = 0
+    """The trainer's operators may run episodes on this robot, e.g. to adapt it to its scene."""
+    page: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the robot's own page, on this machine only; 0 serves none."""
     instruction: str = ""
-    camera: str = ""
+    """Task the rollout node starts with."""
+    camera: CameraDriver = ""
+    """Driver started with a real arm."""
     vendor: bool = True
+    """Start Interbotix's own launch file with a real arm."""
     dry_run: bool = False
+    """A real arm's driver is Interbotix's simulation; nothing moves but its numbers."""
     enclaves: Path | None = None
-    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """SROS2 keystore (`gymnast enclaves`): every process gets an identity, and does what it may alone; none runs
+    without."""
+    parameters: dict[str, dict[str, ParameterValue]] = Field(default_factory=dict)
+    """Node name -> further parameters."""
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot run."""
-        if self.robot not in ROBOTS:
-            raise ConfigError(f"robot must be one of {', '.join(ROBOTS)}, got {self.robot!r}")
-        if self.domain_id is not None and not 0 <= self.domain_id <= 232:
-            raise ConfigError(f"domain_id must be 0..232, got {self.domain_id}")
-        if not 0 <= self.page <= 65535:
-            raise ConfigError(f"page must be a port, 0..65535, got {self.page}")
-        if self.trainer:
-            Address.parse(self.trainer)
+    @model_validator(mode="after")
+    def _can_run(self) -> GraphConfig:
         if self.trainer and self.identity is None and not self.insecure:
             raise ConfigError("a trainer needs identity (folder with cert.pem, key.pem, ca.pem), or insecure")
-        if self.camera not in CAMERAS:
-            raise ConfigError(f"camera must be one of {', '.join(map(repr, CAMERAS))}, got {self.camera!r}")
         if self.camera and self.robot == "sim":
             raise ConfigError("the simulated arm brings its own camera; camera is for robot:=widowx")
-        if self.chunking not in CHUNKING:
-            raise ConfigError(f"chunking must be one of {', '.join(CHUNKING)}, got {self.chunking!r}")
         if self.chunking == REAL_TIME and self.robot == "sim" and not self.paced:
             raise ConfigError("chunking real_time is for an arm that waits for nobody; add paced to the simulated one")
         if self.dry_run and self.robot == "sim":
@@ -133,6 +130,18 @@ class GraphConfig:
                 "with enclaves, start realsense2_camera yourself, in one of its own (ros2 security create_enclave), "
                 "and leave camera out"
             )
+        return self
+
+    def named_texts(self, node: str, name: str) -> list[str]:
+        """Return a parameter of a node that is a list of texts; empty where it was not given.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        value = self.parameters.get(node, {}).get(name, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"parameter {name} of {node} must be a list of texts, got {value!r}")
+        return [str(item) for item in value]
 
     @property
     def vendor_name(self) -> str:
@@ -152,8 +161,17 @@ class GraphConfig:
     @property
     def recorded_images(self) -> list[str]:
         """What the gate hears of cameras, for its flight records."""
-        default = [] if self.robot == "sim" else ["over_shoulder/image_raw"]
-        return list(self.parameters.get("command_gate", {}).get("record_images", default))
+        if "record_images" in self.parameters.get("command_gate", {}):
+            return self.named_texts("command_gate", "record_images")
+        return [] if self.robot == "sim" else ["over_shoulder/image_raw"]
+
+    @property
+    def table_height_m(self) -> float:
+        """Of the gate's parameters: the arm's node holds the same."""
+        value = self.parameters.get("command_gate", {}).get("table_height_m", 0.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"parameter table_height_m of command_gate must be a number, got {value!r}")
+        return float(value)
 
 
 def enclave_of(namespace: str, process: str) -> str:
@@ -164,7 +182,8 @@ def enclave_of(namespace: str, process: str) -> str:
 def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Our processes of one robot, in starting order; they end in the opposite one."""
     store = {"folder": str(config.folder), "robot_name": config.robot_name, "policy": config.policy}
-    rollout = {**store, "auto_label": config.robot == "sim", "bridge_expected": bool(config.trainer)}
+    rollout: dict[str, ParameterValue] = {**store, "auto_label": config.robot == "sim"}
+    rollout |= {"bridge_expected": bool(config.trainer)}
     rollout |= {"chunking": config.chunking, "device": config.device, "insecure": config.insecure}
     rollout |= {"identity": str(config.identity)} if config.identity else {}
     if config.instruction:
@@ -177,22 +196,23 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     if config.trainer:
         link = {"trainer": config.trainer, "identity": str(config.identity) if config.identity else ""}
         link |= {"policy": ""} if config.policy.startswith(REMOTE) else {}  # it stays where it is: nothing to install
-        trust = {"insecure": config.insecure, "trusted_keys": config.trusted_keys}
-        given = {**store, **link, **trust, "take_orders": config.orders, "device": config.device}
+        given: dict[str, ParameterValue] = {**store, **link, "take_orders": config.orders, "device": config.device}
+        given |= {"insecure": config.insecure, "trusted_keys": config.trusted_keys}
         specs.append(NodeSpec("bridge", "bridge", given))
     if config.teleop:
         specs.append(NodeSpec("teleop", "teleop"))
     if config.page:
-        own = {"folder": str(config.folder), "robot_name": config.robot_name, "port": config.page}
+        own: dict[str, ParameterValue] = {"folder": str(config.folder), "robot_name": config.robot_name}
+        own |= {"port": config.page}
         specs.append(NodeSpec("page", "page", own))
     return tuple(_finished(spec, config) for spec in specs)
 
 
 def _arm(config: GraphConfig) -> NodeSpec:
-    table = {"table_height_m": float(config.parameters.get("command_gate", {}).get("table_height_m", 0.0))}
+    table = {"table_height_m": config.table_height_m}
     if config.robot == "sim":
         return NodeSpec("sim_world", "arm", {"paced": config.paced, **table})
-    parameters: dict[str, Any] = {"robot_model": ROBOT_MODEL, "robot_name": config.vendor_name, **table}
+    parameters: dict[str, ParameterValue] = {"robot_model": ROBOT_MODEL, "robot_name": config.vendor_name, **table}
     parameters |= {"lock_file": str(_lock_file(config)), "dry_run": config.dry_run}
     if config.camera:
         # both drivers offer reliable; without, a frame of many datagrams rarely arrives whole
@@ -208,7 +228,7 @@ def _lock_file(config: GraphConfig) -> Path:
 def _gate(config: GraphConfig) -> NodeSpec:
     """Lockstep has no clock to be late on; in real time two missed ticks stop the arm."""
     simulated = config.robot == "sim"
-    parameters: dict[str, Any] = {
+    parameters: dict[str, ParameterValue] = {
         "armed_at_start": simulated,
         "deadman_s": 5.0 if simulated and not config.paced else 0.4,
         "record_folder": str(config.folder / "flight"),
@@ -247,7 +267,12 @@ def devices(config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Other people's nodes for what is plugged in; the ROS-less starter expects them running."""
     specs = []
     if config.camera == "usb_cam":
-        picture = {"image_width": 640, "image_height": 480, "framerate": 30.0, "pixel_format": "yuyv2rgb"}
+        picture: dict[str, ParameterValue] = {
+            "image_width": 640,
+            "image_height": 480,
+            "framerate": 30.0,
+            "pixel_format": "yuyv2rgb",
+        }
         remaps = {"image_raw": "usb_cam/image_raw"}
         specs.append(NodeSpec("usb_cam_node_exe", "usb_cam", picture, remaps=remaps, package="usb_cam"))
     if config.teleop:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+ParameterValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
+"""Of a ROS parameter."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class NodeSpec:
 
     executable: str
     name: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     namespace: str = ""
     respawn: bool = True
     remaps: Mapping[str, str] = field(default_factory=dict)
@@ -71,10 +73,10 @@ class ExternalSpec:
         return ["-m", "gymnast_ros.drivers.keeper", "--lock", str(self.outlives), "--", *launch, *given]
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: ParameterValue | bool | float | str) -> str:
     """A parameter value as rcl reads it on the command line; strings are quoted, or 1e5 would be a number."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return "[" + ", ".join(_yaml(item) for item in value) + "]"
     return f"'{value}'" if isinstance(value, str) else str(value)

@@ -62,7 +62,9 @@ def test_every_entry_point_is_a_function(setup_arguments: dict[str, Any]) -> Non
 def test_every_node_that_is_launched_is_installed(setup_arguments: dict[str, Any]) -> None:
     installed = {script.partition(" ")[0] for script in setup_arguments["entry_points"]["console_scripts"]}
     everything = {"trainer": "cloud:50051", "insecure": True, "teleop": True, "page": 8081}
-    launched = {spec.executable for robot in ROBOTS for spec in graph(GraphConfig(Path("x"), robot, **everything))}
+    launched = {
+        spec.executable for robot in ROBOTS for spec in graph(GraphConfig(folder=Path("x"), robot=robot, **everything))
+    }
     assert launched >= {"sim_world", "widowx_arm", "command_gate", "rollout", "bridge"}
     assert launched <= installed
 

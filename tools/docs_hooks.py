@@ -42,6 +42,13 @@ def service() -> str:
     return _table(ServiceConfig.model_json_schema())
 
 
+def world_model() -> str:
+    """The table of run.json."""
+    from cloud_trainer.world_model.dit.run_config import RunConfig
+
+    return _table(RunConfig.model_json_schema())
+
+
 def loop() -> str:
     """The table of a loop's settings; those of its job stand with improve's."""
     from gymnast_core.loop_config import LoopConfig
@@ -118,5 +125,5 @@ def _cell(text: str) -> str:
 
 MARKS: Mapping[str, Callable[[], str]] = {
     "<!-- commands -->": commands, "<!-- configuration -->": configuration, "<!-- loop -->": loop,
-    "<!-- service -->": service,
+    "<!-- service -->": service, "<!-- world model -->": world_model,
 }  # fmt: skip

@@ -89,7 +89,9 @@ def _refine_compact(parent: Path, episodes: Sequence[Episode], how: Refinement, 
 
 def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, clips: Clips | None) -> None:
     loaded = load_world_model(parent)
-    mixture = MixtureConfig(min(LONGEST_CLIP, loaded.model.config.max_frames), {Origin.ON_POLICY: 1.0}, how.seed)
+    mixture = MixtureConfig(
+        frames=min(LONGEST_CLIP, loaded.model.config.max_frames), proportions={Origin.ON_POLICY: 1.0}, seed=how.seed
+    )
     stream = ClipStream([MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)], mixture)
     config = TrainConfig(
         learning_rate=how.learning_rate, objective=loaded.objective.name, bf16=how.device.type == "cuda",

@@ -117,7 +117,9 @@ class DiTWorld:
         self._world, self._codec, self.batch_size = world, codec, config.batch_size
         self._image_size = config.image_size or world.manifest.config.get("image_size")
         window = world.model.config.max_frames
-        sampler = SamplerConfig(config.steps, config.guidance, window, pinned=1 if window > 2 else 0)
+        sampler = SamplerConfig(
+            steps=config.steps, guidance=config.guidance, window=window, pinned=1 if window > 2 else 0
+        )
         self._env = WorldModelEnvConfig(config.batch_size, context_frames=min(5, window - 1), sampler=sampler)
 
     @classmethod

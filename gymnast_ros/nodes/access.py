@@ -71,7 +71,7 @@ class _Names:
 def access_of(config: GraphConfig) -> tuple[Access, ...]:
     """Return what each of our processes, the vendor's, the drivers of devices, and the operator may do."""
     names = _Names(config.namespace)
-    cameras = tuple(config.parameters.get("arm", {}).get("cameras", ())) or ("over_shoulder",)
+    cameras = config.named_texts("arm", "cameras") or ["over_shoulder"]
     images = [topics.image_topic(camera) for camera in cameras]
     parts = {
         "arm": _arm(names, config, images), "command_gate": _gate(names, config), "rollout": _rollout(names, images),
@@ -94,8 +94,8 @@ def _arm(names: _Names, config: GraphConfig, images: list[str]) -> Access:
             names.enclave("arm"), topics.ARM_NODE, publish=[*says, topics.TRUTH, topics.CLOCK],
             subscribe=[topics.ARM_COMMAND], serve=[topics.RESET],
         )  # fmt: skip
-    own, vendor = config.parameters.get("arm", {}), f"/{config.vendor_name}"
-    cameras = list(own.get("camera_topics", ())) or [config.camera_topic]
+    vendor = f"/{config.vendor_name}"
+    cameras = config.named_texts("arm", "camera_topics") or [config.camera_topic]
     lifecycle = [f"{topics.ARM_NODE}/{service}" for service in OF_A_LIFECYCLE]
     says += [topics.NOTES, f"{topics.ARM_NODE}/transition_event", *(f"{vendor}/{name}" for name in VENDOR_TOPICS)]
     return names.access(

@@ -114,11 +114,11 @@ def test_convert_makes_a_checkpoint_of_a_published_file(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"steps": None}, "lacks ['steps']"),
-        ({"train": {"learning": 1}}, "train has no setting ['learning']"),
-        ({"network": {**NETWORK, "width": 3}}, "network has no setting ['width']"),
+        ({"steps": None}, "run lacks steps: optimiser steps in all"),
+        ({"train": {"learning": 1}}, "train: unknown settings ['learning'] (did you mean learning_rate?)"),
+        ({"network": {**NETWORK, "width": 3}}, "network: unknown settings ['width']"),
         ({"mixture": {"frames": 9}}, "mixture.frames 9 exceeds the network's max_frames 6"),
-        ({"mixture": {"proportions": {"wise": 1}}}, "proportions: 'wise' is not one of ['expert'"),
+        ({"mixture": {"proportions": {"wise": 1}}}, "mixture: proportions.wise"),
         ({"data": [{"kind": "worldgym", "folder": "/no/such"}]}, "must name an existing folder"),
         ({"data": [{"kind": "zip", "folder": "/tmp"}]}, "data kind 'zip'"),
     ],

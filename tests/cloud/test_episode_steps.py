@@ -16,6 +16,7 @@ from cloud_trainer.practice.kept_rollouts import read_rollouts
 from cloud_trainer.sft.windows import windows_from_rollouts
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.dit.checkpoint import save_world_model
+from cloud_trainer.world_model.dit.codec import CodecConfig
 from gymnast_core.episodes import read_episode, write_episode
 from gymnast_core.records.manifest import read_manifest
 from tests.cloud.jobs import TINY, TINY_SCENE, job_of, scene_job
@@ -136,7 +137,7 @@ def test_a_job_practises_in_a_latent_world_and_its_judge_sees_frames(kind, mater
     model = tiny_model(in_channels=16, patch_size=2)
     save_world_model(
         tmp_path / "dit", model.state_dict(), model.config, objective_name="v_prediction",
-        codec_config={"kind": kind, "folder": str(tmp_path / "codec")}, image_size=64,
+        codec_config=CodecConfig(kind=kind, folder=str(tmp_path / "codec")), image_size=64,
     )  # fmt: skip
     checkpoints, files = material
     lab = {**checkpoints, "world_model": tmp_path / "dit"}, files

@@ -15,7 +15,7 @@ from cloud_trainer.practice.kept_rollouts import read_rollouts
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model
-from cloud_trainer.world_model.dit.codec import IdentityCodec
+from cloud_trainer.world_model.dit.codec import CodecConfig, IdentityCodec
 from cloud_trainer.world_model.refinement import Refinement, refine_world
 from cloud_trainer.world_model.worlds import DiTWorld, load_world
 from gymnast_core.errors import CheckpointError, ConfigError, NotTrustedError
@@ -47,8 +47,8 @@ CLIPS = clips_of([episode(seed) for seed in range(6)], 64)
 def save_dit(folder: Path, image_size: int | None = 64) -> Path:
     model = tiny_model(patch_size=16)
     save_world_model(
-        folder, model.state_dict(), model.config, objective_name="v_prediction", codec_config={"kind": "identity"},
-        image_size=image_size,
+        folder, model.state_dict(), model.config, objective_name="v_prediction",
+        codec_config=CodecConfig(kind="identity"), image_size=image_size,
     )  # fmt: skip
     return folder
 

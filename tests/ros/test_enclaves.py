@@ -103,7 +103,7 @@ def test_only_the_gate_commands_the_arm_and_few_may_ask_it_to_re_arm(keystore: P
 
 
 def test_a_second_run_keeps_good_keys_and_follows_the_settings(tmp_path: Path) -> None:
-    config = GraphConfig(tmp_path / "robot", enclaves=tmp_path)
+    config = GraphConfig(folder=tmp_path / "robot", enclaves=tmp_path)
     assert len(make_keystore(tmp_path, access_of(config), domain=0)) == len(ALL)
     check_files(config)
     key = (tmp_path / "enclaves" / "arm" / "key.pem").read_bytes()
@@ -121,12 +121,12 @@ def test_a_second_run_keeps_good_keys_and_follows_the_settings(tmp_path: Path) -
 
 
 def test_every_process_is_started_in_its_enclave(tmp_path: Path) -> None:
-    config = GraphConfig(tmp_path, namespace="left", enclaves=tmp_path, teleop=True)
+    config = GraphConfig(folder=tmp_path, namespace="left", enclaves=tmp_path, teleop=True)
     for spec in graph(config):
         arguments = spec.ros_arguments()
         assert arguments[arguments.index("--enclave") + 1] == f"/left/{spec.name}"
     assert security_environment(tmp_path)["ROS_SECURITY_STRATEGY"] == "Enforce"
-    assert "--enclave" not in " ".join(graph(GraphConfig(tmp_path))[0].ros_arguments())
+    assert "--enclave" not in " ".join(graph(GraphConfig(folder=tmp_path))[0].ros_arguments())
 
 
 @dataclass

@@ -19,7 +19,7 @@ from cloud_trainer.world_model.audit.run import run_audit
 from cloud_trainer.world_model.audit.statistics import change_recall, jumps
 from cloud_trainer.world_model.audit.trust import measure_trust
 from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model
-from cloud_trainer.world_model.dit.codec import IdentityCodec
+from cloud_trainer.world_model.dit.codec import CodecConfig, IdentityCodec
 from cloud_trainer.world_model.dit.env import WorldModelEnvConfig
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError, ShapeError
@@ -241,7 +241,7 @@ def test_dit_dreams_recorded_actions_from_any_step(tmp_path: Path) -> None:
         model.state_dict(),
         model.config,
         objective_name="v_prediction",
-        codec_config={"kind": "identity"},
+        codec_config=CodecConfig(kind="identity"),
     )
     config = WorldModelEnvConfig(batch_size=2, context_frames=3, sampler=SamplerConfig(steps=2, window=5, pinned=1))
     dreamer = dit_dreamer(load_world_model(tmp_path / "m"), IdentityCodec(), config)

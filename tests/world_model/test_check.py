@@ -14,7 +14,7 @@ import pytest
 
 from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.check import check
-from cloud_trainer.world_model.data.described import build_source
+from cloud_trainer.world_model.data.described import DatasetConfig, build_source
 from cloud_trainer.world_model.data.lag import ConventionError
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
 from cloud_trainer.world_model.data.source import ActionKind, MemorySource, SchemaError, SourceInfo, iterate
@@ -65,7 +65,7 @@ def test_bridge_data_is_read_by_its_date(mixed_dates: Path) -> None:
 def test_a_late_batch_in_a_mix_is_refused_by_name(mixed_dates: Path, tmp_path: Path, capsys: Any) -> None:
     all_alike = {"kind": "bridge_raw", "folder": str(mixed_dates), "lag": 0}
     with pytest.raises(ConventionError, match=rf"\n  {EARLY}: \+1 \(3 episodes\)\n.*lag_tolerance"):
-        check(build_source(all_alike)).require_in_step()
+        check(build_source(DatasetConfig(**all_alike))).require_in_step()
     assert main(["--json", "wm", "lag", str(mixed_dates), "--kind", "bridge_raw", "--lag", "0"]) == 3
     measured = json.loads(capsys.readouterr().out)
     assert {batch: one["systematic"] for batch, one in measured["batches"].items()} == {EARLY: True, LATE: False}
@@ -121,7 +121,7 @@ def test_all_that_is_broken_is_named_before_training_and_left_out_on_demand(two_
 def test_a_check_is_not_repeated_when_a_run_goes_on(two_broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cloud_trainer.world_model.data import admission
 
-    described = [{"kind": "bridge_raw", "folder": str(two_broken / "data"), "skip_broken": True}]
+    described = [DatasetConfig(kind="bridge_raw", folder=str(two_broken / "data"), skip_broken=True)]
     (first,) = admission.admit(described, two_broken / "run")
     assert len(first) == 2
     monkeypatch.setattr(admission, "check", lambda *_args, **_kw: pytest.fail("checked again"))
@@ -139,7 +139,7 @@ def test_bridge_folders_through_links_and_with_other_cameras(tmp_path: Path) -> 
     with pytest.raises(CorruptError, match=r"has no images0, only images1; .*--camera N"):
         source.episode(0)
     described = {"kind": "bridge_raw", "folder": str(tmp_path / "data"), "camera": "1"}
-    assert build_source(described).episode(0).steps == 20
+    assert build_source(DatasetConfig(**described)).episode(0).steps == 20
 
 
 def test_scripted_actions_of_other_widths_are_named(tmp_path: Path) -> None:
@@ -258,9 +258,9 @@ def test_a_camera_is_chosen_by_name_and_the_others_are_told(tmp_path: Path, caps
     assert main(["wm", "lag", str(folder), "--kind", "lerobot", "--camera", "front"]) == 1
     assert "choose one with --camera" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(ConfigError, match=r"\['state'\] mean nothing for data of kind mcap"):
-        build_source({"kind": "mcap", "folder": str(folder), "state": "none"})
-    with pytest.raises(ConfigError, match=r"no setting \['cameras'\]"):
-        build_source({"kind": "lerobot", "folder": str(folder), "cameras": "x"})
+        build_source(DatasetConfig(**{"kind": "mcap", "folder": str(folder), "state": "none"}))
+    with pytest.raises(ConfigError, match=r"unknown settings \['cameras'\]"):
+        build_source(DatasetConfig(**{"kind": "lerobot", "folder": str(folder), "cameras": "x"}))
 
 
 def test_reading_a_dataset_costs_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

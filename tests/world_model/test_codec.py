@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from cloud_trainer.world_model.dit.codec import FastDecodeCodec, IdentityCodec, KLCodec, TinyCodec, build_codec
+from cloud_trainer.world_model.dit.codec import (
+    CodecConfig,
+    FastDecodeCodec,
+    IdentityCodec,
+    KLCodec,
+    TinyCodec,
+    build_codec,
+)
 from gymnast_core.errors import ConfigError, ShapeError
 from tests.world_model.tiny import autoencoder
 
@@ -89,13 +96,15 @@ def test_codecs_are_built_from_local_folders_only(small_kl: Any, small_tiny: Any
     small_kl.save_pretrained(tmp_path / "kl", safe_serialization=True)
     small_tiny.save_pretrained(tmp_path / "tiny", safe_serialization=True)
     config = {"kind": "kl", "folder": str(tmp_path / "kl"), "decoder_folder": str(tmp_path / "tiny")}
-    loaded = build_codec(config)
+    loaded = build_codec(CodecConfig(**config))
     assert torch.equal(loaded.encode(frames(1)), KLCodec(small_kl).encode(frames(1)))
-    assert isinstance(build_codec({"kind": "identity"}), IdentityCodec)
+    assert isinstance(build_codec(CodecConfig(kind="identity")), IdentityCodec)
     with pytest.raises(ConfigError, match="is not a folder"):
-        build_codec({"kind": "kl", "folder": "stabilityai/stable-diffusion-3-medium"})
-    with pytest.raises(ConfigError, match="codec kind 'vq'"):
-        build_codec({"kind": "vq"})
+        build_codec(CodecConfig(kind="kl", folder="stabilityai/stable-diffusion-3-medium"))
+    with pytest.raises(ConfigError, match="codec: kind must be one of identity, kl, tiny, got 'vq'"):
+        CodecConfig(kind="vq")
+    with pytest.raises(ConfigError, match=r"\['decoder_folder'\] mean nothing for kind tiny"):
+        CodecConfig(kind="tiny", folder="x", decoder_folder="y")
 
 
 def test_frames_of_the_wrong_kind_are_refused(small_kl: Any) -> None:

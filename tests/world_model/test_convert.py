@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model
+from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.dit.convert import convert_pt, main
 from gymnast_core.errors import CheckpointError
 from tests.world_model.tiny import tiny_model
 
-CODEC = {"kind": "identity"}
+CODEC = CodecConfig(kind="kl", folder="/vae")
 
 
 def published(path: Path, **extra: object) -> Path:
@@ -43,7 +44,7 @@ def test_bare_state_dict_and_command_line(tmp_path: Path) -> None:
     ]
     assert main(arguments) == 0
     loaded = load_world_model(tmp_path / "out")
-    assert loaded.codec_config == {"kind": "kl", "folder": "/vae"}
+    assert loaded.codec_config == CodecConfig(kind="kl", folder="/vae")
     assert loaded.model.config.max_frames == 20
 
 

@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 
 from cloud_trainer.world_model import gym
 from cloud_trainer.world_model.dit.checkpoint import save_world_model
+from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.gym import GYM_ID, GymnastGymEnv, GymnastVectorEnv, register
 from gymnast_core.errors import ConfigError
 from tests.cloud.learning_fakes import tiny_world_model
@@ -66,7 +67,7 @@ def test_the_example_in_the_docstring_runs(tmp_path: Path, architecture: str) ->
         model = tiny_model()
         save_world_model(
             tmp_path / "wm", model.state_dict(), model.config, objective_name="v_prediction",
-            codec_config={"kind": "identity"},
+            codec_config=CodecConfig(kind="identity"),
         )  # fmt: skip
     else:
         tiny_world_model().save(tmp_path / "wm", parents=(), lineage={})

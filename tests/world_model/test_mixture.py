@@ -22,7 +22,7 @@ def sources() -> list[MemorySource]:
 
 
 def stream(rank: int = 0, world_size: int = 1, seed: int = 1) -> ClipStream:
-    return ClipStream(sources(), MixtureConfig(4, MIX, seed), rank=rank, world_size=world_size)
+    return ClipStream(sources(), MixtureConfig(frames=4, proportions=MIX, seed=seed), rank=rank, world_size=world_size)
 
 
 def key(clip: Clip) -> tuple[str, str, int]:
@@ -108,7 +108,7 @@ def test_missing_origins_and_mixed_sizes_are_refused() -> None:
 
 def test_decoded_frames_are_bounded_and_samples_do_not_depend_on_it() -> None:
     one = sum(frames.nbytes for frames in tiny_episode(0).images.values())
-    tight = ClipStream(sources(), MixtureConfig(4, MIX, 1, cached_bytes=2 * one))
+    tight = ClipStream(sources(), MixtureConfig(frames=4, proportions=MIX, seed=1, cached_bytes=2 * one))
     for low in range(0, 40, 4):
         for mine, other in zip(
             tight.next_clips(4), [stream().sample(number) for number in range(low, low + 4)], strict=True

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cloud_trainer.world_model.data.described import build_source
+from cloud_trainer.world_model.data.described import DatasetConfig, build_source
 from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import MemorySource, SourceInfo
 from cloud_trainer.world_model.data.video import read_video
@@ -70,7 +69,7 @@ def test_nothing_to_resume_is_said_and_other_settings_are_refused(tmp_path: Path
     assert not trainer(tmp_path).resume()
     trainer(tmp_path).train(1)
     with pytest.raises(ConfigError, match=r"\['learning_rate'\]"):
-        trainer(tmp_path, replace(CONFIG, learning_rate=1e-4)).resume()
+        trainer(tmp_path, CONFIG.changed(learning_rate=1e-4)).resume()
     state = next((tmp_path / "states").glob("step-*"))
     state.write_bytes(b"damaged")
     with pytest.raises(CorruptError, match="no state of this run"):
@@ -78,7 +77,7 @@ def test_nothing_to_resume_is_said_and_other_settings_are_refused(tmp_path: Path
 
 
 def test_cancelled_run_saves_and_old_states_go(tmp_path: Path) -> None:
-    run = trainer(tmp_path, replace(CONFIG, save_every=1, keep_states=2))
+    run = trainer(tmp_path, CONFIG.changed(save_every=1, keep_states=2))
     run.train(10, cancelled=lambda: run.step >= 4)
     assert sorted(p.name for p in (tmp_path / "states").iterdir()) == [f"step-0000000{n}.safetensors" for n in (3, 4)]
 
@@ -98,14 +97,14 @@ def test_averaged_weights_follow_the_warmed_up_decay() -> None:
 
 
 def test_gradients_are_clipped_and_rate_warms_up() -> None:
-    run = trainer(config=replace(CONFIG, clip_norm=1e-3, warmup_steps=4))
+    run = trainer(config=CONFIG.changed(clip_norm=1e-3, warmup_steps=4))
     rates = [run.train_step()["learning_rate"] for _ in range(5)]
     np.testing.assert_allclose(rates, [0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
 
 
 def test_progress_and_sample_videos_appear_while_it_runs(tmp_path: Path) -> None:
     seen: list[int] = []
-    run = trainer(tmp_path, replace(CONFIG, sample_every=2), on_progress=lambda line: seen.append(line["step"]))
+    run = trainer(tmp_path, CONFIG.changed(sample_every=2), on_progress=lambda line: seen.append(line["step"]))
     run.train(4)
     assert seen == [2, 4]
     lines = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
@@ -118,7 +117,7 @@ def test_progress_and_sample_videos_appear_while_it_runs(tmp_path: Path) -> None
 
 
 def test_bf16_and_rectified_flow_train() -> None:
-    run = trainer(config=replace(CONFIG, bf16=True, objective="rectified_flow"))
+    run = trainer(config=CONFIG.changed(bf16=True, objective="rectified_flow"))
     assert np.isfinite(run.train_step()["loss"])
     assert all(parameter.dtype == torch.float32 for parameter in run.model.parameters())
 
@@ -157,7 +156,7 @@ def test_command_line_trains_exports_and_refines(tmp_path: Path) -> None:
     child = load_world_model(tmp_path / "refined" / "checkpoint")
     assert child.manifest.parents == (parent.manifest.id,)
     with pytest.raises(ConfigError, match="data kind 'zarr'"):
-        build_source({"kind": "zarr", "folder": "x"})
+        build_source(DatasetConfig(**{"kind": "zarr", "folder": "x"}))
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.world_model.data.check import check
-from cloud_trainer.world_model.data.described import build_source
+from cloud_trainer.world_model.data.described import DatasetConfig, build_source
 from cloud_trainer.world_model.data.source import EpisodeSource, SelectedSource
 
 _LOG = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _FILE = "data_check.json"
 _REPORT_EVERY = 500
 
 
-def admit(described: Sequence[Mapping[str, Any]], folder: Path) -> list[EpisodeSource]:
+def admit(described: Sequence[DatasetConfig], folder: Path) -> list[EpisodeSource]:
     """Return the datasets of a run, without what is to be skipped.
 
     Args:
@@ -33,10 +33,10 @@ def admit(described: Sequence[Mapping[str, Any]], folder: Path) -> list[EpisodeS
     Raises:
         CorruptError: episodes that cannot be read, all of them named.
         ConventionError: actions that are off in time.
-        ConfigError: a setting is wrong.
+        SchemaError: actions that cannot be turned into ours.
     """
     sources = [build_source(one) for one in described]
-    key = [[dict(one), len(source)] for one, source in zip(described, sources, strict=True)]
+    key = [[one.to_json(), len(source)] for one, source in zip(described, sources, strict=True)]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{_FILE}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -50,7 +50,7 @@ def admit(described: Sequence[Mapping[str, Any]], folder: Path) -> list[EpisodeS
     ]
 
 
-def _readable(described: Mapping[str, Any], source: EpisodeSource) -> list[int]:
+def _readable(described: DatasetConfig, source: EpisodeSource) -> list[int]:
     """Indices that can be read, of a dataset that may be learned from."""
     name = source.info.name
 
@@ -59,8 +59,8 @@ def _readable(described: Mapping[str, Any], source: EpisodeSource) -> list[int]:
             _LOG.info("checking dataset=%s episodes=%d of=%d", name, done, of)
 
     found = check(source, on_read=progress)
-    kept = found.kept(skip_broken=bool(described.get("skip_broken")))
-    found.require_in_step(int(described.get("lag_tolerance", 0)))
+    kept = found.kept(skip_broken=described.skip_broken)
+    found.require_in_step(described.lag_tolerance)
     if found.broken:
         _LOG.warning("dataset=%s left out: %s\n%s", name, found.summary(), found.listing())
     if len(found.cameras) > 1:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
 
 from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.files import below
@@ -15,72 +15,92 @@ from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Ori
 from cloud_trainer.world_model.data.worldgym import MEASURED_LAG, WorldGymSource
 from gymnast_core.errors import ConfigError
 from gymnast_core.extensions import DATASETS, extension, installed
+from gymnast_core.settings import Count, Settings
 
 KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot")
-SETTINGS = (
-    "kind", "folder", "name", "size", "actions", "origin", "lag", "robot", "camera", "state", "action", "skip_broken",
-    "lag_tolerance",
-)  # fmt: skip
-_Choice = TypeVar("_Choice", bound=enum.Enum)
 
 
-def build_source(described: Mapping[str, Any]) -> EpisodeSource:
-    """Return the reader a JSON description names.
+class DatasetConfig(Settings):
+    """A dataset, as run.json or a command's flags describe it."""
+
+    where: ClassVar[str] = "dataset"
+
+    kind: str
+    """mcap, worldgym, bridge_raw, lerobot, or one that an installed package adds."""
+    folder: str
+    """Where it is."""
+    name: str = ""
+    """In errors and in a checkpoint's lineage; empty is the folder's."""
+    size: Count | None = None
+    """Side that frames are resized to."""
+    actions: Annotated[ActionKind, Field(strict=False)] = ActionKind.EE_DELTA
+    """How it writes actions."""
+    origin: Annotated[Origin, Field(strict=False)] = Origin.EXPERT
+    """Who acted."""
+    lag: int | None = None
+    """Steps the stored actions are late; none is 0, worldgym 1, bridge_raw by its dates."""
+    robot: str = "wx250s"
+    """Arm behind joint data."""
+    camera: str | int | None = None
+    """Which to read; none is the first."""
+    state: str | None = None
+    """lerobot: columns that are the proprioception."""
+    action: str | None = None
+    """lerobot: columns that are the action."""
+    skip_broken: bool = False
+    """Leave out what cannot be read."""
+    lag_tolerance: int = 0
+    """Systematic lags up to this are accepted."""
+
+    @model_validator(mode="after")
+    def _each_kind_has_its_own(self) -> DatasetConfig:
+        others = installed(DATASETS)
+        if self.kind not in (*KINDS, *others):
+            raise ConfigError(f"data kind {self.kind!r} is not one of {(*KINDS, *others)}")
+        if not self.folder or not Path(self.folder).is_dir():
+            raise ConfigError(f'dataset {self.folder!r}: its "folder" must name an existing folder')
+        foreign = [key for key in ("state", "action") if getattr(self, key) is not None and self.kind != "lerobot"]
+        foreign += ["camera"] if self.camera is not None and self.kind in ("worldgym", *others) else []
+        if foreign:
+            raise ConfigError(f"dataset {self.title}: {foreign} mean nothing for data of kind {self.kind}")
+        if self.kind == "bridge_raw" and not self._camera_digits.isdecimal():
+            raise ConfigError(
+                f"dataset {self.title}: camera {self.camera!r} is not a number N of BridgeData's folders images<N>"
+            )
+        return self
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.name or Path(self.folder).name
+
+    @property
+    def camera_number(self) -> int:
+        """Of bridge_raw: 1 of 1, "1" or "images1"."""
+        return int(self._camera_digits)
+
+    @property
+    def _camera_digits(self) -> str:
+        return str(0 if self.camera is None else self.camera).removeprefix("images")
+
+
+def build_source(config: DatasetConfig) -> EpisodeSource:
+    """Return the reader of a dataset.
 
     Raises:
-        ConfigError: a setting is unknown, or not one this kind of dataset has.
+        SchemaError: its actions cannot be turned into ours.
     """
-    kind, folder = described.get("kind"), Path(described.get("folder", ""))
-    others = installed(DATASETS)
-    if kind not in (*KINDS, *others):
-        raise ConfigError(f"data kind {kind!r} is not one of {(*KINDS, *others)}")
-    if not described.get("folder") or not folder.is_dir():
-        raise ConfigError(f'dataset {described.get("folder", "")!r}: its "folder" must name an existing folder')
-    name, size, camera = str(described.get("name", folder.name)), described.get("size"), described.get("camera")
-    _require_known(described, name, str(kind))
-    info = SourceInfo(
-        name,
-        one_of(ActionKind, described.get("actions", ActionKind.EE_DELTA.value), f"dataset {name}: actions"),
-        one_of(Origin, described.get("origin", Origin.EXPERT.value), f"dataset {name}: origin"),
-        int(described.get("lag", MEASURED_LAG if kind == "worldgym" else 0)),
-        str(described.get("robot", "wx250s")),
-    )
-    if kind in others:
-        source: EpisodeSource = extension(DATASETS, str(kind))(folder, info, size)
+    folder, size, camera = Path(config.folder), config.size, config.camera
+    usual = MEASURED_LAG if config.kind == "worldgym" else 0
+    lag = usual if config.lag is None else config.lag
+    info = SourceInfo(config.title, config.actions, config.origin, lag, config.robot)
+    if config.kind in installed(DATASETS):
+        source: EpisodeSource = extension(DATASETS, config.kind)(folder, info, size)
         return source
-    if kind == "mcap":
+    if config.kind == "mcap":
         return McapSource(info, below(folder, ".mcap"), None if camera is None else [str(camera)], size)
-    if kind == "worldgym":
+    if config.kind == "worldgym":
         return WorldGymSource(folder, info, size=size)
-    if kind == "bridge_raw":
-        return BridgeRawSource(folder, info, _camera_number(camera, name), size, lag_by_date="lag" not in described)
-    return LeRobotSource(folder, info, camera, size, described.get("state"), described.get("action"))
-
-
-def one_of(kind: type[_Choice], value: Any, where: str) -> _Choice:
-    """Return the member of an enumeration that a description names.
-
-    Raises:
-        ConfigError: lists what there is.
-    """
-    try:
-        return kind(value)
-    except ValueError:
-        raise ConfigError(f"{where} {value!r} is not one of {[entry.value for entry in kind]}") from None
-
-
-def _require_known(described: Mapping[str, Any], name: str, kind: str) -> None:
-    if unknown := sorted(set(described) - set(SETTINGS)):
-        raise ConfigError(f"dataset {name} has no setting {unknown}; there are {list(SETTINGS)}")
-    foreign = [key for key in ("state", "action") if described.get(key) is not None and kind != "lerobot"]
-    foreign += ["camera"] if described.get("camera") is not None and kind in ("worldgym", *installed(DATASETS)) else []
-    if foreign:
-        raise ConfigError(f"dataset {name}: {foreign} mean nothing for data of kind {kind}")
-
-
-def _camera_number(camera: Any, name: str) -> int:
-    """1 of 1, "1" or "images1"."""
-    digits = str(0 if camera is None else camera).removeprefix("images")
-    if not digits.isdecimal():
-        raise ConfigError(f"dataset {name}: camera {camera!r} is not a number N of BridgeData's folders images<N>")
-    return int(digits)
+    if config.kind == "bridge_raw":
+        return BridgeRawSource(folder, info, config.camera_number, size, lag_by_date=config.lag is None)
+    return LeRobotSource(folder, info, None if camera is None else str(camera), size, config.state, config.action)

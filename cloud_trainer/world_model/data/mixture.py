@@ -9,46 +9,47 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, TypedDict
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin
 from cloud_trainer.world_model.dit.actions import CONDITION_DIM, frame_conditions
 from gymnast_core.errors import ConfigError
+from gymnast_core.settings import Count, NotNegative, Seed, Settings
 from gymnast_core.types import ByteArray, Episode, FloatArray
 
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
-@dataclass(frozen=True)
-class MixtureConfig:
-    """What a training stream is made of.
+class MixtureConfig(Settings):
+    """What a training stream is made of."""
 
-    Attributes:
-        frames: F, per clip.
-        proportions: share of each origin; they need not sum to 1, origins left out are not used.
-        seed: of the draw.
-        camera: default each dataset's first.
-        cached_episodes: decoded episodes kept in memory.
-        cached_bytes: and at most so many bytes of their frames; one episode is always kept.
-    """
+    where: ClassVar[str] = "mixture"
 
-    frames: int = 10
-    proportions: Mapping[Origin, float] = field(default_factory=lambda: {Origin.EXPERT: 1.0})
-    seed: int = 0
+    frames: Annotated[int, Field(ge=2, le=10_000)] = 10
+    """F, per clip."""
+    proportions: dict[Annotated[Origin, Field(strict=False)], NotNegative] = Field(
+        default_factory=lambda: {Origin.EXPERT: 1.0}
+    )
+    """Share of each origin; they need not sum to 1, origins left out are not used."""
+    seed: Seed = 0
+    """Of the draw."""
     camera: str | None = None
-    cached_episodes: int = 64
-    cached_bytes: int = 1 << 30
+    """Which one; none is each dataset's first."""
+    cached_episodes: Count = 64
+    """Decoded episodes kept in memory."""
+    cached_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    """And at most so many bytes of their frames; one episode is always kept."""
 
-    def __post_init__(self) -> None:
-        """Refuse empty clips and shares that are no shares."""
-        if self.frames < 2:
-            raise ConfigError(f"frames must be at least 2, got {self.frames}")
-        if any(share < 0 for share in self.proportions.values()) or sum(self.proportions.values()) <= 0:
-            raise ConfigError(f"proportions must be non-negative with a positive sum, got {dict(self.proportions)}")
+    @model_validator(mode="after")
+    def _some_share(self) -> MixtureConfig:
+        if sum(self.proportions.values()) <= 0:
+            raise ConfigError(f"mixture: proportions must have a positive sum, got {self.proportions}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,14 @@ class Clip:
     first: int
     origin: Origin
     number: int = 0
+
+
+class StreamState(TypedDict):
+    """Where a stream is, as JSON values."""
+
+    samples: int
+    """Drawn so far, by all processes."""
+    fingerprint: str
 
 
 class ClipStream:
@@ -118,11 +127,11 @@ class ClipStream:
         }
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
-    def state(self) -> dict[str, Any]:
-        """JSON values that restore() takes."""
+    def state(self) -> StreamState:
+        """What restore() takes."""
         return {"samples": self._position * self._world, "fingerprint": self.fingerprint}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: StreamState) -> None:
         """Go on at the exact sample; the number of processes may have changed.
 
         Raises:

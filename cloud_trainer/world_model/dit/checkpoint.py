@@ -10,10 +10,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.diffusion import Objective, objective
 from cloud_trainer.world_model.dit.network import DiT, parameter_manifest
-from gymnast_core.errors import CheckpointError
+from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 
 ARCHITECTURE = "worldgym_dit"
@@ -26,13 +27,13 @@ class WorldModel:
     Attributes:
         model: the network, in eval mode.
         objective: what it predicts.
-        codec_config: what codec.build_codec() takes.
+        codec_config: between pixels and its latents.
         manifest: where it comes from.
     """
 
     model: DiT
     objective: Objective
-    codec_config: Mapping[str, Any]
+    codec_config: CodecConfig
     manifest: Manifest
 
 
@@ -42,7 +43,7 @@ def save_world_model(
     config: DiTConfig,
     *,
     objective_name: str,
-    codec_config: Mapping[str, Any],
+    codec_config: CodecConfig,
     image_size: int | None = None,
     parents: tuple[str, ...] = (),
     lineage: Mapping[str, Any] | None = None,
@@ -63,7 +64,7 @@ def save_world_model(
         CheckpointError: the state does not fit the configuration, or the folder exists.
     """
     check_state(state, config)
-    described = {"network": config.to_json(), "objective": objective_name, "codec": dict(codec_config)}
+    described = {"network": config.to_json(), "objective": objective_name, "codec": codec_config.to_json()}
     weights = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     return write_checkpoint(
         folder,
@@ -85,13 +86,16 @@ def load_world_model(
         CheckpointError: altered, of another kind, or its tensors do not fit its configuration.
     """
     manifest, weights = read_checkpoint(folder, kind="world_model", architecture=ARCHITECTURE)
-    config = DiTConfig(**manifest.config["network"])
+    try:
+        config = DiTConfig.model_validate(manifest.config["network"])
+        codec_config = CodecConfig.model_validate(manifest.config["codec"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: its manifest describes no world model: {error}") from error
     state = safetensors.torch.load(weights)
     check_state(state, config)
     with torch.device("meta"):
         model = DiT(config)
     model.load_state_dict({name: value.to(device, dtype) for name, value in state.items()}, assign=True)
-    codec_config: Mapping[str, Any] = manifest.config["codec"]
     return WorldModel(model.eval(), objective(manifest.config["objective"]), codec_config, manifest)
 
 

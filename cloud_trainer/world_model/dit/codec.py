@@ -5,14 +5,15 @@ Frames are (..., H, W, 3) uint8 RGB tensors, latents (..., h, w, C) float32 in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from gymnast_core.errors import ConfigError, ShapeError
+from gymnast_core.settings import Settings
 
 
 class Codec(Protocol):
@@ -167,34 +168,50 @@ class FastDecodeCodec:
         return self._decoder.decode(latents)
 
 
-def build_codec(config: Mapping[str, Any], *, device: torch.device | str = "cpu") -> Codec:
+class CodecConfig(Settings):
+    """Between pixels and latents, as run.json and manifests name it."""
+
+    where: ClassVar[str] = "codec"
+
+    kind: Literal["identity", "kl", "tiny"]
+    """identity: pixels are the latents. kl: diffusers' AutoencoderKL. tiny: its AutoencoderTiny."""
+    folder: str | None = None
+    """Of the autoencoder, in diffusers' layout (config.json and safetensors); read from disk only."""
+    decoder_folder: str | None = None
+    """Of a tiny autoencoder that decodes for kl."""
+    latent_offset: float = 0.0
+    """Of the tiny autoencoder."""
+
+    @model_validator(mode="after")
+    def _each_kind_has_its_own(self) -> CodecConfig:
+        foreign = {"identity": {"folder", "decoder_folder", "latent_offset"}, "kl": set(), "tiny": {"decoder_folder"}}
+        if ignored := sorted(self.model_fields_set & foreign[self.kind]):
+            raise ConfigError(f"codec: {ignored} mean nothing for kind {self.kind}; leave them out")
+        return self
+
+
+def build_codec(config: CodecConfig, *, device: torch.device | str = "cpu") -> Codec:
     """Return the codec a configuration names.
 
     Args:
-        config: {"kind": "identity"}, {"kind": "kl", "folder": ...}, {"kind": "tiny", "folder": ..., "latent_offset": x}
-            or {"kind": "kl", "folder": ..., "decoder_folder": ..., "latent_offset": x} for a tiny decoder.
-            Folders are in diffusers' layout (config.json + safetensors) and are read from disk only.
+        config: which.
         device: where autoencoders run.
 
     Raises:
-        ConfigError: the kind is unknown or the folder is missing.
+        ConfigError: a folder is missing.
     """
-    kind = config.get("kind")
-    if kind == "identity":
+    if config.kind == "identity":
         return IdentityCodec()
-    if kind not in ("kl", "tiny"):
-        raise ConfigError(f"codec kind {kind!r} is not one of ('identity', 'kl', 'tiny')")
-    offset = float(config.get("latent_offset", 0.0))
-    if kind == "tiny":
-        return TinyCodec(_load("AutoencoderTiny", config.get("folder"), device), latent_offset=offset)
-    full = KLCodec(_load("AutoencoderKL", config.get("folder"), device))
-    if "decoder_folder" not in config:
+    if config.kind == "tiny":
+        return TinyCodec(_load("AutoencoderTiny", config.folder, device), latent_offset=config.latent_offset)
+    full = KLCodec(_load("AutoencoderKL", config.folder, device))
+    if config.decoder_folder is None:
         return full
-    tiny = TinyCodec(_load("AutoencoderTiny", config["decoder_folder"], device), latent_offset=offset)
+    tiny = TinyCodec(_load("AutoencoderTiny", config.decoder_folder, device), latent_offset=config.latent_offset)
     return FastDecodeCodec(full, tiny)
 
 
-def _load(name: str, folder: Any, device: torch.device | str) -> Any:
+def _load(name: str, folder: str | None, device: torch.device | str) -> Any:
     if not folder or not Path(folder).is_dir():
         raise ConfigError(f"codec folder {folder!r} is not a folder; put {name}'s config.json and safetensors there")
     import diffusers  # heavy, and only these two codecs need it

@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
 
 from cloud_trainer.world_model.dit.rope import VARIANTS
 from gymnast_core.errors import ConfigError
+from gymnast_core.json_values import JsonValue
+from gymnast_core.settings import Count, Says, Settings
 
 
-@dataclass(frozen=True)
-class DiTConfig:
-    """Sizes of the network; the defaults are the released 608 M model.
+class DiTConfig(Settings):
+    """Sizes of the network; the defaults are the released 608 M model."""
 
-    Attributes:
-        in_channels: latent channels C.
-        patch_size: latent pixels per token side.
-        dim: model width D.
-        num_layers: blocks; each holds a spatial and a temporal half.
-        num_heads: attention heads.
-        action_dim: numbers per action.
-        max_frames: longest window the network is trained on.
-        spatial_rope: "standard" or "pixel" (the Bridge-only checkpoint).
-        mlp_ratio: hidden width of the MLPs over D.
-        checkpoint_gradients: trade compute for memory in training.
-    """
+    where: ClassVar[str] = "network"
 
-    in_channels: int = 16
-    patch_size: int = 2
-    dim: int = 1024
-    num_layers: int = 16
-    num_heads: int = 16
-    action_dim: int = 10
-    max_frames: int = 20
-    spatial_rope: str = "standard"
-    mlp_ratio: int = 4
+    in_channels: Count = 16
+    """Latent channels C."""
+    patch_size: Count = 2
+    """Latent pixels per token side."""
+    dim: Count = 1024
+    """Model width D."""
+    num_layers: Count = 16
+    """Blocks; each holds a spatial and a temporal half."""
+    num_heads: Count = 16
+    """Attention heads."""
+    action_dim: Count = 10
+    """Numbers per action."""
+    max_frames: Annotated[int, Field(ge=2, le=10_000)] = 20
+    """Longest window the network is trained on."""
+    spatial_rope: Annotated[str, Field(pattern=f"^({'|'.join(VARIANTS)})$"), Says(f"one of {', '.join(VARIANTS)}")] = (
+        "standard"
+    )
+    """Rotary positions: standard, or pixel (the Bridge-only checkpoint)."""
+    mlp_ratio: Count = 4
+    """Hidden width of the MLPs over D."""
     checkpoint_gradients: bool = False
+    """Trade compute for memory in training."""
 
-    def __post_init__(self) -> None:
-        """Refuse sizes that do not divide."""
-        if self.spatial_rope not in VARIANTS:
-            raise ConfigError(f"spatial_rope {self.spatial_rope!r} is not one of {VARIANTS}")
+    @model_validator(mode="after")
+    def _heads_divide(self) -> DiTConfig:
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 4:
-            raise ConfigError(f"dim {self.dim} / num_heads {self.num_heads} must be a multiple of 4")
-        if self.max_frames < 2:
-            raise ConfigError(f"max_frames must be at least 2, got {self.max_frames}")
+            raise ConfigError(f"network: dim {self.dim} / num_heads {self.num_heads} must be a multiple of 4")
+        return self
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.num_heads
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON values, for a manifest."""
-        return asdict(self)
+    def to_json(self) -> dict[str, JsonValue]:
+        """Every size, for a manifest: a later default must not change what was trained."""
+        return self.model_dump(mode="json")

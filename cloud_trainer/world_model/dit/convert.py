@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from cloud_trainer.world_model.dit.checkpoint import save_world_model
+from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.diffusion import VPrediction
 from cloud_trainer.world_model.dit.restricted_unpickler import load_pt
@@ -29,7 +30,7 @@ WORLDGYM_PIXELS = 256
 
 
 def convert_pt(
-    source: Path, folder: Path, *, rope: str, codec_config: Mapping[str, Any], heads: int = 16, max_frames: int = 20
+    source: Path, folder: Path, *, rope: str, codec_config: CodecConfig, heads: int = 16, max_frames: int = 20
 ) -> Manifest:
     """Write the checkpoint folder of a published state dict; the 'ema' entry is taken when there is one.
 
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--vae", required=True, help="folder of the SD3 AutoencoderKL (diffusers layout)")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO)
-    codec = {"kind": "kl", "folder": given.vae}
+    codec = CodecConfig(kind="kl", folder=given.vae)
     manifest = convert_pt(
         given.source, given.folder, rope=given.rope, codec_config=codec, heads=given.heads, max_frames=given.max_frames
     )

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from cloud_trainer.world_model.data.mixture import Clip, stack_clips
@@ -20,38 +22,26 @@ from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, TIMESTEPS,
 from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.sampler import Network, RolloutSampler, SamplerConfig
 from gymnast_core.errors import ConfigError
+from gymnast_core.settings import Count, Settings, Share
 
 
-@dataclass(frozen=True)
-class LossConfig:
-    """What is trained on.
+class LossConfig(Settings):
+    """What is trained on."""
 
-    Attributes:
-        action_dropout: share of clips whose actions are replaced by the null action.
-        noisy_context: share of clips in which all frames but the last are nearly clean, as in a rollout.
-        context_noise: highest timestep of those frames.
-        rollout_share: share of steps in which the context is the model's own prediction.
-        rollout_frames: frames it predicts then.
-        rollout_steps: denoising steps per predicted frame.
-    """
+    where: ClassVar[str] = "train.loss"
 
-    action_dropout: float = 0.1
-    noisy_context: float = 0.0
-    context_noise: int = 50
-    rollout_share: float = 0.0
-    rollout_frames: int = 3
-    rollout_steps: int = 4
-
-    def __post_init__(self) -> None:
-        """Refuse shares that are none and noise levels that do not exist."""
-        for name in ("action_dropout", "noisy_context", "rollout_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        if not 0 <= self.context_noise < TIMESTEPS or self.rollout_frames < 1:
-            raise ConfigError(
-                f"context_noise must lie in 0..{TIMESTEPS - 1} and rollout_frames be at least 1, "
-                f"got {self.context_noise} and {self.rollout_frames}"
-            )
+    action_dropout: Share = 0.1
+    """Share of clips whose actions are replaced by the null action."""
+    noisy_context: Share = 0.0
+    """Share of clips in which all frames but the last are nearly clean, as in a rollout."""
+    context_noise: Annotated[int, Field(ge=0, lt=TIMESTEPS)] = 50
+    """Highest timestep of those frames."""
+    rollout_share: Share = 0.0
+    """Share of steps in which the context is the model's own prediction."""
+    rollout_frames: Count = 3
+    """Frames it predicts then."""
+    rollout_steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 4
+    """Denoising steps per predicted frame."""
 
 
 @dataclass(frozen=True)

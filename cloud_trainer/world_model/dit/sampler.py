@@ -8,43 +8,43 @@ a noisy frame as context, and finished frames never see later ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, Objective, noise_steps, null_action
+from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, TIMESTEPS, Objective, noise_steps, null_action
 from cloud_trainer.world_model.dit.kv_cache import KVCache, KVContext, LayerKV
 from cloud_trainer.world_model.dit.network import DiT
 from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.settings import Settings
 
 Trace = Callable[[int, Tensor], None]
 """Called with the denoising step and the frame after it."""
 
 
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How frames are drawn.
+class SamplerConfig(Settings):
+    """How frames are drawn."""
 
-    Attributes:
-        steps: denoising steps per frame.
-        guidance: classifier-free guidance on actions; 1 runs the conditional branch alone.
-        window: frames the network sees, the one being made included; the oldest leave first.
-        pinned: leading frames that never leave the window (1 = the anchor frame).
-    """
+    where: ClassVar[str] = "sampler"
 
-    steps: int = 10
+    steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 10
+    """Denoising steps per frame."""
     guidance: float = 1.0
-    window: int = 20
-    pinned: int = 0
+    """Classifier-free guidance on actions; 1 runs the conditional branch alone."""
+    window: Annotated[int, Field(ge=2, le=10_000)] = 20
+    """Frames the network sees, the one being made included; the oldest leave first."""
+    pinned: Annotated[int, Field(ge=0)] = 0
+    """Leading frames that never leave the window (1 = the anchor frame)."""
 
-    def __post_init__(self) -> None:
-        """Refuse windows that cannot slide and step counts outside 1..1000."""
-        noise_steps(self.steps)
-        if self.window < 2:
-            raise ConfigError(f"window must be at least 2 (one context frame and the new one), got {self.window}")
-        if not 0 <= self.pinned < self.window - 1:
-            raise ConfigError(f"pinned must lie in [0, window - 1 = {self.window - 1}), got {self.pinned}")
+    @model_validator(mode="after")
+    def _window_slides(self) -> SamplerConfig:
+        if self.pinned >= self.window - 1:
+            raise ConfigError(
+                f"sampler: pinned must lie in [0, window - 1 = {self.window - 1}), got {self.pinned}; the default is 0"
+            )
+        return self
 
     @property
     def branches(self) -> int:

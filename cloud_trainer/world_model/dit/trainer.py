@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from cloud_trainer.training_state import load_state, save_state
 from cloud_trainer.world_model.data.mixture import ClipStream
 from cloud_trainer.world_model.data.video import write_video
 from cloud_trainer.world_model.dit.checkpoint import save_world_model
-from cloud_trainer.world_model.dit.codec import Codec
+from cloud_trainer.world_model.dit.codec import Codec, CodecConfig
 from cloud_trainer.world_model.dit.diffusion import objective
 from cloud_trainer.world_model.dit.distributed import Place, gathered, wrap
 from cloud_trainer.world_model.dit.loss import (
@@ -137,7 +136,7 @@ class DiTTrainer(ModelTrainer):
     def save(self, path: Path) -> None:
         """Write the state file; every rank must call it, rank 0 writes."""
         values = {
-            "step": self.step, "data": self.stream.state(), "config": asdict(self.config),
+            "step": self.step, "data": self.stream.state(), "config": self.config.model_dump(mode="json"),
             "network": self.model.config.to_json(),
         }  # fmt: skip
         save_state(path, self._trained, values, write=self.place.leads)
@@ -151,7 +150,7 @@ class DiTTrainer(ModelTrainer):
         """
         values, _ = load_state(path, self._trained)
         free = ("strategy", "compile", "save_every", "keep_states", "report_every", "sample_every", "batch_size")
-        ours, theirs = json.loads(json.dumps(asdict(self.config))), values["config"]
+        ours, theirs = self.config.model_dump(mode="json"), values["config"]
         changed = [name for name in ours if name not in free and ours[name] != theirs.get(name)]
         if changed:
             raise ConfigError(f"{path} was trained with other {changed}; start a new run to change them")
@@ -181,7 +180,7 @@ class DiTTrainer(ModelTrainer):
         self,
         folder: Path,
         *,
-        codec_config: Mapping[str, Any],
+        codec_config: CodecConfig,
         parents: tuple[str, ...] = (),
         lineage: Mapping[str, Any] | None = None,
     ) -> Manifest | None:
