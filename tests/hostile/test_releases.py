@@ -64,7 +64,7 @@ def test_a_lineage_of_100000_episodes_reaches_a_robot_whole_and_the_signature_co
         with trainer(lab, "stranger", "robot") as other:  # names the digest, is not named by the release
             there.checkpoints.publish(tmp_path / "made", robots=("wx-1",))
             assert other.checkpoints.manifest(release, tmp_path / "lineage") == made, "the first one was for everybody"
-    assert not [row for row in examine(ServiceConfig(tmp_path / "trainer"), deep=True) if row.state != "ok"]
+    assert not [row for row in examine(ServiceConfig(folder=tmp_path / "trainer"), deep=True) if row.state != "ok"]
 
 
 def oversized(lab: Lab, folder: Path) -> int:
@@ -92,7 +92,7 @@ def test_an_oversized_release_that_an_older_version_signed_holds_nobody_up_and_i
         with trainer(lab, "ana", "operator") as there:
             page = there.checkpoints.releases(limit=1)
             assert [Release.from_bytes(row.payload).checkpoint_id for row in page] == [good.id], "lists go on behind it"
-    found = [row for row in examine(ServiceConfig(tmp_path / "trainer")) if row.check == "releases"]
+    found = [row for row in examine(ServiceConfig(folder=tmp_path / "trainer")) if row.check == "releases"]
     assert [row.state for row in found] == ["warning"]
     assert f"{sequence} of tenant default" in found[0].what
 
