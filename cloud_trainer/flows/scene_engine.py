@@ -31,8 +31,7 @@ from cloud_trainer.flows.adaptation_engine import (
 )
 from cloud_trainer.flows.arm_trials import FLUSH_S, STAGE_S, run_pairs
 from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
-from cloud_trainer.flows.iterations import Iterations
-from cloud_trainer.flows.job_following import follow, run_job
+from cloud_trainer.flows.job_following import Iterations, follow, run_job
 from cloud_trainer.flows.other_tasks import declared, guard_plan, other_tasks, reason_of
 from cloud_trainer.flows.scene_records import SceneRecords, digest_of
 from cloud_trainer.flows.trials import TrialOrigin

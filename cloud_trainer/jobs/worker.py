@@ -1,4 +1,8 @@
-"""The worker process of one job: reads spec.json, prints JSON lines, leaves its results in the job folder."""
+"""The worker process of one job: reads spec.json, prints JSON lines, leaves its results in the job folder.
+
+Each step of a job writes its checkpoint or state there, so a job that was killed goes on where it stopped and ends
+with the same result.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,35 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cloud_trainer.jobs.adapt import adapt
+from cloud_trainer.jobs.imitate import imitate
+from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.memory import yield_first
-from cloud_trainer.jobs.pipeline import JOBS
+from cloud_trainer.jobs.preview import preview
+from cloud_trainer.jobs.replay import replay
 from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
+from cloud_trainer.jobs.scene_trust import trust
 from cloud_trainer.progress import CancelledError, ProgressEvent
 from gymnast_core.errors import ConfigError, NotTrustedError
-from gymnast_core.jobs import kind_of, spec_of
+from gymnast_core.jobs import JobResult, kind_of, spec_of
 from gymnast_core.lifeline import end_with_parent
+
+JOBS: Mapping[str, Callable[[Job[Any]], JobResult]] = {
+    "improve": improve,
+    "imitate": imitate,
+    "adapt": adapt,
+    "replay": replay,
+    "trust": trust,
+    "preview": preview,
+}
+"""Kind of the registry -> what does it."""
 
 
 def main(folder: Path) -> int:

@@ -36,7 +36,7 @@ class GrpoJob:
         state: state file; on the same storage.
         lora: a fresh adapter is trained; see load_trainable.
         lineage: for the manifests.
-        anchor: makes a further loss of every optimiser step, e.g. jobs.adaptation.frame_anchor; None has none.
+        anchor: makes a further loss of every optimiser step, e.g. jobs.adapt.frame_anchor; None has none.
         groups_per_piece: granularity of work.
         candidate_every: iterations between candidates.
         ahead: sample the next batch while the learner works on this one, and how stale rollouts are then corrected;

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cloud_trainer.jobs.pipeline import JOBS
+from cloud_trainer.jobs.worker import JOBS
 from gymnast_cli import connect
 from gymnast_cli import main as frame
 from gymnast_cli.commands import completion, why

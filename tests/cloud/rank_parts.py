@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from cloud_trainer.jobs.adaptation import anchored
+from cloud_trainer.jobs.adapt import anchored
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.ray.fsdp import from_rank_zero, learn, read_message, write_message

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_trainer.jobs.adaptation import frame_anchor, iterations_within
+from cloud_trainer.jobs.adapt import frame_anchor, iterations_within
 from cloud_trainer.jobs.forgetting import Forgetting, ForgettingCheck, load_batched
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from gymnast_core.jobs.grpo import GrpoConfig
