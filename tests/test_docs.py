@@ -180,3 +180,10 @@ def test_the_five_calls_from_the_job_to_the_clipped_loss_are_as_the_architecture
                     if isinstance(node, ast.FunctionDef) and node.name == name.split(".")[-1])  # fmt: skip
         called = {ast.unparse(node.func).split(".")[-1] for node in ast.walk(body) if isinstance(node, ast.Call)}
         assert calls.split(".")[-1] in called, f"{name} calls {calls} no more"
+
+
+def test_the_walks_count_the_files_they_list_once() -> None:
+    rows = re.findall(r"^\| .* \| \d* \| (\d+) \| (`.*`) \|$", (DOCS / "architecture.md").read_text(), re.M)
+    assert len(rows) == 6
+    listed = [(int(count), files.split(", ")) for count, files in rows]
+    assert [count for count, _ in listed] == [len(set(files)) for _, files in listed]

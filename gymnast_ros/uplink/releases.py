@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 from blake3 import blake3
 
+from gymnast_client.checkpoints import signed_document
 from gymnast_client.download import BlobDownload
 from gymnast_client.link import Link
 from gymnast_client.waits import Waits
@@ -18,6 +20,7 @@ from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, Tr
 from gymnast_core.records.delta import apply_delta
 from gymnast_core.records.manifest import WEIGHTS_NAME
 from gymnast_core.records.signing import DowngradeError, Release, SignedDocument
+from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_ros.uplink.robot_store import RobotStore
 
 LOG = logging.getLogger(__name__)
@@ -40,6 +43,27 @@ class ReleaseIntake:
     ) -> None:  # fmt: skip
         self._link, self._store, self._stop = link, store, stop
         self._report, self._broken = report, broken
+
+    def watch(self, heard: Callable[[], None]) -> None:
+        """Take in what is published after the newest release that is known, until the stream or the uplink ends.
+
+        Args:
+            heard: called with every release that arrives, before it is looked into.
+
+        Raises:
+            BridgeError: the trainer is away, or refuses this robot.
+        """
+        stub = weights_pb2_grpc.WeightsServiceStub(self._link.channel())
+        call = stub.Watch(weights_pb2.WatchRequest(after_sequence=self._store.highest))
+        ender = threading.Thread(target=lambda: (self._stop.wait(), call.cancel()), daemon=True)
+        ender.start()
+        try:
+            for message in call:
+                heard()
+                self.take(signed_document(message))
+        except grpc.RpcError as failure:
+            if not self._stop.is_set():
+                raise self._link.failure(failure) from failure
 
     def take(self, document: SignedDocument) -> None:
         """Verify, fetch, verify, stage; a release that is not for us is reported and passed over."""

@@ -9,9 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
-
-from gymnast_client.checkpoints import signed_document
 from gymnast_client.link import Link
 from gymnast_client.waits import Waits
 from gymnast_core.episodes.spool import Spool, SpoolEntry
@@ -19,7 +16,6 @@ from gymnast_core.errors import DiskFullError, GymnastError
 from gymnast_core.wire.allocator import keep_freed_memory
 from gymnast_core.wire.codec import CHUNK_BYTES
 from gymnast_core.wire.errors import IdentityError
-from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.releases import ReleaseIntake
 from gymnast_ros.uplink.robot_store import RobotStore
@@ -203,32 +199,23 @@ class Uplink:
         self._notify("held_back", episode_id=entry.episode_id, error=name, wait_s=round(wait_s, 2))
 
     def _watch_forever(self) -> None:
+        assert self._store is not None  # started only with one
         link, waits = self._links[1], Waits()
+        intake = ReleaseIntake(
+            link, self._store, self._stop, report=self._notify, broken=lambda error: self._broken("weights", error)
+        )
+
+        def heard() -> None:
+            self._works("weights")
+            waits.reset()
+
         while not self._stop.is_set():
             try:
-                self._watch(link, waits)
+                intake.watch(heard)
             except (GymnastError, OSError, ValueError) as error:
                 self._broken("weights", error)
                 link.reconnect()
             self._stop.wait(waits.next_s())
-
-    def _watch(self, link: Link, waits: Waits) -> None:
-        assert self._store is not None  # started only with one
-        intake = ReleaseIntake(
-            link, self._store, self._stop, report=self._notify, broken=lambda error: self._broken("weights", error)
-        )
-        stub = weights_pb2_grpc.WeightsServiceStub(link.channel())
-        call = stub.Watch(weights_pb2.WatchRequest(after_sequence=self._store.highest))
-        ender = threading.Thread(target=lambda: (self._stop.wait(), call.cancel()), daemon=True)
-        ender.start()
-        try:
-            for message in call:
-                self._works("weights")
-                waits.reset()
-                intake.take(signed_document(message))
-        except grpc.RpcError as failure:
-            if not self._stop.is_set():
-                raise link.failure(failure) from failure
 
     def _works(self, part: str) -> None:
         if not self._connected[part]:
