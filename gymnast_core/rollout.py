@@ -1,15 +1,11 @@
 """The one loop that drives any environment with any policy; recorders and screens observe it.
 
-On the arm the policy is asked through a GuardedPolicy, so that one that raises or hangs ends its episode alone.
+On the arm the policy is asked through a GuardedPolicy, so that one that raises ends its episode alone.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +14,6 @@ from gymnast_core.env import Env, instructions_for
 from gymnast_core.errors import BridgeError, PolicyFailedError, SafetyError
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, FloatArray, Observation, StepResult
-
-ANSWER_S = 20.0
-"""A policy that has not answered by then hangs; its checkpoint was found fast enough before it was let onto the arm."""
-_Question = Callable[[], ActionChunk]
 
 
 class Observer(Protocol):
@@ -86,56 +78,15 @@ def _nothing_done(batch_size: int) -> tuple[np.ndarray, np.ndarray, FloatArray]:
     return np.zeros(batch_size, bool), np.zeros(batch_size, bool), np.zeros((batch_size, 7), np.float32)
 
 
-class _Asker:
-    """A thread that asks a policy one thing after the other; the caller waits with a deadline."""
-
-    def __init__(self) -> None:
-        self._questions: queue.SimpleQueue[tuple[Callable[[], ActionChunk], Future[ActionChunk]] | None] = (
-            queue.SimpleQueue()
-        )
-        threading.Thread(target=self._work, name="policy", daemon=True).start()
-
-    def ask(self, question: _Question, timeout_s: float) -> ActionChunk:
-        """Return the answer, or raise what it raised; TimeoutError when there is none in time."""
-        answer: Future[ActionChunk] = Future()
-        self._questions.put((question, answer))
-        try:
-            return answer.result(timeout_s)
-        except FutureTimeoutError:
-            if answer.done():
-                raise  # the question's own
-            raise TimeoutError from None
-
-    def close(self) -> None:
-        """End after what is being asked."""
-        self._questions.put(None)
-
-    def _work(self) -> None:
-        while (asked := self._questions.get()) is not None:
-            question, answer = asked
-            try:
-                answer.set_result(question())
-            except BaseException as error:  # noqa: BLE001  # handed to the caller
-                answer.set_exception(error)
-
-
 class GuardedPolicy:
     """A policy whose every failure is a PolicyFailedError: the arm holds, the episode ends with that reason.
 
-    It is asked in a thread of its own, so that one that hangs ends its episode and not the node.
-
     Args:
-        policy: to guard.
-        answer_s: longest wait for an answer.
+        policy: to guard; one that may hang answers from elsewhere, by a deadline (PolicyHost and RemotePolicy do).
     """
 
-    def __init__(self, policy: Policy, *, answer_s: float = ANSWER_S) -> None:
-        self._policy, self._answer_s = policy, answer_s
-        self._asker = _Asker()
-
-    def close(self) -> None:
-        """End the thread; one that hangs is left behind."""
-        self._asker.close()
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
 
     @property
     def version(self) -> str:
@@ -156,9 +107,7 @@ class GuardedPolicy:
             PolicyFailedError: it raised, did not answer in time, or its answer is no chunk of finite actions.
         """
         try:
-            chunk = self._asker.ask(lambda: self._policy.act(observation, instruction, rng=rng), self._answer_s)
-        except TimeoutError:
-            raise PolicyFailedError(f"policy {self.version} did not answer within {self._answer_s:.0f} s") from None
+            chunk = self._policy.act(observation, instruction, rng=rng)
         except (SafetyError, BridgeError):
             raise  # a lost link or a stopped arm is not the policy's fault
         except Exception as error:  # whatever it raises, the arm holds

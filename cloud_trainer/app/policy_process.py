@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from cloud_trainer.policy_worker import read_frame, write_frame
 from gymnast_core.errors import CheckpointError, ConfigError, GymnastError, PolicyFailedError
+from gymnast_core.framed import FramedProcess, ProcessEndedError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 
 LOG = logging.getLogger(__name__)
 _ERRORS: dict[str, type[GymnastError]] = {kind.__name__: kind for kind in (CheckpointError, ConfigError)}
+LOAD_S = 1200.0
+"""Longest wait until a policy is loaded; tens of gigabytes come from a disk."""
+FIRST_S, ANSWER_S = 300.0, 20.0
+"""Longest wait for the first answer, which may compile, and for every other one; robots themselves wait less."""
 
 
 class PolicyProcess:
@@ -24,69 +26,64 @@ class PolicyProcess:
     Args:
         folder: checkpoint.
         device: see gymnast_core.policies.serve_policy.
+        answer_s: longest wait for an answer but the first.
+
+    Attributes:
+        version: of the policy.
 
     Raises:
         CheckpointError: it is no policy, or altered.
         ConfigError: no such device here.
     """
 
-    def __init__(self, folder: Path, device: str) -> None:
-        self._folder, self._device = folder, device
+    def __init__(self, folder: Path, device: str, *, answer_s: float = ANSWER_S) -> None:
+        self._folder, self._device, self._answer_s = folder, device, answer_s
         self._lock = threading.Lock()
+        self.version, self._wait_s = "", FIRST_S
         self._process = self._started()
 
     def answer(self, request: policy_pb2.InferRequest) -> policy_pb2.InferReply:
-        """Return the reply to a request; a process that died is started again for the next one.
+        """Return the reply to a request; a process that ended is started again for the next one.
 
         Raises:
-            PolicyFailedError: it died over this one.
+            PolicyFailedError: it ended over this one, or hung and was ended.
         """
         with self._lock:
-            if self._process.poll() is not None:
-                LOG.warning("policy_restarted version=%s code=%s", self.version, self._process.returncode)
-                _end(self._process)
+            if not self._process.running:
+                LOG.warning("policy_restarted version=%s", self.version)
+                self._process.close()
                 self._process = self._started()
             try:
-                assert self._process.stdin is not None
-                write_frame(self._process.stdin, request.SerializeToString())
-                reply = self._read(self._process)
-            except OSError:
-                reply = None
-            if reply is None:
-                _end(self._process)
+                reply = self._process.ask(request.SerializeToString(), self._wait_s)
+            except TimeoutError:
+                self._process.end()
                 raise PolicyFailedError(
-                    f"the process of policy {self.version} ended; the trainer's log has its last words"
-                )
+                    f"policy {self.version} did not answer within {self._wait_s:.0f} s; it is started again"
+                ) from None
+            except ProcessEndedError as error:
+                self._process.end()
+                raise PolicyFailedError(f"the process of policy {self.version} ended: it {error}") from error
+            if request.instructions:  # a greeting computes nothing
+                self._wait_s = self._answer_s
         return policy_pb2.InferReply.FromString(reply)
 
     def close(self) -> None:
         """End the process."""
+        self._process.end()
         with self._lock:
-            _end(self._process)
+            self._process.close()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "cloud_trainer.policy_worker", str(self._folder), self._device]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        greeting = json.loads(self._read(process) or b"{}")
+    def _started(self) -> FramedProcess:
+        process = FramedProcess([sys.executable, "-m", "cloud_trainer.policy_worker", str(self._folder), self._device])
+        self._wait_s = max(FIRST_S, self._answer_s)
+        try:
+            greeting = json.loads(process.read(LOAD_S))
+        except (TimeoutError, ProcessEndedError) as error:
+            process.close()
+            how = "was not there in time" if isinstance(error, TimeoutError) else str(error)
+            raise GymnastError(f"the process of policy {self._folder} {how}") from error
         if "version" not in greeting:
-            code = _end(process)
-            kind = _ERRORS.get(greeting.get("error", ""), GymnastError)
-            raise kind(greeting.get("message") or f"the process of policy {self._folder} ended with {code}")
+            process.close()
+            raise _ERRORS.get(greeting["error"], GymnastError)(greeting["message"])
         self.version = str(greeting["version"])
         return process
-
-    @staticmethod
-    def _read(process: subprocess.Popen[bytes]) -> bytes | None:
-        assert process.stdout is not None
-        return read_frame(process.stdout)
-
-
-def _end(process: subprocess.Popen[bytes]) -> int:
-    """End a process that may have ended; returns its exit code."""
-    process.kill()
-    code = process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):  # what was not read any more
-                pipe.close()
-    return code

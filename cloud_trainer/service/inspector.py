@@ -144,8 +144,10 @@ def _line(child: subprocess.Popen[bytes], wall_s: float) -> bytes:
     """
     assert child.stdout is not None
     descriptor, data, until = child.stdout.fileno(), bytearray(), time.monotonic() + wall_s
+    readable = select.poll()  # select takes no number above 1023, which a service with many connections soon has
+    readable.register(descriptor, select.POLLIN)
     while not data.endswith(b"\n"):
-        ready, _, _ = select.select([descriptor], [], [], max(0.0, until - time.monotonic()))
+        ready = readable.poll(1000.0 * max(0.0, until - time.monotonic()))
         if not ready or len(data) > _MOST_ANSWER_BYTES:
             raise TimeoutError(f"no answer within {wall_s:.0f} s")
         if not (piece := os.read(descriptor, 65536)):

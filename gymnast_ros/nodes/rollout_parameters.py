@@ -13,6 +13,7 @@ from gymnast_ros.nodes.request_parameters import declare_argument
 from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.run.codec import checked
 from gymnast_ros.run.operator import LABELS
+from gymnast_ros.run.policy_host import ANSWER_S
 from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode
 
 EPISODE_ARGUMENTS = ("instruction", "seed", "scene", "checkpoint", "temperature_seed", "record", "purpose")
@@ -32,6 +33,7 @@ def declare(settings: NodeSettings) -> None:
     add("identity", "", "folder with cert.pem, key.pem, ca.pem, for a remote policy")
     add("insecure", False, "a remote policy without TLS; tests on one machine")
     add("remote_deadline_s", 0.5, "longest wait for a remote policy's answer", low=0.05, high=60.0)
+    add("answer_s", ANSWER_S, "a policy on this robot that has not answered by then hangs", low=0.5, high=600.0)
     add("device", "auto", "where a large policy runs: auto takes a GPU if there is one", read_only=True)
     declare_max_latency(settings)
     add("chunking", CHUNKING[0], "wait for every chunk, or compute the next one while this one executes",

@@ -16,7 +16,6 @@ from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
 from gymnast_core.evaluation.purpose import TRIALS
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
-from gymnast_core.rollout import ANSWER_S
 from gymnast_ros.graph import REAL_TIME
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.codec import Failure, NothingToDoError, RobotBusyError
@@ -26,6 +25,7 @@ from gymnast_ros.run.episodes import ArmEnv, EpisodeRunner
 from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise, write_result
 from gymnast_ros.run.operator import OperatorDesk
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
+from gymnast_ros.run.policy_host import PolicyHost
 from gymnast_ros.run.policy_source import PolicySource
 from gymnast_ros.run.ports import Log, Publish, Values
 from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode
@@ -79,10 +79,10 @@ class ArmJobs:
         if recovered:
             log.warning(f"recovered episodes={len(recovered)} after a crash")
         self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
+        self._host = PolicyHost(settings["device"])
         self._policies = PolicySource(
-            folder / "store", settings["policy"], device=settings["device"], dial=self._dial, book=self._book,
-            report=log.info,
-        )  # fmt: skip
+            folder / "store", settings["policy"], host=self._host, dial=self._dial, book=self._book, report=log.info
+        )
         self._warm_up = threading.Thread(target=self._policies.warm_up, name="warm-up", daemon=True)
         self._warm_up.start()  # beside discovery, which waits for others
         self._worker = Worker()
@@ -121,7 +121,8 @@ class ArmJobs:
         self._desk.cancel()
         self._book.close()
         self._worker.close(10.0)
-        self._warm_up.join(1.0)  # importing torch may take a quarter of a minute, and holds nothing worth waiting for
+        self._host.close()
+        self._warm_up.join(1.0)
         self._runner.close()
 
     def publish_version(self) -> None:
@@ -230,7 +231,7 @@ class ArmJobs:
         self._runner.chunking = (
             ChunkingConfig(settings["chunking_horizon"], settings["chunking_delay"]) if paced else None
         )
-        self._runner.answer_s = max(ANSWER_S, 3.0 * settings["max_latency_s"])
+        self._host.answer_s = max(settings["answer_s"], 3.0 * settings["max_latency_s"])
         return self._runner
 
     def _open(self, name: str) -> Policy:

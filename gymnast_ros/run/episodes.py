@@ -14,7 +14,7 @@ from gymnast_core.episodes import EpisodeRecorder, Spool
 from gymnast_core.errors import BridgeError, EstopLatchedError, PolicyFailedError, SafetyError, StaleCommandError
 from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policy import Policy
-from gymnast_core.rollout import ANSWER_S, GuardedPolicy, Observer, run_episode
+from gymnast_core.rollout import GuardedPolicy, Observer, run_episode
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
 from gymnast_ros.run.conduct import verdict
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
@@ -101,7 +101,6 @@ class EpisodeRunner:
     Attributes:
         chunking: how the next chunk is computed while this one executes; None waits for every chunk. Recorded actions
             that are played back are one chunk and wait for nothing.
-        answer_s: longest wait for a policy's answer.
     """
 
     def __init__(
@@ -118,7 +117,6 @@ class EpisodeRunner:
         self._recent = recent
         self._attempts: Counter[EpisodePlan] = Counter()
         self.chunking: ChunkingConfig | None = None
-        self.answer_s = ANSWER_S
         self._env: ArmEnv | None = None
         self._spool, self._label, self._observers = spool, label, tuple(observers)
         self._recorder = EpisodeRecorder(spool.recording_folder, robot=robot) if spool is not None else None
@@ -152,7 +150,7 @@ class EpisodeRunner:
             recorder.begin(metadata=metadata, seed=plan.seed, episode_id=plan.episode_id(self._attempts[plan]))
         env = self._env = self._env or self._connect()
         watcher, paced = _Watcher(env), self._paced(policy)
-        guarded = GuardedPolicy(paced or policy, answer_s=self.answer_s)
+        guarded = GuardedPolicy(paced or policy)
         env.scene = plan.scene
         kept: list[Observer] = [] if recorder is None else [_Sensors(env, recorder), recorder]
         observers: list[Observer] = [*kept, watcher, *self._observers]
@@ -167,7 +165,6 @@ class EpisodeRunner:
         except (SafetyError, BridgeError) as error:
             reason, detail = fault_of(error), str(error)
         finally:
-            guarded.close()
             if paced is not None:
                 paced.close()
         if reason == "arm_lost":

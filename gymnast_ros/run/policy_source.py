@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from gymnast_core.errors import BridgeError, CheckpointError, ConfigError
-from gymnast_core.policies import architecture, serve_policy
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.graph import REMOTE
+from gymnast_ros.run.policy_host import PolicyHost
 from gymnast_ros.run.scene_policy import ScenePolicy
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink.kept_scenes import KeptFor, kept_for
@@ -60,7 +60,7 @@ class PolicySource:
     Args:
         store: the robot's store folder.
         default: checkpoint folder used while the store has no current one.
-        device: where a large policy runs, see gymnast_core.policies.serve_policy.
+        host: where checkpoints run; None opens none, e.g. in a test of the others.
         dial: reaches a policy that runs at an address; None knows none.
         book: of this robot's shadow checks; a checkpoint that has not passed one is checked before it is opened.
             None opens anything.
@@ -68,10 +68,11 @@ class PolicySource:
     """
 
     def __init__(
-        self, store: Path, default: str = "", *, device: str = "auto", dial: Callable[[str], Policy] | None = None,
-        book: ShadowBook | None = None, report: Callable[[str], None] = LOG.info,
+        self, store: Path, default: str = "", *, host: PolicyHost | None = None,
+        dial: Callable[[str], Policy] | None = None, book: ShadowBook | None = None,
+        report: Callable[[str], None] = LOG.info,
     ) -> None:  # fmt: skip
-        self._store, self._default, self._device, self._dial = store, default, device, dial
+        self._store, self._default, self._host, self._dial = store, default, host, dial
         self._book, self._report = book, report
         self._drove: dict[str, str] = {}
         self._loaded: OrderedDict[str, Policy] = OrderedDict()
@@ -93,19 +94,12 @@ class PolicySource:
         return self._drove.get(name, name)
 
     def warm_up(self) -> None:
-        """Import what the policy in force needs (torch takes seconds), so that its first episode need not wait.
+        """Load the policy in force (importing torch takes seconds), so that its first episode need not wait.
 
         A remote one is greeted, so that its version is known before it acts.
         """
-        if self._default.startswith(REMOTE):
-            with contextlib.suppress(ConfigError, BridgeError):
-                self.open("")
-            return
-        with contextlib.suppress(ConfigError, CheckpointError):  # open() says what is wrong
-            folder = self._folder("")
-            if self._book is not None:
-                self._book.require(folder)
-            architecture(read_manifest(folder).architecture)
+        with contextlib.suppress(ConfigError, CheckpointError, BridgeError):  # open() says again what is wrong
+            self.open("")
 
     def open(self, name: str = "") -> Policy:
         """Return a policy.
@@ -145,12 +139,19 @@ class PolicySource:
         if self._book is not None and not remote and key not in self._loaded:
             self._book.require(Path(key))
         with self._lock:
-            if key not in self._loaded:
-                self._loaded[key] = self._reach(remote) if remote else serve_policy(Path(key), device=self._device)
-                while len(self._loaded) > KEPT:
-                    self._loaded.popitem(last=False)
+            if not remote:
+                self._loaded[key] = self._hosted(Path(key))  # one whose process was ended is loaded again here
+            elif key not in self._loaded:
+                self._loaded[key] = self._reach(remote)
+            while len(self._loaded) > KEPT:
+                self._loaded.popitem(last=False)
             self._loaded.move_to_end(key)
             return self._loaded[key]
+
+    def _hosted(self, folder: Path) -> Policy:
+        if self._host is None:
+            raise ConfigError(f"no process to load {folder} in; name a remote policy or recorded actions")
+        return self._host.load(folder)
 
     def _reach(self, name: str) -> Policy:
         if self._dial is None:

@@ -68,8 +68,7 @@ def test_a_policy_whose_process_dies_is_started_again():
         with pytest.raises(PolicyFailedError, match=rf"the process of policy {policy.version} ended"):
             policy.answer(SimpleNamespace(SerializeToString=lambda: b"\xff"))  # no message: whoever reads it dies
         assert policy.answer(greeting).request_id == 7
-        policy._process.kill()
-        policy._process.wait()
+        policy._process.end()
         assert policy.answer(greeting).request_id == 7
     finally:
         policy.close()

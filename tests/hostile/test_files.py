@@ -315,3 +315,16 @@ def test_what_is_no_episode_in_a_robots_spool_is_reported(tmp_path, capsys):
     assert waiting["what"].startswith("1 episodes of ")
     assert (stray["state"], "'notes\\n.txt'" in stray["what"]) == ("warning", True), stray
     assert main(["doctor", "--robot", str(tmp_path / "elsewhere")]) == 2
+
+
+def test_honest_files_are_looked_into_beside_a_thousand_open_connections(tmp_path):
+    """What polls a child with select() takes no file number above 1023: the file was set aside as what ended it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    inspector = Inspector()
+    with contextlib.ExitStack() as open_files:
+        open_files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1_100):
+            open_files.callback(os.close, os.dup(0))
+        open_files.callback(inspector.close)
+        assert inspector.inspect(make_episode(tmp_path, "ep-1"), "ep-1", WIDOWX_250S)["steps"] == 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 
@@ -75,20 +73,6 @@ def test_lost_link_of_a_remote_policy_is_not_its_failure() -> None:
 )
 def test_blame_is_for_faults_and_for_asking_what_must_be_refused(reason, sources, blamed) -> None:
     assert bool(verdict(reason, "it raised", sources)) is blamed
-
-
-def test_a_policy_that_hangs_ends_its_episode_and_nothing_else():
-    free = threading.Event()
-
-    class Hangs(Answers):
-        def act(self, observation, instruction, *, rng=None):
-            free.wait(60)
-
-    hung = GuardedPolicy(Hangs(None), answer_s=0.2)
-    with pytest.raises(PolicyFailedError, match="did not answer within"):
-        hung.act(OBSERVATION, ["lift"])
-    hung.close()
-    free.set()
 
 
 def test_a_remote_policy_that_raises_is_blamed_and_a_lost_link_is_not():
