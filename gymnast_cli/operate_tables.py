@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gymnast_cli.plain import plain
 from gymnast_core.text import one_line
 
 
@@ -58,15 +59,11 @@ def _log(answer: Mapping[str, Any]) -> Any:
         (
             _moment(entry["at_ns"]), entry["by"],
             entry["action"],
-            ", ".join(f"{key} {_plain(value)}" for key, value in entry.items() if key not in hidden and value != {}),
+            ", ".join(f"{key} {plain(value)}" for key, value in entry.items() if key not in hidden and value != {}),
         )
         for entry in answer["entries"]
     ]  # fmt: skip
     return _table(f"actions: {len(rows)}, head {answer['head'][:12]}", ("when", "who", "what", "details"), rows)
-
-
-def _plain(value: Any) -> str:
-    return " ".join(f"{name} {given}" for name, given in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _evaluations(answer: Mapping[str, Any]) -> Any:
@@ -90,7 +87,7 @@ def _ledger(answer: Mapping[str, Any]) -> Any:
     found |= {f"in {row['world_model']}": row for row in answer["trend"]}
     rates = ("real", "imagined", "bias")
     rows = [
-        (name, row["n"], *(_short(row[rate]["mean"]) for rate in rates), _short(row["correlation"]))
+        (name, row["n"], *(plain(row[rate]["mean"]) for rate in rates), plain(row["correlation"]))
         for name, row in found.items()
     ]
     return _table("real against imagined success", ("", "n", *rates, "r"), rows)
@@ -100,10 +97,6 @@ def _adaptations(answer: Mapping[str, Any]) -> Any:
     names = ("adaptation_id", "robot", "instruction", "stage", "candidate", "reason")
     rows = [[view[name] for name in names] for view in answer["adaptations"]]
     return _table(f"adaptations: {len(rows)}", names, rows)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _checkpoints(answer: Mapping[str, Any]) -> Any:

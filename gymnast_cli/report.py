@@ -5,7 +5,6 @@ The page loads nothing: charts are inline SVG, films are WebP strips in data URI
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gymnast_cli import report_charts
+from gymnast_cli.plain import plain
 from gymnast_cli.report_media import ReportMedia, pair_view, strip_view
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.statistics import Interval, independent_difference, wilson_interval
@@ -242,15 +242,5 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
         if isinstance(item, Mapping):
             rows += flatten(item, f"{name} · ")
         else:
-            rows.append((name, _plain(item)))
+            rows.append((name, plain(item)))
     return rows
-
-
-def _plain(item: Any) -> str:
-    if isinstance(item, bool):
-        return "yes" if item else "no"
-    if isinstance(item, float):
-        return "not defined" if math.isnan(item) else f"{item:.3f}".rstrip("0").rstrip(".")
-    if isinstance(item, (list, tuple)):
-        return ", ".join(_plain(entry) for entry in item)
-    return str(item)

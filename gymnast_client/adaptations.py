@@ -143,7 +143,7 @@ class AdaptationsClient(Client):
         """One adaptation.
 
         Raises:
-            NotPossibleError: there is none of this id that we may follow.
+            NotFoundError: there is none of this id that we may follow.
         """
         request = pb.AdaptationId(adaptation_id=adaptation_id)
         return _adaptation(self._link.call(lambda channel: rpc.AdaptationServiceStub(channel).Get, request))
@@ -186,7 +186,7 @@ class AdaptationsClient(Client):
         """What it saw (start) or imagined (old, new), as WebP.
 
         Raises:
-            NotPossibleError: there is none yet.
+            NotFoundError: there is none yet.
         """
         request = pb.AdaptationPictureRequest(adaptation_id=adaptation_id, name=name)
         return self._link.pieces(

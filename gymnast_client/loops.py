@@ -65,7 +65,7 @@ class LoopsClient(Client):
         """One loop.
 
         Raises:
-            NotPossibleError: there is none of this name.
+            NotFoundError: there is none of this name.
         """
         request = loops_pb2.LoopName(name=name)
         return _progress(self._link.call(lambda channel: loops_pb2_grpc.LoopServiceStub(channel).Get, request))

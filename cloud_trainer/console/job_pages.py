@@ -14,10 +14,10 @@ from cloud_trainer.console.sources import Sources
 from cloud_trainer.film import film
 from cloud_trainer.practice.kept_rollouts import ROLLOUTS, read_rollouts
 from gymnast_core.bounds import whole_number
-from gymnast_core.errors import NotPossibleError
 from gymnast_core.job import JobEvent
 from gymnast_core.web.auth import User
 from gymnast_core.web.site import ago
+from gymnast_core.wire.errors import NotFoundError
 
 SHOWN_JOBS = 100
 NEWEST = 20
@@ -75,7 +75,7 @@ def audit_report(sources: Sources, user: User, *, job_id: str) -> tuple[bytes, s
     ask.jobs.find(user, job_id)
     path = sources.job_folder(job_id) / "audit.html"
     if not path.exists():
-        raise NotPossibleError(f"job {job_id} measured no audit; it ended before, or is of another kind")
+        raise NotFoundError(f"job {job_id} measured no audit; it ended before, or is of another kind")
     return path.read_bytes(), "text/html"
 
 
@@ -86,7 +86,7 @@ def dream(sources: Sources, user: User, *, job_id: str, name: str) -> tuple[byte
     path = sources.job_folder(job_id) / "dreams.safetensors"
     tensors = load_file(path) if path.exists() else {}
     if name not in tensors:
-        raise NotPossibleError(f"job {job_id} kept no {name!r}")
+        raise NotFoundError(f"job {job_id} kept no {name!r}")
     return film(np.ascontiguousarray(tensors[name])), "image/webp"
 
 
@@ -97,7 +97,7 @@ def imagined_film(sources: Sources, user: User, *, job_id: str, number: str) -> 
     films = read_rollouts(sources.job_folder(job_id))[1]
     place = whole_number(number)
     if place is None or place >= len(films):
-        raise NotPossibleError(f"job {job_id} has imagined no rollout {number[:40]!r} yet")
+        raise NotFoundError(f"job {job_id} has imagined no rollout {number[:40]!r} yet")
     return film(films[place]), "image/webp"
 
 

@@ -24,6 +24,7 @@ from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError
 from gymnast_core.loop_config import LoopConfig
+from gymnast_core.wire.errors import NotFoundError
 
 LOG = logging.getLogger(__name__)
 CLOSE_S = 3.0
@@ -206,10 +207,10 @@ class Loops:
         """Return one.
 
         Raises:
-            NotPossibleError: the tenant has none of this name.
+            NotFoundError: the tenant has none of this name.
         """
         if (loop := self._loops.get((tenant, name))) is None:
-            raise NotPossibleError(f"there is no loop {name!r}; choose one from the list")
+            raise NotFoundError(f"there is no loop {name!r}; choose one from the list")
         return loop.view()
 
     def on(self, tenant: str, robot: str) -> LoopView | None:

@@ -33,6 +33,7 @@ from cloud_trainer.store.tenants import tenant_named
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError, OutdatedError
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.records.journal import Journal
+from gymnast_core.wire.errors import NotFoundError
 
 LOG = logging.getLogger(__name__)
 
@@ -342,11 +343,11 @@ class Adaptations:
         """Return one.
 
         Raises:
-            NotPossibleError: the tenant has none of this id.
+            NotFoundError: the tenant has none of this id.
         """
         flow = self._flows.get(adaptation_id)
         if flow is None or flow.view.tenant != tenant:
-            raise NotPossibleError(f"there is no adaptation {adaptation_id!r}; choose one from the list")
+            raise NotFoundError(f"there is no adaptation {adaptation_id!r}; choose one from the list")
         return flow
 
     def of(self, tenant: str) -> list[SceneAdaptation]:

@@ -22,7 +22,7 @@ from cloud_trainer.records.chain import chains_in, read_entries
 from cloud_trainer.records.graph_check import damage_in
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import days_left
-from cloud_trainer.service.lock import FolderLock
+from cloud_trainer.service.lock import FolderLock, holder
 from cloud_trainer.service.publish import MOST_RELEASE_BYTES
 from cloud_trainer.service.server import database_url, what_is_kept
 from cloud_trainer.store import open_blobs
@@ -31,7 +31,7 @@ from cloud_trainer.store.protocols import BlobStore
 from cloud_trainer.store.schema import HEAD, require_readable, revision_of, unknown_columns
 from cloud_trainer.store.tables import CHECKPOINTS, EPISODES, METADATA, RECORDS, RELEASES
 from gymnast_core.episodes.spool import file_digest
-from gymnast_core.errors import ConfigError, CorruptError, GymnastError, StorageError
+from gymnast_core.errors import ConfigError, CorruptError, GymnastError, OccupiedError, StorageError
 from gymnast_core.finding import Finding, State
 
 _SOON_DAYS = 30.0
@@ -49,6 +49,7 @@ def examine(config: ServiceConfig, *, deep: bool = False) -> Iterator[Finding]:
 
     Raises:
         ConfigError: the folder is not there, or no trainer's.
+        OccupiedError: a trainer runs on it, so that deep cannot be done.
     """
     folder = config.folder
     if not (folder / "ca").is_dir() and not (folder / "store.db").is_file():
@@ -58,8 +59,13 @@ def examine(config: ServiceConfig, *, deep: bool = False) -> Iterator[Finding]:
     try:
         lock = FolderLock(folder)
     except ConfigError:
-        found = f"one runs on {folder}, so its database, blobs and graph were not examined"
-        yield Finding("trainer", "warning", found, "stop it (Ctrl-C), and run doctor again")
+        found = f"one runs on {folder}{holder(folder)}, so its database, blobs and graph were not examined"
+        remedy = "stop it (Ctrl-C), and run doctor again"
+        yield Finding("trainer", "warning", found, remedy)
+        if deep:
+            raise OccupiedError(
+                f"no stored file was read: a trainer runs on {folder}{holder(folder)}; {remedy}"
+            ) from None
         return
     try:
         yield from _database(config, deep=deep)

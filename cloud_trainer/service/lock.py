@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -25,7 +26,11 @@ class FolderLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._file)
-            raise ConfigError(f"a trainer runs on {folder} already; ask that one, or give another --folder") from error
+            raise ConfigError(
+                f"a trainer runs on {folder}{holder(folder)} already; ask that one, or give another --folder"
+            ) from error
+        os.truncate(self._file, 0)
+        os.pwrite(self._file, str(os.getpid()).encode(), 0)
         self._held = True
 
     def release(self) -> None:
@@ -33,3 +38,10 @@ class FolderLock:
         if self._held:
             self._held = False
             os.close(self._file)
+
+
+def holder(folder: Path) -> str:
+    """Return which process holds a folder, as an addition in brackets; empty where its lock does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        return f" (process {int((folder / 'lock').read_bytes()[:20])})"
+    return ""

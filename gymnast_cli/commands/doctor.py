@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Look, and print each finding as it comes; 3 when something is damaged or lost."""
+    """Look, and print each finding as it comes; 3 when something is damaged or lost.
+
+    Raises:
+        OccupiedError: --deep, on a folder that a trainer runs on.
+    """
     worst = 0
     for finding in _findings(args):
         worst = FAULTY if finding.state == "fault" else worst

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from rich.console import Console
 
 from gymnast_cli import convert
 from gymnast_cli.connect import add_trainer_arguments, emit, trainer
+from gymnast_cli.plain import plain
 from gymnast_core.episodes.bag import BagContents, contents
 from gymnast_core.errors import ConfigError
 from gymnast_core.text import one_line
@@ -98,8 +101,20 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     }  # fmt: skip
     if args.film is not None:
         facts["film"] = str(_film(episode, args.film))
-    emit(args, console, facts, "\n".join(f"{name:>17}: {one_line(value)}" for name, value in facts.items()))
+    emit(args, console, facts, in_words(facts))
     return 0
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """What is in an episode file, a line each; metadata as if it stood beside the rest."""
+    rest = {name: value for name, value in facts["metadata"].items() if name not in facts}
+    lines = {name: plain(value) for name, value in {**facts, **rest}.items() if name != "metadata"}
+    lines["cameras"] = ", ".join(f"{one_line(name)} {size[1]} x {size[0]}" for name, size in facts["cameras"].items())
+    if isinstance(made := rest.get("created_ns"), int):
+        lines["created_ns"] = datetime.datetime.fromtimestamp(made / 1e9).isoformat(" ", "seconds")
+    names = {"created_ns": "recorded", "truncated_reason": "cut"}
+    shown = {names.get(name, one_line(name).replace("_", " ")): text for name, text in lines.items()}
+    return "\n".join(f"{name:>17}: {text}" for name, text in shown.items())
 
 
 def _show_flight(args: argparse.Namespace, console: Console, held: BagContents) -> int:

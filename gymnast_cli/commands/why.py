@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, trainer
+from gymnast_cli.plain import branches
 from gymnast_cli.terminal import styled
 from gymnast_core.text import one_line
 
@@ -46,18 +47,10 @@ def tree(answer: Mapping[str, Any]) -> Tree:
 
     made_from = answer["made_from"]
     root = Tree(styled("bold", answer["id"], f" ({answer['kind']})"))
-    for name, value in made_from.get("lineage", {}).items():
-        root.add(one_line(f"{name}: {_short(value)}"))
+    branches(root, made_from.get("lineage", {}))
     known = [row for row in answer["checkpoints"] if row["kind"] != "external"]
-    parts = {"made from": known, "audits": answer["audits"]}
-    for name, rows in parts.items():
-        if rows:
-            branch = root.add(name)
-            for row in rows[:MOST]:
-                rest = ", ".join(f"{key} {_short(value)}" for key, value in row.items() if key != "id")
-                branch.add(one_line(f"{row['id']} ({rest})"))
-            if len(rows) > MOST:
-                branch.add(f"and {len(rows) - MOST} more; --graph FILE has them all")
+    _add(root, "made from", known, lambda branch, row: branch.add(one_line(f"{row['kind']} {row['id']}")))
+    _add(root, "audits", answer["audits"], _audit)
     counts = [f"{n} {'made elsewhere' if kind == 'external' else kind}" for kind, n in answer["counts"].items()]
     root.add("counts: " + (", ".join(counts) or "nothing recorded"))
     if answer["labels_by"]:
@@ -78,6 +71,17 @@ def tree(answer: Mapping[str, Any]) -> Tree:
     return root
 
 
-def _short(value: Any) -> str:
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+def _add(
+    root: Tree, name: str, rows: Sequence[Mapping[str, Any]], show: Callable[[Tree, Mapping[str, Any]], object]
+) -> None:
+    """A branch of rows; nothing where there are none."""
+    branch = root.add(name) if rows else root
+    for row in rows[:MOST]:
+        show(branch, row)
+    if len(rows) > MOST:
+        branch.add(f"and {len(rows) - MOST} more; --graph FILE has them all")
+
+
+def _audit(branch: Tree, row: Mapping[str, Any]) -> None:
+    measured = {name: value for name, value in row.items() if name != "id"}
+    branches(branch.add(one_line(row["id"])), measured)

@@ -116,10 +116,16 @@ def test_a_robot_in_a_loop_is_left_to_it_and_the_page_stops_it(bench):
     taken = ana.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)
     assert (taken.status_code, "bridge-1 is in loop night of ana" in taken.json()["error"]) == (409, True)
     assert "round 1, train" in ana.get("/loop").text
+    robots, adapt = ana.get("/").text, ana.get("/adapt").text
+    assert '<button class="main" disabled>Adapt to this scene</button>' in robots
+    assert "bridge-1 is in loop night of ana" in robots
+    assert '<option value="bridge-1" disabled>bridge-1, busy</option>' in adapt
+    assert "bridge-1 is in loop night of ana" in adapt
     assert root.post("/loop/night/stop", data={}, headers=JSON).status_code == 403
     assert ana.post("/loop/night/stop", data={}, headers=JSON).status_code == 200
     wait_for(lambda: bench.ask.flows.loops.get("default", "night").state == "stopped", "the loop to stop")
     assert "stopped by ana" in ana.get("/loop").text
+    assert '<a class="button main" href="/adapt?robot=bridge-1">' in ana.get("/").text
     trail = [entry.kind for entry in bench.service.trails.of("default").log.entries]
     assert ("loop" in trail, "stop loop" in trail) == (True, True)
 

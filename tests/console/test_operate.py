@@ -12,7 +12,8 @@ from cloud_trainer.flows.adaptation_engine import SceneRequest
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_cli.main import main
 from gymnast_client import Trainer
-from gymnast_core.errors import ConfigError, NotPossibleError, OutdatedError
+from gymnast_core.errors import ConfigError, OutdatedError
+from gymnast_core.wire.errors import NotFoundError
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_a_program_is_answered_whether_or_not_there_is_a_page(bench):
         with pytest.raises(OutdatedError) as refused:
             trainer.adaptations.approve(replace(begun, revision=-1))
         assert refused.value.revision == trainer.adaptations.get(begun.adaptation_id).revision
-        with pytest.raises(NotPossibleError, match="there is no adaptation 'adapt-0'"):
+        with pytest.raises(NotFoundError, match="there is no adaptation 'adapt-0'"):
             trainer.adaptations.get("adapt-0")
 
 
@@ -161,5 +162,5 @@ def test_a_picture_larger_than_a_message_comes_whole(bench):
     (bench.ask.flows.adaptations.get("default", name).folder / "old.webp").write_bytes(film)
     with Trainer(bench.service.start(), None, insecure=True) as trainer:
         assert trainer.adaptations.picture(name, "old") == film
-        with pytest.raises(NotPossibleError, match="there is no picture 'new' yet"):
+        with pytest.raises(NotFoundError, match="there is no picture 'new' yet"):
             trainer.adaptations.picture(name, "new")

@@ -63,6 +63,12 @@ def test_rollouts_of_the_newest_iteration_replace_those_before(tmp_path: Path) -
     assert films[0].min() == 200
 
 
+def test_what_is_not_here_is_not_found(bench) -> None:
+    ana = bench.client("ana", "operator")
+    for page in ("checkpoints/policy-x", "episodes/ep-x", "jobs/job-x", "adapt/adapt-x", "evaluations/x"):
+        assert ana.get(f"/{page}").status_code == 404, page
+
+
 def test_a_running_job_shows_its_rollouts_its_audit_and_its_story(bench) -> None:
     ana = bench.client("ana", "operator")
     job = bench.service.jobs.submit("default", "improve", {"policy": "policy-a"}, "key", "ana")
@@ -70,7 +76,7 @@ def test_a_running_job_shows_its_rollouts_its_audit_and_its_story(bench) -> None
     folder.mkdir(parents=True)
     assert "Imagined last" not in ana.get(f"/jobs/{job.job_id}").text
     refused = ana.get(f"/jobs/{job.job_id}/audit", headers={"Accept": "application/json"})
-    assert (refused.status_code, "measured no audit" in refused.json()["error"]) == (409, True)
+    assert (refused.status_code, "measured no audit" in refused.json()["error"]) == (404, True)
     keep_rollouts(folder, imagined(2, 2, 90))
     (folder / "audit.json").write_text(json.dumps(AUDIT))
     (folder / "audit.html").write_text("<h1>Audit of world_model-a</h1>")
@@ -82,7 +88,7 @@ def test_a_running_job_shows_its_rollouts_its_audit_and_its_story(bench) -> None
     for text in ("Imagined last", "submitted by ana", "grpo 3 of 8: imagined reward 0.47", "task 1"):
         assert text in page
     assert ana.get(f"/jobs/{job.job_id}/imagined/1.webp").content[8:12] == b"WEBP"
-    assert ana.get(f"/jobs/{job.job_id}/imagined/7.webp").status_code == 409
+    assert ana.get(f"/jobs/{job.job_id}/imagined/7.webp").status_code == 404
     assert "Audit of world_model-a" in ana.get(f"/jobs/{job.job_id}/audit").text
 
 
@@ -156,7 +162,7 @@ def test_a_trial_that_cannot_be_is_refused_with_what_would_help(bench) -> None:
     ana, name = bench.client("ana", "operator"), bench.add_policy(0.01)
     for candidate, values, status, message in (
         (name, {}, 409, "was never offered to bridge-1"),
-        ("policy-x", {}, 409, "not known here"),
+        ("policy-x", {}, 404, "not known here"),
         (offered(bench, 0.02), {"robot": "bridge-9"}, 409, "has not reported here"),
         (offered(bench, 0.02), {"against": ""}, 409, "bridge-1 runs '', which is no checkpoint of this trainer"),
         (offered(bench, 0.02), {"against": "policy-x"}, 409, "'policy-x' is no checkpoint of this trainer"),

@@ -8,8 +8,7 @@ from cloud_trainer.console import User, pages
 from cloud_trainer.console.app import create_app
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_client import Adaptation, Terms, Trainer
-from gymnast_core.errors import NotPossibleError
-from gymnast_core.wire.errors import NotPermittedError
+from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 from tests.console.conftest import JSON, ROBOT, Bench, SteeredEngine
 
 
@@ -47,10 +46,10 @@ def test_a_robot_cannot_touch_or_see_anothers_adaptation(bench, robot, step):
     name = bench.adapt(robot, "ready")
     other = bench.client("bridge-2", "robot")
     answer = bench.step(other, name, step)
-    assert (answer.status_code, "there is no adaptation" in answer.text) == (409, True)
+    assert (answer.status_code, "there is no adaptation" in answer.text) == (404, True)
     stranger = User("bridge-2", "robot")
     assert bench.ask.adaptations.all(stranger) == []
-    with pytest.raises(NotPossibleError, match="there is no adaptation"):
+    with pytest.raises(NotFoundError, match="there is no adaptation"):
         bench.ask.adaptations.find(stranger, name)
     assert bench.view(name).stage.value == "ready"
 
@@ -80,7 +79,7 @@ def test_another_tenants_robot_and_operator_do_not_meet_it(bench, robot):
         client = bench.client("ana", "operator")
         assert bench.ask.adaptations.all(stranger) == []
         answer = client.post(f"/adapt/{name}/cancel", data={"revision": "1"}, headers=token)
-        assert (answer.status_code, "there is no adaptation" in answer.text) == (409, True)
+        assert (answer.status_code, "there is no adaptation" in answer.text) == (404, True)
 
 
 def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
@@ -128,9 +127,9 @@ def test_over_mutual_tls_the_certificate_says_which_robot_asks(tmp_path):
         begun = one.adaptations.begin("bridge-1", "lift")
         adaptation = Adaptation(one.adaptations, begun.adaptation_id)
         view = adaptation.settled()
-        with pytest.raises(NotPossibleError, match="there is no adaptation"):
+        with pytest.raises(NotFoundError, match="there is no adaptation"):
             other.adaptations.cancel(view)
-        with pytest.raises(NotPossibleError, match="there is no adaptation"):
+        with pytest.raises(NotFoundError, match="there is no adaptation"):
             other.adaptations.get(view.adaptation_id)
         with pytest.raises(NotPermittedError, match="may not look"):
             list(one.robots.list())

@@ -6,6 +6,7 @@ From outside: files are changed while no trainer runs; then `gymnast serve` is s
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -150,7 +151,9 @@ def test_a_sound_folder_has_no_fault_and_starts(trainer, capsys):
     with Service(ServiceConfig(folder=trainer)) as service:
         assert len(service.meta.episodes("default")) == 40
         assert main(["doctor", "--folder", str(trainer)]) == 0
-        assert "runs on" in capsys.readouterr().out
+        assert f"one runs on {trainer} (process {os.getpid()})" in capsys.readouterr().out
+        assert main(["doctor", "--folder", str(trainer), "--deep"]) == 75, "nothing was read; worth trying again"
+        assert "no stored file was read" in capsys.readouterr().out
 
 
 def test_the_doctor_names_rows_without_files_and_files_that_changed(trainer):

@@ -13,8 +13,8 @@ from cloud_trainer.records.trail import Trails, overrides_in
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.handlers.robots import RobotHandlers
 from gymnast_core.authority import Who, authorise
-from gymnast_core.errors import ConfigError, NotPossibleError
-from gymnast_core.wire.errors import NotPermittedError
+from gymnast_core.errors import ConfigError
+from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
 ROBOT_STEPS = ("collect", "train", "approve", "cancel")
 """Of an adaptation that a robot began itself, by its certificate; everything else is for operators."""
@@ -48,16 +48,20 @@ class AdaptationHandlers:
         """Return one of these.
 
         Raises:
-            NotPossibleError: there is none of this id, or it is another tenant's or another robot's.
+            NotFoundError: there is none of this id, or it is another tenant's or another robot's.
         """
         flow = self._flows.adaptations.get(who.tenant, adaptation_id)
         if flow not in self.all(who):
-            raise NotPossibleError(f"there is no adaptation {adaptation_id!r} of {who.name}; choose one from the list")
+            raise NotFoundError(f"there is no adaptation {adaptation_id!r} of {who.name}; choose one from the list")
         return flow
 
     def paused(self, who: Who, flow: SceneAdaptation) -> str:
         """Return what holds an adaptation up; empty when nothing does."""
         return "" if flow.view.stage.over else self._robots.paused(who, flow.view.robot)
+
+    def held(self, who: Who, robot: str) -> str:
+        """Return what keeps a robot from being adapted now, by name and who began it; empty where it is free."""
+        return self._flows.held(who.tenant, robot, beside="adaptation")
 
     def modes(self, who: Who) -> tuple[str, ...]:
         """Return what this trainer can train for the caller's tenant; the first is the usual one."""
@@ -147,12 +151,12 @@ class AdaptationHandlers:
         """Return the file of a picture the engine left: one of PICTURES.
 
         Raises:
-            NotPossibleError: there is none of this name yet.
+            NotFoundError: there is none of this name yet.
         """
         authorise(who, "look")
         path = self.find(who, adaptation_id).folder / f"{name}.webp"
         if name not in PICTURES or not path.exists():
-            raise NotPossibleError(f"there is no picture {name!r} yet")
+            raise NotFoundError(f"there is no picture {name!r} yet")
         return path
 
     def _allowed(self, who: Who, adaptation_id: str, step: str) -> SceneAdaptation:

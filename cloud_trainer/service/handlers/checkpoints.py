@@ -22,6 +22,7 @@ from gymnast_core.errors import ConfigError, NotPossibleError, NotTrustedError
 from gymnast_core.records.lineage import ProvenanceError
 from gymnast_core.records.manifest import Manifest, read_manifest
 from gymnast_core.records.signing import EVERY_ROBOT, Release, SignedDocument
+from gymnast_core.wire.errors import NotFoundError
 
 Signed = tuple[Release, SignedDocument]
 
@@ -89,11 +90,11 @@ class CheckpointHandlers:
         """Return one checkpoint.
 
         Raises:
-            NotPossibleError: it is not known here.
+            NotFoundError: it is not known here.
         """
         known = self.all(who).get(checkpoint_id)
         if known is None:
-            raise NotPossibleError(
+            raise NotFoundError(
                 f"checkpoint {checkpoint_id[:80]!r} is not known here; it must come from this trainer's jobs"
             )
         return known

@@ -61,17 +61,21 @@ class Flows:
         Raises:
             OccupiedError: it is in one; the message names it and the person that began it.
         """
+        if held := self.held(tenant, robot, beside=beside):
+            raise OccupiedError(held)
+
+    def held(self, tenant: str, robot: str, *, beside: str = "") -> str:
+        """Return what require_free() would refuse with; empty where the robot is free."""
         trial = None if beside == "trial" else self.trials.on(tenant, robot)
         if trial is not None:
-            raise OccupiedError(f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first")
+            return f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first"
         flow = None if beside == "adaptation" else self.adaptations.on(tenant, robot)
         if flow is not None:
-            raise OccupiedError(
-                f"{robot} is being adapted by {flow.started_by} ({flow.adaptation_id}); finish that first"
-            )
+            return f"{robot} is being adapted by {flow.started_by} ({flow.adaptation_id}); finish that first"
         loop = None if beside == "loop" else self.loops.on(tenant, robot)
         if loop is not None:
-            raise OccupiedError(f"{robot} is in loop {loop.name} of {loop.started_by}; wait for it or stop it first")
+            return f"{robot} is in loop {loop.name} of {loop.started_by}; wait for it or stop it first"
+        return ""
 
     def blinds(self, row: EpisodeRow) -> bool:
         """Whether an episode is, or may be, a run of a trial that is not decided: its policy is shown to nobody."""

@@ -32,7 +32,7 @@ class LoopHandlers:
         """Return one.
 
         Raises:
-            NotPossibleError: there is none of this name.
+            NotFoundError: there is none of this name.
         """
         authorise(who, "look")
         return self._flows.loops.get(who.tenant, name)

@@ -14,7 +14,6 @@ from cloud_trainer.service.handlers.robots import RobotHandlers
 from cloud_trainer.service.robots import RobotReport
 from gymnast_core.authority import Who, authorise
 from gymnast_core.episodes.messages import checked_id
-from gymnast_core.errors import NotPossibleError
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.wire.errors import NotFoundError
 
@@ -82,11 +81,11 @@ class TrialHandlers:
         """Return one result card.
 
         Raises:
-            NotPossibleError: there is none of this id.
+            NotFoundError: there is none of this id.
         """
         card = next((card for card in self.cards(who) if card.get("trial_id") == trial_id), None)
         if card is None:
-            raise NotPossibleError(f"there is no decided trial {trial_id!r}; cards appear when a trial is decided")
+            raise NotFoundError(f"there is no decided trial {trial_id!r}; cards appear when a trial is decided")
         return card
 
     def begin(self, who: Who, request: TrialRequest) -> dict[str, Any]:
