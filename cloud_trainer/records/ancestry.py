@@ -26,13 +26,17 @@ class Edges(NamedTuple):
 
 
 class Ancestry:
-    """The shape of a graph; records are numbered 1, 2, ... and a parent's number is below its child's."""
+    """The shape of a graph; records are numbered 1, 2, ... in the order in which they came.
+
+    A parent's number is below its child's, but where the child named it before it came: the placeholder's is.
+    """
 
     def __init__(self) -> None:
         self._start = np.zeros(2, np.int64)
         self._parents = np.zeros(0, np.int64)
         self._roles = np.zeros(0, np.uint8)
         self._kinds = np.zeros(1, np.int64)
+        self._live = np.zeros(1, np.int64)
         self._codes: dict[str, int] = {"": 0}
 
     @property
@@ -40,12 +44,13 @@ class Ancestry:
         """Number of the newest record in it."""
         return self._kinds.size - 1
 
-    def add(self, rows: Sequence[Any]) -> None:
+    def add(self, rows: Sequence[Any], replaced: Sequence[Any] = ()) -> None:
         """Take in records.
 
         Args:
             rows: (number, kind, parents' numbers as int64 bytes, codes of their roles as uint8 bytes) of every record
                 from known + 1 on, in order; one that somebody deleted is left out.
+            replaced: (number, number of what replaced it) of placeholders that one of them replaces.
         """
         if not rows:
             return
@@ -65,20 +70,39 @@ class Ancestry:
         self._parents = np.concatenate([self._parents, np.frombuffer(b"".join(parents), np.int64)])
         self._roles = np.concatenate([self._roles, np.frombuffer(b"".join(held), np.uint8)])
         self._kinds = np.concatenate([self._kinds, codes])
+        self._live = np.concatenate([self._live, np.arange(known + 1, seqs[-1] + 1)])
+        for placeholder, number in replaced:
+            self._live[placeholder] = number
 
-    def above(self, seq: int) -> npt.NDArray[np.int64]:
-        """Return the numbers of a record and of all its ancestors, newest first, so itself first."""
-        seen = np.zeros(seq + 1, bool)
+    def live(self, seqs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return for each number that of the record which stands for it now: another one for a placeholder."""
+        there = (seqs > 0) & (seqs <= self.known)
+        return np.where(there, self._live[np.where(there, seqs, 0)], seqs)
+
+    def above(self, seq: int, *, placeholders: bool = False) -> npt.NDArray[np.int64]:
+        """Return the numbers of a record and of all its ancestors, newest first.
+
+        Args:
+            seq: of the record.
+            placeholders: those that were replaced, too.
+        """
+        seen = np.zeros(self.known + 1, bool)
         frontier = np.array([seq])
         while frontier.size:
             seen[frontier] = True
-            parents = np.unique(self.edges(frontier).parent_E)
-            parents = parents[(parents > 0) & (parents < seq)]
+            named = self._named(frontier).parent_E
+            parents = np.unique(np.concatenate([self.live(named), named]) if placeholders else self.live(named))
+            parents = parents[(parents > 0) & (parents <= self.known)]
             frontier = parents[~seen[parents]]
         return np.flatnonzero(seen)[::-1]
 
     def edges(self, seqs: npt.NDArray[np.int64]) -> Edges:
-        """Return the parents of records."""
+        """Return the parents of records, as they are known now."""
+        found = self._named(seqs)
+        return found._replace(parent_E=self.live(found.parent_E))
+
+    def _named(self, seqs: npt.NDArray[np.int64]) -> Edges:
+        """The parents of records as these name them."""
         begin, counts = self._start[seqs], self._start[seqs + 1] - self._start[seqs]
         child_E = np.repeat(np.arange(seqs.size), counts)
         at_E = np.arange(child_E.size) + (begin - np.cumsum(counts) + counts)[child_E]

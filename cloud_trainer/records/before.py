@@ -105,7 +105,7 @@ def _copy_graph(database: Database, connection: sa.Connection, old: sqlite3.Conn
     """Copy a graph as it is; returns the number of its newest record."""
     last, found = 0, old.execute(_RECORD)
     while page := found.fetchmany(_PAGE):
-        database.insert_many(connection, RECORDS, [(tenant, *row) for row in page])
+        database.insert_many(connection, RECORDS, [(tenant, *row, None) for row in page])
         last = page[-1][0]
     found = old.execute("SELECT parent, child, role FROM edge")
     while page := found.fetchmany(_PAGE):

@@ -1,6 +1,7 @@
 """Where a checkpoint comes from: a tenant's records (gymnast_core.records.lineage) as a graph in the database.
 
-Records never change, so a long answer is read in pages, between which others have their turn.
+Records never change, so a long answer is read in pages, between which others have their turn. One class, and so a long
+file: every question is about one table and its shape in memory.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from cloud_trainer.records.graph_check import damage_among
 from cloud_trainer.records.graph_sql import HASHED, NODE, GraphSql, graph_sql
 from cloud_trainer.records.writing import write_records
 from cloud_trainer.store.database import Database
-from cloud_trainer.store.tables import RECORD_ROLES
+from cloud_trainer.store.tables import RECORD_ROLES, RECORDS
 from cloud_trainer.store.tenants import DEFAULT_TENANT
-from gymnast_core.records.lineage import RETRACTS, Damage, Lineage, Node, ProvenanceError, Record
-from gymnast_core.records.manifest import canonical_json
+from gymnast_core.records.lineage import EXTERNAL, RETRACTS, Damage, Lineage, Node, ProvenanceError, Record
+from gymnast_core.records.manifest import KINDS, canonical_json
 
 _PAGE = 20_000
 
@@ -92,9 +93,8 @@ class ProvenanceGraph:
             ProvenanceError: it is unknown, or the graph is damaged.
         """
         with no_garbage_collection():
-            ancestry, seqs = self._above(record_id)
-            nodes = [Node(*row[1:]) for row in self._rows(seqs, NODE)]
-            edges = self._edges(ancestry, seqs, len(nodes), record_id)
+            rows, edges = self._complete(record_id, NODE)
+            nodes = [Node(*row[1:]) for row in rows]
         roles = self._roles()
         return Lineage(nodes, edges.child_E, edges.parent_E, [roles[code] for code in edges.role_E.tolist()])
 
@@ -107,9 +107,8 @@ class ProvenanceGraph:
             ProvenanceError: as why().
         """
         with no_garbage_collection():
-            ancestry, seqs = self._above(record_id)
-            nodes = [text for _, text in self._rows(seqs, self._sql.json_node)]
-            edges = self._edges(ancestry, seqs, len(nodes), record_id)
+            rows, edges = self._complete(record_id, self._sql.json_node)
+            nodes = [text for _, text in rows]
         roles = [json.dumps(role) for role in self._roles()]
         named = [roles[code] for code in edges.role_E.tolist()]
         triples = zip(edges.child_E.tolist(), named, edges.parent_E.tolist(), strict=True)
@@ -121,9 +120,10 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: it is unknown.
         """
-        ancestry, seqs = self._above(record_id)
+        ancestry, seq = self._grown(record_id)
         with self._lock:
-            return ancestry.counts(seqs[1:])
+            seqs = ancestry.above(seq)
+            return ancestry.counts(seqs[seqs != seq])
 
     def above(self, record_id: str, *kinds: str) -> list[Node]:
         """Return the ancestors of some kinds, newest first.
@@ -131,40 +131,54 @@ class ProvenanceGraph:
         Raises:
             ProvenanceError: it is unknown.
         """
-        ancestry, seqs = self._above(record_id)
+        ancestry, seq = self._grown(record_id)
         with self._lock:
-            chosen = ancestry.of_kinds(seqs[1:], kinds)
+            seqs = ancestry.above(seq)
+            chosen = ancestry.of_kinds(seqs[seqs != seq], kinds)
         return [Node(*row[1:]) for row in self._rows(chosen, NODE)]
 
-    def _above(self, record_id: str) -> tuple[Ancestry, npt.NDArray[np.int64]]:
-        """The graph's shape; and numbers of a record and its ancestors, newest first."""
+    def _above(self, record_id: str, *, placeholders: bool = False) -> npt.NDArray[np.int64]:
+        """Numbers of a record and of its ancestors, newest first."""
+        ancestry, seq = self._grown(record_id)
+        with self._lock:
+            return ancestry.above(seq, placeholders=placeholders)
+
+    def _grown(self, record_id: str) -> tuple[Ancestry, int]:
+        """The graph's shape as it is now, and the number of a record."""
         found = self._ask(self._sql.links, names=json.dumps([record_id]))
         if not found:
             raise ProvenanceError(f"{record_id} is not recorded; check the id, or `gymnast weights list`")
-        ancestry, seq = self._ancestry, int(found[0][1])
-        while ancestry.known < seq and self._grow(ancestry):
+        ancestry = self._ancestry
+        while self._grow(ancestry):  # to the newest, which may have replaced a placeholder
             continue
-        with self._lock:
-            return ancestry, ancestry.above(seq)
+        return ancestry, int(found[0][1])
 
     def _grow(self, ancestry: Ancestry) -> bool:
         """Read a page of the records that were written since the last time; False when there was none."""
         with self._database.transaction() as connection, self._lock:
-            values = {"tenant": self._tenant, "after": ancestry.known, "most": _PAGE}
-            rows = connection.execute(self._sql.shape, values).all()
-            ancestry.add(rows)
+            mine, after = {"tenant": self._tenant}, ancestry.known
+            rows = connection.execute(self._sql.shape, {**mine, "after": after, "most": _PAGE}).all()
+            if rows:
+                last = {**mine, "after": after, "last": rows[-1][0]}
+                ancestry.add(rows, connection.execute(self._sql.replaced, last).all())
         return bool(rows)
 
-    def _edges(self, ancestry: Ancestry, seqs: npt.NDArray[np.int64], found: int, record_id: str) -> Edges:
-        """Edges with parents as places in seqs; everything that is named must be there."""
+    def _complete(self, record_id: str, columns: str) -> tuple[list[Any], Edges]:
+        """(seq, *columns) of a record and of all its ancestors; and edges, with parents as places in those."""
+        ancestry, seq = self._grown(record_id)
         with self._lock:
-            edges = ancestry.edges(seqs)
-        place = np.full(int(seqs[0]) + 1, -1)
-        place[seqs] = np.arange(seqs.size)
+            seqs = ancestry.above(seq)
+            order = np.concatenate([[seq], seqs[seqs != seq]])
+            edges = ancestry.edges(order)
+        rows = self._rows(seqs, columns)
+        first = [row for row in rows if row[0] == seq] if rows and rows[0][0] != seq else []
+        rows = [*first, *(row for row in rows if row[0] != seq)] if first else rows
+        place = np.full(ancestry.known + 1, -1)
+        place[order] = np.arange(order.size)
         there = (edges.parent_E > 0) & (edges.parent_E < place.size)
-        if found != seqs.size or not there.all():
+        if len(rows) != order.size or not there.all() or (place[edges.parent_E] < 0).any():
             raise ProvenanceError(f"records above {record_id} are damaged or gone; `gymnast why --verify` names them")
-        return Edges(edges.child_E, place[edges.parent_E], edges.role_E)
+        return rows, Edges(edges.child_E, place[edges.parent_E], edges.role_E)
 
     def _roles(self) -> list[str]:
         """Codes are 1, 2, ...; place 0 stays empty."""
@@ -204,9 +218,29 @@ class ProvenanceGraph:
         """Return the records that name this one in a role, oldest first, e.g. the labels of an episode."""
         return [Node(*row) for row in self._ask(self._sql.by_role, id=record_id, role=role)]
 
-    def known(self, record_ids: Iterable[str]) -> set[str]:
-        """Return those that are recorded."""
-        return {row[0] for row in self._ask(self._sql.links, names=json.dumps(list(record_ids)))}
+    def kinds(self, record_ids: Iterable[str]) -> dict[str, str]:
+        """Return the kind of each that is recorded."""
+        return {row[0]: row[3] for row in self._ask(self._sql.links, names=json.dumps(list(record_ids)))}
+
+    def holds(self, record_id: str, *kinds: str) -> bool:
+        """Whether something is recorded as one of some kinds; a placeholder counts where it is named among them.
+
+        Raises:
+            ProvenanceError: the id is that of a record of another kind.
+        """
+        kind = self.kinds([record_id]).get(record_id)
+        if kind not in (*kinds, EXTERNAL, None):
+            raise ProvenanceError(
+                f"{record_id} is recorded as kind {kind}, not {' or '.join(kinds)}; an id is never reused: give what "
+                "is new another one (anything changed in a manifest does)"
+            )
+        return kind in kinds
+
+    def placeholders_among(self, names: sa.Select[tuple[str]]) -> list[str]:
+        """Return the placeholders whose ids a query of the catalogue finds: what came and is not recorded yet."""
+        mine = (RECORDS.c.tenant == self._tenant) & (RECORDS.c.kind == EXTERNAL) & RECORDS.c.replaced_by.is_(None)
+        with self._database.transaction() as connection:
+            return list(connection.execute(sa.select(RECORDS.c.id).where(mine & RECORDS.c.id.in_(names))).scalars())
 
     def counts_by_role(self, record_ids: Iterable[str], role: str) -> dict[str, int]:
         """Return how many records name each in a role, e.g. an episode's labels; those with none are left out."""
@@ -243,8 +277,11 @@ class ProvenanceGraph:
             ProvenanceError: the record is unknown.
         """
         found = [(int.from_bytes(row[0], sys.byteorder), Node(*row[1:])) for row in self._ask(self._sql.retractions)]
-        above = self._among_ancestors(record_id, [seq for seq, _ in found])
-        return [(above[seq], how) for seq, how in found if seq in above]
+        ancestry = self._grown(record_id)[0]
+        with self._lock:
+            now = ancestry.live(np.array([seq for seq, _ in found], np.int64)).tolist()
+        above = self._among_ancestors(record_id, now)
+        return [(above[seq], how) for seq, (_, how) in zip(now, found, strict=True) if seq in above]
 
     def changed_labels(self, record_id: str) -> list[tuple[Node, Node]]:
         """Return (label it was made with, newest label of that episode) pairs whose outcomes differ.
@@ -261,15 +298,18 @@ class ProvenanceGraph:
         self.get(record_id)
         if not seqs:
             return {}
-        chosen = np.intersect1d(self._above(record_id)[1], np.array(seqs, np.int64))[::-1]
+        chosen = np.intersect1d(self._above(record_id), np.array(seqs, np.int64))[::-1]
         return {row[0]: Node(*row[1:]) for row in self._rows(chosen, NODE)}
 
     def check_promotable(self, record_id: str) -> None:
-        """Return if nothing below a checkpoint was retracted.
+        """Return if a checkpoint's origin is recorded and nothing of it was retracted.
 
         Raises:
-            ProvenanceError: something was; the message names it, the reason and its author.
+            ProvenanceError: something was: the message names it, the reason and its author; or what is recorded under
+                this id is no checkpoint.
         """
+        if not self.holds(record_id, *KINDS):
+            raise ProvenanceError(f"where {record_id} comes from is not recorded; publish it with its manifest")
         tainted = self.taints(record_id)
         if tainted:
             what, how = tainted[0]
@@ -288,5 +328,5 @@ class ProvenanceGraph:
         """
         self.get(record_id)
         self._forget()  # what is in memory was read before somebody changed the rows
-        rows = self._rows(self._above(record_id)[1], HASHED)
+        rows = self._rows(self._above(record_id, placeholders=True), HASHED)
         return damage_among({row[0]: row[1:] for row in rows}, self._roles())

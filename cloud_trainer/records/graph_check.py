@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,18 @@ import sqlalchemy as sa
 
 from cloud_trainer.records.graph_sql import HASHED
 from cloud_trainer.store.tables import COUNTERS, RECORD_ROLES, RECORDS
-from gymnast_core.records.lineage import Damage, link_of
+from gymnast_core.records.lineage import EXTERNAL, Damage, link_of
+from gymnast_core.records.manifest import KINDS
 
 LINK_BYTES = 32
 _WHOLE = sa.text(f"SELECT seq, {HASHED} FROM records WHERE tenant = :tenant ORDER BY seq")
+_WRONGLY_REPLACED = sa.text("""
+SELECT old.id FROM records AS old LEFT JOIN records AS new ON new.tenant = old.tenant AND new.seq = old.replaced_by
+WHERE old.tenant = :tenant AND old.replaced_by IS NOT NULL
+  AND (old.kind != 'external' OR new.id IS NULL OR new.id != old.id OR new.kind = 'external')
+""")
+OWN_IDS = re.compile(rf"({'|'.join(KINDS)}|dataset|label|audit|retraction)-")
+"""How the ids begin that the trainer gives to records; the first group is their kind."""
 
 
 def counter_of(tenant: str) -> str:
@@ -27,7 +36,19 @@ def damage_in(connection: sa.Connection, tenant: str) -> list[Damage]:
     roles = sa.select(RECORD_ROLES.c.name).where(RECORD_ROLES.c.tenant == tenant).order_by(RECORD_ROLES.c.code)
     names = ["", *connection.execute(roles).scalars()]
     rows = {row[0]: row[1:] for row in connection.execute(_WHOLE, {"tenant": tenant})}
-    return _damaged_chain(connection, tenant) + damage_among(rows, names)
+    wrong = [Damage(row.id, "is said to be replaced by what it is not") for row in
+             connection.execute(_WRONGLY_REPLACED, {"tenant": tenant})]  # fmt: skip
+    return _damaged_chain(connection, tenant) + damage_among(rows, names) + wrong
+
+
+def misnamed_in(connection: sa.Connection, tenant: str) -> list[str]:
+    """Return records whose ids are like those of another kind: what an id hides was never recorded.
+
+    They are of versions that let a robot choose such an id for its episode.
+    """
+    rows = connection.execute(sa.select(RECORDS.c.id, RECORDS.c.kind).where(RECORDS.c.tenant == tenant))
+    found = ((name, kind, OWN_IDS.match(name)) for name, kind in rows)
+    return [f"{kind} {name}" for name, kind, match in found if match and kind not in (match[1], EXTERNAL)]
 
 
 def damage_among(rows: Mapping[int, Any], roles: Sequence[str]) -> list[Damage]:

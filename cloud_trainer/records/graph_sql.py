@@ -19,9 +19,10 @@ class GraphSql(NamedTuple):
     """The statements; each gives rows of what its name says.
 
     Attributes:
-        links: (id, seq, link) of the :names that are recorded.
+        links: (id, seq, link, kind) of the :names that are recorded.
         node: NODE of :id.
         shape: what Ancestry.add takes, of at most :most records after :after.
+        replaced: (seq, number of what replaced it) of placeholders that a record between :after and :last replaced.
         newest: (id, NODE of the newest record that names it as :role) of the :names that are recorded.
         counts: (id, how many records name it as :role) of the :names that any does.
         by_role: NODE of the records that name :id as :role, oldest first.
@@ -35,6 +36,7 @@ class GraphSql(NamedTuple):
     links: sa.TextClause
     node: sa.TextClause
     shape: sa.TextClause
+    replaced: sa.TextClause
     newest: sa.TextClause
     counts: sa.TextClause
     by_role: sa.TextClause
@@ -55,17 +57,19 @@ class GraphSql(NamedTuple):
 
 
 _MINE = "FROM records WHERE tenant = :tenant"
+_LIVE = f"{_MINE} AND replaced_by IS NULL"
+"""By id: of a placeholder and what replaced it, the latter."""
 _BELOW = "below.id, below.kind, below.payload"
 _AFFECTED = f"""
 WITH RECURSIVE down(seq) AS (
-  SELECT seq {_MINE} AND id = :id
+  SELECT seq {_LIVE} AND id = :id
   UNION SELECT edge.child FROM down JOIN record_edges AS edge ON edge.tenant = :tenant AND edge.parent = down.seq
   WHERE edge.role != 'retracts')
 SELECT {NODE} {_MINE} AND seq IN (SELECT seq FROM down) AND id != :id ORDER BY seq
 """
 _BY_ROLE = f"""
 SELECT {_BELOW} FROM records AS above CROSS JOIN record_edges AS edge CROSS JOIN records AS below
-WHERE above.tenant = :tenant AND above.id = :id
+WHERE above.tenant = :tenant AND above.id = :id AND above.replaced_by IS NULL
   AND edge.tenant = :tenant AND edge.parent = above.seq AND edge.role = :role
   AND below.tenant = :tenant AND below.seq = edge.child ORDER BY below.seq
 """
@@ -73,12 +77,12 @@ _NEWEST = f"""
 SELECT above.id, {_BELOW} FROM records AS above
 LEFT JOIN records AS below ON below.tenant = above.tenant AND below.seq = (
   SELECT MAX(child) FROM record_edges WHERE tenant = above.tenant AND parent = above.seq AND role = :role)
-WHERE above.tenant = :tenant AND above.id IN ({{names}})
+WHERE above.tenant = :tenant AND above.replaced_by IS NULL AND above.id IN ({{names}})
 """
 _COUNTS = """
 SELECT above.id, COUNT(edge.child) FROM records AS above
 JOIN record_edges AS edge ON edge.tenant = above.tenant AND edge.parent = above.seq AND edge.role = :role
-WHERE above.tenant = :tenant AND above.id IN ({names}) GROUP BY above.id
+WHERE above.tenant = :tenant AND above.replaced_by IS NULL AND above.id IN ({names}) GROUP BY above.id
 """
 _RETRACTIONS = f"SELECT parents, {NODE} {_MINE} AND kind = 'retraction' ORDER BY seq"
 _CHANGED = """
@@ -106,9 +110,10 @@ def graph_sql(*, sqlite: bool) -> GraphSql:
         outcome, quote = "CAST({}.payload AS json) ->> 'outcome'", "CAST(to_json({}) AS text)"
     head = f"SELECT seq, {{}} {_MINE}"
     return GraphSql(
-        links=sa.text(f"SELECT id, seq, link {_MINE} AND id IN ({names})"),
-        node=sa.text(f"SELECT {NODE} {_MINE} AND id = :id"),
+        links=sa.text(f"SELECT id, seq, link, kind {_LIVE} AND id IN ({names})"),
+        node=sa.text(f"SELECT {NODE} {_LIVE} AND id = :id"),
         shape=sa.text(f"SELECT seq, kind, parents, roles {_MINE} AND seq > :after ORDER BY seq LIMIT :most"),
+        replaced=sa.text(f"SELECT seq, replaced_by {_MINE} AND replaced_by > :after AND replaced_by <= :last"),
         newest=sa.text(_NEWEST.format(names=names)),
         counts=sa.text(_COUNTS.format(names=names)),
         by_role=sa.text(_BY_ROLE),

@@ -9,23 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cloud_trainer.records.graph import ProvenanceGraph
-from gymnast_core.records.lineage import LABELS, Node, Record
-from gymnast_core.records.manifest import Manifest, canonical_json
+from gymnast_core.records.lineage import EXTERNAL, LABELS, Node, ProvenanceError, Record
+from gymnast_core.records.manifest import KINDS, Manifest, canonical_json
 
 _PAGE = 1000
 _DATASETS = ("episodes", "starts")
 LINKED_CHECKPOINTS = ("world_model", "judge", "base", "policy")
+EPISODES = ("episode", EXTERNAL)
+
+
+def checkpoints_among(graph: ProvenanceGraph, names: Iterable[str]) -> set[str]:
+    """Return those that are recorded as checkpoints, or stand as placeholders: an episode is nobody's policy."""
+    return {name for name, kind in graph.kinds(names).items() if kind in (*KINDS, EXTERNAL)}
 
 
 def episode_record(known: Container[str], episode_id: str, *, digest: str, facts: Mapping[str, Any]) -> Record:
     """Return the record of a committed episode.
 
     Args:
-        known: ids that are recorded: the graph, or those of them that matter here.
+        known: ids of checkpoints that are recorded, as far as they matter here; see checkpoints_among().
         episode_id: of the episode.
         digest: of its MCAP file.
         facts: JSON values that never change: robot, instruction, seed or start state, policy versions.
@@ -65,6 +72,8 @@ def record_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
         ProvenanceError: the id stands for something else.
     """
     lineage = dict(manifest.lineage)
+    if graph.holds(manifest.id, manifest.kind):
+        return
     parents = [("parent", _known(graph, parent)) for parent in manifest.parents]
     for role in LINKED_CHECKPOINTS:
         if isinstance(lineage.get(role), str) and lineage[role]:
@@ -74,10 +83,10 @@ def record_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
             parents.append((role, record_dataset(graph, lineage.pop(role))))
     if isinstance(lineage.get("audit"), Mapping):
         audit = lineage.pop("audit")
-        audit_id = f"audit-{_digest(audit)}"
         of = [("of", _known(graph, lineage["world_model"]))] if isinstance(lineage.get("world_model"), str) else []
-        graph.add(Record(audit_id, "audit", audit, tuple(of)))
-        parents.append(("audit", audit_id))
+        [written] = unmistaken(graph, [Record(f"audit-{_digest([audit, of])}", "audit", audit, tuple(of))])
+        graph.add(written)
+        parents.append(("audit", written.id))
     payload = {
         "architecture": manifest.architecture,
         "weights_sha256": manifest.weights_sha256,
@@ -105,26 +114,46 @@ def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str,
     Raises:
         ProvenanceError: an entry contradicts what is recorded of its episode.
     """
-    found = graph.newest(map(_id_of, episodes), LABELS)
-    known = graph.known(_named_by(episodes))
-    fresh = {_id_of(entry): _fresh(known, entry) for entry in episodes if _id_of(entry) not in found}
+    held = graph.kinds(map(_id_of, episodes))
+    wrong = next((name for name, kind in held.items() if kind not in EPISODES), None)
+    if wrong is not None:
+        raise ProvenanceError(f"{wrong} is named as an episode and recorded as kind {held[wrong]}; name the episodes")
+    known = checkpoints_among(graph, _named_by(episodes))
+    fresh = {_id_of(entry): _fresh(known, entry) for entry in episodes if _is_news(held, entry)}
     _add_in_pages(graph, list(fresh.values()))
-    newest = {name: node.id if node else name for name, node in {**dict.fromkeys(fresh), **found}.items()}
+    found = graph.newest(map(_id_of, episodes), LABELS)
+    newest = {name: node.id if node else name for name, node in found.items()}
     said = {name: str(node.payload["outcome"]) for name, node in found.items() if node}
     numbers, labels = graph.counts_by_role(found, LABELS), []
     for entry in episodes:
         name, details = (entry, {}) if isinstance(entry, str) else (_id_of(entry), dict(entry))
         outcome, by = str(details.get("outcome") or ""), str(details.get("labelled_by", ""))
         if outcome not in ("", said.get(name)):
-            labels.append(label_record(known, name, number=numbers.get(name, 0), outcome=outcome, by=by))
+            label = label_record(known, name, number=numbers.get(name, 0), outcome=outcome, by=by)
+            labels += unmistaken(graph, [label])
             newest[name], said[name] = labels[-1].id, outcome
     _add_in_pages(graph, labels)
     members = sorted(set(newest.values()))
-    dataset_id = f"dataset-{_digest(members)}"
-    if dataset_id not in graph:
-        parents = tuple(("holds", member) for member in members)
-        graph.add(Record(dataset_id, "dataset", {"n": len(members)}, parents))
-    return dataset_id
+    parents = tuple(("holds", member) for member in members)
+    dataset = Record(f"dataset-{_digest(members)}", "dataset", {"n": len(members)}, parents)
+    [dataset] = unmistaken(graph, [dataset])
+    if not graph.holds(dataset.id, "dataset"):
+        graph.add(dataset)
+    return dataset.id
+
+
+def unmistaken(graph: ProvenanceGraph, records: Sequence[Record]) -> list[Record]:
+    """Records under ids of their own where somebody's episode bears the usual one."""
+    kinds = graph.kinds(record.id for record in records)
+    mistaken = {record.id for record in records if kinds.get(record.id, EXTERNAL) not in (record.kind, EXTERNAL)}
+    return [replace(record, id=f"{record.id}-{_digest([record.id, record.kind])}") if record.id in mistaken else record
+            for record in records]  # fmt: skip
+
+
+def _is_news(held: Mapping[str, str], entry: str | Mapping[str, Any]) -> bool:
+    """Whether an entry of a data set says of an episode what is not recorded."""
+    kind = held.get(_id_of(entry))
+    return kind is None or (kind == EXTERNAL and not isinstance(entry, str))
 
 
 def _add_in_pages(graph: ProvenanceGraph, records: Sequence[Record]) -> None:
@@ -158,13 +187,13 @@ def _fresh(known: Container[str], entry: str | Mapping[str, Any]) -> Record:
 
 
 def _known(graph: ProvenanceGraph, record_id: str) -> str:
-    if record_id not in graph:
+    if not graph.holds(record_id, *KINDS, EXTERNAL):
         graph.add(_external(record_id))
     return record_id
 
 
 def _external(record_id: str) -> Record:
-    return Record(record_id, "external", {"note": "made elsewhere; nothing more is recorded here"})
+    return Record(record_id, EXTERNAL, {"note": "made elsewhere; nothing more is recorded here"})
 
 
 def _digest(value: Any) -> str:
@@ -190,7 +219,7 @@ def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> 
         "counts": graph.counts_above(record_id),
         "checkpoints": [
             {"id": node.id, "kind": node.kind}
-            for node in graph.above(record_id, "policy", "world_model", "judge", "external")
+            for node in graph.above(record_id, "policy", "world_model", "judge", EXTERNAL)
         ],
         "audits": [{"id": node.id, **node.payload} for node in graph.above(record_id, "audit")],
         "labels_by": _counted_by(graph.above(record_id, "label")),

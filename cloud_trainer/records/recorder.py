@@ -8,17 +8,19 @@ from collections.abc import Iterator, Sequence
 from cloud_trainer.records.graph import ProvenanceGraph
 from cloud_trainer.records.provenance import (
     LINKED_CHECKPOINTS,
+    checkpoints_among,
     episode_record,
     judge_of,
     label_record,
     prepare_checkpoint,
     record_checkpoint,
+    unmistaken,
 )
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import CheckpointRow, EpisodeRow
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.evaluation.purpose import is_blinded
-from gymnast_core.records.lineage import LABELS, Record
+from gymnast_core.records.lineage import EXTERNAL, LABELS, Record
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import Outcome
 
@@ -59,7 +61,7 @@ class Recorder:
     def coming(self, row: CheckpointRow) -> None:
         """See Witness."""
         graph, manifest = self.graph(row.tenant), Manifest.from_bytes(row.manifest)
-        if manifest.id not in graph:
+        if not graph.holds(manifest.id, manifest.kind):
             prepare_checkpoint(graph, manifest)
 
     def published(self, row: CheckpointRow) -> None:
@@ -73,25 +75,28 @@ class Recorder:
             ProvenanceError: its manifest contradicts what is recorded.
         """
         graph = self.graph(tenant)
-        if manifest.id not in graph:
+        if not graph.holds(manifest.id, manifest.kind):
             prepare_checkpoint(graph, manifest)
-        with self._database.transaction():
-            if manifest.id not in graph:
+            with self._database.transaction():
                 record_checkpoint(graph, manifest)
 
 
 def _missing(graph: ProvenanceGraph, rows: Sequence[EpisodeRow], *, said: bool = False) -> Iterator[Record]:
     """What the graph does not hold of episodes and their labels; said is whether these were given just now."""
     names = [row.episode_id for row in rows]
+    kinds = graph.kinds(names)
     held, numbers = graph.newest(names, LABELS), graph.counts_by_role(names, LABELS)
-    known = graph.known({row.policy_version for row in rows} | {judge_of(row.labelled_by) for row in rows})
+    versions = {row.policy_version for row in rows} | {judge_of(row.labelled_by) for row in rows}
+    known = checkpoints_among(graph, versions)
+    labels: list[Record] = []
     for row in rows:
         label = held.get(row.episode_id)
-        if row.episode_id not in held:
+        if kinds.get(row.episode_id, EXTERNAL) == EXTERNAL:
             yield episode_record(known, row.episode_id, digest=row.digest, facts=_facts(row))
         if row.outcome in _LABELS and (said or label is None or label.payload["outcome"] != row.outcome):
             number = numbers.get(row.episode_id, 0)
-            yield label_record(known, row.episode_id, number=number, outcome=row.outcome, by=row.labelled_by)
+            labels.append(label_record(known, row.episode_id, number=number, outcome=row.outcome, by=row.labelled_by))
+    yield from unmistaken(graph, labels)
 
 
 def _facts(row: EpisodeRow) -> dict[str, object]:

@@ -14,15 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from cloud_trainer.records.chain import Chain
 from cloud_trainer.records.provenance import explain
 from cloud_trainer.records.recorder import Recorder, parents_first
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import EpisodeRow, MetaStore
-from cloud_trainer.store.tenants import CHECKPOINTS, DEFAULT_TENANT, PerTenant, tenant_folder
+from cloud_trainer.store.tables import CHECKPOINTS, EPISODES
+from cloud_trainer.store.tenants import CHECKPOINTS as SHELF
+from cloud_trainer.store.tenants import DEFAULT_TENANT, PerTenant, tenant_folder
 from gymnast_core.authority import Who
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.records.lineage import LABELS, Node
+from gymnast_core.records.lineage import EXTERNAL, Node
 from gymnast_core.records.manifest import Manifest, read_manifest
 from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import NotFoundError
@@ -185,12 +189,28 @@ class Trail:
             LOG.error("checkpoint_not_recorded checkpoint=%s error=%s", manifest.id, error)
 
     def catch_up(self) -> None:
-        """Record what is on the shelf and not in the graph: put there by hand, or just before a crash."""
+        """Record what is on the shelf and not in the graph: put there by hand, or just before a crash.
+
+        And what an older version left a placeholder for, because it was named before it came.
+        """
         found = sorted(path.parent for path in self._shelf.glob("*/manifest.json"))
         names = [folder.name for folder in found if not folder.name.startswith(".")]  # one with a dot is being written
-        known = self.graph.newest(names, LABELS)
-        fresh = [_readable(self._shelf / name) for name in names if name not in known]
+        kinds = self.graph.kinds(names)
+        fresh = [_readable(self._shelf / name) for name in names if kinds.get(name, EXTERNAL) == EXTERNAL]
         for manifest in parents_first([manifest for manifest in fresh if manifest is not None]):
+            self.shelved(manifest)
+        self._take_places()
+
+    def _take_places(self) -> None:
+        """Record what the catalogue has and the graph holds a placeholder of."""
+        mine = EPISODES.c.tenant == self._tenant
+        for name in self.graph.placeholders_among(sa.select(EPISODES.c.episode_id).where(mine)):
+            if (episode := self._meta.episode(self._tenant, name)) is not None:
+                self._recorder.added([episode])
+        mine = CHECKPOINTS.c.tenant == self._tenant
+        names = self.graph.placeholders_among(sa.select(CHECKPOINTS.c.checkpoint_id).where(mine))
+        rows = [row for name in names if (row := self._meta.checkpoint(self._tenant, name)) is not None]
+        for manifest in parents_first([Manifest.from_bytes(row.manifest) for row in rows]):
             self.shelved(manifest)
 
     def require(self, record_id: str) -> None:
@@ -199,7 +219,7 @@ class Trail:
         Raises:
             NotFoundError: it is not.
         """
-        if record_id not in self.graph:
+        if self.graph.kinds([record_id]).get(record_id, EXTERNAL) == EXTERNAL:
             self.catch_up()
         if record_id not in self.graph:
             raise NotFoundError(f"{record_id[:80]!r} is not recorded here; check the id, or `gymnast weights list`")
@@ -216,9 +236,7 @@ class Trails(PerTenant[Trail]):
     """
 
     def __init__(self, folder: Path, database: Database, meta: MetaStore, recorder: Recorder) -> None:
-        super().__init__(
-            lambda tenant: Trail(database, meta, recorder, tenant_folder(folder, tenant) / CHECKPOINTS, tenant)
-        )
+        super().__init__(lambda tenant: Trail(database, meta, recorder, tenant_folder(folder, tenant) / SHELF, tenant))
         self.of(DEFAULT_TENANT)
 
 

@@ -19,7 +19,7 @@ from cryptography import x509
 
 from cloud_trainer.records.before import left_behind
 from cloud_trainer.records.chain import chains_in, read_entries
-from cloud_trainer.records.graph_check import damage_in
+from cloud_trainer.records.graph_check import damage_in, misnamed_in
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import days_left
 from cloud_trainer.service.lock import FolderLock, holder
@@ -228,6 +228,13 @@ def _graphs(connection: sa.Connection) -> Iterator[Finding]:
         damage = [f"{row.id}: {row.what}" for row in damage_in(connection, tenant)]
         what = f"records of tenant {tenant} are not what was written"
         yield _listed("graph", what, damage, _BACKUP, f"every hash of tenant {tenant}'s provenance fits")
+        if misnamed := misnamed_in(connection, tenant):
+            named = f"{', '.join(misnamed[:_NAMED])}{' ...' if len(misnamed) > _NAMED else ''}"
+            what = f"{len(misnamed)} records of tenant {tenant} bear ids of another kind: {named}"
+            remedy = (
+                "withdraw those episodes; a checkpoint of such an id is not promoted, publish it with another manifest"
+            )
+            yield Finding("graph", "warning", what, remedy)
 
 
 def _logs(connection: sa.Connection) -> Iterator[Finding]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import re
 import shutil
 import threading
 import time
@@ -18,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud_trainer.records.graph_check import OWN_IDS
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.quota import Quota
 from cloud_trainer.service.receiving import Receiving
@@ -25,7 +25,6 @@ from cloud_trainer.store.folder import checked_digest
 from cloud_trainer.store.protocols import AddResult, BlobStore, EpisodeRow, MetaStore
 from gymnast_core.episodes.messages import SCHEMA_VERSION, checked_id
 from gymnast_core.errors import ContractError, DiskFullError, GymnastError
-from gymnast_core.records.manifest import KINDS
 from gymnast_core.wire.errors import (
     BusyError,
     IdReusedError,
@@ -36,8 +35,6 @@ from gymnast_core.wire.errors import (
 from gymnast_core.wire.identity import Peer
 
 LOG = logging.getLogger(__name__)
-RECORDS = re.compile(rf"({'|'.join(KINDS)}|dataset|label|audit|retraction)-")
-"""How ids begin that the trainer gives: one that a robot took beforehand would hide the record it belongs to."""
 _GROUP = 64
 _GATHER_S = 0.005
 _FULL_PAUSE_S = 0.5
@@ -178,7 +175,7 @@ class Ingest:
             checked_id(opening.episode_id, "episode id")
         except ContractError as error:
             raise InvalidIdError(str(error)) from error
-        if RECORDS.match(opening.episode_id):
+        if OWN_IDS.match(opening.episode_id):
             raise InvalidIdError(f"episode id {opening.episode_id!r} is like the trainer's own records; choose another")
         checked_digest(opening.digest)
         if opening.schema != SCHEMA_VERSION:

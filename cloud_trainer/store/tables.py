@@ -106,7 +106,22 @@ RECORDS = sa.Table(
     sa.Column("parent_links", sa.LargeBinary, nullable=False),
     sa.Column("link", sa.LargeBinary, nullable=False),
     sa.Column("chain", sa.LargeBinary, nullable=False),
-    sa.UniqueConstraint("tenant", "id"),
+    sa.Column("replaced_by", _BIG),
+    sa.Index(
+        "records_by_id",
+        "tenant",
+        "id",
+        unique=True,
+        sqlite_where=sa.text("replaced_by IS NULL"),
+        postgresql_where=sa.text("replaced_by IS NULL"),
+    ),
+    sa.Index(
+        "records_replaced",
+        "tenant",
+        "replaced_by",
+        sqlite_where=sa.text("replaced_by IS NOT NULL"),
+        postgresql_where=sa.text("replaced_by IS NOT NULL"),
+    ),
     sa.Index(
         "records_retractions",
         "tenant",
@@ -115,7 +130,10 @@ RECORDS = sa.Table(
         postgresql_where=sa.text("kind = 'retraction'"),
     ),
 )
-"""The nodes of provenance; see cloud_trainer.records.graph."""
+"""The nodes of provenance; see cloud_trainer.records.graph.
+
+replaced_by is of a placeholder ("external": what was named before it came) the number of what has come since.
+"""
 RECORD_EDGES = sa.Table(
     "record_edges",
     METADATA,
@@ -125,7 +143,7 @@ RECORD_EDGES = sa.Table(
     sa.Column("role", _TEXT, primary_key=True),
     sqlite_with_rowid=False,
 )
-"""What a record's row says of its parents, once more in the other direction."""
+"""What a record's row says of its parents, once more in the other direction; of a placeholder's, what replaced it."""
 RECORD_ROLES = sa.Table(
     "record_roles",
     METADATA,

@@ -21,6 +21,8 @@ from gymnast_core.errors import StorageError
 
 RETRACTS, LABELS = "retracts", "labels"
 """Roles the graph itself understands: retraction -> record, label -> episode."""
+EXTERNAL = "external"
+"""Kind of a placeholder: something that was named as a parent and was made elsewhere, or has not come yet."""
 
 
 class ProvenanceError(StorageError):

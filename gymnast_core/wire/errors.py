@@ -23,6 +23,7 @@ from gymnast_core.errors import (
     StorageError,
     TransientBridgeError,
 )
+from gymnast_core.records.lineage import ProvenanceError
 from gymnast_core.records.signing import DowngradeError, ExpiredError, NotForThisRobotError, NotSignedError
 from gymnast_core.records.weights import NotSafetensorsError
 
@@ -128,6 +129,7 @@ CATALOGUE: dict[str, tuple[type[GymnastError], str]] = {
         (DigestError, "DATA_LOSS"),
         (ChunkCorruptError, "DATA_LOSS"),
         (IdReusedError, "ALREADY_EXISTS"),
+        (ProvenanceError, "FAILED_PRECONDITION"),
         (QuotaError, "RESOURCE_EXHAUSTED"),
         (CreditError, "FAILED_PRECONDITION"),
         (SupersededError, "ABORTED"),
