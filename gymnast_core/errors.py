@@ -44,7 +44,7 @@ class ConfigError(GymnastError):
 
 
 class NotPossibleError(GymnastError):
-    """An action is not possible now; the message says what happened and what is possible."""
+    """An action is not possible now; the message has the reason and what is possible."""
 
 
 class OccupiedError(NotPossibleError):

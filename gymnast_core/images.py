@@ -1,4 +1,4 @@
-"""Pixels: the one way frames are made smaller, so that recorder, trainer and robot agree to the bit."""
+"""Frames made smaller for a network: exact, so that the policy on the robot and its training agree to the bit."""
 
 from __future__ import annotations
 

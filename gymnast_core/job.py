@@ -10,7 +10,7 @@ JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 FINAL_STATES: tuple[JobState, ...] = ("done", "failed", "cancelled")
 REACHES = ("judges", "plug-ins", "ray")
 """What a job's configuration may name beyond checkpoints and episodes: addresses, folders, key variables and code of
-the trainer's machine. Only whoever starts the trainer can allow that."""
+the trainer's machine. Only the user that starts the trainer can allow that."""
 
 
 def final_state(text: str) -> JobState | None:

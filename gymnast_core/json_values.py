@@ -1,4 +1,4 @@
-"""JSON that is carried and not read here: what a robot, a plug-in or a page wrote, on its way to who reads it.
+"""JSON that is carried and not read here: what a robot, a plug-in or a page wrote, on its way to its reader.
 
 What we read has a type of its own, with named fields.
 """

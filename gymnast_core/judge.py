@@ -11,7 +11,7 @@ from gymnast_core.types import Outcome, RolloutBatch
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of one rollout.
+    """What a judge finds of one rollout.
 
     Attributes:
         outcome: SUCCESS, FAILURE or ABSTAIN. An error, an outage or a disagreement is ABSTAIN, never a reward.

@@ -50,7 +50,7 @@ class OrderNews:
 
 
 class OrderError(GymnastError):
-    """A robot did not do what it was ordered to, or answered with what is no answer; the message says why."""
+    """A robot did not do what it was ordered to, or answered with what is no answer; the message has the reason."""
 
 
 class _Answer(BaseModel):
@@ -65,7 +65,7 @@ class EpisodeAnswer(_Answer):
     Attributes:
         episode_id: of the recording; empty when there is none.
         success: its label; None when nobody labelled it.
-        labelled_by: who did, in the robot's words.
+        labelled_by: the labeller, in the robot's words.
         truncated_reason: empty when it ran to its end; see gymnast_ros.run.plan.EpisodeResult.
         task: its name on the robot.
         instruction: as the policy got it.

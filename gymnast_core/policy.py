@@ -1,4 +1,4 @@
-"""The policy contract: compact, OpenVLA, remote and scripted policies all keep it."""
+"""The policy contract: token and flow policies, OpenVLA, remote and scripted ones all keep it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 GAP_NS = 600_000_000
-"""Longer between two beats is a freeze; whoever has a pulse beats at least every 0.2 s."""
+"""Longer between two beats is a freeze; an owner of a pulse beats at least every 0.2 s."""
 
 
 class Pulse:

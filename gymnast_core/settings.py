@@ -1,7 +1,7 @@
 """Settings that somebody wrote: checked when they are made, refused with the value, what is allowed and the default.
 
-One base for what jobs, the service and the loop can be set to. A class of settings documents each field where it
-stands; JSON schema, command line and the configuration reference are made from that.
+One base for what jobs, the service, the loop and a robot's graph can be set to. A class of settings documents each
+field where it stands; JSON schema, command line and the configuration reference are made from that.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ PROPRIO_DIM = 7
 
 
 class Outcome(str, enum.Enum):
-    """How an episode or rollout ended, in the eyes of whoever labelled it."""
+    """How an episode or rollout ended, in the eyes of its labeller."""
 
     SUCCESS = "success"
     FAILURE = "failure"

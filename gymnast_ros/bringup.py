@@ -41,7 +41,7 @@ EXIT_ARM = 4
 
 
 class NodeDiedError(GymnastError):
-    """A node that is not respawned ended by itself; its log says why."""
+    """A node that is not respawned ended by itself; its log has the reason."""
 
 
 class Graph:

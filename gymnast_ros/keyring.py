@@ -104,7 +104,7 @@ class Keyring:
 
     @property
     def word_path(self) -> Path:
-        """File of the word that re-arms the gate once; whoever may read it is the operator."""
+        """File of the word that re-arms the gate once; the user that may read it is the operator."""
         return self.folder / REARM_FILE
 
     def new_word(self, file: str = REARM_FILE) -> str:

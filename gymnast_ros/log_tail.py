@@ -1,4 +1,4 @@
-"""What the nodes write into their log files, as it comes; for the terminal of whoever started them."""
+"""What the nodes write into their log files, as it comes; for the terminal they were started from."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class CameraWatch:
             monotonic_ns: on the clock of the arrivals; None takes now_ns.
 
         Raises:
-            StaleCommandError: a camera is missing, late, frozen, or out of step with another; the message says which.
+            StaleCommandError: a camera is missing, late, frozen, or out of step with another; the message names it.
         """
         for camera in self._cameras:
             problem = self._problem(camera, now_ns, now_ns if monotonic_ns is None else monotonic_ns)

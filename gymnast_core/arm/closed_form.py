@@ -2,7 +2,7 @@
 
 Forearm roll, wrist angle and wrist rotate meet in one point, so the pose splits in two (Pieper 1968): waist, shoulder
 and elbow put that point where it belongs (two links in a plane), the last three turn the gripper (Euler angles X-Y-X).
-The arm's own solver is another one (kinematics.inverse, or the vendor's), so whoever checks an arm with this module
+The arm's own solver is another one (kinematics.inverse, or the vendor's), so a check of an arm with this module
 does not repeat the arm's mistakes. Plain floats: arrays of three are slower than the arithmetic on them.
 
 Frames and joint order: gymnast_core.arm.kinematics. Source of the offsets: the screw axes there.

@@ -2,7 +2,7 @@
 
 One gate stands between every commander (policy, teleoperation) and the arm. It knows the arm's target and joints, so
 it judges where a command would lead, not only how large it is. Time comes in as arguments: the observation a command
-answers is named by that observation's stamp, deadlines run on the monotonic clock of whoever calls.
+answers is named by that observation's stamp, deadlines run on the caller's monotonic clock.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class CommandGate:
     def take_over(self, taken_over: bool) -> None:
         """A human takes the arm from the policy, or gives it back.
 
-        Nothing jumps: deltas add to the same target whoever commands, and the seam limits hold across the change.
+        Nothing jumps: deltas add to the same target whatever the source, and the seam limits hold across the change.
         """
         self._taken_over = taken_over
 

@@ -79,7 +79,7 @@ class Envelope:
             What may be commanded, (7,) float32, and why it differs from what was wanted.
 
         Raises:
-            RefusedError: no part of it may pass.
+            MotionRefusedError: no part of it may pass.
             UnreachableError: the arm cannot get there, or not in one step.
         """
         if wanted_A.shape != (ACTION_DIM,) or wanted_A.dtype != np.float32:
@@ -98,14 +98,15 @@ class Envelope:
         return sent_A, tuple(reasons)
 
     def check(self, action_A: FloatArray, arm: ArmState) -> None:
-        """Let an action pass as it is, or not at all: what an arm asks of its own, whoever sent it.
+        """Let an action pass as it is, or not at all: what an arm demands by itself, whatever the source.
 
         Args:
             action_A: (7,) float32.
             arm: where it starts from.
 
         Raises:
-            RefusedError: it is no action, exceeds a step limit or a joint's velocity, or leads too close to something.
+            MotionRefusedError: it is no action, exceeds a step limit or a joint's velocity, or leads too close to
+                something.
             UnreachableError: the arm cannot get there.
         """
         if action_A.shape != (ACTION_DIM,) or not np.isfinite(action_A).all():

@@ -89,5 +89,5 @@ class StopLatch:
         self._slots[_BEAT] = FOREVER_NS
 
     def silence_ns(self, now_ns: int) -> int:
-        """How long the gate has not said that it is alive; since the machine's start where it never did."""
+        """How long the gate has been silent; since the machine's start where it never did."""
         return max(0, now_ns - int(self._slots[_BEAT]))

@@ -67,7 +67,7 @@ class GateLimits:
         self._check_hard_limits()
 
     def _check_hard_limits(self) -> None:
-        """What the arm's spec says no setting may exceed."""
+        """What no setting may exceed, by the arm's spec."""
         spec, (table_low, table_high) = self.spec, self.spec.table_heights_m
         if not table_low <= self.table_height_m <= table_high:
             raise ConfigError(f"table_height_m must be {table_low}..{table_high}, got {self.table_height_m}")

@@ -1,7 +1,7 @@
 """Marks that only the processes of one robot's graph can make, so that none of them believes a stranger's message.
 
 A mark is a counter and an HMAC-SHA256 over channel, counter and content. The counter is the sender's monotonic clock,
-which all processes of a machine share: it says how old a message is and never comes twice, across restarts too.
+which all processes of a machine share: it shows how old a message is and never comes twice, across restarts too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Any MCAP file, whoever wrote it: chunked or not, compressed or not, with the message types its schemas name.
+"""Any MCAP file, from any writer: chunked or not, compressed or not, with the message types its schemas name.
 
 Memory is bounded by the largest chunk, and a small file cannot grow without end when it is unpacked.
 """

@@ -77,7 +77,7 @@ class CdrReader:
     """Reads one message, field by field; every length is checked against what is left.
 
     Raises:
-        CorruptError: from every method, when the message is too short or says it is longer than it is.
+        CorruptError: from every method, when the message is too short, or shorter than its own lengths.
     """
 
     def __init__(self, data: bytes | memoryview) -> None:

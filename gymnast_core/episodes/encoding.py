@@ -53,7 +53,7 @@ def decode_any_image(data: bytes) -> memoryview:
     """Bytes of a CompressedImage of any encoding a viewer knows.
 
     Raises:
-        CorruptError: neither JPEG nor PNG; names what it says it is.
+        CorruptError: neither JPEG nor PNG; names its own format field.
     """
     reader = CdrReader(data)
     reader.stamp_ns()

@@ -1,4 +1,4 @@
-"""Looks into an episode file that anybody may have written, and says what it holds or why it cannot be learned from.
+"""Looks into an episode file that anybody may have written: what it holds, or why it cannot be learned from.
 
 Run as `python -m gymnast_core.episodes.inspection` it does so in a process of its own with bounds on memory, time and
 what it may touch: one JSON order a line on standard input, one JSON answer a line on standard output. A file that

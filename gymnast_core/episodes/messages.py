@@ -220,7 +220,7 @@ class Annotation:
     by: str
 
     def __post_init__(self) -> None:
-        """Refuse a note that says nothing or a whole book."""
+        """Refuse an empty note, and one that is too long."""
         if not isinstance(self.text, str) or not 0 < len(self.text.strip()) <= MAX_ANNOTATION_CHARACTERS:
             raise ContractError(f"an annotation needs 1 to {MAX_ANNOTATION_CHARACTERS} characters")
 

@@ -24,7 +24,7 @@ def recover(folder: Path, *, reason: str = "crash") -> list[Path]:
 
     Args:
         folder: a recorder's folder.
-        reason: what the recovered episodes say in truncated_reason.
+        reason: truncated_reason of the recovered episodes.
 
     Returns:
         The recovered files.

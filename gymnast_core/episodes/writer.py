@@ -93,7 +93,7 @@ class EpisodeWriter:
             stamp_ns: its time; never earlier than the one before.
             data: CDR bytes.
         """
-        if not self._started:  # not in the constructor: a full disk must not hold up whoever records
+        if not self._started:  # not in the constructor: a full disk must not hold up the recording loop
             self._mcap.start(profile="ros2", library="gymnast")
             self._started = True
         self._last_ns = max(self._last_ns, stamp_ns)

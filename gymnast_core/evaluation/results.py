@@ -21,7 +21,7 @@ def counts(trials: Trials) -> dict[str, Any]:
 def difference(before: Trials, after: Trials) -> dict[str, Any]:
     """Return after minus before, paired: {mean, low, high, p, tasks: {name: {mean, low, high}}}.
 
-    A start state that is unlabelled in either says nothing and is left out.
+    A start state that is unlabelled in either is no evidence and is left out.
 
     Raises:
         ContractError: the two were not tried on the same start states.

@@ -2,7 +2,7 @@
 
 A fingerprint is a coarse grid of colours, of which a share may change (objects and arm move), and a histogram of the
 vivid colours wherever they are (a pink cube is not a red one). A reset check compares a finer grid cell by cell and
-says where it differs.
+reports where it differs.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ ALL_TASKS = "all tasks together"
 
 
 class Decision(str, enum.Enum):
-    """What a trial says so far.
+    """What a trial shows so far.
 
     ROLL_BACK (shown to be worse), FUTILE (a worthwhile gain is excluded) and EXHAUSTED (out of budget) all keep the
     running policy; they differ in what is known. Futility usually comes first: it needs less evidence than harm.
@@ -109,7 +109,7 @@ class HarmRule:
 
     Success of every task, and of all together, is bet against "not worse than before"; alpha is shared among these
     bets (Bonferroni): half of it is for all together, where a loss that is spread shows first. ROLL_BACK is harm shown;
-    EXHAUSTED is none shown by the end, which excludes only so much: the intervals say how much.
+    EXHAUSTED is none shown by the end, which excludes only so much: the intervals show how much.
 
     Attributes:
         alpha: largest chance that a policy that is worse in no task is ever turned away.

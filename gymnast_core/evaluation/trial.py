@@ -2,7 +2,7 @@
 
 Each start state is tried by both checkpoints, in an order drawn from a secret. The secret's hash is written down with
 the plan and the secret itself only at the end, so everybody can check afterwards that the order was not chosen on the
-way. Whoever labels sees run ids alone. Everything is an entry of a hash-linked journal: a crash loses nothing, a change
+way. The labeller sees run ids alone. Everything is an entry of a hash-linked journal: a crash loses nothing, a change
 is named.
 """
 
@@ -24,7 +24,7 @@ from gymnast_core.types import Outcome
 
 
 class TrialError(NotPossibleError):
-    """A step of a trial is not possible now; the message says what is."""
+    """A step of a trial is not possible now; the message names what is."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Trial:
 
     @property
     def decision(self) -> Decision:
-        """What the declared rule says so far."""
+        """What the declared rule decides so far."""
         return self._decision
 
     @property
@@ -161,7 +161,7 @@ class Trial:
     def record(self, run_id: str, outcome: Outcome, *, labelled_by: str, episode_id: str = "") -> Decision:
         """Write down how the run ended and return the decision after it.
 
-        An abstention sets the whole pair aside and repeats it: half a pair says nothing.
+        An abstention sets the whole pair aside and repeats it: half a pair is no evidence.
 
         Raises:
             TrialError: it is not the run to do now (recorded before, or another operator was faster), the trial is

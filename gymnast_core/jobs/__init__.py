@@ -1,6 +1,6 @@
 """Jobs of the trainer, typed: what each kind is asked for with (a spec), and what it leaves behind (a result).
 
-A spec travels as its kind and JSON; whoever reads one checks it against the registry. Nothing here computes.
+A spec travels as its kind and JSON; each reader checks it against the registry. Nothing here computes.
 """
 
 from gymnast_core.jobs.adapt import AdaptResult, AdaptSettings, AdaptSpec

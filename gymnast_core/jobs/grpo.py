@@ -36,7 +36,7 @@ class GrpoChoices(Settings):
     """Of sampling, and of the log-probabilities in the ratio; 1.6 in SimpleVLA-RL and World-Gymnast, whose policy is
     sure of its demonstrations; the compact policy's soft labels leave it wide enough at 1."""
     exploration: Exploration | None = None
-    """How a flow policy explores, instead of what its checkpoint says; other policies have none."""
+    """How a flow policy explores, instead of its checkpoint's own setting; other policies have none."""
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Ratio clip below 1; .2 in PPO (Schulman et al. 2017)."""
     clip_high: Positive = 0.28

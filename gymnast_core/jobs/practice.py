@@ -47,7 +47,7 @@ class DreamConfig(Settings):
     """Rows dreamt together; more are dreamt one batch after the other. The key-value cache of the 608 M model takes
     0.34 GB a row in bf16."""
     image_size: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Pixels a side, for a checkpoint that does not say what it was trained on."""
+    """Pixels a side, for a checkpoint whose manifest does not name what it was trained on."""
     episode_steps: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Control steps of a dream to practise in, in any world model; none is what most recorded episodes last. Episodes
     of any length are learned from."""

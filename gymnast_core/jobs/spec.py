@@ -1,4 +1,4 @@
-"""What every job says of itself when it is asked for, and what it leaves behind."""
+"""Fields that specs and results of several kinds of jobs share: what is asked for, and what is left behind."""
 
 from __future__ import annotations
 

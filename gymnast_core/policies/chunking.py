@@ -7,8 +7,8 @@ next while a new plan takes over. Nothing here ever waits, except for an episode
 
 Source:
     Black, Galliker, Levine, "Real-Time Execution of Action Chunking Flow Policies", arXiv 2506.07339: the schedule
-    (algorithm 1) and the soft mask (eq. 5). Its inpainting needs a flow policy; for token and regression policies the
-    mask blends finished chunks instead.
+    (algorithm 1) and the soft mask (eq. 5). Its inpainting works inside a flow; here the mask blends finished chunks,
+    whatever policy made them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a policy computes, by the one word a person chose."""
+"""Where a policy computes, by the one word of its setting."""
 
 from __future__ import annotations
 

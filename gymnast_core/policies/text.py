@@ -45,7 +45,7 @@ def _spaced(char: str) -> str:
 def bag_of_words(instructions: Sequence[str], buckets: int) -> FloatArray:
     """Return (B, buckets) float32: mean one-hot of CRC-32 hashed words and word pairs.
 
-    Pairs keep what order says ("cube on plate" against "plate on cube").
+    Pairs keep what order means ("cube on plate" against "plate on cube").
     """
     bags = np.zeros((len(instructions), buckets), np.float32)
     for row, instruction in enumerate(instructions):

@@ -27,7 +27,7 @@ from gymnast_core.types import ActionChunk, ByteArray, FloatArray, Observation, 
 class LearningPolicy(Protocol):
     """A policy that gives the log-probability of what it drew, with gradients: it can be reinforced.
 
-    What it drew rides as a trace in its chunks (gymnast_core.types); whoever carries a trace need not know its kind.
+    What it drew rides as a trace in its chunks (gymnast_core.types); code that carries a trace need not know its kind.
 
     Attributes:
         network: in eval mode unless a trainer changes it.

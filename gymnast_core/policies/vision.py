@@ -1,4 +1,4 @@
-"""The small image encoder shared by the compact policy and the learned judge."""
+"""The small image encoder shared by the compact policies (tokens, flow) and the learned judge."""
 
 from __future__ import annotations
 

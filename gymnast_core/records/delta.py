@@ -43,12 +43,12 @@ def encode_delta(base: bytes, new: bytes) -> bytes | None:
 
 
 def apply_delta(base: bytes, delta: bytes, size: int) -> bytes:
-    """Return the new file; whether it is the right one only its digest can say.
+    """Return the new file; whether it is the right one only its digest can show.
 
     Args:
         base: what the robot holds.
         delta: from encode_delta.
-        size: of the new file, as the signed release says; nothing larger is ever unpacked.
+        size: of the new file, from the signed release; nothing larger is ever unpacked.
 
     Raises:
         CorruptError: the delta is broken, or belongs to another base.

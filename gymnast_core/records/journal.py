@@ -1,6 +1,6 @@
 """An append-only file of JSON lines in which every line carries the hash of the one before it.
 
-Who said what, in which order, cannot be changed afterwards without the change being named. A line torn by a crash is
+No entry, nor their order, can be changed afterwards without the change being named. A line torn by a crash is
 dropped when the file is opened again: it was never acknowledged.
 """
 

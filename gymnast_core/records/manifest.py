@@ -1,4 +1,4 @@
-"""A checkpoint: safetensors plus a manifest that says what it is and where it comes from.
+"""A checkpoint: safetensors plus a manifest of what it is and where it comes from.
 
 A checkpoint folder holds weights.safetensors and manifest.json and is immutable; its id is derived from its
 content, so an id can never be reused for something else. Only safetensors are read: nothing is executed.

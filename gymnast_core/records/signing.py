@@ -1,7 +1,7 @@
 """Signed releases: what a robot believes before it loads a checkpoint.
 
 A release is canonical JSON signed with Ed25519 (RFC 8032). It names the checkpoint by content, rises monotonically,
-expires, and says which robots it is for. A signature by an unknown key, or one byte changed, ends in NotSignedError.
+expires, and names the robots it is for. A signature by an unknown key, or one byte changed, ends in NotSignedError.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def _short(value: str | float) -> str:
 
 
 def drawing(width: float, height: float, parts: Iterable[str], /, *, label: str, **attributes: str | float) -> Markup:
-    """Return the whole picture; label is what a screen reader says."""
+    """Return the whole picture; label is what a screen reader reads."""
     box = f"0 0 {width:.0f} {height:.0f}"
     return tag("svg", Markup("").join(parts), viewBox=box, role="img", aria_label=label, **attributes)
 
@@ -81,7 +81,7 @@ class Plot:
         return tag("polygon", points=f"{there} {back}", **style)
 
     def dot(self, x: float, y: float, **style: str | float) -> Markup:
-        """A circle at a point; style says its radius r."""
+        """A circle at a point; style holds its radius r."""
         return tag("circle", cx=self.x(x), cy=self.y(y), **style)
 
     def whisker(self, x: float, low: float, high: float, **style: str | float) -> Markup:

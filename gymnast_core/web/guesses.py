@@ -37,7 +37,7 @@ class Guesses:
         """Return if a secret from here may be looked at.
 
         Raises:
-            TooManyGuessesError: too many were wrong lately; the message says when to try again.
+            TooManyGuessesError: too many were wrong lately; the message names when to try again.
         """
         now_s = self._clock_s()
         with self._lock:

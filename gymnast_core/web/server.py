@@ -39,7 +39,7 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 class PeerProtocol(H11Protocol):
     """HTTP/1.1 that hands the application the verified client certificate of the connection.
 
-    One that does not say what it wants is closed after a while, and sooner where one address, or all together, have
+    One that sends no request is closed after a while, and sooner where one address, or all together, have
     more than they may: the one that has been silent for longest goes, and the new one only if none is silent.
     """
 

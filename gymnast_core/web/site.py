@@ -49,14 +49,14 @@ STATUSES: Statuses = (
 """Error -> HTTP status, for every site."""
 
 Do = Callable[..., tuple[str, str]]
-"""An action: gets the user, the form's fields and the address's parts; returns what to say and where to go."""
+"""An action: gets the user, the form's fields and the address's parts; returns what to show and where to go."""
 
 
 class Site:
     """One site: its templates, its gate, what its errors mean.
 
     Args:
-        gate: decides who may come in.
+        gate: decides which users may come in.
         certified: returns the user that a verified client certificate names, if it still counts.
         templates: folder of the site's own; the common ones (base, login, error, parts) are found beside them.
         server: what to call the other side in messages: "trainer", "robot".

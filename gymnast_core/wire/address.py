@@ -30,7 +30,7 @@ class Address:
         """Read trainer.lab:50051, 10.0.0.5:50051 or [fd00::5]:50051.
 
         Raises:
-            ConfigError: it is none of these; the message says what to write.
+            ConfigError: it is none of these; the message has an example.
         """
         shown, example = repr(text[:200]), "write HOST:PORT, e.g. trainer.lab:50051 or [fd00::5]:50051"
         if "//" in text:

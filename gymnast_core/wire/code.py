@@ -1,7 +1,7 @@
 """One-time codes: how a machine without an identity and a trainer know each other for the one call that issues it.
 
-A code is eight groups of five characters. Half of it is a secret, from which both sides derive a key; the trainer lets
-in whoever shows a certificate that this key signed, so the secret is never sent and a wrong one gets no connection. The
+A code is eight groups of five characters. Half of it is a secret, from which both sides derive a key; the trainer
+admits a caller whose certificate this key signed, so the secret is never sent and a wrong one gets no connection. The
 other half is the fingerprint of the trainer's authority, so that nobody in between can answer in its place. The same
 idea as kubeadm's join tokens with a pinned authority, with the token as the TLS client's key.
 """
@@ -74,7 +74,7 @@ class Code:
         return ec.derive_private_key(number % (_P256_ORDER - 1) + 1, ec.SECP256R1())
 
     def subject(self) -> x509.Name:
-        """What a certificate that the key signed has as its issuer; says nothing about the secret."""
+        """What a certificate that the key signed has as its issuer; reveals nothing of the secret."""
         point = self.key().public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
         return _name(_SUBJECT + hashlib.sha256(point).hexdigest()[:32])
 

@@ -38,7 +38,7 @@ def diagnose(address: Address, identity: Identity | None) -> GymnastError | None
     found = _attempt(lambda: _shake_hands(address, identity))
     if not isinstance(found, UnwelcomeError):
         return found
-    time.sleep(_AGAIN_S)  # a trainer that is just stopping hangs up on everybody; one look more tells
+    time.sleep(_AGAIN_S)  # a trainer that is just stopping hangs up on everybody; one look more shows that
     return _attempt(lambda: _shake_hands(address, identity))
 
 

@@ -73,7 +73,7 @@ class SupersededError(TransientBridgeError):
 
 
 class IdentityError(RejectedBridgeError):
-    """One side is not who the other needs; trying again cannot help before somebody changed that."""
+    """One side is not the peer the other needs; trying again cannot help before that is changed."""
 
 
 class NotAuthenticatedError(IdentityError):
@@ -85,7 +85,7 @@ class NotPermittedError(IdentityError):
 
 
 class RevokedError(IdentityError):
-    """The certificate was taken back; whoever runs the service must issue a new one."""
+    """The certificate was taken back; the trainer's operator must issue a new one."""
 
 
 class NotFoundError(RejectedBridgeError):

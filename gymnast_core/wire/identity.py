@@ -22,7 +22,7 @@ _SCHEME = "gymnast://"
 
 @dataclass(frozen=True)
 class Peer:
-    """What a verified certificate says.
+    """The holder of a verified certificate.
 
     Attributes:
         name: of the robot, person or machine.
@@ -84,7 +84,7 @@ class Identity:
         certificate: PEM.
         key: PEM.
         authority: PEM of the authority that vouches for the other side.
-        peer: what our own certificate says.
+        peer: the holder of our own certificate.
     """
 
     folder: Path

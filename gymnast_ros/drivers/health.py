@@ -120,7 +120,7 @@ class MotorWatch:
             try:
                 health = ask_motors(self._robot, begun_s)
             except SafetyError as error:  # a lost service
-                if not self._health.silent:  # said once, not twice a second
+                if not self._health.silent:  # reported once, not twice a second
                     LOG.warning("motor_health error=%s", error)
                 health = MotorHealth(self._health.torque, self._health.errors, ("all",), time.monotonic())
             if begun_s >= self._health.asked_s:

@@ -1,4 +1,4 @@
-"""What every process of a graph says, hears, offers and calls: what its SROS2 enclave allows, and nothing more.
+"""What every process of a graph publishes, hears, serves and calls: what its SROS2 enclave allows, and nothing more.
 
 tests/ros/test_enclaves.py holds a running graph against it, in both directions.
 """
@@ -107,7 +107,7 @@ def _arm(names: _Names, config: GraphConfig, images: list[str]) -> Access:
 
 
 def _gate(names: _Names, config: GraphConfig) -> Access:
-    """The only process that may command the arm, re-arm it, or say that it is armed."""
+    """The only process that may command the arm, re-arm it, or report that it is armed."""
     heard = [topics.TARGET, topics.POLICY_COMMAND, topics.TELEOP_COMMAND, topics.TAKE_OVER, topics.GATE_STATUS]
     recorded = config.recorded_images
     return names.access(

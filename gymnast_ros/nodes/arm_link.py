@@ -109,7 +109,7 @@ class ArmLink:
         """A restarted arm or gate has topics of its own, which have to be found before an episode begins.
 
         Raises:
-            StaleCommandError: they are not there, or the gate has said nothing for a while.
+            StaleCommandError: they are not there, or the gate is silent.
             EstopLatchedError: the gate is closed.
         """
         self.spin(0.0)

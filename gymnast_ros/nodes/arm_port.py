@@ -40,7 +40,7 @@ SILENCE = "silence"
 MAX_AGE_S = 2.0
 """Of a command where time does not press; an arm in real time asks for less."""
 THAW_S = 0.2
-"""What other processes get to say after this one was frozen."""
+"""How long other processes' news are waited for after this one was frozen."""
 
 SESSION = time.time_ns() // 1_000_000
 """Names this process; a float64 holds it exactly."""
@@ -175,12 +175,12 @@ class ArmPort:
         )
 
     def publish_state(self, arm: ArmState) -> None:
-        """Where the arm is while there is nothing to observe, for the gate and for whoever wants to re-arm it."""
+        """Where the arm is while there is nothing to observe, for the gate, and for re-arming it."""
         self._pulse.beat()
         self._target.publish(to_target(arm))
 
     def publish(self, report: ArmReport) -> None:
-        """Publish one observation; the gate's part first, the frame last, so that whoever sees it sees all."""
+        """Publish one observation; the gate's part first, the frame last, so that with it everything is there."""
         stamp_ns = report.stamp_ns
         self._pulse.beat()
         if self._clock is not None:
@@ -202,7 +202,7 @@ class ArmPort:
             publisher.publish(messages.to_image(report.images[name], stamp_ns, f"{name}_optical_frame"))
 
     def check(self, action_A: FloatArray, target: EndEffectorTarget, joints_J: npt.NDArray[np.float64]) -> None:
-        """Refuse what leads out of the arm's own envelope, whoever sent it; ask right before moving.
+        """Refuse what leads out of the arm's own envelope, whatever its source; ask right before moving.
 
         Args:
             action_A: (7,) float32.

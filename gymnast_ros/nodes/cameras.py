@@ -1,7 +1,7 @@
 """Camera topics in, square frames of the policy's size out.
 
 Frames arrive in a thread of their own, as the bytes they are on the wire: six times as many come as are looked at, so
-only those are decoded, by whoever looks. Nothing here runs in the executor that serves commands.
+only those are decoded, by the caller of newest(). Nothing here runs in the executor that serves commands.
 """
 
 from __future__ import annotations

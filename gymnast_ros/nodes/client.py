@@ -172,7 +172,7 @@ class GraphClient(GraphPort):
         """Let the arm move again; needs the robot's folder, whose re-arm word this user may read.
 
         Raises:
-            RobotRefusedError: the gate says why not.
+            RobotRefusedError: the gate refuses; the message has its reason.
             ConfigError: the word cannot be read.
         """
         gate = self._gate_folder()
@@ -189,7 +189,7 @@ class GraphClient(GraphPort):
         """Have a real arm recover from a motor fault: reboot what failed and stand up; needs what re_arm() needs.
 
         Raises:
-            RobotRefusedError: no motor has failed, the arm may not move, or recovering failed; the message says which.
+            RobotRefusedError: no motor has failed, the arm may not move, or recovering failed; the message names which.
             ConfigError: the word cannot be read.
         """
         self.set(topics.ARM_NODE, {"recover_word": recover_word(self._gate_folder())})
@@ -202,7 +202,7 @@ class GraphClient(GraphPort):
         """Wait until the robot holds these checkpoints and each has passed its check.
 
         Raises:
-            RobotRefusedError: one of them did not pass; the message says how.
+            RobotRefusedError: one of them did not pass; the message has the reason.
             RobotSilentError: one of them did not arrive in time.
         """
         wanted = set(checkpoint_ids)

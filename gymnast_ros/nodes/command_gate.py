@@ -110,7 +110,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
         return problem
 
     def _re_arm(self, word: str) -> str:
-        """Open the gate for whoever could read the word's file; returns why not."""
+        """Open the gate for a caller that could read the word's file; returns why not."""
         if word == self._spent_word and self.gate.state is GateState.ARMED:
             return ""  # asked again, because our answer was late
         if word != self.voice.word:

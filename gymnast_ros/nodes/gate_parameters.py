@@ -75,7 +75,7 @@ def refusal(wanted: GateLimits, present: GateLimits, at_start: GateLimits, *, bu
     Args:
         wanted: the new one.
         present: the one in force.
-        at_start: what whoever started the robot allowed; nothing that comes over the network goes beyond it.
+        at_start: what was allowed when the robot was started; nothing that comes over the network goes beyond it.
         busy: whether a policy or a human commands the arm now.
     """
     wider = wanted.wider_than(at_start)

@@ -16,7 +16,7 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.marked import MarkedJson
 
 STATUS_AGAIN_S = 0.5
-"""The status is sent again even when nothing changed: whoever does not hear it treats that as a stop."""
+"""The status is sent again even when nothing changed: a node that does not hear it treats that as a stop."""
 WRITTEN_DOWN = (GateState.ESTOP, GateState.STOPPED, GateState.HOLDING)
 CLOSED = (GateState.ESTOP, GateState.STOPPED, GateState.DISARMED)
 
@@ -42,7 +42,7 @@ class GateVoice:
         self.word = keyring.new_word()
 
     def publish(self) -> None:
-        """Latch the state for whoever comes late; a stop is also written down, and needs another word."""
+        """Latch the state for subscribers that come late; a stop is also written down, and needs another word."""
         with self._lock:
             state, reason, arm = self._gate.state, self._gate.reason, self._gate.arm
             changed = state is not self._reported

@@ -175,7 +175,7 @@ class PageNode(Node):  # type: ignore[misc]
 
 
 def leave_token(gate: Gate, path: Path) -> None:
-    """Write down a token for whoever may read the robot's folder, unless a good one lies there."""
+    """Write down a token for the user that may read the robot's folder, unless a good one lies there."""
     try:
         gate.user_of_token(path.read_text() if path.is_file() else "")
     except LoginError:

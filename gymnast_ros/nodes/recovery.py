@@ -1,7 +1,7 @@
 """Lets an arm recover from a motor fault at its operator's word alone: recovering stands it up, and anybody may call.
 
 The word lies beside the one that re-arms, readable by the robot's user alone. It is good for one recovery, within a
-minute: whoever asks writes it into the arm's parameter recover_word, then calls ~/recover.
+minute: the caller writes it into the arm's parameter recover_word, then calls ~/recover.
 """
 
 from __future__ import annotations

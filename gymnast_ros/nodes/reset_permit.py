@@ -1,9 +1,9 @@
 """Lets an arm reset for this graph's own rollout alone: a reset moves it, and anybody may call the service.
 
 Before each call the rollout sets the arm's parameter reset_permit to a mark that only this graph can make. The arm has
-confirmed it when the call is made, so the two cannot overtake each other. A permit is good for one reset: whoever
-calls again under it, the rollout whose answer was lost or a stranger in between, gets the first call's answer, and
-nothing moves.
+confirmed it when the call is made, so the two cannot overtake each other. A permit is good for one reset: a
+second call under it, of the rollout whose answer was lost or of a stranger in between, gets the first call's answer,
+and nothing moves.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ResetGuard:
         settings.declare(PARAMETER, "", "of this graph's rollout, for one arm/reset", check=self._take)
 
     def admits(self, response: Trigger.Response) -> bool:
-        """Return whether the arm may begin; else the response says what the caller gets."""
+        """Return whether the arm may begin; else the response is ready for the caller."""
         lacks = self._lacks()
         if lacks:
             response.success, response.message = False, f"reset refused: {lacks}; {REMEDY}"

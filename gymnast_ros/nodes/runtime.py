@@ -100,7 +100,7 @@ class Diagnostics:
 
 
 class NodeFailedError(GymnastError):
-    """The node cannot go on; its process ends, and its starter says so."""
+    """The node cannot go on; its process ends, and its starter reports that."""
 
 
 def spin_once(executor: Executor, node: Node, timeout_s: float = 0.1) -> None:
@@ -204,7 +204,7 @@ def _without_security(error: RCLError) -> int:
 
 
 def _refused(error: GymnastError, ending: Ending) -> int:
-    """The node cannot be built: one line; whoever starts it again at once would get it again every second."""
+    """The node cannot be built: one line; a starter that restarts it at once would get it again every second."""
     log = get_logger("gymnast")
     log.fatal(str(error))
     ending.interrupts = False  # from here on somebody asks

@@ -145,7 +145,7 @@ class SimWorld(Node):  # type: ignore[misc]
             self._step(action_A, source)
 
     def _tick(self) -> None:
-        """Paced, do what was commanded, or stay: time does not wait. Else say that the arm is still there."""
+        """Paced, do what was commanded, or stay: time does not wait. Else publish that the arm is still there."""
         pending, self._pending = self._pending if not self._port.latch.stopped else None, None
         running = self._result is not None and not self._result.done_B.all()
         target, joints_J = self._world.arm_target()

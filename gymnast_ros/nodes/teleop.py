@@ -123,7 +123,7 @@ class Teleop(Node):  # type: ignore[misc]
             self._take_over.publish({"human": taking_over})
 
     def _re_arm(self) -> None:
-        """Write the gate's word, where whoever started this robot trusts the joystick with it."""
+        """Write the gate's word, where this robot was started so that the joystick may."""
         if not self._settings["re_arm_by_joystick"]:
             folder = self._keyring.folder.parent
             self.get_logger().warning(

@@ -6,18 +6,23 @@ z up; stamps are the sensor's clock (simulated time in the simulator); SI units.
 | topic | type | what |
 |---|---|---|
 | <camera>/image_raw | sensor_msgs/Image rgb8 | one per control step |
-| joint_states | sensor_msgs/JointState | measured joints [rad], gripper |
+| joint_states | sensor_msgs/JointState | measured joints [rad], their velocity and effort where measured |
 | proprioception | sensor_msgs/JointState | Bridge proprioception, named values |
-| arm/target | sensor_msgs/JointState | commanded end-effector target (7) and its joints (6); between episodes, too |
+| /clock | rosgraph_msgs/Clock | simulated time, from a simulated arm |
+| arm/target | sensor_msgs/JointState | commanded pose, its joints, episode, session; between episodes, too |
 | arm/executed | sensor_msgs/JointState | the action commanded before this stamp, and whether it ended |
 | arm/notes | std_msgs/String | JSON, a real arm's: when each camera took its frame of this stamp, and what is wrong |
+| arm/truth | std_msgs/String | JSON, a simulated arm's: whether the task is done, and a digest of the physics |
 | arm/description | std_msgs/String, latched | JSON: cameras, sizes, steps, rate |
 | command/policy, command/teleop | sensor_msgs/JointState | wanted action; stamp = the observation it answers |
 | command/take_over | std_msgs/String, latched | JSON: human = whether the human commands |
 | command/arm | sensor_msgs/JointState | from the gate only: what the arm shall do, and the stop latch's word |
 | command_gate/status | std_msgs/String, latched | JSON: state, reason, arm = session of the arm process it hears |
+| command_gate/report | std_msgs/String | JSON: a command that was limited, held or dropped, and why |
 | estop | std_msgs/Bool | true stops; anybody may send it |
-| rollout/status, ... | std_msgs/String, latched | JSON |
+| rollout/status, rollout/result, rollout/policy_version | std_msgs/String, latched | JSON |
+| rollout/episode, bridge/job_events | std_msgs/String, last 1000 latched | JSON: how an episode went; a job's events |
+| bridge/status, bridge/result | std_msgs/String, latched | JSON |
 | rollout/request, bridge/request | std_msgs/String | JSON: id, operation, arguments; see gymnast_ros.run.requests |
 | rollout/answer, bridge/answer | std_msgs/String | JSON: what became of a request, by its id |
 
@@ -101,10 +106,10 @@ STREAM = _qos(10, DurabilityPolicy.VOLATILE)
 """Commands, states and images: nothing may be lost in lockstep."""
 
 LATCHED = _qos(1, DurabilityPolicy.TRANSIENT_LOCAL)
-"""Status: whoever comes late still reads the last one."""
+"""Status: a subscriber that comes late still reads the last one."""
 
 JOB_EVENTS = _qos(1000, DurabilityPolicy.TRANSIENT_LOCAL)
-"""Events of a job: whoever comes late reads them all."""
+"""Events of a job: a subscriber that comes late reads them all."""
 
 REQUESTS = _qos(100, DurabilityPolicy.VOLATILE)
 """Requests and their answers; what is lost all the same is sent again."""

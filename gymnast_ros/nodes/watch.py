@@ -1,4 +1,4 @@
-"""What a robot's nodes say and what its camera sees, for whoever reports or shows it; takes no part in control."""
+"""What a robot's nodes report and its camera shows, for the bridge's reports and the page; takes no part in control."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.marked import listen_json
 
 GATE_SILENCE_S = 5.0
-"""The gate says how it is twice a second."""
+"""The gate reports its state twice a second."""
 GLANCE = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
@@ -111,7 +111,7 @@ class RobotWatch:
         self._said[topic] = messages.from_json(message)
 
     def _meet_arm(self, message: String) -> None:
-        """Look through its first camera; the arm says so again when it is restarted."""
+        """Look through its first camera; a restarted arm describes itself again."""
         cameras = messages.from_json(message).get("cameras")
         camera = str(cameras[0]) if isinstance(cameras, list) and cameras else ""
         if camera and camera != self._camera:

@@ -1,4 +1,4 @@
-"""The robot's own page, for whoever stands beside the arm: live camera, state, stop, re-arm, label. No ROS in here."""
+"""The robot's own page, for the operator beside the arm: live camera, state, stop, re-arm, label. No ROS in here."""
 
 from gymnast_ros.page.app import PageRobot, create_page
 

@@ -21,7 +21,7 @@ BOUNDARY = "frame"
 
 
 class NotNowError(GymnastError):
-    """The robot understood and said no, or did not answer; the message says which."""
+    """The robot understood and refused, or did not answer; the message names which."""
 
 
 class PageRobot(Protocol):

@@ -59,7 +59,7 @@ class AdaptationDesk:
             self._thread.join(5.0)
 
     def status(self) -> dict[str, Any]:
-        """What the bridge's status says of it; empty before the first."""
+        """What the bridge's status holds of it; empty before the first."""
         view = self._view
         if view is None:
             return {}

@@ -61,7 +61,7 @@ class ArmJobs:
         connect: reaches the arm.
         topics: where the news go.
         log: of the node.
-        name: of the node, for the words that say how to label an episode.
+        name: of the node, for the instructions how to label an episode.
 
     Attributes:
         arming: hears the gate's status from the node.

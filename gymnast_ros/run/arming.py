@@ -1,4 +1,4 @@
-"""Whether the command gate is open, as its status says, and how to wait until it is again."""
+"""Whether the command gate is open, as its status reports, and how to wait until it is again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLL_S = 0.1
 
 
 class Arming:
-    """What the gate said last; safe from any thread."""
+    """What the gate reported last; safe from any thread."""
 
     def __init__(self) -> None:
         self._state, self.reason = "", ""

@@ -41,7 +41,7 @@ MOST_STRAYS = 5
 
 
 class Watch(Protocol):
-    """What the robot's other nodes say (gymnast_ros.nodes.watch.RobotWatch)."""
+    """What the robot's other nodes report (gymnast_ros.nodes.watch.RobotWatch)."""
 
     def status(self) -> dict[str, Any]:
         """Return {state, policy_version, instruction, estop, estop_reason}."""
@@ -57,7 +57,7 @@ class BridgePorts:
     """What the node gives to its jobs.
 
     Attributes:
-        watch: what the robot's other nodes say.
+        watch: what the robot's other nodes report.
         connect: makes a client of this robot's graph, for the trainer's orders.
         cancel_rollout: ends what the rollout node runs, without waiting.
         status: latches the bridge's state.

@@ -1,7 +1,7 @@
 """Requests and answers as JSON objects, checked with the same models on both sides (gymnast_ros.run.requests).
 
 A request is {"id", "operation", "arguments"}; its answers name its id: the first one refuses or accepts it, the last
-one says how it ended (the same one where nothing takes long). An id is done once.
+one reports how it ended (the same one where nothing takes long). An id is done once.
 """
 
 from __future__ import annotations

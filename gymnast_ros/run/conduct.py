@@ -53,7 +53,7 @@ class EpisodeEvents:
             steps: actions done.
             episode_id: of the recording; empty when there is none.
             blame: see verdict().
-            cut: truncated_reason; an episode that was cut for another reason says nothing about the policy.
+            cut: truncated_reason; an episode that was cut for another reason is no evidence about the policy.
         """
         self._number += 1
         event: dict[str, Any] = {

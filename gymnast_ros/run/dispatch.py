@@ -1,4 +1,4 @@
-"""Does each request once and answers it, whoever else asks meanwhile; services and requests reach the same handlers."""
+"""Does each request once and answers it, whatever comes meanwhile; services and requests reach the same handlers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Dispatcher:
         """Do a request that came another way, e.g. through a service; returns words, or the name of its run.
 
         Raises:
-            GymnastError: it is refused; the message says why.
+            GymnastError: it is refused; the message has the reason.
         """
         outcome = self._handlers[type(request)](request)
         return outcome.run if isinstance(outcome, Began) else outcome

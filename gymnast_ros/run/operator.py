@@ -1,4 +1,4 @@
-"""Where labels come from: the simulator's state where there is one, else whoever calls rollout/label."""
+"""Where labels come from: the simulator's state where there is one, else the caller of rollout/label."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ class OperatorDesk:
     """Hands out one label per finished episode. Policies, models and judges never see the simulator's truth.
 
     Args:
+        waiting: called with True while a human is waited for.
+
+    Attributes:
         automatic: take the simulator's truth when there is one.
         wait_s: how long to wait for a human; then the episode stays unlabelled.
-        waiting: called with True while a human is waited for.
     """
 
     def __init__(self, waiting: Callable[[bool], None]) -> None:

@@ -61,7 +61,7 @@ class OrderTaker:
             self._thread.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Take no more; what runs is ended by whoever stops the graph."""
+        """Take no more; what runs is ended with the graph."""
         self._closing = True
         self._wake.set()
         if self._thread.ident is not None:
@@ -124,7 +124,7 @@ class OrderTaker:
 
 
 def _check_checkpoints(order: Order) -> None:
-    """Orders name checkpoints by id alone: whoever is at the robot may name a folder, a file or a host, too.
+    """Orders name checkpoints by id alone: a user at the robot may name a folder, a file or a host, too.
 
     Raises:
         ContractError: one is no id.

@@ -61,7 +61,7 @@ class EpisodeResult:
         seed: start state.
         scene: look.
         success: label; None when nobody labelled it.
-        labelled_by: who.
+        labelled_by: operator, robot or judge, by name.
         steps: actions done.
         episode_id: of the recording, empty when not recorded.
         truncated_reason: empty when it ran to its end, else "estop", "arm_lost", "cancelled", "fault",

@@ -27,7 +27,7 @@ _BYTES_PER_S = 50e6
 
 
 class RefusedCheckpointError(CheckpointError):
-    """A checkpoint failed its shadow check; the message says how."""
+    """A checkpoint failed its shadow check; the message has the reason."""
 
 
 @dataclass(frozen=True)

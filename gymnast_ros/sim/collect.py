@@ -15,7 +15,7 @@ from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.tasks import TASKS, task_for
 
 LABELLED_BY = "operator:sim"
-"""The simulator's state plays the operator who labels the outcome."""
+"""The labeller of simulated outcomes: the simulator's state."""
 
 
 class _Recorder:
@@ -124,7 +124,7 @@ def evaluate(
     tasks: Sequence[str] = tuple(TASKS),
     rng: np.random.Generator | None = None,
 ) -> list[SimTrial]:
-    """Run every task from every seed and say which succeeded; frames are drawn only where the policy looks.
+    """Run every task from every seed and return which succeeded; frames are drawn only where the policy looks.
 
     Args:
         env: the simulator.

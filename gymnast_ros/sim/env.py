@@ -64,7 +64,7 @@ class SimEnv:
 
     reset(instruction, seed=) names the start state: the task the instruction asks for and the seed decide it.
     An action beyond the step limits or the workspace is cut to them; a pose without joint solution holds the arm;
-    commanded_BA says what was done. Beyond the contract there are privileged methods for labels, evaluation and
+    commanded_BA is what was done. Beyond the contract there are privileged methods for labels, evaluation and
     the scripted expert: succeeded(), success_step, state_digest(), oracle(). They never reach an observation.
 
     Args:

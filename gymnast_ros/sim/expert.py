@@ -1,4 +1,4 @@
-"""A scripted operator who knows where everything is: makes demonstrations, flawed ones on request."""
+"""A scripted operator that knows where everything is: makes demonstrations, flawed ones on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports to the trainer about once a second: on a link of its own, never in the way, never twice."""
+"""Reports to the trainer about once a second: on a link of its own, one at a time, never in the way."""
 
 from __future__ import annotations
 

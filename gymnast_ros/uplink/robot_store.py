@@ -1,6 +1,6 @@
 """Checkpoints on the robot: staged, current, and how to get back.
 
-The shelf holds what was verified and links to the one in use; state.json says the rest. After a kill at any point,
+The shelf holds what was verified and links to the one in use; state.json holds the rest. After a kill at any point,
 recover() finds a whole, never older checkpoint in use. One class, and so a long file: every change is one of state and
 shelf together, under one lock.
 """
@@ -106,7 +106,7 @@ class RobotStore:
         """Verify a release before anything is fetched; see gymnast_core.records.signing.check_release.
 
         Raises:
-            CheckpointError: one of its subclasses says why this robot may not act on it.
+            CheckpointError: this robot may not act on it; the subclass is the reason.
         """
         trusted = self._trusted or TrustedKeys([])
         return check_release(
@@ -142,7 +142,7 @@ class RobotStore:
             The staged folder; staged() gives it, too.
 
         Raises:
-            CheckpointError: not acceptable, or the weights are not what the release says.
+            CheckpointError: not acceptable, or the weights are not those of the release.
         """
         with self._lock:
             release = self.check(document)

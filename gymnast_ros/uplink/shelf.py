@@ -63,7 +63,7 @@ class CheckpointShelf:
             weights: puts the weights at a path.
 
         Raises:
-            CheckpointError: they are not what the manifest says.
+            CheckpointError: they are not those of the manifest.
         """
         target = self.folder_of(manifest.id)
         staging = target.with_name(f".{manifest.id}")

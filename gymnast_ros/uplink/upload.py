@@ -36,7 +36,7 @@ class _Sending:
     entry: SpoolEntry
     channel: int
     descriptor: int = -1
-    offset: int | None = None  # of the next chunk; unknown until the trainer has said what it holds
+    offset: int | None = None  # of the next chunk; unknown until the trainer has reported what it holds
     committed: bool = False
 
 

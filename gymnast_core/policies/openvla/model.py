@@ -151,7 +151,7 @@ class OpenVLANetwork(nn.Module):
     def parallel_hidden(
         self, pixels_BCHW: Tensor, ids_BL: Tensor, length_B: Tensor, proprio_BP: Tensor | None = None
     ) -> Tensor:
-        """One forward pass with every token seeing every token; returns what the action positions say.
+        """One forward pass with every token seeing every token; returns the output at the action positions.
 
         Args:
             pixels_BCHW: (B, 6, H, W).

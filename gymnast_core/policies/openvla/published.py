@@ -65,7 +65,7 @@ def read_published(
         dtype: convert the weights; None keeps what is stored.
 
     Raises:
-        CheckpointError: a file is missing or does not fit; the message says which.
+        CheckpointError: a file is missing or does not fit; the message names it.
     """
     model_folder = folder if _shards(folder) else base
     if model_folder is None or not _shards(model_folder):

@@ -56,7 +56,7 @@ class FeedForward(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Per-channel factor; the published checkpoints call it scale_factor where timm says gamma."""
+    """Per-channel factor; the published checkpoints call it scale_factor where timm has gamma."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
