@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,8 @@ import yaml
 from gymnast_core.errors import ConfigError
 from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.wire.address import Address
+from gymnast_core.wire.openpi.keys import STYLES
+from gymnast_core.wire.openpi.link import PLAIN, SECURED
 from gymnast_ros.enclaves import check_keystore
 from gymnast_ros.graph import (
     CAMERAS,
@@ -63,8 +66,10 @@ ARGUMENTS = (
     Argument(
         "policy",
         "",
-        "checkpoint folder, or remote:HOST:PORT, until one is in force; empty is the shipped one on the simulated arm",
+        "checkpoint folder, or remote:HOST:PORT, until one is in force; empty is the shipped one on the simulated arm; "
+        "openpi://HOST:PORT or openpis://HOST:PORT is a server of openpi's protocol",
     ),
+    Argument("openpi", "", "keys of that server: libero, droid, aloha, or a YAML file; empty is libero"),
     Argument("instruction", "", "task the rollout node starts with"),
     Argument("camera", "", "camera driver to start with a real arm", CAMERAS),
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
@@ -98,6 +103,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         identity=Path(values["identity"]) if values["identity"] else None,
         insecure=values["insecure"] == "true",
         policy=values["policy"] or _first_policy(values["robot"]),
+        openpi=_absolute(values["openpi"]),
         paced=values["paced"] == "true",
         chunking=cast(Chunking, values["chunking"]),
         device=values["device"],
@@ -112,6 +118,11 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         enclaves=Path(values["enclaves"]).absolute() if values["enclaves"] else None,
         parameters=parameters_from(Path(values["parameters"])) if values["parameters"] else {},
     )
+
+
+def _absolute(keys: str) -> str:
+    """A style as it is; a file as every process finds it."""
+    return keys if keys in ("", *STYLES) else str(Path(keys).absolute())
 
 
 def _first_policy(robot: str) -> str:
@@ -166,6 +177,10 @@ def check_files(config: GraphConfig) -> None:
     Raises:
         ConfigError: a folder or file is not there; the message names it.
     """
+    if config.policy.startswith((PLAIN, SECURED)):
+        absent = [name for name in ("websockets", "msgpack") if find_spec(name) is None]
+        if absent:
+            raise ConfigError(f"{config.policy} needs {' and '.join(absent)}; pip install -e '.[openpi]' in the clone")
     if config.trainer and config.identity is not None:
         missing = [name for name in IDENTITY_FILES if not (config.identity / name).is_file()]
         if missing:

@@ -12,6 +12,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.settings import Device, Settings
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.wire.address import Address
+from gymnast_core.wire.openpi.link import PLAIN, SECURED, OpenpiPlace
 from gymnast_ros.processes import ExternalSpec, NodeSpec, ParameterValue
 
 Robot = Literal["sim", "widowx"]
@@ -20,7 +21,9 @@ Chunking = Literal["wait", "real_time"]
 CHUNKING = get_args(Chunking)
 """Between policy and arm: nothing, or gymnast_core.policies.chunking."""
 REMOTE = "remote:"
-"""Before the address of a policy that runs elsewhere."""
+"""Before the address of a policy that a trainer runs."""
+ELSEWHERE = (REMOTE, PLAIN, SECURED)
+"""What a policy begins with that runs elsewhere: at a trainer, or at a server of openpi's protocol."""
 REAL_TIME: Chunking = "real_time"
 CameraDriver = Literal["", "usb_cam", "realsense"]
 CAMERAS = get_args(CameraDriver)
@@ -82,7 +85,9 @@ class GraphConfig(Settings):
     insecure: bool = False
     """No TLS; for tests on one machine."""
     policy: str = ""
-    """Checkpoint folder used while the store is empty."""
+    """Checkpoint folder used while the store is empty; or remote:HOST:PORT, openpi://HOST:PORT, openpis://HOST:PORT."""
+    openpi: str = ""
+    """Style or YAML file of a policy server's keys, see gymnast_core.wire.openpi.link."""
     paced: bool = False
     """The simulator runs at 5 Hz of wall-clock time and waits for nobody, as a real arm."""
     chunking: Chunking = "wait"
@@ -115,6 +120,10 @@ class GraphConfig(Settings):
 
     @model_validator(mode="after")
     def _can_run(self) -> GraphConfig:
+        if self.policy.startswith((PLAIN, SECURED)):
+            OpenpiPlace.of(self.policy, self.openpi)
+        elif self.openpi:
+            raise ConfigError(f"openpi {self.openpi!r} is for a policy at {PLAIN}HOST:PORT, got {self.policy!r}")
         if self.trainer and self.identity is None and not self.insecure:
             raise ConfigError("a trainer needs identity (folder with cert.pem, key.pem, ca.pem), or insecure")
         if self.camera and self.robot == "sim":
@@ -186,6 +195,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     rollout |= {"bridge_expected": bool(config.trainer)}
     rollout |= {"chunking": config.chunking, "device": config.device, "insecure": config.insecure}
     rollout |= {"identity": str(config.identity)} if config.identity else {}
+    rollout |= {"openpi": config.openpi} if config.openpi else {}
     if config.instruction:
         rollout["instruction"] = config.instruction
     if config.paced or config.robot != "sim":
@@ -195,7 +205,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     specs = [_arm(config), _gate(config), NodeSpec("rollout", "rollout", rollout)]
     if config.trainer:
         link = {"trainer": config.trainer, "identity": str(config.identity) if config.identity else ""}
-        link |= {"policy": ""} if config.policy.startswith(REMOTE) else {}  # it stays where it is: nothing to install
+        link |= {"policy": ""} if config.policy.startswith(ELSEWHERE) else {}  # nothing to install
         given: dict[str, ParameterValue] = {**store, **link, "take_orders": config.orders, "device": config.device}
         given |= {"insecure": config.insecure, "trusted_keys": config.trusted_keys}
         specs.append(NodeSpec("bridge", "bridge", given))

@@ -2,5 +2,6 @@
 
 from cloud_trainer.app.settings import AppConfig, Arms, at_hand
 from cloud_trainer.app.trainer import App, stop_signals
+from cloud_trainer.service.openpi import OpenpiConfig
 
-__all__ = ["App", "AppConfig", "Arms", "at_hand", "stop_signals"]
+__all__ = ["App", "AppConfig", "Arms", "OpenpiConfig", "at_hand", "stop_signals"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.service.config import ServiceConfig
+from cloud_trainer.service.openpi import OpenpiConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.shipped import KINDS
@@ -50,6 +51,7 @@ class AppConfig:
         imports: checkpoint folders it knows from the start.
         policy: checkpoint folder of a policy that runs here, for robots without a GPU; None runs none.
         policy_device: of that policy; auto takes a GPU if there is one.
+        openpi: where that policy is served to openpi's clients, too; None serves none.
         console: whether there is an operator's page.
         console_host: its address; any other than this machine's own is over HTTPS, where certificates are logins.
         console_port: 0 takes a free one.
@@ -63,6 +65,7 @@ class AppConfig:
     imports: tuple[Path, ...] = ()
     policy: Path | None = None
     policy_device: str = "auto"
+    openpi: OpenpiConfig | None = None
     console: bool = True
     console_host: str = "127.0.0.1"
     console_port: int = 8600
@@ -72,7 +75,9 @@ class AppConfig:
     job_memory_gib: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse hosts that are none, and jobs without memory."""
+        """Refuse hosts that are none, jobs without memory, and a port for a policy that does not run."""
+        if self.openpi is not None and self.policy is None:
+            raise ConfigError("openpi's port serves the policy that runs here, and none does; name it with --policy")
         if self.job_memory_gib is not None and not self.job_memory_gib > 0:
             raise ConfigError(f"job_memory_gib must be above 0, got {self.job_memory_gib}")
         object.__setattr__(self, "console_host", plain_host(self.console_host))

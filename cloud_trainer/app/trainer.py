@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
+from pathlib import Path
 from types import TracebackType
 
 from cloud_trainer.app.engines import engine_for, loop_engine_for
@@ -18,11 +19,13 @@ from cloud_trainer.flows.trials import Trials
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
 from cloud_trainer.service import Service
+from cloud_trainer.service.openpi import OpenpiServer
 from cloud_trainer.service.policy import PolicyServicer
 from cloud_trainer.store.tenants import PerTenant, closed_folder
 from gymnast_core.asked import Asked
 from gymnast_core.jobs import AdaptSettings
 from gymnast_core.wire.address import is_loopback
+from gymnast_core.wire.gymnast.v1 import policy_pb2
 
 
 class App:
@@ -36,6 +39,7 @@ class App:
         shelves: its checkpoints, per tenant.
         page: the operator's page; None where there is none.
         policy_version: what runs here for robots without a GPU; empty where nothing does.
+        openpi: serves it to openpi's clients; None where nothing does.
 
     Raises:
         ConfigError: another trainer runs on the folder, or a setting makes no sense.
@@ -50,6 +54,8 @@ class App:
             folder, self.shelves, threads=config.threads, memory_gib=config.job_memory_gib, allowed=config.jobs_may,
             given=AdaptSettings(**config.arms.config).model_dump(mode="json"),
         )  # fmt: skip
+        openpi = config.openpi  # before anything runs: it refuses to serve the network openly
+        self.openpi = None if openpi is None else OpenpiServer(self._ask, openpi, self._certificate(openpi.host))
         self._policy = policy = None if config.policy is None else PolicyProcess(config.policy, config.policy_device)
         self.policy_version = "" if policy is None else policy.version
         servicer = None if policy is None else PolicyServicer(lambda: policy.answer)
@@ -81,6 +87,9 @@ class App:
             flows.take_up(self._engines.of, self._loop_engine)  # before anybody can ask for one that is under way
             starting.enter_context(self.service)
             starting.enter_context(self._watch)
+            if self.openpi is not None:
+                starting.callback(self.openpi.stop)
+                self.openpi.start()
             if self.config.console:
                 self.page = starting.enter_context(self._console())
             self._running = starting.pop_all()
@@ -91,6 +100,14 @@ class App:
     ) -> None:
         """Stop every part, in the opposite order."""
         self._running.__exit__(kind, error, trace)
+
+    def _ask(self, request: policy_pb2.InferRequest) -> policy_pb2.InferReply:
+        assert self._policy is not None  # AppConfig: no port without one
+        return self._policy.answer(request)
+
+    def _certificate(self, host: str) -> Path | None:
+        """Folder of what a port shows; None where only this machine reaches it, or there are no certificates."""
+        return None if is_loopback(host) or self.config.service.insecure else self.config.service.folder / "server"
 
     def _loop_engine(self, tenant: str, trials: Trials) -> LoopEngine:
         shelf = self.shelves.of(tenant)

@@ -14,7 +14,7 @@ from gymnast_core.job import REACHES
 from gymnast_core.shipped import shipped_checkpoints
 
 if TYPE_CHECKING:
-    from cloud_trainer.app import AppConfig
+    from cloud_trainer.app import AppConfig, OpenpiConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", type=Path, metavar="CHECKPOINT",
                         help="run it for robots without a GPU: gymnast up --policy remote:HOST:PORT")  # fmt: skip
     parser.add_argument("--policy-device", default="auto", help="auto takes a GPU if there is one; cpu, cuda, cuda:N")
+    _add_openpi_arguments(parser)
     parser.add_argument("--console-host", default="127.0.0.1", help="address of the operator's page (default: this "
                         "machine only, over HTTP; any other over HTTPS, where certificates are logins)")  # fmt: skip
     parser.add_argument("--console-port", type=int, default=8600, help="0 takes a free one (default 8600)")
@@ -42,6 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a training job (default 1)")
     parser.add_argument("--job-memory-gib", type=float, metavar="GIB", help="a job that uses more memory fails "
                         "(default: half of what this machine, or its container, has)")  # fmt: skip
+
+
+def _add_openpi_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how the policy is served to openpi's clients."""
+    parser.add_argument("--openpi-port", type=int, metavar="N", help="serve the policy of --policy to openpi's "
+                        "clients, too, on this port; 0 takes a free one (default: not)")  # fmt: skip
+    parser.add_argument("--openpi-host", default="127.0.0.1", metavar="HOST", help="address of that port (default: "
+                        "this machine only; any other over TLS, with the trainer's certificate, and with "
+                        "--openpi-token)")  # fmt: skip
+    parser.add_argument("--openpi-keys", default="libero", metavar="STYLE|FILE", help="keys of the clients: libero, "
+                        "droid, aloha, or a YAML file (default libero)")  # fmt: skip
+    parser.add_argument("--openpi-token", type=Path, metavar="FILE", help="clients show the token in this file as "
+                        "header Authorization: Api-Key TOKEN")  # fmt: skip
 
 
 def _add_arm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +95,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with app:
         if app.policy_version:
             console.print(f"running {app.policy_version} for robots: gymnast up --policy remote:HOST:PORT")
+        if app.openpi is not None:
+            console.print(f"and for openpi's clients at {app.openpi.address}; --openpi-keys {args.openpi_keys}")
         if app.page is not None:
             console.print(f"operator's page at {app.page.address}; `gymnast console` gives a token for it")
         stop.wait()
@@ -100,8 +116,18 @@ def app_config(args: argparse.Namespace) -> AppConfig:
     guard_pairs = HarmRule.pairs if args.guard_pairs is None else args.guard_pairs
     return AppConfig(
         config_from(args), imports=(*at_hand(args.checkpoints), *args.imports), policy=args.policy,
-        policy_device=args.policy_device, console=not args.no_console, console_host=args.console_host,
-        console_port=args.console_port, jobs_may=tuple(args.jobs_may),
+        policy_device=args.policy_device, openpi=_openpi(args), console=not args.no_console,
+        console_host=args.console_host, console_port=args.console_port, jobs_may=tuple(args.jobs_may),
         arms=Arms(args.robot_scene, args.adapt_config, args.canary_pairs, guard_pairs, args.price_per_hour),
         threads=args.threads, job_memory_gib=args.job_memory_gib,
     )  # fmt: skip
+
+
+def _openpi(args: argparse.Namespace) -> OpenpiConfig | None:
+    """Where openpi's clients are served, if they are."""
+    from cloud_trainer.app import OpenpiConfig
+    from gymnast_core.wire.openpi.keys import Keys, read_keys
+
+    if args.openpi_port is None:
+        return None
+    return OpenpiConfig(args.openpi_port, read_keys(args.openpi_keys, Keys), args.openpi_host, args.openpi_token)

@@ -29,7 +29,13 @@ def declare(settings: NodeSettings) -> None:
     add("folder", "runs/robot", "spool/, store/ and results/ live here", read_only=True)
     add("robot_name", "sim-0", "name in recordings and at the trainer", read_only=True)
     add("bridge_expected", False, "whether this robot has a bridge node; clients wait for it", read_only=True)
-    add("policy", "", "checkpoint folder used while the store has no current one; or remote:HOST:PORT, always")
+    add(
+        "policy",
+        "",
+        "checkpoint folder used while the store has no current one; or remote:HOST:PORT or "
+        "openpi(s)://HOST:PORT, always",
+    )
+    add("openpi", "", "keys of a policy server at openpi(s)://: a style, or a YAML file", read_only=True)
     add("identity", "", "folder with cert.pem, key.pem, ca.pem, for a remote policy")
     add("insecure", False, "a remote policy without TLS; tests on one machine")
     add("remote_deadline_s", 0.5, "longest wait for a remote policy's answer", low=0.05, high=60.0)

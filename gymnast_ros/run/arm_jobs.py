@@ -16,7 +16,8 @@ from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
 from gymnast_core.evaluation.purpose import TRIALS
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
-from gymnast_ros.graph import REAL_TIME
+from gymnast_core.wire.openpi.link import OpenpiPlace
+from gymnast_ros.graph import REAL_TIME, REMOTE
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.codec import Failure, NothingToDoError, RobotBusyError
 from gymnast_ros.run.conduct import EpisodeEvents
@@ -243,14 +244,17 @@ class ArmJobs:
             self._episodes.report(version, blame=f"cannot be opened: {error}")
             raise
 
-    def _dial(self, address: str) -> Policy:
-        """Reach the policy that a trainer runs for us."""
+    def _dial(self, name: str) -> Policy:
+        """Reach the policy that a trainer, or a server of openpi's protocol, runs for us."""
+        settings, deadline_s = self._settings, self._settings["remote_deadline_s"]
+        if not name.startswith(REMOTE):
+            from gymnast_ros.uplink.openpi import OpenpiPolicy
+
+            return OpenpiPolicy(OpenpiPlace.of(name, settings["openpi"]), deadline_s=deadline_s)
         from gymnast_ros.uplink import RemotePolicy
 
-        settings = self._settings
         identity = Path(settings["identity"]) if settings["identity"] else None
-        deadline_s = settings["remote_deadline_s"]
-        return RemotePolicy(address, identity, deadline_s=deadline_s, insecure=settings["insecure"])
+        return RemotePolicy(name.removeprefix(REMOTE), identity, deadline_s=deadline_s, insecure=settings["insecure"])
 
     def _note_episode(self, row: EpisodeResult) -> None:
         outcome = {True: "success", False: "failure", None: "unlabelled"}[row.success]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gymnast_core.errors import BridgeError, CheckpointError, ConfigError
+from gymnast_core.errors import BridgeError, CheckpointError, ConfigError, PolicyFailedError
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import ActionChunk, Observation
-from gymnast_ros.graph import REMOTE
+from gymnast_ros.graph import ELSEWHERE
 from gymnast_ros.run.policy_host import PolicyHost
 from gymnast_ros.run.scene_policy import ScenePolicy
 from gymnast_ros.shadow import ShadowBook
@@ -61,7 +61,7 @@ class PolicySource:
         store: the robot's store folder.
         default: checkpoint folder used while the store has no current one.
         host: where checkpoints run; None opens none, e.g. in a test of the others.
-        dial: reaches a policy that runs at an address; None knows none.
+        dial: reaches a policy that runs elsewhere, by its whole name; None knows none.
         book: of this robot's shadow checks; a checkpoint that has not passed one is checked before it is opened.
             None opens anything.
         report: gets what is worth knowing, in words.
@@ -84,7 +84,7 @@ class PolicySource:
 
         Of one that was kept for a scene: what drove the last episode.
         """
-        if self._default.startswith(REMOTE):
+        if self._default.startswith(ELSEWHERE):
             reached = self._loaded.get(self._default)
             return "" if reached is None else reached.version
         try:
@@ -98,7 +98,8 @@ class PolicySource:
 
         A remote one is greeted, so that its version is known before it acts.
         """
-        with contextlib.suppress(ConfigError, CheckpointError, BridgeError):  # open() says again what is wrong
+        # open() says again what is wrong
+        with contextlib.suppress(ConfigError, CheckpointError, BridgeError, PolicyFailedError):
             self.open("")
 
     def open(self, name: str = "") -> Policy:
@@ -106,7 +107,8 @@ class PolicySource:
 
         Args:
             name: "" for the one in force; an id in the robot's store; a checkpoint folder; "replay:FILE" for a JSON
-                list of actions (T, 7); or "remote:HOST:PORT" for the one that trainer runs (gymnast serve --policy).
+                list of actions (T, 7); "remote:HOST:PORT" for the one that trainer runs (gymnast serve --policy); or
+                "openpi://HOST:PORT", "openpis://HOST:PORT" for a server of openpi's protocol.
 
         Raises:
             ConfigError: there is no such policy.
@@ -115,7 +117,7 @@ class PolicySource:
         """
         if name.startswith("replay:"):
             return _replay(Path(name.removeprefix("replay:")))
-        remote = next((given for given in (name, self._default if not name else "") if given.startswith(REMOTE)), "")
+        remote = next((given for given in (name, self._default if not name else "") if given.startswith(ELSEWHERE)), "")
         key = remote or str(self._folder(name).resolve())
         if not name and not remote and (bound := kept_for(self._store, Path(key).name)) is not None:
             return self._in_its_scene(key, bound)
@@ -156,7 +158,7 @@ class PolicySource:
     def _reach(self, name: str) -> Policy:
         if self._dial is None:
             raise ConfigError(f"no way to reach {name!r} from here; name a checkpoint")
-        return self._dial(name.removeprefix(REMOTE))
+        return self._dial(name)
 
     def _folder(self, name: str) -> Path:
         if name:

@@ -59,7 +59,11 @@ class RunEpisode(Request):
     seed: Annotated[Seed, Field(description="start state")]
     scene: Annotated[str, Field(description="look of the simulated world")] = "standard"
     checkpoint: Annotated[
-        str, Field(description="id in the store, folder, 'replay:FILE' or 'remote:HOST:PORT'; empty: the one in force")
+        str,
+        Field(
+            description="id in the store, folder, 'replay:FILE', or where one runs: 'remote:HOST:PORT', "
+            "'openpi://HOST:PORT'; empty: the one in force"
+        ),
     ] = ""
     temperature_seed: Annotated[
         int, Field(ge=-1, le=MOST_SEED, description="negative is greedy; else seeds the sampling")

@@ -79,7 +79,7 @@ def test_remote_policy_acts_like_the_local_one(remote, policy):
 
 def test_a_robot_knows_the_version_before_the_policy_acts(service, identities, tmp_path):
     def dial(address):
-        return RemotePolicy(address, identities("wx-1", "robot"), deadline_s=0.2)
+        return RemotePolicy(address.removeprefix("remote:"), identities("wx-1", "robot"), deadline_s=0.2)
 
     source = PolicySource(tmp_path, f"remote:{service.address}", dial=dial)
     assert source.version == ""

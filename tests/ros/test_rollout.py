@@ -18,6 +18,7 @@ from gymnast_core.types import Outcome
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError, RobotSilentError
 from gymnast_ros.run.codec import BadRequestError, RobotBusyError
+from tests.bridge.openpi_parts import served
 from tests.cloud.learning_fakes import tiny_policy
 from tests.ros.conftest import wait_until
 
@@ -95,6 +96,32 @@ def test_a_remote_policy_drives_the_arm_and_its_silence_ends_the_episode(graph, 
     assert (row["policy"], row["steps"], row["truncated_reason"]) == (version, 15, "")
     assert (lost["truncated_reason"], lost["steps"], lost["success"], lost["blame"]) == ("link_lost", 0, None, "")
     assert read_episode(recording(graph, row["episode_id"])).steps == 15
+
+
+def test_a_policy_behind_openpis_protocol_drives_the_arm_and_its_silence_ends_the_episode(graph, client) -> None:
+    policy, speaks = tiny_policy(), threading.Event()
+    act = policy.act
+
+    def answer(*asked, **how):
+        speaks.wait(60.0)
+        return act(*asked, **how)
+
+    policy.act = answer
+    speaks.set()
+    client.set("rollout", {"remote_deadline_s": 2.0})
+    try:
+        with served(policy) as there:
+            asked = {"instruction": "lift", "seed": 3, "checkpoint": there.address.replace("ws", "openpi")}
+            row = client.run_episode(**asked)
+            speaks.clear()
+            lost = client.run_episode(**asked, record=False)
+            speaks.set()
+    finally:
+        client.set("rollout", {"remote_deadline_s": 0.5})
+    assert row["policy"].startswith("openpi-127-0-0-1-")
+    assert (row["steps"], row["truncated_reason"]) == (15, "")
+    assert (lost["truncated_reason"], lost["steps"], lost["success"], lost["blame"]) == ("link_lost", 0, None, "")
+    assert set(read_episode(recording(graph, row["episode_id"])).policy_versions) == {row["policy"]}
 
 
 def test_evaluation_pairs_start_states_and_counts(client, still, replay) -> None:
