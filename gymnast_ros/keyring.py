@@ -6,11 +6,12 @@ their place down in the environment. No key is ever a parameter or an argument, 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import secrets
-import tempfile
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from gymnast_core.arm.latch import StopLatch
 from gymnast_core.arm.mark import KEY_BYTES, graph_id
 from gymnast_core.errors import ConfigError
 from gymnast_ros.graph import GraphConfig
+from gymnast_ros.seat import Seat
 
 VARIABLE = "GYMNAST_GATE"
 KEY_FILE, LATCH_FILE, SEAT_FILE = "key", "latch", "graph"
@@ -63,10 +65,15 @@ class Keyring:
             ConfigError: there is none, or it belongs to another user.
         """
         try:
+            owner = (folder / KEY_FILE).stat()
             key = bytes.fromhex((folder / KEY_FILE).read_text())
             latch = StopLatch.attach(folder / LATCH_FILE)
         except (OSError, ValueError) as error:
             raise ConfigError(f"no graph's key in {folder}: {error}; is the robot's graph started, by you?") from error
+        if os.geteuid() not in (owner.st_uid, 0) or owner.st_mode & 0o077:
+            raise ConfigError(
+                f"{folder / KEY_FILE} is user {owner.st_uid}'s, or others may use it; start the graph again"
+            )
         if len(key) != KEY_BYTES:
             raise ConfigError(f"{folder / KEY_FILE} holds {len(key)} bytes, not {KEY_BYTES}; start the graph again")
         return cls(folder, key, latch)
@@ -150,21 +157,16 @@ class Claim:
     """
 
     def __init__(self, config: GraphConfig) -> None:
-        self.folder = folder_of(config.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = _own_folder(folder_of(config.folder))
         domain = str(config.domain_id) if config.domain_id is not None else os.environ.get(DOMAIN_VARIABLE, "0")
         arm = config.namespace.strip("/").replace("/", ".") or "arm"
-        network = Path("/proc/self/ns/net").readlink().name.strip("net:[]")
-        seat = Path(tempfile.gettempdir()) / f"gymnast-{os.getuid()}-{network}-{domain}-{arm}.graph"
         own = {"robot": config.robot_name, "folder": str(config.folder), "domain": domain, "pid": os.getpid()}
-        self._held: list[int] = []
-        try:
-            for path in (seat, self.folder / SEAT_FILE):
-                self._held.append(_held(path, json.dumps(own)))
-        except ConfigError:
-            self.release()
-            raise
-        Keyring.make(self.folder)
+        self._held = contextlib.ExitStack()
+        with contextlib.ExitStack() as held:
+            held.callback(Seat(domain, arm, own).close)
+            held.callback(os.close, _held(self.folder / SEAT_FILE, json.dumps(own)))
+            Keyring.make(self.folder)
+            self._held = held.pop_all()
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -173,13 +175,31 @@ class Claim:
 
     def release(self) -> None:
         """Another graph may start; the kernel does the same when this process ends."""
-        while self._held:
-            os.close(self._held.pop())
+        self._held.close()
+
+
+def _own_folder(folder: Path) -> Path:
+    """Make the folder of a graph's key where it is missing; whoever could swap it could give the arm a key of his own.
+
+    Raises:
+        ConfigError: it is another user's, a link, or everybody on this machine may replace it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own, around = folder.lstat(), folder.parent.stat()
+    except OSError as error:
+        raise ConfigError(f"no folder for the graph's key: {error}; choose another --folder") from error
+    if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid():
+        what = "a link" if stat.S_ISLNK(own.st_mode) else f"user {own.st_uid}'s"
+        raise ConfigError(f"{folder} is not a folder of yours but {what}: remove it, or choose another --folder")
+    if around.st_mode & stat.S_IWOTH and not around.st_mode & stat.S_ISVTX:
+        raise ConfigError(f"everybody on this machine may write to {folder.parent}: chmod o-w {folder.parent}")
+    return folder
 
 
 def _held(path: Path, own: str) -> int:
     """Lock a file and write its owner into it; returns its descriptor."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

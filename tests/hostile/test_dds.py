@@ -7,7 +7,6 @@ import math
 import os
 import secrets
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 
 from gymnast_core.errors import ConfigError
+from gymnast_ros import seat
 from gymnast_ros.bringup import Graph, GraphConfig, NodeDiedError
 from gymnast_ros.keyring import Keyring, folder_of
 from gymnast_ros.nodes import messages, topics
@@ -325,9 +325,9 @@ def test_second_graph_of_the_robot_refuses_to_start_by_name(graph, domain_id, tm
 
 
 def test_graph_of_another_machine_is_given_way_to_by_name(graph, client, domain_id, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where this machine's graphs are claimed
+    monkeypatch.setattr(seat, "PREFIX", f"\0gymnast-elsewhere-{os.getpid()}-")  # as another machine's is
     with Graph(GraphConfig(folder=tmp_path / "robot", robot_name="twin", domain_id=domain_id)) as second:
-        wait_until(lambda: "command_gate" in second.failed, 30.0, "the second gate's end")
+        wait_until(lambda: "command_gate" in second.failed, 120.0, "the second gate's end")
         with pytest.raises(NodeDiedError, match="command_gate ended with code 78 and is not started again"):
             second.check()
         assert "a graph of robot 'sim-0' runs in this domain already" in (second.logs / "command_gate.log").read_text()
