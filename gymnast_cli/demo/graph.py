@@ -62,7 +62,7 @@ class Robot:
         )  # fmt: skip
         graph = Graph(config)
         graph.__enter__()
-        client = GraphClient(domain_id=domain_id)
+        client = GraphClient(domain_id=domain_id, folder=folder / "robot")
         client.__enter__()
         client.wait_ready(timeout_s=60.0)
         return Robot(graph, client, Trainer(trainer, operator), folder / "robot" / "store", seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gymnast_core.wire.address import Address
+from gymnast_ros.keyring import VARIABLE, Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.bridge_parameters import declare, requests_from
 from gymnast_ros.nodes.client import GraphClient
@@ -43,7 +45,10 @@ class BridgeNode(Node):  # type: ignore[misc]
             log=self.get_logger(),
         )
         self._jobs = BridgeJobs(settings, ports)
-        requests = RequestPort(self, BRIDGE, self._jobs.handlers, self._jobs.publish_status)
+        requests = RequestPort(
+            self, BRIDGE, self._jobs.handlers, self._jobs.publish_status, keyring=_keyring(),
+            open_services=bool(settings["open_services"]),
+        )  # fmt: skip
         self._jobs.ended = requests.ended
         for service, request in requests_from(settings).items():
             requests.serve(service, request)
@@ -62,6 +67,11 @@ class BridgeNode(Node):  # type: ignore[misc]
     def _cancel_rollout(self) -> None:
         if self._end_rollout.service_is_ready():
             self._end_rollout.call_async(Trigger.Request())
+
+
+def _keyring() -> Keyring | None:
+    """The graph's key; without one the bridge ships and fetches, and does nothing that needs it."""
+    return Keyring.of_environment() if VARIABLE in os.environ else None
 
 
 def main() -> int:

@@ -39,6 +39,8 @@ def declare(settings: NodeSettings) -> None:
     add("device", "auto", "where a large checkpoint is checked, as on the rollout node", read_only=True)
     declare_max_latency(settings)
     add("take_orders", False, "the trainer's operators may run episodes on this robot", read_only=True)
+    add("open_services", False, "anybody on the domain may call the services that act in the robot's name",
+        read_only=True)  # fmt: skip
     add("job", "{}", "submit_job: JSON {kind, spec, key}", check=_job_error)
     add("job_id", "", "cancel_job: which one")
     add("report_period_s", 1.0, "how often the trainer hears how the robot is", low=0.3, high=3600.0, read_only=True)

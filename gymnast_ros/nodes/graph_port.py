@@ -18,7 +18,8 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from gymnast_core.errors import EstopLatchedError, GymnastError, TransientBridgeError
+from gymnast_core.errors import ConfigError, EstopLatchedError, GymnastError, TransientBridgeError
+from gymnast_ros.keyring import Keyring, folder_of
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import listen
 from gymnast_ros.nodes.marked import unmarked
@@ -65,7 +66,8 @@ class GraphPort:
         domain_id: ROS_DOMAIN_ID of the graph; None takes the environment's.
         namespace: of the arm.
         local_only: talk to this machine alone.
-        folder: of the robot, where it is on this machine and is to be re-armed; None takes what a starter handed down.
+        folder: of the robot, where it is on this machine and is to be re-armed, or asked what needs the graph's key;
+            None takes what a starter handed down.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class GraphPort:
         self._clients: dict[tuple[type, str], Any] = {}
         self._latched: dict[str, dict[str, Any]] = {}
         self._listeners: list[Progress] = []
-        self._requesters = {name: Requester(self._node, name) for name in (ROLLOUT, BRIDGE)}
+        self._requesters = {name: Requester(self._node, name, self._keyring) for name in (ROLLOUT, BRIDGE)}
         for topic in LATCHED_TOPICS:
             listen(self._node, String, topic, partial(self._hear, topic), topics.LATCHED)
 
@@ -102,6 +104,13 @@ class GraphPort:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _keyring(self) -> Keyring | None:
+        """Read the graph's key anew, which a new start of it changes; None where this process may not."""
+        try:
+            return Keyring.of_environment() if self._folder is None else Keyring.load(folder_of(self._folder))
+        except ConfigError:
+            return None
 
     def close(self) -> None:
         """Leave the graph."""

@@ -55,7 +55,7 @@ class NodeRobot:
             node.create_client(SetParameters, topics.parameters_service(name))
             for name in (topics.GATE_NODE, topics.ARM_NODE)
         )
-        self._rollout = Requester(node, ROLLOUT)
+        self._rollout = Requester(node, ROLLOUT, lambda: self._keyring)
         self._arm_says: dict[str, str] = {}
         self._arm_name = f"{node.get_namespace().rstrip('/')}/{topics.ARM_NODE}"
         listen(node, DiagnosticArray, topics.DIAGNOSTICS, self._hear_health, topics.STREAM)

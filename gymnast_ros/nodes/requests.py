@@ -9,18 +9,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from gymnast_core.arm.mark import ForeignError, MarkChecker, Marker
 from gymnast_core.errors import GymnastError
+from gymnast_ros.keyring import VARIABLE, Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import listen
-from gymnast_ros.run.codec import Answer, Failure, answer_from_wire, new_id, to_wire
+from gymnast_ros.nodes.marked import FIELD
+from gymnast_ros.run.codec import Answer, Failure, UnmarkedRequestError, answer_from_wire, new_id, to_wire
 from gymnast_ros.run.dispatch import Dispatcher, Handler
 from gymnast_ros.run.requests import Request
 
+MOST_AGE_S = 30.0
+"""A mark that is older is worth nothing."""
 SEND_AGAIN_S = 1.0
 """A node that was killed counts as there for a while, and its successor hears nothing of what was sent to it."""
 
@@ -33,13 +39,18 @@ class RequestPort:
         name: of the node in the requests.
         handlers: one for each kind of request.
         answered: called after each request or service call.
+        keyring: of the graph; None does no request that has to be marked.
+        open_services: whether anybody may use services of requests that have to be marked: a service call cannot be.
     """
 
     def __init__(
         self, node: Node, name: str, handlers: Mapping[type[Request], Handler],
-        answered: Callable[[], None] = lambda: None,
+        answered: Callable[[], None] = lambda: None, *, keyring: Keyring | None = None, open_services: bool = False,
     ) -> None:  # fmt: skip
-        self._node, self._answered = node, answered
+        self._node, self._answered, self._open = node, answered, open_services
+        self._checker = None if keyring is None else MarkChecker(
+            keyring.key, topics.request_topic(name), max_age_ns=int(1e9 * MOST_AGE_S)
+        )  # fmt: skip
         self._publisher = node.create_publisher(String, topics.answer_topic(name), topics.REQUESTS)
         self._dispatcher = Dispatcher(name, handlers, self._publish)
         listen(node, String, topics.request_topic(name), self._take, topics.REQUESTS)
@@ -54,7 +65,13 @@ class RequestPort:
 
         def answer(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             try:
-                response.message, response.success = self._dispatcher.handle(request()), True
+                asked = request()
+                if asked.marked and not self._open:
+                    raise UnmarkedRequestError(
+                        f"anybody on the domain may call {service}, so it does nothing: ask with GraphClient and the "
+                        "robot's folder, or start the bridge with the parameter open_services"
+                    )
+                response.message, response.success = self._dispatcher.handle(asked), True
             except GymnastError as error:
                 response.message, response.success = str(error), False
             self._answered()
@@ -67,11 +84,29 @@ class RequestPort:
         self._dispatcher.finished(run, result, failure)
 
     def _take(self, message: String) -> None:
-        self._dispatcher.take(messages.from_json(message))
+        value = messages.from_json(message)
+        mark = str(value.pop(FIELD, ""))
+        self._dispatcher.take(value, lambda: self._prove(value, mark))
         self._answered()
+
+    def _prove(self, value: Mapping[str, Any], mark: str) -> None:
+        try:
+            if self._checker is None:
+                raise ForeignError("this node was started without a graph's key")
+            self._checker.check(messages.to_json(value).data.encode(), mark)
+        except ForeignError as error:
+            raise UnmarkedRequestError(
+                f"this needs the key of the robot's graph ({error}): name its folder to GraphClient, or set {VARIABLE}"
+            ) from error
 
     def _publish(self, answer: Answer) -> None:
         self._publisher.publish(messages.to_json(answer.model_dump(mode="json")))
+
+
+def _marked(value: Mapping[str, Any], marker: Marker | None) -> String:
+    if marker is None:
+        return messages.to_json(value)
+    return messages.to_json({**value, FIELD: marker.mark(messages.to_json(value).data.encode())})
 
 
 class Pending:
@@ -104,9 +139,11 @@ class Requester:
     Args:
         node: whose executor delivers the answers.
         name: of the node that is asked.
+        keyring: reads the graph's key; None where this process has none, whose requests bear no mark then.
     """
 
-    def __init__(self, node: Node, name: str) -> None:
+    def __init__(self, node: Node, name: str, keyring: Callable[[], Keyring | None]) -> None:
+        self._topic, self._keyring = topics.request_topic(name), keyring
         self._publisher = node.create_publisher(String, topics.request_topic(name), topics.REQUESTS)
         self._pending: dict[str, Pending] = {}
         listen(node, String, topics.answer_topic(name), self._hear, topics.REQUESTS)
@@ -129,10 +166,11 @@ class Requester:
         pending = Pending()
         self._pending[pending.id] = pending
         deadline = time.monotonic() + timeout_s
-        message = messages.to_json(to_wire(pending.id, request))
+        value, keyring = to_wire(pending.id, request), self._keyring() if request.marked else None
+        marker = None if keyring is None else Marker(keyring.key, self._topic)
         while (left_s := deadline - time.monotonic()) > 0:
             if self.ready():
-                self._publisher.publish(message)
+                self._publisher.publish(_marked(value, marker))  # each time anew: an overtaken mark is worth nothing
             if wait(pending, min(left_s, SEND_AGAIN_S if self.ready() else 0.1)):
                 return pending
         self.forget(pending)

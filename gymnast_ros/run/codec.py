@@ -29,6 +29,10 @@ class RobotBusyError(OccupiedError):
     """Something else is under way, and only one such thing runs at a time."""
 
 
+class UnmarkedRequestError(GymnastError):
+    """A request that only the robot's own people may make, without the mark of its graph's key; nothing was done."""
+
+
 class NothingToDoError(GymnastError):
     """There is nothing that this could act on, e.g. no episode that waits for a label."""
 

@@ -49,8 +49,12 @@ class Dispatcher:
         self._running: dict[str, str] = {}
         """Run -> id of the request that began it."""
 
-    def take(self, value: Mapping[str, Any]) -> None:
+    def take(self, value: Mapping[str, Any], prove: Callable[[], None]) -> None:
         """Do what a message asks, and answer; one that came before gets its answer again.
+
+        Args:
+            value: the message.
+            prove: raises GymnastError unless whoever sent it holds the graph's key; asked where the request needs that.
 
         Raises:
             BadRequestError: it has no id that could be answered.
@@ -58,7 +62,7 @@ class Dispatcher:
         asked = from_wire(value)
         with self._lock:
             known = self._answers.get(asked.id)
-            self._answer(self._begin(asked) if known is None else known)
+            self._answer(self._begin(asked, prove) if known is None else known)
 
     def handle(self, request: Request) -> str:
         """Do a request that came another way, e.g. through a service; returns words, or the name of its run.
@@ -76,9 +80,11 @@ class Dispatcher:
             if request_id is not None:
                 self._answer(Answer(id=request_id, done=True, message=run, result=dict(result), failure=failure))
 
-    def _begin(self, asked: RequestEnvelope) -> Answer:
+    def _begin(self, asked: RequestEnvelope, prove: Callable[[], None]) -> Answer:
         try:
             request = opened(asked, self._node)
+            if request.marked:
+                prove()
             outcome = self._handlers[type(request)](request)
         except GymnastError as error:
             return Answer(id=asked.id, done=True, failure=Failure.of(error))

@@ -44,11 +44,14 @@ class Request(BaseModel):
     Attributes:
         operation: its name, as the service of the same name.
         node: the node that does it.
+        marked: whether it is done only for whoever holds the graph's key: it speaks to the trainer in the robot's name,
+            or changes which policy drives.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     operation: ClassVar[str]
     node: ClassVar[str]
+    marked: ClassVar[bool] = False
 
 
 class RunEpisode(Request):
@@ -126,6 +129,7 @@ class Swap(Request):
     """Put a staged checkpoint in force from the next episode on."""
 
     operation, node = "swap", BRIDGE
+    marked = True
     checkpoint_id: Annotated[str, Field(description="a staged one; empty is the newest")] = ""
     scene: Annotated[Json, Field(description="fingerprint of the one scene it drives in; empty is everywhere")] = {}
     probation_episodes: Annotated[
@@ -137,6 +141,7 @@ class Rollback(Request):
     """Return to the checkpoint before."""
 
     operation, node = "rollback", BRIDGE
+    marked = True
     current: Annotated[
         str, Field(description="what is in force; refused where it is not any more, so that none is gone back twice")
     ] = ""
@@ -146,6 +151,7 @@ class SubmitJob(Request):
     """Submit a job to the trainer and follow it to its end."""
 
     operation, node = "submit_job", BRIDGE
+    marked = True
     kind: Words
     spec: Json
     key: Annotated[Words, Field(description="the same key never starts a second job")]
@@ -155,6 +161,7 @@ class CancelJob(Request):
     """Ask the trainer to end a job."""
 
     operation, node = "cancel_job", BRIDGE
+    marked = True
     job_id: Words
 
 
@@ -169,6 +176,7 @@ class TrainHere(Request):
     """Adapt the policy to what stands before the robot now; a second one lets the candidate onto the arm."""
 
     operation, node = "test_time_train", BRIDGE
+    marked = True
     instruction: Annotated[Words, Field(description="what the arm shall do here; a task's name will do")]
     scene: Annotated[str, Field(description="name of the scene it stands in; empty is the trainer's usual")] = ""
     collect: Annotated[

@@ -190,7 +190,7 @@ def test_checkpoint_is_tried_blinded_on_the_arm_and_its_card_names_the_films(sta
 def back_to_base(stack: Stack) -> None:
     from gymnast_ros.nodes.client import GraphClient
 
-    with GraphClient(domain_id=stack.domain) as client:
+    with GraphClient(domain_id=stack.domain, folder=stack.folder / "robot") as client:
         client.wait_ready(20.0)
         if client.policy_version != stack.base:
             assert client.rollback() == stack.base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from cloud_trainer.service import JobContext, Service, ServiceConfig, enroll
+from gymnast_core.arm.mark import Marker
 from gymnast_core.episodes import read_episode
 from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
@@ -24,7 +26,8 @@ from gymnast_ros.arguments import config_from
 from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
-from gymnast_ros.run.requests import SubmitJob
+from gymnast_ros.run.codec import to_wire
+from gymnast_ros.run.requests import BRIDGE, CancelJob, Rollback, SubmitJob, Swap, TrainHere
 from tests.ros.conftest import wait_until
 
 SMALL = CompactPolicyConfig(widths=(4, 4, 4), hidden=8, head=8, text_dim=4)
@@ -225,6 +228,80 @@ def test_job_is_followed_to_its_end(client, context) -> None:
 def test_a_robot_asks_for_its_own_adaptations_alone(client, kind, spec) -> None:
     with pytest.raises(RobotRefusedError, match="adapt jobs of its own alone"):
         client.ask_to_the_end(SubmitJob(kind=kind, spec=spec, key=f"not-mine-{kind}-{len(spec)}"), 30.0)
+
+
+MARKED = (
+    SubmitJob(kind="adapt", spec={"n": 3, "robot": "sim-0"}, key="stranger"), CancelJob(job_id="job-1"), Swap(),
+    Rollback(), TrainHere(instruction="lift", approve=True),
+)  # fmt: skip
+
+
+def test_a_stranger_in_the_domain_has_the_robot_do_nothing_in_its_own_name(graph, client, service, context) -> None:
+    """Without a mark, with one of another key, with one that was heard of another request, and by the services."""
+    heard = Node("reader_of_requests", context=context)
+    messages_heard: list[dict] = []
+    heard.create_subscription(
+        String, topics.request_topic(BRIDGE), lambda message: messages_heard.append(messages.from_json(message)),
+        topics.REQUESTS,
+    )  # fmt: skip
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(heard)
+    jobs, current = len(service.jobs.list("default")), client.policy_version
+
+    def operators_mark() -> str:
+        with pytest.raises(RobotRefusedError):
+            client.ask(Swap(checkpoint_id="policy-nowhere"))
+        executor.spin_once(timeout_sec=0.2)
+        return next((str(value["mark"]) for value in reversed(messages_heard) if "mark" in value), "")
+
+    wait_until(lambda: bool(operators_mark()), 60.0, "a request to overhear")
+    with GraphClient(domain_id=graph.config.domain_id) as stranger:
+        stranger.wait_ready(40.0)
+        for request in MARKED:
+            with pytest.raises(
+                RobotRefusedError, match="UnmarkedRequestError: this needs the key of the robot's graph"
+            ):
+                stranger.ask(request)
+        for number, mark in enumerate(("", "1.2", "x" * 10_000, operators_mark(), forged_mark())):
+            for request in MARKED:
+                answers = publish_and_hear(
+                    heard, executor, {**to_wire(f"f{number}-{request.operation}", request), "mark": mark}
+                )
+                assert answers["failure"]["error"] == "UnmarkedRequestError", answers
+        job = '{"kind": "adapt", "spec": {"n": 1, "robot": "sim-0"}, "key": "stranger"}'
+        stranger.set("bridge", {"job": job, "job_id": "job-1", "ttt_instruction": "lift"})
+        for service_name in ("submit_job", "cancel_job", "swap", "rollback", "test_time_train"):
+            with pytest.raises(RobotRefusedError, match="anybody on the domain may call"):
+                stranger.call(f"bridge/{service_name}")
+    executor.shutdown()
+    heard.destroy_node()
+    assert len(service.jobs.list("default")) == jobs
+    assert client.policy_version == current
+
+
+def forged_mark() -> str:
+    return Marker(secrets.token_bytes(32), topics.request_topic(BRIDGE)).mark(b"{}")
+
+
+def publish_and_hear(node: Node, executor: SingleThreadedExecutor, value: dict) -> dict:
+    """Send a request as it is and return its answer."""
+    answers: list[dict] = []
+
+    def hear(message: String) -> None:
+        answers.extend(found for found in [messages.from_json(message)] if found.get("id") == value["id"])
+
+    publisher = node.create_publisher(String, topics.request_topic(BRIDGE), topics.REQUESTS)
+    subscription = node.create_subscription(String, topics.answer_topic(BRIDGE), hear, topics.REQUESTS)
+
+    def answered() -> bool:
+        publisher.publish(messages.to_json(value))
+        executor.spin_once(timeout_sec=0.1)
+        return bool(answers)
+
+    wait_until(answered, 60.0, "an answer")
+    node.destroy_subscription(subscription)
+    node.destroy_publisher(publisher)
+    return answers[0]
 
 
 def test_killed_bridge_loses_nothing(graph, client, service) -> None:

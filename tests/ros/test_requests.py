@@ -179,7 +179,7 @@ def test_no_message_is_more_than_refused(value: Any) -> None:
     answers: list[Answer] = []
     dispatcher = Dispatcher(ROLLOUT, {}, answers.append)
     try:
-        dispatcher.take(messages.from_json(messages.to_json(value)))
+        dispatcher.take(messages.from_json(messages.to_json(value)), lambda: None)
     except (BadRequestError, ShapeError):
         assert answers == []
     else:
@@ -208,12 +208,12 @@ def test_a_run_that_ends_before_its_acceptance_is_answered_in_order() -> None:
 
     threads: list[threading.Thread] = []
     dispatcher = Dispatcher(ROLLOUT, {RunEpisode: begin, Cancel: _explode, Label: _explode}, answers.append)
-    dispatcher.take(to_wire("a", RunEpisode(instruction="lift", seed=1)))
+    dispatcher.take(to_wire("a", RunEpisode(instruction="lift", seed=1)), lambda: None)
     threads[0].join(20.0)
     assert [(answer.id, answer.done, answer.result) for answer in answers] == [
         ("a", False, {}), ("a", True, {"steps": 15}),
     ]  # fmt: skip
-    dispatcher.take(to_wire("b", Cancel()))
+    dispatcher.take(to_wire("b", Cancel()), lambda: None)
     assert answers[-1].failure == Failure(error="ZeroDivisionError", message="division by zero")
     with pytest.raises(ZeroDivisionError):
         dispatcher.handle(Label(label="success"))

@@ -63,6 +63,7 @@ def started(folder: Path, domain_id: int, *, orders: bool, namespace: str = "") 
         config = GraphConfig(
             folder=folder / "robot", domain_id=domain_id, trainer=service.address, identity=robot,
             policy=str(folder / "base"), orders=orders, namespace=namespace,
+            parameters={"bridge": {"open_services": True}},
         )  # fmt: skip
         with Graph(config) as graph, GraphClient(domain_id=domain_id, namespace=namespace) as client:
             client.wait_ready(60.0)
