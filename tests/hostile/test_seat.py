@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.policies import compiling
 from gymnast_ros import seat
 from gymnast_ros.graph import GraphConfig
 from gymnast_ros.keyring import Claim, Keyring, folder_of
@@ -130,3 +131,19 @@ def test_a_key_that_others_may_read_is_refused(config):
     (folder_of(config.folder) / "key").chmod(0o644)
     with pytest.raises(ConfigError, match="others may use it; start the graph again"):
         Keyring.load(folder_of(config.folder))
+
+
+def test_compiled_networks_are_kept_where_no_other_user_can_plant_any(tmp_path, monkeypatch):
+    """Whoever makes /tmp/torchinductor_USER first would have his code run; each torch.compile of ours asks before."""
+    monkeypatch.setenv(compiling.VARIABLE, "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    compiling.keep_compiled_private()
+    own = Path(os.environ[compiling.VARIABLE])
+    assert own.is_relative_to(tmp_path)
+    assert own.stat().st_mode & 0o077 == 0
+    compilers = [
+        path for room in ("gymnast_core", "cloud_trainer", "gymnast_ros") for path in (ROOT / room).rglob("*.py")
+        if "= torch.compile(" in path.read_text()
+    ]  # fmt: skip
+    assert compilers
+    assert [path.name for path in compilers if "keep_compiled_private()" not in path.read_text()] == []

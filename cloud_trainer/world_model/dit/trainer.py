@@ -38,6 +38,7 @@ from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.sampler import RolloutSampler
 from cloud_trainer.world_model.dit.train_config import TrainConfig
 from gymnast_core.errors import ConfigError
+from gymnast_core.policies.compiling import keep_compiled_private
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import ByteArray
 
@@ -85,6 +86,8 @@ class DiTTrainer(ModelTrainer):
         self.config, self.place, self.codec, self.stream = config, place or Place(), codec, stream
         self.model = model.to(self.place.device)
         self._module = wrap(self.model, config.strategy, self.place)
+        if config.compile:
+            keep_compiled_private()
         self._compiled = torch.compile(self._module) if config.compile else self._module
         self._objective = objective(config.objective)
         self._folder, self._on_progress = folder, on_progress

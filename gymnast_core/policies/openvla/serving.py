@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.policies.compiling import keep_compiled_private
 from gymnast_core.policies.openvla.model import OpenVLANetwork
 from gymnast_core.policies.openvla.prompt import PromptTokenizer
 
@@ -48,5 +49,6 @@ def prepare(network: OpenVLANetwork, tokenizer: PromptTokenizer, serving: Servin
     network.config = tokenizer.config = replace(network.config, prompt_multiple=serving.prompt_multiple)
     if serving.compiled:
         torch.set_float32_matmul_precision("high")
+        keep_compiled_private()
         compiled = torch.compile(network.parallel_hidden, mode="reduce-overhead", dynamic=False)
         network.parallel_hidden = compiled  # type: ignore[method-assign]
