@@ -27,11 +27,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cloud_trainer.progress import silent
 from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_seeds
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.evaluation.results import Trials, counts, difference
+from gymnast_core.jobs.grpo import GrpoConfig
 
 SFT_ITERATIONS = 300
 """Steps of the two imitation baselines: about the wall time of the GRPO updates, refinement left out."""
@@ -194,7 +196,7 @@ class Seed:
         out.mkdir(exist_ok=True)
         loaded = load_policy(policy)
         rng = np.random.default_rng([self.seed, number])
-        seeds = collecting_seeds(self.seed, number, self.config.collect_seeds)
+        seeds = collecting_seeds(self.seed, number, self.config.episodes)
         for task in TASKS:
             for episode in collect(self.env, loaded, task, seeds, rng=rng, frame_steps=None, frame_size=64):
                 if not (out / f"{episode.episode_id}.mcap").exists():
@@ -212,7 +214,7 @@ class Seed:
             return next(
                 number
                 for number in itertools.count(1)
-                if start in collecting_seeds(self.seed, number, self.config.collect_seeds)
+                if start in collecting_seeds(self.seed, number, self.config.episodes)
             )
 
         paths = sorted((self.folder / "episodes").glob("*.mcap"), key=lambda path: (round_of(path), path.name))
@@ -309,7 +311,6 @@ class Seed:
         from cloud_trainer.world_model.worlds import load_world
         from gymnast_core.episodes import read_episode
         from gymnast_core.jobs import ImproveSettings
-        from gymnast_core.jobs.grpo import GrpoConfig
         from gymnast_core.policies.compact import CompactPolicy
         from tests.cloud.local_sampler import local_sampler
 
@@ -326,19 +327,19 @@ class Seed:
         """The same RL in the simulator, rewarded by its state: the upper bound."""
         from gymnast_core.jobs import ImproveSettings
 
-        updates = ImproveSettings().grpo_iterations
-        self.simulated_grpo(out, {"iterations": updates}, candidate_every=updates)
+        updates, seed = ImproveSettings().grpo_iterations, self.seed * 100 + 1
+        self.simulated_grpo(out, GrpoConfig(iterations=updates, seed=seed), candidate_every=updates)
 
-    def simulated_grpo(self, out: Path, change: Mapping[str, Any], *, candidate_every: int) -> None:
+    def simulated_grpo(
+        self, out: Path, config: GrpoConfig, *, candidate_every: int, progress: Callable[[Any], None] = silent
+    ) -> None:
         """Practise in the simulator from the start states of round 1; an interrupted run goes on."""
         from benchmarks.simulated_reward import simulator_sampler
-        from gymnast_core.jobs.grpo import GrpoConfig
         from tests.cloud.local_sampler import run_grpo
 
-        config = GrpoConfig(seed=self.seed * 100 + 1).changed(**change)
-        seeds, state = collecting_seeds(self.seed, 1, self.config.collect_seeds), out.with_suffix(".state")
+        seeds, state = collecting_seeds(self.seed, 1, self.config.episodes), out.with_suffix(".state")
         sampler = simulator_sampler(seeds, config)
-        run_grpo(self.base, sampler, config, out, candidate_every=candidate_every, state=state)
+        run_grpo(self.base, sampler, config, out, candidate_every=candidate_every, state=state, progress=progress)
 
     def sft_config(self) -> Any:
         """Settings of both imitation baselines."""

@@ -2,25 +2,28 @@
 
 `python -m benchmarks.flow_seeds` repeats the job of `gymnast demo --policy flow` for several seeds in process, as
 `benchmarks.demo_seeds` does for tokens: new on-policy episodes, refinement, judge, RL and start states each time. World
-model and judge are refined once a seed, on sampled episodes of the flow base; in them every way of WAYS gets the same
-start states, updates and rollouts. Beside them: the same RL in the simulator with the true reward (the bound), and the
-token policy, by its own demo path, at equal rollouts and at equal time (as many updates as fit into the CPU seconds of
-the default way's, one thread).
+model and judge are refined once a seed, by the trainer's improve job on sampled episodes of the flow base; in them
+every way of WAYS gets the same start states, updates and rollouts. Beside them: the same RL in the simulator with the
+true reward (the bound), and the token policy, in a dream refined on its own episodes, at equal rollouts and at equal
+time (as many updates as fit into the CPU seconds of the default way's, one thread).
 
-A finished part is kept: more seeds can be added to what is there, and an interrupted run goes on.
+One training at a time; episodes are collected and policies evaluated beside it, in other processes. A finished part is
+kept: more seeds can be added to what is there, and an interrupted run goes on.
 
-Fixed before the run: iteration count, success masking (for the bound too), the choice rule (gymnast_cli.demo.choice:
-the most successes on 100 choosing states decide among base and candidates), every seed range. The default way was
-chosen on seed 0, which no claim rests on.
+Fixed before the run: 8 updates of which the last is evaluated (nothing is chosen), success masking (for the bound too),
+every seed range. The default way was chosen on seed 0, which no claim rests on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,9 @@ from scipy import stats
 from benchmarks.demo_seeds import Seed
 from gymnast_cli.demo.config import DemoConfig
 from gymnast_core.evaluation.results import Trials, counts, difference
+from gymnast_core.jobs import ImproveSettings
 from gymnast_core.jobs.exploration import Exploration
+from gymnast_core.jobs.grpo import GrpoConfig
 
 WAYS = {
     "endpoint, white": Exploration(way="endpoint", rho=0.0),
@@ -38,11 +43,14 @@ WAYS = {
     "Flow-SDE": Exploration(way="sde"),
     "FPO ratio": Exploration(way="fpo"),
 }
-DEFAULT = "endpoint, white"
+DEFAULT = "endpoint, AR(1)"
 TRUE = "true reward, in the simulator (bound)"
 TOKENS, TOKENS_BASE, TOKENS_TIME = "tokens, equal rollouts", "tokens, base", "tokens, equal time"
 BASE = "flow, base"
 ORDER = (BASE, *WAYS, TRUE, TOKENS_BASE, TOKENS, TOKENS_TIME)
+TRAINED = (DEFAULT, TRUE, *(name for name in WAYS if name != DEFAULT), TOKENS, TOKENS_TIME)
+"""In the order they are trained in: the claim first."""
+UPDATES = ImproveSettings().grpo_iterations
 MOST_UPDATES = 64
 
 
@@ -53,14 +61,20 @@ def main() -> int:
     parser.add_argument("--only", help="names of parts, separated by semicolons (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/flow_seeds"), help="working folder")
     parser.add_argument("--checkpoints", type=Path, default=DemoConfig().checkpoints)
+    parser.add_argument("--workers", type=int, default=1, help="processes that collect and evaluate")
+    parser.add_argument("--report", action="store_true", help="only write what is there")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--table", type=Path, help="also write the markdown table here")
     args = parser.parse_args()
     only = args.only.split(";") if args.only else list(ORDER)
     seeds = [int(word) for word in args.seeds.split(",")]
-    for seed in seeds:
-        run_seed(seed, args.out / f"seed-{seed}", args.checkpoints, only)
-    rows = [json.loads((args.out / f"seed-{seed}" / "result.json").read_text()) for seed in seeds]
+    if not args.report:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(args.workers, mp_context=context, initializer=os.setsid) as pool:
+            works = [FlowSeed(seed, args.out / f"seed-{seed}", args.checkpoints, pool) for seed in seeds]
+            run(works, only)
+    paths = [args.out / f"seed-{seed}" / "result.json" for seed in seeds]
+    rows = [json.loads(path.read_text()) for path in paths if path.exists()]
     table = markdown(rows)
     print(table)
     if args.json:
@@ -70,110 +84,185 @@ def main() -> int:
     return 0
 
 
-def run_seed(seed: int, folder: Path, checkpoints: Path, only: Sequence[str]) -> None:
-    """Run what is missing of one seed, and write its result.json after every part."""
+def run(works: Sequence[FlowSeed], only: Sequence[str]) -> None:
+    """Train part by part; while a seed trains, the next one's episodes are collected."""
     import torch
 
     torch.set_num_threads(1)
-    path = folder / "result.json"
-    result = json.loads(path.read_text()) if path.exists() else {"seed": seed, "parts": {}}
-    work = FlowSeed(seed, folder, checkpoints, result["parts"])
-    for name, measure in work.parts().items():
-        if name in only and name not in result["parts"]:
-            started = time.process_time()
-            result["parts"][name] = measure() | {"all_cpu_s": time.process_time() - started}
-            path.write_text(json.dumps(result, indent=1))
-            print(f"seed {seed}: {name}: {rate(result['parts'][name]):.3f}", flush=True)
+    kinds = [kind for kind, parts in (("flow", TRAINED[:-2]), ("tokens", TRAINED[-2:])) if set(parts) & set(only)]
+    for index, work in enumerate(works):
+        for ahead in works[index : index + 2]:
+            for kind in kinds:
+                ahead.collect(kind)
+        for name in (BASE, TOKENS_BASE):
+            if name in only:
+                work.evaluate(name, work.seeds[kind_of(name)].base, {})
+        for name in TRAINED:
+            if name in only and name not in work.result["parts"]:
+                work.train(name)
+    for work in works:
+        work.finish()
+
+
+def kind_of(part: str) -> str:
+    """Of which kind a part's policy is."""
+    return "tokens" if part.startswith("tokens") else "flow"
 
 
 class FlowSeed:
     """One seed of flow and token policy.
 
-    Args:
-        parts: what was measured already.
+    Attributes:
+        seeds: by kind of policy.
+        result: what was measured so far; result.json is written whenever a part is finished.
     """
 
-    def __init__(self, seed: int, folder: Path, checkpoints: Path, parts: Mapping[str, Any]) -> None:
-        self.done = parts
-        self.kinds = {}
+    def __init__(self, seed: int, folder: Path, checkpoints: Path, pool: ProcessPoolExecutor) -> None:
+        self._pool, self._path = pool, folder / "result.json"
+        self._collected: dict[str, Future[None]] = {}
+        self._evaluated: dict[str, Future[dict[str, Any]]] = {}
+        self._starts: dict[str, Any] = {}
+        self.seeds = {}
         for kind in ("flow", "tokens"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            config = DemoConfig(seed=seed, policy=kind, checkpoints=checkpoints)
-            self.kinds[kind] = Seed(config, folder / kind)
-        self.flow, self.tokens = self.kinds["flow"], self.kinds["tokens"]
+            self.seeds[kind] = Seed(DemoConfig(seed=seed, policy=kind, checkpoints=checkpoints), folder / kind)
+        known = self._path.exists()
+        self.result: dict[str, Any] = json.loads(self._path.read_text()) if known else {"seed": seed, "parts": {}}
 
-    def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
-        """Every part, in an order in which each finds what it needs."""
-        ways = {name: (lambda name=name: self.way(name)) for name in WAYS}
-        return {
-            BASE: lambda: self.measured(self.flow, self.flow.base),
-            **ways,
-            TRUE: self.true_reward,
-            TOKENS_BASE: lambda: self.measured(self.tokens, self.tokens.base),
-            TOKENS: lambda: self.practised(self.tokens, TOKENS, {}),
-            TOKENS_TIME: self.tokens_at_equal_time,
-        }
+    def collect(self, kind: str) -> None:
+        """Collect on-policy episodes of the base beside what goes on, once."""
+        seed = self.seeds[kind]
+        if kind not in self._collected:
+            self._collected[kind] = self._pool.submit(collect, seed.config, seed.folder)
 
-    def way(self, name: str) -> dict[str, Any]:
-        """Practise in the dream by one way of exploring."""
-        return self.practised(self.flow, name, {"grpo": {"exploration": WAYS[name]}})
+    def train(self, name: str) -> None:
+        """Train a part, and have it evaluated."""
+        kind, out = kind_of(name), self.seeds[kind_of(name)].folder / folder_of(name)
+        config = GrpoConfig(iterations=UPDATES, mask_after_success=True, seed=100 * self.seeds[kind].seed + 1)
+        if kind == "flow":
+            config = config.changed(exploration=WAYS[DEFAULT if name == TRUE else name])
+        if name == TOKENS_TIME:
+            config = config.changed(iterations=self._updates_at_equal_time())
+        clock = Clock(out.with_suffix(".clock.json"))
+        if name == TRUE:
+            seed = self.seeds[kind]
+            seed.simulated_grpo(out, config, candidate_every=config.iterations, progress=clock)
+        else:
+            self._dream(kind, config, out, clock)
+        self.evaluate(name, sorted(out.glob("iteration-*"))[-1], clock.told())
 
-    def practised(self, seed: Seed, name: str, change: Mapping[str, Any]) -> dict[str, Any]:
-        """Practise in the refined dream, refining it first where that was not done."""
-        refined = seed.folder / "refined"
-        if not (refined / "done").exists():
-            episodes = seed.recorded() if (refined / "collected").exists() else seed.collect(seed.base, 1)
-            refined.mkdir(exist_ok=True)
-            (refined / "collected").touch()
-            seed.improve(seed.base, 1, episodes, "refined", seed.kinds, {"grpo_iterations": 1})
-            (refined / "done").touch()
-        kinds = {kind: refined / kind if (refined / kind).exists() else seed.kinds[kind] for kind in seed.kinds}
-        frozen = {"refine_iterations": 0, "judge_iterations": 0, **change}
-        clock = Clock()
-        job = seed.improve(seed.base, 1, seed.recorded(), folder_of(name), kinds, frozen, clock)
-        told = {"imagined_reward": job["imagined_reward"], "update_cpu_s": clock.seconds_per_update}
-        chosen = seed.choose(seed.base, [Path(one["folder"]) for one in job["candidates"]], 1)
-        return self.measured(seed, chosen) | told | {"refused": job.get("refused", "")}
+    def _dream(self, kind: str, config: GrpoConfig, out: Path, clock: Clock) -> None:
+        from cloud_trainer.judge.learned import LearnedJudge
+        from cloud_trainer.world_model.worlds import load_world
+        from tests.cloud.local_sampler import local_sampler, run_grpo
 
-    def true_reward(self) -> dict[str, Any]:
-        """The same in the simulator, with its state as reward."""
-        out, settings = self.flow.folder / "true", self.flow.config.improve
-        change = {
-            "iterations": settings.grpo_iterations, "exploration": WAYS[DEFAULT], "mask_after_success": True,
-        }  # fmt: skip
-        self.flow.simulated_grpo(out, change, candidate_every=settings.candidate_every)
-        return self.measured(self.flow, self.flow.choose(self.flow.base, sorted(out.glob("iteration-*")), 1))
+        world, judge = (self._refined(kind) / part for part in ("world_model", "judge"))
+        sampler = local_sampler(load_world(world), LearnedJudge.load(judge), self._starts_of(kind), config)
+        run_grpo(
+            self.seeds[kind].base, sampler, config, out, candidate_every=config.iterations,
+            state=out.with_suffix(".state"), progress=clock,
+        )  # fmt: skip
 
-    def tokens_at_equal_time(self) -> dict[str, Any]:
-        """Tokens again, with as many updates as fit into the time of the flow's."""
-        default, tokens = self.done[DEFAULT]["update_cpu_s"], self.done[TOKENS]["update_cpu_s"]
-        updates = max(1, min(MOST_UPDATES, round(self.flow.config.improve.grpo_iterations * default / tokens)))
-        if updates == self.flow.config.improve.grpo_iterations:
-            return {**self.done[TOKENS], "updates": updates}
-        return self.practised(self.tokens, TOKENS_TIME, {"grpo_iterations": updates}) | {"updates": updates}
+    def _refined(self, kind: str) -> Path:
+        """World model and judge of this seed, as the demo's job refines and audits them."""
+        self._collected[kind].result()
+        seed, folder = self.seeds[kind], self.seeds[kind].folder / "refined"
+        if not (folder / "done").exists():
+            job = seed.improve(seed.base, 1, seed.recorded(), "refined", seed.kinds, {"grpo_iterations": 1})
+            told = {"audit": job["audit"], "refused": job.get("refused", "")}
+            (folder / "done").write_text(json.dumps(told))
+        return folder
 
-    def measured(self, seed: Seed, policy: Path) -> dict[str, Any]:
-        """Evaluate from the seed's own start states, greedily."""
-        trials = seed.evaluate(policy)
-        won = [[task, start, bool(won)] for (task, start), won in trials.items()]
-        return {"after": counts(trials), "policy": seed.name_of(policy), "trials": won}
+    def _starts_of(self, kind: str) -> Any:
+        from cloud_trainer.world_model.compact.data import clips_of, starts_of
+        from gymnast_core.episodes import read_episode
+
+        if kind not in self._starts:
+            recorded = self.seeds[kind].recorded()
+            self._starts[kind] = starts_of(clips_of([read_episode(entry.path) for entry in recorded], 64))
+        return self._starts[kind]
+
+    def _updates_at_equal_time(self) -> int:
+        """As many updates of tokens as fit into the time of the default way's."""
+        flow, tokens = (self.seeds[kind_of(name)].folder / folder_of(name) for name in (DEFAULT, TOKENS))
+        each = [Clock(path.with_suffix(".clock.json")).told()["update_cpu_s"] for path in (flow, tokens)]
+        return max(1, min(MOST_UPDATES, round(UPDATES * each[0] / each[1])))
+
+    def evaluate(self, name: str, policy: Path, told: Mapping[str, Any]) -> None:
+        """Evaluate from the seed's own start states, greedily, beside what goes on."""
+        if name in self.result["parts"] or name in self._evaluated:
+            return
+        seed = self.seeds[kind_of(name)]
+        future = self._pool.submit(evaluate, seed.config, seed.folder, policy, dict(told))
+        self._evaluated[name] = future
+        future.add_done_callback(lambda done: self._keep(name, done.result()))
+
+    def _keep(self, name: str, part: Mapping[str, Any]) -> None:
+        self.result["parts"][name] = dict(part)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.result, indent=1))
+        partial.rename(self._path)
+        print(f"seed {self.result['seed']}: {name}: {rate(part):.3f}", flush=True)
+
+    def finish(self) -> None:
+        """Wait for every evaluation.
+
+        Raises:
+            GymnastError: one failed.
+        """
+        for future in self._evaluated.values():
+            future.result()
+
+
+def collect(config: DemoConfig, folder: Path) -> None:
+    """Record a seed's on-policy episodes, unless they are there."""
+    _one_thread()
+    if not (folder / "collected").exists():
+        Seed(config, folder).collect(config.kinds["policy"], 1)
+        (folder / "collected").touch()
+
+
+def evaluate(config: DemoConfig, folder: Path, policy: Path, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a policy does from the seed's evaluation states, and what was told of its training."""
+    _one_thread()
+    seed = Seed(config, folder)
+    trials = seed.evaluate(policy)
+    won = [[task, start, bool(success)] for (task, start), success in trials.items()]
+    return {"after": counts(trials), "policy": seed.name_of(policy), "trials": won, **told}
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 class Clock:
-    """CPU seconds of this process between the updates of a job."""
+    """Imagined reward and CPU seconds of this process after every update, kept over interruptions.
 
-    def __init__(self) -> None:
-        self._at: list[float] = []
+    Args:
+        path: where they are kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._last = path, 0.0
+        self._rows: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
 
     def __call__(self, event: Any) -> None:
-        """Take note of a job's progress."""
-        if event.stage == "grpo":
-            self._at.append(time.process_time())
+        """Take note of an update."""
+        now, last = time.process_time(), self._last
+        self._last = now
+        row = {"reward": event.metrics["imagined_reward"]} | ({"cpu_s": now - last} if last else {})
+        self._rows = [*self._rows[: event.step - 1], row]
+        self._path.write_text(json.dumps(self._rows))
 
-    @property
-    def seconds_per_update(self) -> float:
-        """Mean over all updates but the first, whose beginning is not reported."""
-        return (self._at[-1] - self._at[0]) / (len(self._at) - 1) if len(self._at) > 1 else float("nan")
+    def told(self) -> dict[str, Any]:
+        """Reward by update, and mean seconds of an update; the first of a run also read the files and counts not."""
+        seconds = [row["cpu_s"] for row in self._rows if "cpu_s" in row]
+        return {
+            "imagined_reward": [row["reward"] for row in self._rows], "updates": len(self._rows),
+            "update_cpu_s": float(np.mean(seconds)) if seconds else float("nan"),
+        }  # fmt: skip
 
 
 def folder_of(name: str) -> str:
@@ -192,32 +281,37 @@ def trials_of(part: Mapping[str, Any]) -> Trials:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a part: by seed, mean with a t-interval over seeds, ratio to its base, and against the bound."""
-    lines = [
-        "| part | by seed | mean [95 %, t over seeds] | after / base | share of the bound | minus the bound, paired "
-        "[95 %] by seed | CPU s an update |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """One line a part: by seed, mean with a t-interval over seeds, and paired with base and bound."""
+    heads = (
+        "part", "by seed", "mean [95 %, t over seeds]", "after / base", "minus base, lowest 95 % bound",
+        "share of the bound", "minus the bound, paired [95 %] by seed", "CPU s an update",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in ORDER:
-        parts = [row["parts"].get(name) for row in rows]
-        there = [(row["parts"], part) for row, part in zip(rows, parts, strict=True) if part is not None]
-        if not there:
-            continue
-        rates = [rate(part) for _, part in there]
-        base = TOKENS_BASE if name.startswith("tokens") else BASE
-        ratios = [rate(part) / rate(parts[base]) for parts, part in there if base in parts]
-        bounded = [(parts[TRUE], part) for parts, part in there if TRUE in parts]
-        shares = [rate(part) / rate(bound) for bound, part in bounded]
-        apart = [difference(trials_of(bound), trials_of(part)) for bound, part in bounded] if name in WAYS else []
-        cost = [part["update_cpu_s"] for _, part in there if "update_cpu_s" in part]
-        cells = [
-            name, " ".join("–" if part is None else f"{rate(part):.3f}" for part in parts), interval(rates),
-            interval(ratios, 2), interval(shares, 2),
-            " ".join(f"{one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]" for one in apart),
-            f"{np.mean(cost):.1f}" if cost else "",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        there = [row["parts"] for row in rows if name in row["parts"]]
+        if there:
+            by_seed = (f"{rate(row['parts'][name]):.3f}" if name in row["parts"] else "–" for row in rows)
+            lines.append(f"| {' | '.join([name, ' '.join(by_seed), *_cells(name, there)])} |")
     return "\n".join(lines) + "\n"
+
+
+def _cells(name: str, seeds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A part's figures over the seeds that have it."""
+    base = TOKENS_BASE if kind_of(name) == "tokens" else BASE
+    from_base = [(parts[base], parts[name]) for parts in seeds if base in parts and name != base]
+    bounded = [(parts[TRUE], parts[name]) for parts in seeds if TRUE in parts and name in WAYS]
+    gains, apart = (
+        [difference(trials_of(first), trials_of(second)) for first, second in pairs] for pairs in (from_base, bounded)
+    )
+    cost = [parts[name]["update_cpu_s"] for parts in seeds if "update_cpu_s" in parts[name]]
+    return [
+        interval([rate(parts[name]) for parts in seeds]),
+        interval([rate(after) / rate(before) for before, after in from_base], 2),
+        f"{min(one['low'] for one in gains):+.3f}" if gains else "",
+        interval([rate(after) / rate(bound) for bound, after in bounded], 2),
+        " ".join(f"{one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]" for one in apart),
+        f"{np.mean(cost):.1f}" if cost else "",
+    ]
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:

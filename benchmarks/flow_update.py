@@ -86,7 +86,7 @@ def measure(policy: FlowPolicy, steps: int, turns: int, *, whole: bool) -> Cost:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (ROWS, *[policy.config.image_size] * 2, 3), dtype=np.uint8)
     texts, shape = ["lift the red cube"] * ROWS, (ROWS, policy.chunk_length, 7)
-    how, advantage = explorer(Exploration(), 1.0), torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    how, advantage = explorer(Exploration(rho=0.0), 1.0), torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
     with torch.no_grad():
         held = dataclasses.replace(policy._flow(frames, texts), steps=steps)
         drawn = how.draw(shape, steps, rng)

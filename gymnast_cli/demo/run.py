@@ -116,7 +116,7 @@ class Demo:
     def _round(self, robot: Robot, number: int) -> None:
         label = f" ({number}/{self.config.rounds})" if self.config.rounds > 1 else ""
         with self.stages.stage(f"collect and ship episodes{label}") as advance:
-            robot.collect(self.config.collect_seeds, advance, round_number=number)
+            robot.collect(self.config.episodes, advance, round_number=number)
         with self.stages.stage(f"refine, audit, practise{label}") as advance:
             job = robot.job(self._spec(number), advance)
         self._take(job)

@@ -33,7 +33,7 @@ from tests.cloud.test_grpo import sampler
 from tests.contracts.policy_contract import PolicyContract
 
 SIZES = FlowPolicyConfig(widths=(4, 4, 4), hidden=16, text_dim=4, time_dim=8)
-EXPLORATIONS = [Exploration(), Exploration(rho=0.7), Exploration(way="sde"), Exploration(way="fpo", draws=4)]
+EXPLORATIONS = [Exploration(rho=0.0), Exploration(rho=0.7), Exploration(way="sde"), Exploration(way="fpo", draws=4)]
 NAMES = ["endpoint", "endpoint AR(1)", "sde", "fpo"]
 
 
@@ -141,7 +141,7 @@ def test_sde_step_is_the_published_one(step: int) -> None:
 
 
 def test_densities_integrate_to_one() -> None:
-    how = explorer(Exploration(sigma=0.3), 1.0)
+    how = explorer(Exploration(sigma=0.3, rho=0.0), 1.0)
     flow = flow_of(policy_of(), 1)
     trace = {"before": np.zeros((1, 5, 7), np.float32)}
 
