@@ -1,4 +1,4 @@
-"""The environment contract: robot over topics, simulator, world model and replay all keep it."""
+"""The environment contract: robot over topics, simulator and world models all keep it."""
 
 from __future__ import annotations
 

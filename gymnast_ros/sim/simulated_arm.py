@@ -16,7 +16,7 @@ from gymnast_ros.sim.scene import scene_named
 Array = npt.NDArray[np.float64]
 
 
-class _TellingSimEnv(SimEnv):
+class _SimArmEnv(SimEnv):
     """SimEnv whose arm reports its target, as the real one does."""
 
     def arm_target(self) -> tuple[EndEffectorTarget, Array]:
@@ -33,7 +33,7 @@ class SimulatedArm:
 
     def __init__(self, scene: str = "standard", *, max_steps: int = 15, image_size: int = 256) -> None:
         self._max_steps, self._image_size = max_steps, image_size
-        self._envs: dict[str, _TellingSimEnv] = {}
+        self._envs: dict[str, _SimArmEnv] = {}
         self._next = self._current = self._env(scene)
 
     @property
@@ -79,7 +79,7 @@ class SimulatedArm:
         """Measured joints and velocities."""
         return self._current.joints()
 
-    def _env(self, scene: str) -> _TellingSimEnv:
+    def _env(self, scene: str) -> _SimArmEnv:
         if scene not in self._envs:
-            self._envs[scene] = _TellingSimEnv(scene_named(scene), self._max_steps, self._image_size)
+            self._envs[scene] = _SimArmEnv(scene_named(scene), self._max_steps, self._image_size)
         return self._envs[scene]
