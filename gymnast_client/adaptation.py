@@ -10,6 +10,7 @@ from functools import partial
 
 from gymnast_client.adaptations import AdaptationsClient, AdaptationView, PracticeBudget
 from gymnast_core.errors import OutdatedError, TransientBridgeError
+from gymnast_core.json_values import whole
 
 POLL_S = 0.5
 AWAY_S = 300.0
@@ -159,4 +160,4 @@ class Adaptation:
 def asked_for(view: AdaptationView) -> int:
     """How many more real episodes the trust check needs before it can decide; a few where it could, and refused."""
     figures = view.trust.get("figures", {})
-    return max(int(figures.get("needed", 0)) - int(figures.get("real_episodes_here", 0)), 0) or FEW
+    return max(whole(figures.get("needed", 0)) - whole(figures.get("real_episodes_here", 0)), 0) or FEW

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import cast
 
 from gymnast_client.client import Client, json_object, message, same_fields
+from gymnast_core.adaptations import (
+    AdaptationOptions,
+    BudgetFigures,
+    CanaryPair,
+    DeclaredCanary,
+    ForgettingFigures,
+    Moment,
+    PracticeIteration,
+    TrustFigures,
+)
+from gymnast_core.evaluation.cards import ResultCard, card_from
+from gymnast_core.json_values import JsonObject
 from gymnast_core.wire.gymnast.v1 import adaptations_pb2 as pb
 from gymnast_core.wire.gymnast.v1 import adaptations_pb2_grpc as rpc
 
@@ -88,15 +100,15 @@ class AdaptationView:
     over: bool
     busy: bool
     paused: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    trust: Mapping[str, Any] = field(default_factory=dict)
-    budget: Mapping[str, Any] = field(default_factory=dict)
-    iterations: Sequence[Mapping[str, Any]] = ()
-    forgetting: Mapping[str, Any] = field(default_factory=dict)
-    declared: Mapping[str, Any] = field(default_factory=dict)
-    canary: Sequence[Mapping[str, Any]] = ()
-    card: Mapping[str, Any] = field(default_factory=dict)
-    history: Sequence[Mapping[str, Any]] = ()
+    options: AdaptationOptions = field(default_factory=AdaptationOptions)
+    trust: TrustFigures = field(default_factory=TrustFigures)
+    budget: BudgetFigures = field(default_factory=BudgetFigures)
+    iterations: Sequence[PracticeIteration] = ()
+    forgetting: ForgettingFigures = field(default_factory=ForgettingFigures)
+    declared: DeclaredCanary = field(default_factory=dict)
+    canary: Sequence[CanaryPair] = ()
+    card: ResultCard = field(default_factory=ResultCard)
+    history: Sequence[Moment] = ()
 
     @property
     def rollouts(self) -> int:
@@ -109,7 +121,7 @@ class AdaptationsClient(Client):
 
     def begin(
         self, robot: str, instruction: str, *, scene: str = "", seed: int = 0, world_model: str = "", judge: str = "",
-        config: Mapping[str, Any] | None = None, other_tasks: Sequence[str] = (),
+        config: JsonObject | None = None, other_tasks: Sequence[str] = (),
     ) -> AdaptationView:  # fmt: skip
         """Have the scene before a robot looked at, and the world model checked there; once, not to be repeated.
 
@@ -210,24 +222,28 @@ class AdaptationsClient(Client):
 
 
 def _adaptation(reply: pb.Adaptation) -> AdaptationView:
-    trust, budget = reply.trust, reply.budget
-    rows = [
+    rows: list[PracticeIteration] = [
         {**same_fields(row, ("iteration", "imagined_reward", "rollouts")), **json_object(row.metrics_json)}
         for row in reply.iterations
     ]
     return AdaptationView(
         **same_fields(reply, _SAME),
-        options=json_object(reply.options_json),
-        trust={"ok": trust.ok, "reason": trust.reason, "figures": json_object(trust.figures_json)}
-        if reply.HasField("trust")
-        else {},
-        budget=same_fields(budget, ("seconds", "rollouts", "money", "price_per_hour"))
-        if reply.HasField("budget")
-        else {},
+        options=cast(AdaptationOptions, json_object(reply.options_json)),
+        trust=_trust(reply.trust) if reply.HasField("trust") else {},
+        budget=_budget(reply.budget) if reply.HasField("budget") else {},
         iterations=rows,
-        forgetting=json_object(reply.forgetting_json),
+        forgetting=cast(ForgettingFigures, json_object(reply.forgetting_json)),
         declared=json_object(reply.declared_json),
-        canary=[json_object(row) for row in reply.canary_json],
-        card=json_object(reply.card_json),
-        history=[same_fields(row, ("kind", "at_ns", "by")) for row in reply.history],
+        canary=[cast(CanaryPair, json_object(row)) for row in reply.canary_json],
+        card=card_from(reply.card_json),
+        history=[{"kind": row.kind, "at_ns": row.at_ns, "by": row.by} for row in reply.history],
     )
+
+
+def _trust(message: pb.TrustCheck) -> TrustFigures:
+    return {"ok": message.ok, "reason": message.reason, "figures": json_object(message.figures_json)}
+
+
+def _budget(message: pb.AdaptationBudget) -> BudgetFigures:
+    return {"seconds": message.seconds, "rollouts": message.rollouts, "money": message.money,
+            "price_per_hour": message.price_per_hour}  # fmt: skip

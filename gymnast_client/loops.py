@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from gymnast_client.client import Client, json_object, same_fields
 from gymnast_core.loop_config import LoopConfig
+from gymnast_core.loop_history import LoopHistory
 from gymnast_core.wire.gymnast.v1 import loops_pb2, loops_pb2_grpc
 
 _FIELDS = ("name", "robot", "started_by", "at_ns", "state", "reason", "step", "done", "total", "note", "stopping",
@@ -45,7 +46,7 @@ class LoopProgress:
     note: str
     stopping: bool
     revision: int
-    history: Mapping[str, Any]
+    history: LoopHistory
 
 
 class LoopsClient(Client):
@@ -91,4 +92,4 @@ class LoopsClient(Client):
 
 
 def _progress(message: loops_pb2.Loop) -> LoopProgress:
-    return LoopProgress(**same_fields(message, _FIELDS), history=json_object(message.history_json))
+    return LoopProgress(**same_fields(message, _FIELDS), history=cast(LoopHistory, json_object(message.history_json)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from gymnast_client.client import Client, json_object, same_fields
+from gymnast_client.client import Client, same_fields
+from gymnast_core.evaluation.cards import ResultCard, card_from
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.wire.gymnast.v1 import trials_pb2, trials_pb2_grpc
 
@@ -54,7 +54,7 @@ class TrialView:
     pairs_done: int
     max_pairs: int
     paused: str
-    card: Mapping[str, Any] = field(default_factory=dict)
+    card: ResultCard = field(default_factory=ResultCard)
 
 
 class TrialsClient(Client):
@@ -117,7 +117,7 @@ class TrialsClient(Client):
         request = trials_pb2.TrialId(trial_id=trial_id)
         return _trial(self._link.call(lambda channel: trials_pb2_grpc.TrialServiceStub(channel).Stop, request))
 
-    def cards(self, checkpoint_id: str = "") -> Iterator[Mapping[str, Any]]:
+    def cards(self, checkpoint_id: str = "") -> Iterator[ResultCard]:
         """Result cards of everything that was decided, canaries of adaptations first; of one checkpoint if named."""
         seen = 0
         while True:
@@ -125,9 +125,9 @@ class TrialsClient(Client):
             reply = self._link.call(lambda channel: trials_pb2_grpc.TrialServiceStub(channel).Cards, request)
             if not reply.cards_json:
                 return
-            yield from map(json_object, reply.cards_json)
+            yield from map(card_from, reply.cards_json)
             seen += len(reply.cards_json)
 
 
 def _trial(message: trials_pb2.Trial) -> TrialView:
-    return TrialView(**same_fields(message, _FIELDS), card=json_object(message.card_json))
+    return TrialView(**same_fields(message, _FIELDS), card=card_from(message.card_json))

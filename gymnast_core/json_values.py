@@ -8,5 +8,51 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from gymnast_core.errors import CorruptError
+
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 JsonObject: TypeAlias = Mapping[str, JsonValue]
+
+
+def texts(value: JsonValue) -> list[str]:
+    """Return a list of texts.
+
+    Raises:
+        CorruptError: it is something else.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise CorruptError(f"expected a list of texts, got {str(value)[:80]!r}")
+    return [str(item) for item in value]
+
+
+def whole(value: JsonValue) -> int:
+    """Return a whole number.
+
+    Raises:
+        CorruptError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise CorruptError(f"expected a whole number, got {str(value)[:80]!r}")
+    return value
+
+
+def number(value: JsonValue) -> float:
+    """Return a number.
+
+    Raises:
+        CorruptError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise CorruptError(f"expected a number, got {str(value)[:80]!r}")
+    return float(value)
+
+
+def json_object(value: JsonValue) -> JsonObject:
+    """Return an object.
+
+    Raises:
+        CorruptError: it is something else.
+    """
+    if not isinstance(value, Mapping):
+        raise CorruptError(f"expected an object, got {str(value)[:80]!r}")
+    return value

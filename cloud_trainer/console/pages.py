@@ -13,6 +13,7 @@ from cloud_trainer.service.handlers import REPORT_STALE_S
 from cloud_trainer.service.in_force import on_robots
 from gymnast_core.bounds import whole_number
 from gymnast_core.errors import CorruptError, GymnastError, NotPossibleError
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.web.auth import User
@@ -144,7 +145,7 @@ def evaluation(sources: Sources, user: User, *, trial_id: str, query: Mapping[st
     return {"card": card, "pair_films": _telling_pair(card), "said": query.get("said", "")}
 
 
-def _telling_pair(card: Mapping[str, Any]) -> dict[str, Any]:
+def _telling_pair(card: ResultCard) -> dict[str, Any]:
     """The recorded pair to watch first: one where the two differed, if there is any; empty without recordings."""
     filmed = [pair for pair in card["pairs"] if len(pair["episodes"]) == 2 and all(pair["episodes"])]
     pair = next((pair for pair in filmed if pair["candidate"] != pair["incumbent"]), filmed[0] if filmed else None)

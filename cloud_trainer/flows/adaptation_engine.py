@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from gymnast_core.adaptations import CapturedScene, ForgettingFigures
 from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.evaluation.cards import ResultCard
+from gymnast_core.json_values import JsonObject
 
 
 class ClosingError(GymnastError):
@@ -35,7 +38,7 @@ class SceneRequest:
     world_model: str = ""
     judge: str = ""
     seed: int = 0
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: JsonObject = field(default_factory=dict)
     other_tasks: Sequence[str] = ()
     by: str = ""
 
@@ -100,7 +103,7 @@ class Trust:
 
     ok: bool
     reason: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    figures: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,11 @@ class CanaryVerdict:
     """
 
     keep: bool
-    card: Mapping[str, Any]
+    card: ResultCard
     reason: str = ""
 
 
-Emit = Callable[[str, Mapping[str, Any]], None]
+Emit = Callable[[str, JsonObject], None]
 CLOSING = "closing"
 Stop = Callable[[], bool]
 Ended = Callable[[], str]
@@ -137,7 +140,7 @@ class AdaptationEngine(Protocol):
         """
         ...
 
-    def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
+    def capture(self, request: SceneRequest, folder: Path) -> CapturedScene:
         """Take start frames (start.webp in folder) of the scene; returns {scene, known_adapters}."""
         ...
 
@@ -167,7 +170,7 @@ class AdaptationEngine(Protocol):
         """
         ...
 
-    def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
+    def check_forgetting(self, candidate: str, folder: Path) -> ForgettingFigures:
         """Compare old and new on other tasks; returns {before, after, tolerated, ok}."""
         ...
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar, cast
 
 from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
 from cloud_trainer.flows.arms import Errand, FlowRobot
@@ -16,15 +16,18 @@ from cloud_trainer.flows.loop_parts import (
     LoopEngine,
     LoopStoppedError,
     Shows,
+    TrainedRound,
     TrialStoppedError,
 )
 from cloud_trainer.flows.loop_state import StepFile, stop_reason
 from gymnast_core.errors import ConfigError, GymnastError, JobEndedError, NotTrustedError
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import has_won
 from gymnast_core.jobs import ImproveSpec
 from gymnast_core.loop_config import LoopConfig
+from gymnast_core.loop_history import LoopHistory, LoopRound, TriedCandidate
 from gymnast_core.orders import EpisodeAnswer
 from gymnast_core.seeds import take
 
@@ -41,6 +44,17 @@ ATTEMPTS = 3
 """Of a step that fails, e.g. because the robot's network did."""
 
 KEPT_OF_JOB = ("audit", "world_model", "judge", "judge_trust", "imagined_reward")
+
+
+_Result = TypeVar("_Result")
+
+
+class CanaryPlan(TypedDict):
+    """What is written down before a round's first canary."""
+
+    incumbent: str
+    candidates: list[str]
+    rule: dict[str, float]
 
 
 class Loop:
@@ -69,10 +83,10 @@ class Loop:
         self._file = StepFile(folder / "state.json", config.to_json())
         self.policy = ""
         self.world_model, self.judge = config.world_model, config.judge
-        self.rounds: list[dict[str, Any]] = []
+        self.rounds: list[LoopRound] = []
         self._episodes = 0
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> LoopHistory:
         """Go round until a stop condition holds; returns the history, which is also in folder/history.json.
 
         Raises:
@@ -93,7 +107,7 @@ class Loop:
         return self._write(first, before, latest, reason or self._stop_reason(latest) or "all rounds done")
 
     def _round(self, number: int, latest: Trials) -> Trials:
-        row: dict[str, Any] = {"round": number, "policy": self.policy, "before": counts(latest)}
+        row: LoopRound = {"round": number, "policy": self.policy, "before": counts(latest)}
         self.rounds.append(row)
         self._collect(number)
         job = self._step(f"{number}/train", lambda advance: self._train(number, advance))
@@ -101,7 +115,7 @@ class Loop:
         if not job["candidates"]:
             return latest
         self.world_model, self.judge = job["world_model"], job["judge"]
-        row |= {name: job[name] for name in KEPT_OF_JOB if name in job}
+        row |= cast(LoopRound, {name: value for name, value in job.items() if name in KEPT_OF_JOB})
         chosen = self._canary(number, [candidate["id"] for candidate in job["candidates"]])
         row |= {"policy": chosen, "promoted": chosen != self.policy}
         if chosen == self.policy:
@@ -131,7 +145,7 @@ class Loop:
             self._episodes += int(self._step(f"{number}/collect/{done}", record))
         self._step(f"{number}/ship", lambda advance: self._client.flush(FLUSH_S))
 
-    def _train(self, number: int, advance: Advance) -> dict[str, Any]:
+    def _train(self, number: int, advance: Advance) -> TrainedRound:
         """Refine, audit, practise. A refusal is a result: the next round brings more episodes.
 
         After a restart the same job is followed again; after a failure of the job a new one is begun.
@@ -143,7 +157,7 @@ class Loop:
         )  # fmt: skip
         key = f"loop-{self._file.id}-{number}-{self._file.failures(f'{number}/train')}"
         try:
-            return dict(self._engine.improve(spec.to_json(), key, self._errand.by, self._ended, advance))
+            return self._engine.improve(spec.to_json(), key, self._errand.by, self._ended, advance)
         except NotTrustedError as refusal:
             return {"refused": str(refusal), "candidates": []}
         except JobEndedError:
@@ -158,7 +172,7 @@ class Loop:
         """
         order = list(reversed(candidates))
 
-        def declare(advance: Advance) -> dict[str, Any]:
+        def declare(advance: Advance) -> CanaryPlan:
             return {"incumbent": self.policy, "candidates": order, "rule": self.config.rule(len(order)).to_json()}
 
         plan = self._step(f"{number}/canary/declare", declare)
@@ -167,12 +181,12 @@ class Loop:
                 return str(candidate)
         return self.policy
 
-    def _trial(self, number: int, plan: Mapping[str, Any], candidate: str) -> dict[str, Any]:
+    def _trial(self, number: int, plan: CanaryPlan, candidate: str) -> ResultCard:
         """Try one candidate until the declared rule decides; returns the result card."""
-        name, rule = f"{number}/canary/{candidate}", SequentialRule(**plan["rule"])
+        name, rule = f"{number}/canary/{candidate}", SequentialRule.from_json(plan["rule"])
         key = f"loop-{self._file.id}-{name}-{self._file.failures(name)}"
 
-        def run(advance: Advance) -> dict[str, Any]:
+        def run(advance: Advance) -> ResultCard:
             try:
                 asked = CanaryRequest(
                     self.robot,
@@ -184,17 +198,20 @@ class Loop:
                     key,
                     self._errand.by,
                 )
-                return dict(self._engine.try_out(asked, self._ended, advance))
+                return self._engine.try_out(asked, self._ended, advance)
             except TrialStoppedError:
                 self._file.note_failure(name)
                 raise
 
         card = self._step(name, run)
         self._episodes += 2 * int(card["n"])
-        shown = {name: card[name] for name in ("candidate", "decision", "n", "difference", "rule", "trial_id")}
-        counted = {name: card["counts"][name] for name in ("wins", "losses")}
-        self.rounds[-1].setdefault("canary", []).append({**shown, **counted})
-        return dict(card)
+        tried: TriedCandidate = {
+            "candidate": card["candidate"], "decision": card["decision"], "n": card["n"],
+            "difference": card["difference"], "rule": card["rule"], "trial_id": card["trial_id"],
+            "wins": card["counts"]["wins"], "losses": card["counts"]["losses"],
+        }  # fmt: skip
+        self.rounds[-1].setdefault("canary", []).append(tried)
+        return card
 
     def _swap(self, version: str) -> str:
         if self._client.policy_version != version:
@@ -206,7 +223,7 @@ class Loop:
         return self._client.rollback() if self._client.policy_version == version else self._client.policy_version
 
     def _evaluate(self, name: str, version: str) -> Trials:
-        def measure(advance: Advance) -> list[list[Any]]:
+        def measure(advance: Advance) -> list[tuple[str, int, bool | None]]:
             count = self.config.evaluation
             first = take("loop evaluate", self.config.seed, count).start
             recorded = min(self.config.replayed, count)
@@ -216,7 +233,7 @@ class Loop:
                 if size:
                     rows += self._run(first + begin, size, record=begin < recorded)
                     advance(begin + size, count, "start states a task")
-            return [[row.task, row.seed, row.success] for row in rows]
+            return [(row.task, row.seed, row.success) for row in rows]
 
         rows = self._step(name, measure)
         self._episodes += len(rows)
@@ -258,9 +275,9 @@ class Loop:
             temperature_seed=temperature_seed, record=record, purpose=purpose, timeout_s=ROBOT_S,
         )  # fmt: skip
 
-    def _step(self, name: str, action: Callable[[Advance], Any]) -> Any:
+    def _step(self, name: str, action: Callable[[Advance], _Result]) -> _Result:
         if name in self._file.steps:
-            return self._file.steps[name]
+            return cast(_Result, self._file.steps[name])
         if (why := self._ended()) == CLOSING:
             raise ClosingError(f"step {name} waits for the next start")
         if why:
@@ -268,7 +285,7 @@ class Loop:
         self._shows.step(name)
         return self._file.step(name, lambda: self._attempts(action))
 
-    def _attempts(self, action: Callable[[Advance], Any]) -> Any:
+    def _attempts(self, action: Callable[[Advance], _Result]) -> _Result:
         """Do a step, again where it fails for what may pass: a robot's network, an order that was not taken."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -284,8 +301,8 @@ class Loop:
     def _stop_reason(self, latest: Trials) -> str:
         return stop_reason(self.config.stop, counts(latest), self.rounds, self._episodes, self._file.seconds)
 
-    def _write(self, first: str, before: Trials, latest: Trials, state: str) -> dict[str, Any]:
-        history = {
+    def _write(self, first: str, before: Trials, latest: Trials, state: str) -> LoopHistory:
+        history: LoopHistory = {
             "name": self.config.name, "robot": self.robot, "state": state,
             "base_policy": first, "policy": self.policy, "world_model": self.world_model,
             "judge": self.judge, "rounds": self.rounds, "episodes": self._episodes,

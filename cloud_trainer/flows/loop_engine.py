@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
 from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
 from cloud_trainer.flows.job_following import run_job
-from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrialStoppedError
-from cloud_trainer.flows.trials import Trials
+from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrainedRound, TrialStoppedError
+from cloud_trainer.flows.trials import TrialRow, Trials
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.jobs.submission import check_reach
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import JobEndedError, NotPossibleError
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.job import JobEvent, described
 from gymnast_core.jobs import ImproveSettings
+from gymnast_core.json_values import JsonObject
 
 POLL_S = 0.2
 
@@ -43,10 +45,10 @@ class ArmLoopEngine:
     shelf: Shelf
     allowed: Collection[str] = ()
 
-    def check(self, job: Mapping[str, Any]) -> None:
+    def check(self, job: JsonObject) -> None:
         """See LoopEngine."""
         check_reach(job, self.allowed)
-        ImproveSettings(**job)
+        ImproveSettings.model_validate(job)
 
     def newest(self, kind: str) -> str:
         """See LoopEngine."""
@@ -56,7 +58,7 @@ class ArmLoopEngine:
         """See LoopEngine."""
         return self.reach(robot, errand)
 
-    def improve(self, spec: Mapping[str, Any], key: str, by: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+    def improve(self, spec: JsonObject, key: str, by: str, ended: Ended, advance: Advance) -> TrainedRound:
         """See LoopEngine."""
 
         def show(event: JobEvent) -> None:
@@ -66,9 +68,9 @@ class ArmLoopEngine:
         result = run_job(self.jobs, self.tenant, "improve", spec, key=key, by=by, ended=ended, on_event=show)
         if not result:
             raise JobEndedError(f"the training job of {key} was cancelled")
-        return result
+        return cast(TrainedRound, result)
 
-    def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+    def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> ResultCard:
         """See LoopEngine."""
         if self.trials.known(self.tenant, asked.key) is None:
             self.trials.start(
@@ -85,7 +87,7 @@ class ArmLoopEngine:
             time.sleep(POLL_S)
         if not view["card"]:
             raise TrialStoppedError(f"trial {view['trial_id']} of {asked.candidate} was not decided: {view['reason']}")
-        return dict(view["card"])
+        return view["card"]
 
-    def _view(self, key: str) -> Mapping[str, Any]:
+    def _view(self, key: str) -> TrialRow:
         return next(view for view in self.trials.views(self.tenant) if view["key"] == key)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 from cloud_trainer.flows.adaptation_engine import Ended
 from cloud_trainer.flows.arms import Errand, FlowRobot
 from gymnast_core.errors import GymnastError
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.sequential import SequentialRule
+from gymnast_core.json_values import JsonObject, JsonValue
 
 Advance = Callable[[int, int, str], None]
 """(done, total, note): what a step reports while it runs."""
@@ -21,6 +23,25 @@ class LoopStoppedError(GymnastError):
 
 class TrialStoppedError(GymnastError):
     """A trial ended without a decision; the message is its reason."""
+
+
+class MadeCandidate(TypedDict, total=False):
+    """A checkpoint that a round's training made; see gymnast_core.jobs.spec.Candidate."""
+
+    id: str
+    iteration: int
+
+
+class TrainedRound(TypedDict, total=False):
+    """What a loop reads of a training job's result; see gymnast_core.jobs.improve."""
+
+    refused: str
+    candidates: list[MadeCandidate]
+    audit: JsonObject
+    world_model: str
+    judge: str
+    judge_trust: JsonObject
+    imagined_reward: JsonValue
 
 
 class LoopEngine(Protocol):
@@ -38,7 +59,7 @@ class LoopEngine(Protocol):
         """
         ...
 
-    def check(self, job: Mapping[str, Any]) -> None:
+    def check(self, job: JsonObject) -> None:
         """Return if a loop may train with these settings.
 
         Raises:
@@ -47,7 +68,7 @@ class LoopEngine(Protocol):
         """
         ...
 
-    def improve(self, spec: Mapping[str, Any], key: str, by: str, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+    def improve(self, spec: JsonObject, key: str, by: str, ended: Ended, advance: Advance) -> TrainedRound:
         """Run a training job (once per key) in somebody's name and return its result.
 
         Raises:
@@ -57,7 +78,7 @@ class LoopEngine(Protocol):
         """
         ...
 
-    def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> Mapping[str, Any]:
+    def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> ResultCard:
         """Try a candidate (once per key) in a blinded trial and return its result card.
 
         Raises:

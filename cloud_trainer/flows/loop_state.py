@@ -7,13 +7,29 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar, cast
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.cards import SuccessCount
+from gymnast_core.json_values import JsonObject, JsonValue
 from gymnast_core.loop_config import StopRule
+from gymnast_core.loop_history import LoopRound
 
 CHANGEABLE = ("rounds", "stop")
 """Settings that may differ when a loop goes on."""
+
+
+_Result = TypeVar("_Result")
+
+
+class _State(TypedDict):
+    """The file."""
+
+    config: dict[str, JsonValue]
+    steps: dict[str, object]
+    seconds: float
+    failed: dict[str, int]
+    id: str
 
 
 class StepFile:
@@ -27,9 +43,9 @@ class StepFile:
         ConfigError: the file belongs to other settings.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, config: JsonObject) -> None:
         self._path = path
-        self._state: dict[str, Any] = {
+        self._state: _State = {
             "config": dict(config),
             "steps": {},
             "seconds": 0.0,
@@ -58,11 +74,11 @@ class StepFile:
         return float(self._state["seconds"])
 
     @property
-    def steps(self) -> Mapping[str, Any]:
+    def steps(self) -> Mapping[str, object]:
         """Name -> result of every finished step."""
         return dict(self._state["steps"])
 
-    def step(self, name: str, action: Callable[[], Any]) -> Any:
+    def step(self, name: str, action: Callable[[], _Result]) -> _Result:
         """Return the step's result; run it only if it is not finished yet."""
         if name not in self._state["steps"]:
             started = time.monotonic()
@@ -70,7 +86,7 @@ class StepFile:
             self._state["seconds"] += time.monotonic() - started
             self._state["steps"][name] = result
             self._save()
-        return self._state["steps"][name]
+        return cast(_Result, self._state["steps"][name])
 
     def failures(self, name: str) -> int:
         """How often a step has failed for good; its next attempt is a new one."""
@@ -91,9 +107,7 @@ class StepFile:
         staging.replace(self._path)
 
 
-def stop_reason(
-    stop: StopRule, total: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], episodes: int, seconds: float
-) -> str:
+def stop_reason(stop: StopRule, total: SuccessCount, rounds: Sequence[LoopRound], episodes: int, seconds: float) -> str:
     """Return why a loop ends here; empty to go on.
 
     Args:
@@ -116,9 +130,9 @@ def stop_reason(
     return ""
 
 
-def _last(rows: Sequence[Mapping[str, Any]], n: int, holds: Callable[[Mapping[str, Any]], bool]) -> bool:
+def _last(rows: Sequence[LoopRound], n: int, holds: Callable[[LoopRound], bool]) -> bool:
     return len(rows) >= n and all(holds(row) for row in rows[-n:])
 
 
-def _gained(row: Mapping[str, Any]) -> bool:
+def _gained(row: LoopRound) -> bool:
     return bool(row.get("promoted")) and float(row["difference"]["mean"]) > 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from gymnast_core.json_values import JsonObject, whole
 from gymnast_core.loop_config import LoopConfig
+from gymnast_core.loop_history import LoopHistory
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,16 @@ class LoopOrder:
     at_ns: int
     config: LoopConfig
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As JSON values."""
         return {**vars(self), "config": self.config.to_json()}
 
     @staticmethod
-    def from_json(values: Mapping[str, Any]) -> LoopOrder:
+    def from_json(values: JsonObject) -> LoopOrder:
         """Return what to_json() wrote."""
-        return LoopOrder(**{**values, "config": LoopConfig.model_validate(values["config"])})
+        config = LoopConfig.model_validate(values["config"])
+        tenant, robot, by = (str(values[name]) for name in ("tenant", "robot", "by"))
+        return LoopOrder(tenant, robot, by, whole(values["at_ns"]), config)
 
 
 @dataclass(frozen=True)
@@ -79,5 +81,5 @@ class LoopView:
     total: int = 0
     note: str = ""
     stopping: bool = False
-    history: Mapping[str, Any] = field(default_factory=dict)
+    history: LoopHistory = field(default_factory=LoopHistory)
     revision: int = 0

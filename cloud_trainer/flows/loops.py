@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError
 from cloud_trainer.flows.loop import Loop
@@ -24,6 +24,7 @@ from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError
 from gymnast_core.loop_config import LoopConfig
+from gymnast_core.loop_history import LoopHistory
 from gymnast_core.wire.errors import NotFoundError
 
 LOG = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class RunningLoop:
     def view(self) -> LoopView:
         """Return what is known of it now."""
         path, order, end = self.folder / "history.json", self.order, self.end
-        history = json.loads(path.read_text()) if path.exists() else {}
+        history = cast(LoopHistory, json.loads(path.read_text()) if path.exists() else {})
         step, done, total, note = self._progress if end is None else ("", 0, 0, "")
         return LoopView(
             order.config.name, order.robot, order.by, order.at_ns, "running" if end is None else end.state,

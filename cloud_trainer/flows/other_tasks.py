@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.cards import PairFigures, ResultCard
 from gymnast_core.evaluation.sequential import ALL_TASKS, Decision, HarmRule
 from gymnast_core.evaluation.statistics import PairCounts
 from gymnast_core.evaluation.trial_plan import TrialPlan
@@ -61,17 +61,17 @@ def guard_plan(canary: TrialPlan, others: tuple[str, ...], pairs: int) -> TrialP
     )  # fmt: skip
 
 
-def reason_of(card: Mapping[str, Any]) -> str:
+def reason_of(card: ResultCard) -> str:
     """What a canary's card says of the other tasks, in words; empty where it was not won."""
     if card.get("decision") != Decision.PROMOTE.value:
         return ""
     guard = card.get("guard")
     if not guard:
-        return f"it won its canary; of the other tasks {card['versions']['other_tasks']}"
+        return f"it won its canary; of the other tasks {(card['versions'] or {})['other_tasks']}"
     rows = {**guard["by_task"], ALL_TASKS: guard}
     if guard["decision"] == Decision.ROLL_BACK.value:
         counts = {name: PairCounts(**row["counts"]) for name, row in guard["by_task"].items()}
-        name = HarmRule(**guard["rule"]).harmed(counts)
+        name = HarmRule.from_json(guard["rule"]).harmed(counts)
         worst = min(guard["by_task"], key=lambda task: guard["by_task"][task]["difference"]["mean"])
         shown = [f"{task}: {_rates(rows[task])} in {rows[task]['n']} pairs" for task in dict.fromkeys((name, worst))]
         return f"it won here, but harm was shown on {', most of it on '.join(shown)}"
@@ -82,12 +82,12 @@ def reason_of(card: Mapping[str, Any]) -> str:
     )
 
 
-def may_be_lost(row: Mapping[str, Any]) -> float:
+def may_be_lost(row: PairFigures) -> float:
     """The largest loss of success that the interval of a result does not exclude."""
     return max(0.0, -float(row["difference"]["low"]))
 
 
-def _rates(row: Mapping[str, Any]) -> str:
+def _rates(row: PairFigures) -> str:
     change = row["difference"]
     return (
         f"{row['incumbent_success']['mean']:.0%} -> {row['candidate_success']['mean']:.0%} "

@@ -15,10 +15,9 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from cloud_trainer.flows.adaptation_engine import (
     CLOSING,
@@ -32,6 +31,7 @@ from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import tenant_named
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError, OutdatedError
 from gymnast_core.evaluation.purpose import is_blinded
+from gymnast_core.json_values import JsonObject, whole
 from gymnast_core.records.journal import Journal
 from gymnast_core.wire.errors import NotFoundError
 
@@ -157,7 +157,7 @@ class SceneAdaptation:
             if not view.stage.busy:
                 self._record("cancelled", by=by)
 
-    def _act(self, revision: int, stages: tuple[Stage, ...], kind: str, **data: Any) -> None:
+    def _act(self, revision: int, stages: tuple[Stage, ...], kind: str, **data: object) -> None:
         with self._lock:
             view = self._view
             if view.stage not in stages or revision != view.revision:
@@ -170,7 +170,7 @@ class SceneAdaptation:
             self._record(kind, **data)
         self.resume()
 
-    def _record(self, kind: str, **data: Any) -> None:
+    def _record(self, kind: str, **data: object) -> None:
         with self._lock:
             entry = self._journal.append(kind, {**data, "at_ns": time.time_ns()})
             self._view.apply(kind, entry.data)
@@ -197,7 +197,7 @@ class SceneAdaptation:
         if view.stage is Stage.CAPTURED:
             last = view.history[-1]["kind"]
             if last == "collecting":
-                engine.collect(view.robot, view.instruction, self._last("collecting")["episodes"], self.folder)
+                engine.collect(view.robot, view.instruction, whole(self._last("collecting")["episodes"]), self.folder)
             else:
                 request = SceneRequest(view.robot, view.instruction, view.scene, by=view.started_by, **view.options)
                 self._record("captured", **engine.capture(request, self.folder))
@@ -263,18 +263,18 @@ class SceneAdaptation:
             self._end_cancelled()
         elif verdict.keep:
             self._engine.keep(view.candidate, view.robot, self.folder)
-            self._record("kept", card=dict(verdict.card), reason=verdict.reason or "it won its canary")
+            self._record("kept", card=verdict.card, reason=verdict.reason or "it won its canary")
         else:
             self._engine.revert(view.candidate, view.robot, self.folder)
             decision = str(verdict.card.get("decision", "")).replace("_", " ")
-            self._record("reverted", card=dict(verdict.card), reason=verdict.reason or f"its canary ended: {decision}")
+            self._record("reverted", card=verdict.card, reason=verdict.reason or f"its canary ended: {decision}")
 
     def _end_cancelled(self) -> None:
         if self._view.candidate:
             self._engine.revert(self._view.candidate, self._view.robot, self.folder)
         self._record("cancelled", by=self._last("cancel_requested").get("by", ""))
 
-    def _last(self, kind: str) -> Mapping[str, Any]:
+    def _last(self, kind: str) -> JsonObject:
         return next(entry.data for entry in reversed(self._journal.entries) if entry.kind == kind)
 
 

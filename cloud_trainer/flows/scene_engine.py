@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -39,12 +39,15 @@ from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.jobs.submission import check_reach
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.sql_jobs import SqlJobStore
+from gymnast_core.adaptations import CapturedScene, ForgettingFigures
 from gymnast_core.errors import GymnastError, NotTrustedError
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.scene import Fingerprint, SceneBook
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.evaluation.trial import Trial, has_won
 from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.jobs import AdaptSettings
+from gymnast_core.json_values import JsonObject
 from gymnast_core.seeds import take
 
 MOST_DIFFERENT = 900
@@ -83,7 +86,7 @@ class SceneEngine:
     book: SceneBook
     scene: str
     tenant: str
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: JsonObject = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
     guard_pairs: int = HarmRule.pairs
     modes: tuple[str, ...] = ("full", "lora")
@@ -93,13 +96,13 @@ class SceneEngine:
 
     def check(self, request: SceneRequest) -> None:
         """Return if its checkpoints are here and its settings exist."""
-        AdaptSettings(**{**self.config, **request.config})
+        AdaptSettings.model_validate({**self.config, **request.config})
         check_reach(request.config, self.allowed)
         for name in filter(None, (request.world_model, request.judge)):
             self.shelf.path(name)
         other_tasks(self.catalogue, request.robot, request.instruction, request.other_tasks)
 
-    def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
+    def capture(self, request: SceneRequest, folder: Path) -> CapturedScene:
         """Record one episode here; its first frame is the scene."""
         robot, instruction = request.robot, request.instruction
         robot_now = self.connect(robot, _errand(request.by, folder))
@@ -124,7 +127,8 @@ class SceneEngine:
         np.save(folder / "start.npy", frame_HWC)
         known = self.book.find(frame_HWC)
         adapters = () if known is None else known.adapters
-        return {"scene": asked["scene"], "known_adapters": [name for name in adapters if name != asked["policy"]]}
+        there = request.scene or self.scene
+        return {"scene": there, "known_adapters": [name for name in adapters if name != asked["policy"]]}
 
     def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
         """Record real episodes of the running policy and wait until the trainer has them."""
@@ -196,11 +200,11 @@ class SceneEngine:
         names = ("robot", "policy", "world_model", "judge", "instruction", "seed", "scene", "config")
         return {name: request[name] for name in names}
 
-    def check_forgetting(self, candidate: str, folder: Path) -> Mapping[str, Any]:
+    def check_forgetting(self, candidate: str, folder: Path) -> ForgettingFigures:
         """What the job found on the other tasks."""
         found = json.loads((folder / "result.json").read_text()).get("forgetting") or {}
         shown = ("before", "after", "n", "most", "bound", "sight", "ok")
-        return {"ok": True, **{name: found[name] for name in shown if name in found}}
+        return cast(ForgettingFigures, {"ok": True, **{name: found[name] for name in shown if name in found}})
 
     def preview(self, candidate: str, folder: Path, ended: Ended) -> None:
         """Imagine old and new from the captured start."""
@@ -227,7 +231,7 @@ class SceneEngine:
         trial, guard = self._declared(candidate, robot, request, folder)
         emit("declared", {"max_pairs": trial.plan.rule.max_pairs, **(trial.plan.versions or {})})
 
-        def run(part: Trial, name: str) -> Mapping[str, Any]:
+        def run(part: Trial, name: str) -> ResultCard:
             run_pairs(
                 part, client, self.catalogue, scene=request["scene"], purpose="canary", stop=stop,
                 on_pair=lambda pair: emit("pair", {"pair": pair, "part": name}),
@@ -235,7 +239,7 @@ class SceneEngine:
             return part.card() if part.decision.final else {}
 
         with contextlib.closing(trial), contextlib.closing(guard) if guard else contextlib.nullcontext():
-            card = dict(run(trial, "scene"))
+            card = run(trial, "scene")
             if guard and has_won(card):
                 found = run(guard, "other tasks")
                 if not found:

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol, TypedDict
 
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError
+from gymnast_core.evaluation.cards import BlindedTrial, ResultCard
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.trial import Trial
@@ -66,6 +67,34 @@ class TrialOrigin:
     key: str = ""
 
 
+class TrialEnd(TypedDict, total=False):
+    """How a trial ended: with its card, or without one for a reason."""
+
+    card: ResultCard
+    reason: str
+
+
+class TrialRow(TypedDict):
+    """What may be seen of a trial: what was asked for, see TrialOrigin, and how far it is."""
+
+    trial_id: str
+    robot: str
+    scene: str
+    by: str
+    tenant: str
+    at_ns: int
+    candidate: str
+    incumbent: str
+    instruction: str
+    tasks: tuple[str, ...]
+    key: str
+    state: Literal["running", "decided", "stopped"]
+    reason: str
+    pairs_done: int
+    max_pairs: int
+    card: ResultCard
+
+
 class TrialEngine(Protocol):
     """What moves the arm."""
 
@@ -89,7 +118,7 @@ class Trials:
         self._asked: dict[str, TrialOrigin] = {}
         self._running: dict[str, Trial] = {}
         self._threads: dict[str, threading.Thread] = {}
-        self._ends: dict[str, dict[str, Any]] = {}
+        self._ends: dict[str, TrialEnd] = {}
         root.mkdir(parents=True, exist_ok=True)
         for path in sorted(root.glob("*.asked.json")):
             asked = json.loads(path.read_text())
@@ -163,11 +192,8 @@ class Trials:
             raise NotPossibleError(f"trial {trial_id!r} is not under way; there is nothing to stop")
         self._end(trial_id, {"reason": f"stopped by {by}"})
 
-    def views(self, tenant: str) -> list[dict[str, Any]]:
-        """Return what may be seen of a tenant's trials, newest first: the card once decided, never the score before.
-
-        Values: those of Asked, state (running, decided, stopped), reason, pairs_done, max_pairs, card.
-        """
+    def views(self, tenant: str) -> list[TrialRow]:
+        """Return what may be seen of a tenant's trials, newest first: the card once decided, never the score before."""
         known = sorted(self._asked.values(), key=lambda asked: -asked.at_ns)
         return [self._view(asked) for asked in known if asked.tenant == tenant]
 
@@ -183,14 +209,17 @@ class Trials:
         done = sum(trial.counts.n for name, trial in list(self._running.items()) if name in mine)
         return len(mine) + sum(name in mine for name in list(self._ends)) + done
 
-    def _view(self, asked: TrialOrigin) -> dict[str, Any]:
-        trial, end = self._running.get(asked.trial_id), self._ends.get(asked.trial_id, {})
-        card = end.get("card", {})
-        seen = {} if trial is None else trial.blinded_view()
+    def _view(self, asked: TrialOrigin) -> TrialRow:
+        trial, end = self._running.get(asked.trial_id), self._ends.get(asked.trial_id, TrialEnd())
+        card = end.get("card", ResultCard())
+        seen = BlindedTrial() if trial is None else trial.blinded_view()
         return {
-            **vars(asked), "state": "decided" if card else "stopped" if end else "running",
+            "trial_id": asked.trial_id, "robot": asked.robot, "scene": asked.scene, "by": asked.by,
+            "tenant": asked.tenant, "at_ns": asked.at_ns, "candidate": asked.candidate, "incumbent": asked.incumbent,
+            "instruction": asked.instruction, "tasks": asked.tasks, "key": asked.key,
+            "state": "decided" if card else "stopped" if end else "running",
             "reason": end.get("reason", ""), "pairs_done": seen.get("pairs_done", card.get("n", 0)),
-            "max_pairs": seen.get("max_pairs", card.get("rule", {}).get("max_pairs", 0)), "card": card,
+            "max_pairs": seen.get("max_pairs", int(card.get("rule", {}).get("max_pairs", 0))), "card": card,
         }  # fmt: skip
 
     def _recall(self, asked: TrialOrigin) -> None:
@@ -243,14 +272,14 @@ class Trials:
     def _path(self, trial_id: str, kind: str) -> Path:
         return self._root / f"{trial_id}.{kind}"
 
-    def _end(self, trial_id: str, end: dict[str, Any]) -> None:
+    def _end(self, trial_id: str, end: TrialEnd) -> None:
         """Write down how it ended; a stopped trial stays stopped, unless it was decided by its last run."""
         if trial_id in self._ends and "card" not in end:
             return
         self._write(trial_id, "end", end)
         self._ends[trial_id] = end
 
-    def _write(self, trial_id: str, kind: str, value: Mapping[str, Any]) -> None:
+    def _write(self, trial_id: str, kind: str, value: Mapping[str, object]) -> None:
         staging = self._path(trial_id, f"{kind}.partial")
         staging.write_text(json.dumps(value, indent=1))
         staging.replace(self._path(trial_id, f"{kind}.json"))

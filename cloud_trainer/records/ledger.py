@@ -69,7 +69,7 @@ class CalibrationLedger:
     def rows(self) -> tuple[LedgerRow, ...]:
         """Every row, oldest first."""
         entries = self._chain.entries
-        return tuple(LedgerRow(**{**entry.data, "episodes": tuple(entry.data["episodes"])}) for entry in entries)
+        return tuple(LedgerRow.from_json(entry.data) for entry in entries)
 
     def add(self, row: LedgerRow) -> None:
         """Write one row.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cloud_trainer.service.robots import RobotReport
 from cloud_trainer.service.words import RAN, REFUSED, RUNS, Word
 from cloud_trainer.store.protocols import MetaStore
 from gymnast_core.records.signing import EVERY_ROBOT
+from gymnast_core.robot_status import WeightsStatus
 
 MANDATES = ("promotion", "rollback")
 
@@ -119,7 +119,7 @@ class InForce:
 
 
 def _row(robot: str, words: Sequence[Word], report: RobotReport | None, mandates: Sequence[MandateRow]) -> RobotInForce:
-    said: Mapping[str, Any] = {} if report is None else report.status.get("weights", {})
+    said = WeightsStatus() if report is None else report.status.get("weights", WeightsStatus())
     mandate = next((one for one in reversed(mandates) if one.names(robot)), None)
     heard = max((word.release for word in words), default=0)
     if mandate is not None:

@@ -6,11 +6,11 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from gymnast_core.authority import Who
+from gymnast_core.robot_status import RobotStatus, WeightsStatus
 from gymnast_core.wire.errors import BusyError
 
 
@@ -21,7 +21,7 @@ class RobotReport:
     Attributes:
         robot: its name, from its certificate.
         tenant: the tenant it belongs to.
-        status: JSON values: state, policy_version, estop, spool {entries, bytes, full}, instruction, alarm, ...
+        status: what it reported.
         frame: its newest camera image (JPEG or WebP bytes); empty without one.
         received_s: monotonic.
         framed_s: monotonic, when the image came; a slow link sends reports without one.
@@ -29,7 +29,7 @@ class RobotReport:
 
     robot: str
     tenant: str
-    status: Mapping[str, Any]
+    status: RobotStatus
     frame: bytes
     received_s: float
     framed_s: float
@@ -59,7 +59,7 @@ class RobotBoard:
         self._due_s: dict[tuple[str, str], float] = {}
         self._counts: Counter[str] = Counter()
 
-    def post(self, who: Who, status: Mapping[str, Any], frame: bytes) -> None:
+    def post(self, who: Who, status: RobotStatus, frame: bytes) -> None:
         """Note what a robot says; one without a frame keeps showing its last one.
 
         Raises:
@@ -72,7 +72,7 @@ class RobotBoard:
                 raise BusyError(f"{who.name!r} reports more often than every {self._least_s} s; slow down")
             self._due_s[key] = max(now_s, due_s) + self._least_s
             shown, framed_s = (frame, now_s) if frame or last is None else (last.frame, last.framed_s)
-            self._reports[key] = RobotReport(who.name, who.tenant, dict(status), shown, now_s, framed_s)
+            self._reports[key] = RobotReport(who.name, who.tenant, status, shown, now_s, framed_s)
             self._counts[who.tenant] += 1
 
     def of_tenant(self, tenant: str) -> list[RobotReport]:
@@ -88,7 +88,9 @@ class RobotBoard:
     def holding(self, tenant: str, checkpoint_id: str) -> list[str]:
         """Return the robots that say they hold a checkpoint."""
         rows = self.of_tenant(tenant)
-        return [row.robot for row in rows if checkpoint_id in row.status.get("weights", {}).get("held", ())]
+        return [
+            row.robot for row in rows if checkpoint_id in row.status.get("weights", WeightsStatus()).get("held", ())
+        ]
 
     def version(self, tenant: str, *, every: bool) -> str:
         """Return what changes with every report of a tenant's, or only when a robot comes, swaps or stops."""
@@ -109,5 +111,5 @@ class RobotBoard:
 
 def _weights_of(row: RobotReport) -> tuple[object, ...]:
     """What a robot says of its checkpoints, without the clocks."""
-    weights = row.status.get("weights") or {}
-    return tuple(weights.get(name) for name in ("obeyed", "checking", "probation_left"))
+    weights = row.status.get("weights", WeightsStatus())
+    return weights.get("obeyed"), weights.get("checking"), weights.get("probation_left")

@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cloud_trainer.records.trail import Trails
 from gymnast_core.authority import Who
+from gymnast_core.json_values import JsonObject, whole
+from gymnast_core.robot_status import WeightsStatus
 
 LOG = logging.getLogger(__name__)
 RUNS, RAN, REFUSED = "runs", "ran", "refused"
@@ -66,10 +67,10 @@ class RobotWords:
         for entry in self._trails.of(tenant).log.entries:
             data = entry.data
             if entry.kind in KINDS and data.get("role") == "robot" and data.get("tenant") == tenant:
-                said = self._said.setdefault((tenant, data["by"]), {})
-                _put(said, _word(data["by"], entry.kind, data, data["at_ns"]))
+                by = str(data["by"])
+                _put(self._said.setdefault((tenant, by), {}), _word(by, entry.kind, data, whole(data["at_ns"])))
 
-    def heard(self, who: Who, weights: Mapping[str, Any]) -> None:
+    def heard(self, who: Who, weights: WeightsStatus) -> None:
         """Take in what a robot's report says of its checkpoints; what is new goes into the log."""
         key, now_ns = (who.tenant, who.name), time.time_ns()
         found = [_word(who.name, kind, data, now_ns) for kind, data in _words_of(weights)]
@@ -113,8 +114,8 @@ class RobotWords:
         return True
 
 
-def _words_of(weights: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    found: list[tuple[str, dict[str, Any]]] = []
+def _words_of(weights: WeightsStatus) -> list[tuple[str, JsonObject]]:
+    found: list[tuple[str, JsonObject]] = []
     if weights["current"]:
         found.append((RUNS, {"checkpoint": weights["current"], "release": weights["obeyed"]}))
     if weights["ran"]:
@@ -123,9 +124,9 @@ def _words_of(weights: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def _word(robot: str, kind: str, data: Mapping[str, Any], at_ns: int) -> Word:
-    values = {"reason": str(data.get("reason", "")), "release": int(data.get("release", 0))}
-    return Word(robot, str(data["checkpoint"]), kind, at_ns=at_ns, **values)  # type: ignore[arg-type]
+def _word(robot: str, kind: str, data: JsonObject, at_ns: int) -> Word:
+    reason, release = str(data.get("reason", "")), whole(data.get("release", 0))
+    return Word(robot, str(data["checkpoint"]), kind, at_ns=at_ns, reason=reason, release=release)
 
 
 def _place(word: Word) -> tuple[str, str]:

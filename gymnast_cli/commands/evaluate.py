@@ -6,11 +6,12 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from rich.console import Console
 
 from gymnast_cli.connect import add_robot_arguments, checkpoint_on_robot, emit, robot, task_list, whole
+from gymnast_core.evaluation.cards import IntervalFigures, PairedDifference, SuccessCount, SuccessCounts
 from gymnast_core.seeds import block
 
 if TYPE_CHECKING:
@@ -72,12 +73,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0 if result["complete"] else 1
 
 
-def summarise(trials: Mapping[str, Trials], versions: Sequence[str]) -> dict[str, Any]:
+class PolicySuccess(SuccessCounts):
+    """What one policy of an evaluation came to, and its difference to the first one."""
+
+    id: str
+    interval: IntervalFigures | None
+    difference: PairedDifference | None
+
+
+class Summary(TypedDict):
+    """An evaluation by policy."""
+
+    policies: list[PolicySuccess]
+
+
+def summarise(trials: Mapping[str, Trials], versions: Sequence[str]) -> Summary:
     """{policies: [{id, successes, n, interval, tasks, difference}]}; the difference is paired, to the first version."""
     from gymnast_core.evaluation.results import counts, difference
     from gymnast_core.evaluation.statistics import wilson_interval
 
-    rows = []
+    rows: list[PolicySuccess] = []
     for version in versions:
         known = [{key: won for key, won in trials[name].items() if won is not None} for name in (versions[0], version)]
         both = known[0].keys() & known[1].keys()  # a cancelled evaluation may lack a partner
@@ -85,11 +100,11 @@ def summarise(trials: Mapping[str, Trials], versions: Sequence[str]) -> dict[str
         total = counts(trials[version])
         interval = wilson_interval(total["successes"], total["n"]).to_json() if total["n"] else None
         change = difference(*shared) if version != versions[0] and both else None
-        rows.append({"id": version, **total, "interval": interval, "difference": change})
+        rows.append({"id": version, "interval": interval, "difference": change, **total})
     return {"policies": rows}
 
 
-def table(policies: Sequence[Mapping[str, Any]], scene: str) -> Table:
+def table(policies: Sequence[PolicySuccess], scene: str) -> Table:
     """The summary for people."""
     from rich.table import Table
 
@@ -104,7 +119,7 @@ def table(policies: Sequence[Mapping[str, Any]], scene: str) -> Table:
     return shown
 
 
-def cells(count: Mapping[str, Any], change: Mapping[str, float] | None) -> list[str]:
+def cells(count: SuccessCount, change: IntervalFigures | None) -> list[str]:
     """successes/n, the rate with its interval, and the paired difference."""
     from gymnast_core.evaluation.statistics import wilson_interval
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, trainer
 from gymnast_core.errors import GymnastError
+from gymnast_core.json_values import number
+from gymnast_core.loop_history import LoopHistory
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,7 +122,7 @@ def result_of(view: LoopProgress, args: argparse.Namespace, console: Console) ->
     return 0
 
 
-def table(history: Mapping[str, Any]) -> Table:
+def table(history: LoopHistory) -> Table:
     """Success over the rounds, with intervals."""
     from rich.table import Table
 
@@ -133,7 +134,7 @@ def table(history: Mapping[str, Any]) -> Table:
     shown.add_row("0", history["base_policy"], *cells(history["before"], None))
     for row in history["rounds"]:
         note = row["refused"] or ("" if row.get("promoted") else "kept the old policy")
-        audit = f"{row['audit']['agreement']:.2f}" if "audit" in row else ""
+        audit = f"{number(row['audit']['agreement']):.2f}" if "audit" in row else ""
         shown.add_row(str(row["round"]), row["policy"], *cells(row.get("after", row["before"]), row.get("difference")),
                       audit, note)  # fmt: skip
     return shown

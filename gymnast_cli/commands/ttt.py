@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,9 @@ from gymnast_cli.connect import add_trainer_arguments, emit, trainer
 from gymnast_cli.scene_request import add_scene_arguments, scene_asked
 from gymnast_cli.stages import Advance, Stages
 from gymnast_cli.terminal import styled
+from gymnast_core.adaptations import ForgettingFigures
 from gymnast_core.errors import ConfigError, GymnastError, TransientBridgeError
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class Operator:
         return self._console.input(styled("", f"{question} [y/N] ")).strip().lower() in ("y", "yes")
 
 
-def forgetting_words(found: Mapping[str, Any]) -> str:
+def forgetting_words(found: ForgettingFigures) -> str:
     """The forgetting check in one line."""
     words = [f"{found['before']:.0%} before, {found['after']:.0%} after"] if "before" in found else []
     if "most" in found and "bound" in found:
@@ -243,7 +244,7 @@ def summary(view: AdaptationView) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def card_table(card: Mapping[str, Any]) -> Table:
+def card_table(card: ResultCard) -> Table:
     """A canary's result card: the scene, then the other tasks."""
     from rich.table import Table
 
@@ -252,9 +253,9 @@ def card_table(card: Mapping[str, Any]) -> Table:
     shown.add_column("task")
     for column in ("pairs", "before", "candidate", "difference [95 %]", "may be lost"):
         shown.add_column(column, justify="right")
-    for name, row in {card.get("instruction", ""): card, **(card.get("guard") or {}).get("by_task", {})}.items():
-        rates = [f"{row[key]['mean']:.0%}" for key in ("incumbent_success", "candidate_success") if key in row]
-        if len(rates) == 2:
+    for name, row in {card.get("instruction", ""): card, **card.get("guard", ResultCard()).get("by_task", {})}.items():
+        if "incumbent_success" in row and "candidate_success" in row:
+            rates = [f"{row['incumbent_success']['mean']:.0%}", f"{row['candidate_success']['mean']:.0%}"]
             change = row["difference"]
             interval = f"{change['mean']:+.0%} [{change['low']:+.0%}, {change['high']:+.0%}]"
             shown.add_row(one_line(name), str(row["n"]), *rates, interval, f"{max(0.0, -change['low']):.0%}")

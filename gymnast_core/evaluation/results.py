@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gymnast_core.errors import ContractError
+from gymnast_core.evaluation.cards import PairedDifference, SuccessCount, SuccessCounts
 from gymnast_core.evaluation.statistics import PairCounts, mcnemar_exact, paired_difference
 
 Trials = Mapping[tuple[str, int], bool | None]
 """(task, seed) -> succeeded; None where nobody labelled the episode, which is no failure."""
 
 
-def counts(trials: Trials) -> dict[str, Any]:
+def counts(trials: Trials) -> SuccessCounts:
     """Return {successes, n, unlabelled, tasks: {name: the same}}; n are the labelled ones."""
     tasks = {name: _count([won for (task, _), won in trials.items() if task == name]) for name in task_names(trials)}
     return {**_count(list(trials.values())), "tasks": tasks}
 
 
-def difference(before: Trials, after: Trials) -> dict[str, Any]:
+def difference(before: Trials, after: Trials) -> PairedDifference:
     """Return after minus before, paired: {mean, low, high, p, tasks: {name: {mean, low, high}}}.
 
     A start state that is unlabelled in either is no evidence and is left out.
@@ -53,7 +54,7 @@ def task_names(trials: Trials) -> list[str]:
     return list(dict.fromkeys(task for task, _ in trials))
 
 
-def _count(outcomes: Sequence[bool | None]) -> dict[str, int]:
+def _count(outcomes: Sequence[bool | None]) -> SuccessCount:
     labelled = [won for won in outcomes if won is not None]
     return {"successes": sum(labelled), "n": len(labelled), "unlabelled": len(outcomes) - len(labelled)}
 

@@ -16,7 +16,6 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,9 +82,16 @@ class SequentialRule:
         if not 1 <= self.min_pairs <= self.max_pairs:
             raise ConfigError(f"need 1 <= min_pairs <= max_pairs, got {self.min_pairs} and {self.max_pairs}")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, float]:
         """Return the rule as JSON values."""
         return asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, float]) -> SequentialRule:
+        """Return the rule that to_json() wrote."""
+        rates = {name: value for name, value in values.items() if not name.endswith("_pairs")}
+        counts = {name: int(values[name]) for name in ("max_pairs", "min_pairs") if name in values}
+        return SequentialRule(**rates, **counts)  # type: ignore[arg-type]  # names as to_json() wrote them
 
     def decide(self, counts: PairCounts) -> Decision:
         """Return the decision after these pairs; valid at every look.
@@ -143,9 +149,14 @@ class HarmRule:
         """The same of the bet on all tasks together, where there are several."""
         return math.log(2 / self.alpha)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, float]:
         """Return the rule as JSON values."""
         return asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, float]) -> HarmRule:
+        """Return the rule that to_json() wrote."""
+        return HarmRule(alpha=values["alpha"], pairs=int(values["pairs"]), tasks=int(values["tasks"]))
 
     def decide(self, counts: Mapping[str, PairCounts]) -> Decision:
         """Return the decision after these pairs, by task; valid at every look."""

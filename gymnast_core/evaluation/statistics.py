@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gymnast_core.errors import ContractError
+from gymnast_core.evaluation.cards import IntervalFigures, PairCountFigures
 
 Outcomes = Sequence[bool] | npt.NDArray[np.bool_]
 
@@ -27,7 +28,7 @@ class Interval:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> IntervalFigures:
         """Return {mean, low, high}."""
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
@@ -52,6 +53,10 @@ class PairCounts:
         """Refuse negative counts."""
         if min(self.wins, self.losses, self.both, self.neither) < 0:
             raise ContractError(f"pair counts must not be negative, got {self}")
+
+    def to_json(self) -> PairCountFigures:
+        """Return {wins, losses, both, neither}."""
+        return {"wins": self.wins, "losses": self.losses, "both": self.both, "neither": self.neither}
 
     @property
     def n(self) -> int:

@@ -9,16 +9,18 @@ is named.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from gymnast_core.errors import ConfigError, NotPossibleError
+from gymnast_core.evaluation.cards import BlindedTrial, FinishedPair, PairFigures, ResultCard, SetAsidePair
 from gymnast_core.evaluation.sequential import Decision, HarmRule, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
 from gymnast_core.evaluation.trial_order import candidate_first, commitment_of
 from gymnast_core.evaluation.trial_plan import TrialPlan
+from gymnast_core.json_values import JsonObject, JsonValue, json_object
 from gymnast_core.records.journal import Journal
 from gymnast_core.types import Outcome
 
@@ -61,8 +63,8 @@ class Trial:
         self._journal = journal
         self._secret = secret
         self._pair = _Pair()
-        self._done: list[dict[str, Any]] = []
-        self._voided: list[dict[str, Any]] = []
+        self._done: list[FinishedPair] = []
+        self._voided: list[SetAsidePair] = []
         self._decision = Decision.CONTINUE
         for entry in journal.entries[1:]:
             self._apply(entry.kind, entry.data)
@@ -110,7 +112,7 @@ class Trial:
         if commitment_of(secret) != first["commitment"]:
             journal.close()
             raise TrialError(f"{_secret_path(path)} is not the secret this trial was declared with")
-        return Trial(journal, TrialPlan.from_json(first["plan"]), secret)
+        return Trial(journal, TrialPlan.from_json(json_object(first["plan"])), secret)
 
     @property
     def decision(self) -> Decision:
@@ -173,7 +175,12 @@ class Trial:
         if outcome is Outcome.ABSTAIN:
             self.void(run_id, f"{labelled_by} abstained")
             return self._decision
-        data = {"run": run_id, "success": outcome is Outcome.SUCCESS, "by": labelled_by, "episode": episode_id}
+        data: dict[str, JsonValue] = {
+            "run": run_id,
+            "success": outcome is Outcome.SUCCESS,
+            "by": labelled_by,
+            "episode": episode_id,
+        }
         self._journal.append("recorded", data)
         self._apply("recorded", data)
         if self._decision.final:
@@ -192,7 +199,7 @@ class Trial:
         self._journal.append("voided", data)
         self._apply("voided", data)
 
-    def blinded_view(self) -> dict[str, Any]:
+    def blinded_view(self) -> BlindedTrial:
         """Return what may be shown while the trial runs: no checkpoint, no score."""
         run = self.next_run()
         return {
@@ -206,7 +213,7 @@ class Trial:
             "next_run": None if run is None else run.run_id,
         }
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> ResultCard:
         """Return the result card: everything needed to believe or to repeat the result.
 
         Raises:
@@ -214,10 +221,9 @@ class Trial:
         """
         if not self._decision.final:
             raise TrialError(f"trial {self.plan.trial_id} is not decided after {len(self._done)} pairs; the card waits")
-        return {
-            **self.plan.to_json(),
+        card = cast(ResultCard, {**self.plan.to_json(), **_figures(self.counts)})
+        card |= {
             "decision": self._decision.value,
-            **_figures(self.counts),
             "by_task": {name: _figures(counts) for name, counts in self.counts_by_task.items() if counts.n},
             "difference_note": "95 % interval that stays valid under peeking (betting confidence sequence)",
             "pairs": self._done,
@@ -226,6 +232,7 @@ class Trial:
             "secret": self._secret.hex(),
             "journal_head": self._journal.head,
         }
+        return card
 
     def close(self) -> None:
         """Close the journal; safe to call twice."""
@@ -239,9 +246,10 @@ class Trial:
             raise TrialError(f"run {run_id} is not the run to do now, {run.run_id} is; reload the page")
         return run
 
-    def _apply(self, kind: str, data: Mapping[str, Any]) -> None:
+    def _apply(self, kind: str, data: JsonObject) -> None:
         if kind == "voided":
-            self._voided.append({**data, "labelled": len(self._pair.outcomes)})
+            labelled = len(self._pair.outcomes)
+            self._voided.append({"run": str(data["run"]), "reason": str(data["reason"]), "labelled": labelled})
             self._pair = _Pair(attempt=self._pair.attempt + 1)
         elif kind == "recorded":
             self._pair.outcomes += (bool(data["success"]),)
@@ -271,24 +279,24 @@ class Trial:
         self._decision = rule.decide(self.counts_by_task) if isinstance(rule, HarmRule) else rule.decide(self.counts)
 
 
-def _counted(pairs: Sequence[Mapping[str, Any]]) -> PairCounts:
+def _counted(pairs: Sequence[FinishedPair]) -> PairCounts:
     found = Counter((bool(pair["candidate"]), bool(pair["incumbent"])) for pair in pairs)
     return PairCounts(found[True, False], found[False, True], found[True, True], found[False, False])
 
 
-def _figures(counts: PairCounts) -> dict[str, Any]:
+def _figures(counts: PairCounts) -> PairFigures:
     return {
         "n": counts.n,
-        "counts": asdict(counts),
+        "counts": counts.to_json(),
         "incumbent_success": wilson_interval(counts.both + counts.losses, counts.n).to_json(),
         "candidate_success": wilson_interval(counts.both + counts.wins, counts.n).to_json(),
         "difference": confidence_sequence(counts).to_json(),
     }
 
 
-def has_won(card: Mapping[str, Any]) -> bool:
+def has_won(card: ResultCard) -> bool:
     """Whether a result card lets its candidate be promoted: it won, and no harm was shown on the other tasks."""
-    harmed = (card.get("guard") or {}).get("decision") == Decision.ROLL_BACK.value
+    harmed = card.get("guard", ResultCard()).get("decision") == Decision.ROLL_BACK.value
     return card.get("decision") == Decision.PROMOTE.value and not harmed
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.cards import DeclaredPlan
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
+from gymnast_core.json_values import JsonObject
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class TrialPlan:
     rule: SequentialRule | HarmRule
     start_seeds: tuple[int, ...]
     judge: str = "operator"
-    judge_calibration: Mapping[str, Any] | None = None
-    versions: Mapping[str, Any] | None = None
+    judge_calibration: JsonObject | None = None
+    versions: JsonObject | None = None
     tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -51,9 +53,14 @@ class TrialPlan:
         if len(set(self.tasks)) != len(self.tasks) or len(self.tasks) != of_rule:
             raise ConfigError(f"the rule is for {of_rule} other tasks, got {list(self.tasks)}; name each once")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> DeclaredPlan:
         """Return the plan as JSON values."""
-        return {**asdict(self), "start_seeds": list(self.start_seeds), "tasks": list(self.tasks)}
+        return {
+            "trial_id": self.trial_id, "incumbent": self.incumbent, "candidate": self.candidate,
+            "instruction": self.instruction, "rule": self.rule.to_json(), "start_seeds": list(self.start_seeds),
+            "judge": self.judge, "judge_calibration": self.judge_calibration, "versions": self.versions,
+            "tasks": list(self.tasks),
+        }  # fmt: skip
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrialPlan:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gymnast_core.jobs.spec import JobResult, JobSpec, Urgency
+from gymnast_core.json_values import JsonObject, texts, whole
 from gymnast_core.settings import Texts
 
 
@@ -49,6 +50,20 @@ class LedgerRow:
     neither: int
     abstained: int = 0
     episodes: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_json(values: JsonObject) -> LedgerRow:
+        """Return the row that is kept as these JSON values.
+
+        Raises:
+            CorruptError: a value is of another kind.
+        """
+        return LedgerRow(
+            task=str(values["task"]), policy=str(values["policy"]), world_model=str(values["world_model"]),
+            judge=str(values["judge"]), both=whole(values["both"]), real_only=whole(values["real_only"]),
+            imagined_only=whole(values["imagined_only"]), neither=whole(values["neither"]),
+            abstained=whole(values.get("abstained", 0)), episodes=tuple(texts(values["episodes"])),
+        )  # fmt: skip
 
     @property
     def n(self) -> int:

@@ -16,10 +16,10 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gymnast_core.episodes.durable import FULL_ERRNOS
 from gymnast_core.errors import CorruptError, DiskFullError, StorageError
+from gymnast_core.json_values import JsonObject
 from gymnast_core.records.manifest import canonical_json
 
 GENESIS = "0" * 64
@@ -39,12 +39,12 @@ class Entry:
 
     sequence: int
     kind: str
-    data: Mapping[str, Any]
+    data: JsonObject
     previous: str
     hash: str
 
     @staticmethod
-    def after(sequence: int, previous: str, kind: str, data: Mapping[str, Any]) -> Entry:
+    def after(sequence: int, previous: str, kind: str, data: JsonObject) -> Entry:
         """Return the next entry of a chain."""
         body = [sequence, kind, data, previous]
         return Entry(sequence, kind, data, previous, hashlib.sha256(canonical_json(body)).hexdigest())
@@ -87,7 +87,7 @@ class Journal:
         with self._lock:
             return self._entries[-1].hash if self._entries else GENESIS
 
-    def append(self, kind: str, data: Mapping[str, Any]) -> Entry:
+    def append(self, kind: str, data: Mapping[str, object]) -> Entry:
         """Write one entry durably and return it."""
         with self._lock:
             previous = self._entries[-1].hash if self._entries else GENESIS

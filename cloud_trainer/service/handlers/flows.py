@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from cloud_trainer.flows.adaptation_engine import AdaptationEngine
 from cloud_trainer.flows.loop_parts import LoopEngine
@@ -13,6 +13,7 @@ from cloud_trainer.flows.scene_adaptation import Adaptations
 from cloud_trainer.flows.trials import TrialEngine, Trials
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import OccupiedError
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.trial import has_won
 
 
@@ -81,10 +82,10 @@ class Flows:
         """Whether an episode is, or may be, a run of a trial that is not decided: its policy is shown to nobody."""
         return self.trials.blinds(row) or self.adaptations.blinds(row)
 
-    def cards(self, tenant: str, checkpoint_id: str = "") -> list[dict[str, Any]]:
+    def cards(self, tenant: str, checkpoint_id: str = "") -> list[ResultCard]:
         """Return the result cards of a tenant's decided trials, canaries of adaptations first, newest first."""
         flows = [flow.view.card for flow in self.adaptations.of(tenant)]
-        cards = [dict(card) for card in (*flows, *(row["card"] for row in self.trials.views(tenant))) if card]
+        cards = [card for card in (*flows, *(row["card"] for row in self.trials.views(tenant))) if card]
         if checkpoint_id:
             cards = [card for card in cards if checkpoint_id in (card.get("candidate"), card.get("incumbent"))]
         return cards

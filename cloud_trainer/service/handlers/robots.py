@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from cloud_trainer.service.in_force import InForce, RobotInForce
 from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.robots import RobotBoard, RobotReport
@@ -13,6 +10,7 @@ from cloud_trainer.store.protocols import MetaStore
 from gymnast_core.authority import Who, authorise
 from gymnast_core.errors import NotPossibleError
 from gymnast_core.orders import Order, OrderNews
+from gymnast_core.robot_status import RobotStatus
 
 REPORT_STALE_S = 15.0
 
@@ -32,7 +30,7 @@ class RobotHandlers:
         self._mandates = InForce(meta)
 
     def report(
-        self, who: Who, status: Mapping[str, Any], frame: bytes, news: OrderNews | None, *, takes_orders: bool
+        self, who: Who, status: RobotStatus, frame: bytes, news: OrderNews | None, *, takes_orders: bool
     ) -> Order | None:
         """Note what a robot reports; returns what it shall be doing, None where it takes no orders.
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from cloud_trainer.flows.trials import new_trial_id
+from cloud_trainer.flows.trials import TrialRow, new_trial_id
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers
 from cloud_trainer.service.handlers.flows import Flows
@@ -14,6 +12,7 @@ from cloud_trainer.service.handlers.robots import RobotHandlers
 from cloud_trainer.service.robots import RobotReport
 from gymnast_core.authority import Who, authorise
 from gymnast_core.episodes.messages import checked_id
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.wire.errors import NotFoundError
 
@@ -41,6 +40,12 @@ class TrialRequest:
     key: str = ""
 
 
+class ShownTrial(TrialRow):
+    """A trial, and what holds up its next run; empty when nothing does."""
+
+    paused: str
+
+
 class TrialHandlers:
     """See the module.
 
@@ -54,14 +59,14 @@ class TrialHandlers:
     def __init__(self, flows: Flows, robots: RobotHandlers, checkpoints: CheckpointHandlers, trails: Trails) -> None:
         self._flows, self._robots, self._checkpoints, self._trails = flows, robots, checkpoints, trails
 
-    def all(self, who: Who) -> list[dict[str, Any]]:
+    def all(self, who: Who) -> list[ShownTrial]:
         """Return what may be seen of trials, newest first, see Trials.views; and as paused, what holds up a run."""
         authorise(who, "look")
         views = self._flows.trials.views(who.tenant)
-        return [{**view, "paused": self._robots.paused(who, view["robot"]) * (view["state"] == "running")}
-                for view in views]  # fmt: skip
+        paused = [self._robots.paused(who, row["robot"]) if row["state"] == "running" else "" for row in views]
+        return [{**row, "paused": reason} for row, reason in zip(views, paused, strict=True)]
 
-    def find(self, who: Who, trial_id: str) -> dict[str, Any]:
+    def find(self, who: Who, trial_id: str) -> ShownTrial:
         """Return one of these.
 
         Raises:
@@ -72,12 +77,12 @@ class TrialHandlers:
             raise NotFoundError(f"there is no trial {trial_id[:80]!r} here; see `gymnast operate evaluations`")
         return view
 
-    def cards(self, who: Who, checkpoint_id: str = "") -> list[dict[str, Any]]:
+    def cards(self, who: Who, checkpoint_id: str = "") -> list[ResultCard]:
         """Return the result cards of decided trials, canaries of adaptations first, newest first."""
         authorise(who, "look")
         return self._flows.cards(who.tenant, checkpoint_id)
 
-    def card(self, who: Who, trial_id: str) -> Mapping[str, Any]:
+    def card(self, who: Who, trial_id: str) -> ResultCard:
         """Return one result card.
 
         Raises:
@@ -88,7 +93,7 @@ class TrialHandlers:
             raise NotFoundError(f"there is no decided trial {trial_id!r}; cards appear when a trial is decided")
         return card
 
-    def begin(self, who: Who, request: TrialRequest) -> dict[str, Any]:
+    def begin(self, who: Who, request: TrialRequest) -> ShownTrial:
         """Begin a blinded trial of a checkpoint against what a robot runs, or another one; returns its view.
 
         Raises:
@@ -115,7 +120,7 @@ class TrialHandlers:
             )  # fmt: skip
         return self.find(who, trial_id)
 
-    def stop(self, who: Who, trial_id: str) -> dict[str, Any]:
+    def stop(self, who: Who, trial_id: str) -> ShownTrial:
         """End a trial after the run at hand; nothing is concluded from it.
 
         Raises:

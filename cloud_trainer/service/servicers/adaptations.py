@@ -21,6 +21,7 @@ from cloud_trainer.service.servicers.messages import (
     page_after,
     pieces,
 )
+from gymnast_core.adaptations import PracticeIteration, TrustFigures
 from gymnast_core.wire.errors import InvalidMessageError
 from gymnast_core.wire.gymnast.v1 import adaptations_pb2 as pb
 from gymnast_core.wire.gymnast.v1 import weights_pb2
@@ -92,19 +93,13 @@ class AdaptationServicer:
 
     def _shown(self, peer: Peer, flow: SceneAdaptation) -> pb.Adaptation:
         view = flow.view
-        iterations = list(view.iterations)
-        rows = [{name: row.get(name, 0) for name in _ITERATION} for row in iterations]
-        more = [{name: row[name] for name in row if name not in _ITERATION} for row in iterations]
         return pb.Adaptation(
             **{name: getattr(view, name) for name in _SAME},
             stage=view.stage.value,
             options_json=json_text(view.options),
             trust=_trust(view.trust),
             budget=pb.AdaptationBudget(**view.budget) if view.budget else None,
-            iterations=[
-                pb.AdaptationIteration(**row, metrics_json=json_text(rest))
-                for row, rest in zip(rows, more, strict=True)
-            ],
+            iterations=[_iteration(row) for row in list(view.iterations)],
             forgetting_json=json_text(view.forgetting),
             declared_json=json_text(view.declared),
             canary_json=[json.dumps(row, default=str) for row in list(view.canary)],
@@ -116,10 +111,18 @@ class AdaptationServicer:
         )
 
 
-def _trust(trust: dict[str, Any]) -> pb.TrustCheck | None:
+def _trust(trust: TrustFigures) -> pb.TrustCheck | None:
     if not trust:
         return None
     return pb.TrustCheck(ok=trust["ok"], reason=trust["reason"], figures_json=json_text(trust["figures"]))
+
+
+def _iteration(row: PracticeIteration) -> pb.AdaptationIteration:
+    return pb.AdaptationIteration(
+        iteration=int(row.get("iteration", 0)), imagined_reward=row.get("imagined_reward", 0.0),
+        rollouts=int(row.get("rollouts", 0)),
+        metrics_json=json_text({name: value for name, value in row.items() if name not in _ITERATION}),
+    )  # fmt: skip
 
 
 def _given(message: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ from cloud_trainer.records.ledger import LedgerCalibration
 from cloud_trainer.service.handlers import LogHandlers
 from cloud_trainer.service.servicers.messages import fitting, json_text, page_size
 from gymnast_core.evaluation.statistics import Interval
+from gymnast_core.json_values import whole
 from gymnast_core.records.journal import Entry
 from gymnast_core.wire.gymnast.v1 import log_pb2
 from gymnast_core.wire.identity import Peer
@@ -47,7 +48,7 @@ def _entry(entry: Entry) -> log_pb2.LogEntry:
     data = entry.data
     rest = {name: value for name, value in data.items() if name not in _OWN}
     return log_pb2.LogEntry(
-        sequence=entry.sequence, at_ns=int(data.get("at_ns", 0)), by=str(data.get("by", "")),
+        sequence=entry.sequence, at_ns=whole(data.get("at_ns", 0)), by=str(data.get("by", "")),
         role=str(data.get("role", "")), action=entry.kind, data_json=json_text(rest),
     )  # fmt: skip
 

@@ -41,12 +41,12 @@ def json_field(text: str, limits: Limits) -> dict[str, Any]:
         raise InvalidMessageError(str(error)) from error
 
 
-def json_text(value: Mapping[str, Any]) -> str:
+def json_text(value: Mapping[str, object]) -> str:
     """Return a JSON object as a field of a message; empty for an empty one."""
     return json.dumps(dict(value), default=str) if value else ""
 
 
-def bounded(what: str, values: Sequence[Any], most: int) -> list[Any]:
+def bounded(what: str, values: Sequence[_Row], most: int) -> list[_Row]:
     """Return the values of a repeated field, or characters of a text, before anything is done with them.
 
     Raises:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import grpc
 
@@ -17,6 +15,7 @@ from cloud_trainer.service.servicers.messages import fitting, json_field, page_a
 from cloud_trainer.service.words import Word
 from gymnast_core.orders import OrderNews
 from gymnast_core.pictures import jpeg_size
+from gymnast_core.robot_status import RobotStatus, SpoolStatus, WeightsStatus
 from gymnast_core.wire.errors import TooLargeError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, weights_pb2
 from gymnast_core.wire.identity import Peer
@@ -24,7 +23,6 @@ from gymnast_core.wire.identity import Peer
 _TEXT, _ID = 300, 80
 _MOST_REFUSED, _MOST_HELD = 8, 64
 _FRAME_PIXELS = 4 << 20
-_TEXTS = ("state", "policy_version", "instruction", "estop_reason", "alarm")
 
 
 class RobotServicer:
@@ -42,12 +40,8 @@ class RobotServicer:
             raise TooLargeError(f"a frame of {len(frame)} bytes; at most {self._limits.frame_bytes} are accepted")
         if frame and math.prod(jpeg_size(frame)) > _FRAME_PIXELS:  # a browser decodes it whole
             raise TooLargeError(f"a frame of {jpeg_size(frame)} pixels; at most {_FRAME_PIXELS} are shown")
-        status = {name: str(getattr(request, name))[:_TEXT] for name in _TEXTS}
-        spool = {"entries": request.spool_entries, "bytes": request.spool_bytes, "full": request.spool_full}
-        rest = {"estop": request.estop, "spool": spool, "takes_orders": request.takes_orders}
-        weights = _weights(request.weights) if request.HasField("weights") else {}
         order = self._robots.report(
-            peer, {**status, **rest, "weights": weights}, frame, self._news(request), takes_orders=request.takes_orders
+            peer, _reported(request), frame, self._news(request), takes_orders=request.takes_orders
         )
         if order is None:
             return robots_pb2.RobotReportReply()
@@ -77,12 +71,27 @@ class RobotServicer:
         return OrderNews(order.order_id, order.done, order.error[: 4 * _TEXT], result)
 
 
-def _weights(news: robots_pb2.WeightsNews) -> dict[str, Any]:
-    """What a robot says of its checkpoints, as JSON values of bounded size."""
-    texts = {name: str(getattr(news, name))[:_ID] for name in ("current", "checking", "ran")}
-    numbers = {name: int(getattr(news, name)) for name in ("since_ns", "obeyed", "probation_left", "ran_ns")}
-    refused = {str(one.checkpoint_id)[:_ID]: str(one.reason)[:_TEXT] for one in news.refused[-_MOST_REFUSED:]}
-    return {**texts, **numbers, "refused": refused, "held": [str(name)[:_ID] for name in news.held[:_MOST_HELD]]}
+def _reported(request: robots_pb2.RobotReport) -> RobotStatus:
+    """What a robot reports, of bounded size."""
+    return {
+        "state": request.state[:_TEXT], "policy_version": request.policy_version[:_TEXT],
+        "instruction": request.instruction[:_TEXT], "estop": request.estop,
+        "estop_reason": request.estop_reason[:_TEXT], "alarm": request.alarm[:_TEXT],
+        "takes_orders": request.takes_orders,
+        "spool": {"entries": request.spool_entries, "bytes": request.spool_bytes, "full": request.spool_full},
+        "weights": _weights(request.weights) if request.HasField("weights") else {},
+    }  # fmt: skip
+
+
+def _weights(news: robots_pb2.WeightsNews) -> WeightsStatus:
+    """What a robot reports of its checkpoints, of bounded size."""
+    return {
+        "current": news.current[:_ID], "checking": news.checking[:_ID], "ran": news.ran[:_ID],
+        "since_ns": news.since_ns, "obeyed": news.obeyed, "probation_left": news.probation_left,
+        "ran_ns": news.ran_ns,
+        "refused": {one.checkpoint_id[:_ID]: one.reason[:_TEXT] for one in news.refused[-_MOST_REFUSED:]},
+        "held": [name[:_ID] for name in news.held[:_MOST_HELD]],
+    }  # fmt: skip
 
 
 def _state(report: RobotReport, row: RobotInForce) -> robots_pb2.RobotState:
@@ -94,18 +103,20 @@ def _state(report: RobotReport, row: RobotInForce) -> robots_pb2.RobotState:
     )  # fmt: skip
 
 
-def _status(status: Mapping[str, Any]) -> robots_pb2.RobotReport:
+def _status(status: RobotStatus) -> robots_pb2.RobotReport:
     """What a robot reported, as it came, without its image."""
-    spool, weights = status.get("spool", {}), status.get("weights", {})
-    news = {name: weights[name] for name in ("checking", "probation_left", "obeyed", "current") if name in weights}
-    report = robots_pb2.RobotReport(
-        estop=bool(status.get("estop")), takes_orders=bool(status.get("takes_orders")),
-        spool_entries=spool.get("entries", 0), spool_bytes=spool.get("bytes", 0), spool_full=spool.get("full", False),
-        weights=robots_pb2.WeightsNews(**news),
+    spool, weights = status.get("spool", SpoolStatus()), status.get("weights", WeightsStatus())
+    return robots_pb2.RobotReport(
+        state=status.get("state", ""), policy_version=status.get("policy_version", ""),
+        instruction=status.get("instruction", ""), estop=status.get("estop", False),
+        estop_reason=status.get("estop_reason", ""), alarm=status.get("alarm", ""),
+        takes_orders=status.get("takes_orders", False), spool_entries=spool.get("entries", 0),
+        spool_bytes=spool.get("bytes", 0), spool_full=spool.get("full", False),
+        weights=robots_pb2.WeightsNews(
+            checking=weights.get("checking", ""), probation_left=weights.get("probation_left", 0),
+            obeyed=weights.get("obeyed", 0), current=weights.get("current", ""),
+        ),
     )  # fmt: skip
-    for name in _TEXTS:
-        setattr(report, name, str(status.get(name, "")))
-    return report
 
 
 def _word(word: Word | None) -> weights_pb2.RobotWord | None:

@@ -11,6 +11,7 @@ import grpc
 
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.handlers import TrialHandlers, TrialRequest
+from cloud_trainer.service.handlers.trials import ShownTrial
 from cloud_trainer.service.servicers.messages import (
     MOST_CHARACTERS,
     bounded,
@@ -99,5 +100,11 @@ def rule_of(named: Mapping[str, Any]) -> SequentialRule:
     return SequentialRule(**named)
 
 
-def _trial(view: Mapping[str, Any]) -> trials_pb2.Trial:
-    return trials_pb2.Trial(**{name: view[name] for name in _FIELDS}, card_json=json_text(view["card"]))
+def _trial(view: ShownTrial) -> trials_pb2.Trial:
+    return trials_pb2.Trial(
+        trial_id=view["trial_id"], robot=view["robot"], scene=view["scene"], by=view["by"], at_ns=view["at_ns"],
+        candidate=view["candidate"], incumbent=view["incumbent"], instruction=view["instruction"],
+        tasks=view["tasks"], key=view["key"], state=view["state"], reason=view["reason"],
+        pairs_done=view["pairs_done"], max_pairs=view["max_pairs"], paused=view["paused"],
+        card_json=json_text(view["card"]),
+    )  # fmt: skip

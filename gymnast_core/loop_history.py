@@ -1,0 +1,57 @@
+"""What an unattended loop writes of its rounds, as JSON in its folder and on the wire."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from gymnast_core.evaluation.cards import IntervalFigures, PairedDifference, SuccessCounts
+from gymnast_core.json_values import JsonObject, JsonValue
+
+
+class TriedCandidate(TypedDict):
+    """A candidate that a round tried in a blinded canary."""
+
+    candidate: str
+    decision: str
+    n: int
+    difference: IntervalFigures
+    rule: dict[str, float]
+    trial_id: str
+    wins: int
+    losses: int
+
+
+class LoopRound(TypedDict, total=False):
+    """One round; what comes after its training is there where something was trained."""
+
+    round: int
+    policy: str
+    before: SuccessCounts
+    refused: str
+    audit: JsonObject
+    world_model: str
+    judge: str
+    judge_trust: JsonObject
+    imagined_reward: JsonValue
+    canary: list[TriedCandidate]
+    promoted: bool
+    after: SuccessCounts
+    difference: PairedDifference
+
+
+class LoopHistory(TypedDict, total=False):
+    """A loop so far; empty before its first round."""
+
+    name: str
+    robot: str
+    state: str
+    base_policy: str
+    policy: str
+    world_model: str
+    judge: str
+    rounds: list[LoopRound]
+    episodes: int
+    seconds: float
+    before: SuccessCounts
+    after: SuccessCounts
+    difference: PairedDifference

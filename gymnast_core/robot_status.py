@@ -1,0 +1,46 @@
+"""What a robot reports of itself, as the trainer keeps it."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class SpoolStatus(TypedDict, total=False):
+    """Episodes that wait to be sent."""
+
+    entries: int
+    bytes: int
+    full: bool
+
+
+class WeightsStatus(TypedDict, total=False):
+    """A robot's checkpoints, by id."""
+
+    current: str
+    """In force."""
+    checking: str
+    """Tried beside the one in force."""
+    ran: str
+    """Of the newest episode."""
+    since_ns: int
+    obeyed: int
+    """Sequence of the newest promotion or rollback it acted on."""
+    probation_left: int
+    ran_ns: int
+    refused: dict[str, str]
+    """Checkpoint -> reason."""
+    held: list[str]
+
+
+class RobotStatus(TypedDict, total=False):
+    """The newest report of a robot, without its image."""
+
+    state: str
+    policy_version: str
+    instruction: str
+    estop: bool
+    estop_reason: str
+    alarm: str
+    takes_orders: bool
+    spool: SpoolStatus
+    weights: WeightsStatus
