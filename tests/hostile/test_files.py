@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import zstandard
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.service.inspector import Inspector
@@ -328,3 +330,25 @@ def test_honest_files_are_looked_into_beside_a_thousand_open_connections(tmp_pat
             open_files.callback(os.close, os.dup(0))
         open_files.callback(inspector.close)
         assert inspector.inspect(make_episode(tmp_path, "ep-1"), "ep-1", WIDOWX_250S)["steps"] == 3
+
+
+@pytest.mark.parametrize("claimed", [1 << 30, 1_000])
+def test_a_chunk_that_unpacks_to_a_gigabyte_is_refused_whatever_it_claims(tmp_path, claimed):
+    """A compression bomb of some kilobytes as an MCAP chunk; the next file is looked into."""
+    packer = zstandard.ZstdCompressor().compressobj()
+    zeros = bytes(1 << 20)
+    bomb = b"".join(packer.compress(zeros) for _ in range(1024)) + packer.flush()
+    chunk = (
+        struct.pack("<QQQI", 0, 0, claimed, 0) + struct.pack("<I", 4) + b"zstd" + struct.pack("<Q", len(bomb)) + bomb
+    )
+    path, inspector = make_episode(tmp_path, "bomb"), Inspector()
+    whole = path.read_bytes()
+    (size,) = struct.unpack_from("<Q", whole, 9)  # of the header record, which follows eight bytes and its own code
+    head = 8 + 9 + size
+    path.write_bytes(whole[:head] + b"\x06" + struct.pack("<Q", len(chunk)) + chunk + whole[head:])
+    try:
+        with pytest.raises(CorruptError):
+            inspector.inspect(path, "bomb", WIDOWX_250S)
+        assert inspector.inspect(make_episode(tmp_path, "good"), "good", WIDOWX_250S)["steps"] == 3
+    finally:
+        inspector.close()
