@@ -15,7 +15,7 @@ tomllib = pytest.importorskip("tomllib", reason="pyproject.toml is read with Pyt
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SIDES = {
-    "gymnast_core": ("", "trainer"),
+    "gymnast_core": ("", "trainer", "jax"),
     "gymnast_client": ("",),
     "gymnast_ros": ("", "ros", "page", "robot", "sim"),
     "cloud_trainer": ("", "trainer", "ray", "postgres"),

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of any policy with tokens, whole or by adapters, and Iter-SFT; resumes bit for bit."""
+"""Supervised fine-tuning of any policy with tokens or a flow, whole or by adapters, and Iter-SFT; resumes exactly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPol
 from gymnast_core.policies.flow import ActionScale, FlowPolicy
 from gymnast_core.policies.flow_network import FlowNetwork, FlowPolicyConfig
 from gymnast_core.policies.lora_settings import LoraSettings
-from gymnast_core.policies.trainable import LearningPolicy, TokenPolicy, TrainableAdapter, load_trainable
+from gymnast_core.policies.trainable import (
+    LearningPolicy,
+    MatchingPolicy,
+    TokenPolicy,
+    TrainableAdapter,
+    load_trainable,
+)
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray, IntArray, RolloutBatch
@@ -102,10 +108,12 @@ def objective(policy: LearningPolicy, windows: Windows, config: SftConfig) -> Ob
         ConfigError: it is of no kind that can.
     """
     inner = policy.base if isinstance(policy, TrainableAdapter) else policy
-    if isinstance(inner, FlowPolicy):
+    if isinstance(inner, MatchingPolicy):
         return _flow_matching(inner, windows)
     if not isinstance(inner, TokenPolicy):
-        raise ConfigError(f"{type(inner).__name__} has no tokens to imitate with; name a compact or OpenVLA checkpoint")
+        raise ConfigError(
+            f"{type(inner).__name__} has no tokens to imitate with; name a compact, pi0 or OpenVLA checkpoint"
+        )
     position, valid = torch.from_numpy(inner.token_positions(windows.actions_NKA)), torch.from_numpy(windows.valid_NK)
 
     def soft_labels(rows: IntArray, rng: np.random.Generator) -> Tensor:
@@ -116,11 +124,12 @@ def objective(policy: LearningPolicy, windows: Windows, config: SftConfig) -> Ob
     return soft_labels
 
 
-def _flow_matching(policy: FlowPolicy, windows: Windows) -> Objective:
+def _flow_matching(policy: MatchingPolicy, windows: Windows) -> Objective:
     def matching(rows: IntArray, rng: np.random.Generator) -> Tensor:
         texts = [windows.instructions[row] for row in rows]
         images, actions, valid = windows.images_NHWC[rows], windows.actions_NKA[rows], windows.valid_NK[rows]
-        return policy.matching_loss(images, texts, actions, valid, rng)
+        proprio = None if windows.proprio_NP is None else windows.proprio_NP[rows]
+        return policy.matching_loss(images, texts, actions, valid, rng, proprio_NP=proprio)
 
     return matching
 

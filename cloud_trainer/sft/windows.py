@@ -24,6 +24,7 @@ class Windows:
         actions_NKA: (N, K, 7) float32; rows past the episode's end repeat its last action.
         valid_NK: (N, K) bool, False past the end.
         weight_N: (N,) float32, how often a window is drawn.
+        proprio_NP: (N, 7) float32, the arm's state before the first action; None where it was not recorded.
     """
 
     images_NHWC: ByteArray
@@ -31,6 +32,7 @@ class Windows:
     actions_NKA: FloatArray
     valid_NK: BoolArray
     weight_N: FloatArray
+    proprio_NP: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.instructions)
@@ -60,7 +62,7 @@ def windows_from_episodes(
     """
     if not episodes:
         raise ConfigError("no episodes to train on; collect some first")
-    images, actions, valid, weights, instructions = [], [], [], [], []
+    images, actions, valid, weights, instructions, proprio = [], [], [], [], [], []
     for episode in episodes:
         frames = episode.images[camera or next(iter(episode.images))]
         steps = np.arange(episode.steps)
@@ -70,12 +72,16 @@ def windows_from_episodes(
         valid.append(index < episode.steps)
         weights.append(np.where(steps % chunk_length == 0, 1.0, between_weight))
         instructions += [episode.instruction] * episode.steps
+        proprio.append(episode.proprio_TP[:-1])
     return Windows(
         np.concatenate(images),
         tuple(instructions),
         np.concatenate(actions).astype(np.float32),
         np.concatenate(valid),
         np.concatenate(weights).astype(np.float32),
+        np.concatenate(proprio).astype(np.float32)
+        if all(episode.metadata.get("proprioception", True) for episode in episodes)
+        else None,
     )
 
 
@@ -93,6 +99,7 @@ def windows_from_rollouts(rollouts: RolloutBatch, rows: Sequence[int], chunk_len
     steps = np.array([c * chunk_length + np.arange(chunk_length) for _, c in pairs]).reshape(-1, chunk_length)
     row = np.array([b for b, _ in pairs], np.int64)
     frames = [rollouts.frames_BFHWC[b, c] for b, c in pairs]
+    proprio_BCP = rollouts.trace.get("proprio")  # of a policy that looks at the arm's state
     height, width = rollouts.frames_BFHWC.shape[2:4]
     return Windows(
         prepare(np.stack(frames) if frames else np.zeros((0, height, width, 3), np.uint8)),
@@ -100,6 +107,7 @@ def windows_from_rollouts(rollouts: RolloutBatch, rows: Sequence[int], chunk_len
         rollouts.actions_BTA[row[:, None], steps.clip(max=last - 1)].reshape(-1, chunk_length, ACTION_DIM),
         steps < rollouts.length_B[row][:, None],
         np.ones(len(pairs), np.float32),
+        None if proprio_BCP is None else np.array([proprio_BCP[b, c] for b, c in pairs], np.float32).reshape(-1, 7),
     )
 
 
@@ -113,4 +121,7 @@ def mix(first: Windows, second: Windows) -> Windows:
         np.concatenate([first.actions_NKA, second.actions_NKA]),
         np.concatenate([first.valid_NK, second.valid_NK]),
         np.concatenate([first.weight_N / first.weight_N.sum(), second.weight_N / second.weight_N.sum()]),
+        None
+        if first.proprio_NP is None or second.proprio_NP is None
+        else np.concatenate([first.proprio_NP, second.proprio_NP]),
     )

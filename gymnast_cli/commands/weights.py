@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from gymnast_cli import convert_weights
 from gymnast_cli.connect import add_trainer_arguments, emit, peer, trainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.signing import EVERY_ROBOT
@@ -36,56 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     for action in (publish, listing, fetch, rollback):
         add_trainer_arguments(action)
-    _add_convert(actions.add_parser("convert", help="turn a published OpenVLA folder into a checkpoint; no trainer"))
-
-
-def _add_convert(convert: argparse.ArgumentParser) -> None:
-    convert.add_argument(
-        "published", type=Path, help="folder with config.json and model*.safetensors, or lora_adapter/"
+    convert_weights.add_arguments(
+        actions.add_parser(
+            "convert", help="turn a published OpenVLA, pi0 or pi0.5 folder into a checkpoint; no trainer"
+        )
     )
-    convert.add_argument("into", type=Path, help="checkpoint folder to write; must not exist")
-    convert.add_argument("--base", type=Path, metavar="FOLDER", help="what a lora_adapter/ alone was trained on")
-    convert.add_argument("--head", default="discrete", choices=("discrete", "l1", "causal"),
-                         help="discrete: OFT with probabilities, for RL; l1: OFT regression, inference only; causal: "
-                         "plain OpenVLA (default discrete)")  # fmt: skip
-    convert.add_argument("--pipeline", default="official", choices=("official", "rl"),
-                         help="image preparation: as published, or as SimpleVLA-RL and World-Gymnast do")  # fmt: skip
-    convert.add_argument("--statistics-key", default="", metavar="NAME",
-                         help="whose statistics scale the actions (default: the only ones, or of the folder's own "
-                         "those of Bridge)")  # fmt: skip
-    convert.add_argument("--temperature", type=float, default=1.0, help="of sampling (default 1.0)")
-    convert.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="(default: as stored)")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
     if args.action == "convert":
-        return _convert(args, console)
+        return convert_weights.run(args, console)
     with trainer(args) as there:
         actions = {"publish": _publish, "list": _list, "fetch": _fetch, "rollback": _rollback}
         return actions[args.action](there.checkpoints, args, console)
-
-
-def _convert(args: argparse.Namespace, console: Console) -> int:
-    """Read by tensor name, run none of the folder's code, write safetensors and a manifest."""
-    from gymnast_core.policies.openvla.published import dtype_named, read_published
-
-    if args.into.exists():
-        raise ConfigError(f"{args.into} exists; checkpoints are immutable, name a folder that does not")
-    policy = read_published(
-        args.published, base=args.base, head=args.head, statistics_key=args.statistics_key, pipeline=args.pipeline,
-        temperature=args.temperature, dtype=dtype_named(args.dtype),
-    )  # fmt: skip
-    manifest = policy.save(args.into, lineage={"stage": "converted", "source": policy.version})
-    key = policy.config.statistics_key
-    described = {"checkpoint_id": manifest.id, "weights_size": manifest.weights_bytes, "head": args.head,
-            "statistics_key": key, "folder": str(args.into)}  # fmt: skip
-    text = (
-        f"{manifest.id} in {args.into}; actions are scaled by the statistics of {key}\n"
-        f"next: gymnast serve --import {args.into}, or gymnast up --policy {args.into}"
-    )
-    emit(args, console, described, text)
-    return 0
 
 
 def _publish(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:

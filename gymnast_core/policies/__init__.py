@@ -15,6 +15,7 @@ ARCHITECTURES = {
     "compact_policy": "gymnast_core.policies.compact:CompactPolicy",
     "compact_flow": "gymnast_core.policies.flow:FlowPolicy",
     "openvla": "gymnast_core.policies.openvla.policy:OpenVLAPolicy",
+    "pi0": "gymnast_core.policies.pi0.policy:Pi0Policy",
     "lora": "gymnast_core.policies.adapter:AdaptedPolicy",
 }
 """architecture of a manifest -> module:class with a `load(folder)` class method; installed packages add others."""

@@ -160,7 +160,7 @@ class FlowPolicy:
 
     def matching_loss(
         self, images: ByteArray, instructions: Sequence[str], actions_NKA: FloatArray, valid_NK: BoolArray,
-        rng: np.random.Generator, *, draws: int = 8,
+        rng: np.random.Generator, *, proprio_NP: FloatArray | None = None, draws: int = 8,
     ) -> Tensor:  # fmt: skip
         """Return the flow-matching loss of demonstrated chunks: squared error of the velocity, mean over valid steps.
 
@@ -170,6 +170,7 @@ class FlowPolicy:
             actions_NKA: (N, K, 7) in SI units.
             valid_NK: (N, K) bool.
             rng: of times and noise.
+            proprio_NP: not looked at.
             draws: times and noises per window; the image is encoded once for all.
         """
         clean = torch.from_numpy(self.scale.encode(actions_NKA)).repeat_interleave(draws, 0)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policies.lora_settings import LoraSettings
+from gymnast_core.policies.placement import learning_parts
 
 ADAPTER = "default"
 PUBLISHED_PREFIX = "base_model.model."
@@ -32,12 +33,18 @@ def attach(network: nn.Module, settings: LoraSettings, *, seed: int) -> list[str
         seed: of the adapters' first weights.
 
     Returns:
-        Paths of the adapted layers. Adapters are float32, on the device of the layer they sit on.
+        Paths of the adapted layers, all within the parts that learn (see learning_parts). Adapters are float32, on the
+        device of the layer they sit on.
 
     Raises:
         ConfigError: no layer matches settings.targets.
     """
-    paths = [name for name, module in network.named_modules() if _wanted(name, module, settings)]
+    within = learning_parts(network)
+    paths = [
+        name
+        for name, module in network.named_modules()
+        if _wanted(name, module, settings) and (not within or name.split(".")[0] in within)
+    ]
     if not paths:
         raise ConfigError(f"no linear layer ends in any of {settings.targets}; see network.named_modules()")
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=paths)

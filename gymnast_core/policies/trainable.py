@@ -17,10 +17,10 @@ from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.policies import Servable, load_policy
 from gymnast_core.policies.adapter import ADAPTER_OF, ARCHITECTURE, Adapter
 from gymnast_core.policies.lora_settings import LoraSettings
-from gymnast_core.policies.placement import device_of
+from gymnast_core.policies.placement import device_of, prepare_learning
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import Manifest, read_manifest, write_checkpoint
-from gymnast_core.types import ActionChunk, ByteArray, FloatArray, Observation, Trace
+from gymnast_core.types import ActionChunk, BoolArray, ByteArray, FloatArray, Observation, Trace
 
 
 @runtime_checkable
@@ -84,6 +84,24 @@ class TokenPolicy(LearningPolicy, Protocol):
 
     def token_positions(self, actions: FloatArray) -> FloatArray:
         """Return the fractional token index of (..., 7) actions in SI units: what fine-tuning aims at."""
+        ...
+
+
+@runtime_checkable
+class MatchingPolicy(LearningPolicy, Protocol):
+    """A policy whose actions are the end of a flow; compact flows and pi0 are."""
+
+    exploration: Exploration
+    """Where noise enters when it is sampled."""
+
+    def matching_loss(
+        self, images: ByteArray, instructions: Sequence[str], actions_NKA: FloatArray, valid_NK: BoolArray,
+        rng: np.random.Generator, *, proprio_NP: FloatArray | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Return the flow-matching loss of demonstrated (N, K, 7) actions, a scalar with gradients.
+
+        proprio_NP is (N, 7), for a policy that looks at the arm's state.
+        """
         ...
 
 
@@ -176,7 +194,8 @@ def load_trainable(
     """Load a policy checkpoint for training: whole, or by an adapter.
 
     What learns is float32, since a step of AdamW is lost in the rounding of bfloat16: all weights of a policy that is
-    trained whole, the adapter alone on a base that stays as stored.
+    trained whole (of pi0 its action expert, see placement.learning_parts), the adapter alone on a base that stays as
+    stored.
 
     Args:
         folder: of any architecture with log-probabilities; of an adapter, to train that adapter on.
@@ -198,7 +217,7 @@ def load_trainable(
     else:
         policy = _whole(folder, device)
         if lora is None:
-            policy.network.float()
+            prepare_learning(policy.network)
         else:
             from gymnast_core.policies.lora import attach  # peft takes seconds to import
 
@@ -207,8 +226,8 @@ def load_trainable(
     if temperature is not None:
         policy.temperature = temperature
     if exploration is not None:
-        flow: Any = getattr(policy, "base", policy)
-        if not hasattr(flow, "exploration"):
+        flow = getattr(policy, "base", policy)
+        if not isinstance(flow, MatchingPolicy):
             raise ConfigError(f"{folder} holds no flow policy, so it cannot explore as {exploration}; leave that out")
         flow.exploration = exploration
     return policy
@@ -240,8 +259,8 @@ def _whole(folder: Path, device: str) -> LearningPolicy:
     if not isinstance(policy, LearningPolicy) or not isinstance(policy.network, nn.Module):
         architecture = read_manifest(folder).architecture
         raise ConfigError(
-            f"{folder} ({architecture}) has no log-probabilities to train by; name a compact or OpenVLA "
-            f"checkpoint with a discrete head"
+            f"{folder} ({architecture}) has no log-probabilities to train by; name a compact, pi0 or OpenVLA "
+            f"checkpoint, the last with a discrete head"
         )
     if getattr(policy.config, "head", "discrete") == "l1":
         raise ConfigError(f"{folder} has an L1 head without probabilities; load the checkpoint with head='discrete'")

@@ -17,6 +17,7 @@ from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_world_model
 from tests.cloud.openai_server import OpenAiServer, grade
+from tests.policies import pi0_folder
 from tests.policies.openvla_folder import observation, write_folder
 
 
@@ -101,6 +102,26 @@ def test_a_published_openvla_becomes_a_checkpoint_that_acts(tmp_path: Path, caps
     (tmp_path / "published" / "model-00002-of-00002.safetensors").unlink()
     assert main([*command[:-1], str(tmp_path / "other")]) == 1
     assert "lacks model-00002-of-00002.safetensors" in json.loads(capsys.readouterr().out)["message"]
+
+
+@pytest.mark.parametrize("variant", ["pi0", "pi05"])
+def test_a_published_pi0_becomes_a_checkpoint_that_acts_by_the_statistics_of_own_episodes(
+    variant: str, files: Path, tmp_path: Path, capsys
+) -> None:
+    pi0_folder.write_openpi(tmp_path / "published", variant)
+    command = ["--json", "weights", "convert", str(tmp_path / "published"), str(tmp_path / "policy")]
+    assert main([*command, "--episodes", str(files / "episodes"), "--chunk-length", "8", "--steps", "2"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    policy = load_policy(tmp_path / "policy")
+    assert policy.version == told["checkpoint_id"]
+    assert (told["variant"], told["statistics_key"]) == (variant, "episodes")
+    assert policy.act(observation(1), ["open drawer"]).actions_BKA.shape == (1, 8, 7)
+    other = ["--json", "weights", "convert", str(tmp_path / "published"), str(tmp_path / "other")]
+    assert main([*other, "--head", "l1"]) == 2
+    assert "--head means nothing for" in json.loads(capsys.readouterr().out)["message"]
+    (tmp_path / "published" / "tokenizer.json").unlink()
+    assert main(other) == 1
+    assert "no tokenizer at" in json.loads(capsys.readouterr().out)["message"]
 
 
 def test_an_endpoint_is_calibrated_like_any_judge(files: Path, tmp_path: Path, capsys) -> None:

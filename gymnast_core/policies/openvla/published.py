@@ -9,16 +9,12 @@ Heads are published as .pt, which only a pickle reader can open; convert them on
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gymnast_core.errors import CheckpointError
@@ -28,17 +24,20 @@ from gymnast_core.policies.openvla.model import OpenVLANetwork, assign
 from gymnast_core.policies.openvla.policy import OpenVLAPolicy
 from gymnast_core.policies.openvla.prompt import PromptTokenizer
 from gymnast_core.policies.openvla.tokens import Statistics, action_statistics
+from gymnast_core.policies.published_files import (
+    as_dtype,
+    digest_of,
+    model_files,
+    read_json,
+    read_shards,
+    read_tensors,
+    shards,
+)
 
 BRIDGE_KEYS = ("bridge_dataset", "bridge_orig")
 """Statistics keys of the SFT base and of openvla-7b."""
 
 ADAPTER_FOLDER = "lora_adapter"
-
-
-def dtype_named(name: str | None) -> torch.dtype | None:
-    """Return a precision by its name in torch; None for no name, which keeps the file's own."""
-    found: torch.dtype | None = getattr(torch, name) if name else None
-    return found
 
 
 def read_published(
@@ -67,22 +66,22 @@ def read_published(
     Raises:
         CheckpointError: a file is missing or does not fit; the message names it.
     """
-    model_folder = folder if _shards(folder) else base
-    if model_folder is None or not _shards(model_folder):
+    model_folder = folder if shards(folder) else base
+    if model_folder is None or not shards(model_folder):
         raise CheckpointError(
             f"{folder} has no model*.safetensors; pass base (--base), the folder its adapter was trained on"
         )
-    settings = _read_json(model_folder / "config.json")
+    settings = read_json(model_folder / "config.json")
     extras = _read_extras(folder, head)
     statistics, statistics_path = _statistics((folder, model_folder), settings)
     key = _choose_key(statistics, statistics_key, statistics_path, own=statistics_path.parent == folder)
     config = _config(settings, folder, head, pipeline, key, temperature, proprio="proprio_projector" in extras)
     network = OpenVLANetwork.without_memory(config)
-    tensors = _read_shards(model_folder)
+    tensors = read_shards(model_folder)
     for prefix, part in extras.items():
         tensors |= {f"{prefix}.{name}": tensor for name, tensor in part.items()}
-    assign(network, {name: _as(tensor, dtype) for name, tensor in tensors.items()}, where=str(folder))
-    files = [*_files(model_folder), *(_files(folder) if folder != model_folder else ())]
+    assign(network, {name: as_dtype(tensor, dtype) for name, tensor in tensors.items()}, where=str(folder))
+    files = [*model_files(model_folder), *(model_files(folder) if folder != model_folder else ())]
     if folder != model_folder:
         lora.merge_published(network, folder / ADAPTER_FOLDER)
     proprio = statistics[key].get("proprio") if config.proprio else None
@@ -91,7 +90,7 @@ def read_published(
         PromptTokenizer.read(folder if (folder / "tokenizer.json").is_file() else model_folder, config),
         action_statistics(statistics, key),
         proprio_statistics=None if proprio is None else Statistics.from_json(proprio),
-        version=f"published-{_digest(files)}",
+        version=f"published-{digest_of(files)}",
     )
 
 
@@ -120,34 +119,13 @@ def _config(
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return config
-    processor = _read_json(path)
+    processor = read_json(path)
     means, stds = (tuple(tuple(row) for row in processor.get(name, ())) for name in ("means", "stds"))
     if {len(means), len(stds)} - {0, 2} or {len(row) for row in (*means, *stds)} - {3}:
         raise CheckpointError(
             f"{path}: means and stds must be 3 numbers for each of two towers, got {means} and {stds}"
         )
     return replace(config, means=means or config.means, stds=stds or config.stds)
-
-
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors"))
-
-
-def _read_shards(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    paths = _shards(folder)
-    if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        if not names:
-            raise CheckpointError(f"{index} has no weight_map; fetch it again")
-        absent = [name for name in names if not (folder / name).is_file()]
-        if absent:
-            raise CheckpointError(f"{folder} lacks {absent[0]}, named in its index; fetch it again")
-        paths = [folder / name for name in names]
-    tensors: dict[str, Tensor] = {}
-    for path in paths:
-        tensors |= _load(path)
-    return tensors
 
 
 def _read_extras(folder: Path, head: str) -> dict[str, dict[str, Tensor]]:
@@ -167,7 +145,7 @@ def _read_extras(folder: Path, head: str) -> dict[str, dict[str, Tensor]]:
                 "(the command is in the docstring of gymnast_core/policies/openvla/published.py)"
             )
         if found:
-            extras[prefix] = {name.removeprefix("module."): tensor for name, tensor in _load(found[-1]).items()}
+            extras[prefix] = {name.removeprefix("module."): tensor for name, tensor in read_tensors(found[-1]).items()}
         elif prefix == "action_head":
             raise CheckpointError(f"{folder} has no action_head--*.safetensors; use head='discrete'")
     return extras
@@ -177,7 +155,7 @@ def _statistics(folders: Sequence[Path], settings: Mapping[str, Any]) -> tuple[d
     """The fine-tuned folder's own, else its base's, else what config.json lists; and the file they are from."""
     paths = [folder / "dataset_statistics.json" for folder in folders]
     found = [path for path in paths if path.is_file()]
-    statistics = _read_json(found[0]) if found else dict(settings.get("norm_stats") or {})
+    statistics = read_json(found[0]) if found else dict(settings.get("norm_stats") or {})
     if not statistics:
         raise CheckpointError(f"{paths[0]} is missing and config.json has no norm_stats; actions cannot be scaled")
     return statistics, found[0] if found else folders[-1] / "config.json"
@@ -199,40 +177,3 @@ def _choose_key(statistics: Mapping[str, Any], wanted: str, path: Path, *, own: 
         "dataset_statistics.json of the fine-tuning into the folder, or name one of these with --statistics-key "
         "(the original openvla-7b on a WidowX: bridge_orig)"
     )
-
-
-def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """One-byte floats cannot be computed with; they become float32 unless a dtype is asked for."""
-    wanted = dtype or (torch.float32 if tensor.is_floating_point() and tensor.element_size() == 1 else tensor.dtype)
-    return tensor.to(wanted)
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}; fetch it again") from error
-    return tensors
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
-    return fields
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json"))
-
-
-def _digest(files: Iterable[Path]) -> str:
-    """Content id over every file read; reading 15 GB again costs some ten seconds and a reused name costs a run."""
-    total = hashlib.sha256()
-    for path in files:
-        total.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                total.update(block)
-    return total.hexdigest()[:16]
