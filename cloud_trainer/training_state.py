@@ -167,7 +167,7 @@ def _fill(targets: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
         target.copy_(_like(target, tensor))
 
 
-def _load_optimiser(optimiser: torch.optim.Optimizer, groups: Any, stored: Mapping[str, Tensor]) -> None:
+def _load_optimiser(optimiser: torch.optim.Optimizer, groups: object, stored: Mapping[str, Tensor]) -> None:
     optimiser.load_state_dict({"state": {}, "param_groups": groups})
     parameters = [(group, parameter) for group in optimiser.param_groups for parameter in group["params"]]
     for name in stored:

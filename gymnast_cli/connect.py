@@ -163,7 +163,7 @@ def _override(text: str) -> tuple[str, str]:
     return name.strip(), reason.strip()
 
 
-def json_argument(text: str) -> dict[str, Any]:
+def json_argument(text: str) -> dict[str, object]:
     """Parse a JSON object, or the file named by @FILE."""
     try:
         value = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gymnast_cli.stages import Advance
 from gymnast_core.job import described
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gymnast_core.jobs import JobSpec
 
 
-def follow(jobs: JobsClient, spec: JobSpec, *, key: str, advance: Advance) -> dict[str, Any]:
+def follow(jobs: JobsClient, spec: JobSpec, *, key: str, advance: Advance) -> dict[str, object]:
     """Submit a job (once per key), show its progress, and return its result; raises as JobsClient.result()."""
     job = jobs.submit(spec, key=key)
     watch(jobs, job.job_id, advance)

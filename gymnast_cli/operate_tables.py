@@ -120,7 +120,7 @@ def _loops(answer: Mapping[str, Any]) -> Any:
     return _table(f"loops: {len(rows)}", ("loop", "robot", "by", "state", "rounds", "now"), rows)
 
 
-TABLES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+TABLES: dict[str, Callable[[Mapping[str, object]], Any]] = {
     "robots": _robots,
     "log": _log,
     "evaluations": _evaluations,

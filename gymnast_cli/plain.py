@@ -20,7 +20,7 @@ MOST_CHARACTERS = 300
 """Of one text."""
 
 
-def plain(value: Any, *, deep: int = 0) -> str:
+def plain(value: object, *, deep: int = 0) -> str:
     """Return a JSON value in words, on one line: 'yes', '0.783', 'policy (15 times)', 'lift 0.5, push 0.25'."""
     if value is None or value in ("", [], {}, ()):
         return "none"
@@ -49,7 +49,7 @@ def branches(tree: Tree, values: Mapping[str, Any], *, deep: int = 0) -> None:
             branches(tree.add(one_line(name)), value, deep=deep + 1)
 
 
-def _entries(values: Mapping[str, Any], deep: int) -> Iterator[str]:
+def _entries(values: Mapping[str, object], deep: int) -> Iterator[str]:
     return (f"{one_line(name)} {plain(value, deep=deep)}" for name, value in values.items())
 
 

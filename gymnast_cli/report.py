@@ -45,7 +45,7 @@ class Comparison:
         return "worse" if self.difference.high < 0 else "open"
 
 
-def write_report(result: Mapping[str, Any], media: ReportMedia, path: Path) -> Path:
+def write_report(result: Mapping[str, object], media: ReportMedia, path: Path) -> Path:
     """Write the page and return its path.
 
     Args:
@@ -192,7 +192,7 @@ def _ttt_rows(ttt: Mapping[str, Any]) -> list[Comparison]:
     ]
 
 
-def _ttt_note(ttt: Mapping[str, Any]) -> str:
+def _ttt_note(ttt: Mapping[str, object]) -> str:
     """What was decided, and one honest sentence on what test-time training did here and elsewhere."""
     cut = f"Practice was cut off by {ttt['ended_by']}." if ttt.get("ended_by") == "the time budget" else ""
     return " ".join(words for words in (_collected_words(ttt), cut, _canary_words(ttt), _measured_words(ttt)) if words)
@@ -215,7 +215,7 @@ def _canary_words(ttt: Mapping[str, Any]) -> str:
     )
 
 
-def _measured_words(ttt: Mapping[str, Any]) -> str:
+def _measured_words(ttt: Mapping[str, object]) -> str:
     rows = {row.name: row for row in _ttt_rows(ttt)}
     if "the new scene" not in rows:
         return ""
@@ -234,7 +234,7 @@ def _measured_words(ttt: Mapping[str, Any]) -> str:
     return f"{here} {there}"
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     """Return nested settings as (name, text) rows, in their own order."""
     rows: list[tuple[str, str]] = []
     for key, item in value.items():

@@ -21,7 +21,7 @@ def curves_of(imagined_reward: Any) -> dict[str, list[dict[str, Any]]]:
     return {"imagined reward": _points(imagined_reward)} if len(imagined_reward) else {}
 
 
-def _points(curve: Sequence[Any]) -> list[dict[str, Any]]:
+def _points(curve: Sequence[Any]) -> list[dict[str, object]]:
     points = []
     for index, entry in enumerate(curve):
         if isinstance(entry, Mapping):

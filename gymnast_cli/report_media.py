@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -85,7 +84,7 @@ class ReportMedia:
     pairs: Sequence[DreamPair] = ()
 
 
-def strip_view(strips: TaskStrips) -> dict[str, Any]:
+def strip_view(strips: TaskStrips) -> dict[str, object]:
     """Return what the template shows of one task: two strips of at most STRIP_FRAMES frames."""
     rows = []
     for label, strip in (("before", strips.before), ("after", strips.after)):
@@ -95,7 +94,7 @@ def strip_view(strips: TaskStrips) -> dict[str, Any]:
     return {"task": strips.task, "instruction": strips.instruction, "rows": rows}
 
 
-def pair_view(pair: DreamPair) -> dict[str, Any]:
+def pair_view(pair: DreamPair) -> dict[str, object]:
     """Return what the template plays of one pair."""
     height, width = pair.real.frames_FHWC.shape[1:3]
     agree = pair.real.outcome == pair.imagined.outcome and bool(pair.real.outcome)

@@ -110,7 +110,7 @@ class Stages:
             highlight=False,
         )
 
-    def as_json(self) -> list[dict[str, Any]]:
+    def as_json(self) -> list[dict[str, object]]:
         """The finished stages as JSON values."""
         return [asdict(record) for record in self.records]
 

@@ -76,7 +76,7 @@ def whole_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _PLAIN_DIGITS else None
 
 
-def _deeper(value: Any, most: int) -> bool:
+def _deeper(value: object, most: int) -> bool:
     """Whether containers lie deeper in one another, found without recursion."""
     level = [value]
     for _ in range(most):

@@ -96,7 +96,7 @@ class CheckpointAnswer(_Answer):
 A = TypeVar("A", bound=_Answer)
 
 
-def answer_of(kind: type[A], robot: str, order: str, result: Mapping[str, Any]) -> A:
+def answer_of(kind: type[A], robot: str, order: str, result: Mapping[str, object]) -> A:
     """Read what a robot answered.
 
     Args:

@@ -40,7 +40,7 @@ class JobProcesses:
         self._allowed, self._given = allowed, given
         self._memory_bytes = memory_of_machine() // 2 if memory_gib is None else int(memory_gib * GIB)
 
-    def __call__(self, context: JobContext) -> Mapping[str, Any]:
+    def __call__(self, context: JobContext) -> Mapping[str, object]:
         """Do one job; returns its result."""
         tenant, spec = context.job.tenant, spec_of(context.job.kind, context.job.spec)
         check_spec_reach(spec, self._allowed, given=self._given)

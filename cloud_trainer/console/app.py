@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
@@ -61,7 +61,7 @@ def create_app(
 
 
 def _add_pages(app: FastAPI, site: Site, sources: Sources) -> None:
-    def shown(make: Callable[..., Mapping[str, Any]], template: str) -> Callable[..., HTMLResponse]:
+    def shown(make: Callable[..., Mapping[str, object]], template: str) -> Callable[..., HTMLResponse]:
         def page(request: Request, user: Annotated[User, Depends(site.user_of)]) -> HTMLResponse:
             user.require("look")
             version = sources.version(user, request.url.path)  # first: what changes meanwhile is then seen as news

@@ -56,7 +56,7 @@ def job(sources: Sources, user: User, *, job_id: str, query: Mapping[str, str]) 
     }
 
 
-def audits(sources: Sources, user: User) -> dict[str, dict[str, Any]]:
+def audits(sources: Sources, user: User) -> dict[str, dict[str, object]]:
     """Return world model -> newest audit of it: {job, passed, agreement, optimism, ...}."""
     ask = sources.ask
     found: dict[str, dict[str, Any]] = {}
@@ -111,7 +111,7 @@ def imagined(sources: Sources, job_id: str) -> list[dict[str, Any]]:
     return [{**row, "film": f"/jobs/{job_id}/imagined/{n}.webp?{version}"} for n, row in enumerate(rows)]
 
 
-def dreams(sources: Sources, job_id: str) -> list[dict[str, Any]]:
+def dreams(sources: Sources, job_id: str) -> list[dict[str, object]]:
     """Recorded episodes that a job dreamt again, see cloud_trainer.practice.dreams."""
     path = sources.job_folder(job_id) / "dreams.json"
     return list(json.loads(path.read_text())) if path.exists() else []
@@ -137,7 +137,7 @@ def event_text(event: JobEvent) -> str:
     return f"{event.kind.replace('_', ' ')}{': ' + str(data['reason']) if data.get('reason') else ''}"
 
 
-def _progress(events: Sequence[JobEvent]) -> dict[str, Any]:
+def _progress(events: Sequence[JobEvent]) -> dict[str, object]:
     """Newest progress line: {stage, step, total}."""
     for event in reversed(list(events)):
         if event.kind == "progress" and _counted(event.data):
@@ -145,7 +145,7 @@ def _progress(events: Sequence[JobEvent]) -> dict[str, Any]:
     return {}
 
 
-def _counted(data: Mapping[str, Any]) -> bool:
+def _counted(data: Mapping[str, object]) -> bool:
     """Whether a progress line says which step it is of how many."""
     return bool(data.get("total")) and all(_is_number(data.get(name)) for name in ("step", "total"))
 
@@ -154,7 +154,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and value == value
 
 
-def _reward(data: Mapping[str, Any]) -> float | None:
+def _reward(data: Mapping[str, object]) -> float | None:
     metrics = data.get("metrics")
     found = metrics.get("imagined_reward") if isinstance(metrics, Mapping) else data.get("imagined_reward")
     return found if isinstance(found, (int, float)) and found == found else None

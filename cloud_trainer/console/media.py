@@ -106,7 +106,7 @@ def _edge(x1: float, y1: float, x2: float, y2: float) -> Markup:
     return tag("path", d=path, class_="edge")
 
 
-def _box(x: float, y: float, box: Mapping[str, Any]) -> Markup:
+def _box(x: float, y: float, box: Mapping[str, object]) -> Markup:
     x, y = round(x), round(y)
     return tag(
         "g",

@@ -22,7 +22,7 @@ EPISODES_PER_PAGE = 60
 MOST_RELEASES = 1000
 
 
-def robots(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+def robots(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, object]:
     """Every robot, and what is being adapted."""
     ask = sources.ask
     weights = {row.robot: row for row in ask.robots.in_force(user)}
@@ -107,7 +107,7 @@ def checkpoint(sources: Sources, user: User, *, checkpoint_id: str, query: Mappi
     }
 
 
-def world_models(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+def world_models(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, object]:
     """World models with their audits, the ledger of real against imagined, dreams beside recordings."""
     ask = sources.ask
     audited, ledger = job_pages.audits(sources, user), ask.log.ledger(user)
@@ -131,21 +131,21 @@ def world_models(sources: Sources, user: User, *, query: Mapping[str, str]) -> d
     }
 
 
-def evaluations(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+def evaluations(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, object]:
     """Result cards of every trial, and those that have none yet."""
     ask = sources.ask
     open_ones = [view for view in ask.trials.all(user) if not view["card"]]
     return {"cards": ask.trials.cards(user), "trials": open_ones, "said": query.get("said", "")}
 
 
-def evaluation(sources: Sources, user: User, *, trial_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+def evaluation(sources: Sources, user: User, *, trial_id: str, query: Mapping[str, str]) -> dict[str, object]:
     """One result card."""
     ask = sources.ask
     card = ask.trials.card(user, trial_id)
     return {"card": card, "pair_films": _telling_pair(card), "said": query.get("said", "")}
 
 
-def _telling_pair(card: ResultCard) -> dict[str, Any]:
+def _telling_pair(card: ResultCard) -> dict[str, object]:
     """The recorded pair to watch first: one where the two differed, if there is any; empty without recordings."""
     filmed = [pair for pair in card["pairs"] if len(pair["episodes"]) == 2 and all(pair["episodes"])]
     pair = next((pair for pair in filmed if pair["candidate"] != pair["incumbent"]), filmed[0] if filmed else None)
@@ -167,7 +167,7 @@ def adaptations(sources: Sources, user: User, *, query: Mapping[str, str]) -> di
     }
 
 
-def adaptation(sources: Sources, user: User, *, adaptation_id: str, query: Mapping[str, str]) -> dict[str, Any]:
+def adaptation(sources: Sources, user: User, *, adaptation_id: str, query: Mapping[str, str]) -> dict[str, object]:
     """One adaptation: where it is and what can be decided now."""
     ask = sources.ask
     flow = ask.adaptations.find(user, adaptation_id)
@@ -186,9 +186,9 @@ def adaptation(sources: Sources, user: User, *, adaptation_id: str, query: Mappi
     }
 
 
-def loops(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+def loops(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, object]:
     """Unattended loops: success over rounds with intervals, audit of the world model and judge of each round."""
-    shown: list[dict[str, Any]] = []
+    shown: list[dict[str, object]] = []
     for view in sources.ask.loops.all(user):
         history = view.history
         if not history:
@@ -201,7 +201,7 @@ def loops(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str
     return {"loops": shown, "robots": robots, "said": query.get("said", "")}
 
 
-def log(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
+def log(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, object]:
     """Who did what, newest first."""
     ask = sources.ask
     mine, head = ask.log.entries(user)
@@ -240,7 +240,7 @@ def adaptation_picture(sources: Sources, user: User, *, adaptation_id: str, name
     return ask.adaptations.picture(user, adaptation_id, name).read_bytes(), "image/webp"
 
 
-Make = Callable[..., dict[str, Any]]
+Make = Callable[..., dict[str, object]]
 PAGES: dict[str, tuple[Make, str]] = {
     "/": (robots, "robots.html"),
     "/episodes": (episodes, "episodes.html"),

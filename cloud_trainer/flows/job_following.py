@@ -57,7 +57,7 @@ def follow(
 def run_job(
     jobs: SqlJobStore, tenant: str, kind: str, spec: Mapping[str, Any], *, key: str, by: str, ended: Ended,
     on_event: Callable[[JobEvent], None] = lambda event: None,
-) -> Mapping[str, Any]:  # fmt: skip
+) -> Mapping[str, object]:  # fmt: skip
     """Submit a job (once per key) and return its result; empty where it was cancelled.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def require_enough(held_out: Sequence[Episode]) -> None:
 
 def calibrate_gate(
     gate: str, cases: Sequence[AuditCase], judge: Judge, tracker: GripperTracker | None, *, seed: int = 0
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return bounds by name for a gate, for bounds.json; see audit.calibrate_bounds().
 
     Args:

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.jobs.audit import AuditBounds
@@ -20,7 +19,7 @@ GATES = ("improve", "adapt", "promotion")
 """What asks: practice on recorded episodes, practice in one scene, the promotion of a refined model."""
 
 
-def calibrated_bounds(world_model: Path, gate: str) -> Mapping[str, Any]:
+def calibrated_bounds(world_model: Path, gate: str) -> Mapping[str, object]:
     """Return the bounds, by name, that a checkpoint folder was calibrated to for a gate; empty where it never was.
 
     Raises:
@@ -38,7 +37,7 @@ def calibrated_bounds(world_model: Path, gate: str) -> Mapping[str, Any]:
     return bounds
 
 
-def write_bounds(world_model: Path, table: Mapping[str, Any]) -> Path:
+def write_bounds(world_model: Path, table: Mapping[str, object]) -> Path:
     """Write {gates: {gate: {bound: value}}, ...} beside a checkpoint, whole or not at all; returns its path."""
     path = world_model / NAME
     staging = path.with_name(f".{NAME}.partial")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -164,7 +163,7 @@ def load_batched(folder: Path, *, device: str = "cpu") -> Policy:
     A large one is put on a device, see placement.device_of.
     """
     policy = placed(load_policy(folder), device)
-    inner: Any = getattr(policy, "base", policy)
+    inner: object = getattr(policy, "base", policy)
     if hasattr(inner, "row_by_row"):
         inner.row_by_row = False
     return policy

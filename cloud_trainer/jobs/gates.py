@@ -78,7 +78,7 @@ class Gates:
         check_overrides(self.overrides, {*AuditBounds.model_fields, *OVERRIDABLE} - {"trusted_error"})
 
 
-def gates_of(config: RefiningSettings, calibrated: Mapping[str, Any]) -> Gates:
+def gates_of(config: RefiningSettings, calibrated: Mapping[str, object]) -> Gates:
     """Return what stands before practice at home, in a world model calibrated to these bounds."""
     bounds = practice_bounds(calibrated, config.bounds)
     return Gates(config.audit, bounds, config.overrides, config.judge_floor, config.judge_task_floor, config.check)

@@ -95,7 +95,7 @@ def imagined_groups(
         yield ShardedSampler(pool, grounds, grpo)
 
 
-def ground_of(job: Job[TrainingSpec], dream: Dream, held_out: Clips) -> tuple[Ground, dict[str, Any]]:
+def ground_of(job: Job[TrainingSpec], dream: Dream, held_out: Clips) -> tuple[Ground, dict[str, object]]:
     """Return where practice in a trusted dream takes place, and what lineage says of the new starts.
 
     Nothing begins at a held-out episode: from there candidates are reported on, see report_other_tasks().
@@ -129,7 +129,7 @@ def at_hand(config: PracticeSettings, here: T, again: Callable[[], T]) -> Callab
 
 def novel_beginnings(
     starts: Sequence[StartState], recorded: Clips, config: NovelConfig, *, seed: int
-) -> tuple[list[StartState], dict[str, Any]]:
+) -> tuple[list[StartState], dict[str, object]]:
     """Return the new starts that are asked for, and what the candidates' lineage says of them.
 
     Args:

@@ -155,7 +155,7 @@ def _relay(
     emit: Callable[[str, Mapping[str, Any]], None],
     cancelled: Callable[[], bool],
     watch: MemoryWatch,
-) -> Mapping[str, Any]:
+) -> Mapping[str, object]:
     """Pass the worker's lines on until it ends; returns its result line."""
     assert process.stdout is not None
     over = threading.Event()
@@ -191,7 +191,7 @@ def _watch_cancel(work: Path, cancelled: Callable[[], bool], over: threading.Eve
             return
 
 
-def _lines(stream: IO[bytes]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _lines(stream: IO[bytes]) -> Iterator[tuple[str, Mapping[str, object]]]:
     for line in stream:
         document = json.loads(line)
         yield document.pop("event"), document

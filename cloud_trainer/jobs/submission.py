@@ -54,7 +54,7 @@ def check_submission(
         raise NotFoundError(f"episodes {', '.join(missing[:3])} are not at this trainer, or not valid")
 
 
-def check_spec_reach(spec: JobSpec, allowed: Collection[str], *, given: Mapping[str, Any] | None = None) -> None:
+def check_spec_reach(spec: JobSpec, allowed: Collection[str], *, given: Mapping[str, object] | None = None) -> None:
     """Refuse a job that reaches out of the trainer; see check_reach().
 
     Raises:
@@ -96,7 +96,7 @@ def check_reach(config: Any, allowed: Collection[str], *, given: Mapping[str, An
             )
 
 
-def _plugs(novel: Mapping[str, Any]) -> list[str]:
+def _plugs(novel: Mapping[str, object]) -> list[str]:
     """Edits of scenes that are code: package.module:Factory."""
     edits = novel.get("edits") or ()
     return [str(name) for name in (edits if isinstance(edits, (list, tuple)) else [edits]) if ":" in str(name)]

@@ -72,7 +72,7 @@ def _progress(event: ProgressEvent) -> None:
     _say("progress", {"stage": event.stage, "step": event.step, "total": event.total, "metrics": metrics})
 
 
-def _say(event: str, data: dict[str, Any]) -> None:
+def _say(event: str, data: dict[str, object]) -> None:
     sys.stdout.write(json.dumps({"event": event, **data}) + "\n")
     sys.stdout.flush()
 

@@ -6,7 +6,6 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cloud_trainer.judge.rubric import Rubric, Rubrics
 from gymnast_core.errors import ConfigError
@@ -47,7 +46,7 @@ def read_judge(path: Path) -> Judge:
     return judge_of(choice_of(values))
 
 
-def choice_of(values: Mapping[str, Any]) -> Choice:
+def choice_of(values: Mapping[str, object]) -> Choice:
     """Return JSON values as the choice that they are.
 
     Raises:

@@ -103,7 +103,7 @@ class EndpointClient:
             return min(error.retry_after_s, longest)
         return float(tenacity.wait_random_exponential(multiplier=self.endpoint.first_wait_s, max=longest)(state))
 
-    def _once(self, chat: Sequence[dict[str, Any]], seed: int) -> str:
+    def _once(self, chat: Sequence[dict[str, object]], seed: int) -> str:
         body = {
             "model": self.endpoint.model,
             "messages": list(chat),
@@ -128,7 +128,7 @@ class EndpointClient:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise RejectedBridgeError(f"{self.endpoint.base_url} sent no chat completion: {error!r}") from error
 
-    def _post(self, body: dict[str, Any]) -> httpx.Response:
+    def _post(self, body: dict[str, object]) -> httpx.Response:
         """Send one request; the time and size of the whole answer are bounded, not only of each read."""
         limit_s = self.endpoint.timeout_s
         try:
@@ -138,7 +138,7 @@ class EndpointClient:
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise TransientBridgeError(f"{self.endpoint.base_url}: {type(error).__name__}: {error}") from error
 
-    async def _exchange(self, body: dict[str, Any]) -> httpx.Response:
+    async def _exchange(self, body: dict[str, object]) -> httpx.Response:
         async with self._http.stream("POST", "chat/completions", json=body) as response:
             read = bytearray()
             async for piece in response.aiter_bytes():

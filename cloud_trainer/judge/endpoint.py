@@ -10,7 +10,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from cloud_trainer.judge.client import EndpointClient
 from cloud_trainer.judge.rubric import (
@@ -123,7 +122,7 @@ class EndpointJudge:
             self._failures = self._failures + 1 if failed else 0
 
 
-def _evidence(ballot: _Ballot) -> dict[str, Any]:
+def _evidence(ballot: _Ballot) -> dict[str, object]:
     count = max(1, len(ballot.readings))
     return {
         "votes": [reading.success for reading in ballot.readings],
@@ -136,5 +135,5 @@ def _evidence(ballot: _Ballot) -> dict[str, Any]:
     }
 
 
-def _abstain(why: str, evidence: dict[str, Any], score: float = float("nan")) -> Verdict:
+def _abstain(why: str, evidence: dict[str, object], score: float = float("nan")) -> Verdict:
     return Verdict(Outcome.ABSTAIN, score, {"abstained": why, **evidence})

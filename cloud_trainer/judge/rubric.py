@@ -137,7 +137,7 @@ def question(instruction: str, rubric: Rubric, frames: int) -> str:
     )
 
 
-def messages(frames_FHWC: ByteArray, instruction: str, rubric: Rubric) -> list[dict[str, Any]]:
+def messages(frames_FHWC: ByteArray, instruction: str, rubric: Rubric) -> list[dict[str, object]]:
     """Build the OpenAI chat-completions messages of one vote.
 
     Raises:
@@ -173,7 +173,7 @@ def parse(answer: str, rubric: Rubric) -> Reading | None:
     return first if all(reading is not None and reading.met == first.met for reading in readings if first) else None
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def _objects(text: str) -> Iterator[dict[str, object]]:
     """Every JSON object in a text that is not inside another one."""
     decoder, at = json.JSONDecoder(), 0
     for _ in range(_MOST_OBJECTS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import safe_open
@@ -36,7 +36,7 @@ def keep_rollouts(folder: Path, scored: Scored) -> None:
     partial.rename(folder / ROLLOUTS)
 
 
-def read_rollouts(folder: Path) -> tuple[list[dict[str, Any]], list[ByteArray]]:
+def read_rollouts(folder: Path) -> tuple[list[dict[str, object]], list[ByteArray]]:
     """Return what keep_rollouts() wrote last: {instruction, outcome} and (F, H, W, 3) frames of each; empty before."""
     path = folder / ROLLOUTS
     if not path.exists():

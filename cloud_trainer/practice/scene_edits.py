@@ -219,7 +219,7 @@ class ChangeBackground:
         return np.clip(np.rint(mixed), 0, 255).astype(np.uint8), {"edit": "change_background", "to": name}
 
 
-def load_edit(name: str, **settings: Any) -> SceneEdit:
+def load_edit(name: str, **settings: object) -> SceneEdit:
     """Make a plug-in edit, e.g. a diffusion in-painter, from "package.module:Factory".
 
     Raises:

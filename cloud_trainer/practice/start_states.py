@@ -143,5 +143,5 @@ def novel_instruction(made: NovelStart | StartState, instruction: str, *, how: s
     return NovelStart(replace(start, instruction=instruction), before | {"instruction": words})
 
 
-def _lineage(start: StartState, *, seed: int | None = None, edits: Sequence[Record] = ()) -> dict[str, Any]:
+def _lineage(start: StartState, *, seed: int | None = None, edits: Sequence[Record] = ()) -> dict[str, object]:
     return {"episode": start.episode_id, "step": start.step, "seed": seed, "edits": list(edits)}

@@ -86,7 +86,7 @@ def chains_in(connection: sa.Connection) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def row_of(tenant: str, name: str, entry: Entry) -> dict[str, Any]:
+def row_of(tenant: str, name: str, entry: Entry) -> dict[str, object]:
     """An entry as a row of the table."""
     return {"tenant": tenant, "chain": name, **vars(entry), "data": canonical_json(entry.data).decode()}
 

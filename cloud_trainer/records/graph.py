@@ -68,7 +68,7 @@ class ProvenanceGraph:
         with self._lock:
             self._ancestry = Ancestry()
 
-    def _ask(self, statement: sa.TextClause, **values: Any) -> list[Any]:
+    def _ask(self, statement: sa.TextClause, **values: object) -> list[Any]:
         with self._database.transaction() as connection:
             return list(connection.execute(statement, {"tenant": self._tenant, **values}).all())  # all(): one fetch
 

@@ -150,7 +150,7 @@ def unmistaken(graph: ProvenanceGraph, records: Sequence[Record]) -> list[Record
             for record in records]  # fmt: skip
 
 
-def _is_news(held: Mapping[str, str], entry: str | Mapping[str, Any]) -> bool:
+def _is_news(held: Mapping[str, str], entry: str | Mapping[str, object]) -> bool:
     """Whether an entry of a data set says of an episode what is not recorded."""
     kind = held.get(_id_of(entry))
     return kind is None or (kind == EXTERNAL and not isinstance(entry, str))
@@ -162,7 +162,7 @@ def _add_in_pages(graph: ProvenanceGraph, records: Sequence[Record]) -> None:
         graph.add_many(records[first : first + _PAGE])
 
 
-def _id_of(entry: str | Mapping[str, Any]) -> str:
+def _id_of(entry: str | Mapping[str, object]) -> str:
     return entry if isinstance(entry, str) else str(entry["id"])
 
 
@@ -178,7 +178,7 @@ def _named_by(episodes: Sequence[str | Mapping[str, Any]]) -> set[str]:
     return versions | {judge_of(str(entry.get("labelled_by", ""))) for entry in entries}
 
 
-def _fresh(known: Container[str], entry: str | Mapping[str, Any]) -> Record:
+def _fresh(known: Container[str], entry: str | Mapping[str, object]) -> Record:
     """An episode that was recorded elsewhere; more is known of it where the entry is not its id alone."""
     if isinstance(entry, str):
         return _external(entry)
@@ -200,7 +200,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
 
 
-def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> dict[str, Any]:
+def explain(graph: ProvenanceGraph, record_id: str, *, verify: bool = False) -> dict[str, object]:
     """Return what `gymnast why` prints: counts and the short lists, with taint, changed labels and damage.
 
     Args:

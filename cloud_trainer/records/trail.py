@@ -59,7 +59,7 @@ class Trail:
         self.catch_up()
 
     @contextlib.contextmanager
-    def committing(self, who: Who, action: str, data: Mapping[str, Any]) -> Iterator[None]:
+    def committing(self, who: Who, action: str, data: Mapping[str, object]) -> Iterator[None]:
         """Do something in the database, and write down that it was done: one transaction, so both or neither.
 
         What is done must be quick and of the database alone, see acting() for everything else. What fails is written
@@ -90,7 +90,7 @@ class Trail:
             self.graph.check_promotable(data["checkpoint"])
 
     @contextlib.contextmanager
-    def acting(self, who: Who, action: str, data: Mapping[str, Any]) -> Iterator[None]:
+    def acting(self, who: Who, action: str, data: Mapping[str, object]) -> Iterator[None]:
         """Write down what somebody is about to do outside the database, before it is done.
 
         There is no transaction over a robot, a file and the log: an entry too many shows by the one that follows
@@ -108,7 +108,7 @@ class Trail:
             self._failed(who, action, begun, error)
             raise
 
-    def _begun(self, who: Who, action: str, data: Mapping[str, Any]) -> int | None:
+    def _begun(self, who: Who, action: str, data: Mapping[str, object]) -> int | None:
         """Write down what came to nothing; None where not even that can be written."""
         try:
             return self.log.append(action, {**data, **_author(who)}).sequence
@@ -159,7 +159,7 @@ class Trail:
             )
         return touched
 
-    def explain(self, record_id: str, *, verify: bool = False) -> dict[str, Any]:
+    def explain(self, record_id: str, *, verify: bool = False) -> dict[str, object]:
         """Return where a checkpoint comes from; see cloud_trainer.records.provenance.explain.
 
         Raises:
@@ -246,7 +246,7 @@ def overrides_in(config: Any) -> dict[str, Any]:
     return {"overrides": named} if named else {}
 
 
-def _author(who: Who) -> dict[str, Any]:
+def _author(who: Who) -> dict[str, object]:
     return {"by": who.name, "role": who.role, "tenant": who.tenant, "at_ns": time.time_ns()}
 
 

@@ -49,9 +49,9 @@ class RobotOrders:
         self._given: dict[tuple[str, str], _Given] = {}
 
     def give(
-        self, tenant: str, robot: str, kind: str, spec: Mapping[str, Any], timeout_s: float,
+        self, tenant: str, robot: str, kind: str, spec: Mapping[str, object], timeout_s: float,
         *, by: str = "", paused: Callable[[], bool] = lambda: False,
-    ) -> Mapping[str, Any]:  # fmt: skip
+    ) -> Mapping[str, object]:  # fmt: skip
         """Have a robot do something; returns what it reported, or withdraws the order.
 
         Args:
@@ -134,7 +134,7 @@ class OrderedRobot:
         return report is not None and bool(report.status.get("estop")) and report.age_s() < FRESH_S
 
     def evaluate(
-        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, timeout_s: float, **asked: Any
+        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, timeout_s: float, **asked: object
     ) -> Sequence[EpisodeAnswer]:
         """Run episodes; see GraphClient.
 
@@ -153,7 +153,7 @@ class OrderedRobot:
                 )
         return found.episodes
 
-    def run_episode(self, *, timeout_s: float = 300.0, **asked: Any) -> EpisodeAnswer:
+    def run_episode(self, *, timeout_s: float = 300.0, **asked: object) -> EpisodeAnswer:
         """Run one episode; see GraphClient. Who labelled it is the robot's word, and marked as such.
 
         Raises:
@@ -183,7 +183,7 @@ class OrderedRobot:
         """Return to the checkpoint before."""
         return answer_of(CheckpointAnswer, self._name, "rollback", self._give("rollback", {}, 60.0)).value
 
-    def _give(self, kind: str, spec: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
+    def _give(self, kind: str, spec: Mapping[str, object], timeout_s: float) -> Mapping[str, object]:
         self._status()
         tenant, name = self._tenant, self._name
         return self._orders.give(tenant, name, kind, spec, timeout_s, by=self._by, paused=lambda: self.stopped)

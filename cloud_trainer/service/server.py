@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import grpc
 from blake3 import blake3
@@ -226,7 +225,7 @@ class Service:
         """Return the valid episodes of a tenant; of all, when None."""
         return EpisodeCatalogue(self.meta, self.blobs, tenant, self.validator.settle)
 
-    def _check_job(self, tenant: str, kind: str, spec: Mapping[str, Any]) -> None:
+    def _check_job(self, tenant: str, kind: str, spec: Mapping[str, object]) -> None:
         if self.check_job is not None:
             self.check_job(tenant, kind, spec)
 

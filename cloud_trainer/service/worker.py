@@ -63,7 +63,7 @@ class JobContext:
         return release
 
 
-Runner = Callable[[JobContext], Mapping[str, Any]]
+Runner = Callable[[JobContext], Mapping[str, object]]
 """Does one job and returns its result (JSON values); an exception fails the job."""
 
 

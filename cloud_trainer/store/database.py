@@ -145,7 +145,7 @@ class Database:
         """Call something if the transaction that this thread is in comes to nothing, before others see that."""
         self._ambient.undone.append(call)
 
-    def insert_new(self, connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> bool:
+    def insert_new(self, connection: sa.Connection, table: sa.Table, values: dict[str, object]) -> bool:
         """Insert a row unless it would break a unique constraint; False when it is there already."""
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
         key = next(iter(table.primary_key.columns))

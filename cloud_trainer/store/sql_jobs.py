@@ -254,7 +254,7 @@ class SqlJobStore:
             raise NotFoundError(f"there is no job {job_id[:80]!r}")
         return _job(row)
 
-    def _append(self, connection: sa.Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
+    def _append(self, connection: sa.Connection, job_id: str, kind: str, data: Mapping[str, object]) -> int:
         counted = sa.update(JOBS).where(JOBS.c.job_id == job_id).values(last_event=JOBS.c.last_event + 1)
         sequence = connection.execute(counted.returning(JOBS.c.last_event)).scalar()
         if sequence is None:
@@ -263,7 +263,9 @@ class SqlJobStore:
         connection.execute(sa.insert(JOB_EVENTS).values({**values, "data": json.dumps(dict(data))}))
         return int(sequence)
 
-    def _end(self, connection: sa.Connection, row: JobRow, state: str, result: Mapping[str, Any], error: str) -> None:
+    def _end(
+        self, connection: sa.Connection, row: JobRow, state: str, result: Mapping[str, object], error: str
+    ) -> None:
         """End a job whose row the caller holds; work that was done after a cancellation was acknowledged is kept."""
         state = "cancelled" if state == "done" and row.cancel_requested else state
         ended = {"state": state, "result": json.dumps(dict(result)), "error": error, "worker": ""}

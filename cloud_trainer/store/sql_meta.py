@@ -264,7 +264,7 @@ class SqlMetaStore:
         self._database.close()
 
 
-def _episode_values(row: EpisodeRow) -> dict[str, Any]:
+def _episode_values(row: EpisodeRow) -> dict[str, object]:
     return {**asdict(row), "metadata": json.dumps(dict(row.metadata))}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError
@@ -44,7 +44,7 @@ class PerTenant(Generic[_Kept]):
             return list(self._kept.values())
 
 
-def tenant_named(written: Mapping[str, Any]) -> str:
+def tenant_named(written: Mapping[str, object]) -> str:
     """Return the tenant that something written down names; what names none was written before there were tenants."""
     return str(written.get("tenant", DEFAULT_TENANT))
 

@@ -136,7 +136,7 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
             return None
         return tuple(self._latest.images[self.env.spec.cameras[0]])
 
-    def close_extras(self, **kwargs: Any) -> None:
+    def close_extras(self, **kwargs: object) -> None:
         """Close the environment."""
         self.env.close()
 
@@ -162,8 +162,8 @@ class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
         self.observation_space = self._vector.single_observation_space
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[dict[str, object], dict[str, object]]:
         """Begin again."""
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31))
@@ -211,7 +211,7 @@ def _make_imagined(
     )
 
 
-def _as_dict(observation: Observation) -> dict[str, Any]:
+def _as_dict(observation: Observation) -> dict[str, object]:
     return {**observation.images, "proprio": observation.proprio_BP}
 
 

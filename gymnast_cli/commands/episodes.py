@@ -176,6 +176,6 @@ def _upload(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def shown(row: EpisodeView) -> dict[str, Any]:
+def shown(row: EpisodeView) -> dict[str, object]:
     """An episode as JSON values."""
     return {**{name: getattr(row, name) for name in FIELDS}, "metadata": dict(row.metadata)}

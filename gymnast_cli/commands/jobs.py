@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -102,6 +102,6 @@ def _follow(jobs: JobsClient, job_id: str, args: argparse.Namespace, console: Co
     return 0 if ended_well(job) else 1
 
 
-def shown(job: Any) -> dict[str, Any]:
+def shown(job: object) -> dict[str, object]:
     """A job as JSON values."""
     return {name: getattr(job, name) for name in ("job_id", "kind", "state", "error", "spec", "result")}

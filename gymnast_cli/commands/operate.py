@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -176,7 +176,7 @@ def _tell(there: Trainer, view: AdaptationView, args: argparse.Namespace, consol
     return NOT_KEPT if args.wait and view.stage in ("refused", "reverted", "cancelled", "failed") else 0
 
 
-SHOWN: dict[str, Callable[[Trainer], dict[str, Any]]] = {
+SHOWN: dict[str, Callable[[Trainer], dict[str, object]]] = {
     "robots": lambda there: {"robots": [asdict(row) for row in there.robots.list()]},
     "log": lambda there: {"entries": [_flat(entry) for entry in there.log.entries()], "head": there.log.head()},
     "evaluations": lambda there: {
@@ -190,6 +190,6 @@ SHOWN: dict[str, Callable[[Trainer], dict[str, Any]]] = {
 """Action -> what is shown, as JSON values."""
 
 
-def _flat(entry: LogEntry) -> dict[str, Any]:
+def _flat(entry: LogEntry) -> dict[str, object]:
     """An entry as it is printed: what was written down beside the rest, which nothing of it can replace."""
     return {**entry.data, **{name: getattr(entry, name) for name in ("sequence", "at_ns", "by", "role", "action")}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -143,7 +143,7 @@ def spoken(word: RobotWord) -> str:
     return f"{word.robot} {what}{why} ({at})"
 
 
-def shown(release: Release) -> dict[str, Any]:
+def shown(release: Release) -> dict[str, object]:
     """A release as JSON values, without the manifest."""
     names = ("sequence", "kind", "checkpoint_id", "weights_size", "published_ns", "expires_ns", "reason")
     return {**{name: getattr(release, name) for name in names}, "robots": list(release.robots)}

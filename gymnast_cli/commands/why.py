@@ -72,7 +72,7 @@ def tree(answer: Mapping[str, Any]) -> Tree:
 
 
 def _add(
-    root: Tree, name: str, rows: Sequence[Mapping[str, Any]], show: Callable[[Tree, Mapping[str, Any]], object]
+    root: Tree, name: str, rows: Sequence[Mapping[str, object]], show: Callable[[Tree, Mapping[str, object]], object]
 ) -> None:
     """A branch of rows; nothing where there are none."""
     branch = root.add(name) if rows else root
@@ -82,6 +82,6 @@ def _add(
         branch.add(f"and {len(rows) - MOST} more; --graph FILE has them all")
 
 
-def _audit(branch: Tree, row: Mapping[str, Any]) -> None:
+def _audit(branch: Tree, row: Mapping[str, object]) -> None:
     measured = {name: value for name, value in row.items() if name != "id"}
     branches(branch.add(one_line(row["id"])), measured)

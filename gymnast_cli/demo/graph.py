@@ -182,7 +182,7 @@ class Robot:
         adaptation.drive(Terms(config.ttt_collect, budget), approve=lambda view: None)
         return adaptation
 
-    def ledger(self) -> dict[str, Any]:
+    def ledger(self) -> dict[str, object]:
         """Return the trainer's comparison of real with imagined success as JSON values, see LedgerView."""
         return asdict(self._trainer.log.ledger())
 
@@ -203,7 +203,7 @@ class Robot:
         return path
 
 
-def _part(status: Mapping[str, Any], before: int, total: int) -> tuple[int, int, str]:
+def _part(status: Mapping[str, object], before: int, total: int) -> tuple[int, int, str]:
     """Progress of one of several evaluations that belong together."""
     done, _, note = shown(status)
     return before + done, total, note

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mcap.writer import Writer
 
@@ -33,7 +33,7 @@ class Named:
     values: Sequence[float]
 
 
-Note = Named | Mapping[str, Any] | ByteArray
+Note = Named | Mapping[str, object] | ByteArray
 """Numbers (sensor_msgs/JointState), JSON values (std_msgs/String) or an RGB picture (sensor_msgs/CompressedImage)."""
 
 

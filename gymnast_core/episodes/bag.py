@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from mcap.exceptions import McapError
 from mcap.records import Channel, Chunk, Message, Schema
@@ -145,7 +145,7 @@ class _Parser:
         self._schemas: dict[int, str] = {}
         self._growth_left = _FREE_GROWTH_BYTES + _MAX_GROWTH * path.stat().st_size
 
-    def messages(self, record: Any) -> Iterator[BagMessage]:
+    def messages(self, record: object) -> Iterator[BagMessage]:
         """Messages of one record, which may be a chunk of many."""
         if isinstance(record, Chunk):
             for inner in breakup_chunk(self._plain(record), validate_crc=True):
@@ -153,7 +153,7 @@ class _Parser:
         else:
             yield from self._single(record)
 
-    def _single(self, record: Any) -> Iterator[BagMessage]:
+    def _single(self, record: object) -> Iterator[BagMessage]:
         if isinstance(record, Schema):
             self._schemas[record.id] = record.name
         elif isinstance(record, Channel):

@@ -42,7 +42,7 @@ class ActionLimits:
     rotation_rad: float
 
 
-def inspected(path: Path, episode_id: str, limits: ActionLimits) -> dict[str, Any]:
+def inspected(path: Path, episode_id: str, limits: ActionLimits) -> dict[str, object]:
     """Return what a catalogue should hold of a file, after everything in it was decoded once.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 LEARNED = ("collect", "ttt")
 """Episodes to learn from: collected ones, and those of a scene that a policy is adapted to."""
@@ -14,7 +13,7 @@ MEASURED = ("evaluate", *TRIALS)
 PURPOSES = (*LEARNED, *MEASURED)
 
 
-def is_measurement(metadata: Mapping[str, Any]) -> bool:
+def is_measurement(metadata: Mapping[str, object]) -> bool:
     """Whether an episode with this metadata measured a policy.
 
     A purpose that nobody here knows measures too: an episode is learned from only where that is sure to be meant. One
@@ -24,6 +23,6 @@ def is_measurement(metadata: Mapping[str, Any]) -> bool:
     return purpose is not None and purpose not in LEARNED
 
 
-def is_blinded(metadata: Mapping[str, Any]) -> bool:
+def is_blinded(metadata: Mapping[str, object]) -> bool:
     """Whether an episode with this metadata belongs to a blinded comparison."""
     return metadata.get("purpose") in TRIALS

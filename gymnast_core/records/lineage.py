@@ -43,7 +43,7 @@ class Node(NamedTuple):
     payload_json: str
 
     @property
-    def payload(self) -> dict[str, Any]:
+    def payload(self) -> dict[str, object]:
         """The payload as JSON values."""
         return dict(json.loads(self.payload_json))
 

@@ -26,7 +26,7 @@ MAX_PARENTS = 64
 MAX_NAME_CHARACTERS = 256
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: object) -> bytes:
     """Return the one byte string for a JSON value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
@@ -97,7 +97,7 @@ class Manifest:
         return manifest
 
 
-def _check_members(role: str, members: Any) -> None:
+def _check_members(role: str, members: object) -> None:
     """A data set is a list of episode ids, or of records that hold one."""
     entries = members if isinstance(members, list) else [None]
     ids = [entry.get("id") if isinstance(entry, dict) else entry for entry in entries]

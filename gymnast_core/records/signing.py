@@ -292,7 +292,7 @@ class Release:
         return release
 
 
-def parsed_lineage(data: bytes) -> dict[str, Any]:
+def parsed_lineage(data: bytes) -> dict[str, object]:
     """Parse the blob that a release's lineage_digest names.
 
     Raises:

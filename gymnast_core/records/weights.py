@@ -74,7 +74,7 @@ def check_safetensors_file(path: Path) -> None:
             check_safetensors(view)
 
 
-def _header(data: memoryview) -> tuple[int, dict[str, Any]]:
+def _header(data: memoryview) -> tuple[int, dict[str, object]]:
     if len(data) < 8:
         raise NotSafetensorsError(f"a file of {len(data)} bytes is no safetensors file")
     length = int.from_bytes(data[:8], "little")

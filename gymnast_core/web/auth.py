@@ -208,7 +208,7 @@ class _Table:
         write_durably(self._path, json.dumps(rows, indent=1).encode(), mode=0o600)
 
 
-def _holder(row: dict[str, Any]) -> tuple[Any, ...]:
+def _holder(row: dict[str, object]) -> tuple[Any, ...]:
     """Whose a row is; sessions of before had no name of their own."""
     return tuple(row.get(name) for name in ("tenant", "role", "name"))
 

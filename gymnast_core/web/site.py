@@ -77,7 +77,7 @@ class Site:
         self._environment.filters.update(ago=ago, since=since, moment=moment, percent=percent, size=size)
         self._environment.globals.update(server=server, pages=tuple(pages))
 
-    def render(self, template: str, **context: Any) -> str:
+    def render(self, template: str, **context: object) -> str:
         """Fill one template."""
         return self._environment.get_template(template).render(**{"here": "", "version": "", "said": "", **context})
 

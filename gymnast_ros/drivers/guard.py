@@ -47,6 +47,6 @@ def _named(call: Call, method: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _short(arguments: dict[str, Any]) -> str:
+def _short(arguments: dict[str, object]) -> str:
     named = (str(arguments[name]) for name in ("name", "reg") if name in arguments)
     return f"({', '.join(named)})"

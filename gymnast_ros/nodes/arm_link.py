@@ -123,7 +123,7 @@ class ArmLink:
             raise StaleCommandError(f"the gate has said nothing for {self._gate_silence_s():.1f} s; is it running?")
         self.check_gate()
 
-    def configure(self, settings: Mapping[str, Any]) -> None:
+    def configure(self, settings: Mapping[str, object]) -> None:
         """Set parameters of the arm; see ArmServices.configure."""
         self._services.configure(settings)
 
@@ -182,7 +182,7 @@ class ArmLink:
         if before is not None and before.get("session") != self._description.get("session"):
             self._restarted()
 
-    def _on_gate(self, status: dict[str, Any]) -> None:
+    def _on_gate(self, status: dict[str, object]) -> None:
         self._gate = status
 
     def _gate_hears_arm(self) -> bool:

@@ -56,7 +56,7 @@ class ArmServices:
         """Whether both services are there, or still count as there."""
         return bool(self._parameters.service_is_ready() and self._reset.service_is_ready())
 
-    def configure(self, settings: Mapping[str, Any]) -> None:
+    def configure(self, settings: Mapping[str, object]) -> None:
         """Set parameters of the arm; only those that differ from what this process of it has.
 
         Raises:
@@ -91,7 +91,7 @@ class ArmServices:
             raise SafetyError(f"the arm refused to reset: {response.message}")
         return int(json.loads(response.message)["stamp_ns"])
 
-    def _set(self, values: Mapping[str, Any]) -> None:
+    def _set(self, values: Mapping[str, object]) -> None:
         request = SetParameters.Request()
         request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
         results = self._ask(self._parameters, request, CONFIGURE_TIMEOUT_S, ASK_AGAIN_S, "the arm's parameters").results

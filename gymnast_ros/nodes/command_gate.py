@@ -153,7 +153,7 @@ class CommandGateNode(Node):  # type: ignore[misc]
         self.voice.note(SOURCES[source], Named(topics.ACTION_NAMES, action_A.tolist()))
         self._send(self.gate.decide(Command(action_A, stamp_ns, source), time.monotonic_ns()), word)
 
-    def _on_take_over(self, value: dict[str, Any]) -> None:
+    def _on_take_over(self, value: dict[str, object]) -> None:
         human = value.get("human") is True
         self.gate.take_over(human)
         overridden, self._overridden = self._overridden, None

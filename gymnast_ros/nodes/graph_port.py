@@ -38,7 +38,7 @@ ANSWER_S = 15.0
 RESEND_S = 2.0
 """Setting parameters may be repeated, so it is."""
 
-Progress = Callable[[dict[str, Any]], None]
+Progress = Callable[[dict[str, object]], None]
 Self = TypeVar("Self", bound="GraphPort")
 
 
@@ -159,7 +159,7 @@ class GraphPort:
         pending = self.ask(request)
         run = "" if pending.first is None else pending.first.message
 
-        def listener(status: dict[str, Any]) -> None:
+        def listener(status: dict[str, object]) -> None:
             if progress is not None and status.get("run_id") == run:
                 progress(status)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -46,7 +45,7 @@ class MarkedJson:
         self.publisher = node.create_publisher(String, topic, quality)
         self._marker = Marker(keyring.key, topic)
 
-    def publish(self, value: Mapping[str, Any]) -> None:
+    def publish(self, value: Mapping[str, object]) -> None:
         """Mark and send."""
         mark = self._marker.mark(messages.to_json(value).data.encode())
         self.publisher.publish(messages.to_json({**value, FIELD: mark}))
@@ -77,7 +76,7 @@ def listen_json(
     node: Node,
     keyring: Keyring,
     topic: str,
-    callback: Callable[[dict[str, Any]], object],
+    callback: Callable[[dict[str, object]], object],
     quality: QoSProfile,
     *,
     max_age_ns: int | None = None,
@@ -97,7 +96,7 @@ def listen_json(
     return checker
 
 
-def unmarked(message: String) -> dict[str, Any]:
+def unmarked(message: String) -> dict[str, object]:
     """Return a marked JSON object as anybody may read it, unchecked.
 
     Raises:

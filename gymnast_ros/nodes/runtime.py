@@ -40,14 +40,14 @@ class LatchedJson:
         self._publisher = node.create_publisher(String, topic, topics.LATCHED)
         self._last: dict[str, Any] | None = None
 
-    def publish(self, value: Mapping[str, Any]) -> None:
+    def publish(self, value: Mapping[str, object]) -> None:
         """Publish if it changed."""
         if dict(value) != self._last:
             self._last = dict(value)
             self._publisher.publish(messages.to_json(value))
 
 
-def own_name(name: str) -> dict[str, Any]:
+def own_name(name: str) -> dict[str, object]:
     """Arguments of a process's further nodes, so that `-r __node:=NAME` of the process renames its first node only.
 
     A rule of the node itself comes before those of the process (rcl's order, rcl_remap_name).

@@ -28,7 +28,7 @@ class NodeSettings:
     def declare(
         self,
         name: str,
-        default: Any,
+        default: object,
         description: str,
         *,
         low: float | None = None,
@@ -52,7 +52,7 @@ class NodeSettings:
         value = default if default != [] else Parameter.Type.STRING_ARRAY
         self._node.declare_parameter(name, value, descriptor)
 
-    def on_change(self, react: Callable[[Mapping[str, Any]], str]) -> None:
+    def on_change(self, react: Callable[[Mapping[str, object]], str]) -> None:
         """From now on ask react about values that are about to change, each one right in itself.
 
         Args:

@@ -104,7 +104,7 @@ class RobotWatch:
         written, jpeg = cv2.imencode(".jpg", image_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         return jpeg.tobytes() if written else b""
 
-    def _hear_gate(self, status: dict[str, Any]) -> None:
+    def _hear_gate(self, status: dict[str, object]) -> None:
         self._said[topics.GATE_STATUS] = status
 
     def _hear(self, topic: str, message: String) -> None:

@@ -34,7 +34,7 @@ from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 
 LOG = logging.getLogger(__name__)
-Ended = Callable[[str, Mapping[str, Any], "Failure | None"], None]
+Ended = Callable[[str, Mapping[str, object], "Failure | None"], None]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class ArmJobs:
         values = {**self._status, "spool_entries": usage.entries, "spool_bytes": usage.bytes}
         return (2 if usage.full else 0), "spool full" if usage.full else str(self._status["state"]), values
 
-    def _begin(self, kind: str, ordered_by: str, job: Callable[[str], dict[str, Any]]) -> Began:
+    def _begin(self, kind: str, ordered_by: str, job: Callable[[str], dict[str, object]]) -> Began:
         run_id = self._worker.start(kind, partial(self._guarded, kind, ordered_by, job), self._end)
         if run_id is None:
             what, by = f"{self._worker.kind} {self._status['run_id']}", self._status["ordered_by"]
@@ -146,10 +146,10 @@ class ArmJobs:
         return Began(run_id)
 
     def _guarded(
-        self, kind: str, ordered_by: str, job: Callable[[str], dict[str, Any]], run_id: str
-    ) -> tuple[dict[str, Any], Failure | None]:
+        self, kind: str, ordered_by: str, job: Callable[[str], dict[str, object]], run_id: str
+    ) -> tuple[dict[str, object], Failure | None]:
         """Run a job in the worker; whatever happens, there is a result with its run id."""
-        fresh: dict[str, Any] = {"done": 0, "total": 0, "successes": 0, "message": "", "ordered_by": ordered_by}
+        fresh: dict[str, object] = {"done": 0, "total": 0, "successes": 0, "message": "", "ordered_by": ordered_by}
         self._set_status(state="running", kind=kind, run_id=run_id, **fresh)
         self._log.info(f"{kind} begins run={run_id}")
         result: dict[str, Any] = {
@@ -169,13 +169,13 @@ class ArmJobs:
             result["error"] = f"{failure.error}: {error}; the robot's log has the rest"
         return result, failure
 
-    def _end(self, run_id: str, outcome: tuple[dict[str, Any], Failure | None]) -> None:
+    def _end(self, run_id: str, outcome: tuple[dict[str, object], Failure | None]) -> None:
         result, failure = outcome
         self._topics.result(result)
         self._set_status(state="idle", instruction="", message=result["error"])
         self.ended(run_id, result, failure)
 
-    def _run_episode(self, asked: RunEpisode, run_id: str) -> dict[str, Any]:
+    def _run_episode(self, asked: RunEpisode, run_id: str) -> dict[str, object]:
         task, instruction = task_and_instruction(asked.instruction)
         plan = EpisodePlan(
             instruction, task, asked.seed, asked.scene, asked.temperature_seed, asked.record, asked.purpose
@@ -185,7 +185,7 @@ class ArmJobs:
         row = self._arm().run(plan, policy, self._worker.cancelled).to_json()
         return {"episode": {**row, "policy": ""} if plan.purpose in TRIALS else row}
 
-    def _evaluate(self, asked: Evaluate, run_id: str) -> dict[str, Any]:
+    def _evaluate(self, asked: Evaluate, run_id: str) -> dict[str, object]:
         started = time.monotonic()
         plan = EvaluationPlan(
             tuple(task_and_instruction(name) for name in asked.tasks), asked.seed_start, asked.seed_count, asked.scene,
@@ -285,7 +285,7 @@ class ArmJobs:
             )
         self._set_status(state="awaiting_label" if waiting else "running")
 
-    def _set_status(self, **changes: Any) -> None:
+    def _set_status(self, **changes: object) -> None:
         self._status = {**self._status, **changes}
         self._topics.status(self._status)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 CLOSED = ("estop", "stopped", "disarmed")
 """States of the gate in which somebody has to re-arm it."""
@@ -37,7 +36,7 @@ class Arming:
                 self._changed.wait(POLL_S)
         return not cancelled()
 
-    def hear(self, status: Mapping[str, Any]) -> None:
+    def hear(self, status: Mapping[str, object]) -> None:
         """Take note of the gate's status."""
         with self._changed:
             self._state, self.reason = str(status["state"]), str(status.get("reason", ""))

@@ -34,7 +34,7 @@ from gymnast_ros.uplink import (
 
 MOST_REFUSED = 8
 """Named in a report, the newest ones."""
-Ended = Callable[[str, Mapping[str, Any], "Failure | None"], None]
+Ended = Callable[[str, Mapping[str, object], "Failure | None"], None]
 
 MOST_STRAYS = 5
 """Named in the status: what lies among the episodes and is none."""
@@ -197,15 +197,15 @@ class BridgeJobs:
             ran=self.probation.ran, ran_ns=self.probation.ran_ns,
         )  # fmt: skip
 
-    def _begin(self, kind: str, job: Callable[[], Mapping[str, Any]]) -> Began:
+    def _begin(self, kind: str, job: Callable[[], Mapping[str, object]]) -> Began:
         run_id = self._workers[kind].start(kind, partial(self._guarded, kind, job), self._end)
         if run_id is None:
             raise RobotBusyError(f"busy with another {kind}; cancel it or wait")
         return Began(run_id)
 
     def _guarded(
-        self, kind: str, job: Callable[[], Mapping[str, Any]], run_id: str
-    ) -> tuple[dict[str, Any], Failure | None]:
+        self, kind: str, job: Callable[[], Mapping[str, object]], run_id: str
+    ) -> tuple[dict[str, object], Failure | None]:
         """Run a job in its worker; whatever happens, there is a result with its run id."""
         result: dict[str, Any] = {"run_id": run_id, "kind": kind, "ok": False, "error": ""}
         failure = None
@@ -217,7 +217,7 @@ class BridgeJobs:
             self._ports.log.error(f"{kind} failed run={run_id} error={error}")
         return result, failure
 
-    def _end(self, run_id: str, outcome: tuple[dict[str, Any], Failure | None]) -> None:
+    def _end(self, run_id: str, outcome: tuple[dict[str, object], Failure | None]) -> None:
         result, failure = outcome
         self._ports.result(result)
         self.ended(run_id, result, failure)
@@ -225,7 +225,7 @@ class BridgeJobs:
     def _end_adaptation(self, result: Mapping[str, Any], failure: Failure | None) -> None:
         self._end(result["run_id"], (dict(result), failure))
 
-    def _submit(self, asked: SubmitJob) -> dict[str, Any]:
+    def _submit(self, asked: SubmitJob) -> dict[str, object]:
         """Submit a job and pass its events on until it ends."""
         view = self._trainer.jobs.submit(asked.kind, asked.spec, asked.key)
         last: dict[str, Any] = {"job_id": view.job_id, "key": asked.key, "sequence": 0, "kind": "submitted"}
@@ -240,7 +240,7 @@ class BridgeJobs:
                 break
         return {"job_id": view.job_id, "last": last}
 
-    def _flush(self, asked: Flush) -> dict[str, Any]:
+    def _flush(self, asked: Flush) -> dict[str, object]:
         if not self._uplink.flush(asked.timeout_s):
             raise ConfigError(f"{self._spool.usage().entries} episodes still wait; is the trainer reachable?")
         return {"entries": 0}
@@ -275,7 +275,7 @@ def _trusted(settings: Values) -> TrustedKeys | None:
     return TrustedKeys.load(beside) if settings["identity"] and beside.is_file() else None
 
 
-def _plain(status: object) -> dict[str, Any]:
+def _plain(status: object) -> dict[str, object]:
     """JSON values of a status dataclass."""
     values: dict[str, Any] = json.loads(json.dumps(vars(status), default=str))
     return values

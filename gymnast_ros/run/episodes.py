@@ -21,7 +21,7 @@ from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
 from gymnast_ros.run.policy_source import ReplayPolicy
 from gymnast_ros.shadow import keep_episode
 
-Label = Callable[[Mapping[str, Any]], tuple[Outcome | None, str]]
+Label = Callable[[Mapping[str, object]], tuple[Outcome | None, str]]
 """Given the simulator's truth (empty on a real arm): outcome and labeller; outcome None discards the episode."""
 
 
@@ -193,7 +193,7 @@ class EpisodeRunner:
         labelled_by: str,
         reason: str,
         watcher: _Watcher,
-        seams: Mapping[str, Any],
+        seams: Mapping[str, object],
     ) -> str:
         """Make the recording durable and hand it to the spool; returns its id."""
         if recorder is None or recorder.episode_id is None or self._spool is None:

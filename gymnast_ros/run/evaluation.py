@@ -142,7 +142,7 @@ def summarise(rows: Sequence[EpisodeResult]) -> dict[str, Any]:
     return policies
 
 
-def write_result(path: Path, result: Mapping[str, Any]) -> None:
+def write_result(path: Path, result: Mapping[str, object]) -> None:
     """Write JSON so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.partial-{os.getpid()}")

@@ -135,5 +135,5 @@ def _check_checkpoints(order: Order) -> None:
         checked_id(name, "a checkpoint in an order")
 
 
-def _result(value: Any) -> dict[str, Any]:
+def _result(value: object) -> dict[str, object]:
     return dict(value) if isinstance(value, dict) else {"value": value}

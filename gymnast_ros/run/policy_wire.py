@@ -74,12 +74,12 @@ def chunk_of(arrays: Arrays, version: str) -> ActionChunk:
     return ActionChunk(arrays["actions"], version, trace, arrays.get("log_probs"))
 
 
-def state_of(rng: np.random.Generator | None) -> dict[str, Any] | None:
+def state_of(rng: np.random.Generator | None) -> dict[str, object] | None:
     """Return where a generator is, as JSON values; integers are as long as they are."""
     return None if rng is None else dict(rng.bit_generator.state)
 
 
-def generator_at(state: Mapping[str, Any] | None) -> np.random.Generator | None:
+def generator_at(state: Mapping[str, object] | None) -> np.random.Generator | None:
     """Return a generator that goes on from there."""
     if state is None:
         return None

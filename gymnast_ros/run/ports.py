@@ -33,6 +33,6 @@ class Values(Protocol):
 class Publish(Protocol):
     """Sends a JSON object on a topic."""
 
-    def __call__(self, value: Mapping[str, Any], /) -> None:
+    def __call__(self, value: Mapping[str, object], /) -> None:
         """Send."""
         ...

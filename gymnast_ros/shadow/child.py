@@ -60,7 +60,7 @@ def _checked(args: argparse.Namespace, out: IO[str]) -> ShadowReport:
     return replace(report, recorded=bool(recorded))
 
 
-def _print(out: IO[str], **values: Any) -> None:
+def _print(out: IO[str], **values: object) -> None:
     fields: Mapping[str, Any] = values
     out.write(json.dumps(fields) + "\n")
 

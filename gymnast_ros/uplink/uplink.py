@@ -7,7 +7,6 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from gymnast_client.link import Link
 from gymnast_client.waits import Waits
@@ -244,7 +243,7 @@ class Uplink:
             LOG.error("uplink_alarm detail=%s", text)
             self._notify("alarm", detail=text)
 
-    def _notify(self, kind: str, **data: Any) -> None:
+    def _notify(self, kind: str, **data: object) -> None:
         LOG.info("uplink_%s %s", kind, " ".join(f"{name}={value}" for name, value in data.items()))
         self._on_event(UplinkEvent(kind, data))
         with self._changed:

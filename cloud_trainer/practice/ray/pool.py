@@ -115,7 +115,7 @@ class RayPool:
             running[call] = _Judging(task.work, actor, task.imagined)
 
     def _submit_rollouts(
-        self, todo: deque[Work], unjudged: deque[_Task], running: dict[Any, _Task], version: str, shared: Any
+        self, todo: deque[Work], unjudged: deque[_Task], running: dict[Any, _Task], version: str, shared: object
     ) -> None:
         while todo and len(unjudged) < self.config.judge_backlog:
             busy = [task.actor for task in running.values() if not _judging(task)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.flows.scene_adaptation import SceneAdaptation, new_adaptation_id
@@ -172,7 +171,7 @@ class AdaptationHandlers:
         return flow
 
     def _acting(
-        self, who: Who, flow: SceneAdaptation, step: str, form: Mapping[str, Any]
+        self, who: Who, flow: SceneAdaptation, step: str, form: Mapping[str, object]
     ) -> AbstractContextManager[None]:
         asked = {"adaptation": flow.view.adaptation_id, "form": dict(form)}
         return self._trails.of(who.tenant).acting(who, f"adapt: {step}", asked)

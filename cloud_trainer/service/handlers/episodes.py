@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service.handlers.flows import Flows
@@ -107,7 +106,7 @@ class EpisodeHandlers:
         authorise(who, "look")
         return self._catalogue_of(who.tenant)
 
-    def story(self, who: Who, episode_id: str) -> tuple[list[dict[str, Any]], list[Node]]:
+    def story(self, who: Who, episode_id: str) -> tuple[list[dict[str, object]], list[Node]]:
         """Return every label an episode ever had, and everything that was made from it, oldest first."""
         authorise(who, "look")
         graph = self._trails.of(who.tenant).graph

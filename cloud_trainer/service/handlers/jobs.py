@@ -13,7 +13,7 @@ from gymnast_core.authority import Who, authorise
 from gymnast_core.job import JobEvent
 from gymnast_core.wire.errors import InvalidMessageError, NotFoundError, NotPermittedError, QuotaError
 
-JobCheck = Callable[[str, str, Mapping[str, Any]], None]
+JobCheck = Callable[[str, str, Mapping[str, object]], None]
 """Given tenant, kind and spec of a job that was asked for; raises GymnastError where it cannot run."""
 
 
@@ -104,7 +104,7 @@ class JobHandlers:
         return self._jobs.report(who.tenant, job_id, f"remote-{who.name}", list(events), end)
 
 
-def _check_own(who: Who, kind: str, spec: Mapping[str, Any]) -> None:
+def _check_own(who: Who, kind: str, spec: Mapping[str, object]) -> None:
     offer_to = spec.get("offer_to", [])
     if not isinstance(offer_to, list) or not all(isinstance(name, str) and name for name in offer_to):
         raise InvalidMessageError(f"offer_to must be a list of robots' names, got {str(offer_to)[:80]!r}")

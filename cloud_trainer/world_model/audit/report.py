@@ -149,7 +149,7 @@ def _with_nan(kind: type[AuditReport] | type[OutcomeReport], values: Mapping[str
     return {name: MISSING if value is None and name in numbers else value for name, value in values.items()}
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -118,7 +117,7 @@ def _holds_part(folders: list[str], files: list[str]) -> bool:
     return any(name in files for name in _PARTS) or any(re.fullmatch(r"images\d+", name) for name in folders)
 
 
-def _actions(content: Any, folder: Path, info: SourceInfo) -> FloatArray:
+def _actions(content: object, folder: Path, info: SourceInfo) -> FloatArray:
     """policy_out.pkl is a list of dicts with "actions", in older data a list of arrays."""
     if info.actions is ActionKind.TEXT_ONLY and isinstance(content, list):
         return np.zeros((len(content), 0), np.float32)
@@ -137,7 +136,7 @@ def _actions(content: Any, folder: Path, info: SourceInfo) -> FloatArray:
     return np.stack(vectors).astype(np.float32)
 
 
-def _array(content: Any, key: str, folder: Path) -> FloatArray:
+def _array(content: object, key: str, folder: Path) -> FloatArray:
     value = content.get(key) if isinstance(content, dict) else None
     if not isinstance(value, np.ndarray) or value.ndim != 2 or value.shape[1] < 7:
         raise CorruptError(f"{folder}/obs_dict.pkl has no (T, 7) array {key!r}")

@@ -78,7 +78,7 @@ def choose(
     return Columns(feature, indices, chosen)
 
 
-def _split(declared: str | None, features: Mapping[str, Any], default: str) -> tuple[str, str]:
+def _split(declared: str | None, features: Mapping[str, object], default: str) -> tuple[str, str]:
     """Feature and columns of a declaration."""
     if declared is None:
         return default, ""
@@ -116,11 +116,11 @@ def _width(feature: Mapping[str, Any]) -> int:
     return math.prod(int(side) for side in feature.get("shape", ()))
 
 
-def _names(feature: Mapping[str, Any]) -> tuple[str, ...]:
+def _names(feature: Mapping[str, object]) -> tuple[str, ...]:
     """Names of the columns, however they are nested; empty when their number is not that of the columns."""
     flat: list[str] = []
 
-    def collect(found: Any) -> None:
+    def collect(found: object) -> None:
         if isinstance(found, str):
             flat.append(found)
         elif isinstance(found, (list, tuple)):
@@ -134,7 +134,7 @@ def _names(feature: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(flat) if len(flat) == _width(feature) else ()
 
 
-def gripper_bounds(statistics: Mapping[str, Any], columns: Columns) -> tuple[float, float] | None:
+def gripper_bounds(statistics: Mapping[str, object], columns: Columns) -> tuple[float, float] | None:
     """Least and largest gripper of meta/stats.json; None when it does not say."""
     found = statistics.get(columns.feature)
     if not isinstance(found, Mapping):

@@ -101,10 +101,10 @@ class _Allowed:
     def __init__(self, make: Callable[..., Any]) -> None:
         object.__setattr__(self, "_make", make)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         raise CorruptError(f"the file tries to set {name!r} on a permitted constructor; refused")
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> Any:
         return self._make(*args)
 
 
@@ -118,7 +118,7 @@ class _Marker:
     def __init__(self, value: Any) -> None:
         object.__setattr__(self, "value", value)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         raise CorruptError(f"the file tries to set {name!r} on what is fixed; refused")
 
 
@@ -155,7 +155,7 @@ class _Array:
         self.value = flat.reshape(tuple(int(n) for n in shape), order="F" if fortran else "C").copy()
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+def _from_buffer(raw: object, dtype: object, shape: object, order: object) -> _Array:
     """An array as numpy writes it at protocol 5."""
     array = _Array()
     array.__setstate__((1, shape, dtype, order == "F", bytes(raw) if isinstance(raw, bytes | bytearray) else raw))
@@ -169,7 +169,7 @@ def _scalar(dtype: Any, raw: Any) -> Any:
     return np.frombuffer(data, dtype.resolved())[0]
 
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+def _encode(text: object, encoding: object = "latin1") -> bytes:
     """_codecs.encode, as Python 2 byte strings are pickled."""
     if encoding != "latin1" or not isinstance(text, str):
         raise CorruptError(f"_codecs.encode of {type(text).__name__} to {encoding!r} is refused")
@@ -221,7 +221,7 @@ class _Restricted(pickle.Unpickler):
             )
         return _ALLOWED[module, name]
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: object) -> Any:
         return self._persistent(pid)
 
 
@@ -257,7 +257,7 @@ class _Plain:
         self._done: dict[int, Any] = {}
         self._open: set[int] = set()
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: object) -> Any:
         if isinstance(value, _Array):
             return value.value
         if isinstance(value, _DType):

@@ -161,7 +161,7 @@ def _statistics(folders: Sequence[Path], settings: Mapping[str, Any]) -> tuple[d
     return statistics, found[0] if found else folders[-1] / "config.json"
 
 
-def _choose_key(statistics: Mapping[str, Any], wanted: str, path: Path, *, own: bool) -> str:
+def _choose_key(statistics: Mapping[str, object], wanted: str, path: Path, *, own: bool) -> str:
     """The dataset whose statistics are meant; what was learned before this folder's own training is never guessed."""
     if wanted:
         if wanted not in statistics:
