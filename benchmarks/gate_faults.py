@@ -26,7 +26,7 @@ from benchmarks.audit_faults import GOOD, PAINTED, TOLD, Obeys, collected, dream
 from cloud_trainer.jobs.calibrate import PARTS_OF, SIZES, calibrate_gate
 from cloud_trainer.jobs.calibrated import GATES, calibrated_bounds
 from cloud_trainer.jobs.gates import practice_bounds
-from cloud_trainer.jobs.scene_trust import LEAST_SUCCESSES, scene_gates
+from cloud_trainer.jobs.scene import LEAST_SUCCESSES, scene_gates
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.audit.audit import audit, require_no_worse
 from cloud_trainer.world_model.audit.cases import AuditCase, imagine_cases

@@ -54,8 +54,6 @@ MOST_DIFFERENT = 900
 """Start states that the episodes of a seed are begun from; after so many they come again."""
 ROBOT_S = 1800.0
 FILMS = ("old", "new")
-MODES = ("full", "lora")
-"""What of a policy is trained: what its checkpoint is, or a fresh adapter that travels without its parent."""
 
 
 @dataclass
@@ -73,7 +71,7 @@ class SceneEngine:
         config: of the training job; its bounds, scene_episodes and check are those of the trust check too.
         rule: of the canary; declared before it.
         guard_pairs: of each other task, after a win; 0 looks at none.
-        modes: what of the policy is trained.
+        modes: what of the policy is trained: what its checkpoint is, or an adapter that travels without its parent.
         price_per_hour: of this trainer, for budgets in money.
         allowed: what requests may reach outside the trainer, see gymnast_core.job.REACHES; config may anything.
         offer: offers a checkpoint of the shelf to one robot; asked before its canary, which a person approved.

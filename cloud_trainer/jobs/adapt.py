@@ -17,7 +17,7 @@ from cloud_trainer.jobs.gates import Passed, require_gates, starts_within
 from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
 from cloud_trainer.jobs.practice import clips_for, frame_sizes, grpo_config, lineage_of, practice_judge, result_of
 from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
-from cloud_trainer.jobs.scene_trust import SceneEpisodes, check_scene, divide, scene_gates
+from cloud_trainer.jobs.scene import SceneEpisodes, check_scene, divide, scene_gates
 from cloud_trainer.jobs.splits import split_of
 from cloud_trainer.practice.pieces import Ground
 from cloud_trainer.practice.ray.cluster import require_ray

@@ -30,7 +30,7 @@ KEPT = frozenset({"episodes", "pictures", "lag", "frame_lag", "trusted_steps", "
 """Bounds that are no measurement of a model, or whole steps."""
 KEPT_IN_SCENES = frozenset({"change_recall"})
 """Bounds that a measurement at home says too little of: how well coloured pixels are followed goes by a scene's colours
-and light, see scene_trust.CHANGE_RECALL."""
+and light, see scene.CHANGE_RECALL."""
 
 
 def require_enough(held_out: Sequence[Episode]) -> None:

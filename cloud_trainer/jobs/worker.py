@@ -21,10 +21,9 @@ from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.memory import yield_first
-from cloud_trainer.jobs.preview import preview
 from cloud_trainer.jobs.replay import replay
 from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
-from cloud_trainer.jobs.scene_trust import trust
+from cloud_trainer.jobs.scene import preview, trust
 from cloud_trainer.progress import CancelledError, ProgressEvent
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.jobs import JobResult, kind_of, spec_of

@@ -16,7 +16,7 @@ from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.calibrated import calibrated_bounds, write_bounds
 from cloud_trainer.jobs.runner import Recorded
-from cloud_trainer.jobs.scene_trust import divide
+from cloud_trainer.jobs.scene import divide
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow

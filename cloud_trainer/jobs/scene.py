@@ -1,6 +1,6 @@
-"""The trust check of one scene: the page asks it before an operator decides, training asks the very same again.
+"""What an operator looks at in one scene: the trust check before training, and the preview before the canary.
 
-The same episodes (by id), judge, bounds, overrides and seed; what differs is which process reads them, and from where.
+Training asks the very same trust check again: the same episodes (by id), judge, bounds, overrides and seed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cloud_trainer.film import film
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import Gates, Passed, measure_gates, practice_bounds, require_gates
 from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.practice import practice_judge
 from cloud_trainer.jobs.scene_amounts import MOST_HERE, TRACKER_EPISODES
-from cloud_trainer.progress import Progress, silent
-from cloud_trainer.world_model.compact.data import clips_of
+from cloud_trainer.practice.imagine import imagine_from
+from cloud_trainer.progress import Progress, ProgressEvent, silent
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import World, load_world
+from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.jobs import AdaptSettings
 from gymnast_core.jobs.audit import SCENE_PARTS, AuditConfig
-from gymnast_core.jobs.scene import TrustResult, TrustSpec
+from gymnast_core.jobs.scene import PreviewResult, PreviewSpec, TrustResult, TrustSpec
 from gymnast_core.judge import Judge
+from gymnast_core.policies import load_policy
 from gymnast_core.types import Episode, Outcome
 
 SAME_LOOK = 1.4
@@ -36,6 +40,8 @@ table is dark, and frozen objects, 0.24 at most (benchmarks/gate_faults_cpu2_202
 LEAST_SUCCESSES = 5
 """With fewer real ones, missed successes cannot be measured, and are not asked for: the worst it does then is
 to reward nothing. That it makes none up is asked in any case."""
+FILMS = ("old", "new")
+"""Of the policy in force, and of the candidate."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,29 @@ def trust(job: Job[TrustSpec]) -> TrustResult:
     except NotTrustedError as refusal:
         ok, reason = not config.check, f"{refusal}"
     return TrustResult(ok=ok, reason=reason, figures=figures, checked=tuple(chosen.checked))
+
+
+def preview(job: Job[PreviewSpec]) -> PreviewResult:
+    """Imagine both policies in a scene: old.webp and new.webp in the job's folder.
+
+    Raises:
+        ConfigError: the captured episode is not here any more.
+    """
+    spec = job.spec
+    home = load_world(job.checkpoints["world_model"], spec.config.dream)
+    start = next((entry for entry in job.episodes if entry.episode_id == spec.start), None)
+    if start is None:
+        raise ConfigError(f"the captured start {spec.start} was withdrawn meanwhile; begin a new adaptation")
+    episodes = load_episodes(job, len(job.episodes), home.image_size)
+    chosen = divide(episodes, robot=spec.robot, scene=spec.scene, instruction=spec.instruction, checked=spec.checked)
+    world = home.in_scene(clips_of(chosen.here, home.image_size), seed=spec.seed)
+    captured = read_episode(start.path, image_size=(world.image_size, world.image_size))
+    starts = starts_of(clips_of([captured], world.image_size))
+    for number, (name, kind) in enumerate(zip(FILMS, ("policy", "candidate"), strict=True)):
+        rollouts = imagine_from(world, starts, load_policy(job.checkpoints[kind]), seed=0)
+        (job.folder / f"{name}.webp").write_bytes(film(rollouts.frames_BFHWC[0]))
+        job.progress(ProgressEvent("preview", number + 1, len(FILMS)))
+    return PreviewResult(folder=str(job.folder))
 
 
 def _first(episode: Episode) -> Any:
