@@ -82,6 +82,18 @@ class DemoConfig:
         base = BASE_POLICIES[self.policy]
         return {"policy": self.checkpoints / base, **{k: self.checkpoints / k for k in ("world_model", "judge")}}
 
+    def check_checkpoints(self) -> None:
+        """Refuse a folder that lacks what the run starts from.
+
+        Raises:
+            ConfigError: names what is missing and what makes it.
+        """
+        if missing := [path.name for path in self.kinds.values() if not path.is_dir()]:
+            raise ConfigError(
+                f"--checkpoints {self.checkpoints} has no {' and no '.join(missing)}; "
+                f"gymnast pretrain --policy {self.policy} --out {self.checkpoints} makes what is missing"
+            )
+
     def smoke(self) -> DemoConfig:
         """Return the same path, minutes smaller: it shows that everything runs, not that it helps."""
         less = {"grpo_iterations": 2, "groups": 4, "check": False}

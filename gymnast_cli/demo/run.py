@@ -43,8 +43,11 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
     """Run the whole loop and return its folder, with result.json and report.html.
 
     Raises:
+        ConfigError: a checkpoint to start from is missing.
         GymnastError: a stage failed; what was measured before stays in result.json.
     """
+    if not config.from_scratch:
+        config.check_checkpoints()
     folder = config.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder.mkdir(parents=True)
     console.print(f"Run folder: {folder}")
