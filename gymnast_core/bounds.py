@@ -24,14 +24,17 @@ def parsed_json(text: str, what: str, most: int) -> Any:
 
     Raises:
         CorruptError: longer, not JSON, nested deeper than MAX_DEPTH, or with a value that cannot be passed on: NaN, an
-            infinity, a number of more than 40 digits, half of a surrogate pair.
+            infinity, a number of more than 40 digits, half of a surrogate pair, a zero byte.
     """
     if len(text) > most:
         raise CorruptError(f"{what} of {len(text)} characters; at most {most} are accepted")
     try:
         value = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_refused)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
+            plain = json.dumps(value, ensure_ascii=False)
+            plain.encode()
+            if "\\u0000" in plain.replace("\\\\", ""):
+                raise CorruptError(f"{what} holds a zero byte, which no database keeps")
     except UnicodeEncodeError as error:
         raise CorruptError(f"{what} holds half of a character: {error.reason}") from error
     except (ValueError, RecursionError) as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from gymnast_core.text import one_line
+
 State = Literal["ok", "warning", "fault"]
 
 
@@ -23,3 +25,8 @@ class Finding:
     state: State
     what: str
     remedy: str = ""
+
+    def __post_init__(self) -> None:
+        """Names of files are others' words: each finding is one line."""
+        object.__setattr__(self, "what", one_line(self.what))
+        object.__setattr__(self, "remedy", one_line(self.remedy))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.evaluation.sequential import SequentialRule
+from gymnast_core.evaluation.sequential import MOST_ALPHA_PROMOTE, SequentialRule
 from gymnast_core.jobs import ImproveSettings
 from gymnast_core.seeds import block
 from gymnast_core.settings import Count, Positive, Says, Settings, Texts
@@ -54,7 +54,7 @@ class CanaryRule(Settings):
 
     where: ClassVar[str] = "canary"
 
-    alpha_promote: Rate = 0.025
+    alpha_promote: Annotated[float, Field(gt=0, le=MOST_ALPHA_PROMOTE)] = 0.025
     """Largest chance that a policy that is not better is ever promoted, shared by a round's candidates."""
     alpha_roll_back: Rate = 0.025
     """Largest chance that a policy that is not worse is ever rolled back as worse."""

@@ -23,7 +23,8 @@ from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import MetaStore
 from cloud_trainer.store.tables import CHECKPOINTS, ENTRIES, EPISODES, RECORD_EDGES, RECORD_ROLES, RECORDS
 from cloud_trainer.store.tenants import DEFAULT_TENANT, tenant_folder
-from gymnast_core.errors import GymnastError, StorageError
+from gymnast_core.episodes.messages import checked_id
+from gymnast_core.errors import ContractError, GymnastError, StorageError
 from gymnast_core.records.journal import read_chain
 from gymnast_core.records.manifest import Manifest
 
@@ -63,7 +64,12 @@ def bring_in(folder: Path, database: Database, meta: MetaStore, recorder: Record
 
 def left_behind(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yield what the first start will take in, with what is wrong with it; empty for what is sound."""
-    for home in _homes(folder).values():
+    try:
+        homes = _homes(folder)
+    except StorageError as error:
+        yield folder, str(error)
+        return
+    for home in homes.values():
         for name in (_GRAPH, *_CHAINS.values()):
             if (home / name).is_file():
                 try:
@@ -79,8 +85,21 @@ def left_behind(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _homes(folder: Path) -> dict[str, Path]:
     """The folder of every tenant that has one."""
-    others = {path.name: path for path in sorted((folder / "tenants").glob("*")) if path.is_dir()}
+    others = {path.name: path for path in sorted((folder / "tenants").glob("*")) if path.is_dir() and _is_tenant(path)}
+    inside = (home / name for home in (folder, *others.values()) for name in (_ASIDE, "console"))
+    for path in (folder / "tenants", *others.values(), *inside):
+        if path.is_symlink():
+            raise StorageError(f"{path} is a link, which may lead out of the trainer's folder; put there what it names")
     return {DEFAULT_TENANT: folder, **others}
+
+
+def _is_tenant(path: Path) -> bool:
+    """Whether a tenant may be called so; a folder of another name is nobody's, and `gymnast doctor` names it."""
+    try:
+        return checked_id(path.name, "tenant") == path.name
+    except ContractError:
+        LOG.warning("folder_of_no_tenant path=%a", str(path))
+        return False
 
 
 def _tenants(connection: sa.Connection, folder: Path) -> list[str]:

@@ -56,6 +56,8 @@ class Limits(Settings):
     """Episodes are refused (retry) when less than this is left on the disk."""
     json_bytes: AtLeastOne = 256 * 1024
     """Largest JSON document in a message."""
+    robot_jobs_per_hour: AtLeastOne = 60
+    """Jobs and adaptations that one robot may ask for within an hour."""
     manifest_bytes: AtLeastOne = 64 * _MIB
     """Largest manifest of a checkpoint; its lineage may name every episode."""
     waiting_jobs: AtLeastOne = 1000

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,14 +31,16 @@ from cloud_trainer.store.database import checked_url, damage_of
 from cloud_trainer.store.protocols import BlobStore
 from cloud_trainer.store.schema import HEAD, require_readable, revision_of, unknown_columns
 from cloud_trainer.store.tables import CHECKPOINTS, EPISODES, METADATA, RECORDS, RELEASES
+from gymnast_core.episodes.messages import checked_id
 from gymnast_core.episodes.spool import file_digest
-from gymnast_core.errors import ConfigError, CorruptError, GymnastError, OccupiedError, StorageError
+from gymnast_core.errors import ConfigError, ContractError, CorruptError, GymnastError, OccupiedError, StorageError
 from gymnast_core.finding import Finding, State
 
 _SOON_DAYS = 30.0
 _WEEK_S = 7 * 86_400
 _NAMED = 5
 _BACKUP = "restore it from a backup"
+_OWN = "look where it comes from, and move it out of the folder"
 
 
 def examine(config: ServiceConfig, *, deep: bool = False) -> Iterator[Finding]:
@@ -56,6 +59,7 @@ def examine(config: ServiceConfig, *, deep: bool = False) -> Iterator[Finding]:
         raise ConfigError(f"{folder} is no trainer's folder; name the one given to `gymnast serve --folder`")
     yield from _disk(config)
     yield from _certificates(folder)
+    yield from _strange(folder)
     try:
         lock = FolderLock(folder)
     except ConfigError:
@@ -87,7 +91,7 @@ def _certificates(folder: Path) -> Iterator[Finding]:
                 "server/cert.pem": "restart the trainer, which renews it"}  # fmt: skip
     for name, remedy in renewals.items():
         try:
-            left = days_left((folder / name).read_bytes())
+            left = days_left(_plain_bytes(folder / name))
         except FileNotFoundError:
             lost = name.startswith("ca/") or (folder / "server").is_dir()
             yield Finding("certificates", "fault" if lost else "ok", f"{name} is not there", _BACKUP if lost else "")
@@ -104,8 +108,23 @@ def _certificates(folder: Path) -> Iterator[Finding]:
 
 
 def _same(one: Path, other: Path) -> bool:
-    first, second = (x509.load_pem_x509_certificate(path.read_bytes()) for path in (one, other))
+    try:
+        first, second = (x509.load_pem_x509_certificate(_plain_bytes(path)) for path in (one, other))
+    except (ValueError, OSError):
+        return False
     return first == second
+
+
+def _plain_bytes(path: Path) -> bytes:
+    """Read a file; a pipe in its place would never end.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: it is no plain file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is no plain file")
+    return path.read_bytes()
 
 
 @contextmanager
@@ -245,6 +264,23 @@ def _logs(connection: sa.Connection) -> Iterator[Finding]:
             yield Finding("log", "ok", f"{count} {name} of tenant {tenant}, every hash fits")
         except CorruptError as error:
             yield Finding("log", "fault", str(error), _BACKUP)
+
+
+def _strange(folder: Path) -> Iterator[Finding]:
+    """What lies where a trainer keeps its files and is none of its own: links, pipes, folders of no tenant's name."""
+    wanted = [folder / name for name in ("lock", "store.db", "ca", "server", "tenants", "console")]
+    tenants = sorted((folder / "tenants").glob("*")) if (folder / "tenants").is_dir() else []
+    homes = [path / "before-0.2" for path in (folder, *tenants)]
+    for path in (*wanted, *tenants, *homes, *sorted((folder / "server").glob("*.pem"))):
+        if path.is_symlink():
+            yield Finding("folder", "fault", f"{path} is a link; it leads out of the trainer's folder", _OWN)
+        elif path.exists() and not path.is_file() and not path.is_dir():
+            yield Finding("folder", "fault", f"{path} is neither a file nor a folder", _OWN)
+    for path in tenants:
+        try:
+            checked_id(path.name, "tenant")
+        except ContractError:
+            yield Finding("folder", "warning", f"{path} is the folder of no tenant: none is called so", _OWN)
 
 
 def _left_behind(folder: Path) -> Iterator[Finding]:

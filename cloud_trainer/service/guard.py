@@ -17,6 +17,7 @@ from cloud_trainer.service import metrics
 from cloud_trainer.service.admission import CALL, HEALTH, STREAM, CallSlots, Patience
 from cloud_trainer.service.auth import authorise_call
 from cloud_trainer.service.config import ServiceConfig
+from cloud_trainer.service.storable import storable
 from gymnast_core.errors import GymnastError, StorageError
 from gymnast_core.text import one_line
 from gymnast_core.wire.channel import ERROR_KEY, FIELDS_KEY, REQUEST_ID_KEY
@@ -119,6 +120,8 @@ class Guard(grpc.ServerInterceptor):
         def called(requests: Iterator[_Request], context: grpc.ServicerContext) -> Iterator[_Reply]:
             peer = authorise_call(method, self._caller(context))
             with self._slots.slot(peer, kind, method):
+                if ours:
+                    requests = map(storable, requests)
                 request = self._first(requests, context) if one else requests
                 answer = behaviour(request, peer, context) if ours else behaviour(request, context)
                 if handler.response_streaming:

@@ -157,7 +157,7 @@ class Publisher:
     def _from_shelf(self, tenant: str, checkpoint_id: str) -> CheckpointRow | None:
         """Take in a checkpoint that the trainer keeps and never published; None when there is none of this id."""
         shelf = None if self._shelves is None else self._shelves(tenant)
-        if shelf is None or "/" in checkpoint_id or not (shelf / checkpoint_id / MANIFEST_NAME).is_file():
+        if shelf is None or {"/", "\0"} & set(checkpoint_id) or not (shelf / checkpoint_id / MANIFEST_NAME).is_file():
             return None
         manifest, weights = read_checkpoint(shelf / checkpoint_id)
         copy = self._staging / f"shelf-{manifest.id}-{secrets.token_hex(8)}"

@@ -40,6 +40,7 @@ from cloud_trainer.service.ingest import Ingest
 from cloud_trainer.service.lock import FolderLock
 from cloud_trainer.service.methods import grpc_server
 from cloud_trainer.service.orders import RobotOrders
+from cloud_trainer.service.pace import RobotPace
 from cloud_trainer.service.policy import PolicyServicer
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.reach import BlobReach
@@ -255,7 +256,7 @@ class Service:
 
     def _handlers(self, folder: Path) -> Handlers:
         wake = self._workers._wake if self._workers else self._wake
-        flows = Flows(folder / "console")
+        flows, pace = Flows(folder / "console"), RobotPace(self.config.limits.robot_jobs_per_hour)
         robots = RobotHandlers(self.robots, self.orders, self.words, self.meta)
         checkpoints = CheckpointHandlers(folder, self.meta, self.blobs, self.publisher, self.trails, robots, flows)
         return Handlers(
@@ -263,8 +264,8 @@ class Service:
             robots=robots,
             checkpoints=checkpoints,
             episodes=EpisodeHandlers(self.meta, self.trails, flows, self.episodes_of),
-            jobs=JobHandlers(self.jobs, self.trails, self._check_job, wake, self.config.limits.waiting_jobs),
-            adaptations=AdaptationHandlers(flows, robots, self.trails),
+            jobs=JobHandlers(self.jobs, self.trails, self._check_job, wake, self.config.limits.waiting_jobs, pace),
+            adaptations=AdaptationHandlers(flows, robots, self.trails, pace),
             trials=TrialHandlers(flows, robots, checkpoints, self.trails),
             loops=LoopHandlers(flows, robots, self.trails),
             log=LogHandlers(self.trails, self.ledgers),

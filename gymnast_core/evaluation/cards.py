@@ -79,6 +79,7 @@ class ResultCard(DeclaredPlan, PairFigures, total=False):
     """Everything needed to believe or to repeat the result of a blinded trial."""
 
     decision: str
+    looser: list[str]
     by_task: dict[str, PairFigures]
     difference_note: str
     pairs: list[FinishedPair]

@@ -52,6 +52,10 @@ class Decision(str, enum.Enum):
         return self is not Decision.CONTINUE
 
 
+MOST_ALPHA_PROMOTE = 0.1
+"""No trial that somebody begins promotes by chance more often."""
+
+
 @dataclass(frozen=True)
 class SequentialRule:
     """The promotion rule of a trial; declared before its first pair.
@@ -81,6 +85,26 @@ class SequentialRule:
             raise ConfigError(f"worthwhile must lie in (0, 1), got {self.worthwhile}")
         if not 1 <= self.min_pairs <= self.max_pairs:
             raise ConfigError(f"need 1 <= min_pairs <= max_pairs, got {self.min_pairs} and {self.max_pairs}")
+
+    def require_strict(self) -> None:
+        """Return if somebody may declare this rule for a trial.
+
+        Raises:
+            ConfigError: it would promote by chance; the message names the setting and its bound.
+        """
+        if self.alpha_promote > MOST_ALPHA_PROMOTE:
+            raise ConfigError(
+                f"alpha_promote {self.alpha_promote} lets a policy win by chance that often; at most "
+                f"{MOST_ALPHA_PROMOTE} may be declared (usual is {SequentialRule.alpha_promote})"
+            )
+
+    def looser(self) -> list[str]:
+        """Return in what this rule promotes more easily than the usual one: "alpha_promote 0.1, usual is 0.025"."""
+        usual = SequentialRule()
+        loose = {
+            "alpha_promote": self.alpha_promote > usual.alpha_promote, "min_pairs": self.min_pairs < usual.min_pairs
+        }  # fmt: skip
+        return [f"{name} {getattr(self, name):g}, usual is {getattr(usual, name):g}" for name in loose if loose[name]]
 
     def to_json(self) -> dict[str, float]:
         """Return the rule as JSON values."""

@@ -16,7 +16,7 @@ from typing import cast
 
 from gymnast_core.errors import ConfigError, NotPossibleError
 from gymnast_core.evaluation.cards import BlindedTrial, FinishedPair, PairFigures, ResultCard, SetAsidePair
-from gymnast_core.evaluation.sequential import Decision, HarmRule, confidence_sequence
+from gymnast_core.evaluation.sequential import Decision, HarmRule, SequentialRule, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
 from gymnast_core.evaluation.trial_order import candidate_first, commitment_of
 from gymnast_core.evaluation.trial_plan import TrialPlan
@@ -224,6 +224,7 @@ class Trial:
         card = cast(ResultCard, {**self.plan.to_json(), **_figures(self.counts)})
         card |= {
             "decision": self._decision.value,
+            "looser": self.plan.rule.looser() if isinstance(self.plan.rule, SequentialRule) else [],
             "by_task": {name: _figures(counts) for name, counts in self.counts_by_task.items() if counts.n},
             "difference_note": "95 % interval that stays valid under peeking (betting confidence sequence)",
             "pairs": self._done,

@@ -96,8 +96,8 @@ def test_failed_job_says_why_and_exits_with_one(stack: Stack, gymnast: Run) -> N
 def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     settings = {
         "name": "first", "world_model": "world_model-0", "judge": "judge-0", "rounds": 1,
-        "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 5, "evaluation": 3, "grpo_iterations": 1,
-        "job": {"most_episodes": FAILS}, "canary": {"alpha_promote": 0.5, "min_pairs": 1}, "replayed": 1,
+        "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 15, "evaluation": 3, "grpo_iterations": 1,
+        "job": {"most_episodes": FAILS}, "canary": {"alpha_promote": 0.1, "min_pairs": 1}, "replayed": 1,
     }  # fmt: skip
     path = tmp_path / "loop.json"
     path.write_text(json.dumps(settings))
@@ -117,8 +117,8 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     assert history["base_policy"] == stack.base
     assert history["rounds"][0]["promoted"], history
     (canary,) = history["rounds"][0]["canary"]
-    assert (canary["decision"], canary["rule"]["max_pairs"]) == ("promote", 10)
-    assert canary["n"] <= 10
+    assert (canary["decision"], canary["rule"]["max_pairs"]) == ("promote", 30)
+    assert canary["n"] <= 30
     steps = list(json.loads(kept.read_text())["steps"])
     assert steps.index("1/canary/declare") < steps.index(f"1/canary/{canary['candidate']}")
     assert history["policy"] == read_manifest(SHIPPED).id

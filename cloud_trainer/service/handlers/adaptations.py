@@ -11,6 +11,7 @@ from cloud_trainer.flows.scene_adaptation import SceneAdaptation, new_adaptation
 from cloud_trainer.records.trail import Trails, overrides_in
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.handlers.robots import RobotHandlers
+from cloud_trainer.service.pace import RobotPace
 from gymnast_core.authority import Who, authorise
 from gymnast_core.errors import ConfigError
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
@@ -32,10 +33,11 @@ class AdaptationHandlers:
         flows: of the trainer.
         robots: whether one may be ordered about.
         trails: where actions are written down.
+        pace: how often a robot may begin one.
     """
 
-    def __init__(self, flows: Flows, robots: RobotHandlers, trails: Trails) -> None:
-        self._flows, self._robots, self._trails = flows, robots, trails
+    def __init__(self, flows: Flows, robots: RobotHandlers, trails: Trails, pace: RobotPace) -> None:
+        self._flows, self._robots, self._trails, self._pace = flows, robots, trails, pace
 
     def all(self, who: Who) -> list[SceneAdaptation]:
         """Return the adaptations the caller may follow, newest first: a robot its own alone."""
@@ -83,6 +85,7 @@ class AdaptationHandlers:
             raise NotPermittedError(f"robot {who.name!r} may have itself adapted alone, not {robot!r}")
         self._robots.ready(who, robot)
         self._flows.require_free(who.tenant, robot, beside="adaptation")
+        self._pace.take(who)
         adaptation_id = new_adaptation_id()
         asked = {"adaptation": adaptation_id, "robot": robot, "instruction": request.instruction}
         asked |= overrides_in(request.config)

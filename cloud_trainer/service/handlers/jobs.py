@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloud_trainer.records.trail import Trails, overrides_in
+from cloud_trainer.service.pace import RobotPace
 from cloud_trainer.store.protocols import JobEnd, JobRow, new_job_id
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.authority import Who, authorise
@@ -26,20 +27,27 @@ class JobHandlers:
         check: asked before a job is taken on.
         wake: set when there is work.
         most_waiting: of one tenant.
+        pace: how often a robot may ask.
     """
 
     def __init__(
-        self, jobs: SqlJobStore, trails: Trails, check: JobCheck, wake: threading.Event, most_waiting: int
+        self,
+        jobs: SqlJobStore,
+        trails: Trails,
+        check: JobCheck,
+        wake: threading.Event,
+        most_waiting: int,
+        pace: RobotPace,
     ) -> None:
         self._jobs, self._trails, self._check, self._wake = jobs, trails, check, wake
-        self._most_waiting = most_waiting
+        self._most_waiting, self._pace = most_waiting, pace
 
     def submit(self, who: Who, kind: str, spec: Mapping[str, Any], key: str) -> JobRow:
         """Create a job, or find the one with the same key.
 
         Raises:
             NotPermittedError: a robot asks for more than its own adaptation.
-            QuotaError: too many wait.
+            QuotaError: too many wait, or the robot asked for too many within the hour.
             GymnastError: it cannot run here.
         """
         authorise(who, "submit")
@@ -48,6 +56,7 @@ class JobHandlers:
             raise QuotaError(f"tenant {who.tenant!r} has {self._most_waiting} jobs waiting; let some run first")
         if (known := self._jobs.find(who.tenant, key)) is None:
             self._check(who.tenant, kind, spec)
+            self._pace.take(who)
             job_id = new_job_id()
             asked = {"job": job_id, "kind": kind, "key": key, **overrides_in(spec.get("config"))}
             with self._trails.of(who.tenant).committing(who, "submit", asked):

@@ -97,7 +97,9 @@ def rule_of(named: Mapping[str, Any]) -> SequentialRule:
     for name, value in named.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(f"{name} of the rule must be a number, got {str(value)[:80]!r}")
-    return SequentialRule(**named)
+    rule = SequentialRule(**named)
+    rule.require_strict()
+    return rule
 
 
 def _trial(view: ShownTrial) -> trials_pb2.Trial:
