@@ -129,9 +129,10 @@ def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str,
         name, details = (entry, {}) if isinstance(entry, str) else (_id_of(entry), dict(entry))
         outcome, by = str(details.get("outcome") or ""), str(details.get("labelled_by", ""))
         if outcome not in ("", said.get(name)):
-            label = label_record(known, name, number=numbers.get(name, 0), outcome=outcome, by=by)
-            labels += unmistaken(graph, [label])
-            newest[name], said[name] = labels[-1].id, outcome
+            labels.append(label_record(known, name, number=numbers.get(name, 0), outcome=outcome, by=by))
+            said[name] = outcome
+    labels = unmistaken(graph, labels)
+    newest |= {label.parents[0][1]: label.id for label in labels}
     _add_in_pages(graph, labels)
     members = sorted(set(newest.values()))
     parents = tuple(("holds", member) for member in members)
