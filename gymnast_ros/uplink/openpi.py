@@ -48,7 +48,7 @@ class OpenpiPolicy:
 
     Args:
         place: the server, and what its keys are.
-        deadline_s: longest wait for an answer.
+        deadline_s: longest wait for an answer, from when the question is packed.
 
     Raises:
         LinkLostError: nobody answers there.
@@ -61,7 +61,7 @@ class OpenpiPolicy:
         self._lock = threading.Lock()
         self._line = _Line(place, send_s=deadline_s)
         try:
-            self._chunk_length = place.settings.horizon or len(self._ask(self._black(), place.settings.greet_s))
+            self._chunk_length = place.settings.horizon or len(self._ask(pack(self._black()), place.settings.greet_s))
         except BaseException:
             self._line.close()
             raise
@@ -90,12 +90,11 @@ class OpenpiPolicy:
         rows = observation.batch_size
         if len(instruction) != rows:
             raise ContractError(f"{len(instruction)} instructions for a batch of {rows}")
+        asked = [pack(self._row(observation, row, text)) for row, text in enumerate(instruction)]
         until = time.monotonic() + self._deadline_s
         chunks = []
-        for row, text in enumerate(instruction):
-            frames = {name: np.asarray(images[row]) for name, images in observation.images.items()}
-            asked = request(self._place.settings, frames, observation.proprio_BP[row], text)
-            actions_KA = self._ask(asked, until - time.monotonic())
+        for data in asked:
+            actions_KA = self._ask(data, until - time.monotonic())
             if len(actions_KA) < self._chunk_length:
                 raise PolicyFailedError(
                     f"{self._place} answered with {len(actions_KA)} actions; {self._chunk_length} are executed: set a "
@@ -108,10 +107,14 @@ class OpenpiPolicy:
         """Hang up; safe to call twice."""
         self._line.close()
 
-    def _ask(self, asked: Message, within_s: float) -> FloatArray:
+    def _row(self, observation: Observation, row: int, instruction: str) -> Message:
+        frames = {name: np.asarray(images[row]) for name, images in observation.images.items()}
+        return request(self._place.settings, frames, observation.proprio_BP[row], instruction)
+
+    def _ask(self, data: bytes, within_s: float) -> FloatArray:
         """Send one request and read its answer; where anything is wrong, the connection is given up."""
         with self._lock:
-            return actions_from(self._place.settings, self._line.ask(pack(asked), within_s))
+            return actions_from(self._place.settings, self._line.ask(data, within_s))
 
     def _black(self) -> Message:
         """What a policy is asked before it acts: nobody moves by its answer, only its length counts."""

@@ -111,9 +111,10 @@ def _units(keys: Keys) -> FloatArray:
 def _image(keys: Keys, key: str, camera: str, frames: Mapping[str, ByteArray]) -> ByteArray:
     if camera and camera not in frames:
         raise ConfigError(f"openpi: {key} needs camera {camera!r}; this arm has {sorted(frames)}: name one, or none")
-    frame = frames[camera] if camera else np.zeros_like(next(iter(frames.values())))
-    if keys.size:
-        frame = resize_with_pad(frame, keys.size)
+    if camera:
+        frame = resize_with_pad(frames[camera], keys.size) if keys.size else frames[camera]
+    else:
+        frame = np.zeros((keys.size, keys.size, 3) if keys.size else next(iter(frames.values())).shape, np.uint8)
     return np.ascontiguousarray(frame.transpose(2, 0, 1)) if keys.channels_first else frame
 
 
