@@ -26,7 +26,7 @@ from websockets.http11 import Request, Response
 from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.types import ACTION_DIM
-from gymnast_core.web.server import HANDSHAKE_S, following_context
+from gymnast_core.web.server import following_context
 from gymnast_core.wire.address import Address, is_loopback, listen, plain_host
 from gymnast_core.wire.errors import InvalidMessageError, error_from_wire
 from gymnast_core.wire.gymnast.v1 import policy_pb2
@@ -41,7 +41,8 @@ CONNECTIONS = 16
 """Open at once; each may have two requests of MAX_BYTES in memory."""
 PING_S = 20.0
 """Between two pings; who answers none for as long is gone."""
-START_S = 15.0
+SETUP_S = START_S = 15.0
+"""How long a connection may take to be set up, and the port to open."""
 _WORDS = 500
 _QUIET = logging.getLogger(f"{__name__}.frames")
 _QUIET.setLevel(logging.CRITICAL)  # what a stranger sends is no news; what matters is logged here
@@ -137,10 +138,10 @@ class OpenpiServer:
     async def _run(self, listener: object) -> None:
         self._loop = asyncio.get_running_loop()
         tls = None if self._identity is None else following_context(self._identity)
-        handshake_s = None if tls is None else HANDSHAKE_S
+        handshake_s = None if tls is None else SETUP_S
         async with serve(
             self._converse, sock=listener, ssl=tls, compression=None, max_size=MAX_BYTES, max_queue=1,
-            open_timeout=HANDSHAKE_S, ping_interval=PING_S, ping_timeout=PING_S, server_header=None,
+            open_timeout=SETUP_S, ping_interval=PING_S, ping_timeout=PING_S, server_header=None,
             process_request=self._admit, logger=_QUIET, ssl_handshake_timeout=handshake_s,
         ) as self._server:  # fmt: skip
             self._ready.set()
@@ -197,7 +198,7 @@ class OpenpiServer:
         actions_KA = np.array(inferred.actions, np.float32).reshape(-1, ACTION_DIM)
         timing: dict[str, Value] = {"infer_ms": 1000 * (now - started)}
         return pack({
-            "actions": reply(keys, actions_KA), "state": proprio_P, "policy_timing": {"infer_ms": 1000 * (now - asked)},
+            "actions": reply(keys, actions_KA), "policy_timing": {"infer_ms": 1000 * (now - asked)},
             "server_timing": timing | ({"prev_total_ms": before_ms} if before_ms else {}),
         })  # fmt: skip
 

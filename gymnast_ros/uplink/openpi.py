@@ -31,7 +31,7 @@ from gymnast_core.wire.openpi.token import header
 LOG = logging.getLogger(__name__)
 MAX_REPLY_BYTES = 1 << 20
 """A thousand actions of 64 numbers, twice."""
-DIAL_S = 5.0
+DIAL_S = 15.0
 """How long a connection may take to be set up."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 5.0
 """Between two attempts to connect: doubled from the first to the longest."""

@@ -82,7 +82,7 @@ def test_it_greets_and_answers_as_the_policy_does(server, policy):
     local = policy.act(Observation(frames, proprio[None], np.zeros(1, np.int64)), ["lift the red cube"])
     np.testing.assert_allclose(first["actions"], local.actions_BKA[0], atol=1e-4)
     np.testing.assert_array_equal(first["actions"], second["actions"])
-    np.testing.assert_array_equal(first["state"], proprio)
+    assert set(first) == {"actions", "policy_timing", "server_timing"}  # a chunk broker takes row k of every array
     assert set(first["server_timing"]) == {"infer_ms"}
     assert second["server_timing"]["prev_total_ms"] > 0
 

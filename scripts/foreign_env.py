@@ -1,0 +1,55 @@
+"""Makes a throw-away environment with other people's packages, to test ours against the real ones; prints its Python.
+
+    python3 scripts/foreign_env.py openpi
+
+It is kept in ~/.cache/gymnast (or XDG_CACHE_HOME), under a digest of what is in it, and made anew where that changed.
+Ends with 1 and one line where the packages cannot be installed, e.g. without a network.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ENVIRONMENTS = {
+    # openpi-client 0.1.2 imports typing_extensions and does not declare it
+    "openpi": ("openpi-client==0.1.2", "openpi-server==0.1.0", "typing_extensions==4.16.0"),
+    "vla_eval": ("vla-eval==0.8.0",),
+}
+INSTALL_S = 900
+
+
+def main(name: str) -> int:
+    """Make one environment, or find it made; returns the exit code."""
+    packages = ENVIRONMENTS[name]
+    digest = hashlib.sha256(repr((packages, sys.version_info[:2])).encode()).hexdigest()[:8]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gymnast"
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"{name}-{digest}"
+    python, done = folder / "bin" / "python", folder / "complete"
+    with (cache / f"{name}-{digest}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes want it at once
+        if not done.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            venv.create(folder, with_pip=True)
+            command = [python, "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "20", *packages]
+            installed = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+            if installed.returncode:
+                reason = (installed.stderr.strip().splitlines() or ["pip ended without a word"])[-1]
+                print(f"{' '.join(packages)} could not be installed: {reason}", file=sys.stderr)
+                return 1
+            done.touch()
+    print(python)
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in ENVIRONMENTS:
+        sys.exit(f"usage: {sys.argv[0]} {'|'.join(ENVIRONMENTS)}")
+    sys.exit(main(sys.argv[1]))
