@@ -76,7 +76,8 @@ class Recorder:
         """
         graph = self.graph(tenant)
         if not graph.holds(manifest.id, manifest.kind):
-            prepare_checkpoint(graph, manifest)
+            if not self._database.in_transaction:  # inside one, others wait for what takes long: coming() has done it
+                prepare_checkpoint(graph, manifest)
             with self._database.transaction():
                 record_checkpoint(graph, manifest)
 
