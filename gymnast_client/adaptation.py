@@ -159,5 +159,4 @@ class Adaptation:
 
 def asked_for(view: AdaptationView) -> int:
     """How many more real episodes the trust check needs before it can decide; a few where it could, and refused."""
-    figures = view.trust.get("figures", {})
-    return max(whole(figures.get("needed", 0)) - whole(figures.get("real_episodes_here", 0)), 0) or FEW
+    return whole(view.trust.get("figures", {}).get("collect", 0)) or FEW

@@ -137,6 +137,7 @@ class AdaptationEngine(Protocol):
 
         Raises:
             ConfigError: a checkpoint is not here, or a setting does not exist.
+            NotTrustedError: it is known already that nothing it trains would be let through.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 Real episodes are recorded through the robot's own nodes and come back through the trainer's catalogue; the trust check,
 training and the preview are jobs of the trainer; the canary is a blinded trial on the robot.
+One class, and so a long file: everything that one adaptation asks of a robot and of a trainer.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from cloud_trainer.flows.arm_trials import FLUSH_S, STAGE_S, run_pairs
 from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
 from cloud_trainer.flows.job_following import Iterations, follow, run_job
 from cloud_trainer.flows.other_tasks import declared, guard_plan, other_tasks, reason_of
+from cloud_trainer.flows.scene_counts import of_job, too_few
 from cloud_trainer.flows.scene_records import SceneRecords, digest_of
 from cloud_trainer.flows.trials import TrialOrigin
 from cloud_trainer.jobs.shelf import Shelf
@@ -48,6 +50,7 @@ from gymnast_core.evaluation.trial import Trial, has_won
 from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.jobs import AdaptSettings
 from gymnast_core.json_values import JsonObject
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.seeds import take
 
 MOST_DIFFERENT = 900
@@ -94,11 +97,14 @@ class SceneEngine:
 
     def check(self, request: SceneRequest) -> None:
         """Return if its checkpoints are here and its settings exist."""
-        AdaptSettings.model_validate({**self.config, **request.config})
+        config = AdaptSettings.model_validate({**self.config, **request.config})
         check_reach(request.config, self.allowed)
         for name in filter(None, (request.world_model, request.judge)):
             self.shelf.path(name)
         other_tasks(self.catalogue, request.robot, request.instruction, request.other_tasks)
+        records = SceneRecords(self.catalogue, request.robot, request.scene or self.scene, request.instruction)
+        if refusal := records.refusal(config):
+            raise NotTrustedError(refusal)
 
     def capture(self, request: SceneRequest, folder: Path) -> CapturedScene:
         """Record one episode here; its first frame is the scene."""
@@ -151,18 +157,16 @@ class SceneEngine:
         """Dream the recorded episodes of this scene and measure: what training will ask again, of the same episodes."""
         request = self._request(folder)
         config, records = AdaptSettings(**request["config"]), SceneRecords.of(self.catalogue, request)
-        recorded, needed = len(records.labelled()), config.scene_episodes
-        if recorded < needed:
-            missing = needed - recorded
-            reason = f"{recorded} labelled episodes of this task here are too few to decide; collect {missing} more"
-            return Trust(False, reason, {"real_episodes_here": recorded, "needed": needed})
+        recorded, needed, overridden = len(records.labelled()), config.scene_episodes, "episodes" in config.overrides
+        if recorded < needed and not overridden:
+            return too_few(recorded, needed, read_manifest(self.shelf.path(request["judge"])))
         rows = records.to_look_at(config.most_episodes)
         spec = {**self._spec(request), "episodes": [row.episode_id for row in rows]}
         found = self._job("trust", spec, f"{folder.name}-trust-{digest_of(rows)}", folder, ended)
         if not found:
             return Trust(False, "the trust check was cancelled")
         self._note(folder, checked=found["checked"])
-        return Trust(found["ok"], found["reason"], {"needed": needed, **found["figures"]})
+        return of_job(found, needed, overridden=overridden)
 
     def train(self, mode: str, budget: Budget, folder: Path, emit: Emit, ended: Ended) -> Practised:
         """Submit an adapt job with this budget and follow it."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloud_trainer.jobs.scene_amounts import MOST_HERE, TRACKER_EPISODES
+from cloud_trainer.jobs.scene_amounts import MOST_HERE, TRACKER_EPISODES, cannot_tell, too_few_elsewhere
+from cloud_trainer.jobs.splits import split_of
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.evaluation.purpose import is_measurement
+from gymnast_core.jobs import AdaptSettings
 from gymnast_core.types import Outcome
 
+KINDEST = 0.5
+"""Rate of success at which the fewest starts show that nothing is lost; the job knows the true one."""
 LABELS = (Outcome.SUCCESS.value, Outcome.FAILURE.value)
 
 
@@ -40,6 +45,30 @@ class SceneRecords:
     def labelled(self) -> list[EpisodeRow]:
         """Labelled episodes of this task in this scene."""
         return [row for row in self._here(self._learnable()) if row.instruction == self.instruction]
+
+    def refusal(self, config: AdaptSettings) -> str:
+        """Say why an adaptation would be refused for what is recorded elsewhere; empty where it would not.
+
+        Where nothing is recorded elsewhere, nothing is asked; where this robot was in this scene before, its job knows
+        which of the episodes look otherwise, and asks the same before it practises.
+
+        Args:
+            config: of the job.
+        """
+        if not config.check or config.forgetting >= 1:
+            return ""
+        learnable = self._learnable()
+        elsewhere = [
+            row for row in learnable[-config.most_episodes :]
+            if row.outcome in LABELS and split_of(row.episode_id) != "world_model"
+        ]  # fmt: skip
+        if not elsewhere or self._here(learnable):
+            return ""
+        won = sum(row.outcome == Outcome.SUCCESS.value for row in elsewhere)
+        if won in (0, len(elsewhere)):
+            return cannot_tell(won, len(elsewhere) - won)
+        tasks = Counter(row.instruction for row in elsewhere)
+        return too_few_elsewhere({task: (n, KINDEST) for task, n in tasks.items()}, config.forgetting)
 
     def to_look_at(self, newest: int) -> list[EpisodeRow]:
         """What a trust check looks at, oldest first: the scene's newest, and some of the `newest` from elsewhere."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,12 @@ from cloud_trainer.practice.train import Anchor, Training
 from cloud_trainer.progress import ProgressEvent
 from cloud_trainer.world_model.compact.data import Clips, clips_of
 from cloud_trainer.world_model.worlds import World, load_world
+from gymnast_core.errors import NotTrustedError
 from gymnast_core.jobs import AdaptResult, AdaptSpec
 from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.jobs.spec import Remembered
 from gymnast_core.judge import Judge
 from gymnast_core.policies.trainable import LearningPolicy, load_trainable
-from gymnast_core.types import Episode
 
 
 def adapt(job: Job[AdaptSpec], *, clock: Callable[[], float] = time.monotonic) -> AdaptResult:
@@ -48,7 +48,8 @@ def adapt(job: Job[AdaptSpec], *, clock: Callable[[], float] = time.monotonic) -
         clock: monotonic seconds, for the time budget.
 
     Raises:
-        NotTrustedError: the dream does not agree with the scene's real episodes.
+        NotTrustedError: the dream does not agree with the scene's real episodes, or no candidate could pass the check
+            of what it forgets elsewhere.
         ConfigError: no episodes of this scene and instruction.
     """
     spec, config = job.spec, job.spec.config
@@ -64,6 +65,7 @@ def adapt(job: Job[AdaptSpec], *, clock: Callable[[], float] = time.monotonic) -
     there, passed = check_scene(home, judge, chosen, gates, job.folder, seed=spec.seed, progress=job.progress)
     if gates.check:
         require_gates(passed, gates)
+    memory = _memory(job, home, judge, chosen, steps)
     grpo = grpo_config(job)
     allowed = iterations_within(spec.rollouts, grpo.iterations, grpo.groups * grpo.group_size)
     training = _practise(
@@ -74,20 +76,34 @@ def adapt(job: Job[AdaptSpec], *, clock: Callable[[], float] = time.monotonic) -
     if not result.candidates:
         why = f"budget_s {spec.budget_s} did not last for one iteration; give more"
         return result.extended(AdaptResult, refused=why)
+    return result if memory is None else _remembering(job, memory, result)
+
+
+def _memory(
+    job: Job[AdaptSpec], home: World, judge: Judge, chosen: SceneEpisodes, steps: int
+) -> ForgettingCheck | None:
+    """The check of what is forgotten elsewhere, before practice; None where nothing is recorded there.
+
+    Raises:
+        NotTrustedError: it is known already that no candidate will be let through.
+    """
+    spec, config = job.spec, job.spec.config
     held_out = [episode for episode in chosen.others if split_of(episode.episode_id) != "world_model"]
-    return _remembering(job, home, judge, held_out, steps, result) if held_out else result
-
-
-def _remembering(
-    job: Job[AdaptSpec], home: World, judge: Judge, held_out: Sequence[Episode], steps: int, result: AdaptResult
-) -> AdaptResult:
-    """Offer the longest trained of (all, half, a quarter, ...) of the iterations that does not forget the rest."""
-    spec, config, candidates = job.spec, job.spec.config, result.candidates
+    if not held_out:
+        return None
     check = ForgettingCheck(
         home, judge, at_most(clips_for(held_out, "other scenes", home.image_size), config.forgetting_starts),
         job.checkpoints["policy"], steps=steps,
         adapted_to=spec.instruction, seed=spec.seed, device=config.device, cancelled=job.cancelled,
     )  # fmt: skip
+    if config.check and (refusal := check.refusal_beforehand(config.forgetting)):
+        raise NotTrustedError(refusal)
+    return check
+
+
+def _remembering(job: Job[AdaptSpec], check: ForgettingCheck, result: AdaptResult) -> AdaptResult:
+    """Offer the longest trained of (all, half, a quarter, ...) of the iterations that does not forget the rest."""
+    config, candidates = job.spec.config, result.candidates
     count, tried, refusal = len(candidates), list[Remembered](), ""
     while count:
         job.progress(ProgressEvent("forgetting", count, len(candidates)))

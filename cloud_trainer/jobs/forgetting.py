@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cloud_trainer.jobs.judging import replayed_outcomes
+from cloud_trainer.jobs.scene_amounts import CONFIDENCE, cannot_tell, too_few_elsewhere
 from cloud_trainer.practice.imagine import imagine_from
 from cloud_trainer.progress import Cancelled, never
 from cloud_trainer.world_model.audit.outcomes import outcomes_of
@@ -26,9 +27,6 @@ from gymnast_core.policies import load_policy
 from gymnast_core.policies.trainable import placed
 from gymnast_core.policy import Policy
 from gymnast_core.types import BoolArray
-
-CONFIDENCE = 0.90
-"""Two-sided; its ends are 95 % one-sided bounds."""
 
 LEAST_SIGHT = 0.2
 """Below this the dream hardly distinguishes success from failure, and shows nothing about forgetting."""
@@ -45,7 +43,8 @@ class Forgetting:
         low: imagined after - before, lower end at 95 % one-sided confidence.
         high: upper end.
         sight: P(success imagined | success) - P(success imagined | failure) on held-out recorded episodes: an
-            imagined difference is this share of a real one (Rogan & Gladen 1978).
+            imagined difference is this share of a real one (Rogan & Gladen 1978); None where it was not measured,
+            because of one of the two there is none.
         by_task: instruction -> {before, after, n, low, high}.
     """
 
@@ -54,7 +53,7 @@ class Forgetting:
     n: int
     low: float
     high: float
-    sight: float
+    sight: float | None
     by_task: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -63,7 +62,7 @@ class Forgetting:
         return self._most(self.low)
 
     def _most(self, low: float) -> float:
-        return 1.0 if self.sight < LEAST_SIGHT else min(1.0, -low / self.sight)
+        return 1.0 if self.sight is None or self.sight < LEAST_SIGHT else min(1.0, -low / self.sight)
 
     def refusal(self, bound: float) -> str:
         """Say why an adaptation must not be offered; empty when a loss beyond the bound is excluded, or it is 1.
@@ -72,11 +71,8 @@ class Forgetting:
         """
         if bound >= 1:
             return ""
-        if self.sight < LEAST_SIGHT:
-            return (
-                f"the dream confuses success and failure elsewhere (sight {self.sight:.2f} < {LEAST_SIGHT}), or too "
-                "few of either are recorded there to know; collect more episodes of the other tasks"
-            )
+        if blind := blindness(self.sight):
+            return blind
         rows = {
             **self.by_task,
             "the other tasks": {name: getattr(self, name) for name in ("before", "after", "n", "low")},
@@ -93,6 +89,22 @@ class Forgetting:
     def record(self, bound: float) -> Remembered:
         """Every figure, with the bound and whether it is kept."""
         return Remembered(**asdict(self), most=self.most, bound=bound, ok=not self.refusal(bound))
+
+
+def blindness(sight: float | None) -> str:
+    """Say why a dream shows nothing about forgetting; empty where it does.
+
+    Args:
+        sight: see Forgetting.
+    """
+    if sight is None:
+        return "what it forgets elsewhere was not measured: a success and a failure recorded there are needed for that"
+    if sight < LEAST_SIGHT:
+        return (
+            f"the dream confuses success and failure elsewhere (sight {sight:.2f} < {LEAST_SIGHT}); refine the world "
+            "model on more episodes of the other tasks"
+        )
+    return ""
 
 
 class ForgettingCheck:
@@ -118,17 +130,37 @@ class ForgettingCheck:
         self._texts, self._cancelled, self._device = np.array(clips.instructions), cancelled, device
         self._other = self._texts != adapted_to if (self._texts != adapted_to).any() else np.ones(len(clips), bool)
         self._before = self._dream(base)
+        self._decided = (0, 0)
         self._sight = self._measure_sight()
 
     def of(self, after: Path) -> Forgetting:
         """Compare one adapted checkpoint with the base."""
-        (before, sure_before), (success, sure) = self._before, self._dream(after)
+        return self._beside(*self._dream(after))
+
+    def refusal_beforehand(self, bound: float) -> str:
+        """Say why no candidate that keeps what the base can do will be let through; empty where one may be.
+
+        Args:
+            bound: see Forgetting.refusal().
+        """
+        if bound >= 1:
+            return ""
+        if self._sight is None:
+            return cannot_tell(*self._decided)
+        if blind := blindness(self._sight):
+            return blind
+        same = self._beside(*self._before)
+        tasks = {text: (int(row["n"]), float(row["before"])) for text, row in same.by_task.items()}
+        return too_few_elsewhere(tasks, bound * self._sight)
+
+    def _beside(self, success: BoolArray, sure: BoolArray) -> Forgetting:
+        before, sure_before = self._before
         both = sure & sure_before
         rows = {str(text): _compared(before, success, both & (self._texts == text)) for text in np.unique(self._texts)}
         whole = _compared(before, success, both & self._other)
         by_task = {text: row for text, row in rows.items() if row["n"]}
         if not whole["n"]:
-            return Forgetting(0.0, 0.0, 0, -1.0, 1.0, 0.0, by_task)
+            return Forgetting(0.0, 0.0, 0, -1.0, 1.0, self._sight, by_task)
         return Forgetting(n=int(whole.pop("n")), sight=self._sight, by_task=by_task, **whole)
 
     def _dream(self, folder: Path) -> tuple[BoolArray, BoolArray]:
@@ -137,16 +169,18 @@ class ForgettingCheck:
         success, decided, _ = outcomes_of(self._judge.judge(rollouts))
         return success, decided
 
-    def _measure_sight(self) -> float:
-        """From how the recorded episodes themselves end when dreamed again; unknown counts as none."""
+    def _measure_sight(self) -> float | None:
+        """From how the recorded episodes themselves end when dreamed again."""
         try:
             report = replayed_outcomes(
                 self._world, self._judge, self._clips, seed=self._seed, cancelled=self._cancelled
             )
         except ConfigError:
-            return 0.0
+            return None
+        won = round(report.episodes * report.real_success)
+        self._decided = won, report.episodes - won
         sight = 1.0 - report.missed_success - report.false_success
-        return float(sight) if np.isfinite(sight) else 0.0
+        return float(sight) if np.isfinite(sight) else None
 
 
 def _compared(before: BoolArray, after: BoolArray, rows: BoolArray) -> dict[str, float]:

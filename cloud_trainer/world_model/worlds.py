@@ -102,8 +102,9 @@ class CompactWorld:
         return EnvDreamer(make_env, batch_size=None, look_every=self.model.config.horizon)
 
     def in_scene(self, clips: Clips, *, seed: int) -> CompactWorld:
-        """See World; the scene's background replaces the model's, and with it the version."""
-        return CompactWorld(CompactWorldModel(self.model.network, median_background(clips.frames_NTHWC, seed=seed)))
+        """See World; the scene's background replaces the model's."""
+        background = median_background(clips.frames_NTHWC, seed=seed)
+        return CompactWorld(CompactWorldModel(self.model.network, background, version=self.version))
 
 
 class DiTWorld:

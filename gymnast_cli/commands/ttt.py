@@ -189,7 +189,9 @@ class Operator:
 def forgetting_words(found: ForgettingFigures) -> str:
     """The forgetting check in one line."""
     words = [f"{found['before']:.0%} before, {found['after']:.0%} after"] if "before" in found else []
-    if "most" in found and "bound" in found:
+    if "sight" in found and found["sight"] is None:
+        words.append("what was lost was not measured: too little is recorded there")
+    elif "most" in found and "bound" in found:
         words.append(f"at most {max(found['most'], 0.0):.0%} lost, {found['bound']:.0%} allowed")
     return "; ".join([*words, "passed" if found.get("ok") else "not passed"])
 

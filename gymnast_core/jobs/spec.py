@@ -111,9 +111,9 @@ class Remembered(TaskChange):
 
     iteration: int | None = None
     """Of the candidate, after how many updates."""
-    sight: float
+    sight: float | None = None
     """P(success imagined | success) - P(success imagined | failure) on held-out recorded episodes: an imagined
-    difference is this share of a real one (Rogan & Gladen 1978)."""
+    difference is this share of a real one (Rogan & Gladen 1978); none where it was not measured."""
     by_task: Mapping[str, TaskChange] = Field(default_factory=dict)
     """The same by instruction."""
     most: float

@@ -106,6 +106,8 @@ def test_what_is_compared_with_the_bound_is_the_most_that_may_really_be_lost():
     assert figures(low=0.02).most < 0
     assert "confuses success and failure elsewhere" in figures(sight=0.1).refusal(0.10)
     assert figures(sight=0.1, low=-0.9).refusal(1.0) == ""
+    assert "was not measured" in figures(sight=None).refusal(0.10)
+    assert (figures(sight=None).most, figures(sight=None).record(0.10).sight) == (1.0, None)
     assert json.loads(json.dumps(figures().record(0.10).to_json()))["ok"] is True
 
 
@@ -133,3 +135,40 @@ def test_forgetting_is_counted_on_pairs_and_seen_through_the_dreams_own_mistakes
     assert found.by_task["lift the red cube"]["after"] == 1.0
     assert found.most == 1.0
     assert "may forget" in found.refusal(0.10)
+
+
+def check_of(tmp_path, before: str, ends: str) -> ForgettingCheck:
+    tiny_policy(0).save(tmp_path / "before")
+    return ForgettingCheck(
+        tiny_world(),
+        Planted(before, ends),
+        CLIPS,
+        tmp_path / "before",
+        steps=15,
+        adapted_to="lift the red cube",
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "ends", "words"),
+    [
+        ("ssssssss", "f?f?f?f?", "4 are successes and 0 failures"),  # in the order of ends: even failed, odd succeeded
+        ("ssssssss", "????????", "0 are successes and 0 failures"),
+        ("ssssssss", "sfsfsfsf", "the dream confuses success and failure elsewhere (sight -1.00 < 0.2)"),
+        # at a rate of 1 it takes 25 starts to exclude a loss of 0.10, at 0.5 it takes 16
+        ("ssssssss", "fsfsfsfs", "collect about 44 more of 'close the drawer', about 40 more of 'lift the red cube'"),
+    ],
+)
+def test_what_no_candidate_could_pass_is_known_before_one_is_trained(tmp_path, before, ends, words):
+    if "f?" in ends:
+        ends = ends.translate(str.maketrans("f?", "?f"))  # the judge decides on those that succeeded alone
+    check = check_of(tmp_path, before, ends)
+    assert words in check.refusal_beforehand(0.10)
+    assert check.refusal_beforehand(1.0) == ""
+
+
+def test_where_one_may_pass_it_is_trained(tmp_path):
+    check = check_of(tmp_path, "sfsfsfsf", "fsfsfsfs")
+    assert "more of" in check.refusal_beforehand(0.40)
+    assert check.refusal_beforehand(0.60) == ""

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from cloud_trainer.app.jobs import JobProcesses
+from cloud_trainer.flows.adaptation_engine import SceneRequest
+from cloud_trainer.flows.scene_counts import decided_share, of_job, to_collect, too_few
 from cloud_trainer.flows.scene_engine import SceneEngine
+from cloud_trainer.jobs import adapt as adapting
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.calibrated import calibrated_bounds, write_bounds
 from cloud_trainer.jobs.runner import Recorded
@@ -20,12 +23,16 @@ from cloud_trainer.jobs.scene import divide
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
+from cloud_trainer.world_model.compact.data import clips_of
+from cloud_trainer.world_model.compact.model import CompactWorldModel
+from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_core.episodes import read_summary
 from gymnast_core.episodes.spool import file_digest
-from gymnast_core.errors import ConfigError, CorruptError
+from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError
 from gymnast_core.evaluation.scene import SceneBook
-from tests.cloud.jobs import TINY_SCENE, scene_job
-from tests.cloud.learning_fakes import episode
+from gymnast_core.records.manifest import Manifest
+from tests.cloud.jobs import TINY_SCENE, in_another_scene, scene_job
+from tests.cloud.learning_fakes import episode, tiny_world_model
 
 TASK = "lift the red cube"
 
@@ -121,3 +128,62 @@ def test_bounds_that_are_no_table_are_named(tmp_path):
     write_bounds(tmp_path, {"gates": {"improve": {"agreemnt": 1}}})
     with pytest.raises(CorruptError, match="agreemnt"):
         calibrated_bounds(tmp_path, "improve")
+
+
+def test_a_judge_that_abstains_is_reckoned_with_when_more_episodes_are_asked_for():
+    def judge(**calibration: object) -> Manifest:
+        return Manifest("judge", "learned_judge", {}, "0" * 64, 1, lineage=calibration)
+
+    assert decided_share(judge(calibration={"overall": {"abstained": 0.2}})) == pytest.approx(0.8)
+    for unknown in ({}, {"calibration": "none"}, {"calibration": {"overall": {"abstained": 7.0}}}):
+        assert decided_share(judge(**unknown)) == 1.0
+    asked = too_few(1, 20, judge(calibration={"overall": {"abstained": 0.2}}))
+    assert (asked.ok, asked.figures["collect"]) == (False, 24), "25 recorded ones make 20 decided"
+    assert "collect 24 more" in asked.reason
+    figures = {"episodes": 18, "real_episodes_here": 20}
+    found = of_job({"ok": False, "reason": "episodes 18 < 20", "figures": figures}, 20, overridden=False)
+    assert found.figures["collect"] == 3, "2 more decided at 18 of 20 are 2.2 recorded"
+    assert "decided on 18 of 20 dreams" in found.reason
+    for left in (
+        of_job({"ok": False, "reason": "jump", "figures": {**figures, "episodes": 20}}, 20, overridden=False),
+        of_job({"ok": False, "reason": "jump", "figures": figures}, 20, overridden=True),
+        of_job({"ok": True, "reason": "", "figures": figures}, 20, overridden=False),
+    ):
+        assert (left.reason, "collect" in left.figures) == ("jump" if not left.ok else "", False)
+    assert to_collect(20, 0, 0.0) == 80
+
+
+def test_a_world_model_keeps_its_name_in_a_scene():
+    world = CompactWorld(CompactWorldModel(tiny_world_model().network, tiny_world_model().background, version="wm-1"))
+    assert world.in_scene(clips_of([episode(0)], 64), seed=0).version == "wm-1"
+
+
+def test_nothing_is_practised_that_will_be_refused_for_what_it_forgets(material, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapting, "require_gates", lambda *_: None)  # the scene itself is believed
+    monkeypatch.setattr(adapting, "reinforce", lambda *_, **__: pytest.fail("it was practised"))
+    checkpoints, files = material
+    lost = [replace(entry, outcome="failure") for entry in files]
+    job = scene_job((checkpoints, [*lost, *in_another_scene(material, tmp_path)]), tmp_path / "job", scene="bench",
+                    instruction=TASK, config={**TINY_SCENE, "check": True})  # fmt: skip
+    with pytest.raises(
+        NotTrustedError, match=r"forget elsewhere cannot be measured: .* 0 are successes and \d+ failures"
+    ):
+        adapt(job)
+
+
+def test_an_adaptation_that_will_be_refused_does_not_begin(material, tmp_path):
+    checkpoints, files = material
+    shelf = Shelves(tmp_path / "trainer").of("default")
+    ids = {kind: shelf.add(folder).id for kind, folder in checkpoints.items()}
+    with Service(ServiceConfig(folder=tmp_path / "trainer", insecure=True)) as service:
+        lost = [replace(entry, outcome="failure") for entry in files]
+        service.meta.add_episodes([row_of(entry, service, number, tmp_path) for number, entry in enumerate(lost)])
+        engine = SceneEngine(
+            connect=lambda name, errand: None, jobs=service.jobs, catalogue=service.episodes_of("default"), shelf=shelf,
+            book=SceneBook(tmp_path / "book.json"), scene="standard", tenant="default",
+        )  # fmt: skip
+        asked = SceneRequest("wx-0", TASK, "pink_cube", ids["world_model"], ids["judge"])
+        with pytest.raises(NotTrustedError, match="0 are successes"):
+            engine.check(asked)
+        engine.check(replace(asked, config={"forgetting": 1}))
+        engine.check(replace(asked, scene="standard"))  # where it has been before, the job knows what looks otherwise

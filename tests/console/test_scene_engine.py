@@ -104,8 +104,8 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
         assert flow.wait(300)
         assert flow.view.stage is Stage.REFUSED, flow.view.reason
         assert {row.metadata["scene"] for row in service.episodes.list()} == {"evening"}
-        assert "collect 11 more" in flow.view.reason
-        flow.collect(flow.view.revision, episodes=12, by="ana")
+        assert "collect 13 more" in flow.view.reason
+        flow.collect(flow.view.revision, episodes=13, by="ana")
         assert flow.wait(300)
         assert flow.view.stage is Stage.READY, flow.view.reason
         assert 0 <= flow.view.trust["figures"]["agreement"] <= 1
