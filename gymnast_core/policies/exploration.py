@@ -16,9 +16,9 @@ Sources:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -88,11 +88,11 @@ class Chosen:
 class Explorer(Protocol):
     """One way to sample a flow."""
 
-    def draw(self, shape: tuple[int, int, int], steps: int, rng: np.random.Generator) -> dict[str, Any]:
+    def draw(self, shape: tuple[int, int, int], steps: int, rng: np.random.Generator) -> Trace:
         """Draw all noise of (B, K, 7) chunks, row by row: a row's noise does not depend on how many follow it."""
         ...
 
-    def sample(self, flow: Flow, drawn: Mapping[str, Any]) -> Chosen:
+    def sample(self, flow: Flow, drawn: Trace) -> Chosen:
         """Run the flow with drawn noise."""
         ...
 
@@ -122,11 +122,11 @@ class _Endpoint:
     def __init__(self, sigma: float, rho: float) -> None:
         self._sigma, self._rho = sigma, rho
 
-    def draw(self, shape: tuple[int, int, int], steps: int, rng: np.random.Generator) -> dict[str, Any]:
+    def draw(self, shape: tuple[int, int, int], steps: int, rng: np.random.Generator) -> Trace:
         noise = rng.standard_normal((shape[0], 2, *shape[1:]), dtype=np.float32)
         return {"start": noise[:, 0], "noise": noise[:, 1]}
 
-    def sample(self, flow: Flow, drawn: Mapping[str, Any]) -> Chosen:
+    def sample(self, flow: Flow, drawn: Trace) -> Chosen:
         before, time = flow.path(torch.from_numpy(drawn["start"]))[-1]
         end = flow.after(before, time)
         white = torch.from_numpy(drawn["noise"])
@@ -151,12 +151,12 @@ class _Sde:
     def __init__(self, level: float) -> None:
         self._level = level
 
-    def draw(self, shape: tuple[int, int, int], steps: int, rng: np.random.Generator) -> dict[str, Any]:
+    def draw(self, shape: tuple[int, int, int], steps: int, rng: np.random.Generator) -> Trace:
         rows = [(rng.standard_normal((2, *shape[1:]), dtype=np.float32), rng.integers(steps)) for _ in range(shape[0])]
         noise = np.stack([row[0] for row in rows])
         return {"start": noise[:, 0], "noise": noise[:, 1], "step": np.array([row[1] for row in rows], np.int64)}
 
-    def sample(self, flow: Flow, drawn: Mapping[str, Any]) -> Chosen:
+    def sample(self, flow: Flow, drawn: Trace) -> Chosen:
         x, step_B = torch.from_numpy(drawn["start"]), torch.from_numpy(drawn["step"])
         noise = torch.from_numpy(drawn["noise"])
         before, after = torch.zeros_like(x), torch.zeros_like(x)
@@ -193,7 +193,7 @@ class _MatchingRatio:
     def __init__(self, draws: int) -> None:
         self._draws = draws
 
-    def draw(self, shape: tuple[int, int, int], steps: int, rng: np.random.Generator) -> dict[str, Any]:
+    def draw(self, shape: tuple[int, int, int], steps: int, rng: np.random.Generator) -> Trace:
         rows = [
             (rng.standard_normal((1 + self._draws, *shape[1:]), dtype=np.float32), rng.random(self._draws))
             for _ in range(shape[0])
@@ -202,7 +202,7 @@ class _MatchingRatio:
         times = np.stack([row[1] for row in rows]).astype(np.float32) * 0.999 + 0.001
         return {"start": noise[:, 0], "noise": noise[:, 1:], "time": times}
 
-    def sample(self, flow: Flow, drawn: Mapping[str, Any]) -> Chosen:
+    def sample(self, flow: Flow, drawn: Trace) -> Chosen:
         z = flow.run(torch.from_numpy(drawn["start"]))
         return Chosen(z, {"executed": z.numpy(), "noise": drawn["noise"], "time": drawn["time"]})
 

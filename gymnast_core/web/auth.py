@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from gymnast_core.authority import ROLES, authorise, may
 from gymnast_core.episodes.durable import write_durably
@@ -71,6 +71,17 @@ class User(Peer):
         authorise(self, action)
 
 
+class HolderRow(TypedDict, total=False):
+    """What a token or a session stands for; a session names its token."""
+
+    name: str
+    role: str
+    tenant: str
+    serial: str
+    token: str
+    expires_ns: int
+
+
 class Gate:
     """Checks tokens and sessions of one site. Threads may share it.
 
@@ -96,9 +107,12 @@ class Gate:
     def issue(self, user: User, *, days: float = 30.0) -> str:
         """Return a new token; it cannot be shown again. It ends with the certificate behind it at the latest."""
         token, now_ns = secrets.token_urlsafe(24), self._wall_ns()
-        row = {"name": user.name, "role": user.role, "tenant": user.tenant, "serial": user.serial}
         expires_ns = min(now_ns + round(days * 86_400e9), user.until_ns or 2**63)
-        self._tokens.add(token, {**row, "expires_ns": expires_ns}, now_ns - _REMEMBERED_NS)
+        row: HolderRow = {
+            "name": user.name, "role": user.role, "tenant": user.tenant, "serial": user.serial,
+            "expires_ns": expires_ns,
+        }  # fmt: skip
+        self._tokens.add(token, row, now_ns - _REMEMBERED_NS)
         return token
 
     def user_of_token(self, token: str, *, source: str = "") -> User:
@@ -129,8 +143,11 @@ class Gate:
         """
         user = self.user_of_token(token)
         cookie, now_ns = secrets.token_urlsafe(24), self._wall_ns()
-        row = {"name": user.name, "role": user.role, "tenant": user.tenant, "token": _digest(token.strip())}
-        self._sessions.add(cookie, {**row, "expires_ns": now_ns + round(seconds * 1e9)}, now_ns - _REMEMBERED_NS)
+        row: HolderRow = {
+            "name": user.name, "role": user.role, "tenant": user.tenant, "token": _digest(token.strip()),
+            "expires_ns": now_ns + round(seconds * 1e9),
+        }  # fmt: skip
+        self._sessions.add(cookie, row, now_ns - _REMEMBERED_NS)
         return cookie
 
     def user_of_session(self, cookie: str) -> User:
@@ -152,7 +169,7 @@ class Gate:
         """Log out; the cookie is worth nothing from now on."""
         self._sessions.remove(cookie)
 
-    def _holder(self, row: dict[str, Any], expired: str) -> User:
+    def _holder(self, row: HolderRow, expired: str) -> User:
         user = User(row["name"], row["role"], row["tenant"], row.get("serial", ""))
         if self._wall_ns() >= row["expires_ns"]:
             raise LoginError(expired)
@@ -168,19 +185,19 @@ class _Table:
         self._path = path
         self._lock = threading.Lock()
         self._stamp = (0, 0, 0)
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, HolderRow] = {}
 
-    def find(self, secret: str) -> dict[str, Any] | None:
+    def find(self, secret: str) -> HolderRow | None:
         return self.row(_digest(secret))
 
-    def row(self, digest: str) -> dict[str, Any] | None:
+    def row(self, digest: str) -> HolderRow | None:
         with self._lock:
             return self._read().get(digest)
 
-    def add(self, secret: str, row: dict[str, Any], forget_before_ns: int) -> None:
+    def add(self, secret: str, row: HolderRow, forget_before_ns: int) -> None:
         with self._lock:
             kept = {name: known for name, known in self._read().items() if known["expires_ns"] > forget_before_ns}
-            of_each: dict[tuple[Any, ...], list[str]] = {_holder(row): []}
+            of_each: dict[tuple[str, ...], list[str]] = {_holder(row): []}
             for name, known in sorted(kept.items(), key=lambda item: int(item[1]["expires_ns"]), reverse=True):
                 of_each.setdefault(_holder(known), []).append(name)
             if len(own := of_each[_holder(row)]) >= _MOST_OF_ONE:
@@ -195,7 +212,7 @@ class _Table:
             if rows.pop(_digest(secret), None) is not None:
                 self._write(rows)
 
-    def _read(self) -> dict[str, dict[str, Any]]:
+    def _read(self) -> dict[str, HolderRow]:
         if not self._path.exists():
             return {}
         status = self._path.stat()
@@ -204,13 +221,13 @@ class _Table:
             self._rows, self._stamp = dict(json.loads(self._path.read_text())), stamp
         return self._rows
 
-    def _write(self, rows: dict[str, dict[str, Any]]) -> None:
+    def _write(self, rows: dict[str, HolderRow]) -> None:
         write_durably(self._path, json.dumps(rows, indent=1).encode(), mode=0o600)
 
 
-def _holder(row: dict[str, object]) -> tuple[Any, ...]:
+def _holder(row: HolderRow) -> tuple[str, ...]:
     """Whose a row is; sessions of before had no name of their own."""
-    return tuple(row.get(name) for name in ("tenant", "role", "name"))
+    return row.get("tenant", ""), row.get("role", ""), row.get("name", "")
 
 
 def _digest(secret: str) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gymnast_core.errors import GymnastError
@@ -43,7 +45,9 @@ class PeerProtocol(H11Protocol):
     more than they may: the one that has been silent for longest goes, and the new one only if none is silent.
     """
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(  # type: ignore[override]  # uvicorn takes transports alone
+        self, transport: asyncio.Transport
+    ) -> None:
         """Put the certificate (PEM) into the scope of every request of this connection."""
         super().connection_made(transport)
         self.since_s = time.monotonic()
@@ -54,7 +58,7 @@ class PeerProtocol(H11Protocol):
         certificate = ssl.DER_cert_to_PEM_cert(der).encode() if der else b""
         inner = self.app
 
-        async def with_certificate(scope: Any, receive: Any, send: Any) -> None:
+        async def with_certificate(scope: Scope, receive: Receive, send: Send) -> None:
             await inner({**scope, "gymnast_certificate": certificate}, receive, send)
 
         self.app = with_certificate
@@ -84,7 +88,7 @@ def following_context(identity: Path) -> ssl.SSLContext:
     """Return a server's TLS settings that follow the folder: each handshake shows the certificate that is there."""
     context, newest = _context(identity), Identity.load(identity).fingerprint()
 
-    def look(channel: Any, name: str | None, first: ssl.SSLContext) -> None:
+    def look(channel: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
         nonlocal context, newest
         try:
             if (found := Identity.load(identity).fingerprint()) != newest:
@@ -115,7 +119,7 @@ class PageServer:
         identity: folder with the server's certificate; None serves plain HTTP, for this machine only.
     """
 
-    def __init__(self, app: Any, *, host: str = "127.0.0.1", port: int = 0, identity: Path | None = None) -> None:
+    def __init__(self, app: FastAPI, *, host: str = "127.0.0.1", port: int = 0, identity: Path | None = None) -> None:
         tls = (lambda *_: following_context(identity)) if identity else None
         config = uvicorn.Config(
             app,

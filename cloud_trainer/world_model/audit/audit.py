@@ -171,9 +171,11 @@ def calibrate_bounds(
 
 def _binomial_spread(name: str, reports: Sequence[AuditReport]) -> float:
     """Standard error of an outcome rate in one audit: audits that share episodes vary less than new ones will."""
-    found = [report.outcomes.intervals.get(name) for report in reports if report.outcomes is not None]
-    rates = [(rate["rate"], rate["n"]) for rate in found if rate]
-    if name not in ("false_success", "missed_success") or not rates:
+    found = [report.outcomes.intervals for report in reports if report.outcomes is not None]
+    by_name = {"false_success": [each.get("false_success") for each in found],
+               "missed_success": [each.get("missed_success") for each in found]}  # fmt: skip
+    rates = [(rate["rate"], rate["n"]) for rate in by_name.get(name, ()) if rate]
+    if not rates:
         return 0.0
     mean, trials = np.mean(rates, axis=0)
     return float(np.sqrt(mean * (1 - mean) / trials))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
+from cloud_trainer.world_model.audit.figures import (
+    AgreementFigures,
+    BootstrapFigures,
+    CellFigures,
+    MistakeFigures,
+    RateFigures,
+)
 from cloud_trainer.world_model.audit.metrics import average_ranks
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.evaluation.statistics import pearson, wilson_interval
 from gymnast_core.judge import Verdict
 from gymnast_core.types import BoolArray, Episode, FloatArray, Outcome
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,11 @@ class OutcomeReport:
     optimism: float
     correlation: float
     by_task: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    intervals: Mapping[str, Any] = field(default_factory=dict)
-    on_real_frames: Mapping[str, Any] | None = None
-    cells: Mapping[str, Any] = field(default_factory=dict)
+    intervals: MistakeFigures = field(default_factory=MistakeFigures)
+    on_real_frames: MistakeFigures | None = None
+    cells: AgreementFigures = field(default_factory=AgreementFigures)
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, object]:
         """JSON values; NaN stays NaN."""
         return asdict(self)
 
@@ -154,7 +158,7 @@ def outcome_report(judged: Judged, rng: np.random.Generator, *, on_real: Judged 
     )
 
 
-def outcome_rates(judged: Judged) -> Json:
+def outcome_rates(judged: Judged) -> MistakeFigures:
     """P(judge says success | really failed) and P(judge says failure | really succeeded), Wilson intervals."""
     failed, succeeded = ~judged.real_B & judged.decided_B, judged.real_B & judged.decided_B
     return {
@@ -164,7 +168,7 @@ def outcome_rates(judged: Judged) -> Json:
     }
 
 
-def _rate(hits: BoolArray) -> Json | None:
+def _rate(hits: BoolArray) -> RateFigures | None:
     """{rate, low, high, n}; None without a trial."""
     if not hits.size:
         return None
@@ -172,7 +176,7 @@ def _rate(hits: BoolArray) -> Json | None:
     return {"rate": interval.mean, "low": interval.low, "high": interval.high, "n": int(hits.size)}
 
 
-def agreement(judged: Judged, rng: np.random.Generator) -> Json:
+def agreement(judged: Judged, rng: np.random.Generator) -> AgreementFigures:
     """Imagined against real success rate per task and policy: Pearson r, rank correlation, order of policies.
 
     Intervals are 95 % percentile bootstraps over the episodes of each cell.
@@ -184,7 +188,7 @@ def agreement(judged: Judged, rng: np.random.Generator) -> Json:
             cells.setdefault((task, policy), []).append((bool(real), bool(success)))
     keys = sorted(cells)
     pairs = [np.array(cells[key]) for key in keys]
-    table = [
+    table: list[CellFigures] = [
         {"task": task, "policy": policy, "n": len(p), "real": _rate(p[:, 0]), "imagined": _rate(p[:, 1])}
         for (task, policy), p in zip(keys, pairs, strict=True)
     ]
@@ -199,11 +203,11 @@ def agreement(judged: Judged, rng: np.random.Generator) -> Json:
 
     values = measured(pairs)
     draws = np.array([measured([p[rng.integers(len(p), size=len(p))] for p in pairs]) for _ in range(500)])
-    names = ("pearson_r", "rank_r", "policy_order_kept")
-    return {"cells": table} | {
-        name: {"value": value, "low": _quantile(column, 0.025), "high": _quantile(column, 0.975)}
-        for name, value, column in zip(names, values, draws.T, strict=True)
-    }
+    pearson_r, rank_r, kept = (
+        BootstrapFigures(value=value, low=_quantile(column, 0.025), high=_quantile(column, 0.975))
+        for value, column in zip(values, draws.T, strict=True)
+    )
+    return {"cells": table, "pearson_r": pearson_r, "rank_r": rank_r, "policy_order_kept": kept}
 
 
 def _order_kept(keys: Sequence[tuple[str, str]], real: FloatArray, dreamt: FloatArray) -> float:

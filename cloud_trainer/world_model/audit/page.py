@@ -6,13 +6,13 @@ import base64
 import html
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cloud_trainer.world_model.audit.cases import AuditCase
+from cloud_trainer.world_model.audit.figures import RateFigures
 from cloud_trainer.world_model.audit.report import AuditReport, scalars
 from cloud_trainer.world_model.data.video import write_video
 from gymnast_core.jobs.audit import AT_LEAST
@@ -100,7 +100,7 @@ def _verdict(report: AuditReport) -> str:
     return f"<p class=bad>Not trusted ({episodes} held-out episodes).{horizon}</p><ul class=bad>{reasons}</ul>"
 
 
-def _bound_rows(report: AuditReport) -> list[tuple[Any, ...]]:
+def _bound_rows(report: AuditReport) -> list[tuple[object, ...]]:
     rows = [
         (name, MEANING[name], _show(value), _demanded(name, report.bounds.get(name)),
          "broken" if name in report.broken else "")
@@ -112,7 +112,7 @@ def _bound_rows(report: AuditReport) -> list[tuple[Any, ...]]:
     return [*rows, ("coverage", MEANING["coverage"], share, demanded, broken)]
 
 
-def _demanded(name: str, bound: Any) -> str:
+def _demanded(name: str, bound: object) -> str:
     return _show(bound) if bound is None else f"{'≥' if name in AT_LEAST else '≤'} {_show(bound)}"
 
 
@@ -140,7 +140,7 @@ def _curve(report: AuditReport) -> str:
     return tag("figure", picture, caption)
 
 
-def _horizon_rows(report: AuditReport) -> list[tuple[Any, ...]]:
+def _horizon_rows(report: AuditReport) -> list[tuple[object, ...]]:
     return [
         (row["step"], row["episodes"], _show(row["psnr_db"]), f"{row['psnr_low']:.1f}-{row['psnr_high']:.1f}",
          _show(row["ssim"]))
@@ -158,7 +158,8 @@ def _judge(report: AuditReport) -> str:
         for label, found in asked
         if found
     ]
-    by_task = {**outcomes.by_task, "all": outcomes.to_json()}
+    asked_of = ("episodes", "agreement", "imagined_success", "real_success")
+    by_task = {**outcomes.by_task, "all": {name: float(getattr(outcomes, name)) for name in asked_of}}
     tasks = [
         (name, int(row["episodes"]), *(f"{row[key]:.0%}" for key in ("agreement", "imagined_success", "real_success")))
         for name, row in by_task.items()
@@ -167,10 +168,15 @@ def _judge(report: AuditReport) -> str:
         (f"{cell['task']} / {cell['policy']}", cell["n"], _rate(cell["real"]), _rate(cell["imagined"]))
         for cell in outcomes.cells["cells"]
     ]
+    over = outcomes.cells
     found = [
         (name, _show(value["value"]), f"{_show(value['low'])} .. {_show(value['high'])}")
-        for name, value in outcomes.cells.items()
-        if name != "cells"
+        for name, value in (
+            ("pearson_r", over.get("pearson_r")),
+            ("rank_r", over.get("rank_r")),
+            ("policy_order_kept", over.get("policy_order_kept")),
+        )
+        if value is not None
     ]
     head = (f"judge {outcomes.judge} on", "P(success | really failed)", "P(failure | really succeeded)", "abstained")
     return (
@@ -225,7 +231,7 @@ def side_by_side(real: ByteArray, imagined: ByteArray) -> ByteArray:
     return np.concatenate((big[0], gap, big[1], gap, big[2]), axis=2)
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     lines = "".join(
         "<tr" + (" class=bad" if row and row[-1] == "broken" else "") + ">"
@@ -235,16 +241,16 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> st
     return f"<h2>{html.escape(title)}</h2><table><tr>{cells}</tr>{lines}</table>"
 
 
-def _side(value: Any) -> str:
+def _side(value: object) -> str:
     """Sentences stand to the left, numbers to the right."""
     return " class=text" if isinstance(value, str) and value.count(" ") > 2 else ""
 
 
-def _rate(rate: Mapping[str, Any] | None) -> str:
+def _rate(rate: RateFigures | None) -> str:
     return "none" if rate is None else f"{rate['rate']:.2f} ({rate['low']:.2f}-{rate['high']:.2f}, n={rate['n']})"
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -8,6 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from cloud_trainer.world_model.audit.figures import (
+    ChangeFigures,
+    FidelityFigures,
+    HorizonStep,
+    JumpFigures,
+    ObedienceFigures,
+    TrustScore,
+)
 from cloud_trainer.world_model.audit.metrics import LPIPS_NOTE
 from cloud_trainer.world_model.audit.outcomes import OutcomeReport
 from gymnast_core.errors import CorruptError
@@ -42,16 +50,16 @@ class AuditReport:
     outcomes: OutcomeReport | None
     pictures: int
     start: int
-    horizon: Sequence[Mapping[str, Any]]
+    horizon: Sequence[HorizonStep]
     psnr_db: float
     psnr_by_episode: Mapping[str, float]
-    fidelity: Mapping[str, Any] | None
-    jump: Mapping[str, Any]
-    change: Mapping[str, Any]
-    trust: Mapping[str, Any] | None
-    bounds: Mapping[str, Any]
+    fidelity: FidelityFigures | None
+    jump: JumpFigures
+    change: ChangeFigures
+    trust: TrustScore | None
+    bounds: Mapping[str, float | bool | None]
     lpips: str = LPIPS_NOTE
-    obedience: Mapping[str, Any] = field(default_factory=dict)
+    obedience: ObedienceFigures = field(default_factory=ObedienceFigures)
     broken: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -64,21 +72,20 @@ class AuditReport:
         """Steps a dream may be believed; None without a trust score."""
         return None if self.trust is None else int(self.trust["trusted_steps"])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """JSON values; NaN becomes null."""
-        values: dict[str, Any] = _without_nan(asdict(self))
-        return {**values, "passed": self.passed}
+        return {**_object_without_nan(asdict(self)), "passed": self.passed}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """JSON values: the numbers without tables, for results and lineage; outcomes lie at the top."""
         outcomes = {} if self.outcomes is None else self.outcomes.to_json()
         for table in ("intervals", "on_real_frames", "cells"):
             outcomes.pop(table, None)
         measured = {name: value for name, value in scalars(self).items() if np.isfinite(value)}
-        trust = {} if self.trust is None else {name: self.trust[name] for name in ("coverage", "rank_r", "verdict")}
-        summary: dict[str, Any] = _without_nan({**measured, **outcomes})
-        return {**summary, "pictures": self.pictures, "trust": trust, "broken": dict(self.broken),
-                "passed": self.passed}  # fmt: skip
+        score = self.trust
+        trust = score and {"coverage": score["coverage"], "rank_r": score["rank_r"], "verdict": score["verdict"]}
+        return {**_object_without_nan({**measured, **outcomes}), "pictures": self.pictures, "trust": trust or {},
+                "broken": dict(self.broken), "passed": self.passed}  # fmt: skip
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> AuditReport:
@@ -98,7 +105,7 @@ class AuditReport:
 
 def scalars(report: AuditReport) -> dict[str, float]:
     """Return the bounded numbers of a report by bound name; NaN where one could not be measured."""
-    fidelity, outcomes = report.fidelity or {}, report.outcomes
+    fidelity, outcomes = report.fidelity or FidelityFigures(), report.outcomes
     found = {
         "episodes": MISSING if outcomes is None else float(outcomes.episodes),
         "pictures": float(report.pictures),
@@ -114,8 +121,8 @@ def scalars(report: AuditReport) -> dict[str, float]:
     }
     names = ("agreement", "false_success", "missed_success", "optimism", "correlation")
     numbers = {name: MISSING if outcomes is None else _number(getattr(outcomes, name)) for name in names}
-    cells = {} if outcomes is None else outcomes.cells.get("pearson_r", {})
-    return {**found, **numbers, "cell_correlation": _number(cells.get("value"))}
+    cells = None if outcomes is None else outcomes.cells.get("pearson_r")
+    return {**found, **numbers, "cell_correlation": MISSING if cells is None else cells["value"]}
 
 
 def broken_bounds(report: AuditReport, bounds: AuditBounds) -> dict[str, str]:
@@ -131,15 +138,16 @@ def broken_bounds(report: AuditReport, bounds: AuditBounds) -> dict[str, str]:
             )
         elif (value < bound) if name in AT_LEAST else (value > bound):
             broken[name] = f"{name} {value:.4g} {'<' if name in AT_LEAST else '>'} {bound:.4g}"
-    if bounds.coverage and not (report.trust or {}).get("calibrated", False):
-        share = (report.trust or {}).get("coverage")
+    trust = report.trust or TrustScore()
+    if bounds.coverage and not trust.get("calibrated", False):
+        share = trust.get("coverage")
         broken["coverage"] = (
             f"trust band uncalibrated: nominal 90 % covers {share if share is None else round(share, 3)}"
         )
     return broken
 
 
-def _number(value: Any) -> float:
+def _number(value: float | None) -> float:
     return MISSING if value is None else float(value)
 
 
@@ -149,7 +157,11 @@ def _with_nan(kind: type[AuditReport] | type[OutcomeReport], values: Mapping[str
     return {name: MISSING if value is None and name in numbers else value for name, value in values.items()}
 
 
-def _without_nan(value: object) -> Any:
+def _object_without_nan(values: Mapping[str, object]) -> dict[str, object]:
+    return {name: _without_nan(value) for name, value in values.items()}
+
+
+def _without_nan(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

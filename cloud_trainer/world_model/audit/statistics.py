@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from cloud_trainer.world_model.audit.cases import AuditCase
+from cloud_trainer.world_model.audit.figures import (
+    ChangeFigures,
+    FidelityFigures,
+    HorizonStep,
+    JumpFigures,
+    ObedienceFigures,
+)
 from cloud_trainer.world_model.audit.metrics import GripperTracker, psnr, rms_error, ssim
 from gymnast_core.types import ByteArray, FloatArray
 
-Json = dict[str, Any]
 _LAGS = (-2, -1, 0, 1, 2)
 _BLOCKS = 8
 _COLOUR_CHANGE = 0.25
@@ -19,10 +24,10 @@ _LEAST_PIXELS = 4
 _RESAMPLES = 300
 
 
-def horizon_curve(cases: Sequence[AuditCase], rng: np.random.Generator) -> list[Json]:
+def horizon_curve(cases: Sequence[AuditCase], rng: np.random.Generator) -> list[HorizonStep]:
     """PSNR and SSIM per imagined step, with bootstrap intervals over episodes."""
     per_case = [(psnr(c.real_FHWC, c.imagined_KFHWC[0]), ssim(c.real_FHWC, c.imagined_KFHWC[0])) for c in cases]
-    rows = []
+    rows: list[HorizonStep] = []
     for ahead in range(1, max(case.episode.steps - case.start for case in cases) + 1):
         values = [
             (p[case.start + ahead], s[case.start + ahead])
@@ -32,13 +37,19 @@ def horizon_curve(cases: Sequence[AuditCase], rng: np.random.Generator) -> list[
         peak, structure = np.array(values).T
         low, high = mean_interval(peak, rng)
         rows.append(
-            {"step": ahead, "episodes": len(values), "psnr_db": float(peak.mean()), "psnr_low": low, "psnr_high": high}
-            | {"ssim": float(structure.mean())}
+            {
+                "step": ahead,
+                "episodes": len(values),
+                "psnr_db": float(peak.mean()),
+                "psnr_low": low,
+                "psnr_high": high,
+                "ssim": float(structure.mean()),
+            }
         )
     return rows
 
 
-def action_fidelity(cases: Sequence[AuditCase], tracker: GripperTracker) -> Json:
+def action_fidelity(cases: Sequence[AuditCase], tracker: GripperTracker) -> FidelityFigures:
     """Does the imagined arm go where it was commanded: tracked against measured pose, and the tracker's own error.
 
     Returns:
@@ -108,7 +119,7 @@ def _lagged(imagined: FloatArray, real: FloatArray, lag: int) -> float:
     return float(np.linalg.norm(imagined[steps, :3] - real[steps + lag, :3], axis=1).mean())
 
 
-def obedience(cases: Sequence[AuditCase]) -> Json:
+def obedience(cases: Sequence[AuditCase]) -> ObedienceFigures:
     """Does the dream follow the command, and in time: from frames alone, in any scene.
 
     Returns:
@@ -138,7 +149,7 @@ def _frames_lagged(case: AuditCase, lag: int) -> float:
     return float(np.square(dream[steps].astype(np.float32) - real[steps + lag].astype(np.float32)).mean())
 
 
-def jumps(cases: Sequence[AuditCase]) -> Json:
+def jumps(cases: Sequence[AuditCase]) -> JumpFigures:
     """Does anything leap: largest change of a block between imagined frames beyond any real change near it."""
     excess = [_largest_jump(case) for case in cases]
     return {"mean": float(np.mean(excess)), "worst": float(np.max(excess))}
@@ -161,7 +172,7 @@ def _block_changes(frames: ByteArray) -> FloatArray:
     return np.asarray(cut.reshape(len(change), _BLOCKS, side[0], _BLOCKS, side[1]).mean(axis=(2, 4)))
 
 
-def change_recall(cases: Sequence[AuditCase]) -> Json:
+def change_recall(cases: Sequence[AuditCase]) -> ChangeFigures:
     """Do objects move that really moved: share of pixels whose colour really changed for good and did so in the dream.
 
     Colour is saturation: objects have it, arm and table have little. A pixel counts as changed in the dream when it

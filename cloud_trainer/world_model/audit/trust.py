@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from cloud_trainer.world_model.audit.cases import AuditCase
+from cloud_trainer.world_model.audit.figures import TrustScore
 from cloud_trainer.world_model.audit.metrics import average_ranks, rms_error
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.statistics import pearson
@@ -75,9 +76,9 @@ class DreamTrust:
     band: TrustBand
     by_step: Sequence[dict[str, float]]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> TrustScore:
         """JSON values."""
-        return asdict(self)
+        return cast(TrustScore, asdict(self))
 
 
 @dataclass(frozen=True)
