@@ -13,7 +13,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from gymnast_core.errors import ConfigError
@@ -68,7 +76,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _in_words(cls, values: Any, handler: Any) -> Any:
+    def _in_words(cls: type[SettingsT], values: object, handler: ModelWrapValidatorHandler[SettingsT]) -> SettingsT:
         try:
             return handler(values)
         except ValidationError as error:
@@ -91,7 +99,7 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-def checked(kind: Any, values: Any, where: str) -> Any:
+def checked(kind: Any, values: object, where: str) -> Any:
     """Return JSON values as a type that is no class of settings, e.g. a union of some.
 
     Raises:
@@ -115,7 +123,7 @@ def allowed(field: FieldInfo) -> str:
     return f"{words}, or none" if optional else words
 
 
-def _message(cls: type[Settings], values: Any, error: ValidationError) -> str:
+def _message(cls: type[Settings], values: object, error: ValidationError) -> str:
     """The first error in words; unknown names are listed together."""
     errors = error.errors(include_url=False)
     known = list(cls.model_fields)
@@ -160,7 +168,7 @@ def _default(field: FieldInfo) -> str:
     return "none" if value is None else _shown(value)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

@@ -101,7 +101,7 @@ def imagined_film(sources: Sources, user: User, *, job_id: str, number: str) -> 
     return film(films[place]), "image/webp"
 
 
-def imagined(sources: Sources, job_id: str) -> list[dict[str, Any]]:
+def imagined(sources: Sources, job_id: str) -> list[dict[str, object]]:
     """The newest imagined rollouts: {instruction, outcome, film}; empty before the first."""
     folder = sources.job_folder(job_id)
     rows = read_rollouts(folder)[0]

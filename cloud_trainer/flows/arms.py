@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from gymnast_core.orders import EpisodeAnswer
 
@@ -80,7 +80,7 @@ class FlowRobot(TrialRobot, Protocol):
         """Return when the robot holds these checkpoints."""
         ...
 
-    def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
+    def swap(self, checkpoint_id: str, *, scene: Mapping[str, object] | None = None) -> str:
         """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
         ...
 

@@ -45,7 +45,7 @@ Read = Callable[[Sequence[Path], int], list[Episode]]
 
 def calibrate_bounds(
     world_model: Path, judge: Path, episodes: Sequence[Path], *, seed: int, stage: Stage
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Audit the untouched model over and over, and write what each gate may demand of it and its children.
 
     Args:

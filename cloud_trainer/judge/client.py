@@ -69,7 +69,7 @@ class EndpointClient:
             raise ConfigError(f"environment variable {variable} holds no API key; set it where the trainer runs")
         return {"Authorization": f"Bearer {os.environ[variable]}"}
 
-    def complete(self, chat: Sequence[dict[str, Any]], *, seed: int) -> str:
+    def complete(self, chat: Sequence[dict[str, object]], *, seed: int) -> str:
         """Return the text of one answer.
 
         Args:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
@@ -45,7 +52,7 @@ class VlmInputs(Protocol):
 class QwenLayout:
     """Qwen2-VL, Qwen2.5-VL and Qwen3-VL: ChatML, one vision block per frame."""
 
-    def __init__(self, tokenizer: Any, images: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, images: BaseImageProcessor) -> None:
         self.tokenizer, self.images = tokenizer, images
 
     def inputs(self, frames_FHWC: ByteArray, text: str) -> dict[str, torch.Tensor]:
@@ -65,7 +72,9 @@ class QwenLayout:
 class SmolLayout:
     """SmolVLM: one block of image tokens per frame, frames unsplit."""
 
-    def __init__(self, tokenizer: Any, images: Any, *, tokens_per_image: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, images: BaseImageProcessor, *, tokens_per_image: int
+    ) -> None:
         self.tokenizer, self.images, self.tokens_per_image = tokenizer, images, tokens_per_image
 
     def inputs(self, frames_FHWC: ByteArray, text: str) -> dict[str, torch.Tensor]:
@@ -82,7 +91,7 @@ class SmolLayout:
         return {**_text_only(ids), **kept}
 
 
-def _text_only(ids: Any) -> dict[str, torch.Tensor]:
+def _text_only(ids: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids["input_ids"], "attention_mask": ids["attention_mask"]}
 
 
@@ -96,7 +105,13 @@ class VlmJudge:
     """
 
     def __init__(
-        self, model: Any, layout: VlmInputs, yes_no: tuple[int, int], *, name: str, settings: VlmSettings | None = None
+        self,
+        model: PreTrainedModel,
+        layout: VlmInputs,
+        yes_no: tuple[int, int],
+        *,
+        name: str,
+        settings: VlmSettings | None = None,
     ) -> None:
         self.model, self.layout, self.settings = model.eval(), layout, settings or VlmSettings()
         self._yes_no = list(yes_no)
@@ -115,7 +130,7 @@ class VlmJudge:
         return [self._judge_row(frames, instruction) for frames, instruction in rows]
 
     def _judge_row(self, frames_FHWC: ByteArray, instruction: str) -> Verdict:
-        evidence: dict[str, Any] = {"frames": len(frames_FHWC)}
+        evidence: dict[str, object] = {"frames": len(frames_FHWC)}
         try:
             score = self.probability(frames_FHWC, instruction)
             granted = score >= self.settings.success_at
@@ -170,7 +185,7 @@ def load_vlm_judge(
     return VlmJudge(model, layout, yes_no_ids(tokenizer), name=name, settings=settings)
 
 
-def yes_no_ids(tokenizer: Any) -> tuple[int, int]:
+def yes_no_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Return the ids the model would begin its answer with.
 
     Raises:

@@ -60,7 +60,7 @@ def first_frames(starts: Sequence[StartState]) -> ByteArray:
     return np.stack([start.first_HWC for start in starts])
 
 
-def judged(rollouts: RolloutBatch, judge: Judge, first_BHWC: Any, *, mask: bool) -> Scored:
+def judged(rollouts: RolloutBatch, judge: Judge, first_BHWC: ByteArray, *, mask: bool) -> Scored:
     """Reward rollouts by a judge that sees the episode's first frame and every imagined chunk end, as it is calibrated.
 
     With mask, every chunk end is judged, a row succeeds at the first success, and its length is cut there, so that

@@ -174,7 +174,7 @@ class OrderedRobot:
         spec = {"checkpoint_ids": list(checkpoint_ids), "timeout_s": timeout_s}
         self._give("wait_staged", spec, timeout_s + 15.0)
 
-    def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
+    def swap(self, checkpoint_id: str, *, scene: Mapping[str, object] | None = None) -> str:
         """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
         result = self._give("swap", {"checkpoint_id": checkpoint_id, "scene": scene}, 60.0)
         return answer_of(CheckpointAnswer, self._name, "swap", result).value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -234,7 +234,7 @@ def result_of(view: AdaptationView, args: argparse.Namespace, console: Console) 
     return 0 if stage == "kept" else REFUSED
 
 
-def summary(view: AdaptationView) -> dict[str, Any]:
+def summary(view: AdaptationView) -> dict[str, object]:
     """The one line of --json."""
     names = (
         "adaptation_id", "robot", "instruction", "scene", "stage", "reason", "candidate", "ended_by", "trust",

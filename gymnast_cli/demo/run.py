@@ -36,7 +36,7 @@ class DemoProgress:
     policy: str
     world_model: str
     judge: str
-    rounds: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[dict[str, object]] = field(default_factory=list)
 
 
 def run_demo(config: DemoConfig, console: Console) -> Path:

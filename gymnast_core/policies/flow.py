@@ -188,7 +188,7 @@ class FlowPolicy:
         return Flow(self.network.velocity, seen, self.config.steps)
 
     def save(
-        self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None
+        self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, object] | None = None
     ) -> Manifest:
         """Write an immutable checkpoint folder; this object takes its id as version."""
         manifest = write_checkpoint(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -94,7 +93,7 @@ class Plot:
         return across + self.text(self.left - gap, self.y(y) + 4, text, text_anchor="end", class_="tick")
 
     @staticmethod
-    def text(x: float, y: float, words: Any, **style: str | float) -> Markup:
+    def text(x: float, y: float, words: object, **style: str | float) -> Markup:
         """Words at a place of the drawing, not of the data."""
         return tag("text", str(words), x=x, y=y, **style)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gymnast_core.errors import GymnastError
@@ -58,7 +57,7 @@ class PeerProtocol(H11Protocol):
         certificate = ssl.DER_cert_to_PEM_cert(der).encode() if der else b""
         inner = self.app
 
-        async def with_certificate(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_certificate(scope: Any, receive: Any, send: Any) -> None:
             await inner({**scope, "gymnast_certificate": certificate}, receive, send)
 
         self.app = with_certificate

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
@@ -99,7 +100,7 @@ class ArmServices:
         if reasons:
             raise SafetyError(f"the arm refused {dict(values)}: {'; '.join(reasons)}")
 
-    def _ask(self, client: Any, request: Any, timeout_s: float, patience_s: float, what: str) -> Any:
+    def _ask(self, client: Client, request: Any, timeout_s: float, patience_s: float, what: str) -> Any:
         """Send until answered, each time waiting twice as long: a slow arm is not buried in repetitions."""
         asked, left_s = self._session(), timeout_s
         while left_s > 0:

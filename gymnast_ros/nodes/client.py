@@ -56,7 +56,7 @@ class GraphClient(GraphPort):
         return str(self.latest(topics.POLICY_VERSION).get("policy_version", ""))
 
     @property
-    def gate(self) -> dict[str, Any]:
+    def gate(self) -> dict[str, object]:
         """Latest command_gate/status."""
         return self.latest(topics.GATE_STATUS)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
@@ -115,7 +116,7 @@ class NodeRobot:
             if status.name == self._arm_name:
                 self._arm_says = {pair.key: pair.value for pair in status.values}
 
-    def _set(self, client: Any, name: str, wanted: list[Parameter]) -> None:
+    def _set(self, client: Client, name: str, wanted: list[Parameter]) -> None:
         request = SetParameters.Request(parameters=[value.to_parameter_msg() for value in wanted])
         for result in self._answer(client, name, request).results:
             if not result.successful:
@@ -136,7 +137,7 @@ class NodeRobot:
             raise NotNowError(f"{service}: {response.message}")
         return str(response.message)
 
-    def _answer(self, client: Any, name: str, request: Any, wait_s: float = CALL_S) -> Any:
+    def _answer(self, client: Client, name: str, request: Any, wait_s: float = CALL_S) -> Any:
         """Call and wait; the executor delivers in its own thread."""
         if not client.wait_for_service(timeout_sec=1.0):
             raise NotNowError(f"{name} is not there; is its node running?")

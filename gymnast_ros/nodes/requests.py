@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from rclpy.node import Node
 from std_msgs.msg import String
@@ -89,7 +88,7 @@ class RequestPort:
         self._dispatcher.take(value, lambda: self._prove(value, mark))
         self._answered()
 
-    def _prove(self, value: Mapping[str, Any], mark: str) -> None:
+    def _prove(self, value: Mapping[str, object], mark: str) -> None:
         try:
             if self._checker is None:
                 raise ForeignError("this node was started without a graph's key")
@@ -103,7 +102,7 @@ class RequestPort:
         self._publisher.publish(messages.to_json(answer.model_dump(mode="json")))
 
 
-def _marked(value: Mapping[str, Any], marker: Marker | None) -> String:
+def _marked(value: Mapping[str, object], marker: Marker | None) -> String:
     if marker is None:
         return messages.to_json(value)
     return messages.to_json({**value, FIELD: marker.mark(messages.to_json(value).data.encode())})

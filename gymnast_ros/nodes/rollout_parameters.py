@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.purpose import PURPOSES
@@ -80,7 +79,7 @@ def requests_from(settings: NodeSettings) -> Mapping[str, Callable[[], Request]]
     """Return service -> what makes its request of the node's parameters."""
     by = {"labelled_by": "labelled_by"}
 
-    def made(kind: type[Request], named: Mapping[str, str], **fixed: Any) -> Callable[[], Request]:
+    def made(kind: type[Request], named: Mapping[str, str], **fixed: object) -> Callable[[], Request]:
         return lambda: checked(kind, {**{field: settings[name] for field, name in named.items()}, **fixed})
 
     labels = {"label_success": "success", "label_failure": "failure", "discard": "discard"}

@@ -186,7 +186,7 @@ def _spin(node: Node, ending: Ending) -> int:
     return 0
 
 
-def _watch_tick(node: Any, ending: Ending) -> None:
+def _watch_tick(node: Node, ending: Ending) -> None:
     """End a process whose control tick has stopped, for its starter to start it again; nothing else would."""
     while not ending.due():
         if node.stalled_s > STALLED_S:

@@ -10,6 +10,7 @@ import numpy as np
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.task import Future
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
@@ -138,7 +139,7 @@ class Teleop(Node):  # type: ignore[misc]
         request = SetParameters.Request(parameters=[word.to_parameter_msg()])
         self._gate_parameters.call_async(request).add_done_callback(self._re_armed)
 
-    def _re_armed(self, future: Any) -> None:
+    def _re_armed(self, future: Future) -> None:
         for result in future.result().results:
             self.get_logger().info(f"re_arm success={result.successful} message={result.reason}")
 
@@ -149,7 +150,7 @@ class Teleop(Node):  # type: ignore[misc]
             return
         client.call_async(Trigger.Request()).add_done_callback(partial(self._answered, event))
 
-    def _answered(self, event: Event, future: Any) -> None:
+    def _answered(self, event: Event, future: Future) -> None:
         answer = future.result()
         if event is Event.ESTOP:
             self._stop_wanted = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from gymnast_core.types import Outcome
 
@@ -42,7 +41,7 @@ class OperatorDesk:
         self._answered.set()
         return ""
 
-    def label(self, truth: Mapping[str, Any]) -> tuple[Outcome | None, str]:
+    def label(self, truth: Mapping[str, object]) -> tuple[Outcome | None, str]:
         """Label of the episode that just ended; blocks the worker, never the node."""
         if self.automatic and "succeeded" in truth:
             return (Outcome.SUCCESS if truth["succeeded"] else Outcome.FAILURE), SIMULATED_OPERATOR

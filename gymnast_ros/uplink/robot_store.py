@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, write_durably
 from gymnast_core.errors import CheckpointError, CorruptError
@@ -195,7 +194,7 @@ class RobotStore:
             self._save()
 
     def swap(
-        self, checkpoint_id: str, *, probation_episodes: int = 0, fingerprint: Mapping[str, Any] | None = None
+        self, checkpoint_id: str, *, probation_episodes: int = 0, fingerprint: Mapping[str, object] | None = None
     ) -> Path:
         """Make a staged checkpoint current; call it between episodes.
 

@@ -218,7 +218,7 @@ class GrpoTrainer(Generic[PolicyT]):
         """Figures of the mini-batch out of those of this process's rows."""
         return figures
 
-    def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
+    def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, object]) -> None:
         """Write a checkpoint of the policy, unless a run that was interrupted right here already did."""
         write_policy(self.policy, folder, parents=parents, lineage=lineage)
 
@@ -226,7 +226,7 @@ class GrpoTrainer(Generic[PolicyT]):
     def _trained(self) -> Trained:
         return Trained({"policy": self.policy.network}, {"adamw": self._optimiser}, {"rng": self.rng})
 
-    def save(self, path: Path, extra: Mapping[str, Any] | None = None) -> None:
+    def save(self, path: Path, extra: Mapping[str, object] | None = None) -> None:
         """Write the state file: weights, optimiser, generator, surplus groups, history, and JSON extras."""
         values: dict[str, Any] = {"updates": self.updates, "history": self.history, "extra": dict(extra or {})}
         tensors: dict[str, torch.Tensor] = {}
@@ -246,7 +246,9 @@ class GrpoTrainer(Generic[PolicyT]):
         return extra
 
 
-def write_policy(policy: LearningPolicy, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
+def write_policy(
+    policy: LearningPolicy, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, object]
+) -> None:
     """Write a checkpoint where there is none yet; an adapter's base lies beside it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(policy, TrainableAdapter):

@@ -105,7 +105,7 @@ class FsdpTrainer(GrpoTrainer[PolicyT]):
         dist.all_reduce(figures)
         return figures.cpu() / self.mesh.size()
 
-    def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, Any]) -> None:
+    def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, object]) -> None:
         """See GrpoTrainer; every rank calls this, rank 0 writes."""
         weights = weights_of(self.policy)
         if self.leads:
@@ -114,7 +114,7 @@ class FsdpTrainer(GrpoTrainer[PolicyT]):
             write_policy(policy, folder, parents=parents, lineage=lineage)
         dist.barrier()
 
-    def save(self, path: Path, extra: Mapping[str, Any] | None = None) -> None:
+    def save(self, path: Path, extra: Mapping[str, object] | None = None) -> None:
         """See GrpoTrainer; every rank calls this, rank 0 writes."""
         super().save(path, extra)
         dist.barrier()
@@ -156,7 +156,7 @@ class RankSampler:
         return packed(arrays, header["values"])
 
 
-def write_message(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+def write_message(header: Mapping[str, object], arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     """Arrays and JSON values as one safetensors blob."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     blob: bytes = safetensors.numpy.save(contiguous, {"header": json.dumps(header)})

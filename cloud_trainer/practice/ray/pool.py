@@ -50,7 +50,7 @@ class _Task:
 
     work: Work
     actor: int
-    imagined: Any = None
+    imagined: object = None
     """Reference to the rolled-out piece; None while it is being imagined."""
 
 

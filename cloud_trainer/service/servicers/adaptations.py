@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
 
@@ -70,11 +69,17 @@ class AdaptationServicer:
         adaptations, name = self._adaptations, request.WhichOneof("step")
         place = (peer, request.adaptation_id, request.revision)
         if name == "collect":
-            return adaptations.collect(*place, episodes=_given(request.collect, "episodes"))
+            return adaptations.collect(
+                *place, episodes=request.collect.episodes if request.collect.HasField("episodes") else None
+            )
         if name == "train":
             step = request.train
-            budget = {name: _given(step, name) for name in ("minutes", "rollouts", "money")}
-            return adaptations.train(*place, **budget, mode=step.mode)
+            return adaptations.train(
+                *place, mode=step.mode,
+                minutes=step.minutes if step.HasField("minutes") else None,
+                rollouts=step.rollouts if step.HasField("rollouts") else None,
+                money=step.money if step.HasField("money") else None,
+            )  # fmt: skip
         if name == "reuse":
             return adaptations.reuse(*place, adapter=request.reuse.adapter)
         if name == "approve":
@@ -123,8 +128,3 @@ def _iteration(row: PracticeIteration) -> pb.AdaptationIteration:
         rollouts=int(row.get("rollouts", 0)),
         metrics_json=json_text({name: value for name, value in row.items() if name not in _ITERATION}),
     )  # fmt: skip
-
-
-def _given(message: Any, name: str) -> Any:
-    """An optional field; None where it is absent."""
-    return getattr(message, name) if message.HasField(name) else None

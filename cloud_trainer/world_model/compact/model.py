@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -112,7 +111,7 @@ class CompactWorldModel:
         return x
 
     def save(
-        self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None
+        self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, object] | None = None
     ) -> Manifest:
         """Write an immutable checkpoint folder, weights in bfloat16; this object takes its id, not its rounding."""
         tensors = {k: v.to(torch.bfloat16).contiguous() for k, v in self.network.state_dict().items()}

@@ -204,7 +204,7 @@ class LeRobotSource:
         thinned = at_control_rate(shifted(whole, self.info.lag), float(self.meta["fps"]), self.info)
         return check_sizes(thinned, self.info)
 
-    def _numbers(self, table: list[dict[str, Any]], columns: Columns | None) -> FloatArray | None:
+    def _numbers(self, table: list[dict[str, object]], columns: Columns | None) -> FloatArray | None:
         """(T, 7) of the columns."""
         if columns is None:
             return None
@@ -278,7 +278,7 @@ class LeRobotSource:
             total[place] = total.get(place, 0) + int(row["length"])
         return before
 
-    def _picture(self, stored: Any, number: int) -> ByteArray:
+    def _picture(self, stored: object, number: int) -> ByteArray:
         """A picture of an image column: its bytes, or a file they were left in."""
         data = stored.get("bytes") if isinstance(stored, dict) else None
         if data is None and isinstance(stored, dict) and stored.get("path"):

@@ -5,8 +5,9 @@ Frames are (..., H, W, 3) uint8 RGB tensors, latents (..., h, w, C) float32 in t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import model_validator
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.settings import Settings
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
 
 class Codec(Protocol):
@@ -56,7 +60,7 @@ class IdentityCodec:
 class KLCodec:
     """diffusers' AutoencoderKL with WorldGym's scaling: latents times scaling_factor, shift_factor ignored."""
 
-    def __init__(self, autoencoder: Any, *, frames_per_call: int = 16) -> None:
+    def __init__(self, autoencoder: AutoencoderKL, *, frames_per_call: int = 16) -> None:
         """Wrap an autoencoder; encoding and decoding run frames_per_call frames at a time."""
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self._frames_per_call = frames_per_call
@@ -101,7 +105,7 @@ class TinyCodec:
     off here: latent_offset = shift_factor * scaling_factor (SD3: 0.0609 * 1.5305).
     """
 
-    def __init__(self, autoencoder: Any, *, latent_offset: float = 0.0, frames_per_call: int = 64) -> None:
+    def __init__(self, autoencoder: AutoencoderTiny, *, latent_offset: float = 0.0, frames_per_call: int = 64) -> None:
         """Wrap an autoencoder."""
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.latent_offset = latent_offset
@@ -220,7 +224,7 @@ def _load(name: str, folder: str | None, device: torch.device | str) -> Any:
     return loaded.to(device)
 
 
-def _per_image(images: Tensor, run: Any, module: Any, chunk: int) -> Tensor:
+def _per_image(images: Tensor, run: Callable[[Tensor], Tensor], module: torch.nn.Module, chunk: int) -> Tensor:
     """Apply run to (n, C, H, W) chunks of a (..., H, W, C) tensor and put the leading axes back."""
     parameter = next(module.parameters())
     flat = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2).to(parameter.device, parameter.dtype)

@@ -42,7 +42,7 @@ from gymnast_core.policies.compiling import keep_compiled_private
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import ByteArray
 
-Progress = Callable[[Mapping[str, Any]], None]
+Progress = Callable[[Mapping[str, float]], None]
 
 
 class DiTTrainer(ModelTrainer):

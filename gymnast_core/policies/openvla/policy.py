@@ -231,7 +231,7 @@ class OpenVLAPolicy:
         return ActionChunk(physical.astype(np.float32), self._version, trace, log_probs)
 
     def save(
-        self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None
+        self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, object] | None = None
     ) -> Manifest:
         """Write an immutable checkpoint folder, tokenizer included; this object takes its id as version.
 

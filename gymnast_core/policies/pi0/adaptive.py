@@ -8,7 +8,6 @@ Source:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +45,7 @@ class AdaptiveLayer(nn.Module):
         self.input_layernorm = AdaptiveNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = AdaptiveNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x_BSD: Tensor, condition_BD: Tensor, **attention: Any) -> Tensor:
+    def forward(self, x_BSD: Tensor, condition_BD: Tensor, **attention: object) -> Tensor:
         """Return the residual stream (B, S, D) after this layer."""
         normed, gate = self.input_layernorm(x_BSD, condition_BD)
         x_BSD = x_BSD + gate * self.self_attn(normed, **attention)[0]
@@ -72,7 +71,7 @@ class AdaptiveExpert(nn.Module):
         self.rotary_emb = GemmaRotaryEmbedding(config)
 
     def forward(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: Any,
+        self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: object,
         condition: Tensor,
     ) -> ExpertOutput:  # fmt: skip
         """Return (B, S, D) after the final norm, whose gate is not used.

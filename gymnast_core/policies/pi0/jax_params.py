@@ -75,7 +75,7 @@ def read_arrays(params: Path) -> dict[str, Array]:
     return {name.removeprefix(_ROOT).removesuffix(".value"): array for name, array in arrays.items()}
 
 
-def _inside(store: Mapping[str, Any], name: str) -> str:
+def _inside(store: Mapping[str, object], name: str) -> str:
     return f"{name}/" if store["driver"] == "ocdbt" else f"{store['path']}{name}/"
 
 

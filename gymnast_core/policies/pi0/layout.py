@@ -30,7 +30,7 @@ class Published:
     """
 
     config: Pi0Config
-    statistics: Mapping[str, Mapping[str, Any]]
+    statistics: Mapping[str, Mapping[str, object]]
     tensors: Mapping[str, Tensor]
 
 

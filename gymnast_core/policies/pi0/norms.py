@@ -79,7 +79,7 @@ class NormStats:
 _KEYS = {"zscore": ("mean", "std"), "quantile": ("q01", "q99")}
 
 
-def _numbers(fields: Mapping[str, Any], key: str, name: str) -> Float64Array:
+def _numbers(fields: Mapping[str, object], key: str, name: str) -> Float64Array:
     if fields.get(key) is None:
         raise CheckpointError(f"statistics of {name} lack {key}; they have {sorted(fields)}")
     try:

@@ -47,7 +47,7 @@ class Choices:
     """
 
     statistics_key: str = ""
-    statistics: Mapping[str, Any] | None = None
+    statistics: Mapping[str, object] | None = None
     tokenizer: Path | None = None
     chunk_length: int | None = None
     steps: int | None = None
@@ -166,7 +166,7 @@ def _lerobot_statistics(folder: Path) -> dict[str, Mapping[str, Any]]:
     return {"": entries}
 
 
-def _chosen_statistics(published: Published, choices: Choices, folder: Path) -> tuple[str, Mapping[str, Any]]:
+def _chosen_statistics(published: Published, choices: Choices, folder: Path) -> tuple[str, Mapping[str, object]]:
     if choices.statistics is not None:
         return choices.statistics_key, choices.statistics
     known = sorted(published.statistics)
