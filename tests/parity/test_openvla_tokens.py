@@ -1,6 +1,7 @@
 """The action tokeniser against the public one, to 1e-12, oddities included."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -27,6 +28,12 @@ def statistics(golden_dir):
     return json.loads((golden_dir / "openvla_tiny" / "dataset_statistics.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def key(golden_dir):
+    """The dataset that the folder's actions are scaled by."""
+    return json.loads((golden_dir / "openvla_tiny" / "config.json").read_text())["unnorm_key"]
+
+
 def test_bins(golden):
     ends = golden["bins_first_last"], golden["bin_centers_first_last"]
     for ours, theirs in zip((BIN_EDGES, BIN_CENTRES), ends, strict=True):
@@ -35,22 +42,22 @@ def test_bins(golden):
 
 def test_decode(golden, statistics):
     for case in golden["decode"]:
-        centres = decode_ids(np.array(case["token_ids"]))
+        centres = decode_ids(np.array(case["token_ids"]), vocabulary_end=golden["vocab_size"])
         np.testing.assert_allclose(centres, case["normalized"], atol=1e-12)
-        for key, variants in case["unnormalized"].items():
+        for dataset, variants in case["unnormalized"].items():
             for variant, want in variants.items():
-                ours = action_statistics(statistics, key).unnormalise(centres, epsilon=EPSILON[variant])
+                ours = action_statistics(statistics, dataset).unnormalise(centres, epsilon=EPSILON[variant])
                 np.testing.assert_allclose(ours, want, atol=1e-12)
 
 
-def test_missing_mask_scales_everything_and_unknown_keys_are_named(statistics):
+def test_missing_mask_scales_everything_and_unknown_keys_are_named(statistics, key):
     plain = Statistics.from_json({"q01": [0.0, 0.0], "q99": [2.0, 4.0]})
     np.testing.assert_allclose(plain.unnormalise(np.array([0.0, 1.0]), epsilon=0.0), [1.0, 4.0])
-    with pytest.raises(CheckpointError, match=r"'libero'.*bridge_dataset"):
-        action_statistics(statistics, "libero")
+    with pytest.raises(CheckpointError, match=f"'no such dataset'.*{re.escape(key)}"):
+        action_statistics(statistics, "no such dataset")
 
 
-def test_normalise_inverts_unnormalise(statistics):
-    stats = action_statistics(statistics, "bridge_dataset")
+def test_normalise_inverts_unnormalise(statistics, key):
+    stats = action_statistics(statistics, key)
     values = np.linspace(-0.9, 0.9, 7)
     np.testing.assert_allclose(stats.normalise(stats.unnormalise(values, epsilon=1e-8)), values, atol=1e-9)

@@ -15,6 +15,7 @@ from gymnast_core.policies.pi0.config import GemmaSizes, Pi0Config, SiglipSizes
 from gymnast_core.policies.pi0.names import LEROBOT, TIED, UNUSED, openpi_name
 from gymnast_core.policies.pi0.network import Pi0Network
 from gymnast_core.policies.pi0.policy import Pi0Policy
+from gymnast_core.policies.pi0.prompt import PiPrompts
 from gymnast_core.policies.pi0.published import Choices, read_pi0
 
 VISION = SiglipSizes(image_size=28, width=24, depth=2, mlp=48, heads=2)
@@ -129,6 +130,12 @@ def checkpoint(folder: Path, variant: str = "pi0", **choices: Any) -> Path:
     policy = read_pi0(folder / "published", Choices(**choices))
     manifest = policy.save(folder / "new")
     return (folder / "new").rename(folder / manifest.id)
+
+
+def policy_in_memory(variant: str = "pi0") -> Pi0Policy:
+    """A random policy that came from no folder."""
+    config = tiny_config(variant, steps=2)
+    return Pi0Policy(random_network(config), PiPrompts(tokenizer_json(), config), NORM_STATS)
 
 
 def tiny_policy(folder: Path, variant: str = "pi0", *, row_by_row: bool = True) -> Pi0Policy:
