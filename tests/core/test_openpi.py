@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -19,6 +20,7 @@ from gymnast_core.wire.openpi.codec import pack, unpack
 from gymnast_core.wire.openpi.exchange import actions_from, observed, reply, request
 from gymnast_core.wire.openpi.images import resize_with_pad
 from gymnast_core.wire.openpi.keys import STYLES, Keys, read_keys
+from gymnast_core.wire.openpi.link import LinkSettings
 from gymnast_core.wire.openpi.token import header, proven, read_token
 
 DTYPES = ("?", "i1", "u1", "<i2", ">i2", "<u4", ">i8", "<u8", "<f2", ">f4", "<f4", "<f8", ">f8")
@@ -310,6 +312,11 @@ def test_keys_are_read_from_a_file_that_names_what_differs(tmp_path):
     assert keys.images["observation/wrist_image_left"] == "wrist"
     assert keys.actions == STYLES["droid"].actions
     assert read_keys("", Keys) == STYLES["libero"]
+
+
+def test_the_file_that_users_start_from_is_the_default(tmp_path):
+    example = Path(__file__).parents[2] / "config" / "openpi.yaml"
+    assert read_keys(str(example), LinkSettings) == read_keys("", LinkSettings)
 
 
 @pytest.mark.parametrize(
