@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cloud_trainer.app.jobs import JobProcesses
 from cloud_trainer.flows.adaptation_engine import SceneRequest
@@ -19,7 +21,7 @@ from cloud_trainer.jobs import adapt as adapting
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.calibrated import calibrated_bounds, write_bounds
 from cloud_trainer.jobs.runner import Recorded
-from cloud_trainer.jobs.scene import divide
+from cloud_trainer.jobs.scene import FILMS, divide, preview
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
@@ -31,7 +33,7 @@ from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError
 from gymnast_core.evaluation.scene import SceneBook
 from gymnast_core.records.manifest import Manifest
-from tests.cloud.jobs import TINY_SCENE, in_another_scene, scene_job
+from tests.cloud.jobs import TINY_SCENE, in_another_scene, job_of, scene_job
 from tests.cloud.learning_fakes import episode, tiny_world_model
 
 TASK = "lift the red cube"
@@ -187,3 +189,20 @@ def test_an_adaptation_that_will_be_refused_does_not_begin(material, tmp_path):
             engine.check(asked)
         engine.check(replace(asked, config={"forgetting": 1}))
         engine.check(replace(asked, scene="standard"))  # where it has been before, the job knows what looks otherwise
+
+
+def test_a_preview_films_both_policies_from_the_captured_start(material, tmp_path):
+    checkpoints, _ = material
+    here = in_another_scene(material, tmp_path / "recorded")
+    names = [read_summary(entry.path).header.episode_id for entry in here]
+    recorded = [replace(entry, episode_id=name) for entry, name in zip(here, names, strict=True)]
+    twice = {**checkpoints, "candidate": checkpoints["policy"]}
+    asked = {"scene": "bench", "instruction": TASK, "episodes": names, "candidate": "policy-x", "config": TINY_SCENE}
+    job = job_of((twice, recorded), tmp_path / "job", kind="preview", start=names[0], **asked)
+    preview(job)
+    old, new = ((tmp_path / "job" / f"{name}.webp").read_bytes() for name in FILMS)
+    with Image.open(io.BytesIO(old)) as strip:
+        assert strip.width > strip.height, "frames side by side"
+    assert old == new, "the candidate is the policy itself here, and both begin at the captured frame"
+    with pytest.raises(ConfigError, match="the captured start ep-gone was withdrawn"):
+        preview(job_of((twice, recorded), tmp_path / "job", kind="preview", start="ep-gone", **asked))
