@@ -15,13 +15,12 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from gymnast_core.errors import EstopLatchedError, SafetyError, StaleCommandError
-from gymnast_core.types import FloatArray
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import ArmDescription
 from gymnast_ros.nodes.arm_services import ArmServices
 from gymnast_ros.nodes.ears import listen
-from gymnast_ros.nodes.marked import MarkedJoints, listen_json
+from gymnast_ros.nodes.marked import listen_json
 from gymnast_ros.nodes.runtime import own_name
 
 GATE_SILENCE_S = 3.0
@@ -50,7 +49,7 @@ class ArmLink:
         self._gate: dict[str, Any] = {}
         self._session = 0
         self._parts: Sequence[str] = ()
-        self._commands = MarkedJoints(self.node, keyring, topics.POLICY_COMMAND, topics.STREAM)
+        self._heard: Callable[[], bool] = lambda: False
         self._services = ArmServices(self.node, self.spins_until, lambda: self.description.session, keyring)
         listen(self.node, String, topics.DESCRIPTION, self._on_description, topics.LATCHED)
         self._gate_heard = listen_json(self.node, keyring, topics.GATE_STATUS, self._on_gate, topics.LATCHED)
@@ -82,22 +81,23 @@ class ArmLink:
         self._session = self.description.session
         return self.description
 
-    def await_matches(self, parts: Sequence[str], timeout_s: float) -> None:
+    def await_matches(self, parts: Sequence[str], heard: Callable[[], bool], timeout_s: float) -> None:
         """Wait until nothing that will be published can miss us, and no command of ours the arm.
 
         Args:
-            parts: topics of the arm that have to be there; remembered for the arm's next process.
+            parts: topics of the arm that have to be there; remembered, like `heard`, for the arm's next process.
+            heard: whether the gate subscribes to our commands.
             timeout_s: longest wait for each.
 
         Raises:
             StaleCommandError: something did not appear.
         """
-        self._parts, node = parts, self.node
+        self._parts, self._heard, node = parts, heard, self.node
         wanted = [*parts, topics.ARM_COMMAND]
         self._spin_until(
             lambda: (
                 all(node.count_publishers(node.resolve_topic_name(name)) for name in wanted)
-                and self._commands.publisher.get_subscription_count() > 0
+                and heard()
                 and self._services.ready()
             ),
             timeout_s,
@@ -115,7 +115,7 @@ class ArmLink:
         self.spin(0.0)
         session = self.description.session
         if session != self._session or not self._gate_hears_arm():
-            self.await_matches(self._parts, timeout_s)
+            self.await_matches(self._parts, self._heard, timeout_s)
             self._session = session
         # the news that an operator re-armed may still be on its way; a gate that is silent is no open one
         self.spins_until(lambda: self._gate.get("state") not in CLOSED_STATES, REARM_NEWS_S)
@@ -140,10 +140,6 @@ class ArmLink:
             self.spins_until(lambda: self._gate.get("state") in CLOSED_STATES, GATE_NEWS_S)
             self.check_gate()  # the arm saw a stop whose news was still on its way to us
             raise
-
-    def command(self, action_A: FloatArray, stamp_ns: int) -> None:
-        """Send the gate a (7,) action that answers the observation of this stamp."""
-        self._commands.publish(messages.to_action(action_A, stamp_ns))
 
     def check_gate(self) -> None:
         """Return if the gate is open.

@@ -23,6 +23,7 @@ from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_link import ArmLink
 from gymnast_ros.nodes.arm_port import EXECUTED_NAMES, SILENCE, ArmDescription
 from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.marked import MarkedJoints
 
 MAX_SILENCE_S = 1.0
 """How long the arm may hear no command although one is sent every step: then the gate is gone, not merely slow."""
@@ -57,7 +58,9 @@ class TopicEnv:
         self._step_timeout_s, self._reset_timeout_s = step_timeout_s, reset_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._moments = _Moments()
-        self._link: ArmLink | None = ArmLink(keyring or Keyring.of_environment(), self._moments.clear, **node)
+        keyring = keyring or Keyring.of_environment()
+        self._link: ArmLink | None = ArmLink(keyring, self._moments.clear, **node)
+        self._commands = MarkedJoints(self._link.node, keyring, topics.POLICY_COMMAND, topics.STREAM)
         self._stamp_ns, self._start_ns = -1, 0
         self._result: StepResult | None = None
         self.truth: dict[str, Any] = {}
@@ -110,7 +113,7 @@ class TopicEnv:
             raise EpisodeOverError("the episode is over or was never started; call reset() first")
         link, before_ns = self._arm(), self._stamp_ns
         link.check_gate()
-        link.command(action_BA[0], before_ns)
+        self._commands.publish(messages.to_action(action_BA[0], before_ns))
         observation, executed = self._observe(lambda stamp: stamp > before_ns)
         values, self.executed_source = messages.from_named(executed, EXECUTED_NAMES), executed.header.frame_id
         self._result = StepResult(observation, values[None, 7] > 0.5, values[None, 8] > 0.5, values[None, :7])
@@ -150,7 +153,8 @@ class TopicEnv:
         listen(node, String, topic, partial(moments.on_json, beside), topics.STREAM)
         moments.expect(described.cameras, beside)
         images = map(topics.image_topic, described.cameras)
-        link.await_matches((topics.PROPRIOCEPTION, topics.JOINT_STATES, topics.EXECUTED, *images, topic), timeout_s)
+        parts = (topics.PROPRIOCEPTION, topics.JOINT_STATES, topics.EXECUTED, *images, topic)
+        link.await_matches(parts, lambda: self._commands.publisher.get_subscription_count() > 0, timeout_s)
         return _spec_of(described)
 
     def _observe(self, wanted: Callable[[int], bool]) -> tuple[Observation, JointState]:

@@ -84,7 +84,7 @@ def house(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setattr(Node, "create_subscription", noted)
         patch.setenv(VARIABLE, str(keyring.folder))
         patch.setenv("ROS_DOMAIN_ID", str(domain_id))
-        patch.setattr(ArmLink, "await_matches", lambda self, parts, timeout_s: None)
+        patch.setattr(ArmLink, "await_matches", lambda self, parts, heard, timeout_s: None)
         gate = CommandGateNode(context=own, **overrides(armed_at_start=True, record_images=["top/image_raw"]))
         estop, arm = EstopNode(gate, context=own), SimWorld(SimulatedArm(image_size=64), context=own)
         bridge = BridgeNode(
