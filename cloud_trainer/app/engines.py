@@ -26,6 +26,7 @@ def engine_for(
     return SceneEngine(
         connect=_reach(service, tenant), jobs=service.jobs,
         catalogue=service.episodes_of(tenant), shelf=shelf, tenant=tenant,
+        work=service.config.folder / "jobs",
         book=SceneBook(tenant_folder(service.config.folder, tenant) / SCENES),
         scene=arms.scene, config=arms.config, rule=arms.rule, guard_pairs=arms.guard_pairs,
         price_per_hour=arms.price_per_hour, offer=offer,

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from cloud_trainer.flows.adaptation_engine import CLOSING, Budget, ClosingError, Emit, Ended
 from cloud_trainer.store.protocols import JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import JobEndedError, NotTrustedError
 from gymnast_core.job import JobEvent
+from gymnast_core.jobs import kind_of
 
 POLL_S = 0.2
 REFUSED = "refused"
@@ -34,7 +37,7 @@ def follow(
     Raises:
         ClosingError: this process ends; the job goes on, and whoever resumes finds it by its key.
         NotTrustedError: an audit or a calibration refused it.
-        JobEndedError: it failed.
+        JobEndedError: it failed, or what was reported is no result of its kind.
     """
     after, refusal = 0, ""
     while True:
@@ -46,6 +49,7 @@ def follow(
         if row.state == "failed":
             raise NotTrustedError(refusal) if refusal else JobEndedError(row.error)
         if row.ended:
+            _check_result(row)
             return row
         if (why := ended()) == CLOSING:
             raise ClosingError(f"job {job_id} goes on; it is followed again after the restart")
@@ -54,17 +58,26 @@ def follow(
         time.sleep(POLL_S)
 
 
+def _check_result(row: JobRow) -> None:
+    """A training machine may have reported anything."""
+    if row.result:
+        try:
+            kind_of(row.kind).result.model_validate(row.result)
+        except ValidationError as error:
+            raise JobEndedError(f"job {row.job_id} ended with what is no result of {row.kind}: {error}"[:500]) from None
+
+
 def run_job(
     jobs: SqlJobStore, tenant: str, kind: str, spec: Mapping[str, Any], *, key: str, by: str, ended: Ended,
     on_event: Callable[[JobEvent], None] = lambda event: None,
-) -> Mapping[str, object]:  # fmt: skip
-    """Submit a job (once per key) and return its result; empty where it was cancelled.
+) -> JobRow:  # fmt: skip
+    """Submit a job (once per key) and return it once it has ended; its result is empty where it was cancelled.
 
     Raises:
         ClosingError, NotTrustedError, JobEndedError: see follow().
     """
     row = jobs.submit(tenant, kind, spec, key, by)
-    return follow(jobs, tenant, row.job_id, ended=ended, on_event=on_event).result
+    return follow(jobs, tenant, row.job_id, ended=ended, on_event=on_event)
 
 
 @dataclass

@@ -65,7 +65,7 @@ class ArmLoopEngine:
             if event.kind == "progress":
                 advance(int(event.data["step"]), int(event.data["total"]), described(event.data))
 
-        result = run_job(self.jobs, self.tenant, "improve", spec, key=key, by=by, ended=ended, on_event=show)
+        result = run_job(self.jobs, self.tenant, "improve", spec, key=key, by=by, ended=ended, on_event=show).result
         if not result:
             raise JobEndedError(f"the training job of {key} was cancelled")
         return cast(TrainedRound, result)

@@ -40,6 +40,7 @@ from cloud_trainer.flows.trials import TrialOrigin
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.jobs.submission import check_reach
 from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.protocols import JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.adaptations import CapturedScene, ForgettingFigures
 from gymnast_core.errors import GymnastError, NotTrustedError
@@ -71,6 +72,7 @@ class SceneEngine:
         book: the scenes this robot knows.
         scene: the robot's name for where it stands, unless the operator names another.
         tenant: owner of the robots, jobs, episodes and checkpoints.
+        work: folder in which this trainer's jobs have theirs.
         config: of the training job; its bounds, scene_episodes and check are those of the trust check too.
         rule: of the canary; declared before it.
         guard_pairs: of each other task, after a win; 0 looks at none.
@@ -87,6 +89,7 @@ class SceneEngine:
     book: SceneBook
     scene: str
     tenant: str
+    work: Path
     config: JsonObject = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
     guard_pairs: int = HarmRule.pairs
@@ -162,7 +165,7 @@ class SceneEngine:
             return too_few(recorded, needed, read_manifest(self.shelf.path(request["judge"])))
         rows = records.to_look_at(config.most_episodes)
         spec = {**self._spec(request), "episodes": [row.episode_id for row in rows]}
-        found = self._job("trust", spec, f"{folder.name}-trust-{digest_of(rows)}", folder, ended)
+        found = self._job("trust", spec, f"{folder.name}-trust-{digest_of(rows)}", folder, ended).result
         if not found:
             return Trust(False, "the trust check was cancelled")
         self._note(folder, checked=found["checked"])
@@ -192,7 +195,7 @@ class SceneEngine:
             ended_by = "the money budget"
         return Practised(str(candidates[-1]["id"]) if candidates else None, ended_by)
 
-    def _job(self, kind: str, spec: Mapping[str, Any], key: str, folder: Path, ended: Ended) -> Mapping[str, Any]:
+    def _job(self, kind: str, spec: Mapping[str, Any], key: str, folder: Path, ended: Ended) -> JobRow:
         by = _errand(self._request(folder)["by"], folder).by
         return run_job(self.jobs, self.tenant, kind, spec, key=key, by=by, ended=ended)
 
@@ -221,9 +224,18 @@ class SceneEngine:
             **self._spec(request), "candidate": candidate, "start": request["start"], "checked": checked,
             "episodes": sorted({*checked, request["start"]}),
         }  # fmt: skip
-        found = self._job("preview", spec, f"{folder.name}-preview-{candidate}", folder, ended)
-        for name in FILMS if found else ():
-            shutil.copyfile(Path(found["folder"]) / f"{name}.webp", folder / f"{name}.webp")
+        job = self._job("preview", spec, f"{folder.name}-preview-{candidate}", folder, ended)
+        for name in FILMS if job.result else ():
+            self._take_film(job.job_id, f"{name}.webp", folder)
+
+    def _take_film(self, job_id: str, name: str, folder: Path) -> None:
+        """Copy what this trainer's own worker left: the result may be another machine's, and name any folder."""
+        try:
+            shutil.copyfile(self.work / job_id / name, folder / name)
+        except OSError as error:
+            raise GymnastError(
+                f"job {job_id} left no {name} at this trainer ({error.strerror}); another machine reported its end"
+            ) from error
 
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         """Run the blinded trial until its rule decides; after a win, look for harm on the other tasks."""

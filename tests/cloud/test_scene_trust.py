@@ -90,7 +90,7 @@ def test_training_asks_what_the_operator_saw(material, tmp_path):
         catalogue = service.episodes_of("default")
         engine = SceneEngine(
             connect=lambda name, errand: None, jobs=service.jobs, catalogue=catalogue, shelf=shelf,
-            book=SceneBook(tmp_path / "book.json"), scene="standard", tenant="default",
+            book=SceneBook(tmp_path / "book.json"), scene="standard", tenant="default", work=tmp_path / "jobs",
         )  # fmt: skip
         asked = {**ids, "robot": "wx-0", "scene": "standard", "instruction": TASK, "seed": 3, "config": config}
         folder = tmp_path / "flow"

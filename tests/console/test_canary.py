@@ -98,7 +98,7 @@ def engine(tmp_path):
         made = SceneEngine(
             connect=lambda name, errand: robot, jobs=service.jobs, catalogue=service.episodes_of("default"),
             shelf=SimpleNamespace(),
-            book=SceneBook(tmp_path / "scenes.json"), scene="bench", tenant="default",
+            book=SceneBook(tmp_path / "scenes.json"), scene="bench", tenant="default", work=tmp_path / "jobs",
             rule=SequentialRule(max_pairs=20),
         )  # fmt: skip
         yield SimpleNamespace(engine=made, robot=robot, folder=tmp_path / "flow")

@@ -87,7 +87,7 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
         engine = SceneEngine(
             connect=lambda name, errand: robot, jobs=service.jobs,
             catalogue=service.episodes_of("default"), shelf=shelf,
-            book=SceneBook(tmp_path / "scenes.json"), scene="standard", tenant="default",
+            book=SceneBook(tmp_path / "scenes.json"), scene="standard", tenant="default", work=tmp_path / "jobs",
             config={
                 "groups": 8, "group_size": 8, "grpo_iterations": 3, "check": False, "forgetting": 1.0,
                 "scene_episodes": 12,
