@@ -98,7 +98,7 @@ def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out:
         seed=how.seed, save_every=200, report_every=TELL_EVERY,
     )  # fmt: skip
 
-    def on_progress(line: Mapping[str, Any]) -> None:
+    def on_progress(line: Mapping[str, float]) -> None:
         figures = {name: float(line[name]) for name in ("loss", "grad_norm")}
         how.progress(ProgressEvent("world_model", int(line["step"]), how.iterations, figures))
 
