@@ -159,4 +159,4 @@ class Adaptation:
 
 def asked_for(view: AdaptationView) -> int:
     """How many more real episodes the trust check needs before it can decide; a few where it could, and refused."""
-    return whole(view.trust.get("figures", {}).get("collect", 0)) or FEW
+    return whole(view.trust.get("figures", {}).get("more_needed", 0)) or FEW

@@ -164,16 +164,17 @@ def tour(page: Page, console: str) -> None:
     for name in ("", "episodes", "jobs", "checkpoints", "world-models", "evaluations", "log"):
         page.goto(f"{console}/{name}")
         photograph(page, name or "robots", height=900)
-        link = page.locator("tbody a").first
-        if name in ("episodes", "jobs", "checkpoints", "evaluations") and link.count():
-            page.goto(console + str(link.get_attribute("href")))
+        first = page.locator("tbody a", has_text="adapt" if name == "jobs" else None).first
+        if name in ("episodes", "jobs", "checkpoints", "evaluations") and first.count():
+            page.goto(console + str(first.get_attribute("href")))
             photograph(page, name.removesuffix("s"), height=1100)
 
 
 def robots_own_page(lab: Lab, browser: Browser) -> None:
     """The page that the robot itself serves."""
-    lab.start("collect", "collect", "--tasks", "lift", "--count", "40", "--keep-local")  # something to see
+    lab.start("collect", "collect", "--tasks", "lift", "--count", "400", "--keep-local")  # something to see
     page = logged_in(browser, "http://127.0.0.1:8187", (lab.folder / "robot" / "page" / "token").read_text().strip())
+    expect(page.get_by_text("lift the red cube").first).to_be_visible()
     photograph(page, "robot-page", height=900)
 
 

@@ -23,8 +23,9 @@ def too_few(recorded: int, needed: int, judge: Manifest) -> Trust:
     """
     share = decided_share(judge)
     more = to_collect(needed, recorded * share, share)
-    reason = f"{recorded} labelled episodes of this task here are too few to decide; collect {more} more"
-    return Trust(False, reason, {"real_episodes_here": recorded, "needed": needed, "collect": more})
+    count = "1 labelled episode" if recorded == 1 else f"{recorded} labelled episodes"
+    reason = f"{count} of this task here: too few to decide; collect {more} more"
+    return Trust(False, reason, {"real_episodes_here": recorded, "needed": needed, "more_needed": more})
 
 
 def of_job(found: Mapping[str, Any], needed: int, *, overridden: bool) -> Trust:
@@ -38,10 +39,10 @@ def of_job(found: Mapping[str, Any], needed: int, *, overridden: bool) -> Trust:
     figures, reason = {"needed": needed, **found["figures"]}, str(found["reason"])
     decided, recorded = int(figures.get("episodes", 0)), int(figures["real_episodes_here"])
     if not found["ok"] and decided < needed and not overridden:
-        figures["collect"] = to_collect(needed, decided, decided / recorded)
+        figures["more_needed"] = to_collect(needed, decided, decided / recorded)
         reason = (
             f"the judge decided on {decided} of {recorded} dreams of this task here and abstained on the others; "
-            f"{needed} are needed, so collect {figures['collect']} more"
+            f"{needed} are needed, so collect {figures['more_needed']} more"
         )
     return Trust(bool(found["ok"]), reason, figures)
 

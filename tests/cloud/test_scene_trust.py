@@ -140,18 +140,18 @@ def test_a_judge_that_abstains_is_reckoned_with_when_more_episodes_are_asked_for
     for unknown in ({}, {"calibration": "none"}, {"calibration": {"overall": {"abstained": 7.0}}}):
         assert decided_share(judge(**unknown)) == 1.0
     asked = too_few(1, 20, judge(calibration={"overall": {"abstained": 0.2}}))
-    assert (asked.ok, asked.figures["collect"]) == (False, 24), "25 recorded ones make 20 decided"
+    assert (asked.ok, asked.figures["more_needed"]) == (False, 24), "25 recorded ones make 20 decided"
     assert "collect 24 more" in asked.reason
     figures = {"episodes": 18, "real_episodes_here": 20}
     found = of_job({"ok": False, "reason": "episodes 18 < 20", "figures": figures}, 20, overridden=False)
-    assert found.figures["collect"] == 3, "2 more decided at 18 of 20 are 2.2 recorded"
+    assert found.figures["more_needed"] == 3, "2 more decided at 18 of 20 are 2.2 recorded"
     assert "decided on 18 of 20 dreams" in found.reason
     for left in (
         of_job({"ok": False, "reason": "jump", "figures": {**figures, "episodes": 20}}, 20, overridden=False),
         of_job({"ok": False, "reason": "jump", "figures": figures}, 20, overridden=True),
         of_job({"ok": True, "reason": "", "figures": figures}, 20, overridden=False),
     ):
-        assert (left.reason, "collect" in left.figures) == ("jump" if not left.ok else "", False)
+        assert (left.reason, "more_needed" in left.figures) == ("jump" if not left.ok else "", False)
     assert to_collect(20, 0, 0.0) == 80
 
 
