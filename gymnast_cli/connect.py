@@ -92,7 +92,9 @@ def peer(args: argparse.Namespace) -> tuple[str, Identity | None]:
     from gymnast_core.wire.identity import Identity
 
     if not args.trainer:
-        raise ConfigError(f"which trainer? give --trainer HOST:PORT, or set {TRAINER_VARIABLE}")
+        raise ConfigError(
+            f"which trainer? give --trainer HOST:PORT, or set {TRAINER_VARIABLE}; `gymnast serve` starts one here"
+        )
     if args.insecure:
         return args.trainer, None
     if args.identity is None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gymnast_cli.connect import emit
-from gymnast_cli.wm_data import add_data_arguments, checked, dataset
-from gymnast_core.errors import ConfigError
+from gymnast_cli.wm_data import add_data_arguments, described
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Outcome
 
@@ -31,14 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the files."""
-    from cloud_trainer.world_model.data.converted import write_dataset
+    from cloud_trainer.jobs.datasets import write_episodes
 
-    if args.out.resolve().is_relative_to(args.folder.resolve()):
-        raise ConfigError(f"{args.out} lies in {args.folder}, which is only read; name a folder elsewhere")
-    source = checked(args, args.folder).kept(skip_broken=True) if args.skip_broken else dataset(args, args.folder)
-    outcome = Outcome(args.outcome)
-    done = write_dataset(source, args.out, robot=args.robot, outcome=outcome, instruction=args.instruction)
+    done = write_episodes(
+        described(args, args.folder), args.out, robot=args.robot, outcome=Outcome(args.outcome),
+        instruction=args.instruction, skip_broken=args.skip_broken,
+    )  # fmt: skip
     found = {"folder": str(args.out), "written": [str(path) for path in done.written], "present": list(done.present)}
     before = f"; {len(done.present)} were there before" if done.present else ""
-    emit(args, console, found, f"{len(done.written)} episodes of {source.info.name} written to {args.out}{before}")
+    emit(args, console, found, f"{len(done.written)} episodes of {done.name} written to {args.out}{before}")
     return 0

@@ -6,14 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gymnast_core.errors import ConfigError
 from gymnast_core.extensions import DATASETS, installed
 
 if TYPE_CHECKING:
-    from cloud_trainer.world_model.data.check import Checked
-    from cloud_trainer.world_model.data.described import DatasetConfig
-    from cloud_trainer.world_model.data.source import EpisodeSource
-    from gymnast_core.types import Episode
+    from cloud_trainer.jobs.datasets import DatasetConfig
 
 KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot")
 
@@ -42,7 +38,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def described(args: argparse.Namespace, folder: Path) -> DatasetConfig:
     """Return the dataset as run.json describes one."""
-    from cloud_trainer.world_model.data.described import DatasetConfig
+    from cloud_trainer.jobs.datasets import DatasetConfig
 
     given = {
         "size": args.size,
@@ -53,49 +49,3 @@ def described(args: argparse.Namespace, folder: Path) -> DatasetConfig:
     }
     settings = {name: value for name, value in given.items() if value is not None}
     return DatasetConfig(kind=args.kind, folder=str(folder), actions=args.actions, **settings)
-
-
-def dataset(args: argparse.Namespace, folder: Path) -> EpisodeSource:
-    """Return the reader of a folder; nothing is read but what says how many episodes there are.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    from cloud_trainer.world_model.data.described import build_source
-
-    source = build_source(described(args, folder))
-    if not len(source):
-        raise ConfigError(f"no {args.kind} episodes in {folder}; is --kind right?")
-    return source
-
-
-def checked(args: argparse.Namespace, folder: Path) -> Checked:
-    """Read a dataset once: which episodes can be read, and their lag.
-
-    Raises:
-        CorruptError: something is broken, without --skip-broken.
-        ConfigError: there is none.
-    """
-    from cloud_trainer.world_model.data.check import check
-
-    found = check(dataset(args, folder))
-    found.kept(skip_broken=args.skip_broken)
-    return found
-
-
-def recorded(args: argparse.Namespace, folders: list[Path]) -> list[Episode]:
-    """Read every episode of some dataset folders.
-
-    Raises:
-        CorruptError: something is broken, without --skip-broken.
-        ConfigError: there is none.
-    """
-    from cloud_trainer.world_model.data.source import iterate
-
-    sources = [dataset(args, folder) for folder in folders]
-    if not args.skip_broken:
-        return [episode for source in sources for episode in iterate(source)]
-    from cloud_trainer.world_model.data.check import check
-
-    kept = [check(source, measure=False).kept(skip_broken=True) for source in sources]
-    return [episode for source in kept for episode in iterate(source)]

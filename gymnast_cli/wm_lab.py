@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from gymnast_cli.connect import emit
-from gymnast_cli.wm_data import add_data_arguments, checked, dataset
-from gymnast_core.errors import ConfigError
+from gymnast_cli.wm_data import add_data_arguments, described
 
 if TYPE_CHECKING:
-    from cloud_trainer.world_model.data.check import Checked
+    from cloud_trainer.jobs.datasets import Checked
 
 LATE = 3
 """Exit code when a dataset's actions are off in time."""
@@ -57,13 +55,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _convert(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.world_model.dit.codec import CodecConfig
-    from cloud_trainer.world_model.dit.convert import convert_pt
+    from cloud_trainer.jobs.desk import convert_world_model
 
-    manifest = convert_pt(
-        args.source, args.folder, rope=args.rope, codec_config=CodecConfig(kind="kl", folder=args.vae),
-        heads=args.heads, max_frames=args.max_frames,
-    )  # fmt: skip
+    manifest = convert_world_model(
+        args.source, args.folder, rope=args.rope, vae=args.vae, heads=args.heads, max_frames=args.max_frames
+    )
     found = {"id": manifest.id, "folder": str(args.folder), "bytes": manifest.weights_bytes, **manifest.lineage}
     emit(args, console, found, f"{manifest.id} from the {manifest.lineage['entry']} weights in {args.folder}")
     return 0
@@ -73,38 +69,35 @@ def _lag(args: argparse.Namespace, console: Console) -> int:
     """Measure each batch of the dataset; 3 when the actions of one are off in time."""
     from dataclasses import asdict
 
-    from cloud_trainer.world_model.data.lag import ConventionError
+    from cloud_trainer.jobs.datasets import assumed_lag, measured_lags
 
-    found = checked(args, args.folder)
-    if not found.lags:
-        raise ConventionError(f"none of {len(found.readable)} episodes has 12 steps with motion; nothing to measure")
+    config = described(args, args.folder)
+    found, assumed = measured_lags(config, skip_broken=args.skip_broken), assumed_lag(config)
     late = found.late(args.tolerance)
     batches = {batch: {**asdict(report), "systematic": report.systematic} for batch, report in found.lags.items()}
     worst = max(found.lags, key=lambda batch: (batch in late, found.lags[batch].episodes))
     value = {
-        **asdict(found.lags[worst]), "read_with_lag": _assumed(args), "right": not late, "batches": batches,
+        **asdict(found.lags[worst]), "read_with_lag": assumed, "right": not late, "batches": batches,
         "camera": found.camera, "cameras": found.cameras, "broken": dict(found.broken),
     }  # fmt: skip
-    emit(args, console, value, "\n".join(_lag_lines(args, found, worst)))
+    emit(args, console, value, "\n".join(_lag_lines(found, worst, assumed, args.tolerance)))
     return LATE if late else 0
 
 
-def _lag_lines(args: argparse.Namespace, found: Checked, shown: str) -> list[str]:
+def _lag_lines(found: Checked, shown: str, assumed: int | str, tolerance: int) -> list[str]:
     """The table of one batch, then a line for each batch and for what else was noticed."""
     lines = [found.lags[shown].table()]
     for batch, report in found.lags.items():
         verdict = "in step"
-        if batch in found.late(args.tolerance):
+        if batch in found.late(tolerance):
             verdict = f'off: train with "lag": {report.best} more than now (here --lag)'
-            if isinstance(_assumed(args), int):
-                right = report.best + int(_assumed(args))
+            if isinstance(assumed, int):
+                right = report.best + assumed
                 verdict = f'off: train with "lag": {right} (here --lag {right})'
         elif report.best:
             verdict = "within the tolerance" if report.systematic else "not systematic: smear or chance"
         what = f"{batch}: " if batch else ""
-        lines.append(
-            f"{what}{report.episodes} episodes read with lag {_assumed(args)}; left over {report.best:+d}, {verdict}"
-        )
+        lines.append(f"{what}{report.episodes} episodes read with lag {assumed}; left over {report.best:+d}, {verdict}")
     if len(found.cameras) > 1:
         others = ", ".join(name for name in found.cameras if name != found.camera)
         lines.append(f"camera {found.camera} was read; --camera chooses another: {others}")
@@ -113,47 +106,24 @@ def _lag_lines(args: argparse.Namespace, found: Checked, shown: str) -> list[str
     return lines
 
 
-def _assumed(args: argparse.Namespace) -> int | str:
-    """The lag a dataset is read with: a number, or how it is found."""
-    from cloud_trainer.world_model.data.worldgym import MEASURED_LAG
-
-    if args.lag is not None:
-        return int(args.lag)
-    if args.kind == "bridge_raw":
-        return "by date"
-    return MEASURED_LAG if args.kind == "worldgym" else 0
-
-
 def _train(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.world_model.dit.run_config import read_run
-    from cloud_trainer.world_model.dit.train import run as train
+    from cloud_trainer.jobs.desk import train_world_model
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = read_run(args.run)
-    if args.skip_broken:
-        config = config.changed(data=tuple(one.changed(skip_broken=True) for one in config.data))
-    train(config)
-    folder = config.folder
-    lines = (
-        (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()
-        if (folder / "progress.jsonl").is_file()
-        else []
-    )
-    last = json.loads(lines[-1]) if lines else {}
-    emit(args, console, {"checkpoint": str(folder / "checkpoint"), **last}, f"checkpoint: {folder / 'checkpoint'}")
+    checkpoint, last = train_world_model(args.run, skip_broken=args.skip_broken)
+    emit(args, console, {"checkpoint": str(checkpoint), **last}, f"checkpoint: {checkpoint}")
     return 0
 
 
 def _rollout(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.jobs.lab import film_rollout
+    from cloud_trainer.jobs.desk import roll_out
 
-    source = dataset(args, args.folder)
-    if not 0 <= args.episode < len(source):
-        raise ConfigError(f"--episode {args.episode}: {args.folder} has episodes 0..{len(source) - 1}")
-    episode = source.episode(args.episode)
-    by_step = film_rollout(episode, args.world_model, args.out, steps=args.steps, start=args.start, seed=args.seed)
+    name, by_step = roll_out(
+        described(args, args.folder), args.episode, args.world_model, args.out, steps=args.steps, start=args.start,
+        seed=args.seed,
+    )  # fmt: skip
     mean = sum(by_step) / len(by_step)
-    text = f"{episode.episode_id}: {len(by_step)} imagined steps, PSNR {mean:.1f} dB on average; {args.out}"
-    found = {"episode": episode.episode_id, "psnr_db": mean, "psnr_db_by_step": by_step, "video": str(args.out)}
+    text = f"{name}: {len(by_step)} imagined steps, PSNR {mean:.1f} dB on average; {args.out}"
+    found = {"episode": name, "psnr_db": mean, "psnr_db_by_step": by_step, "video": str(args.out)}
     emit(args, console, found, text)
     return 0

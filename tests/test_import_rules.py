@@ -26,6 +26,35 @@ FOREIGN = {
     "grpc": ("gymnast_client", "gymnast_ros/uplink", "cloud_trainer/service", "gymnast_core/wire"),
 }
 """Library -> the only places that import it."""
+DOORS = {
+    "cloud_trainer.app": "the trainer's application: serve, identities, a folder's health, what jobs keep for people",
+    "cloud_trainer.jobs.datasets": "datasets at a desk, without a service",
+    "cloud_trainer.jobs.desk": "world models at a desk: convert, train, roll out",
+    "cloud_trainer.jobs.lab": "measurements at a desk: audits, bounds, a judge's calibration",
+    "cloud_trainer.jobs.pretrain": "the shipped checkpoints, made at a desk",
+    "cloud_trainer.judge.trust": "type of a result that is printed",
+    "cloud_trainer.world_model.audit.report": "type of a result that is printed, and its numbers",
+    "cloud_trainer.service.config": "flags of serve are made from its fields",
+    "gymnast_ros.arguments": "flags of up are those of the launch files",
+    "gymnast_ros.bringup": "starts the robot's graph",
+    "gymnast_ros.doctor": "looks over a robot's folder",
+    "gymnast_ros.enclaves": "writes the keystore of SROS2",
+    "gymnast_ros.graph": "the variable by which a started process knows its starter",
+    "gymnast_ros.keyring": "the variable of the domain",
+    "gymnast_ros.nodes.access": "what the keystore permits",
+    "gymnast_ros.nodes.client": "asks a started robot",
+    "gymnast_ros.nodes.onlooker": "shows a started robot",
+    "gymnast_ros.nodes.replay": "plays a recording onto topics",
+    "gymnast_ros.run.codec": "ranges of a request's arguments",
+    "gymnast_ros.run.requests": "the requests a robot takes",
+    "gymnast_ros.sim.drivers": "the demonstrations that pretraining clones",
+    "gymnast_ros.sim.films": "films of the demo's report",
+    "gymnast_ros.sim.tasks": "names of the simulator's tasks in the demo's report",
+    "gymnast_ros.uplink": "fetches an identity with a code, on a robot's machine too",
+}
+"""What of both sides gymnast_cli imports, and why; it parses, calls and prints."""
+NOT_IN_CLI = ("torch", "safetensors", "sqlalchemy", "sqlite3", "grpc", "rclpy", "mujoco", "mcap", "cryptography")
+"""Libraries of networks, stores, wires and arms."""
 TRAINER = (
     ("app",),
     ("console",),
@@ -81,14 +110,18 @@ def test_imports_go_one_way(path: Path):
         if touches({module}, f"cloud_trainer.{art}"):
             assert not touches(names, *(f"cloud_trainer.{other}" for other in ARTS if other != art))
             assert not touches(names, "cloud_trainer.store", "cloud_trainer.records")
-    if within(path, "gymnast_cli"):  # it parses, calls and prints
-        inner = ("store", "records", "flows", "practice", "sft", "console")
-        assert not touches(names, "torch", "mujoco", "gymnast_core.arm", "gymnast_ros.drivers")
-        assert not touches(names, *(f"cloud_trainer.{room}" for room in inner))
+    if within(path, "gymnast_cli"):
+        assert not touches(names, *NOT_IN_CLI, "gymnast_core.arm")
+        assert not touches(names, "cloud_trainer", "gymnast_ros") - touches(names, *DOORS)
     if not within(path, "gymnast_ros/nodes", "gymnast_ros/bringup.py"):
         assert not {name for name in names if name.split(".")[0].endswith(("_msgs", "_srvs", "_interfaces"))}
     if within(path, "gymnast_ros") and not within(path, "gymnast_ros/nodes"):
         assert not touches(names, "gymnast_ros.nodes")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_of_the_command_line_is_used(door: str):
+    assert any(touches(found, door) for name, found in NAMES.items() if touches({name}, "gymnast_cli")), door
 
 
 def above(part: str) -> Iterator[str]:

@@ -50,8 +50,6 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
 
         yield from examine_robot(args.robot)
         return
-    from cloud_trainer.service.config import ServiceConfig
-    from cloud_trainer.service.doctor import examine
+    from cloud_trainer.app.health import examine_folder
 
-    config = ServiceConfig(folder=args.folder, database_url=args.database_url, blob_url=args.blob_url)
-    yield from examine(config, deep=args.deep)
+    yield from examine_folder(args.folder, database_url=args.database_url, blob_url=args.blob_url, deep=args.deep)

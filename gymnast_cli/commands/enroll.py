@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import sys
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from rich.console import Console
 
 from gymnast_cli.connect import emit
 from gymnast_core.errors import ConfigError
-from gymnast_core.wire.address import Address, is_loopback
-from gymnast_core.wire.identity import CERTIFICATE, names_in
 
 ROLES = ("robot", "operator", "trainer", "admin")
 MAKE = "\0make"
@@ -56,7 +53,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return _revoke(args, console)
     if args.code is not None:
         return _make_code(args, console)
-    from cloud_trainer.service import enroll
+    from cloud_trainer.app.people import enroll
 
     out = args.out or Path("identities") / args.name
     folder = enroll(args.ca, args.name, args.role, tenant=args.tenant, out=out, days=args.days)
@@ -85,15 +82,9 @@ def _fetch(args: argparse.Namespace, console: Console) -> int:
 
 
 def _revoke(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.service import revoke, withdraw_codes
+    from cloud_trainer.app.people import take_back
 
-    codes = withdraw_codes(args.ca, args.name, tenant=args.tenant)
-    try:
-        serials = revoke(args.ca, args.name, tenant=args.tenant)
-    except ConfigError:
-        if not codes:
-            raise
-        serials = []
+    serials, codes = take_back(args.ca, args.name, tenant=args.tenant)
     text = f"{args.name}, tenant {args.tenant}: {len(serials)} certificates revoked, {codes} codes withdrawn"
     emit(args, console, {"revoked": serials, "codes": codes}, text)
     return 0
@@ -101,33 +92,19 @@ def _revoke(args: argparse.Namespace, console: Console) -> int:
 
 def _make_code(args: argparse.Namespace, console: Console) -> int:
     """Print a code and the command that uses it."""
-    from cloud_trainer.service import make_code
+    from cloud_trainer.app.people import one_time_code
 
     if args.code != MAKE:
         raise ConfigError("a code's value goes with --remote HOST:PORT; to make one, end the line with --code")
-    code = make_code(
+    made = one_time_code(
         args.ca, args.name, args.role, tenant=args.tenant, days=args.days, minutes=args.minutes
     )  # fmt: skip
-    where, warning = _trainer_of(args.ca)
-    command = f"gymnast enroll --remote {where} --code {code}"
+    command = f"gymnast enroll --remote {made.trainer} --code {made.code}"
+    warning = f"\n({made.warning})" if made.warning else ""
     text = (
         f"for {args.role} {args.name}, tenant {args.tenant}; good for {args.minutes:g} minutes and one machine. "
         f"There:\n\n  {command}\n{warning}"
     )
-    emit(args, console, {"code": code, "remote": where, "command": command, "minutes": args.minutes}, text)
+    value = {"code": made.code, "remote": made.trainer, "command": command, "minutes": args.minutes}
+    emit(args, console, value, text)
     return 0
-
-
-def _trainer_of(authority: Path) -> tuple[str, str]:
-    """How other machines reach the trainer whose authority this is, and what keeps them from it."""
-    server = authority.parent / "server"
-    try:
-        listens = json.loads((server / "listens.json").read_bytes())
-        host, port = str(listens["host"]), int(listens["port"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "HOST:PORT", "\n(the trainer has not been started yet: HOST:PORT is where it will listen)"
-    names = [name for name in names_in((server / CERTIFICATE).read_bytes()) if not is_loopback(name)]
-    if is_loopback(host):
-        warning = f"\n(this trainer listens on {host} alone; start it with --host 0.0.0.0 to reach it from there)"
-        return str(Address(host, port)), warning
-    return str(Address(names[0] if names else host, port)), ""

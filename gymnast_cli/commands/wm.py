@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gymnast_cli import wm_lab
 from gymnast_cli.connect import add_override_argument, emit
-from gymnast_cli.wm_data import add_data_arguments, recorded
+from gymnast_cli.wm_data import add_data_arguments, described
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,12 +76,13 @@ def _bounds(args: argparse.Namespace, console: Console) -> int:
 
 def _audit(args: argparse.Namespace, console: Console) -> int:
     """Audit; 3 when reinforcement learning would be refused, or the parent is better."""
+    from cloud_trainer.jobs.datasets import recorded
     from cloud_trainer.jobs.lab import audit_world, episode_files, labelled_episodes
     from gymnast_core.jobs.audit import PARTS, AuditConfig
 
     def read(paths: Sequence[Path], image_size: int) -> list[Episode]:
         if args.kind != "mcap":
-            return recorded(args, list(paths))
+            return recorded([described(args, path) for path in paths], skip_broken=args.skip_broken)
         return labelled_episodes(paths, args.size or image_size)
 
     config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.numpy import load_file
-
+from cloud_trainer.app.dreams import read_dreams
 from gymnast_cli.demo.config import TASKS
 from gymnast_cli.report_media import DreamPair, ReportMedia, Strip, TaskStrips
-from gymnast_core.policies import load_policy
-from gymnast_core.policy import Policy
 from gymnast_core.seeds import EVALUATION_SEEDS
-from gymnast_ros.sim.collect import collect
-from gymnast_ros.sim.env import SimEnv
+from gymnast_core.types import Episode
+from gymnast_ros.sim.films import before_and_after
 from gymnast_ros.sim.tasks import task_for
-
-FRAME_SIZE = 128
 
 
 def film(before: Path, after: Path, jobs: Sequence[Path]) -> ReportMedia:
@@ -26,41 +20,26 @@ def film(before: Path, after: Path, jobs: Sequence[Path]) -> ReportMedia:
     Args:
         before: checkpoint folder of the base policy.
         after: checkpoint folder of the trained one.
-        jobs: job folders of the trainer, see cloud_trainer.practice.dreams.
+        jobs: job folders of the trainer.
     """
-    env = SimEnv(image_size=256)
-    try:
-        strips = [_strips(env, name, load_policy(before), load_policy(after)) for name in TASKS]
-    finally:
-        env.close()
-    pairs = [pair for folder in jobs for pair in dream_pairs(folder)]
-    return ReportMedia(strips=strips, pairs=pairs)
+    films = before_and_after(before, after, TASKS, EVALUATION_SEEDS.start)
+    strips = [
+        TaskStrips(task, _strip(first), _strip(second), task_for(task).instruction)
+        for task, (first, second) in films.items()
+    ]
+    return ReportMedia(strips=strips, pairs=[pair for folder in jobs for pair in dream_pairs(folder)])
 
 
-def _strips(env: SimEnv, task: str, before: Policy, after: Policy) -> TaskStrips:
-    seed = EVALUATION_SEEDS.start
-    films = []
-    for policy in (before, after):
-        episode = collect(env, policy, task, [seed], frame_size=FRAME_SIZE)[0]
-        frames = next(iter(episode.images.values()))
-        films.append(Strip(frames, episode.outcome.value))
-    return TaskStrips(task, films[0], films[1], task_for(task).instruction)
+def _strip(episode: Episode) -> Strip:
+    return Strip(next(iter(episode.images.values())), episode.outcome.value)
 
 
 def dream_pairs(job: Path) -> list[DreamPair]:
-    """Read what a job kept of its audit: real and imagined frames of held-out episodes.
-
-    Returns:
-        An empty list when the job kept none (it was refused before the audit).
-    """
-    index = job / "dreams.json"
-    if not index.exists():
-        return []
-    frames = load_file(job / "dreams.safetensors")
-    pairs = []
-    for number, entry in enumerate(json.loads(index.read_text())):
-        name = task_for(entry["instruction"]).name
-        real = Strip(frames[f"real_{number}"], entry["real"])
-        imagined = Strip(frames[f"imagined_{number}"], entry["imagined"])
-        pairs.append(DreamPair(name, real, imagined, tuple(entry["frame_steps"])))
-    return pairs
+    """What a job kept of its audit; an empty list where it kept none, as it was refused before."""
+    return [
+        DreamPair(
+            task_for(dream.instruction).name, Strip(dream.real_FHWC, dream.real),
+            Strip(dream.imagined_FHWC, dream.imagined), dream.frame_steps,
+        )
+        for dream in read_dreams(job)
+    ]  # fmt: skip

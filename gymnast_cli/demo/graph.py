@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cloud_trainer.service import enroll
+from cloud_trainer.app.people import enroll
 from gymnast_cli.commands.ttt import progress
 from gymnast_cli.demo.choice import best_of
 from gymnast_cli.demo.config import TASKS, DemoConfig
