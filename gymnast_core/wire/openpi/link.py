@@ -111,6 +111,10 @@ class OpenpiPlace:
         if not self.secured:
             return None
         try:
-            return ssl.create_default_context(cafile=self.settings.authority or None)
+            context = ssl.create_default_context(cafile=self.settings.authority or None)
+            # a websocket is read and written in two threads: what is written while the one that reads takes a ticket,
+            # which TLS 1.3 sends when it likes, can be lost (2 of 150 connections on a busy machine, 0 of 250 with 1.2)
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            return context
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise ConfigError(f"openpi authority {self.settings.authority} is no PEM file: {error}") from error
