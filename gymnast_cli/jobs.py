@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gymnast_cli.stages import Advance
-from gymnast_core.job import described
+from gymnast_core.job import described, progress_of
 
 if TYPE_CHECKING:
     from gymnast_client import JobsClient
@@ -23,8 +23,8 @@ def follow(jobs: JobsClient, spec: JobSpec, *, key: str, advance: Advance) -> di
 def watch(jobs: JobsClient, job_id: str, advance: Advance) -> JobView:
     """Show a job's progress until it has ended; returns it."""
     for event in jobs.watch(job_id):
-        if event.kind == "progress":
-            advance(int(event.data["step"]), int(event.data["total"]), described(event.data))
+        if progress := progress_of(event):
+            advance(progress["step"], progress["total"], described(progress))
     return jobs.get(job_id)
 
 

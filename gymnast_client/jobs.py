@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import grpc
 
@@ -15,6 +15,7 @@ from gymnast_client.waits import Waits
 from gymnast_core.errors import JobEndedError, NotTrustedError, TransientBridgeError
 from gymnast_core.job import JobEvent, JobState, JobView
 from gymnast_core.jobs import JobSpec
+from gymnast_core.json_values import JsonObject
 from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc
 
 _EVENTS_DEADLINE_S = 300.0
@@ -23,7 +24,7 @@ _EVENTS_DEADLINE_S = 300.0
 class JobsClient(Client):
     """Jobs."""
 
-    def submit(self, job: JobSpec | str, spec: Mapping[str, Any] | None = None, key: str = "") -> JobView:
+    def submit(self, job: JobSpec | str, spec: JsonObject | None = None, key: str = "") -> JobView:
         """Ask for work; the same key gives the same job, so this may be repeated.
 
         Args:
@@ -96,7 +97,7 @@ class JobsClient(Client):
             continue
         return self.get(job if isinstance(job, str) else job.job_id)
 
-    def result(self, job: JobView | str) -> Mapping[str, Any]:
+    def result(self, job: JobView | str) -> JsonObject:
         """What a job left behind, as JSON values of its kind's result (gymnast_core.jobs); waits for its end.
 
         Raises:
@@ -120,10 +121,10 @@ class JobsClient(Client):
     def report(
         self,
         job_id: str,
-        events: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        events: Sequence[tuple[str, JsonObject]] = (),
         *,
         state: str = "",
-        result: Mapping[str, Any] | None = None,
+        result: JsonObject | None = None,
         error: str = "",
     ) -> JobView:
         """For a trainer in another process: report events, keep the claim, end the job; repeats report twice."""

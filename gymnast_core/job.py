@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict, cast
+
+from gymnast_core.json_values import JsonObject
 
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 FINAL_STATES: tuple[JobState, ...] = ("done", "failed", "cancelled")
@@ -37,10 +39,10 @@ class JobView:
 
     job_id: str
     kind: str
-    spec: Mapping[str, Any]
+    spec: JsonObject
     state: JobState
     submitted_by: str
-    result: Mapping[str, Any]
+    result: JsonObject
     error: str
     cancel_requested: bool
     created_ns: int
@@ -66,14 +68,28 @@ class JobEvent:
     sequence: int
     time_ns: int
     kind: str
-    data: Mapping[str, Any]
+    data: JsonObject
 
 
 SHOWN = ("imagined_reward", "agreement", "optimism", "loss")
 """What of a job's metrics fits into one line."""
 
 
-def described(progress: Mapping[str, Any]) -> str:
+class JobProgress(TypedDict, total=False):
+    """The data of an event of kind "progress"."""
+
+    stage: str
+    step: int
+    total: int
+    metrics: Mapping[str, float]
+
+
+def progress_of(event: JobEvent) -> JobProgress:
+    """Return the progress that an event reports; empty for one of another kind."""
+    return cast(JobProgress, event.data) if event.kind == "progress" else {}
+
+
+def described(progress: JobProgress) -> str:
     """Return a job's progress in one short line: the stage and its newest numbers."""
     metrics = progress.get("metrics", {})
     numbers = ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.2f}" for name in SHOWN if name in metrics)

@@ -22,7 +22,10 @@ def texts(value: JsonValue) -> list[str]:
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise CorruptError(f"expected a list of texts, got {str(value)[:80]!r}")
-    return [str(item) for item in value]
+    found = [item for item in value if isinstance(item, str)]
+    if len(found) < len(value):
+        raise CorruptError(f"expected texts in a list, got {str(value)[:80]!r}")
+    return found
 
 
 def whole(value: JsonValue) -> int:

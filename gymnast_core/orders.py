@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import GymnastError
+from gymnast_core.json_values import JsonObject
 
 KINDS = ("run_episode", "evaluate", "flush", "wait_staged", "swap", "rollback")
 """Calls of gymnast_ros.nodes.client.GraphClient; anything else is refused by the robot."""
@@ -28,7 +29,7 @@ class Order:
 
     order_id: str
     kind: str
-    spec: Mapping[str, Any] = field(default_factory=dict)
+    spec: JsonObject = field(default_factory=dict)
     by: str = ""
 
 
@@ -46,7 +47,7 @@ class OrderNews:
     order_id: str
     done: bool = False
     error: str = ""
-    result: Mapping[str, Any] = field(default_factory=dict)
+    result: JsonObject = field(default_factory=dict)
 
 
 class OrderError(GymnastError):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from cloud_trainer.flows.replay_watch import record_rows
 from cloud_trainer.jobs.memory import GIB, memory_of_machine
@@ -15,6 +14,7 @@ from cloud_trainer.service import JobContext
 from gymnast_core.evaluation.purpose import is_measurement
 from gymnast_core.jobs import JobSpec, ReplayResult, ReplaySpec, TrainingResult, TrainingSpec, spec_of
 from gymnast_core.jobs.scene import SceneSpec
+from gymnast_core.json_values import JsonObject
 
 SETTLE_S = 60.0
 """Longest wait for what has arrived to be checked."""
@@ -34,13 +34,13 @@ class JobProcesses:
 
     def __init__(
         self, folder: Path, shelves: Shelves, *, threads: int = 1, memory_gib: float | None = None,
-        allowed: Collection[str] = (), given: Mapping[str, Any] | None = None,
+        allowed: Collection[str] = (), given: JsonObject | None = None,
     ) -> None:  # fmt: skip
         self._folder, self._shelves, self._threads = folder, shelves, threads
         self._allowed, self._given = allowed, given
         self._memory_bytes = memory_of_machine() // 2 if memory_gib is None else int(memory_gib * GIB)
 
-    def __call__(self, context: JobContext) -> Mapping[str, object]:
+    def __call__(self, context: JobContext) -> JsonObject:
         """Do one job; returns its result."""
         tenant, spec = context.job.tenant, spec_of(context.job.kind, context.job.spec)
         check_spec_reach(spec, self._allowed, given=self._given)
@@ -48,7 +48,7 @@ class JobProcesses:
         context.episodes.settle(SETTLE_S)
         inputs = JobInputs(context.job.job_id, spec, tuple(_recorded(context, spec)), shelf.path, shelf.newest)
 
-        def emit(kind: str, data: Mapping[str, Any]) -> None:
+        def emit(kind: str, data: JsonObject) -> None:
             context.emit(kind, data)
 
         result = run_in_process(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gymnast_core.json_values import JsonObject
 from gymnast_core.orders import EpisodeAnswer
 
 
@@ -80,7 +81,7 @@ class FlowRobot(TrialRobot, Protocol):
         """Return when the robot holds these checkpoints."""
         ...
 
-    def swap(self, checkpoint_id: str, *, scene: Mapping[str, object] | None = None) -> str:
+    def swap(self, checkpoint_id: str, *, scene: JsonObject | None = None) -> str:
         """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
         ...
 

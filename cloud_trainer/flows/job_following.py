@@ -13,7 +13,7 @@ from cloud_trainer.flows.adaptation_engine import CLOSING, Budget, ClosingError,
 from cloud_trainer.store.protocols import JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import JobEndedError, NotTrustedError
-from gymnast_core.job import JobEvent
+from gymnast_core.job import JobEvent, progress_of
 from gymnast_core.jobs import kind_of
 
 POLL_S = 0.2
@@ -100,9 +100,10 @@ class Iterations:
 
     def take(self, event: JobEvent) -> None:
         """Take in one event of the job."""
-        reward = (event.data.get("metrics") or {}).get("imagined_reward")
-        if event.kind == "progress" and event.data.get("stage") == "grpo" and reward is not None:
-            line = {"iteration": event.data["step"], "imagined_reward": reward, "rollouts": self.rollouts_each}
+        progress = progress_of(event)
+        reward = progress.get("metrics", {}).get("imagined_reward")
+        if progress.get("stage") == "grpo" and reward is not None:
+            line = {"iteration": progress["step"], "imagined_reward": reward, "rollouts": self.rollouts_each}
             self.emit("iteration", line)
             self.rollouts += self.rollouts_each
 

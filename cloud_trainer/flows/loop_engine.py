@@ -18,7 +18,7 @@ from cloud_trainer.jobs.submission import check_reach
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import JobEndedError, NotPossibleError
 from gymnast_core.evaluation.cards import ResultCard
-from gymnast_core.job import JobEvent, described
+from gymnast_core.job import JobEvent, described, progress_of
 from gymnast_core.jobs import ImproveSettings
 from gymnast_core.json_values import JsonObject
 
@@ -62,8 +62,8 @@ class ArmLoopEngine:
         """See LoopEngine."""
 
         def show(event: JobEvent) -> None:
-            if event.kind == "progress":
-                advance(int(event.data["step"]), int(event.data["total"]), described(event.data))
+            if progress := progress_of(event):
+                advance(progress["step"], progress["total"], described(progress))
 
         result = run_job(self.jobs, self.tenant, "improve", spec, key=key, by=by, ended=ended, on_event=show).result
         if not result:

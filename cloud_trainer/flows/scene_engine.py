@@ -12,7 +12,7 @@ import io
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -187,7 +187,7 @@ class SceneEngine:
         watch = Iterations(emit, config.groups * config.group_size, replace(budget, seconds=seconds), ended)
         result = follow(self.jobs, self.tenant, row.job_id, ended=watch.ended, on_event=watch.take).result
         (folder / "result.json").write_text(json.dumps(result))
-        candidates = result.get("candidates", [])
+        candidates = cast(Sequence[Mapping[str, str]], result.get("candidates", []))
         if not candidates and result.get("refused"):
             raise NotTrustedError(str(result["refused"]))
         ended_by = str(result.get("ended_by", ""))

@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from cloud_trainer.jobs.memory import MemoryWatch, memory_of_machine
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.jobs import JobResult, JobSpec, kind_of
 from gymnast_core.jobs.scene import PreviewSpec
+from gymnast_core.json_values import JsonObject
 
 ENDS: Mapping[str, type[GymnastError]] = {
     "refused": NotTrustedError,
@@ -79,7 +80,7 @@ def run_in_process(
     inputs: JobInputs,
     folder: Path,
     *,
-    emit: Callable[[str, Mapping[str, Any]], None],
+    emit: Callable[[str, JsonObject], None],
     cancelled: Callable[[], bool],
     threads: int = 1,
     memory_bytes: int | None = None,
@@ -152,16 +153,16 @@ def _write_spec(inputs: JobInputs, work: Path) -> None:
 def _relay(
     process: subprocess.Popen[bytes],
     work: Path,
-    emit: Callable[[str, Mapping[str, Any]], None],
+    emit: Callable[[str, JsonObject], None],
     cancelled: Callable[[], bool],
     watch: MemoryWatch,
-) -> Mapping[str, object]:
+) -> JsonObject:
     """Pass the worker's lines on until it ends; returns its result line."""
     assert process.stdout is not None
     over = threading.Event()
     watcher = threading.Thread(target=_watch_cancel, args=(work, cancelled, over), name="job-cancel", daemon=True)
     watcher.start()
-    result: Mapping[str, Any] | None = None
+    result: JsonObject | None = None
     ended: GymnastError | None = None
     try:
         for kind, data in _lines(process.stdout):
@@ -191,7 +192,7 @@ def _watch_cancel(work: Path, cancelled: Callable[[], bool], over: threading.Eve
             return
 
 
-def _lines(stream: IO[bytes]) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _lines(stream: IO[bytes]) -> Iterator[tuple[str, JsonObject]]:
     for line in stream:
         document = json.loads(line)
         yield document.pop("event"), document

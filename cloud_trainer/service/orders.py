@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.authority import Who
 from gymnast_core.errors import ConfigError
+from gymnast_core.json_values import JsonObject, JsonValue
 from gymnast_core.orders import (
     CheckpointAnswer,
     EpisodeAnswer,
@@ -21,6 +21,7 @@ from gymnast_core.orders import (
     OrderNews,
     answer_of,
 )
+from gymnast_core.robot_status import RobotStatus
 
 PICK_UP_S = 30.0
 """Longest wait until a robot takes an order; it reports once a second."""
@@ -49,9 +50,9 @@ class RobotOrders:
         self._given: dict[tuple[str, str], _Given] = {}
 
     def give(
-        self, tenant: str, robot: str, kind: str, spec: Mapping[str, object], timeout_s: float,
+        self, tenant: str, robot: str, kind: str, spec: JsonObject, timeout_s: float,
         *, by: str = "", paused: Callable[[], bool] = lambda: False,
-    ) -> Mapping[str, object]:  # fmt: skip
+    ) -> JsonObject:  # fmt: skip
         """Have a robot do something; returns what it reported, or withdraws the order.
 
         Args:
@@ -134,7 +135,7 @@ class OrderedRobot:
         return report is not None and bool(report.status.get("estop")) and report.age_s() < FRESH_S
 
     def evaluate(
-        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, timeout_s: float, **asked: object
+        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, timeout_s: float, **asked: JsonValue
     ) -> Sequence[EpisodeAnswer]:
         """Run episodes; see GraphClient.
 
@@ -153,7 +154,7 @@ class OrderedRobot:
                 )
         return found.episodes
 
-    def run_episode(self, *, timeout_s: float = 300.0, **asked: object) -> EpisodeAnswer:
+    def run_episode(self, *, timeout_s: float = 300.0, **asked: JsonValue) -> EpisodeAnswer:
         """Run one episode; see GraphClient. Who labelled it is the robot's word, and marked as such.
 
         Raises:
@@ -171,10 +172,10 @@ class OrderedRobot:
 
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:
         """Wait until the robot holds these checkpoints."""
-        spec = {"checkpoint_ids": list(checkpoint_ids), "timeout_s": timeout_s}
+        spec: JsonObject = {"checkpoint_ids": list(checkpoint_ids), "timeout_s": timeout_s}
         self._give("wait_staged", spec, timeout_s + 15.0)
 
-    def swap(self, checkpoint_id: str, *, scene: Mapping[str, object] | None = None) -> str:
+    def swap(self, checkpoint_id: str, *, scene: JsonObject | None = None) -> str:
         """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
         result = self._give("swap", {"checkpoint_id": checkpoint_id, "scene": scene}, 60.0)
         return answer_of(CheckpointAnswer, self._name, "swap", result).value
@@ -183,12 +184,12 @@ class OrderedRobot:
         """Return to the checkpoint before."""
         return answer_of(CheckpointAnswer, self._name, "rollback", self._give("rollback", {}, 60.0)).value
 
-    def _give(self, kind: str, spec: Mapping[str, object], timeout_s: float) -> Mapping[str, object]:
+    def _give(self, kind: str, spec: JsonObject, timeout_s: float) -> JsonObject:
         self._status()
         tenant, name = self._tenant, self._name
         return self._orders.give(tenant, name, kind, spec, timeout_s, by=self._by, paused=lambda: self.stopped)
 
-    def _status(self) -> Mapping[str, Any]:
+    def _status(self) -> RobotStatus:
         """What it last said.
 
         Raises:

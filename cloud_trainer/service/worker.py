@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cloud_trainer.store.protocols import BlobStore, JobRow, MetaStore
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError
 from gymnast_core.jobs import kinds_of
+from gymnast_core.json_values import JsonObject
 from gymnast_core.records.signing import Release
 
 LOG = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class JobContext:
     _jobs: SqlJobStore
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    def emit(self, kind: str, data: Mapping[str, Any]) -> int:
+    def emit(self, kind: str, data: JsonObject) -> int:
         """Report something to watchers; JSON values; returns the event's sequence. Thread safe."""
         return self._jobs.append(self.job.tenant, self.job.job_id, kind, data)
 
@@ -63,7 +64,7 @@ class JobContext:
         return release
 
 
-Runner = Callable[[JobContext], Mapping[str, object]]
+Runner = Callable[[JobContext], JsonObject]
 """Does one job and returns its result (JSON values); an exception fails the job."""
 
 

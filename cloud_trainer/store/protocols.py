@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from gymnast_core.job import JobState, JobView
+from gymnast_core.json_values import JsonObject
 
 EpisodeState = Literal["committed", "valid", "quarantined"]
 AddResult = Literal["added", "duplicate", "conflict"]
@@ -51,7 +52,7 @@ class EpisodeRow:
     labelled_by: str = ""
     steps: int = 0
     policy_version: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: JsonObject = field(default_factory=dict)
 
 
 EpisodeChange = Callable[[EpisodeRow], EpisodeRow]
@@ -119,7 +120,7 @@ class JobEnd:
     """How a job ended: its final state, result (JSON values) and error."""
 
     state: JobState
-    result: Mapping[str, Any] = field(default_factory=dict)
+    result: JsonObject = field(default_factory=dict)
     error: str = ""
 
 

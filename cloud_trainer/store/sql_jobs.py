@@ -15,6 +15,7 @@ from cloud_trainer.store.protocols import JobEnd, JobRow, new_job_id
 from cloud_trainer.store.tables import JOB_EVENTS, JOBS
 from gymnast_core.job import FINAL_STATES, JobEvent, JobState
 from gymnast_core.jobs import kinds_of
+from gymnast_core.json_values import JsonObject
 from gymnast_core.records.manifest import canonical_json
 from gymnast_core.wire.errors import IdReusedError, NotFoundError
 
@@ -30,7 +31,7 @@ class SqlJobStore:
         self._database = database
 
     def submit(
-        self, tenant: str, kind: str, spec: Mapping[str, Any], key: str, submitted_by: str, *, job_id: str | None = None
+        self, tenant: str, kind: str, spec: JsonObject, key: str, submitted_by: str, *, job_id: str | None = None
     ) -> JobRow:
         """Create a job, or return the one this tenant created with the same key.
 
@@ -142,7 +143,7 @@ class SqlJobStore:
             renewed = sa.update(JOBS).where(mine).values(lease_until_ns=_until(lease_s))
             return bool(connection.execute(renewed).rowcount)
 
-    def append(self, tenant: str, job_id: str, kind: str, data: Mapping[str, Any]) -> int:
+    def append(self, tenant: str, job_id: str, kind: str, data: JsonObject) -> int:
         """Add an event and return its sequence.
 
         Raises:
@@ -166,7 +167,7 @@ class SqlJobStore:
         tenant: str,
         job_id: str,
         state: JobState,
-        result: Mapping[str, Any] | None = None,
+        result: JsonObject | None = None,
         error: str = "",
         *,
         worker: str | None = None,
@@ -197,7 +198,7 @@ class SqlJobStore:
         tenant: str,
         job_id: str,
         worker: str,
-        events: Sequence[tuple[str, Mapping[str, Any]]],
+        events: Sequence[tuple[str, JsonObject]],
         end: JobEnd | None = None,
     ) -> JobRow:
         """Renew a claim, append events and end the job, all or nothing.

@@ -78,7 +78,7 @@ def topic_type(topic: str) -> str:
     return TOPIC_TYPES.get(topic, "sensor_msgs/msg/CompressedImage")
 
 
-def checked_id(value: str, what: str = "id") -> str:
+def checked_id(value: object, what: str = "id") -> str:
     """Return an id that is safe as a file name.
 
     Raises:

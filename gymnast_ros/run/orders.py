@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import GymnastError
+from gymnast_core.json_values import JsonObject, JsonValue
 from gymnast_core.orders import KINDS, Order, OrderNews
 from gymnast_ros.run.ports import Log
 
@@ -130,10 +131,13 @@ def _check_checkpoints(order: Order) -> None:
         ContractError: one is no id.
     """
     spec = order.spec
-    one = [spec[name] for name in ("checkpoint", "checkpoint_id") if spec.get(name)]
-    for name in (*one, *spec.get("checkpoints", ()), *spec.get("checkpoint_ids", ())):
-        checked_id(name, "a checkpoint in an order")
+    given = [spec[name] for name in ("checkpoint", "checkpoint_id") if spec.get(name)]
+    for name in ("checkpoints", "checkpoint_ids"):
+        listed = spec.get(name, ())
+        given += listed if isinstance(listed, list | tuple) else [listed]
+    for value in given:
+        checked_id(value, "a checkpoint in an order")
 
 
-def _result(value: object) -> dict[str, object]:
-    return dict(value) if isinstance(value, dict) else {"value": value}
+def _result(value: JsonValue) -> JsonObject:
+    return value if isinstance(value, dict) else {"value": value}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from cloud_trainer.records.trail import Trails, overrides_in
 from cloud_trainer.service.pace import RobotPace
@@ -12,6 +11,7 @@ from cloud_trainer.store.protocols import JobEnd, JobRow, new_job_id
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.authority import Who, authorise
 from gymnast_core.job import JobEvent
+from gymnast_core.json_values import JsonObject
 from gymnast_core.wire.errors import InvalidMessageError, NotFoundError, NotPermittedError, QuotaError
 
 JobCheck = Callable[[str, str, Mapping[str, object]], None]
@@ -42,7 +42,7 @@ class JobHandlers:
         self._jobs, self._trails, self._check, self._wake = jobs, trails, check, wake
         self._most_waiting, self._pace = most_waiting, pace
 
-    def submit(self, who: Who, kind: str, spec: Mapping[str, Any], key: str) -> JobRow:
+    def submit(self, who: Who, kind: str, spec: JsonObject, key: str) -> JobRow:
         """Create a job, or find the one with the same key.
 
         Raises:
@@ -105,9 +105,7 @@ class JobHandlers:
         self._jobs.requeue_lost()
         return self._jobs.claim(who.tenant, f"remote-{who.name}", list(kinds), lease_s)
 
-    def report(
-        self, who: Who, job_id: str, events: Sequence[tuple[str, Mapping[str, Any]]], end: JobEnd | None
-    ) -> JobRow:
+    def report(self, who: Who, job_id: str, events: Sequence[tuple[str, JsonObject]], end: JobEnd | None) -> JobRow:
         """For trainers in other processes: events, the lease, the end."""
         authorise(who, "work")
         return self._jobs.report(who.tenant, job_id, f"remote-{who.name}", list(events), end)
