@@ -24,9 +24,9 @@ from gymnast_core.errors import CheckpointError, ContractError
 from gymnast_core.images import area_downsample
 from gymnast_core.policies.exploration import Flow, explorer
 from gymnast_core.policies.flow_network import FlowNetwork, FlowPolicyConfig
+from gymnast_core.policies.matching import matching_error, path_distance, run_rows, within_limits
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import ACTION_DIM, ActionChunk, BoolArray, ByteArray, FloatArray, Observation, Trace
 
 ARCHITECTURE = "compact_flow"
@@ -57,11 +57,7 @@ class ActionScale:
 
     def decode(self, z: FloatArray) -> FloatArray:
         """Z (..., 7) to actions in SI units within the arm's limits of a step."""
-        actions = z * self.std_A + self.mean_A
-        most = np.array([WIDOWX_250S.max_translation_m] * 3 + [WIDOWX_250S.max_rotation_rad] * 3, np.float32)
-        actions[..., :6] = np.clip(actions[..., :6], -most, most)
-        actions[..., 6] = np.clip(actions[..., 6], 0.0, 1.0)
-        return actions.astype(np.float32)
+        return within_limits(z * self.std_A + self.mean_A)
 
     def to_json(self) -> dict[str, list[float]]:
         """JSON values for a manifest."""
@@ -120,25 +116,11 @@ class FlowPolicy:
             raise ContractError(f"{len(instruction)} instructions for {observation.batch_size} rows; pass one per row")
         images = area_downsample(observation.frames_of(self.config.camera), self.config.image_size)
         shape = (len(instruction), self.chunk_length, ACTION_DIM)
-        how = explorer(self.exploration, self.temperature)
-        drawn = None if rng is None else how.draw(shape, self.config.steps, rng)
-        rows = [slice(b, b + 1) for b in range(shape[0])] if self.row_by_row else [slice(None)]
-        z, trace, log_probs = [], [], []
-        for row in rows:
-            flow = self._flow(images[row], instruction[row])
-            if drawn is None:
-                z.append(flow.run(torch.zeros((flow.rows, *shape[1:]))))
-                continue
-            mine = {name: array[row] for name, array in drawn.items()}
-            chosen = how.sample(flow, mine)
-            z.append(chosen.z)
-            trace.append(chosen.trace)
-            log_probs.append(how.log_probs(flow, chosen.trace))
-        actions = self.scale.decode(torch.cat(z).numpy())
-        if drawn is None:
-            return ActionChunk(actions, self._version)
-        joined = {name: np.concatenate([part[name] for part in trace]) for name in trace[0]}
-        return ActionChunk(actions, self._version, joined, torch.cat(log_probs).numpy())
+        z, trace, log_probs = run_rows(
+            lambda row: self._flow(images[row], instruction[row]), explorer(self.exploration, self.temperature), shape,
+            self.config.steps, rng, row_by_row=self.row_by_row,
+        )  # fmt: skip
+        return ActionChunk(self.scale.decode(z), self._version, trace, log_probs)
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
         """Prepare (N, H, W, 3) frames for the methods below."""
@@ -150,13 +132,10 @@ class FlowPolicy:
 
     def divergence(self, base: FlowPolicy, images: ByteArray, instructions: Sequence[str]) -> Tensor:
         """Return the mean squared difference of velocities along the base's own path from zero."""
-        flow = self._flow(images, instructions)
         with torch.no_grad():
             theirs = base._flow(images, instructions)
-            path = theirs.path(torch.zeros((theirs.rows, self.chunk_length, ACTION_DIM)))
-            target = [theirs.velocity(x, t) for x, t in path]
-        apart = [(flow.velocity(x, t) - aim).square().mean() for (x, t), aim in zip(path, target, strict=True)]
-        return torch.stack(apart).mean()
+        shape = (theirs.rows, self.chunk_length, ACTION_DIM)
+        return path_distance(self._flow(images, instructions), theirs, shape)
 
     def matching_loss(
         self, images: ByteArray, instructions: Sequence[str], actions_NKA: FloatArray, valid_NK: BoolArray,
@@ -173,14 +152,8 @@ class FlowPolicy:
             proprio_NP: not looked at.
             draws: times and noises per window; the image is encoded once for all.
         """
-        clean = torch.from_numpy(self.scale.encode(actions_NKA)).repeat_interleave(draws, 0)
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
-        time_B = torch.from_numpy((rng.beta(1.5, 1.0, len(clean)) * 0.999 + 0.001).astype(np.float32))
-        flow = self._flow(images, instructions).repeated(draws)
-        x = time_B[:, None, None] * noise + (1 - time_B[:, None, None]) * clean
-        error = (flow.velocity(x, time_B) - (noise - clean)).square().mean(-1)
-        valid = torch.from_numpy(valid_NK).repeat_interleave(draws, 0)
-        return (error * valid).sum() / valid.sum().clamp(min=1)
+        clean = self.scale.encode(actions_NKA)
+        return matching_error(self._flow(images, instructions), clean, valid_NK, rng, draws=draws)
 
     def _flow(self, images: ByteArray, instructions: Sequence[str]) -> Flow:
         bags = torch.from_numpy(bag_of_words(instructions, self.config.text_buckets))

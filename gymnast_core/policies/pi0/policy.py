@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
 from gymnast_core.policies.exploration import Flow, explorer
+from gymnast_core.policies.matching import matching_error, path_distance, run_rows, within_limits
 from gymnast_core.policies.pi0 import images as image_pipeline
 from gymnast_core.policies.pi0.config import Pi0Config
 from gymnast_core.policies.pi0.network import Pi0Network, assign
@@ -21,7 +22,6 @@ from gymnast_core.policies.pi0.norms import NormStats
 from gymnast_core.policies.pi0.prompt import PiPrompts
 from gymnast_core.policies.placement import device_of
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import (
     ACTION_DIM,
     PROPRIO_DIM,
@@ -103,24 +103,14 @@ class Pi0Policy:
             raise ContractError(f"{len(instruction)} instructions for {observation.batch_size} rows; pass one per row")
         frames, proprio_BP = self._frames(observation), observation.proprio_BP
         shape = (len(instruction), self.chunk_length, self.config.action_width)
-        how = explorer(self.exploration, self.temperature)
-        drawn = None if rng is None else how.draw(shape, self.config.steps, rng)
-        rows = [slice(b, b + 1) for b in range(shape[0])] if self.row_by_row else [slice(None)]
-        z, traces, log_probs = [], [], []
-        for row in rows:
-            flow = self._flow([camera[row] for camera in frames], instruction[row], proprio_BP[row])
-            if drawn is None:
-                z.append(flow.run(torch.zeros((flow.rows, *shape[1:]))))
-                continue
-            chosen = how.sample(flow, {name: array[row] for name, array in drawn.items()})
-            z.append(chosen.z)
-            traces.append({**chosen.trace, PROPRIO_KEY: proprio_BP[row]})
-            log_probs.append(how.log_probs(flow, chosen.trace)[..., :ACTION_DIM])
-        actions = self._physical(torch.cat(z).numpy())
-        if drawn is None:
+        z, trace, log_probs = run_rows(
+            lambda row: self._flow([camera[row] for camera in frames], instruction[row], proprio_BP[row]),
+            explorer(self.exploration, self.temperature), shape, self.config.steps, rng, row_by_row=self.row_by_row,
+        )  # fmt: skip
+        actions = within_limits(self._actions.unnormalise(z[..., :ACTION_DIM]))
+        if rng is None:
             return ActionChunk(actions, self._version)
-        joined = {name: np.concatenate([trace[name] for trace in traces]) for name in traces[0]}
-        return ActionChunk(actions, self._version, joined, torch.cat(log_probs).numpy())
+        return ActionChunk(actions, self._version, {**trace, PROPRIO_KEY: proprio_BP}, log_probs)
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
         """Return what the methods below take: one camera's frames themselves.
@@ -148,13 +138,9 @@ class Pi0Policy:
         """Return the mean squared difference of velocities along the base's own path from zero, at the mean state."""
         shape = (len(instructions), self.chunk_length, self.config.action_width)
         proprio_BP = np.repeat(self._state.unnormalise(np.zeros((1, PROPRIO_DIM))), len(instructions), axis=0)
-        flow = self._flow([images], instructions, proprio_BP)
         with torch.no_grad():
             theirs = base._flow([images], instructions, proprio_BP)
-            path = theirs.path(torch.zeros(shape))
-            target = [theirs.velocity(x, t) for x, t in path]
-        apart = [(flow.velocity(x, t) - aim).square().mean() for (x, t), aim in zip(path, target, strict=True)]
-        return torch.stack(apart).mean()
+        return path_distance(self._flow([images], instructions, proprio_BP), theirs, shape)
 
     def matching_loss(
         self, images: ByteArray, instructions: Sequence[str], actions_NKA: FloatArray, valid_NK: BoolArray,
@@ -176,15 +162,9 @@ class Pi0Policy:
         """
         if proprio_NP is None:
             raise ContractError("pi0 looks at the arm's state, which these episodes or rollouts were kept without")
-        flow = self._flow([images], instructions, proprio_NP).repeated(draws)
-        normal = _padded(self._actions.normalise(actions_NKA), self.config.action_width)
-        clean = torch.from_numpy(normal).repeat_interleave(draws, 0)
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
-        time_B = torch.from_numpy((rng.beta(1.5, 1.0, len(clean)) * 0.999 + 0.001).astype(np.float32))
-        x = time_B[:, None, None] * noise + (1 - time_B[:, None, None]) * clean
-        error = (flow.velocity(x, time_B) - (noise - clean)).square().mean(-1)
-        valid = torch.from_numpy(valid_NK).repeat_interleave(draws, 0)
-        return (error * valid).sum() / valid.sum().clamp(min=1)
+        flow = self._flow([images], instructions, proprio_NP)
+        clean = _padded(self._actions.normalise(actions_NKA), self.config.action_width)
+        return matching_error(flow, clean, valid_NK, rng, draws=draws)
 
     def _frames(self, observation: Observation) -> list[ByteArray]:
         """The frames of the cameras it has; an absent one is left out of the sequence, which masking it amounts to."""
@@ -212,14 +192,6 @@ class Pi0Policy:
 
     def _pixels(self, frames_BHWC: ByteArray) -> FloatArray:
         return image_pipeline.to_unit(image_pipeline.resize_with_pad(frames_BHWC, self.config.vision.image_size))
-
-    def _physical(self, z_BKW: FloatArray) -> FloatArray:
-        """The arm's seven numbers in SI units, within its limits of a step."""
-        actions = self._actions.unnormalise(z_BKW[..., :ACTION_DIM])
-        most = np.array([WIDOWX_250S.max_translation_m] * 3 + [WIDOWX_250S.max_rotation_rad] * 3, np.float32)
-        actions[..., :6] = np.clip(actions[..., :6], -most, most)
-        actions[..., 6] = np.clip(actions[..., 6], 0.0, 1.0)
-        return actions
 
     def save(
         self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None
