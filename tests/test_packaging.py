@@ -109,7 +109,10 @@ def test_robots_environment_has_every_dependency_in_versions_that_fit_its_ros() 
     lines = (ROOT / "config" / "robot_requirements.txt").read_text().splitlines()
     robot = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     project = PYPROJECT["project"]
-    ours = [*project["dependencies"], *project["optional-dependencies"]["page"]]
+    ours = [
+        *project["dependencies"],
+        *(name for extra in ("page", "openpi") for name in project["optional-dependencies"][extra]),
+    ]
     pins = dict(re.match(r"([A-Za-z0-9_-]+)==([0-9.a-z]+)", entry).groups() for entry in ours)
     assert robot.keys() == pins.keys()
     assert {name for name in pins if robot[name] != pins[name]} == {"numpy", "opencv-python-headless"}
