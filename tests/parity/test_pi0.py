@@ -8,6 +8,7 @@ weights, float32, CPU: weights.safetensors by its own names, the inputs, the squ
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,8 @@ def test_the_library_shows_the_first_camera_again_where_its_ids_still_name_an_ab
 
 @torch.no_grad()
 def test_an_absent_camera_is_masked_as_in_the_library_and_might_as_well_be_left_out(folder, tiny, inputs) -> None:
+    if tuple(map(int, version("transformers").split(".")[:2])) < (5, 23):
+        pytest.skip("the library for Python 3.10 cannot mask a camera that its ids name")
     library = PI0ForConditionalGeneration(library_config(tiny.config)).eval()
     library.load_state_dict(load_file(folder / "weights.safetensors"))
     present, patches = inputs["camera_mask"].bool(), tiny.config.vision.patches
