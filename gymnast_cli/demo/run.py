@@ -139,7 +139,7 @@ class Demo:
         chain, seed = self.chain, self.config.seed * 100 + number
         return ImproveSpec(
             policy=chain.policy, world_model=chain.world_model, judge=chain.judge, seed=seed,
-            config=self.config.improve, offer_to=(NAME,),
+            config=self.config.practising(self.config.improve), offer_to=(NAME,),
         )  # fmt: skip
 
     def _take(self, job: Mapping[str, Any]) -> None:
@@ -155,7 +155,7 @@ class Demo:
         asked = {
             "instruction": config.ttt_task, "scene": config.ttt_scene, "seed": config.seed,
             "world_model": self.chain.world_model, "judge": self.chain.judge,
-            "config": config.adapt.to_json(),
+            "config": config.practising(config.adapt).to_json(),
         }  # fmt: skip
         with self.stages.stage("test-time training in an unseen scene") as advance:
             adaptation = robot.adapt(asked, config, advance)

@@ -31,6 +31,15 @@ def test_a_smoke_run_is_small_whatever_the_policy() -> None:
     assert small.episodes * len(TASKS) < 30 < DemoConfig(policy="flow").episodes
 
 
+def test_a_flow_practises_with_correlated_noise_unless_told_otherwise() -> None:
+    tokens, flow = DemoConfig(), DemoConfig(policy="flow")
+    assert tokens.practising(tokens.improve) == tokens.improve
+    for job in (flow.improve, flow.adapt):
+        assert flow.practising(job).to_json()["grpo"]["exploration"] == {"way": "endpoint", "rho": 0.7}
+    named = flow.improve.changed(grpo={"exploration": {"way": "sde"}})
+    assert flow.practising(named) == named
+
+
 def test_unknown_kinds_and_missing_bases_are_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
