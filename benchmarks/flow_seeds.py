@@ -79,10 +79,18 @@ def main() -> int:
     table = markdown(rows)
     print(table)
     if args.json:
-        args.json.write_text(json.dumps({"default": DEFAULT, "seeds": rows}, indent=1))
+        args.json.write_text(json.dumps({"default": DEFAULT, "seeds": [_brief(row) for row in rows]}, indent=1))
     if args.table:
         args.table.write_text(table)
     return 0
+
+
+def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A seed's figures without each of its trials."""
+    parts = {
+        name: {key: part[key] for key in part if key not in ("trials", "policy")} for name, part in row["parts"].items()
+    }
+    return {"seed": row["seed"], "parts": parts}
 
 
 def run(works: Sequence[FlowSeed], only: Sequence[str]) -> None:
