@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import Any
 
@@ -12,11 +11,11 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gymnast_core.wire.address import Address
-from gymnast_ros.keyring import VARIABLE, Keyring
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.bridge_parameters import declare, requests_from
 from gymnast_ros.nodes.client import GraphClient
-from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.marked import listen_json
 from gymnast_ros.nodes.requests import RequestPort
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, run
 from gymnast_ros.nodes.settings import NodeSettings
@@ -35,24 +34,25 @@ class BridgeNode(Node):  # type: ignore[misc]
         Address.parse(settings["trainer"])  # a wrong setting is named before anything starts
         self._end_rollout = self.create_client(Trigger, topics.CANCEL)
         events = self.create_publisher(String, topics.JOBS, topics.JOB_EVENTS)
+        keyring = Keyring.of_environment()
         ports = BridgePorts(
             watch=RobotWatch(self),
             connect=partial(GraphClient, namespace=self.get_namespace().strip("/"), local_only=False),
             cancel_rollout=self._cancel_rollout,
-            status=LatchedJson(self, topics.BRIDGE_STATUS).publish,
-            result=LatchedJson(self, topics.BRIDGE_RESULT).publish,
+            status=LatchedJson(self, topics.BRIDGE_STATUS, keyring).publish,
+            result=LatchedJson(self, topics.BRIDGE_RESULT, keyring).publish,
             event=lambda event: events.publish(messages.to_json(event)),
             log=self.get_logger(),
         )
         self._jobs = BridgeJobs(settings, ports)
         requests = RequestPort(
-            self, BRIDGE, self._jobs.handlers, self._jobs.publish_status, keyring=_keyring(),
+            self, BRIDGE, self._jobs.handlers, self._jobs.publish_status, keyring=keyring,
             open_services=bool(settings["open_services"]),
         )  # fmt: skip
         self._jobs.ended = requests.ended
         for service, request in requests_from(settings).items():
             requests.serve(service, request)
-        listen(self, String, topics.EPISODE, self._on_episode, topics.JOB_EVENTS)
+        listen_json(self, keyring, topics.EPISODE, self._jobs.probation.on_episode, topics.JOB_EVENTS)
         self._jobs.start()
         self.create_timer(0.5, self._jobs.publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._diagnostics = Diagnostics(self, str(settings["robot_name"]), self._jobs.health)
@@ -61,17 +61,9 @@ class BridgeNode(Node):  # type: ignore[misc]
         """Stop shipping; what is not acknowledged stays in the spool."""
         self._jobs.stop()
 
-    def _on_episode(self, message: String) -> None:
-        self._jobs.probation.on_episode(messages.from_json(message))
-
     def _cancel_rollout(self) -> None:
         if self._end_rollout.service_is_ready():
             self._end_rollout.call_async(Trigger.Request())
-
-
-def _keyring() -> Keyring | None:
-    """The graph's key; without one the bridge ships and fetches, and does nothing that needs it."""
-    return Keyring.of_environment() if VARIABLE in os.environ else None
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ def declare(settings: NodeSettings) -> None:
     add("trusted_keys", "", "file or folder of keys that may sign releases", read_only=True)
     add("policy", "", "checkpoint folder installed when the store is empty", read_only=True)
     add("probation_episodes", PROBATION_EPISODES, "good episodes a checkpoint needs here before it is trusted", low=0,
-        high=10_000)  # fmt: skip
+        high=10_000, read_only=True)  # fmt: skip
     argument(Swap, "checkpoint_id", "", name="swap_to")
     argument(Swap, "scene", "{}", name="swap_scene", check=json_error)
     add("swap_probation_episodes", -1, "swap: instead of probation_episodes, for this swap alone; -1 keeps that",

@@ -22,7 +22,7 @@ from gymnast_core.errors import ConfigError, EstopLatchedError, GymnastError, Tr
 from gymnast_ros.keyring import Keyring, folder_of
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import listen
-from gymnast_ros.nodes.marked import unmarked
+from gymnast_ros.nodes.marked import MarkReader
 from gymnast_ros.nodes.requests import Pending, Requester
 from gymnast_ros.nodes.runtime import own_name
 from gymnast_ros.run.codec import Answer, RobotBusyError
@@ -93,6 +93,7 @@ class GraphPort:
         self._clients: dict[tuple[type, str], Any] = {}
         self._latched: dict[str, dict[str, Any]] = {}
         self._listeners: list[Progress] = []
+        self._marks = MarkReader(self._keyring)
         self._requesters = {name: Requester(self._node, name, self._keyring) for name in (ROLLOUT, BRIDGE)}
         for topic in LATCHED_TOPICS:
             listen(self._node, String, topic, partial(self._hear, topic), topics.LATCHED)
@@ -269,7 +270,7 @@ class GraphPort:
         return self._clients[kind, service]
 
     def _hear(self, topic: str, message: String) -> None:
-        self._latched[topic] = unmarked(message)
+        self._latched[topic] = self._marks.read(topic, message)
         if topic == topics.ROLLOUT_STATUS:
             for listener in list(self._listeners):
                 listener(self._latched[topic])

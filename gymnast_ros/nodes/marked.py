@@ -96,15 +96,40 @@ def listen_json(
     return checker
 
 
-def unmarked(message: String) -> dict[str, object]:
-    """Return a marked JSON object as anybody may read it, unchecked.
+class MarkReader:
+    """Reads marked JSON objects of a graph that may be started again, with another key, meanwhile.
 
-    Raises:
-        ShapeError: it is not a JSON object.
+    Args:
+        keyring: reads the present key; None where this process may not, which believes anybody then.
     """
-    value = messages.from_json(message)
-    value.pop(FIELD, None)
-    return value
+
+    def __init__(self, keyring: Callable[[], Keyring | None]) -> None:
+        self._keyring, self._key = keyring, b""
+        self._checkers: dict[str, MarkChecker] = {}
+
+    def read(self, topic: str, message: String) -> dict[str, object]:
+        """Return the object without its mark.
+
+        Raises:
+            ForeignError: it bears no mark of this graph, or came before.
+            ShapeError: it is not a JSON object.
+        """
+        value = messages.from_json(message)
+        mark, content = str(value.pop(FIELD, "")), messages.to_json(value).data.encode()
+        try:
+            if (checker := self._checkers.get(topic)) is None:
+                raise ForeignError("no key is known yet")
+            checker.check(content, mark)
+        except ForeignError:
+            if (keyring := self._keyring()) is None:
+                return value
+            if keyring.key == self._key and topic in self._checkers:
+                raise
+            if keyring.key != self._key:
+                self._key, self._checkers = keyring.key, {}
+            self._checkers[topic] = MarkChecker(self._key, topic, latched=True)
+            self._checkers[topic].check(content, mark)
+        return value
 
 
 def _content(message: JointState) -> bytes:

@@ -19,7 +19,7 @@ from gymnast_core.errors import GymnastError
 from gymnast_ros.keyring import VARIABLE, Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import listen
-from gymnast_ros.nodes.marked import FIELD
+from gymnast_ros.nodes.marked import FIELD, MarkedJson, MarkReader
 from gymnast_ros.run.codec import Answer, Failure, UnmarkedRequestError, answer_from_wire, new_id, to_wire
 from gymnast_ros.run.dispatch import Dispatcher, Handler
 from gymnast_ros.run.requests import Request
@@ -38,19 +38,17 @@ class RequestPort:
         name: of the node in the requests.
         handlers: one for each kind of request.
         answered: called after each request or service call.
-        keyring: of the graph; None does no request that has to be marked.
+        keyring: of the graph, whose mark the answers bear.
         open_services: whether anybody may use services of requests that have to be marked: a service call cannot be.
     """
 
     def __init__(
         self, node: Node, name: str, handlers: Mapping[type[Request], Handler],
-        answered: Callable[[], None] = lambda: None, *, keyring: Keyring | None = None, open_services: bool = False,
+        answered: Callable[[], None] = lambda: None, *, keyring: Keyring, open_services: bool = False,
     ) -> None:  # fmt: skip
         self._node, self._answered, self._open = node, answered, open_services
-        self._checker = None if keyring is None else MarkChecker(
-            keyring.key, topics.request_topic(name), max_age_ns=int(1e9 * MOST_AGE_S)
-        )  # fmt: skip
-        self._publisher = node.create_publisher(String, topics.answer_topic(name), topics.REQUESTS)
+        self._checker = MarkChecker(keyring.key, topics.request_topic(name), max_age_ns=int(1e9 * MOST_AGE_S))
+        self._publisher = MarkedJson(node, keyring, topics.answer_topic(name), topics.REQUESTS)
         self._dispatcher = Dispatcher(name, handlers, self._publish)
         listen(node, String, topics.request_topic(name), self._take, topics.REQUESTS)
 
@@ -90,8 +88,6 @@ class RequestPort:
 
     def _prove(self, value: Mapping[str, object], mark: str) -> None:
         try:
-            if self._checker is None:
-                raise ForeignError("this node was started without a graph's key")
             self._checker.check(messages.to_json(value).data.encode(), mark)
         except ForeignError as error:
             raise UnmarkedRequestError(
@@ -99,7 +95,7 @@ class RequestPort:
             ) from error
 
     def _publish(self, answer: Answer) -> None:
-        self._publisher.publish(messages.to_json(answer.model_dump(mode="json")))
+        self._publisher.publish(answer.model_dump(mode="json"))
 
 
 def _marked(value: Mapping[str, object], marker: Marker | None) -> String:
@@ -138,14 +134,16 @@ class Requester:
     Args:
         node: whose executor delivers the answers.
         name: of the node that is asked.
-        keyring: reads the graph's key; None where this process has none, whose requests bear no mark then.
+        keyring: reads the graph's key; None where this process has none: its requests bear no mark then, and any answer
+            is believed.
     """
 
     def __init__(self, node: Node, name: str, keyring: Callable[[], Keyring | None]) -> None:
         self._topic, self._keyring = topics.request_topic(name), keyring
         self._publisher = node.create_publisher(String, topics.request_topic(name), topics.REQUESTS)
         self._pending: dict[str, Pending] = {}
-        listen(node, String, topics.answer_topic(name), self._hear, topics.REQUESTS)
+        self._answers, self._marks = topics.answer_topic(name), MarkReader(keyring)
+        listen(node, String, self._answers, self._hear, topics.REQUESTS)
 
     def ready(self) -> bool:
         """Whether the node listens, or still counts as there."""
@@ -180,6 +178,6 @@ class Requester:
         self._pending.pop(pending.id, None)
 
     def _hear(self, message: String) -> None:
-        answer = answer_from_wire(messages.from_json(message))
+        answer = answer_from_wire(self._marks.read(self._answers, message))
         if (pending := self._pending.get(answer.id)) is not None:
             pending.hear(answer)

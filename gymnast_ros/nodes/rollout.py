@@ -8,8 +8,10 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_msgs.msg import String
 
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.marked import MarkedJson
 from gymnast_ros.nodes.requests import RequestPort
 from gymnast_ros.nodes.rollout_parameters import declare, requests_from
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, run
@@ -26,15 +28,15 @@ class RolloutNode(Node):  # type: ignore[misc]
         super().__init__(ROLLOUT, **node)
         self._settings = settings = NodeSettings(self)
         declare(settings)
-        events = self.create_publisher(String, topics.EPISODE, topics.JOB_EVENTS)
+        keyring = Keyring.of_environment()
         news = JobTopics(
-            status=LatchedJson(self, topics.ROLLOUT_STATUS).publish,
-            result=LatchedJson(self, topics.ROLLOUT_RESULT).publish,
-            version=LatchedJson(self, topics.POLICY_VERSION).publish,
-            episode=lambda event: events.publish(messages.to_json(event)),
+            status=LatchedJson(self, topics.ROLLOUT_STATUS, keyring).publish,
+            result=LatchedJson(self, topics.ROLLOUT_RESULT, keyring).publish,
+            version=LatchedJson(self, topics.POLICY_VERSION, keyring).publish,
+            episode=MarkedJson(self, keyring, topics.EPISODE, topics.JOB_EVENTS).publish,
         )
         self._jobs = ArmJobs(settings, self._connect, news, self.get_logger(), name=self.get_fully_qualified_name())
-        requests = RequestPort(self, ROLLOUT, self._jobs.handlers)
+        requests = RequestPort(self, ROLLOUT, self._jobs.handlers, keyring=keyring)
         self._jobs.ended = requests.ended
         listen(self, String, topics.GATE_STATUS, self._on_gate, topics.LATCHED)
         for service, request in requests_from(settings).items():

@@ -19,8 +19,10 @@ from std_msgs.msg import String
 
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_ros.graph import REFUSED, RESPAWNED, SECURITY
+from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import dropped, note_drop
+from gymnast_ros.nodes.marked import MarkedJson
 from gymnast_ros.run.ending import Ending
 
 LOG = logging.getLogger(__name__)
@@ -34,17 +36,28 @@ BACK_OFF_S = 30.0
 
 
 class LatchedJson:
-    """A latched status topic: publishes a JSON object when it differs from the last one."""
+    """A latched status topic: publishes a JSON object when it differs from the last one.
 
-    def __init__(self, node: Node, topic: str) -> None:
-        self._publisher = node.create_publisher(String, topic, topics.LATCHED)
+    Args:
+        node: publishes.
+        topic: its name.
+        keyring: marks it; None does not.
+    """
+
+    def __init__(self, node: Node, topic: str, keyring: Keyring | None = None) -> None:
+        self._publish: Callable[[Mapping[str, object]], None]
+        if keyring is None:
+            plain = node.create_publisher(String, topic, topics.LATCHED)
+            self._publish = lambda value: plain.publish(messages.to_json(value))
+        else:
+            self._publish = MarkedJson(node, keyring, topic, topics.LATCHED).publish
         self._last: dict[str, Any] | None = None
 
     def publish(self, value: Mapping[str, object]) -> None:
         """Publish if it changed."""
         if dict(value) != self._last:
             self._last = dict(value)
-            self._publisher.publish(messages.to_json(value))
+            self._publish(value)
 
 
 def own_name(name: str) -> dict[str, object]:

@@ -26,8 +26,8 @@ z up; stamps are the sensor's clock (simulated time in the simulator); SI units.
 | rollout/request, bridge/request | std_msgs/String | JSON: id, operation, arguments; see gymnast_ros.run.requests |
 | rollout/answer, bridge/answer | std_msgs/String | JSON: what became of a request, by its id |
 
-arm/target, command/* and command_gate/status bear marks (gymnast_ros.nodes.marked): what does not is counted and
-dropped.
+arm/target, command/*, command_gate/status and what rollout and bridge publish (but bridge/job_events) bear marks
+(gymnast_ros.nodes.marked): what does not is counted and dropped.
 """
 
 from __future__ import annotations

@@ -45,15 +45,17 @@ class RobotWatch:
 
     def __init__(self, node: Node, *, width: int = FRAME_WIDTH) -> None:
         self._node, self._width = node, width
-        self._gate = listen_json(node, Keyring.of_environment(), topics.GATE_STATUS, self._hear_gate, topics.LATCHED)
+        keyring = Keyring.of_environment()
         self._said: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
         self._seen: tuple[int, float, bytes] = (0, 0.0, b"")
         self._shown: tuple[int, float, bytes] = (0, 0.0, b"")
         self._taken = 0
         self._camera = ""
-        for topic in (topics.ROLLOUT_STATUS, topics.POLICY_VERSION, topics.BRIDGE_STATUS):
-            listen(node, String, topic, partial(self._hear, topic), topics.LATCHED)
+        heard = (topics.GATE_STATUS, topics.ROLLOUT_STATUS, topics.POLICY_VERSION, topics.BRIDGE_STATUS)
+        self._gate, *_ = [
+            listen_json(node, keyring, topic, partial(self._said.__setitem__, topic), topics.LATCHED) for topic in heard
+        ]
         listen(node, String, topics.DESCRIPTION, self._meet_arm, topics.LATCHED)
 
     def status(self) -> dict[str, Any]:
@@ -103,12 +105,6 @@ class RobotWatch:
             image_HWC = np.asarray(cv2.resize(image_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)
         written, jpeg = cv2.imencode(".jpg", image_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         return jpeg.tobytes() if written else b""
-
-    def _hear_gate(self, status: dict[str, object]) -> None:
-        self._said[topics.GATE_STATUS] = status
-
-    def _hear(self, topic: str, message: String) -> None:
-        self._said[topic] = messages.from_json(message)
 
     def _meet_arm(self, message: String) -> None:
         """Look through its first camera; a restarted arm describes itself again."""

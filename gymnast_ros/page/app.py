@@ -108,7 +108,7 @@ def _add_page(app: FastAPI, site: Site, robot: PageRobot) -> None:
         number, at_s, _ = robot.frame()
         context = {
             "robot": robot.name, "s": robot.status(), "seen": number > 0, "stale": _stale(number, at_s),
-            "said": request.query_params.get("said", ""),
+            "said": site.said(request, user),
         }  # fmt: skip
         return HTMLResponse(site.render("robot.html", user=user, here="/", version=version, **context))
 

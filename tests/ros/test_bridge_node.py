@@ -6,6 +6,8 @@ import os
 import secrets
 import shlex
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +29,8 @@ from gymnast_ros.bringup import Graph, GraphConfig
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.client import GraphClient, RobotRefusedError
 from gymnast_ros.run.codec import to_wire
-from gymnast_ros.run.requests import BRIDGE, CancelJob, Rollback, SubmitJob, Swap, TrainHere
+from gymnast_ros.run.requests import BRIDGE, ROLLOUT, CancelJob, Rollback, SubmitJob, Swap, TrainHere
+from tests.hostile.stranger import Stranger
 from tests.ros.conftest import wait_until
 
 SMALL = CompactPolicyConfig(widths=(4, 4, 4), hidden=8, head=8, text_dim=4)
@@ -162,6 +165,57 @@ def test_well_behaved_policy_passes_its_probation(client, service, base, tmp_pat
     status = client.wait_for("bridge/status", lambda status: status["probation"] is None, 10.0)
     assert status["current"] == good
     assert client.rollback() == base[1]
+
+
+@pytest.fixture
+def stranger(domain_id) -> Iterator[Stranger]:
+    someone = Stranger(domain_id)
+    yield someone
+    someone.close()
+
+
+def test_a_stranger_passes_no_probation_and_turns_no_checkpoint_down(client, service, base, stranger, tmp_path) -> None:
+    fresh, other = checkpoint(tmp_path / "fresh", 21), checkpoint(tmp_path / "other", 22)
+    for name in ("fresh", "other"):
+        service.publisher.publish("default", tmp_path / name)
+    client.wait_staged([fresh, other], 30.0)
+    assert client.swap(fresh, probation_episodes=3) == fresh
+    usual = {"steps": 5, "episode_id": "", "cut": "", "reason": "", "good": True, "bad": False}
+    events = [{**usual, "run": f"forged-{number}", "policy": fresh} for number in range(4)]
+    events += [{**usual, "run": "bad", "policy": name, "good": False, "bad": True} for name in (other, fresh)]
+    for event in events:
+        stranger.say(String, topics.EPISODE, messages.to_json(event), quality=topics.JOB_EVENTS)
+    client.run_episode(instruction="lift", seed=1, record=False)
+    status = client.wait_for("bridge/status", lambda status: (status["probation"] or {}).get("left") == 2, 20.0)
+    assert (status["current"], other in status["failed"]) == (fresh, False)
+    assert "read-only" in stranger.set(BRIDGE, "probation_episodes", 0)
+    assert client.rollback() == base[1]
+
+
+def test_a_stranger_reports_nothing_to_the_trainer_and_answers_no_request(client, service, base, stranger) -> None:
+    seen: list[str] = []
+
+    def answer(message: String) -> None:
+        seen.append(messages.from_json(message)["id"])
+        forged = {"id": seen[-1], "done": True, "message": "run", "result": {"episode": {}}, "failure": None}
+        stranger.say(String, topics.answer_topic(ROLLOUT), messages.to_json(forged), quality=topics.REQUESTS)
+
+    stranger.node.create_subscription(String, topics.request_topic(ROLLOUT), answer, topics.REQUESTS)
+    lie = messages.to_json({"policy_version": "policy-of-a-stranger"})
+    stranger.say(String, topics.POLICY_VERSION, lie, quality=topics.LATCHED)
+    stranger.say(String, topics.answer_topic(ROLLOUT), messages.to_json({"id": ""}), quality=topics.REQUESTS)
+    over = threading.Event()
+    listening = threading.Thread(target=stranger.spin, args=(120.0, over.is_set), daemon=True)
+    listening.start()
+    row = client.run_episode(instruction="lift", seed=3, record=False)
+    over.set()
+    listening.join(30.0)
+    assert seen
+    assert row["policy"] == base[1]
+    since = time.monotonic()
+    reports = service.robots.of_tenant
+    wait_until(lambda: reports("default")[0].received_s > since, 20.0, "another report")
+    assert reports("default")[0].status["policy_version"] == base[1] == client.policy_version
 
 
 def test_a_promotion_acts_by_itself_at_the_next_episode(client, service, base, tmp_path) -> None:
