@@ -65,7 +65,8 @@ def _add_pages(app: FastAPI, site: Site, sources: Sources) -> None:
         def page(request: Request, user: Annotated[User, Depends(site.user_of)]) -> HTMLResponse:
             user.require("look")
             version = sources.version(user, request.url.path)  # first: what changes meanwhile is then seen as news
-            context = make(sources, user, **request.path_params, query=dict(request.query_params))
+            query = {**request.query_params, "said": site.said(request, user)}
+            context = make(sources, user, **request.path_params, query=query)
             here = "/" + request.url.path.split("/")[1]
             return HTMLResponse(site.render(template, user=user, here=here, version=version, **context))
 

@@ -113,6 +113,7 @@ class SceneEngine:
         """Record one episode here; its first frame is the scene."""
         robot, instruction = request.robot, request.instruction
         robot_now = self.connect(robot, _errand(request.by, folder))
+        self.shelf.path(robot_now.policy_version)  # before the arm moves: what nobody here has is not trained either
         asked = {
             "robot": robot, "scene": request.scene or self.scene, "policy": robot_now.policy_version, "by": request.by,
             "world_model": request.world_model or self.shelf.newest("world_model").name,

@@ -6,6 +6,9 @@ Source:
 
 import asyncio
 import datetime
+import hmac
+import json
+import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -69,6 +72,7 @@ class Site:
         certified: Callable[[bytes], Peer | None] = lambda certificate: None,
     ) -> None:  # fmt: skip
         self.gate, self._statuses, self._certified = gate, (*statuses, *STATUSES), certified
+        self._seal_key = secrets.token_bytes(32)
         self._cookie = f"gymnast_{server}_session"  # browsers do not distinguish the ports of one machine
         self._environment = Environment(
             loader=FileSystemLoader([templates, _HERE / "templates"]), autoescape=True, undefined=StrictUndefined,
@@ -76,6 +80,23 @@ class Site:
         )  # fmt: skip
         self._environment.filters.update(ago=ago, since=since, moment=moment, percent=percent, size=size)
         self._environment.globals.update(server=server, pages=tuple(pages))
+
+    def said(self, request: Request, user: User | None = None) -> str:
+        """Return what an action answered before it led here; empty for words that somebody else wrote into a link.
+
+        Args:
+            request: for a page.
+            user: that asks.
+        """
+        said, seal = (request.query_params.get(name, "") for name in ("said", "seal"))
+        return said if hmac.compare_digest(seal.encode(), self._seal(said, user).encode()) else ""
+
+    def _sealed(self, said: str, user: User | None = None) -> str:
+        return f"said={quote(said)}&seal={self._seal(said, user)}"
+
+    def _seal(self, said: str, user: User | None) -> str:
+        whose = ["", ""] if user is None else [user.tenant, user.name]
+        return hmac.digest(self._seal_key, json.dumps([*whose, said]).encode(), "sha256").hex()
 
     def render(self, template: str, **context: object) -> str:
         """Fill one template."""
@@ -128,7 +149,7 @@ class Site:
             said, there = await run_in_threadpool(do, user, form, **request.path_params)
             if wants_json(request):
                 return JSONResponse({"said": said, "go": there})
-            return RedirectResponse(f"{there}?said={quote(said)}", 303)
+            return RedirectResponse(f"{there}?{self._sealed(said, user)}", 303)
 
         app.post(address)(action)
 
@@ -152,14 +173,14 @@ class Site:
                 return JSONResponse({"error": str(error), "kind": type(error).__name__}, status)
             if status == 401:
                 there = quote(request.url.path) if request.method == "GET" else "/"
-                why = f"&said={quote(str(error))}" if self._cookie in request.cookies else ""
+                why = f"&{self._sealed(str(error))}" if self._cookie in request.cookies else ""
                 return RedirectResponse(f"/login?next={there}{why}", 303)
             return HTMLResponse(self.render("error.html", status=status, message=str(error), user=None), status)
 
     def _add_login(self, app: FastAPI) -> None:
         @app.get("/login")
-        def login_page(next: str = "/", said: str = "") -> HTMLResponse:
-            return HTMLResponse(self.render("login.html", next=_local(next), said=said, user=None))
+        def login_page(request: Request, next: str = "/") -> HTMLResponse:
+            return HTMLResponse(self.render("login.html", next=_local(next), said=self.said(request), user=None))
 
         @app.post("/login")
         def login(request: Request, token: Annotated[str, Form()], next: Annotated[str, Form()] = "/") -> Response:
