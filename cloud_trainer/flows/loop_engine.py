@@ -72,11 +72,15 @@ class ArmLoopEngine:
 
     def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> ResultCard:
         """See LoopEngine."""
-        if self.trials.known(self.tenant, asked.key) is None:
+        if (known := self.trials.known(self.tenant, asked.key)) is None:
             self.trials.start(
                 self.tenant, robot=asked.robot, candidate=asked.candidate, incumbent=asked.incumbent,
                 tasks=asked.tasks, by=asked.by, scene=asked.scene, rule=asked.rule, key=asked.key,
             )  # fmt: skip
+        elif (known.robot, known.candidate, known.incumbent) != (asked.robot, asked.candidate, asked.incumbent):
+            raise TrialStoppedError(
+                f"trial {known.trial_id} of {known.by} has the key of this canary, of other checkpoints"
+            )
         while (view := self._view(asked.key))["state"] == "running":
             advance(int(view["pairs_done"]), int(view["max_pairs"]), "pairs")
             if (why := ended()) == CLOSING:

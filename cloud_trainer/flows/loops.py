@@ -29,6 +29,7 @@ from gymnast_core.wire.errors import NotFoundError
 
 LOG = logging.getLogger(__name__)
 CLOSE_S = 3.0
+STOP = "stop.json"
 
 
 class RunningLoop:
@@ -53,7 +54,8 @@ class RunningLoop:
         """Go round, on a thread of its own."""
         if self._engine is None:
             return
-        (self.folder / "end.json").unlink(missing_ok=True)
+        for past in ("end.json", STOP):
+            (self.folder / past).unlink(missing_ok=True)
         self.end, self._why = None, ""
         self._over.clear()
         self._thread = threading.Thread(
@@ -66,9 +68,18 @@ class RunningLoop:
         """Whether it goes round."""
         return self._thread is not None and self._thread.is_alive()
 
+    def take_up(self) -> None:
+        """After a restart: go on, unless somebody had stopped it before."""
+        if (stop := self.folder / STOP).exists():
+            self._finish("stopped", str(json.loads(stop.read_text())["why"]))
+        else:
+            self.begin()
+
     def stop(self, why: str) -> None:
-        """End it after what it does now; CLOSING leaves it to the next start."""
-        self._why = why
+        """End it after what it does now; CLOSING leaves it to the next start, but what was stopped stays so."""
+        if why != CLOSING:  # first: whoever is answered relies on it, whatever becomes of this process
+            write_durably(self.folder / STOP, json.dumps({"why": why}).encode())
+        self._why = self._why or why
         self._revision += 1
         self._over.set()
 
@@ -154,7 +165,7 @@ class Loops:
             order = LoopOrder.from_json(json.loads(path.read_text()))
             loop = self._loops[order.tenant, order.config.name] = self._made(order)
             if loop.end is None:
-                loop.begin()
+                loop.take_up()
 
     def start(self, tenant: str, config: LoopConfig, *, robot: str, by: str) -> LoopView:
         """Begin a loop, or go on with the one of this name; one that runs is left alone.
