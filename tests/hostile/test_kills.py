@@ -47,8 +47,8 @@ def kills(folder: Path, size: int) -> Tally:
         assert subprocess.run(command, timeout=120, cwd=Path(__file__).parents[2]).returncode == -9
         engines = {f"lab-{number}": PlantedEngine(NAMES) for number in range(size)}
         again = Loops(root, engines.__getitem__)
-        ended = [again.get(tenant, "night") for tenant in engines]
-        lost += sum(view.state != "stopped" or bool(engines[tenant].errands) for tenant, view in zip(engines, ended))
+        for tenant, engine in engines.items():
+            lost += again.get(tenant, "night").state != "stopped" or bool(engine.errands)
         again.close()
     return Tally(2 * size, 0, lost)
 
