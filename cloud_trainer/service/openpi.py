@@ -39,6 +39,8 @@ from gymnast_core.wire.openpi.token import proven, read_token
 LOG = logging.getLogger(__name__)
 CONNECTIONS = 16
 """Open at once; each may have two requests of MAX_BYTES in memory."""
+SILENT_S = 60.0
+"""Whoever has asked nothing for as long gives up their place when all are taken."""
 PING_S = 20.0
 """Between two pings; who answers none for as long is gone."""
 SETUP_S = START_S = 15.0
@@ -103,6 +105,8 @@ class OpenpiServer:
         self._ready, self._end = threading.Event(), asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Server | None = None
+        self._asked_s: dict[ServerConnection, float] = {}
+        self._leaving: set[asyncio.Future[None]] = set()
         self.address = ""
 
     def start(self) -> str:
@@ -158,18 +162,36 @@ class OpenpiServer:
             return connection.respond(
                 http.HTTPStatus.UNAUTHORIZED, "send the token as header Authorization: Api-Key TOKEN\n"
             )
-        if self._server is not None and len(self._server.connections) >= CONNECTIONS:
+        if self._server is not None and len(self._server.connections) >= CONNECTIONS and not self._made_room():
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{CONNECTIONS} clients are connected\n")
         return None
 
+    def _made_room(self) -> bool:
+        """Whether somebody who has asked nothing for long enough gives up their place."""
+        silent = min(self._asked_s, key=self._asked_s.__getitem__, default=None)
+        if silent is None or time.monotonic() - self._asked_s[silent] < SILENT_S:
+            return False
+        del self._asked_s[silent]
+        leaving = asyncio.ensure_future(silent.close(CloseCode.TRY_AGAIN_LATER, "others wait for this place"))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        return True
+
     async def _converse(self, connection: ServerConnection) -> None:
         """Greet, then one reply per request, until the client leaves or asks for what cannot be answered."""
+        try:
+            await self._replies(connection)
+        finally:
+            self._asked_s.pop(connection, None)
+
+    async def _replies(self, connection: ServerConnection) -> None:
         loop, before_ms = asyncio.get_running_loop(), 0.0
+        self._asked_s[connection] = time.monotonic()
         LOG.info("openpi_client from=%s", connection.remote_address)
         with contextlib.suppress(ConnectionClosed):
             await connection.send(pack(self._greeting))
             async for data in connection:
-                started = time.monotonic()
+                started = self._asked_s[connection] = time.monotonic()
                 try:
                     answered = await loop.run_in_executor(self._pool, self._reply_to, data, before_ms)
                 except Exception as error:

@@ -8,9 +8,12 @@ import socket
 from pathlib import Path
 
 import numpy as np
-from websockets.exceptions import ConnectionClosed
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from cloud_trainer.service import openpi
+from cloud_trainer.service.openpi import CONNECTIONS
 from gymnast_core.wire.openpi.codec import pack, unpack
 from tests.bridge.openpi_parts import SeenPolicy, asking, served
 from tests.hostile.registry import Tally, attack
@@ -60,6 +63,22 @@ def strangers(folder: Path, size: int) -> Tally:
                 honest.send(good)
                 lost += "actions" not in unpack(honest.recv(timeout=LONG_S))
     return Tally(attempts, accepted, lost)
+
+
+def test_silent_clients_keep_no_place_that_somebody_else_needs(monkeypatch):
+    with served(SeenPolicy()) as server, contextlib.ExitStack() as silent:
+        clients = [silent.enter_context(connect(server.address, compression=None)) for _ in range(CONNECTIONS)]
+        for client in clients:
+            client.recv(timeout=LONG_S)
+        with pytest.raises(InvalidStatus, match="503"), connect(server.address):
+            pass
+        monkeypatch.setattr(openpi, "SILENT_S", 0.0)
+        with connect(server.address, compression=None) as honest:
+            honest.recv(timeout=LONG_S)
+            honest.send(pack(asking(np.arange(7, dtype=np.float32))))
+            assert "actions" in unpack(honest.recv(timeout=LONG_S))
+        with pytest.raises(ConnectionClosed, match="others wait"):
+            clients[0].recv(timeout=LONG_S)
 
 
 def test_no_stranger_takes_the_port_from_an_honest_client(tmp_path):
