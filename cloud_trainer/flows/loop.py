@@ -247,6 +247,7 @@ class Loop:
         found = self._reported(bool)
         if not found:
             raise ConfigError(f"{self.robot} does not say which policy it runs; install or publish one first")
+        self._engine.require(found)  # before the arm moves: what the trainer lacks cannot be trained
         return found
 
     def _require(self, version: str) -> None:

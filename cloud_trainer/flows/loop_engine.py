@@ -50,6 +50,10 @@ class ArmLoopEngine:
         check_reach(job, self.allowed)
         ImproveSettings.model_validate(job)
 
+    def require(self, policy: str) -> None:
+        """See LoopEngine."""
+        self.shelf.path(policy)
+
     def newest(self, kind: str) -> str:
         """See LoopEngine."""
         return self.shelf.newest(kind).name

@@ -59,6 +59,14 @@ class LoopEngine(Protocol):
         """
         ...
 
+    def require(self, policy: str) -> None:
+        """Return if the trainer has this policy.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        ...
+
     def check(self, job: JsonObject) -> None:
         """Return if a loop may train with these settings.
 

@@ -13,7 +13,7 @@ from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
 from cloud_trainer.flows.arms import Errand
 from cloud_trainer.flows.job_following import JobEndedError
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest
-from gymnast_core.errors import NotTrustedError
+from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.sequential import Decision, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
 from gymnast_core.loop_config import LoopConfig
@@ -26,12 +26,13 @@ class PlantedRobot:
     """Succeeds as often as its checkpoint's rate says, the same way from the same start state."""
 
     def __init__(self, policy: str, rates: Mapping[str, float]) -> None:
-        self.policy_version, self._rates = policy, rates
+        self.policy_version, self.rates, self.runs = policy, rates, 0
 
     def once(self, task: str, seed: int, policy: str) -> EpisodeAnswer:
+        self.runs += 1
         drawn = np.random.default_rng([TASKS.index(task), seed]).random()
         return EpisodeAnswer(
-            task=task, instruction=task, seed=seed, success=bool(drawn < self._rates[policy]), episode_id="",
+            task=task, instruction=task, seed=seed, success=bool(drawn < self.rates[policy]), episode_id="",
             labelled_by="", truncated_reason="",
         )  # fmt: skip
 
@@ -70,6 +71,10 @@ class PlantedEngine:
     def connect(self, robot: str, errand: Errand) -> Any:
         self.errands.append(errand)
         return self.robot
+
+    def require(self, policy: str) -> None:
+        if policy not in self.robot.rates:
+            raise ConfigError(f"the trainer has no checkpoint {policy!r}")
 
     def newest(self, kind: str) -> str:
         return f"{kind}-newest"

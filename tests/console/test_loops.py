@@ -92,6 +92,16 @@ def test_a_step_that_fails_for_good_ends_the_loop_with_its_reason_and_models_lef
     assert engine.trained[0][1]["world_model"] == "world_model-newest"
 
 
+def test_a_robot_that_runs_what_the_trainer_lacks_moves_for_no_loop(tmp_path):
+    engine = PlantedEngine(NAMES)
+    engine.robot.policy_version = "policy-from-elsewhere"
+    loops = Loops(tmp_path, lambda tenant: engine)
+    loops.start("lab-a", planted_config(), robot="wx-0", by="ana")
+    view = over(loops)
+    assert (view.state, "has no checkpoint 'policy-from-elsewhere'" in view.reason) == ("failed", True)
+    assert engine.robot.runs == 0
+
+
 def test_whatever_breaks_in_a_step_ends_its_loop_alone(tmp_path):
     engines = {"lab-a": PlantedEngine(NAMES), "lab-b": PlantedEngine(NAMES)}
     engines["lab-a"].improve = lambda *_: {}["no such key"]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,14 @@ from gymnast_ros.run.codec import BadRequestError, RobotBusyError
 from tests.bridge.openpi_parts import served
 from tests.cloud.learning_fakes import tiny_policy
 from tests.ros.conftest import wait_until
+
+
+@pytest.fixture(scope="module")
+def graph(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    """As everywhere, and a trainer's policy may answer it without TLS."""
+    folder, insecure = tmp_path_factory.mktemp("robot"), {"rollout": {"insecure": True}}
+    with Graph(GraphConfig(folder=folder, domain_id=domain_id, parameters=insecure)) as running:
+        yield running
 
 
 @pytest.fixture
@@ -81,7 +90,7 @@ def test_a_remote_policy_drives_the_arm_and_its_silence_ends_the_episode(graph, 
 
     policy.act = answer
     speaks.set()
-    client.set("rollout", {"insecure": True, "remote_deadline_s": 1.0})
+    client.set("rollout", {"remote_deadline_s": 1.0})
     try:
         with Service(
             ServiceConfig(folder=tmp_path / "trainer", insecure=True), policy=PolicyServicer(lambda: answers(policy))
@@ -92,7 +101,7 @@ def test_a_remote_policy_drives_the_arm_and_its_silence_ends_the_episode(graph, 
             lost = client.run_episode(**asked, record=False)
             speaks.set()
     finally:
-        client.set("rollout", {"insecure": False, "remote_deadline_s": 0.5})
+        client.set("rollout", {"remote_deadline_s": 0.5})
     assert (row["policy"], row["steps"], row["truncated_reason"]) == (version, 15, "")
     assert (lost["truncated_reason"], lost["steps"], lost["success"], lost["blame"]) == ("link_lost", 0, None, "")
     assert read_episode(recording(graph, row["episode_id"])).steps == 15
