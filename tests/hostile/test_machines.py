@@ -64,9 +64,8 @@ def results(folder: Path, size: int) -> Tally:
     attempts = accepted = lost = 0
     with Lab(folder) as lab:
         engine = engine_of(lab)
-        trap, pipe = folder / "trap", folder / "pipe"
-        for place in (trap, pipe):
-            place.mkdir()
+        trap = folder / "trap"
+        trap.mkdir()
         for film in ("old.webp", "new.webp"):
             (trap / film).symlink_to(folder / "trainer" / "ca" / "ca.key")
         found: tuple[Any, ...] = (
