@@ -168,7 +168,7 @@ class OpenpiServer:
 
     def _made_room(self) -> bool:
         """Whether somebody who has asked nothing for long enough gives up their place."""
-        silent = min(self._asked_s, key=self._asked_s.__getitem__, default=None)
+        silent = min(self._asked_s, key=lambda one: self._asked_s[one], default=None)
         if silent is None or time.monotonic() - self._asked_s[silent] < SILENT_S:
             return False
         del self._asked_s[silent]
