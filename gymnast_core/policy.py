@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from gymnast_core.types import ActionChunk, Observation
+from gymnast_core.types import ActionChunk, FloatArray, Observation
 
 
 class Policy(Protocol):
@@ -37,3 +38,40 @@ class Policy(Protocol):
             ContractError: the number of instructions differs from B, or a camera the policy needs is missing.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Committed:
+    """What an arm goes on doing while its policy thinks: the plan before, from the new chunk's first step on.
+
+    Attributes:
+        actions_BKA: (B, K, 7) in SI units.
+        weight_K: (K,) 1 where the action will be history by then, less where the new chunk may leave it, 0 where it is
+            free.
+    """
+
+    actions_BKA: FloatArray
+    weight_K: FloatArray
+
+
+@runtime_checkable
+class ContinuingPolicy(Policy, Protocol):
+    """A policy that can plan on from what is committed, as those can whose actions are the end of a flow."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether this one can; what runs elsewhere knows by asking."""
+        ...
+
+    def act_after(self, committed: Committed, observation: Observation, instruction: Sequence[str]) -> ActionChunk:
+        """Choose the next K actions for each of B rows, greedily, so that they begin as committed.
+
+        Raises:
+            ContractError: as for act(), or what is committed is no chunk of this policy's.
+        """
+        ...
+
+
+def can_continue(policy: Policy) -> ContinuingPolicy | None:
+    """Return the policy if it can plan on from what is committed."""
+    return policy if isinstance(policy, ContinuingPolicy) and policy.continues else None

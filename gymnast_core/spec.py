@@ -6,7 +6,7 @@ tolerance) and the WidowX 250s description (joint and velocity limits, screw axe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,6 +65,24 @@ class RobotSpec:
         """Duration of one control step in nanoseconds."""
         return round(1e9 / self.control_hz)
 
+    def at(self, control_hz: float) -> RobotSpec:
+        """Return the same arm commanded at another rate: shorter steps, the same speeds.
+
+        Raises:
+            ConfigError: no rate of RATES_HZ.
+        """
+        if control_hz not in RATES_HZ:
+            raise ConfigError(f"the arm is commanded at one of {list(RATES_HZ)} Hz, got {control_hz:g}")
+        share = self.control_hz / control_hz
+        return replace(
+            self, control_hz=control_hz, max_translation_m=self.max_translation_m * share,
+            max_rotation_rad=self.max_rotation_rad * share,
+        )  # fmt: skip
+
+
+RATES_HZ = (5.0, 10.0, 20.0, 25.0, 50.0)
+"""Control rates: steps are whole steps of the simulator's physics and whole parts of a 5 Hz step. Slower ones would let
+one step lead further than the limits of the data set that they are from."""
 
 BASE_FRAME = "base_link"
 """Under the waist joint, x forward, y left, z up (REP 103, REP 105)."""

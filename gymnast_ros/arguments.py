@@ -13,6 +13,7 @@ import yaml
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.shipped import shipped_checkpoints
+from gymnast_core.spec import RATES_HZ
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.openpi.keys import STYLES
 from gymnast_core.wire.openpi.link import PLAIN, SECURED
@@ -54,6 +55,7 @@ class Argument:
 
 
 FLAG = ("true", "false")
+RATES = tuple(f"{rate_hz:g}" for rate_hz in RATES_HZ)
 ARGUMENTS = (
     Argument("robot", "sim", "the simulated arm, or a real WidowX 250s", ROBOTS),
     Argument("folder", "robot", "spool, checkpoints, results and flight records"),
@@ -74,7 +76,9 @@ ARGUMENTS = (
     Argument("camera", "", "camera driver to start with a real arm", CAMERAS),
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
     Argument("dry_run", "false", "with Interbotix's simulation of the driver instead of a real arm's motors", FLAG),
-    Argument("paced", "false", "simulated arm at 5 Hz of wall-clock time; late commands are holds", FLAG),
+    Argument("paced", "false", "simulated arm by wall-clock time; late commands are holds", FLAG),
+    Argument("rate_hz", "5", "control rate of the simulated arm", RATES),
+    Argument("policy_hz", "5", "rate of the policy's actions; 5 for what our trainer taught", RATES),
     Argument("chunking", CHUNKING[0], "real_time computes the next chunk of actions while this one executes", CHUNKING),
     Argument("device", "auto", "where a large policy runs: auto, cpu, cuda, cuda:N"),
     Argument("realtime", "false", "arm and gate with SCHED_FIFO; needs an rtprio limit for this user", FLAG),
@@ -105,6 +109,8 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         policy=values["policy"] or _first_policy(values["robot"]),
         openpi=_absolute(values["openpi"]),
         paced=values["paced"] == "true",
+        rate_hz=float(values["rate_hz"]),
+        policy_hz=float(values["policy_hz"]),
         chunking=cast(Chunking, values["chunking"]),
         device=values["device"],
         realtime=values["realtime"] == "true",

@@ -14,6 +14,7 @@ from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.openpi.link import PLAIN, SECURED, OpenpiPlace
 from gymnast_ros.processes import ExternalSpec, NodeSpec, ParameterValue
+from gymnast_ros.rates import check_rates, chunk_ticks
 
 Robot = Literal["sim", "widowx"]
 ROBOTS = get_args(Robot)
@@ -89,7 +90,11 @@ class GraphConfig(Settings):
     openpi: str = ""
     """Style or YAML file of a policy server's keys, see gymnast_core.wire.openpi.link."""
     paced: bool = False
-    """The simulator runs at 5 Hz of wall-clock time and waits for nobody, as a real arm."""
+    """The simulator runs at its control rate by wall-clock time and waits for nobody, as a real arm."""
+    rate_hz: float = WIDOWX_250S.control_hz
+    """Control rate of the simulated arm; a step's limits shrink with its duration."""
+    policy_hz: float = WIDOWX_250S.control_hz
+    """Rate of the policy's actions: 5 for what a trainer of ours taught; slower ones are cut into the arm's steps."""
     chunking: Chunking = "wait"
     """To wait for every chunk of actions, or real_time: the next is computed while this one executes."""
     device: Device = "auto"
@@ -128,6 +133,7 @@ class GraphConfig(Settings):
             raise ConfigError("a trainer needs identity (folder with cert.pem, key.pem, ca.pem), or insecure")
         if self.camera and self.robot == "sim":
             raise ConfigError("the simulated arm brings its own camera; camera is for robot:=widowx")
+        check_rates(self.rate_hz, self.policy_hz, simulated=self.robot == "sim")
         if self.chunking == REAL_TIME and self.robot == "sim" and not self.paced:
             raise ConfigError("chunking real_time is for an arm that waits for nobody; add paced to the simulated one")
         if self.dry_run and self.robot == "sim":
@@ -196,6 +202,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     rollout |= {"chunking": config.chunking, "device": config.device, "insecure": config.insecure}
     rollout |= {"identity": str(config.identity)} if config.identity else {}
     rollout |= {"openpi": config.openpi} if config.openpi else {}
+    rollout |= {"policy_hz": config.policy_hz, **chunk_ticks(config.rate_hz)}
     if config.instruction:
         rollout["instruction"] = config.instruction
     if config.paced or config.robot != "sim":
@@ -221,7 +228,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
 def _arm(config: GraphConfig) -> NodeSpec:
     table = {"table_height_m": config.table_height_m}
     if config.robot == "sim":
-        return NodeSpec("sim_world", "arm", {"paced": config.paced, **table})
+        return NodeSpec("sim_world", "arm", {"paced": config.paced, "rate_hz": config.rate_hz, **table})
     parameters: dict[str, ParameterValue] = {"robot_model": ROBOT_MODEL, "robot_name": config.vendor_name, **table}
     parameters |= {"lock_file": str(_lock_file(config)), "dry_run": config.dry_run}
     if config.camera:
@@ -240,6 +247,7 @@ def _gate(config: GraphConfig) -> NodeSpec:
     simulated = config.robot == "sim"
     parameters: dict[str, ParameterValue] = {
         "armed_at_start": simulated,
+        "rate_hz": config.rate_hz,
         "deadman_s": 5.0 if simulated and not config.paced else 0.4,
         "record_folder": str(config.folder / "flight"),
     }

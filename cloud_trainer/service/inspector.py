@@ -53,6 +53,7 @@ class Inspector:
         order = {
             "path": str(path), "episode_id": episode_id, "cpu_s": cpu_s,
             "translation_m": spec.max_translation_m, "rotation_rad": spec.max_rotation_rad,
+            "control_hz": spec.control_hz,
         }  # fmt: skip
         with self._using:
             answer = self._ask(

@@ -93,6 +93,21 @@ class GateLimits:
         mine, theirs = (limits.effort_limit or (np.inf,) * 6 for limits in (self, other))
         return "effort_limit" if np.any(np.greater(mine, theirs)) else ""
 
+    def at(self, control_hz: float) -> GateLimits:
+        """Return this envelope for an arm commanded at another rate, no speed or acceleration looser.
+
+        A step's largest delta goes with the period (a speed), the largest change between steps with its square (an
+        acceleration). What is in seconds or metres stays.
+
+        Raises:
+            ConfigError: no rate of the arm's.
+        """
+        share = self.spec.control_hz / control_hz
+        return replace(
+            self, spec=self.spec.at(control_hz), max_change_m=self.max_change_m * share**2,
+            max_change_rad=self.max_change_rad * share**2,
+        )  # fmt: skip
+
     @cached_property
     def box(self) -> RobotSpec:
         """The arm's spec with the task's workspace."""

@@ -23,6 +23,7 @@ import numpy as np
 from gymnast_core.bounds import checked_text
 from gymnast_core.episodes.reader import EpisodeSummary, check_episode
 from gymnast_core.errors import CorruptError, GymnastError
+from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray
 
 READY = b"ready\n"
@@ -36,10 +37,11 @@ _MOST_PROPRIO_P = np.array([10.0] * 3 + [20.0] * 3 + [2.0], np.float32)
 
 @dataclass(frozen=True)
 class ActionLimits:
-    """What one recorded control step may command: translation [m] and rotation [rad] on each axis."""
+    """What one recorded control step may command: translation [m] and rotation [rad] on each axis; steps a second."""
 
     translation_m: float
     rotation_rad: float
+    control_hz: float = WIDOWX_250S.control_hz
 
 
 def inspected(path: Path, episode_id: str, limits: ActionLimits) -> dict[str, object]:
@@ -59,6 +61,11 @@ def inspected(path: Path, episode_id: str, limits: ActionLimits) -> dict[str, ob
     summary, episode = check_episode(path)
     if summary.header.episode_id != episode_id:
         raise CorruptError(f"the file says it is episode {summary.header.episode_id!r}")
+    if summary.header.control_hz != limits.control_hz:
+        raise CorruptError(
+            f"recorded at {summary.header.control_hz:g} Hz; what learns here has steps of {limits.control_hz:g} Hz, "
+            "and an action of another length is another action"
+        )
     metadata = {**summary.header.metadata, **summary.end.metadata, "seed": summary.header.seed}
     if (size := len(json.dumps(metadata))) > MAX_METADATA_CHARACTERS:
         raise CorruptError(f"metadata of {size} characters; {MAX_METADATA_CHARACTERS} are accepted")
@@ -100,8 +107,8 @@ def _check_within(values_TX: FloatArray, limits_X: FloatArray, what: str) -> Non
 
 
 def answer_to(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Do one order: {path, episode_id, translation_m, rotation_rad}; returns {found} or {refused}."""
-    limits = ActionLimits(float(order["translation_m"]), float(order["rotation_rad"]))
+    """Do one order: {path, episode_id, translation_m, rotation_rad, control_hz}; returns {found} or {refused}."""
+    limits = ActionLimits(float(order["translation_m"]), float(order["rotation_rad"]), float(order["control_hz"]))
     try:
         return {"found": inspected(Path(order["path"]), str(order["episode_id"]), limits)}
     except MemoryError:

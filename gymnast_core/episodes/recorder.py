@@ -124,15 +124,18 @@ class EpisodeRecorder:
         return self._recording is not None and self._recording.writer.disk_full
 
     def begin(
-        self, *, metadata: Mapping[str, Any] | None = None, seed: int | None = None, episode_id: str | None = None
-    ) -> None:
+        self, *, metadata: Mapping[str, Any] | None = None, seed: int | None = None, episode_id: str | None = None,
+        control_hz: float | None = None,
+    ) -> None:  # fmt: skip
         """Say what the next reset starts; optional.
 
         Args:
             metadata: JSON values of this episode alone: task, scene, evaluation.
             seed: of the start state.
             episode_id: a new one when None.
+            control_hz: control rate of this episode and those after it; as before when None.
         """
+        self._control_hz = self._control_hz if control_hz is None else control_hz
         self._next = {"metadata": dict(metadata or {}), "seed": seed, "episode_id": episode_id}
 
     def note_joints(self, position_rad: Sequence[float], velocity_rad_s: Sequence[float] = ()) -> None:

@@ -7,13 +7,12 @@ next while a new plan takes over. Nothing here ever waits, except for an episode
 
 Source:
     Black, Galliker, Levine, "Real-Time Execution of Action Chunking Flow Policies", arXiv 2506.07339: the schedule
-    (algorithm 1) and the soft mask (eq. 5). Its inpainting works inside a flow; here the mask blends finished chunks,
-    whatever policy made them.
+    (algorithm 1) and the soft mask (eq. 5). A flow that acts greedily plans on from what is committed, inside the flow
+    (gymnast_core.policies.inpainting); for other policies the mask blends finished chunks.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,11 +21,9 @@ from typing import Protocol
 import numpy as np
 
 from gymnast_core.errors import ConfigError, ContractError
-from gymnast_core.policy import Policy
+from gymnast_core.policies.plans import GRIPPER, Plan, blend, committed_by
+from gymnast_core.policy import Committed, ContinuingPolicy, Policy, can_continue
 from gymnast_core.types import ActionChunk, FloatArray, Observation, StepResult
-
-GRIPPER = 6
-"""The gripper is a switch: it follows the newest plan, unblended and unbounded."""
 
 
 class ChunkWorker(Protocol):
@@ -85,28 +82,17 @@ class Seam:
 
 
 @dataclass
-class _Plan:
-    """Actions for ticks start .. start + K - 1."""
-
-    start: int
-    actions_BKA: FloatArray
-    version: str
-
-    def at(self, tick: int) -> FloatArray | None:
-        index = tick - self.start
-        return self.actions_BKA[:, index] if 0 <= index < self.actions_BKA.shape[1] else None
-
-
-@dataclass
 class _Episode:
     """Everything that a new episode forgets."""
 
     instruction: tuple[str, ...]
     tick: int = 0
     last_time_ns: int = 0
-    plan: _Plan | None = None
+    plan: Plan | None = None
     started: int = -1
     pending: Future[ActionChunk] | None = None
+    continued: bool = False
+    longest: int = 0
     last_BA: FloatArray | None = None
     settling: bool = False
     blended_until: int = 0
@@ -136,6 +122,7 @@ class RealTimeChunking:
                 f"{inner.chunk_length}: the arm would run out of actions; shorten one or speed up the policy"
             )
         self._worker: ChunkWorker = worker or ThreadPoolExecutor(1, thread_name_prefix="chunk")
+        self._continuing: ContinuingPolicy | None = can_continue(inner)
         self._episode = _Episode(())
 
     @property
@@ -208,7 +195,25 @@ class RealTimeChunking:
         self._episode.started = self._episode.tick
         drawn = {name: observation.images[name] for name in observation.images}  # lazy frames belong to this thread
         seen = replace(observation, images=drawn)
-        self._episode.pending = self._worker.submit(lambda: self.inner.act(seen, instruction, rng=rng))
+        committed = self._committed(observation.batch_size) if rng is None else None
+        self._episode.continued = committed is not None
+        self._episode.pending = self._worker.submit(lambda: self._asked(seen, instruction, rng, committed))
+
+    def _asked(
+        self, seen: Observation, instruction: Sequence[str], rng: np.random.Generator | None,
+        committed: Committed | None,
+    ) -> ActionChunk:  # fmt: skip
+        if committed is None or self._continuing is None:
+            return self.inner.act(seen, instruction, rng=rng)
+        return self._continuing.act_after(committed, seen, instruction)
+
+    def _committed(self, rows: int) -> Committed | None:
+        """The plan from this tick on; frozen for as long as the slowest inference of this episode took."""
+        episode, length = self._episode, self.inner.chunk_length
+        if self._continuing is None or episode.plan is None:
+            return None
+        delay = min(max(self.config.expected_delay, episode.longest), length - self.config.horizon)
+        return committed_by(episode.plan, episode.tick, rows, delay=delay, horizon=self.config.horizon)
 
     def _take_over(self) -> None:
         """Make a finished chunk the plan: frozen where executed, blended where both plans speak."""
@@ -216,20 +221,22 @@ class RealTimeChunking:
         if episode.pending is None or not episode.pending.done():
             return
         chunk, episode.pending = episode.pending.result(), None
-        new = _Plan(episode.started, chunk.actions_BKA.copy(), chunk.policy_version)
+        new = Plan(episode.started, chunk.actions_BKA.copy(), chunk.policy_version)
         delay = episode.tick - new.start
         first_BA = new.at(episode.tick)
         if first_BA is None:  # came after everything it planned; plan again
             return
         raw_BA = first_BA.copy()
         if episode.plan is not None:
-            _blend(episode.plan, new, episode.tick, horizon=self.config.horizon)
+            episode.longest = max(episode.longest, delay)
+        if episode.plan is not None and not episode.continued:
+            blend(episode.plan, new, episode.tick, horizon=self.config.horizon)
             episode.blended_until = new.start + new.actions_BKA.shape[1] - self.config.horizon
         episode.plan = new
         if episode.last_BA is not None:
             self._record(raw_BA, new, delay)
 
-    def _record(self, raw_BA: FloatArray, new: _Plan, delay: int) -> None:
+    def _record(self, raw_BA: FloatArray, new: Plan, delay: int) -> None:
         episode = self._episode
         episode.settling = True
         wanted_BA, last_BA = new.at(episode.tick), episode.last_BA
@@ -265,36 +272,3 @@ class RealTimeChunking:
         bound_A = np.array([self.config.max_jump_m] * 3 + [self.config.max_jump_rad] * 3 + [np.inf], np.float32)
         bounded: FloatArray = np.clip(change_BA, -bound_A, bound_A)
         return bounded
-
-
-def _blend(old: _Plan, new: _Plan, tick: int, *, horizon: int) -> None:
-    """Mix the old plan into the new one over the ticks both cover, in place."""
-    length = new.actions_BKA.shape[1]
-    delay = tick - new.start
-    for index in range(delay, length):
-        old_BA = old.at(new.start + index)
-        if old_BA is None:
-            return
-        weight = soft_mask(index, delay=delay, horizon=horizon, length=length)
-        mixed_BA = weight * old_BA + (1 - weight) * new.actions_BKA[:, index]
-        new.actions_BKA[:, index, :GRIPPER] = mixed_BA[:, :GRIPPER]
-
-
-def soft_mask(index: int, *, delay: int, horizon: int, length: int) -> float:
-    """Weight of the old plan at an index of the new chunk.
-
-    Args:
-        index: 0 .. length - 1.
-        delay: d, ticks already executed; their weight is 1.
-        horizon: s, the last s indices are the new plan's alone.
-        length: H.
-
-    Source:
-        arXiv 2506.07339, eq. 5: c (e^c - 1) / (e - 1) with c = (H - s - i) / (H - s - d + 1).
-    """
-    if index < delay:
-        return 1.0
-    if index >= length - horizon:
-        return 0.0
-    c = (length - horizon - index) / (length - horizon - delay + 1)
-    return c * (math.exp(c) - 1) / (math.e - 1)

@@ -24,8 +24,10 @@ from gymnast_core.errors import CheckpointError, ContractError
 from gymnast_core.images import area_downsample
 from gymnast_core.policies.exploration import Flow, explorer
 from gymnast_core.policies.flow_network import FlowNetwork, FlowPolicyConfig
+from gymnast_core.policies.inpainting import check_committed, run_rows_after
 from gymnast_core.policies.matching import matching_error, path_distance, run_rows, within_limits
 from gymnast_core.policies.text import bag_of_words
+from gymnast_core.policy import Committed
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import ACTION_DIM, ActionChunk, BoolArray, ByteArray, FloatArray, Observation, Trace
 
@@ -121,6 +123,22 @@ class FlowPolicy:
             self.config.steps, rng, row_by_row=self.row_by_row,
         )  # fmt: skip
         return ActionChunk(self.scale.decode(z), self._version, trace, log_probs)
+
+    @property
+    def continues(self) -> bool:
+        """Every flow can plan on from what is committed."""
+        return True
+
+    @torch.no_grad()
+    def act_after(self, committed: Committed, observation: Observation, instruction: Sequence[str]) -> ActionChunk:
+        """Choose K actions that begin as committed; see gymnast_core.policy.ContinuingPolicy.act_after."""
+        check_committed(committed, len(instruction), self.chunk_length)
+        images = area_downsample(observation.frames_of(self.config.camera), self.config.image_size)
+        z = run_rows_after(
+            lambda row: self._flow(images[row], instruction[row]), self.scale.encode(committed.actions_BKA),
+            committed.weight_K, row_by_row=self.row_by_row,
+        )  # fmt: skip
+        return ActionChunk(self.scale.decode(z), self._version)
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
         """Prepare (N, H, W, 3) frames for the methods below."""

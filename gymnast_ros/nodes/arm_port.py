@@ -21,7 +21,7 @@ from gymnast_core.arm.mark import ForeignError
 from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.errors import EstopLatchedError, ShapeError
 from gymnast_core.pulse import Pulse
-from gymnast_core.spec import BASE_FRAME, JOINT_NAMES
+from gymnast_core.spec import BASE_FRAME, JOINT_NAMES, WIDOWX_250S
 from gymnast_core.types import ByteArray, FloatArray
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
@@ -156,7 +156,7 @@ class ArmPort:
         max_age_s: float = MAX_AGE_S,
     ) -> None:
         self._node, self._on_command = node, on_command
-        self._envelope = Envelope(hard_limits(table_height_m))
+        self._envelope = Envelope(hard_limits(table_height_m, WIDOWX_250S.at(description.control_hz)))
         keyring = Keyring.of_environment()
         self.latch = keyring.latch
         self._pulse = Pulse()

@@ -7,6 +7,7 @@ from typing import Any
 
 from gymnast_core.arm.command_gate import GateLimits
 from gymnast_core.errors import ConfigError
+from gymnast_core.spec import RATES_HZ, WIDOWX_250S
 from gymnast_ros.nodes.settings import NodeSettings
 
 ENVELOPE = (
@@ -22,10 +23,11 @@ def declare(settings: NodeSettings) -> None:
     add = settings.declare
     add("record_folder", "", "where flight records go; empty keeps none", read_only=True)
     add("record_images", [], "image topics in flight records; one more copy of every frame", read_only=True)
+    declare_rate(settings)
     add("armed_at_start", False, "open without re_arm; for the simulator only", read_only=True)
     add("workspace_low_m", list(defaults.workspace_low_m), "lower corner of the task's box, base_link [m]")
     add("workspace_high_m", list(defaults.workspace_high_m), "upper corner [m]")
-    add("max_change_m", defaults.max_change_m, "largest change of a delta between steps [m]", low=0.001, high=0.1)
+    add("max_change_m", defaults.max_change_m, "largest change of a delta between 5 Hz steps [m]", low=0.001, high=0.1)
     add("max_change_rad", defaults.max_change_rad, "the same for rotation [rad]", low=0.005, high=0.5)
     add("table_height_m", defaults.table_height_m, "table top in base_link [m]")
     add("table_clearance_m", defaults.table_clearance_m, "what the arm keeps from it [m]", low=0.0, high=0.2)
@@ -35,6 +37,15 @@ def declare(settings: NodeSettings) -> None:
     add("deadman_s", defaults.deadman_ns / 1e9, "longest silence [s]", low=0.05, high=defaults.spec.max_deadman_s)
     add("max_refusals", defaults.max_refusals, "refusals in a row before it stops", low=1, high=1000)
     add("re_arm", "", "write the word of the gate's file here to re-arm it; see `gymnast rearm`")
+
+
+def declare_rate(settings: NodeSettings) -> None:
+    """At which rate the arm is commanded; of the gate, and of the simulated arm."""
+    settings.declare(
+        "rate_hz", WIDOWX_250S.control_hz, "control rate; the limits of a 5 Hz step shrink with the period",
+        low=min(RATES_HZ), high=max(RATES_HZ), read_only=True,
+        check=lambda value: "" if value in RATES_HZ else f"must be one of {list(RATES_HZ)}",
+    )  # fmt: skip
 
 
 def limits_from(settings: NodeSettings | Mapping[str, Any]) -> GateLimits:
@@ -59,7 +70,7 @@ def limits_from(settings: NodeSettings | Mapping[str, Any]) -> GateLimits:
         max_command_age_ns=_ns(settings["max_command_age_s"], "max_command_age_s"),
         deadman_ns=_ns(settings["deadman_s"], "deadman_s"),
         max_refusals=settings["max_refusals"],
-    )
+    ).at(settings["rate_hz"])
 
 
 def _ns(seconds: float, name: str) -> int:

@@ -7,6 +7,7 @@ from functools import partial
 
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.purpose import PURPOSES
+from gymnast_core.spec import RATES_HZ, WIDOWX_250S
 from gymnast_ros.graph import CHUNKING
 from gymnast_ros.nodes.request_parameters import declare_argument
 from gymnast_ros.nodes.settings import NodeSettings
@@ -46,6 +47,9 @@ def declare(settings: NodeSettings) -> None:
         choices=CHUNKING)  # fmt: skip
     add("chunking_horizon", 2, "real_time: ticks of a chunk before the next inference starts", low=1, high=100)
     add("chunking_delay", 1, "real_time: ticks an inference usually takes", low=0, high=100)
+    add("policy_hz", WIDOWX_250S.control_hz, "rate of the policy's actions; the arm's is a multiple of it",
+        low=min(RATES_HZ), high=max(RATES_HZ),
+        check=lambda value: "" if value in RATES_HZ else f"must be one of {list(RATES_HZ)}")  # fmt: skip
     argument = partial(declare_argument, settings)
     argument(RunEpisode, "checkpoint", "")
     argument(Evaluate, "checkpoints", [])

@@ -1,7 +1,7 @@
 """The simulated arm and camera as a node.
 
-In lockstep it waits for every command, so a graph on a slow machine does what a fast one does. Paced it lives at 5 Hz
-like a real arm: a command that does not come in time is a step in which it stays where it is.
+In lockstep it waits for every command, so a graph on a slow machine does what a fast one does. Paced it lives at its
+control rate like a real arm: a command that does not come in time is a step in which it stays where it is.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from gymnast_core.arm.command_gate import ArmState
 from gymnast_core.arm.envelope import hold_action
 from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.env import Env
-from gymnast_core.errors import GymnastError
+from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.extensions import WORLDS, extension
+from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import MAX_AGE_S, SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
+from gymnast_ros.nodes.gate_parameters import declare_rate
 from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Diagnostics, run
 from gymnast_ros.nodes.settings import NodeSettings
@@ -61,7 +63,7 @@ class SimulatedWorld(Env, Protocol):
 
 
 class SimWorld(Node):  # type: ignore[misc]
-    """Owns one World and steps it only when the gate commands; paced, every 0.2 s of wall clock.
+    """Owns one World and steps it only when the gate commands; paced, every step of wall clock.
 
     Args:
         world: what is simulated; None is what the parameter `world` names.
@@ -72,11 +74,12 @@ class SimWorld(Node):  # type: ignore[misc]
         super().__init__(topics.ARM_NODE, **node)
         settings = self._settings = NodeSettings(self)
         settings.declare("world", "", "of an installed package, by name; empty is the WidowX 250s", read_only=True)
-        self._world = world = world or _world_named(settings["world"])
+        declare_rate(settings)
+        self._world = world = world or _world_named(settings["world"], settings["rate_hz"])
         settings.declare("instruction", "lift the red cube", "task of the next episode", check=_not_blank)
         settings.declare("seed", 0, "start state of the next episode", low=0, high=2**53)
         settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
-        settings.declare("paced", False, "5 Hz of wall clock, as a real arm; late commands are holds", read_only=True)
+        settings.declare("paced", False, "by wall clock, as a real arm; late commands are holds", read_only=True)
         settings.declare("table_height_m", 0.0, "table top in base_link [m], as the gate has it", read_only=True)
         spec = world.spec
         self._port = ArmPort(
@@ -86,7 +89,7 @@ class SimWorld(Node):  # type: ignore[misc]
                 spec.robot.control_hz, True, RESET_S,
             ),
             self._on_command, table_height_m=settings["table_height_m"],
-            max_age_s=2 * spec.robot.step_s if settings["paced"] else MAX_AGE_S,
+            max_age_s=2 * WIDOWX_250S.step_s if settings["paced"] else MAX_AGE_S,
         )  # fmt: skip
         self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
         self._guard = ResetGuard(settings, Keyring.of_environment())
@@ -198,13 +201,16 @@ def _not_blank(value: str) -> str:
     return "" if value.strip() else "must not be blank"
 
 
-def _world_named(name: str) -> SimulatedWorld:
+def _world_named(name: str, rate_hz: float) -> SimulatedWorld:
     if name:
         world: SimulatedWorld = extension(WORLDS, name)()
+        own_hz = world.spec.robot.control_hz
+        if own_hz != rate_hz:
+            raise ConfigError(f"world {name!r} is commanded at {own_hz:g} Hz, got rate_hz {rate_hz:g}; start with that")
         return world
     from gymnast_ros.sim.simulated_arm import SimulatedArm  # MuJoCo loads only where the simulator runs
 
-    return SimulatedArm()
+    return SimulatedArm(rate_hz=rate_hz)
 
 
 def main() -> int:

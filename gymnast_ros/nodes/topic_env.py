@@ -257,5 +257,10 @@ class _Moments:
 
 def _spec_of(described: ArmDescription) -> EnvSpec:
     return EnvSpec(
-        1, described.cameras, described.image_height, described.image_width, described.max_steps, WIDOWX_250S
+        1,
+        described.cameras,
+        described.image_height,
+        described.image_width,
+        described.max_steps,
+        WIDOWX_250S.at(described.control_hz),
     )

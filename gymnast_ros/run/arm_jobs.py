@@ -232,6 +232,7 @@ class ArmJobs:
         self._runner.chunking = (
             ChunkingConfig(settings["chunking_horizon"], settings["chunking_delay"]) if paced else None
         )
+        self._runner.policy_hz = settings["policy_hz"]
         self._host.answer_s = max(settings["answer_s"], 3.0 * settings["max_latency_s"])
         return self._runner
 

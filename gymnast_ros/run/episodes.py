@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,11 +12,20 @@ import numpy as np
 
 from gymnast_core.env import Env
 from gymnast_core.episodes import EpisodeRecorder, Spool
-from gymnast_core.errors import BridgeError, EstopLatchedError, PolicyFailedError, SafetyError, StaleCommandError
+from gymnast_core.errors import (
+    BridgeError,
+    EstopLatchedError,
+    PolicyFailedError,
+    SafetyError,
+    StaleCommandError,
+)
 from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
+from gymnast_core.policies.stretched import StretchedPolicy
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import GuardedPolicy, Observer, run_episode
+from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
+from gymnast_ros.rates import steps_per_action
 from gymnast_ros.run.conduct import verdict
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
 from gymnast_ros.run.policy_source import ReplayPolicy
@@ -101,6 +111,7 @@ class EpisodeRunner:
     Attributes:
         chunking: how the next chunk is computed while this one executes; None waits for every chunk. Recorded actions
             that are played back are one chunk and wait for nothing.
+        policy_hz: rate of the policy's actions; the arm's is a multiple of it.
     """
 
     def __init__(
@@ -117,6 +128,7 @@ class EpisodeRunner:
         self._recent = recent
         self._attempts: Counter[EpisodePlan] = Counter()
         self.chunking: ChunkingConfig | None = None
+        self.policy_hz = WIDOWX_250S.control_hz
         self._env: ArmEnv | None = None
         self._spool, self._label, self._observers = spool, label, tuple(observers)
         self._recorder = EpisodeRecorder(spool.recording_folder, robot=robot) if spool is not None else None
@@ -143,14 +155,17 @@ class EpisodeRunner:
             DiskFullError: the spool is full; nothing was started.
         """
         recorder = self._recorder if plan.record else None
+        env = self._env = self._env or self._connect()
+        rate_hz = env.spec.robot.control_hz
         if recorder is not None and self._spool is not None:
             self._spool.check_space()
             metadata = {"task": plan.task, "scene": plan.scene, "purpose": plan.purpose}
             self._attempts[plan] += bool(plan.ids)
-            recorder.begin(metadata=metadata, seed=plan.seed, episode_id=plan.episode_id(self._attempts[plan]))
-        env = self._env = self._env or self._connect()
-        watcher, paced = _Watcher(env), self._paced(policy)
-        guarded = GuardedPolicy(paced or policy)
+            recorder.begin(metadata=metadata, seed=plan.seed, episode_id=plan.episode_id(self._attempts[plan]),
+                           control_hz=rate_hz)  # fmt: skip
+        cut = self._at_rate(policy, rate_hz)
+        watcher, paced = _Watcher(env), self._paced(cut, rate_hz)
+        guarded = GuardedPolicy(paced or cut)
         env.scene = plan.scene
         kept: list[Observer] = [] if recorder is None else [_Sensors(env, recorder), recorder]
         observers: list[Observer] = [*kept, watcher, *self._observers]
@@ -181,10 +196,18 @@ class EpisodeRunner:
         self._finished(row)
         return row
 
-    def _paced(self, policy: Policy) -> RealTimeChunking | None:
+    def _at_rate(self, policy: Policy, rate_hz: float) -> Policy:
+        """The policy, its actions cut into the arm's steps."""
+        parts = steps_per_action(rate_hz, self.policy_hz)
+        return policy if parts == 1 or isinstance(policy, ReplayPolicy) else StretchedPolicy(policy, parts)
+
+    def _paced(self, policy: Policy, rate_hz: float) -> RealTimeChunking | None:
+        """Real-time chunking, where it was asked for; a seam's jump of speed is the same at every rate."""
         if self.chunking is None or isinstance(policy, ReplayPolicy):
             return None
-        return RealTimeChunking(policy, self.chunking)
+        share, config = WIDOWX_250S.control_hz / rate_hz, self.chunking
+        jump_m, jump_rad = config.max_jump_m * share, config.max_jump_rad * share
+        return RealTimeChunking(policy, replace(config, max_jump_m=jump_m, max_jump_rad=jump_rad))
 
     def _finish(
         self,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.framed import frames, read_frame, write_frame
 from gymnast_core.policies import serve_policy
-from gymnast_core.policy import Policy
+from gymnast_core.policy import Policy, can_continue
 from gymnast_ros.run import policy_wire as wire
 
 _REFUSALS = (CheckpointError, ConfigError)
@@ -45,13 +45,18 @@ def main() -> int:
 def _loaded(policies: dict[str, Policy], words: Mapping[str, Any]) -> bytes:
     key = str(words["load"])
     policy = policies[key] = serve_policy(Path(key), device=words["device"])
-    return wire.packed({"version": policy.version, "chunk_length": policy.chunk_length})
+    return wire.packed({"version": policy.version, "chunk_length": policy.chunk_length,
+                        "continues": can_continue(policy) is not None})  # fmt: skip
 
 
 def _acted(policy: Policy, words: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     rng = wire.generator_at(words["rng"])
     observation = wire.observation_of(arrays, words["cameras"])
-    chunk = policy.act(observation, words["instruction"], rng=rng)
+    committed, continuing = wire.committed_of(arrays), can_continue(policy)
+    if committed is not None and continuing is not None:
+        chunk = continuing.act_after(committed, observation, words["instruction"])
+    else:
+        chunk = policy.act(observation, words["instruction"], rng=rng)
     about = {"version": chunk.policy_version, "rng": wire.state_of(rng)}
     return wire.packed(about, wire.arrays_of_chunk(chunk))
 

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from gymnast_core.errors import CheckpointError, ConfigError, PolicyFailedError, ShapeError
 from gymnast_core.framed import FramedProcess, ProcessEndedError
+from gymnast_core.policy import Committed
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.run import policy_wire as wire
@@ -30,6 +32,15 @@ from gymnast_ros.shadow import StageLimits
 LOG = logging.getLogger(__name__)
 ANSWER_S = 20.0
 """A policy that has not answered by then hangs; its checkpoint was found fast enough before it was let onto the arm."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the child holds: a checkpoint's id, K, and whether it can plan on from what is committed."""
+
+    version: str
+    chunk_length: int
+    continues: bool
 
 
 class PolicyHost:
@@ -48,7 +59,7 @@ class PolicyHost:
         self.answer_s = answer_s
         self._lock = threading.Lock()
         self._child: FramedProcess | None = None
-        self._held: dict[str, tuple[str, int]] = {}
+        self._held: dict[str, _Held] = {}
         self._users: Counter[str] = Counter()
         self._gone: SimpleQueue[str] = SimpleQueue()
         self._closed = False
@@ -67,15 +78,16 @@ class PolicyHost:
         """
         key = str(folder)
         with self._lock:
-            version, length = self._loaded(key)
+            held = self._loaded(key)
             self._users[key] += 1
-        policy = HostedPolicy(self, key, version, length)
+        policy = HostedPolicy(self, key, held)
         weakref.finalize(policy, self._gone.put, key)  # in whatever thread, with whatever lock held: a queue takes it
         return policy
 
     def act(
-        self, key: str, observation: Observation, instruction: Sequence[str], rng: np.random.Generator | None
-    ) -> ActionChunk:
+        self, key: str, observation: Observation, instruction: Sequence[str], rng: np.random.Generator | None,
+        committed: Committed | None = None,
+    ) -> ActionChunk:  # fmt: skip
         """Ask one of them.
 
         Raises:
@@ -83,11 +95,12 @@ class PolicyHost:
             CheckpointError: it had to be loaded again, and could not be.
         """
         with self._lock:
-            version, _ = self._loaded(key)
+            version = self._loaded(key).version
             cameras = [str(name) for name in observation.images]
             asked = {"act": key, "cameras": cameras, "instruction": list(instruction), "rng": wire.state_of(rng)}
+            arrays = {**wire.arrays_of(observation), **wire.arrays_of_committed(committed)}
             try:
-                words, arrays = self._ask(asked, self.answer_s, wire.arrays_of(observation))
+                words, answered = self._ask(asked, self.answer_s, arrays)
             except TimeoutError:
                 raise PolicyFailedError(f"policy {version} did not answer within {self.answer_s:.0f} s") from None
             except (ProcessEndedError, ValueError) as error:
@@ -97,7 +110,7 @@ class PolicyHost:
         if rng is not None:
             rng.bit_generator.state = words["rng"]
         try:
-            return wire.chunk_of(arrays, str(words["version"]))
+            return wire.chunk_of(answered, str(words["version"]))
         except (KeyError, ShapeError) as error:
             raise PolicyFailedError(f"policy {version} answered with no action: {error}") from error
 
@@ -112,8 +125,8 @@ class PolicyHost:
         finally:
             self._lock.release()
 
-    def _loaded(self, key: str) -> tuple[str, int]:
-        """Have the child hold a checkpoint; returns its version and chunk length."""
+    def _loaded(self, key: str) -> _Held:
+        """Have the child hold a checkpoint; returns what it is."""
         if self._child is not None and not self._child.running:
             self._end()
         if key in self._held:
@@ -129,7 +142,7 @@ class PolicyHost:
         if "error" in words:
             kind = ConfigError if words["error"] == ConfigError.__name__ else CheckpointError
             raise kind(str(words["message"]))
-        self._held[key] = str(words["version"]), int(words["chunk_length"])
+        self._held[key] = _Held(str(words["version"]), int(words["chunk_length"]), words["continues"] is True)
         return self._held[key]
 
     def _ask(
@@ -171,22 +184,30 @@ class HostedPolicy:
     Args:
         host: where it runs.
         key: its folder.
-        version: of it.
-        chunk_length: K.
+        held: what it is.
     """
 
-    def __init__(self, host: PolicyHost, key: str, version: str, chunk_length: int) -> None:
-        self._host, self._key, self._version, self._chunk_length = host, key, version, chunk_length
+    def __init__(self, host: PolicyHost, key: str, held: _Held) -> None:
+        self._host, self._key, self._held = host, key, held
 
     @property
     def version(self) -> str:
         """Id of the checkpoint."""
-        return self._version
+        return self._held.version
 
     @property
     def chunk_length(self) -> int:
         """K."""
-        return self._chunk_length
+        return self._held.chunk_length
+
+    @property
+    def continues(self) -> bool:
+        """Whether it can plan on from what is committed."""
+        return self._held.continues
+
+    def act_after(self, committed: Committed, observation: Observation, instruction: Sequence[str]) -> ActionChunk:
+        """See ContinuingPolicy; raises as PolicyHost.act()."""
+        return self._host.act(self._key, observation, instruction, None, committed)
 
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load, save
 
+from gymnast_core.policy import Committed
 from gymnast_core.types import ActionChunk, Observation
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -72,6 +73,16 @@ def chunk_of(arrays: Arrays, version: str) -> ActionChunk:
     """
     trace = {name.removeprefix(_TRACE): arrays[name] for name in arrays if name.startswith(_TRACE)}
     return ActionChunk(arrays["actions"], version, trace, arrays.get("log_probs"))
+
+
+def arrays_of_committed(committed: Committed | None) -> Arrays:
+    """Return the arrays of what is committed; none where nothing is."""
+    return {} if committed is None else {"committed": committed.actions_BKA, "committed_weight": committed.weight_K}
+
+
+def committed_of(arrays: Arrays) -> Committed | None:
+    """Return what is committed by a message."""
+    return Committed(arrays["committed"], arrays["committed_weight"]) if "committed" in arrays else None
 
 
 def state_of(rng: np.random.Generator | None) -> dict[str, object] | None:

@@ -25,10 +25,11 @@ import mujoco
 Array = npt.NDArray[np.float64]
 
 MAX_STEPS = 15
-SUBSTEPS = 40
-"""Physics steps of 5 ms in one control step of 0.2 s."""
+PHYSICS_HZ = 200
+"""Physics steps of 5 ms."""
 RAMP = 10
-"""The joint target moves in this many equal pieces within a control step, as a servo's profile does."""
+"""The joint target moves in this many equal pieces within a control step, as a servo's profile does; at most one a
+physics step."""
 _GUESS_J = np.array([0.0, 0.02, 0.18, 0.0, 1.37, 0.0])
 """Joints of a gripper pointing down over the middle of the table."""
 
@@ -60,7 +61,7 @@ class _LazyFrames(Mapping[str, ByteArray]):
 
 
 class SimEnv:
-    """One simulated WidowX 250s over a table, B = 1, 5 Hz delta control of the gripper.
+    """One simulated WidowX 250s over a table, B = 1, delta control of the gripper.
 
     reset(instruction, seed=) names the start state: the task the instruction asks for and the seed decide it.
     An action beyond the step limits or the workspace is cut to them; a pose without joint solution holds the arm;
@@ -69,15 +70,20 @@ class SimEnv:
 
     Args:
         scene: looks and distractors.
-        max_steps: T, after which the episode is truncated.
+        max_steps: T at 5 Hz, after which the episode is truncated; at another rate it takes as long.
         image_size: side of the camera's square image in pixels.
+        rate_hz: control rate, one of gymnast_core.spec.RATES_HZ.
     """
 
     def __init__(
-        self, scene: scenes.SceneConfig = scenes.STANDARD, max_steps: int = MAX_STEPS, image_size: int = 256
-    ) -> None:
+        self, scene: scenes.SceneConfig = scenes.STANDARD, max_steps: int = MAX_STEPS, image_size: int = 256,
+        *, rate_hz: float = WIDOWX_250S.control_hz,
+    ) -> None:  # fmt: skip
         self.scene = scene
-        self._spec = EnvSpec(1, (scenes.CAMERA,), image_size, image_size, max_steps, WIDOWX_250S)
+        robot, ticks = WIDOWX_250S.at(rate_hz), round(max_steps * rate_hz / WIDOWX_250S.control_hz)
+        self._spec = EnvSpec(1, (scenes.CAMERA,), image_size, image_size, ticks, robot)
+        self._substeps = round(PHYSICS_HZ / rate_hz)
+        self._pieces = max(n for n in range(1, RAMP + 1) if self._substeps % n == 0)
         self._model = mujoco.MjModel.from_xml_string(scenes.mjcf(scene, image_size))
         self._data = mujoco.MjData(self._model)
         self._seen = mujoco.MjData(self._model)
@@ -222,14 +228,14 @@ class SimEnv:
         data.qpos[self._drawer] = layout.drawer_open_m
 
     def _move(self, joints_J: Array, gripper: float) -> None:
-        """Drive joints and fingers from the target before to the present one, in 0.2 s."""
+        """Drive joints and fingers from the target before to the present one, in one step."""
         robot, control = self._spec.robot, self._data.ctrl
         finger = robot.finger_closed_m + gripper * (robot.finger_open_m - robot.finger_closed_m)
         start = control[:6].copy()
         control[6:8] = finger
-        for piece in range(1, RAMP + 1):
-            control[:6] = start + (joints_J - start) * (piece / RAMP)
-            mujoco.mj_step(self._model, self._data, SUBSTEPS // RAMP)
+        for piece in range(1, self._pieces + 1):
+            control[:6] = start + (joints_J - start) * (piece / self._pieces)
+            mujoco.mj_step(self._model, self._data, self._substeps // self._pieces)
         mujoco.mj_kinematics(self._model, self._data)
 
     def _gripper_open(self) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gymnast_core.arm.targets import EndEffectorTarget
-from gymnast_core.spec import EnvSpec
+from gymnast_core.spec import WIDOWX_250S, EnvSpec
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.scene import scene_named
@@ -31,8 +31,11 @@ class _SimArmEnv(SimEnv):
 class SimulatedArm:
     """One arm in one of several scenes; use_scene() takes effect with the next reset()."""
 
-    def __init__(self, scene: str = "standard", *, max_steps: int = 15, image_size: int = 256) -> None:
-        self._max_steps, self._image_size = max_steps, image_size
+    def __init__(
+        self, scene: str = "standard", *, max_steps: int = 15, image_size: int = 256,
+        rate_hz: float = WIDOWX_250S.control_hz,
+    ) -> None:  # fmt: skip
+        self._max_steps, self._image_size, self._rate_hz = max_steps, image_size, rate_hz
         self._envs: dict[str, _SimArmEnv] = {}
         self._next = self._current = self._env(scene)
 
@@ -81,5 +84,5 @@ class SimulatedArm:
 
     def _env(self, scene: str) -> _SimArmEnv:
         if scene not in self._envs:
-            self._envs[scene] = _SimArmEnv(scene_named(scene), self._max_steps, self._image_size)
+            self._envs[scene] = _SimArmEnv(scene_named(scene), self._max_steps, self._image_size, rate_hz=self._rate_hz)
         return self._envs[scene]

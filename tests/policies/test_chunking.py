@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from gymnast_core.errors import ConfigError, ContractError, GymnastError
-from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking, soft_mask
+from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
+from gymnast_core.policies.plans import soft_mask
 from gymnast_core.types import ActionChunk, Observation
 
 TICK_NS = 200_000_000

@@ -208,6 +208,8 @@ def test_launch_declares_every_argument_with_its_choices(bridge) -> None:
         ({"camera": "usb_cam"}, "simulated arm brings its own camera"),
         ({"robot": "widowx", "paced": "true"}, "paced"),
         ({"chunking": "real_time"}, "waits for nobody"),
+        ({"robot": "widowx", "rate_hz": "50"}, "rate_hz 50 is for the simulated arm"),
+        ({"rate_hz": "30"}, "rate_hz:='30'"),
         ({"chunking": "maybe"}, "chunking:='maybe'"),
         ({"color": "red"}, "unknown arguments"),
     ],

@@ -150,3 +150,20 @@ def test_novel_scene_looks_different_but_moves_alike(env: SimEnv, name: str) -> 
 
 def test_default_rotation_points_the_gripper_down() -> None:
     np.testing.assert_array_equal(DEFAULT_ROTATION @ [1.0, 0.0, 0.0], [0.0, 0.0, -1.0])
+
+
+def test_at_50_hz_ten_steps_lead_where_one_does_at_5_and_take_as_long():
+    reached, times_ns = [], []
+    for rate_hz, parts in ((5.0, 1), (50.0, 10)):
+        env = SimEnv(rate_hz=rate_hz)
+        env.reset("lift the red cube", seed=3)
+        action = np.array([[0.02, 0.01, -0.01, 0, 0, 0, 1]], np.float32)
+        action[:, :6] /= parts
+        for _ in range(5 * parts):
+            result = env.step(action)
+        reached.append(result.observation.proprio_BP[0, :3])
+        times_ns.append(int(result.observation.time_ns_B[0]))
+        assert env.spec.max_steps == 15 * parts
+        env.close()
+    assert times_ns == [1_000_000_000] * 2
+    np.testing.assert_allclose(reached[0], reached[1], atol=0.003)

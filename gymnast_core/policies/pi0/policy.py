@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
 from gymnast_core.policies.exploration import Flow, explorer
+from gymnast_core.policies.inpainting import check_committed, run_rows_after
 from gymnast_core.policies.matching import matching_error, path_distance, run_rows, within_limits
 from gymnast_core.policies.pi0 import images as image_pipeline
 from gymnast_core.policies.pi0.config import Pi0Config
@@ -21,6 +22,7 @@ from gymnast_core.policies.pi0.network import Pi0Network, assign
 from gymnast_core.policies.pi0.norms import NormStats
 from gymnast_core.policies.pi0.prompt import PiPrompts
 from gymnast_core.policies.placement import device_of
+from gymnast_core.policy import Committed
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import (
     ACTION_DIM,
@@ -111,6 +113,23 @@ class Pi0Policy:
         if rng is None:
             return ActionChunk(actions, self._version)
         return ActionChunk(actions, self._version, {**trace, PROPRIO_KEY: proprio_BP}, log_probs)
+
+    @property
+    def continues(self) -> bool:
+        """Every flow can plan on from what is committed."""
+        return True
+
+    @torch.no_grad()
+    def act_after(self, committed: Committed, observation: Observation, instruction: Sequence[str]) -> ActionChunk:
+        """Choose K actions that begin as committed; see gymnast_core.policy.ContinuingPolicy.act_after."""
+        check_committed(committed, len(instruction), self.chunk_length)
+        frames, proprio_BP = self._frames(observation), observation.proprio_BP
+        z = run_rows_after(
+            lambda row: self._flow([camera[row] for camera in frames], instruction[row], proprio_BP[row]),
+            _padded(self._actions.normalise(committed.actions_BKA), self.config.action_width), committed.weight_K,
+            row_by_row=self.row_by_row,
+        )  # fmt: skip
+        return ActionChunk(within_limits(self._actions.unnormalise(z[..., :ACTION_DIM])), self._version)
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
         """Return what the methods below take: one camera's frames themselves.
