@@ -20,7 +20,7 @@ from gymnast_core.policy import Committed
 from gymnast_core.types import ACTION_DIM, FloatArray
 
 MOST_GUIDANCE = 5.0
-"""beta of the source: without a bound few denoising steps overshoot."""
+"""beta of the source, which has 5 denoising steps: without a bound few of them overshoot."""
 
 
 def run_after(flow: Flow, committed_BKW: Tensor, weight_BKW: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def run_after(flow: Flow, committed_BKW: Tensor, weight_BKW: Tensor) -> Tensor:
             clean = here - time * velocity
             apart = ((committed_BKW - clean) * weight_BKW).detach()
             (pull,) = torch.autograd.grad(clean, here, apart)
-        x = x - (velocity.detach() - _guidance(time) * pull) / flow.steps
+        x = x - (velocity.detach() - _guidance(time, flow.steps) * pull) / flow.steps
     return x
 
 
@@ -77,8 +77,12 @@ def check_committed(committed: Committed, rows: int, chunk_length: int) -> None:
         )
 
 
-def _guidance(time: float) -> float:
-    """min(beta, (1 - tau) / (tau r^2)) with r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2) and tau = 1 - t."""
+def _guidance(time: float, steps: int) -> float:
+    """min(beta, N, (1 - tau) / (tau r^2)) with r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2) and tau = 1 - t.
+
+    N is ours: one Euler step never goes further than all of the way.
+    """
+    most = min(MOST_GUIDANCE, float(steps))
     if time >= 1.0:
-        return MOST_GUIDANCE
-    return min(MOST_GUIDANCE, ((1 - time) ** 2 + time**2) / ((1 - time) * time))
+        return most
+    return min(most, ((1 - time) ** 2 + time**2) / ((1 - time) * time))

@@ -11,6 +11,7 @@ from gymnast_core.policies.inpainting import run_after
 from gymnast_core.policies.stretched import StretchedPolicy, stretched
 from gymnast_core.policy import Committed, can_continue
 from gymnast_core.types import ActionChunk
+from gymnast_ros.run.policy_host import PolicyHost
 from tests.policies.test_chunking import FakeClock, FakeWorker, SawTooth
 from tests.policies.test_chunking import observation as seen_at
 from tests.policies.test_flow import observation, policy_of
@@ -104,3 +105,18 @@ def test_steps_add_up_to_their_action_and_the_speed_does_not_jump():
 def test_a_policy_that_cannot_continue_does_not_claim_to_when_it_is_stretched():
     assert can_continue(StretchedPolicy(SawTooth(), 10)) is None
     assert can_continue(StretchedPolicy(policy_of(), 10)) is not None
+
+
+def test_a_flow_in_the_robots_policy_process_plans_on_as_it_would_here(tmp_path):
+    flow, seen = policy_of(seed=3), observation(1)
+    flow.save(tmp_path / "flow")
+    committed = Committed(np.full((1, 5, 7), 0.01, np.float32), np.array([1, 1, 0.5, 0, 0], np.float32))
+    host = PolicyHost("cpu")
+    try:
+        hosted = can_continue(host.load(tmp_path / "flow"))
+        assert hosted is not None
+        there = hosted.act_after(committed, seen, ["lift"]).actions_BKA
+    finally:
+        host.close()
+    np.testing.assert_allclose(there, flow.act_after(committed, seen, ["lift"]).actions_BKA, atol=1e-6)
+    assert np.abs(there - flow.act(seen, ["lift"]).actions_BKA).max() > 1e-4

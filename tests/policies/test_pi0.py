@@ -26,6 +26,7 @@ from gymnast_core.policies.pi0.policy import PROPRIO_KEY, Pi0Policy
 from gymnast_core.policies.pi0.prompt import PiPrompts, prompt_with_state
 from gymnast_core.policies.pi0.published import Choices, published_as, read_pi0
 from gymnast_core.policies.trainable import LearningPolicy, MatchingPolicy, load_trainable
+from gymnast_core.policy import Committed
 from gymnast_core.types import Observation
 from tests.contracts.policy_contract import PolicyContract
 from tests.policies.pi0_folder import (
@@ -466,3 +467,15 @@ def test_callers_mistakes_are_named(folders: dict[str, Path]) -> None:
             tiny_config(**changes)
     with pytest.raises(ConfigError, match="not a pi0 configuration"):
         Pi0Config.from_json({"variant": "pi0"})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_plans_on_from_what_is_committed(variant, folders) -> None:
+    policy, seen = Pi0Policy.load(folders[variant]), observation(1)
+    own = policy.act(seen, ["lift"]).actions_BKA
+    weight = np.zeros(policy.chunk_length, np.float32)
+    weight[0] = 1.0
+    wanted = 0.5 * own  # within the limits that actions are cut to
+    chunk = policy.act_after(Committed(wanted, weight), seen, ["lift"])
+    assert chunk.actions_BKA.shape == own.shape
+    assert np.abs(chunk.actions_BKA - wanted)[:, 0, :6].mean() < 0.7 * np.abs(own - wanted)[:, 0, :6].mean()
