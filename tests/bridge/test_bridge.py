@@ -118,7 +118,7 @@ def test_upload_resumes_where_the_trainer_was_killed(identities, tmp_path):
     sent = uplink.status().sent_bytes
     uplink.stop()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert sent <= size * 2
     with Service(ServiceConfig(folder=tmp_path / "trainer")) as service:
         assert service.episodes.settle(20)

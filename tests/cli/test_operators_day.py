@@ -152,7 +152,8 @@ def test_adaptation_collects_and_leaves_the_robot_alone_when_the_job_refuses(sta
     code, said = gymnast(*TTT, "drawer", "--rollouts", 1, *stack.trainer())
     assert (code, said["kept"], said["stage"]) == (3, False, "failed")
     assert "agreement 0.40" in said["reason"]
-    assert said["trust"]["figures"]["real_episodes_here"] == said["trust"]["figures"]["needed"] == 3
+    figures = said["trust"]["figures"]
+    assert figures["needed"] == 3 <= figures["real_episodes_here"], "as many as a judge that abstains takes"
     assert gymnast("operate", "robots", *stack.trainer())[1]["robots"][0]["policy_version"] == stack.base
 
 

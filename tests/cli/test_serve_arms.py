@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud_trainer.app.engines import engine_for
+from cloud_trainer.flows.arms import Errand
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import Service, ServiceConfig
 from gymnast_cli.commands.serve import add_arguments, app_config
@@ -24,4 +25,4 @@ def test_the_engine_knows_its_robots_scene_canary_and_price(tmp_path: Path) -> N
         known = (engine.scene, engine.rule.max_pairs, engine.price_per_hour, engine.modes)
         assert known == ("evening", 9, 2.5, ("full", "lora"))
         with pytest.raises(ConfigError, match="'arm-7' has not reported here"):
-            _ = engine.connect("arm-7").policy_version
+            _ = engine.connect("arm-7", Errand("ana", "loop night", "gymnast operate stop-loop night")).policy_version

@@ -182,7 +182,7 @@ def test_an_adaptation_that_will_be_refused_does_not_begin(material, tmp_path):
         service.meta.add_episodes([row_of(entry, service, number, tmp_path) for number, entry in enumerate(lost)])
         engine = SceneEngine(
             connect=lambda name, errand: None, jobs=service.jobs, catalogue=service.episodes_of("default"), shelf=shelf,
-            book=SceneBook(tmp_path / "book.json"), scene="standard", tenant="default",
+            book=SceneBook(tmp_path / "book.json"), scene="standard", tenant="default", work=tmp_path / "jobs",
         )  # fmt: skip
         asked = SceneRequest("wx-0", TASK, "pink_cube", ids["world_model"], ids["judge"])
         with pytest.raises(NotTrustedError, match="0 are successes"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
@@ -108,12 +109,15 @@ def odd_words(folder: Path, size: int) -> Tally:
         with lab.channel(lab.identity("ana", "operator")) as channel:
             jobs, episodes = jobs_pb2_grpc.JobServiceStub(channel), trajectories_pb2_grpc.TrajectoryServiceStub(channel)
             for text in CODE[: max(size, 1)]:
-                found = [len(jobs.List(jobs_pb2.ListJobsRequest(state=text), timeout=20).jobs)]
+                asks = [functools.partial(jobs.List, jobs_pb2.ListJobsRequest(state=text), timeout=20)]
                 for field in ("state", "robot", "episode_id"):
                     request = trajectories_pb2.ListEpisodesRequest(**{field: text})
-                    found.append(len(episodes.ListEpisodes(request, timeout=20).episodes))
-                attempts += len(found)
-                accepted += sum(found)
+                    asks.append(functools.partial(episodes.ListEpisodes, request, timeout=20))
+                attempts += len(asks)
+                if "\0" in text:
+                    accepted += sum(error_of(ask) != "InvalidMessageError" for ask in asks)
+                else:
+                    accepted += sum(reply.ByteSize() > 0 for reply in (ask() for ask in asks))
             lost += len(jobs.List(jobs_pb2.ListJobsRequest(), timeout=20).jobs) != 1
         for name in NAMES[: max(size, 1)]:
             attempts += 2

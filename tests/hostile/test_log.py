@@ -220,7 +220,7 @@ def test_no_caller_writes_a_line_of_its_own_into_the_services_log(lab, caplog):
     with lab.channel(ana) as channel:
         adaptations = adaptations_pb2_grpc.AdaptationServiceStub(channel)
         step = adaptations_pb2.AdaptationStep(adaptation_id=forged, cancel=adaptations_pb2.CancelStep())
-        assert error_of(functools.partial(adaptations.Step, step, timeout=20)) == "NotPossibleError"
+        assert error_of(functools.partial(adaptations.Step, step, timeout=20)) == "NotFoundError"
         trial = trials_pb2.TrialId(trial_id=forged)
         trials = trials_pb2_grpc.TrialServiceStub(channel)
         assert error_of(functools.partial(trials.Get, trial, timeout=20)) == "NotFoundError"
