@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+
+LOOK_S = 0.5
+"""Python runs a signal's handler in the main thread, but a signal that the system gives to another thread, or that
+comes right before the main thread sleeps, does not wake it: a wait without end would never see it."""
 
 
 class Asked:
@@ -28,7 +33,11 @@ class Asked:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is set, or so long; returns whether it is."""
-        if not self._set:
+        ends = None if seconds is None else time.monotonic() + seconds
+        while not self._set:
+            left = LOOK_S if ends is None else min(LOOK_S, ends - time.monotonic())
+            if left <= 0:
+                break
             with suppress(Empty):
-                self._queue.get(timeout=seconds)
+                self._queue.get(timeout=left)
         return self._set
