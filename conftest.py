@@ -17,6 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show why a test needed another try (pytest --reruns): the tries that failed are printed nowhere else."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.write_sep("_", f"first failed: {report.nodeid} ({report.when})")
+        terminalreporter.write_line("\n".join(report.longreprtext.splitlines()[-30:]))
+
+
 @pytest.fixture(scope="session")
 def golden_dir(request: pytest.FixtureRequest) -> Path:
     """The folder named by --golden."""

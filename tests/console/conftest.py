@@ -240,3 +240,12 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     trainer.start()
     yield trainer
     trainer.kill()
+
+
+@pytest.fixture
+def fresh_trainer(tmp_path: Path) -> Iterator[Trainer]:
+    """For a test that changes what it looks at first: another try begins where the first one did."""
+    trainer = Trainer(tmp_path)
+    trainer.start()
+    yield trainer
+    trainer.kill()

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,9 @@ class SimulatedScene:
             trial.close()
 
     def run_trial(self, trial: Trial, asked: TrialOrigin, stop: Stop) -> None:
+        """Over in a moment; while FOLDER/hold is there, it waits, so that its page can be seen."""
+        while (self.shelf.parent / "hold").exists() and not stop():
+            time.sleep(0.05)
         self._run(trial, asked.scene or "standard", stop, lambda pair: None)
 
     def _run(self, trial: Trial, scene: str, stop: Stop, told: Callable[[int], None]) -> None:

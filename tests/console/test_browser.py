@@ -35,8 +35,9 @@ def browser():
 
 
 @pytest.fixture
-def new_page(browser, trainer):
+def new_page(browser, request):
     """Pages of fresh users; any script error or failed request of a page fails the test."""
+    trainer = request.getfixturevalue("fresh_trainer" if "fresh_trainer" in request.fixturenames else "trainer")
     problems: list[str] = []
     contexts = []
 
@@ -107,8 +108,10 @@ def test_from_a_new_scene_to_a_kept_adapter_by_clicking(trainer, new_page):
     expect(ana.get_by_role("heading", name="Cancelled")).to_be_visible()
 
 
-def test_a_checkpoint_is_offered_tried_and_promoted_by_clicking(trainer, new_page):
-    root, better = new_page(trainer.facts["admin"]), trainer.facts["better"]
+def test_a_checkpoint_is_offered_tried_and_promoted_by_clicking(fresh_trainer, new_page):
+    root, better = new_page(fresh_trainer.facts["admin"]), fresh_trainer.facts["better"]
+    hold = fresh_trainer.folder / "hold"
+    hold.touch()
     root.get_by_role("link", name="Checkpoints").click()
     root.get_by_role("link", name=better).click()
     expect(root.get_by_role("button", name="Promote")).to_have_count(0)
@@ -119,6 +122,7 @@ def test_a_checkpoint_is_offered_tried_and_promoted_by_clicking(trainer, new_pag
     root.get_by_role("button", name="Begin a blinded trial").click()
     expect(root.get_by_text("Which of the two runs is hidden")).to_be_visible()
     shoot(root, "evaluations-running")
+    hold.unlink()
     root.get_by_role("link", name=re.compile("^trial-")).click(timeout=180_000)  # the simulated runs take their time
     expect(root.get_by_text("Secret, revealed")).to_be_visible()
     root.get_by_role("link", name=better).click()
