@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SEED   ?= 0
 ROUNDS ?= 1
 # Test files are spread over so many processes; each keeps its own services, DDS domain and folders.
-WORKERS ?= 2
+WORKERS ?= 3
 # Two busy cores and two torch threads each are slower than one thread each (docs/trainer.md, "Speed").
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= egl
