@@ -7,7 +7,7 @@ control rate like a real arm: a command that does not come in time is a step in 
 from __future__ import annotations
 
 import json
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,15 @@ class SimulatedWorld(Env, Protocol):
 
     def use_scene(self, name: str) -> None:
         """Look of the next reset."""
+        ...
+
+
+@runtime_checkable
+class ShowsReady(Protocol):
+    """A world that can play who watches a practising arm."""
+
+    def ready(self) -> list[str]:
+        """Tasks that could be begun as things stand, by name."""
         ...
 
 
@@ -169,9 +178,10 @@ class SimWorld(Node):  # type: ignore[misc]
         self._stamp_ns = self._offset_ns + int(observation.time_ns_B[0])
         target, target_joints_J = self._world.arm_target()
         joints_J, velocity_J = self._world.joints()
+        world = self._world
         truth = {
-            "stamp_ns": self._stamp_ns, "succeeded": self._world.succeeded(),
-            "digest": self._world.state_digest(),
+            "stamp_ns": self._stamp_ns, "succeeded": world.succeeded(), "digest": world.state_digest(),
+            "ready": world.ready() if isinstance(world, ShowsReady) else [],
         }  # fmt: skip
         self._truth.publish(messages.to_json(truth))
         self._port.publish(

@@ -293,9 +293,9 @@ class ArmJobs:
 
 def task_and_instruction(name: str) -> tuple[str, str]:
     """A task's name and instruction; anything the simulator does not know is its own name."""
-    from gymnast_ros.sim.tasks import TASKS
+    from gymnast_ros.sim.tasks import RESETS, TASKS
 
-    for task in TASKS.values():
+    for task in (*TASKS.values(), *RESETS.values()):
         if name.strip().lower() in (task.name, task.instruction):
             return task.name, task.instruction
     return name, name

@@ -16,7 +16,7 @@ from gymnast_core.errors import EpisodeOverError, UnreachableError
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
 from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
 from gymnast_ros.sim import scene as scenes
-from gymnast_ros.sim.tasks import Layout, Oracle, Task, draw_layout, task_for
+from gymnast_ros.sim.tasks import Layout, Oracle, Task, draw_layout, ready_tasks, task_for
 
 os.environ.setdefault("MUJOCO_GL", "egl")  # before the import: mujoco picks its renderer there
 
@@ -157,6 +157,10 @@ class SimEnv:
             self._renderer.close()
             self._renderer = None
 
+    def ready(self) -> list[str]:
+        """Privileged: the tasks that could be begun as things stand, by name."""
+        return ready_tasks(self.oracle())
+
     def succeeded(self) -> bool:
         """Privileged: whether the task was done in any state of this episode so far."""
         return self._success_step is not None
@@ -219,7 +223,8 @@ class SimEnv:
             ("red_cube", layout.red_cube_X, layout.red_cube_rad),
             ("blue_block", layout.blue_block_X, layout.blue_block_rad),
         ):
-            pose = (*place_X, scenes.CUBE_HALF_M, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
+            on_m = layout.red_cube_on_m if name == "red_cube" else 0.0
+            pose = (*place_X, scenes.CUBE_HALF_M + on_m, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
             data.joint(name).qpos[:] = pose
         for name, place_X in zip(scenes.DISTRACTORS, layout.distractors_DX, strict=False):
             data.joint(name).qpos[:] = (*place_X, 0.02, 1.0, 0.0, 0.0, 0.0)

@@ -27,6 +27,17 @@ DRAWER_START_M = 0.055
 """From the cabinet's face plus the opening to the gripper before it pushes."""
 DRAWER_END_M = 0.027
 """From the cabinet's face to the gripper when the drawer is shut: half a closed gripper and the front."""
+TABLE_SPOT_M = (0.275, 0.03)
+"""Where a cube is put down that is taken off the plate."""
+PUSH_BACK_Y_M = -0.018
+"""Where a block is pushed back to."""
+PUSH_CONTACT_M = 0.0445
+"""From the middle of the block to the gripper that touches it."""
+DRAG_OFFSET_M = 0.024
+"""From the front's outer face, so that the inner one of two closed fingers stands on its edge."""
+DRAG_LENGTH_M = 0.06
+DRAG_HEIGHT_M = 0.044
+"""Below the edge's 4.65 cm: the arm presses on it."""
 OPEN, CLOSED = 1.0, 0.0
 
 
@@ -93,11 +104,50 @@ def _close_drawer(state: Oracle, aim_X: Array) -> list[_Leg]:
     ]
 
 
+def _take(state: Oracle, aim_X: Array) -> list[_Leg]:
+    """Down beside the plate, in the middle of where cubes stand when an episode begins."""
+    cube = state.red_cube_X + aim_X
+    spot = np.array([*TABLE_SPOT_M, 0.0]) + aim_X
+    return [
+        *_grasp(state, aim_X),
+        _Leg(_above(cube, CLEAR_HEIGHT_M), 1, CLOSED),
+        _Leg(_above(spot, CLEAR_HEIGHT_M), 4, CLOSED),
+        _Leg(_above(spot, GRASP_HEIGHT_M), 1, CLOSED),
+        _Leg(_above(spot, GRASP_HEIGHT_M), 2, OPEN),
+    ]
+
+
+def _push_back(state: Oracle, aim_X: Array) -> list[_Leg]:
+    start = state.blue_block_X + aim_X + _left(PUSH_START_M)
+    end = np.array([start[0], PUSH_BACK_Y_M + PUSH_CONTACT_M, 0.0])
+    return [
+        _Leg(_above(start, CLEAR_HEIGHT_M), 3, CLOSED),
+        _Leg(_above(start, PUSH_HEIGHT_M), 2, CLOSED),
+        _Leg(_above(end, PUSH_HEIGHT_M), 4, CLOSED),
+    ]
+
+
+def _open_drawer(state: Oracle, aim_X: Array) -> list[_Leg]:
+    """Press one finger onto the front's upper edge and drag it out: the drawer has no handle."""
+    face = state.drawer_face_X + aim_X
+    start = face + _left(state.drawer_open_m + DRAG_OFFSET_M)
+    end = start + _left(DRAG_LENGTH_M)
+    return [
+        _Leg(_above(start, CLEAR_HEIGHT_M), 4, CLOSED),
+        _Leg(_above(start, DRAG_HEIGHT_M), 2, CLOSED),
+        _Leg(_above(end, DRAG_HEIGHT_M), 5, CLOSED),
+        _Leg(_above(end, CLEAR_HEIGHT_M), 1, CLOSED),
+    ]
+
+
 _PLANS: Mapping[str, Callable[[Oracle, Array], list[_Leg]]] = {
     "lift": _lift,
     "push": _push,
     "put": _put,
     "drawer": _close_drawer,
+    "take": _take,
+    "push_back": _push_back,
+    "open": _open_drawer,
 }
 
 

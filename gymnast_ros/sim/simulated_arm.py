@@ -70,6 +70,10 @@ class SimulatedArm:
         """Whether the task was done at any time of this episode."""
         return self._current.succeeded()
 
+    def ready(self) -> list[str]:
+        """Tasks that could be begun as things stand, by name."""
+        return self._current.ready()
+
     def state_digest(self) -> str:
         """Digest of everything that decides how the episode goes on."""
         return self._current.state_digest()

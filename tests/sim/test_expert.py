@@ -12,7 +12,7 @@ from gymnast_core.types import Outcome
 from gymnast_ros.sim.collect import LABELLED_BY, collect, evaluate
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.expert import ScriptedExpert
-from gymnast_ros.sim.tasks import TASKS
+from gymnast_ros.sim.tasks import RESET_OF, RESETS, TASKS, task_for
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,25 @@ def rates(env: SimEnv, seeds: range, **errors: object) -> dict[str, float]:
 
 def test_expert_does_every_task(env: SimEnv) -> None:
     assert min(rates(env, range(20)).values()) >= 0.95
+
+
+def test_expert_undoes_every_task_that_can_be_undone(env: SimEnv) -> None:
+    trials = evaluate(env, ScriptedExpert(env), range(10), tasks=tuple(RESETS))
+    for name in RESETS:
+        assert np.mean([trial.succeeded for trial in trials if trial.task == name]) >= 0.9
+
+
+@pytest.mark.parametrize(("forward", "backward"), RESET_OF.items())
+def test_what_one_of_a_pair_leaves_is_where_the_other_begins(env: SimEnv, forward: str, backward: str) -> None:
+    """From each start that task alone of the two can be begun; done, the other one can."""
+    for name, other in ((forward, backward), (backward, forward)):
+        for seed in range(3):
+            env.reset(name, seed=seed)
+            assert (name in env.ready(), other in env.ready()) == (True, False)
+            collect(env, ScriptedExpert(env), name, [seed], frame_steps=())
+            assert env.succeeded()
+            assert task_for(other).ready(env.oracle())
+            assert name not in env.ready()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from gymnast_ros.sim.expert import DRAWER_END_M, DRAWER_START_M, PUSH_LENGTH_M, 
 from gymnast_ros.sim.scene import NOVEL_SCENES, STANDARD, SceneConfig, scene_named
 from gymnast_ros.sim.tasks import (
     REGIONS,
+    RESETS,
     TASKS,
     draw_layout,
     task_for,
@@ -70,7 +71,7 @@ def test_seed_ranges_do_not_overlap() -> None:
 
 
 def test_tasks_are_found_by_name_and_by_instruction() -> None:
-    for task in TASKS.values():
+    for task in (*TASKS.values(), *RESETS.values()):
         assert task_for(task.name) is task
         assert task_for(f" {task.instruction.upper()} ") is task
 
