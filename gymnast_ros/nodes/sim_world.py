@@ -71,6 +71,15 @@ class ShowsReady(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsScene(Protocol):
+    """A world that can begin an episode without laying its scene out anew, as a real arm always does."""
+
+    def rehome(self, instruction: str, /, *, seed: int) -> Observation:
+        """Bring the arm home and leave everything else where it is."""
+        ...
+
+
 class SimWorld(Node):  # type: ignore[misc]
     """Owns one World and steps it only when the gate commands; paced, every step of wall clock.
 
@@ -88,6 +97,7 @@ class SimWorld(Node):  # type: ignore[misc]
         settings.declare("instruction", "lift the red cube", "task of the next episode", check=_not_blank)
         settings.declare("seed", 0, "start state of the next episode", low=0, high=2**53)
         settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
+        settings.declare("keep_scene", False, "the next episode finds everything but the arm where it is now")
         settings.declare("paced", False, "by wall clock, as a real arm; late commands are holds", read_only=True)
         settings.declare("table_height_m", 0.0, "table top in base_link [m], as the gate has it", read_only=True)
         spec = world.spec
@@ -136,13 +146,28 @@ class SimWorld(Node):  # type: ignore[misc]
         """Lay the scene out anew and show it."""
         instruction, seed, scene = (self._settings[name] for name in ("instruction", "seed", "scene"))
         self._world.use_scene(scene)
-        observation = self._world.reset(instruction, seed=seed)
+        if self._settings["keep_scene"]:
+            observation = self._kept().rehome(instruction, seed=seed)
+        else:
+            observation = self._world.reset(instruction, seed=seed)
         self._offset_ns = self._stamp_ns + self._world.spec.robot.step_ns - int(observation.time_ns_B[0])
         nothing = np.zeros(1, bool)
         self._result = StepResult(observation, nothing, nothing, np.zeros((1, 7), np.float32))
         self._pending = None
         self._episodes += 1
         self._publish(observation, self._result, "")
+
+    def _kept(self) -> KeepsScene:
+        """The world with its scene as it is.
+
+        Raises:
+            ConfigError: it has none yet, or cannot keep one.
+        """
+        if self._result is None:
+            raise ConfigError("there is no scene to keep yet: this arm has run no episode")
+        if not isinstance(self._world, KeepsScene):
+            raise ConfigError(f"world {self._settings['world']!r} has no rehome(), so it cannot keep its scene")
+        return self._world
 
     def _on_command(self, action_A: FloatArray, stamp_ns: int, source: str) -> None:
         if self._result is None or stamp_ns != self._stamp_ns:

@@ -54,7 +54,7 @@ class TopicEnv:
         keyring: Keyring | None = None,
         **node: Any,
     ) -> None:
-        self.scene = scene
+        self.scene, self.keep_scene = scene, False
         self._step_timeout_s, self._reset_timeout_s = step_timeout_s, reset_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._moments = _Moments()
@@ -90,7 +90,8 @@ class TopicEnv:
         row, link = instructions_for(instruction, 1)[0], self._arm()
         self._result = None
         link.renew(self._connect_timeout_s)
-        link.configure({"instruction": row, "seed": int(seed), "scene": self.scene})
+        asked = {"instruction": row, "seed": int(seed), "scene": self.scene, "keep_scene": self.keep_scene}
+        link.configure(asked)
         stamp_ns = link.reset(self._reset_timeout_s)
         self._moments.forget_before(stamp_ns)
         # Simulated time runs on over all episodes on the wire; an episode's own time starts at 0, as in process.

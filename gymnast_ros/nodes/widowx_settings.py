@@ -17,6 +17,7 @@ def declare(settings: NodeSettings) -> None:
     add("instruction", "", "of the next episode; recorded, the arm itself does not need it")
     add("seed", 0, "recorded; a real scene is laid out by hand", low=0, high=2**53)
     add("scene", "standard", "recorded")
+    add("keep_scene", False, "of no effect: the arm goes home, and nobody but its operator moves anything else")
     add("cameras", [], "camera names; empty is over_shoulder", read_only=True)
     add("camera_topics", [], "their topics, in the same order; empty is RealSense's colour topic", read_only=True)
     add("camera_reliability", "best_effort", "what the drivers offer", choices=("best_effort", "reliable"),

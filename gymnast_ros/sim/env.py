@@ -30,6 +30,8 @@ PHYSICS_HZ = 200
 RAMP = 10
 """The joint target moves in this many equal pieces within a control step, as a servo's profile does; at most one a
 physics step."""
+SETTLE_STEPS = 100
+"""Physics steps, half a second, in which what the arm let go of comes to rest."""
 _GUESS_J = np.array([0.0, 0.02, 0.18, 0.0, 1.37, 0.0])
 """Joints of a gripper pointing down over the middle of the table."""
 
@@ -130,6 +132,28 @@ class SimEnv:
         self._steps, self._success_step, self._open = 0, None, True
         return self._observation()
 
+    def rehome(self, instruction: str | Sequence[str], *, seed: int) -> Observation:
+        """Start an episode in the scene as it is: the arm lets go and returns to where this seed starts it.
+
+        What it held falls; everything else stays where the last episode left it, as on a real arm.
+
+        Raises:
+            EpisodeOverError: there was no episode that could have left anything.
+            ContractError: the instruction is none of the tasks'.
+        """
+        if self._task is None:
+            raise EpisodeOverError("there is no scene to keep yet; call reset() first")
+        self._task = task_for(instructions_for(instruction, 1)[0])
+        self._data.ctrl[6:8] = self._spec.robot.finger_open_m
+        mujoco.mj_step(self._model, self._data, SETTLE_STEPS)
+        self._bring_home(draw_layout(self._task, seed, self.scene.distractors).gripper_X)
+        self._data.qvel[:] = 0.0
+        mujoco.mj_step(self._model, self._data, SETTLE_STEPS)
+        mujoco.mj_forward(self._model, self._data)
+        self._block_start_X = self._data.xpos[self._objects["blue_block"]].copy()
+        self._steps, self._success_step, self._open = 0, None, True
+        return self._observation()
+
     def step(self, action_BA: FloatArray) -> StepResult:
         """Command one action; see gymnast_core.env.Env.step."""
         if not self._open:
@@ -213,12 +237,8 @@ class SimEnv:
         return np.asarray(self._renderer.render())
 
     def _place(self, layout: Layout) -> None:
-        robot, data = self._spec.robot, self._data
-        self._target = EndEffectorTarget(layout.gripper_X, DEFAULT_ROTATION, 1.0)
-        self._joints_J = inverse(layout.gripper_X, DEFAULT_ROTATION, _GUESS_J, spec=robot)
-        data.qpos[:6] = self._joints_J
-        data.qpos[6:8] = robot.finger_open_m
-        data.ctrl[:] = data.qpos[:8]
+        data = self._data
+        self._bring_home(layout.gripper_X)
         for name, place_X, yaw in (
             ("red_cube", layout.red_cube_X, layout.red_cube_rad),
             ("blue_block", layout.blue_block_X, layout.blue_block_rad),
@@ -231,6 +251,15 @@ class SimEnv:
         data.mocap_pos[self._mocap["plate"]] = (*layout.plate_X, scenes.PLATE_HALF_HEIGHT_M)
         data.mocap_pos[self._mocap["cabinet"]] = (*layout.drawer_face_X, 0.0)
         data.qpos[self._drawer] = layout.drawer_open_m
+
+    def _bring_home(self, gripper_X: Array) -> None:
+        """Put the arm, open, where an episode starts."""
+        robot, data = self._spec.robot, self._data
+        self._target = EndEffectorTarget(gripper_X, DEFAULT_ROTATION, 1.0)
+        self._joints_J = inverse(gripper_X, DEFAULT_ROTATION, _GUESS_J, spec=robot)
+        data.qpos[:6] = self._joints_J
+        data.qpos[6:8] = robot.finger_open_m
+        data.ctrl[:] = data.qpos[:8]
 
     def _move(self, joints_J: Array, gripper: float) -> None:
         """Drive joints and fingers from the target before to the present one, in one step."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gymnast_core.arm.targets import EndEffectorTarget
+from gymnast_core.errors import ConfigError
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.sim.env import SimEnv
@@ -56,6 +57,17 @@ class SimulatedArm:
         """Start an episode in the chosen scene."""
         self._current = self._next
         return self._current.reset(instruction, seed=seed)
+
+    def rehome(self, instruction: str | Sequence[str], *, seed: int) -> Observation:
+        """Start an episode in the scene as it is; see SimEnv.rehome.
+
+        Raises:
+            ConfigError: another scene was chosen meanwhile.
+        """
+        if self._next is not self._current:
+            now, then = self._current.scene.name, self._next.scene.name
+            raise ConfigError(f"scene {now!r} cannot be kept where {then!r} is asked for; lay it out anew")
+        return self._current.rehome(instruction, seed=seed)
 
     def step(self, action_BA: FloatArray) -> StepResult:
         """Command one action."""

@@ -11,7 +11,7 @@ import pytest
 
 from gymnast_core.arm.command_gate import ArmState, CommandGate
 from gymnast_core.env import Env
-from gymnast_core.errors import StaleCommandError
+from gymnast_core.errors import SafetyError, StaleCommandError
 from gymnast_core.rollout import run_episode
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_ros.nodes.client import RobotRefusedError
@@ -89,9 +89,31 @@ def test_wild_episode_over_the_graph_ends_as_behind_the_same_gate_in_process(arm
     assert_identical(arm, gated, local, "push the blue block to the left", 12, wild_actions(12))
 
 
-def assert_identical(arm: TopicEnv, env: Env, local: SimulatedArm, instruction: str, seed: int, actions: list) -> None:
+def test_rehoming_over_the_graph_keeps_the_scene_as_in_process(arm) -> None:
+    """What was moved stays moved; the next ordinary reset lays everything out anew."""
+    local, actions = SimulatedArm(), expert_actions("push the blue block to the left", 12)
+    arm.scene = "standard"
+    laid_out = assert_identical(arm, local, local, "push the blue block to the left", 12, actions)
+    arm.keep_scene = True
+    try:
+        arm.reset("push the blue block to the left", seed=12)
+        local.rehome("push the blue block to the left", seed=12)
+        kept = arm.truth["digest"]
+        assert kept == local.state_digest() != laid_out
+        arm.scene = "clutter"
+        with pytest.raises(SafetyError, match=r"scene 'standard' cannot be kept where 'clutter' is asked for"):
+            arm.reset("push the blue block to the left", seed=12)
+    finally:
+        arm.keep_scene, arm.scene = False, "standard"
+    arm.reset("push the blue block to the left", seed=12)
+    assert arm.truth["digest"] == laid_out
+
+
+def assert_identical(arm: TopicEnv, env: Env, local: SimulatedArm, instruction: str, seed: int, actions: list) -> str:
+    """Returns the digest of the start."""
     here, there = env.reset(instruction, seed=seed), arm.reset(instruction, seed=seed)
-    assert arm.truth["digest"] == local.state_digest()
+    start = local.state_digest()
+    assert arm.truth["digest"] == start
     for step, action_BA in enumerate(actions):
         ours, theirs = env.step(action_BA), arm.step(action_BA)
         assert arm.truth["digest"] == local.state_digest(), f"states differ after step {step}"
@@ -102,6 +124,7 @@ def assert_identical(arm: TopicEnv, env: Env, local: SimulatedArm, instruction: 
         np.testing.assert_array_equal(theirs.done_B, ours.done_B)
     assert arm.truth["succeeded"] == local.succeeded()
     local.close()
+    return start
 
 
 def test_expert_succeeds_over_the_graph(arm) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from gymnast_core.arm.targets import DEFAULT_ROTATION, commanded_proprioception
-from gymnast_core.errors import ContractError
+from gymnast_core.errors import ContractError, EpisodeOverError
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_ros.sim.env import SimEnv
+from gymnast_ros.sim.expert import ScriptedExpert
 from gymnast_ros.sim.scene import NOVEL_SCENES
 from tests.contracts.env_contract import EnvContract
 
@@ -42,6 +43,31 @@ def test_same_seed_gives_same_state_and_pixels_in_another_instance(env: SimEnv) 
         np.testing.assert_array_equal(one.observation.proprio_BP, two.observation.proprio_BP)
     np.testing.assert_array_equal(one.observation.images["over_shoulder"], two.observation.images["over_shoulder"])
     other.close()
+
+
+def test_rehoming_brings_the_arm_home_and_leaves_the_rest_where_it_is(env: SimEnv) -> None:
+    """What the arm held falls, and the next episode counts from there; the expert lifts it from there again."""
+    with pytest.raises(EpisodeOverError, match="no scene to keep"):
+        env.rehome("lift", seed=7)
+    start = env.reset("lift", seed=7)
+    laid_out, expert = env.oracle(), ScriptedExpert(env)
+    for again in (False, True):
+        observation = env.rehome("lift", seed=7) if again else start
+        here = env.oracle()
+        np.testing.assert_allclose(observation.proprio_BP, start.proprio_BP, atol=2e-3)
+        assert abs(here.red_cube_X[2] - laid_out.red_cube_X[2]) < 1e-3, "it lies on the table"
+        assert (here.step, env.succeeded(), env.success_step) == (0, False, None)
+        moved_m = np.abs(here.red_cube_X[:2] - laid_out.red_cube_X[:2]).max()
+        assert (0.0 < moved_m < 0.05) if again else moved_m == 0.0
+        done = False
+        while not done:
+            for action_BA in np.moveaxis(expert.act(observation, ["lift"]).actions_BKA, 1, 0):
+                result = env.step(action_BA)
+                observation, done = result.observation, bool(result.done_B.all())
+                if done:
+                    break
+        assert env.succeeded()
+        assert env.oracle().red_cube_X[2] > 0.07, "it is held up when it ends"
 
 
 def test_digest_depends_on_seed_task_and_action(env: SimEnv) -> None:
