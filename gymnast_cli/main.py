@@ -48,6 +48,7 @@ COMMANDS = {
     "weights": "publish, list, fetch and roll back checkpoints",
     "ttt": "test-time training: adapt the policy to one scene",
     "loop": "collect, refine, audit, train, canary, promote, again",
+    "pages": "calls for a person: list and answer them, try the receivers",
     "episodes": "list, label, retract and show recorded episodes",
     "wm": "world models: convert, check the data, train, roll out, audit how far to trust one",
     "view": "a recorded episode, or the running robot, in the rerun viewer",

@@ -19,7 +19,7 @@ FLAGS = {"names": "name", "blob_options": "blob-option"}
 DEFAULTS: dict[str, Path | None] = {"folder": Path("trainer"), "names": None, "blob_options": None}
 """Of flags, where they differ from their fields'."""
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-_NO_DEFAULT = "database_url", "blob_url", "port_file", "metrics_port", "names", "blob_options", "insecure"
+_NO_DEFAULT = "database_url", "blob_url", "port_file", "metrics_port", "names", "blob_options", "insecure", "pages"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

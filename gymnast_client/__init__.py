@@ -15,6 +15,7 @@ from gymnast_client.episodes import EpisodesClient, EpisodeView, MadeFrom
 from gymnast_client.jobs import JobsClient
 from gymnast_client.log import CalibrationView, LedgerView, LogClient, LogEntry
 from gymnast_client.loops import LoopProgress, LoopsClient
+from gymnast_client.pages import PageDelivered, PagesClient, PageView, TriedView
 from gymnast_client.robots import RobotsClient, RobotView
 from gymnast_client.trainer import PageLogin, Trainer
 from gymnast_client.trials import TrialsClient, TrialView
@@ -35,7 +36,10 @@ __all__ = [
     "LoopProgress",
     "LoopsClient",
     "MadeFrom",
+    "PageDelivered",
     "PageLogin",
+    "PageView",
+    "PagesClient",
     "PracticeBudget",
     "RobotView",
     "RobotWord",
@@ -44,4 +48,5 @@ __all__ = [
     "Trainer",
     "TrialView",
     "TrialsClient",
+    "TriedView",
 ]

@@ -13,6 +13,7 @@ from gymnast_client.jobs import JobsClient
 from gymnast_client.link import Link
 from gymnast_client.log import LogClient
 from gymnast_client.loops import LoopsClient
+from gymnast_client.pages import PagesClient
 from gymnast_client.robots import RobotsClient
 from gymnast_client.trials import TrialsClient
 from gymnast_core.wire.gymnast.v1 import console_pb2, console_pb2_grpc
@@ -52,6 +53,7 @@ class Trainer(Client):
         trials: blinded comparisons on an arm.
         loops: training without people.
         robots: what reports to it.
+        pages: calls for a person.
         log: actions with their authors, and real against imagined success.
 
     Raises:
@@ -67,6 +69,7 @@ class Trainer(Client):
         self.trials = TrialsClient(self._link)
         self.loops = LoopsClient(self._link)
         self.robots = RobotsClient(self._link)
+        self.pages = PagesClient(self._link)
         self.log = LogClient(self._link)
 
     @property

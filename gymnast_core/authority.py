@@ -30,6 +30,8 @@ MAY: Mapping[str, frozenset[str]] = {
     "adapt its own": _PEOPLE | {"robot"},
     "try": _PEOPLE,
     "loop": _PEOPLE,
+    "acknowledge": _PEOPLE,
+    "test pages": _PEOPLE,
     "cancel": _PEOPLE,
     "cancel its own": _PEOPLE | {"robot"},
     "submit": _EVERYBODY,

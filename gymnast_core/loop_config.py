@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,7 +12,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.sequential import MOST_ALPHA_PROMOTE, SequentialRule
 from gymnast_core.jobs import ImproveSettings
 from gymnast_core.seeds import block
-from gymnast_core.settings import Count, Positive, Says, Settings, Texts
+from gymnast_core.settings import Count, Positive, Says, Settings, Texts, settings_in
 
 MOST = 500
 """Episodes of one kind, and updates, per round."""
@@ -142,16 +139,4 @@ def read_loop_config(path: Path) -> LoopConfig:
     Raises:
         ConfigError: unreadable, or a setting that does not exist; the message lists those that do.
     """
-    return LoopConfig.model_validate(_parse(path))
-
-
-def _parse(path: Path) -> Mapping[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            return dict(json.loads(text))
-        return dict(importlib.import_module("tomllib").loads(text))
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{path}: TOML needs Python 3.11; write the same settings as .json") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the loop's settings {path}: {error}") from error
+    return LoopConfig.model_validate(settings_in(path, "the loop's settings"))

@@ -7,10 +7,13 @@ field where it stands; JSON schema, command line and the configuration reference
 from __future__ import annotations
 
 import difflib
+import importlib
+import json
 import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
@@ -109,6 +112,27 @@ def checked(kind: Any, values: object, where: str) -> Any:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise ConfigError(_described(error.errors()[0], where, None)) from None
+
+
+def settings_in(path: Path, what: str) -> Mapping[str, Any]:
+    """Return the values of a .toml or .json file.
+
+    Args:
+        path: of the file.
+        what: whose settings, for messages.
+
+    Raises:
+        ConfigError: unreadable; the message names the remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return dict(json.loads(text))
+        return dict(importlib.import_module("tomllib").loads(text))
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{path}: TOML needs Python 3.11; write the same settings as .json") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {what} {path}: {error}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -63,6 +63,7 @@ TRAINER = (
     ("jobs",),
     ("practice",),
     ("records",),
+    ("paging",),
     ("judge", "sft", "world_model"),
     ("store",),
 )

@@ -131,6 +131,21 @@ def stop_loop(ask: Handlers, user: User, form: Form, name: str) -> Said:
     return f"loop {ask.loops.stop(user, name).name} ends after what it does now", "/loop"
 
 
+def answer_call(ask: Handlers, user: User, form: Form, page_id: str) -> Said:
+    """Look after a call for a person."""
+    page = ask.pages.acknowledge(user, page_id, form.get("note", "").strip())
+    whose = "you look after it" if page.acknowledged_by == user.name else f"{page.acknowledged_by} answered it already"
+    return f"{page.kind.replace('_', ' ')}{f' on {page.robot}' if page.robot else ''}: {whose}", "/calls"
+
+
+def test_receivers(ask: Handlers, user: User, form: Form) -> Said:
+    """Send a message through every receiver."""
+    tried = ask.pages.test(user)
+    failed = [f"{one.receiver} failed: {one.error}" for one in tried if one.error]
+    reached = [one.receiver for one in tried if not one.error]
+    return "; ".join([*([f"delivered to {', '.join(reached)}"] if reached else []), *failed]), "/calls"
+
+
 ACTIONS: dict[str, Callable[..., Said]] = {
     "/episodes/{episode_id}/label": label,
     "/episodes/{episode_id}/retract": retract,
@@ -140,6 +155,8 @@ ACTIONS: dict[str, Callable[..., Said]] = {
     "/evaluations/{trial_id}/stop": stop_trial,
     "/loop": begin_loop,
     "/loop/{name}/stop": stop_loop,
+    "/calls/test": test_receivers,
+    "/calls/{page_id}": answer_call,
     "/adapt": adapt,
     "/adapt/{adaptation_id}/{step}": adapt_step,
 }

@@ -33,6 +33,7 @@ NAMES = (
     ("/world-models", "World models"),
     ("/evaluations", "Evaluations"),
     ("/loop", "Loop"),
+    ("/calls", "Calls"),
     ("/log", "Log"),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cloud_trainer.console import job_pages, media
+from cloud_trainer.console import call_pages, job_pages, media
 from cloud_trainer.console.sources import Sources
 from cloud_trainer.film import MOST_FRAMES, STRIP_LIMIT, film
 from cloud_trainer.records.trail import MADE
@@ -38,7 +38,7 @@ def robots(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[st
         }
         for report in ask.robots.all(user)
     ]
-    return {"rows": rows, "said": query.get("said", "")}
+    return {"rows": rows, "calls": len(ask.pages.all(user, every=False)), "said": query.get("said", "")}
 
 
 def episodes(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str, Any]:
@@ -255,6 +255,7 @@ PAGES: dict[str, tuple[Make, str]] = {
     "/adapt": (adaptations, "adaptations.html"),
     "/adapt/{adaptation_id}": (adaptation, "adaptation.html"),
     "/loop": (loops, "loops.html"),
+    "/calls": (call_pages.calls, "calls.html"),
     "/log": (log, "log.html"),
 }
 PICTURES: dict[str, Callable[..., tuple[bytes, str]]] = {

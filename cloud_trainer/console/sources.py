@@ -35,6 +35,7 @@ class Sources:
             ask.log.version(tenant),
             sum(len(flow.view.history) for flow in ask.flows.adaptations.of(tenant)),
             ask.flows.trials.version(tenant),
+            ask.pages.version(tenant),
             ask.robots.words.version(tenant),
             len(jobs),
             sum(job.last_event for job in jobs),

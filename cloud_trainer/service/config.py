@@ -58,6 +58,8 @@ class Limits(Settings):
     """Largest JSON document in a message."""
     robot_jobs_per_hour: AtLeastOne = 60
     """Jobs and adaptations that one robot may ask for within an hour."""
+    robot_pages_per_hour: AtLeastOne = 600
+    """Calls for a person that one robot may raise within an hour; further ones wait on the robot."""
     manifest_bytes: AtLeastOne = 64 * _MIB
     """Largest manifest of a checkpoint; its lineage may name every episode."""
     waiting_jobs: AtLeastOne = 1000
@@ -100,6 +102,9 @@ class ServiceConfig(Settings):
     """Short calls served at once; long ones have threads of their own (limit streams)."""
     release_valid_s: AtLeastOne = 30 * 24 * 3600
     """How long a release may be installed after publishing, in seconds."""
+    pages: Path | None = None
+    """TOML or JSON file of who is called when a person is needed, e.g. config/pages.toml; without, calls
+    are shown on the page and sent to nobody."""
     metrics_port: Port | None = None
     """Of Prometheus metrics on 127.0.0.1; 0 takes a free one; without, none are served."""
     limits: Limits = Field(default_factory=Limits)

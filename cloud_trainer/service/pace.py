@@ -18,11 +18,16 @@ class RobotPace:
 
     Args:
         most: in an hour.
+        what: is begun, for messages.
+        flag: that sets most, for messages.
         clock_s: monotonic.
     """
 
-    def __init__(self, most: int, *, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._clock_s = most, clock_s
+    def __init__(
+        self, most: int, what: str = "asked for {} jobs", flag: str = "--limit-robot-jobs-per-hour",
+        *, clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._most, self._what, self._flag, self._clock_s = most, what, flag, clock_s
         self._begun: dict[tuple[str, str], deque[float]] = {}
         self._lock = threading.Lock()
 
@@ -41,7 +46,7 @@ class RobotPace:
                 begun.popleft()
             if len(begun) >= self._most:
                 raise QuotaError(
-                    f"robot {who.name!r} has asked for {self._most} jobs within the hour, which is as many as one may "
-                    f"(--limit-robot-jobs-per-hour); wait {_HOUR_S - (now_s - begun[0]):.0f} s"
+                    f"robot {who.name!r} has {self._what.format(self._most)} within the hour, as many as one may "
+                    f"({self._flag}); wait {_HOUR_S - (now_s - begun[0]):.0f} s"
                 )
             begun.append(now_s)

@@ -12,6 +12,8 @@ import grpc
 from blake3 import blake3
 from grpc_health.v1 import health_pb2
 
+from cloud_trainer.paging.config import PagingConfig, read_paging
+from cloud_trainer.paging.desk import PageDesk
 from cloud_trainer.records.before import bring_in
 from cloud_trainer.records.ledger import CalibrationLedger
 from cloud_trainer.records.recorder import Recorder
@@ -33,6 +35,7 @@ from cloud_trainer.service.handlers import (
     JobHandlers,
     LogHandlers,
     LoopHandlers,
+    PageHandlers,
     RobotHandlers,
     TrialHandlers,
 )
@@ -54,6 +57,7 @@ from cloud_trainer.service.servicers import (
     JobServicer,
     LogServicer,
     LoopServicer,
+    PageServicer,
     RobotServicer,
     TrajectoryServicer,
     TrialServicer,
@@ -116,6 +120,7 @@ class Service:
         self.config = config
         folder = config.folder
         closed_folder(folder)
+        self._paging = read_paging(config.pages) if config.pages else PagingConfig()  # a wrong one starts nothing
         self._lock = FolderLock(folder)
         try:
             self._open(folder, runner, policy)
@@ -141,6 +146,7 @@ class Service:
         except BaseException:
             self._database.close()
             raise
+        self.pages = PageDesk(self._database, self._paging)
         self.ledgers = PerTenant(lambda tenant: CalibrationLedger(self._database, tenant))
         self.robots, self.orders, self.words = RobotBoard(), RobotOrders(), RobotWords(self.trails)
         self.console = ConsoleServicer()
@@ -181,6 +187,7 @@ class Service:
         self.revocations.start()
         self._guard.patience.start()
         self.validator.start()
+        self.pages.start()
         if self._workers:
             self._workers.start()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -205,6 +212,7 @@ class Service:
         self.certificate.stop()
         self.ingest.close()
         self.validator.stop()
+        self.pages.stop()
         self.meta.close()
         self._lock.release()
         LOG.info("stopped address=%s", self.address)
@@ -257,6 +265,8 @@ class Service:
     def _handlers(self, folder: Path) -> Handlers:
         wake = self._workers._wake if self._workers else self._wake
         flows, pace = Flows(folder / "console"), RobotPace(self.config.limits.robot_jobs_per_hour)
+        most = self.config.limits.robot_pages_per_hour
+        raised = RobotPace(most, "raised {} pages", "--limit-robot-pages-per-hour")
         robots = RobotHandlers(self.robots, self.orders, self.words, self.meta)
         checkpoints = CheckpointHandlers(folder, self.meta, self.blobs, self.publisher, self.trails, robots, flows)
         return Handlers(
@@ -268,6 +278,7 @@ class Service:
             adaptations=AdaptationHandlers(flows, robots, self.trails, pace),
             trials=TrialHandlers(flows, robots, checkpoints, self.trails),
             loops=LoopHandlers(flows, robots, self.trails),
+            pages=PageHandlers(self.pages, self.trails, raised),
             log=LogHandlers(self.trails, self.ledgers),
         )
 
@@ -284,6 +295,7 @@ class Service:
             "JobService": JobServicer(asked.jobs, limits, stopping),
             "RobotService": RobotServicer(asked.robots, limits),
             "LoopService": LoopServicer(asked.loops, limits),
+            "PageService": PageServicer(asked.pages, limits),
             "LogService": LogServicer(asked.log),
             "ConsoleService": self.console,
             "EnrollService": EnrollServicer(None if self.config.insecure else self._codes),

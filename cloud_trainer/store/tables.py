@@ -164,3 +164,42 @@ ENTRIES = sa.Table(
     sa.Column("hash", _TEXT, nullable=False),
 )
 """Hash-linked entries (cloud_trainer.records.chain): of each tenant the log of actions, and the calibration ledger."""
+PAGES = sa.Table(
+    "pages",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("page_id", _TEXT, primary_key=True),
+    sa.Column("robot", _TEXT, nullable=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("text", _TEXT, nullable=False),
+    sa.Column("detail", _TEXT, nullable=False),
+    sa.Column("at_ns", _BIG, nullable=False),
+    sa.Column("received_ns", _BIG, nullable=False),
+    sa.Column("joined", _TEXT, nullable=False),
+    sa.Column("count", _BIG, nullable=False),
+    sa.Column("latest_ns", _BIG, nullable=False),
+    sa.Column("over_ns", _BIG, nullable=False),
+    sa.Column("round", _BIG, nullable=False),
+    sa.Column("remind_ns", _BIG, nullable=False),
+    sa.Column("acknowledged_by", _TEXT, nullable=False),
+    sa.Column("acknowledged_ns", _BIG, nullable=False),
+    sa.Column("note", _TEXT, nullable=False),
+    sa.Index("pages_open", "acknowledged_ns", "joined", "remind_ns"),
+    sa.Index("pages_by_time", "tenant", "joined", "latest_ns"),
+)
+"""Calls for a person (cloud_trainer.store.sql_pages); one that joined an open call of its kind names that one."""
+PAGE_MESSAGES = sa.Table(
+    "page_messages",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("page_id", _TEXT, primary_key=True),
+    sa.Column("receiver", _TEXT, primary_key=True),
+    sa.Column("round", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("due_ns", _BIG, nullable=False),
+    sa.Column("attempts", _BIG, nullable=False),
+    sa.Column("sent_ns", _BIG, nullable=False),
+    sa.Column("error", _TEXT, nullable=False),
+    sa.Index("page_messages_waiting", "receiver", "sent_ns", "due_ns"),
+)
+"""What a receiver gets, or got, of a call: one row a round; sent_ns is 0 while it waits."""

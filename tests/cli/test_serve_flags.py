@@ -28,6 +28,7 @@ GIVEN = {
     "folder": "elsewhere", "host": "::1", "port": "50051", "port_file": "port", "names": "trainer.lab",
     "insecure": None, "database_url": "postgresql://user@db/x", "blob_url": "s3://b/x", "blob_options": "region=eu",
     "workers": "3", "interactive_workers": "0", "call_threads": "7", "release_valid_s": "60", "metrics_port": "9100",
+    "pages": "pages.toml",
 }  # fmt: skip
 """A value, as typed, for each field; a field without one here fails the test below."""
 READ = {"names": ("trainer.lab",), "blob_options": {"region": "eu"}, "insecure": True}

@@ -23,6 +23,7 @@ from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import PerTenant, tenant_folder
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.jobs.replay import LedgerRow
+from gymnast_core.paging import Page
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.codec import decode_blob
 from gymnast_core.wire.gymnast.v1 import (
@@ -33,6 +34,7 @@ from gymnast_core.wire.gymnast.v1 import (
     jobs_pb2,
     log_pb2,
     loops_pb2,
+    pages_pb2,
     policy_pb2,
     robots_pb2,
     trajectories_pb2,
@@ -113,6 +115,9 @@ class Acme:
         service.ledgers.of(tenant).add(
             LedgerRow(word, manifest.id, "world_model-1", "judge-1", 3, 1, 1, 3, episodes=("ep-1",))
         )
+        page = Page("motor_fault", "robot-1", word)
+        ids["page"] = page.page_id
+        service.pages.raise_page(tenant, page)
         operator = Peer("operator-1", "operator", tenant)
         with service.trails.of(tenant).acting(operator, "note", {"note": word}):
             pass
@@ -191,6 +196,10 @@ def requests(ids: Mapping[str, str]) -> dict[str, list[Any]]:
         "LoopService/Get": [loops_pb2.LoopName(name="night")],
         "LoopService/List": [loops_pb2.ListLoopsRequest()],
         "LoopService/Stop": [loops_pb2.LoopName(name="night")],
+        "PageService/Raise": [pages_pb2.RaisePagesRequest(unanswered=[ids["page"]])],
+        "PageService/List": [pages_pb2.ListPagesRequest(every=True)],
+        "PageService/Acknowledge": [pages_pb2.AcknowledgePageRequest(page_id=ids["page"])],
+        "PageService/Test": [pages_pb2.TestPagesRequest()],
         "LogService/List": [log_pb2.ListActionsRequest()],
         "LogService/Ledger": [log_pb2.LedgerRequest()],
     }
@@ -201,7 +210,7 @@ MUST_FAIL = {
     "JobService/Events", "JobService/Report", "CheckpointService/Offer", "CheckpointService/Promote",
     "AdaptationService/Begin", "AdaptationService/Get", "AdaptationService/Step", "AdaptationService/Picture",
     "TrialService/Begin", "TrialService/Get", "TrialService/Stop", "RobotService/Frame", "LoopService/Begin",
-    "LoopService/Get", "LoopService/Stop",
+    "LoopService/Get", "LoopService/Stop", "PageService/Acknowledge",
 }  # fmt: skip
 """Those that name something of the other tenant's alone; the others act on the caller's own, or list it."""
 
@@ -227,7 +236,7 @@ def everything_of(acme: Acme, tenant: str) -> Any:
     return (
         service.meta.episodes(tenant), service.meta.releases(tenant), service.meta.checkpoints(tenant),
         service.jobs.list(tenant), service.jobs.events(tenant, acme.ids[tenant]["job"]), log,
-        [report.status for report in service.robots.of_tenant(tenant)],
+        [report.status for report in service.robots.of_tenant(tenant)], service.pages.store.calls(tenant),
         [flow.view.stage for flow in service_flows(acme, tenant)],
         service.handlers.flows.trials.views(tenant),
     )  # fmt: skip
@@ -318,7 +327,7 @@ def test_no_page_shows_or_does_anything_of_another_tenants(acme, role):
     """Every route of the application, by default's people, with acme's ids in every part and field."""
     ids = acme.ids["acme"]
     parts = {**PARTS, "checkpoint_id": ids["checkpoint"], "job_id": ids["job"], "adaptation_id": ids["adaptation"],
-             "trial_id": ids["trial"]}  # fmt: skip
+             "trial_id": ids["trial"], "page_id": ids["page"]}  # fmt: skip
     form = {"reason": "x", "robots": "*", "revision": "0", "outcome": "failure", "robot": "robot-1", "instruction": "x",
             "tenant": "acme", "against": ids["checkpoint"]}  # fmt: skip
     before, tried = everything_of(acme, "acme"), 0
@@ -342,7 +351,7 @@ def test_acmes_own_people_see_what_is_theirs(acme):
     seen = 0
     ids = acme.ids["acme"]
     parts = {**PARTS, "checkpoint_id": ids["checkpoint"], "job_id": ids["job"], "adaptation_id": ids["adaptation"],
-             "trial_id": ids["trial"]}  # fmt: skip
+             "trial_id": ids["trial"], "page_id": ids["page"]}  # fmt: skip
     for method, path in addresses(acme):
         if method == "GET" and path not in OPEN:
             answer = acme.lab.page(method, path.format(**parts), identity=acme.people["acme"]["admin"])

@@ -13,6 +13,7 @@ from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.handlers.jobs import JobCheck, JobHandlers
 from cloud_trainer.service.handlers.log import LogHandlers
 from cloud_trainer.service.handlers.loops import LoopHandlers
+from cloud_trainer.service.handlers.pages import PageHandlers
 from cloud_trainer.service.handlers.robots import REPORT_STALE_S, RobotHandlers
 from cloud_trainer.service.handlers.trials import TrialHandlers, TrialRequest
 
@@ -28,6 +29,7 @@ __all__ = [
     "KnownCheckpoint",
     "LogHandlers",
     "LoopHandlers",
+    "PageHandlers",
     "RobotHandlers",
     "TrialHandlers",
     "TrialRequest",
@@ -46,4 +48,5 @@ class Handlers:
     adaptations: AdaptationHandlers
     trials: TrialHandlers
     loops: LoopHandlers
+    pages: PageHandlers
     log: LogHandlers

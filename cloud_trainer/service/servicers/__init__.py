@@ -10,6 +10,7 @@ from cloud_trainer.service.servicers.jobs import JobServicer
 from cloud_trainer.service.servicers.log import LogServicer
 from cloud_trainer.service.servicers.login import ConsoleServicer
 from cloud_trainer.service.servicers.loops import LoopServicer
+from cloud_trainer.service.servicers.pages import PageServicer
 from cloud_trainer.service.servicers.robots import RobotServicer
 from cloud_trainer.service.servicers.trajectories import TrajectoryServicer
 from cloud_trainer.service.servicers.trials import TrialServicer
@@ -23,6 +24,7 @@ __all__ = [
     "JobServicer",
     "LogServicer",
     "LoopServicer",
+    "PageServicer",
     "RobotServicer",
     "TrajectoryServicer",
     "TrialServicer",

@@ -1,0 +1,86 @@
+"""Calls for a person: robots raise them, people see and answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cloud_trainer.paging.config import Receiver
+from cloud_trainer.paging.desk import PageDesk, Tried
+from cloud_trainer.records.trail import Trails
+from cloud_trainer.service.pace import RobotPace
+from cloud_trainer.store.sql_pages import Delivery, PageRow
+from gymnast_core.authority import Who, authorise
+from gymnast_core.paging import Acknowledgement, Page
+
+
+class PageHandlers:
+    """See the module.
+
+    Args:
+        desk: keeps and delivers them.
+        trails: where actions are written down.
+        pace: how many a robot may raise.
+    """
+
+    def __init__(self, desk: PageDesk, trails: Trails, pace: RobotPace) -> None:
+        self.desk, self._trails, self._pace = desk, trails, pace
+
+    def raise_all(
+        self, who: Who, pages: Sequence[Page], unanswered: Sequence[str]
+    ) -> tuple[list[str], dict[str, Acknowledgement]]:
+        """Keep what a robot raises; returns the ids that are kept, and the answers to those it waits for.
+
+        Raises:
+            QuotaError: it raised too many within the hour; it brings the rest later.
+        """
+        authorise(who, "report")
+        kept = []
+        for page in pages:
+            self._pace.take(who)
+            self.desk.raise_page(who.tenant, replace(page, robot=who.name))
+            kept.append(page.page_id)
+        return kept, self.desk.store.answers(who.tenant, who.name, [*unanswered, *kept])
+
+    def all(self, who: Who, *, every: bool = True) -> list[PageRow]:
+        """Return the tenant's calls, open ones first, then by the newest."""
+        authorise(who, "look")
+        return list(self.desk.store.calls(who.tenant, open_only=not every))
+
+    def deliveries(self, who: Who, rows: Sequence[PageRow]) -> dict[str, list[Delivery]]:
+        """Return what receivers got of some calls, by call."""
+        authorise(who, "look")
+        return self.desk.store.deliveries(who.tenant, [row.page_id for row in rows])
+
+    def receivers(self, who: Who) -> list[Receiver]:
+        """Return the receivers of the tenant; their addresses and secrets are shown to nobody."""
+        authorise(who, "look")
+        return [receiver for receiver in self.desk.config.receivers if receiver.tenant == who.tenant]
+
+    def acknowledge(self, who: Who, page_id: str, note: str) -> PageRow:
+        """Answer a call: the caller looks after it. One that is answered already stays as it is.
+
+        Raises:
+            NotFoundError: there is no such call.
+        """
+        authorise(who, "acknowledge")
+        row = self.desk.store.get(who.tenant, page_id)
+        if row.acknowledged_ns:
+            return row
+        asked = {"page": row.page_id, "kind": row.kind, "robot": row.robot, "note": note}
+        with self._trails.of(who.tenant).committing(who, "acknowledge", asked):
+            return self.desk.acknowledge(who.tenant, page_id, who.name, note)
+
+    def test(self, who: Who) -> list[Tried]:
+        """Send a message through every receiver of the tenant, now; returns what became of each.
+
+        Raises:
+            NotFoundError: it has none.
+        """
+        authorise(who, "test pages")
+        with self._trails.of(who.tenant).acting(who, "test pages", {}):
+            return self.desk.test(who.tenant, who.name)
+
+    def version(self, tenant: str) -> str:
+        """Return something that changes with every call, message and answer."""
+        return self.desk.store.version(tenant)

@@ -1,0 +1,130 @@
+"""Calls for a person: seen and answered; robots raise them by gymnast_ros.uplink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gymnast_client.client import Client, json_object, message, same_fields
+from gymnast_core.wire.gymnast.v1 import pages_pb2, pages_pb2_grpc
+
+_TEST_DEADLINE_S = 60.0
+_FIELDS = ("page_id", "robot", "kind", "text", "at_ns", "received_ns", "count", "latest_ns", "over_ns", "round",
+           "acknowledged_by", "acknowledged_ns", "note")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PageDelivered:
+    """What a receiver got of a call.
+
+    Attributes:
+        receiver: its name.
+        round: 0 for the first message, then one for each reminder.
+        sent_ns: the trainer's wall clock; 0 while it waits.
+        attempts: that failed.
+        error: of the last one.
+    """
+
+    receiver: str
+    round: int
+    sent_ns: int
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True)
+class PageView:
+    """A call for a person, with those of its kind and robot that came before somebody answered.
+
+    Attributes:
+        page_id: of the first one.
+        robot: whom it is about; empty where it is about none.
+        kind: see gymnast_core.paging.KINDS.
+        text: of the newest one.
+        at_ns: wall clock of where the first one was raised.
+        received_ns: the trainer's, when the first one came.
+        count: how many came.
+        latest_ns: the trainer's, when the newest one came.
+        over_ns: when what it is about ended by itself; 0 while it has not.
+        round: reminders so far.
+        acknowledged_by: the person; empty while it is open.
+        acknowledged_ns: when.
+        note: of the person.
+        detail: of the newest one, JSON values.
+        deliveries: what receivers got.
+    """
+
+    page_id: str
+    robot: str
+    kind: str
+    text: str
+    at_ns: int
+    received_ns: int
+    count: int
+    latest_ns: int
+    over_ns: int
+    round: int
+    acknowledged_by: str
+    acknowledged_ns: int
+    note: str
+    detail: Mapping[str, Any]
+    deliveries: tuple[PageDelivered, ...]
+
+
+@dataclass(frozen=True)
+class TriedView:
+    """What became of a test message.
+
+    Attributes:
+        receiver: its name.
+        way: webhook, slack, ntfy or email.
+        error: why it was not delivered; empty when it was.
+        seconds: it took.
+    """
+
+    receiver: str
+    way: str
+    error: str
+    seconds: float
+
+
+class PagesClient(Client):
+    """Calls for a person."""
+
+    def list(self, *, every: bool = False) -> Iterator[PageView]:
+        """Open calls, or every one that is kept: open ones first, then by the newest."""
+        rows = self._rows(
+            lambda channel: pages_pb2_grpc.PageServiceStub(channel).List,
+            lambda after: pages_pb2.ListPagesRequest(every=every, after=after),
+            lambda reply: reply.pages,
+            lambda row: row.page_id,
+        )
+        return map(_view, rows)
+
+    def acknowledge(self, page_id: str, note: str = "") -> PageView:
+        """Answer a call: you look after it. One that is answered already stays as it is.
+
+        Raises:
+            NotFoundError: there is no such call.
+        """
+        request = message(pages_pb2.AcknowledgePageRequest, page_id=page_id, note=note)
+        return _view(self._link.call(lambda channel: pages_pb2_grpc.PageServiceStub(channel).Acknowledge, request))
+
+    def test(self) -> tuple[TriedView, ...]:
+        """Send a message through every receiver, now; returns what became of each.
+
+        Raises:
+            NotFoundError: the trainer has none for us.
+        """
+        reply = self._link.once(
+            lambda channel: pages_pb2_grpc.PageServiceStub(channel).Test, pages_pb2.TestPagesRequest(),
+            timeout_s=_TEST_DEADLINE_S,
+        )  # fmt: skip
+        return tuple(TriedView(row.receiver, row.way, row.error, row.seconds) for row in reply.receivers)
+
+
+def _view(row: pages_pb2.CalledPage) -> PageView:
+    names = tuple(PageDelivered.__dataclass_fields__)
+    deliveries = tuple(PageDelivered(**same_fields(one, names)) for one in row.deliveries)
+    return PageView(**same_fields(row, _FIELDS), detail=json_object(row.detail_json), deliveries=deliveries)
