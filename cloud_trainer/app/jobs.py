@@ -11,7 +11,7 @@ from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.shelf import Shelf, Shelves
 from cloud_trainer.jobs.submission import check_spec_reach
 from cloud_trainer.service import JobContext
-from gymnast_core.evaluation.purpose import is_measurement
+from gymnast_core.evaluation.purpose import is_learnable
 from gymnast_core.jobs import JobSpec, ReplayResult, ReplaySpec, TrainingResult, TrainingSpec, spec_of
 from gymnast_core.jobs.scene import SceneSpec
 from gymnast_core.json_values import JsonObject
@@ -75,5 +75,5 @@ def _recorded(context: JobContext, spec: JobSpec) -> Iterator[Recorded]:
     """The episodes of a job: those it names, or everything that may be learned from."""
     named = spec.episodes if isinstance(spec, (ReplaySpec, SceneSpec)) else None
     for row in context.episodes.all():
-        if not is_measurement(row.metadata) if named is None else row.episode_id in named:
+        if is_learnable(row.metadata) if named is None else row.episode_id in named:
             yield Recorded(context.episodes.path(row), row.outcome, row.episode_id, row.robot)

@@ -13,7 +13,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError
-from gymnast_core.evaluation.purpose import is_measurement
+from gymnast_core.evaluation.purpose import is_evaluation
 from gymnast_core.jobs import ReplayResult, ReplaySpec
 from gymnast_core.types import Outcome
 
@@ -76,7 +76,7 @@ class ReplayWatch:
             if row.state != "valid":
                 break  # it is valid soon, or never
             self._after = row.sequence
-            if is_measurement(row.metadata) and row.episode_id not in self._done_of(row.tenant):
+            if is_evaluation(row.metadata) and row.episode_id not in self._done_of(row.tenant):
                 self._measured[row.tenant, row.episode_id] = row
         quiet = self._ready()
         settled = [key for key, names in quiet.items() if self._seen.get(key) == names]

@@ -12,7 +12,7 @@ from cloud_trainer.jobs.scene_amounts import MOST_HERE, TRACKER_EPISODES, cannot
 from cloud_trainer.jobs.splits import split_of
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_core.evaluation.purpose import is_measurement
+from gymnast_core.evaluation.purpose import is_learnable
 from gymnast_core.jobs import AdaptSettings
 from gymnast_core.types import Outcome
 
@@ -81,7 +81,7 @@ class SceneRecords:
 
     def _learnable(self) -> list[EpisodeRow]:
         """Every episode that may be learned from, oldest first."""
-        return [row for row in self.catalogue.all() if not is_measurement(row.metadata)]
+        return [row for row in self.catalogue.all() if is_learnable(row.metadata)]
 
     def _here(self, rows: Sequence[EpisodeRow]) -> list[EpisodeRow]:
         wanted = (self.robot, self.scene)

@@ -9,6 +9,7 @@ from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.attempts import is_first_attempt
 from gymnast_core.jobs import JobSpec, spec_of
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
@@ -37,7 +38,7 @@ def check_submission(
 
     Raises:
         NotFoundError: a checkpoint or an episode is not here; the message names it.
-        ConfigError: the kind is unknown, or a setting does not exist or is not allowed.
+        ConfigError: the kind is unknown, a setting does not exist or is not allowed, or an episode is a later attempt.
         NotPermittedError: the configuration reaches out of the trainer in a way that was not allowed.
     """
     asked = spec_of(kind, spec)
@@ -50,8 +51,13 @@ def check_submission(
                 f"{', '.join(shelf.ids(made)) or 'none'} (more: gymnast serve --import FOLDER)"
             )
     catalogue = episodes_of(tenant)
-    if missing := [name for name in asked.named_episodes if catalogue.find(name) is None]:
+    named = {name: catalogue.find(name) for name in asked.named_episodes}
+    if missing := [name for name, row in named.items() if row is None]:
         raise NotFoundError(f"episodes {', '.join(missing[:3])} are not at this trainer, or not valid")
+    if again := [name for name, row in named.items() if row is not None and not is_first_attempt(row.metadata)]:
+        raise ConfigError(
+            f"episodes {', '.join(again[:3])} were tried again after a judged failure; name first attempts alone"
+        )
 
 
 def check_spec_reach(spec: JobSpec, allowed: Collection[str], *, given: Mapping[str, object] | None = None) -> None:

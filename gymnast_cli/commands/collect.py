@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from gymnast_cli.connect import add_robot_arguments, emit, robot, task_list, whole
+from gymnast_cli.retrying import add_retry_arguments, retried, retry_of, retry_table
 from gymnast_core.seeds import block
 
 FIRST_SEED = block("collect").start
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SEED",
         help="of the policy's exploration; -1: greedy",
     )
+    add_retry_arguments(parser)
     parser.add_argument("--keep-local", action="store_true", help="do not wait until the trainer has them")
     parser.add_argument("--timeout-s", type=float, default=3600.0, help="longest wait")
 
@@ -35,11 +37,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Run and record the episodes; wait until each is acknowledged by the trainer."""
     from gymnast_cli.stages import Stages, ended, shown
 
+    retry = retry_of(args)
     with robot(args) as client, Stages(console) as stages:
         with stages.stage("collect") as advance:
             result = client.evaluate(
                 tasks=args.tasks, seed_start=args.seed_start, seed_count=args.count, scene=args.scene,
-                temperature_seed=args.sample, record=True, purpose="collect", timeout_s=args.timeout_s,
+                temperature_seed=args.sample, record=True, purpose="collect", retry=retry, timeout_s=args.timeout_s,
                 progress=lambda status: advance(*shown(status)),
             )  # fmt: skip
             ended(result["episodes"], advance)
@@ -53,8 +56,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "episodes": len(episodes), "successes": won, "unlabelled": unlabelled, "complete": result["complete"],
         "shipped": not args.keep_local,
         "episode_ids": [row["episode_id"] for row in episodes],
+        **retried(result),
     }  # fmt: skip
     where = "waiting in the spool" if args.keep_local else "at the trainer"
     asking = f", {unlabelled} not labelled" if unlabelled else ""
     emit(args, console, summary, f"{len(episodes)} episodes, {won} successful{asking}, {where}")
+    if retry is not None and not args.json:
+        console.print(retry_table(result["retried"]))
     return 0 if result["complete"] else 1

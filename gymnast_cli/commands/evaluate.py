@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypedDict
 from rich.console import Console
 
 from gymnast_cli.connect import add_robot_arguments, checkpoint_on_robot, emit, robot, task_list, whole
+from gymnast_cli.retrying import add_retry_arguments, retried, retry_of, retry_table
 from gymnast_core.evaluation.cards import IntervalFigures, PairedDifference, SuccessCount, SuccessCounts
 from gymnast_core.seeds import block
 
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-record", action="store_true", help="a quick look: the trainer's calibration ledger never sees it"
     )
+    add_retry_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the whole result here as JSON")
     parser.add_argument("--timeout-s", type=float, default=3600.0, help="longest wait")
 
@@ -56,20 +58,25 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from gymnast_cli.stages import Stages, ended, shown
     from gymnast_core.evaluation.results import trials_of
 
+    retry = retry_of(args)
     with robot(args) as client, Stages(console) as stages, stages.stage("evaluate") as advance:
         names = [checkpoint_on_robot(client, name) for name in args.checkpoints]
         result = client.evaluate(
             tasks=args.tasks, seed_start=args.seed_start, seed_count=args.count, checkpoints=names, scene=args.scene,
-            temperature_seed=args.sample, record=not args.no_record, timeout_s=args.timeout_s,
+            temperature_seed=args.sample, record=not args.no_record, retry=retry, timeout_s=args.timeout_s,
             progress=lambda status: advance(*shown(status)),
         )  # fmt: skip
         ended(result["episodes"], advance)
     versions = list(dict.fromkeys(result["checkpoints"]))
     summary = summarise(trials_of(result, versions), versions)
     whole = {**{key: result[key] for key in ("run_id", "scene", "seed_start", "seed_count", "complete")}, **summary}
+    whole |= retried(result)
     if args.out is not None:
-        args.out.write_text(json.dumps({**whole, "episodes": result["episodes"]}, indent=1))
+        groups = {name: result[name] for name in ("groups",) if name in result}
+        args.out.write_text(json.dumps({**whole, "episodes": result["episodes"], **groups}, indent=1))
     emit(args, console, whole, table(summary["policies"], args.scene))
+    if retry is not None and not args.json:
+        console.print(retry_table(result["retried"]))
     return 0 if result["complete"] else 1
 
 

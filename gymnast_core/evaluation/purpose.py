@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gymnast_core.evaluation.attempts import is_first_attempt
+
 LEARNED = ("collect", "ttt")
 """Episodes to learn from: collected ones, and those of a scene that a policy is adapted to."""
 TRIALS = ("canary", "trial")
@@ -21,6 +23,19 @@ def is_measurement(metadata: Mapping[str, object]) -> bool:
     """
     purpose = metadata.get("purpose")
     return purpose is not None and purpose not in LEARNED
+
+
+def is_learnable(metadata: Mapping[str, object]) -> bool:
+    """Whether an episode with this metadata may be learned from: it measured nothing, and was a first attempt."""
+    return not is_measurement(metadata) and is_first_attempt(metadata)
+
+
+def is_evaluation(metadata: Mapping[str, object]) -> bool:
+    """Whether an episode with this metadata counts as one evaluation of a policy: a measurement, and a first attempt.
+
+    What comes after a judged failure starts where a policy failed: it would make any policy look worse than it is.
+    """
+    return is_measurement(metadata) and is_first_attempt(metadata)
 
 
 def is_blinded(metadata: Mapping[str, object]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from std_srvs.srv import Trigger
 
+from gymnast_core.evaluation.attempts import Retry
 from gymnast_ros.keyring import Keyring, folder_of, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
@@ -103,10 +104,14 @@ class GraphClient(GraphPort):
         temperature_seed: int = -1,
         record: bool = True,
         purpose: str = "collect",
+        retry: Retry | Mapping[str, Any] | None = None,
         timeout_s: float = 120.0,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Run one episode and return its row.
+
+        With retry the row is the first attempt's, and has `ended` (gymnast_core.evaluation.attempts) and `retries`, the
+        rows of the others, too.
 
         Raises:
             BadRequestError: an argument is wrong; the message names it.
@@ -116,7 +121,8 @@ class GraphClient(GraphPort):
         """
         request = checked(RunEpisode, {
             "instruction": instruction, "seed": seed, "scene": scene, "checkpoint": str(checkpoint),
-            "temperature_seed": temperature_seed, "record": record, "purpose": purpose, "ordered_by": self.ordered_by,
+            "temperature_seed": temperature_seed, "record": record, "purpose": purpose, "retry": _plain(retry),
+            "ordered_by": self.ordered_by,
         })  # fmt: skip
         return dict(self.ask_to_the_end(request, timeout_s, progress)["episode"])
 
@@ -132,10 +138,13 @@ class GraphClient(GraphPort):
         record: bool = False,
         purpose: str = "evaluate",
         episode_ids: str = "",
+        retry: Retry | Mapping[str, Any] | None = None,
         timeout_s: float = 900.0,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Evaluate checkpoints from the same start states; returns the result file's content.
+
+        With retry its episodes are the first attempts; `groups` has the others, and `retried` what they came to.
 
         Raises:
             BadRequestError: an argument is wrong; the message names it.
@@ -147,7 +156,8 @@ class GraphClient(GraphPort):
         request = checked(Evaluate, {
             "tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count,
             "checkpoints": [str(name) for name in checkpoints], "scene": scene, "temperature_seed": temperature_seed,
-            "record": record, "purpose": purpose, "episode_ids": episode_ids, "ordered_by": self.ordered_by,
+            "record": record, "purpose": purpose, "episode_ids": episode_ids, "retry": _plain(retry),
+            "ordered_by": self.ordered_by,
         })  # fmt: skip
         result = self.ask_to_the_end(request, timeout_s, progress)
         return dict(json.loads(Path(result["file"]).read_text()))
@@ -263,3 +273,8 @@ class GraphClient(GraphPort):
                     with contextlib.suppress(RobotRefusedError):  # it may just have ended
                         self.cancel()
                 raise
+
+
+def _plain(retry: Retry | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A retry as its JSON; an order brings it so."""
+    return retry.model_dump() if isinstance(retry, Retry) else retry

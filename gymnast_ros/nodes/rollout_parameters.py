@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
+from gymnast_core.evaluation.attempts import MOST_ATTEMPTS
 from gymnast_core.evaluation.purpose import PURPOSES
 from gymnast_core.spec import RATES_HZ, WIDOWX_250S
 from gymnast_ros.graph import CHUNKING
@@ -63,6 +64,9 @@ def declare(settings: NodeSettings) -> None:
     argument(RunEpisode, "record", True)
     argument(RunEpisode, "purpose", "collect", choices=PURPOSES)
     argument(Evaluate, "episode_ids", "")
+    add("retry_max", 0, "run_episode, evaluate: most attempts from one start; below 2: no second one", low=0,
+        high=MOST_ATTEMPTS)  # fmt: skip
+    add("retry_judge", "", "id of the judge whose failures are tried again; empty: whichever the trainer serves")
     add("auto_label", True, "let the simulator's state play the operator")
     add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
     argument(Label, "label", "success", choices=LABELS)
@@ -87,10 +91,18 @@ def requests_from(settings: NodeSettings) -> Mapping[str, Callable[[], Request]]
     def made(kind: type[Request], named: Mapping[str, str], **fixed: object) -> Callable[[], Request]:
         return lambda: checked(kind, {**{field: settings[name] for field, name in named.items()}, **fixed})
 
+    def retried(kind: type[Request], names: tuple[str, ...]) -> Callable[[], Request]:
+        def make() -> Request:
+            most = settings["retry_max"]
+            retry = {"max": most, "judge": settings["retry_judge"]} if most >= 2 else None
+            return made(kind, _same(names), retry=retry)()
+
+        return make
+
     labels = {"label_success": "success", "label_failure": "failure", "discard": "discard"}
     return {
-        "run_episode": made(RunEpisode, _same(EPISODE_ARGUMENTS)),
-        "evaluate": made(Evaluate, _same(EVALUATE_ARGUMENTS)),
+        "run_episode": retried(RunEpisode, EPISODE_ARGUMENTS),
+        "evaluate": retried(Evaluate, EVALUATE_ARGUMENTS),
         "cancel": made(Cancel, {}),
         "label": made(Label, {"label": "label", **by}),
         "annotate": made(Annotate, {"text": "annotation", "by": "labelled_by"}),

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.episodes import Spool
-from gymnast_core.errors import CheckpointError, EstopLatchedError, GymnastError
+from gymnast_core.errors import CheckpointError, ConfigError, EstopLatchedError, GymnastError
+from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.evaluation.purpose import TRIALS
+from gymnast_core.outcome import OutcomeJudge
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
 from gymnast_core.wire.openpi.link import OpenpiPlace
@@ -30,6 +32,7 @@ from gymnast_ros.run.policy_host import PolicyHost
 from gymnast_ros.run.policy_source import PolicySource
 from gymnast_ros.run.ports import Log, Publish, Values
 from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode
+from gymnast_ros.run.retry import NamedJudge, RetryingRunner, by_policy
 from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 
@@ -63,6 +66,7 @@ class ArmJobs:
         topics: where the news go.
         log: of the node.
         name: of the node, for the instructions how to label an episode.
+        judge: reaches the trainer's judge of real episodes; None where there is no trainer.
 
     Attributes:
         arming: hears the gate's status from the node.
@@ -70,9 +74,11 @@ class ArmJobs:
     """
 
     def __init__(
-        self, settings: Values, connect: Callable[[], ArmEnv], topics: JobTopics, log: Log, *, name: str
-    ) -> None:
+        self, settings: Values, connect: Callable[[], ArmEnv], topics: JobTopics, log: Log, *, name: str,
+        judge: Callable[[], OutcomeJudge] | None = None,
+    ) -> None:  # fmt: skip
         self._settings, self._topics, self._log, self._name = settings, topics, log, name
+        self._reach_judge = judge
         folder = Path(settings["folder"])
         self._results = folder / "results"
         self._spool = Spool(folder / "spool")
@@ -101,6 +107,7 @@ class ArmJobs:
             "run_id": "",
             "done": 0,
             "total": 0,
+            "attempt": 0,
             "ordered_by": "",
         }
         self._set_status(state="idle", bridge_expected=settings["bridge_expected"])
@@ -149,7 +156,9 @@ class ArmJobs:
         self, kind: str, ordered_by: str, job: Callable[[str], dict[str, object]], run_id: str
     ) -> tuple[dict[str, object], Failure | None]:
         """Run a job in the worker; whatever happens, there is a result with its run id."""
-        fresh: dict[str, object] = {"done": 0, "total": 0, "successes": 0, "message": "", "ordered_by": ordered_by}
+        fresh: dict[str, object] = {
+            "done": 0, "total": 0, "successes": 0, "attempt": 0, "message": "", "ordered_by": ordered_by,
+        }  # fmt: skip
         self._set_status(state="running", kind=kind, run_id=run_id, **fresh)
         self._log.info(f"{kind} begins run={run_id}")
         result: dict[str, Any] = {
@@ -181,9 +190,25 @@ class ArmJobs:
             instruction, task, asked.seed, asked.scene, asked.temperature_seed, asked.record, asked.purpose
         )
         policy = self._open(asked.checkpoint)
+        retrying = self._retrying(asked.retry)
         self._set_status(total=1, instruction=instruction)
+        if retrying is not None:
+            group = retrying.again(retrying.first(plan, policy), plan, policy)
+            return {"episode": {**group.rows[0].to_json(), **group.to_json()}}
         row = self._arm().run(plan, policy, self._worker.cancelled).to_json()
         return {"episode": {**row, "policy": ""} if plan.purpose in TRIALS else row}
+
+    def _retrying(self, retry: Retry | None) -> RetryingRunner | None:
+        if retry is None:
+            return None
+        if self._reach_judge is None:
+            raise ConfigError(
+                "no judge to see a failure: this robot has no trainer; start it with one, or do not retry"
+            )
+        judge = NamedJudge(self._reach_judge(), retry.judge)
+        return RetryingRunner(
+            self._arm(), judge, retry.max, self._worker.cancelled, lambda number: self._set_status(attempt=number)
+        )
 
     def _evaluate(self, asked: Evaluate, run_id: str) -> dict[str, object]:
         started = time.monotonic()
@@ -198,8 +223,9 @@ class ArmJobs:
                 f"the gate is closed ({self.arming.reason or 'disarmed'}); re-arm it, then evaluate"
             )
         policies = [self._open(name) for name in names]
+        retrying = self._retrying(asked.retry)
         rows = evaluate(
-            self._arm(), policies, plan, cancelled=self._worker.cancelled, progress=self._progress,
+            self._arm(), policies, plan, cancelled=self._worker.cancelled, progress=self._progress, retrying=retrying,
             renew=(lambda _: self._open("")) if names == [""] else (lambda policy: policy), stopped=self._pause,
         )  # fmt: skip
         path = self._results / f"{run_id}.json"
@@ -209,7 +235,9 @@ class ArmJobs:
             "checkpoints": [policy.version for policy in policies], "policies": summarise(rows),
             "complete": len(rows) == len(plan.episodes()) * len(policies), "seconds": time.monotonic() - started,
         }  # fmt: skip
-        write_result(path, {**result, "episodes": [row.to_json() for row in rows]})
+        result |= {} if retrying is None else {"retried": by_policy(retrying.groups, retrying.of)}
+        groups = {} if retrying is None else {"groups": [group.to_json() for group in retrying.groups]}
+        write_result(path, {**result, "episodes": [row.to_json() for row in rows], **groups})
         return {**result, "file": str(path.resolve())}
 
     def _pause(self, reason: str) -> bool:

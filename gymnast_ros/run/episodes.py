@@ -19,12 +19,13 @@ from gymnast_core.errors import (
     SafetyError,
     StaleCommandError,
 )
+from gymnast_core.outcome import OutcomeJudge
 from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policies.stretched import StretchedPolicy
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import GuardedPolicy, Observer, run_episode
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
+from gymnast_core.types import ActionChunk, ByteArray, FloatArray, Observation, Outcome, StepResult
 from gymnast_ros.rates import steps_per_action
 from gymnast_ros.run.conduct import verdict
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
@@ -47,12 +48,14 @@ class ArmEnv(Env, Protocol):
 
     Attributes:
         scene: look of the simulated world from the next reset on.
+        keep_scene: whether the next reset leaves everything but the arm where it is; a real arm always does.
         truth: the simulator's, of the newest observation; empty on a real arm.
         notes: a real arm's, of the newest observation.
         executed_source: the commander of the last step.
     """
 
     scene: str
+    keep_scene: bool
     truth: dict[str, Any]
     notes: dict[str, Any]
     executed_source: str
@@ -96,6 +99,29 @@ class _Sensors:
         self.on_reset((), result.observation)
 
 
+class _Frames:
+    """Keeps what the cameras saw, at the policy's rate: what a judge looks at."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._steps = 0
+        self._seen: dict[str, list[ByteArray]] = {}
+
+    def on_reset(self, instructions: Sequence[str], observation: Observation) -> None:
+        self._steps = 0
+        self._seen = {camera: [frames[0]] for camera, frames in observation.images.items()}
+
+    def on_step(self, action_BA: FloatArray, result: StepResult, chunk: ActionChunk, index: int) -> None:
+        self._steps += 1
+        if self._steps % self._every == 0 or result.done_B.all():
+            for camera, frames in result.observation.images.items():
+                self._seen[camera].append(frames[0])
+
+    def all(self) -> dict[str, ByteArray]:
+        """Camera -> (T, H, W, 3), the last frame of the episode last."""
+        return {camera: np.stack(frames) for camera, frames in self._seen.items()}
+
+
 class EpisodeRunner:
     """Runs planned episodes on one arm.
 
@@ -126,7 +152,7 @@ class EpisodeRunner:
     ) -> None:
         self._connect, self._finished = connect, finished
         self._recent = recent
-        self._attempts: Counter[EpisodePlan] = Counter()
+        self._runs: Counter[EpisodePlan] = Counter()
         self.chunking: ChunkingConfig | None = None
         self.policy_hz = WIDOWX_250S.control_hz
         self._env: ArmEnv | None = None
@@ -147,8 +173,17 @@ class EpisodeRunner:
         recorder.annotate(text, by)
         return ""
 
-    def run(self, plan: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]) -> EpisodeResult:
+    def run(
+        self, plan: EpisodePlan, policy: Policy, cancelled: Callable[[], bool], judge: OutcomeJudge | None = None
+    ) -> EpisodeResult:
         """Run one episode to its end, whatever that is; a recording survives in any case.
+
+        Args:
+            plan: of the episode.
+            policy: drives.
+            cancelled: asked before every step.
+            judge: looks at an episode that ran to its end, before it is labelled; what it found rides in recording and
+                row, and is no label.
 
         Raises:
             StaleCommandError: there is no arm to connect to.
@@ -159,16 +194,17 @@ class EpisodeRunner:
         rate_hz = env.spec.robot.control_hz
         if recorder is not None and self._spool is not None:
             self._spool.check_space()
-            metadata = {"task": plan.task, "scene": plan.scene, "purpose": plan.purpose}
-            self._attempts[plan] += bool(plan.ids)
-            recorder.begin(metadata=metadata, seed=plan.seed, episode_id=plan.episode_id(self._attempts[plan]),
+            start = replace(plan, attempt=None)
+            self._runs[start] += bool(plan.ids)
+            recorder.begin(metadata=plan.metadata, seed=plan.seed, episode_id=plan.episode_id(self._runs[start]),
                            control_hz=rate_hz)  # fmt: skip
         cut = self._at_rate(policy, rate_hz)
         watcher, paced = _Watcher(env), self._paced(cut, rate_hz)
         guarded = GuardedPolicy(paced or cut)
-        env.scene = plan.scene
+        env.scene, env.keep_scene = plan.scene, plan.keep_scene
         kept: list[Observer] = [] if recorder is None else [_Sensors(env, recorder), recorder]
-        observers: list[Observer] = [*kept, watcher, *self._observers]
+        frames = _Frames(steps_per_action(rate_hz, self.policy_hz))
+        observers: list[Observer] = [*kept, watcher, *self._observers, *([] if judge is None else [frames])]
         observers += [paced] if paced is not None else []
         reason = detail = ""
         try:
@@ -184,14 +220,18 @@ class EpisodeRunner:
                 paced.close()
         if reason == "arm_lost":
             self.close()  # only a new connection is free of what a dead process left behind
+        found = {} if judge is None or reason else judge.judge(
+            frames.all(), plan.instruction, scene=plan.scene
+        ).metadata()  # fmt: skip
         outcome, labelled_by = self._label(env.truth) if not reason else (Outcome.UNLABELLED, "")
         seams = {} if paced is None else {"chunking": {"seams": len(paced.seams), "starved": paced.starved_ticks}}
-        episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher, seams)
+        episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher, {**seams, **found})
         success = outcome is Outcome.SUCCESS if outcome in (Outcome.SUCCESS, Outcome.FAILURE) else None
         row = EpisodeResult(
             policy.version, plan.task, plan.instruction, plan.seed, plan.scene, success, labelled_by, watcher.steps,
             episode_id, reason, detail, watcher.interventions, watcher.sources.count("teleop"),
             verdict(reason, detail, watcher.sources),
+            plan.attempt, found.get("judge"), outcome is None,
         )  # fmt: skip
         self._finished(row)
         return row
@@ -216,13 +256,13 @@ class EpisodeRunner:
         labelled_by: str,
         reason: str,
         watcher: _Watcher,
-        seams: Mapping[str, object],
+        more: Mapping[str, object],
     ) -> str:
         """Make the recording durable and hand it to the spool; returns its id."""
         if recorder is None or recorder.episode_id is None or self._spool is None:
             return ""
         episode_id = recorder.episode_id
-        metadata = {"sources": watcher.sources, "interventions": watcher.interventions, **seams}
+        metadata = {"sources": watcher.sources, "interventions": watcher.interventions, **more}
         path: Path = recorder.finish(
             outcome or Outcome.UNLABELLED, labelled_by, truncated_reason=reason, metadata=metadata
         )

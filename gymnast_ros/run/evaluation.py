@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from gymnast_core.errors import ConfigError, EstopLatchedError, SafetyError
 from gymnast_core.policy import Policy
 from gymnast_ros.run.episodes import EpisodeRunner
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
+from gymnast_ros.run.retry import RetryingRunner
 
-ATTEMPTS = 8
+REPEATS = 8
 """Times an episode is tried when arm or gate are lost under it; it starts from the same state again."""
 
 
@@ -76,6 +78,7 @@ def evaluate(
     progress: Callable[[int, int, Sequence[EpisodeResult]], None],
     renew: Callable[[Policy], Policy] = lambda policy: policy,
     stopped: Callable[[str], bool] = lambda reason: False,
+    retrying: RetryingRunner | None = None,
 ) -> list[EpisodeResult]:
     """Run every policy from every start state.
 
@@ -88,9 +91,10 @@ def evaluate(
         renew: asked before every episode; gives the policy in force where that is what is evaluated.
         stopped: called with the reason when an e-stop ended an episode; returns True once the arm is armed again, and
             the episode is repeated from the same start; False gives up.
+        retrying: tries again after a judged failure; its rows stay with it. None tries every start once.
 
     Returns:
-        The rows so far when cancelled, else one per policy and start state.
+        The rows so far when cancelled, else one per policy and start state: of first attempts alone.
 
     Raises:
         EstopLatchedError: an operator stopped the arm and stopped() gave up; the rows are lost to the caller, the
@@ -99,34 +103,40 @@ def evaluate(
     """
     episodes = plan.episodes()
     rows: list[EpisodeResult] = []
+    run = partial(runner.run, cancelled=cancelled) if retrying is None else retrying.first
     for episode in episodes:
         for policy in policies:
             if cancelled():
                 return rows
-            row = _attempt(runner, episode, renew(policy), cancelled)
+            driver = renew(policy)
+            row = _until_done(run, episode, driver, cancelled)
             while row.truncated_reason == "estop":
                 if not stopped(row.detail):
                     if cancelled():
                         return rows
                     raise EstopLatchedError(row.detail)
-                row = _attempt(runner, episode, renew(policy), cancelled)
+                driver = renew(policy)
+                row = _until_done(run, episode, driver, cancelled)
             if row.truncated_reason == "cancelled":
                 return rows
             rows.append(row)
+            if retrying is not None:
+                retrying.again(row, episode, driver)
             progress(len(rows), len(episodes) * len(policies), rows)
     return rows
 
 
-def _attempt(
-    runner: EpisodeRunner, episode: EpisodePlan, policy: Policy, cancelled: Callable[[], bool]
-) -> EpisodeResult:
-    for _ in range(ATTEMPTS):
-        row = runner.run(episode, policy, cancelled)
+def _until_done(
+    run: Callable[[EpisodePlan, Policy], EpisodeResult],
+    episode: EpisodePlan, policy: Policy, cancelled: Callable[[], bool],
+) -> EpisodeResult:  # fmt: skip
+    for _ in range(REPEATS):
+        row = run(episode, policy)
         if row.truncated_reason == "refused":
             raise SafetyError(row.detail)
         if row.truncated_reason != "arm_lost" or cancelled():
             return row
-    raise SafetyError(f"gave up after {ATTEMPTS} attempts: {row.detail}")
+    raise SafetyError(f"gave up after {REPEATS} attempts: {row.detail}")
 
 
 def summarise(rows: Sequence[EpisodeResult]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.episodes.messages import checked_id
+from gymnast_core.evaluation.attempts import Attempt
+from gymnast_core.json_values import JsonObject
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class EpisodePlan:
         purpose: "collect", "evaluate", ...; rides in the metadata.
         ids: first part of the recording's id, where task and seed shall name it: a run that is repeated from the same
             seed then splits its episodes alike. Empty gives an id that was never used.
+        attempt: which one it is of those from one start; None where nothing is tried again. All but the first find the
+            scene as the one before left it.
     """
 
     instruction: str
@@ -35,19 +39,32 @@ class EpisodePlan:
     record: bool = True
     purpose: str = "collect"
     ids: str = ""
+    attempt: Attempt | None = None
 
-    def episode_id(self, attempt: int) -> str:
-        """Id of the recording of this attempt, counted from 1; empty where any will do."""
+    @property
+    def keep_scene(self) -> bool:
+        """Whether the arm alone goes back to where it started."""
+        return self.attempt is not None and self.attempt.index > 0
+
+    @property
+    def metadata(self) -> JsonObject:
+        """What the recording keeps of the plan."""
+        tried: JsonObject = {} if self.attempt is None else {"attempt": self.attempt.to_json()}
+        return {"task": self.task, "scene": self.scene, "purpose": self.purpose, **tried}
+
+    def episode_id(self, run: int) -> str:
+        """Id of the recording of this start's run, counted from 1; empty where any will do."""
         if not self.ids:
             return ""
         task = re.sub(r"[^A-Za-z0-9]+", "-", self.task)
-        return checked_id(f"{self.ids}-{task}-{self.seed}{f'-{attempt}' if attempt > 1 else ''}", "episode id")
+        return checked_id(f"{self.ids}-{task}-{self.seed}{f'-{run}' if run > 1 else ''}", "episode id")
 
     def rng(self) -> np.random.Generator | None:
         """Sampling noise of this episode alone; None is greedy."""
         if self.temperature_seed < 0:
             return None
-        return np.random.default_rng([self.temperature_seed, self.seed])
+        again = [] if self.attempt is None or self.attempt.index == 0 else [self.attempt.index]
+        return np.random.default_rng([self.temperature_seed, self.seed, *again])
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,9 @@ class EpisodeResult:
         interventions: steps at which the arm did something else than the policy asked.
         teleop_steps: steps commanded by a human.
         blame: what the policy did wrong, beyond not succeeding; empty when nothing.
+        attempt: which one it is of those from one start; None where nothing is tried again.
+        judge: what a judge found of it (gymnast_core.outcome.Judgement.metadata); None where none was asked.
+        discarded: the operator asked for it to be forgotten.
     """
 
     policy: str
@@ -86,6 +106,9 @@ class EpisodeResult:
     interventions: int
     teleop_steps: int
     blame: str = ""
+    attempt: Attempt | None = None
+    judge: JsonObject | None = None
+    discarded: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationInfo
 
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
-from gymnast_core.evaluation.purpose import PURPOSES
+from gymnast_core.evaluation.attempts import Retry
+from gymnast_core.evaluation.purpose import PURPOSES, TRIALS
 from gymnast_ros.run.operator import LABELS
 
 ROLLOUT, BRIDGE = "rollout", "bridge"
@@ -30,12 +31,22 @@ def _not_blank(value: str) -> str:
     return value
 
 
+def _not_blinded(retry: Retry | None, info: ValidationInfo) -> Retry | None:
+    if retry is not None and (purpose := info.data.get("purpose")) in TRIALS:
+        raise ValueError(f"a run of a blinded comparison (purpose {purpose!r}) counts as it went: it has no retry")
+    return retry
+
+
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Purpose = Annotated[str, _one_of(PURPOSES)]
 Words = Annotated[str, AfterValidator(_not_blank)]
 By = Annotated[str, StringConstraints(max_length=200)]
 OrderedBy = Annotated[str, StringConstraints(max_length=1000)]
 Json = dict[str, JsonValue]
+RetryOfPurpose = Annotated[
+    Retry | None, AfterValidator(_not_blinded),
+    Field(description="{judge, max}: after a failure by that judge the arm goes home and tries again"),
+]  # fmt: skip
 
 
 class Request(BaseModel):
@@ -75,6 +86,7 @@ class RunEpisode(Request):
     purpose: Annotated[
         Purpose, Field(description="rides in the recordings' metadata; says whether they may be learned from")
     ] = "collect"
+    retry: RetryOfPurpose = None
     ordered_by: Annotated[
         OrderedBy, Field(description="in whose name, and what ends it; empty: somebody at the robot")
     ] = ""
@@ -97,6 +109,7 @@ class Evaluate(Request):
     episode_ids: Annotated[
         str, Field(description="first part of the recordings' ids, task and seed follow; empty gives fresh ones")
     ] = ""
+    retry: RetryOfPurpose = None
     ordered_by: OrderedBy = ""
 
 
