@@ -43,6 +43,7 @@ COMMANDS = {
     "enclaves": "an SROS2 keystore for the robot's nodes: DDS itself asks who publishes and who listens",
     "enroll": "create the local certificate authority and issue an identity",
     "collect": "run episodes on a started robot and ship them",
+    "practise": "a task and what undoes it in turns, for hours, on a started robot; a person is called when needed",
     "evaluate": "compare checkpoints on a started robot, same start states for all",
     "jobs": "submit, watch, list and cancel training jobs",
     "weights": "publish, list, fetch and roll back checkpoints",

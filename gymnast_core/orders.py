@@ -12,8 +12,12 @@ from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import GymnastError
 from gymnast_core.json_values import JsonObject
 
-KINDS = ("run_episode", "evaluate", "flush", "wait_staged", "swap", "rollback")
+KINDS = ("run_episode", "evaluate", "practise", "flush", "wait_staged", "swap", "rollback")
 """Calls of gymnast_ros.nodes.client.GraphClient; anything else is refused by the robot."""
+
+
+LASTING = ("practise",)
+"""Kinds that go on for hours: what they began is not ended by a trainer that is merely started again."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from gymnast_core.evaluation.attempts import is_first_attempt
 
-LEARNED = ("collect", "ttt")
-"""Episodes to learn from: collected ones, and those of a scene that a policy is adapted to."""
+LEARNED = ("collect", "ttt", "practise")
+"""Episodes to learn from: collected ones, those of a scene that a policy is adapted to, and those of a practice run."""
 TRIALS = ("canary", "trial")
 """Runs of a blinded comparison."""
 MEASURED = ("evaluate", *TRIALS)

@@ -24,7 +24,9 @@ from gymnast_ros.run.requests import (
     Cancel,
     Evaluate,
     Flush,
+    GoOnPractising,
     Label,
+    Practise,
     Request,
     Rollback,
     RunEpisode,
@@ -35,6 +37,10 @@ __all__ = ["GraphClient", "RobotRefusedError", "RobotSilentError"]
 
 URGENT_S = 0.5
 """An emergency stop that is not confirmed is sent again: the gate may just have been started anew."""
+
+
+PRACTICE_MARGIN_S = 900.0
+"""The last episode of a practice run may begin when its hours are almost over."""
 
 
 class GraphClient(GraphPort):
@@ -161,6 +167,47 @@ class GraphClient(GraphPort):
         })  # fmt: skip
         result = self.ask_to_the_end(request, timeout_s, progress)
         return dict(json.loads(Path(result["file"]).read_text()))
+
+    def practise(self, *, timeout_s: float = 0.0, progress: Progress | None = None, **asked: Any) -> dict[str, Any]:
+        """Practise until that is over, and return what came of it (gymnast_core.practice.PracticeStatus).
+
+        A run of the same `resume` goes on; one that has ended already is answered as it ended. A rollout node that is
+        started again meanwhile goes on by itself.
+
+        Args:
+            timeout_s: longest wait; 0 is the hours asked for, and a little.
+            progress: called with every status of the run.
+            **asked: see gymnast_core.practice.PracticeAsked.
+
+        Raises:
+            BadRequestError: an argument is wrong; the message names it.
+            RobotBusyError: something else is under way; the message names it.
+            RobotRefusedError: it was refused.
+            RobotSilentError: it has not ended in time; it goes on.
+        """
+        run = self.begin_practice(**asked)
+        wait_s = timeout_s or 3600.0 * float(asked["hours"]) + PRACTICE_MARGIN_S
+
+        def ended(status: Mapping[str, Any]) -> bool:
+            practice = status.get("practice") or {}
+            if progress is not None and practice.get("run") == run:
+                progress(practice)
+            return practice.get("run") == run and practice.get("state") == "ended"
+
+        return {"practice": self.wait_for(topics.ROLLOUT_STATUS, ended, wait_s)["practice"]}
+
+    def begin_practice(self, **asked: Any) -> str:
+        """Begin a practice run, or find the one of this `resume`; returns its id. It goes on without us."""
+        return self._ask(checked(Practise, {**asked, "ordered_by": self.ordered_by}))
+
+    @property
+    def practice(self) -> dict[str, Any]:
+        """The newest practice run of this robot (gymnast_core.practice.PracticeStatus); empty before the first."""
+        return dict(self.status.get("practice") or {})
+
+    def go_on_practising(self, by: str = "operator") -> str:
+        """A person here has done what the practice run waits for; needs the robot's folder."""
+        return self._ask(checked(GoOnPractising, {"by": by}))
 
     def label(self, label: str, labelled_by: str = "operator") -> None:
         """Label, or discard, the episode that is waiting for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -19,6 +20,7 @@ from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.run.arm_jobs import ArmJobs, JobTopics
 from gymnast_ros.run.requests import ROLLOUT
+from gymnast_ros.uplink.outbox import PageOutbox
 
 
 class RolloutNode(Node):  # type: ignore[misc]
@@ -35,7 +37,8 @@ class RolloutNode(Node):  # type: ignore[misc]
             version=LatchedJson(self, topics.POLICY_VERSION, keyring).publish,
             episode=MarkedJson(self, keyring, topics.EPISODE, topics.JOB_EVENTS).publish,
         )
-        self._jobs = ArmJobs(settings, self._connect, news, self.get_logger(), name=self.get_fully_qualified_name())
+        self._jobs = ArmJobs(settings, self._connect, news, self.get_logger(), name=self.get_fully_qualified_name(),
+                             pager=PageOutbox(Path(settings["folder"]), settings["robot_name"]))  # fmt: skip
         requests = RequestPort(self, ROLLOUT, self._jobs.handlers, keyring=keyring)
         self._jobs.ended = requests.ended
         listen(self, String, topics.GATE_STATUS, self._on_gate, topics.LATCHED)
@@ -44,6 +47,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._diagnostics = Diagnostics(self, settings["robot_name"], self._jobs.health)
         start = self.resolve_service_name("~/run_episode")
         self.get_logger().info(f"ready; one episode: ros2 service call {start} std_srvs/srv/Trigger")
+        self._jobs.resume()
         self.create_timer(0.5, self._jobs.publish_version, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def stop(self) -> None:

@@ -16,6 +16,7 @@ from gymnast_core.errors import CheckpointError, ConfigError, EstopLatchedError,
 from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.evaluation.purpose import TRIALS
 from gymnast_core.outcome import OutcomeJudge
+from gymnast_core.paging import Pager
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
 from gymnast_core.wire.openpi.link import OpenpiPlace
@@ -31,7 +32,18 @@ from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
 from gymnast_ros.run.policy_host import PolicyHost
 from gymnast_ros.run.policy_source import PolicySource
 from gymnast_ros.run.ports import Log, Publish, Values
-from gymnast_ros.run.requests import Annotate, Cancel, Evaluate, Label, Request, RunEpisode
+from gymnast_ros.run.practice_desk import DeskPorts, PracticeDesk
+from gymnast_ros.run.referee import SkillWatch
+from gymnast_ros.run.requests import (
+    Annotate,
+    Cancel,
+    Evaluate,
+    GoOnPractising,
+    Label,
+    Practise,
+    Request,
+    RunEpisode,
+)  # fmt: skip
 from gymnast_ros.run.retry import NamedJudge, RetryingRunner, by_policy
 from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
@@ -66,6 +78,7 @@ class ArmJobs:
         topics: where the news go.
         log: of the node.
         name: of the node, for the instructions how to label an episode.
+        pager: calls for a person.
         judge: reaches the trainer's judge of real episodes; None where there is no trainer.
 
     Attributes:
@@ -75,7 +88,7 @@ class ArmJobs:
 
     def __init__(
         self, settings: Values, connect: Callable[[], ArmEnv], topics: JobTopics, log: Log, *, name: str,
-        judge: Callable[[], OutcomeJudge] | None = None,
+        pager: Pager, judge: Callable[[], OutcomeJudge] | None = None,
     ) -> None:  # fmt: skip
         self._settings, self._topics, self._log, self._name = settings, topics, log, name
         self._reach_judge = judge
@@ -96,6 +109,11 @@ class ArmJobs:
         self.arming = Arming()
         self._desk = OperatorDesk(self._waiting_for_label)
         self._episodes = EpisodeEvents(topics.episode)
+        self._practice = PracticeDesk(folder, settings, DeskPorts(
+            begin=self._begin, episode=self._practise, judge=judge, pager=pager, gate=self.arming,
+            show=lambda status: self._set_status(practice=status), cancelled=self._worker.cancelled,
+            task=task_and_instruction, log=log, kind_of_fault=lambda: "arm_fault",
+        ))  # fmt: skip
         self._runner = EpisodeRunner(
             connect, self._spool, settings["robot_name"], self._desk.label, finished=self._note_episode,
             recent=self._book.recent,
@@ -119,19 +137,26 @@ class ArmJobs:
         return {
             RunEpisode: lambda asked: self._begin("run_episode", asked.ordered_by, partial(self._run_episode, asked)),
             Evaluate: lambda asked: self._begin("evaluate", asked.ordered_by, partial(self._evaluate, asked)),
+            Practise: lambda asked: self._practice.begin(asked),
+            GoOnPractising: lambda asked: self._practice.go_on(asked),
             Cancel: self._cancel,
             Label: self._label,
             Annotate: self._annotate,
         }
 
     def close(self) -> None:
-        """End the running episode; its recording is kept."""
+        """End the running episode; its recording is kept, and a practice run goes on with the next process."""
+        self._practice.close()
         self._desk.cancel()
         self._book.close()
         self._worker.close(10.0)
         self._host.close()
         self._warm_up.join(1.0)
         self._runner.close()
+
+    def resume(self) -> None:
+        """Go on with a practice run that the end of a process before this one cut."""
+        self._practice.resume()
 
     def publish_version(self) -> None:
         """Latch the version in force; a swap by the bridge takes effect when the next episode opens it."""
@@ -209,6 +234,11 @@ class ArmJobs:
         return RetryingRunner(
             self._arm(), judge, retry.max, self._worker.cancelled, lambda number: self._set_status(attempt=number)
         )
+
+    def _practise(self, plan: EpisodePlan, checkpoint: str, watch: SkillWatch) -> EpisodeResult:
+        policy = self._open(checkpoint)
+        self._set_status(instruction=plan.instruction)
+        return self._arm().run(plan, policy, self._worker.cancelled, watch.judge, label=watch.label)
 
     def _evaluate(self, asked: Evaluate, run_id: str) -> dict[str, object]:
         started = time.monotonic()

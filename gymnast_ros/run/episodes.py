@@ -174,7 +174,13 @@ class EpisodeRunner:
         return ""
 
     def run(
-        self, plan: EpisodePlan, policy: Policy, cancelled: Callable[[], bool], judge: OutcomeJudge | None = None
+        self,
+        plan: EpisodePlan,
+        policy: Policy,
+        cancelled: Callable[[], bool],
+        judge: OutcomeJudge | None = None,
+        *,
+        label: Label | None = None,
     ) -> EpisodeResult:
         """Run one episode to its end, whatever that is; a recording survives in any case.
 
@@ -184,6 +190,7 @@ class EpisodeRunner:
             cancelled: asked before every step.
             judge: looks at an episode that ran to its end, before it is labelled; what it found rides in recording and
                 row, and is no label.
+            label: of this episode, instead of the runner's own.
 
         Raises:
             StaleCommandError: there is no arm to connect to.
@@ -223,7 +230,7 @@ class EpisodeRunner:
         found = {} if judge is None or reason else judge.judge(
             frames.all(), plan.instruction, scene=plan.scene
         ).metadata()  # fmt: skip
-        outcome, labelled_by = self._label(env.truth) if not reason else (Outcome.UNLABELLED, "")
+        outcome, labelled_by = (label or self._label)(env.truth) if not reason else (Outcome.UNLABELLED, "")
         seams = {} if paced is None else {"chunking": {"seams": len(paced.seams), "starved": paced.starved_ticks}}
         episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher, {**seams, **found})
         success = outcome is Outcome.SUCCESS if outcome in (Outcome.SUCCESS, Outcome.FAILURE) else None

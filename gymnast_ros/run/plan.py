@@ -11,6 +11,7 @@ import numpy as np
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.evaluation.attempts import Attempt
 from gymnast_core.json_values import JsonObject
+from gymnast_core.practice import PracticeMark
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class EpisodePlan:
             seed then splits its episodes alike. Empty gives an id that was never used.
         attempt: which one it is of those from one start; None where nothing is tried again. All but the first find the
             scene as the one before left it.
+        practice: what it is of a practice run; None outside of one.
     """
 
     instruction: str
@@ -40,17 +42,20 @@ class EpisodePlan:
     purpose: str = "collect"
     ids: str = ""
     attempt: Attempt | None = None
+    practice: PracticeMark | None = None
 
     @property
     def keep_scene(self) -> bool:
         """Whether the arm alone goes back to where it started."""
-        return self.attempt is not None and self.attempt.index > 0
+        practised = self.practice is not None and self.practice.continues
+        return practised or (self.attempt is not None and self.attempt.index > 0)
 
     @property
     def metadata(self) -> JsonObject:
         """What the recording keeps of the plan."""
         tried: JsonObject = {} if self.attempt is None else {"attempt": self.attempt.to_json()}
-        return {"task": self.task, "scene": self.scene, "purpose": self.purpose, **tried}
+        practised: JsonObject = {} if self.practice is None else {"practice": self.practice.metadata()}
+        return {"task": self.task, "scene": self.scene, "purpose": self.purpose, **tried, **practised}
 
     def episode_id(self, run: int) -> str:
         """Id of the recording of this start's run, counted from 1; empty where any will do."""

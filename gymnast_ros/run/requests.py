@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, St
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.evaluation.purpose import PURPOSES, TRIALS
+from gymnast_core.practice import PracticeAsked
 from gymnast_ros.run.operator import LABELS
 
 ROLLOUT, BRIDGE = "rollout", "bridge"
@@ -111,6 +112,21 @@ class Evaluate(Request):
     ] = ""
     retry: RetryOfPurpose = None
     ordered_by: OrderedBy = ""
+
+
+class Practise(Request, PracticeAsked):
+    """A task and the one that undoes it, in turns, each begun where the other ended, until the hours are over."""
+
+    operation, node = "practise", ROLLOUT
+    ordered_by: OrderedBy = ""
+
+
+class GoOnPractising(Request):
+    """A person at the robot has done what its practice run waits for; the arm moves again."""
+
+    operation, node = "go_on_practising", ROLLOUT
+    marked = True
+    by: Annotated[Words, By, Field(description="who has looked after it")] = "operator"
 
 
 class Cancel(Request):
@@ -218,7 +234,7 @@ class CancelTrainHere(Request):
 KINDS: Mapping[str, type[Request]] = {
     kind.operation: kind
     for kind in (
-        RunEpisode, Evaluate, Cancel, Label, Annotate, Swap, Rollback, SubmitJob, CancelJob, Flush, TrainHere,
-        CancelTrainHere,
+        RunEpisode, Evaluate, Practise, GoOnPractising, Cancel, Label, Annotate, Swap, Rollback, SubmitJob, CancelJob,
+        Flush, TrainHere, CancelTrainHere,
     )
 }  # fmt: skip
