@@ -13,6 +13,7 @@ import grpc
 
 from gymnast_client.client import Client, same_fields
 from gymnast_client.download import BlobDownload
+from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.manifest import Manifest, read_checkpoint
 from gymnast_core.records.signing import Release, SignedDocument
 from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
@@ -51,6 +52,21 @@ class CheckpointView:
 
 
 @dataclass(frozen=True)
+class GateRun:
+    """A gate that runs, or waits for a worker.
+
+    Attributes:
+        job_id: of its job.
+        incumbent: what the candidate is held against; empty for a first policy.
+        robots: that run that.
+    """
+
+    job_id: str
+    incumbent: str
+    robots: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RobotWord:
     """What a robot said of a checkpoint.
 
@@ -84,14 +100,22 @@ class CheckpointsClient(Client):
         )
         return (CheckpointView(**same_fields(row, _FIELDS)) for row in rows)
 
-    def offer(self, checkpoint_id: str, robots: Sequence[str] = ()) -> SignedDocument:
+    def offer(self, checkpoint_id: str, robots: Sequence[str] = (), *, override_reason: str = "") -> SignedDocument:
         """Let robots stage a checkpoint, for a trial; no name is every robot.
+
+        Args:
+            checkpoint_id: of the policy.
+            robots: their names.
+            override_reason: why it goes out although a robot asks for a gate record that it has not (admin); it is
+                signed with the caller's name, and shown wherever the checkpoint runs.
 
         Raises:
             NotPossibleError: it is unknown or no policy, or a robot is.
-            NotTrustedError: something it was made from was withdrawn.
+            NotTrustedError: something it was made from was withdrawn, or a gate record is missing; see gate().
         """
-        request = checkpoints_pb2.OfferRequest(checkpoint_id=checkpoint_id, robots=list(robots))
+        request = checkpoints_pb2.OfferRequest(
+            checkpoint_id=checkpoint_id, robots=list(robots), override_reason=override_reason
+        )
         return signed_document(
             self._link.once(
                 lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).Offer,
@@ -100,13 +124,15 @@ class CheckpointsClient(Client):
             )
         )
 
-    def promote(self, checkpoint_id: str, robots: Sequence[str] = ()) -> SignedDocument:
-        """Have robots run a checkpoint that has won its trial, from their next episode on; raises as offer().
+    def promote(self, checkpoint_id: str, robots: Sequence[str] = (), *, override_reason: str = "") -> SignedDocument:
+        """Have robots run a checkpoint that has won its trial, from their next episode on; as offer().
 
         Raises:
             NotTrustedError: also where it has not won.
         """
-        request = checkpoints_pb2.OfferRequest(checkpoint_id=checkpoint_id, robots=list(robots))
+        request = checkpoints_pb2.OfferRequest(
+            checkpoint_id=checkpoint_id, robots=list(robots), override_reason=override_reason
+        )
         return signed_document(
             self._link.once(
                 lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).Promote,
@@ -115,11 +141,38 @@ class CheckpointsClient(Client):
             )
         )
 
-    def publish(self, folder: Path, *, robots: Sequence[str] = (), valid_for_s: int = 0) -> SignedDocument:
+    def gate(self, checkpoint_id: str, robots: Sequence[str] = (), *, offer: bool = False) -> builtins.list[GateRun]:
+        """Gate a checkpoint against what robots run, where these ask for a record that it has not.
+
+        Args:
+            checkpoint_id: of the policy.
+            robots: their names; none is every one that reports.
+            offer: it is offered to them once it has passed (admin).
+
+        Returns:
+            The jobs, to be followed with JobsClient; none where every robot would take it in.
+
+        Raises:
+            NotPossibleError: it, or what a robot runs, is not known to the trainer, or is no policy.
+        """
+        request = checkpoints_pb2.GateRequest(checkpoint_id=checkpoint_id, robots=list(robots), offer=offer)
+        reply = self._link.call(lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).Gate, request)
+        return [GateRun(one.job_id, one.incumbent, tuple(one.robots)) for one in reply.jobs]
+
+    def gates(self, checkpoint_id: str) -> builtins.list[GateRecord]:
+        """What gates found of a checkpoint, oldest first."""
+        request = checkpoints_pb2.GatesRequest(checkpoint_id=checkpoint_id)
+        reply = self._link.call(lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).Gates, request)
+        return [GateRecord.from_bytes(one.record_json.encode()) for one in reply.records]
+
+    def publish(
+        self, folder: Path, *, robots: Sequence[str] = (), valid_for_s: int = 0, override_reason: str = ""
+    ) -> SignedDocument:
         """Upload a checkpoint folder and have it signed and offered.
 
         Raises:
             CheckpointError: the folder is no intact checkpoint.
+            NotTrustedError: a robot asks for a gate record that it has not: it is at the trainer now, see gate().
             RejectedBridgeError: the trainer refused it.
         """
         manifest, weights = read_checkpoint(folder)
@@ -127,7 +180,7 @@ class CheckpointsClient(Client):
         whole = len(described) <= CHUNK_BYTES
         opening = weights_pb2.PublishOpen(
             manifest=described if whole else b"", manifest_size=0 if whole else len(described), robots=list(robots),
-            valid_for_s=valid_for_s,
+            valid_for_s=valid_for_s, override_reason=override_reason,
         )  # fmt: skip
 
         def requests() -> Iterator[weights_pb2.PublishRequest]:
@@ -155,9 +208,13 @@ class CheckpointsClient(Client):
         reply = self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).ListReleases, request)
         return [signed_document(release) for release in reply.releases], [robot_word(word) for word in reply.words]
 
-    def roll_back(self, checkpoint_id: str, *, robots: Sequence[str] = (), reason: str) -> SignedDocument:
-        """Order robots back to an earlier checkpoint."""
-        request = weights_pb2.RollbackRequest(checkpoint_id=checkpoint_id, robots=list(robots), reason=reason)
+    def roll_back(
+        self, checkpoint_id: str, *, robots: Sequence[str] = (), reason: str, override_reason: str = ""
+    ) -> SignedDocument:
+        """Order robots back to an earlier checkpoint; one that never ran there needs a gate record, or an override."""
+        request = weights_pb2.RollbackRequest(
+            checkpoint_id=checkpoint_id, robots=list(robots), reason=reason, override_reason=override_reason
+        )
         return signed_document(
             self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).Rollback, request)
         )

@@ -10,6 +10,7 @@ from gymnast_client.client import Client, same_fields
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 
 _STATUS = ("state", "policy_version", "instruction", "estop", "estop_reason", "alarm", "takes_orders")
+_GATE = ("mode", "overrides", "max_age_s", "how", "record", "by", "reason")
 _MANDATE = ("checkpoint_id", "kind", "sequence", "at_ns", "reason", "robots", "done")
 
 
@@ -33,6 +34,29 @@ class MandateView:
     reason: str
     robots: tuple[str, ...]
     done: bool
+
+
+@dataclass(frozen=True)
+class GateView:
+    """What a robot asks of a release, and how what it runs came past that.
+
+    Attributes:
+        mode: required, warn or off; empty on a robot of before gates, which checks none.
+        overrides: it accepts an administrator's signed override.
+        max_age_s: an older record does not count.
+        how: of the one in force: passed, override, ran, warned or off; empty where it came with the robot.
+        record: id of its gate record.
+        by: of an override: who.
+        reason: of an override or a warning: why.
+    """
+
+    mode: str
+    overrides: bool
+    max_age_s: float
+    how: str
+    record: str
+    by: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,7 @@ class RobotView:
         takes_orders: the trainer may run episodes on it.
         spool: what it has yet to send.
         words: what it says of its checkpoints.
+        gate: what it asks of them.
     """
 
     robot: str
@@ -89,6 +114,7 @@ class RobotView:
     takes_orders: bool
     spool: SpoolView
     words: CheckpointWords
+    gate: GateView
 
 
 class RobotsClient(Client):
@@ -129,4 +155,5 @@ def _robot(message: robots_pb2.RobotState) -> RobotView:
             probation_left=report.weights.probation_left,
             held=tuple(message.held),
         ),
+        gate=GateView(**same_fields(report.weights.gate, _GATE)),
     )  # fmt: skip

@@ -38,6 +38,8 @@ MAY: Mapping[str, frozenset[str]] = {
     "work": _MACHINES,
     "deliver weights": _MACHINES,
     "publish": _ADMIN,
+    "gate": _PEOPLE,
+    "override the gate": _ADMIN,
     "promote": _ADMIN,
     "roll back": _ADMIN,
     "upload": _ROBOTS,

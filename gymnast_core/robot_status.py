@@ -13,6 +13,21 @@ class SpoolStatus(TypedDict, total=False):
     full: bool
 
 
+class GateStatus(TypedDict, total=False):
+    """How a robot holds releases against the gate, and how what it runs came past it."""
+
+    mode: str
+    """required, warn or off; empty on a robot of before gates."""
+    overrides: bool
+    """It accepts an administrator's signed override."""
+    max_age_s: float
+    how: str
+    """Of the one in force: passed, override, ran, warned, off; empty where it came with the robot."""
+    record: str
+    by: str
+    reason: str
+
+
 class WeightsStatus(TypedDict, total=False):
     """A robot's checkpoints, by id."""
 
@@ -30,6 +45,7 @@ class WeightsStatus(TypedDict, total=False):
     refused: dict[str, str]
     """Checkpoint -> reason."""
     held: list[str]
+    gate: GateStatus
 
 
 class RobotStatus(TypedDict, total=False):

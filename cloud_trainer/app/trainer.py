@@ -64,6 +64,7 @@ class App:
         service.check_job = functools.partial(
             check_submission, self.shelves, service.episodes_of, allowed=config.jobs_may
         )
+        service.shelve = self._shelve
         self._engines = PerTenant(
             lambda tenant: engine_for(service, config.arms, self.shelves.of(tenant), tenant, allowed=config.jobs_may)
         )
@@ -117,12 +118,16 @@ class App:
         config, host = self.config, self.config.console_host
         return Console(self.service, host=host, port=config.console_port, tls=not is_loopback(host))
 
-    def _can_replay(self, tenant: str, policy: str) -> bool:
-        """Whether an evaluation of a policy can be dreamt again; a published one is taken onto the shelf."""
+    def _shelve(self, tenant: str, policy: str) -> None:
+        """Take a published policy onto the shelf, where jobs find it."""
         service, shelf = self.service, self.shelves.of(tenant)
         if not shelf.holds(policy, "policy") and (row := service.meta.checkpoint(tenant, policy)) is not None:
             shelf.take(row.manifest, service.blobs.local_path(row.weights_digest))
-        return shelf.can_replay(policy)
+
+    def _can_replay(self, tenant: str, policy: str) -> bool:
+        """Whether an evaluation of a policy can be dreamt again."""
+        self._shelve(tenant, policy)
+        return self.shelves.of(tenant).can_replay(policy)
 
 
 def stop_signals() -> Asked:

@@ -33,6 +33,8 @@ ACTION_OF: dict[str, str] = {
     f"{_V1}CheckpointService/List": "look",
     f"{_V1}CheckpointService/Offer": "publish",
     f"{_V1}CheckpointService/Promote": "promote",
+    f"{_V1}CheckpointService/Gate": "gate",
+    f"{_V1}CheckpointService/Gates": "look",
     f"{_V1}AdaptationService/Begin": "adapt its own",
     f"{_V1}AdaptationService/Get": "follow",
     f"{_V1}AdaptationService/List": "follow",

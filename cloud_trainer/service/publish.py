@@ -1,4 +1,7 @@
-"""Checkpoints out: check, store, number, sign, offer."""
+"""Checkpoints out: check, store, number, sign, offer.
+
+One class, and so a long file: all that is signed is signed here.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from cloud_trainer.store.protocols import BlobStore, CheckpointRow, MetaStore, R
 from gymnast_core.episodes.durable import sync_file
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.records.delta import encode_delta
+from gymnast_core.records.gate_record import GateRecord
+from gymnast_core.records.gate_rule import GateOverride, GateSeal
 from gymnast_core.records.manifest import MANIFEST_NAME, Manifest, canonical_json, read_checkpoint
 from gymnast_core.records.signing import (
     EVERY_ROBOT,
@@ -54,12 +59,15 @@ class Publisher:
         valid_s: default life of a release.
         shelves: folder of the checkpoints that the trainer keeps of a tenant and may never have published; each may
             be rolled back to.
+        gate_of: (tenant, checkpoint, robots) -> the gate record that goes out with a release; None knows none.
     """
 
     def __init__(
         self, blobs: BlobStore, meta: MetaStore, key: SigningKey, staging: Path, *, valid_s: int,
         shelves: Callable[[str], Path] | None = None,
+        gate_of: Callable[[str, str, Sequence[str]], GateRecord | None] = lambda tenant, checkpoint, robots: None,
     ) -> None:  # fmt: skip
+        self._gate_of = gate_of
         self._blobs, self._meta, self._key, self._valid_s = blobs, meta, key, valid_s
         self._staging, self._shelves = staging, shelves
         self._changed = threading.Condition()
@@ -75,6 +83,7 @@ class Publisher:
         robots: Sequence[str] = (EVERY_ROBOT,),
         valid_s: int | None = None,
         promote: bool = False,
+        override: GateOverride | None = None,
         within: Within | None = None,
     ) -> tuple[Release, SignedDocument]:
         """Publish a checkpoint folder (gymnast_core.records.manifest); it is copied, the folder stays as it is.
@@ -85,6 +94,7 @@ class Publisher:
             robots: which robots get it; "*" is every one.
             valid_s: how long it may be installed.
             promote: these robots run it from their next episode on; else it is an offer, for a trial or a swap there.
+            override: an administrator's word where the gate was not passed.
             within: entered for the moment in which checkpoint and release are registered.
 
         Returns:
@@ -100,7 +110,9 @@ class Publisher:
         copy = self._staging / f"publish-{manifest.id}-{threading.get_ident()}"
         copy.write_bytes(weights)
         sync_file(copy)
-        return self.publish_file(tenant, manifest, copy, robots=robots, valid_s=valid_s, promote=promote, within=within)
+        return self.publish_file(
+            tenant, manifest, copy, robots=robots, valid_s=valid_s, promote=promote, override=override, within=within
+        )
 
     def publish_file(
         self,
@@ -111,11 +123,13 @@ class Publisher:
         robots: Sequence[str],
         valid_s: int | None = None,
         promote: bool = False,
+        override: GateOverride | None = None,
         within: Within | None = None,
     ) -> tuple[Release, SignedDocument]:
         """Publish a durable, checked weights file, which is consumed; see publish()."""
         row = self._stored(tenant, manifest, weights)
-        return self._release("promotion" if promote else "release", row, robots, valid_s, "", within)
+        kind = "promotion" if promote else "release"
+        return self._release(kind, row, robots, valid_s, "", within, override)
 
     def _stored(self, tenant: str, manifest: Manifest, weights: Path) -> CheckpointRow:
         """Store a durable weights file, which is consumed; returns the row that is still to be registered."""
@@ -123,9 +137,15 @@ class Publisher:
         self._blobs.put_file(weights, digest)
         return CheckpointRow(tenant, manifest.id, manifest.kind, manifest.to_bytes(), digest, size, time.time_ns())
 
+    def take_in(self, tenant: str, manifest: Manifest, weights: Path) -> None:
+        """Register a checkpoint that is offered to nobody yet; its durable weights file is consumed."""
+        row = self._stored(tenant, manifest, weights)
+        self._meta.prepare_checkpoint(row)
+        self._meta.add_checkpoint(row)
+
     def rollback(
         self, tenant: str, checkpoint_id: str, *, robots: Sequence[str], reason: str, holders: Sequence[str] = (),
-        within: Within | None = None,
+        within: Within | None = None, override: GateOverride | None = None,
     ) -> tuple[Release, SignedDocument]:  # fmt: skip
         """Order a tenant's robots back to a checkpoint that was published, is on the shelf, or ran on them.
 
@@ -136,13 +156,14 @@ class Publisher:
             reason: travels with the order.
             holders: robots that say they hold it: without a copy here, it is for them alone, by its id.
             within: as in publish().
+            override: as in publish(), for robots that it never ran on.
 
         Raises:
             NotFoundError: neither this trainer nor one of the robots has it.
         """
         row = self._meta.checkpoint(tenant, checkpoint_id) or self._from_shelf(tenant, checkpoint_id)
         if row is not None:
-            return self._release("rollback", row, robots or (EVERY_ROBOT,), None, reason, within)
+            return self._release("rollback", row, robots or (EVERY_ROBOT,), None, reason, within, override)
         named = [name for name in holders if not robots or name in robots or EVERY_ROBOT in robots]
         missing = [name for name in robots if name != EVERY_ROBOT and name not in named]
         if not named or missing:
@@ -171,6 +192,27 @@ class Publisher:
         if len(lineage) <= LINEAGE_WITHIN_BYTES:
             return manifest, "", 0
         return {**manifest, "lineage": {}}, self._stored_blob("lineage", lineage), len(lineage)
+
+    def _seal(self, row: CheckpointRow, robots: Sequence[str]) -> GateSeal | None:
+        """The gate record of a checkpoint as a release names it; its bytes are a blob from then on."""
+        record = self._gate_of(row.tenant, row.checkpoint_id, robots) if row.kind == "policy" else None
+        if record is None:
+            return None
+        data = record.to_bytes()
+        return GateSeal(record.id, self._stored_blob("gate", data), len(data), row.tenant)
+
+    def readable(self, signed: SignedDocument | ReleaseRow, *, gates: bool) -> SignedDocument:
+        """Return a release as its reader takes it: one of before gates refuses fields that it does not know.
+
+        Args:
+            signed: as it was signed.
+            gates: the reader knows gate records; else it gets the same release without, signed anew.
+        """
+        document = SignedDocument(signed.payload, signed.key_id, signed.signature)
+        release = None if gates else Release.from_bytes(signed.payload)
+        if release is None or (release.gate is None and release.override is None):
+            return document
+        return self._key.sign(release.ungated().to_bytes())
 
     def _stored_blob(self, name: str, data: bytes) -> str:
         """Store bytes durably; returns their digest."""
@@ -246,6 +288,7 @@ class Publisher:
         valid_s: int | None,
         reason: str,
         within: Within | None,
+        override: GateOverride | None = None,
     ) -> tuple[Release, SignedDocument]:
         manifest, digest, size = self._compact(json.loads(row.manifest))
         deltas = tuple(self._deltas(row, manifest.get("parents", ())))
@@ -264,6 +307,8 @@ class Publisher:
             reason=reason,
             lineage_digest=digest,
             lineage_size=size,
+            gate=self._seal(row, robots),
+            override=override,
         )
         if (size := len(unnumbered.to_bytes())) > MOST_RELEASE_BYTES:
             raise TooLargeError(

@@ -42,7 +42,8 @@ class BlobReach:
                 for row in page:
                     release = json.loads(row.payload)
                     deltas = (delta["digest"] for delta in release["deltas"])
-                    blobs = filter(None, [release["weights_digest"], release.get("lineage_digest"), *deltas])
+                    gate = (release.get("gate") or {}).get("digest")
+                    blobs = filter(None, [release["weights_digest"], release.get("lineage_digest"), gate, *deltas])
                     for blob in blobs:
                         self._robots[tenant, blob].update(release["robots"])
                 self._seen[tenant] = page[-1].sequence

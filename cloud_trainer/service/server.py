@@ -1,4 +1,4 @@
-"""Puts the service together, starts and stops it."""
+"""Puts the service together, starts and stops it; long because it names every part once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from cloud_trainer.paging.config import PagingConfig, read_paging
 from cloud_trainer.paging.desk import PageDesk
 from cloud_trainer.records.before import bring_in
+from cloud_trainer.records.gates import GateBook
 from cloud_trainer.records.ledger import CalibrationLedger
 from cloud_trainer.records.recorder import Recorder
 from cloud_trainer.records.trail import Trails
@@ -24,12 +25,14 @@ from cloud_trainer.service.certificate import ServerCertificate
 from cloud_trainer.service.codes import OpenCodes
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.enroll import create_authority, release_key
+from cloud_trainer.service.gates import GateDesk
 from cloud_trainer.service.guard import Guard
 from cloud_trainer.service.handlers import (
     AdaptationHandlers,
     CheckpointHandlers,
     EpisodeHandlers,
     Flows,
+    GateHandlers,
     Handlers,
     JobCheck,
     JobHandlers,
@@ -37,6 +40,7 @@ from cloud_trainer.service.handlers import (
     LoopHandlers,
     PageHandlers,
     RobotHandlers,
+    Shelve,
     TrialHandlers,
 )
 from cloud_trainer.service.ingest import Ingest
@@ -149,15 +153,17 @@ class Service:
         self.pages = PageDesk(self._database, self._paging)
         self.ledgers = PerTenant(lambda tenant: CalibrationLedger(self._database, tenant))
         self.robots, self.orders, self.words = RobotBoard(), RobotOrders(), RobotWords(self.trails)
+        self.gates = GateDesk(GateBook(recorder.graph), self.robots)
         self.console = ConsoleServicer()
         self.check_job: JobCheck | None = None
+        self.shelve: Shelve | None = None
         self.validator = Validator(self.blobs, self.meta, folder / "validating.txt")
         self.episodes = self.episodes_of(None)
         staging = folder / "staging"
         self.ingest = Ingest(staging, self.blobs, self.meta, config.limits, on_commit=self._committed)
         self.publisher = Publisher(
             self.blobs, self.meta, release_key(self.authority), staging, valid_s=config.release_valid_s,
-            shelves=lambda tenant: tenant_folder(folder, tenant) / CHECKPOINTS,
+            shelves=lambda tenant: tenant_folder(folder, tenant) / CHECKPOINTS, gate_of=self.gates.record_for,
         )  # fmt: skip
         self._stopping = Stopping()
         self._wake = threading.Event()
@@ -238,6 +244,10 @@ class Service:
         if self.check_job is not None:
             self.check_job(tenant, kind, spec)
 
+    def _shelved(self, tenant: str, checkpoint_id: str) -> None:
+        if self.shelve is not None:
+            self.shelve(tenant, checkpoint_id)
+
     def _committed(self, rows: list[EpisodeRow]) -> None:
         metrics.EPISODES.inc(len(rows))
         metrics.BYTES.inc(sum(row.size for row in rows))
@@ -268,13 +278,17 @@ class Service:
         most = self.config.limits.robot_pages_per_hour
         raised = RobotPace(most, "raised {} pages", "--limit-robot-pages-per-hour")
         robots = RobotHandlers(self.robots, self.orders, self.words, self.meta)
-        checkpoints = CheckpointHandlers(folder, self.meta, self.blobs, self.publisher, self.trails, robots, flows)
+        checkpoints = CheckpointHandlers(
+            folder, self.meta, self.blobs, self.publisher, self.trails, robots, flows, self.gates
+        )
+        jobs = JobHandlers(self.jobs, self.trails, self._check_job, wake, self.config.limits.waiting_jobs, pace)
         return Handlers(
             flows=flows,
             robots=robots,
             checkpoints=checkpoints,
             episodes=EpisodeHandlers(self.meta, self.trails, flows, self.episodes_of),
-            jobs=JobHandlers(self.jobs, self.trails, self._check_job, wake, self.config.limits.waiting_jobs, pace),
+            jobs=jobs,
+            gates=GateHandlers(self.gates, checkpoints, jobs, self._shelved),
             adaptations=AdaptationHandlers(flows, robots, self.trails, pace),
             trials=TrialHandlers(flows, robots, checkpoints, self.trails),
             loops=LoopHandlers(flows, robots, self.trails),
@@ -289,7 +303,7 @@ class Service:
             "WeightsService": WeightsServicer(
                 asked.checkpoints, asked.log, self.blobs, BlobReach(self.meta), limits, stopping, staging
             ),
-            "CheckpointService": CheckpointServicer(asked.checkpoints),
+            "CheckpointService": CheckpointServicer(asked.checkpoints, asked.gates),
             "AdaptationService": AdaptationServicer(asked.adaptations, limits),
             "TrialService": TrialServicer(asked.trials, limits),
             "JobService": JobServicer(asked.jobs, limits, stopping),

@@ -2,6 +2,7 @@
 
 A release is canonical JSON signed with Ed25519 (RFC 8032). It names the checkpoint by content, rises monotonically,
 expires, and names the robots it is for. A signature by an unknown key, or one byte changed, ends in NotSignedError.
+Long because documents, keys, releases and their check are one subject.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from gymnast_core.bounds import parsed_object
 from gymnast_core.errors import CheckpointError, ConfigError, CorruptError
+from gymnast_core.records.gate_rule import Gated, GateOverride, GateSeal
 from gymnast_core.records.manifest import MAX_CHARACTERS, Manifest, canonical_json
 
 SECOND_NS = 1_000_000_000
@@ -213,6 +215,8 @@ class Release:
         reason: why, for a rollback.
         lineage_digest: hex BLAKE3 of the lineage's canonical JSON, where it is a blob of its own; else empty.
         lineage_size: its bytes.
+        gate: the record of the gate that the checkpoint has passed, by digest; None without one.
+        override: an administrator's word in its place; None without one.
     """
 
     kind: Literal["release", "promotion", "rollback"]
@@ -228,6 +232,17 @@ class Release:
     reason: str = ""
     lineage_digest: str = ""
     lineage_size: int = 0
+    gate: GateSeal | None = None
+    override: GateOverride | None = None
+
+    @property
+    def gated(self) -> Gated:
+        """What it says for itself at a robot's gate."""
+        return Gated(self.checkpoint_id, self.kind, self.gate, self.override, self.published_ns)
+
+    def ungated(self) -> Release:
+        """As a reader of before gates takes it: such a one refuses fields that it does not know."""
+        return replace(self, gate=None, override=None)
 
     @property
     def by_id(self) -> bool:
@@ -235,8 +250,11 @@ class Release:
         return not self.manifest
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: what is signed. A robot of before lineage_digest reads it where there is none."""
+        """Canonical JSON: what is signed. A robot of before lineage_digest, or gates, reads it where there is none."""
         fields = asdict(self)
+        for name in ("gate", "override"):
+            if fields[name] is None:
+                del fields[name]
         if not self.lineage_digest:
             del fields["lineage_digest"], fields["lineage_size"]
         return canonical_json(fields)
@@ -273,10 +291,13 @@ class Release:
         try:
             fields = json.loads(payload)
             deltas = tuple(Delta(**delta) for delta in fields["deltas"])
-            release = Release(**{**fields, "deltas": deltas, "robots": tuple(fields["robots"])})
+            gate = GateSeal(**fields["gate"]) if fields.get("gate") is not None else None
+            override = GateOverride(**fields["override"]) if fields.get("override") is not None else None
+            parts = {"deltas": deltas, "robots": tuple(fields["robots"]), "gate": gate, "override": override}
+            release = Release(**{**fields, **parts})
             whole = not release.lineage_digest and not (release.by_id and release.kind == "rollback")
             named = Manifest.from_bytes(canonical_json(release.manifest)).id if whole else release.checkpoint_id
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, CorruptError) as error:
             raise CheckpointError(f"unreadable release: {error}") from error
         if release.kind not in KINDS:
             raise CheckpointError(f"release kind {release.kind!r} is none of {', '.join(KINDS)}")

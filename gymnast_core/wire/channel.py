@@ -20,6 +20,8 @@ ERROR_KEY = "gymnast-error"
 FIELDS_KEY = "gymnast-error-fields"
 REQUEST_ID_KEY = "gymnast-request-id"
 UNARY_DEADLINE_S = 10.0
+USER_AGENT = "gymnast/0.2"
+"""Says which version speaks: one of before 0.2 cannot read a release that names a gate record."""
 LOOKAHEAD_BYTES = 16 * 1024 * 1024
 """Where HTTP/2's window starts: 320 MB/s at 50 ms; growing it from less costs round trips."""
 _TRANSIENT = frozenset(
@@ -35,6 +37,7 @@ _TRANSIENT = frozenset(
     }
 )
 CLIENT_OPTIONS = (
+    ("grpc.primary_user_agent", USER_AGENT),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.records.gate_rule import GATE_MODES, MAX_AGE_DAYS
 from gymnast_ros.nodes.request_parameters import declare_argument
 from gymnast_ros.nodes.rollout_parameters import declare_max_latency
 from gymnast_ros.nodes.settings import NodeSettings
@@ -32,6 +33,10 @@ def declare(settings: NodeSettings) -> None:
     add("policy", "", "checkpoint folder installed when the store is empty", read_only=True)
     add("probation_episodes", PROBATION_EPISODES, "good episodes a checkpoint needs here before it is trusted", low=0,
         high=10_000, read_only=True)  # fmt: skip
+    add("gate", "off", "what a release must show: required (a passed gate record), warn or off", choices=GATE_MODES,
+        read_only=True)  # fmt: skip
+    add("gate_overrides", True, "an administrator's signed override stands in for a gate record", read_only=True)
+    add("gate_days", MAX_AGE_DAYS, "an older gate record does not count", low=0.01, high=3650.0, read_only=True)
     argument(Swap, "checkpoint_id", "", name="swap_to")
     argument(Swap, "scene", "{}", name="swap_scene", check=json_error)
     add("swap_probation_episodes", -1, "swap: instead of probation_episodes, for this swap alone; -1 keeps that",

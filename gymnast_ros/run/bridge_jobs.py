@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError
+from gymnast_core.records.gate_rule import DAY_S, GateRule
 from gymnast_core.records.signing import TrustedKeys
 from gymnast_ros.run.adaptation import AdaptationDesk
 from gymnast_ros.run.codec import Failure, RobotBusyError
@@ -24,6 +25,7 @@ from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink import (
     Adoption,
+    GateNews,
     Identity,
     Reporter,
     RobotNews,
@@ -31,6 +33,7 @@ from gymnast_ros.uplink import (
     Uplink,
     WeightsNews,
 )
+from gymnast_ros.uplink.store_state import StoreState
 
 MOST_REFUSED = 8
 """Named in a report, the newest ones."""
@@ -95,7 +98,10 @@ class BridgeJobs:
         identity = None if insecure else Identity.load(Path(settings["identity"]))
         trainer, log = settings["trainer"], ports.log
         self._spool = Spool(folder / "spool")
-        self._store = RobotStore(folder / "store", robot=robot, trusted=_trusted(settings))
+        self._store = RobotStore(
+            folder / "store", robot=robot, trusted=_trusted(settings), gate=_gate_rule(settings),
+            tenant="" if identity is None else identity.peer.tenant,
+        )  # fmt: skip
         if self._store.current() is None and settings["policy"]:
             self._store.install(Path(settings["policy"]))
         self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
@@ -194,8 +200,13 @@ class BridgeJobs:
             current=self._store.current_id() or "", since_ns=state.since_ns, obeyed=state.obeyed,
             checking=self._adoption.checking, probation_left=state.probation.left if state.probation else 0,
             refused=list(state.failed.items())[-MOST_REFUSED:], held=self._store.held(),
-            ran=self.probation.ran, ran_ns=self.probation.ran_ns,
+            ran=self.probation.ran, ran_ns=self.probation.ran_ns, gate=self._gate_news(state),
         )  # fmt: skip
+
+    def _gate_news(self, state: StoreState) -> GateNews:
+        """What a release must show here, and how what is in force came past that."""
+        rule, note = self._store.gate, state.gates.get(self._store.current_id() or "")
+        return GateNews(rule.mode, rule.overrides, rule.max_age_s, **({} if note is None else vars(note)))
 
     def _begin(self, kind: str, job: Callable[[], Mapping[str, object]]) -> Began:
         run_id = self._workers[kind].start(kind, partial(self._guarded, kind, job), self._end)
@@ -273,6 +284,11 @@ def _trusted(settings: Values) -> TrustedKeys | None:
         return TrustedKeys.load(Path(settings["trusted_keys"]))
     beside = Path(settings["identity"]) / "trust.pub"
     return TrustedKeys.load(beside) if settings["identity"] and beside.is_file() else None
+
+
+def _gate_rule(settings: Values) -> GateRule:
+    """What a release must show before this robot takes it in."""
+    return GateRule(settings["gate"], bool(settings["gate_overrides"]), float(settings["gate_days"]) * DAY_S)
 
 
 def _plain(status: object) -> dict[str, object]:

@@ -4,13 +4,14 @@ from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.adoption import Adoption
 from gymnast_ros.uplink.enroll import fetch_identity
 from gymnast_ros.uplink.remote_policy import RemotePolicy
-from gymnast_ros.uplink.reporter import Reporter, RobotNews, WeightsNews
+from gymnast_ros.uplink.reporter import GateNews, Reporter, RobotNews, WeightsNews
 from gymnast_ros.uplink.robot_store import RobotStore
 from gymnast_ros.uplink.status import UplinkEvent, UplinkStatus
 from gymnast_ros.uplink.uplink import Uplink
 
 __all__ = [
     "Adoption",
+    "GateNews",
     "Identity",
     "RemotePolicy",
     "Reporter",

@@ -16,7 +16,13 @@ from gymnast_client.download import BlobDownload
 from gymnast_client.link import Link
 from gymnast_client.waits import Waits
 from gymnast_core.episodes.durable import write_durably
-from gymnast_core.errors import CheckpointError, CorruptError, DiskFullError, TransientBridgeError
+from gymnast_core.errors import (
+    CheckpointError,
+    CorruptError,
+    DiskFullError,
+    RejectedBridgeError,
+    TransientBridgeError,
+)
 from gymnast_core.records.delta import apply_delta
 from gymnast_core.records.manifest import WEIGHTS_NAME
 from gymnast_core.records.signing import DowngradeError, Release, SignedDocument
@@ -24,6 +30,8 @@ from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_ros.uplink.robot_store import RobotStore
 
 LOG = logging.getLogger(__name__)
+_BROKEN: tuple[type[Exception], ...] = (TransientBridgeError, CorruptError, DiskFullError, ValueError)
+"""After these a download is tried again."""
 
 
 class ReleaseIntake:
@@ -79,10 +87,15 @@ class ReleaseIntake:
             self._store.skip(document)
             return
         try:
+            gate = self._gate(release)
+            note = self._store.check_gate(release, gate)  # before the weights, which are large
             here = release.by_id or release.checkpoint_id in self._store.held()
             lineage = None if here else self._lineage(release)
-            folder = self._store.stage(document, None if here else self._fetch(release), lineage)
-            self._report("staged", checkpoint_id=folder.name, sequence=release.sequence, release=release.kind)
+            folder = self._store.stage(document, None if here else self._fetch(release), lineage, gate)
+            self._report(
+                "staged", checkpoint_id=folder.name, sequence=release.sequence, release=release.kind, gate=note.how,
+                **{name: said for name, said in (("by", note.by), ("reason", note.reason)) if said},
+            )  # fmt: skip
         except CheckpointError as error:
             self._store.refuse(release, str(error))
             name = release.checkpoint_id
@@ -97,11 +110,28 @@ class ReleaseIntake:
 
     def _lineage(self, release: Release) -> bytes | None:
         """What a release names beside its manifest; None where it holds the lineage itself."""
-        if not release.lineage_digest:
+        return self._blob(release.lineage_digest, release.lineage_size) if release.lineage_digest else None
+
+    def _gate(self, release: Release) -> bytes | None:
+        """The gate record that a release names; None where it names none, or nobody here asks for one."""
+        if release.gate is None or self._store.gate.mode == "off":
             return None
-        target = self._store.download_folder / release.lineage_digest
+        try:
+            return self._blob(
+                release.gate.digest, release.gate.size, broken=(TransientBridgeError, DiskFullError, ValueError)
+            )
+        except (
+            RejectedBridgeError,
+            CorruptError,
+        ) as error:  # gone or altered at the trainer: the release shows nothing
+            LOG.warning("gate_record_unusable checkpoint=%s error=%s", release.checkpoint_id, error)
+            return None
+
+    def _blob(self, digest: str, size: int, broken: tuple[type[Exception], ...] = _BROKEN) -> bytes:
+        """A small blob, whole: here already, or fetched now."""
+        target = self._store.download_folder / digest
         if not target.is_file():
-            self._download(release.lineage_digest, release.lineage_size, target, Waits())
+            self._download(digest, size, target, Waits(), broken)
         return target.read_bytes()
 
     def _rebuild(self, release: Release, target: Path) -> bool:
@@ -125,13 +155,15 @@ class ReleaseIntake:
             return True
         return False
 
-    def _download(self, digest: str, size: int, target: Path, waits: Waits) -> Path:
+    def _download(
+        self, digest: str, size: int, target: Path, waits: Waits, broken: tuple[type[Exception], ...] = _BROKEN
+    ) -> Path:
         """Fetch a blob, however often the link breaks; the ranges that are there stay."""
         while True:
             download = BlobDownload(self._link, digest, size, target, stopped=self._stop.is_set)
             try:
                 return download.run()
-            except (TransientBridgeError, CorruptError, DiskFullError, ValueError) as error:
+            except broken as error:
                 self._broken(error)
                 if self._stop.is_set():
                     raise TransientBridgeError("stopped") from error

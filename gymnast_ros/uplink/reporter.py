@@ -30,6 +30,29 @@ FRAME_SHARE = 10.0
 
 
 @dataclass(frozen=True)
+class GateNews:
+    """What a robot asks of a release.
+
+    Attributes:
+        mode: required, warn or off.
+        overrides: it accepts an administrator's signed override.
+        max_age_s: an older record does not count.
+        how: the one in force came past the gate: see GateNote; empty where it came with the robot.
+        record: id of its record.
+        by: of an override.
+        reason: of an override or a warning.
+    """
+
+    mode: str
+    overrides: bool
+    max_age_s: float
+    how: str = ""
+    record: str = ""
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class WeightsNews:
     """What became of the checkpoints a robot was given.
 
@@ -43,6 +66,7 @@ class WeightsNews:
         held: every checkpoint on the robot.
         ran: policy of its newest episode.
         ran_ns: the robot's wall clock, when that ended.
+        gate: what it asks of a release, and how the one in force came past that.
     """
 
     current: str = ""
@@ -54,6 +78,7 @@ class WeightsNews:
     held: Sequence[str] = ()
     ran: str = ""
     ran_ns: int = 0
+    gate: GateNews | None = None
 
 
 @dataclass(frozen=True)
@@ -206,4 +231,5 @@ def _weights_news(news: WeightsNews | None) -> robots_pb2.WeightsNews | None:
     if news is None:
         return None
     refused = [robots_pb2.RefusedCheckpoint(checkpoint_id=name, reason=reason) for name, reason in news.refused]
-    return robots_pb2.WeightsNews(**{**vars(news), "refused": refused})
+    gate = None if news.gate is None else robots_pb2.GateNews(**vars(news.gate))
+    return robots_pb2.WeightsNews(**{**vars(news), "refused": refused, "gate": gate})

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, write_durably
 from gymnast_core.errors import CheckpointError, CorruptError
+from gymnast_core.records.gate_rule import REQUIRED, GateNote, GateRule, RunsHere, note_of, still_good
 from gymnast_core.records.manifest import (
     Manifest,
     read_checkpoint,
@@ -29,6 +30,8 @@ from gymnast_ros.uplink.store_state import Mandate, StoreState
 LOG = logging.getLogger(__name__)
 ADAPTER_OF = "adapter_of"
 """Key of a manifest's config: this checkpoint is a LoRA adapter, and travels without the base it names."""
+GATE_NAME = "gate.json"
+"""Beside the weights: the record of the gate that they have passed."""
 _STATE, _DOWNLOAD = "state.json", "download"
 _MOST_STAGED = 8
 
@@ -43,6 +46,8 @@ class RobotStore:
         action_space: what this arm understands.
         keep: how many checkpoints that were current are kept.
         clock_ns: wall clock, for expiry.
+        gate: what a release must show before it is taken in.
+        tenant: of this robot's certificate; empty without one.
     """
 
     def __init__(
@@ -54,8 +59,11 @@ class RobotStore:
         action_space: str = "bridge_delta_ee_7",
         keep: int = 3,
         clock_ns: Callable[[], int] = time.time_ns,
+        gate: GateRule = REQUIRED,
+        tenant: str = "",
     ) -> None:
         self.folder, self._robot, self._trusted = folder, robot, trusted
+        self.gate, self._tenant = gate, tenant
         self._action_space, self._keep, self._clock_ns = action_space, keep, clock_ns
         self._lock = threading.RLock()
         self._shelf = CheckpointShelf(folder)
@@ -63,6 +71,7 @@ class RobotStore:
         self.download_folder.mkdir(parents=True, exist_ok=True)
         self._state = self._read_state()
         self.recover()
+        self._drop_ungated()
 
     @property
     def state(self) -> StoreState:
@@ -117,6 +126,38 @@ class RobotStore:
             now_ns=self._clock_ns(),
         )
 
+    def check_gate(self, release: Release, record: bytes | None) -> GateNote:
+        """Return how a verified release passes this robot's gate; see gymnast_core.records.gate_rule.note_of.
+
+        Args:
+            release: see check().
+            record: the blob that its gate seal names; None where it names none.
+
+        Raises:
+            NotGatedError: it does not.
+        """
+        with self._lock:
+            return note_of(self.gate, release.gated, record, self._in_force(), self._clock_ns())
+
+    def _in_force(self) -> RunsHere:
+        """What this robot runs, and what that succeeded here or was made from."""
+        current, held = self.current_id() or "", set(self.held())
+        before, waiting = set(self._state.history), [current]
+        while waiting:
+            if (name := waiting.pop()) in held:
+                fresh = set(read_manifest(self._shelf.folder_of(name)).parents) - before
+                before |= fresh
+                waiting += fresh
+        return RunsHere(current, before, self._state.ran(), self._tenant)
+
+    def _drop_ungated(self) -> None:
+        """Turn down what was taken in under a looser setting and has not come into force."""
+        mandated = [] if self._state.mandate is None else [self._state.mandate.checkpoint_id]
+        for name in dict.fromkeys((*self._state.staged, *mandated)):
+            if why := still_good(self.gate, self._state.gates.get(name), name, self._in_force()):
+                LOG.warning("ungated_turned_down checkpoint=%s reason=%s", name, why)
+                self.reject(name, why)
+
     def install(self, checkpoint: Path) -> Path:
         """Copy in a local checkpoint and make it current at once: the first one, shipped with the robot."""
         manifest, weights = read_checkpoint(checkpoint)
@@ -128,7 +169,9 @@ class RobotStore:
             self._make_current(manifest.id)
             return self._shelf.folder_of(manifest.id)
 
-    def stage(self, document: SignedDocument, weights: Path | None, lineage: bytes | None = None) -> Path:
+    def stage(
+        self, document: SignedDocument, weights: Path | None, lineage: bytes | None = None, gate: bytes | None = None
+    ) -> Path:
         """Take in a release and its downloaded weights.
 
         Args:
@@ -136,15 +179,18 @@ class RobotStore:
             weights: verified bytes on this file system, moved in; None where the checkpoint is here already.
             lineage: the blob that the release's lineage_digest names; None where it names none, or the checkpoint is
                 here already.
+            gate: the blob that the release's gate seal names; None where it names none.
 
         Returns:
             The staged folder; staged() gives it, too.
 
         Raises:
+            NotGatedError: see check_gate().
             CheckpointError: not acceptable, or the weights are not those of the release.
         """
         with self._lock:
             release = self.check(document)
+            note = self.check_gate(release, gate)
             manifest = self._manifest_of(release, lineage)
             if (base := manifest.config.get(ADAPTER_OF)) is not None and base not in self.held():
                 raise CheckpointError(
@@ -155,6 +201,9 @@ class RobotStore:
                     raise CheckpointError(f"checkpoint {manifest.id} is not here; fetch its weights first")
                 self._shelf.place(manifest, document, lambda target: weights.rename(target))
             verify_checkpoint(self._shelf.folder_of(manifest.id))
+            if gate is not None:
+                write_durably(self._shelf.folder_of(manifest.id) / GATE_NAME, gate)
+            self._state.note_gate(manifest.id, note, self.held())
             self._state.highest = release.sequence
             self._state.failed.pop(manifest.id, None)
             # several candidates may wait to be compared; a rollback is the last word on all of them

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from gymnast_core.errors import CorruptError
+from gymnast_core.records.gate_rule import GateNote
 
 REMEMBERED = 100
 
@@ -61,6 +62,7 @@ class StoreState:
         since_ns: wall clock, when the current one was put in force.
         proven: ids that have passed a probation here, the last 100.
         installed: ids that came with the robot; never pruned.
+        gates: id -> how it came past this robot's gate, of those that are here and were released.
     """
 
     highest: int = 0
@@ -73,6 +75,7 @@ class StoreState:
     since_ns: int = 0
     proven: list[str] = field(default_factory=list)
     installed: list[str] = field(default_factory=list)
+    gates: dict[str, GateNote] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """JSON; what is remembered for ever is bounded."""
@@ -91,11 +94,22 @@ class StoreState:
             values: dict[str, Any] = json.loads(text)
             probation = Probation(**values["probation"]) if values["probation"] else None
             mandate = Mandate(**values["mandate"]) if values.get("mandate") else None
-            state = StoreState(**{**values, "probation": probation, "mandate": mandate})
+            gates = {name: GateNote(**note) for name, note in values.get("gates", {}).items()}
+            state = StoreState(**{**values, "probation": probation, "mandate": mandate, "gates": gates})
             _check_types(state)
             return state
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CorruptError(f"is unreadable: {error}") from error
+
+    def note_gate(self, checkpoint_id: str, note: GateNote, held: Sequence[str]) -> None:
+        """Remember how what was taken in came past the gate; what ran here keeps the word it came with."""
+        self.gates = {name: one for name, one in self.gates.items() if name in held}
+        if note.how != "ran" or checkpoint_id not in self.gates:
+            self.gates[checkpoint_id] = note
+
+    def ran(self) -> set[str]:
+        """Ids that were in force here and were not turned down afterwards, or came with the robot."""
+        return {*self.history, *self.proven} - set(self.failed) | set(self.installed)
 
     def put_on_probation(self, checkpoint_id: str, previous: str | None, episodes: int) -> None:
         """Ask for good episodes of what is about to run, unless it is trusted here already or the first one."""

@@ -10,8 +10,12 @@ from safetensors.numpy import save
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_core.episodes import Spool, write_episode
+from gymnast_core.records.gate_rule import GateRule
 from gymnast_core.records.manifest import write_checkpoint
 from gymnast_core.types import Episode, Outcome
+
+UNGATED = GateRule("off")
+"""For tests of something else than the gate."""
 
 
 def make_episode(folder: Path, episode_id: str, *, steps: int = 3, side: int = 32, seed: int = 0, **fields) -> Path:

@@ -28,6 +28,7 @@ from blake3 import blake3
 from safetensors.numpy import save
 
 from gymnast_core.errors import CheckpointError
+from gymnast_core.records.gate_rule import GateRule
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.records.signing import Release, SigningKey, TrustedKeys
 from gymnast_ros.uplink.robot_store import RobotStore
@@ -109,7 +110,7 @@ def live(folder: Path, journal: Path, rng: np.random.Generator) -> NoReturn:
         os.write(notes, (" ".join(map(str, words)) + "\n").encode())
 
     note("open")
-    store = RobotStore(folder, robot="wx-1", trusted=TRUSTED)
+    store = RobotStore(folder, robot="wx-1", trusted=TRUSTED, gate=GateRule("off"))
     note("opened", number_in_use(folder))
     while True:
         number = store.highest + 1
@@ -196,7 +197,7 @@ def run(kills: int, seed: int, folder: Path | None = None) -> Tally:
     robot, journal = place / "robot", place / "journal"
     try:
         write_checkpoint(place / "first", weights_of(0), kind="policy", architecture="toy", config={"number": 0})
-        RobotStore(robot, robot="wx-1").install(place / "first")
+        RobotStore(robot, robot="wx-1", gate=GateRule("off")).install(place / "first")
         journal.touch()
         oracle, during = Oracle(journal, tally), Counter[str]()
         for kill in range(kills):
@@ -269,7 +270,7 @@ def _look(robot: Path, oracle: Oracle, tally: Tally, *, reopen: bool) -> None:
             if number not in oracle.allowed:
                 tally.older += 1
             return
-        store = RobotStore(robot, robot="wx-1", trusted=TRUSTED)
+        store = RobotStore(robot, robot="wx-1", trusted=TRUSTED, gate=GateRule("off"))
         oracle.settle(number_in_use(robot))
     except (CheckpointError, OSError) as error:
         tally.torn += 1

@@ -25,7 +25,7 @@ from gymnast_core.wire.codec import Chunk, crc32c
 from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.identity import Peer
 from gymnast_ros.uplink import Identity, RobotStore, Uplink
-from tests.bridge.conftest import fill, make_checkpoint, make_episode
+from tests.bridge.conftest import UNGATED, fill, make_checkpoint, make_episode
 
 
 def wait_until(condition, timeout_s=15.0):
@@ -138,7 +138,7 @@ def start_service(tmp_path: Path, port: int = 0):
 
 def test_published_checkpoint_is_staged_swapped_and_rolled_back(service, identities, tmp_path):
     robot = identities("wx-1", "robot")
-    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys())
+    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys(), gate=UNGATED)
     base = make_checkpoint(tmp_path / "base", 0.0)
     assert store.install(tmp_path / "base").name == base.id
     new = make_checkpoint(tmp_path / "new", 1.0, parents=(base.id,), lineage={"episodes": ["ep-1", "ep-2"]})
@@ -162,7 +162,7 @@ def test_published_checkpoint_is_staged_swapped_and_rolled_back(service, identit
 
 def test_release_for_another_robot_is_not_seen(service, identities, tmp_path):
     robot = identities("wx-1", "robot")
-    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys())
+    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys(), gate=UNGATED)
     make_checkpoint(tmp_path / "other", 1.0)
     mine = make_checkpoint(tmp_path / "mine", 2.0)
     service.publisher.publish("default", tmp_path / "other", robots=["wx-2"])

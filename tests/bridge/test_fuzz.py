@@ -23,6 +23,7 @@ from gymnast_core.episodes import Spool
 from gymnast_core.episodes.messages import EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import CheckpointError, ConfigError, CorruptError, GymnastError
 from gymnast_core.records.delta import apply_delta, encode_delta
+from gymnast_core.records.gate_rule import GateRule
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.records.signing import SignedDocument, SigningKey, TrustedKeys, check_release
 from gymnast_core.wire.codec import decode_upload
@@ -187,7 +188,7 @@ def test_json_of_any_shape_is_understood_or_refused(what):
 
 def test_any_state_of_a_robots_store_is_recovered_or_refused(tmp_path):
     """state.json, `current` and a manifest, changed on the disk; a store opens whole or says what is broken."""
-    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=TRUSTED)
+    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=TRUSTED, gate=GateRule("off"))
     for number in (1, 2):
         store.swap(stage(store, number), probation_episodes=2)
     state, chance, refused = tmp_path / "robot" / "state.json", random.Random(3), 0
@@ -196,7 +197,7 @@ def test_any_state_of_a_robots_store_is_recovered_or_refused(tmp_path):
         whole = json.dumps(reshaped(json.loads(valid), chance)).encode()
         state.write_bytes(whole if number % 2 else edited(valid, chance))
         try:
-            RobotStore(tmp_path / "robot", robot="wx-1", trusted=TRUSTED)
+            RobotStore(tmp_path / "robot", robot="wx-1", trusted=TRUSTED, gate=GateRule("off"))
         except (CorruptError, CheckpointError):
             refused += 1
     assert refused > PER_STORE // 20

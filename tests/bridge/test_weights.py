@@ -22,7 +22,7 @@ from gymnast_core.wire.errors import TooLargeError
 from gymnast_ros.shadow import shadow_check
 from gymnast_ros.uplink import Identity, RobotStore, Uplink
 from gymnast_ros.uplink.robot_store import ADAPTER_OF
-from tests.bridge.conftest import make_checkpoint
+from tests.bridge.conftest import UNGATED, make_checkpoint
 from tests.bridge.test_bridge import wait_until
 
 KEY = SigningKey.generate()
@@ -49,7 +49,7 @@ def stage(store: RobotStore, folder: Path, sequence: int, **fields) -> str:
 
 @pytest.fixture
 def store(tmp_path):
-    return RobotStore(tmp_path / "robot", robot="wx-1", trusted=TrustedKeys([KEY.public_bytes()]))
+    return RobotStore(tmp_path / "robot", robot="wx-1", trusted=TrustedKeys([KEY.public_bytes()]), gate=UNGATED)
 
 
 def checkpoints(tmp_path: Path, count: int) -> list[Path]:
@@ -109,7 +109,7 @@ def test_probation_ends_well_or_goes_back(store, tmp_path):
     assert not store.on_episode(good=False, reason="collision")
     assert store.current_id() == good
     assert store.staged() is None
-    reopened = RobotStore(store.folder, robot="wx-1")
+    reopened = RobotStore(store.folder, robot="wx-1", gate=UNGATED)
     assert reopened.current_id() == good
     assert reopened.state.failed == {bad: "collision"}
     reopened.rollback("operator")
@@ -195,7 +195,7 @@ def test_a_release_that_no_message_holds_is_refused_and_holds_nothing_up(service
     good = make_checkpoint(tmp_path / "good", 2.0)
     service.publisher.publish("default", tmp_path / "good")
     robot = identities("wx-1", "robot")
-    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys())
+    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys(), gate=UNGATED)
     with Uplink(service.address, robot, store=store):
         wait_until(lambda: store.staged() is not None and store.staged().name == good.id)
 
@@ -205,7 +205,7 @@ def test_a_robot_with_the_base_fetches_the_delta_alone(service, identities, tmp_
     base, new, release = publish_pair(service, tmp_path)
     assert [delta.base_id for delta in release.deltas] == [base.id]
     robot = identities("wx-1", "robot")
-    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys())
+    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys(), gate=UNGATED)
     if holds_base:
         store.install(tmp_path / "base")
     events = []
@@ -221,7 +221,7 @@ def test_a_delta_that_gives_other_bytes_falls_back_to_the_whole_file(service, id
     monkeypatch.setattr(publish, "encode_delta", lambda base, new: encode_delta(base, base))
     base, new, release = publish_pair(service, tmp_path)
     robot = identities("wx-1", "robot")
-    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys())
+    store = RobotStore(tmp_path / "robot", robot="wx-1", trusted=Identity.load(robot).trusted_keys(), gate=UNGATED)
     store.install(tmp_path / "base")
     with Uplink(service.address, robot, store=store):
         wait_until(lambda: store.staged() is not None and store.staged().name == new.id)
@@ -308,7 +308,7 @@ def test_what_a_kill_left_behind_goes_at_the_next_start(store, tmp_path):
     (store.download_folder / "stale.part").write_bytes(b"of a release that was overtaken")
     [folder] = checkpoints(tmp_path, 1)
     stage(store, folder, 1)
-    RobotStore(store.folder, robot="wx-1")
+    RobotStore(store.folder, robot="wx-1", gate=UNGATED)
     assert sorted(path.name for path in store.folder.iterdir()) == ["checkpoints", "download", "state.json"]
     assert list(store.download_folder.iterdir()) == []
 

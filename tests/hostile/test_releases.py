@@ -23,7 +23,7 @@ from gymnast_core.wire.codec import crc32c
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink import RobotStore, Uplink
-from tests.bridge.conftest import make_checkpoint
+from tests.bridge.conftest import UNGATED, make_checkpoint
 from tests.hostile.lab import PATIENCE_S, Lab, error_of, within
 
 EPISODES = 100_000
@@ -35,7 +35,7 @@ def trainer(lab: Lab, name: str, role: str) -> Trainer:
 
 def robot_of(lab: Lab, name: str) -> tuple[Uplink, RobotStore]:
     identity = lab.identity(name, "robot")
-    store = RobotStore(lab.folder / name, robot=name, trusted=Identity.load(identity).trusted_keys())
+    store = RobotStore(lab.folder / name, robot=name, trusted=Identity.load(identity).trusted_keys(), gate=UNGATED)
     return Uplink(lab.service.address, identity, store=store), store
 
 

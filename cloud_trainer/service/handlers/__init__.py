@@ -10,6 +10,7 @@ from cloud_trainer.service.handlers.adaptations import AdaptationHandlers
 from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers, KnownCheckpoint
 from cloud_trainer.service.handlers.episodes import EpisodeHandlers
 from cloud_trainer.service.handlers.flows import Flows
+from cloud_trainer.service.handlers.gates import GateHandlers, Shelve
 from cloud_trainer.service.handlers.jobs import JobCheck, JobHandlers
 from cloud_trainer.service.handlers.log import LogHandlers
 from cloud_trainer.service.handlers.loops import LoopHandlers
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointHandlers",
     "EpisodeHandlers",
     "Flows",
+    "GateHandlers",
     "Handlers",
     "JobCheck",
     "JobHandlers",
@@ -31,6 +33,7 @@ __all__ = [
     "LoopHandlers",
     "PageHandlers",
     "RobotHandlers",
+    "Shelve",
     "TrialHandlers",
     "TrialRequest",
 ]
@@ -43,6 +46,7 @@ class Handlers:
     flows: Flows
     robots: RobotHandlers
     checkpoints: CheckpointHandlers
+    gates: GateHandlers
     episodes: EpisodeHandlers
     jobs: JobHandlers
     adaptations: AdaptationHandlers

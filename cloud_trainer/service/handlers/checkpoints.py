@@ -1,4 +1,7 @@
-"""What the trainer knows of checkpoints, and how they are delivered, offered, promoted and taken back."""
+"""What the trainer knows of checkpoints, and how they are delivered, offered, promoted and taken back.
+
+One class, and so a long file: every way out passes the same checks.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_trainer.records.trail import Trail, Trails
+from cloud_trainer.service.gates import GateDesk, GateGap
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.handlers.robots import RobotHandlers
 from cloud_trainer.service.publish import Publisher, Within
@@ -19,6 +23,7 @@ from cloud_trainer.store.protocols import BlobStore, MetaStore, ReleaseRow
 from cloud_trainer.store.tenants import CHECKPOINTS, tenant_folder
 from gymnast_core.authority import Who, authorise
 from gymnast_core.errors import ConfigError, NotPossibleError, NotTrustedError
+from gymnast_core.records.gate_rule import MOST_REASON, GateOverride
 from gymnast_core.records.lineage import ProvenanceError
 from gymnast_core.records.manifest import Manifest, read_manifest
 from gymnast_core.records.signing import EVERY_ROBOT, Release, SignedDocument
@@ -57,14 +62,15 @@ class CheckpointHandlers:
         trails: where actions are written down.
         robots: the robots they may go to.
         flows: which have won a trial.
+        gates: the gate records, and which robots ask for one.
     """
 
     def __init__(
         self, folder: Path, meta: MetaStore, blobs: BlobStore, publisher: Publisher, trails: Trails,
-        robots: RobotHandlers, flows: Flows,
+        robots: RobotHandlers, flows: Flows, gates: GateDesk,
     ) -> None:  # fmt: skip
         self._folder, self._meta, self._blobs, self._publisher = folder, meta, blobs, publisher
-        self._trails, self._robots, self._flows = trails, robots, flows
+        self._trails, self._robots, self._flows, self._gates = trails, robots, flows, gates
         self._publishing = threading.Lock()
 
     def all(self, who: Who) -> dict[str, KnownCheckpoint]:
@@ -126,41 +132,70 @@ class CheckpointHandlers:
         return self._robots.words.of(who.tenant, robot=own, checkpoint_ids=checkpoint_ids)
 
     def deliver(
-        self, who: Who, manifest: Manifest, weights: Path, *, robots: Sequence[str], valid_s: int | None
-    ) -> Signed:
-        """Take in a checkpoint that was made elsewhere, and offer it; its weights file is consumed."""
+        self, who: Who, manifest: Manifest, weights: Path, *, robots: Sequence[str], valid_s: int | None,
+        override: str = "",
+    ) -> Signed:  # fmt: skip
+        """Take in a checkpoint that was made elsewhere, and offer it; its weights file is consumed.
+
+        Raises:
+            NotTrustedError: a robot asks for a gate record that it has not; it is taken in and not offered.
+        """
         authorise(who, "deliver weights")
-        robots = tuple(robots) or (EVERY_ROBOT,)
-        asked = {"checkpoint": manifest.id, "robots": list(robots)}
+        said, robots = self._override(who, manifest.id, override), tuple(robots) or (EVERY_ROBOT,)
+        asked = {"checkpoint": manifest.id, "robots": list(robots), **_said(said)}
+        trail = self._trails.of(who.tenant)
+        if manifest.kind == "policy" and said is None and (gaps := self._gates.gaps(who.tenant, manifest.id, robots)):
+            with trail.committing(who, "take in", {"checkpoint": manifest.id}):
+                self._publisher.take_in(who.tenant, manifest, weights)
+            raise NotTrustedError(f"{manifest.id} was taken in, and is not offered: {ungated(manifest.id, gaps)}")
         return self._publisher.publish_file(
-            who.tenant, manifest, weights, robots=robots, valid_s=valid_s,
-            within=self._trails.of(who.tenant).committing(who, "publish", asked),
+            who.tenant, manifest, weights, robots=robots, valid_s=valid_s, override=said,
+            within=trail.committing(who, "publish", asked),
         )  # fmt: skip
 
-    def offer(self, who: Who, checkpoint_id: str, robots: Sequence[str] = ()) -> Signed:
+    def readable(self, signed: SignedDocument | ReleaseRow, *, gates: bool) -> SignedDocument:
+        """Return a release as its reader takes it; see Publisher.readable."""
+        return self._publisher.readable(signed, gates=gates)
+
+    def gaps(self, who: Who, checkpoint_id: str, robots: Sequence[str]) -> list[GateGap]:
+        """Return the robots that would refuse a checkpoint for want of a gate record; no name is every robot."""
+        authorise(who, "look")
+        return self._gates.gaps(who.tenant, checkpoint_id, tuple(robots) or (EVERY_ROBOT,))
+
+    def offer(self, who: Who, checkpoint_id: str, robots: Sequence[str] = (), *, override: str = "") -> Signed:
         """Let robots stage a checkpoint, for a trial; no name is every robot.
+
+        Args:
+            who: asks.
+            checkpoint_id: of the policy.
+            robots: their names.
+            override: why it goes out although a robot asks for a gate record that it has not; signed with the name.
 
         Raises:
             NotPossibleError: unknown, already being published, or to an unknown robot.
-            NotTrustedError: something it was made from was retracted.
+            NotTrustedError: something it was made from was retracted, or a gate record is missing.
+            NotPermittedError: this caller may override no gate.
         """
         authorise(who, "publish")
-        return self._publish(who, checkpoint_id, robots, promote=False)
+        return self._publish(who, checkpoint_id, robots, promote=False, override=override)
 
-    def promote(self, who: Who, checkpoint_id: str, robots: Sequence[str] = ()) -> Signed:
-        """Have robots run a checkpoint from their next episode on, once checked there; raises as offer().
+    def promote(self, who: Who, checkpoint_id: str, robots: Sequence[str] = (), *, override: str = "") -> Signed:
+        """Have robots run a checkpoint from their next episode on, once checked there; as offer().
 
         Raises:
             NotTrustedError: also without a trial won.
         """
         authorise(who, "promote")
-        return self._publish(who, checkpoint_id, robots, promote=True)
+        return self._publish(who, checkpoint_id, robots, promote=True, override=override)
 
-    def roll_back(self, who: Who, checkpoint_id: str, robots: Sequence[str], reason: str) -> Signed:
+    def roll_back(
+        self, who: Who, checkpoint_id: str, robots: Sequence[str], reason: str, *, override: str = ""
+    ) -> Signed:
         """Order robots back to a checkpoint; one that ran on them or is kept here need not have been published.
 
         Raises:
             ConfigError: no reason.
+            NotPermittedError: this caller may override no gate.
             NotPossibleError: to an unknown robot, or it is no policy.
             NotFoundError: neither this trainer nor one of the robots has it.
         """
@@ -171,10 +206,11 @@ class CheckpointHandlers:
         holders = self._robots.board.holding(who.tenant, checkpoint_id)
         if checkpoint_id not in holders and (known := self.all(who).get(checkpoint_id)) is not None:
             _check_policy(checkpoint_id, known)
-        asked = {"checkpoint": checkpoint_id, "robots": list(robots), "reason": reason.strip()}
+        said = self._override(who, checkpoint_id, override)
+        asked = {"checkpoint": checkpoint_id, "robots": list(robots), "reason": reason.strip(), **_said(said)}
         return self._publisher.rollback(
             who.tenant, checkpoint_id, robots=list(robots) or [EVERY_ROBOT],
-            reason=f"{reason.strip()} (by {who.name})", holders=holders,
+            reason=f"{reason.strip()} (by {who.name})", holders=holders, override=said,
             within=self._trails.of(who.tenant).committing(who, "roll back", asked),
         )  # fmt: skip
 
@@ -212,7 +248,16 @@ class CheckpointHandlers:
             )
         _check_policy(checkpoint_id, known)
 
-    def _publish(self, who: Who, checkpoint_id: str, robots: Sequence[str], *, promote: bool) -> Signed:
+    def _override(self, who: Who, checkpoint_id: str, reason: str) -> GateOverride | None:
+        """Somebody's word in place of a gate record, if the caller may give it; None where none was given."""
+        if not reason.strip():
+            return None
+        authorise(who, "override the gate")
+        if len(reason) > MOST_REASON:
+            raise ConfigError(f"a reason of {len(reason)} characters; an override takes at most {MOST_REASON}")
+        return self._gates.override(who, checkpoint_id, reason)
+
+    def _publish(self, who: Who, checkpoint_id: str, robots: Sequence[str], *, promote: bool, override: str) -> Signed:
         known, trail = self.find(who, checkpoint_id), self._trails.of(who.tenant)
         _check_policy(checkpoint_id, known)
         self._check_robots(who, robots)
@@ -221,12 +266,16 @@ class CheckpointHandlers:
             raise NotTrustedError(
                 f"{checkpoint_id} has not won a trial yet; try it on a robot first (its page, or `gymnast operate try`)"
             )
+        said = self._override(who, checkpoint_id, override)
+        if said is None and (gaps := self.gaps(who, checkpoint_id, robots)):
+            raise NotTrustedError(f"{checkpoint_id} is not released: {ungated(checkpoint_id, gaps)}")
         if not self._publishing.acquire(blocking=False):
             raise NotPossibleError("something is being published at this moment; wait until that is done, look again")
-        asked = {"checkpoint": checkpoint_id, "robots": list(robots)}
+        asked = {"checkpoint": checkpoint_id, "robots": list(robots), **_said(said)}
         try:
             within = trail.promoting(who, "promote" if promote else "publish", asked)
-            return self._release(who.tenant, known, list(robots) or [EVERY_ROBOT], promote=promote, within=within)
+            named = list(robots) or [EVERY_ROBOT]
+            return self._release(who.tenant, known, named, promote=promote, override=said, within=within)
         finally:
             self._publishing.release()
 
@@ -238,15 +287,18 @@ class CheckpointHandlers:
             raise NotPossibleError(f"no robot {unknown[0][:80]!r} reports here; known: {known}")
 
     def _release(
-        self, tenant: str, known: KnownCheckpoint, robots: Sequence[str], *, promote: bool, within: Within
-    ) -> Signed:
+        self, tenant: str, known: KnownCheckpoint, robots: Sequence[str], *, promote: bool,
+        override: GateOverride | None, within: Within,
+    ) -> Signed:  # fmt: skip
         if known.folder is not None:
-            return self._publisher.publish(tenant, known.folder, robots=robots, promote=promote, within=within)
+            return self._publisher.publish(
+                tenant, known.folder, robots=robots, promote=promote, override=override, within=within
+            )
         folder = Path(tempfile.mkdtemp(prefix="offer-", dir=self._folder / "console"))
         copy = folder / "weights.safetensors"  # the publisher consumes the file it is given
         shutil.copyfile(self._blobs.local_path(known.digest), copy)
         signed = self._publisher.publish_file(
-            tenant, known.manifest, copy, robots=robots, promote=promote, within=within
+            tenant, known.manifest, copy, robots=robots, promote=promote, override=override, within=within
         )
         folder.rmdir()
         return signed
@@ -256,6 +308,21 @@ def is_for(row: ReleaseRow, who: Who) -> bool:
     """Whether a release may be seen by somebody: a robot sees those that name it."""
     robots = json.loads(row.payload)["robots"]
     return who.role != "robot" or EVERY_ROBOT in robots or who.name in robots
+
+
+def ungated(checkpoint_id: str, gaps: Sequence[GateGap]) -> str:
+    """Say which robots ask for a gate record, and what helps."""
+    whom = ", ".join(f"{gap.robot} (runs {gap.incumbent or 'nothing'})" for gap in gaps[:3])
+    more = f" and {len(gaps) - 3} more" if len(gaps) > 3 else ""
+    return (
+        f"{whom}{more} requires a gate record against what it runs; `gymnast operate offer {checkpoint_id} --robot "
+        f"{gaps[0].robot}` gates and offers it, an admin may override with --override-gate REASON"
+    )
+
+
+def _said(override: GateOverride | None) -> dict[str, object]:
+    """What the log of actions says of an override."""
+    return {} if override is None else {"override": override.reason, "gate": override.found}
 
 
 def _check_policy(checkpoint_id: str, known: KnownCheckpoint) -> None:

@@ -66,6 +66,13 @@ class JobHandlers:
         self._wake.set()
         return row
 
+    def fresh_key(self, who: Who, name: str) -> str:
+        """Return the key of the job of a name that has not ended: of the one under way, else of a new one."""
+        number = 0
+        while (row := self._jobs.find(who.tenant, f"{name}-{number}")) is not None and row.ended:
+            number += 1
+        return f"{name}-{number}"
+
     def find(self, who: Who, job_id: str) -> JobRow:
         """Return one job, if the caller may know of it.
 

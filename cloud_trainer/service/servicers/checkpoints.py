@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import grpc
 
-from cloud_trainer.service.handlers import CheckpointHandlers, KnownCheckpoint
-from cloud_trainer.service.servicers.messages import MOST_NAMES, bounded, fitting, page_after, signed_release
+from cloud_trainer.service.handlers import CheckpointHandlers, GateHandlers, KnownCheckpoint
+from cloud_trainer.service.servicers.messages import (
+    MOST_CHARACTERS,
+    MOST_NAMES,
+    bounded,
+    fitting,
+    page_after,
+    reads_gates,
+    signed_release,
+)
 from gymnast_core.wire.gymnast.v1 import checkpoints_pb2, weights_pb2
 from gymnast_core.wire.identity import Peer
 
@@ -13,8 +21,8 @@ from gymnast_core.wire.identity import Peer
 class CheckpointServicer:
     """Checkpoints by id."""
 
-    def __init__(self, checkpoints: CheckpointHandlers) -> None:
-        self._checkpoints = checkpoints
+    def __init__(self, checkpoints: CheckpointHandlers, gates: GateHandlers) -> None:
+        self._checkpoints, self._gates = checkpoints, gates
 
     def List(
         self, request: checkpoints_pb2.ListCheckpointsRequest, peer: Peer, context: grpc.ServicerContext
@@ -31,14 +39,41 @@ class CheckpointServicer:
     ) -> weights_pb2.SignedRelease:
         """Let robots stage it."""
         robots = bounded("robots", request.robots, MOST_NAMES)
-        return signed_release(self._checkpoints.offer(peer, request.checkpoint_id, robots)[1])
+        reason = _reason(request)
+        signed = self._checkpoints.offer(peer, request.checkpoint_id, robots, override=reason)[1]
+        return signed_release(self._checkpoints.readable(signed, gates=reads_gates(context)))
 
     def Promote(
         self, request: checkpoints_pb2.OfferRequest, peer: Peer, context: grpc.ServicerContext
     ) -> weights_pb2.SignedRelease:
         """Have robots run it."""
         robots = bounded("robots", request.robots, MOST_NAMES)
-        return signed_release(self._checkpoints.promote(peer, request.checkpoint_id, robots)[1])
+        reason = _reason(request)
+        signed = self._checkpoints.promote(peer, request.checkpoint_id, robots, override=reason)[1]
+        return signed_release(self._checkpoints.readable(signed, gates=reads_gates(context)))
+
+    def Gate(
+        self, request: checkpoints_pb2.GateRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> checkpoints_pb2.GateReply:
+        """Begin the gates that are missing."""
+        robots = bounded("robots", request.robots, MOST_NAMES)
+        begun = self._gates.begin(peer, request.checkpoint_id, robots, offer=request.offer)
+        return checkpoints_pb2.GateReply(jobs=[checkpoints_pb2.GateJob(**vars(one)) for one in begun])
+
+    def Gates(
+        self, request: checkpoints_pb2.GatesRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> checkpoints_pb2.GatesReply:
+        """The newest records of a checkpoint that a message holds, oldest first."""
+        newest = fitting(
+            checkpoints_pb2.GateFound(record_id=record.id, record_json=record.to_bytes().decode())
+            for record in reversed(self._gates.of(peer, request.checkpoint_id))
+        )
+        return checkpoints_pb2.GatesReply(records=reversed(newest))
+
+
+def _reason(request: checkpoints_pb2.OfferRequest) -> str:
+    bounded("characters of a reason", request.override_reason, MOST_CHARACTERS)
+    return request.override_reason
 
 
 def _checkpoint(known: KnownCheckpoint, won: bool) -> checkpoints_pb2.Checkpoint:

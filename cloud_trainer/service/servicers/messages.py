@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import grpc
 from google.protobuf.message import Message
 
 from cloud_trainer.service.config import Limits
-from cloud_trainer.store.protocols import ReleaseRow
 from gymnast_core.bounds import parsed_object
 from gymnast_core.errors import CorruptError
 from gymnast_core.records.signing import SignedDocument
@@ -87,6 +88,13 @@ def pieces(data: bytes) -> Iterator[weights_pb2.BlobChunk]:
         yield weights_pb2.BlobChunk(offset=at, crc32c=crc32c(part), data=part)
 
 
-def signed_release(signed: SignedDocument | ReleaseRow) -> weights_pb2.SignedRelease:
+def reads_gates(context: grpc.ServicerContext) -> bool:
+    """Whether a caller is of a version that reads releases with gate records; others are of before 0.2."""
+    agent = str(dict(context.invocation_metadata() or ()).get("user-agent", ""))
+    found = re.search(r"gymnast/(\d{1,4})\.(\d{1,4})", agent)
+    return found is not None and (int(found[1]), int(found[2])) >= (0, 2)
+
+
+def signed_release(signed: SignedDocument) -> weights_pb2.SignedRelease:
     """A release as it goes out."""
     return weights_pb2.SignedRelease(payload=signed.payload, key_id=signed.key_id, signature=signed.signature)

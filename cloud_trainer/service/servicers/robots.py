@@ -15,7 +15,7 @@ from cloud_trainer.service.servicers.messages import fitting, json_field, page_a
 from cloud_trainer.service.words import Word
 from gymnast_core.orders import OrderNews
 from gymnast_core.pictures import jpeg_size
-from gymnast_core.robot_status import RobotStatus, SpoolStatus, WeightsStatus
+from gymnast_core.robot_status import GateStatus, RobotStatus, SpoolStatus, WeightsStatus
 from gymnast_core.wire.errors import TooLargeError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, weights_pb2
 from gymnast_core.wire.identity import Peer
@@ -90,7 +90,15 @@ def _weights(news: robots_pb2.WeightsNews) -> WeightsStatus:
         "since_ns": news.since_ns, "obeyed": news.obeyed, "probation_left": news.probation_left,
         "ran_ns": news.ran_ns,
         "refused": {one.checkpoint_id[:_ID]: one.reason[:_TEXT] for one in news.refused[-_MOST_REFUSED:]},
-        "held": [name[:_ID] for name in news.held[:_MOST_HELD]],
+        "held": [name[:_ID] for name in news.held[:_MOST_HELD]], "gate": _gate(news.gate),
+    }  # fmt: skip
+
+
+def _gate(news: robots_pb2.GateNews) -> GateStatus:
+    """What a robot reports of its gate, of bounded size; no mode where it is of before gates."""
+    return {
+        "mode": news.mode[:_ID], "overrides": news.overrides, "max_age_s": news.max_age_s, "how": news.how[:_ID],
+        "record": news.record[:_ID], "by": news.by[:_ID], "reason": news.reason[:_TEXT],
     }  # fmt: skip
 
 
@@ -115,6 +123,7 @@ def _status(status: RobotStatus) -> robots_pb2.RobotReport:
         weights=robots_pb2.WeightsNews(
             checking=weights.get("checking", ""), probation_left=weights.get("probation_left", 0),
             obeyed=weights.get("obeyed", 0), current=weights.get("current", ""),
+            gate=robots_pb2.GateNews(**weights.get("gate", GateStatus())),
         ),
     )  # fmt: skip
 

@@ -18,14 +18,17 @@ from cloud_trainer.service.servicers.messages import (
     fitting,
     page_size,
     pieces,
+    reads_gates,
     signed_release,
 )
 from cloud_trainer.service.stopping import Stopping
 from cloud_trainer.service.upload_weights import receive_checkpoint
-from cloud_trainer.store.protocols import BlobStore
+from cloud_trainer.store.protocols import BlobStore, ReleaseRow
+from gymnast_core.records.signing import SignedDocument
 from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c
 from gymnast_core.wire.errors import InvalidMessageError
 from gymnast_core.wire.gymnast.v1 import weights_pb2
+from gymnast_core.wire.gymnast.v1.weights_pb2 import SignedRelease
 from gymnast_core.wire.identity import Peer
 
 _MOST_VALID_S = 10 * 366 * 86_400
@@ -50,8 +53,15 @@ class WeightsServicer:
         robots = bounded("robots", opening.robots, MOST_NAMES)
         if opening.valid_for_s > _MOST_VALID_S:
             raise InvalidMessageError(f"valid_for_s {opening.valid_for_s} is more than ten years, {_MOST_VALID_S} s")
-        valid_s = opening.valid_for_s or None
-        return signed_release(self._checkpoints.deliver(peer, manifest, weights, robots=robots, valid_s=valid_s)[1])
+        bounded("characters of a reason", opening.override_reason, MOST_CHARACTERS)
+        delivered = self._checkpoints.deliver(
+            peer, manifest, weights, robots=robots, valid_s=opening.valid_for_s or None,
+            override=opening.override_reason,
+        )  # fmt: skip
+        return self._readable(delivered[1], context)
+
+    def _readable(self, signed: SignedDocument | ReleaseRow, context: grpc.ServicerContext) -> SignedRelease:
+        return signed_release(self._checkpoints.readable(signed, gates=reads_gates(context)))
 
     def Watch(
         self, request: weights_pb2.WatchRequest, peer: Peer, context: grpc.ServicerContext
@@ -61,14 +71,15 @@ class WeightsServicer:
         while context.is_active():
             self._stopping.check()
             rows, after = self._checkpoints.watch(peer, after, _WATCH_S)
-            yield from map(signed_release, rows)
+            for row in rows:
+                yield self._readable(row, context)
 
     def ListReleases(
         self, request: weights_pb2.ListReleasesRequest, peer: Peer, context: grpc.ServicerContext
     ) -> weights_pb2.ListReleasesReply:
         """A page, and what robots say of its checkpoints."""
         rows = self._checkpoints.releases(peer, after=request.after_sequence, limit=page_size(request.limit))
-        releases = fitting(signed_release(row) for row in rows)
+        releases = fitting(self._readable(row, context) for row in rows)
         words = self._checkpoints.words(peer, [row.checkpoint_id for row in rows[: len(releases)]])
         return weights_pb2.ListReleasesReply(
             releases=releases, words=[weights_pb2.RobotWord(**vars(word)) for word in words]
@@ -94,7 +105,11 @@ class WeightsServicer:
         """Order robots back."""
         robots = bounded("robots", request.robots, MOST_NAMES)
         bounded("characters of a reason", request.reason, MOST_CHARACTERS)
-        return signed_release(self._checkpoints.roll_back(peer, request.checkpoint_id, robots, request.reason)[1])
+        bounded("characters of a reason", request.override_reason, MOST_CHARACTERS)
+        signed = self._checkpoints.roll_back(
+            peer, request.checkpoint_id, robots, request.reason, override=request.override_reason
+        )[1]
+        return self._readable(signed, context)
 
     def Why(
         self, request: weights_pb2.WhyRequest, peer: Peer, context: grpc.ServicerContext

@@ -50,6 +50,16 @@ class CheckpointServiceStub:
                 request_serializer=gymnast_dot_v1_dot_checkpoints__pb2.OfferRequest.SerializeToString,
                 response_deserializer=gymnast_dot_v1_dot_weights__pb2.SignedRelease.FromString,
                 _registered_method=True)
+        self.Gate = channel.unary_unary(
+                '/gymnast.v1.CheckpointService/Gate',
+                request_serializer=gymnast_dot_v1_dot_checkpoints__pb2.GateRequest.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_checkpoints__pb2.GateReply.FromString,
+                _registered_method=True)
+        self.Gates = channel.unary_unary(
+                '/gymnast.v1.CheckpointService/Gates',
+                request_serializer=gymnast_dot_v1_dot_checkpoints__pb2.GatesRequest.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_checkpoints__pb2.GatesReply.FromString,
+                _registered_method=True)
 
 
 class CheckpointServiceServicer:
@@ -76,6 +86,20 @@ class CheckpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Gate(self, request, context):
+        """Gates it against what robots run, where they ask for a gate record that it has not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Gates(self, request, context):
+        """What the gate found of a checkpoint, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckpointServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +117,16 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
                     servicer.Promote,
                     request_deserializer=gymnast_dot_v1_dot_checkpoints__pb2.OfferRequest.FromString,
                     response_serializer=gymnast_dot_v1_dot_weights__pb2.SignedRelease.SerializeToString,
+            ),
+            'Gate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Gate,
+                    request_deserializer=gymnast_dot_v1_dot_checkpoints__pb2.GateRequest.FromString,
+                    response_serializer=gymnast_dot_v1_dot_checkpoints__pb2.GateReply.SerializeToString,
+            ),
+            'Gates': grpc.unary_unary_rpc_method_handler(
+                    servicer.Gates,
+                    request_deserializer=gymnast_dot_v1_dot_checkpoints__pb2.GatesRequest.FromString,
+                    response_serializer=gymnast_dot_v1_dot_checkpoints__pb2.GatesReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +210,60 @@ class CheckpointService:
             '/gymnast.v1.CheckpointService/Promote',
             gymnast_dot_v1_dot_checkpoints__pb2.OfferRequest.SerializeToString,
             gymnast_dot_v1_dot_weights__pb2.SignedRelease.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Gate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gymnast.v1.CheckpointService/Gate',
+            gymnast_dot_v1_dot_checkpoints__pb2.GateRequest.SerializeToString,
+            gymnast_dot_v1_dot_checkpoints__pb2.GateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Gates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gymnast.v1.CheckpointService/Gates',
+            gymnast_dot_v1_dot_checkpoints__pb2.GatesRequest.SerializeToString,
+            gymnast_dot_v1_dot_checkpoints__pb2.GatesReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class CheckpointServiceStub:
     """Admin: robots may stage it, for a trial."""
     Promote: _grpc.UnaryUnaryMultiCallable[_checkpoints_pb2.OfferRequest, _weights_pb2.SignedRelease]
     """Admin: robots run it from their next episode on; it must have won its trial."""
+    Gate: _grpc.UnaryUnaryMultiCallable[_checkpoints_pb2.GateRequest, _checkpoints_pb2.GateReply]
+    """Gates it against what robots run, where they ask for a gate record that it has not."""
+    Gates: _grpc.UnaryUnaryMultiCallable[_checkpoints_pb2.GatesRequest, _checkpoints_pb2.GatesReply]
+    """What the gate found of a checkpoint, oldest first."""
 
 @_typing.type_check_only
 class CheckpointServiceAsyncStub(CheckpointServiceStub):
@@ -48,6 +52,10 @@ class CheckpointServiceAsyncStub(CheckpointServiceStub):
     """Admin: robots may stage it, for a trial."""
     Promote: _aio.UnaryUnaryMultiCallable[_checkpoints_pb2.OfferRequest, _weights_pb2.SignedRelease]  # type: ignore[assignment]
     """Admin: robots run it from their next episode on; it must have won its trial."""
+    Gate: _aio.UnaryUnaryMultiCallable[_checkpoints_pb2.GateRequest, _checkpoints_pb2.GateReply]  # type: ignore[assignment]
+    """Gates it against what robots run, where they ask for a gate record that it has not."""
+    Gates: _aio.UnaryUnaryMultiCallable[_checkpoints_pb2.GatesRequest, _checkpoints_pb2.GatesReply]  # type: ignore[assignment]
+    """What the gate found of a checkpoint, oldest first."""
 
 class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -73,5 +81,21 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_weights_pb2.SignedRelease, _abc.Awaitable[_weights_pb2.SignedRelease]]:
         """Admin: robots run it from their next episode on; it must have won its trial."""
+
+    @_abc_1.abstractmethod
+    def Gate(
+        self,
+        request: _checkpoints_pb2.GateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoints_pb2.GateReply, _abc.Awaitable[_checkpoints_pb2.GateReply]]:
+        """Gates it against what robots run, where they ask for a gate record that it has not."""
+
+    @_abc_1.abstractmethod
+    def Gates(
+        self,
+        request: _checkpoints_pb2.GatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoints_pb2.GatesReply, _abc.Awaitable[_checkpoints_pb2.GatesReply]]:
+        """What the gate found of a checkpoint, oldest first."""
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -100,6 +100,7 @@ class WeightsNews(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     RAN_FIELD_NUMBER: _builtins.int
     RAN_NS_FIELD_NUMBER: _builtins.int
+    GATE_FIELD_NUMBER: _builtins.int
     current: _builtins.str
     """in force from the next episode on"""
     since_ns: _builtins.int
@@ -120,6 +121,10 @@ class WeightsNews(_message.Message):
 
     @_builtins.property
     def held(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def gate(self) -> Global___GateNews:
+        """absent on a robot of before gates"""
+
     def __init__(
         self,
         *,
@@ -132,14 +137,60 @@ class WeightsNews(_message.Message):
         held: _abc.Iterable[_builtins.str] | None = ...,
         ran: _builtins.str = ...,
         ran_ns: _builtins.int = ...,
+        gate: Global___GateNews | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checking", b"checking", "current", b"current", "held", b"held", "obeyed", b"obeyed", "probation_left", b"probation_left", "ran", b"ran", "ran_ns", b"ran_ns", "refused", b"refused", "since_ns", b"since_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checking", b"checking", "current", b"current", "gate", b"gate", "held", b"held", "obeyed", b"obeyed", "probation_left", b"probation_left", "ran", b"ran", "ran_ns", b"ran_ns", "refused", b"refused", "since_ns", b"since_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WeightsNews: _TypeAlias = WeightsNews  # noqa: Y015
+
+@_typing.final
+class GateNews(_message.Message):
+    """What a robot asks of a release, and how what it runs came past that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    MAX_AGE_S_FIELD_NUMBER: _builtins.int
+    HOW_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """required, warn, off"""
+    overrides: _builtins.bool
+    """an administrator's signed override is accepted"""
+    max_age_s: _builtins.float
+    """an older record does not count"""
+    how: _builtins.str
+    """of the one in force: passed, override, ran, warned, off; empty where it came with the robot"""
+    record: _builtins.str
+    by: _builtins.str
+    """of an override"""
+    reason: _builtins.str
+    """of an override, or of a warning"""
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        overrides: _builtins.bool = ...,
+        max_age_s: _builtins.float = ...,
+        how: _builtins.str = ...,
+        record: _builtins.str = ...,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "how", b"how", "max_age_s", b"max_age_s", "mode", b"mode", "overrides", b"overrides", "reason", b"reason", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateNews: _TypeAlias = GateNews  # noqa: Y015
 
 @_typing.final
 class RefusedCheckpoint(_message.Message):

@@ -58,11 +58,14 @@ class PublishOpen(_message.Message):
     ROBOTS_FIELD_NUMBER: _builtins.int
     VALID_FOR_S_FIELD_NUMBER: _builtins.int
     MANIFEST_SIZE_FIELD_NUMBER: _builtins.int
+    OVERRIDE_REASON_FIELD_NUMBER: _builtins.int
     manifest: _builtins.bytes
     """canonical JSON, gymnast_core.records.manifest"""
     valid_for_s: _builtins.int
     manifest_size: _builtins.int
     """of the whole, where the rest follows; 0 where it is all here"""
+    override_reason: _builtins.str
+    """admin: offered without a passed gate; why"""
     @_builtins.property
     def robots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -72,10 +75,11 @@ class PublishOpen(_message.Message):
         robots: _abc.Iterable[_builtins.str] | None = ...,
         valid_for_s: _builtins.int = ...,
         manifest_size: _builtins.int = ...,
+        override_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "manifest_size", b"manifest_size", "robots", b"robots", "valid_for_s", b"valid_for_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "manifest_size", b"manifest_size", "override_reason", b"override_reason", "robots", b"robots", "valid_for_s", b"valid_for_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -272,8 +276,11 @@ class RollbackRequest(_message.Message):
     CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
     ROBOTS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    OVERRIDE_REASON_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     reason: _builtins.str
+    override_reason: _builtins.str
+    """why robots that it never ran on get it without a passed gate"""
     @_builtins.property
     def robots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -282,10 +289,11 @@ class RollbackRequest(_message.Message):
         checkpoint_id: _builtins.str = ...,
         robots: _abc.Iterable[_builtins.str] | None = ...,
         reason: _builtins.str = ...,
+        override_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "reason", b"reason", "robots", b"robots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "override_reason", b"override_reason", "reason", b"reason", "robots", b"robots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

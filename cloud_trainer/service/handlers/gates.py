@@ -1,0 +1,95 @@
+"""Gates: which there are of a checkpoint, and the jobs that make those that robots ask for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cloud_trainer.service.gates import GateDesk
+from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers
+from cloud_trainer.service.handlers.jobs import JobHandlers
+from gymnast_core.authority import Who, authorise
+from gymnast_core.json_values import JsonObject
+from gymnast_core.records.gate_record import GateRecord
+from gymnast_core.records.signing import EVERY_ROBOT
+
+GATE_JOB = "gate"
+_MOST_KEY = 200
+Shelve = Callable[[str, str], None]
+"""(tenant, checkpoint): puts what was only ever published where jobs find it."""
+
+
+@dataclass(frozen=True)
+class BegunGate:
+    """A gate that runs, or waits for a worker.
+
+    Attributes:
+        job_id: of its job.
+        incumbent: what the candidate is held against; empty for a first policy.
+        robots: that run that.
+    """
+
+    job_id: str
+    incumbent: str
+    robots: tuple[str, ...]
+
+
+class GateHandlers:
+    """See the module.
+
+    Args:
+        desk: the records, and which robots ask for one.
+        checkpoints: what may be gated.
+        jobs: where gates run.
+        shelve: see Shelve.
+    """
+
+    def __init__(self, desk: GateDesk, checkpoints: CheckpointHandlers, jobs: JobHandlers, shelve: Shelve) -> None:
+        self._desk, self._checkpoints, self._jobs, self._shelve = desk, checkpoints, jobs, shelve
+
+    def of(self, who: Who, checkpoint_id: str) -> list[GateRecord]:
+        """Return what gates found of a checkpoint, oldest first."""
+        authorise(who, "look")
+        return self._desk.book.of(who.tenant, checkpoint_id)
+
+    def begin(
+        self, who: Who, checkpoint_id: str, robots: Sequence[str] = (), *, offer: bool = False
+    ) -> list[BegunGate]:
+        """Gate a checkpoint against what robots run, where these ask for a record that it has not.
+
+        Args:
+            who: asks.
+            checkpoint_id: the candidate.
+            robots: names; none is every one that reports.
+            offer: it is offered to them once it has passed.
+
+        Raises:
+            NotFoundError: it, or what a robot runs, is not known here.
+            NotPossibleError: it is no policy.
+            QuotaError: too many jobs wait.
+        """
+        authorise(who, "gate")
+        if offer:
+            authorise(who, "publish")
+        self._checkpoints.check_known(who, checkpoint_id)
+        gaps = self._desk.gaps(who.tenant, checkpoint_id, tuple(robots) or (EVERY_ROBOT,), warned=True)
+        against: dict[str, list[str]] = defaultdict(list)
+        for gap in gaps:
+            against[gap.incumbent].append(gap.robot)
+        return [self._begin(who, checkpoint_id, incumbent, names, offer) for incumbent, names in against.items()]
+
+    def _begin(self, who: Who, candidate: str, incumbent: str, robots: Sequence[str], offer: bool) -> BegunGate:
+        if incumbent:
+            self._checkpoints.check_known(who, incumbent, robots[0])
+        for name in filter(None, (candidate, incumbent)):
+            self._shelve(who.tenant, name)
+        offer_to = sorted(robots) if offer else []
+        key = self._jobs.fresh_key(who, f"gate-{candidate}-{incumbent or 'first'}-{','.join(offer_to)}"[:_MOST_KEY])
+        row = self._jobs.submit(who, GATE_JOB, gate_spec(candidate, incumbent, offer_to), key)
+        return BegunGate(row.job_id, incumbent, tuple(robots))
+
+
+def gate_spec(candidate: str, incumbent: str, offer_to: Sequence[str]) -> JsonObject:
+    """Return the spec of the job that gates a candidate, and offers it to these robots once it has passed."""
+    return {"policy": candidate, "incumbent": incumbent, "offer_to": sorted(offer_to)}
