@@ -6,12 +6,14 @@ On the arm the policy is asked through a GuardedPolicy, so that one that raises 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from gymnast_core.env import Env, instructions_for
 from gymnast_core.errors import BridgeError, PolicyFailedError, SafetyError
+from gymnast_core.past import Remembering
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, FloatArray, Observation, StepResult
 
@@ -60,13 +62,16 @@ def run_episode(
     for observer in observers:
         observer.on_reset(rows, observation)
     result = StepResult(observation, *_nothing_done(env.spec.batch_size))
+    remembering = Remembering(env.spec.batch_size)
     while not result.done_B.all():
-        chunk = policy.act(result.observation, rows, rng=rng)
+        chunk = policy.act(replace(result.observation, past=remembering.past()), rows, rng=rng)
         for index in range(chunk.actions_BKA.shape[1]):
             if cancelled():
                 return result
             action_BA = chunk.actions_BKA[:, index]
+            proprio_BP = result.observation.proprio_BP
             result = env.step(action_BA)
+            remembering.add(proprio_BP, result.commanded_BA)
             for observer in observers:
                 observer.on_step(action_BA, result, chunk, index)
             if result.done_B.all():

@@ -40,6 +40,25 @@ class Outcome(str, enum.Enum):
     UNLABELLED = "unlabelled"
 
 
+PAST_STEPS = 16
+"""H, steps that an observation looks back; at 5 Hz three seconds, as in Radosavovic et al., arXiv 2303.03381."""
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What an arm was commanded in the last steps of its episode and where it was then; newest last.
+
+    Attributes:
+        proprio_BHP: (B, H, 7) float32, before each action, see PROPRIO_DIM.
+        actions_BHA: (B, H, 7) float32, what was commanded after the gate.
+        valid_BH: (B, H) bool, False before the episode began; the other arrays are 0 there.
+    """
+
+    proprio_BHP: FloatArray
+    actions_BHA: FloatArray
+    valid_BH: BoolArray
+
+
 @dataclass(frozen=True)
 class Observation:
     """What a policy may see, batched.
@@ -48,11 +67,13 @@ class Observation:
         images: camera name -> (B, H, W, 3) uint8 RGB. May be a lazy mapping: a world model decodes on access.
         proprio_BP: (B, 7) float32, see PROPRIO_DIM.
         time_ns_B: (B,) int64, sensor time of the frame; simulated or imagined time where that is the clock.
+        past: what was before, as the loop that drives the episode remembers it; None where nobody does.
     """
 
     images: Mapping[str, ByteArray]
     proprio_BP: FloatArray
     time_ns_B: IntArray
+    past: Past | None = None
 
     @property
     def batch_size(self) -> int:

@@ -12,7 +12,7 @@ from cloud_trainer.jobs.practice import Dream, dreamt_in, frame_sizes, lineage_o
 from cloud_trainer.jobs.reinforce import ground_of, imagined_groups, judge_maker, report_other_tasks, reported_starts
 from cloud_trainer.practice.grpo.scored import join_scored
 from cloud_trainer.practice.train import Sampler
-from cloud_trainer.sft.trainer import train_sft
+from cloud_trainer.sft.trainer import FRESH, train_sft
 from cloud_trainer.world_model.compact.data import Clips
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
@@ -61,14 +61,16 @@ def _fine_tuned(
     job: Job[ImitateSpec], won: Sequence[Episode], lineage: Mapping[str, Any], imagined: Imagined | None
 ) -> Candidate:
     config, lora = job.spec.config, lora_of(job.spec)
-    out, parent = job.folder / "candidates" / "imitation", job.checkpoints["policy"]
+    out, fresh = job.folder / "candidates" / "imitation", config.fresh
+    parent = None if fresh else job.checkpoints["policy"]
     chosen = {**config.sft.named(), "seed": job.spec.seed}
     sft = SftConfig(**(chosen if lora is None else {**chosen, "learning_rate": config.lora_rate}))
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         train_sft(
-            won, sft, out, parent=parent, imagined=imagined, lora=lora, device=config.device,
-            state=job.folder / "sft.state", lineage=lineage, progress=job.progress, cancelled=job.cancelled,
+            won, sft, out, parent=parent, policy_config=FRESH[fresh]() if fresh else None, imagined=imagined, lora=lora,
+            device=config.device, state=job.folder / "sft.state", lineage=lineage, progress=job.progress,
+            cancelled=job.cancelled,
         )  # fmt: skip
     return Candidate(id=read_manifest(out).id, iteration=sft.iterations, folder=str(out))
 

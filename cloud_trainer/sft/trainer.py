@@ -16,9 +16,10 @@ from cloud_trainer.sft.windows import Windows, mix, windows_from_episodes, windo
 from cloud_trainer.training import Descent, ModelTrainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.imitate import SftConfig
-from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
+from gymnast_core.policies.compact import ActionBins, CompactPolicy, CompactPolicyConfig
 from gymnast_core.policies.flow import ActionScale, FlowPolicy
 from gymnast_core.policies.flow_network import FlowNetwork, FlowPolicyConfig
+from gymnast_core.policies.history import HistoryPolicy, HistoryPolicyConfig
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import (
     LearningPolicy,
@@ -30,6 +31,11 @@ from gymnast_core.policies.trainable import (
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray, IntArray, RolloutBatch
+
+FRESH: Mapping[str, type[CompactPolicyConfig | FlowPolicyConfig]] = {
+    "tokens": CompactPolicyConfig, "flow": FlowPolicyConfig, "history": HistoryPolicyConfig,
+}  # fmt: skip
+"""Sizes of a policy to begin, by what it is made of."""
 
 
 def action_bins_of(actions_NA: FloatArray, bins: int) -> ActionBins:
@@ -117,8 +123,12 @@ def objective(policy: LearningPolicy, windows: Windows, config: SftConfig) -> Ob
     position, valid = torch.from_numpy(inner.token_positions(windows.actions_NKA)), torch.from_numpy(windows.valid_NK)
 
     def soft_labels(rows: IntArray, rng: np.random.Generator) -> Tensor:
-        index = torch.from_numpy(rows)
-        logits = inner.logits(windows.images_NHWC[rows], [windows.instructions[row] for row in rows])
+        index, images = torch.from_numpy(rows), windows.images_NHWC[rows]
+        texts = [windows.instructions[row] for row in rows]
+        if isinstance(inner, HistoryPolicy):
+            logits = inner.logits(images, texts, None if windows.past_NHX is None else windows.past_NHX[rows])
+        else:
+            logits = inner.logits(images, texts)
         return sft_loss(logits.float().cpu(), position[index], valid[index], config)
 
     return soft_labels
@@ -172,7 +182,8 @@ def train_sft(
     policy = _starting_policy(episodes, config, parent, policy_config, lora, device)
     parents: tuple[str, ...] = () if parent is None else (policy.version,)
     chunk, prepare = policy.chunk_length, policy.training_frames
-    windows = windows_from_episodes(episodes, chunk, prepare, camera=policy.config.camera)
+    windows = windows_from_episodes(episodes, chunk, prepare, camera=policy.config.camera,
+                                    past=isinstance(policy, HistoryPolicy))  # fmt: skip
     if imagined is not None:
         windows = mix(windows, windows_from_rollouts(*imagined, chunk, prepare))
     SftTrainer(policy, windows, config).run(state=state, progress=progress, cancelled=cancelled)
@@ -198,4 +209,5 @@ def _starting_policy(
         torch.manual_seed(config.seed)
         if isinstance(sizes, FlowPolicyConfig):
             return FlowPolicy(FlowNetwork(sizes), ActionScale.of(actions_NA))
-        return CompactPolicy(CompactNetwork(sizes), action_bins_of(actions_NA, sizes.bins))
+        kind = HistoryPolicy if isinstance(sizes, HistoryPolicyConfig) else CompactPolicy
+        return kind(kind.network_class(sizes), action_bins_of(actions_NA, sizes.bins))

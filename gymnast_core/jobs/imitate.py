@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from gymnast_core.jobs.spec import DreamResult, RefiningSpec
 from gymnast_core.settings import Count, CountOrZero, NotNegative, Positive, Seed, Settings
 
 WITHOUT_ROLLOUTS = frozenset(
-    {"device", "dream", "most_episodes", "lora_rank", "lora_rate", "sft", "imagined_rounds"}
+    {"device", "dream", "most_episodes", "lora_rank", "lora_rate", "sft", "fresh", "imagined_rounds"}
 )  # fmt: skip
 """Settings that act without imagined rollouts too."""
 
@@ -52,6 +52,9 @@ class ImitateSettings(RefiningSettings):
 
     sft: SftChoices = Field(default_factory=SftChoices)
     """How to fine-tune."""
+    fresh: Literal["", "tokens", "flow", "history"] = ""
+    """Begin a new compact policy of this kind; empty goes on from the job's policy. One with a history looks back at
+    its last 16 poses and commands: for arms that differ, or change."""
     imagined_rounds: CountOrZero = 0
     """Rounds of groups x group_size rollouts whose judged successes are mixed 1:1 with the recorded ones (Iter-SFT);
     0 imitates recorded successes alone."""
@@ -60,6 +63,11 @@ class ImitateSettings(RefiningSettings):
 
     @model_validator(mode="after")
     def _acts(self) -> ImitateSettings:
+        if self.fresh and self.imagined_rounds:
+            raise ConfigError(
+                f"imagined_rounds={self.imagined_rounds}: a policy that is begun anew (fresh={self.fresh!r}) "
+                "cannot have imagined anything yet; leave one of them out"
+            )
         named = [name for name in self.named() if name not in WITHOUT_ROLLOUTS]
         if named and not self.imagined_rounds:
             raise ConfigError(
@@ -77,6 +85,12 @@ class ImitateSpec(RefiningSpec):
 
     config: ImitateSettings = Field(default_factory=ImitateSettings)
     """How much of everything."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> ImitateSpec:
+        if self.config.fresh and self.mode == "lora":
+            raise ConfigError(f"mode=lora: a policy that is begun anew (fresh={self.config.fresh!r}) is trained whole")
+        return self
 
 
 class ImitateResult(DreamResult):

@@ -13,6 +13,7 @@ from gymnast_core.records.manifest import read_manifest
 
 ARCHITECTURES = {
     "compact_policy": "gymnast_core.policies.compact:CompactPolicy",
+    "compact_history": "gymnast_core.policies.history:HistoryPolicy",
     "compact_flow": "gymnast_core.policies.flow:FlowPolicy",
     "openvla": "gymnast_core.policies.openvla.policy:OpenVLAPolicy",
     "pi0": "gymnast_core.policies.pi0.policy:Pi0Policy",

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import safetensors.torch
@@ -122,8 +122,15 @@ class CompactNetwork(nn.Module):
 
     def forward(self, image_BHWC: Tensor, bag_BV: Tensor) -> Tensor:
         """Map image (B, 64, 64, 3) uint8 and bag (B, buckets) to logits (B, K, 7, bins)."""
-        x = image_BHWC.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
-        features, text = self.encoder(x, bag_BV)
+        return self.choose(*self.encoder(self.pixels(image_BHWC), bag_BV))
+
+    @staticmethod
+    def pixels(image_BHWC: Tensor) -> Tensor:
+        """Map uint8 images to (B, 3, H, W) in [-1, 1]."""
+        return image_BHWC.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+
+    def choose(self, features: Tensor, text: Tensor) -> Tensor:
+        """Map features (B, F) and text (B, D) to logits (B, K, 7, bins)."""
         h = F.silu(self.film(self.layer1(features), text))
         h = h + F.silu(self.layer2(h))
         h = F.silu(self.layer3(h))
@@ -146,12 +153,17 @@ class CompactPolicy:
     """A checkpoint of the compact network, keeping gymnast_core.policy.Policy.
 
     Attributes:
+        architecture: as in its manifest; with its classes for a kind that adds to this one.
         network: the torch module, in eval mode unless a trainer changes it.
         config: its sizes.
         action_bins: token <-> action.
         row_by_row: act on each row separately, so that a row's tokens do not depend on its batch (a matrix product
             rounds differently in another batch size). Turn off for large imagined batches.
     """
+
+    architecture: ClassVar[str] = ARCHITECTURE
+    config_class: ClassVar[type[CompactPolicyConfig]] = CompactPolicyConfig
+    network_class: ClassVar[Any] = CompactNetwork
 
     def __init__(
         self,
@@ -186,10 +198,15 @@ class CompactPolicy:
         if len(instruction) != observation.batch_size:
             raise ContractError(f"{len(instruction)} instructions for {observation.batch_size} rows; pass one per row")
         images = area_downsample(observation.frames_of(self.config.camera), self.config.image_size)
-        log_probs = self._log_probs(images, instruction)
+        context = self.context_of(observation)
+        log_probs = self._log_probs(images, instruction, *context.values())
         tokens = choose_tokens(log_probs, rng)
         chosen = np.take_along_axis(log_probs, tokens[..., None], -1)[..., 0]
-        return ActionChunk(self.action_bins.decode(tokens), self._version, {"tokens": tokens}, chosen)
+        return ActionChunk(self.action_bins.decode(tokens), self._version, {"tokens": tokens, **context}, chosen)
+
+    def context_of(self, observation: Observation) -> Trace:
+        """Return what besides image and words its choice depends on; nothing here."""
+        return {}
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
         """Prepare (N, H, W, 3) frames for log_probs."""
@@ -201,9 +218,13 @@ class CompactPolicy:
 
     def logits(self, images: ByteArray, instructions: Sequence[str]) -> Tensor:
         """Return raw (B, K, 7, bins) logits of (B, 64, 64, 3) uint8 images."""
-        bags = torch.from_numpy(bag_of_words(instructions, self.config.text_buckets))
-        logits: Tensor = self.network(torch.from_numpy(np.ascontiguousarray(images)), bags)
+        logits: Tensor = self.network(*self.inputs(images, instructions))
         return logits
+
+    def inputs(self, images: ByteArray, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return images and bags of words as the network takes them."""
+        bags = torch.from_numpy(bag_of_words(instructions, self.config.text_buckets))
+        return torch.from_numpy(np.ascontiguousarray(images)), bags
 
     def divergence(self, base: CompactPolicy, images: ByteArray, instructions: Sequence[str]) -> Tensor:
         """Return the mean KL(base || self) of a token."""
@@ -216,9 +237,9 @@ class CompactPolicy:
         return self.action_bins.position(actions)
 
     @torch.no_grad()
-    def _log_probs(self, images: ByteArray, instructions: Sequence[str]) -> FloatArray:
+    def _log_probs(self, images: ByteArray, instructions: Sequence[str], *context: FloatArray) -> FloatArray:
         rows = [slice(b, b + 1) for b in range(len(instructions))] if self.row_by_row else [slice(None)]
-        logits = torch.cat([self.logits(images[row], instructions[row]) for row in rows])
+        logits = torch.cat([self.logits(images[row], instructions[row], *(c[row] for c in context)) for row in rows])
         log_probs: FloatArray = F.log_softmax(logits / self.temperature, dim=-1).numpy()
         return log_probs
 
@@ -230,7 +251,7 @@ class CompactPolicy:
             folder,
             safetensors.torch.save({k: v.contiguous() for k, v in self.network.state_dict().items()}),
             kind="policy",
-            architecture=ARCHITECTURE,
+            architecture=self.architecture,
             config=asdict(self.config) | {"widths": list(self.config.widths)},
             parents=parents,
             normalisation=self.action_bins.to_json(),
@@ -246,9 +267,9 @@ class CompactPolicy:
         Raises:
             CheckpointError: altered, of another kind, or with tensors that do not fit its configuration.
         """
-        manifest, weights = read_checkpoint(folder, kind="policy", architecture=ARCHITECTURE)
-        config = CompactPolicyConfig(**{**manifest.config, "widths": tuple(manifest.config["widths"])})
-        network = CompactNetwork(config)
+        manifest, weights = read_checkpoint(folder, kind="policy", architecture=cls.architecture)
+        config = cls.config_class(**{**manifest.config, "widths": tuple(manifest.config["widths"])})
+        network = cls.network_class(config)
         try:
             network.load_state_dict(safetensors.torch.load(weights))
         except RuntimeError as error:

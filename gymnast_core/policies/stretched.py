@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,7 +45,8 @@ class StretchedPolicy:
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
     ) -> ActionChunk:
         """Choose the next steps; see gymnast_core.policy.Policy.act."""
-        return self._cut(self.inner.act(observation, instruction, rng=rng))
+        # its past is in steps of this arm, not in actions of the policy: better none
+        return self._cut(self.inner.act(replace(observation, past=None), instruction, rng=rng))
 
     def act_after(self, committed: Committed, observation: Observation, instruction: Sequence[str]) -> ActionChunk:
         """Choose steps that begin as committed; see gymnast_core.policy.ContinuingPolicy.act_after."""

@@ -11,7 +11,7 @@ from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import GymnastError, PolicyFailedError
 from gymnast_core.pictures import decode_jpeg, jpeg_size
 from gymnast_core.policy import Policy
-from gymnast_core.types import PROPRIO_DIM, ActionChunk, Observation
+from gymnast_core.types import ACTION_DIM, PAST_STEPS, PROPRIO_DIM, ActionChunk, Observation, Past
 from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 
@@ -76,7 +76,23 @@ def observation_from(request: policy_pb2.InferRequest) -> Observation:
                 f"camera {camera.name!r} has {len(frames)} frames for {rows} rows, or mixed sizes"
             )
         images[camera.name] = np.stack(frames)
-    return Observation(images, proprio, np.array(request.time_ns, np.int64))
+    return Observation(images, proprio, np.array(request.time_ns, np.int64), _past(request, rows))
+
+
+def _past(request: policy_pb2.InferRequest, rows: int) -> Past | None:
+    """Read what the rows' episodes have behind them; an older robot sends nothing."""
+    if not request.past_steps:
+        return None
+    count = rows * PAST_STEPS
+    lengths = (len(request.past_proprio), len(request.past_actions), len(request.past_steps))
+    if lengths != (count * PROPRIO_DIM, count * ACTION_DIM, rows):
+        raise InvalidMessageError(f"{rows} rows cannot have a past of {lengths} numbers")
+    proprio = np.array(request.past_proprio, np.float32).reshape(rows, PAST_STEPS, PROPRIO_DIM)
+    actions = np.array(request.past_actions, np.float32).reshape(rows, PAST_STEPS, ACTION_DIM)
+    if not ((np.abs(proprio) <= MOST_PROPRIO).all() and (np.abs(actions) <= MOST_PROPRIO).all()):
+        raise InvalidMessageError(f"the past is not within {MOST_PROPRIO} m and rad")
+    valid = np.arange(PAST_STEPS) >= PAST_STEPS - np.array(request.past_steps, np.int64).clip(max=PAST_STEPS)[:, None]
+    return Past(proprio, actions, valid)
 
 
 def _infer(policy: Policy, request: policy_pb2.InferRequest) -> policy_pb2.InferReply:

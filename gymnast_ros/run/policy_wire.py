@@ -14,10 +14,10 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from gymnast_core.policy import Committed
-from gymnast_core.types import ActionChunk, Observation
+from gymnast_core.types import ActionChunk, Observation, Past
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-_WORDS, _CAMERA, _TRACE = "words", "camera/", "trace/"
+_WORDS, _CAMERA, _TRACE, _PAST = "words", "camera/", "trace/", "past/"
 
 
 def packed(words: Mapping[str, Any], arrays: Arrays | None = None) -> bytes:
@@ -49,13 +49,15 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
 def arrays_of(observation: Observation) -> Arrays:
     """Return an observation's arrays; cameras keep their order in camera_names()."""
     frames = {f"{_CAMERA}{name}": np.asarray(observation.images[name]) for name in observation.images}
-    return {**frames, "proprio": observation.proprio_BP, "time_ns": observation.time_ns_B}
+    past = {} if observation.past is None else {f"{_PAST}{n}": array for n, array in vars(observation.past).items()}
+    return {**frames, **past, "proprio": observation.proprio_BP, "time_ns": observation.time_ns_B}
 
 
 def observation_of(arrays: Arrays, cameras: list[str]) -> Observation:
     """Return the observation of a message; its first camera is still the first."""
     images = {name: arrays[f"{_CAMERA}{name}"] for name in cameras}
-    return Observation(images, arrays["proprio"], arrays["time_ns"])
+    past = {name.removeprefix(_PAST): arrays[name] for name in arrays if name.startswith(_PAST)}
+    return Observation(images, arrays["proprio"], arrays["time_ns"], Past(**past) if past else None)
 
 
 def arrays_of_chunk(chunk: ActionChunk) -> Arrays:

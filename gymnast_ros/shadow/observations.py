@@ -10,6 +10,7 @@ import numpy as np
 
 from gymnast_core.episodes.reader import read_episode
 from gymnast_core.errors import GymnastError
+from gymnast_core.past import past_at
 from gymnast_core.types import PROPRIO_DIM, Episode, Observation
 
 LOG = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def _spread(episode: Episode) -> Recorded:
                 {name: frames[step : step + 1] for name, frames in episode.images.items()},
                 episode.proprio_TP[step : step + 1],
                 episode.time_ns_T[step : step + 1],
+                past_at(episode.proprio_TP, episode.actions_TA, step),
             ),
             episode.instruction,
         )

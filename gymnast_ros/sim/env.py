@@ -87,6 +87,7 @@ class SimEnv:
         self._substeps = round(PHYSICS_HZ / rate_hz)
         self._pieces = max(n for n in range(1, RAMP + 1) if self._substeps % n == 0)
         self._model = mujoco.MjModel.from_xml_string(scenes.mjcf(scene, image_size))
+        self._friction = self._model.geom_friction.copy()
         self._data = mujoco.MjData(self._model)
         self._seen = mujoco.MjData(self._model)
         self._renderer: mujoco.Renderer | None = None
@@ -193,6 +194,10 @@ class SimEnv:
     def success_step(self) -> int | None:
         """Privileged: control steps until the task was first done; None if it never was."""
         return self._success_step
+
+    def set_friction(self, times: float) -> None:
+        """Privileged: make gripper and everything on the table slip this much less, from the next reset on."""
+        self._model.geom_friction[:] = self._friction * times
 
     def state_digest(self) -> str:
         """Privileged: SHA-256 over everything that decides how the episode goes on."""

@@ -94,6 +94,10 @@ class RemotePolicy:
             seed=int(rng.integers(_SEED_LIMIT)) if rng is not None else 0,
             with_log_probs=self._with_log_probs,
         )
+        if (past := observation.past) is not None:
+            request.past_proprio.extend(past.proprio_BHP.ravel().tolist())
+            request.past_actions.extend(past.actions_BHA.ravel().tolist())
+            request.past_steps.extend(past.valid_BH.sum(axis=1).tolist())
         reply = self._ask(request, deadline_s=self._deadline_s)
         self._version = str(reply.policy_version)
         return _chunk(reply, rows)

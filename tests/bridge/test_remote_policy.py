@@ -1,6 +1,7 @@
 """A policy on the other machine: the same answers as beside the arm, and silence means hold."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.service.policy import PolicyServicer
 from gymnast_core.errors import ContractError, PolicyFailedError
+from gymnast_core.past import Remembering
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_core.wire.errors import LinkLostError, NotPermittedError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
@@ -75,6 +77,20 @@ def test_remote_policy_acts_like_the_local_one(remote, policy):
         np.testing.assert_allclose(got.actions_BKA, local.actions_BKA, atol=1e-4)
         np.testing.assert_array_equal(got.trace["tokens"], local.trace["tokens"])
         np.testing.assert_array_equal(got.log_probs_BKA, local.log_probs_BKA)
+
+
+def test_a_remote_policy_is_given_the_past_that_the_robot_remembers(remote, policy):
+    asked = []
+    act, policy.act = policy.act, lambda seen, texts, *, rng=None: asked.append(seen.past) or act(seen, texts, rng=rng)
+    remembering, rng = Remembering(2), np.random.default_rng(0)
+    for _ in range(3):
+        remembering.add(*rng.normal(size=(2, 2, 7)).astype(np.float32))
+    remote.act(replace(observe(), past=remembering.past()), ["lift"] * 2)
+    remote.act(observe(), ["lift"] * 2)
+    (there, none), here = asked, remembering.past()
+    assert none is None
+    for name, array in vars(here).items():
+        np.testing.assert_array_equal(getattr(there, name), array)
 
 
 def test_a_robot_knows_the_version_before_the_policy_acts(service, identities, tmp_path):

@@ -14,7 +14,7 @@ from cloud_trainer.jobs.reinforce import ground_of, reported_starts
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import AdaptSettings, ImitateSettings, ImproveSettings
-from gymnast_core.policies import trainable
+from gymnast_core.policies import load_policy, trainable
 from gymnast_core.records.manifest import read_manifest
 from tests.cloud.jobs import TINY, TINY_SCENE, fitting, imitation_job, in_another_scene, job_of, scene_job
 from tests.cloud.openai_server import OpenAiServer, frames_in, grade
@@ -173,6 +173,17 @@ def test_imitation_is_a_job_whole_or_by_adapter(material, tmp_path, mode):
     assert len(manifest.lineage["episodes"]) == result["episodes"] > 0
     restarted = imitate(imitation_job(material, tmp_path, config={"sft": SFT}, mode=mode))
     assert restarted.to_json() == result
+
+
+@pytest.mark.parametrize("kind", ["tokens", "flow", "history"])
+def test_imitation_begins_a_policy_of_the_kind_asked_for(material, tmp_path, kind):
+    config = {"sft": {**SFT, "iterations": 2}, "fresh": kind}
+    (candidate,) = imitate(imitation_job(material, tmp_path, config=config)).to_json()["candidates"]
+    manifest = read_manifest(Path(candidate["folder"]))
+    assert manifest.parents == ()
+    architecture = {"tokens": "compact_policy", "flow": "compact_flow", "history": "compact_history"}[kind]
+    assert manifest.architecture == architecture
+    assert load_policy(Path(candidate["folder"])).version == manifest.id
 
 
 def test_iter_sft_mixes_in_what_the_judge_let_pass(material, tmp_path):

@@ -57,6 +57,8 @@ WRONG = [
         {"config": {"judge_floor": 0.1}},
         "judge_floor: imitation of recorded successes",
     ),
+    ("imitate", {"config": {"fresh": "history", "imagined_rounds": 1}}, "begun anew .*cannot have imagined"),
+    ("imitate", {"config": {"fresh": "history"}, "mode": "lora"}, "mode=lora: a policy that is begun anew"),
     ("replay", {"config": {}}, r"job replay: spec: unknown settings \['config'\]"),
     ("replay", {"episodes": "all"}, "episodes must be a list, or none, got 'all'"),
 ]

@@ -167,6 +167,10 @@ INFER = {
     "late": lambda: policy_pb2.InferRequest(instructions=["x"], proprio=[0.0] * 7, time_ns=[2**64 - 1]),
     "a seed": lambda: policy_pb2.InferRequest(instructions=["x"], sample=True, seed=2**64 - 1, **ROW),
     "not a number": lambda: policy_pb2.InferRequest(instructions=["x"], proprio=[float("nan")] * 7, time_ns=[1]),
+    "half a past": lambda: policy_pb2.InferRequest(instructions=["x"], past_steps=[3], **ROW),
+    "a past of no numbers": lambda: policy_pb2.InferRequest(
+        instructions=["x"], past_proprio=[float("nan")] * 112, past_actions=[0.0] * 112, past_steps=[2**32 - 1], **ROW
+    ),
     "many rows": lambda: policy_pb2.InferRequest(instructions=["x"] * 10_000, **ROW),
     "one pixel": lambda: camera(encode_jpeg(np.zeros((1, 1, 3), np.uint8))),
     "a lone line": lambda: camera(encode_jpeg(np.zeros((1, 4096, 3), np.uint8))),

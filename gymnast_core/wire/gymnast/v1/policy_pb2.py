@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gymnast/v1/policy.proto\x12\ngymnast.v1\"$\n\x06\x43\x61mera\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04jpeg\x18\x02 \x03(\x0c\"\xb5\x01\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x14\n\x0cinstructions\x18\x02 \x03(\t\x12#\n\x07\x63\x61meras\x18\x03 \x03(\x0b\x32\x12.gymnast.v1.Camera\x12\x0f\n\x07proprio\x18\x04 \x03(\x02\x12\x0f\n\x07time_ns\x18\x05 \x03(\x04\x12\x0e\n\x06sample\x18\x06 \x01(\x08\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x16\n\x0ewith_log_probs\x18\x08 \x01(\x08\"\xa2\x01\n\nInferReply\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12\x14\n\x0c\x63hunk_length\x18\x03 \x01(\r\x12\x0f\n\x07\x61\x63tions\x18\x04 \x03(\x02\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\x11\n\tlog_probs\x18\x06 \x03(\x02\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t2N\n\rPolicyService\x12=\n\x05Infer\x12\x18.gymnast.v1.InferRequest\x1a\x16.gymnast.v1.InferReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gymnast/v1/policy.proto\x12\ngymnast.v1\"$\n\x06\x43\x61mera\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04jpeg\x18\x02 \x03(\x0c\"\xf5\x01\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x14\n\x0cinstructions\x18\x02 \x03(\t\x12#\n\x07\x63\x61meras\x18\x03 \x03(\x0b\x32\x12.gymnast.v1.Camera\x12\x0f\n\x07proprio\x18\x04 \x03(\x02\x12\x0f\n\x07time_ns\x18\x05 \x03(\x04\x12\x0e\n\x06sample\x18\x06 \x01(\x08\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x16\n\x0ewith_log_probs\x18\x08 \x01(\x08\x12\x14\n\x0cpast_proprio\x18\t \x03(\x02\x12\x14\n\x0cpast_actions\x18\n \x03(\x02\x12\x12\n\npast_steps\x18\x0b \x03(\r\"\xa2\x01\n\nInferReply\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12\x14\n\x0c\x63hunk_length\x18\x03 \x01(\r\x12\x0f\n\x07\x61\x63tions\x18\x04 \x03(\x02\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\x11\n\tlog_probs\x18\x06 \x03(\x02\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t2N\n\rPolicyService\x12=\n\x05Infer\x12\x18.gymnast.v1.InferRequest\x1a\x16.gymnast.v1.InferReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAMERA']._serialized_start=39
   _globals['_CAMERA']._serialized_end=75
   _globals['_INFERREQUEST']._serialized_start=78
-  _globals['_INFERREQUEST']._serialized_end=259
-  _globals['_INFERREPLY']._serialized_start=262
-  _globals['_INFERREPLY']._serialized_end=424
-  _globals['_POLICYSERVICE']._serialized_start=426
-  _globals['_POLICYSERVICE']._serialized_end=504
+  _globals['_INFERREQUEST']._serialized_end=323
+  _globals['_INFERREPLY']._serialized_start=326
+  _globals['_INFERREPLY']._serialized_end=488
+  _globals['_POLICYSERVICE']._serialized_start=490
+  _globals['_POLICYSERVICE']._serialized_end=568
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,9 @@ class InferRequest(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     WITH_LOG_PROBS_FIELD_NUMBER: _builtins.int
+    PAST_PROPRIO_FIELD_NUMBER: _builtins.int
+    PAST_ACTIONS_FIELD_NUMBER: _builtins.int
+    PAST_STEPS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     sample: _builtins.bool
     seed: _builtins.int
@@ -73,6 +76,20 @@ class InferRequest(_message.Message):
     def time_ns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """B"""
 
+    @_builtins.property
+    def past_proprio(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The last 16 steps of each row's episode, newest last; empty where nobody remembers them.
+        B x 16 x 7; 0 before the episode began
+        """
+
+    @_builtins.property
+    def past_actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """B x 16 x 7"""
+
+    @_builtins.property
+    def past_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """B, how many of the 16 there were"""
+
     def __init__(
         self,
         *,
@@ -84,10 +101,13 @@ class InferRequest(_message.Message):
         sample: _builtins.bool = ...,
         seed: _builtins.int = ...,
         with_log_probs: _builtins.bool = ...,
+        past_proprio: _abc.Iterable[_builtins.float] | None = ...,
+        past_actions: _abc.Iterable[_builtins.float] | None = ...,
+        past_steps: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "instructions", b"instructions", "proprio", b"proprio", "request_id", b"request_id", "sample", b"sample", "seed", b"seed", "time_ns", b"time_ns", "with_log_probs", b"with_log_probs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "instructions", b"instructions", "past_actions", b"past_actions", "past_proprio", b"past_proprio", "past_steps", b"past_steps", "proprio", b"proprio", "request_id", b"request_id", "sample", b"sample", "seed", b"seed", "time_ns", b"time_ns", "with_log_probs", b"with_log_probs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
