@@ -24,15 +24,13 @@ import torch
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
 from cloud_trainer.judge.training import JudgeTraining
 from cloud_trainer.progress import ProgressEvent
-from cloud_trainer.sft.trainer import train_sft
+from cloud_trainer.sft.trainer import FRESH, train_sft
 from cloud_trainer.world_model.compact.data import clips_of
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig
 from cloud_trainer.world_model.compact.train import WorldModelTraining, train_world_model
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.jobs.imitate import SftConfig
-from gymnast_core.policies.compact import CompactPolicyConfig
-from gymnast_core.policies.flow_network import FlowPolicyConfig
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.shipped import BASE_POLICIES
 from gymnast_core.types import Episode, Outcome
@@ -69,6 +67,9 @@ class Amounts:
     scale: float = 1.0
 
 
+BASES = {**BASE_POLICIES, "history": "history_policy"}
+"""Folder of each kind of base policy; the one that looks back imitates an operator whose arms err, each differently."""
+
 DRY = Amounts(demonstrations=4, policy_steps=4, world_model_steps=3, judge_steps=3, scale=0.06)
 """Everything once, to see that it runs."""
 
@@ -80,22 +81,24 @@ HELD_OUT = {"policy": 160, "policy_greedy": 70, "offset": 75}
 
 def pretrain(
     out: Path, work: Path, collect: Collect, *, seed: int = 0, workers: int = 2, amounts: Amounts | None = None,
-    flow: bool = False,
+    base: str = "tokens",
 ) -> Path:  # fmt: skip
     """Run the stages whose checkpoint `out` lacks, and copy the checkpoints there; returns `out`.
 
     Args:
-        out: gets policy/ or flow_policy/, world_model/ and judge/; what is there serves the stages after it.
+        out: gets policy/ or flow_policy/, world_model/ and judge/; or history_policy/ alone. What is there serves the
+            stages after it.
         work: episodes and state files; an interrupted run goes on from them.
         collect: see Collect.
         seed: of everything.
         workers: processes that collect episodes.
         amounts: how much; default the shipped size.
-        flow: the base policy matches flows instead of choosing tokens.
+        base: what the base policy is made of, one of BASES.
     """
     torch.set_num_threads(1)
-    run = Pretraining(work, collect, seed, workers, amounts or Amounts(), flow=flow, out=out)
-    for name, make in ((run.base, run.policy), ("world_model", run.world_model), ("judge", run.judge)):
+    run = Pretraining(work, collect, seed, workers, amounts or Amounts(), base=base, out=out)
+    stages = [(run.base, run.policy), ("world_model", run.world_model), ("judge", run.judge)]
+    for name, make in stages[:1] if base == "history" else stages:
         folder = out / name
         if folder.exists():
             print(f"{folder} exists with id {read_manifest(folder).id}; delete it to replace it")
@@ -115,11 +118,11 @@ class Pretraining:
     """
 
     def __init__(
-        self, work: Path, collect: Collect, seed: int, workers: int, amounts: Amounts, *, flow: bool = False,
+        self, work: Path, collect: Collect, seed: int, workers: int, amounts: Amounts, *, base: str = "tokens",
         out: Path | None = None,
     ) -> None:  # fmt: skip
-        self._collect, self._flow, self._out = collect, flow, out
-        self.base = BASE_POLICIES["flow" if flow else "tokens"]
+        self._collect, self._made_of, self._out = collect, base, out
+        self.base = BASES[base]
         self.work, self.seed, self.workers, self.amounts = work, seed, workers, amounts
         self._began = time.monotonic()
         work.mkdir(parents=True, exist_ok=True)
@@ -128,11 +131,10 @@ class Pretraining:
         """Stages 1 and 2."""
         folder = self._folder(self.base)
         if not folder.exists():
-            sizes = FlowPolicyConfig() if self._flow else CompactPolicyConfig()
             config = SftConfig(iterations=self.amounts.policy_steps, seed=self.seed)
             train_sft(
-                self.demonstrations(), config, folder, policy_config=sizes, state=self.work / f"{self.base}.state",
-                lineage=self._lineage(), progress=self._show,
+                self.demonstrations(), config, folder, policy_config=FRESH[self._made_of](),
+                state=self.work / f"{self.base}.state", lineage=self._lineage(), progress=self._show,
             )  # fmt: skip
         return folder
 
@@ -140,6 +142,8 @@ class Pretraining:
         """Stage 1: what the base policy imitates."""
         first = self._seed_base()
         seeds = tuple(range(first, first + self.amounts.demonstrations))
+        if self._made_of == "history":
+            return self._collected("erring", [Share("erring", task, seeds) for task in TASKS])
         return self._collected("demos", [Share("flawed", task, seeds) for task in TASKS])
 
     def world_model(self) -> Path:

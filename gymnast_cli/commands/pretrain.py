@@ -21,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="episodes and state files")
     parser.add_argument("--seed", type=int, default=0, help="of everything")
     parser.add_argument("--workers", type=int, default=2, help="processes that collect episodes")
-    parser.add_argument("--policy", choices=tuple(BASE_POLICIES), default="tokens",
-                        help="kind of the base policy: action tokens, as shipped, or flow matching")  # fmt: skip
+    parser.add_argument("--policy", choices=(*BASE_POLICIES, "history"), default="tokens",
+                        help="kind of the base policy: action tokens, as shipped, flow matching, or (alone, on arms "
+                        "that err) tokens with a memory of its last 16 steps")  # fmt: skip
     parser.add_argument("--dry", action="store_true", help="tiny amounts: does it run?")
 
 
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     console.print("about 70 core-minutes for all of it; interrupt it whenever you like, it goes on from there")
     amounts = DRY if args.dry else Amounts()
-    flow = args.policy == "flow"
-    pretrain(args.out, args.work, collect_shares, seed=args.seed, workers=args.workers, amounts=amounts, flow=flow)
+    pretrain(
+        args.out, args.work, collect_shares, seed=args.seed, workers=args.workers, amounts=amounts, base=args.policy
+    )
     return 0

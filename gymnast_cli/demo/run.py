@@ -53,7 +53,7 @@ def run_demo(config: DemoConfig, console: Console) -> Path:
     console.print(f"Run folder: {folder}")
     if config.from_scratch:
         made = pretrain(
-            folder / "checkpoints", folder / "pretrain", collect_shares, seed=config.seed, flow=config.policy == "flow"
+            folder / "checkpoints", folder / "pretrain", collect_shares, seed=config.seed, base=config.policy
         )
         config = replace(config, checkpoints=made)
     kinds = config.kinds

@@ -18,8 +18,12 @@ from gymnast_core.spec import EnvSpec
 from gymnast_core.types import ActionChunk, FloatArray, Observation, StepResult
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.expert import ScriptedExpert
+from gymnast_ros.sim.scene import SceneConfig
 
 Array = npt.NDArray[np.float64]
+
+TWO_TRIES = 30
+"""Control steps of an episode: as long as two of the usual ones, because the first try is where an arm is found out."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,20 @@ class ActuatedEnv:
         result = self.inner.step(done_A[None])
         return StepResult(result.observation, result.terminated_B, result.truncated_B, asked_A[None])
 
+    @property
+    def scene(self) -> SceneConfig:
+        """Looks and distractors."""
+        return self.inner.scene
+
+    def succeeded(self) -> bool:
+        """Privileged: see SimEnv.succeeded."""
+        return self.inner.succeeded()
+
+    @property
+    def success_step(self) -> int | None:
+        """Privileged: see SimEnv.success_step."""
+        return self.inner.success_step
+
     def waiting(self) -> list[FloatArray]:
         """Privileged: (7,) commands that have not acted yet."""
         return list(self._waiting)
@@ -142,7 +160,7 @@ class CompensatingExpert(ScriptedExpert):
     version = "compensating-expert"
 
     def __init__(
-        self, env: ActuatedEnv, *, knows_from: int = 5, again_at: int = 15, action_noise_m: float = 0.002,
+        self, env: ActuatedEnv, *, knows_from: int = 5, again_at: int = TWO_TRIES // 2, action_noise_m: float = 0.002,
         rng: np.random.Generator | None = None,
     ) -> None:  # fmt: skip
         super().__init__(env.inner, action_noise_m=action_noise_m, rng=rng)

@@ -11,6 +11,7 @@ from gymnast_core.images import area_downsample
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import run_episode
 from gymnast_core.types import ActionChunk, ByteArray, Episode, FloatArray, IntArray, Observation, Outcome, StepResult
+from gymnast_ros.sim.actuation import ActuatedEnv
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.tasks import TASKS, task_for
 
@@ -52,7 +53,7 @@ class _Recorder:
 
 
 def collect(
-    env: SimEnv,
+    env: SimEnv | ActuatedEnv,
     policy: Policy,
     instruction: str,
     seeds: Iterable[int],

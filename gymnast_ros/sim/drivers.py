@@ -18,6 +18,7 @@ from gymnast_core.episodes.archive import Share
 from gymnast_core.policies import load_policy
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Episode, Observation
+from gymnast_ros.sim.actuation import TWO_TRIES, ActuatedEnv, ActuationRange, CompensatingExpert
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.expert import ScriptedExpert
@@ -26,7 +27,7 @@ from gymnast_ros.sim.scene import STANDARD, SceneConfig
 DEMO_OFFSET_M = (0.026, 0.0)
 """The flaw of the demonstrations: every place is aimed at 2.6 cm too far from the arm's base."""
 
-KINDS = ("flawed", "expert", "offset", "noisy", "wander", "varied", "policy", "policy_greedy")
+KINDS = ("flawed", "expert", "offset", "noisy", "wander", "varied", "policy", "policy_greedy", "erring")
 
 
 class Wanderer:
@@ -63,6 +64,8 @@ def collect_shares(shares: Sequence[Share], workers: int) -> list[Episode]:
 
 def fill(share: Share) -> list[Episode]:
     """Collect one share in this process."""
+    if share.kind == "erring":
+        return _fill_erring(share)
     torch.set_num_threads(1)
     policy = load_policy(share.policy) if share.policy is not None else None
     env = SimEnv()
@@ -75,6 +78,17 @@ def fill(share: Share) -> list[Episode]:
         driver = policy if policy is not None else _driver(share.kind, env, rng)
         sampled = rng if share.kind == "policy" else None
         (episode,) = collect(env, driver, share.task, [seed], rng=sampled)
+        episodes.append(replace(episode, episode_id=f"{share.kind}-{share.task}-{seed}"))
+    env.close()
+    return episodes
+
+
+def _fill_erring(share: Share) -> list[Episode]:
+    """Arms that err, another one in every episode, under an operator who knows how once the first chunk is done."""
+    env, episodes = ActuatedEnv(SimEnv(max_steps=TWO_TRIES), ActuationRange()), []
+    for seed in share.seeds:
+        rng = np.random.default_rng((KINDS.index(share.kind), seed))
+        (episode,) = collect(env, CompensatingExpert(env, rng=rng), share.task, [seed])
         episodes.append(replace(episode, episode_id=f"{share.kind}-{share.task}-{seed}"))
     env.close()
     return episodes

@@ -24,12 +24,19 @@ def test_a_flow_base_is_made_beside_what_is_there(tmp_path: Path) -> None:
     out = tmp_path / "checkpoints"
     shutil.copytree(shipped_checkpoints(), out, ignore=shutil.ignore_patterns(BASE_POLICIES["flow"]))
     before = {path.name: read_manifest(path).id for path in out.iterdir()}
-    pretrain(out, tmp_path / "work", collect_shares, seed=3, workers=1, amounts=DRY, flow=True)
+    pretrain(out, tmp_path / "work", collect_shares, seed=3, workers=1, amounts=DRY, base="flow")
     made = {path.name: read_manifest(path) for path in out.iterdir()}
     flow = made.pop(BASE_POLICIES["flow"])
     assert {name: manifest.id for name, manifest in made.items()} == before
     assert flow.architecture == "compact_flow"
     assert flow.lineage["made_by"] == "gymnast_cli.pretrain"
+
+
+def test_a_policy_that_looks_back_is_made_alone(tmp_path: Path) -> None:
+    out = pretrain(tmp_path / "out", tmp_path / "work", collect_shares, seed=3, workers=1, amounts=DRY, base="history")
+    (made,) = out.iterdir()
+    assert (made.name, read_manifest(made).architecture) == ("history_policy", "compact_history")
+    assert {episode.split("-")[0] for episode in read_manifest(made).lineage["episodes"]} == {"erring"}
 
 
 def test_the_shipped_flow_base_is_small_and_what_pretrain_makes() -> None:
