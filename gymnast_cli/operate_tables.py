@@ -112,12 +112,13 @@ def _checkpoints(answer: Mapping[str, Any]) -> Any:
 def _loops(answer: Mapping[str, Any]) -> Any:
     rows = [
         (
-            row["name"], row["robot"], row["started_by"], row["state"], len(row["history"].get("rounds", ())),
+            row["name"], ", ".join(row["robots"]), row["started_by"], row["state"],
+            len(row["history"].get("rounds", ())),
             row["reason"] or f"{row['step'].replace('/', ' ')}{', stopping' * row['stopping']}",
         )
         for row in answer["loops"]
     ]  # fmt: skip
-    return _table(f"loops: {len(rows)}", ("loop", "robot", "by", "state", "rounds", "now"), rows)
+    return _table(f"loops: {len(rows)}", ("loop", "robots", "by", "state", "rounds", "now"), rows)
 
 
 TABLES: dict[str, Callable[[Mapping[str, object]], Any]] = {

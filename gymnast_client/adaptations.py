@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import cast
 
-from gymnast_client.client import Client, json_object, message, same_fields
+from gymnast_client.client import Client, message, same_fields
+from gymnast_client.reading import read, read_object
 from gymnast_core.adaptations import (
     AdaptationOptions,
     BudgetFigures,
@@ -18,7 +18,7 @@ from gymnast_core.adaptations import (
     PracticeIteration,
     TrustFigures,
 )
-from gymnast_core.evaluation.cards import ResultCard, card_from
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.json_values import JsonObject
 from gymnast_core.wire.gymnast.v1 import adaptations_pb2 as pb
 from gymnast_core.wire.gymnast.v1 import adaptations_pb2_grpc as rpc
@@ -222,26 +222,31 @@ class AdaptationsClient(Client):
 
 
 def _adaptation(reply: pb.Adaptation) -> AdaptationView:
+    of = reply.adaptation_id
     rows: list[PracticeIteration] = [
-        {**same_fields(row, ("iteration", "imagined_reward", "rollouts")), **json_object(row.metrics_json)}
+        {
+            **same_fields(row, ("iteration", "imagined_reward", "rollouts")),
+            **read(PracticeIteration, row.metrics_json, f"iteration {row.iteration} of {of}"),  # type: ignore[type-abstract]
+        }
         for row in reply.iterations
     ]
     return AdaptationView(
         **same_fields(reply, _SAME),
-        options=cast(AdaptationOptions, json_object(reply.options_json)),
-        trust=_trust(reply.trust) if reply.HasField("trust") else {},
+        options=read(AdaptationOptions, reply.options_json, f"the options of {of}"),
+        trust=_trust(reply.trust, of) if reply.HasField("trust") else {},
         budget=_budget(reply.budget) if reply.HasField("budget") else {},
         iterations=rows,
-        forgetting=cast(ForgettingFigures, json_object(reply.forgetting_json)),
-        declared=json_object(reply.declared_json),
-        canary=[cast(CanaryPair, json_object(row)) for row in reply.canary_json],
-        card=card_from(reply.card_json),
+        forgetting=read(ForgettingFigures, reply.forgetting_json, f"the forgetting check of {of}"),
+        declared=read_object(reply.declared_json, f"the declared canary of {of}"),
+        canary=[read(CanaryPair, row, f"a canary pair of {of}") for row in reply.canary_json],
+        card=read(ResultCard, reply.card_json, f"the card of {of}"),
         history=[{"kind": row.kind, "at_ns": row.at_ns, "by": row.by} for row in reply.history],
     )
 
 
-def _trust(message: pb.TrustCheck) -> TrustFigures:
-    return {"ok": message.ok, "reason": message.reason, "figures": json_object(message.figures_json)}
+def _trust(message: pb.TrustCheck, of: str) -> TrustFigures:
+    figures = read_object(message.figures_json, f"the trust figures of {of}")
+    return {"ok": message.ok, "reason": message.reason, "figures": figures}
 
 
 def _budget(message: pb.AdaptationBudget) -> BudgetFigures:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import builtins
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from gymnast_client.client import Client, same_fields
 from gymnast_client.download import BlobDownload
+from gymnast_client.reading import read_object
+from gymnast_core.json_values import JsonObject
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.manifest import Manifest, read_checkpoint
 from gymnast_core.records.signing import Release, SignedDocument
@@ -219,7 +219,7 @@ class CheckpointsClient(Client):
             self._link.call(lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).Rollback, request)
         )
 
-    def why(self, record_id: str, *, verify: bool = False) -> dict[str, Any]:
+    def why(self, record_id: str, *, verify: bool = False) -> JsonObject:
         """Where a checkpoint comes from.
 
         Args:
@@ -230,7 +230,8 @@ class CheckpointsClient(Client):
             NotFoundError: the trainer has no record of it.
             CorruptError: the answer was damaged on the way.
         """
-        return dict(json.loads(self._why(weights_pb2.WhyRequest(record_id=record_id, verify=verify))))
+        answer = self._why(weights_pb2.WhyRequest(record_id=record_id, verify=verify))
+        return read_object(answer.decode(errors="replace"), f"where {record_id} comes from")
 
     def lineage_json(self, record_id: str) -> bytes:
         """Everything above a checkpoint as JSON: {nodes: [{id, kind, payload}], edges: [[child, role, parent]]}.

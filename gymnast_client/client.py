@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -84,8 +83,3 @@ def same_fields(message: Message, names: Sequence[str]) -> dict[str, Any]:
     return {
         name: value if isinstance(value, (str, int, float, bytes)) else tuple(value) for name, value in found.items()
     }
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """Return a field that holds a JSON object; an empty one where it is empty."""
-    return dict(json.loads(text or "{}"))

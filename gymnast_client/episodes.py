@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import builtins
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gymnast_client.client import Client
 from gymnast_client.download import BlobDownload
+from gymnast_client.reading import read_object
 from gymnast_client.upload import FileUpload
 from gymnast_core.errors import TransientBridgeError
+from gymnast_core.json_values import JsonObject
 from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import NotFoundError
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2, trajectories_pb2_grpc
@@ -36,7 +36,7 @@ class EpisodeView:
     labelled_by: str
     steps: int
     policy_version: str
-    metadata: Mapping[str, Any]
+    metadata: JsonObject
     received_ns: int
 
 
@@ -149,4 +149,4 @@ class EpisodesClient(Client):
 def _episode(message: trajectories_pb2.Episode) -> EpisodeView:
     names = [name for name in EpisodeView.__dataclass_fields__ if name != "metadata"]
     fields = {name: getattr(message, name) for name in names}
-    return EpisodeView(**fields, metadata=json.loads(message.metadata_json or "{}"))
+    return EpisodeView(**fields, metadata=read_object(message.metadata_json, f"the metadata of {message.episode_id}"))

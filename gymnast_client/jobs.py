@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-import grpc
-
 from gymnast_client.client import Client
-from gymnast_client.waits import Waits
-from gymnast_core.errors import JobEndedError, NotTrustedError, TransientBridgeError
+from gymnast_client.reading import checked, read_object
+from gymnast_core.errors import JobEndedError, NotTrustedError
 from gymnast_core.job import JobEvent, JobState, JobView
 from gymnast_core.jobs import JobSpec
 from gymnast_core.json_values import JsonObject
@@ -69,27 +66,19 @@ class JobsClient(Client):
             RejectedBridgeError: no such job.
             TransientBridgeError: the trainer stayed away.
         """
-        job_id = job if isinstance(job, str) else job.job_id
-        waits, away_since = Waits(), time.monotonic()
-        while True:
-            request = jobs_pb2.EventsRequest(job_id=job_id, after_sequence=after)
-            try:
-                stub = jobs_pb2_grpc.JobServiceStub(self._link.channel())
-                for event in stub.Events(request, timeout=_EVENTS_DEADLINE_S):
-                    after, away_since = event.sequence, time.monotonic()
-                    waits.reset()
-                    yield JobEvent(event.sequence, event.time_ns, event.kind, json.loads(event.data_json))
-            except grpc.RpcError as failure:
-                error = self._link.failure(failure)
-                if failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:  # a job may be silent for long; asked again
-                    away_since = time.monotonic()
-                    continue
-                if not isinstance(error, TransientBridgeError) or time.monotonic() - away_since > patience_s:
-                    raise error from failure
-                self._link.reconnect()
-                time.sleep(waits.next_s())
-                continue
-            return
+        job_id, seen = job if isinstance(job, str) else job.job_id, after
+        events = self._link.follow(
+            lambda channel: jobs_pb2_grpc.JobServiceStub(channel).Events,
+            lambda: jobs_pb2.EventsRequest(job_id=job_id, after_sequence=seen),
+            timeout_s=_EVENTS_DEADLINE_S,
+            patience_s=patience_s,
+        )
+        for event in events:
+            seen = event.sequence
+            yield JobEvent(
+                event.sequence, event.time_ns, event.kind,
+                read_object(event.data_json, f"event {event.sequence} of job {job_id}"),
+            )  # fmt: skip
 
     def wait(self, job: JobView | str) -> JobView:
         """Follow a job to its end."""
@@ -139,10 +128,10 @@ def _job(message: jobs_pb2.Job) -> JobView:
     return JobView(
         job_id=message.job_id,
         kind=message.kind,
-        spec=json.loads(message.spec_json or "{}"),
-        state=cast(JobState, message.state),
+        spec=read_object(message.spec_json, f"the spec of job {message.job_id}"),
+        state=cast(JobState, checked(JobState, message.state, f"the state of job {message.job_id}")),
         submitted_by=message.submitted_by,
-        result=json.loads(message.result_json or "{}"),
+        result=read_object(message.result_json, f"the result of job {message.job_id}"),
         error=message.error,
         cancel_requested=message.cancel_requested,
         created_ns=message.created_ns,

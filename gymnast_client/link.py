@@ -12,7 +12,7 @@ from typing import TypeVar
 import grpc
 import tenacity
 
-from gymnast_client.waits import wait_strategy
+from gymnast_client.waits import Waits, wait_strategy
 from gymnast_core.errors import CorruptError, GymnastError, TransientBridgeError
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.channel import UNARY_DEADLINE_S, domain_error, open_channel
@@ -153,6 +153,44 @@ class Link:
             if isinstance(error, TransientBridgeError):
                 self.reconnect()
             raise error from failure
+
+    def follow(
+        self,
+        make: Callable[[grpc.Channel], grpc.UnaryStreamMultiCallable[_Request, _Reply]],
+        request: Callable[[], _Request],
+        *,
+        timeout_s: float,
+        patience_s: float,
+    ) -> Iterator[_Reply]:
+        """Yield the answers of a call that lasts until it ends, across broken links and restarts of the trainer.
+
+        Args:
+            make: gets the method from a channel.
+            request: makes the message of each call, so that a later one goes on behind what was answered.
+            timeout_s: deadline of one call; what is followed may be silent for longer.
+            patience_s: give up after being without a trainer for so long.
+
+        Raises:
+            GymnastError: the trainer refused; of the class it was refused with.
+            TransientBridgeError: it stayed away.
+        """
+        waits, away_since_s = Waits(), time.monotonic()
+        while True:
+            try:
+                for reply in make(self.channel())(request(), timeout=timeout_s):
+                    away_since_s = time.monotonic()
+                    waits.reset()
+                    yield reply
+                return
+            except grpc.RpcError as failure:
+                error = self.failure(failure)
+                if failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:  # it was silent for long; asked again
+                    away_since_s = time.monotonic()
+                    continue
+                if not isinstance(error, TransientBridgeError) or time.monotonic() - away_since_s > patience_s:
+                    raise error from failure
+                self.reconnect()
+                time.sleep(waits.next_s())
 
     def pieces(
         self,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from gymnast_client.client import Client, json_object, same_fields
+from gymnast_client.client import Client, same_fields
+from gymnast_client.reading import read_object
 from gymnast_core.evaluation.statistics import Interval
+from gymnast_core.json_values import JsonObject
 from gymnast_core.wire.gymnast.v1 import log_pb2, log_pb2_grpc
 
 
@@ -29,7 +30,7 @@ class LogEntry:
     by: str
     role: str
     action: str
-    data: Mapping[str, Any]
+    data: JsonObject
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class LogClient(Client):
 
 def _entry(message: log_pb2.LogEntry) -> LogEntry:
     same = same_fields(message, ("sequence", "at_ns", "by", "role", "action"))
-    return LogEntry(**same, data=json_object(message.data_json))
+    return LogEntry(**same, data=read_object(message.data_json, f"entry {message.sequence} of its log"))
 
 
 def _calibration(message: log_pb2.CalibrationRow) -> CalibrationView:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
-from gymnast_client.client import Client, json_object, same_fields
+from gymnast_client.client import Client, same_fields
+from gymnast_client.reading import read
 from gymnast_core.loop_config import LoopConfig
 from gymnast_core.loop_history import LoopHistory
 from gymnast_core.wire.gymnast.v1 import loops_pb2, loops_pb2_grpc
 
-_FIELDS = ("name", "robot", "started_by", "at_ns", "state", "reason", "step", "done", "total", "note", "stopping",
+_WATCH_DEADLINE_S = 300.0
+_FIELDS = ("name", "started_by", "at_ns", "state", "reason", "step", "done", "total", "note", "stopping",
            "revision")  # fmt: skip
 
 
@@ -22,7 +23,7 @@ class LoopProgress:
 
     Attributes:
         name: of the loop.
-        robot: its name.
+        robots: their names.
         started_by: the person.
         at_ns: the trainer's wall clock, when it was begun or taken up last.
         state: running, done, stopped or failed.
@@ -35,7 +36,7 @@ class LoopProgress:
     """
 
     name: str
-    robot: str
+    robots: tuple[str, ...]
     started_by: str
     at_ns: int
     state: str
@@ -71,6 +72,27 @@ class LoopsClient(Client):
         request = loops_pb2.LoopName(name=name)
         return _progress(self._link.call(lambda channel: loops_pb2_grpc.LoopServiceStub(channel).Get, request))
 
+    def watch(self, name: str, *, patience_s: float = 60.0) -> Iterator[LoopProgress]:
+        """A loop as it is now, then again after every change, until it has ended.
+
+        Goes on across broken links and restarts of the trainer.
+
+        Args:
+            name: of the loop.
+            patience_s: give up after being without a trainer for so long.
+
+        Raises:
+            NotFoundError: there is none of this name.
+            TransientBridgeError: the trainer stayed away.
+        """
+        replies = self._link.follow(
+            lambda channel: loops_pb2_grpc.LoopServiceStub(channel).Watch,
+            lambda: loops_pb2.LoopName(name=name),
+            timeout_s=_WATCH_DEADLINE_S,
+            patience_s=patience_s,
+        )
+        return map(_progress, replies)
+
     def list(self) -> Iterator[LoopProgress]:
         """Every loop, the one that was taken up last first."""
         rows = self._rows(
@@ -92,4 +114,7 @@ class LoopsClient(Client):
 
 
 def _progress(message: loops_pb2.Loop) -> LoopProgress:
-    return LoopProgress(**same_fields(message, _FIELDS), history=cast(LoopHistory, json_object(message.history_json)))
+    return LoopProgress(
+        **same_fields(message, _FIELDS), robots=tuple(message.robots) or (message.robot,),  # of 0.1: the one
+        history=read(LoopHistory, message.history_json, f"the history of loop {message.name}"),
+    )  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from gymnast_client.client import Client, json_object, message, same_fields
+from gymnast_client.client import Client, message, same_fields
+from gymnast_client.reading import read_object
+from gymnast_core.json_values import JsonObject
 from gymnast_core.wire.gymnast.v1 import pages_pb2, pages_pb2_grpc
 
 _TEST_DEADLINE_S = 60.0
@@ -68,7 +69,7 @@ class PageView:
     acknowledged_by: str
     acknowledged_ns: int
     note: str
-    detail: Mapping[str, Any]
+    detail: JsonObject
     deliveries: tuple[PageDelivered, ...]
 
 
@@ -127,4 +128,8 @@ class PagesClient(Client):
 def _view(row: pages_pb2.CalledPage) -> PageView:
     names = tuple(PageDelivered.__dataclass_fields__)
     deliveries = tuple(PageDelivered(**same_fields(one, names)) for one in row.deliveries)
-    return PageView(**same_fields(row, _FIELDS), detail=json_object(row.detail_json), deliveries=deliveries)
+    return PageView(
+        **same_fields(row, _FIELDS),
+        detail=read_object(row.detail_json, f"the detail of page {row.page_id}"),
+        deliveries=deliveries,
+    )

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gymnast_client.client import Client, same_fields
-from gymnast_core.evaluation.cards import ResultCard, card_from
+from gymnast_client.reading import read
+from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.wire.gymnast.v1 import trials_pb2, trials_pb2_grpc
 
@@ -125,9 +126,12 @@ class TrialsClient(Client):
             reply = self._link.call(lambda channel: trials_pb2_grpc.TrialServiceStub(channel).Cards, request)
             if not reply.cards_json:
                 return
-            yield from map(card_from, reply.cards_json)
+            for number, card in enumerate(reply.cards_json, seen):
+                yield read(ResultCard, card, f"result card {number}")
             seen += len(reply.cards_json)
 
 
 def _trial(message: trials_pb2.Trial) -> TrialView:
-    return TrialView(**same_fields(message, _FIELDS), card=card_from(message.card_json))
+    return TrialView(
+        **same_fields(message, _FIELDS), card=read(ResultCard, message.card_json, f"the card of {message.trial_id}")
+    )

@@ -6,7 +6,8 @@ Each is empty until its part is done.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
+
+from typing_extensions import TypedDict
 
 from gymnast_core.json_values import JsonObject, JsonValue
 

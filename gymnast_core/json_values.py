@@ -6,12 +6,15 @@ What we read has a type of its own, with named fields.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+
+from typing_extensions import TypeAliasType
 
 from gymnast_core.errors import CorruptError
 
-JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
-JsonObject: TypeAlias = Mapping[str, JsonValue]
+JsonValue = TypeAliasType(
+    "JsonValue", "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+)
+JsonObject = Mapping[str, JsonValue]
 
 
 def texts(value: JsonValue) -> list[str]:

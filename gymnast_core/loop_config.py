@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -92,8 +93,8 @@ class LoopConfig(Settings):
     """Start states per task of the evaluation after every round; the same ones each time."""
     piece: Starts = 25
     """Episodes per task recorded between two saves of the state."""
-    robot: str = ""
-    """Its name at the trainer; empty is the only one that reports."""
+    robots: Texts = ()
+    """Their names at the trainer, which share the episodes; none is the only one that reports. `robot` names one."""
     replayed: Annotated[int, Field(ge=0, le=MOST)] = 15
     """Start states per task of an evaluation that are recorded, for the trainer's calibration ledger."""
     canary: CanaryRule = Field(default_factory=CanaryRule)
@@ -103,11 +104,25 @@ class LoopConfig(Settings):
     stop: StopRule = Field(default_factory=StopRule)
     """When to stop before the last round."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_robot(cls, values: Any) -> Any:
+        """Take `robot` for a list of one: of one robot it reads better, and loops of 0.1 were kept so."""
+        if not isinstance(values, Mapping) or "robot" not in values:
+            return values
+        one, several = values["robot"], values.get("robots", ())
+        if not isinstance(one, str) or (one and several):
+            raise ConfigError(f"loop: robot must be one name, without robots beside it, got {one!r} and {several!r}")
+        rest = {name: value for name, value in values.items() if name != "robot"}
+        return {**rest, "robots": (one,) if one else several}
+
     @model_validator(mode="after")
     def _can_run(self) -> LoopConfig:
         block("loop collect", self.seed)
         if "grpo_iterations" in self.job.model_fields_set:
             raise ConfigError("loop: grpo_iterations stand beside job, one per round; take them out of it")
+        if len(set(self.robots)) < len(self.robots) or not all(name.strip() for name in self.robots):
+            raise ConfigError(f"loop: robots must be names, each once, got {list(self.robots)}")
         self.rule(1)
         return self
 

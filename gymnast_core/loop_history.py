@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing_extensions import TypedDict
 
 from gymnast_core.evaluation.cards import IntervalFigures, PairedDifference, SuccessCounts
 from gymnast_core.json_values import JsonObject, JsonValue
@@ -27,6 +27,8 @@ class LoopRound(TypedDict, total=False):
     round: int
     policy: str
     before: SuccessCounts
+    collected: dict[str, int]
+    """Robot -> episodes it recorded for this round."""
     refused: str
     audit: JsonObject
     world_model: str
@@ -36,6 +38,8 @@ class LoopRound(TypedDict, total=False):
     canary: list[TriedCandidate]
     promoted: bool
     after: SuccessCounts
+    evaluated: dict[str, int]
+    """Robot -> episodes of the evaluation after this round."""
     difference: PairedDifference
 
 
@@ -43,7 +47,9 @@ class LoopHistory(TypedDict, total=False):
     """A loop so far; empty before its first round."""
 
     name: str
-    robot: str
+    robots: list[str]
+    behind: dict[str, str]
+    """Robot that does not run the policy in force, because it was away -> why."""
     state: str
     base_policy: str
     policy: str

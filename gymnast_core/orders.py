@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
-from gymnast_core.errors import GymnastError
+from gymnast_core.errors import GymnastError, OccupiedError
 from gymnast_core.json_values import JsonObject
 
 KINDS = ("run_episode", "evaluate", "practise", "flush", "wait_staged", "swap", "rollback")
@@ -45,17 +45,23 @@ class OrderNews:
         order_id: whose.
         done: it has ended.
         error: why it ended badly; empty when it went well.
+        occupied: it ended badly because the robot does something else; worth trying again once that has ended.
         result: JSON values.
     """
 
     order_id: str
     done: bool = False
     error: str = ""
+    occupied: bool = False
     result: JsonObject = field(default_factory=dict)
 
 
 class OrderError(GymnastError):
     """A robot did not do what it was ordered to, or answered with what is no answer; the message has the reason."""
+
+
+class RobotOccupiedError(OrderError, OccupiedError):
+    """A robot does something for somebody else, whom the message names; it takes the order once that has ended."""
 
 
 class _Answer(BaseModel):

@@ -15,6 +15,7 @@ from cloud_trainer.console.forms import (
     trial_request,
     whole,
 )
+from cloud_trainer.flows.loop_view import named
 from cloud_trainer.records.trail import MADE
 from cloud_trainer.service.handlers import Handlers
 from gymnast_core.errors import ContractError
@@ -123,7 +124,7 @@ def begin_loop(ask: Handlers, user: User, form: Form) -> Said:
     """Begin an unattended loop, or go on with it."""
     user.require("loop")  # before the form is looked into
     view = ask.loops.begin(user, loop_config(form))
-    return f"loop {view.name} runs on {view.robot}", "/loop"
+    return f"loop {view.name} runs on {named(view.robots)}", "/loop"
 
 
 def stop_loop(ask: Handlers, user: User, form: Form, name: str) -> Said:

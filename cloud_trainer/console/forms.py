@@ -42,11 +42,13 @@ def loop_config(form: Form) -> LoopConfig:
         ConfigError: a setting does not exist or makes no sense.
     """
     values = _json(form, "config", dict)
-    texts = ("name", "robot", "scene", "world_model", "judge")
+    texts = ("name", "scene", "world_model", "judge")
     values |= {name: form[name].strip() for name in texts if form.get(name, "").strip()}
     values |= {name: found for name in ("rounds", "seed") if (found := whole(form, name)) is not None}
     if tasks := names_of(form, "tasks", ";"):
         values["tasks"] = tasks
+    if robots := names_of(form, "robot"):
+        values = {**values, "robot": "", "robots": robots}
     return LoopConfig.model_validate(values)
 
 

@@ -62,6 +62,11 @@ class FlowRobot(TrialRobot, Protocol):
         """Checkpoint in force."""
         ...
 
+    @property
+    def unable(self) -> str:
+        """Why it does nothing that it is ordered to now: silent, stopped, busy for others; empty when it does."""
+        ...
+
     def evaluate(
         self,
         *,
@@ -73,8 +78,9 @@ class FlowRobot(TrialRobot, Protocol):
         record: bool,
         purpose: str,
         timeout_s: float,
+        withdrawn: Callable[[], bool] = ...,
     ) -> Sequence[EpisodeAnswer]:
-        """Run episodes of the policy in force."""
+        """Run episodes of the policy in force; ends early once withdrawn() holds, which is an error then."""
         ...
 
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypedDict, TypeVar, cast
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
+from cloud_trainer.flows.adaptation_engine import ClosingError, Ended
 from cloud_trainer.flows.arms import Errand, FlowRobot
+from cloud_trainer.flows.loop_episodes import LoopEpisodes
+from cloud_trainer.flows.loop_fleet import Fleet
 from cloud_trainer.flows.loop_parts import (
+    AGAIN_S,
+    ATTEMPTS,
     Advance,
     CanaryRequest,
     LoopEngine,
@@ -18,6 +22,7 @@ from cloud_trainer.flows.loop_parts import (
     Shows,
     TrainedRound,
     TrialStoppedError,
+    go_on,
 )
 from cloud_trainer.flows.loop_state import StepFile, stop_reason
 from gymnast_core.errors import ConfigError, GymnastError, JobEndedError, NotTrustedError
@@ -28,20 +33,9 @@ from gymnast_core.evaluation.trial import has_won
 from gymnast_core.jobs import ImproveSpec
 from gymnast_core.loop_config import LoopConfig
 from gymnast_core.loop_history import LoopHistory, LoopRound, TriedCandidate
-from gymnast_core.orders import EpisodeAnswer
-from gymnast_core.seeds import take
 
-SEEDS_PER_ROUND = 500
-FLUSH_S = 120.0
-"""How long episodes may take up."""
-POLL_S = 0.2
-REPORTS_S = 30.0
-"""How long a robot's report of what it runs may take."""
-ROBOT_S = 3600.0
-"""How long a robot may take for one order."""
-AGAIN_S = 20.0
-ATTEMPTS = 3
-"""Of a step that fails, e.g. because the robot's network did."""
+REACH_S = 600.0
+"""How long a loop that is over waits for robots that are away, so that all run what it ends with."""
 
 KEPT_OF_JOB = ("audit", "world_model", "judge", "judge_trust", "imagined_reward")
 
@@ -58,12 +52,12 @@ class CanaryPlan(TypedDict):
 
 
 class Loop:
-    """One loop on one robot.
+    """One loop.
 
     Args:
         folder: its own; state.json and history.json.
         config: what to do.
-        robot: its name.
+        robots: their names.
         person: whoever began it, or took it up again.
         engine: see LoopEngine.
         ended: see Ended; looked at between steps, and in those that last.
@@ -74,17 +68,18 @@ class Loop:
     """
 
     def __init__(
-        self, folder: Path, config: LoopConfig, robot: str, person: str, engine: LoopEngine, *, ended: Ended,
-        shows: Shows,
+        self, folder: Path, config: LoopConfig, robots: Sequence[str], person: str, engine: LoopEngine, *,
+        ended: Ended, shows: Shows,
     ) -> None:  # fmt: skip
-        self.config, self.robot, self._engine, self._ended, self._shows = config, robot, engine, ended, shows
-        self._errand = Errand(person, f"loop {config.name}", f"gymnast operate stop-loop {config.name}")
+        self.config, self.robots, self._engine, self._ended, self._shows = config, robots, engine, ended, shows
+        self._errand = Errand(person, f"loop {config.name}", f"gymnast loop stop {config.name}")
         self._folder = folder
         self._file = StepFile(folder / "state.json", config.to_json())
+        self._fleet = Fleet(robots, self._connect, self._file, ended, shows)
         self.policy = ""
         self.world_model, self.judge = config.world_model, config.judge
         self.rounds: list[LoopRound] = []
-        self._episodes = 0
+        self._episodes = LoopEpisodes(config, self._fleet, self._file, ended, shows)
 
     def run(self) -> LoopHistory:
         """Go round until a stop condition holds; returns the history, which is also in folder/history.json.
@@ -94,9 +89,9 @@ class Loop:
             LoopStoppedError: somebody stopped it.
             GymnastError: a step failed for good; the next run() goes on with it.
         """
-        self.policy = self._file.step("start", self._running)
+        self.policy = self._once("start", self._running)
         first = self.policy
-        before = self._evaluate("0/evaluate", first)
+        before, _ = self._episodes.evaluate("0/evaluate", first)
         latest, reason = before, ""
         for number in range(1, self.config.rounds + 1):
             reason = self._stop_reason(latest)
@@ -104,12 +99,16 @@ class Loop:
                 break
             latest = self._round(number, latest)
             self._write(first, before, latest, "running")
-        return self._write(first, before, latest, reason or self._stop_reason(latest) or "all rounds done")
+        reason = reason or self._stop_reason(latest) or "all rounds done"
+        self._shows.step("reach")
+        behind = self._fleet.settle(self.policy, REACH_S)
+        return self._write(first, before, latest, reason, behind)
 
     def _round(self, number: int, latest: Trials) -> Trials:
         row: LoopRound = {"round": number, "policy": self.policy, "before": counts(latest)}
         self.rounds.append(row)
-        self._collect(number)
+        row["collected"] = recorded = self._episodes.collect(number, self.policy)
+        self._once(f"{number}/ship", lambda: self._fleet.flush(recorded))
         job = self._step(f"{number}/train", lambda advance: self._train(number, advance))
         row["refused"] = job.get("refused", "")
         if not job["candidates"]:
@@ -121,29 +120,15 @@ class Loop:
         if chosen == self.policy:
             return latest
         previous, self.policy = self.policy, chosen
-        self._step(f"{number}/swap", lambda advance: self._swap(chosen))
-        after = self._evaluate(f"{number}/evaluate", chosen)
-        row |= {"after": counts(after), "difference": difference(latest, after)}
+        self._once(f"{number}/swap", lambda: self._fleet.swap(chosen, previous))
+        after, evaluated = self._episodes.evaluate(f"{number}/evaluate", chosen)
+        row |= {"after": counts(after), "evaluated": evaluated, "difference": difference(latest, after)}
         if row["difference"]["high"] < 0:
-            self._step(f"{number}/revert", lambda advance: self._revert(chosen))
+            self._once(f"{number}/revert", lambda: self._fleet.revert(chosen, previous))
             row |= {"promoted": False, "policy": previous}
             self.policy = previous
             return latest
         return after
-
-    def _collect(self, number: int) -> None:
-        """Record in pieces, so that a restart repeats at most one of them."""
-        count = self.config.at("collect", number)
-        first = take("loop collect", self.config.seed, count, after=(number - 1) * SEEDS_PER_ROUND).start
-        for done in range(0, count, self.config.piece):
-            size = min(self.config.piece, count - done)
-
-            def record(advance: Advance, start: int = first + done, size: int = size) -> int:
-                rows = self._run(start, size, temperature_seed=start, record=True, purpose="collect")
-                return len(rows)
-
-            self._episodes += int(self._step(f"{number}/collect/{done}", record))
-        self._step(f"{number}/ship", lambda advance: self._client.flush(FLUSH_S))
 
     def _train(self, number: int, advance: Advance) -> TrainedRound:
         """Refine, audit, practise. A refusal is a result: the next round brings more episodes.
@@ -153,7 +138,7 @@ class Loop:
         config = self.config.job.changed(grpo_iterations=self.config.at("grpo_iterations", number))
         spec = ImproveSpec(
             policy=self.policy, world_model=self.world_model, judge=self.judge,
-            seed=self.config.seed * 100 + number, offer_to=(self.robot,), config=config,
+            seed=self.config.seed * 100 + number, offer_to=tuple(self.robots), config=config,
         )  # fmt: skip
         key = f"loop-{self._file.id}-{number}-{self._file.failures(f'{number}/train')}"
         try:
@@ -183,28 +168,9 @@ class Loop:
 
     def _trial(self, number: int, plan: CanaryPlan, candidate: str) -> ResultCard:
         """Try one candidate until the declared rule decides; returns the result card."""
-        name, rule = f"{number}/canary/{candidate}", SequentialRule.from_json(plan["rule"])
-        key = f"loop-{self._file.id}-{name}-{self._file.failures(name)}"
-
-        def run(advance: Advance) -> ResultCard:
-            try:
-                asked = CanaryRequest(
-                    self.robot,
-                    candidate,
-                    str(plan["incumbent"]),
-                    self.config.tasks,
-                    self.config.scene,
-                    rule,
-                    key,
-                    self._errand.by,
-                )
-                return self._engine.try_out(asked, self._ended, advance)
-            except TrialStoppedError:
-                self._file.note_failure(name)
-                raise
-
-        card = self._step(name, run)
-        self._episodes += 2 * int(card["n"])
+        name = f"{number}/canary/{candidate}"
+        card = self._step(name, lambda advance: self._tried(name, plan, candidate, advance))
+        self._episodes.count += 2 * int(card["n"])
         tried: TriedCandidate = {
             "candidate": card["candidate"], "decision": card["decision"], "n": card["n"],
             "difference": card["difference"], "rule": card["rule"], "trial_id": card["trial_id"],
@@ -213,78 +179,45 @@ class Loop:
         self.rounds[-1].setdefault("canary", []).append(tried)
         return card
 
-    def _swap(self, version: str) -> str:
-        if self._client.policy_version != version:
-            self._client.swap(version)
-        return version
+    def _tried(self, name: str, plan: CanaryPlan, candidate: str, advance: Advance) -> ResultCard:
+        """One candidate on one robot; on another one, from the beginning, where that falls away."""
+        rule = SequentialRule.from_json(plan["rule"])
+        while True:
+            failed = self._file.failures(name)
+            robot = self._file.step(f"{name}/robot/{failed}", lambda: self._one_robot())
+            asked = CanaryRequest(
+                robot, candidate, str(plan["incumbent"]), self.config.tasks, self.config.scene, rule,
+                f"loop-{self._file.id}-{name}-{failed}", self._errand.by,
+            )  # fmt: skip
+            try:
+                return self._engine.try_out(asked, self._ended, advance)
+            except TrialStoppedError:
+                self._file.note_failure(name)
+                others = [other for name, other in self._fleet.robots().items() if name != robot and not other.unable]
+                if self._ended() or not self._connect(robot).unable or not others:
+                    raise
 
-    def _revert(self, version: str) -> str:
-        """Back to what ran before `version`."""
-        return self._client.rollback() if self._client.policy_version == version else self._client.policy_version
+    def _one_robot(self) -> str:
+        """The robot of a trial: the first that takes orders."""
+        return self.robots[0] if len(self.robots) == 1 else next(iter(self._fleet.able()))
 
-    def _evaluate(self, name: str, version: str) -> Trials:
-        def measure(advance: Advance) -> list[tuple[str, int, bool | None]]:
-            count = self.config.evaluation
-            first = take("loop evaluate", self.config.seed, count).start
-            recorded = min(self.config.replayed, count)
-            rows: list[EpisodeAnswer] = []
-            self._require(version)
-            for begin, size in ((0, recorded), (recorded, count - recorded)):
-                if size:
-                    rows += self._run(first + begin, size, record=begin < recorded)
-                    advance(begin + size, count, "start states a task")
-            return [(row.task, row.seed, row.success) for row in rows]
-
-        rows = self._step(name, measure)
-        self._episodes += len(rows)
-        return {(task, seed): won for task, seed, won in rows}
-
-    @property
-    def _client(self) -> FlowRobot:
-        return self._engine.connect(self.robot, self._errand)
+    def _connect(self, robot: str) -> FlowRobot:
+        return self._engine.connect(robot, self._errand)
 
     def _running(self) -> str:
-        found = self._reported(bool)
-        if not found:
-            raise ConfigError(f"{self.robot} does not say which policy it runs; install or publish one first")
-        self._engine.require(found)  # before the arm moves: what the trainer lacks cannot be trained
+        found = self._fleet.running()
+        self._engine.require(found)  # before an arm moves: what the trainer lacks cannot be trained
         return found
-
-    def _require(self, version: str) -> None:
-        """Evaluations are of the policy in force.
-
-        Raises:
-            GymnastError: somebody put another one in force.
-        """
-        if (found := self._reported(lambda reported: reported == version)) != version:
-            raise GymnastError(f"{self.robot} runs {found}, not {version}: put that in force again, then go on")
-
-    def _reported(self, wanted: Callable[[str], bool]) -> str:
-        """Return the policy in force, as reported: once it is wanted, or the report of it should have come."""
-        client, until = self._client, time.monotonic() + REPORTS_S
-        while not wanted(found := client.policy_version) and time.monotonic() < until:
-            if self._shows.wait(POLL_S):
-                break
-        return found
-
-    def _run(
-        self, first: int, count: int, *, record: bool, temperature_seed: int = -1, purpose: str = "evaluate"
-    ) -> Sequence[EpisodeAnswer]:
-        """Run the policy in force from `count` start states per task; greedy with temperature_seed -1."""
-        return self._client.evaluate(
-            tasks=list(self.config.tasks), seed_start=first, seed_count=count, scene=self.config.scene,
-            temperature_seed=temperature_seed, record=record, purpose=purpose, timeout_s=ROBOT_S,
-        )  # fmt: skip
 
     def _step(self, name: str, action: Callable[[Advance], _Result]) -> _Result:
-        if name in self._file.steps:
-            return cast(_Result, self._file.steps[name])
-        if (why := self._ended()) == CLOSING:
-            raise ClosingError(f"step {name} waits for the next start")
-        if why:
-            raise LoopStoppedError(why)
-        self._shows.step(name)
-        return self._file.step(name, lambda: self._attempts(action))
+        return self._once(name, lambda: self._attempts(action))
+
+    def _once(self, name: str, action: Callable[[], _Result]) -> _Result:
+        """Do a step that is not done yet."""
+        if name not in self._file.steps:
+            go_on(self._ended, name)
+            self._shows.step(name)
+        return self._file.step(name, action)
 
     def _attempts(self, action: Callable[[Advance], _Result]) -> _Result:
         """Do a step, again where it fails for what may pass: a robot's network, an order that was not taken."""
@@ -300,13 +233,15 @@ class Loop:
         raise AssertionError("unreachable")
 
     def _stop_reason(self, latest: Trials) -> str:
-        return stop_reason(self.config.stop, counts(latest), self.rounds, self._episodes, self._file.seconds)
+        return stop_reason(self.config.stop, counts(latest), self.rounds, self._episodes.count, self._file.seconds)
 
-    def _write(self, first: str, before: Trials, latest: Trials, state: str) -> LoopHistory:
+    def _write(
+        self, first: str, before: Trials, latest: Trials, state: str, behind: Mapping[str, str] = MappingProxyType({})
+    ) -> LoopHistory:
         history: LoopHistory = {
-            "name": self.config.name, "robot": self.robot, "state": state,
+            "name": self.config.name, "robots": list(self.robots), "state": state, "behind": dict(behind),
             "base_policy": first, "policy": self.policy, "world_model": self.world_model,
-            "judge": self.judge, "rounds": self.rounds, "episodes": self._episodes,
+            "judge": self.judge, "rounds": self.rounds, "episodes": self._episodes.count,
             "seconds": round(self._file.seconds, 1), "before": counts(before), "after": counts(latest),
             "difference": difference(before, latest),
         }  # fmt: skip

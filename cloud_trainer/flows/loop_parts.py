@@ -6,19 +6,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
-from cloud_trainer.flows.adaptation_engine import Ended
+from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
 from cloud_trainer.flows.arms import Errand, FlowRobot
 from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.json_values import JsonObject, JsonValue
 
+AGAIN_S = 20.0
+"""Before another attempt of what failed."""
+ATTEMPTS = 3
+"""Of what fails, e.g. because the robot's network did."""
 Advance = Callable[[int, int, str], None]
 """(done, total, note): what a step reports while it runs."""
 
 
 class LoopStoppedError(GymnastError):
     """Somebody stopped the loop; the message says who. It may be started again and goes on where it was."""
+
+
+def go_on(ended: Ended, step: str) -> None:
+    """Return unless the loop ends here.
+
+    Raises:
+        ClosingError: this process ends.
+        LoopStoppedError: somebody stopped the loop.
+    """
+    if (why := ended()) == CLOSING:
+        raise ClosingError(f"step {step} waits for the next start")
+    if why:
+        raise LoopStoppedError(why)
 
 
 class TrialStoppedError(GymnastError):

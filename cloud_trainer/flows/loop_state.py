@@ -12,7 +12,7 @@ from typing import TypedDict, TypeVar, cast
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.cards import SuccessCount
 from gymnast_core.json_values import JsonObject, JsonValue
-from gymnast_core.loop_config import StopRule
+from gymnast_core.loop_config import LoopConfig, StopRule
 from gymnast_core.loop_history import LoopRound
 
 CHANGEABLE = ("rounds", "stop")
@@ -30,6 +30,7 @@ class _State(TypedDict):
     seconds: float
     failed: dict[str, int]
     id: str
+    reached: dict[str, str]
 
 
 class StepFile:
@@ -51,11 +52,16 @@ class StepFile:
             "seconds": 0.0,
             "failed": {},
             "id": os.urandom(4).hex(),
+            "reached": {},
         }
+        self._marked_s = time.monotonic()
         if path.exists():
-            self._state = json.loads(path.read_text())
+            self._state |= json.loads(path.read_text())
+            before = LoopConfig.model_validate(
+                self._state["config"]
+            ).to_json()  # of an older trainer: as it reads today
             fixed = [name for name in config if name not in CHANGEABLE]
-            changed = sorted(name for name in fixed if config[name] != self._state["config"].get(name))
+            changed = sorted(name for name in fixed if config[name] != before.get(name))
             if changed:
                 raise ConfigError(
                     f"loop {config.get('name')} was begun with other {changed}; change them back or choose another name"
@@ -87,6 +93,29 @@ class StepFile:
             self._state["steps"][name] = result
             self._save()
         return cast(_Result, self._state["steps"][name])
+
+    def mark(self) -> None:
+        """From now on time counts for what keep() is given next."""
+        self._marked_s = time.monotonic()
+
+    def keep(self, name: str, result: object) -> None:
+        """Remember a step that was done beside others; the time since the last one, or mark(), is counted once."""
+        now_s = time.monotonic()
+        self._state["seconds"] += now_s - self._marked_s
+        self._marked_s = now_s
+        self._state["steps"][name] = result
+        self._save()
+
+    @property
+    def reached(self) -> Mapping[str, str]:
+        """Robot -> checkpoint that this loop last saw or put in force on it."""
+        return dict(self._state["reached"])
+
+    def note_reached(self, robot: str, checkpoint_id: str) -> None:
+        """Remember what a robot runs."""
+        if self._state["reached"].get(robot) != checkpoint_id:
+            self._state["reached"][robot] = checkpoint_id
+            self._save()
 
     def failures(self, name: str) -> int:
         """How often a step has failed for good; its next attempt is a new one."""

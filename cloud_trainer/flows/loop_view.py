@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gymnast_core.json_values import JsonObject, whole
+from gymnast_core.json_values import JsonObject, texts, whole
 from gymnast_core.loop_config import LoopConfig
 from gymnast_core.loop_history import LoopHistory
+
+RUNNING = "running"
+"""State of a loop that has not ended."""
 
 
 @dataclass(frozen=True)
 class LoopOrder:
-    """Who asked for a loop, and on which robot.
+    """Who asked for a loop, and on which robots.
 
     Attributes:
         tenant: the tenant they belong to.
-        robot: its name.
+        robots: their names.
         by: the person.
         at_ns: wall clock, when it was begun or taken up last.
         config: see LoopConfig.
     """
 
     tenant: str
-    robot: str
+    robots: tuple[str, ...]
     by: str
     at_ns: int
     config: LoopConfig
 
     def to_json(self) -> dict[str, object]:
         """As JSON values."""
-        return {**vars(self), "config": self.config.to_json()}
+        return {**vars(self), "robots": list(self.robots), "config": self.config.to_json()}
 
     @staticmethod
     def from_json(values: JsonObject) -> LoopOrder:
-        """Return what to_json() wrote."""
+        """Return what to_json() wrote; one of 0.1 names one robot."""
         config = LoopConfig.model_validate(values["config"])
-        tenant, robot, by = (str(values[name]) for name in ("tenant", "robot", "by"))
-        return LoopOrder(tenant, robot, by, whole(values["at_ns"]), config)
+        robots = texts(values["robots"]) if "robots" in values else [str(values["robot"])]
+        tenant, by = str(values["tenant"]), str(values["by"])
+        return LoopOrder(tenant, tuple(robots), by, whole(values["at_ns"]), config)
+
+
+def named(robots: Sequence[str]) -> str:
+    """Return the names of a loop's robots as a sentence has them."""
+    return " and ".join([*([", ".join(robots[:-1])] if robots[1:] else []), *robots[-1:]])
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class LoopView:
 
     Attributes:
         name: of the loop.
-        robot: its name.
+        robots: their names.
         started_by: the person.
         at_ns: wall clock, when it was begun or taken up last.
         state: running, done, stopped or failed.
@@ -71,7 +81,7 @@ class LoopView:
     """
 
     name: str
-    robot: str
+    robots: tuple[str, ...]
     started_by: str
     at_ns: int
     state: str

@@ -1,4 +1,4 @@
-"""The unattended loops of a trainer: one a robot, in the background, seen and stopped by people.
+"""The unattended loops of a trainer: a robot is in one at most, in the background, seen and stopped by people.
 
 A loop is found by its tenant and name. What it finished is remembered, so one that was stopped, failed, or was cut off
 by a restart of the trainer goes on where it was; after a restart by itself.
@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError
 from cloud_trainer.flows.loop import Loop
 from cloud_trainer.flows.loop_parts import LoopEngine, LoopStoppedError
 from cloud_trainer.flows.loop_state import StepFile
-from cloud_trainer.flows.loop_view import LoopEnd, LoopOrder, LoopView
+from cloud_trainer.flows.loop_view import RUNNING, LoopEnd, LoopOrder, LoopView, named
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError
@@ -94,7 +94,7 @@ class RunningLoop:
         history = cast(LoopHistory, json.loads(path.read_text()) if path.exists() else {})
         step, done, total, note = self._progress if end is None else ("", 0, 0, "")
         return LoopView(
-            order.config.name, order.robot, order.by, order.at_ns, "running" if end is None else end.state,
+            order.config.name, order.robots, order.by, order.at_ns, RUNNING if end is None else end.state,
             "" if end is None else end.reason, step, done, total, note, bool(self._why) and end is None, history,
             self._revision,
         )  # fmt: skip
@@ -105,7 +105,7 @@ class RunningLoop:
         """See loop.Shows."""
         self._progress = (name, 0, 0, "")
         self._revision += 1
-        LOG.info("loop_step loop=%s robot=%s step=%s", self.order.config.name, self.order.robot, name)
+        LOG.info("loop_step loop=%s robots=%s step=%s", self.order.config.name, ",".join(self.order.robots), name)
 
     def advance(self, done: int, total: int, note: str) -> None:
         """See loop.Shows."""
@@ -118,12 +118,12 @@ class RunningLoop:
         return self._over.wait(seconds)
 
     def _work(self, engine: LoopEngine) -> None:
-        config, robot = self.order.config, self.order.robot
+        config, robots = self.order.config, self.order.robots
         try:
-            loop = Loop(self.folder, config, robot, self.order.by, engine, ended=lambda: self._why, shows=self)
+            loop = Loop(self.folder, config, robots, self.order.by, engine, ended=lambda: self._why, shows=self)
             self._finish("done", str(loop.run()["state"]))
         except ClosingError:
-            LOG.info("loop_rests loop=%s robot=%s", config.name, robot)
+            LOG.info("loop_rests loop=%s robots=%s", config.name, ",".join(robots))
         except LoopStoppedError as error:
             self._finish("stopped", f"{error}")
         except GymnastError as error:
@@ -167,18 +167,18 @@ class Loops:
             if loop.end is None:
                 loop.take_up()
 
-    def start(self, tenant: str, config: LoopConfig, *, robot: str, by: str) -> LoopView:
+    def start(self, tenant: str, config: LoopConfig, *, robots: Sequence[str], by: str) -> LoopView:
         """Begin a loop, or go on with the one of this name; one that runs is left alone.
 
         Args:
-            tenant: the robot's tenant.
+            tenant: the robots' tenant.
             config: what to do; of a loop that was begun before, rounds and stop conditions alone may differ.
-            robot: its name.
+            robots: their names.
             by: the person.
 
         Raises:
-            ConfigError: a loop of this name was begun with other settings or on another robot.
-            OccupiedError: the robot is in another loop.
+            ConfigError: a loop of this name was begun with other settings or on other robots.
+            OccupiedError: one of the robots is in another loop.
             NotPossibleError: this trainer moves no arm.
             NotPermittedError: the job's settings reach out of the trainer in a way that was not allowed.
         """
@@ -186,17 +186,23 @@ class Loops:
             raise NotPossibleError("this trainer moves no arm; one started with `gymnast serve` does")
         with self._lock:
             known = self._loops.get((tenant, config.name))
-            if known is not None and known.order.robot != robot:
-                raise ConfigError(f"loop {config.name} runs on {known.order.robot}, not {robot}; choose another name")
+            robots = tuple(robots)
+            if known is not None and sorted(known.order.robots) != sorted(robots):
+                raise ConfigError(
+                    f"loop {config.name} runs on {named(known.order.robots)}, not {named(robots)}; choose another name"
+                )
+            robots = robots if known is None else known.order.robots
             if known is not None and known.running:
                 return known.view()
-            if other := self.on(tenant, robot):
-                raise OccupiedError(
-                    f"{robot} is in loop {other.name} of {other.started_by}; wait for it or stop it first"
-                )
+            for robot in robots:
+                if other := self.on(tenant, robot):
+                    raise OccupiedError(
+                        f"{robot} is in loop {other.name} of {other.started_by}; wait for it or stop it first"
+                    )
             self._engine_of(tenant).check(config.job.to_json())
             config = self._filled(tenant, config, None if known is None else known.order.config)
-            loop = self._made(LoopOrder(tenant, robot, by, time.time_ns(), config))
+            config = config.changed(robots=robots)
+            loop = self._made(LoopOrder(tenant, robots, by, time.time_ns(), config))
             StepFile(loop.folder / "state.json", config.to_json())
             write_durably(loop.folder / "order.json", json.dumps(loop.order.to_json(), indent=1).encode())
             loop.begin()
@@ -228,7 +234,7 @@ class Loops:
     def on(self, tenant: str, robot: str) -> LoopView | None:
         """Return the loop that a tenant's robot is in."""
         found = (loop for (whose, _), loop in list(self._loops.items()) if whose == tenant)
-        return next((loop.view() for loop in found if loop.order.robot == robot and loop.running), None)
+        return next((loop.view() for loop in found if robot in loop.order.robots and loop.running), None)
 
     def of(self, tenant: str) -> list[LoopView]:
         """Return a tenant's, the one that was taken up last first."""

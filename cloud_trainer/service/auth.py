@@ -48,6 +48,7 @@ ACTION_OF: dict[str, str] = {
     f"{_V1}LoopService/Begin": "loop",
     f"{_V1}LoopService/Get": "look",
     f"{_V1}LoopService/List": "look",
+    f"{_V1}LoopService/Watch": "look",
     f"{_V1}LoopService/Stop": "loop",
     f"{_V1}PageService/Raise": "report",
     f"{_V1}PageService/List": "look",

@@ -19,6 +19,7 @@ from gymnast_core.orders import (
     Order,
     OrderError,
     OrderNews,
+    RobotOccupiedError,
     answer_of,
 )
 from gymnast_core.robot_status import RobotStatus
@@ -27,6 +28,11 @@ PICK_UP_S = 30.0
 """Longest wait until a robot takes an order; it reports once a second."""
 FRESH_S = 30.0
 """A report that is older says nothing about now."""
+OCCUPIED_S = 3600.0
+"""Longest wait for what a robot does for somebody else, e.g. a person's evaluation at the robot."""
+OCCUPIED_AGAIN_S = 5.0
+LOOK_S = 1.0
+"""How soon an order is withdrawn that nobody waits for any more."""
 NEXT_S = 0.2
 """How long the reply that ends an order waits for the one after it."""
 
@@ -36,6 +42,10 @@ class _Given:
     order: Order
     taken: bool = False
     news: OrderNews | None = None
+
+
+def _never() -> bool:
+    return False
 
 
 class RobotOrders:
@@ -51,7 +61,7 @@ class RobotOrders:
 
     def give(
         self, tenant: str, robot: str, kind: str, spec: JsonObject, timeout_s: float,
-        *, by: str = "", paused: Callable[[], bool] = lambda: False,
+        *, by: str = "", paused: Callable[[], bool] = _never, withdrawn: Callable[[], bool] = _never,
     ) -> JsonObject:  # fmt: skip
         """Have a robot do something; returns what it reported, or withdraws the order.
 
@@ -63,8 +73,10 @@ class RobotOrders:
             timeout_s: longest wait.
             by: see Order.
             paused: whether an e-stop holds the robot up; the wait then begins anew.
+            withdrawn: asked about once a second; where it holds nobody waits for this any more.
 
         Raises:
+            RobotOccupiedError: it does something for somebody else.
             OrderError: it did not take the order, did not end in time, refused or failed; or another is under way.
         """
         key, given = (tenant, robot), _Given(Order(secrets.token_hex(8), kind, dict(spec), by))
@@ -78,17 +90,19 @@ class RobotOrders:
                 while given.news is None:
                     limit_s = timeout_s if given.taken else min(timeout_s, self._pick_up_s)
                     left_s = began + limit_s - time.monotonic()
+                    if withdrawn():
+                        raise OrderError(f"{kind} was withdrawn from {robot}")
                     if left_s <= 0 and paused():
                         began = time.monotonic()
                         continue
                     if left_s <= 0:
                         missing = "did not end" if given.taken else "was not taken"
                         raise OrderError(f"{kind} {missing} within {limit_s:.0f} s by {robot}; does it report?")
-                    self._changed.wait(left_s)
+                    self._changed.wait(min(left_s, LOOK_S))
             finally:
                 del self._given[key]
         if given.news.error:
-            raise OrderError(f"{robot}: {given.news.error}")
+            raise (RobotOccupiedError if given.news.occupied else OrderError)(f"{robot}: {given.news.error}")
         return given.news.result
 
     def heard(self, who: Who, news: OrderNews | None) -> Order | None:
@@ -122,6 +136,7 @@ class OrderedRobot:
 
     def __init__(self, orders: RobotOrders, board: RobotBoard, tenant: str, name: str, by: str = "") -> None:
         self._orders, self._board, self._tenant, self._name, self._by = orders, board, tenant, name, by
+        self._held_up = ""
 
     @property
     def policy_version(self) -> str:
@@ -134,16 +149,32 @@ class OrderedRobot:
         report = self._board.find(self._tenant, self._name)
         return report is not None and bool(report.status.get("estop")) and report.age_s() < FRESH_S
 
+    @property
+    def unable(self) -> str:
+        """Why it does nothing that it is ordered to now; empty when it does."""
+        report = self._board.find(self._tenant, self._name)
+        if report is None:
+            return "it has not reported since this trainer was started"
+        if report.age_s() > FRESH_S:
+            return f"silent for over {FRESH_S:.0f} s"
+        if report.status.get("estop"):
+            return f"stopped ({report.status.get('estop_reason') or 'e-stop'}); re-arm it at the robot"
+        if not report.status.get("takes_orders"):
+            return "it takes no orders; start it with `gymnast up --orders`"
+        return self._held_up
+
     def evaluate(
-        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, timeout_s: float, **asked: JsonValue
-    ) -> Sequence[EpisodeAnswer]:
-        """Run episodes; see GraphClient.
+        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, timeout_s: float,
+        withdrawn: Callable[[], bool] = _never, **asked: JsonValue,
+    ) -> Sequence[EpisodeAnswer]:  # fmt: skip
+        """Run episodes; see GraphClient, and RobotOrders.give for withdrawn.
 
         Raises:
             OrderError: see RobotOrders.give; or it answers with episodes that nobody asked for.
         """
         asked |= {"tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count, "timeout_s": timeout_s}
-        found = answer_of(EvaluationAnswer, self._name, "evaluate", self._give("evaluate", asked, timeout_s))
+        result = self._give("evaluate", asked, timeout_s, withdrawn)
+        found = answer_of(EvaluationAnswer, self._name, "evaluate", result)
         wanted = {task.strip().lower() for task in tasks}
         for row in found.episodes:
             known = not wanted.isdisjoint((row.task.strip().lower(), row.instruction.strip().lower()))
@@ -184,10 +215,32 @@ class OrderedRobot:
         """Return to the checkpoint before."""
         return answer_of(CheckpointAnswer, self._name, "rollback", self._give("rollback", {}, 60.0)).value
 
-    def _give(self, kind: str, spec: JsonObject, timeout_s: float) -> JsonObject:
-        self._status()
-        tenant, name = self._tenant, self._name
-        return self._orders.give(tenant, name, kind, spec, timeout_s, by=self._by, paused=lambda: self.stopped)
+    def _give(
+        self, kind: str, spec: JsonObject, timeout_s: float, withdrawn: Callable[[], bool] = _never
+    ) -> JsonObject:
+        """Order it, once it has done what it does for somebody else."""
+        until, given_s = time.monotonic() + OCCUPIED_S, time.monotonic()
+
+        def over() -> bool:
+            if time.monotonic() - given_s > OCCUPIED_AGAIN_S:  # it would have refused by now
+                self._held_up = ""
+            return withdrawn()
+
+        while True:
+            self._status()
+            given_s = time.monotonic()
+            try:
+                result = self._orders.give(
+                    self._tenant, self._name, kind, spec, timeout_s, by=self._by, paused=lambda: self.stopped,
+                    withdrawn=over,
+                )  # fmt: skip
+                self._held_up = ""
+                return result
+            except RobotOccupiedError as error:
+                if time.monotonic() > until or withdrawn():
+                    raise
+                self._held_up = f"{error}"
+                time.sleep(OCCUPIED_AGAIN_S)
 
     def _status(self) -> RobotStatus:
         """What it last said.

@@ -308,7 +308,7 @@ class Service:
             "TrialService": TrialServicer(asked.trials, limits),
             "JobService": JobServicer(asked.jobs, limits, stopping),
             "RobotService": RobotServicer(asked.robots, limits),
-            "LoopService": LoopServicer(asked.loops, limits),
+            "LoopService": LoopServicer(asked.loops, limits, stopping),
             "PageService": PageServicer(asked.pages, limits),
             "LogService": LogServicer(asked.log),
             "ConsoleService": self.console,

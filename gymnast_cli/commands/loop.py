@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +19,11 @@ if TYPE_CHECKING:
 
     from gymnast_cli.stages import Advance, Stages
     from gymnast_client import LoopProgress, LoopsClient
+    from gymnast_core.loop_config import LoopConfig
 
-POLL_S = 0.5
+CONFIG = Path("config/loop.toml")
+AWAY_S = 300.0
+"""How long the trainer may be away, e.g. being started again, before we stop following; the loop itself goes on."""
 
 
 class LoopFailedError(GymnastError):
@@ -29,44 +31,64 @@ class LoopFailedError(GymnastError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("config", type=Path, help="TOML or JSON: schedule, budgets, stop conditions (config/loop.toml)")
-    parser.add_argument("--rounds", type=int, help="instead of the file's")
-    parser.add_argument("--robot", default="", metavar="NAME", help="instead of the file's (default: the only one)")
-    parser.add_argument("--detach", action="store_true", help="begin it and return; the page's Loop shows it")
-    parser.add_argument("--stop", action="store_true", help="end the loop of this file after what it does now")
-    add_trainer_arguments(parser)
+    """Declare the actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    start = actions.add_parser("start", help="begin a loop, or go on where it stopped, and follow it")
+    start.add_argument(
+        "config", type=Path, nargs="?", default=CONFIG, metavar="FILE",
+        help="TOML or JSON: schedule, budgets, stop conditions (default: %(default)s)",
+    )  # fmt: skip
+    start.add_argument("--rounds", type=int, help="instead of the file's")
+    start.add_argument(
+        "--robot", action="append", default=[], metavar="NAME",
+        help="shares the episodes; may be repeated, instead of the file's (default: the only one that reports)",
+    )  # fmt: skip
+    start.add_argument("--detach", action="store_true", help="begin it and return; `gymnast loop watch` follows it")
+    watch = actions.add_parser("watch", help="follow a loop until it ends; Ctrl-C leaves it to the trainer")
+    show = actions.add_parser("show", help="a loop as it is now")
+    stop = actions.add_parser("stop", help="end a loop after what it does now; started again, it goes on")
+    for action in (watch, show, stop):
+        action.add_argument("name", help="of the loop; `gymnast operate loops` lists them")
+    for action in (start, watch, show, stop):
+        add_trainer_arguments(action)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Begin it on the trainer, or go on where it stopped, and follow it; Ctrl-C leaves it to the trainer."""
-    from gymnast_core.loop_config import read_loop_config
-
-    config = read_loop_config(args.config)
-    changes = {name: value for name, value in (("rounds", args.rounds), ("robot", args.robot)) if value}
-    config = config.changed(**changes)
+    """Begin, follow, show or stop one; Ctrl-C leaves it to the trainer."""
+    config = _config(args) if args.action == "start" else None
     with trainer(args) as there:
-        if args.stop:
-            view = there.loops.stop(config.name)
+        if args.action == "stop":
+            view = there.loops.stop(args.name)
             said = f"loop {view.name} ends after what it does now"
             emit(args, console, {"said": said, **vars(view)}, said)
             return 0
-        view = there.loops.begin(config)
-        try:
-            view = view if args.detach else followed(there.loops, config.name, console)
-        except KeyboardInterrupt:
-            view = there.loops.get(config.name)
+        view = there.loops.get(args.name) if config is None else there.loops.begin(config)
+        if args.action == "watch" or (args.action == "start" and not args.detach):
+            try:
+                view = followed(there.loops, view, console)
+            except KeyboardInterrupt:
+                view = there.loops.get(view.name)
     return result_of(view, args, console)
 
 
-def followed(loops: LoopsClient, name: str, console: Console) -> LoopProgress:
+def _config(args: argparse.Namespace) -> LoopConfig:
+    """The file's settings, with what the command line says instead."""
+    from gymnast_core.loop_config import read_loop_config
+
+    config = read_loop_config(args.config)
+    changes: dict[str, object] = {"rounds": args.rounds} if args.rounds is not None else {}
+    if args.robot:
+        changes["robots"] = tuple(args.robot)
+    return config.changed(**changes)
+
+
+def followed(loops: LoopsClient, view: LoopProgress, console: Console) -> LoopProgress:
     """Show a loop's steps until it ends; returns its last view."""
     from gymnast_cli.stages import Stages
 
     with Stages(console) as stages, Steps(stages) as steps:
-        while (view := loops.get(name)).state == "running":
+        for view in loops.watch(view.name, patience_s=AWAY_S):  # noqa: B020  # the newest one is returned
             steps.show(view)
-            time.sleep(POLL_S)
     return view
 
 
@@ -92,12 +114,12 @@ class Steps:
             self._open.close()
             self._step, self._advance = view.step, None
             if self._step:
-                self._advance = self._open.enter_context(self._stages.stage(_named(self._step)))
+                self._advance = self._open.enter_context(self._stages.stage(named(self._step)))
         if self._advance is not None:
             self._advance(view.done, view.total, view.note)
 
 
-def _named(step: str) -> str:
+def named(step: str) -> str:
     """1/collect/25 as a person says it."""
     number, _, what = step.partition("/")
     return f"round {number}: {what.replace('/', ' ')}" if what else step
@@ -110,15 +132,26 @@ def result_of(view: LoopProgress, args: argparse.Namespace, console: Console) ->
         LoopFailedError: a step failed.
     """
     if view.state == "failed":
-        raise LoopFailedError(f"{view.reason}; the same command goes on with this step")
+        raise LoopFailedError(f"{view.reason}; `gymnast loop start` with the same settings goes on with this step")
     history, running = view.history, view.state == "running"
     emit(args, console, vars(view), table(history) if history else "")
-    where = f"loop {view.name} on {view.robot}"
+    where = f"loop {view.name} on {', '.join(view.robots)}"
     if running:
-        console.print(f"{where} goes on at the trainer; follow it with the same command, end it with --stop")
+        now = f"{named(view.step) or 'between two steps'}{f', {view.note}' if view.note else ''}"
+        console.print(
+            f"{where} goes on at the trainer ({now}): gymnast loop watch {view.name}, or stop it: "
+            f"gymnast loop stop {view.name}",
+            markup=False,
+        )
     else:
-        again = "; it is not finished, and the same command goes on where it was" if view.state == "stopped" else ""
-        console.print(f"{where}: {view.reason}{again}")
+        again = "; it is not finished, and `gymnast loop start` goes on where it was" if view.state == "stopped" else ""
+        console.print(f"{where}: {view.reason}{again}", markup=False)
+        for name, why in history.get("behind", {}).items():
+            console.print(
+                f"{name} may still run another policy than {history['policy']}: {why}. When it is back: "
+                f"gymnast loop start, or gymnast operate promote {history['policy']} --robot {name}",
+                markup=False, style="yellow",
+            )  # fmt: skip
     return 0
 
 
@@ -134,6 +167,8 @@ def table(history: LoopHistory) -> Table:
     shown.add_row("0", history["base_policy"], *cells(history["before"], None))
     for row in history["rounds"]:
         note = row["refused"] or ("" if row.get("promoted") else "kept the old policy")
+        if len(by := row.get("collected", {})) > 1:
+            note = "; ".join(filter(None, [note, ", ".join(f"{name} recorded {n}" for name, n in by.items())]))
         audit = f"{number(row['audit']['agreement']):.2f}" if "audit" in row else ""
         shown.add_row(str(row["round"]), row["policy"], *cells(row.get("after", row["before"]), row.get("difference")),
                       audit, note)  # fmt: skip

@@ -57,8 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trial.add_argument("--pairs", type=int, help="at most so many (default: the rule's)")
     stop = actions.add_parser("stop-trial", help="end a trial; nothing is concluded from it")
     stop.add_argument("trial_id")
-    stop_loop = actions.add_parser("stop-loop", help="end a loop after what it does now; begun again, it goes on")
-    stop_loop.add_argument("name")
     adapt = actions.add_parser("adapt", help="begin to adapt a robot to the scene before it; prints the id")
     adapt.add_argument("robot")
     add_scene_arguments(adapt)
@@ -74,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--adapter", help="reuse: which kept one")
     for action in (adapt, step, trial):
         action.add_argument("--wait", action="store_true", help="until it is over or waits for a decision")
-    for action in (*shown, offer, promote, trial, stop, stop_loop, adapt, step):
+    for action in (*shown, offer, promote, trial, stop, adapt, step):
         add_trainer_arguments(action)
 
 
@@ -90,7 +88,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "promote": _promote,
             "try": _try,
             "stop-trial": _stop_trial,
-            "stop-loop": _stop_loop,
             "adapt": _adapt,
             "step": _step,
         }
@@ -133,13 +130,6 @@ def _try(there: Trainer, args: argparse.Namespace, console: Console) -> int:
 def _stop_trial(there: Trainer, args: argparse.Namespace, console: Console) -> int:
     view = there.trials.stop(args.trial_id)
     said = f"{view.trial_id} ends after the run at hand; nothing is concluded from it"
-    emit(args, console, {"said": said, **vars(view)}, said)
-    return 0
-
-
-def _stop_loop(there: Trainer, args: argparse.Namespace, console: Console) -> int:
-    view = there.loops.stop(args.name)
-    said = f"loop {view.name} ends after what it does now"
     emit(args, console, {"said": said, **vars(view)}, said)
     return 0
 

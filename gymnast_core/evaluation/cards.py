@@ -5,8 +5,7 @@ A card is empty until its trial is decided.
 
 from __future__ import annotations
 
-import json
-from typing import TypedDict, cast
+from typing_extensions import TypedDict
 
 from gymnast_core.json_values import JsonObject
 
@@ -122,8 +121,3 @@ class PairedDifference(IntervalFigures):
 
     p: float
     tasks: dict[str, IntervalFigures]
-
-
-def card_from(text: str) -> ResultCard:
-    """Return the card that a message or a file holds; an empty one of an empty text."""
-    return cast(ResultCard, json.loads(text or "{}"))

@@ -145,7 +145,8 @@ class Site:
         """Add an action: answered in place for script, by a redirect without."""
 
         async def action(request: Request, user: Annotated[User, Depends(self.user_of)]) -> Response:
-            form = {name: str(value) for name, value in (await request.form()).items()}
+            given = await request.form()
+            form = {name: ",".join(map(str, given.getlist(name))) for name in given}  # of boxes: all that are ticked
             said, there = await run_in_threadpool(do, user, form, **request.path_params)
             if wants_json(request):
                 return JSONResponse({"said": said, "go": there})

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from gymnast_core.episodes.messages import checked_id
-from gymnast_core.errors import GymnastError
+from gymnast_core.errors import GymnastError, OccupiedError
 from gymnast_core.json_values import JsonObject, JsonValue
 from gymnast_core.orders import KINDS, LASTING, Order, OrderNews
 from gymnast_ros.run.ports import Log
@@ -133,7 +133,8 @@ class OrderTaker:
                     client.wait_ready(READY_S)
                 news = OrderNews(order.order_id, done=True, result=_result(self._do(client, order)))
             except (GymnastError, OSError, TypeError, ValueError, KeyError) as error:
-                news = OrderNews(order.order_id, done=True, error=f"{type(error).__name__}: {error}")
+                words, occupied = f"{type(error).__name__}: {error}", isinstance(error, OccupiedError)
+                news = OrderNews(order.order_id, done=True, error=words, occupied=occupied)
                 self._log.error(f"order failed kind={order.kind} error={error}")
             with self._lock:
                 if self._news is not None and self._news.order_id == order.order_id:

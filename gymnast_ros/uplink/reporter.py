@@ -224,7 +224,9 @@ def _order_news(news: OrderNews | None) -> robots_pb2.OrderNews | None:
     if news is None:
         return None
     text = json.dumps(dict(news.result))
-    return robots_pb2.OrderNews(order_id=news.order_id, done=news.done, error=news.error, result_json=text)
+    return robots_pb2.OrderNews(
+        order_id=news.order_id, done=news.done, error=news.error, occupied=news.occupied, result_json=text
+    )
 
 
 def _weights_news(news: WeightsNews | None) -> robots_pb2.WeightsNews | None:

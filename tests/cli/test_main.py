@@ -102,7 +102,7 @@ def test_unknown_command_and_missing_argument_exit_with_two(capsys) -> None:
         (["why", "policy-1"], "--trainer HOST:PORT"),
         (["console"], "--trainer HOST:PORT"),
         (["wm", "audit", "/nowhere", "--world-model", "w", "--judge", "j"], "name .mcap files or folders"),
-        (["loop", "/nowhere.toml"], "/nowhere.toml"),
+        (["loop", "start", "/nowhere.toml"], "/nowhere.toml"),
         (["episodes", "show", "x"], "--trainer HOST:PORT"),
     ],
 )

@@ -101,17 +101,25 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     }  # fmt: skip
     path = tmp_path / "loop.json"
     path.write_text(json.dumps(settings))
-    code, said = gymnast("loop", path, *stack.trainer())
+    code, said = gymnast("loop", "start", path, *stack.trainer())
     assert (code, said["error"]) == (1, "LoopFailedError")
-    assert said["message"].startswith("JobEndedError: OSError: no space left in [/tmp]; the same command goes on")
+    assert said["message"].startswith("JobEndedError: OSError: no space left in [/tmp]; `gymnast loop start`")
     kept = stack.folder / "trainer" / "console" / "loops" / "default" / "first" / "state.json"
     state = json.loads(kept.read_text())
-    assert list(state["steps"]) == ["start", "0/evaluate", "1/collect/0", "1/collect/1", "1/ship"]
+    assert list(state["steps"]) == [
+        "start",
+        "0/evaluate/0",
+        "0/evaluate/1",
+        "0/evaluate/2",
+        "1/collect/0",
+        "1/collect/1",
+        "1/ship",
+    ]
     path.write_text(json.dumps({**settings, "job": {}}))
-    code, said = gymnast("loop", path, *stack.trainer())
+    code, said = gymnast("loop", "start", path, *stack.trainer())
     assert (code, "other ['job']" in said["message"]) == (2, True), "other settings are another loop"
     kept.write_text(json.dumps({**state, "config": {**state["config"], "job": {}}}))
-    code, view = gymnast("loop", path, *stack.trainer())
+    code, view = gymnast("loop", "start", path, *stack.trainer())
     history = view["history"]
     assert (code, view["state"], view["reason"], history["state"]) == (0, "done", "all rounds done", "all rounds done")
     assert history["base_policy"] == stack.base
@@ -124,7 +132,7 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
     assert history["policy"] == read_manifest(SHIPPED).id
     assert history["episodes"] == 6 + 4 + 2 * canary["n"] + 6
     jobs = len(stack.service.jobs.list(None))
-    again = gymnast("loop", path, *stack.trainer())[1]
+    again = gymnast("loop", "start", path, *stack.trainer())[1]
     assert again["history"] == history
     assert len(stack.service.jobs.list(None)) == jobs
 
@@ -136,11 +144,11 @@ def test_loop_stops_when_the_audit_keeps_refusing(stack: Stack, gymnast: Run, tm
         "stop": {"refusals": 2},
     }  # fmt: skip
     (tmp_path / "loop.json").write_text(json.dumps(settings))
-    code, view = gymnast("loop", tmp_path / "loop.json", *stack.trainer())
+    code, view = gymnast("loop", "start", tmp_path / "loop.json", *stack.trainer())
     assert code == 0
     assert len(view["history"]["rounds"]) == 2
     assert view["reason"].startswith("the audit refused 2 rounds in a row: world model fails its audit")
-    code, said = gymnast("loop", tmp_path / "loop.json", "--stop", *stack.trainer())
+    code, said = gymnast("loop", "stop", "refused", *stack.trainer())
     assert (code, "loop 'refused' is not running" in said["message"]) == (1, True)
 
 
@@ -281,10 +289,30 @@ def test_an_order_that_takes_too_long_is_ended_at_the_robot(stack: Stack) -> Non
     assert row.truncated_reason == ""  # it is free again
 
 
+def test_the_trainers_order_waits_for_what_somebody_runs_at_the_robot_and_is_done_then(stack: Stack) -> None:
+    arm = OrderedRobot(stack.service.orders, stack.service.robots, "default", "sim-0")
+    wait_until(lambda: stack.service.robots.find("default", "sim-0") is not None, 20, "a report")
+    asked = {"instruction": "lift", "seed": 33, "scene": "standard", "checkpoint": "", "record": False}
+    with ThreadPoolExecutor(2) as beside, GraphClient(domain_id=stack.domain) as robot:
+        robot.wait_ready(30.0)
+        local = beside.submit(robot.evaluate, tasks=["lift"], seed_start=0, seed_count=5000, timeout_s=600.0)
+        wait_until(lambda: stack.service.robots.find("default", "sim-0").status["state"] == "running", 60, "it to run")
+        ordered = beside.submit(arm.run_episode, purpose="ttt", **asked)
+        wait_until(lambda: "RobotBusyError: " in arm.unable, 60, "the robot's refusal")
+        assert "busy with evaluate" in arm.unable
+        assert not ordered.done()
+        with GraphClient(domain_id=stack.domain) as other:
+            other.wait_ready(30.0)
+            other.cancel()
+        assert local.result(60.0)["complete"] is False
+        assert ordered.result(120.0).truncated_reason == ""
+    assert arm.unable == ""
+
+
 def test_whoever_finds_the_robot_busy_reads_for_whom_and_what_ends_it_and_may_try_again(
     stack: Stack, gymnast: Run
 ) -> None:
-    errand = Errand("ada", "loop night", "gymnast operate stop-loop night")
+    errand = Errand("ada", "loop night", "gymnast loop stop night")
     many = {"tasks": ["lift"], "seed_start": 0, "seed_count": 5000, "scene": "standard", "record": False}
     with ThreadPoolExecutor(1) as beside, GraphClient(domain_id=stack.domain) as robot:
         robot.wait_ready(30.0)
@@ -297,4 +325,4 @@ def test_whoever_finds_the_robot_busy_reads_for_whom_and_what_ends_it_and_may_tr
         robot.cancel()
         assert held.result(60.0)["complete"] is False
     assert (code, said["error"]) == (75, "RobotBusyError")
-    assert "for ada via loop night, which `gymnast operate stop-loop night` ends; wait" in said["message"]
+    assert "for ada via loop night, which `gymnast loop stop night` ends; wait" in said["message"]

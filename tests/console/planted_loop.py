@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.sequential import Decision, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
 from gymnast_core.loop_config import LoopConfig
-from gymnast_core.orders import EpisodeAnswer
+from gymnast_core.orders import EpisodeAnswer, OrderError
 
 TASKS = ("lift", "push")
 
@@ -27,6 +27,11 @@ class PlantedRobot:
 
     def __init__(self, policy: str, rates: Mapping[str, float]) -> None:
         self.policy_version, self.rates, self.runs = policy, rates, 0
+        self.unable, self.stopped = "", False
+        self.at_work = threading.Event()
+        self.stuck: threading.Event | None = None
+        self.staged: list[str] = []
+        self._before = policy
 
     def once(self, task: str, seed: int, policy: str) -> EpisodeAnswer:
         self.runs += 1
@@ -36,16 +41,29 @@ class PlantedRobot:
             labelled_by="", truncated_reason="",
         )  # fmt: skip
 
-    def evaluate(self, *, tasks: Sequence[str], seed_start: int, seed_count: int, **_: Any) -> list[EpisodeAnswer]:
+    def evaluate(
+        self, *, tasks: Sequence[str], seed_start: int, seed_count: int, withdrawn: Callable[[], bool], **_: Any
+    ) -> list[EpisodeAnswer]:
+        self.at_work.set()
+        while self.stuck is not None and not self.stuck.wait(0.01):
+            if withdrawn():
+                raise OrderError("evaluate was withdrawn")
         seeds = range(seed_start, seed_start + seed_count)
         return [self.once(task, seed, self.policy_version) for task in tasks for seed in seeds]
 
     def flush(self, timeout_s: float) -> None:
         """Everything is there."""
 
+    def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:
+        self.staged += checkpoint_ids
+
     def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
-        self.policy_version = checkpoint_id
+        self._before, self.policy_version = self.policy_version, checkpoint_id
         return checkpoint_id
+
+    def rollback(self) -> str:
+        self.policy_version = self._before
+        return self.policy_version
 
 
 class PlantedEngine:
@@ -55,11 +73,16 @@ class PlantedEngine:
     Args:
         checkpoints: the first one is in force; then what rounds 1 and 2 train.
         hold: training waits until it is set.
+        names: of its robots.
     """
 
-    def __init__(self, checkpoints: Sequence[str], hold: threading.Event | None = None) -> None:
+    def __init__(
+        self, checkpoints: Sequence[str], hold: threading.Event | None = None, names: Sequence[str] = ("wx-0",)
+    ) -> None:
         first, better, same = checkpoints
-        self.robot = PlantedRobot(first, {first: 0.3, better: 0.75, same: 0.75})
+        self.robots = {name: PlantedRobot(first, {first: 0.3, better: 0.75, same: 0.75}) for name in names}
+        self.robot = self.robots[names[0]]
+        self.tried_on: list[str] = []
         self._answers = {1: better, 2: same, 3: ""}
         self.hold, self.trained, self.asked = hold, [], threading.Event()
         self.errands: list[Errand] = []
@@ -70,7 +93,7 @@ class PlantedEngine:
 
     def connect(self, robot: str, errand: Errand) -> Any:
         self.errands.append(errand)
-        return self.robot
+        return self.robots.get(robot, self.robot)
 
     def require(self, policy: str) -> None:
         if policy not in self.robot.rates:
@@ -100,11 +123,12 @@ class PlantedEngine:
 
     def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> Mapping[str, Any]:
         self.named.append(asked.by)
+        self.tried_on.append(asked.robot)
         decision, counts = Decision.CONTINUE, PairCounts(0, 0, 0, 0)
         won: dict[str, list[bool]] = {asked.candidate: [], asked.incumbent: []}
         while not decision.final:
             for name, outcomes in won.items():
-                row = self.robot.once(asked.tasks[0], len(outcomes), name)
+                row = self.robots.get(asked.robot, self.robot).once(asked.tasks[0], len(outcomes), name)
                 outcomes.append(row.success)
             counts = PairCounts.of(won[asked.incumbent], won[asked.candidate])
             decision = asked.rule.decide(counts)

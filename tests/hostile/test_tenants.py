@@ -194,6 +194,7 @@ def requests(ids: Mapping[str, str]) -> dict[str, list[Any]]:
         "RobotService/Frame": [robots_pb2.RobotName(robot="robot-9")],
         "LoopService/Begin": [loops_pb2.BeginLoopRequest(config_json='{"name": "night", "robot": "robot-9"}')],
         "LoopService/Get": [loops_pb2.LoopName(name="night")],
+        "LoopService/Watch": [loops_pb2.LoopName(name="night")],
         "LoopService/List": [loops_pb2.ListLoopsRequest()],
         "LoopService/Stop": [loops_pb2.LoopName(name="night")],
         "PageService/Raise": [pages_pb2.RaisePagesRequest(unanswered=[ids["page"]])],

@@ -1,13 +1,15 @@
-"""Unattended loops: begun, seen and stopped by people, on a robot that may be ordered about."""
+"""Unattended loops: begun, seen and stopped by people, on robots that may be ordered about."""
 
 from __future__ import annotations
 
-from cloud_trainer.flows.loop_view import LoopView
+from collections.abc import Sequence
+
+from cloud_trainer.flows.loop_view import RUNNING, LoopView
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.handlers.robots import RobotHandlers
 from gymnast_core.authority import Who, authorise
-from gymnast_core.errors import ConfigError
+from gymnast_core.errors import ConfigError, NotPossibleError
 from gymnast_core.loop_config import LoopConfig
 
 
@@ -16,7 +18,7 @@ class LoopHandlers:
 
     Args:
         flows: of the trainer.
-        robots: whether one may be ordered about.
+        robots: whether they may be ordered about.
         trails: where actions are written down.
     """
 
@@ -42,18 +44,18 @@ class LoopHandlers:
 
         Raises:
             ConfigError: it was begun with other settings, or no robot is named and not exactly one reports.
-            NotPossibleError: the robot cannot be ordered about now, or is busy.
+            NotPossibleError: a robot is unknown or busy, or none of them can be ordered about now.
         """
         authorise(who, "loop")
         known = next((view for view in self._flows.loops.of(who.tenant) if view.name == config.name), None)
-        if known is not None and known.state == "running":
+        if known is not None and known.state == RUNNING:
             return known
-        robot = config.robot or (known.robot if known else self._only_robot(who))
-        self._robots.ready(who, robot)
-        self._flows.require_free(who.tenant, robot, beside="loop")
-        config = config.changed(robot=robot)
-        with self._trails.of(who.tenant).acting(who, "loop", {"loop": config.name, "robot": robot}):
-            return self._flows.loops.start(who.tenant, config, robot=robot, by=who.name)
+        robots = config.robots or (known.robots if known else (self._only_robot(who),))
+        self._require_ready(who, robots)
+        for robot in robots:
+            self._flows.require_free(who.tenant, robot, beside="loop")
+        with self._trails.of(who.tenant).acting(who, "loop", {"loop": config.name, "robots": list(robots)}):
+            return self._flows.loops.start(who.tenant, config, robots=robots, by=who.name)
 
     def stop(self, who: Who, name: str) -> LoopView:
         """End a loop after what it does now; it may be begun again and goes on where it was.
@@ -65,10 +67,25 @@ class LoopHandlers:
         with self._trails.of(who.tenant).acting(who, "stop loop", {"loop": name}):
             return self._flows.loops.stop(who.tenant, name, by=who.name)
 
+    def _require_ready(self, who: Who, robots: Sequence[str]) -> None:
+        """One that is away now is passed over until it is back, as long as another may be ordered about."""
+        unready: list[NotPossibleError] = []
+        for robot in robots:
+            if robot not in self._robots.known(who.tenant):
+                self._robots.find(who, robot)
+            try:
+                self._robots.ready(who, robot)
+            except NotPossibleError as error:
+                unready.append(error)
+        if len(unready) == len(robots):
+            raise NotPossibleError("; ".join(map(str, unready)))
+
     def _only_robot(self, who: Who) -> str:
         live = self._robots.reporting(who)
         if not live:
             raise ConfigError("no robot reports to this trainer; start one: gymnast up --trainer ... --orders")
         if len(live) > 1:
-            raise ConfigError(f"which robot? name it in the loop's settings; these report: {', '.join(sorted(live))}")
+            raise ConfigError(
+                f"which robots? name them with --robot or robots; these report: {', '.join(sorted(live))}"
+            )
         return live[0]

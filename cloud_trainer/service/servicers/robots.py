@@ -68,7 +68,7 @@ class RobotServicer:
             return None
         order = request.order
         result = json_field(order.result_json, self._limits) if order.result_json else {}
-        return OrderNews(order.order_id, order.done, order.error[: 4 * _TEXT], result)
+        return OrderNews(order.order_id, order.done, order.error[: 4 * _TEXT], order.occupied, result)
 
 
 def _reported(request: robots_pb2.RobotReport) -> RobotStatus:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gymnast/v1/loops.proto\x12\ngymnast.v1\"\'\n\x10\x42\x65ginLoopRequest\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\t\"\x18\n\x08LoopName\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x10ListLoopsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"1\n\x0eListLoopsReply\x12\x1f\n\x05loops\x18\x01 \x03(\x0b\x32\x10.gymnast.v1.Loop\"\xd8\x01\n\x04Loop\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05robot\x18\x02 \x01(\t\x12\x12\n\nstarted_by\x18\x03 \x01(\t\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x04\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\t\x12\x0c\n\x04\x64one\x18\x08 \x01(\x03\x12\r\n\x05total\x18\t \x01(\x03\x12\x0c\n\x04note\x18\n \x01(\t\x12\x10\n\x08stopping\x18\x0b \x01(\x08\x12\x14\n\x0chistory_json\x18\x0c \x01(\t\x12\x10\n\x08revision\x18\r \x01(\x04\x32\xe7\x01\n\x0bLoopService\x12\x37\n\x05\x42\x65gin\x12\x1c.gymnast.v1.BeginLoopRequest\x1a\x10.gymnast.v1.Loop\x12-\n\x03Get\x12\x14.gymnast.v1.LoopName\x1a\x10.gymnast.v1.Loop\x12@\n\x04List\x12\x1c.gymnast.v1.ListLoopsRequest\x1a\x1a.gymnast.v1.ListLoopsReply\x12.\n\x04Stop\x12\x14.gymnast.v1.LoopName\x1a\x10.gymnast.v1.Loopb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gymnast/v1/loops.proto\x12\ngymnast.v1\"\'\n\x10\x42\x65ginLoopRequest\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\t\"\x18\n\x08LoopName\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x10ListLoopsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"1\n\x0eListLoopsReply\x12\x1f\n\x05loops\x18\x01 \x03(\x0b\x32\x10.gymnast.v1.Loop\"\xe8\x01\n\x04Loop\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05robot\x18\x02 \x01(\t\x12\x12\n\nstarted_by\x18\x03 \x01(\t\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x04\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\t\x12\x0c\n\x04\x64one\x18\x08 \x01(\x03\x12\r\n\x05total\x18\t \x01(\x03\x12\x0c\n\x04note\x18\n \x01(\t\x12\x10\n\x08stopping\x18\x0b \x01(\x08\x12\x14\n\x0chistory_json\x18\x0c \x01(\t\x12\x10\n\x08revision\x18\r \x01(\x04\x12\x0e\n\x06robots\x18\x0e \x03(\t2\x9a\x02\n\x0bLoopService\x12\x37\n\x05\x42\x65gin\x12\x1c.gymnast.v1.BeginLoopRequest\x1a\x10.gymnast.v1.Loop\x12-\n\x03Get\x12\x14.gymnast.v1.LoopName\x1a\x10.gymnast.v1.Loop\x12\x31\n\x05Watch\x12\x14.gymnast.v1.LoopName\x1a\x10.gymnast.v1.Loop0\x01\x12@\n\x04List\x12\x1c.gymnast.v1.ListLoopsRequest\x1a\x1a.gymnast.v1.ListLoopsReply\x12.\n\x04Stop\x12\x14.gymnast.v1.LoopName\x1a\x10.gymnast.v1.Loopb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,7 +40,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTLOOPSREPLY']._serialized_start=155
   _globals['_LISTLOOPSREPLY']._serialized_end=204
   _globals['_LOOP']._serialized_start=207
-  _globals['_LOOP']._serialized_end=423
-  _globals['_LOOPSERVICE']._serialized_start=426
-  _globals['_LOOPSERVICE']._serialized_end=657
+  _globals['_LOOP']._serialized_end=439
+  _globals['_LOOPSERVICE']._serialized_start=442
+  _globals['_LOOPSERVICE']._serialized_end=724
 # @@protoc_insertion_point(module_scope)

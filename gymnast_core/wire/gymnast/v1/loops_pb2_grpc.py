@@ -44,6 +44,11 @@ class LoopServiceStub:
                 request_serializer=gymnast_dot_v1_dot_loops__pb2.LoopName.SerializeToString,
                 response_deserializer=gymnast_dot_v1_dot_loops__pb2.Loop.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/gymnast.v1.LoopService/Watch',
+                request_serializer=gymnast_dot_v1_dot_loops__pb2.LoopName.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_loops__pb2.Loop.FromString,
+                _registered_method=True)
         self.List = channel.unary_unary(
                 '/gymnast.v1.LoopService/List',
                 request_serializer=gymnast_dot_v1_dot_loops__pb2.ListLoopsRequest.SerializeToString,
@@ -72,6 +77,13 @@ class LoopServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """The loop as it is now, then again after every change, until it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def List(self, request, context):
         """The one that was taken up last first.
         """
@@ -96,6 +108,11 @@ def add_LoopServiceServicer_to_server(servicer, server):
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
+                    request_deserializer=gymnast_dot_v1_dot_loops__pb2.LoopName.FromString,
+                    response_serializer=gymnast_dot_v1_dot_loops__pb2.Loop.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
                     request_deserializer=gymnast_dot_v1_dot_loops__pb2.LoopName.FromString,
                     response_serializer=gymnast_dot_v1_dot_loops__pb2.Loop.SerializeToString,
             ),
@@ -162,6 +179,33 @@ class LoopService:
             request,
             target,
             '/gymnast.v1.LoopService/Get',
+            gymnast_dot_v1_dot_loops__pb2.LoopName.SerializeToString,
+            gymnast_dot_v1_dot_loops__pb2.Loop.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gymnast.v1.LoopService/Watch',
             gymnast_dot_v1_dot_loops__pb2.LoopName.SerializeToString,
             gymnast_dot_v1_dot_loops__pb2.Loop.FromString,
             options,

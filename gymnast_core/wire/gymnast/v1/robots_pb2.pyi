@@ -254,11 +254,14 @@ class OrderNews(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     RESULT_JSON_FIELD_NUMBER: _builtins.int
+    OCCUPIED_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     done: _builtins.bool
     error: _builtins.str
     """of a done one; empty when it went well"""
     result_json: _builtins.str
+    occupied: _builtins.bool
+    """of an error: the robot does something else; try again once that has ended"""
     def __init__(
         self,
         *,
@@ -266,10 +269,11 @@ class OrderNews(_message.Message):
         done: _builtins.bool = ...,
         error: _builtins.str = ...,
         result_json: _builtins.str = ...,
+        occupied: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "error", b"error", "order_id", b"order_id", "result_json", b"result_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "error", b"error", "occupied", b"occupied", "order_id", b"order_id", "result_json", b"result_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
