@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -182,6 +183,15 @@ def emit(args: argparse.Namespace, console: Console, value: Mapping[str, Any], t
         print(json.dumps(value, default=str))
     else:
         console.print(text, soft_wrap=isinstance(text, (str, Text)))
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with null for what is no number: NaN is no JSON."""
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _environment_path(name: str) -> Path | None:

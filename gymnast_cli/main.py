@@ -55,7 +55,7 @@ COMMANDS = {
     "view": "a recorded episode, or the running robot, in the rerun viewer",
     "replay": "play a recorded episode onto its topics, as ros2 bag play does",
     "annotate": "note something at this moment of the running episode",
-    "judge": "calibrate a judge against operator labels",
+    "judge": "a judge against operator labels, and where it may label real episodes",
     "why": "where a checkpoint comes from, down to every episode",
     "doctor": "what is damaged, lost or about to expire in a trainer's folder, and what to do",
     "completion": "a completion script for your shell",

@@ -10,6 +10,7 @@ from gymnast_client.checkpoints import CheckpointsClient
 from gymnast_client.client import Client
 from gymnast_client.episodes import EpisodesClient
 from gymnast_client.jobs import JobsClient
+from gymnast_client.judging import JudgingClient
 from gymnast_client.link import Link
 from gymnast_client.log import LogClient
 from gymnast_client.loops import LoopsClient
@@ -55,6 +56,7 @@ class Trainer(Client):
         robots: what reports to it.
         pages: calls for a person.
         log: actions with their authors, and real against imagined success.
+        judging: how far the judge of real episodes is proven, and what waits for a person's label.
 
     Raises:
         ConfigError: the address is none, or the folder holds no identity.
@@ -71,6 +73,7 @@ class Trainer(Client):
         self.robots = RobotsClient(self._link)
         self.pages = PagesClient(self._link)
         self.log = LogClient(self._link)
+        self.judging = JudgingClient(self._link)
 
     @property
     def identity(self) -> Identity | None:

@@ -45,6 +45,7 @@ MAY: Mapping[str, frozenset[str]] = {
     "upload": _ROBOTS,
     "report": _ROBOTS,
     "infer": _ROBOTS,
+    "judge": _ROBOTS,
     "inspect": _ADMIN,
     "enroll": frozenset({"newcomer"}),  # a one-time code in place of an identity
 }

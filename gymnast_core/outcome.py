@@ -82,6 +82,11 @@ def judge_in(labelled_by: str) -> str:
     return author.removeprefix(JUDGE_PREFIX) if author.startswith(JUDGE_PREFIX) else ""
 
 
+def is_operators(labelled_by: str) -> bool:
+    """Whether a person wrote this label, at the robot or at the trainer (the simulator's state counts as one)."""
+    return _REPORTED.sub("", labelled_by, count=1).startswith("operator")
+
+
 class OutcomeJudge(Protocol):
     """Labels a real episode by what the cameras saw, or abstains."""
 

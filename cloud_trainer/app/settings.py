@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cloud_trainer.records.precision import FLOOR
 from cloud_trainer.service.config import ServiceConfig
 from cloud_trainer.service.openpi import OpenpiConfig
 from gymnast_core.errors import ConfigError
@@ -51,6 +52,8 @@ class AppConfig:
         imports: checkpoint folders it knows from the start.
         policy: checkpoint folder of a policy that runs here, for robots without a GPU; None runs none.
         policy_device: of that policy; auto takes a GPU if there is one.
+        judge: checkpoint folder or settings file of a judge of real episodes that runs here; None judges none.
+        judge_floor: what proves it on a task in a scene: the lower bound of its precision there.
         openpi: where that policy is served to openpi's clients, too; None serves none.
         console: whether there is an operator's page.
         console_host: its address; any other than this machine's own is over HTTPS, where certificates are logins.
@@ -65,6 +68,8 @@ class AppConfig:
     imports: tuple[Path, ...] = ()
     policy: Path | None = None
     policy_device: str = "auto"
+    judge: Path | None = None
+    judge_floor: float = FLOOR
     openpi: OpenpiConfig | None = None
     console: bool = True
     console_host: str = "127.0.0.1"

@@ -10,9 +10,11 @@ from types import TracebackType
 
 from cloud_trainer.app.engines import engine_for, loop_engine_for
 from cloud_trainer.app.jobs import JobProcesses
+from cloud_trainer.app.judge_process import JudgeProcess
 from cloud_trainer.app.policy_process import PolicyProcess
 from cloud_trainer.app.settings import AppConfig
 from cloud_trainer.console import Console
+from cloud_trainer.flows.judge_watch import EpisodeWatch
 from cloud_trainer.flows.loop_parts import LoopEngine
 from cloud_trainer.flows.replay_watch import ReplayWatch
 from cloud_trainer.flows.trials import Trials
@@ -38,6 +40,7 @@ class App:
         service: its gRPC service.
         shelves: its checkpoints, per tenant.
         page: the operator's page; None where there is none.
+        judge_version: what judges real episodes here; empty where nothing does.
         policy_version: what runs here for robots without a GPU; empty where nothing does.
         openpi: serves it to openpi's clients; None where nothing does.
 
@@ -59,7 +62,9 @@ class App:
         self._policy = policy = None if config.policy is None else PolicyProcess(config.policy, config.policy_device)
         self.policy_version = "" if policy is None else policy.version
         servicer = None if policy is None else PolicyServicer(lambda: policy.answer)
-        self.service = service = Service(config.service, runner, servicer)
+        self._judge = judge = None if config.judge is None else JudgeProcess(config.judge)
+        self.judge_version = "" if judge is None else judge.version
+        self.service = service = Service(config.service, runner, servicer, judge, config.judge_floor)
         self.shelves.report_to(lambda tenant, manifest: service.trails.of(tenant).shelved(manifest))
         service.check_job = functools.partial(
             check_submission, self.shelves, service.episodes_of, allowed=config.jobs_may
@@ -71,6 +76,9 @@ class App:
         self._watch = ReplayWatch(
             service.episodes, service.jobs, service.ledgers.of, self._can_replay, lambda row: service.blinded(row)
         )
+        self._judging = None if judge is None else EpisodeWatch(
+            service.episodes, service.judgements, service.trails, judge, config.judge_floor
+        )  # fmt: skip
         self.page: Console | None = None
         self._running = contextlib.ExitStack()
 
@@ -83,11 +91,15 @@ class App:
         with contextlib.ExitStack() as starting:
             if self._policy is not None:
                 starting.callback(self._policy.close)
+            if self._judge is not None:
+                starting.callback(self._judge.close)
             flows = self.service.handlers.flows
             starting.callback(flows.close)  # also where the service then does not start
             flows.take_up(self._engines.of, self._loop_engine)  # before anybody can ask for one that is under way
             starting.enter_context(self.service)
             starting.enter_context(self._watch)
+            if self._judging is not None:
+                starting.enter_context(self._judging)
             if self.openpi is not None:
                 starting.callback(self.openpi.stop)
                 self.openpi.start()

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from cloud_trainer.records.graph import ProvenanceGraph
+from gymnast_core.outcome import judge_in
 from gymnast_core.records.lineage import EXTERNAL, LABELS, Node, ProvenanceError, Record
 from gymnast_core.records.manifest import KINDS, Manifest, canonical_json
 
@@ -53,12 +54,12 @@ def label_record(
         episode_id: of the episode.
         number: how many labels it has already.
         outcome: success, failure or abstain.
-        by: "operator:<name>" or "judge:<version>".
+        by: "operator:<name>" or "judge:<version>", behind "robot:<name>/" where a robot reported it.
         evidence: JSON values: votes, score, reasons.
     """
     payload = {"outcome": outcome, "by": by, "evidence": dict(evidence or {}), "number": number}
-    judge = judge_of(by)
-    parents = [(LABELS, episode_id)] + ([("given_by", judge)] if by != judge and judge in known else [])
+    judge = judge_in(by)
+    parents = [(LABELS, episode_id)] + ([("given_by", judge)] if judge in known else [])
     return Record(f"label-{_digest([episode_id, payload])}", "label", payload, tuple(parents))
 
 
@@ -167,16 +168,11 @@ def _id_of(entry: str | Mapping[str, object]) -> str:
     return entry if isinstance(entry, str) else str(entry["id"])
 
 
-def judge_of(labelled_by: str) -> str:
-    """The judge that gave a label, or what cannot be one's id."""
-    return labelled_by.removeprefix("judge:")
-
-
 def _named_by(episodes: Sequence[str | Mapping[str, Any]]) -> set[str]:
     """Policies and judges that entries of a data set name."""
     entries = [entry for entry in episodes if not isinstance(entry, str)]
     versions = {str(version) for entry in entries for version in entry.get("policy_versions") or ()}
-    return versions | {judge_of(str(entry.get("labelled_by", ""))) for entry in entries}
+    return versions | {judge_in(str(entry.get("labelled_by", ""))) for entry in entries}
 
 
 def _fresh(known: Container[str], entry: str | Mapping[str, object]) -> Record:

@@ -10,7 +10,6 @@ from cloud_trainer.records.provenance import (
     LINKED_CHECKPOINTS,
     checkpoints_among,
     episode_record,
-    judge_of,
     label_record,
     prepare_checkpoint,
     record_checkpoint,
@@ -20,6 +19,7 @@ from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import CheckpointRow, EpisodeRow
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.evaluation.purpose import is_blinded
+from gymnast_core.outcome import judge_in
 from gymnast_core.records.lineage import EXTERNAL, LABELS, Record
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import Outcome
@@ -87,7 +87,7 @@ def _missing(graph: ProvenanceGraph, rows: Sequence[EpisodeRow], *, said: bool =
     names = [row.episode_id for row in rows]
     kinds = graph.kinds(names)
     held, numbers = graph.newest(names, LABELS), graph.counts_by_role(names, LABELS)
-    versions = {row.policy_version for row in rows} | {judge_of(row.labelled_by) for row in rows}
+    versions = {row.policy_version for row in rows} | {judge_in(row.labelled_by) for row in rows}
     known = checkpoints_among(graph, versions)
     labels: list[Record] = []
     for row in rows:

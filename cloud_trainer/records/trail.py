@@ -26,6 +26,7 @@ from cloud_trainer.store.tenants import CHECKPOINTS as SHELF
 from cloud_trainer.store.tenants import DEFAULT_TENANT, PerTenant, tenant_folder
 from gymnast_core.authority import Who
 from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.outcome import Judgement
 from gymnast_core.records.lineage import EXTERNAL, Node
 from gymnast_core.records.manifest import Manifest, read_manifest
 from gymnast_core.types import Outcome
@@ -135,6 +136,34 @@ class Trail:
             said = {"episode": episode_id, "outcome": outcome.value, "was": before.outcome}
             self.log.append("label", {**said, **_author(who)})
         return labelled
+
+    def label_judged(self, episode_id: str, judgement: Judgement) -> bool:
+        """Label an episode as a judge finds it, unless somebody has labelled or withdrawn it meanwhile.
+
+        Args:
+            episode_id: which.
+            judgement: a decided one, of a judge that is proven there.
+
+        Returns:
+            Whether it is labelled now by the judge.
+
+        Raises:
+            NotFoundError: no such episode of this tenant.
+        """
+
+        def labelled(row: EpisodeRow) -> EpisodeRow:
+            if row.state != "valid" or row.labelled_by or row.outcome != Outcome.UNLABELLED.value:
+                return row
+            return replace(row, outcome=judgement.label.value, labelled_by=judgement.labelled_by)
+
+        with self._database.transaction():
+            before, after = self._meta.change_episode(self._tenant, episode_id, labelled)
+            if done := after != before:
+                said = {"episode": episode_id, "outcome": after.outcome, "was": before.outcome}
+                found = {"score": judgement.metadata()["judge"]["score"], "frame": judgement.frame}
+                author = {"by": judgement.labelled_by, "role": "judge", "tenant": self._tenant}
+                self.log.append("label", {**said, **found, **author, "at_ns": time.time_ns()})
+        return done
 
     def retract(self, who: Who, episode_id: str, reason: str) -> list[Node]:
         """Withdraw an episode: it is not trained on again, and what was made from it cannot be promoted.

@@ -12,11 +12,13 @@ import grpc
 from blake3 import blake3
 from grpc_health.v1 import health_pb2
 
+from cloud_trainer.flows.judge_watch import ServingJudge
 from cloud_trainer.paging.config import PagingConfig, read_paging
 from cloud_trainer.paging.desk import PageDesk
 from cloud_trainer.records.before import bring_in
 from cloud_trainer.records.gates import GateBook
 from cloud_trainer.records.ledger import CalibrationLedger
+from cloud_trainer.records.precision import FLOOR, checked_floor
 from cloud_trainer.records.recorder import Recorder
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service import metrics
@@ -36,6 +38,7 @@ from cloud_trainer.service.handlers import (
     Handlers,
     JobCheck,
     JobHandlers,
+    JudgingHandlers,
     LogHandlers,
     LoopHandlers,
     PageHandlers,
@@ -59,6 +62,7 @@ from cloud_trainer.service.servicers import (
     ConsoleServicer,
     EnrollServicer,
     JobServicer,
+    JudgeServicer,
     LogServicer,
     LoopServicer,
     PageServicer,
@@ -74,6 +78,7 @@ from cloud_trainer.service.worker import JobContext, Runner, Workers
 from cloud_trainer.store import open_blobs
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.judgements import SqlJudgements
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
@@ -108,6 +113,8 @@ class Service:
         config: where and how.
         runner: does jobs in this process's worker threads; None leaves them to trainers that claim them over the wire.
         policy: a servicer for PolicyService, where this machine runs policies for robots.
+        judge: labels real episodes where it is proven; None labels none.
+        judge_floor: what proves it, see cloud_trainer.records.precision.
 
     Attributes:
         check_job: asked before a job is taken on, with its tenant, kind and spec; raises GymnastError where it cannot
@@ -119,12 +126,14 @@ class Service:
     """
 
     def __init__(
-        self, config: ServiceConfig, runner: Runner | None = None, policy: PolicyServicer | None = None
-    ) -> None:
+        self, config: ServiceConfig, runner: Runner | None = None, policy: PolicyServicer | None = None,
+        judge: ServingJudge | None = None, judge_floor: float = FLOOR,
+    ) -> None:  # fmt: skip
         self.config = config
         folder = config.folder
         closed_folder(folder)
         self._paging = read_paging(config.pages) if config.pages else PagingConfig()  # a wrong one starts nothing
+        self._judge = judge, checked_floor(judge_floor)
         self._lock = FolderLock(folder)
         try:
             self._open(folder, runner, policy)
@@ -151,6 +160,7 @@ class Service:
             self._database.close()
             raise
         self.pages = PageDesk(self._database, self._paging)
+        self.judgements = SqlJudgements(self._database)
         self.ledgers = PerTenant(lambda tenant: CalibrationLedger(self._database, tenant))
         self.robots, self.orders, self.words = RobotBoard(), RobotOrders(), RobotWords(self.trails)
         self.gates = GateDesk(GateBook(recorder.graph), self.robots)
@@ -282,11 +292,12 @@ class Service:
             folder, self.meta, self.blobs, self.publisher, self.trails, robots, flows, self.gates
         )
         jobs = JobHandlers(self.jobs, self.trails, self._check_job, wake, self.config.limits.waiting_jobs, pace)
+        episodes = EpisodeHandlers(self.meta, self.trails, flows, self.episodes_of, self.judgements)
         return Handlers(
             flows=flows,
             robots=robots,
             checkpoints=checkpoints,
-            episodes=EpisodeHandlers(self.meta, self.trails, flows, self.episodes_of),
+            episodes=episodes,
             jobs=jobs,
             gates=GateHandlers(self.gates, checkpoints, jobs, self._shelved),
             adaptations=AdaptationHandlers(flows, robots, self.trails, pace),
@@ -294,6 +305,7 @@ class Service:
             loops=LoopHandlers(flows, robots, self.trails),
             pages=PageHandlers(self.pages, self.trails, raised),
             log=LogHandlers(self.trails, self.ledgers),
+            judging=JudgingHandlers(self.judgements, episodes, *self._judge),
         )
 
     def _servicers(self, staging: Path, policy: PolicyServicer | None) -> dict[str, object]:
@@ -311,6 +323,7 @@ class Service:
             "LoopService": LoopServicer(asked.loops, limits, stopping),
             "PageService": PageServicer(asked.pages, limits),
             "LogService": LogServicer(asked.log),
+            "JudgeService": JudgeServicer(asked.judging),
             "ConsoleService": self.console,
             "EnrollService": EnrollServicer(None if self.config.insecure else self._codes),
         }

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from gymnast_core.errors import StorageError
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in migrations/versions: what this version reads and writes."""
 _BEFORE = "before 0001"
 _LAST_NUMBER = 2

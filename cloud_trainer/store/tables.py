@@ -203,3 +203,26 @@ PAGE_MESSAGES = sa.Table(
     sa.Index("page_messages_waiting", "receiver", "sent_ns", "due_ns"),
 )
 """What a receiver gets, or got, of a call: one row a round; sent_ns is 0 while it waits."""
+JUDGEMENTS = sa.Table(
+    "judgements",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("judge", _TEXT, primary_key=True),
+    sa.Column("episode_id", _TEXT, primary_key=True),
+    sa.Column("outcome", _TEXT, nullable=False),
+    sa.Column("score", sa.Float, nullable=True),
+    sa.Column("frame", _BIG, nullable=False),
+    sa.Column("reason", _TEXT, nullable=False),
+    sa.Column("task", _TEXT, nullable=False),
+    sa.Column("scene", _TEXT, nullable=False),
+    sa.Column("held_out", sa.Boolean, nullable=False),
+    sa.Column("judged_ns", _BIG, nullable=False),
+    sa.Column("settled_by", _TEXT, nullable=False),
+    sa.Index("judgements_by_episode", "tenant", "episode_id"),
+    sa.Index("judgements_by_place", "tenant", "judge", "task", "scene"),
+)
+"""What judges found of real episodes, proven there or not (cloud_trainer.store.judgements).
+
+held_out is false where the judge learned from the episode, which then proves nothing. settled_by is of the person who
+labelled the episode with that before them; empty where nobody has.
+"""

@@ -6,14 +6,14 @@ import argparse
 import datetime
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from gymnast_cli import convert
-from gymnast_cli.connect import add_trainer_arguments, emit, trainer
+from gymnast_cli.connect import add_trainer_arguments, emit, finite, trainer
 from gymnast_cli.plain import plain
 from gymnast_core.episodes.bag import BagContents, contents
 from gymnast_core.errors import ConfigError
@@ -28,7 +28,7 @@ FIELDS = ("episode_id", "robot", "instruction", "outcome", "labelled_by", "steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare list, label, show, retract, upload and convert."""
+    """Declare list, unlabelled, label, show, retract, upload and convert."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="in order of arrival")
     listing.add_argument("--robot", default="", help="only of this one")
@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--outcome", default="", choices=("", "success", "failure", "abstain", "unlabelled"), help="only these"
     )
     listing.add_argument("--limit", type=int, default=1000, help="at most so many, the newest (default 1000)")
+    waiting = actions.add_parser("unlabelled", help="what waits for a person's label: judges abstained, or contradict")
+    waiting.add_argument("--limit", type=int, default=60, help="at most so many, the newest (default 60)")
     label = actions.add_parser("label", help="set or correct a label; your certificate says who did")
     label.add_argument("episode_id")
     label.add_argument("outcome", choices=("success", "failure", "unlabelled"))
@@ -48,15 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retract.add_argument("--reason", required=True, help="for whoever meets the block later")
     upload = actions.add_parser("upload", help="send episode files, e.g. converted ones (with a robot's identity)")
     upload.add_argument("files", type=Path, nargs="+", metavar="FILE.mcap")
-    for action in (listing, label, show, retract, upload):
+    for action in (listing, waiting, label, show, retract, upload):
         add_trainer_arguments(action)
     convert.add_arguments(actions.add_parser("convert", help="a dataset of another format, as episode files"))
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
-    actions = {"list": _list, "label": _label, "show": _show, "retract": _retract, "upload": _upload,
-               "convert": convert.run}  # fmt: skip
+    actions = {"list": _list, "unlabelled": _unlabelled, "label": _label, "show": _show,
+               "retract": _retract, "upload": _upload, "convert": convert.run}  # fmt: skip
     return actions[args.action](args, console)
 
 
@@ -72,6 +74,22 @@ def _list(args: argparse.Namespace, console: Console) -> int:
         cells = (row.episode_id, row.outcome, row.instruction, row.robot, row.labelled_by)
         table.add_row(*map(one_line, (*cells, row.reason or row.state)))
     emit(args, console, {"episodes": [shown(row) for row in rows]}, table)
+    return 0
+
+
+def _unlabelled(args: argparse.Namespace, console: Console) -> int:
+    from rich.table import Table
+
+    with trainer(args) as there:
+        rows = list(there.judging.doubts(args.limit))
+    table = Table(title=f"episodes that wait for a label: {len(rows)}")
+    for column in ("episode", "why", "label", "instruction", "scene", "what judges found"):
+        table.add_column(column, no_wrap=column == "episode")
+    for row in rows:
+        found = "; ".join(f"{one.judge}: {one.outcome.value}, {one.reason}" for one in row.judgements)
+        cells = (row.episode_id, row.kind, row.outcome, row.instruction, row.scene, found)
+        table.add_row(*map(one_line, cells))
+    emit(args, console, {"episodes": [finite(asdict(row)) for row in rows]}, table)
     return 0
 
 

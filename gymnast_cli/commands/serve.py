@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", type=Path, metavar="CHECKPOINT",
                         help="run it for robots without a GPU: gymnast up --policy remote:HOST:PORT")  # fmt: skip
     parser.add_argument("--policy-device", default="auto", help="auto takes a GPU if there is one; cpu, cuda, cuda:N")
+    parser.add_argument("--judge", type=Path, metavar="CHECKPOINT|FILE",
+                        help="let it judge real episodes, and label those of tasks and scenes on which its precision "
+                        "is proven by operators' labels: gymnast up --judge auto (default: none)")  # fmt: skip
+    parser.add_argument("--judge-floor", type=float, default=0.9, metavar="SHARE",
+                        help="lower bound that proves its precision (default 0.9)")  # fmt: skip
     _add_openpi_arguments(parser)
     parser.add_argument("--console-host", default="127.0.0.1", help="address of the operator's page (default: this "
                         "machine only, over HTTP; any other over HTTPS, where certificates are logins)")  # fmt: skip
@@ -95,6 +100,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with app:
         if app.policy_version:
             console.print(f"running {app.policy_version} for robots: gymnast up --policy remote:HOST:PORT")
+        if app.judge_version:
+            console.print(f"judging episodes by {app.judge_version} where it is proven: gymnast judge precision")
         if app.openpi is not None:
             console.print(f"and for openpi's clients at {app.openpi.address}; --openpi-keys {args.openpi_keys}")
         if app.page is not None:
@@ -116,7 +123,8 @@ def app_config(args: argparse.Namespace) -> AppConfig:
     guard_pairs = HarmRule.pairs if args.guard_pairs is None else args.guard_pairs
     return AppConfig(
         config_from(args), imports=(*at_hand(args.checkpoints), *args.imports), policy=args.policy,
-        policy_device=args.policy_device, openpi=_openpi(args), console=not args.no_console,
+        policy_device=args.policy_device, judge=args.judge, judge_floor=args.judge_floor,
+        openpi=_openpi(args), console=not args.no_console,
         console_host=args.console_host, console_port=args.console_port, jobs_may=tuple(args.jobs_may),
         arms=Arms(args.robot_scene, args.adapt_config, args.canary_pairs, guard_pairs, args.price_per_hour),
         threads=args.threads, job_memory_gib=args.job_memory_gib,

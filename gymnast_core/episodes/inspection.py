@@ -67,6 +67,8 @@ def inspected(path: Path, episode_id: str, limits: ActionLimits) -> dict[str, ob
             "and an action of another length is another action"
         )
     metadata = {**summary.header.metadata, **summary.end.metadata, "seed": summary.header.seed}
+    if summary.end.truncated_reason:
+        metadata["truncated_reason"] = summary.end.truncated_reason
     if (size := len(json.dumps(metadata))) > MAX_METADATA_CHARACTERS:
         raise CorruptError(f"metadata of {size} characters; {MAX_METADATA_CHARACTERS} are accepted")
     version = _checked_versions(summary)

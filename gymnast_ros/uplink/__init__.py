@@ -3,6 +3,7 @@
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.adoption import Adoption
 from gymnast_ros.uplink.enroll import fetch_identity
+from gymnast_ros.uplink.remote_judge import RemoteJudge
 from gymnast_ros.uplink.remote_policy import RemotePolicy
 from gymnast_ros.uplink.reporter import GateNews, Reporter, RobotNews, WeightsNews
 from gymnast_ros.uplink.robot_store import RobotStore
@@ -13,6 +14,7 @@ __all__ = [
     "Adoption",
     "GateNews",
     "Identity",
+    "RemoteJudge",
     "RemotePolicy",
     "Reporter",
     "RobotNews",

@@ -28,7 +28,7 @@ _METHODS = [
 
 def test_every_method_of_every_proto_is_in_the_table():
     assert set(_METHODS) <= set(ACTION_OF)
-    assert len(_METHODS) == 48
+    assert len(_METHODS) == 51
     assert all(MAY[ACTION_OF[method]] for method in _METHODS)
 
 
@@ -67,6 +67,9 @@ def test_unlisted_methods_and_strangers_are_refused():
         ("trainer", "TrialService/Begin", False),
         ("operator", "CheckpointService/Promote", False),
         ("robot", "LogService/List", False),
+        ("robot", "JudgeService/Judge", True),
+        ("operator", "JudgeService/Judge", False),
+        ("robot", "JudgeService/ListPrecision", False),
         ("server", "JobService/Get", False),
     ],
 )

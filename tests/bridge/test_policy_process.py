@@ -66,9 +66,11 @@ def test_a_policy_whose_process_dies_is_started_again():
         greeting = policy_pb2.InferRequest(request_id=7)
         assert policy.answer(greeting).policy_version == policy.version
         with pytest.raises(PolicyFailedError, match=rf"the process of policy {policy.version} ended"):
-            policy.answer(SimpleNamespace(SerializeToString=lambda: b"\xff"))  # no message: whoever reads it dies
+            policy.answer(
+                SimpleNamespace(SerializeToString=lambda: b"\xff", instructions=["lift"])
+            )  # no message: whoever reads it dies
         assert policy.answer(greeting).request_id == 7
-        policy._process.end()
+        policy._process._process.end()
         assert policy.answer(greeting).request_id == 7
     finally:
         policy.close()

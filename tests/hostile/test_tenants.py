@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from cloud_trainer.console.app import create_app
@@ -32,6 +33,7 @@ from gymnast_core.wire.gymnast.v1 import (
     console_pb2,
     enroll_pb2,
     jobs_pb2,
+    judge_pb2,
     log_pb2,
     loops_pb2,
     pages_pb2,
@@ -42,6 +44,7 @@ from gymnast_core.wire.gymnast.v1 import (
     weights_pb2,
 )
 from gymnast_core.wire.identity import Peer
+from gymnast_core.wire.judging import request_of
 from tests.bridge.conftest import make_checkpoint, make_episode
 from tests.console.conftest import SteeredEngine
 from tests.hostile.lab import Lab, within
@@ -168,6 +171,9 @@ def requests(ids: Mapping[str, str]) -> dict[str, list[Any]]:
         "JobService/Claim": [jobs_pb2.ClaimRequest()],
         "JobService/Report": [jobs_pb2.ReportRequest(job_id=ids["job"], events=[event], state="failed")],
         "PolicyService/Infer": [policy_pb2.InferRequest()],
+        "JudgeService/Judge": [request_of({"cam": np.zeros((2, 8, 8, 3), np.uint8)}, "lift", "standard")],
+        "JudgeService/ListPrecision": [judge_pb2.ListPrecisionRequest(evidence=True)],
+        "JudgeService/ListDoubts": [judge_pb2.ListDoubtsRequest()],
         "RobotService/Report": [robots_pb2.RobotReport(state="ready", takes_orders=True)],
         "EnrollService/Enroll": [enroll_pb2.EnrollRequest()],
         "ConsoleService/LogIn": [console_pb2.LogInRequest()],

@@ -12,6 +12,7 @@ from cloud_trainer.service.handlers.episodes import EpisodeHandlers
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.handlers.gates import GateHandlers, Shelve
 from cloud_trainer.service.handlers.jobs import JobCheck, JobHandlers
+from cloud_trainer.service.handlers.judging import JudgingHandlers
 from cloud_trainer.service.handlers.log import LogHandlers
 from cloud_trainer.service.handlers.loops import LoopHandlers
 from cloud_trainer.service.handlers.pages import PageHandlers
@@ -28,6 +29,7 @@ __all__ = [
     "Handlers",
     "JobCheck",
     "JobHandlers",
+    "JudgingHandlers",
     "KnownCheckpoint",
     "LogHandlers",
     "LoopHandlers",
@@ -54,3 +56,4 @@ class Handlers:
     loops: LoopHandlers
     pages: PageHandlers
     log: LogHandlers
+    judging: JudgingHandlers

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.judgements import SqlJudgements
 from cloud_trainer.store.protocols import EpisodeRow, MetaStore
 from gymnast_core.authority import Who, authorise
 from gymnast_core.errors import ConfigError
@@ -43,12 +44,15 @@ class EpisodeHandlers:
         trails: where actions are written down.
         flows: which trials are not decided.
         catalogue_of: tenant -> its episodes as files.
+        judgements: what judges found of them.
     """
 
     def __init__(
-        self, meta: MetaStore, trails: Trails, flows: Flows, catalogue_of: Callable[[str], EpisodeCatalogue]
-    ) -> None:
+        self, meta: MetaStore, trails: Trails, flows: Flows, catalogue_of: Callable[[str], EpisodeCatalogue],
+        judgements: SqlJudgements,
+    ) -> None:  # fmt: skip
         self._meta, self._trails, self._flows, self._catalogue_of = meta, trails, flows, catalogue_of
+        self._judgements = judgements
         self._seen_sequence: dict[str, int] = {}
 
     def page(self, who: Who, *, after: int = 0, limit: int, state: str = "", robot: str = "") -> list[EpisodeRow]:
@@ -126,6 +130,7 @@ class EpisodeHandlers:
         if outcome not in [known.value for known in Outcome]:
             raise ConfigError(f"outcome {outcome[:40]!r} is no label; choose {', '.join(o.value for o in Outcome)}")
         before = self.find(who, episode_id)
+        self._judgements.settle(who.tenant, episode_id, f"operator:{who.name}")
         if before.outcome == outcome and before.labelled_by == f"operator:{who.name}":
             return Labelled(before, outcome, changed=False)
         trail = self._trails.of(who.tenant)

@@ -7,6 +7,7 @@ from cloud_trainer.service.servicers.adaptations import AdaptationServicer
 from cloud_trainer.service.servicers.checkpoints import CheckpointServicer
 from cloud_trainer.service.servicers.enroll import EnrollServicer
 from cloud_trainer.service.servicers.jobs import JobServicer
+from cloud_trainer.service.servicers.judging import JudgeServicer
 from cloud_trainer.service.servicers.log import LogServicer
 from cloud_trainer.service.servicers.login import ConsoleServicer
 from cloud_trainer.service.servicers.loops import LoopServicer
@@ -22,6 +23,7 @@ __all__ = [
     "ConsoleServicer",
     "EnrollServicer",
     "JobServicer",
+    "JudgeServicer",
     "LogServicer",
     "LoopServicer",
     "PageServicer",

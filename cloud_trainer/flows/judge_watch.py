@@ -1,0 +1,149 @@
+"""Real episodes, judged as they arrive: what the judge finds is kept beside them, and labels those it is proven for.
+
+An operator's label always stands: the judge is only measured by it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from cloud_trainer.records.precision import precision_of
+from cloud_trainer.records.trail import Trails
+from cloud_trainer.store.episodes import EpisodeCatalogue
+from cloud_trainer.store.judgements import SqlJudgements
+from cloud_trainer.store.protocols import EpisodeRow
+from gymnast_core.errors import GymnastError
+from gymnast_core.evaluation.purpose import is_blinded
+from gymnast_core.outcome import Judgement
+from gymnast_core.types import Outcome
+from gymnast_core.wire.gymnast.v1 import judge_pb2
+from gymnast_core.wire.judging import MOST_FRAMES, request_with, shown_steps
+
+LOG = logging.getLogger(__name__)
+_WIDTH = 1024
+"""Pixels of a frame; one that is wider is thinned."""
+SCENE_KEY, CUT_KEY = "scene", "truncated_reason"
+
+
+AGAIN_S = (10.0, 60.0, 600.0, 3600.0)
+"""After how long an episode is judged again that the judge could not look at; then that is what is known of it."""
+
+
+class ServingJudge(Protocol):
+    """A judge that runs here."""
+
+    @property
+    def version(self) -> str:
+        """Of the judge."""
+        ...
+
+    @property
+    def taught_by(self) -> frozenset[str]:
+        """Ids of the episodes that its checkpoint names as learned from."""
+        ...
+
+    def judge(self, request: judge_pb2.JudgeRequest) -> Judgement:
+        """Return what it finds, proven or not; it abstains where it cannot look."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Later:
+    """An episode that the judge could not look at: when to ask again, and how often it was asked."""
+
+    row: EpisodeRow
+    due: float
+    tries: int
+
+
+class EpisodeWatch:
+    """Looks for episodes that the judge has not judged, on a thread of the trainer, in order of arrival.
+
+    Args:
+        catalogue: of the trainer's episodes, all tenants.
+        judgements: where they are kept.
+        trails: where labels are written.
+        judge: judges.
+        floor: of precision, see cloud_trainer.records.precision.
+        poll_s: between looks.
+    """
+
+    def __init__(
+        self, catalogue: EpisodeCatalogue, judgements: SqlJudgements, trails: Trails, judge: ServingJudge,
+        floor: float, *, poll_s: float = 2.0,
+    ) -> None:  # fmt: skip
+        self._catalogue, self._judgements, self._trails = catalogue, judgements, trails
+        self._judge, self._floor, self._poll_s = judge, floor, poll_s
+        self._after = 0
+        self._later: dict[int, _Later] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="judge-watch", daemon=True)
+
+    def __enter__(self) -> EpisodeWatch:
+        """Start looking."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop looking."""
+        self._over.set()
+        self._thread.join()
+
+    def look(self) -> int:
+        """Judge what arrived; returns how many episodes were judged."""
+        judged = sum(self._look_at(later.row) for later in list(self._later.values()) if later.due <= time.monotonic())
+        for row in self._catalogue.all(after=self._after, states=("valid", "committed")):
+            if row.state != "valid" or self._over.is_set():
+                break  # it is valid soon, or never
+            judged += self._look_at(row)
+            self._after = row.sequence
+        return judged
+
+    def _look_at(self, row: EpisodeRow) -> bool:
+        version, later = self._judge.version, self._later.pop(row.sequence, None)
+        if row.episode_id in self._judgements.known(row.tenant, version, [row.episode_id]):
+            return False
+        judgement, scene = self._judgement(row), str(row.metadata.get(SCENE_KEY, ""))
+        tries = 0 if later is None else later.tries
+        if judgement.frame < 0 and tries < len(AGAIN_S):
+            self._later[row.sequence] = _Later(self._catalogue.again(row), time.monotonic() + AGAIN_S[tries], tries + 1)
+            return False
+        self._judgements.add(
+            row.tenant, row.episode_id, judgement, task=row.instruction, scene=scene,
+            held_out=not self._learned_from(row, version),
+        )  # fmt: skip
+        if row.outcome == Outcome.UNLABELLED.value and not is_blinded(row.metadata) and not row.metadata.get(CUT_KEY):
+            evidence = self._judgements.evidence(row.tenant, judge=version, task=row.instruction, scene=scene)
+            held = precision_of(version, row.instruction, scene, evidence, self._floor).held_to(judgement)
+            if held.decided:
+                self._trails.of(row.tenant).label_judged(row.episode_id, held)
+        return True
+
+    def _judgement(self, row: EpisodeRow) -> Judgement:
+        try:
+            frames_FHWC = self._catalogue.film(row, MOST_FRAMES, MOST_FRAMES * _WIDTH)
+            steps = shown_steps(row.steps + 1)
+            request = request_with("first", steps, list(frames_FHWC), row.instruction, "", lossless=True)
+        except (GymnastError, OSError) as error:
+            return Judgement.abstain(f"its frames cannot be read: {error}", judge=self._judge.version)
+        return self._judge.judge(request)
+
+    def _learned_from(self, row: EpisodeRow, judge: str) -> bool:
+        """Whether an episode is among what the judge, or what it was made from, was taught by."""
+        if row.episode_id in self._judge.taught_by:
+            return True
+        graph = self._trails.of(row.tenant).graph
+        known = judge in graph and row.episode_id in graph
+        return known and any(node.id == judge for node in graph.affected(row.episode_id))
+
+    def _run(self) -> None:
+        while not self._over.wait(self._poll_s):
+            try:
+                if count := self.look():
+                    LOG.info("episodes_judged judge=%s count=%d", self._judge.version, count)
+            except Exception:  # what cannot be judged or stored now is tried again
+                LOG.exception("judging_paused judge=%s", self._judge.version)
