@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gymnast_cli.plain import plain
+from gymnast_cli.retrying import retry_table
 from gymnast_core.text import one_line
 
 
@@ -80,6 +81,10 @@ def _evaluations(answer: Mapping[str, Any]) -> Any:
     return _table(f"trials: {len(rows)}", names, rows)
 
 
+def _retries(answer: Mapping[str, Any]) -> Any:
+    return retry_table([(row["policy"], row["figures"]) for row in answer["retried"]])
+
+
 def _ledger(answer: Mapping[str, Any]) -> Any:
     found = dict(answer["tasks"])
     if answer["overall"] is not None:
@@ -125,6 +130,7 @@ TABLES: dict[str, Callable[[Mapping[str, object]], Any]] = {
     "robots": _robots,
     "log": _log,
     "evaluations": _evaluations,
+    "retries": _retries,
     "ledger": _ledger,
     "adaptations": _adaptations,
     "loops": _loops,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gymnast_core.errors import ConfigError
@@ -56,18 +56,18 @@ def retried(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"retried": result["retried"], "retry_ids": [row["episode_id"] for row in rows if row["episode_id"]]}
 
 
-def retry_table(figures: Mapping[str, RetryFigures]) -> Table:
-    """The figures for people."""
+def retry_table(figures: Iterable[tuple[str, RetryFigures]]) -> Table:
+    """The figures for people, by checkpoint."""
     from rich.table import Table
 
     table = Table(title="Tried again after a judged failure: counted apart from everything else")
-    columns = ("checkpoint", "starts", "pass@1", "pass@N", "gain", "attempts", "false positives", "ended")
+    columns = ("checkpoint", "starts", "N", "pass@1", "pass@N", "gain", "attempts", "false positives", "ended")
     for column in columns:
         table.add_column(column)
-    for version, row in figures.items():
+    for version, row in figures:
         gain, attempts = row["gain"], row["attempts"]
         table.add_row(
-            version, str(row["groups"]), _share(row["pass_1"]), f"{_share(row['pass_n'])}, N = {row['of']}",
+            version, str(row["groups"]), str(row["of"]), _share(row["pass_1"]), _share(row["pass_n"]),
             f"{gain['mean']:+.0%} [{gain['low']:+.0%}, {gain['high']:+.0%}]" if gain else "",
             f"{attempts['mean']:.2f} [{attempts['low']:.2f}, {attempts['high']:.2f}]" if attempts else "",
             _share(row["false_positives"]), ", ".join(f"{name} {n}" for name, n in row["ended"].items()),

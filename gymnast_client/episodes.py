@@ -12,6 +12,7 @@ from gymnast_client.download import BlobDownload
 from gymnast_client.reading import read_object
 from gymnast_client.upload import FileUpload
 from gymnast_core.errors import TransientBridgeError
+from gymnast_core.evaluation.recorded_attempts import MOST_LOOKED_AT, RetriedPolicy, retried
 from gymnast_core.json_values import JsonObject
 from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import NotFoundError
@@ -80,6 +81,10 @@ class EpisodesClient(Client):
                 return
             yield from page
             before, limit = page[-1].sequence, limit - len(page)
+
+    def retried(self) -> Sequence[RetriedPolicy]:
+        """Return what trying again after judged failures came to, among the newest episodes: apart from any trial."""
+        return retried(self.newest(MOST_LOOKED_AT, state="valid"))
 
     def _listed(self, request: trajectories_pb2.ListEpisodesRequest) -> builtins.list[EpisodeView]:
         reply = self._link.call(

@@ -14,6 +14,7 @@ from cloud_trainer.service.in_force import on_robots
 from gymnast_core.bounds import whole_number
 from gymnast_core.errors import CorruptError, GymnastError, NotPossibleError
 from gymnast_core.evaluation.cards import ResultCard
+from gymnast_core.evaluation.recorded_attempts import attempt_of
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.web.auth import User
@@ -47,7 +48,14 @@ def episodes(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[
     before = whole_number(query.get("before", ""))
     wanted = {name: query.get(name, "") for name in ("outcome", "robot", "text")}
     rows = ask.episodes.newest(user, before=before or 0, limit=EPISODES_PER_PAGE, **wanted)
-    return {"rows": rows, "wanted": wanted, "said": query.get("said", ""), "robots": ask.robots.all(user)}
+    tried = {row.episode_id: attempt for row in rows if (attempt := attempt_of(row.metadata)) is not None}
+    return {
+        "rows": rows,
+        "wanted": wanted,
+        "tried": tried,
+        "said": query.get("said", ""),
+        "robots": ask.robots.all(user),
+    }
 
 
 def episode(sources: Sources, user: User, *, episode_id: str, query: Mapping[str, str]) -> dict[str, Any]:
@@ -63,6 +71,7 @@ def episode(sources: Sources, user: User, *, episode_id: str, query: Mapping[str
         problem = str(error)
     return {
         "row": row,
+        "tried": attempt_of(row.metadata),
         "labels": labels,
         "touched": [node for node in made if node.kind in MADE],
         "plot": plot,
@@ -135,7 +144,12 @@ def evaluations(sources: Sources, user: User, *, query: Mapping[str, str]) -> di
     """Result cards of every trial, and those that have none yet."""
     ask = sources.ask
     open_ones = [view for view in ask.trials.all(user) if not view["card"]]
-    return {"cards": ask.trials.cards(user), "trials": open_ones, "said": query.get("said", "")}
+    return {
+        "cards": ask.trials.cards(user),
+        "trials": open_ones,
+        "retried": ask.episodes.retried(user),
+        "said": query.get("said", ""),
+    }
 
 
 def evaluation(sources: Sources, user: User, *, trial_id: str, query: Mapping[str, str]) -> dict[str, object]:

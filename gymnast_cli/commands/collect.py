@@ -62,5 +62,5 @@ def run(args: argparse.Namespace, console: Console) -> int:
     asking = f", {unlabelled} not labelled" if unlabelled else ""
     emit(args, console, summary, f"{len(episodes)} episodes, {won} successful{asking}, {where}")
     if retry is not None and not args.json:
-        console.print(retry_table(result["retried"]))
+        console.print(retry_table(result["retried"].items()))
     return 0 if result["complete"] else 1

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.out.write_text(json.dumps({**whole, "episodes": result["episodes"], **groups}, indent=1))
     emit(args, console, whole, table(summary["policies"], args.scene))
     if retry is not None and not args.json:
-        console.print(retry_table(result["retried"]))
+        console.print(retry_table(result["retried"].items()))
     return 0 if result["complete"] else 1
 
 

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("robots", help="what every robot last said, and how long ago"),
         actions.add_parser("log", help="who did what"),
         actions.add_parser("evaluations", help="trials and their result cards"),
+        actions.add_parser("retries", help="what trying again after judged failures came to, per policy"),
         actions.add_parser("ledger", help="real against imagined success, per task and world model"),
         actions.add_parser("adaptations", help="every adaptation to a scene, and where it is"),
         actions.add_parser("checkpoints", help="every checkpoint of the trainer, newest first"),
@@ -172,6 +173,7 @@ SHOWN: dict[str, Callable[[Trainer], dict[str, object]]] = {
     "evaluations": lambda there: {
         "cards": list(there.trials.cards()), "trials": [vars(view) for view in there.trials.list()],
     },
+    "retries": lambda there: {"retried": [asdict(row) for row in there.episodes.retried()]},
     "ledger": lambda there: asdict(there.log.ledger()),
     "adaptations": lambda there: {"adaptations": [vars(view) for view in there.adaptations.list()]},
     "checkpoints": lambda there: {"checkpoints": [vars(view) for view in there.checkpoints.list()]},

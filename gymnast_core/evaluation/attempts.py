@@ -20,7 +20,6 @@ from gymnast_core.evaluation.cards import IntervalFigures
 from gymnast_core.evaluation.statistics import (
     Interval,
     PairCounts,
-    bootstrap_difference,
     paired_difference,
     wilson_interval,
 )
@@ -28,9 +27,12 @@ from gymnast_core.json_values import JsonObject
 from gymnast_core.types import Outcome
 
 MOST_ATTEMPTS = 20
+RESAMPLES = 10_000
 JUDGED_SUCCESS, ABSTAINED, EXHAUSTED = WHOLE = ("success", "abstained", "exhausted")
 """How a group ends that nothing cut: the judge saw a success, or abstained; or the last attempt was judged a failure,
 too."""
+ENDS = {Outcome.SUCCESS: JUDGED_SUCCESS, Outcome.ABSTAIN: ABSTAINED}
+"""What a judge found -> how it ends a group."""
 DISCARDED = "discarded"
 """How a group ends whose attempt the operator discarded. One that was cut is named after the reason (estop, cancelled,
 fault, arm_lost, policy_fault, link_lost, refused)."""
@@ -191,4 +193,9 @@ def _share(outcomes: Sequence[bool]) -> CountedShare:
 
 
 def _mean(numbers: Sequence[int]) -> Interval:
-    return bootstrap_difference(np.zeros(len(numbers)), numbers, rng=np.random.default_rng(0))
+    """Mean of small whole numbers with its percentile bootstrap; resampling counts is resampling the numbers."""
+    values, counts = np.unique(np.asarray(numbers), return_counts=True)
+    n = len(numbers)
+    means_R = np.random.default_rng(0).multinomial(n, counts / n, RESAMPLES) @ values / n
+    low, high = np.quantile(means_R, [0.025, 0.975])
+    return Interval(float(np.mean(numbers)), float(low), float(high))

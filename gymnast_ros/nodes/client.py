@@ -12,6 +12,7 @@ from typing import Any
 from std_srvs.srv import Trigger
 
 from gymnast_core.evaluation.attempts import Retry
+from gymnast_core.json_values import JsonObject
 from gymnast_ros.keyring import Keyring, folder_of, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
@@ -110,7 +111,7 @@ class GraphClient(GraphPort):
         temperature_seed: int = -1,
         record: bool = True,
         purpose: str = "collect",
-        retry: Retry | Mapping[str, Any] | None = None,
+        retry: Retry | JsonObject | None = None,
         timeout_s: float = 120.0,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class GraphClient(GraphPort):
         record: bool = False,
         purpose: str = "evaluate",
         episode_ids: str = "",
-        retry: Retry | Mapping[str, Any] | None = None,
+        retry: Retry | JsonObject | None = None,
         timeout_s: float = 900.0,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
@@ -322,6 +323,6 @@ class GraphClient(GraphPort):
                 raise
 
 
-def _plain(retry: Retry | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def _plain(retry: Retry | JsonObject | None) -> JsonObject | None:
     """A retry as its JSON; an order brings it so."""
     return retry.model_dump() if isinstance(retry, Retry) else retry

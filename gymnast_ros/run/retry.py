@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 
 from gymnast_core.errors import ContractError
 from gymnast_core.evaluation.attempts import (
-    ABSTAINED,
     DISCARDED,
+    ENDS,
     EXHAUSTED,
-    JUDGED_SUCCESS,
     Attempt,
     AttemptGroup,
     JudgedAttempt,
@@ -29,8 +28,6 @@ from gymnast_core.policy import Policy
 from gymnast_core.types import ByteArray, Outcome
 from gymnast_ros.run.episodes import EpisodeRunner
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
-
-_ENDS = {Outcome.SUCCESS: JUDGED_SUCCESS, Outcome.ABSTAIN: ABSTAINED}
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ class RetryingRunner:
         last = rows[-1]
         if last.truncated_reason or last.discarded:
             return last.truncated_reason or DISCARDED
-        if end := _ENDS.get(judged(last)):
+        if end := ENDS.get(judged(last)):
             return end
         if len(rows) == self.of:
             return EXHAUSTED

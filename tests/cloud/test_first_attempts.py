@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cloud_trainer.app.jobs import _recorded
+from cloud_trainer.console import Console, User
+from cloud_trainer.console.app import create_app
 from cloud_trainer.flows.replay_watch import ReplayWatch
 from cloud_trainer.flows.scene_records import SceneRecords
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
+from gymnast_cli.main import main
+from gymnast_client import Trainer
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.attempts import Attempt
+from gymnast_core.evaluation.recorded_attempts import retried
 from gymnast_core.jobs import ImproveSpec
 from tests.bridge.conftest import make_checkpoint
+from tests.core.test_attempts import JSON
 
 TASK = "lift the red cube"
 PURPOSES = ("collect", "ttt", "evaluate")
@@ -78,3 +90,88 @@ def test_a_job_that_names_a_later_attempt_is_refused(service, tmp_path) -> None:
     check({"policy": policy, "episodes": ["evaluate-0", "evaluate-1"]})
     with pytest.raises(ConfigError, match="episodes evaluate-3 were tried again after a judged failure"):
         check({"policy": policy, "episodes": ["evaluate-1", "evaluate-3"]})
+
+
+def again(
+    group: str, index: int, outcome: str, judged: str, *, by: str = "robot:wx-0/operator:sim", of: int = 3, **more
+):
+    """An attempt as a robot records it."""
+    metadata = {
+        "purpose": "evaluate", "attempt": Attempt(group, index, of).to_json(),
+        "judge": {"id": "judge-1", "outcome": judged, "score": 0.5, "frame": 3, "reason": ""}, **more,
+    }  # fmt: skip
+    return EpisodeRow(
+        0,
+        "default",
+        f"{group}-{index}",
+        "wx-0",
+        "0" * 64,
+        1,
+        0,
+        "valid",
+        "",
+        TASK,
+        outcome,
+        by,
+        15,
+        "policy-9",
+        metadata,
+    )
+
+
+RETRIED = [
+    again("a", 0, "success", "success"),
+    again("b", 0, "failure", "failure"), again("b", 1, "success", "success"),
+    again("c", 0, "failure", "success"),  # a false success
+    again("d", 0, "failure", "failure"), again("d", 1, "failure", "failure"), again("d", 2, "failure", "failure"),
+    again("e", 0, "success", "success", by="judge:judge-1"),  # a judge's word is no ground truth
+    again("f", 0, "failure", "failure"),  # cancelled, or the rest is on its way
+    again("g", 0, "failure", "failure"), again("g", 1, "unlabelled", "", truncated_reason="estop"),
+    again("h", 1, "success", "success"),  # its first attempt was withdrawn
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def retried_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Service(ServiceConfig(folder=tmp_path_factory.mktemp("retried"), insecure=True)) as running:
+        running.meta.add_episodes(RETRIED)
+        yield running
+
+
+def test_what_trying_again_came_to_is_the_same_for_page_and_client(retried_at) -> None:
+    with Trainer(retried_at.address, None, insecure=True) as there:
+        (found,) = there.episodes.retried()
+    figures = found.figures
+    assert (found.policy, figures["groups"], figures["of"]) == ("policy-9", 7, 3)
+    assert [(figures[name]["k"], figures[name]["n"]) for name in ("pass_1", "pass_n")] == [(1, 4), (2, 4)]
+    assert (figures["false_positives"]["k"], figures["false_positives"]["n"]) == (1, 3)
+    assert figures["ended"] == {"estop": 1, "exhausted": 1, "success": 4, "unfinished": 1}
+    console = Console(retried_at)
+    token = console.gate.issue(User("ada", "operator"))
+    page = TestClient(create_app(console.sources, console.gate), headers={"Authorization": f"Bearer {token}"})
+    shown = " ".join(re.sub(r"<[^>]+>", " ", page.get("/evaluations").text).split())
+    assert "Tried again after a judged failure" in shown
+    assert "policy-9 7 25 % 5 % to 70 % 50 % 15 % to 85 % N = 3" in shown
+    assert "estop 1, exhausted 1, success 4, unfinished 1" in shown
+    assert "attempt 2 of 3" in page.get("/episodes").text
+    assert "2 of at most 3; after a judged failure, so it counts in no evaluation" in page.get("/episodes/b-1").text
+
+
+def test_what_trying_again_came_to_is_printed(retried_at, capsys) -> None:
+    there = ("--trainer", retried_at.address, "--insecure")
+    assert main(["--json", "operate", "retries", *there]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["retried"]
+    assert (row["policy"], row["figures"]["pass_n"]["k"]) == ("policy-9", 2)
+    assert main(["operate", "retries", *there]) == 0
+    shown = capsys.readouterr().out
+    assert "2/4 = 50%" in shown
+    assert "apart from everything else" in shown
+
+
+@settings(deadline=None)
+@given(metadata=st.dictionaries(st.sampled_from(["attempt", "judge", "truncated_reason"]), JSON))
+def test_metadata_that_make_no_sense_are_left_out(metadata) -> None:
+    """They come from robots."""
+    rows = [replace(RETRIED[0], metadata=metadata), *RETRIED[1:3]]
+    groups = [found.figures["groups"] for found in retried(rows)]
+    assert sum(groups) in (1, 2)

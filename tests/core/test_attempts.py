@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gymnast_core.errors import ContractError
@@ -82,6 +82,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(attempt=JSON, purpose=st.sampled_from(["collect", "evaluate", "trial"]))
 def test_only_what_is_surely_a_first_attempt_counts(attempt, purpose) -> None:
     """Metadata come from robots: what makes no sense neither raises nor counts."""

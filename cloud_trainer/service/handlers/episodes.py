@@ -12,6 +12,7 @@ from cloud_trainer.store.judgements import SqlJudgements
 from cloud_trainer.store.protocols import EpisodeRow, MetaStore
 from gymnast_core.authority import Who, authorise
 from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.recorded_attempts import MOST_LOOKED_AT, RetriedPolicy, retried
 from gymnast_core.records.lineage import LABELS, Node
 from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import NotFoundError
@@ -92,6 +93,10 @@ class EpisodeHandlers:
             ]
             high -= _BLOCK
         return [self._seen(row) for row in chosen[:limit]]
+
+    def retried(self, who: Who) -> list[RetriedPolicy]:
+        """Return what trying again came to, among the newest episodes."""
+        return retried(self.newest(who, limit=MOST_LOOKED_AT, state="valid"))
 
     def find(self, who: Who, episode_id: str) -> EpisodeRow:
         """Return one episode.
