@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SIDES = {
     "gymnast_core": ("", "trainer", "jax"),
     "gymnast_client": ("",),
-    "gymnast_ros": ("", "ros", "page", "robot", "sim"),
+    "gymnast_ros": ("", "ros", "page", "robot", "sim", "gate"),
     "cloud_trainer": ("", "trainer", "ray", "postgres"),
     "gymnast_cli": ("", "trainer", "view"),
     "launch": ("",),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 
+import mujoco
 import numpy as np
 import numpy.typing as npt
 
@@ -17,10 +17,6 @@ from gymnast_core.spec import WIDOWX_250S, EnvSpec
 from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
 from gymnast_ros.sim import scene as scenes
 from gymnast_ros.sim.tasks import Layout, Oracle, Task, draw_layout, ready_tasks, task_for
-
-os.environ.setdefault("MUJOCO_GL", "egl")  # before the import: mujoco picks its renderer there
-
-import mujoco
 
 Array = npt.NDArray[np.float64]
 
@@ -225,11 +221,11 @@ class SimEnv:
             target_X=self._target.position_m.copy(),
         )
 
-    def visible_state(self) -> tuple[Array, Array]:
+    def visible_state(self) -> tuple[Array, ...]:
         """Privileged: what render() needs to draw this moment later."""
         return self._data.qpos.copy(), self._data.mocap_pos.copy()
 
-    def render(self, state: tuple[Array, Array]) -> ByteArray:
+    def render(self, state: tuple[Array, ...]) -> ByteArray:
         """Privileged: draw a state of this scene, (H, W, 3) uint8; about 1 ms."""
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self._model, self._spec.image_height, self._spec.image_width)
