@@ -44,7 +44,8 @@ setup(
         "console_scripts": [
             "gymnast = gymnast_cli.main:main",
             *(f"{node} = gymnast_ros.nodes.{node}:main" for node in NODES),
-        ]
+        ],
+        "gymnast.gates": ["bullet = gymnast_ros.sim.bullet.gate:BulletGate"],
     },
     license="Apache-2.0",
     zip_safe=False,

@@ -49,6 +49,7 @@ USES = {
     "canary": Use(2_950_000, 1_000, 20),
     "trial": Use(2_980_000, 10_000, 1),
     "practise": Use(990_000, 10_000, 1),
+    "gate": Use(2_990_000, 10_000, 1),
 }
 """Who uses what; the order counts: it names the far regions, so new uses go to the end."""
 

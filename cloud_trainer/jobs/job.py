@@ -25,7 +25,7 @@ class Job(Generic[SpecT]):
 
     Attributes:
         spec: what was asked for.
-        checkpoints: policy, world_model and judge folders.
+        checkpoints: folder of each that the spec names.
         episodes: recorded episodes, oldest first.
         folder: where it works; its results stay there.
         progress: called with what happens.

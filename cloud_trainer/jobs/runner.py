@@ -20,7 +20,6 @@ from cloud_trainer.jobs.memory import MemoryWatch, memory_of_machine
 from cloud_trainer.progress import CancelledError
 from gymnast_core.errors import ConfigError, GymnastError, NotTrustedError
 from gymnast_core.jobs import JobResult, JobSpec, kind_of
-from gymnast_core.jobs.scene import PreviewSpec
 from gymnast_core.json_values import JsonObject
 
 ENDS: Mapping[str, type[GymnastError]] = {
@@ -136,9 +135,7 @@ def _checkpoint(inputs: JobInputs, work: Path, kind: str) -> str:
 
 
 def _write_spec(inputs: JobInputs, work: Path) -> None:
-    folders = {kind: _checkpoint(inputs, work, kind) for kind in ("policy", "world_model", "judge")}
-    if isinstance(inputs.spec, PreviewSpec):
-        folders["candidate"] = _checkpoint(inputs, work, "candidate")
+    folders = {name: _checkpoint(inputs, work, name) for name in inputs.spec.checkpoints}
     document = {
         "kind": inputs.spec.kind,
         "spec": inputs.spec.to_json(),

@@ -13,7 +13,9 @@ from gymnast_core.evaluation.attempts import is_first_attempt
 from gymnast_core.jobs import JobSpec, spec_of
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
-CHECKPOINTS = {"policy": "policy", "world_model": "world_model", "judge": "judge", "candidate": "policy"}
+CHECKPOINTS = {
+    "policy": "policy", "world_model": "world_model", "judge": "judge", "candidate": "policy", "incumbent": "policy",
+}  # fmt: skip
 """Settings of a spec that name a checkpoint, and its kind."""
 
 

@@ -21,6 +21,7 @@ from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.memory import yield_first
+from cloud_trainer.jobs.release_gate import release_gate
 from cloud_trainer.jobs.replay import replay
 from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
 from cloud_trainer.jobs.scene import preview, trust
@@ -36,6 +37,7 @@ JOBS: Mapping[str, Callable[[Job[Any]], JobResult]] = {
     "replay": replay,
     "trust": trust,
     "preview": preview,
+    "gate": release_gate,
 }
 """Kind of the registry -> what does it."""
 

@@ -4,6 +4,7 @@ A spec travels as its kind and JSON; each reader checks it against the registry.
 """
 
 from gymnast_core.jobs.adapt import AdaptResult, AdaptSettings, AdaptSpec
+from gymnast_core.jobs.gate import GateResult, GateSettings, GateSpec
 from gymnast_core.jobs.imitate import ImitateResult, ImitateSettings, ImitateSpec
 from gymnast_core.jobs.improve import ImproveResult, ImproveSettings, ImproveSpec
 from gymnast_core.jobs.registry import KINDS, Kind, kind_of, kinds_of, spec_of
@@ -12,8 +13,8 @@ from gymnast_core.jobs.scene import PreviewResult, PreviewSpec, TrustResult, Tru
 from gymnast_core.jobs.spec import Candidate, JobResult, JobSpec, TrainingResult, TrainingSpec
 
 __all__ = [
-    "KINDS", "AdaptResult", "AdaptSettings", "AdaptSpec", "Candidate", "ImitateResult", "ImitateSettings",
-    "ImitateSpec", "ImproveResult", "ImproveSettings", "ImproveSpec", "JobResult", "JobSpec", "Kind", "PreviewResult",
-    "PreviewSpec", "ReplayResult", "ReplaySpec", "TrainingResult", "TrainingSpec", "TrustResult", "TrustSpec",
-    "kind_of", "kinds_of", "spec_of",
+    "KINDS", "AdaptResult", "AdaptSettings", "AdaptSpec", "Candidate", "GateResult", "GateSettings", "GateSpec",
+    "ImitateResult", "ImitateSettings", "ImitateSpec", "ImproveResult", "ImproveSettings", "ImproveSpec",
+    "JobResult", "JobSpec", "Kind", "PreviewResult", "PreviewSpec", "ReplayResult", "ReplaySpec", "TrainingResult",
+    "TrainingSpec", "TrustResult", "TrustSpec", "kind_of", "kinds_of", "spec_of",
 ]  # fmt: skip

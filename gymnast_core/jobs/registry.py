@@ -8,6 +8,7 @@ from typing import Any
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.adapt import AdaptResult, AdaptSpec
+from gymnast_core.jobs.gate import GateResult, GateSpec
 from gymnast_core.jobs.imitate import ImitateResult, ImitateSpec
 from gymnast_core.jobs.improve import ImproveResult, ImproveSpec
 from gymnast_core.jobs.replay import ReplayResult, ReplaySpec
@@ -38,6 +39,7 @@ KINDS: Mapping[str, Kind] = {
         Kind(ReplaySpec, ReplayResult),
         Kind(TrustSpec, TrustResult),
         Kind(PreviewSpec, PreviewResult),
+        Kind(GateSpec, GateResult),
     )
 }
 

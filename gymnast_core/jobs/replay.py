@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gymnast_core.jobs.spec import JobResult, JobSpec, Urgency
+from gymnast_core.jobs.spec import DreamSpec, JobResult, Urgency
 from gymnast_core.json_values import JsonObject, texts, whole
 from gymnast_core.settings import Texts
 
 
-class ReplaySpec(JobSpec):
+class ReplaySpec(DreamSpec):
     """Dream recorded evaluations again with the policy that acted, and compare the ends."""
 
     kind: ClassVar[str] = "replay"

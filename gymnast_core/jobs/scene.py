@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from gymnast_core.jobs.adapt import AdaptSettings, Words
-from gymnast_core.jobs.spec import JobResult, JobSpec, Urgency
+from gymnast_core.jobs.spec import DreamSpec, JobResult, Urgency
 from gymnast_core.settings import Texts
 
 
-class SceneSpec(JobSpec):
+class SceneSpec(DreamSpec):
     """A look at one scene."""
 
     urgency: ClassVar[Urgency] = "quick"
@@ -66,6 +66,11 @@ class PreviewSpec(SceneSpec):
     """Id of the episode whose first frame is where both begin."""
     checked: Texts | None = None
     """Those of the episodes that a trust check looked at; none is all."""
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """See JobSpec."""
+        return (*super().checkpoints, "candidate")
 
 
 class PreviewResult(JobResult):

@@ -28,10 +28,6 @@ class JobSpec(Settings):
 
     policy: Annotated[str, Field(min_length=1), Says("a checkpoint's id")]
     """Checkpoint to start from (`gymnast weights list`)."""
-    world_model: str = ""
-    """Checkpoint; empty is the trainer's newest."""
-    judge: str = ""
-    """Checkpoint of a learned judge; empty is the trainer's newest."""
     seed: Seed = 0
     """Of everything random in this job."""
 
@@ -40,8 +36,27 @@ class JobSpec(Settings):
         """Ids of episodes that the job names and that must be at the trainer."""
         return ()
 
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Settings that name the checkpoints which the job needs."""
+        return ("policy",)
 
-class TrainingSpec(JobSpec):
+
+class DreamSpec(JobSpec):
+    """A job that looks at dreams."""
+
+    world_model: str = ""
+    """Checkpoint; empty is the trainer's newest."""
+    judge: str = ""
+    """Checkpoint of a learned judge; empty is the trainer's newest."""
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """See JobSpec."""
+        return ("policy", "world_model", "judge")
+
+
+class TrainingSpec(DreamSpec):
     """A job that trains a policy and leaves candidates."""
 
     mode: Literal["full", "lora"] = "full"

@@ -142,10 +142,10 @@ class SimEnv:
             raise EpisodeOverError("there is no scene to keep yet; call reset() first")
         self._task = task_for(instructions_for(instruction, 1)[0])
         self._data.ctrl[6:8] = self._spec.robot.finger_open_m
-        mujoco.mj_step(self._model, self._data, SETTLE_STEPS)
+        self._settle()
         self._bring_home(draw_layout(self._task, seed, self.scene.distractors).gripper_X)
         self._data.qvel[:] = 0.0
-        mujoco.mj_step(self._model, self._data, SETTLE_STEPS)
+        self._settle()
         mujoco.mj_forward(self._model, self._data)
         self._block_start_X = self._data.xpos[self._objects["blue_block"]].copy()
         self._steps, self._success_step, self._open = 0, None, True
@@ -177,6 +177,14 @@ class SimEnv:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    def arm_target(self) -> tuple[EndEffectorTarget, Array]:
+        """Commanded pose and its joints (6,) [rad], as an arm reports them."""
+        return self._target, np.asarray(self._joints_J, np.float64)
+
+    def joints(self) -> tuple[Array, Array]:
+        """Measured joints (6,) [rad] and their velocities [rad/s]."""
+        return self._data.qpos[:6].copy(), self._data.qvel[:6].copy()
 
     def ready(self) -> list[str]:
         """Privileged: the tasks that could be begun as things stand, by name."""
@@ -252,6 +260,10 @@ class SimEnv:
         data.mocap_pos[self._mocap["plate"]] = (*layout.plate_X, scenes.PLATE_HALF_HEIGHT_M)
         data.mocap_pos[self._mocap["cabinet"]] = (*layout.drawer_face_X, 0.0)
         data.qpos[self._drawer] = layout.drawer_open_m
+
+    def _settle(self) -> None:
+        """Let go of what is held, or let fall what hangs."""
+        mujoco.mj_step(self._model, self._data, SETTLE_STEPS)
 
     def _bring_home(self, gripper_X: Array) -> None:
         """Put the arm, open, where an episode starts."""

@@ -17,18 +17,6 @@ from gymnast_ros.sim.scene import scene_named
 Array = npt.NDArray[np.float64]
 
 
-class _SimArmEnv(SimEnv):
-    """SimEnv whose arm reports its target, as the real one does."""
-
-    def arm_target(self) -> tuple[EndEffectorTarget, Array]:
-        """Commanded pose and its joints (6,) [rad]."""
-        return self._target, np.asarray(self._joints_J, np.float64)
-
-    def joints(self) -> tuple[Array, Array]:
-        """Measured joints (6,) [rad] and their velocities [rad/s]."""
-        return self._data.qpos[:6].copy(), self._data.qvel[:6].copy()
-
-
 class SimulatedArm:
     """One arm in one of several scenes; use_scene() takes effect with the next reset()."""
 
@@ -37,7 +25,7 @@ class SimulatedArm:
         rate_hz: float = WIDOWX_250S.control_hz,
     ) -> None:  # fmt: skip
         self._max_steps, self._image_size, self._rate_hz = max_steps, image_size, rate_hz
-        self._envs: dict[str, _SimArmEnv] = {}
+        self._envs: dict[str, SimEnv] = {}
         self._next = self._current = self._env(scene)
 
     @property
@@ -98,7 +86,7 @@ class SimulatedArm:
         """Measured joints and velocities."""
         return self._current.joints()
 
-    def _env(self, scene: str) -> _SimArmEnv:
+    def _env(self, scene: str) -> SimEnv:
         if scene not in self._envs:
-            self._envs[scene] = _SimArmEnv(scene_named(scene), self._max_steps, self._image_size, rate_hz=self._rate_hz)
+            self._envs[scene] = SimEnv(scene_named(scene), self._max_steps, self._image_size, rate_hz=self._rate_hz)
         return self._envs[scene]

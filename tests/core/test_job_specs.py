@@ -11,6 +11,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import KINDS, ImproveSettings, ImproveSpec, kinds_of, spec_of
 
 BARE = {"improve": {}, "imitate": {}, "adapt": {"scene": "bench", "instruction": "lift"}, "replay": {}}
+BARE["gate"] = {"incumbent": "policy-0"}
 BARE["trust"] = {**BARE["adapt"], "episodes": ["e-1"]}
 BARE["preview"] = {**BARE["trust"], "candidate": "policy-2", "start": "e-1"}
 
@@ -88,8 +89,8 @@ def test_settings_are_changed_as_a_copy_that_is_checked_again():
 
 
 def test_who_is_waited_for_goes_first():
-    assert (kinds_of("interactive"), kinds_of("background")) == (("adapt",), ("replay",))
-    assert kinds_of("quick", "interactive") == ("adapt", "trust", "preview")
+    assert (kinds_of("interactive"), kinds_of("background")) == (("adapt", "gate"), ("replay",))
+    assert kinds_of("quick", "interactive") == ("adapt", "trust", "preview", "gate")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ MEANT = {
     "pretrain": TRAINING_SEEDS, "demo collect": TRAINING_SEEDS, "loop collect": TRAINING_SEEDS,
     "collect": TRAINING_SEEDS, "adaptation": TRAINING_SEEDS, "demo choose": CHOOSING_SEEDS,
     "evaluate": EVALUATION_SEEDS, "loop evaluate": EVALUATION_SEEDS, "canary": EVALUATION_SEEDS,
-    "trial": EVALUATION_SEEDS, "practise": TRAINING_SEEDS,
+    "trial": EVALUATION_SEEDS, "practise": TRAINING_SEEDS, "gate": EVALUATION_SEEDS,
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from gymnast_ros.sim.bullet.conditions import NOMINAL, Conditions, Randomisation
 from gymnast_ros.sim.bullet.pictures import BulletPictures, Camera
 from gymnast_ros.sim.bullet.urdf import SceneShapes
 from gymnast_ros.sim.bullet.world import BulletWorld, Strain, WorldState
-from gymnast_ros.sim.env import MAX_STEPS, SimEnv
+from gymnast_ros.sim.env import MAX_STEPS, PHYSICS_HZ, SETTLE_STEPS, SimEnv
 from gymnast_ros.sim.tasks import Layout
 
 Array = npt.NDArray[np.float64]
@@ -51,7 +51,7 @@ class BulletEnv(SimEnv):
         self._conditions = Conditions()
         self._shapes = SceneShapes(scene)
         self._bodies = BulletBodies(self._shapes, self._spec.robot, scene.distractors)
-        self._world = BulletWorld(self._bodies, self._spec.robot)
+        self._world = BulletWorld(self._bodies)
         self._own_pictures = own_pictures
         self._pictures: tuple[BulletBodies, BulletPictures] | None = None
         self._camera = self._model.camera(scenes.CAMERA).id
@@ -59,7 +59,7 @@ class BulletEnv(SimEnv):
         self._camera_deg = float(self._model.cam_fovy[self._camera])
         self._under_way: deque[tuple[Array, float]] = deque()
         self._driven_J = np.zeros(6)
-        self.strain = Strain(0.0, 0.0, 0.0)
+        self.strain = Strain()
         """Of the last step; privileged."""
 
     @property
@@ -70,7 +70,7 @@ class BulletEnv(SimEnv):
     def reset(self, instruction: str | Sequence[str], *, seed: int) -> Observation:
         """Start an episode; see gymnast_core.env.Env.reset."""
         self._conditions = self._randomisation.draw(seed)
-        self.strain = Strain(0.0, 0.0, 0.0)
+        self.strain = Strain()
         return super().reset(instruction, seed=seed)
 
     def close(self) -> None:
@@ -115,6 +115,16 @@ class BulletEnv(SimEnv):
         self._driven_J = self._joints_J
         still = (self._joints_J, self._spec.robot.finger_open_m)
         self._under_way = deque([still] * self._conditions.latency_steps)
+
+    def _settle(self) -> None:
+        """See SimEnv; the arm stands where the MuJoCo model has it."""
+        data = self._data
+        self._bodies.set_joints(data.qpos[:6], data.qpos[6:8], float(data.qpos[self._drawer]))
+        self._driven_J, finger = data.qpos[:6].copy(), float(data.ctrl[6])
+        self._under_way = deque([(self._driven_J, finger)] * self._conditions.latency_steps)
+        seconds = SETTLE_STEPS / PHYSICS_HZ
+        self._world.drive(self._driven_J, self._driven_J, finger, 1, seconds)
+        self._mirror(self._world.state())
 
     def _move(self, joints_J: Array, gripper: float) -> None:
         """Drive joints and fingers towards what was commanded so many steps ago."""

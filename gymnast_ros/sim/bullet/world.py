@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pybullet
 
-from gymnast_core.spec import RobotSpec
 from gymnast_ros.sim.bullet.bodies import ARM_JOINTS, FINGER_JOINTS, GRIPPER_LINK, BulletBodies
 from gymnast_ros.sim.bullet.conditions import Conditions
 from gymnast_ros.sim.bullet.urdf import FINGER_FORCE_N, STALL_NM
@@ -50,17 +49,13 @@ class WorldState:
 
 @dataclass(frozen=True)
 class Strain:
-    """The hardest of one control step.
+    """What one control step did to arm and surroundings.
 
     Attributes:
-        force_n: that the arm pressed with on table, plate or cabinet.
-        torque_share: of a joint's stall torque, averaged over a tenth of the step.
-        speed_share: of a joint's velocity limit.
+        force_n: that the arm pressed with on table, plate and cabinet; the mean over the step.
     """
 
-    force_n: float
-    torque_share: float
-    speed_share: float
+    force_n: float = 0.0
 
 
 class BulletWorld:
@@ -68,11 +63,10 @@ class BulletWorld:
 
     Args:
         bodies: in a server of their own.
-        spec: of the arm.
     """
 
-    def __init__(self, bodies: BulletBodies, spec: RobotSpec) -> None:
-        self._bodies, self._spec, self._client = bodies, spec, bodies.client
+    def __init__(self, bodies: BulletBodies) -> None:
+        self._bodies, self._client = bodies, bodies.client
         self._gain = 1.0
 
     def reset(
@@ -109,7 +103,7 @@ class BulletWorld:
         """Move the motors' targets from start to goal in equal pieces, over one control step."""
         arm, client = self._bodies["arm"], self._client
         steps = round(step_s / pieces / STEP_S)
-        hardest = Strain(0.0, 0.0, 0.0)
+        pressed = []
         self._drive_fingers(finger_m)
         share = 1.0 - np.exp(-STEP_S * self._gain / SERVO_S)
         for piece in range(1, pieces + 1):
@@ -120,8 +114,8 @@ class BulletWorld:
             )  # fmt: skip
             for _ in range(steps):
                 pybullet.stepSimulation(physicsClientId=client)
-            hardest = self._harder(hardest)
-        return hardest
+            pressed.append(sum(self._pressed_on(name) for name in ("table", "cabinet", "plate")))
+        return Strain(float(np.mean(pressed)))
 
     def state(self) -> WorldState:
         """Return where everything is."""
@@ -138,13 +132,6 @@ class BulletWorld:
 
     def _joint_states(self, body: str, joints: Sequence[int]) -> Any:
         return pybullet.getJointStates(self._bodies[body], joints, physicsClientId=self._client)
-
-    def _harder(self, before: Strain) -> Strain:
-        force = max(self._pressed_on(name) for name in ("table", "cabinet", "plate"))
-        states = self._joint_states("arm", ARM_JOINTS)
-        torque = max(abs(each[3]) / stall for each, stall in zip(states, STALL_NM, strict=True))
-        speed = max(abs(each[1]) for each in states) / self._spec.joint_velocity_rad_s
-        return Strain(max(before.force_n, force), max(before.torque_share, torque), max(before.speed_share, speed))
 
     def _pressed_on(self, name: str) -> float:
         contacts = pybullet.getContactPoints(self._bodies["arm"], self._bodies[name], physicsClientId=self._client)

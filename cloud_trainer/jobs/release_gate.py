@@ -1,0 +1,127 @@
+"""A gate as a job: pairs in a second simulator until its rule decides, and the record that a release is signed with.
+
+Every pair is kept as it ends, so a job that was killed goes on with the next one and makes the same decision.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from cloud_trainer.jobs.job import Job
+from cloud_trainer.progress import CancelledError, ProgressEvent
+from gymnast_core.evaluation.gate import (
+    KINDS,
+    GateAttempt,
+    GateFinding,
+    GatePair,
+    GateSimulator,
+    run_gate,
+    success_counts,
+    violation_counts,
+)
+from gymnast_core.extensions import GATES, extension
+from gymnast_core.jobs import GateResult, GateSpec
+from gymnast_core.json_values import JsonObject
+from gymnast_core.policies import serve_policy
+from gymnast_core.records.gate_record import GateRecord
+from gymnast_core.records.manifest import read_manifest
+from gymnast_core.seeds import take
+
+PAIRS = "pairs.jsonl"
+
+
+def release_gate(job: Job[GateSpec]) -> GateResult:
+    """Hold a policy against the running one and return the record, passed or failed.
+
+    Raises:
+        ConfigError: no such simulator is installed here.
+        CheckpointError: a checkpoint is no policy.
+        CancelledError: asked to stop; the job folder has every pair so far.
+    """
+    test = job.spec.config.test()
+    simulator: GateSimulator = extension(GATES, job.spec.config.simulator)()
+    candidate = serve_policy(job.checkpoints["policy"])
+    incumbent = serve_policy(job.checkpoints["incumbent"]) if job.spec.incumbent else None
+    file = job.folder / PAIRS
+
+    def keep(pair: GatePair) -> None:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(_as_json(pair)) + "\n")
+
+    def goes_on(pairs: Sequence[GatePair]) -> None:
+        if job.cancelled():
+            raise CancelledError(f"stopped after {len(pairs)} pairs; the same job goes on from there")
+        if len(pairs) % 5 == 0:
+            job.progress(ProgressEvent("gate", len(pairs), test.max_pairs, _metrics(pairs)))
+
+    try:
+        finding, pairs = run_gate(
+            simulator, candidate, incumbent, test, take("gate", job.spec.seed, test.max_pairs),
+            pairs=_kept(file, test.max_pairs), keep=keep, goes_on=goes_on,
+        )  # fmt: skip
+    finally:
+        simulator.close()
+    job.progress(ProgressEvent("gate", len(pairs), len(pairs), _metrics(pairs)))
+    return GateResult(record=dict(asdict(_record(job, simulator, finding, pairs))), folder=str(job.folder))
+
+
+def _record(
+    job: Job[GateSpec], simulator: GateSimulator, finding: GateFinding, pairs: Sequence[GatePair]
+) -> GateRecord:
+    counts = success_counts(pairs)
+    left: JsonObject = {str(kind): list(each) for kind, each in violation_counts(pairs).items()}
+    names = {role: read_manifest(job.checkpoints[role]).id for role in job.spec.checkpoints}
+    return GateRecord(
+        candidate=names["policy"], incumbent=names.get("incumbent", ""), simulator=simulator.name,
+        seeds=tuple(pair.seed for pair in pairs), n_pairs=len(pairs), candidate_successes=counts.wins + counts.both,
+        incumbent_successes=counts.losses + counts.both, violations=finding.violations,
+        decision="passed" if finding.decision == "passed" else "failed", reason=finding.reason,
+        margin=job.spec.config.margin, made_ns=time.time_ns(), code_version=version("gymnast_ros"),
+        randomisation={
+            **simulator.randomisation, "test": job.spec.config.test().to_json(), "left_the_envelope": left,
+        },
+    )  # fmt: skip
+
+
+def _metrics(pairs: Sequence[GatePair]) -> dict[str, float]:
+    if not pairs:
+        return {}
+    counts, left = success_counts(pairs), violation_counts(pairs)
+    rates = {"candidate": (counts.wins + counts.both) / counts.n, "incumbent": (counts.losses + counts.both) / counts.n}
+    return {**rates, **{f"{kind}_excess": float(left[kind][0] - left[kind][1]) for kind in KINDS}}
+
+
+def _as_json(pair: GatePair) -> dict[str, object]:
+    attempts = {"candidate": pair.candidate, "incumbent": pair.incumbent}
+    shown = {
+        name: None if each is None else {"succeeded": each.succeeded, "violations": sorted(each.violations)}
+        for name, each in attempts.items()
+    }
+    return {"task": pair.task, "seed": pair.seed, **shown}
+
+
+def _kept(file: Path, most: int) -> list[GatePair]:
+    """Pairs of a run that was interrupted; a line that was cut off by the end is run again."""
+    if not file.is_file():
+        return []
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return [_from_json(json.loads(line)) for line in lines[:most]]
+
+
+def _from_json(row: dict[str, object]) -> GatePair:
+    def attempt(name: str) -> GateAttempt | None:
+        each = row[name]
+        if not isinstance(each, dict):
+            return None
+        return GateAttempt(bool(each["succeeded"]), frozenset(kind for kind in KINDS if kind in each["violations"]))
+
+    candidate = attempt("candidate")
+    assert candidate is not None, f"a pair without its candidate: {row}"
+    return GatePair(str(row["task"]), int(str(row["seed"])), candidate, attempt("incumbent"))
