@@ -16,6 +16,7 @@ from gymnast_client.jobs import JobsClient
 from gymnast_client.log import CalibrationView, LedgerView, LogClient, LogEntry
 from gymnast_client.loops import LoopProgress, LoopsClient
 from gymnast_client.pages import PageDelivered, PagesClient, PageView, TriedView
+from gymnast_client.queue import QueueClient, QueueEntryView, QueueStartView, RestingQueue
 from gymnast_client.robots import RobotsClient, RobotView
 from gymnast_client.trainer import PageLogin, Trainer
 from gymnast_client.trials import TrialsClient, TrialView
@@ -41,6 +42,10 @@ __all__ = [
     "PageView",
     "PagesClient",
     "PracticeBudget",
+    "QueueClient",
+    "QueueEntryView",
+    "QueueStartView",
+    "RestingQueue",
     "RobotView",
     "RobotWord",
     "RobotsClient",

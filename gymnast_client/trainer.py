@@ -15,6 +15,7 @@ from gymnast_client.link import Link
 from gymnast_client.log import LogClient
 from gymnast_client.loops import LoopsClient
 from gymnast_client.pages import PagesClient
+from gymnast_client.queue import QueueClient
 from gymnast_client.robots import RobotsClient
 from gymnast_client.trials import TrialsClient
 from gymnast_core.wire.gymnast.v1 import console_pb2, console_pb2_grpc
@@ -53,6 +54,7 @@ class Trainer(Client):
         adaptations: test-time training for one scene.
         trials: blinded comparisons on an arm.
         loops: training without people.
+        queue: what robots shall do, in which order.
         robots: what reports to it.
         pages: calls for a person.
         log: actions with their authors, and real against imagined success.
@@ -70,6 +72,7 @@ class Trainer(Client):
         self.adaptations = AdaptationsClient(self._link)
         self.trials = TrialsClient(self._link)
         self.loops = LoopsClient(self._link)
+        self.queue = QueueClient(self._link)
         self.robots = RobotsClient(self._link)
         self.pages = PagesClient(self._link)
         self.log = LogClient(self._link)

@@ -32,6 +32,7 @@ MAY: Mapping[str, frozenset[str]] = {
     "loop": _PEOPLE,
     "acknowledge": _PEOPLE,
     "test pages": _PEOPLE,
+    "queue": _PEOPLE,
     "cancel": _PEOPLE,
     "cancel its own": _PEOPLE | {"robot"},
     "submit": _EVERYBODY,

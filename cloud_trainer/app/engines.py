@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
 from cloud_trainer.app.settings import Arms
-from cloud_trainer.flows.arms import Connect
+from cloud_trainer.flows.arms import Connect, Errand
 from cloud_trainer.flows.loop_engine import ArmLoopEngine
 from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.flows.trials import Trials
@@ -44,4 +45,8 @@ def loop_engine_for(
 
 
 def _reach(service: Service, tenant: str) -> Connect:
-    return lambda robot, errand: OrderedRobot(service.orders, service.robots, tenant, robot, errand.order)
+    def reach(robot: str, errand: Errand) -> OrderedRobot:
+        turns = partial(service.queues.turns.turn, tenant, robot, errand)
+        return OrderedRobot(service.orders, service.robots, tenant, robot, errand.order, turns)
+
+    return reach

@@ -44,6 +44,16 @@ def run_pairs(
         GymnastError: a pair was set aside too often; the message says why last.
     """
     while _armed(robot, stop) and (run := trial.next_run()) is not None and not stop():
+        with robot.turn(f"pair {run.pair + 1} of at most {trial.plan.rule.max_pairs}"):
+            _run_pair(trial, robot, catalogue, run.pair, scene=scene, purpose=purpose, stop=stop, on_pair=on_pair)
+
+
+def _run_pair(
+    trial: Trial, robot: TrialRobot, catalogue: EpisodeCatalogue, pair: int, *, scene: str, purpose: str,
+    stop: Callable[[], bool], on_pair: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Do the runs of one pair, again where it is set aside; raises as run_pairs()."""
+    while _armed(robot, stop) and (run := trial.next_run()) is not None and run.pair == pair and not stop():
         row = robot.run_episode(
             instruction=run.instruction, seed=run.start_seed, scene=scene,
             checkpoint=trial.checkpoint_of(run.run_id), record=True, purpose=purpose,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from gymnast_core.errors import GymnastError
 from gymnast_core.json_values import JsonObject
 from gymnast_core.orders import EpisodeAnswer
+from gymnast_core.queue import QueueKind
 
 
 @dataclass(frozen=True)
@@ -16,13 +19,20 @@ class Errand:
 
     Attributes:
         person: whoever began it.
-        flow: what it is, by name, e.g. "loop night".
+        kind: of the flow: "trial", "adaptation" or "loop".
+        flow_id: its id, or a loop's name.
         ends: the command that ends it.
     """
 
     person: str
-    flow: str
+    kind: QueueKind
+    flow_id: str
     ends: str
+
+    @property
+    def flow(self) -> str:
+        """What it is, by name, e.g. "loop night"; the ids of the others say it themselves."""
+        return f"loop {self.flow_id}" if self.kind == "loop" else self.flow_id
 
     @property
     def by(self) -> str:
@@ -35,12 +45,20 @@ class Errand:
         return f"{self.by}, which `{self.ends}` ends"
 
 
+class WithdrawnError(GymnastError):
+    """A flow was stopped, or taken out of its robot's queue, while it waited for the robot; the message says why."""
+
+
 class TrialRobot(Protocol):
     """What a trial asks of a robot."""
 
     @property
     def stopped(self) -> bool:
         """Whether its arm is stopped until somebody re-arms it."""
+        ...
+
+    def turn(self, what: str) -> AbstractContextManager[None]:
+        """Hold the robot for one step, once it is the flow's turn in its queue; what is asked within it is one step."""
         ...
 
     def run_episode(

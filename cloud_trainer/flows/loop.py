@@ -72,7 +72,7 @@ class Loop:
         ended: Ended, shows: Shows,
     ) -> None:  # fmt: skip
         self.config, self.robots, self._engine, self._ended, self._shows = config, robots, engine, ended, shows
-        self._errand = Errand(person, f"loop {config.name}", f"gymnast loop stop {config.name}")
+        self._errand = Errand(person, "loop", config.name, f"gymnast loop stop {config.name}")
         self._folder = folder
         self._file = StepFile(folder / "state.json", config.to_json())
         self._fleet = Fleet(robots, self._connect, self._file, ended, shows)

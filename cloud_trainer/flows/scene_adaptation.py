@@ -27,6 +27,7 @@ from cloud_trainer.flows.adaptation_engine import (
     SceneRequest,
 )
 from cloud_trainer.flows.adaptation_view import OPTIONS, Stage, View
+from cloud_trainer.flows.arms import WithdrawnError
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import tenant_named
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError, OutdatedError
@@ -186,6 +187,9 @@ class SceneAdaptation:
                 self._end_cancelled()  # asked for during the last step, which left nothing to do
         except ClosingError:
             LOG.info("adaptation_rests id=%s stage=%s", self._view.adaptation_id, self._view.stage.value)
+        except WithdrawnError:
+            LOG.info("adaptation_withdrawn id=%s", self._view.adaptation_id)
+            self._end_cancelled()
         except GymnastError as error:
             self._record("failed", reason=f"{error}")
         except Exception as error:  # whatever an engine does wrong fails its adaptation, which nobody waits for then
@@ -272,7 +276,8 @@ class SceneAdaptation:
     def _end_cancelled(self) -> None:
         if self._view.candidate:
             self._engine.revert(self._view.candidate, self._view.robot, self.folder)
-        self._record("cancelled", by=self._last("cancel_requested").get("by", ""))
+        asked = self._last("cancel_requested") if self._view.cancel_requested else {}
+        self._record("cancelled", by=asked.get("by", ""))
 
     def _last(self, kind: str) -> JsonObject:
         return next(entry.data for entry in reversed(self._journal.entries) if entry.kind == kind)

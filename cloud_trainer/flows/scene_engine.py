@@ -267,7 +267,7 @@ class SceneEngine:
     def run_trial(self, trial: Trial, asked: TrialOrigin, stop: Stop) -> None:
         """Run a trial that was asked for on the page; see cloud_trainer.flows.trials."""
         name = asked.trial_id
-        client = self.connect(asked.robot, Errand(asked.by, f"trial {name}", f"gymnast operate stop-trial {name}"))
+        client = self.connect(asked.robot, Errand(asked.by, "trial", name, f"gymnast operate stop-trial {name}"))
         client.wait_staged([trial.plan.candidate], STAGE_S)
         run_pairs(trial, client, self.catalogue, scene=asked.scene or self.scene, purpose="trial", stop=stop)
 
@@ -324,4 +324,4 @@ class SceneEngine:
 
 def _errand(by: str, folder: Path) -> Errand:
     """In whose name an adaptation acts; its folder has its name."""
-    return Errand(by, folder.name, f"gymnast operate step {folder.name} cancel")
+    return Errand(by, "adaptation", folder.name, f"gymnast operate step {folder.name} cancel")

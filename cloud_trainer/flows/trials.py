@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
+from cloud_trainer.flows.adaptation_engine import ClosingError
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError
+from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError
 from gymnast_core.evaluation.cards import BlindedTrial, ResultCard
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.evaluation.sequential import SequentialRule
@@ -132,7 +133,6 @@ class Trials:
 
         Raises:
             ConfigError: something is not named, or both checkpoints are the same.
-            OccupiedError: the robot is in a trial already.
             NotPossibleError: this trainer moves no arm.
         """
         tasks = tuple(task.strip() for task in tasks)
@@ -142,8 +142,6 @@ class Trials:
             raise NotPossibleError("this page moves no arm; use the one of `gymnast serve`")
         rule = rule or SequentialRule()
         with self._lock:
-            if other := self.on(tenant, robot):
-                raise OccupiedError(f"{robot} is in trial {other.trial_id} of {other.by}; wait for it or stop it first")
             trial_id = trial_id or new_trial_id()
             asked = TrialOrigin(
                 trial_id,
@@ -259,6 +257,8 @@ class Trials:
                 self._engine_of(asked.tenant).run_trial(trial, asked, lambda: self._closing or trial_id in self._ends)
             if trial.decision.final:
                 self._end(trial_id, {"card": trial.card()})
+        except ClosingError:
+            LOG.info("trial_rests id=%s", trial_id)
         except GymnastError as error:
             self._end(trial_id, {"reason": f"{error}"})
         except Exception as error:  # whatever an engine does wrong ends its trial, which nobody waits for then

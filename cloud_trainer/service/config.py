@@ -64,6 +64,8 @@ class Limits(Settings):
     """Largest manifest of a checkpoint; its lineage may name every episode."""
     waiting_jobs: AtLeastOne = 1000
     """Jobs a tenant may have waiting."""
+    queue_entries: AtLeastOne = 500
+    """Entries that a tenant may have open in the queues of its robots."""
     frame_bytes: AtLeastOne = 256 * 1024
     """Largest camera image in a robot's report."""
 

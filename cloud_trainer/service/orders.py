@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.authority import Who
@@ -35,6 +37,30 @@ LOOK_S = 1.0
 """How soon an order is withdrawn that nobody waits for any more."""
 NEXT_S = 0.2
 """How long the reply that ends an order waits for the one after it."""
+PIECE = 10
+"""Start states that a flow has evaluated in one turn, so that what is more urgent need not wait for all of them."""
+PUT_RIGHT = ("swap", "rollback")
+"""What a flow that was stopped may still have to do."""
+
+
+class Turn(Protocol):
+    """Waits until it is a flow's turn on its robot, and holds it meanwhile; see flows.queue_turns."""
+
+    def __call__(
+        self, what: str, *, must: bool = False, withdrawn: Callable[[], bool] = ...
+    ) -> AbstractContextManager[None]:
+        """Hold it for one step."""
+        ...
+
+
+def _never() -> bool:
+    return False
+
+
+@contextmanager
+def no_queue(what: str, *, must: bool = False, withdrawn: Callable[[], bool] = _never) -> Iterator[None]:
+    """Hold a robot that nobody else asks anything of."""
+    yield
 
 
 @dataclass
@@ -44,14 +70,11 @@ class _Given:
     news: OrderNews | None = None
 
 
-def _never() -> bool:
-    return False
-
-
 class RobotOrders:
-    """One order at a time for every robot. Threads may share it.
+    """One order at a time for every robot, of the flow that has it by its queue. Threads may share it.
 
-    Nothing is kept over a restart: a robot whose order is no longer repeated ends what it is doing.
+    Nothing is kept over a restart: a robot whose order is no longer repeated ends what it is doing, and the flow, which
+    remembers its steps itself, asks for it again.
     """
 
     def __init__(self, *, pick_up_s: float = PICK_UP_S, next_s: float = NEXT_S) -> None:
@@ -132,11 +155,15 @@ class OrderedRobot:
         tenant: the robot's tenant.
         name: as in its certificate.
         by: in whose name it is ordered about, see Order.
+        turns: of its queue.
     """
 
-    def __init__(self, orders: RobotOrders, board: RobotBoard, tenant: str, name: str, by: str = "") -> None:
+    def __init__(
+        self, orders: RobotOrders, board: RobotBoard, tenant: str, name: str, by: str = "",
+        turns: Turn = no_queue,
+    ) -> None:  # fmt: skip
         self._orders, self._board, self._tenant, self._name, self._by = orders, board, tenant, name, by
-        self._held_up = ""
+        self._turns, self._held, self._held_up = turns, False, ""
 
     @property
     def policy_version(self) -> str:
@@ -163,22 +190,54 @@ class OrderedRobot:
             return "it takes no orders; start it with `gymnast up --orders`"
         return self._held_up
 
+    @contextmanager
+    def turn(self, what: str, *, must: bool = False, withdrawn: Callable[[], bool] = _never) -> Iterator[None]:
+        """Hold the robot for one step, once it is the flow's turn; inside a step it goes on at once."""
+        if self._held:
+            yield
+            return
+        self._held_up = "it waits for its turn in the robot's queue"
+        try:
+            with self._turns(what, must=must, withdrawn=withdrawn):
+                self._held, self._held_up = True, ""
+                yield
+        finally:
+            self._held, self._held_up = False, ""
+
     def evaluate(
         self, *, tasks: Sequence[str], seed_start: int, seed_count: int, timeout_s: float,
         withdrawn: Callable[[], bool] = _never, **asked: JsonValue,
     ) -> Sequence[EpisodeAnswer]:  # fmt: skip
-        """Run episodes; see GraphClient, and RobotOrders.give for withdrawn.
+        """Run episodes, a few in each turn; see GraphClient, and RobotOrders.give for withdrawn.
+
+        Fewer than asked for where it was cancelled there.
 
         Raises:
             OrderError: see RobotOrders.give; or it answers with episodes that nobody asked for.
         """
-        asked |= {"tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count, "timeout_s": timeout_s}
-        result = self._give("evaluate", asked, timeout_s, withdrawn)
+        rows: list[EpisodeAnswer] = []
+        for first in range(seed_start, seed_start + seed_count, PIECE):
+            size = min(PIECE, seed_start + seed_count - first)
+            part: JsonObject = {
+                **asked, "tasks": list(tasks), "seed_start": first, "seed_count": size, "timeout_s": timeout_s,
+            }  # fmt: skip
+            what = f"{first - seed_start + size} of {seed_count} starts of {', '.join(tasks)}"
+            with self.turn(what, withdrawn=withdrawn):
+                found = self._evaluated(tasks, range(first, first + size), part, timeout_s, withdrawn)
+            rows += found
+            if len(found) < size * len(tasks):
+                break
+        return rows
+
+    def _evaluated(
+        self, tasks: Sequence[str], seeds: range, asked: JsonObject, timeout_s: float, withdrawn: Callable[[], bool]
+    ) -> Sequence[EpisodeAnswer]:
+        result = self._give("evaluate", {**asked, **_resumable()}, timeout_s, withdrawn)
         found = answer_of(EvaluationAnswer, self._name, "evaluate", result)
         wanted = {task.strip().lower() for task in tasks}
         for row in found.episodes:
             known = not wanted.isdisjoint((row.task.strip().lower(), row.instruction.strip().lower()))
-            if not known or not seed_start <= row.seed < seed_start + seed_count:
+            if not known or row.seed not in seeds:
                 raise OrderError(
                     f"{self._name} answered evaluate with an episode that was not asked for: task {row.task[:80]!r}, "
                     f"seed {row.seed}"
@@ -191,7 +250,7 @@ class OrderedRobot:
         Raises:
             OrderError: see RobotOrders.give.
         """
-        result = self._give("run_episode", {**asked, "timeout_s": timeout_s}, timeout_s)
+        result = self._give("run_episode", {**asked, "timeout_s": timeout_s, **_resumable()}, timeout_s)
         row = answer_of(EpisodeAnswer, self._name, "run_episode", result)
         if not row.labelled_by:
             return row
@@ -218,7 +277,12 @@ class OrderedRobot:
     def _give(
         self, kind: str, spec: JsonObject, timeout_s: float, withdrawn: Callable[[], bool] = _never
     ) -> JsonObject:
-        """Order it, once it has done what it does for somebody else."""
+        """Order it, once it is the flow's turn and the robot has done what people at it run."""
+        self._status()
+        with self.turn(kind.replace("_", " "), must=kind in PUT_RIGHT, withdrawn=withdrawn):
+            return self._given(kind, spec, timeout_s, withdrawn)
+
+    def _given(self, kind: str, spec: JsonObject, timeout_s: float, withdrawn: Callable[[], bool]) -> JsonObject:
         until, given_s = time.monotonic() + OCCUPIED_S, time.monotonic()
 
         def over() -> bool:
@@ -254,3 +318,8 @@ class OrderedRobot:
         if not report.status.get("takes_orders"):
             raise ConfigError(f"{self._name} takes no orders; start it with `gymnast up --orders` (orders:=true)")
         return report.status
+
+
+def _resumable() -> JsonObject:
+    """A name for what is asked, by which a robot that was started again goes on where it was."""
+    return {"resume": f"step-{secrets.token_hex(8)}"}

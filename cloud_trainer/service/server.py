@@ -13,6 +13,7 @@ from blake3 import blake3
 from grpc_health.v1 import health_pb2
 
 from cloud_trainer.flows.judge_watch import ServingJudge
+from cloud_trainer.flows.queues import RobotQueues
 from cloud_trainer.paging.config import PagingConfig, read_paging
 from cloud_trainer.paging.desk import PageDesk
 from cloud_trainer.records.before import bring_in
@@ -42,6 +43,7 @@ from cloud_trainer.service.handlers import (
     LogHandlers,
     LoopHandlers,
     PageHandlers,
+    QueueHandlers,
     RobotHandlers,
     Shelve,
     TrialHandlers,
@@ -57,19 +59,12 @@ from cloud_trainer.service.reach import BlobReach
 from cloud_trainer.service.revocation import Revocations
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import (
-    AdaptationServicer,
-    CheckpointServicer,
     ConsoleServicer,
     EnrollServicer,
     JobServicer,
-    JudgeServicer,
-    LogServicer,
-    LoopServicer,
-    PageServicer,
-    RobotServicer,
     TrajectoryServicer,
-    TrialServicer,
     WeightsServicer,
+    servicers_of,
 )
 from cloud_trainer.service.stopping import Stopping
 from cloud_trainer.service.validation import Validator
@@ -82,6 +77,7 @@ from cloud_trainer.store.judgements import SqlJudgements
 from cloud_trainer.store.protocols import EpisodeRow, JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
+from cloud_trainer.store.sql_queue import SqlQueueStore
 from cloud_trainer.store.tenants import CHECKPOINTS, PerTenant, closed_folder, tenant_folder
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.wire.address import Address, listen, reached_here
@@ -182,6 +178,10 @@ class Service:
         if runner:
             beside = config.interactive_workers
             self._workers = Workers(self.jobs, runner, self._context, config.workers, name, interactive=beside)
+        self.queues = RobotQueues(
+            SqlQueueStore(self._database), self.meta, lambda tenant: self.handlers.episodes.newest_sequence(tenant),
+            lambda tenant, kind, flow: self.handlers.flows.over(tenant, kind, flow),
+        )  # fmt: skip
         self.handlers = self._handlers(folder)
         self._guard = Guard(self._caller, config)
         self._server = self._build(staging, policy)
@@ -216,6 +216,7 @@ class Service:
 
     def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
         """Refuse new work, finish or persist what is under way, close the stores."""
+        self.queues.close()
         self.handlers.flows.close()
         self._health.enter_graceful_shutdown()
         self._stopping.set()
@@ -287,12 +288,16 @@ class Service:
         flows, pace = Flows(folder / "console"), RobotPace(self.config.limits.robot_jobs_per_hour)
         most = self.config.limits.robot_pages_per_hour
         raised = RobotPace(most, "raised {} pages", "--limit-robot-pages-per-hour")
-        robots = RobotHandlers(self.robots, self.orders, self.words, self.meta)
+        robots = RobotHandlers(self.robots, self.orders, self.words, self.meta, self.queues.dispatch)
         checkpoints = CheckpointHandlers(
             folder, self.meta, self.blobs, self.publisher, self.trails, robots, flows, self.gates
         )
         jobs = JobHandlers(self.jobs, self.trails, self._check_job, wake, self.config.limits.waiting_jobs, pace)
         episodes = EpisodeHandlers(self.meta, self.trails, flows, self.episodes_of, self.judgements)
+        adaptations = AdaptationHandlers(flows, robots, self.trails, pace)
+        trials, loops = TrialHandlers(flows, robots, checkpoints, self.trails), LoopHandlers(flows, robots, self.trails)
+        stops = {"trial": trials.stop, "adaptation": adaptations.cancel, "loop": loops.stop}
+        most_open = self.config.limits.queue_entries
         return Handlers(
             flows=flows,
             robots=robots,
@@ -300,10 +305,11 @@ class Service:
             episodes=episodes,
             jobs=jobs,
             gates=GateHandlers(self.gates, checkpoints, jobs, self._shelved),
-            adaptations=AdaptationHandlers(flows, robots, self.trails, pace),
-            trials=TrialHandlers(flows, robots, checkpoints, self.trails),
-            loops=LoopHandlers(flows, robots, self.trails),
+            adaptations=adaptations,
+            trials=trials,
+            loops=loops,
             pages=PageHandlers(self.pages, self.trails, raised),
+            queue=QueueHandlers(self.queues, flows, robots, self.trails, most_open, stops),
             log=LogHandlers(self.trails, self.ledgers),
             judging=JudgingHandlers(self.judgements, episodes, *self._judge),
         )
@@ -315,15 +321,8 @@ class Service:
             "WeightsService": WeightsServicer(
                 asked.checkpoints, asked.log, self.blobs, BlobReach(self.meta), limits, stopping, staging
             ),
-            "CheckpointService": CheckpointServicer(asked.checkpoints, asked.gates),
-            "AdaptationService": AdaptationServicer(asked.adaptations, limits),
-            "TrialService": TrialServicer(asked.trials, limits),
             "JobService": JobServicer(asked.jobs, limits, stopping),
-            "RobotService": RobotServicer(asked.robots, limits),
-            "LoopService": LoopServicer(asked.loops, limits, stopping),
-            "PageService": PageServicer(asked.pages, limits),
-            "LogService": LogServicer(asked.log),
-            "JudgeService": JudgeServicer(asked.judging),
+            **servicers_of(asked, limits, stopping),
             "ConsoleService": self.console,
             "EnrollService": EnrollServicer(None if self.config.insecure else self._codes),
         }

@@ -226,3 +226,68 @@ JUDGEMENTS = sa.Table(
 held_out is false where the judge learned from the episode, which then proves nothing. settled_by is of the person who
 labelled the episode with that before them; empty where nobody has.
 """
+QUEUE_ENTRIES = sa.Table(
+    "queue_entries",
+    METADATA,
+    sa.Column("entry_id", _TEXT, primary_key=True),
+    sa.Column("tenant", _TEXT, nullable=False),
+    sa.Column("key", _TEXT, nullable=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("flow", _TEXT, nullable=False),
+    sa.Column("what", _TEXT, nullable=False),
+    sa.Column("robots", _TEXT, nullable=False),
+    sa.Column("spec", _TEXT, nullable=False),
+    sa.Column("priority", _BIG, nullable=False),
+    sa.Column("place", _BIG, nullable=False),
+    sa.Column("asked_by", _TEXT, nullable=False),
+    sa.Column("state", _TEXT, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("reason", _TEXT, nullable=False),
+    sa.Column("done", _BIG, nullable=False),
+    sa.Column("total", _BIG, nullable=False),
+    sa.Column("result", _TEXT, nullable=False),
+    sa.Column("created_ns", _BIG, nullable=False),
+    sa.Column("since_ns", _BIG, nullable=False),
+    sa.Column("ended_ns", _BIG, nullable=False),
+    sa.UniqueConstraint("tenant", "key"),
+    sa.Index("queue_entries_by_state", "tenant", "state", "ended_ns"),
+)
+"""What robots shall do; see cloud_trainer.store.sql_queue."""
+QUEUE_STARTS = sa.Table(
+    "queue_starts",
+    METADATA,
+    sa.Column("entry_id", _TEXT, primary_key=True),
+    sa.Column("task", _TEXT, primary_key=True),
+    sa.Column("seed", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("robot", _TEXT, nullable=False),
+    sa.Column("success", sa.Boolean),
+    sa.Column("episode_id", _TEXT, nullable=False),
+    sa.Column("labelled_by", _TEXT, nullable=False),
+    sa.Column("cut", _TEXT, nullable=False),
+    sa.Column("at_ns", _BIG, nullable=False),
+)
+"""The episodes of an entry that are there, one a task and start state."""
+QUEUE_PORTIONS = sa.Table(
+    "queue_portions",
+    METADATA,
+    sa.Column("portion_id", _TEXT, primary_key=True),
+    sa.Column("tenant", _TEXT, nullable=False),
+    sa.Column("robot", _TEXT, nullable=False),
+    sa.Column("entry_id", _TEXT, nullable=False),
+    sa.Column("attempt", _BIG, nullable=False),
+    sa.Column("kind", _TEXT, nullable=False),
+    sa.Column("spec", _TEXT, nullable=False),
+    sa.Column("given_ns", _BIG, nullable=False),
+    sa.UniqueConstraint("tenant", "robot"),
+)
+"""What each robot was given to do and has not ended."""
+QUEUE_PAUSES = sa.Table(
+    "queue_pauses",
+    METADATA,
+    sa.Column("tenant", _TEXT, primary_key=True),
+    sa.Column("robot", _TEXT, primary_key=True),
+    sa.Column("paused_by", _TEXT, nullable=False),
+    sa.Column("reason", _TEXT, nullable=False),
+    sa.Column("at_ns", _BIG, nullable=False),
+)
+"""Robots whose whole queue rests."""

@@ -16,6 +16,7 @@ from cloud_trainer.service.handlers.judging import JudgingHandlers
 from cloud_trainer.service.handlers.log import LogHandlers
 from cloud_trainer.service.handlers.loops import LoopHandlers
 from cloud_trainer.service.handlers.pages import PageHandlers
+from cloud_trainer.service.handlers.queue import QueueHandlers, QueueRequest
 from cloud_trainer.service.handlers.robots import REPORT_STALE_S, RobotHandlers
 from cloud_trainer.service.handlers.trials import TrialHandlers, TrialRequest
 
@@ -34,6 +35,8 @@ __all__ = [
     "LogHandlers",
     "LoopHandlers",
     "PageHandlers",
+    "QueueHandlers",
+    "QueueRequest",
     "RobotHandlers",
     "Shelve",
     "TrialHandlers",
@@ -55,5 +58,6 @@ class Handlers:
     trials: TrialHandlers
     loops: LoopHandlers
     pages: PageHandlers
+    queue: QueueHandlers
     log: LogHandlers
     judging: JudgingHandlers

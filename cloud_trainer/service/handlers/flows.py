@@ -15,6 +15,7 @@ from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import OccupiedError
 from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.trial import has_won
+from gymnast_core.queue import QueueKind
 
 
 class ArmEngine(AdaptationEngine, TrialEngine, Protocol):
@@ -52,12 +53,12 @@ class Flows:
                 self.loops = Loops(self._folder / "loops", lambda tenant: of_loops(tenant, trials))
 
     def require_free(self, tenant: str, robot: str, *, beside: str = "") -> None:
-        """Return if a robot is in no trial, adaptation or loop.
+        """Return if no adaptation or loop changes what a robot runs; trials wait their turn in its queue.
 
         Args:
             tenant: the tenant they belong to.
             robot: its name.
-            beside: what is not looked at, because it refuses a second one itself: "trial", "adaptation" or "loop".
+            beside: what is not looked at, because it refuses a second one itself: "adaptation" or "loop".
 
         Raises:
             OccupiedError: it is in one; the message names it and the person that began it.
@@ -67,9 +68,6 @@ class Flows:
 
     def held(self, tenant: str, robot: str, *, beside: str = "") -> str:
         """Return what require_free() would refuse with; empty where the robot is free."""
-        trial = None if beside == "trial" else self.trials.on(tenant, robot)
-        if trial is not None:
-            return f"{robot} is in trial {trial.trial_id} of {trial.by}; wait for it or stop it first"
         flow = None if beside == "adaptation" else self.adaptations.on(tenant, robot)
         if flow is not None:
             return f"{robot} is being adapted by {flow.started_by} ({flow.adaptation_id}); finish that first"
@@ -77,6 +75,25 @@ class Flows:
         if loop is not None:
             return f"{robot} is in loop {loop.name} of {loop.started_by}; wait for it or stop it first"
         return ""
+
+    def over(self, tenant: str, kind: QueueKind, flow: str) -> str:
+        """Return why a flow asks nothing more of its robot: it has ended, or was stopped; empty where it goes on.
+
+        Args:
+            tenant: the tenant it belongs to.
+            kind: "trial", "adaptation" or "loop".
+            flow: its id, or the loop's name.
+        """
+        if kind == "trial":
+            trials = {row["trial_id"]: row for row in self.trials.views(tenant)}
+            state = trials[flow]["state"] if flow in trials else "running"
+            return "" if state == "running" else trials[flow]["reason"] or state
+        if kind == "loop":
+            loops = {view.name: view for view in self.loops.of(tenant)}
+            view = loops.get(flow)
+            return "" if view is None or (view.state == "running" and not view.stopping) else view.reason or "stopped"
+        found = {one.view.adaptation_id: one.view for one in self.adaptations.of(tenant)}.get(flow)
+        return "" if found is None or not (found.stage.over or found.cancel_requested) else found.stage.value
 
     def blinds(self, row: EpisodeRow) -> bool:
         """Whether an episode is, or may be, a run of a trial that is not decided: its policy is shown to nobody."""

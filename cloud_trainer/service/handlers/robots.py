@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloud_trainer.flows.queue_dispatch import QueueDispatch
 from cloud_trainer.service.in_force import InForce, RobotInForce
 from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.robots import RobotBoard, RobotReport
@@ -23,10 +24,13 @@ class RobotHandlers:
         orders: what robots are asked to do.
         words: what they said of their checkpoints.
         meta: the catalogue of releases.
+        queue: gives robots what people asked for.
     """
 
-    def __init__(self, board: RobotBoard, orders: RobotOrders, words: RobotWords, meta: MetaStore) -> None:
-        self.board, self._orders, self.words, self._meta = board, orders, words, meta
+    def __init__(
+        self, board: RobotBoard, orders: RobotOrders, words: RobotWords, meta: MetaStore, queue: QueueDispatch
+    ) -> None:
+        self.board, self._orders, self.words, self._meta, self._queue = board, orders, words, meta, queue
         self._mandates = InForce(meta)
 
     def report(
@@ -41,7 +45,7 @@ class RobotHandlers:
         self.board.post(who, status, frame)
         if weights := status.get("weights"):
             self.words.heard(who, weights)
-        order = self._orders.heard(who, news)
+        order = self._orders.heard(who, news) or self._queue.heard(who, news, status)
         return order if takes_orders else None
 
     def all(self, who: Who) -> list[RobotReport]:

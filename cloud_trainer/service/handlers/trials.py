@@ -106,7 +106,6 @@ class TrialHandlers:
             return self.find(who, again.trial_id)
         robot = request.robot
         report = self._robots.ready(who, robot)
-        self._flows.require_free(who.tenant, robot, beside="trial")
         against = request.against.strip()
         incumbent = checked_id(against, "the checkpoint to compare with") if against else _runs(report)
         self._checkpoints.check_on(who, robot, request.candidate)

@@ -1,0 +1,130 @@
+"""What people see of the queues: each entry's state, who works on it, what holds it up, and when it will have ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from cloud_trainer.flows.queue_book import FRESH_S, QueueBook, ended
+from cloud_trainer.flows.queue_dispatch import AGAIN_S, QueueDispatch
+from cloud_trainer.flows.queue_rules import estimated_ends
+from cloud_trainer.flows.queue_turns import Over
+from cloud_trainer.store.sql_queue import QueueRow
+from gymnast_core.queue import StartsSpec
+
+SHOWN_ENDED = 50
+MOST_SECONDS = 3600.0
+"""Between two episodes of one robot; what lies further apart was a pause."""
+
+
+@dataclass(frozen=True)
+class ShownEntry:
+    """An entry as people see it.
+
+    Attributes:
+        row: what is written down.
+        state: waiting, running, paused, resting (a flow that needs no robot now), done, failed or cancelled.
+        on: robots that work on it now.
+        estimated_end_ns: wall clock; 0 where nobody can say.
+        note: what holds it up; empty when nothing does.
+    """
+
+    row: QueueRow
+    state: str
+    on: tuple[str, ...]
+    estimated_end_ns: int
+    note: str
+
+
+def shown_entries(book: QueueBook, tenant: str, over: Over) -> list[ShownEntry]:
+    """Return a tenant's open entries in the order in which they go, then ended ones, the last first.
+
+    Args:
+        book: of the trainer.
+        tenant: whose.
+        over: see Over; the entry of a flow ends with it.
+    """
+    with book.changed:
+        held = {row.entry_id for row in book.open_of(tenant) if row.flow and not _resting(book, row)}
+    gone = {
+        row.entry_id: why
+        for row in book.open_of(tenant)
+        if row.flow and row.entry_id not in held and (why := over(tenant, row.kind, row.flow))
+    }
+    with book.changed:
+        for entry_id in gone.keys() & book.entries.keys():
+            if _resting(book, book.entries[entry_id]):
+                book.put(ended(book.entries[entry_id], "done", gone[entry_id]))
+        rows = book.open_of(tenant)
+        each = {row.entry_id: seconds for row in rows if (seconds := _seconds_each(book, row))}
+        ends = estimated_ends(rows, each, time.time_ns())
+        return [
+            *(shown_entry(book, row, ends.get(row.entry_id, 0)) for row in rows),
+            *(shown_entry(book, row) for row in book.store.ended_entries(tenant, SHOWN_ENDED)),
+        ]
+
+
+def shown_entry(book: QueueBook, row: QueueRow, estimated_end_ns: int = 0) -> ShownEntry:
+    """Return one entry as people see it."""
+    on = sorted(name for (_, name), portion in book.portions.items() if portion.entry_id == row.entry_id)
+    holders = [name for name in row.robots if book.robot((row.tenant, name)).holder == row.entry_id]
+    state: str = row.state
+    if not row.ended and row.paused:
+        state = "paused"
+    elif not row.ended and row.flow and _resting(book, row):
+        state = "resting"
+    elif not row.ended and not row.flow and not on:
+        state = "waiting"
+    note = "" if row.ended else row.reason or _note(book, row)
+    return ShownEntry(row, state, (*on, *holders), estimated_end_ns, note if not row.ended else row.reason)
+
+
+def _resting(book: QueueBook, row: QueueRow) -> bool:
+    """Whether a flow neither has its robot nor waits for it."""
+    holds = any(book.robot((row.tenant, name)).holder == row.entry_id for name in row.robots)
+    return not holds and book.wanting.get(row.entry_id, 0.0) <= book.clock_s()
+
+
+def _note(book: QueueBook, row: QueueRow) -> str:
+    """What keeps robots from an entry, robot by robot; empty where one may go on."""
+    found = []
+    for name in row.robots:
+        key = (row.tenant, name)
+        status = book.robot(key).status
+        if key in book.pauses:
+            found.append(f"the queue of {name} rests")
+        elif not status or book.silent_s(key) > FRESH_S:
+            found.append(f"{name} does not report")
+        elif status.get("takes_orders") is False:
+            found.append(f"{name} takes no orders")
+        elif status.get("estop"):
+            found.append(f"{name} is stopped ({status.get('estop_reason') or 'e-stop'})")
+        elif not row.flow and row.kind != "practice" and not _holds(row, book, name):
+            found.append(f"{name} does not hold {StartsSpec.model_validate(row.spec).checkpoint}; offer it there")
+        elif (back := book.setbacks.get((row.entry_id, name))) is not None and back.times > len(AGAIN_S):
+            found.append(f"{name} failed at it {back.times} times")
+    return "; ".join(found)
+
+
+def _holds(row: QueueRow, book: QueueBook, name: str) -> bool:
+    return QueueDispatch.holds(book.robot((row.tenant, name)).status, StartsSpec.model_validate(row.spec).checkpoint)
+
+
+def _seconds_each(book: QueueBook, row: QueueRow) -> float:
+    """How long an episode of an entry takes one robot, by those that are there; 0 before the second one."""
+    if row.flow or row.kind == "practice":
+        return 0.0
+    by_robot: dict[str, list[int]] = {}
+    for start in book.starts(row.entry_id).values():
+        by_robot.setdefault(start.robot, []).append(start.at_ns)
+    seconds = sum(_span_s(sorted(times)) for times in by_robot.values())
+    count = sum(at > min(times) for times in by_robot.values() for at in times)  # the first portion only begins it
+    return seconds / count if count and seconds else 0.0
+
+
+def _span_s(times_ns: Sequence[int]) -> float:
+    """From the first to the last, without pauses."""
+    steps = [(after - before) / 1e9 for before, after in pairwise(times_ns)]
+    return sum(step for step in steps if step < MOST_SECONDS)
