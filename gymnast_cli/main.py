@@ -45,6 +45,7 @@ COMMANDS = {
     "collect": "run episodes on a started robot and ship them",
     "practise": "a task and what undoes it in turns, for hours, on a started robot; a person is called when needed",
     "evaluate": "compare checkpoints on a started robot, same start states for all",
+    "queue": "what robots shall do, in which order: list, add, pause, resume, cancel, move",
     "jobs": "submit, watch, list and cancel training jobs",
     "weights": "publish, list, fetch and roll back checkpoints",
     "ttt": "test-time training: adapt the policy to one scene",

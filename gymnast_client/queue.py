@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gymnast_client.client import Client, json_object, same_fields
+from gymnast_client.client import Client, same_fields
+from gymnast_client.reading import read_object
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
 from gymnast_core.queue import USUAL_PRIORITY, StartsSpec, checked_priority
@@ -210,7 +211,9 @@ class QueueClient(Client):
 
 def _entry(reply: queue_pb2.QueueEntry) -> QueueEntryView:
     return QueueEntryView(
-        **same_fields(reply, _FIELDS), spec=json_object(reply.spec_json), result=json_object(reply.result_json)
+        **same_fields(reply, _FIELDS),
+        spec=read_object(reply.spec_json, f"what {reply.entry_id} does"),
+        result=read_object(reply.result_json, f"the result of {reply.entry_id}"),
     )
 
 

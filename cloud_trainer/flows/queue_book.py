@@ -59,6 +59,7 @@ class QueueBook:
         clock_s: monotonic.
 
     Attributes:
+        gone_s: see GONE_S.
         changed: the lock; notified whenever somebody may go on.
         entries: open ones by id.
         portions: what each robot has in hand.
@@ -69,7 +70,7 @@ class QueueBook:
     """
 
     def __init__(self, store: SqlQueueStore, *, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self.store, self.clock_s = store, clock_s
+        self.store, self.clock_s, self.gone_s = store, clock_s, GONE_S
         self.changed = threading.Condition()
         self.entries = {row.entry_id: row for row in store.open_entries()}
         self.portions: dict[RobotKey, PortionRow] = {(row.tenant, row.robot): row for row in store.portions()}

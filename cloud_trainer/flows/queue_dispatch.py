@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from cloud_trainer.flows.queue_book import (
     FRESH_S,
-    GONE_S,
     REASON_CHARACTERS,
     QueueBook,
     RobotKey,
@@ -235,7 +234,7 @@ class QueueDispatch:
         book = self._book
         for key, portion in list(book.portions.items()):
             row = book.entries.get(portion.entry_id)
-            if key[0] != tenant or row is None or book.silent_s(key) < GONE_S:
+            if key[0] != tenant or row is None or book.silent_s(key) < book.gone_s:
                 continue
             if any(book.silent_s((tenant, name)) < FRESH_S for name in row.robots if name != key[1]):
                 LOG.warning("portion_given_back entry=%s robot=%s", row.entry_id, key[1])

@@ -112,10 +112,11 @@ class GraphClient(GraphPort):
         record: bool = True,
         purpose: str = "collect",
         retry: Retry | JsonObject | None = None,
+        resume: str = "",
         timeout_s: float = 120.0,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """Run one episode and return its row.
+        """Run one episode and return its row; with a name to resume by, the one that was finished under it.
 
         With retry the row is the first attempt's, and has `ended` (gymnast_core.evaluation.attempts) and `retries`, the
         rows of the others, too.
@@ -129,7 +130,7 @@ class GraphClient(GraphPort):
         request = checked(RunEpisode, {
             "instruction": instruction, "seed": seed, "scene": scene, "checkpoint": str(checkpoint),
             "temperature_seed": temperature_seed, "record": record, "purpose": purpose, "retry": _plain(retry),
-            "ordered_by": self.ordered_by,
+            "ordered_by": self.ordered_by, "resume": resume,
         })  # fmt: skip
         return dict(self.ask_to_the_end(request, timeout_s, progress)["episode"])
 
@@ -146,12 +147,14 @@ class GraphClient(GraphPort):
         purpose: str = "evaluate",
         episode_ids: str = "",
         retry: Retry | JsonObject | None = None,
+        resume: str = "",
         timeout_s: float = 900.0,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Evaluate checkpoints from the same start states; returns the result file's content.
 
         With retry its episodes are the first attempts; `groups` has the others, and `retried` what they came to.
+        With a name to resume by, episodes that were finished under it are not run again.
 
         Raises:
             BadRequestError: an argument is wrong; the message names it.
@@ -164,7 +167,7 @@ class GraphClient(GraphPort):
             "tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count,
             "checkpoints": [str(name) for name in checkpoints], "scene": scene, "temperature_seed": temperature_seed,
             "record": record, "purpose": purpose, "episode_ids": episode_ids, "retry": _plain(retry),
-            "ordered_by": self.ordered_by,
+            "ordered_by": self.ordered_by, "resume": resume,
         })  # fmt: skip
         result = self.ask_to_the_end(request, timeout_s, progress)
         return dict(json.loads(Path(result["file"]).read_text()))

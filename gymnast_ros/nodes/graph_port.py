@@ -156,11 +156,13 @@ class GraphPort:
             RobotRefusedError: it was refused, or did not end well.
             EstopLatchedError: the arm is stopped.
             RobotSilentError: nobody answered in time, or it has not ended.
+            TransientBridgeError: the rollout node was started anew meanwhile.
         """
         pending = self.ask(request)
         run = "" if pending.first is None else pending.first.message
 
         def listener(status: dict[str, object]) -> None:
+            pending.note_run(str(status.get("run_id", "")))
             if progress is not None and status.get("run_id") == run:
                 progress(status)
 
@@ -174,8 +176,10 @@ class GraphPort:
         return {} if pending.last is None else dict(pending.last.result)
 
     def _until_ended(self, request: Request, pending: Pending, timeout_s: float) -> None:
-        what = f"end of {request.operation}"
-        self._spin_until(lambda: pending.last is not None, time.monotonic() + timeout_s, what)
+        what, deadline = f"end of {request.operation}", time.monotonic() + timeout_s
+        self._spin_until(lambda: pending.last is not None or pending.lost, deadline, what)
+        if pending.last is None:
+            raise TransientBridgeError(f"{request.node} was started anew and knows nothing of the {what}; ask again")
 
     def _wait_accepted(self, pending: Pending, seconds: float) -> bool:
         deadline = time.monotonic() + seconds

@@ -112,6 +112,7 @@ class Pending:
         first: the first answer.
         last: the last one.
         accepted: set by the first answer.
+        lost: the node that began it has been started anew.
     """
 
     def __init__(self) -> None:
@@ -119,6 +120,13 @@ class Pending:
         self.first: Answer | None = None
         self.last: Answer | None = None
         self.accepted = threading.Event()
+        self._begun = self.lost = False
+
+    def note_run(self, run: str) -> None:
+        """Take note of the run that the node's status names: one that was started anew names none."""
+        mine = self.first is not None and run == self.first.message
+        self.lost = self._begun and not run
+        self._begun = self._begun or mine
 
     def hear(self, answer: Answer) -> None:
         """Take note of an answer."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.episodes import Spool
-from gymnast_core.errors import CheckpointError, ConfigError, EstopLatchedError, GymnastError
+from gymnast_core.errors import CheckpointError, ConfigError, EstopLatchedError, GymnastError, TransientBridgeError
 from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.evaluation.purpose import TRIALS
 from gymnast_core.outcome import OutcomeJudge
@@ -28,6 +28,7 @@ from gymnast_ros.run.dispatch import Began, Handler
 from gymnast_ros.run.episodes import ArmEnv, EpisodeRunner
 from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise, write_result
 from gymnast_ros.run.operator import OperatorDesk
+from gymnast_ros.run.order_book import OrderBook
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
 from gymnast_ros.run.policy_host import PolicyHost
 from gymnast_ros.run.policy_source import PolicySource
@@ -94,7 +95,8 @@ class ArmJobs:
         self._reach_judge = judge
         folder = Path(settings["folder"])
         self._results = folder / "results"
-        self._spool = Spool(folder / "spool")
+        self._spool, self._done = Spool(folder / "spool"), OrderBook(folder / "orders")
+        self._closing = False
         recovered = self._spool.recover()
         if recovered:
             log.warning(f"recovered episodes={len(recovered)} after a crash")
@@ -146,6 +148,7 @@ class ArmJobs:
 
     def close(self) -> None:
         """End the running episode; its recording is kept, and a practice run goes on with the next process."""
+        self._closing = True
         self._practice.close()
         self._desk.cancel()
         self._book.close()
@@ -212,20 +215,28 @@ class ArmJobs:
     def _run_episode(self, asked: RunEpisode, run_id: str) -> dict[str, object]:
         task, instruction = task_and_instruction(asked.instruction)
         plan = EpisodePlan(
-            instruction, task, asked.seed, asked.scene, asked.temperature_seed, asked.record, asked.purpose
-        )
+            instruction, task, asked.seed, asked.scene, asked.temperature_seed, asked.record, asked.purpose,
+            resume=asked.resume,
+        )  # fmt: skip
         policy = self._open(asked.checkpoint)
-        retrying = self._retrying(asked.retry)
+        retrying = self._retrying(asked.retry, asked.resume)
         self._set_status(total=1, instruction=instruction)
         if retrying is not None:
             group = retrying.again(retrying.first(plan, policy), plan, policy)
             return {"episode": {**group.rows[0].to_json(), **group.to_json()}}
-        row = self._arm().run(plan, policy, self._worker.cancelled).to_json()
+        done = self._done.done(asked.resume) if asked.resume else []
+        found = done[0] if done else self._arm().run(plan, policy, self._worker.cancelled)
+        self._require_open(complete=found.truncated_reason != "cancelled")
+        if asked.resume and not done:
+            self._done.note(asked.resume, found)
+        row = found.to_json()
         return {"episode": {**row, "policy": ""} if plan.purpose in TRIALS else row}
 
-    def _retrying(self, retry: Retry | None) -> RetryingRunner | None:
+    def _retrying(self, retry: Retry | None, resume: str) -> RetryingRunner | None:
         if retry is None:
             return None
+        if resume:
+            raise ConfigError("what tries again (retry) is not resumed by a name (resume); leave out one of the two")
         if self._reach_judge is None:
             raise ConfigError(
                 "no judge to see a failure: this robot has no trainer; start it with one, or do not retry"
@@ -244,7 +255,7 @@ class ArmJobs:
         started = time.monotonic()
         plan = EvaluationPlan(
             tuple(task_and_instruction(name) for name in asked.tasks), asked.seed_start, asked.seed_count, asked.scene,
-            asked.temperature_seed, asked.record, asked.purpose, asked.episode_ids,
+            asked.temperature_seed, asked.record, asked.purpose, asked.episode_ids, asked.resume,
         )  # fmt: skip
         self._set_status(instruction=", ".join(instruction for _, instruction in plan.tasks))
         names = list(asked.checkpoints) or [""]
@@ -253,17 +264,21 @@ class ArmJobs:
                 f"the gate is closed ({self.arming.reason or 'disarmed'}); re-arm it, then evaluate"
             )
         policies = [self._open(name) for name in names]
-        retrying = self._retrying(asked.retry)
+        retrying = self._retrying(asked.retry, asked.resume)
         rows = evaluate(
-            self._arm(), policies, plan, cancelled=self._worker.cancelled, progress=self._progress, retrying=retrying,
-            renew=(lambda _: self._open("")) if names == [""] else (lambda policy: policy), stopped=self._pause,
+            self._arm(), policies, plan, cancelled=self._worker.cancelled,
+            progress=partial(self._progress, asked.resume), stopped=self._pause, retrying=retrying,
+            renew=(lambda _: self._open("")) if names == [""] else (lambda policy: policy),
+            before=self._done.done(asked.resume) if asked.resume else (),
         )  # fmt: skip
+        complete = len(rows) == len(plan.episodes()) * len(policies)
+        self._require_open(complete=complete)
         path = self._results / f"{run_id}.json"
         result = {
             "run_id": run_id, "scene": plan.scene, "temperature_seed": plan.temperature_seed,
             "seed_start": plan.seed_start, "seed_count": plan.seed_count,
             "checkpoints": [policy.version for policy in policies], "policies": summarise(rows),
-            "complete": len(rows) == len(plan.episodes()) * len(policies), "seconds": time.monotonic() - started,
+            "complete": complete, "seconds": time.monotonic() - started,
         }  # fmt: skip
         result |= {} if retrying is None else {"retried": by_policy(retrying.groups, retrying.of)}
         groups = {} if retrying is None else {"groups": [group.to_json() for group in retrying.groups]}
@@ -278,7 +293,18 @@ class ArmJobs:
         self._set_status(state="running", message="")
         return armed
 
-    def _progress(self, done: int, total: int, rows: Sequence[EpisodeResult]) -> None:
+    def _require_open(self, *, complete: bool) -> None:
+        """What this node's own end cut is no answer: whoever asked asks again once it is up.
+
+        Raises:
+            TransientBridgeError: it was cut so.
+        """
+        if self._closing and not complete:
+            raise TransientBridgeError("the robot's rollout node is being stopped; ask again when it is up")
+
+    def _progress(self, resume: str, done: int, total: int, rows: Sequence[EpisodeResult]) -> None:
+        if resume:
+            self._done.note(resume, rows[-1])
         successes = int(self._status.get("successes", 0)) + int(rows[-1].success is True)
         self._set_status(done=done, total=total, successes=successes, last_policy=rows[-1].policy)
 

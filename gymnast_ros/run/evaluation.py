@@ -33,6 +33,7 @@ class EvaluationPlan:
         record: write every episode to the spool.
         purpose: rides in the recordings' metadata.
         ids: see EpisodePlan.
+        resume: see EpisodePlan.
     """
 
     tasks: tuple[tuple[str, str], ...]
@@ -43,6 +44,7 @@ class EvaluationPlan:
     record: bool = False
     purpose: str = "evaluate"
     ids: str = ""
+    resume: str = ""
 
     def __post_init__(self) -> None:
         """Refuse an empty plan."""
@@ -63,6 +65,7 @@ class EvaluationPlan:
                 self.record,
                 self.purpose,
                 self.ids,
+                resume=self.resume,
             )
             for offset in range(self.seed_count)
             for task, instruction in self.tasks
@@ -79,6 +82,7 @@ def evaluate(
     renew: Callable[[Policy], Policy] = lambda policy: policy,
     stopped: Callable[[str], bool] = lambda reason: False,
     retrying: RetryingRunner | None = None,
+    before: Sequence[EpisodeResult] = (),
 ) -> list[EpisodeResult]:
     """Run every policy from every start state.
 
@@ -92,6 +96,7 @@ def evaluate(
         stopped: called with the reason when an e-stop ended an episode; returns True once the arm is armed again, and
             the episode is repeated from the same start; False gives up.
         retrying: tries again after a judged failure; its rows stay with it. None tries every start once.
+        before: the first rows of this very plan, which were finished before a restart.
 
     Returns:
         The rows so far when cancelled, else one per policy and start state: of first attempts alone.
@@ -102,10 +107,10 @@ def evaluate(
         SafetyError: the arm refuses the plan, or arm or gate stayed away for eight attempts.
     """
     episodes = plan.episodes()
-    rows: list[EpisodeResult] = []
+    rows = list(before)
     run = partial(runner.run, cancelled=cancelled) if retrying is None else retrying.first
-    for episode in episodes:
-        for policy in policies:
+    for number, episode in enumerate(episodes):
+        for policy in policies[max(0, len(before) - number * len(policies)) :]:
             if cancelled():
                 return rows
             driver = renew(policy)

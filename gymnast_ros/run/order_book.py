@@ -7,7 +7,7 @@ import os
 from dataclasses import fields
 from pathlib import Path
 
-from gymnast_core.episodes.durable import sync_folder
+from gymnast_core.episodes.durable import sync_folder, write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_ros.run.plan import EpisodeResult
 
@@ -34,11 +34,13 @@ class OrderBook:
         """
         path = self._path(name)
         rows: list[EpisodeResult] = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        for number, line in enumerate(lines):
             try:
                 values = json.loads(line)
                 rows.append(EpisodeResult(**{key: values[key] for key in _FIELDS}))
             except (ValueError, KeyError, TypeError):
+                write_durably(path, "".join(f"{whole}\n" for whole in lines[:number]).encode())
                 break
         return rows
 

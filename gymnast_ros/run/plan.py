@@ -31,6 +31,7 @@ class EpisodePlan:
         attempt: which one it is of those from one start; None where nothing is tried again. All but the first find the
             scene as the one before left it.
         practice: what it is of a practice run; None outside of one.
+        resume: name of what it is part of, see OrderBook; rides in the metadata. Empty where nobody goes on with it.
     """
 
     instruction: str
@@ -43,6 +44,7 @@ class EpisodePlan:
     ids: str = ""
     attempt: Attempt | None = None
     practice: PracticeMark | None = None
+    resume: str = ""
 
     @property
     def keep_scene(self) -> bool:
@@ -55,7 +57,8 @@ class EpisodePlan:
         """What the recording keeps of the plan."""
         tried: JsonObject = {} if self.attempt is None else {"attempt": self.attempt.to_json()}
         practised: JsonObject = {} if self.practice is None else {"practice": self.practice.metadata()}
-        return {"task": self.task, "scene": self.scene, "purpose": self.purpose, **tried, **practised}
+        known: JsonObject = {"resume": self.resume} if self.resume else {}
+        return {"task": self.task, "scene": self.scene, "purpose": self.purpose, **tried, **practised, **known}
 
     def episode_id(self, run: int) -> str:
         """Id of the recording of this start's run, counted from 1; empty where any will do."""

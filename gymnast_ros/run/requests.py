@@ -43,6 +43,13 @@ Purpose = Annotated[str, _one_of(PURPOSES)]
 Words = Annotated[str, AfterValidator(_not_blank)]
 By = Annotated[str, StringConstraints(max_length=200)]
 OrderedBy = Annotated[str, StringConstraints(max_length=1000)]
+Resume = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$"),
+    Field(
+        description="a name for what is asked: asked again by it, after a restart too, the robot goes on where it was"
+    ),
+]
 Json = dict[str, JsonValue]
 RetryOfPurpose = Annotated[
     Retry | None, AfterValidator(_not_blinded),
@@ -91,6 +98,7 @@ class RunEpisode(Request):
     ordered_by: Annotated[
         OrderedBy, Field(description="in whose name, and what ends it; empty: somebody at the robot")
     ] = ""
+    resume: Resume = ""
 
 
 class Evaluate(Request):
@@ -112,6 +120,7 @@ class Evaluate(Request):
     ] = ""
     retry: RetryOfPurpose = None
     ordered_by: OrderedBy = ""
+    resume: Resume = ""
 
 
 class Practise(Request, PracticeAsked):

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,9 @@ class SimRobot:
     def evaluate(self, *, tasks, seed_start, seed_count, scene, temperature_seed, record, purpose, timeout_s):
         seeds = range(seed_start, seed_start + seed_count)
         return [self._run(tasks[0], seed, scene, self.policy_version, record) for seed in seeds]
+
+    def turn(self, what):
+        return nullcontext()
 
     def run_episode(self, *, instruction, seed, scene, checkpoint, record, purpose):
         return self._run(instruction, seed, scene, checkpoint, record)

@@ -28,6 +28,8 @@ from gymnast_core.wire.gymnast.v1 import (
     loops_pb2,
     loops_pb2_grpc,
     policy_pb2,
+    queue_pb2,
+    queue_pb2_grpc,
     robots_pb2,
     robots_pb2_grpc,
     trajectories_pb2,
@@ -206,6 +208,8 @@ LONG = "\u00e9" * 300_000
 @pytest.mark.parametrize(("stub", "ask"), [
     (adaptations_pb2_grpc.AdaptationServiceStub, lambda s: s.Get(adaptations_pb2.AdaptationId(adaptation_id=LONG))),
     (robots_pb2_grpc.RobotServiceStub, lambda s: s.Frame(robots_pb2.RobotName(robot=LONG))),
+    (queue_pb2_grpc.QueueServiceStub, lambda s: s.Cancel(queue_pb2.EntryId(entry_id=LONG))),
+    (queue_pb2_grpc.QueueServiceStub, lambda s: s.Pause(queue_pb2.QueueTarget(robot=LONG))),
     (loops_pb2_grpc.LoopServiceStub, lambda s: s.Stop(loops_pb2.LoopName(name=LONG))),
     (jobs_pb2_grpc.JobServiceStub, lambda s: s.Get(jobs_pb2.JobId(job_id=LONG))),
 ])  # fmt: skip

@@ -18,7 +18,7 @@ import pytest
 
 from cloud_trainer.console.app import create_app
 from cloud_trainer.service import Service
-from cloud_trainer.service.handlers import TrialRequest
+from cloud_trainer.service.handlers import QueueRequest, TrialRequest
 from cloud_trainer.service.methods import SERVICES
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import PerTenant, tenant_folder
@@ -38,6 +38,7 @@ from gymnast_core.wire.gymnast.v1 import (
     loops_pb2,
     pages_pb2,
     policy_pb2,
+    queue_pb2,
     robots_pb2,
     trajectories_pb2,
     trials_pb2,
@@ -87,6 +88,9 @@ class Acme:
         self.engines.of("acme").hold["trial"].clear()
         asked = TrialRequest(self.ids["acme"]["checkpoint"], "robot-9", (SECRET,))
         self.ids["acme"]["trial"] = handlers.trials.begin(operator, asked)["trial_id"]
+        handlers.queue.pause_robot(operator, "robot-9", SECRET)
+        wanted = QueueRequest("evaluation", ("robot-9",), {"tasks": [SECRET], "seed_start": 0, "seed_count": 3})
+        self.ids["acme"]["entry"] = handlers.queue.add(operator, wanted).row.entry_id
 
     def _fill(self, tenant: str, number: int, service: Service) -> None:
         word = SECRET if tenant == "acme" else "ours"
@@ -207,6 +211,18 @@ def requests(ids: Mapping[str, str]) -> dict[str, list[Any]]:
         "PageService/List": [pages_pb2.ListPagesRequest(every=True)],
         "PageService/Acknowledge": [pages_pb2.AcknowledgePageRequest(page_id=ids["page"])],
         "PageService/Test": [pages_pb2.TestPagesRequest()],
+        "QueueService/Add": [
+            queue_pb2.AddEntryRequest(
+                kind="evaluation", robots=["robot-9"], spec_json='{"tasks": ["lift"], "seed_start": 0, "seed_count": 1}'
+            )
+        ],
+        "QueueService/Get": [queue_pb2.EntryId(entry_id=ids["entry"])],
+        "QueueService/List": [queue_pb2.ListEntriesRequest(robot="robot-9")],
+        "QueueService/Starts": [queue_pb2.ListStartsRequest(entry_id=ids["entry"])],
+        "QueueService/Pause": [queue_pb2.QueueTarget(robot="robot-9")],
+        "QueueService/Resume": [queue_pb2.QueueTarget(robot="robot-9")],
+        "QueueService/Cancel": [queue_pb2.EntryId(entry_id=ids["entry"])],
+        "QueueService/Move": [queue_pb2.MoveEntryRequest(entry_id=ids["entry"], first=True)],
         "LogService/List": [log_pb2.ListActionsRequest()],
         "LogService/Ledger": [log_pb2.LedgerRequest()],
     }
@@ -217,7 +233,8 @@ MUST_FAIL = {
     "JobService/Events", "JobService/Report", "CheckpointService/Offer", "CheckpointService/Promote",
     "AdaptationService/Begin", "AdaptationService/Get", "AdaptationService/Step", "AdaptationService/Picture",
     "TrialService/Begin", "TrialService/Get", "TrialService/Stop", "RobotService/Frame", "LoopService/Begin",
-    "LoopService/Get", "LoopService/Stop", "PageService/Acknowledge",
+    "LoopService/Get", "LoopService/Stop", "PageService/Acknowledge", "QueueService/Add", "QueueService/Get",
+    "QueueService/Starts", "QueueService/Pause", "QueueService/Resume", "QueueService/Cancel", "QueueService/Move",
 }  # fmt: skip
 """Those that name something of the other tenant's alone; the others act on the caller's own, or list it."""
 
