@@ -8,6 +8,7 @@ from typing import Any
 
 from gymnast_cli.plain import plain
 from gymnast_cli.retrying import retry_table
+from gymnast_core.practice import practice_line
 from gymnast_core.text import one_line
 
 
@@ -23,8 +24,8 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
 
 
 def _robots(answer: Mapping[str, Any]) -> Any:
-    columns = ("robot", "state", "policy", "its word", "turned down", "e-stop", "spool", "spoke")
-    rows = [
+    columns: tuple[str, ...] = ("robot", "state", "policy", "its word", "turned down", "e-stop", "spool", "spoke")
+    rows: list[tuple[object, ...]] = [
         (
             row["robot"], "silent" if row["silent"] else row.get("state", ""), row.get("policy_version", ""),
             _word(row["words"]), _turned_down(row["words"]),
@@ -32,6 +33,12 @@ def _robots(answer: Mapping[str, Any]) -> Any:
         )
         for row in answer["robots"]
     ]  # fmt: skip
+    if any(row.get("practice") for row in answer["robots"]):
+        columns = (*columns, "practice")
+        rows = [
+            (*cells, practice_line(row["practice"]) if row.get("practice") else "")
+            for cells, row in zip(rows, answer["robots"], strict=True)
+        ]
     return _table(f"robots: {len(rows)}", columns, rows)
 
 

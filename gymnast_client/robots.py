@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from gymnast_client.checkpoints import RobotWord, robot_word
 from gymnast_client.client import Client, same_fields
+from gymnast_core.practice import PracticeStatus
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
+from gymnast_core.wire.practice import practice_status
 
 _STATUS = ("state", "policy_version", "instruction", "estop", "estop_reason", "alarm", "takes_orders")
 _GATE = ("mode", "overrides", "max_age_s", "how", "record", "by", "reason")
@@ -100,6 +102,7 @@ class RobotView:
         spool: what it has yet to send.
         words: what it says of its checkpoints.
         gate: what it asks of them.
+        practice: its newest practice run; None before the first.
     """
 
     robot: str
@@ -115,6 +118,7 @@ class RobotView:
     spool: SpoolView
     words: CheckpointWords
     gate: GateView
+    practice: PracticeStatus | None
 
 
 class RobotsClient(Client):
@@ -156,4 +160,5 @@ def _robot(message: robots_pb2.RobotState) -> RobotView:
             held=tuple(message.held),
         ),
         gate=GateView(**same_fields(report.weights.gate, _GATE)),
+        practice=practice_status(report.practice) if report.HasField("practice") else None,
     )  # fmt: skip

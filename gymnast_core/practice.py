@@ -17,7 +17,7 @@ from gymnast_core.types import Outcome
 
 Skill = Literal["task", "reset"]
 JudgeName = Literal["", "trainer", "simulator"]
-State = Literal["running", "waiting", "ended"]
+RunState = Literal["running", "waiting", "ended"]
 MOST_HOURS, MOST_EPISODES, MOST_CALLS = 168.0, 10_000, 20
 LOST, HARD_RESET = "lost_object", "hard_reset"
 LAID_BY_HAND = (LOST, HARD_RESET)
@@ -145,7 +145,7 @@ class PracticeState(BaseModel):
     by: str = ""
     began_ns: int
     ended_ns: int = 0
-    state: State = "running"
+    state: RunState = "running"
     reason: str = ""
     next: Skill = "task"
     failed: int = 0
@@ -250,7 +250,7 @@ class PracticeStatus(TypedDict):
 
     run: str
     resume: str
-    state: State
+    state: RunState
     reason: str
     task: str
     reset: str
@@ -266,3 +266,19 @@ class PracticeStatus(TypedDict):
     page_id: str
     page_kind: str
     by: str
+
+
+def practice_line(status: PracticeStatus) -> str:
+    """A run in one line, for people."""
+    both = ((status["task"], status["of_task"]), (status["reset"], status["of_reset"]))
+    skills = ", ".join(f"{name}: {of['successes']}/{of['episodes']}" for name, of in both)
+    people = (
+        f"{status['interventions']} interventions ({status['per_100']:g} per 100 episodes), {status['pages']} pages"
+    )
+    minutes = status["left_s"] / 60
+    now = {
+        "ended": f"ended: {status['reason']}",
+        "waiting": f"waits for a person: {status['reason']}",
+        "running": status["reason"] or f"next: {status['next']}, {minutes:.0f} min left",
+    }[status["state"]]
+    return f"{status['episodes']} episodes ({skills}), {people}; {now}"

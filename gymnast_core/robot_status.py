@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from gymnast_core.practice import PracticeStatus
+
 
 class SpoolStatus(TypedDict, total=False):
     """Episodes that wait to be sent."""
@@ -58,5 +60,7 @@ class RobotStatus(TypedDict, total=False):
     estop_reason: str
     alarm: str
     takes_orders: bool
+    practice: PracticeStatus | None
+    """Its newest run; none before the first."""
     spool: SpoolStatus
     weights: WeightsStatus

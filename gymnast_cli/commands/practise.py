@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from gymnast_cli.connect import add_robot_arguments, emit, robot, whole
 from gymnast_core.errors import ConfigError
-from gymnast_core.practice import MOST_HOURS, PracticeStatus
+from gymnast_core.practice import MOST_HOURS, PracticeStatus, practice_line
 
 if TYPE_CHECKING:
     from gymnast_ros.nodes.client import GraphClient
@@ -105,39 +105,22 @@ def _practise(args: argparse.Namespace, console: Console, client: GraphClient) -
     return _shown(args, console, result)
 
 
-def _following(advance: Callable[[int, int, str], None]) -> Callable[[Mapping[str, Any]], None]:
-    def show(status: Mapping[str, Any]) -> None:
-        advance(int(status["episodes"]), 0, line_of(status))  # type: ignore[arg-type]
+def _following(advance: Callable[[int, int, str], None]) -> Callable[[PracticeStatus], None]:
+    def show(status: PracticeStatus) -> None:
+        advance(status["episodes"], 0, practice_line(status))
 
     return show
 
 
 def _stop(args: argparse.Namespace, console: Console, client: GraphClient) -> int:
-    if not client.practice or client.practice["state"] == "ended":
+    practice = client.practice
+    if practice is None or practice["state"] == "ended":
         raise ConfigError("no practice is under way on this robot")
     client.cancel()
-    emit(args, console, {"stopped": client.practice["run"]}, "it ends after the present step")
+    emit(args, console, {"stopped": practice["run"]}, "it ends after the present step")
     return 0
 
 
-def _shown(args: argparse.Namespace, console: Console, status: Mapping[str, Any]) -> int:
-    emit(args, console, status, line_of(status) if status else "this robot has not practised yet")  # type: ignore[arg-type]
+def _shown(args: argparse.Namespace, console: Console, status: PracticeStatus | None) -> int:
+    emit(args, console, status or {}, practice_line(status) if status else "this robot has not practised yet")
     return 0
-
-
-def line_of(status: PracticeStatus) -> str:
-    """A run in one line."""
-    skills = ", ".join(
-        f"{status[name]}: {status[of]['successes']}/{status[of]['episodes']}"  # type: ignore[literal-required]
-        for name, of in (("task", "of_task"), ("reset", "of_reset"))
-    )
-    people = (
-        f"{status['interventions']} interventions ({status['per_100']:g} per 100 episodes), {status['pages']} pages"
-    )
-    minutes = status["left_s"] / 60
-    now = {
-        "ended": f"ended: {status['reason']}",
-        "waiting": f"waits for a person: {status['reason']}",
-        "running": status["reason"] or f"next: {status['next']}, {minutes:.0f} min left",
-    }[status["state"]]
-    return f"{status['episodes']} episodes ({skills}), {people}; {now}"

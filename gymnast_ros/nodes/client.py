@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from std_srvs.srv import Trigger
 
 from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.json_values import JsonObject
+from gymnast_core.practice import PracticeStatus
 from gymnast_ros.keyring import Keyring, folder_of, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
@@ -172,7 +173,9 @@ class GraphClient(GraphPort):
         result = self.ask_to_the_end(request, timeout_s, progress)
         return dict(json.loads(Path(result["file"]).read_text()))
 
-    def practise(self, *, timeout_s: float = 0.0, progress: Progress | None = None, **asked: Any) -> dict[str, Any]:
+    def practise(
+        self, *, timeout_s: float = 0.0, progress: Callable[[PracticeStatus], None] | None = None, **asked: Any
+    ) -> dict[str, PracticeStatus]:
         """Practise until that is over, and return what came of it (gymnast_core.practice.PracticeStatus).
 
         A run of the same `resume` goes on; one that has ended already is answered as it ended. A rollout node that is
@@ -192,22 +195,26 @@ class GraphClient(GraphPort):
         run = self.begin_practice(**asked)
         wait_s = timeout_s or 3600.0 * float(asked["hours"]) + PRACTICE_MARGIN_S
 
-        def ended(status: Mapping[str, Any]) -> bool:
-            practice = status.get("practice") or {}
-            if progress is not None and practice.get("run") == run:
+        def ended(status: Mapping[str, object]) -> bool:
+            practice = _practice_of(status)
+            if practice is None or practice["run"] != run:
+                return False
+            if progress is not None:
                 progress(practice)
-            return practice.get("run") == run and practice.get("state") == "ended"
+            return practice["state"] == "ended"
 
-        return {"practice": self.wait_for(topics.ROLLOUT_STATUS, ended, wait_s)["practice"]}
+        self.wait_for(topics.ROLLOUT_STATUS, ended, wait_s)
+        practice = self.practice
+        return {} if practice is None else {"practice": practice}
 
     def begin_practice(self, **asked: Any) -> str:
         """Begin a practice run, or find the one of this `resume`; returns its id. It goes on without us."""
         return self._ask(checked(Practise, {**asked, "ordered_by": self.ordered_by}))
 
     @property
-    def practice(self) -> dict[str, Any]:
-        """The newest practice run of this robot (gymnast_core.practice.PracticeStatus); empty before the first."""
-        return dict(self.status.get("practice") or {})
+    def practice(self) -> PracticeStatus | None:
+        """The newest practice run of this robot; None before the first."""
+        return _practice_of(self.status)
 
     def go_on_practising(self, by: str = "operator") -> str:
         """A person here has done what the practice run waits for; needs the robot's folder."""
@@ -329,3 +336,8 @@ class GraphClient(GraphPort):
 def _plain(retry: Retry | JsonObject | None) -> JsonObject | None:
     """A retry as its JSON; an order brings it so."""
     return retry.model_dump() if isinstance(retry, Retry) else retry
+
+
+def _practice_of(status: Mapping[str, object]) -> PracticeStatus | None:
+    """The practice run in a status of the rollout node, which wrote it down itself."""
+    return cast("PracticeStatus | None", status.get("practice") or None)

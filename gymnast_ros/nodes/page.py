@@ -29,7 +29,7 @@ from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.page import create_page
 from gymnast_ros.page.app import NotNowError
 from gymnast_ros.run.codec import BadRequestError, checked
-from gymnast_ros.run.requests import ROLLOUT, Label
+from gymnast_ros.run.requests import ROLLOUT, Cancel, GoOnPractising, Label, Request
 
 CALL_S = 5.0
 RECOVER_S = 60.0
@@ -97,10 +97,22 @@ class NodeRobot:
         self._set(self._arm, topics.ARM_NODE, [word])
         return self._trigger(topics.RECOVER, RECOVER_S)
 
+    def go_on_practising(self, by: str) -> str:
+        """See gymnast_ros.page.PageRobot."""
+        return self._ask(GoOnPractising, by=by)
+
+    def stop_practice(self) -> str:
+        """See gymnast_ros.page.PageRobot."""
+        return self._ask(Cancel)
+
     def label(self, label: str, by: str) -> str:
         """See gymnast_ros.page.PageRobot."""
+        return self._ask(Label, label=label, labelled_by=by)
+
+    def _ask(self, kind: type[Request], **arguments: str) -> str:
+        """Ask the rollout node for something that is done at once; returns its words."""
         try:
-            request = checked(Label, {"label": label, "labelled_by": by})
+            request = checked(kind, arguments)
         except BadRequestError as error:
             raise NotNowError(str(error)) from error
         pending = self._rollout.ask(request, lambda pending, seconds: pending.accepted.wait(seconds), CALL_S)
@@ -108,7 +120,7 @@ class NodeRobot:
             raise NotNowError(f"{ROLLOUT} did not answer within {CALL_S:.0f} s; is its node running?")
         self._rollout.forget(pending)
         if pending.first.failure is not None:
-            raise NotNowError(f"{topics.LABEL}: {pending.first.failure.message}")
+            raise NotNowError(f"{request.operation}: {pending.first.failure.message}")
         return pending.first.message
 
     def _hear_health(self, message: DiagnosticArray) -> None:

@@ -59,7 +59,7 @@ class RobotWatch:
         listen(node, String, topics.DESCRIPTION, self._meet_arm, topics.LATCHED)
 
     def status(self) -> dict[str, Any]:
-        """Return {state, policy_version, instruction, estop, estop_reason}."""
+        """Return {state, policy_version, instruction, estop, estop_reason, practice}."""
         rollout, gate = self._said.get(topics.ROLLOUT_STATUS, {}), self._said.get(topics.GATE_STATUS, {})
         state, closed = str(rollout.get("state", "starting")), str(gate.get("state", ""))
         silent_s = (time.monotonic_ns() - self._gate.sent_ns) / 1e9
@@ -71,6 +71,7 @@ class RobotWatch:
             "instruction": str(rollout.get("instruction", "")),
             "estop": closed in STOPPED,
             "estop_reason": str(gate.get("reason", "")) if closed in STOPPED else "",
+            "practice": rollout.get("practice"),
         }
 
     def latest(self, topic: str) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ class PageRobot(Protocol):
         """What the page shows.
 
         {state, policy_version, instruction, estop, estop_reason, fault, motors_failed, done, total, successes, message,
-        spool, link}.
+        spool, link, practice}.
         """
         ...
 
@@ -62,6 +62,22 @@ class PageRobot(Protocol):
 
         Raises:
             NotNowError: the arm refused, could not, or did not answer.
+        """
+        ...
+
+    def go_on_practising(self, by: str) -> str:
+        """A person has done what the practice run waits for.
+
+        Raises:
+            NotNowError: it waits for nobody, or the rollout node did not answer.
+        """
+        ...
+
+    def stop_practice(self) -> str:
+        """End what the rollout node runs after its present step.
+
+        Raises:
+            NotNowError: nothing runs, or the rollout node did not answer.
         """
         ...
 
@@ -176,6 +192,15 @@ def _add_actions(app: FastAPI, site: Site, robot: PageRobot, log: Journal) -> No
         user.require("recover")
         return acted(user, "recover", robot.recover, "the arm stands at neutral again")
 
+    def go_on(user: User, form: Mapping[str, str]) -> tuple[str, str]:
+        user.require("re-arm")
+        said = "the practice goes on"
+        return acted(user, "go on practising", lambda: robot.go_on_practising(f"operator:{user.name}"), said)
+
+    def stop_practice(user: User, form: Mapping[str, str]) -> tuple[str, str]:
+        user.require("stop")
+        return acted(user, "end the practice", robot.stop_practice, "the practice ends after the present step")
+
     def label(user: User, form: Mapping[str, str]) -> tuple[str, str]:
         user.require("label")
         wanted = form.get("label", "")
@@ -187,4 +212,6 @@ def _add_actions(app: FastAPI, site: Site, robot: PageRobot, log: Journal) -> No
     site.act(app, "/stop", stop)
     site.act(app, "/re-arm", re_arm)
     site.act(app, "/recover", recover)
+    site.act(app, "/go-on", go_on)
+    site.act(app, "/stop-practice", stop_practice)
     site.act(app, "/label", label)

@@ -16,9 +16,11 @@ from gymnast_client.link import Link
 from gymnast_client.waits import Waits
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_core.orders import Order, OrderNews
+from gymnast_core.practice import PracticeStatus
 from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.practice import practice_news
 
 LOG = logging.getLogger(__name__)
 PERIOD_S = 1.0
@@ -98,6 +100,7 @@ class RobotNews:
         takes_orders: the trainer's operators may run episodes on it.
         order: what became of the order it was given; None without one.
         weights: what became of the checkpoints it was given; None where it keeps none.
+        practice: its newest practice run; None before the first.
     """
 
     state: str = ""
@@ -112,6 +115,7 @@ class RobotNews:
     takes_orders: bool = False
     order: OrderNews | None = None
     weights: WeightsNews | None = None
+    practice: PracticeStatus | None = None
 
 
 class Pace:
@@ -206,7 +210,8 @@ class Reporter:
     def _report(self, began_s: float) -> Order | None:
         frame = self._frame() if self._pace.with_frame() else b""
         news = self._news()
-        parts = {"order": _order_news(news.order), "weights": _weights_news(news.weights)}
+        practice = None if news.practice is None else practice_news(news.practice)
+        parts = {"order": _order_news(news.order), "weights": _weights_news(news.weights), "practice": practice}
         request = robots_pb2.RobotReport(**{**vars(news), **parts}, frame=frame)
         try:
             reply = robots_pb2_grpc.RobotServiceStub(self._link.channel()).Report(request, timeout=DEADLINE_S)

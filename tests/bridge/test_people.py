@@ -67,7 +67,8 @@ def test_a_report_stands_under_the_name_of_the_certificate(service, identities):
     assert (seen.robot, seen.frame) == ("wx-1", JPEG)
     assert seen.status == {
         "state": "running", "policy_version": "policy-a", "instruction": "", "estop": True, "estop_reason": "",
-        "alarm": "full", "takes_orders": False, "weights": {}, "spool": {"entries": 3, "bytes": 81_000, "full": True},
+        "alarm": "full", "takes_orders": False, "practice": None, "weights": {},
+        "spool": {"entries": 3, "bytes": 81_000, "full": True},
     }  # fmt: skip
     assert service.robots.of_tenant("another-lab") == []
 

@@ -37,7 +37,7 @@ def test_a_run_calls_a_person_survives_a_kill_while_it_waits_and_goes_on_when_an
     still = replay(np.tile([0, 0, 0, 0, 0, 0, 1.0], (15, 1)))
     begun = gymnast("--task", "drawer", "--reset", "open the drawer", "--hours", "2", "--tries", "2", "--detach",
                     "--checkpoint", still, "--episodes", "3", "--resume", "night-1")  # fmt: skip
-    wait_until(lambda: client.practice.get("state") == "waiting", PATIENCE_S, "the call for a person")
+    wait_until(lambda: (client.practice or {}).get("state") == "waiting", PATIENCE_S, "the call for a person")
     assert (client.practice["page_kind"], client.practice["of_task"]["failures"]) == ("hard_reset", 2)
     with pytest.raises(RobotBusyError, match="practise"):
         client.run_episode(instruction="lift", seed=1, checkpoint=still)
@@ -49,7 +49,7 @@ def test_a_run_calls_a_person_survives_a_kill_while_it_waits_and_goes_on_when_an
     assert (shown["run"], shown["state"], shown["page_id"]) == (begun["run"], "waiting", page_id)
 
     gymnast("--go-on", "ada", "--folder", str(graph.config.folder))
-    wait_until(lambda: client.practice.get("state") == "ended", PATIENCE_S, "the last episode")
+    wait_until(lambda: (client.practice or {}).get("state") == "ended", PATIENCE_S, "the last episode")
     ended = gymnast("--status")
     assert (ended["reason"], ended["episodes"], ended["interventions"], ended["pages"]) == (
         "all 3 episodes are done", 3, 1, 1,
@@ -78,7 +78,7 @@ def test_stop_ends_it_and_what_cannot_be_is_refused_by_name(graph, client, repla
     with pytest.raises(RobotRefusedError, match="waits for a person"):
         client.go_on_practising("ada")
     client.begin_practice(task="drawer", reset="open", hours=1.0, resume="four", checkpoint=still, tries=50)
-    wait_until(lambda: client.practice.get("episodes", 0) > 0, PATIENCE_S, "an episode")
+    wait_until(lambda: (client.practice or {}).get("episodes", 0) > 0, PATIENCE_S, "an episode")
     gymnast("--stop")
-    wait_until(lambda: client.practice.get("state") == "ended", PATIENCE_S, "the end")
+    wait_until(lambda: (client.practice or {}).get("state") == "ended", PATIENCE_S, "the end")
     assert client.practice["reason"] == "stopped by an operator"

@@ -19,6 +19,7 @@ from gymnast_core.robot_status import GateStatus, RobotStatus, SpoolStatus, Weig
 from gymnast_core.wire.errors import TooLargeError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, weights_pb2
 from gymnast_core.wire.identity import Peer
+from gymnast_core.wire.practice import practice_news, practice_status
 
 _TEXT, _ID = 300, 80
 _MOST_REFUSED, _MOST_HELD = 8, 64
@@ -80,6 +81,7 @@ def _reported(request: robots_pb2.RobotReport) -> RobotStatus:
         "takes_orders": request.takes_orders,
         "spool": {"entries": request.spool_entries, "bytes": request.spool_bytes, "full": request.spool_full},
         "weights": _weights(request.weights) if request.HasField("weights") else {},
+        "practice": practice_status(request.practice) if request.HasField("practice") else None,
     }  # fmt: skip
 
 
@@ -114,12 +116,14 @@ def _state(report: RobotReport, row: RobotInForce) -> robots_pb2.RobotState:
 def _status(status: RobotStatus) -> robots_pb2.RobotReport:
     """What a robot reported, as it came, without its image."""
     spool, weights = status.get("spool", SpoolStatus()), status.get("weights", WeightsStatus())
+    practice = status.get("practice")
     return robots_pb2.RobotReport(
         state=status.get("state", ""), policy_version=status.get("policy_version", ""),
         instruction=status.get("instruction", ""), estop=status.get("estop", False),
         estop_reason=status.get("estop_reason", ""), alarm=status.get("alarm", ""),
         takes_orders=status.get("takes_orders", False), spool_entries=spool.get("entries", 0),
         spool_bytes=spool.get("bytes", 0), spool_full=spool.get("full", False),
+        practice=None if practice is None else practice_news(practice),
         weights=robots_pb2.WeightsNews(
             checking=weights.get("checking", ""), probation_left=weights.get("probation_left", 0),
             obeyed=weights.get("obeyed", 0), current=weights.get("current", ""),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from gymnast_core.wire.gymnast.v1 import weights_pb2 as gymnast_dot_v1_dot_weights__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gymnast/v1/robots.proto\x12\ngymnast.v1\x1a\x18gymnast/v1/weights.proto\"\xb2\x02\n\x0bRobotReport\x12\r\n\x05state\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\r\n\x05\x65stop\x18\x04 \x01(\x08\x12\x14\n\x0c\x65stop_reason\x18\x05 \x01(\t\x12\x15\n\rspool_entries\x18\x06 \x01(\x04\x12\x13\n\x0bspool_bytes\x18\x07 \x01(\x04\x12\x12\n\nspool_full\x18\x08 \x01(\x08\x12\r\n\x05\x61larm\x18\t \x01(\t\x12\r\n\x05\x66rame\x18\n \x01(\x0c\x12\x14\n\x0ctakes_orders\x18\x0b \x01(\x08\x12$\n\x05order\x18\x0c \x01(\x0b\x32\x15.gymnast.v1.OrderNews\x12(\n\x07weights\x18\r \x01(\x0b\x32\x17.gymnast.v1.WeightsNews\"\xe9\x01\n\x0bWeightsNews\x12\x0f\n\x07\x63urrent\x18\x01 \x01(\t\x12\x10\n\x08since_ns\x18\x02 \x01(\x03\x12\x0e\n\x06obeyed\x18\x03 \x01(\x04\x12\x10\n\x08\x63hecking\x18\x04 \x01(\t\x12\x16\n\x0eprobation_left\x18\x05 \x01(\r\x12.\n\x07refused\x18\x06 \x03(\x0b\x32\x1d.gymnast.v1.RefusedCheckpoint\x12\x0c\n\x04held\x18\x07 \x03(\t\x12\x0b\n\x03ran\x18\x08 \x01(\t\x12\x0e\n\x06ran_ns\x18\t \x01(\x03\x12\"\n\x04gate\x18\n \x01(\x0b\x32\x14.gymnast.v1.GateNews\"w\n\x08GateNews\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x11\n\toverrides\x18\x02 \x01(\x08\x12\x11\n\tmax_age_s\x18\x03 \x01(\x01\x12\x0b\n\x03how\x18\x04 \x01(\t\x12\x0e\n\x06record\x18\x05 \x01(\t\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\":\n\x11RefusedCheckpoint\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"K\n\nRobotOrder\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tspec_json\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\"a\n\tOrderNews\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x13\n\x0bresult_json\x18\x04 \x01(\t\x12\x10\n\x08occupied\x18\x05 \x01(\x08\"9\n\x10RobotReportReply\x12%\n\x05order\x18\x01 \x01(\x0b\x32\x16.gymnast.v1.RobotOrder\"1\n\x11ListRobotsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"9\n\x0fListRobotsReply\x12&\n\x06robots\x18\x01 \x03(\x0b\x32\x16.gymnast.v1.RobotState\"\x88\x02\n\nRobotState\x12\r\n\x05robot\x18\x01 \x01(\t\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x01\x12\x0e\n\x06silent\x18\x03 \x01(\x08\x12\'\n\x06report\x18\x04 \x01(\x0b\x32\x17.gymnast.v1.RobotReport\x12#\n\x04runs\x18\x05 \x01(\x0b\x32\x15.gymnast.v1.RobotWord\x12\"\n\x03ran\x18\x06 \x01(\x0b\x32\x15.gymnast.v1.RobotWord\x12&\n\x07refused\x18\x07 \x03(\x0b\x32\x15.gymnast.v1.RobotWord\x12$\n\x07ordered\x18\x08 \x01(\x0b\x32\x13.gymnast.v1.Mandate\x12\x0c\n\x04held\x18\t \x03(\t\"}\n\x07Mandate\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06robots\x18\x06 \x03(\t\x12\x0c\n\x04\x64one\x18\x07 \x01(\x08\"\x1a\n\tRobotName\x12\r\n\x05robot\x18\x01 \x01(\t\")\n\nRobotFrame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x01\x32\xcb\x01\n\x0cRobotService\x12?\n\x06Report\x12\x17.gymnast.v1.RobotReport\x1a\x1c.gymnast.v1.RobotReportReply\x12\x42\n\x04List\x12\x1d.gymnast.v1.ListRobotsRequest\x1a\x1b.gymnast.v1.ListRobotsReply\x12\x36\n\x05\x46rame\x12\x15.gymnast.v1.RobotName\x1a\x16.gymnast.v1.RobotFrameb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gymnast/v1/robots.proto\x12\ngymnast.v1\x1a\x18gymnast/v1/weights.proto\"\xde\x02\n\x0bRobotReport\x12\r\n\x05state\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\t\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\r\n\x05\x65stop\x18\x04 \x01(\x08\x12\x14\n\x0c\x65stop_reason\x18\x05 \x01(\t\x12\x15\n\rspool_entries\x18\x06 \x01(\x04\x12\x13\n\x0bspool_bytes\x18\x07 \x01(\x04\x12\x12\n\nspool_full\x18\x08 \x01(\x08\x12\r\n\x05\x61larm\x18\t \x01(\t\x12\r\n\x05\x66rame\x18\n \x01(\x0c\x12\x14\n\x0ctakes_orders\x18\x0b \x01(\x08\x12$\n\x05order\x18\x0c \x01(\x0b\x32\x15.gymnast.v1.OrderNews\x12(\n\x07weights\x18\r \x01(\x0b\x32\x17.gymnast.v1.WeightsNews\x12*\n\x08practice\x18\x0e \x01(\x0b\x32\x18.gymnast.v1.PracticeNews\"\xdc\x02\n\x0cPracticeNews\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06resume\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\r\n\x05reset\x18\x06 \x01(\t\x12\x0c\n\x04next\x18\x07 \x01(\t\x12&\n\x07of_task\x18\x08 \x01(\x0b\x32\x15.gymnast.v1.SkillNews\x12\'\n\x08of_reset\x18\t \x01(\x0b\x32\x15.gymnast.v1.SkillNews\x12\x10\n\x08\x65pisodes\x18\n \x01(\r\x12\x0b\n\x03\x63ut\x18\x0b \x01(\r\x12\r\n\x05pages\x18\x0c \x01(\r\x12\x15\n\rinterventions\x18\r \x01(\r\x12\x0f\n\x07per_100\x18\x0e \x01(\x01\x12\x0e\n\x06left_s\x18\x0f \x01(\r\x12\x0f\n\x07page_id\x18\x10 \x01(\t\x12\x11\n\tpage_kind\x18\x11 \x01(\t\x12\n\n\x02\x62y\x18\x12 \x01(\t\"V\n\tSkillNews\x12\x10\n\x08\x65pisodes\x18\x01 \x01(\r\x12\x11\n\tsuccesses\x18\x02 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x03 \x01(\r\x12\x12\n\nunlabelled\x18\x04 \x01(\r\"\xe9\x01\n\x0bWeightsNews\x12\x0f\n\x07\x63urrent\x18\x01 \x01(\t\x12\x10\n\x08since_ns\x18\x02 \x01(\x03\x12\x0e\n\x06obeyed\x18\x03 \x01(\x04\x12\x10\n\x08\x63hecking\x18\x04 \x01(\t\x12\x16\n\x0eprobation_left\x18\x05 \x01(\r\x12.\n\x07refused\x18\x06 \x03(\x0b\x32\x1d.gymnast.v1.RefusedCheckpoint\x12\x0c\n\x04held\x18\x07 \x03(\t\x12\x0b\n\x03ran\x18\x08 \x01(\t\x12\x0e\n\x06ran_ns\x18\t \x01(\x03\x12\"\n\x04gate\x18\n \x01(\x0b\x32\x14.gymnast.v1.GateNews\"w\n\x08GateNews\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x11\n\toverrides\x18\x02 \x01(\x08\x12\x11\n\tmax_age_s\x18\x03 \x01(\x01\x12\x0b\n\x03how\x18\x04 \x01(\t\x12\x0e\n\x06record\x18\x05 \x01(\t\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\":\n\x11RefusedCheckpoint\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"K\n\nRobotOrder\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tspec_json\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\"a\n\tOrderNews\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x13\n\x0bresult_json\x18\x04 \x01(\t\x12\x10\n\x08occupied\x18\x05 \x01(\x08\"9\n\x10RobotReportReply\x12%\n\x05order\x18\x01 \x01(\x0b\x32\x16.gymnast.v1.RobotOrder\"1\n\x11ListRobotsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"9\n\x0fListRobotsReply\x12&\n\x06robots\x18\x01 \x03(\x0b\x32\x16.gymnast.v1.RobotState\"\x88\x02\n\nRobotState\x12\r\n\x05robot\x18\x01 \x01(\t\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x01\x12\x0e\n\x06silent\x18\x03 \x01(\x08\x12\'\n\x06report\x18\x04 \x01(\x0b\x32\x17.gymnast.v1.RobotReport\x12#\n\x04runs\x18\x05 \x01(\x0b\x32\x15.gymnast.v1.RobotWord\x12\"\n\x03ran\x18\x06 \x01(\x0b\x32\x15.gymnast.v1.RobotWord\x12&\n\x07refused\x18\x07 \x03(\x0b\x32\x15.gymnast.v1.RobotWord\x12$\n\x07ordered\x18\x08 \x01(\x0b\x32\x13.gymnast.v1.Mandate\x12\x0c\n\x04held\x18\t \x03(\t\"}\n\x07Mandate\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06robots\x18\x06 \x03(\t\x12\x0c\n\x04\x64one\x18\x07 \x01(\x08\"\x1a\n\tRobotName\x12\r\n\x05robot\x18\x01 \x01(\t\")\n\nRobotFrame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05\x61ge_s\x18\x02 \x01(\x01\x32\xcb\x01\n\x0cRobotService\x12?\n\x06Report\x12\x17.gymnast.v1.RobotReport\x1a\x1c.gymnast.v1.RobotReportReply\x12\x42\n\x04List\x12\x1d.gymnast.v1.ListRobotsRequest\x1a\x1b.gymnast.v1.ListRobotsReply\x12\x36\n\x05\x46rame\x12\x15.gymnast.v1.RobotName\x1a\x16.gymnast.v1.RobotFrameb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,31 +33,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gymnast.v1.robots_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ROBOTREPORT']._serialized_start=66
-  _globals['_ROBOTREPORT']._serialized_end=372
-  _globals['_WEIGHTSNEWS']._serialized_start=375
-  _globals['_WEIGHTSNEWS']._serialized_end=608
-  _globals['_GATENEWS']._serialized_start=610
-  _globals['_GATENEWS']._serialized_end=729
-  _globals['_REFUSEDCHECKPOINT']._serialized_start=731
-  _globals['_REFUSEDCHECKPOINT']._serialized_end=789
-  _globals['_ROBOTORDER']._serialized_start=791
-  _globals['_ROBOTORDER']._serialized_end=866
-  _globals['_ORDERNEWS']._serialized_start=868
-  _globals['_ORDERNEWS']._serialized_end=965
-  _globals['_ROBOTREPORTREPLY']._serialized_start=967
-  _globals['_ROBOTREPORTREPLY']._serialized_end=1024
-  _globals['_LISTROBOTSREQUEST']._serialized_start=1026
-  _globals['_LISTROBOTSREQUEST']._serialized_end=1075
-  _globals['_LISTROBOTSREPLY']._serialized_start=1077
-  _globals['_LISTROBOTSREPLY']._serialized_end=1134
-  _globals['_ROBOTSTATE']._serialized_start=1137
-  _globals['_ROBOTSTATE']._serialized_end=1401
-  _globals['_MANDATE']._serialized_start=1403
-  _globals['_MANDATE']._serialized_end=1528
-  _globals['_ROBOTNAME']._serialized_start=1530
-  _globals['_ROBOTNAME']._serialized_end=1556
-  _globals['_ROBOTFRAME']._serialized_start=1558
-  _globals['_ROBOTFRAME']._serialized_end=1599
-  _globals['_ROBOTSERVICE']._serialized_start=1602
-  _globals['_ROBOTSERVICE']._serialized_end=1805
+  _globals['_ROBOTREPORT']._serialized_end=416
+  _globals['_PRACTICENEWS']._serialized_start=419
+  _globals['_PRACTICENEWS']._serialized_end=767
+  _globals['_SKILLNEWS']._serialized_start=769
+  _globals['_SKILLNEWS']._serialized_end=855
+  _globals['_WEIGHTSNEWS']._serialized_start=858
+  _globals['_WEIGHTSNEWS']._serialized_end=1091
+  _globals['_GATENEWS']._serialized_start=1093
+  _globals['_GATENEWS']._serialized_end=1212
+  _globals['_REFUSEDCHECKPOINT']._serialized_start=1214
+  _globals['_REFUSEDCHECKPOINT']._serialized_end=1272
+  _globals['_ROBOTORDER']._serialized_start=1274
+  _globals['_ROBOTORDER']._serialized_end=1349
+  _globals['_ORDERNEWS']._serialized_start=1351
+  _globals['_ORDERNEWS']._serialized_end=1448
+  _globals['_ROBOTREPORTREPLY']._serialized_start=1450
+  _globals['_ROBOTREPORTREPLY']._serialized_end=1507
+  _globals['_LISTROBOTSREQUEST']._serialized_start=1509
+  _globals['_LISTROBOTSREQUEST']._serialized_end=1558
+  _globals['_LISTROBOTSREPLY']._serialized_start=1560
+  _globals['_LISTROBOTSREPLY']._serialized_end=1617
+  _globals['_ROBOTSTATE']._serialized_start=1620
+  _globals['_ROBOTSTATE']._serialized_end=1884
+  _globals['_MANDATE']._serialized_start=1886
+  _globals['_MANDATE']._serialized_end=2011
+  _globals['_ROBOTNAME']._serialized_start=2013
+  _globals['_ROBOTNAME']._serialized_end=2039
+  _globals['_ROBOTFRAME']._serialized_start=2041
+  _globals['_ROBOTFRAME']._serialized_end=2082
+  _globals['_ROBOTSERVICE']._serialized_start=2085
+  _globals['_ROBOTSERVICE']._serialized_end=2288
 # @@protoc_insertion_point(module_scope)

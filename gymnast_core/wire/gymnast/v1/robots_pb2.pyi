@@ -38,6 +38,7 @@ class RobotReport(_message.Message):
     TAKES_ORDERS_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
+    PRACTICE_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """idle, running, ..."""
     policy_version: _builtins.str
@@ -62,6 +63,10 @@ class RobotReport(_message.Message):
     def weights(self) -> Global___WeightsNews:
         """what became of the checkpoints it was given"""
 
+    @_builtins.property
+    def practice(self) -> Global___PracticeNews:
+        """its newest practice run; absent before the first"""
+
     def __init__(
         self,
         *,
@@ -78,14 +83,127 @@ class RobotReport(_message.Message):
         takes_orders: _builtins.bool = ...,
         order: Global___OrderNews | None = ...,
         weights: Global___WeightsNews | None = ...,
+        practice: Global___PracticeNews | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "weights", b"weights"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "practice", b"practice", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "estop", b"estop", "estop_reason", b"estop_reason", "frame", b"frame", "instruction", b"instruction", "order", b"order", "policy_version", b"policy_version", "spool_bytes", b"spool_bytes", "spool_entries", b"spool_entries", "spool_full", b"spool_full", "state", b"state", "takes_orders", b"takes_orders", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "estop", b"estop", "estop_reason", b"estop_reason", "frame", b"frame", "instruction", b"instruction", "order", b"order", "policy_version", b"policy_version", "practice", b"practice", "spool_bytes", b"spool_bytes", "spool_entries", b"spool_entries", "spool_full", b"spool_full", "state", b"state", "takes_orders", b"takes_orders", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RobotReport: _TypeAlias = RobotReport  # noqa: Y015
+
+@_typing.final
+class PracticeNews(_message.Message):
+    """Two skills in turns, for hours; see gymnast_core.practice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    OF_TASK_FIELD_NUMBER: _builtins.int
+    OF_RESET_FIELD_NUMBER: _builtins.int
+    EPISODES_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    PER_100_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    PAGE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_KIND_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    resume: _builtins.str
+    """the name by which it was asked for"""
+    state: _builtins.str
+    """running, waiting (for a person), ended"""
+    reason: _builtins.str
+    """why it ended, or what holds it up"""
+    task: _builtins.str
+    reset: _builtins.str
+    next: _builtins.str
+    """of the two"""
+    episodes: _builtins.int
+    cut: _builtins.int
+    """that did not run to their end"""
+    pages: _builtins.int
+    """times a person was called"""
+    interventions: _builtins.int
+    """times a person did something"""
+    per_100: _builtins.float
+    """interventions per 100 episodes"""
+    left_s: _builtins.int
+    page_id: _builtins.str
+    """of the page that it waits for"""
+    page_kind: _builtins.str
+    by: _builtins.str
+    """in whose name"""
+    @_builtins.property
+    def of_task(self) -> Global___SkillNews: ...
+    @_builtins.property
+    def of_reset(self) -> Global___SkillNews: ...
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        resume: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        task: _builtins.str = ...,
+        reset: _builtins.str = ...,
+        next: _builtins.str = ...,
+        of_task: Global___SkillNews | None = ...,
+        of_reset: Global___SkillNews | None = ...,
+        episodes: _builtins.int = ...,
+        cut: _builtins.int = ...,
+        pages: _builtins.int = ...,
+        interventions: _builtins.int = ...,
+        per_100: _builtins.float = ...,
+        left_s: _builtins.int = ...,
+        page_id: _builtins.str = ...,
+        page_kind: _builtins.str = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["of_reset", b"of_reset", "of_task", b"of_task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "cut", b"cut", "episodes", b"episodes", "interventions", b"interventions", "left_s", b"left_s", "next", b"next", "of_reset", b"of_reset", "of_task", b"of_task", "page_id", b"page_id", "page_kind", b"page_kind", "pages", b"pages", "per_100", b"per_100", "reason", b"reason", "reset", b"reset", "resume", b"resume", "run", b"run", "state", b"state", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PracticeNews: _TypeAlias = PracticeNews  # noqa: Y015
+
+@_typing.final
+class SkillNews(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPISODES_FIELD_NUMBER: _builtins.int
+    SUCCESSES_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    UNLABELLED_FIELD_NUMBER: _builtins.int
+    episodes: _builtins.int
+    successes: _builtins.int
+    failures: _builtins.int
+    unlabelled: _builtins.int
+    def __init__(
+        self,
+        *,
+        episodes: _builtins.int = ...,
+        successes: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        unlabelled: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["episodes", b"episodes", "failures", b"failures", "successes", b"successes", "unlabelled", b"unlabelled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkillNews: _TypeAlias = SkillNews  # noqa: Y015
 
 @_typing.final
 class WeightsNews(_message.Message):
