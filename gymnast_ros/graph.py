@@ -198,7 +198,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Our processes of one robot, in starting order; they end in the opposite one."""
     store = {"folder": str(config.folder), "robot_name": config.robot_name, "policy": config.policy}
     rollout: dict[str, ParameterValue] = {**store, "auto_label": config.robot == "sim"}
-    rollout |= {"bridge_expected": bool(config.trainer)}
+    rollout |= {"bridge_expected": bool(config.trainer), "trainer": config.trainer}
     rollout |= {"chunking": config.chunking, "device": config.device, "insecure": config.insecure}
     rollout |= {"identity": str(config.identity)} if config.identity else {}
     rollout |= {"openpi": config.openpi} if config.openpi else {}

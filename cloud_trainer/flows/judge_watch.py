@@ -17,6 +17,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.judgements import SqlJudgements
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import GymnastError
+from gymnast_core.evaluation.attempts import is_first_attempt
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.outcome import Judgement
 from gymnast_core.types import Outcome
@@ -114,7 +115,7 @@ class EpisodeWatch:
             return False
         self._judgements.add(
             row.tenant, row.episode_id, judgement, task=row.instruction, scene=scene,
-            held_out=not self._learned_from(row, version),
+            held_out=is_first_attempt(row.metadata) and not self._learned_from(row, version),
         )  # fmt: skip
         if row.outcome == Outcome.UNLABELLED.value and not is_blinded(row.metadata) and not row.metadata.get(CUT_KEY):
             evidence = self._judgements.evidence(row.tenant, judge=version, task=row.instruction, scene=scene)

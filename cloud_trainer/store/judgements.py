@@ -77,7 +77,8 @@ class SqlJudgements:
             judgement: also one that is no label, because the judge is not proven there.
             task: instruction of the episode.
             scene: of the episode.
-            held_out: whether the judge did not learn from it.
+            held_out: whether it may prove the judge: one that it did not learn from, and no attempt after a failure
+                that it called itself.
         """
         values: dict[str, object] = {
             "tenant": tenant, "judge": judgement.judge, "episode_id": episode_id, "outcome": judgement.outcome.value,

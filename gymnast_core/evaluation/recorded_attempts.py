@@ -16,7 +16,7 @@ from gymnast_core.evaluation.attempts import (
     RetryFigures,
     retry_figures,
 )
-from gymnast_core.outcome import judge_in
+from gymnast_core.outcome import is_operators
 from gymnast_core.types import Outcome
 
 UNFINISHED = "unfinished"
@@ -111,7 +111,7 @@ def _ended(rows: Mapping[int, RecordedEpisode], last: RecordedEpisode, of: int) 
 
 
 def _success(row: RecordedEpisode) -> bool | None:
-    if row.outcome not in (Outcome.SUCCESS.value, Outcome.FAILURE.value) or judge_in(row.labelled_by):
+    if row.outcome not in (Outcome.SUCCESS.value, Outcome.FAILURE.value) or not is_operators(row.labelled_by):
         return None
     return row.outcome == Outcome.SUCCESS.value
 

@@ -20,6 +20,7 @@ from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.nodes.topic_env import TopicEnv
 from gymnast_ros.run.arm_jobs import ArmJobs, JobTopics
 from gymnast_ros.run.requests import ROLLOUT
+from gymnast_ros.uplink import RemoteJudge
 from gymnast_ros.uplink.outbox import PageOutbox
 
 
@@ -31,6 +32,7 @@ class RolloutNode(Node):  # type: ignore[misc]
         self._settings = settings = NodeSettings(self)
         declare(settings)
         keyring = Keyring.of_environment()
+        self._remote_judge: RemoteJudge | None = None
         news = JobTopics(
             status=LatchedJson(self, topics.ROLLOUT_STATUS, keyring).publish,
             result=LatchedJson(self, topics.ROLLOUT_RESULT, keyring).publish,
@@ -38,7 +40,8 @@ class RolloutNode(Node):  # type: ignore[misc]
             episode=MarkedJson(self, keyring, topics.EPISODE, topics.JOB_EVENTS).publish,
         )
         self._jobs = ArmJobs(settings, self._connect, news, self.get_logger(), name=self.get_fully_qualified_name(),
-                             pager=PageOutbox(Path(settings["folder"]), settings["robot_name"]))  # fmt: skip
+                             pager=PageOutbox(Path(settings["folder"]), settings["robot_name"]),
+                             judge=self._judge if settings["trainer"] else None)  # fmt: skip
         requests = RequestPort(self, ROLLOUT, self._jobs.handlers, keyring=keyring)
         self._jobs.ended = requests.ended
         listen(self, String, topics.GATE_STATUS, self._on_gate, topics.LATCHED)
@@ -53,9 +56,19 @@ class RolloutNode(Node):  # type: ignore[misc]
     def stop(self) -> None:
         """End the running episode; its recording is kept."""
         self._jobs.close()
+        if self._remote_judge is not None:
+            self._remote_judge.close()
 
     def _on_gate(self, message: String) -> None:
         self._jobs.arming.hear(messages.from_json(message))
+
+    def _judge(self) -> RemoteJudge:
+        """The trainer's judge of real episodes; the worker asks for it, one job at a time."""
+        if self._remote_judge is None:
+            settings = self._settings
+            identity = Path(settings["identity"]) if settings["identity"] else None
+            self._remote_judge = RemoteJudge(settings["trainer"], identity, insecure=settings["insecure"])
+        return self._remote_judge
 
     def _connect(self) -> TopicEnv:
         return TopicEnv(

@@ -38,8 +38,9 @@ def declare(settings: NodeSettings) -> None:
         read_only=True,
     )
     add("openpi", "", "keys of a policy server at openpi(s)://: a style, or a YAML file", read_only=True)
-    add("identity", "", "folder with cert.pem, key.pem, ca.pem, for a remote policy", read_only=True)
-    add("insecure", False, "a remote policy without TLS; tests on one machine", read_only=True)
+    add("trainer", "", "host:port of the trainer whose judge looks at episodes; empty: none does", read_only=True)
+    add("identity", "", "folder with cert.pem, key.pem, ca.pem, for a remote policy and the judge", read_only=True)
+    add("insecure", False, "a remote policy and the judge without TLS; tests on one machine", read_only=True)
     add("remote_deadline_s", 0.5, "longest wait for a remote policy's answer", low=0.05, high=60.0)
     add("answer_s", ANSWER_S, "a policy on this robot that has not answered by then hangs", low=0.5, high=600.0)
     add("device", "auto", "where a large policy runs: auto takes a GPU if there is one", read_only=True)

@@ -14,6 +14,7 @@ import pytest
 
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import EstopLatchedError
+from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.records.manifest import write_checkpoint
 from gymnast_core.types import Outcome
 from gymnast_ros.bringup import Graph, GraphConfig
@@ -153,6 +154,8 @@ def test_bad_requests_are_refused_with_a_reason(client, still) -> None:
         client.evaluate(tasks=[], seed_start=0, seed_count=0)
     with pytest.raises(RobotRefusedError, match="neither in"):
         client.run_episode(instruction="lift", seed=0, checkpoint="/nowhere")
+    with pytest.raises(RobotRefusedError, match="this robot has no trainer; start it with one, or do not retry"):
+        client.run_episode(instruction="lift", seed=0, checkpoint=still, retry=Retry(max=2))
     row = client.run_episode(instruction="make coffee", seed=0, checkpoint=still)
     assert row["truncated_reason"] == "refused"
     assert "no task 'make coffee'" in row["detail"]
