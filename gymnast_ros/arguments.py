@@ -72,6 +72,13 @@ ARGUMENTS = (
         "openpi://HOST:PORT or openpis://HOST:PORT is a server of openpi's protocol",
     ),
     Argument("openpi", "", "keys of that server: libero, droid, aloha, or a YAML file; empty is libero"),
+    Argument(
+        "judge",
+        "",
+        "auto: the trainer's judge labels episodes that nobody else labels, where it is proven, and "
+        "ends those early in which it saw success twice; empty: people alone label",
+        ("", "auto"),
+    ),
     Argument("instruction", "", "task the rollout node starts with"),
     Argument("camera", "", "camera driver to start with a real arm", CAMERAS),
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
@@ -117,6 +124,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         teleop=values["teleop"] == "true",
         orders=values["orders"] == "true",
         page=int(values["page"] or 0),
+        judge=values["judge"] == "auto",
         instruction=values["instruction"],
         camera=cast(CameraDriver, values["camera"]),
         vendor=values["vendor"] == "true",

@@ -105,6 +105,8 @@ class GraphConfig(Settings):
     """File of keys that may sign releases; empty takes trust.pub of the identity."""
     teleop: bool = False
     """Start the joystick node."""
+    judge: bool = False
+    """The trainer's judge labels what nobody else labels, where it is proven there, and may end episodes early."""
     orders: bool = False
     """The trainer's operators may run episodes on this robot, e.g. to adapt it to its scene."""
     page: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -131,6 +133,8 @@ class GraphConfig(Settings):
             raise ConfigError(f"openpi {self.openpi!r} is for a policy at {PLAIN}HOST:PORT, got {self.policy!r}")
         if self.trainer and self.identity is None and not self.insecure:
             raise ConfigError("a trainer needs identity (folder with cert.pem, key.pem, ca.pem), or insecure")
+        if self.judge and not self.trainer:
+            raise ConfigError("the judge runs at the trainer; name it with trainer:=HOST:PORT, or leave judge empty")
         if self.camera and self.robot == "sim":
             raise ConfigError("the simulated arm brings its own camera; camera is for robot:=widowx")
         check_rates(self.rate_hz, self.policy_hz, simulated=self.robot == "sim")
@@ -203,6 +207,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     rollout |= {"identity": str(config.identity)} if config.identity else {}
     rollout |= {"openpi": config.openpi} if config.openpi else {}
     rollout |= {"policy_hz": config.policy_hz, **chunk_ticks(config.rate_hz)}
+    rollout |= {"judge_labels": config.judge}
     if config.instruction:
         rollout["instruction"] = config.instruction
     if config.paced or config.robot != "sim":

@@ -317,6 +317,9 @@ class ArmJobs:
             ChunkingConfig(settings["chunking_horizon"], settings["chunking_delay"]) if paced else None
         )
         self._runner.policy_hz = settings["policy_hz"]
+        labels = self._reach_judge is not None and settings["judge_labels"]
+        self._runner.judge = self._reach_judge() if self._reach_judge is not None and labels else None
+        self._runner.judge_every = settings["judge_every"] if labels else 0
         self._host.answer_s = max(settings["answer_s"], 3.0 * settings["max_latency_s"])
         return self._runner
 

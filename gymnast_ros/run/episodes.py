@@ -19,15 +19,17 @@ from gymnast_core.errors import (
     SafetyError,
     StaleCommandError,
 )
+from gymnast_core.evaluation.purpose import MEASURED
 from gymnast_core.outcome import OutcomeJudge
 from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policies.stretched import StretchedPolicy
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import GuardedPolicy, Observer, run_episode
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.types import ActionChunk, ByteArray, FloatArray, Observation, Outcome, StepResult
+from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
 from gymnast_ros.rates import steps_per_action
 from gymnast_ros.run.conduct import verdict
+from gymnast_ros.run.judged import JudgedEpisode, concluded
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
 from gymnast_ros.run.policy_source import ReplayPolicy
 from gymnast_ros.shadow import keep_episode
@@ -99,29 +101,6 @@ class _Sensors:
         self.on_reset((), result.observation)
 
 
-class _Frames:
-    """Keeps what the cameras saw, at the policy's rate: what a judge looks at."""
-
-    def __init__(self, every: int) -> None:
-        self._every = every
-        self._steps = 0
-        self._seen: dict[str, list[ByteArray]] = {}
-
-    def on_reset(self, instructions: Sequence[str], observation: Observation) -> None:
-        self._steps = 0
-        self._seen = {camera: [frames[0]] for camera, frames in observation.images.items()}
-
-    def on_step(self, action_BA: FloatArray, result: StepResult, chunk: ActionChunk, index: int) -> None:
-        self._steps += 1
-        if self._steps % self._every == 0 or result.done_B.all():
-            for camera, frames in result.observation.images.items():
-                self._seen[camera].append(frames[0])
-
-    def all(self) -> dict[str, ByteArray]:
-        """Camera -> (T, H, W, 3), the last frame of the episode last."""
-        return {camera: np.stack(frames) for camera, frames in self._seen.items()}
-
-
 class EpisodeRunner:
     """Runs planned episodes on one arm.
 
@@ -138,6 +117,9 @@ class EpisodeRunner:
         chunking: how the next chunk is computed while this one executes; None waits for every chunk. Recorded actions
             that are played back are one chunk and wait for nothing.
         policy_hz: rate of the policy's actions; the arm's is a multiple of it.
+        judge: labels what no person labels, blinded runs excepted; None leaves that unlabelled.
+        judge_every: steps between two looks of a judge at a running episode, which ends when success was seen twice in
+            a row; 0 never looks. What measures a policy runs to its end.
     """
 
     def __init__(
@@ -155,6 +137,8 @@ class EpisodeRunner:
         self._runs: Counter[EpisodePlan] = Counter()
         self.chunking: ChunkingConfig | None = None
         self.policy_hz = WIDOWX_250S.control_hz
+        self.judge: OutcomeJudge | None = None
+        self.judge_every = 0
         self._env: ArmEnv | None = None
         self._spool, self._label, self._observers = spool, label, tuple(observers)
         self._recorder = EpisodeRecorder(spool.recording_folder, robot=robot) if spool is not None else None
@@ -188,8 +172,7 @@ class EpisodeRunner:
             plan: of the episode.
             policy: drives.
             cancelled: asked before every step.
-            judge: looks at an episode that ran to its end, before it is labelled; what it found rides in recording and
-                row, and is no label.
+            judge: looks at the episode instead of the runner's own; what it found rides in recording and row.
             label: of this episode, instead of the runner's own.
 
         Raises:
@@ -210,16 +193,17 @@ class EpisodeRunner:
         guarded = GuardedPolicy(paced or cut)
         env.scene, env.keep_scene = plan.scene, plan.keep_scene
         kept: list[Observer] = [] if recorder is None else [_Sensors(env, recorder), recorder]
-        frames = _Frames(steps_per_action(rate_hz, self.policy_hz))
-        observers: list[Observer] = [*kept, watcher, *self._observers, *([] if judge is None else [frames])]
+        judged = self._judged(plan, judge)
+        observers: list[Observer] = [*kept, watcher, *self._observers, *([] if judged is None else [judged])]
         observers += [paced] if paced is not None else []
         reason = detail = ""
         try:
             result = run_episode(
                 env, guarded, plan.instruction, seed=plan.seed, rng=plan.rng(),
-                observers=observers, cancelled=cancelled,
+                observers=observers, cancelled=lambda: cancelled() or (judged is not None and judged.ends()),
             )  # fmt: skip
-            reason, detail = _reason(result), str(env.notes.get("fault", ""))
+            reason = "" if judged is not None and judged.ended else _reason(result)
+            detail = str(env.notes.get("fault", ""))
         except (SafetyError, BridgeError) as error:
             reason, detail = fault_of(error), str(error)
         finally:
@@ -227,21 +211,29 @@ class EpisodeRunner:
                 paced.close()
         if reason == "arm_lost":
             self.close()  # only a new connection is free of what a dead process left behind
-        found = {} if judge is None or reason else judge.judge(
-            frames.all(), plan.instruction, scene=plan.scene
-        ).metadata()  # fmt: skip
+        found, more = concluded(judged, reason)
         outcome, labelled_by = (label or self._label)(env.truth) if not reason else (Outcome.UNLABELLED, "")
+        if outcome is Outcome.UNLABELLED and found is not None and self.judge is not None and not plan.is_blinded:
+            outcome, labelled_by = found.label, found.labelled_by
         seams = {} if paced is None else {"chunking": {"seams": len(paced.seams), "starved": paced.starved_ticks}}
-        episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher, {**seams, **found})
+        episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher, {**seams, **more})
         success = outcome is Outcome.SUCCESS if outcome in (Outcome.SUCCESS, Outcome.FAILURE) else None
         row = EpisodeResult(
             policy.version, plan.task, plan.instruction, plan.seed, plan.scene, success, labelled_by, watcher.steps,
             episode_id, reason, detail, watcher.interventions, watcher.sources.count("teleop"),
             verdict(reason, detail, watcher.sources),
-            plan.attempt, found.get("judge"), outcome is None,
+            plan.attempt, more.get("judge"), outcome is None, more.get("termination", ""),
         )  # fmt: skip
         self._finished(row)
         return row
+
+    def _judged(self, plan: EpisodePlan, judge: OutcomeJudge | None) -> JudgedEpisode | None:
+        """What watches the episode for a judge, where one is asked; a blinded run keeps the labels it declared."""
+        asked = judge or (None if plan.is_blinded else self.judge)
+        if asked is None:
+            return None
+        every = 0 if plan.purpose in MEASURED else self.judge_every
+        return JudgedEpisode(asked, plan.instruction, plan.scene, every)
 
     def _at_rate(self, policy: Policy, rate_hz: float) -> Policy:
         """The policy, its actions cut into the arm's steps."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.evaluation.attempts import Attempt
+from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.json_values import JsonObject
 from gymnast_core.practice import PracticeMark
 
@@ -51,6 +52,11 @@ class EpisodePlan:
         """Whether the arm alone goes back to where it started."""
         practised = self.practice is not None and self.practice.continues
         return practised or (self.attempt is not None and self.attempt.index > 0)
+
+    @property
+    def is_blinded(self) -> bool:
+        """Whether it is a run of a blinded comparison, which declared before who labels."""
+        return is_blinded(self.metadata)
 
     @property
     def metadata(self) -> JsonObject:
@@ -98,6 +104,7 @@ class EpisodeResult:
         attempt: which one it is of those from one start; None where nothing is tried again.
         judge: what a judge found of it (gymnast_core.outcome.Judgement.metadata); None where none was asked.
         discarded: the operator asked for it to be forgotten.
+        termination: "success_seen" where it ended early because a judge saw success twice in a row, else empty.
     """
 
     policy: str
@@ -117,6 +124,7 @@ class EpisodeResult:
     attempt: Attempt | None = None
     judge: JsonObject | None = None
     discarded: bool = False
+    termination: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
