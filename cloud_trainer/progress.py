@@ -12,6 +12,10 @@ class CancelledError(GymnastError):
     """Somebody asked the job to stop; its state file, if it has one, holds everything up to the last whole step."""
 
 
+class ClosingError(GymnastError):
+    """This process ends; nothing is concluded, and whoever resumes goes on here."""
+
+
 @dataclass(frozen=True)
 class ProgressEvent:
     """One line of progress.

@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from gymnast_core.adaptations import CapturedScene, ForgettingFigures
-from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.json_values import JsonObject
-
-
-class ClosingError(GymnastError):
-    """This process ends; nothing is concluded, and whoever resumes goes on here."""
 
 
 @dataclass(frozen=True)

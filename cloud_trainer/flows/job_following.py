@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, Budget, ClosingError, Emit, Ended
+from cloud_trainer.flows.adaptation_engine import CLOSING, Budget, Emit, Ended
+from cloud_trainer.progress import ClosingError
 from cloud_trainer.store.protocols import JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import JobEndedError, NotTrustedError

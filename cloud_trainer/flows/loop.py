@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypedDict, TypeVar, cast
 
-from cloud_trainer.flows.adaptation_engine import ClosingError, Ended
+from cloud_trainer.flows.adaptation_engine import Ended
 from cloud_trainer.flows.arms import Errand, FlowRobot
 from cloud_trainer.flows.loop_episodes import LoopEpisodes
 from cloud_trainer.flows.loop_fleet import Fleet
@@ -25,6 +25,7 @@ from cloud_trainer.flows.loop_parts import (
     go_on,
 )
 from cloud_trainer.flows.loop_state import StepFile, stop_reason
+from cloud_trainer.progress import ClosingError
 from gymnast_core.errors import ConfigError, GymnastError, JobEndedError, NotTrustedError
 from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.results import Trials, counts, difference

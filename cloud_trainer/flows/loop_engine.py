@@ -8,13 +8,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
+from cloud_trainer.flows.adaptation_engine import CLOSING, Ended
 from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
 from cloud_trainer.flows.job_following import run_job
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrainedRound, TrialStoppedError
 from cloud_trainer.flows.trials import TrialRow, Trials
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.jobs.submission import check_reach
+from cloud_trainer.progress import ClosingError
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import JobEndedError, NotPossibleError
 from gymnast_core.evaluation.cards import ResultCard

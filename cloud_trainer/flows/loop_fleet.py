@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 
-from cloud_trainer.flows.adaptation_engine import ClosingError, Ended
+from cloud_trainer.flows.adaptation_engine import Ended
 from cloud_trainer.flows.arms import FlowRobot
 from cloud_trainer.flows.loop_parts import AGAIN_S, ATTEMPTS, LoopStoppedError, Shows, go_on
 from cloud_trainer.flows.loop_state import StepFile
+from cloud_trainer.progress import ClosingError
 from gymnast_core.errors import ConfigError, GymnastError
 
 POLL_S = 0.2

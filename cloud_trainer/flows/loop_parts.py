@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
+from cloud_trainer.flows.adaptation_engine import CLOSING, Ended
 from cloud_trainer.flows.arms import Errand, FlowRobot
+from cloud_trainer.progress import ClosingError
 from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.sequential import SequentialRule

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
+from cloud_trainer.flows.adaptation_engine import CLOSING, Ended
 from cloud_trainer.flows.arms import FlowRobot
 from cloud_trainer.flows.loop_fleet import POLL_S, AwayWait, Fleet, Tries, away
 from cloud_trainer.flows.loop_parts import LoopStoppedError, Shows
+from cloud_trainer.progress import ClosingError
 from gymnast_core.errors import GymnastError
 from gymnast_core.orders import EpisodeAnswer
 

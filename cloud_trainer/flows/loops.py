@@ -15,11 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError
+from cloud_trainer.flows.adaptation_engine import CLOSING
 from cloud_trainer.flows.loop import Loop
 from cloud_trainer.flows.loop_parts import LoopEngine, LoopStoppedError
 from cloud_trainer.flows.loop_state import StepFile
 from cloud_trainer.flows.loop_view import RUNNING, LoopEnd, LoopOrder, LoopView, named
+from cloud_trainer.progress import ClosingError
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError

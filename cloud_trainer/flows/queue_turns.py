@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from cloud_trainer.flows.adaptation_engine import ClosingError
 from cloud_trainer.flows.arms import Errand, WithdrawnError
 from cloud_trainer.flows.queue_book import QueueBook, RobotKey, ended
 from cloud_trainer.flows.queue_dispatch import QueueDispatch
+from cloud_trainer.progress import ClosingError
 from cloud_trainer.store.sql_queue import QueueRow, new_entry_id
 from gymnast_core.queue import USUAL_PRIORITY, QueueKind
 

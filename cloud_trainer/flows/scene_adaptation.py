@@ -19,15 +19,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from cloud_trainer.flows.adaptation_engine import (
-    CLOSING,
-    AdaptationEngine,
-    Budget,
-    ClosingError,
-    SceneRequest,
-)
+from cloud_trainer.flows.adaptation_engine import CLOSING, AdaptationEngine, Budget, SceneRequest
 from cloud_trainer.flows.adaptation_view import OPTIONS, Stage, View
 from cloud_trainer.flows.arms import WithdrawnError
+from cloud_trainer.progress import ClosingError
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.tenants import tenant_named
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OccupiedError, OutdatedError

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
-from cloud_trainer.flows.adaptation_engine import ClosingError
+from cloud_trainer.progress import ClosingError
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError
 from gymnast_core.evaluation.cards import BlindedTrial, ResultCard

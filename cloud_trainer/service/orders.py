@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from cloud_trainer.progress import ClosingError
 from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.authority import Who
 from gymnast_core.errors import ConfigError
@@ -33,6 +34,8 @@ FRESH_S = 30.0
 OCCUPIED_S = 3600.0
 """Longest wait for what a robot does for somebody else, e.g. a person's evaluation at the robot."""
 OCCUPIED_AGAIN_S = 5.0
+QUIET_S = 3.0
+"""A robot at an order speaks of it once a second."""
 LOOK_S = 1.0
 """How soon an order is withdrawn that nobody waits for any more."""
 NEXT_S = 0.2
@@ -66,7 +69,8 @@ def no_queue(what: str, *, must: bool = False, withdrawn: Callable[[], bool] = _
 @dataclass
 class _Given:
     order: Order
-    taken: bool = False
+    heard_s: float | None = None
+    """When the robot last spoke of it; None before it has taken it."""
     news: OrderNews | None = None
 
 
@@ -81,6 +85,13 @@ class RobotOrders:
         self._pick_up_s, self._next_s = pick_up_s, next_s
         self._changed = threading.Condition()
         self._given: dict[tuple[str, str], _Given] = {}
+        self._closing = False
+
+    def close(self) -> None:
+        """Wait no longer for robots that are not at it: this process ends."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
 
     def give(
         self, tenant: str, robot: str, kind: str, spec: JsonObject, timeout_s: float,
@@ -99,6 +110,7 @@ class RobotOrders:
             withdrawn: asked about once a second; where it holds nobody waits for this any more.
 
         Raises:
+            ClosingError: this process ends, and the robot has not taken the order, or speaks of it no longer.
             RobotOccupiedError: it does something for somebody else.
             OrderError: it did not take the order, did not end in time, refused or failed; or another is under way.
         """
@@ -111,15 +123,18 @@ class RobotOrders:
             self._changed.notify_all()
             try:
                 while given.news is None:
-                    limit_s = timeout_s if given.taken else min(timeout_s, self._pick_up_s)
+                    taken = given.heard_s is not None
+                    limit_s = timeout_s if taken else min(timeout_s, self._pick_up_s)
                     left_s = began + limit_s - time.monotonic()
+                    if self._closing and time.monotonic() - (given.heard_s or 0.0) > QUIET_S:
+                        raise ClosingError(f"the trainer ends while {robot} has {kind} before it")
                     if withdrawn():
                         raise OrderError(f"{kind} was withdrawn from {robot}")
                     if left_s <= 0 and paused():
                         began = time.monotonic()
                         continue
                     if left_s <= 0:
-                        missing = "did not end" if given.taken else "was not taken"
+                        missing = "did not end" if taken else "was not taken"
                         raise OrderError(f"{kind} {missing} within {limit_s:.0f} s by {robot}; does it report?")
                     self._changed.wait(min(left_s, LOOK_S))
             finally:
@@ -134,7 +149,7 @@ class RobotOrders:
         with self._changed:
             given = self._given.get(key)
             if news is not None and given is not None and given.order.order_id == news.order_id:
-                given.taken = True
+                given.heard_s = time.monotonic()
                 if news.done:
                     given.news = news
                     self._changed.notify_all()

@@ -217,6 +217,7 @@ class Service:
     def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
         """Refuse new work, finish or persist what is under way, close the stores."""
         self.queues.close()
+        self.orders.close()
         self.handlers.flows.close()
         self._health.enter_graceful_shutdown()
         self._stopping.set()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cloud_trainer.progress import ClosingError
 from cloud_trainer.service import OrderedRobot, Service
 from cloud_trainer.service.orders import RobotOrders
 from gymnast_core.errors import ConfigError
@@ -128,6 +129,28 @@ def test_an_order_that_takes_too_long_is_withdrawn_and_the_robot_hears_of_it(ser
         with pytest.raises(OrderError, match="evaluate did not end within 1 s by wx-1"):
             reached(service).evaluate(tasks=["lift"], seed_start=0, seed_count=1, timeout_s=1.0)
         assert robot.withdrawn.wait(10)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_trainer_that_ends_waits_for_no_robot_that_has_gone(taken, monkeypatch):
+    monkeypatch.setattr("cloud_trainer.service.orders.QUIET_S", 0.2)
+    orders, ended = RobotOrders(pick_up_s=60.0), []
+
+    def order():
+        with pytest.raises(ClosingError, match="wx-1 has flush before it"):
+            orders.give("default", "wx-1", "flush", {}, 60.0)
+        ended.append(True)
+
+    first = threading.Thread(target=order)
+    first.start()
+    who = Peer("wx-1", "robot", "default")
+    while (given := orders.heard(who, None)) is None:
+        time.sleep(0.001)
+    if taken:
+        orders.heard(who, OrderNews(given.order_id))
+    orders.close()
+    first.join(20)
+    assert ended == [True]
 
 
 def test_a_robot_does_one_thing_at_a_time():

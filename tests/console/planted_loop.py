@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.flows.adaptation_engine import CLOSING, ClosingError, Ended
+from cloud_trainer.flows.adaptation_engine import CLOSING, Ended
 from cloud_trainer.flows.arms import Errand
 from cloud_trainer.flows.job_following import JobEndedError
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest
+from cloud_trainer.progress import ClosingError
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.sequential import Decision, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval

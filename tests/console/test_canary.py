@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cloud_trainer.flows.adaptation_engine import Budget, ClosingError, SceneRequest
+from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.flows.arm_trials import MOST_ATTEMPTS
 from cloud_trainer.flows.other_tasks import may_be_lost, other_tasks
 from cloud_trainer.flows.scene_engine import SceneEngine
+from cloud_trainer.progress import ClosingError
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.episodes import write_episode
