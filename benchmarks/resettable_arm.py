@@ -9,7 +9,11 @@ from typing import Any
 from gymnast_core.errors import EstopLatchedError, SafetyError, StaleCommandError
 from gymnast_core.spec import EnvSpec
 from gymnast_core.types import FloatArray, Observation, StepResult
+from gymnast_ros.run.plan import MOTOR_FAULT, OVER_FORCE
 from gymnast_ros.sim.env import SimEnv
+
+FAULTS = ("fault", OVER_FORCE, MOTOR_FAULT)
+"""That a real arm ends an episode by."""
 
 
 class ResettableArm:
@@ -19,7 +23,7 @@ class ResettableArm:
         world: the scene and the arm in it.
 
     Attributes:
-        fails: raised or reported by the next step, once: "estop", "arm_lost", "fault"; empty for none.
+        fails: raised or reported by the next step, once: "estop", "arm_lost", one of FAULTS; empty for none.
     """
 
     def __init__(self, world: SimEnv) -> None:
@@ -63,8 +67,8 @@ class ResettableArm:
             raise StaleCommandError("no observation for 5.0 s")
         result = self.world.step(action_BA)
         self._look()
-        if failed == "fault":
-            self.notes = {"fault": "effort 3.1 Nm of joint elbow"}
+        if failed in FAULTS:
+            self.notes = {"fault": "effort 3.1 Nm of joint elbow", "fault_kind": failed}
             result.terminated_B[:] = True
         return result
 

@@ -187,6 +187,12 @@ class SqlPageStore:
             rows = connection.execute(joined.where(mine & (head.c.acknowledged_ns > 0))).all()
         return {page_id: Acknowledgement(by, at_ns, note) for page_id, by, at_ns, note in rows}
 
+    def known(self, tenant: str, robot: str, page_ids: Iterable[str]) -> set[str]:
+        """Return those of some ids that are calls of a robot."""
+        mine = (PAGES.c.tenant == tenant) & (PAGES.c.robot == robot) & PAGES.c.page_id.in_(list(page_ids))
+        with self._database.transaction() as connection:
+            return set(connection.execute(sa.select(PAGES.c.page_id).where(mine)).scalars())
+
     def calls(self, tenant: str, *, open_only: bool = False, limit: int = 200) -> Sequence[PageRow]:
         """Return a tenant's calls: open ones first, then by the newest."""
         mine = (PAGES.c.tenant == tenant) & (PAGES.c.joined == "")

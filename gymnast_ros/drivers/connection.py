@@ -10,7 +10,7 @@ from typing import TextIO
 from gymnast_core.errors import ConfigError, SafetyError
 from gymnast_ros.drivers.contract import VendorRobot
 from gymnast_ros.drivers.guard import guarded
-from gymnast_ros.drivers.health import MotorHealth, MotorWatch, ask_motors, recover
+from gymnast_ros.drivers.health import MAX_RECOVERIES, MotorHealth, MotorWatch, ask_motors, recover
 from gymnast_ros.drivers.keeper import hold
 from gymnast_ros.drivers.widowx import WidowXDriver
 
@@ -71,8 +71,11 @@ class Connection:
             raise SafetyError(health.problem)
         self._note(health)
 
-    def recover(self) -> None:
+    def recover(self, tries: int = MAX_RECOVERIES) -> None:
         """Bring the arm back to neutral, motors rebooted where they need it.
+
+        Args:
+            tries: at most.
 
         Raises:
             SafetyError: that did not help; the message names what is wrong.
@@ -80,7 +83,7 @@ class Connection:
         if self._dry_run:
             self.driver.go_neutral()
         else:
-            self._note(recover(self._robot, self.driver))
+            self._note(recover(self._robot, self.driver, tries=tries))
 
     def lie_down(self) -> None:
         """Sleep pose, torque off, and no more questions to the motors.

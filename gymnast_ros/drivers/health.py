@@ -26,7 +26,7 @@ HARDWARE_ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "elect
 
 
 class NeedsHumanError(SafetyError):
-    """Recovery failed three times: somebody must look at the arm."""
+    """Recovering did not help as often as it was tried: somebody must look at the arm."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,13 @@ class MotorWatch:
                 self._health = health
 
 
-def recover(robot: VendorRobot, driver: WidowXDriver, *, pause: Callable[[float], object] = time.sleep) -> MotorHealth:
+def recover(
+    robot: VendorRobot,
+    driver: WidowXDriver,
+    *,
+    tries: int = MAX_RECOVERIES,
+    pause: Callable[[float], object] = time.sleep,
+) -> MotorHealth:
     """Bring the arm back: hold, sleep pose, reboot, rewrite the modes a reboot forgets, torque on, verify.
 
     Returns:
@@ -136,15 +142,16 @@ def recover(robot: VendorRobot, driver: WidowXDriver, *, pause: Callable[[float]
     Args:
         robot: guarded.
         driver: of it.
+        tries: at most.
         pause: waits so many seconds.
 
     Raises:
-        NeedsHumanError: three tries did not help; torque is left as it is.
+        NeedsHumanError: that many tries did not help; torque is left as it is.
         SafetyError: the driver is gone, or the arm may not move.
     """
     driver.check_alive()
     ask_motors(robot, time.monotonic())  # where the services hang this ends at once, not after the last of them
-    for attempt in range(1, MAX_RECOVERIES + 1):
+    for attempt in range(1, tries + 1):
         _rest(driver)
         robot.core.robot_reboot_motors(cmd_type="group", name="arm", enable=True, smart_reboot=True)
         robot.core.robot_reboot_motors(cmd_type="single", name="gripper", enable=True, smart_reboot=True)
@@ -157,7 +164,7 @@ def recover(robot: VendorRobot, driver: WidowXDriver, *, pause: Callable[[float]
         if not health.problem:
             driver.go_neutral()
             return health
-    raise NeedsHumanError(f"{MAX_RECOVERIES} recoveries failed: {health.problem}; look at the arm")
+    raise NeedsHumanError(f"recoveries failed ({tries}): {health.problem}; look at the arm")
 
 
 def _rest(driver: WidowXDriver) -> None:

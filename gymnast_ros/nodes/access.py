@@ -100,7 +100,7 @@ def _arm(names: _Names, config: GraphConfig, images: list[str]) -> Access:
     says += [topics.NOTES, f"{topics.ARM_NODE}/transition_event", *(f"{vendor}/{name}" for name in VENDOR_TOPICS)]
     return names.access(
         names.enclave("arm"), topics.ARM_NODE, VENDOR_NODE, publish=says,
-        subscribe=[topics.ARM_COMMAND, *cameras, f"{vendor}/{topics.JOINT_STATES}"],
+        subscribe=[topics.ARM_COMMAND, topics.GATE_STATUS, *cameras, f"{vendor}/{topics.JOINT_STATES}"],
         serve=[topics.RESET, topics.RECOVER, *lifecycle, f"arm_cameras/{DESCRIBES_TYPES}"],
         call=[f"{vendor}/{name}" for name in VENDOR_SERVICES],
     )  # fmt: skip

@@ -105,6 +105,7 @@ class ArmReport:
         velocity_J: (6,) [rad/s], where measured.
         captured_ns: camera -> when it took its frame, by its own stamp; a simulated one takes it at stamp_ns.
         fault: why the episode ended by itself.
+        fault_kind: the same as one word that an episode bears (truncated_reason); empty is any other fault.
     """
 
     stamp_ns: int
@@ -122,6 +123,7 @@ class ArmReport:
     velocity_J: npt.NDArray[np.float64] | None = None
     captured_ns: Mapping[str, int] = field(default_factory=dict)
     fault: str = ""
+    fault_kind: str = ""
 
     def arm_state(self) -> ArmState:
         """The gate's part."""
@@ -196,7 +198,8 @@ class ArmPort:
         values = [*report.executed_A.tolist(), float(report.terminated), float(report.truncated)]
         self._executed.publish(messages.to_named(EXECUTED_NAMES, values, stamp_ns, report.executed_source))
         if self._notes is not None:
-            notes = {"stamp_ns": stamp_ns, "captured_ns": dict(report.captured_ns), "fault": report.fault}
+            notes = {"stamp_ns": stamp_ns, "captured_ns": dict(report.captured_ns), "fault": report.fault,
+                     "fault_kind": report.fault_kind}  # fmt: skip
             self._notes.publish(messages.to_json(notes))
         for name, publisher in self._images.items():
             publisher.publish(messages.to_image(report.images[name], stamp_ns, f"{name}_optical_frame"))

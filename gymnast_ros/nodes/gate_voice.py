@@ -50,7 +50,7 @@ class GateVoice:
                 self.word = self._keyring.new_word()
             status: dict[str, object] = {
                 "state": state.value, "reason": reason, "arm": 0 if arm is None else arm.session,
-                "graph": self._keyring.graph, "robot": self._robot,
+                "graph": self._keyring.graph, "robot": self._robot, "taken_over": self._gate.taken_over,
             }  # fmt: skip
             now_s = time.monotonic()
             if status != self._sent or now_s - self._sent_at_s >= STATUS_AGAIN_S:

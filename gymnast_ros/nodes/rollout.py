@@ -18,10 +18,10 @@ from gymnast_ros.nodes.rollout_parameters import declare, requests_from
 from gymnast_ros.nodes.runtime import Diagnostics, LatchedJson, run
 from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.nodes.topic_env import TopicEnv
+from gymnast_ros.outbox import PageOutbox
 from gymnast_ros.run.arm_jobs import ArmJobs, JobTopics
 from gymnast_ros.run.requests import ROLLOUT
 from gymnast_ros.uplink import RemoteJudge
-from gymnast_ros.uplink.outbox import PageOutbox
 
 
 class RolloutNode(Node):  # type: ignore[misc]

@@ -22,6 +22,7 @@ from gymnast_core.spec import WIDOWX_250S
 from gymnast_ros.drivers.connection import Connection, hold_lock
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import topics
+from gymnast_ros.nodes.gate_ear import GateEar
 from gymnast_ros.nodes.lifecycle import named
 from gymnast_ros.nodes.recovery import RecoveryGuard
 from gymnast_ros.nodes.reset_permit import ResetGuard
@@ -46,7 +47,8 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         self._guard = ResetGuard(settings, keyring)
         recovery = RecoveryGuard(settings, keyring, self.get_fully_qualified_name())
         self._vendor: Any = importlib.import_module(settings["vendor"])
-        self._loop = WidowXLoop(self, settings, recovery)
+        folder = keyring.folder.parent
+        self._loop = WidowXLoop(self, settings, recovery, GateEar(self, keyring), folder, keyring.robot)
         # a waiting coroutine blocks its group: reset needs one of its own
         self.create_service(Trigger, topics.RESET, self._reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(Trigger, "~/recover", self._recover)

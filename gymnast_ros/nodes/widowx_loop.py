@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from rclpy.node import Node
@@ -19,16 +21,21 @@ from gymnast_core.arm.envelope import ArmState
 from gymnast_core.errors import GymnastError, SafetyError
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
+from gymnast_ros.drivers.auto_recovery import AutoRecovery, RecoveryCount
 from gymnast_ros.drivers.connection import Connection
+from gymnast_ros.drivers.force import ForceWatch
 from gymnast_ros.drivers.reading import ArmReading
 from gymnast_ros.drivers.widowx import SLOW_S, WidowXDriver
 from gymnast_ros.nodes.arm_port import SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
 from gymnast_ros.nodes.cameras import CameraPort
 from gymnast_ros.nodes.ears import note_drop
+from gymnast_ros.nodes.gate_ear import GateEar
 from gymnast_ros.nodes.recovery import RecoveryGuard
 from gymnast_ros.nodes.runtime import Health
 from gymnast_ros.nodes.settings import NodeSettings
-from gymnast_ros.nodes.widowx_settings import camera_limits, camera_sources
+from gymnast_ros.nodes.widowx_settings import camera_limits, camera_sources, force_limit
+from gymnast_ros.outbox import PageOutbox
+from gymnast_ros.run.plan import MOTOR_FAULT, OVER_FORCE
 from gymnast_ros.run.ticker import Ticker
 
 NOTHING_A: FloatArray = np.zeros(7, np.float32)
@@ -46,9 +53,14 @@ class WidowXLoop:
         node: of the arm.
         settings: its parameters.
         recovery: asks for the operator's word before the arm recovers.
+        gate: whether it is open; the arm recovers by itself only then.
+        folder: of the robot: calls for a person, and the count of recoveries.
+        robot: its name.
     """
 
-    def __init__(self, node: Node, settings: NodeSettings, recovery: RecoveryGuard) -> None:
+    def __init__(
+        self, node: Node, settings: NodeSettings, recovery: RecoveryGuard, gate: GateEar, folder: Path, robot: str
+    ) -> None:
         self._node, self._settings, self._recovery, self._spec = node, settings, recovery, WIDOWX_250S
         sources, size = camera_sources(settings), int(settings["image_size"])
         self._cameras = CameraPort(node, sources, size, camera_limits(settings))
@@ -57,11 +69,15 @@ class WidowXLoop:
             self._spec.control_hz, False, 2 * SLOW_S,
         )  # fmt: skip
         self._lock = threading.RLock()
+        self._gate = gate
+        self._force = ForceWatch(force_limit(settings), settings["force_steps"])
         self._connection: Connection | None = None
         self._active = self._running = self._leaving = self._motors_failed = False
         """A fault of the motors waits for ~/recover; one of cameras or joint states passes with its cause."""
-        self._fault = self.stopped = ""
+        self._fault = self._fault_kind = self.stopped = ""
         self._moving: Future | None = None
+        self._after: deque[Future] = deque()
+        """Resets that wait until the arm has recovered by itself."""
         self._moved_at_s = self._joints_changed_s = 0.0
         self._episode = self._steps = self._stamp_ns = self._captured_ns = self._joints_stamp_ns = 0
         self._executed_A, self._source = NOTHING_A, ""
@@ -69,6 +85,10 @@ class WidowXLoop:
         self._port = ArmPort(
             node, description, self._on_command, table_height_m=settings["table_height_m"],
             max_age_s=2 * self._spec.step_s,
+        )  # fmt: skip
+        self._auto = AutoRecovery(
+            RecoveryCount(folder / "recoveries.json"), PageOutbox(folder, robot), enabled=settings["auto_recover"],
+            closed=self._closed, attempt=self._recover_by_itself, ended=self._let_resets_go_on,
         )  # fmt: skip
         self._look()
         self._eye = Ticker(LOOK_NS, self._look, name="latch").start()
@@ -88,12 +108,14 @@ class WidowXLoop:
         with self._lock:
             self._connected().stand_up()
             self._active, self._fault, self._motors_failed = True, "", False
+            self._auto.over()
 
     def deactivate(self) -> None:
         """Hold where the arm is."""
         with self._lock:
             self._active = self._running = False
             self._settle("the arm was deactivated")
+            self._auto.over()
             self._hold(self._connected().driver)
 
     def lie_down(self) -> bool:
@@ -101,6 +123,7 @@ class WidowXLoop:
         with self._lock:
             self._active = self._running = False
             self._settle("the arm lies down")
+            self._auto.over()
             if self._connection is None:
                 return True
             try:
@@ -118,6 +141,7 @@ class WidowXLoop:
     def close(self) -> bool:
         """Lie down and end every thread; returns whether it lies. The gate's silence stops nothing any more."""
         self._ticker.close()
+        self._auto.close()
         self._leaving = True
         self._look()
         lies = self.lie_down()
@@ -134,6 +158,11 @@ class WidowXLoop:
         Raises:
             GymnastError: the arm may not move, or is not fit to.
         """
+        if self._auto.under_way:  # without the lock, which a recovery has for seconds
+            self._after.append(moving)
+            if not self._auto.under_way:
+                self._let_resets_go_on()
+            return moving
         with self._lock:
             self._check_fit()
             self._running, self._fault = False, ""
@@ -157,6 +186,7 @@ class WidowXLoop:
             self._episode += 1
             self._steps = 0
             self._executed_A, self._source = NOTHING_A, ""
+            self._force.reset()
             self._observe(driver)
             self._running = True
             return self._stamp_ns
@@ -177,6 +207,32 @@ class WidowXLoop:
             self._running = False
             self._connected().recover()
             self._fault, self._motors_failed = "", False
+            self._auto.over()
+            self._auto.count.person_came()
+
+    def _recover_by_itself(self) -> None:
+        """One try, for AutoRecovery.
+
+        Raises:
+            SafetyError: the arm may not move, or that did not help.
+        """
+        with self._lock:
+            self._check_active()
+            if reason := self._closed():
+                raise SafetyError(f"the arm may not move: {reason}")
+            if self._motors_failed:
+                self._running = False
+                self._connected().recover(tries=1)
+                self._fault, self._motors_failed = "", False
+
+    def _closed(self) -> str:
+        """Why the arm may not move by itself now; empty when it may."""
+        return self.stopped or self._gate.closed() or ("" if self._active else "the arm is not active")
+
+    def _let_resets_go_on(self) -> None:
+        """The arm stands at neutral after a recovery of its own, or waits for a person."""
+        while self._after:
+            self._after.popleft().set_result(self._fault)
 
     @property
     def stalled_s(self) -> float:
@@ -190,6 +246,8 @@ class WidowXLoop:
             values["capture_to_command_ms_p50"] = float(np.percentile(self._latencies_ms, 50))
             values["capture_to_command_ms_p99"] = float(np.percentile(self._latencies_ms, 99))
         values["motors_failed"] = self._motors_failed
+        values["recoveries_by_itself"] = self._auto.count.total
+        values["recoveries_since_a_person"] = self._auto.count.tries
         if self._connection is not None:
             values["failures"] = self._connection.driver.failures
         level = 2 if self._fault else (0 if self._active else 1)
@@ -257,9 +315,10 @@ class WidowXLoop:
         driver.tick()
         if problem and not self._motors_failed:
             self._motors_failed, self._fault = True, ""
-            self._end(problem)
+            self._end(problem, MOTOR_FAULT)
             self._hold(driver)
             self._settle(problem)
+            self._auto.failed(problem)
         if self._moving is not None and time.monotonic() >= self._moved_at_s:
             self._settle("")
         if not self._running:
@@ -281,6 +340,9 @@ class WidowXLoop:
         """
         now_ns = self._now_ns()
         reading, frames = self._seen(driver)
+        if not fault and (fault := self._force.note(reading.effort_J)):
+            self._end(fault, OVER_FORCE)
+            self._hold(driver)
         self._stamp_ns, self._captured_ns = now_ns, min(frame.stamp_ns for frame in frames.values())
         truncated = self._steps >= self._settings["max_steps"]
         self._port.publish(self._report(driver, reading, frames, fault, truncated))
@@ -338,6 +400,7 @@ class WidowXLoop:
             velocity_J=reading.velocity_J,
             captured_ns={name: frame.stamp_ns for name, frame in frames.items()},
             fault=fault,
+            fault_kind=self._fault_kind if fault else "",
         )
 
     def _check_fit(self) -> None:
@@ -371,14 +434,16 @@ class WidowXLoop:
         except SafetyError as error:
             self._node.get_logger().fatal(f"the arm may not hold: {error}", throttle_duration_sec=5.0)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, kind: str = "") -> None:
         """End the episode with a fault, reported once; what else fails follows from it."""
         if self._fault:
             return
-        self._fault = reason
+        self._fault, self._fault_kind = reason, kind
         go_on = "the next episode may begin when that is over"
         if self._motors_failed:
             go_on = f"look at it, then: {self._recovery.remedy}"
+            if self._settings["auto_recover"]:
+                go_on = f"it recovers by itself while the gate is armed: stop it before you reach in; else {go_on}"
         self._node.get_logger().error(f"the arm holds: {reason}; {go_on}")
 
     def _now_ns(self) -> int:

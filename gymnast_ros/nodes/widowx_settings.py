@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gymnast_core.arm.cameras import CameraLimits
 from gymnast_core.errors import ConfigError
+from gymnast_core.spec import WIDOWX_250S
+from gymnast_ros.drivers.reading import Array
 from gymnast_ros.nodes.cameras import CameraSource
 from gymnast_ros.nodes.settings import NodeSettings
 
@@ -31,7 +35,18 @@ def declare(settings: NodeSettings) -> None:
     add("lock_file", "", "held while this process lives: the vendor's driver outlives it", read_only=True)
     add("dry_run", False, "xs_sdk is the vendor's simulation: no registers, velocity or effort", read_only=True)
     add("table_height_m", 0.0, "table top in base_link [m], as the gate has it", read_only=True)
+    add("auto_recover", False, "recover by itself from a motor fault, three times at most, while the gate is armed",
+        read_only=True)  # fmt: skip
+    add("force_share", 0.85, "of the largest effort_limit: more for force_steps ends the episode; 0 bounds nothing",
+        low=0.0, high=1.0, read_only=True)  # fmt: skip
+    add("force_steps", 3, "control steps in a row", low=1, high=50, read_only=True)
     add("autostart", False, "configure and activate at start, without ros2 lifecycle", read_only=True)
+
+
+def force_limit(settings: NodeSettings) -> Array:
+    """Most effort of each joint before an episode ends, (6,); infinite where nothing is bounded."""
+    share = settings["force_share"]
+    return np.array(WIDOWX_250S.max_effort) * share if share else np.full(len(WIDOWX_250S.max_effort), np.inf)
 
 
 def camera_limits(settings: NodeSettings) -> CameraLimits:

@@ -27,6 +27,7 @@ from gymnast_ros.run.conduct import EpisodeEvents
 from gymnast_ros.run.dispatch import Began, Handler
 from gymnast_ros.run.episodes import ArmEnv, EpisodeRunner
 from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise, write_result
+from gymnast_ros.run.fault_pages import FaultPages
 from gymnast_ros.run.operator import OperatorDesk
 from gymnast_ros.run.order_book import OrderBook
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
@@ -111,10 +112,11 @@ class ArmJobs:
         self.arming = Arming()
         self._desk = OperatorDesk(self._waiting_for_label)
         self._episodes = EpisodeEvents(topics.episode)
+        self._faults = FaultPages(pager)
         self._practice = PracticeDesk(folder, settings, DeskPorts(
             begin=self._begin, episode=self._practise, judge=judge, pager=pager, gate=self.arming,
             show=lambda status: self._set_status(practice=status), cancelled=self._worker.cancelled,
-            task=task_and_instruction, log=log, kind_of_fault=lambda: "arm_fault",
+            task=task_and_instruction, log=log,
         ))  # fmt: skip
         self._runner = EpisodeRunner(
             connect, self._spool, settings["robot_name"], self._desk.label, finished=self._note_episode,
@@ -348,6 +350,8 @@ class ArmJobs:
         outcome = {True: "success", False: "failure", None: "unlabelled"}[row.success]
         cut = f"; cut: {row.truncated_reason}, {row.detail}" if row.truncated_reason else ""
         self._log.info(f"episode {row.episode_id or 'not recorded'}: {row.steps} steps, {outcome}{cut}")
+        if self._worker.kind != "practise":  # which calls a person itself, and waits for the answer
+            self._faults.note(row)
         self._episodes.report(
             row.policy, steps=row.steps, episode_id=row.episode_id, blame=row.blame, cut=row.truncated_reason
         )

@@ -14,6 +14,7 @@ from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.gate_rule import DAY_S, GateRule
 from gymnast_core.records.signing import TrustedKeys
+from gymnast_ros.outbox import PageOutbox
 from gymnast_ros.run.adaptation import AdaptationDesk
 from gymnast_ros.run.codec import Failure, RobotBusyError
 from gymnast_ros.run.dispatch import Began, Handler
@@ -27,6 +28,7 @@ from gymnast_ros.uplink import (
     Adoption,
     GateNews,
     Identity,
+    PageCourier,
     Reporter,
     RobotNews,
     RobotStore,
@@ -116,6 +118,7 @@ class BridgeJobs:
         self._orders = OrderTaker(
             allowed=bool(settings["take_orders"]), connect=ports.connect, cancel=ports.cancel_rollout, log=log
         )
+        self._pages = PageCourier(trainer, identity, PageOutbox(folder, robot), insecure=insecure)
         self._reporter = Reporter(
             trainer, identity, self._news, ports.watch.take_frame, insecure=insecure,
             period_s=settings["report_period_s"], take=self._orders.take,
@@ -131,6 +134,7 @@ class BridgeJobs:
         self._uplink.start()
         self._adoption.start()
         self._reporter.start()
+        self._pages.start()
         self.publish_status()
 
     def stop(self) -> None:
@@ -139,6 +143,7 @@ class BridgeJobs:
             worker.cancel()
         self._adaptations.close()
         self._trainer.close()
+        self._pages.stop(3.0)
         self._reporter.stop(3.0)
         self._orders.close()
         self._adoption.stop(5.0)

@@ -30,7 +30,7 @@ from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, St
 from gymnast_ros.rates import steps_per_action
 from gymnast_ros.run.conduct import verdict
 from gymnast_ros.run.judged import JudgedEpisode, concluded
-from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
+from gymnast_ros.run.plan import MOTOR_FAULT, OVER_FORCE, EpisodePlan, EpisodeResult
 from gymnast_ros.run.policy_source import ReplayPolicy
 from gymnast_ros.shadow import keep_episode
 
@@ -202,7 +202,7 @@ class EpisodeRunner:
                 env, guarded, plan.instruction, seed=plan.seed, rng=plan.rng(),
                 observers=observers, cancelled=lambda: cancelled() or (judged is not None and judged.ends()),
             )  # fmt: skip
-            reason = "" if judged is not None and judged.ended else _reason(result)
+            reason = "" if judged is not None and judged.ended else _reason(result, env.notes)
             detail = str(env.notes.get("fault", ""))
         except (SafetyError, BridgeError) as error:
             reason, detail = fault_of(error), str(error)
@@ -274,9 +274,10 @@ class EpisodeRunner:
         return episode_id
 
 
-def _reason(result: StepResult) -> str:
+def _reason(result: StepResult, notes: Mapping[str, Any]) -> str:
     if result.terminated_B.any():
-        return "fault"
+        kind = notes.get("fault_kind")
+        return kind if kind in (OVER_FORCE, MOTOR_FAULT) else "fault"  # anybody may publish notes
     return "" if result.done_B.all() else "cancelled"
 
 

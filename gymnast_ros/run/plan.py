@@ -14,6 +14,9 @@ from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.json_values import JsonObject
 from gymnast_core.practice import PracticeMark
 
+OVER_FORCE, MOTOR_FAULT = "over_force", "motor_fault"
+"""How a real arm's episode is cut when it presses too hard, or a motor fails."""
+
 
 @dataclass(frozen=True)
 class EpisodePlan:
@@ -96,7 +99,7 @@ class EpisodeResult:
         steps: actions done.
         episode_id: of the recording, empty when not recorded.
         truncated_reason: empty when it ran to its end, else "estop", "arm_lost", "cancelled", "fault",
-            "policy_fault", "link_lost" (a remote policy did not answer in time).
+            "policy_fault", "link_lost" (a remote policy did not answer in time), OVER_FORCE, MOTOR_FAULT.
         detail: the error's own words.
         interventions: steps at which the arm did something else than the policy asked.
         teleop_steps: steps commanded by a human.

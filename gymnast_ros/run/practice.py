@@ -29,7 +29,7 @@ from gymnast_core.practice import (
 )
 from gymnast_core.seeds import block
 from gymnast_ros.run.arming import Arming
-from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
+from gymnast_ros.run.plan import MOTOR_FAULT, OVER_FORCE, EpisodePlan, EpisodeResult
 from gymnast_ros.run.ports import Log
 from gymnast_ros.run.referee import Pair, SkillVerdict, SkillWatch, Watching
 
@@ -108,7 +108,6 @@ class PracticePorts:
         ended: whether somebody ended the run.
         closing: whether this process ends, and the run goes on with the next one.
         log: of the node.
-        kind_of_fault: kind of the page for the fault that ended the last episode.
     """
 
     episode: PracticeEpisode
@@ -119,7 +118,6 @@ class PracticePorts:
     ended: Callable[[], bool]
     closing: Callable[[], bool]
     log: Log
-    kind_of_fault: Callable[[], str]
 
 
 class PracticeRun:
@@ -211,7 +209,11 @@ class PracticeRun:
         if reason == "estop":
             self._call("estop", detail)
         elif reason == "fault":
-            self._call(self._ports.kind_of_fault(), detail)
+            self._call("arm_fault", detail)
+        elif reason == OVER_FORCE:
+            self._call(OVER_FORCE, detail)
+        elif reason == MOTOR_FAULT:
+            self._log_waiting(f"the arm recovers by itself, or calls a person: {detail}")
         elif reason == "refused" and plan.keep_scene:
             self._log_waiting(f"the arm has no scene to go on from: {detail}")
             self._keep(self._state.model_copy(update={"lay_out": True}))

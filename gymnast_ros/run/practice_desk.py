@@ -37,7 +37,6 @@ class DeskPorts:
         cancelled: whether the worker's job shall end.
         task: a task's name and instruction.
         log: of the node.
-        kind_of_fault: see PracticePorts.
     """
 
     begin: Callable[[str, str, Job], Began]
@@ -49,7 +48,6 @@ class DeskPorts:
     cancelled: Callable[[], bool]
     task: Callable[[str], tuple[str, str]]
     log: Log
-    kind_of_fault: Callable[[], str]
 
 
 class PracticeDesk:
@@ -123,7 +121,6 @@ class PracticeDesk:
         run = PracticeRun(self._book, pair, PracticePorts(
             episode=ports.episode, watching=watching, pager=ports.pager, gate=ports.gate, show=ports.show,
             ended=lambda: ports.cancelled() and not self._closing, closing=lambda: self._closing, log=ports.log,
-            kind_of_fault=ports.kind_of_fault,
         ))  # fmt: skip
 
         def job(run_id: str) -> dict[str, object]:

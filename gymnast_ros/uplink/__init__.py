@@ -2,6 +2,7 @@
 
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink.adoption import Adoption
+from gymnast_ros.uplink.courier import PageCourier
 from gymnast_ros.uplink.enroll import fetch_identity
 from gymnast_ros.uplink.remote_judge import RemoteJudge
 from gymnast_ros.uplink.remote_policy import RemotePolicy
@@ -14,6 +15,7 @@ __all__ = [
     "Adoption",
     "GateNews",
     "Identity",
+    "PageCourier",
     "RemoteJudge",
     "RemotePolicy",
     "Reporter",

@@ -81,7 +81,7 @@ class Lab:
         log = SimpleNamespace(info=lambda text: None, warning=lambda text: None, error=lambda text: None)
         return PracticeRun(self.book, self.pair, PracticePorts(
             episode=self._episode, watching=self.watching, pager=self.person, gate=self.gate, show=self.shown.append,
-            ended=self.stop.is_set, closing=self.closing.is_set, log=log, kind_of_fault=lambda: "over_force",
+            ended=self.stop.is_set, closing=self.closing.is_set, log=log,
         ))  # fmt: skip
 
     def _episode(self, plan: EpisodePlan, checkpoint: str, watch: SkillWatch, /) -> EpisodeResult:
@@ -151,7 +151,7 @@ def test_a_run_goes_on_where_it_was_after_its_process_has_ended(lab: Lab, tmp_pa
     assert len(seeds) == len(set(seeds)), "no start state is used twice"
 
 
-@pytest.mark.parametrize(("fails", "page"), [("estop", "estop"), ("fault", "over_force")])
+@pytest.mark.parametrize(("fails", "page"), [("estop", "estop"), ("fault", "arm_fault"), ("over_force", "over_force")])
 def test_a_stop_and_a_fault_of_the_arm_call_for_a_person_and_then_it_goes_on(lab: Lab, fails: str, page: str) -> None:
     def harm(number: int) -> None:
         lab.arm.fails = fails if number == 3 else ""
@@ -160,6 +160,12 @@ def test_a_stop_and_a_fault_of_the_arm_call_for_a_person_and_then_it_goes_on(lab
     ended = lab.practise(episodes=4)
     assert [kind for kind, _ in lab.person.pages] == [page]
     assert (ended.episodes, ended.cut, ended.interventions, ended.reason) == (4, 2, 1, "all 4 episodes are done")
+
+
+def test_a_motor_that_failed_is_the_arms_own_to_recover_or_report(lab: Lab) -> None:
+    lab.before = lambda number: setattr(lab.arm, "fails", "motor_fault" if number == 3 else "")
+    ended = lab.practise(episodes=4)
+    assert (ended.episodes, ended.pages, ended.reason) == (4, 0, "all 4 episodes are done")
 
 
 def test_an_arm_that_is_started_again_costs_an_episode_and_calls_nobody(lab: Lab) -> None:

@@ -202,8 +202,11 @@ def test_motor_that_drops_torque_ends_the_episode_until_its_operator_recovers_it
 ) -> None:
     faults.write_text(json.dumps({"drop_torque": ["elbow"], "unrepairable": True}))
     row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
-    assert row["truncated_reason"] in ("fault", "refused"), row
+    assert row["truncated_reason"] in ("motor_fault", "refused"), row
     assert "elbow" in row["detail"]
+    assert row["truncated_reason"] != "fault", "an arm that saw the motor fail names it"
+    pages = graph.config.folder / "pages"
+    wait_until(lambda: "motor_fault" in kinds(pages), 20.0, "the call for a person")
     refused = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
     assert refused["truncated_reason"] == "refused"
     assert "elbow" in refused["detail"]
@@ -219,13 +222,18 @@ def test_motor_that_drops_torque_ends_the_episode_until_its_operator_recovers_it
         client.set("arm", {"recover_word": word})
 
 
+def kinds(pages: Path) -> set[str]:
+    """Of the calls for a person that wait."""
+    return {json.loads(path.read_text())["kind"] for path in pages.glob("page-*.json")}
+
+
 def test_page_recovers_the_arm_for_who_is_logged_in(graph, client, faults, forwards) -> None:
     own = graph.config.folder / "page"
     address, token = (own / "address").read_text(), (own / "token").read_text()
     assert "no motor has failed" in ask(address, "/recover", token)[1]
     faults.write_text(json.dumps({"drop_torque": ["elbow"], "unrepairable": True}))
     row = client.run_episode(instruction="lift", seed=0, checkpoint=forwards)
-    assert row["truncated_reason"] in ("fault", "refused"), row
+    assert row["truncated_reason"] in ("motor_fault", "refused"), row
     wait_until(lambda: "Recover</button>" in look(address, token), 30.0, "the page to offer it")
     faults.write_text("{}")
     assert ask(address, "/recover", "0" * 32)[0] in (302, 303, 401, 403)

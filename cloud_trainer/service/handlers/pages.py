@@ -28,8 +28,8 @@ class PageHandlers:
 
     def raise_all(
         self, who: Who, pages: Sequence[Page], unanswered: Sequence[str]
-    ) -> tuple[list[str], dict[str, Acknowledgement]]:
-        """Keep what a robot raises; returns the ids that are kept, and the answers to those it waits for.
+    ) -> tuple[list[str], dict[str, Acknowledgement], list[str]]:
+        """Keep what a robot raises; returns the ids that are kept, answers to those it waits for, and unknown ones.
 
         Raises:
             QuotaError: it raised too many within the hour; it brings the rest later.
@@ -40,7 +40,9 @@ class PageHandlers:
             self._pace.take(who)
             self.desk.raise_page(who.tenant, replace(page, robot=who.name))
             kept.append(page.page_id)
-        return kept, self.desk.store.answers(who.tenant, who.name, [*unanswered, *kept])
+        store, known = self.desk.store, self.desk.store.known(who.tenant, who.name, unanswered)
+        answers = store.answers(who.tenant, who.name, [*known, *kept])
+        return kept, answers, [page_id for page_id in unanswered if page_id not in known]
 
     def all(self, who: Who, *, every: bool = True) -> list[PageRow]:
         """Return the tenant's calls, open ones first, then by the newest."""

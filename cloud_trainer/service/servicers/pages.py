@@ -40,9 +40,11 @@ class PageServicer:
         """A robot's; its name is the certificate's."""
         raised = [self._page(one) for one in bounded("pages", request.pages, _MOST_RAISED)]
         unanswered = bounded("unanswered pages", request.unanswered, _MOST_UNANSWERED)
-        kept, answers = self._pages.raise_all(peer, raised, unanswered)
+        kept, answers, unknown = self._pages.raise_all(peer, raised, unanswered)
         return pages_pb2.RaisePagesReply(
-            kept=kept, answers=[pages_pb2.PageAnswer(page_id=name, **vars(found)) for name, found in answers.items()]
+            kept=kept,
+            unknown=unknown,
+            answers=[pages_pb2.PageAnswer(page_id=name, **vars(found)) for name, found in answers.items()],
         )
 
     def List(

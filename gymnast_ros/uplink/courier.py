@@ -1,0 +1,90 @@
+"""Brings calls for a person to the trainer and their answers back, on a link of its own, for as long as it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+
+from gymnast_client.link import Link
+from gymnast_client.waits import Waits
+from gymnast_core.errors import GymnastError, TransientBridgeError
+from gymnast_core.paging import Acknowledgement
+from gymnast_core.wire.gymnast.v1 import pages_pb2, pages_pb2_grpc
+from gymnast_core.wire.identity import Identity
+from gymnast_ros.outbox import PageOutbox
+
+LOG = logging.getLogger(__name__)
+LOOK_S = 0.5
+"""Between looks into the folder."""
+ASK_S = 2.0
+"""Between questions after answers."""
+MOST_WAIT_S = 30.0
+DEADLINE_S = 10.0
+_AT_ONCE = 50
+
+
+class PageCourier:
+    """See the module.
+
+    Args:
+        address: host:port of the trainer.
+        identity: identity folder (or the loaded one); None only with insecure.
+        outbox: of the robot.
+        insecure: no TLS.
+    """
+
+    def __init__(
+        self, address: str, identity: Path | Identity | None, outbox: PageOutbox, *, insecure: bool = False
+    ) -> None:
+        self._link = Link(address, identity, insecure=insecure)
+        self._outbox, self._stop = outbox, threading.Event()
+        self._asked_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="pages", daemon=True)
+
+    def start(self) -> None:
+        """Begin; returns at once, whether the trainer is there or not."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End; what is not at the trainer stays in the outbox. Safe to call twice."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        self._link.close()
+
+    def _run(self) -> None:
+        waits, wait_s = Waits(LOOK_S, MOST_WAIT_S), 0.0
+        while not self._stop.wait(wait_s):
+            wait_s = LOOK_S
+            try:
+                self._bring()
+                waits.reset()
+            except (GymnastError, OSError, ValueError) as error:  # ValueError: gRPC's for a channel closed meanwhile
+                wait_s = LOOK_S + waits.next_s()
+                LOG.warning("pages_not_brought wait_s=%.1f error=%s: %s", wait_s, type(error).__name__, error)
+                if isinstance(error, TransientBridgeError):
+                    self._link.reconnect()
+
+    def _bring(self) -> None:
+        """Ship what waits, and ask after what nobody has answered; nothing of both costs no call."""
+        waiting, unanswered = self._outbox.waiting(_AT_ONCE), self._outbox.unanswered()
+        if not waiting and (not unanswered or time.monotonic() - self._asked_s < ASK_S):
+            return
+        self._asked_s = time.monotonic()
+        rows = [
+            pages_pb2.RaisedPage(page_id=page.page_id, kind=page.kind, text=page.text, at_ns=page.at_ns,
+                                 detail_json=json.dumps(dict(page.detail)))
+            for page in waiting
+        ]  # fmt: skip
+        request = pages_pb2.RaisePagesRequest(pages=rows, unanswered=unanswered)
+        reply = self._link.once(
+            lambda channel: pages_pb2_grpc.PageServiceStub(channel).Raise, request, timeout_s=DEADLINE_S
+        )
+        self._outbox.taken(reply.kept)
+        self._outbox.lost(reply.unknown)
+        for row in reply.answers:
+            self._outbox.answered(row.page_id, Acknowledgement(row.by, row.at_ns, row.note))
+            LOG.info("page_answered id=%s by=%s note=%s", row.page_id, row.by, row.note)
