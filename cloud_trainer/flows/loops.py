@@ -242,6 +242,10 @@ class Loops:
         views = [loop.view() for (whose, _), loop in list(self._loops.items()) if whose == tenant]
         return sorted(views, key=lambda view: -view.at_ns)
 
+    def tenants(self) -> set[str]:
+        """Return those that have a loop."""
+        return {tenant for tenant, _ in list(self._loops)}
+
     def version(self, tenant: str) -> int:
         """Return what changes whenever something of a tenant's loops does."""
         return sum(view.revision + 1 for view in self.of(tenant))

@@ -143,6 +143,16 @@ class RobotOrders:
             raise (RobotOccupiedError if given.news.occupied else OrderError)(f"{robot}: {given.news.error}")
         return given.news.result
 
+    def under_way(self, tenant: str, robot: str) -> str:
+        """Return what a robot is asked to do now, for people; empty when nothing is."""
+        with self._changed:
+            given = self._given.get((tenant, robot))
+        return (
+            ""
+            if given is None
+            else f"{given.order.kind} waits for it{f', for {given.order.by}' if given.order.by else ''}"
+        )
+
     def heard(self, who: Who, news: OrderNews | None) -> Order | None:
         """Take in what a robot reports of its order; returns what it shall be doing now."""
         key = (who.tenant, who.name)

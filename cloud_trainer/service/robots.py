@@ -104,6 +104,11 @@ class RobotBoard:
             )
             return hashlib.sha256(repr(rows).encode()).hexdigest()[:12]
 
+    def tenants(self) -> set[str]:
+        """Return the tenants whose robots have reported."""
+        with self._lock:
+            return {tenant for tenant, _ in self._reports}
+
     def silent(self, tenant: str, after_s: float) -> int:
         """Return how many robots of a tenant have said nothing for so long."""
         return sum(row.age_s() > after_s for row in self.of_tenant(tenant))

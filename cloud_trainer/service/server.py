@@ -53,6 +53,7 @@ from cloud_trainer.service.lock import FolderLock
 from cloud_trainer.service.methods import grpc_server
 from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.pace import RobotPace
+from cloud_trainer.service.page_watch import PageWatch
 from cloud_trainer.service.policy import PolicyServicer
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.reach import BlobReach
@@ -183,6 +184,7 @@ class Service:
             lambda tenant, kind, flow: self.handlers.flows.over(tenant, kind, flow),
         )  # fmt: skip
         self.handlers = self._handlers(folder)
+        self._watch = PageWatch(self.pages, self.robots, self.orders, self.words, self.handlers.flows)
         self._guard = Guard(self._caller, config)
         self._server = self._build(staging, policy)
         self.address = ""
@@ -204,6 +206,7 @@ class Service:
         self._guard.patience.start()
         self.validator.start()
         self.pages.start()
+        self._watch.start()
         if self._workers:
             self._workers.start()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -218,6 +221,7 @@ class Service:
         """Refuse new work, finish or persist what is under way, close the stores."""
         self.queues.close()
         self.orders.close()
+        self._watch.stop()
         self.handlers.flows.close()
         self._health.enter_graceful_shutdown()
         self._stopping.set()
