@@ -134,7 +134,8 @@ class PageWatch:
         for loop in self._flows.loops.of(tenant):
             if loop.state == "failed" and loop.at_ns > oldest_ns:
                 text = f"loop {loop.name} of {loop.started_by} failed: {loop.reason}; begun again, it goes on"
-                self._once(tenant, "loop_failed", loop.robot, text, f"{loop.name} {loop.at_ns}")
+                robot = loop.robots[0] if len(loop.robots) == 1 else ""
+                self._once(tenant, "loop_failed", robot, text, f"{loop.name} {loop.at_ns}")
 
     def _once(self, tenant: str, kind: str, robot: str, text: str, what: str) -> None:
         name = f"page-{blake3(f'{tenant} {kind} {robot} {what}'.encode()).hexdigest()[:16]}"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gymnast_core.bounds import parsed_object
 from gymnast_core.episodes.durable import write_durably
-from gymnast_core.errors import GymnastError, SafetyError
+from gymnast_core.errors import EstopLatchedError, GymnastError, SafetyError
 from gymnast_core.json_values import whole
 from gymnast_core.paging import Pager
 from gymnast_ros.drivers.health import NeedsHumanError
@@ -76,7 +76,7 @@ class AutoRecovery:
         pager: takes the calls.
         enabled: whether it may move the arm; else a person is called at once.
         closed: why nothing may move now; empty when it may.
-        attempt: one try: sleep, reboot, verify, neutral.
+        attempt: one try: sleep, reboot, verify, neutral; raises EstopLatchedError where somebody stopped it.
         ended: called when it is over, well or not.
         wait_s: see WAIT_S.
     """
@@ -144,10 +144,11 @@ class AutoRecovery:
                 self._attempt()
             except NeedsHumanError as error:
                 LOG.warning("auto_recovery_without_success try=%d error=%s", self.count.tries, error)
-            except SafetyError as error:
-                if not self._closed():  # nobody stopped it: the driver is gone, or something is in the way
-                    self._call("arm_fault", f"recovering from {problem} failed: {error}")
-                    return
+            except EstopLatchedError as error:
+                LOG.warning("auto_recovery_stopped try=%d error=%s", self.count.tries, error)
+            except SafetyError as error:  # the driver is gone, or something is in the way
+                self._call("arm_fault", f"recovering from {problem} failed: {error}")
+                return
             else:
                 LOG.warning("auto_recovery_done try=%d total=%d", self.count.tries, self.count.total)
                 self._problem = ""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gymnast_core.arm.kinematics import forward, inverse
 from gymnast_core.arm.targets import EndEffectorTarget
-from gymnast_core.errors import SafetyError, StaleCommandError, UnreachableError
+from gymnast_core.errors import EstopLatchedError, SafetyError, StaleCommandError, UnreachableError
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.arrival import why_not_at
@@ -267,7 +267,7 @@ class WidowXDriver:
 
     def _check_stopped(self) -> None:
         if self.stopped:
-            raise SafetyError(f"the arm may not move: {self.stopped}")
+            raise EstopLatchedError(f"the arm may not move: {self.stopped}")
 
     def _count_failure(self) -> None:
         self.failures += 1

@@ -18,7 +18,7 @@ from rclpy.task import Future
 
 from gymnast_core.arm.cameras import Frame
 from gymnast_core.arm.envelope import ArmState
-from gymnast_core.errors import GymnastError, SafetyError
+from gymnast_core.errors import EstopLatchedError, GymnastError, SafetyError
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.auto_recovery import AutoRecovery, RecoveryCount
@@ -214,12 +214,13 @@ class WidowXLoop:
         """One try, for AutoRecovery.
 
         Raises:
-            SafetyError: the arm may not move, or that did not help.
+            EstopLatchedError: the arm may not move.
+            SafetyError: that did not help.
         """
         with self._lock:
             self._check_active()
             if reason := self._closed():
-                raise SafetyError(f"the arm may not move: {reason}")
+                raise EstopLatchedError(f"the arm may not move: {reason}")
             if self._motors_failed:
                 self._running = False
                 self._connected().recover(tries=1)

@@ -129,9 +129,9 @@ def test_a_loop_that_failed_calls_once_and_an_old_one_does_not(bench, monkeypatc
     loops = bench.service.handlers.flows.loops
     now_ns = time.time_ns()
     views = [
-        LoopView("night", "wx-1", "ada", now_ns, "failed", "OrderError: wx-1 did not end"),
-        LoopView("old", "wx-1", "ada", now_ns - 2 * 86_400 * 10**9, "failed", "something"),
-        LoopView("fine", "wx-1", "ada", now_ns, "stopped", "stopped by ada"),
+        LoopView("night", ("wx-1",), "ada", now_ns, "failed", "OrderError: wx-1 did not end"),
+        LoopView("old", ("wx-1",), "ada", now_ns - 2 * 86_400 * 10**9, "failed", "something"),
+        LoopView("fine", ("wx-1", "wx-2"), "ada", now_ns, "stopped", "stopped by ada"),
     ]
     monkeypatch.setattr(loops, "of", lambda tenant: views if tenant == "default" else [])
     for _ in range(2):

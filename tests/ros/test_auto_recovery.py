@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from gymnast_core.errors import SafetyError
+from gymnast_core.errors import EstopLatchedError, SafetyError
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_ros.drivers import auto_recovery
 from gymnast_ros.drivers.auto_recovery import AutoRecovery, RecoveryCount
@@ -151,13 +151,12 @@ def test_a_person_who_recovers_it_first_is_not_met_by_a_moving_arm(tmp_path) -> 
 
 def test_a_stop_during_a_try_is_no_fault_of_the_driver(tmp_path) -> None:
     arm = Arm(tmp_path)
-    stopping = SafetyError("the arm may not move: the emergency stop is latched")
 
     def attempt() -> None:
+        if not arm.attempts:
+            arm.gate, arm.attempts = "the emergency stop is latched", 1
+            raise EstopLatchedError("the arm may not move: the emergency stop is latched")
         arm.attempts += 1
-        if arm.attempts == 1:
-            arm.gate = "the emergency stop is latched"
-            raise stopping
         recover(arm.robot, arm.driver, tries=1, pause=arm.pause)
 
     arm.auto._attempt = attempt
