@@ -28,7 +28,7 @@ _METHODS = [
 
 def test_every_method_of_every_proto_is_in_the_table():
     assert set(_METHODS) <= set(ACTION_OF)
-    assert len(_METHODS) == 52
+    assert len(_METHODS) >= 60, "every service is walked"
     assert all(MAY[ACTION_OF[method]] for method in _METHODS)
 
 
