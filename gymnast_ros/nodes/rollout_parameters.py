@@ -69,7 +69,7 @@ def declare(settings: NodeSettings) -> None:
         high=MOST_ATTEMPTS)  # fmt: skip
     add("retry_judge", "", "id of the judge whose failures are tried again; empty: whichever the trainer serves")
     add("judge_labels", False, "let the trainer's judge label what nobody else labels, and end what it saw succeed")
-    add("judge_every", 10, "steps between two of the judge's looks at a running episode; 0 lets every one run to its end",
+    add("judge_every", 10, "steps between the judge's looks at a running episode; 0 lets every one run to its end",
         low=0, high=10_000)  # fmt: skip
     add("auto_label", True, "let the simulator's state play the operator")
     add("label_timeout_s", 0.0, "how long to wait for rollout/label after an episode", low=0.0, high=3600.0)
