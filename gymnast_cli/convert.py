@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the files."""
-    from cloud_trainer.jobs.datasets import write_episodes
+    from cloud_trainer.jobs.desk.datasets import write_episodes
 
     done = write_episodes(
         described(args, args.folder), args.out, robot=args.robot, outcome=Outcome(args.outcome),

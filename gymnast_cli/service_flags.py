@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from cloud_trainer.service.config import Limits, ServiceConfig
+from cloud_trainer.app.settings import Limits, ServiceConfig
 from gymnast_core.settings import Settings
 
 FLAGS = {"names": "name", "blob_options": "blob-option"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gymnast_core.extensions import DATASETS, installed
 
 if TYPE_CHECKING:
-    from cloud_trainer.jobs.datasets import DatasetConfig
+    from cloud_trainer.jobs.desk.datasets import DatasetConfig
 
 KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot")
 
@@ -38,7 +38,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def described(args: argparse.Namespace, folder: Path) -> DatasetConfig:
     """Return the dataset as run.json describes one."""
-    from cloud_trainer.jobs.datasets import DatasetConfig
+    from cloud_trainer.jobs.desk.datasets import DatasetConfig
 
     given = {
         "size": args.size,

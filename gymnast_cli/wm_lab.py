@@ -13,7 +13,7 @@ from gymnast_cli.connect import emit
 from gymnast_cli.wm_data import add_data_arguments, described
 
 if TYPE_CHECKING:
-    from cloud_trainer.jobs.datasets import Checked
+    from cloud_trainer.jobs.desk.datasets import Checked
 
 LATE = 3
 """Exit code when a dataset's actions are off in time."""
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _convert(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.jobs.desk import convert_world_model
+    from cloud_trainer.jobs.desk.worlds import convert_world_model
 
     manifest = convert_world_model(
         args.source, args.folder, rope=args.rope, vae=args.vae, heads=args.heads, max_frames=args.max_frames
@@ -69,7 +69,7 @@ def _lag(args: argparse.Namespace, console: Console) -> int:
     """Measure each batch of the dataset; 3 when the actions of one are off in time."""
     from dataclasses import asdict
 
-    from cloud_trainer.jobs.datasets import assumed_lag, measured_lags
+    from cloud_trainer.jobs.desk.datasets import assumed_lag, measured_lags
 
     config = described(args, args.folder)
     found, assumed = measured_lags(config, skip_broken=args.skip_broken), assumed_lag(config)
@@ -107,7 +107,7 @@ def _lag_lines(found: Checked, shown: str, assumed: int | str, tolerance: int) -
 
 
 def _train(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.jobs.desk import train_world_model
+    from cloud_trainer.jobs.desk.worlds import train_world_model
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     checkpoint, last = train_world_model(args.run, skip_broken=args.skip_broken)
@@ -116,7 +116,7 @@ def _train(args: argparse.Namespace, console: Console) -> int:
 
 
 def _rollout(args: argparse.Namespace, console: Console) -> int:
-    from cloud_trainer.jobs.desk import roll_out
+    from cloud_trainer.jobs.desk.worlds import roll_out
 
     name, by_step = roll_out(
         described(args, args.folder), args.episode, args.world_model, args.out, steps=args.steps, start=args.start,

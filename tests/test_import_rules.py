@@ -28,13 +28,7 @@ FOREIGN = {
 """Library -> the only places that import it."""
 DOORS = {
     "cloud_trainer.app": "the trainer's application: serve, identities, a folder's health, what jobs keep for people",
-    "cloud_trainer.jobs.datasets": "datasets at a desk, without a service",
-    "cloud_trainer.jobs.desk": "world models at a desk: convert, train, roll out",
-    "cloud_trainer.jobs.lab": "measurements at a desk: audits, bounds, a judge's calibration",
-    "cloud_trainer.jobs.pretrain": "the shipped checkpoints, made at a desk",
-    "cloud_trainer.judge.trust": "type of a result that is printed",
-    "cloud_trainer.world_model.audit.report": "type of a result that is printed, and its numbers",
-    "cloud_trainer.service.config": "flags of serve are made from its fields",
+    "cloud_trainer.jobs.desk": "at a desk, without a service: data, world models, measurements, pretraining",
     "gymnast_ros.arguments": "flags of up are those of the launch files",
     "gymnast_ros.bringup": "starts the robot's graph",
     "gymnast_ros.doctor": "looks over a robot's folder",

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.records.precision import FLOOR
-from cloud_trainer.service.config import ServiceConfig
+from cloud_trainer.service.config import Limits, ServiceConfig
 from cloud_trainer.service.openpi import OpenpiConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.shipped import KINDS
 from gymnast_core.wire.address import plain_host
+
+__all__ = ("AppConfig", "Arms", "Limits", "ServiceConfig", "at_hand")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gymnast_core.text import one_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cloud_trainer.judge.trust import JudgeCalibration
+    from cloud_trainer.jobs.desk.lab import JudgeCalibration
     from gymnast_client.judging import PrecisionTable, PrecisionView
 
 REFUSED = 3
@@ -94,7 +94,7 @@ def labels_of(row: PrecisionView) -> str:
 
 def _calibrate(args: argparse.Namespace, console: Console) -> int:
     """Calibrate; 3 when the floor is not reached, another failure when the judge could not be asked."""
-    from cloud_trainer.jobs.lab import calibrate_judge
+    from cloud_trainer.jobs.desk.lab import calibrate_judge
 
     report, refusal = calibrate_judge(
         args.judge, args.episodes, world_model=args.world_model, floor=args.floor, seed=args.seed

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the stages; an interrupted run goes on where it was."""
-    from cloud_trainer.jobs.pretrain import DRY, Amounts, pretrain
+    from cloud_trainer.jobs.desk.pretrain import DRY, Amounts, pretrain
     from gymnast_ros.sim.drivers import collect_shares
 
     console.print("about 70 core-minutes for all of it; interrupt it whenever you like, it goes on from there")

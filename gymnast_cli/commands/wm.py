@@ -19,7 +19,7 @@ from gymnast_cli.wm_data import add_data_arguments, described
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cloud_trainer.world_model.audit.report import AuditReport
+    from cloud_trainer.jobs.desk.lab import AuditReport
     from gymnast_core.types import Episode
 
 REFUSED = 3
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _bounds(args: argparse.Namespace, console: Console) -> int:
     """Audit the untouched model over and over, and write what each gate may demand of it and its children."""
-    from cloud_trainer.jobs.lab import calibrate_bounds
+    from cloud_trainer.jobs.desk.lab import calibrate_bounds
     from gymnast_cli.stages import Stages
 
     with Stages(console) as stages:
@@ -76,8 +76,8 @@ def _bounds(args: argparse.Namespace, console: Console) -> int:
 
 def _audit(args: argparse.Namespace, console: Console) -> int:
     """Audit; 3 when reinforcement learning would be refused, or the parent is better."""
-    from cloud_trainer.jobs.datasets import recorded
-    from cloud_trainer.jobs.lab import audit_world, episode_files, labelled_episodes
+    from cloud_trainer.jobs.desk.datasets import recorded
+    from cloud_trainer.jobs.desk.lab import audit_world, episode_files, labelled_episodes
     from gymnast_core.jobs.audit import PARTS, AuditConfig
 
     def read(paths: Sequence[Path], image_size: int) -> list[Episode]:
@@ -104,7 +104,7 @@ def table(report: AuditReport) -> Table:
     """The bounded numbers for people."""
     from rich.table import Table
 
-    from cloud_trainer.world_model.audit.report import scalars
+    from cloud_trainer.jobs.desk.lab import scalars
 
     shown = Table(title=f"Audit of {report.model}")
     for column in ("bound", "measured", "demanded", ""):

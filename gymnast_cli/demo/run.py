@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cloud_trainer.jobs.pretrain import pretrain
+from cloud_trainer.jobs.desk.pretrain import pretrain
 from gymnast_cli.commands.ttt import progress
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.film import film

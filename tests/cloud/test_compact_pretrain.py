@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud_trainer.jobs.pretrain import CAMERA_MATRIX
+from cloud_trainer.jobs.desk.pretrain import CAMERA_MATRIX
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.compact.model import CompactWorldModel
 from gymnast_core.episodes.archive import Share, load_episodes, save_episodes

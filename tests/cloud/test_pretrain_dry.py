@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from cloud_trainer.jobs.pretrain import DRY, Amounts, pretrain
+from cloud_trainer.jobs.desk.pretrain import DRY, Amounts, pretrain
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.shipped import BASE_POLICIES, shipped_checkpoints
 from gymnast_ros.sim.drivers import collect_shares

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cloud_trainer.jobs.datasets import open_dataset
-from cloud_trainer.jobs.lab import film_rollout
+from cloud_trainer.jobs.desk.datasets import open_dataset
+from cloud_trainer.jobs.desk.lab import film_rollout
 from cloud_trainer.world_model.data.described import DatasetConfig
 from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.dit.convert import convert_pt

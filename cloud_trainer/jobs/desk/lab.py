@@ -20,7 +20,7 @@ from cloud_trainer.world_model.audit.audit import require_no_worse, require_trus
 from cloud_trainer.world_model.audit.cases import imagine_cases, spread_over
 from cloud_trainer.world_model.audit.metrics import GripperTracker, psnr
 from cloud_trainer.world_model.audit.page import side_by_side
-from cloud_trainer.world_model.audit.report import AuditReport
+from cloud_trainer.world_model.audit.report import AuditReport, scalars
 from cloud_trainer.world_model.audit.run import run_audit
 from cloud_trainer.world_model.compact.data import Clips, clips_of
 from cloud_trainer.world_model.data.files import below
@@ -33,6 +33,18 @@ from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.judge import Verdict
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Outcome, RolloutBatch
+
+__all__ = (
+    "AuditReport",
+    "JudgeCalibration",
+    "audit_world",
+    "calibrate_bounds",
+    "calibrate_judge",
+    "episode_files",
+    "film_rollout",
+    "labelled_episodes",
+    "scalars",
+)
 
 TRACKER_EVERY = 4
 """Without episodes of its own, a tracker of the gripper learns from every fourth of those given."""

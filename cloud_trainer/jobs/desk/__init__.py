@@ -1,0 +1,1 @@
+"""What is done at a desk, without a service: datasets, world models, measurements, the shipped checkpoints."""
