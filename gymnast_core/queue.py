@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS, checked_id
 from gymnast_core.errors import ConfigError, ContractError
+from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.settings import Settings
 
 QueueKind = Literal["episode", "evaluation", "practice", "trial", "adaptation", "loop"]
@@ -44,6 +45,8 @@ class StartsSpec(Settings):
     """Of the policy's sampling; -1 is greedy."""
     record: bool = True
     """Keep recordings of the episodes."""
+    retry: Retry | None = None
+    """After a failure by the trainer's judge go home and try again; the entry's result counts first attempts alone."""
 
     @model_validator(mode="after")
     def _possible(self) -> StartsSpec:

@@ -25,6 +25,7 @@ from cloud_trainer.flows.queue_rules import next_range, task_named
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.store.sql_queue import PortionRow, QueuePause, QueueRow, StartRow, new_portion_id
 from gymnast_core.authority import Who
+from gymnast_core.evaluation.attempts import is_first_attempt
 from gymnast_core.json_values import JsonObject
 from gymnast_core.orders import EpisodeAnswer, EvaluationAnswer, Order, OrderError, OrderNews, answer_of
 from gymnast_core.queue import StartsSpec
@@ -158,7 +159,8 @@ class QueueDispatch:
             "tasks": list(part.tasks), "seed_start": part.seed_start, "seed_count": part.seed_count,
             "checkpoints": [spec.checkpoint], "scene": spec.scene, "temperature_seed": spec.temperature_seed,
             "record": spec.record, "purpose": "collect" if row.kind == "episode" else "evaluate",
-            "timeout_s": EPISODE_S * len(part.keys),
+            "retry": None if spec.retry is None else spec.retry.model_dump(),
+            "timeout_s": EPISODE_S * len(part.keys) * (1 if spec.retry is None else spec.retry.max),
         }  # fmt: skip
 
     def _take_in(self, portion: PortionRow, news: OrderNews) -> None:
@@ -248,7 +250,7 @@ class QueueDispatch:
             return
         spec, seeds, found = portion_starts(portion), portion_seeds(portion), []
         for episode in self._recorded(portion.tenant, portion.robot, portion.given_ns):
-            if episode.metadata.get("resume") != portion.portion_id:
+            if episode.metadata.get("resume") != portion.portion_id or not is_first_attempt(episode.metadata):
                 continue
             seed, won = episode.metadata.get("seed"), {"success": True, "failure": False}.get(episode.outcome)
             task = task_named(spec, str(episode.metadata.get("task", "")), episode.instruction)

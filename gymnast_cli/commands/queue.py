@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, json_argument, task_list, trainer
+from gymnast_cli.retrying import add_retry_arguments, retry_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.queue import ADDED, PRIORITIES, USUAL_PRIORITY
 from gymnast_core.seeds import block
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--sample", type=int, metavar="SEED", help="of the policy's sampling; -1: greedy "
                      "(default: greedy to evaluate, 0 to collect)")  # fmt: skip
     add.add_argument("--no-record", action="store_true", help="keep no recordings of an evaluation")
+    add_retry_arguments(add)
     add.add_argument("--spec", type=json_argument, default={}, metavar="JSON", help="of practice: what it takes")
     add.add_argument("--priority", type=int, default=USUAL_PRIORITY, help=_PRIORITY)
     add.add_argument("--key", default="", help="the same one never adds a second entry")
@@ -116,7 +118,7 @@ def _starts(args: argparse.Namespace) -> StartsSpec:
     sample = args.sample if args.sample is not None else -1 if args.kind == "evaluation" else 0
     return StartsSpec(
         tasks=tuple(args.tasks), seed_start=first, seed_count=args.count, checkpoint=args.checkpoint,
-        scene=args.scene, temperature_seed=sample, record=not args.no_record,
+        scene=args.scene, temperature_seed=sample, record=not args.no_record, retry=retry_of(args),
     )  # fmt: skip
 
 

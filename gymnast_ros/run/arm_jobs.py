@@ -221,7 +221,9 @@ class ArmJobs:
             resume=asked.resume,
         )  # fmt: skip
         policy = self._open(asked.checkpoint)
-        retrying = self._retrying(asked.retry, asked.resume)
+        if asked.retry is not None and asked.resume:
+            raise ConfigError("one episode that is tried again (retry) is not resumed by a name (resume); ask evaluate")
+        retrying = self._retrying(asked.retry)
         self._set_status(total=1, instruction=instruction)
         if retrying is not None:
             group = retrying.again(retrying.first(plan, policy), plan, policy)
@@ -234,11 +236,9 @@ class ArmJobs:
         row = found.to_json()
         return {"episode": {**row, "policy": ""} if plan.purpose in TRIALS else row}
 
-    def _retrying(self, retry: Retry | None, resume: str) -> RetryingRunner | None:
+    def _retrying(self, retry: Retry | None) -> RetryingRunner | None:
         if retry is None:
             return None
-        if resume:
-            raise ConfigError("what tries again (retry) is not resumed by a name (resume); leave out one of the two")
         if self._reach_judge is None:
             raise ConfigError(
                 "no judge to see a failure: this robot has no trainer; start it with one, or do not retry"
@@ -266,7 +266,7 @@ class ArmJobs:
                 f"the gate is closed ({self.arming.reason or 'disarmed'}); re-arm it, then evaluate"
             )
         policies = [self._open(name) for name in names]
-        retrying = self._retrying(asked.retry, asked.resume)
+        retrying = self._retrying(asked.retry)
         rows = evaluate(
             self._arm(), policies, plan, cancelled=self._worker.cancelled,
             progress=partial(self._progress, asked.resume), stopped=self._pause, retrying=retrying,

@@ -125,9 +125,9 @@ def evaluate(
             if row.truncated_reason == "cancelled":
                 return rows
             rows.append(row)
+            progress(len(rows), len(episodes) * len(policies), rows)  # from here on a restart does not repeat it
             if retrying is not None:
                 retrying.again(row, episode, driver)
-            progress(len(rows), len(episodes) * len(policies), rows)
     return rows
 
 

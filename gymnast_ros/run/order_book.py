@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields
 from pathlib import Path
 
 from gymnast_core.episodes.durable import sync_folder, write_durably
 from gymnast_core.episodes.messages import checked_id
+from gymnast_core.errors import ContractError
 from gymnast_ros.run.plan import EpisodeResult
 
 KEPT = 32
 """Names that are remembered, the newest."""
-_FIELDS = {field.name for field in fields(EpisodeResult)}
 
 
 class OrderBook:
@@ -38,8 +37,8 @@ class OrderBook:
         for number, line in enumerate(lines):
             try:
                 values = json.loads(line)
-                rows.append(EpisodeResult(**{key: values[key] for key in _FIELDS}))
-            except (ValueError, KeyError, TypeError):
+                rows.append(EpisodeResult.from_json(values))
+            except (ValueError, KeyError, TypeError, ContractError):
                 write_durably(path, "".join(f"{whole}\n" for whole in lines[:number]).encode())
                 break
         return rows

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -132,3 +133,16 @@ class EpisodeResult:
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> EpisodeResult:
+        """Return the row that to_json() wrote.
+
+        Raises:
+            KeyError: a field is missing.
+            TypeError: an attempt is none.
+            ContractError: an attempt is none that its group can have.
+        """
+        known = {field.name: values[field.name] for field in fields(EpisodeResult)}
+        attempt = known["attempt"]
+        return EpisodeResult(**{**known, "attempt": None if attempt is None else Attempt(**attempt)})

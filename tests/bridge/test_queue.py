@@ -13,8 +13,10 @@ import pytest
 
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.handlers import QueueRequest
+from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_client import Trainer
 from gymnast_core.errors import ConfigError, NotPossibleError
+from gymnast_core.evaluation.attempts import Attempt, Retry
 from gymnast_core.orders import Order, OrderNews
 from gymnast_core.queue import StartsSpec
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError, QuotaError
@@ -240,6 +242,26 @@ def test_an_entry_rests_goes_on_and_is_cancelled(service, identities, ana):
         arm.free.set()
     with pytest.raises(NotPossibleError, match=f"{entry.entry_id} has ended"):
         ana.queue.resume(entry.entry_id)
+
+
+def test_a_start_that_is_tried_again_counts_as_its_first_attempt_went(service, identities, ana):
+    """Also where nobody answered for it: a success that came after a judged failure is none of the entry's."""
+    with Arm(service.address, identities("wx-1", "robot")) as arm:
+        reporting(service, "wx-1")
+        arm.free.clear()
+        entry = ana.queue.add("evaluation", LIFT.changed(retry=Retry(judge="judge-1", max=3)))
+        until(lambda: bool(arm.taken), "the first portion")
+        asked = arm.taken[0].spec
+        assert asked["retry"] == {"judge": "judge-1", "max": 3}
+        for index, label in ((1, "success"), (0, "failure")):
+            attempt = Attempt("g", index, 3).to_json()
+            known = {"resume": asked["resume"], "seed": 7, "task": "lift", "attempt": attempt}
+            row = EpisodeRow(0, "default", f"ep-{index}", "wx-1", "0" * 64, 1, time.time_ns(), "valid", "", "lift",
+                             label, "operator:sim", 15, "policy-a", known)  # fmt: skip
+            service.meta.add_episodes([row])
+        ana.queue.cancel(entry.entry_id)
+        arm.free.set()
+    assert [(row.seed, row.outcome) for row in ana.queue.starts(entry.entry_id)] == [(7, "failure")]
 
 
 def test_a_robot_that_fails_tries_again_and_then_the_entry_rests_with_its_words(service, identities, ana, monkeypatch):

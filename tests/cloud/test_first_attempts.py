@@ -31,6 +31,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.attempts import Attempt
 from gymnast_core.evaluation.recorded_attempts import retried
 from gymnast_core.jobs import ImproveSpec
+from gymnast_core.orders import EpisodeAnswer, EvaluationAnswer, answer_of
 from tests.bridge.conftest import make_checkpoint
 from tests.core.test_attempts import JSON
 
@@ -117,6 +118,18 @@ def again(
         "policy-9",
         metadata,
     )
+
+
+def test_a_loop_a_trial_and_a_queue_take_first_attempts_from_a_robots_answer() -> None:
+    """They read `episodes`, where a robot puts first attempts alone (tests/ros/test_retry_graph.py)."""
+    first = {"episode_id": "a-0", "success": False, "labelled_by": "operator:sim", "truncated_reason": "",
+             "task": "lift", "instruction": TASK, "seed": 7}  # fmt: skip
+    later = {**first, "episode_id": "a-1", "success": True}
+    answer = {"episodes": [first], "groups": [{"group": "a", "ended": "success", "retries": [later]}], "retried": {}}
+    read = answer_of(EvaluationAnswer, "wx-0", "evaluate", answer)
+    assert [(row.episode_id, row.success) for row in read.episodes] == [("a-0", False)]
+    one = answer_of(EpisodeAnswer, "wx-0", "run_episode", {**first, "ended": "success", "retries": [later]})
+    assert (one.episode_id, one.success) == ("a-0", False)
 
 
 RETRIED = [

@@ -21,6 +21,7 @@ from gymnast_ros.run.codec import BadRequestError, checked
 from gymnast_ros.run.episodes import EpisodeRunner
 from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise
 from gymnast_ros.run.operator import SIMULATED_OPERATOR
+from gymnast_ros.run.order_book import OrderBook
 from gymnast_ros.run.plan import EpisodePlan
 from gymnast_ros.run.requests import Evaluate, RunEpisode
 from gymnast_ros.run.retry import NamedJudge, RetryingRunner, by_policy
@@ -221,6 +222,25 @@ def test_recordings_of_a_group_have_names_of_their_own(arm, tmp_path) -> None:
         arm, Words(LOST, LOST), Misses(arm, 9), of=2, plan=EpisodePlan("lift", "lift", 7, ids="x"), folder=tmp_path
     )
     assert [row.episode_id for row in group.rows] == ["x-lift-7", "x-lift-7-2"]
+
+
+def test_a_start_is_noted_before_it_is_tried_again_and_reads_as_it_was_noted(arm, tmp_path) -> None:
+    """A robot that is started again while it retries runs no first attempt twice."""
+    book, noted, judge = OrderBook(tmp_path), [], Words(LOST, LOST)
+    policy, plan = Misses(arm, 9), EvaluationPlan((("lift", PLAN.instruction),), 7, 1)
+
+    def progress(done: int, total: int, rows) -> None:
+        noted.append(len(judge.shown))
+        book.note("portion-1", rows[-1])
+
+    retrying = RetryingRunner(runner_of(arm), judge, 2, lambda: False)
+    rows = evaluate(runner_of(arm), [policy], plan, retrying=retrying, cancelled=lambda: False, progress=progress)
+    assert noted == [1]
+    assert book.done("portion-1") == rows
+    assert rows[0].attempt.of == 2
+    done = evaluate(runner_of(arm), [policy], plan, retrying=retrying, cancelled=lambda: False, progress=progress,
+                    before=book.done("portion-1"))  # fmt: skip
+    assert (done, len(judge.shown)) == (rows, 2)
 
 
 def test_going_on_from_another_attempt_than_the_first_is_refused(arm) -> None:
