@@ -76,4 +76,4 @@ def _recorded(context: JobContext, spec: JobSpec) -> Iterator[Recorded]:
     named = spec.episodes if isinstance(spec, (ReplaySpec, SceneSpec)) else None
     for row in context.episodes.all():
         if is_learnable(row.metadata) if named is None else row.episode_id in named:
-            yield Recorded(context.episodes.path(row), row.outcome, row.episode_id, row.robot)
+            yield Recorded(context.episodes.path(row), row.outcome, row.episode_id, row.robot, row.labelled_by)

@@ -11,6 +11,7 @@ from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.scene import check_reset
 from gymnast_core.evaluation.trial import Trial
 from gymnast_core.orders import EpisodeAnswer
+from gymnast_core.outcome import judge_in
 from gymnast_core.types import Outcome
 
 POLL_S = 0.5
@@ -62,7 +63,7 @@ def _run_pair(
             _heard(robot)
             continue
         episode_id, first = row.episode_id, trial.first_episode
-        if problem := _unusable(row) or _not_reset(robot, catalogue, first, episode_id):
+        if problem := _unusable(row, trial.plan.judge) or _not_reset(robot, catalogue, first, episode_id):
             trial.void(run.run_id, problem)
             if trial.attempt > MOST_ATTEMPTS:
                 raise GymnastError(f"a pair was set aside {MOST_ATTEMPTS} times, the last time because {problem}")
@@ -89,12 +90,14 @@ def _heard(robot: TrialRobot) -> None:
         time.sleep(POLL_S / 5)
 
 
-def _unusable(row: EpisodeAnswer) -> str:
-    """Why a run says nothing; empty when it does."""
+def _unusable(row: EpisodeAnswer, declared: str) -> str:
+    """Why a run says nothing; empty when it does. Who labels was declared before the first run."""
     if not row.episode_id:
         return row.truncated_reason or "the robot names no recording of it"
-    unlabelled = "nobody labelled it" if row.success is None else ""
-    return row.truncated_reason or unlabelled
+    if row.truncated_reason or row.success is None:
+        return row.truncated_reason or "nobody labelled it"
+    judge = judge_in(row.labelled_by)
+    return f"{judge} labelled it, and this trial goes by {declared}" if judge and judge != declared else ""
 
 
 def _not_reset(robot: TrialRobot, catalogue: EpisodeCatalogue, first: str, second: str) -> str:

@@ -15,6 +15,7 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.purpose import is_evaluation
 from gymnast_core.jobs import ReplayResult, ReplaySpec
+from gymnast_core.outcome import judge_in
 from gymnast_core.types import Outcome
 
 LOG = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ def record_rows(ledger: CalibrationLedger, result: ReplayResult) -> int:
     for row in new:
         ledger.add(row)
     return len(new)
+
+
+def _is_truth(row: EpisodeRow) -> bool:
+    """Whether a person labelled it; what a judge labelled is compared with nothing, and a person may label it yet."""
+    return row.outcome in _LABELS and not judge_in(row.labelled_by)
 
 
 class ReplayWatch:
@@ -88,12 +94,12 @@ class ReplayWatch:
         """(tenant, policy) -> episodes that may be replayed now, of those that wait."""
         found: dict[tuple[str, str], list[str]] = {}
         for key, before in list(self._measured.items()):
-            row = before if before.outcome in _LABELS else self._catalogue.again(before)
+            row = before if _is_truth(before) else self._catalogue.again(before)
             if row.state != "valid":
                 del self._measured[key]  # withdrawn meanwhile
                 continue
             self._measured[key] = row
-            if row.outcome in _LABELS and self._holds(row.tenant, row.policy_version) and not self._blinded(row):
+            if _is_truth(row) and self._holds(row.tenant, row.policy_version) and not self._blinded(row):
                 found.setdefault((row.tenant, row.policy_version), []).append(row.episode_id)
         return {key: tuple(names) for key, names in found.items()}
 

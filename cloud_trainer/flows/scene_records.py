@@ -14,6 +14,7 @@ from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.evaluation.purpose import is_learnable
 from gymnast_core.jobs import AdaptSettings
+from gymnast_core.outcome import judge_in
 from gymnast_core.types import Outcome
 
 KINDEST = 0.5
@@ -43,8 +44,9 @@ class SceneRecords:
         return SceneRecords(catalogue, *(str(request[name]) for name in ("robot", "scene", "instruction")))
 
     def labelled(self) -> list[EpisodeRow]:
-        """Labelled episodes of this task in this scene."""
-        return [row for row in self._here(self._learnable()) if row.instruction == self.instruction]
+        """Episodes of this task in this scene that a person labelled: those that a trust check measures by."""
+        here = self._here(self._learnable())
+        return [row for row in here if row.instruction == self.instruction and not judge_in(row.labelled_by)]
 
     def refusal(self, config: AdaptSettings) -> str:
         """Say why an adaptation would be refused for what is recorded elsewhere; empty where it would not.

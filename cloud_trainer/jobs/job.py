@@ -13,6 +13,7 @@ from cloud_trainer.progress import Cancelled, Progress, ProgressEvent
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import JobSpec
+from gymnast_core.outcome import judge_in
 from gymnast_core.types import Episode, Outcome
 
 SpecT = TypeVar("SpecT", bound=JobSpec, covariant=True)
@@ -66,10 +67,17 @@ def load_episodes(job: Job[JobSpec], most: int, image_size: int, *, also: Collec
     for index, entry in enumerate(chosen):
         episode = read_episode(entry.path, image_size=(image_size, image_size))
         robot = entry.robot or episode.metadata.get("robot", "")
-        episodes.append(replace(episode, outcome=Outcome(entry.outcome), metadata={**episode.metadata, "robot": robot}))
+        by = entry.labelled_by or episode.labelled_by
+        metadata = {**episode.metadata, "robot": robot}
+        episodes.append(replace(episode, outcome=Outcome(entry.outcome), labelled_by=by, metadata=metadata))
         if index % 50 == 0:
             job.progress(ProgressEvent("read_episodes", index, len(chosen)))
     return episodes
+
+
+def by_people(episodes: Sequence[Episode]) -> list[Episode]:
+    """Return those that no judge labelled: what judges and world models are measured by."""
+    return [episode for episode in episodes if not judge_in(episode.labelled_by)]
 
 
 def practice_steps(episodes: Sequence[Episode], asked: int | None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import Passed, gates_of, pass_gates, starts_within
-from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
+from cloud_trainer.jobs.job import Job, by_people, load_episodes, practice_steps
 from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
 from cloud_trainer.jobs.splits import split
 from cloud_trainer.judge.cache import CachedJudge
@@ -88,6 +88,7 @@ def trusted_dream(job: Job[RefiningSpec]) -> Dream:
     loaded = load_episodes(job, config.most_episodes, home.image_size)
     steps, episodes = practice_steps(loaded, config.dream.episode_steps), split(loaded)
     del loaded  # or its frames would be held twice
+    episodes["audit"] = by_people(episodes["audit"])
     parts: dict[str, Clips] = {}
     for name in episodes:  # one part after the other lets go of its frames as they were read
         parts[name] = clips_for(episodes[name], name, home.image_size)
@@ -155,7 +156,7 @@ def clips_for(episodes: Sequence[Episode], part: str, image_size: int) -> Clips:
         ConfigError: there are none; the message names the part of the job that needs them.
     """
     if not episodes:
-        raise ConfigError(f"no episodes for the {part} part; collect more (100 are a beginning)")
+        raise ConfigError(f"no episodes for the {part} part; collect more and label them (100 are a beginning)")
     return clips_of(episodes, image_size)
 
 

@@ -48,12 +48,14 @@ class Recorded:
         outcome: success, failure, abstain or unlabelled.
         episode_id: of it.
         robot: the name in the certificate that sent it, whatever the file says; empty where nobody sent it.
+        labelled_by: author of the label; what a judge labelled may be learned from, and measures nothing.
     """
 
     path: Path
     outcome: str
     episode_id: str = ""
     robot: str = ""
+    labelled_by: str = ""
 
 
 @dataclass(frozen=True)

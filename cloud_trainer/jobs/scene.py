@@ -14,7 +14,7 @@ from typing import Any
 from cloud_trainer.film import film
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import Gates, Passed, measure_gates, practice_bounds, require_gates
-from cloud_trainer.jobs.job import Job, load_episodes
+from cloud_trainer.jobs.job import Job, by_people, load_episodes
 from cloud_trainer.jobs.practice import practice_judge
 from cloud_trainer.jobs.scene_amounts import MOST_HERE, TRACKER_EPISODES
 from cloud_trainer.practice.imagine import imagine_from
@@ -130,12 +130,18 @@ def check_scene(
         folder: the audit and its dreams go here.
         seed: of the dreams, and of the scene's background.
         progress: gets the headline figures.
+
+    Raises:
+        ConfigError: a judge labelled all of them, which measures no judge.
     """
-    if sum(episode.outcome is Outcome.SUCCESS for episode in chosen.mine) < LEAST_SUCCESSES:
+    mine = by_people(chosen.mine)
+    if not mine:
+        raise ConfigError(f"none of {len(chosen.mine)} episodes of this task here was labelled by a person; label some")
+    if sum(episode.outcome is Outcome.SUCCESS for episode in mine) < LEAST_SUCCESSES:
         gates = replace(gates, bounds=gates.bounds.changed(missed_success=None, correlation=None))
     there = home.in_scene(clips_of(chosen.here, home.image_size), seed=seed)
     passed = measure_gates(
-        there, judge, chosen.mine, gates, folder, tracker_episodes=chosen.tracker, progress=progress, seed=seed
+        there, judge, mine, gates, folder, tracker_episodes=chosen.tracker, progress=progress, seed=seed
     )
     return there, passed
 

@@ -14,6 +14,7 @@ from gymnast_core.errors import ContractError
 from gymnast_core.evaluation.statistics import Interval, PairCounts, paired_difference, pearson, wilson_interval
 from gymnast_core.jobs.replay import LedgerRow
 from gymnast_core.judge import Verdict
+from gymnast_core.outcome import judge_in
 from gymnast_core.types import Episode, Outcome
 
 Imagine = Callable[[Sequence[Episode]], Sequence[Verdict]]
@@ -128,7 +129,7 @@ def rows_of(
     """Replay a real evaluation in imagination: one row per task.
 
     Args:
-        episodes: labelled episodes of one policy; unlabelled and abstained ones are skipped.
+        episodes: of one policy; unlabelled and abstained ones, and what a judge labelled, are skipped.
         imagine: see Imagine.
         policy: checkpoint id.
         world_model: checkpoint id.
@@ -137,7 +138,8 @@ def rows_of(
     Raises:
         ContractError: imagine() returned another number of verdicts than episodes.
     """
-    known = [episode for episode in episodes if episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
+    labels = (Outcome.SUCCESS, Outcome.FAILURE)
+    known = [one for one in episodes if one.outcome in labels and not judge_in(one.labelled_by)]
     verdicts = list(imagine(known)) if known else []
     if len(verdicts) != len(known):
         raise ContractError(f"{len(verdicts)} verdicts for {len(known)} episodes; return one per episode")

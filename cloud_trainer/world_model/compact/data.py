@@ -11,6 +11,7 @@ from cloud_trainer.world_model.starts import PAST_FRAMES, StartState
 from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
+from gymnast_core.outcome import judge_in
 from gymnast_core.types import BoolArray, ByteArray, Episode, FloatArray, IntArray, Outcome
 
 
@@ -30,7 +31,7 @@ class Clips:
         length_N: (N,) int64, valid actions.
         instructions: N strings.
         success_N: (N,) bool; meaningless where labelled_N is False.
-        labelled_N: (N,) bool.
+        labelled_N: (N,) bool; what a judge labelled is not, for it teaches and measures no judge.
         episode_ids: N ids.
     """
 
@@ -96,9 +97,13 @@ def clips_of(episodes: Sequence[Episode], size: int, *, camera: str = "") -> Cli
         np.array([episode.steps for episode in episodes], np.int64),
         tuple(episode.instruction for episode in episodes),
         np.array([episode.outcome is Outcome.SUCCESS for episode in episodes]),
-        np.array([episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE) for episode in episodes]),
+        np.array([_labelled(episode) for episode in episodes]),
         tuple(episode.episode_id for episode in episodes),
     )
+
+
+def _labelled(episode: Episode) -> bool:
+    return episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE) and not judge_in(episode.labelled_by)
 
 
 def looking_into(clips: Clips, episodes: Sequence[Episode]) -> list[Episode]:
