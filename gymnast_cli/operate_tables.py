@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gymnast_cli.plain import plain
 from gymnast_cli.retrying import retry_table
 from gymnast_core.practice import practice_line
 from gymnast_core.text import one_line
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title)
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*map(one_line, row))
+        table.add_row(*(cell if isinstance(cell, Text) else one_line(cell) for cell in row))
     return table
 
 
 def _robots(answer: Mapping[str, Any]) -> Any:
-    columns: tuple[str, ...] = ("robot", "state", "policy", "its word", "turned down", "e-stop", "spool", "spoke")
+    columns: tuple[str, ...] = (
+        "robot", "state", "policy", "gate", "its word", "turned down", "e-stop", "spool", "spoke"
+    )  # fmt: skip
     rows: list[tuple[object, ...]] = [
         (
             row["robot"], "silent" if row["silent"] else row.get("state", ""), row.get("policy_version", ""),
-            _word(row["words"]), _turned_down(row["words"]),
+            _gate(row["gate"]), _word(row["words"]), _turned_down(row["words"]),
             "stopped" if row.get("estop") else "", row.get("spool", {}).get("entries", 0), f"{row['age_s']:.0f} s ago",
         )
         for row in answer["robots"]
@@ -40,6 +46,36 @@ def _robots(answer: Mapping[str, Any]) -> Any:
             for cells, row in zip(rows, answer["robots"], strict=True)
         ]
     return _table(f"robots: {len(rows)}", columns, rows)
+
+
+def _gate(gate: Mapping[str, object]) -> Text:
+    """How what a robot runs came past its gate; an override in red."""
+    from rich.text import Text as Styled
+
+    how, mode = str(gate["how"]), str(gate["mode"])
+    said = {
+        "passed": f"passed {gate['record']}", "override": f"OVERRIDDEN by {gate['by']}: {gate['reason']}",
+        "ran": "ran here before", "warned": f"NOT GATED: {gate['reason']}", "off": "NOT GATED",
+    }.get(how, "" if mode else "not checked: before gates")  # fmt: skip
+    asks = f" (gate: {mode})" if mode in ("warn", "off") else ""
+    style = {"override": "bold red", "warned": "yellow", "off": "yellow"}.get(how, "")
+    return Styled(one_line(said + asks), style=style)
+
+
+def _gates(answer: Mapping[str, Any]) -> Any:
+    from rich.text import Text
+
+    rows = [
+        (
+            row["id"], Text(row["decision"], style="" if row["decision"] == "passed" else "bold red"),
+            row["incumbent"] or "none", f"{row['candidate_successes']}/{row['n_pairs']}",
+            f"{row['incumbent_successes']}/{row['n_pairs']}" if row["incumbent"] else "", row["violations"],
+            row["reason"], _moment(row["made_ns"]),
+        )
+        for row in answer["gates"]
+    ]  # fmt: skip
+    columns = ("record", "decision", "against", "candidate", "incumbent", "violations", "reason", "made")
+    return _table(f"gates of {answer['checkpoint_id']}: {len(rows)}", columns, rows)
 
 
 def _word(words: Mapping[str, Any]) -> str:
@@ -142,5 +178,6 @@ TABLES: dict[str, Callable[[Mapping[str, object]], Any]] = {
     "adaptations": _adaptations,
     "loops": _loops,
     "checkpoints": _checkpoints,
+    "gates": _gates,
 }
 """Action of `gymnast operate` -> its table."""

@@ -141,13 +141,12 @@ class CheckpointsClient(Client):
             )
         )
 
-    def gate(self, checkpoint_id: str, robots: Sequence[str] = (), *, offer: bool = False) -> builtins.list[GateRun]:
+    def gate(self, checkpoint_id: str, robots: Sequence[str] = ()) -> builtins.list[GateRun]:
         """Gate a checkpoint against what robots run, where these ask for a record that it has not.
 
         Args:
             checkpoint_id: of the policy.
             robots: their names; none is every one that reports.
-            offer: it is offered to them once it has passed (admin).
 
         Returns:
             The jobs, to be followed with JobsClient; none where every robot would take it in.
@@ -155,9 +154,32 @@ class CheckpointsClient(Client):
         Raises:
             NotPossibleError: it, or what a robot runs, is not known to the trainer, or is no policy.
         """
+        return self._gate(checkpoint_id, robots, offer=False)[0]
+
+    def gate_and_offer(
+        self, checkpoint_id: str, robots: Sequence[str] = ()
+    ) -> tuple[builtins.list[GateRun], SignedDocument | None]:
+        """Offer a checkpoint to robots, at once or when it has passed the gate that a robot asks for.
+
+        Returns:
+            The gates that were begun, as gate() does, and the release to those robots that wait for none.
+
+        Raises:
+            GymnastError: as gate() and offer().
+        """
+        return self._gate(checkpoint_id, robots, offer=True)
+
+    def _gate(
+        self, checkpoint_id: str, robots: Sequence[str], *, offer: bool
+    ) -> tuple[builtins.list[GateRun], SignedDocument | None]:
         request = checkpoints_pb2.GateRequest(checkpoint_id=checkpoint_id, robots=list(robots), offer=offer)
-        reply = self._link.call(lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).Gate, request)
-        return [GateRun(one.job_id, one.incumbent, tuple(one.robots)) for one in reply.jobs]
+        reply = self._link.once(
+            lambda channel: checkpoints_pb2_grpc.CheckpointServiceStub(channel).Gate,
+            request,
+            timeout_s=_OFFER_DEADLINE_S,
+        )
+        begun = [GateRun(one.job_id, one.incumbent, tuple(one.robots)) for one in reply.jobs]
+        return begun, signed_document(reply.release) if reply.HasField("release") else None
 
     def gates(self, checkpoint_id: str) -> builtins.list[GateRecord]:
         """What gates found of a checkpoint, oldest first."""

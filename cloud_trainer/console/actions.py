@@ -17,7 +17,7 @@ from cloud_trainer.console.forms import (
 )
 from cloud_trainer.flows.loop_view import named
 from cloud_trainer.records.trail import MADE
-from cloud_trainer.service.handlers import Handlers
+from cloud_trainer.service.handlers import BegunGate, Handlers
 from gymnast_core.errors import ContractError
 from gymnast_core.records.signing import EVERY_ROBOT
 from gymnast_core.web.auth import User
@@ -69,20 +69,47 @@ def cancel_job(ask: Handlers, user: User, form: Form, job_id: str) -> Said:
 
 
 def publish(ask: Handlers, user: User, form: Form, checkpoint_id: str, how: str) -> Said:
-    """Offer, promote or take back a checkpoint."""
-    robots, there = names_of(form, "robots"), f"/checkpoints/{checkpoint_id}"
+    """Offer, promote, gate or take back a checkpoint."""
+    robots, there, override = names_of(form, "robots"), f"/checkpoints/{checkpoint_id}", form.get("override", "")
+    if how == "gate":
+        return _gating(ask.gates.begin(user, checkpoint_id, robots), ""), "/jobs"
     if how == "rollback":
-        release, _ = ask.checkpoints.roll_back(user, checkpoint_id, robots, form.get("reason", ""))
+        release, _ = ask.checkpoints.roll_back(user, checkpoint_id, robots, form.get("reason", ""), override=override)
         whom = _whom(release.robots)
         return f"{checkpoint_id} runs again on {whom} from the next episode on (release {release.sequence})", there
     if how == "promote":
-        release, _ = ask.checkpoints.promote(user, checkpoint_id, robots)
+        if not override.strip() and ask.checkpoints.gaps(user, checkpoint_id, robots):
+            user.require("promote")
+            said = _gating(ask.gates.begin(user, checkpoint_id, robots), "; promote it again once it has passed")
+            return said, "/jobs"
+        release, _ = ask.checkpoints.promote(user, checkpoint_id, robots, override=override)
         when = f"from the next episode on, once checked there (release {release.sequence})"
         return f"{checkpoint_id} runs on {_whom(robots)} {when}", there
     if how == "publish":
-        release, _ = ask.checkpoints.offer(user, checkpoint_id, robots)
-        return f"{checkpoint_id} is offered to {_whom(robots)} as release {release.sequence}", there
+        return _offer(ask, user, checkpoint_id, robots, override)
     raise ContractError(f"there is no action {how!r} for checkpoints")
+
+
+def _offer(ask: Handlers, user: User, checkpoint_id: str, robots: Sequence[str], override: str) -> Said:
+    """Offer a checkpoint, at once or when it has passed the gate that a robot asks for."""
+    there = f"/checkpoints/{checkpoint_id}"
+    if override.strip():
+        release, _ = ask.checkpoints.offer(user, checkpoint_id, robots, override=override)
+        return f"{checkpoint_id} is offered to {_whom(robots)} as release {release.sequence}, past its gate", there
+    begun, signed = ask.gates.offer(user, checkpoint_id, robots)
+    offered = ""
+    if signed is not None:
+        offered = f"{checkpoint_id} is offered to {_whom(signed[0].robots)} as release {signed[0].sequence}"
+    gating = _gating(begun, "; it is offered once it has passed") if begun else ""
+    return "; ".join(filter(None, (offered, gating))), "/jobs" if begun else there
+
+
+def _gating(begun: Sequence[BegunGate], then: str) -> str:
+    """Say which gates run first."""
+    if not begun:
+        return "it needs no gate: every robot named would take it in"
+    whom = ", ".join(f"{one.job_id} for {', '.join(one.robots)}" for one in begun)
+    return f"the gate runs first, as job {whom}{then}"
 
 
 def try_out(ask: Handlers, user: User, form: Form, checkpoint_id: str) -> Said:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -100,16 +101,21 @@ def checkpoint(sources: Sources, user: User, *, checkpoint_id: str, query: Mappi
     known, why = ask.checkpoints.find(user, checkpoint_id), ask.log.why(user, checkpoint_id)
     links = {row["id"]: f"/checkpoints/{row['id']}" for row in why["checkpoints"] if row["kind"] != "external"}
     releases = ask.checkpoints.releases(user, limit=MOST_RELEASES)
+    own, robots = [row for row in releases if row.checkpoint_id == checkpoint_id], ask.robots.all(user)
     return {
         "id": checkpoint_id,
         "known": known,
         "manifest": known.manifest,
         "why": why,
         "graph": media.lineage_graph(ask.log.lineage(user, checkpoint_id), links),
-        "releases": [release for release in releases if release.checkpoint_id == checkpoint_id],
+        "releases": own,
+        "overridden": [row for row in (json.loads(row.payload) for row in own) if row.get("override")],
+        "gates": ask.gates.of(user, checkpoint_id),
+        "gaps": ask.checkpoints.gaps(user, checkpoint_id, ()),
+        "notes": {row.robot: row.status.get("weights", {}).get("gate", {}) for row in robots},
         "cards": ask.trials.cards(user, checkpoint_id),
         "won": ask.checkpoints.has_won(user, checkpoint_id),
-        "robots": ask.robots.all(user),
+        "robots": robots,
         "on_robots": on_robots(ask.robots.in_force(user), checkpoint_id),
         "most_pairs": SequentialRule().max_pairs,
         "said": query.get("said", ""),

@@ -11,7 +11,6 @@ from cloud_trainer.records.provenance import unmistaken
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.lineage import EXTERNAL, Record
-from gymnast_core.records.manifest import canonical_json
 
 LOG = logging.getLogger(__name__)
 GATE = "gate"
@@ -45,7 +44,7 @@ class GateBook:
         found = []
         for node in self._graph_of(tenant).affected_by_role(candidate, CANDIDATE):
             try:
-                record = GateRecord.from_bytes(canonical_json(node.payload))
+                record = GateRecord.of(node.payload)
             except CheckpointError as error:
                 LOG.error("gate_record_damaged tenant=%s record=%s error=%s", tenant, node.id, error)
                 continue

@@ -309,7 +309,7 @@ class Service:
             checkpoints=checkpoints,
             episodes=episodes,
             jobs=jobs,
-            gates=GateHandlers(self.gates, checkpoints, jobs, self._shelved),
+            gates=GateHandlers(self.gates, checkpoints, robots, jobs, self._shelved),
             adaptations=adaptations,
             trials=trials,
             loops=loops,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,12 @@ from gymnast_cli.operate_tables import TABLES
 from gymnast_cli.scene_request import add_scene_arguments, scene_asked
 from gymnast_client.adaptations import PracticeBudget
 from gymnast_core.errors import ConfigError
+from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.signing import Release
 
 if TYPE_CHECKING:
     from gymnast_client import AdaptationView, LogEntry, Trainer
+    from gymnast_client.checkpoints import GateRun
 
 STEPS = ("collect", "train", "reuse", "approve", "reject", "cancel")
 POLL_S = 0.5
@@ -42,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     offer = actions.add_parser("offer", help="offer a checkpoint of the trainer to robots, for a trial there (admin)")
     offer.add_argument("checkpoint_id")
     offer.add_argument("--robot", action="append", required=True, metavar="NAME", help="may be repeated")
+    gate = actions.add_parser(
+        "gate", help="hold a checkpoint against what robots run, in the second simulator, where they ask for that"
+    )
+    gate.add_argument("checkpoint_id")
+    gate.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    gates = actions.add_parser("gates", help="what the gate found of a checkpoint, oldest first")
+    gates.add_argument("checkpoint_id")
     promote = actions.add_parser(
         "promote", help="have robots run a checkpoint that has won its trial, from their next episode on (admin)"
     )
@@ -71,9 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--mode", help="train: lora or full (default: the trainer's first)")
     step.add_argument("--episodes", type=int, help="collect: so many real ones (default 10)")
     step.add_argument("--adapter", help="reuse: which kept one")
-    for action in (adapt, step, trial):
+    for action in (offer, promote):
+        action.add_argument(
+            "--override-gate", default="", metavar="REASON",
+            help="release it without a passed gate (admin); signed with your name, and shown in red",
+        )  # fmt: skip
+    for action in (adapt, step, trial, offer, gate):
         action.add_argument("--wait", action="store_true", help="until it is over or waits for a decision")
-    for action in (*shown, offer, promote, trial, stop, adapt, step):
+    for action in (*shown, offer, gate, gates, promote, trial, stop, adapt, step):
         add_trainer_arguments(action)
 
 
@@ -86,6 +100,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             return 0
         actions = {
             "offer": _offer,
+            "gate": _gate,
+            "gates": _gates,
             "promote": _promote,
             "try": _try,
             "stop-trial": _stop_trial,
@@ -96,14 +112,51 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _offer(there: Trainer, args: argparse.Namespace, console: Console) -> int:
-    release = Release.from_bytes(there.checkpoints.offer(args.checkpoint_id, args.robot).payload)
-    said = f"{args.checkpoint_id} is offered to {_whom(args.robot)} as release {release.sequence}"
-    emit(args, console, {"said": said, "release": release.sequence}, said)
+    name, override = args.checkpoint_id, args.override_gate.strip()
+    if override:
+        document = there.checkpoints.offer(name, args.robot, override_reason=override)
+        release = Release.from_bytes(document.payload)
+        said = f"{name} is offered to {_whom(args.robot)} as release {release.sequence}, past its gate"
+        emit(args, console, {"said": said, "release": release.sequence}, said)
+        return 0
+    begun, signed = there.checkpoints.gate_and_offer(name, args.robot)
+    offered = None if signed is None else Release.from_bytes(signed.payload)
+    said = "" if offered is None else f"{name} is offered to {_whom(offered.robots)} as release {offered.sequence}"
+    sequence = None if offered is None else offered.sequence
+    return _gated(there, begun, args, console, said, "; it is offered once it has passed", {"release": sequence})
+
+
+def _gate(there: Trainer, args: argparse.Namespace, console: Console) -> int:
+    begun = there.checkpoints.gate(args.checkpoint_id, args.robot)
+    said = "" if begun else f"{args.checkpoint_id} needs no gate: every robot named would take it in"
+    return _gated(there, begun, args, console, said, "", {})
+
+
+def _gated(
+    there: Trainer, begun: Sequence[GateRun], args: argparse.Namespace, console: Console, said: str, then: str,
+    answer: Mapping[str, object],
+) -> int:  # fmt: skip
+    """Say which gates run first; wait for them where that was asked for."""
+    whom = ", ".join(f"{one.job_id} for {', '.join(one.robots)}" for one in begun)
+    said = "; ".join(filter(None, (said, f"the gate runs first, as job {whom}{then}" if begun else "")))
+    ends = [there.jobs.result(one.job_id) for one in begun] if args.wait else []
+    records = [GateRecord.of(end.get("record")) for end in ends]
+    found = [f"{one.id} {one.decision}: {one.reason}" for one in records]
+    shown = {"said": said, "jobs": [one.job_id for one in begun], "gates": found, **answer}
+    emit(args, console, shown, "\n".join([said, *found]))
+    return 0 if all(one.passed for one in records) else NOT_KEPT
+
+
+def _gates(there: Trainer, args: argparse.Namespace, console: Console) -> int:
+    rows = [{"id": row.id, **asdict(row)} for row in there.checkpoints.gates(args.checkpoint_id)]
+    answer = {"checkpoint_id": args.checkpoint_id, "gates": rows}
+    emit(args, console, answer, TABLES["gates"](answer))
     return 0
 
 
 def _promote(there: Trainer, args: argparse.Namespace, console: Console) -> int:
-    release = Release.from_bytes(there.checkpoints.promote(args.checkpoint_id, args.robot).payload)
+    document = there.checkpoints.promote(args.checkpoint_id, args.robot, override_reason=args.override_gate.strip())
+    release = Release.from_bytes(document.payload)
     when = f"from the next episode on, once checked there (release {release.sequence})"
     said = f"{args.checkpoint_id} runs on {_whom(args.robot)} {when}"
     emit(args, console, {"said": said, "release": release.sequence}, said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,11 @@ from gymnast_cli import convert_weights
 from gymnast_cli.connect import add_trainer_arguments, emit, peer, trainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.signing import EVERY_ROBOT
+from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from gymnast_client import CheckpointsClient, RobotWord
     from gymnast_core.records.signing import Release, SignedDocument
 
@@ -25,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     publish = actions.add_parser("publish", help="sign a checkpoint folder and offer it to robots (trainer or admin)")
     publish.add_argument("checkpoint", type=Path, help="folder with weights.safetensors and manifest.json")
     publish.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    publish.add_argument(
+        "--override-gate", default="", metavar="REASON",
+        help="release it without a passed gate (admin); signed with your name, and shown in red",
+    )  # fmt: skip
     listing = actions.add_parser("list", help="releases, oldest first, and what robots say of them")
     fetch = actions.add_parser("fetch", help="download a checkpoint, verified")
     fetch.add_argument("checkpoint_id")
@@ -34,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rollback.add_argument("checkpoint_id", help="one that was published, is kept by the trainer, or ran on the robot")
     rollback.add_argument("--reason", required=True, help="for whoever reads the log")
+    rollback.add_argument(
+        "--override-gate", default="", metavar="REASON",
+        help="where it never ran and was not gated; signed with your name, and shown in red",
+    )  # fmt: skip
     rollback.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     for action in (publish, listing, fetch, rollback):
         add_trainer_arguments(action)
@@ -54,7 +66,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _publish(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
-    release = _verified(weights.publish(args.checkpoint, robots=tuple(args.robot)), args)
+    document = weights.publish(args.checkpoint, robots=tuple(args.robot), override_reason=args.override_gate.strip())
+    release = _verified(document, args)
     emit(args, console, shown(release), f"{release.checkpoint_id}: release {release.sequence}, offered to robots")
     return 0
 
@@ -64,12 +77,12 @@ def _list(weights: CheckpointsClient, args: argparse.Namespace, console: Console
 
     found, words = _releases_and_words(weights, args)
     table = Table(title=f"releases: {len(found)}")
-    for column in ("release", "what", "checkpoint", "robots", "bytes", "robots say"):
+    for column in ("release", "what", "checkpoint", "robots", "bytes", "gate", "robots say"):
         table.add_column(column, no_wrap=column == "checkpoint")
     for release in found:
         row = (release.kind, release.checkpoint_id, ", ".join(release.robots), f"{release.weights_size:,}")
         said = [spoken(word) for word in words if word.checkpoint_id == release.checkpoint_id]
-        table.add_row(str(release.sequence), *row, "\n".join(said))
+        table.add_row(str(release.sequence), *row, _gate(release), "\n".join(said))
     emit(
         args,
         console,
@@ -101,7 +114,9 @@ def _fetch(weights: CheckpointsClient, args: argparse.Namespace, console: Consol
 
 
 def _rollback(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
-    document = weights.roll_back(args.checkpoint_id, robots=tuple(args.robot), reason=args.reason)
+    document = weights.roll_back(
+        args.checkpoint_id, robots=tuple(args.robot), reason=args.reason, override_reason=args.override_gate.strip()
+    )
     release = _verified(document, args)
     whom = ", ".join("all robots" if name == EVERY_ROBOT else name for name in release.robots)
     text = (
@@ -135,6 +150,15 @@ def _verified(document: SignedDocument, args: argparse.Namespace) -> Release:
     return Release.from_bytes(document.payload if identity is None else identity.trusted_keys().verify(document))
 
 
+def _gate(release: Release) -> Text:
+    """What a release says for itself at a robot's gate; an override in red."""
+    from rich.text import Text
+
+    if (word := release.override) is not None:
+        return Text(one_line(f"OVERRIDDEN by {word.by}: {word.reason} ({word.found})"), style="bold red")
+    return Text(release.gate.record if release.gate is not None else "")
+
+
 def spoken(word: RobotWord) -> str:
     """What a robot said of a checkpoint, in words: who, what, why, and when the trainer heard it first."""
     why = f": {word.reason}" if word.reason else ""
@@ -146,4 +170,5 @@ def spoken(word: RobotWord) -> str:
 def shown(release: Release) -> dict[str, object]:
     """A release as JSON values, without the manifest."""
     names = ("sequence", "kind", "checkpoint_id", "weights_size", "published_ns", "expires_ns", "reason")
-    return {**{name: getattr(release, name) for name in names}, "robots": list(release.robots)}
+    parts = {name: asdict(part) for name in ("gate", "override") if (part := getattr(release, name)) is not None}
+    return {**{name: getattr(release, name) for name in names}, "robots": list(release.robots), **parts}

@@ -128,6 +128,11 @@ class GateRecord:
         return canonical_json(asdict(self))
 
     @staticmethod
+    def of(values: object) -> GateRecord:
+        """Return the record of JSON values, e.g. of a job's result; raises as from_bytes()."""
+        return GateRecord.from_bytes(canonical_json(values))
+
+    @staticmethod
     def from_bytes(data: bytes) -> GateRecord:
         """Parse and check to_bytes().
 

@@ -134,14 +134,14 @@ class NodeRobot:
             if not result.successful:
                 raise NotNowError(f"{name}: {result.reason}")
 
-    def _link(self) -> dict[str, str]:
-        """How the trainer is reached, in words."""
+    def _link(self) -> dict[str, object]:
+        """How the trainer is reached, in words, and how what it sent came past the gate."""
         bridge = self._watch.latest(topics.BRIDGE_STATUS)
         if not bridge:
-            return {"link": "none: this robot ships nothing", "alarm": ""}
+            return {"link": "none: this robot ships nothing", "alarm": "", "gate": {}}
         uplink = bridge.get("uplink", {})
         words = "connected" if uplink.get("connected") else f"not connected {uplink.get('last_error', '')}".strip()
-        return {"link": words, "alarm": str(uplink.get("alarm", ""))}
+        return {"link": words, "alarm": str(uplink.get("alarm", "")), "gate": bridge.get("gate", {})}
 
     def _trigger(self, service: str, wait_s: float = CALL_S) -> str:
         response = self._answer(self._services[service], service, Trigger.Request(), wait_s)

@@ -33,7 +33,7 @@ class PageRobot(Protocol):
         """What the page shows.
 
         {state, policy_version, instruction, estop, estop_reason, fault, motors_failed, done, total, successes, message,
-        spool, link, practice}.
+        spool, link, gate, practice}.
         """
         ...
 

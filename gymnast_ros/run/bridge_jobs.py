@@ -171,7 +171,7 @@ class BridgeJobs:
             "current": self._store.current_id() or "", "staged": staged.name if staged else "",
             "held": self._store.held(), "checked": self._adoption.checked(), "checking": self._adoption.checking,
             "uplink": _plain(self._uplink.status()), **self.probation.status(),
-            "adaptation": self._adaptations.status(),
+            "adaptation": self._adaptations.status(), "gate": vars(self._gate_news(self._store.state)),
         })  # fmt: skip
 
     def health(self) -> tuple[int, str, Mapping[str, object]]:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cloud_trainer.records.trail import Trail, Trails
 from cloud_trainer.service.gates import GateDesk, GateGap
@@ -147,7 +148,9 @@ class CheckpointHandlers:
         if manifest.kind == "policy" and said is None and (gaps := self._gates.gaps(who.tenant, manifest.id, robots)):
             with trail.committing(who, "take in", {"checkpoint": manifest.id}):
                 self._publisher.take_in(who.tenant, manifest, weights)
-            raise NotTrustedError(f"{manifest.id} was taken in, and is not offered: {ungated(manifest.id, gaps)}")
+            raise NotTrustedError(
+                f"{manifest.id} was taken in, and is not offered: {ungated(manifest.id, gaps, 'offer')}"
+            )
         return self._publisher.publish_file(
             who.tenant, manifest, weights, robots=robots, valid_s=valid_s, override=said,
             within=trail.committing(who, "publish", asked),
@@ -268,7 +271,7 @@ class CheckpointHandlers:
             )
         said = self._override(who, checkpoint_id, override)
         if said is None and (gaps := self.gaps(who, checkpoint_id, robots)):
-            raise NotTrustedError(f"{checkpoint_id} is not released: {ungated(checkpoint_id, gaps)}")
+            raise NotTrustedError(f"{checkpoint_id} is not released: {ungated(checkpoint_id, gaps, 'gate')}")
         if not self._publishing.acquire(blocking=False):
             raise NotPossibleError("something is being published at this moment; wait until that is done, look again")
         asked = {"checkpoint": checkpoint_id, "robots": list(robots), **_said(said)}
@@ -310,13 +313,14 @@ def is_for(row: ReleaseRow, who: Who) -> bool:
     return who.role != "robot" or EVERY_ROBOT in robots or who.name in robots
 
 
-def ungated(checkpoint_id: str, gaps: Sequence[GateGap]) -> str:
-    """Say which robots ask for a gate record, and what helps."""
+def ungated(checkpoint_id: str, gaps: Sequence[GateGap], helps: Literal["gate", "offer"]) -> str:
+    """Say which robots ask for a gate record, and which command helps."""
     whom = ", ".join(f"{gap.robot} (runs {gap.incumbent or 'nothing'})" for gap in gaps[:3])
     more = f" and {len(gaps) - 3} more" if len(gaps) > 3 else ""
     return (
-        f"{whom}{more} requires a gate record against what it runs; `gymnast operate offer {checkpoint_id} --robot "
-        f"{gaps[0].robot}` gates and offers it, an admin may override with --override-gate REASON"
+        f"{whom}{more} requires a gate record against what it runs; `gymnast operate {helps} {checkpoint_id} --robot "
+        f"{gaps[0].robot}` runs the gate{' and offers it then' * (helps == 'offer')}, an admin may override it: "
+        "--override-gate REASON"
     )
 
 

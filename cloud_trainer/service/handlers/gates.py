@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cloud_trainer.service.gates import GateDesk
-from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers
+from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers, Signed
 from cloud_trainer.service.handlers.jobs import JobHandlers
+from cloud_trainer.service.handlers.robots import RobotHandlers
 from gymnast_core.authority import Who, authorise
 from gymnast_core.json_values import JsonObject
 from gymnast_core.records.gate_record import GateRecord
@@ -41,12 +42,16 @@ class GateHandlers:
     Args:
         desk: the records, and which robots ask for one.
         checkpoints: what may be gated.
+        robots: which report.
         jobs: where gates run.
         shelve: see Shelve.
     """
 
-    def __init__(self, desk: GateDesk, checkpoints: CheckpointHandlers, jobs: JobHandlers, shelve: Shelve) -> None:
-        self._desk, self._checkpoints, self._jobs, self._shelve = desk, checkpoints, jobs, shelve
+    def __init__(
+        self, desk: GateDesk, checkpoints: CheckpointHandlers, robots: RobotHandlers, jobs: JobHandlers, shelve: Shelve
+    ) -> None:
+        self._desk, self._checkpoints, self._robots = desk, checkpoints, robots
+        self._jobs, self._shelve = jobs, shelve
 
     def of(self, who: Who, checkpoint_id: str) -> list[GateRecord]:
         """Return what gates found of a checkpoint, oldest first."""
@@ -78,6 +83,24 @@ class GateHandlers:
         for gap in gaps:
             against[gap.incumbent].append(gap.robot)
         return [self._begin(who, checkpoint_id, incumbent, names, offer) for incumbent, names in against.items()]
+
+    def offer(self, who: Who, checkpoint_id: str, robots: Sequence[str] = ()) -> tuple[list[BegunGate], Signed | None]:
+        """Offer a checkpoint to robots: at once to those that take it in, to the others once it has passed their gate.
+
+        Returns:
+            The gates that were begun, and the release to those that wait for none; None where all do.
+
+        Raises:
+            GymnastError: as begin() and CheckpointHandlers.offer().
+        """
+        begun = self.begin(who, checkpoint_id, robots, offer=True)
+        if not begun:
+            return begun, self._checkpoints.offer(who, checkpoint_id, robots)
+        waiting = {name for one in begun for name in one.robots}
+        everybody = not robots or EVERY_ROBOT in robots
+        named = self._robots.reporting(who) if everybody else robots
+        others = [name for name in named if name not in waiting]
+        return begun, self._checkpoints.offer(who, checkpoint_id, others) if others else None
 
     def _begin(self, who: Who, candidate: str, incumbent: str, robots: Sequence[str], offer: bool) -> BegunGate:
         if incumbent:

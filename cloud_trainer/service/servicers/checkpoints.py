@@ -55,10 +55,17 @@ class CheckpointServicer:
     def Gate(
         self, request: checkpoints_pb2.GateRequest, peer: Peer, context: grpc.ServicerContext
     ) -> checkpoints_pb2.GateReply:
-        """Begin the gates that are missing."""
+        """Begin the gates that are missing, and offer it where that is asked for."""
         robots = bounded("robots", request.robots, MOST_NAMES)
-        begun = self._gates.begin(peer, request.checkpoint_id, robots, offer=request.offer)
-        return checkpoints_pb2.GateReply(jobs=[checkpoints_pb2.GateJob(**vars(one)) for one in begun])
+        if not request.offer:
+            begun, signed = self._gates.begin(peer, request.checkpoint_id, robots), None
+        else:
+            begun, signed = self._gates.offer(peer, request.checkpoint_id, robots)
+        release = None if signed is None else self._checkpoints.readable(signed[1], gates=reads_gates(context))
+        return checkpoints_pb2.GateReply(
+            jobs=[checkpoints_pb2.GateJob(**vars(one)) for one in begun],
+            release=None if release is None else signed_release(release),
+        )
 
     def Gates(
         self, request: checkpoints_pb2.GatesRequest, peer: Peer, context: grpc.ServicerContext

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from gymnast_core.wire.gymnast.v1 import weights_pb2 as gymnast_dot_v1_dot_weights__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgymnast/v1/checkpoints.proto\x12\ngymnast.v1\x1a\x18gymnast/v1/weights.proto\"6\n\x16ListCheckpointsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"C\n\x14ListCheckpointsReply\x12+\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x16.gymnast.v1.Checkpoint\"\x99\x01\n\nCheckpoint\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0f\n\x07parents\x18\x04 \x03(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x10\n\x08since_ns\x18\x06 \x01(\x04\x12\x11\n\tpublished\x18\x07 \x01(\x08\x12\x0b\n\x03won\x18\x08 \x01(\x08\"N\n\x0cOfferRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06robots\x18\x02 \x03(\t\x12\x17\n\x0foverride_reason\x18\x03 \x01(\t\"C\n\x0bGateRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06robots\x18\x02 \x03(\t\x12\r\n\x05offer\x18\x03 \x01(\x08\".\n\tGateReply\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.gymnast.v1.GateJob\"<\n\x07GateJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tincumbent\x18\x02 \x01(\t\x12\x0e\n\x06robots\x18\x03 \x03(\t\"%\n\x0cGatesRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"4\n\nGatesReply\x12&\n\x07records\x18\x01 \x03(\x0b\x32\x15.gymnast.v1.GateFound\"3\n\tGateFound\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x13\n\x0brecord_json\x18\x02 \x01(\t2\xd2\x02\n\x11\x43heckpointService\x12L\n\x04List\x12\".gymnast.v1.ListCheckpointsRequest\x1a .gymnast.v1.ListCheckpointsReply\x12<\n\x05Offer\x12\x18.gymnast.v1.OfferRequest\x1a\x19.gymnast.v1.SignedRelease\x12>\n\x07Promote\x12\x18.gymnast.v1.OfferRequest\x1a\x19.gymnast.v1.SignedRelease\x12\x36\n\x04Gate\x12\x17.gymnast.v1.GateRequest\x1a\x15.gymnast.v1.GateReply\x12\x39\n\x05Gates\x12\x18.gymnast.v1.GatesRequest\x1a\x16.gymnast.v1.GatesReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgymnast/v1/checkpoints.proto\x12\ngymnast.v1\x1a\x18gymnast/v1/weights.proto\"6\n\x16ListCheckpointsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"C\n\x14ListCheckpointsReply\x12+\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x16.gymnast.v1.Checkpoint\"\x99\x01\n\nCheckpoint\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0f\n\x07parents\x18\x04 \x03(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x10\n\x08since_ns\x18\x06 \x01(\x04\x12\x11\n\tpublished\x18\x07 \x01(\x08\x12\x0b\n\x03won\x18\x08 \x01(\x08\"N\n\x0cOfferRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06robots\x18\x02 \x03(\t\x12\x17\n\x0foverride_reason\x18\x03 \x01(\t\"C\n\x0bGateRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06robots\x18\x02 \x03(\t\x12\r\n\x05offer\x18\x03 \x01(\x08\"Z\n\tGateReply\x12!\n\x04jobs\x18\x01 \x03(\x0b\x32\x13.gymnast.v1.GateJob\x12*\n\x07release\x18\x02 \x01(\x0b\x32\x19.gymnast.v1.SignedRelease\"<\n\x07GateJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tincumbent\x18\x02 \x01(\t\x12\x0e\n\x06robots\x18\x03 \x03(\t\"%\n\x0cGatesRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"4\n\nGatesReply\x12&\n\x07records\x18\x01 \x03(\x0b\x32\x15.gymnast.v1.GateFound\"3\n\tGateFound\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x13\n\x0brecord_json\x18\x02 \x01(\t2\xd2\x02\n\x11\x43heckpointService\x12L\n\x04List\x12\".gymnast.v1.ListCheckpointsRequest\x1a .gymnast.v1.ListCheckpointsReply\x12<\n\x05Offer\x12\x18.gymnast.v1.OfferRequest\x1a\x19.gymnast.v1.SignedRelease\x12>\n\x07Promote\x12\x18.gymnast.v1.OfferRequest\x1a\x19.gymnast.v1.SignedRelease\x12\x36\n\x04Gate\x12\x17.gymnast.v1.GateRequest\x1a\x15.gymnast.v1.GateReply\x12\x39\n\x05Gates\x12\x18.gymnast.v1.GatesRequest\x1a\x16.gymnast.v1.GatesReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,15 +43,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATEREQUEST']._serialized_start=431
   _globals['_GATEREQUEST']._serialized_end=498
   _globals['_GATEREPLY']._serialized_start=500
-  _globals['_GATEREPLY']._serialized_end=546
-  _globals['_GATEJOB']._serialized_start=548
-  _globals['_GATEJOB']._serialized_end=608
-  _globals['_GATESREQUEST']._serialized_start=610
-  _globals['_GATESREQUEST']._serialized_end=647
-  _globals['_GATESREPLY']._serialized_start=649
-  _globals['_GATESREPLY']._serialized_end=701
-  _globals['_GATEFOUND']._serialized_start=703
-  _globals['_GATEFOUND']._serialized_end=754
-  _globals['_CHECKPOINTSERVICE']._serialized_start=757
-  _globals['_CHECKPOINTSERVICE']._serialized_end=1095
+  _globals['_GATEREPLY']._serialized_end=590
+  _globals['_GATEJOB']._serialized_start=592
+  _globals['_GATEJOB']._serialized_end=652
+  _globals['_GATESREQUEST']._serialized_start=654
+  _globals['_GATESREQUEST']._serialized_end=691
+  _globals['_GATESREPLY']._serialized_start=693
+  _globals['_GATESREPLY']._serialized_end=745
+  _globals['_GATEFOUND']._serialized_start=747
+  _globals['_GATEFOUND']._serialized_end=798
+  _globals['_CHECKPOINTSERVICE']._serialized_start=801
+  _globals['_CHECKPOINTSERVICE']._serialized_end=1139
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from gymnast_core.wire.gymnast.v1 import weights_pb2 as _weights_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -144,7 +145,7 @@ class GateRequest(_message.Message):
     OFFER_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     offer: _builtins.bool
-    """admin: offer it to them once it has passed"""
+    """admin: offer it to each, at once or when it has passed"""
     @_builtins.property
     def robots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """empty: all that report"""
@@ -169,18 +170,24 @@ class GateReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOBS_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateJob]:
         """none where every robot would take it in"""
+
+    @_builtins.property
+    def release(self) -> _weights_pb2.SignedRelease:
+        """the offer to those that take it in already; absent where there is none, or not asked for"""
 
     def __init__(
         self,
         *,
         jobs: _abc.Iterable[Global___GateJob] | None = ...,
+        release: _weights_pb2.SignedRelease | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "release", b"release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

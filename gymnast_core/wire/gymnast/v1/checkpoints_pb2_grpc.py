@@ -87,7 +87,7 @@ class CheckpointServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Gate(self, request, context):
-        """Gates it against what robots run, where they ask for a gate record that it has not.
+        """Gates it against what robots run, where they ask for a gate record that it has not; and offers it, if so asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class CheckpointServiceStub:
     Promote: _grpc.UnaryUnaryMultiCallable[_checkpoints_pb2.OfferRequest, _weights_pb2.SignedRelease]
     """Admin: robots run it from their next episode on; it must have won its trial."""
     Gate: _grpc.UnaryUnaryMultiCallable[_checkpoints_pb2.GateRequest, _checkpoints_pb2.GateReply]
-    """Gates it against what robots run, where they ask for a gate record that it has not."""
+    """Gates it against what robots run, where they ask for a gate record that it has not; and offers it, if so asked."""
     Gates: _grpc.UnaryUnaryMultiCallable[_checkpoints_pb2.GatesRequest, _checkpoints_pb2.GatesReply]
     """What the gate found of a checkpoint, oldest first."""
 
@@ -53,7 +53,7 @@ class CheckpointServiceAsyncStub(CheckpointServiceStub):
     Promote: _aio.UnaryUnaryMultiCallable[_checkpoints_pb2.OfferRequest, _weights_pb2.SignedRelease]  # type: ignore[assignment]
     """Admin: robots run it from their next episode on; it must have won its trial."""
     Gate: _aio.UnaryUnaryMultiCallable[_checkpoints_pb2.GateRequest, _checkpoints_pb2.GateReply]  # type: ignore[assignment]
-    """Gates it against what robots run, where they ask for a gate record that it has not."""
+    """Gates it against what robots run, where they ask for a gate record that it has not; and offers it, if so asked."""
     Gates: _aio.UnaryUnaryMultiCallable[_checkpoints_pb2.GatesRequest, _checkpoints_pb2.GatesReply]  # type: ignore[assignment]
     """What the gate found of a checkpoint, oldest first."""
 
@@ -88,7 +88,7 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _checkpoints_pb2.GateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_checkpoints_pb2.GateReply, _abc.Awaitable[_checkpoints_pb2.GateReply]]:
-        """Gates it against what robots run, where they ask for a gate record that it has not."""
+        """Gates it against what robots run, where they ask for a gate record that it has not; and offers it, if so asked."""
 
     @_abc_1.abstractmethod
     def Gates(
