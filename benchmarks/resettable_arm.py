@@ -24,6 +24,8 @@ class ResettableArm:
 
     Attributes:
         fails: raised or reported by the next step, once: "estop", "arm_lost", one of FAULTS; empty for none.
+        refuses: so many resets are refused, as those of an arm whose motors are being rebooted.
+        layouts: times the scene was laid out; 0 is a process that has run no episode.
     """
 
     def __init__(self, world: SimEnv) -> None:
@@ -33,7 +35,7 @@ class ResettableArm:
         self.notes: dict[str, Any] = {}
         self.executed_source = "policy"
         self.fails = ""
-        self.layouts = 0
+        self.layouts = self.refuses = 0
 
     @property
     def spec(self) -> EnvSpec:
@@ -50,6 +52,9 @@ class ResettableArm:
         if self.fails == "arm_lost":
             self.fails = ""
             raise StaleCommandError("the arm was restarted during its reset")
+        if self.refuses:
+            self.refuses -= 1
+            raise SafetyError("motors failed, the arm recovers")
         if self.keep_scene and not self.layouts:
             raise SafetyError("there is no scene to keep yet")
         self.layouts += not self.keep_scene
@@ -70,6 +75,7 @@ class ResettableArm:
         if failed in FAULTS:
             self.notes = {"fault": "effort 3.1 Nm of joint elbow", "fault_kind": failed}
             result.terminated_B[:] = True
+            self.refuses = 2 * (failed == MOTOR_FAULT)
         return result
 
     def close(self) -> None:

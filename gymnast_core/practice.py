@@ -6,12 +6,14 @@ and for whoever looks at it. A run's state is all that a robot needs to go on wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
+from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
 from gymnast_core.types import Outcome
 
@@ -54,6 +56,23 @@ class PracticeAsked(BaseModel):
         Field(description="who watches: the trainer's judge, or the simulator's state; empty: the simulator where it "
               "labels episodes, else the trainer"),
     ] = ""  # fmt: skip
+
+
+def practice_asked(values: Mapping[str, object]) -> PracticeAsked:
+    """Return what JSON values ask for.
+
+    Raises:
+        ConfigError: the message names each field that is wrong, missing or unknown.
+    """
+    try:
+        return PracticeAsked.model_validate(dict(values))
+    except ValidationError as error:
+        wrong = [
+            f"{name} is missing" if item["type"] == "missing" else f"{name}={str(item['input'])[:60]!r}: {item['msg']}"
+            for item in error.errors(include_url=False, include_context=False)[:4]
+            for name in (".".join(map(str, item["loc"])),)
+        ]
+        raise ConfigError(f"practice: {'; '.join(wrong)}") from error
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from gymnast_core.outcome import OutcomeJudge
 from gymnast_core.paging import Pager
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
+from gymnast_core.practice import PracticeStatus
 from gymnast_core.wire.openpi.link import OpenpiPlace
 from gymnast_ros.graph import REAL_TIME, REMOTE
 from gymnast_ros.run.arming import Arming
@@ -115,7 +116,7 @@ class ArmJobs:
         self._faults = FaultPages(pager)
         self._practice = PracticeDesk(folder, settings, DeskPorts(
             begin=self._begin, episode=self._practise, judge=judge, pager=pager, gate=self.arming,
-            show=lambda status: self._set_status(practice=status), cancelled=self._worker.cancelled,
+            show=self._show_practice, cancelled=self._worker.cancelled,
             task=task_and_instruction, log=log,
         ))  # fmt: skip
         self._runner = EpisodeRunner(
@@ -368,6 +369,12 @@ class ArmJobs:
 
     def _annotate(self, asked: Annotate) -> str:
         return _refused(self._runner.annotate(asked.text, asked.by))
+
+    def _show_practice(self, status: PracticeStatus) -> None:
+        """A run that waits for a person is paused, for whoever looks."""
+        waits = status["state"] == "waiting"
+        state = {"state": "paused" if waits else "running"} if self._worker.busy else {}
+        self._set_status(practice=status, message=status["reason"] if waits else "", **state)
 
     def _waiting_for_label(self, waiting: bool) -> None:
         if waiting:

@@ -33,7 +33,8 @@ from gymnast_ros.run.plan import MOTOR_FAULT, OVER_FORCE, EpisodePlan, EpisodeRe
 from gymnast_ros.run.ports import Log
 from gymnast_ros.run.referee import Pair, SkillVerdict, SkillWatch, Watching
 
-POLL_S = 0.2
+POLL_S, SHOWN_S = 0.2, 5.0
+"""Between looks for an answer, and between reports of a run that waits."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 """Between tries of what may pass: an arm that is started anew, a policy server that is cut off, a full spool."""
 MOST_LOST = 8
@@ -133,6 +134,7 @@ class PracticeRun:
         self._book, self._pair, self._ports = book, pair, ports
         self._told = ""
         self._lost = self._faults = 0
+        self._recovers = False
         self._wait_s = FIRST_WAIT_S
 
     @property
@@ -196,6 +198,7 @@ class PracticeRun:
             self._follow_cut(plan, row)
             return
         self._lost = self._faults = 0
+        self._recovers = False
         self._wait_s = FIRST_WAIT_S
         state = self._keep(self._state.done(verdict.outcome, verdict.ready))
         if state.needs:
@@ -212,8 +215,9 @@ class PracticeRun:
             self._call("arm_fault", detail)
         elif reason == OVER_FORCE:
             self._call(OVER_FORCE, detail)
-        elif reason == MOTOR_FAULT:
-            self._log_waiting(f"the arm recovers by itself, or calls a person: {detail}")
+        elif reason == MOTOR_FAULT or (reason == "refused" and self._recovers):
+            self._recovers = True
+            self._arm_is_away(f"it recovers by itself, or calls a person: {detail}")
         elif reason == "refused" and plan.keep_scene:
             self._log_waiting(f"the arm has no scene to go on from: {detail}")
             self._keep(self._state.model_copy(update={"lay_out": True}))
@@ -229,7 +233,7 @@ class PracticeRun:
             self._arm_is_away(detail)
 
     def _arm_is_away(self, detail: str) -> None:
-        """Arm or gate may be being started again; what was unconfirmed meanwhile is the next episode's to find out."""
+        """Arm or gate may be being started again, or recover; what was moved is the next episode's to find out."""
         self._lost += 1
         if self._lost >= MOST_LOST:
             self._lost = 0
@@ -254,7 +258,11 @@ class PracticeRun:
     def _await_person(self) -> None:
         """Wait until the page is answered, here or at the trainer; a stop is answered by re-arming."""
         call = self._state.waiting
+        shown_s = time.monotonic()
         while call is not None and not self._interrupted():
+            if time.monotonic() - shown_s > SHOWN_S:
+                shown_s = time.monotonic()
+                self._show()
             if by := self._answer_to(call):
                 self._keep(self._state.answered(by, time.time_ns()))
                 self._ports.log.info(f"practice goes on page={call.page_id} by={by}")

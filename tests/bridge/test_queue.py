@@ -308,6 +308,7 @@ def test_what_is_asked_wrongly_is_refused_by_value_and_remedy(service, identitie
         both = ("wx-1", "wx-2")
         for kind, spec, robots, said in (
             ("trial", LIFT.to_json(), ["wx-1"], "kind 'trial' is not one of episode, evaluation, practice"),
+            ("practice", {"task": "put", "hours": 0}, ["wx-1"], "practice: reset is missing; hours='0'"),
             ("evaluation", LIFT.to_json(), [], "which robots.*wx-1, wx-2"),
             ("evaluation", LIFT.to_json(), both, "which checkpoint.*wx-1 runs policy-a, wx-2 runs policy-b"),
             ("evaluation", {**LIFT.to_json(), "seeds": 3}, ["wx-1"], "unknown settings.*seeds"),

@@ -162,14 +162,22 @@ def test_a_stop_and_a_fault_of_the_arm_call_for_a_person_and_then_it_goes_on(lab
     assert (ended.episodes, ended.cut, ended.interventions, ended.reason) == (4, 2, 1, "all 4 episodes are done")
 
 
-def test_a_motor_that_failed_is_the_arms_own_to_recover_or_report(lab: Lab) -> None:
+def test_motors_that_recover_by_themselves_are_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gymnast_ros.run.practice.FIRST_WAIT_S", 0.05)
     lab.before = lambda number: setattr(lab.arm, "fails", "motor_fault" if number == 3 else "")
     ended = lab.practise(episodes=4)
-    assert (ended.episodes, ended.pages, ended.reason) == (4, 0, "all 4 episodes are done")
+    assert [row.truncated_reason for row in lab.rows if row.truncated_reason] == [
+        "refused", "motor_fault", "refused", "refused",
+    ]  # fmt: skip
+    assert (ended.pages, ended.reason, lab.arm.layouts) == (0, "all 4 episodes are done", 1)
 
 
 def test_an_arm_that_is_started_again_costs_an_episode_and_calls_nobody(lab: Lab) -> None:
-    lab.before = lambda number: setattr(lab.arm, "fails", "arm_lost" if number == 3 else "")
+    def kill(number: int) -> None:
+        if number == 3:
+            lab.arm.fails, lab.arm.layouts = "arm_lost", 0
+
+    lab.before = kill
     ended = lab.practise(episodes=4)
     assert (ended.episodes, ended.pages, ended.reason) == (4, 0, "all 4 episodes are done")
 

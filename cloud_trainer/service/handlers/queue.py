@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cloud_trainer.flows.queue_book import QueueBook, ended
-from cloud_trainer.flows.queue_dispatch import PRACTISE
 from cloud_trainer.flows.queue_view import ShownEntry, shown_entries, shown_entry
 from cloud_trainer.flows.queues import RobotQueues
 from cloud_trainer.records.trail import Trails
@@ -17,7 +16,7 @@ from cloud_trainer.store.sql_queue import QueuePause, QueueRow, StartRow, new_en
 from gymnast_core.authority import Who, authorise
 from gymnast_core.errors import ConfigError, NotPossibleError
 from gymnast_core.json_values import JsonObject
-from gymnast_core.orders import KINDS
+from gymnast_core.practice import practice_asked
 from gymnast_core.queue import ADDED, MOST_ROBOTS, USUAL_PRIORITY, StartsSpec, checked_priority
 from gymnast_core.wire.errors import NotFoundError, QuotaError
 
@@ -227,9 +226,9 @@ class QueueHandlers:
         now_ns, priority = time.time_ns(), checked_priority(request.priority)
         entry_id = key if key.startswith("entry-") and not request.key else new_entry_id()
         if kind == "practice":
-            if PRACTISE not in KINDS:
-                raise NotPossibleError(f"robots of this version take no order {PRACTISE!r}; upgrade both sides")
-            spec, total, what = request.spec, 0, "practice"
+            asked = practice_asked(request.spec)
+            spec, total = asked.model_dump(mode="json", exclude_defaults=True), asked.episodes
+            what = f"practice: {asked.task} and {asked.reset}, {asked.hours:g} h"
         else:
             starts = StartsSpec.model_validate(request.spec)
             starts = starts.changed(checkpoint=self._checkpoint(who, robots, starts.checkpoint))
