@@ -2,15 +2,12 @@
 
 Real episodes are recorded through the robot's own nodes and come back through the trainer's catalogue; the trust check,
 training and the preview are jobs of the trainer; the canary is a blinded trial on the robot.
-One class, and so a long file: everything that one adaptation asks of a robot and of a trainer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import secrets
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +30,8 @@ from cloud_trainer.flows.adaptation_engine import (
 from cloud_trainer.flows.arm_trials import FLUSH_S, STAGE_S, run_pairs
 from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
 from cloud_trainer.flows.job_following import Iterations, follow, run_job
-from cloud_trainer.flows.other_tasks import declared, guard_plan, other_tasks, reason_of
+from cloud_trainer.flows.other_tasks import other_tasks, reason_of
+from cloud_trainer.flows.scene_canary import SceneCanary
 from cloud_trainer.flows.scene_counts import of_job, too_few
 from cloud_trainer.flows.scene_records import SceneRecords, digest_of
 from cloud_trainer.flows.trials import TrialOrigin
@@ -44,11 +42,9 @@ from cloud_trainer.store.protocols import JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.adaptations import CapturedScene, ForgettingFigures
 from gymnast_core.errors import GymnastError, NotTrustedError
-from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.scene import Fingerprint, SceneBook
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.evaluation.trial import Trial, has_won
-from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.jobs import AdaptSettings
 from gymnast_core.json_values import JsonObject
 from gymnast_core.records.manifest import read_manifest
@@ -243,23 +239,8 @@ class SceneEngine:
         request, client = self._request(folder), self._robot(robot, folder)
         self.offer(candidate, robot)
         client.wait_staged([candidate], STAGE_S)
-        trial, guard = self._declared(candidate, robot, request, folder)
-        emit("declared", {"max_pairs": trial.plan.rule.max_pairs, **(trial.plan.versions or {})})
-
-        def run(part: Trial, name: str) -> ResultCard:
-            run_pairs(
-                part, client, self.catalogue, scene=request["scene"], purpose="canary", stop=stop,
-                on_pair=lambda pair: emit("pair", {"pair": pair, "part": name}),
-            )  # fmt: skip
-            return part.card() if part.decision.final else {}
-
-        with contextlib.closing(trial), contextlib.closing(guard) if guard else contextlib.nullcontext():
-            card = run(trial, "scene")
-            if guard and has_won(card):
-                found = run(guard, "other tasks")
-                if not found:
-                    return CanaryVerdict(False, {})
-                card["guard"] = found
+        canary = SceneCanary(self.catalogue, client, self.rule, self.guard_pairs, emit, stop)
+        card = canary.run(candidate, robot, request, folder)
         if card and not has_won(card):
             self.book.drop(candidate)
         return CanaryVerdict(bool(card) and has_won(card), card, reason_of(card))
@@ -270,26 +251,6 @@ class SceneEngine:
         client = self.connect(asked.robot, Errand(asked.by, "trial", name, f"gymnast operate stop-trial {name}"))
         client.wait_staged([trial.plan.candidate], STAGE_S)
         run_pairs(trial, client, self.catalogue, scene=asked.scene or self.scene, purpose="trial", stop=stop)
-
-    def _declared(
-        self, candidate: str, robot: str, request: Mapping[str, Any], folder: Path
-    ) -> tuple[Trial, Trial | None]:
-        """Declare both parts of a canary before its first run, or continue them."""
-        canary, guard = folder / "canary.jsonl", folder / "guard.jsonl"
-        if not canary.exists():
-            others = other_tasks(self.catalogue, robot, request["instruction"], request["other_tasks"])
-            starts = take("canary", int(request["seed"]), self.rule.max_pairs)
-            versions = {name: request[name] for name in ("world_model", "judge", "scene")}
-            plan = TrialPlan(
-                trial_id=f"canary-{folder.name}", incumbent=request["policy"], candidate=candidate,
-                instruction=request["instruction"], rule=self.rule,
-                start_seeds=tuple(starts),
-                versions={**versions, "other_tasks": declared(others, self.guard_pairs)},
-            )  # fmt: skip
-            if others and self.guard_pairs and not guard.exists():
-                Trial.declare(guard, guard_plan(plan, others, self.guard_pairs), secrets.token_bytes(32)).close()
-            Trial.declare(canary, plan, secrets.token_bytes(32)).close()  # the last: where it is, both are
-        return Trial.load(canary), Trial.load(guard) if guard.exists() else None
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
         """Put it in force in this scene, which the robot recognises by image, and remember it for that."""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,9 @@ def practise(context: JobContext) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Trainer and robot, started once per module."""
-    folder = tmp_path_factory.mktemp("stack")
+@contextmanager
+def started(folder: Path) -> Iterator[Stack]:
+    """A trainer with its page, and identities for people; no robot yet."""
     base = tiny_policy(0).save(folder / "base").id
     shelf = Shelf(folder / "trainer" / "checkpoints")
     for known in (folder / "base", SHIPPED, *(SHIPPED.parent / kind for kind in ("world_model", "judge"))):
@@ -110,18 +110,32 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         return loop_engine_for(service, shelf, tenant, trials)
 
     service.handlers.flows.take_up(PerTenant(lambda tenant: adapts(service, shelf)).of, looping)
-    with service:
+    with service, Console(service):
         running = Stack(service, DOMAIN, base, folder)
         for role in ("operator", "trainer", "admin"):
             enroll(service.authority, role, role, out=running.identity(role))
-        robot = enroll(service.authority, "sim-0", "robot", out=running.identity("robot"))
-        config = GraphConfig(
-            folder=folder / "robot", domain_id=DOMAIN, trainer=service.address, identity=robot,
-            policy=str(folder / "base"), orders=True,
-        )  # fmt: skip
-        with Graph(config), Console(service):
-            wait_until(lambda: service.robots.find("default", "sim-0") is not None, 60.0, "the robot's first report")
-            yield running
+        yield running
+
+
+@contextmanager
+def robot_of(stack: Stack, name: str, domain: int, *, folder: str, identity: str) -> Iterator[None]:
+    """A started robot that takes the trainer's orders and runs a policy which knows nothing."""
+    config = GraphConfig(
+        folder=stack.folder / folder, domain_id=domain, trainer=stack.service.address, robot_name=name,
+        identity=enroll(stack.service.authority, name, "robot", out=stack.identity(identity)),
+        policy=str(stack.folder / "base"), orders=True,
+    )  # fmt: skip
+    with Graph(config):
+        wait_until(lambda: stack.service.robots.find("default", name) is not None, 60.0, f"{name}'s first report")
+        yield
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Trainer and robot, started once per module."""
+    folder = tmp_path_factory.mktemp("stack")
+    with started(folder) as stack, robot_of(stack, "sim-0", DOMAIN, folder="robot", identity="robot"):
+        yield stack
 
 
 def adapts(service: Service, shelf: Shelf) -> SceneEngine:

@@ -4,7 +4,8 @@ import pytest
 
 from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.flows.adaptation_view import Stage
-from cloud_trainer.flows.scene_adaptation import Adaptations, SceneAdaptation
+from cloud_trainer.flows.adaptations import Adaptations
+from cloud_trainer.flows.scene_adaptation import SceneAdaptation
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_core.errors import ConfigError, NotPossibleError
 from tests.console.conftest import SteeredEngine, wait_for

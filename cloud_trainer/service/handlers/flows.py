@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from cloud_trainer.flows.adaptation_engine import AdaptationEngine
+from cloud_trainer.flows.adaptations import Adaptations
 from cloud_trainer.flows.loop_parts import LoopEngine
 from cloud_trainer.flows.loops import Loops
-from cloud_trainer.flows.scene_adaptation import Adaptations
 from cloud_trainer.flows.trials import TrialEngine, Trials
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.errors import OccupiedError
