@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from blake3 import blake3
 
+from cloud_trainer.flows.queue_book import QueueBook
 from cloud_trainer.paging.desk import PageDesk
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.orders import RobotOrders
@@ -36,15 +37,16 @@ class PageWatch:
         orders: what robots are asked to do.
         words: what they said of their checkpoints.
         flows: what goes on for hours.
+        queue: of every robot.
         clock_s: monotonic.
     """
 
     def __init__(
         self, desk: PageDesk, board: RobotBoard, orders: RobotOrders, words: RobotWords, flows: Flows,
-        *, clock_s: Callable[[], float] = time.monotonic,
+        queue: QueueBook, *, clock_s: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._desk, self._board, self._orders, self._words, self._flows = desk, board, orders, words, flows
-        self._clock_s = clock_s
+        self._queue, self._clock_s = queue, clock_s
         self._began_s = clock_s()
         self._since_s: dict[Condition, float] = {}
         self._raised: set[Condition] = set()
@@ -97,7 +99,9 @@ class PageWatch:
         """What is wrong with a tenant's robots now."""
         reports = {report.robot: report for report in self._board.of_tenant(tenant)}
         silent_s = self._desk.config.silent_minutes * 60.0
-        for robot in {*reports, *(word.robot for word in self._words.of(tenant))}:
+        with self._queue.changed:
+            queued = {robot for row in self._queue.open_of(tenant) for robot in row.robots}
+        for robot in {*reports, *queued, *(word.robot for word in self._words.of(tenant))}:
             work, report = self._work(tenant, robot), reports.get(robot)
             age_s = self._clock_s() - self._began_s if report is None else report.age_s()
             if age_s >= silent_s:
@@ -122,7 +126,18 @@ class PageWatch:
 
     def _work(self, tenant: str, robot: str) -> str:
         """What waits for a robot; empty when nothing does."""
-        return self._flows.held(tenant, robot) or self._orders.under_way(tenant, robot)
+        queue, key = self._queue, (tenant, robot)
+        with queue.changed:
+            rows = [] if key in queue.pauses else [row for row in queue.open_of(tenant) if robot in row.robots]
+            holder, now_s = queue.robot(key).holder, queue.clock_s()
+            wanted = [
+                row for row in rows
+                if row.entry_id == holder
+                or (not row.paused and (not row.flow or queue.wanting.get(row.entry_id, 0.0) > now_s))
+            ]  # fmt: skip
+        if wanted:
+            return f"{wanted[0].what} of {wanted[0].asked_by} waits for it"
+        return self._orders.under_way(tenant, robot)
 
     def _take_news(self, tenant: str) -> None:
         """Checkpoints that were turned down and loops that failed; each once, also over restarts."""

@@ -184,7 +184,8 @@ class Service:
             lambda tenant, kind, flow: self.handlers.flows.over(tenant, kind, flow),
         )  # fmt: skip
         self.handlers = self._handlers(folder)
-        self._watch = PageWatch(self.pages, self.robots, self.orders, self.words, self.handlers.flows)
+        self._watch = PageWatch(self.pages, self.robots, self.orders, self.words, self.handlers.flows,
+                                self.queues.book)  # fmt: skip
         self._guard = Guard(self._caller, config)
         self._server = self._build(staging, policy)
         self.address = ""

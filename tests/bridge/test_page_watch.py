@@ -11,6 +11,7 @@ import pytest
 from cloud_trainer.console import User
 from cloud_trainer.flows.loop_view import LoopView
 from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.service.handlers import QueueRequest
 from cloud_trainer.service.page_watch import PageWatch
 from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.orders import OrderError, OrderNews
@@ -26,13 +27,16 @@ class Bench:
     def __init__(self, folder) -> None:
         self.ahead_s = self.behind_s = 0.0
         self.service = Service(ServiceConfig(folder=folder / "trainer", insecure=True))
-        self.service.robots = RobotBoard(0.0, clock_s=lambda: time.monotonic() - self.behind_s)
+        self.service.robots = self.service.handlers.robots.board = RobotBoard(
+            0.0, clock_s=lambda: time.monotonic() - self.behind_s
+        )
         self.watch = self.watching()
 
     def watching(self) -> PageWatch:
         service = self.service
         return PageWatch(
             service.pages, service.robots, service.orders, service.words, service.handlers.flows,
+            service.queues.book,
             clock_s=lambda: time.monotonic() + self.ahead_s,
         )  # fmt: skip
 
@@ -101,6 +105,21 @@ def test_a_robot_that_falls_silent_with_work_to_do_calls_and_one_without_does_no
         bench.behind_s = 0.0
         bench.report()
         assert bench.looked() == [("robot_silent", True)]
+
+
+def test_an_entry_of_the_queue_is_work_to_do_and_a_paused_one_is_none(bench) -> None:
+    bench.report(estop=True, estop_reason="button", takes_orders=True, policy_version="policy-a")
+    asked = {"tasks": ["lift"], "seed_start": 0, "seed_count": 4, "checkpoint": "policy-a"}
+    admin = User("ada", "admin")
+    request = QueueRequest(kind="evaluation", robots=("wx-1",), spec=asked)
+    entry = bench.service.handlers.queue.add(admin, request).row.entry_id
+    assert bench.looked() == []
+    bench.ahead_s += 11 * 60
+    bench.report(estop=True, estop_reason="button")
+    assert bench.looked() == [("estop", False)]
+    assert "of ada waits for it" in bench.service.pages.store.calls("default")[0].text
+    bench.service.handlers.queue.pause(admin, entry)
+    assert bench.looked() == [("estop", True)]
 
 
 def test_a_full_spool_and_an_alarm_call_at_once(bench) -> None:
