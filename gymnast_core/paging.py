@@ -88,3 +88,7 @@ class Pager(Protocol):
     def answer(self, page_id: str) -> Acknowledgement | None:
         """Return who looks after a page, None while nobody does; never waits."""
         ...
+
+    def resolve(self, page_id: str, by: str) -> None:
+        """Somebody at the robot has done what was asked: nobody is called any more; never waits, never raises."""
+        ...

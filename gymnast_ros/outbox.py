@@ -6,6 +6,7 @@ restart of either side loses it. The bridge ships what is here and writes the an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -26,7 +27,8 @@ MOST = 100
 KEPT_S = 24 * 3600.0
 """How long an answered call can still be asked after."""
 _FILE_CHARACTERS = 64 * 1024
-WAITING, TAKEN, ANSWERED = "waiting", "taken", "answered"
+WAITING, TAKEN, RESOLVED, ANSWERED = "waiting", "taken", "resolved", "answered"
+"""Of a call: not at the trainer yet; there; answered at the robot, which the trainer is yet to hear; answered."""
 
 
 class PageOutbox:
@@ -65,17 +67,40 @@ class PageOutbox:
         except (OSError, GymnastError, KeyError):
             return None
 
+    def resolve(self, page_id: str, by: str) -> None:
+        """Note that somebody at the robot has answered. See gymnast_core.paging.Pager."""
+        answer = Acknowledgement(by, time.time_ns(), "at the robot")
+        try:
+            for state in (WAITING, TAKEN):
+                self._change([page_id], state, {"state": RESOLVED, "answer": vars(answer)})
+        except (GymnastError, OSError) as error:
+            LOG.error("page_not_resolved id=%s error=%s", page_id, error)
+
     # the bridge's side ------------------------------------------------------------------------------------------------
 
     def waiting(self, limit: int) -> list[Page]:
-        """Return calls that the trainer does not have, the oldest first."""
+        """Return calls that the trainer does not have, or may not have, the oldest first."""
         self._write_late_ones()
-        found = [_page(values) for values in self._all().values() if values["state"] == WAITING]
+        found = [_page(values) for values in self._all().values() if values["state"] in (WAITING, RESOLVED)]
         return sorted(found, key=lambda page: page.at_ns)[:limit]
 
     def unanswered(self) -> list[str]:
         """Return the ids of calls that the trainer has and nobody has answered."""
         return [page_id for page_id, values in self._all().items() if values["state"] == TAKEN]
+
+    def resolved(self, page_ids: Sequence[str]) -> dict[str, Acknowledgement]:
+        """Return, of some calls, the answers that were given at the robot and that the trainer is yet to hear."""
+        found = {}
+        for page_id in page_ids:
+            with contextlib.suppress(OSError):
+                state = self._read(self._folder / f"{page_id}.json")["state"]
+                if state == RESOLVED and (answer := self.answer(page_id)) is not None:
+                    found[page_id] = answer
+        return found
+
+    def settled(self, page_ids: Sequence[str]) -> None:
+        """Note that the trainer has heard of these answers."""
+        self._change(page_ids, RESOLVED, {"state": ANSWERED})
 
     def taken(self, page_ids: Sequence[str]) -> None:
         """Note that the trainer keeps these."""
@@ -96,7 +121,7 @@ class PageOutbox:
 
     def _add(self, page: Page) -> str:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        unanswered = {name: values for name, values in self._all().items() if values["state"] != ANSWERED}
+        unanswered = {name: values for name, values in self._all().items() if values["state"] in (WAITING, TAKEN)}
         if len(unanswered) >= MOST:
             same = [name for name, values in unanswered.items() if values["kind"] == page.kind]
             if same:
@@ -155,7 +180,7 @@ class PageOutbox:
 
     def _read(self, path: Path) -> JsonObject:
         values = parsed_object(path.read_text(encoding="utf-8"), str(path), _FILE_CHARACTERS)
-        if values.get("state") not in (WAITING, TAKEN, ANSWERED):
+        if values.get("state") not in (WAITING, TAKEN, RESOLVED, ANSWERED):
             raise CorruptError(f"{path} has no state")
         return values
 

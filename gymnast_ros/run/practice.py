@@ -264,6 +264,8 @@ class PracticeRun:
                 shown_s = time.monotonic()
                 self._show()
             if by := self._answer_to(call):
+                if self._ports.pager.answer(call.page_id) is None:
+                    self._ports.pager.resolve(call.page_id, by)
                 self._keep(self._state.answered(by, time.time_ns()))
                 self._ports.log.info(f"practice goes on page={call.page_id} by={by}")
                 return

@@ -79,11 +79,14 @@ class PageCourier:
                                  detail_json=json.dumps(dict(page.detail)))
             for page in waiting
         ]  # fmt: skip
-        request = pages_pb2.RaisePagesRequest(pages=rows, unanswered=unanswered)
+        resolved = self._outbox.resolved([page.page_id for page in waiting])
+        answers = [pages_pb2.PageAnswer(page_id=name, **vars(found)) for name, found in resolved.items()]
+        request = pages_pb2.RaisePagesRequest(pages=rows, unanswered=unanswered, resolved=answers)
         reply = self._link.once(
             lambda channel: pages_pb2_grpc.PageServiceStub(channel).Raise, request, timeout_s=DEADLINE_S
         )
         self._outbox.taken(reply.kept)
+        self._outbox.settled(reply.resolved)
         self._outbox.lost(reply.unknown)
         for row in reply.answers:
             self._outbox.answered(row.page_id, Acknowledgement(row.by, row.at_ns, row.note))

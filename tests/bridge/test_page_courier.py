@@ -85,6 +85,22 @@ def test_a_trainer_that_lost_its_database_is_sent_the_open_ones_again(tmp_path, 
         assert until(lambda: calls(service), "the call")[0].page_id == name
 
 
+def test_an_answer_at_the_robot_ends_the_calls_at_the_trainer(tmp_path, identity):
+    outbox = PageOutbox(tmp_path / "robot", "wx-1")
+    early, late = outbox.page("hard_reset", "before there was a link"), outbox.page("arm_fault", "camera")
+    outbox.resolve(early, "bob")
+    with service_on(tmp_path) as service, courier(service.address, identity, outbox):
+        until(lambda: len(calls(service)) == 2, "both calls")
+        outbox.resolve(late, "bob")
+        until(lambda: all(row.acknowledged_ns for row in calls(service)), "both answers")
+        assert {(row.acknowledged_by, row.note) for row in calls(service)} == {("robot:wx-1/bob", "at the robot")}
+        until(lambda: outbox.resolved([early, late]) == {}, "the robot to know that")
+    assert outbox.waiting(9) == []
+    answer = outbox.answer(early)
+    assert answer is not None
+    assert answer.by == "bob"
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -42,6 +42,7 @@ class Person:
 
     def __init__(self, answers: bool = True) -> None:
         self.answers, self.pages = answers, []
+        self.resolved: list[tuple[str, str]] = []
         self.rings: Callable[[], None] = lambda: None
 
     def page(self, kind: str, text: str, **detail: object) -> str:
@@ -52,6 +53,9 @@ class Person:
 
     def answer(self, page_id: str) -> Acknowledgement | None:
         return Acknowledgement("ada", time.time_ns()) if self.answers else None
+
+    def resolve(self, page_id: str, by: str) -> None:
+        self.resolved.append((page_id, by))
 
 
 class Lab:
@@ -137,6 +141,22 @@ def test_nothing_moves_while_a_person_is_waited_for_and_a_restart_waits_for_the_
     lab.person.answers = True
     ended = again.go_on()
     assert (ended.reason, ended.pages, ended.interventions) == ("stopped by an operator", 1, 1)
+
+
+def test_a_person_at_the_robot_answers_and_nobody_else_is_called_any_more(lab: Lab) -> None:
+    lab.person.answers = False
+    lab.expert = ScriptedExpert(lab.arm.world, aim_offset_m=(0.031, 0.0))
+    lab.book.keep(lab.asked(tries=1, episodes=2))
+    run = lab.run()
+    lab.before = lambda number: lab.stop.set() if lab.person.resolved else None
+
+    def there() -> None:  # beside the arm, a moment after the call
+        threading.Timer(0.1, lambda: run.answer("bob")).start()
+
+    lab.person.rings = there
+    ended = run.run()
+    assert [call.by for call in ended.calls] == ["bob"]
+    assert lab.person.resolved == [("page-0000000000000001", "bob")]
 
 
 def test_a_run_goes_on_where_it_was_after_its_process_has_ended(lab: Lab, tmp_path: Path, world: SimEnv) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cloud_trainer.paging.config import Receiver
@@ -27,9 +27,11 @@ class PageHandlers:
         self.desk, self._trails, self._pace = desk, trails, pace
 
     def raise_all(
-        self, who: Who, pages: Sequence[Page], unanswered: Sequence[str]
+        self, who: Who, pages: Sequence[Page], unanswered: Sequence[str], resolved: Mapping[str, Acknowledgement]
     ) -> tuple[list[str], dict[str, Acknowledgement], list[str]]:
         """Keep what a robot raises; returns the ids that are kept, answers to those it waits for, and unknown ones.
+
+        What somebody has answered at the robot is answered here, too, in the robot's words and marked as such.
 
         Raises:
             QuotaError: it raised too many within the hour; it brings the rest later.
@@ -40,6 +42,11 @@ class PageHandlers:
             self._pace.take(who)
             self.desk.raise_page(who.tenant, replace(page, robot=who.name))
             kept.append(page.page_id)
+        for page_id in self.desk.store.known(who.tenant, who.name, resolved):
+            answer, asked = resolved[page_id], {"page": page_id, "note": resolved[page_id].note}
+            by = f"robot:{who.name}/{answer.by}"
+            with self._trails.of(who.tenant).committing(who, "acknowledge", {**asked, "at_the_robot": answer.by}):
+                self.desk.acknowledge(who.tenant, page_id, by, answer.note)
         store, known = self.desk.store, self.desk.store.known(who.tenant, who.name, unanswered)
         answers = store.answers(who.tenant, who.name, [*known, *kept])
         return kept, answers, [page_id for page_id in unanswered if page_id not in known]

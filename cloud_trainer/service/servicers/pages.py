@@ -18,12 +18,12 @@ from cloud_trainer.service.servicers.messages import (
 )
 from cloud_trainer.store.sql_pages import Delivery, PageRow
 from gymnast_core.errors import ContractError
-from gymnast_core.paging import MAX_DETAIL_BYTES, Page
+from gymnast_core.paging import MAX_DETAIL_BYTES, Acknowledgement, Page
 from gymnast_core.wire.errors import InvalidMessageError
 from gymnast_core.wire.gymnast.v1 import pages_pb2
 from gymnast_core.wire.identity import Peer
 
-_MOST_RAISED, _MOST_UNANSWERED = 100, 500
+_MOST_RAISED, _MOST_UNANSWERED, _NAME = 100, 500, 80
 _FIELDS = ("page_id", "robot", "kind", "text", "at_ns", "received_ns", "count", "latest_ns", "over_ns", "round",
            "acknowledged_by", "acknowledged_ns", "note")  # fmt: skip
 
@@ -40,10 +40,12 @@ class PageServicer:
         """A robot's; its name is the certificate's."""
         raised = [self._page(one) for one in bounded("pages", request.pages, _MOST_RAISED)]
         unanswered = bounded("unanswered pages", request.unanswered, _MOST_UNANSWERED)
-        kept, answers, unknown = self._pages.raise_all(peer, raised, unanswered)
+        resolved = {row.page_id: _answer(row) for row in bounded("answers", request.resolved, _MOST_RAISED)}
+        kept, answers, unknown = self._pages.raise_all(peer, raised, unanswered, resolved)
         return pages_pb2.RaisePagesReply(
             kept=kept,
             unknown=unknown,
+            resolved=list(resolved),
             answers=[pages_pb2.PageAnswer(page_id=name, **vars(found)) for name, found in answers.items()],
         )
 
@@ -80,6 +82,10 @@ class PageServicer:
             return Page(message.kind[:80], "", message.text, message.at_ns, detail, message.page_id)
         except ContractError as error:
             raise InvalidMessageError(str(error)) from error
+
+
+def _answer(message: pages_pb2.PageAnswer) -> Acknowledgement:
+    return Acknowledgement(message.by[:_NAME], message.at_ns, message.note[:MOST_CHARACTERS])
 
 
 def _called(row: PageRow, deliveries: Sequence[Delivery]) -> pages_pb2.CalledPage:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gymnast/v1/pages.proto\x12\ngymnast.v1\"]\n\nRaisedPage\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03\x12\x13\n\x0b\x64\x65tail_json\x18\x05 \x01(\t\"N\n\x11RaisePagesRequest\x12%\n\x05pages\x18\x01 \x03(\x0b\x32\x16.gymnast.v1.RaisedPage\x12\x12\n\nunanswered\x18\x02 \x03(\t\"Y\n\x0fRaisePagesReply\x12\x0c\n\x04kept\x18\x01 \x03(\t\x12\'\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x16.gymnast.v1.PageAnswer\x12\x0f\n\x07unknown\x18\x03 \x03(\t\"F\n\nPageAnswer\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\r\n\x05\x61t_ns\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\"?\n\x10ListPagesRequest\x12\r\n\x05\x65very\x18\x01 \x01(\x08\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\"7\n\x0eListPagesReply\x12%\n\x05pages\x18\x01 \x03(\x0b\x32\x16.gymnast.v1.CalledPage\"7\n\x16\x41\x63knowledgePageRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"\xb1\x02\n\nCalledPage\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\r\n\x05robot\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65tail_json\x18\x05 \x01(\t\x12\r\n\x05\x61t_ns\x18\x06 \x01(\x03\x12\x13\n\x0breceived_ns\x18\x07 \x01(\x03\x12\r\n\x05\x63ount\x18\x08 \x01(\x04\x12\x11\n\tlatest_ns\x18\t \x01(\x03\x12\x0f\n\x07over_ns\x18\n \x01(\x03\x12\r\n\x05round\x18\x0b \x01(\r\x12\x17\n\x0f\x61\x63knowledged_by\x18\x0c \x01(\t\x12\x17\n\x0f\x61\x63knowledged_ns\x18\r \x01(\x03\x12\x0c\n\x04note\x18\x0e \x01(\t\x12,\n\ndeliveries\x18\x0f \x03(\x0b\x32\x18.gymnast.v1.PageDelivery\"a\n\x0cPageDelivery\x12\x10\n\x08receiver\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07sent_ns\x18\x03 \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\r\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"\x12\n\x10TestPagesRequest\">\n\x0eTestPagesReply\x12,\n\treceivers\x18\x01 \x03(\x0b\x32\x19.gymnast.v1.TriedReceiver\"N\n\rTriedReceiver\x12\x10\n\x08receiver\x18\x01 \x01(\t\x12\x0b\n\x03way\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x32\xa1\x02\n\x0bPageService\x12\x43\n\x05Raise\x12\x1d.gymnast.v1.RaisePagesRequest\x1a\x1b.gymnast.v1.RaisePagesReply\x12@\n\x04List\x12\x1c.gymnast.v1.ListPagesRequest\x1a\x1a.gymnast.v1.ListPagesReply\x12I\n\x0b\x41\x63knowledge\x12\".gymnast.v1.AcknowledgePageRequest\x1a\x16.gymnast.v1.CalledPage\x12@\n\x04Test\x12\x1c.gymnast.v1.TestPagesRequest\x1a\x1a.gymnast.v1.TestPagesReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gymnast/v1/pages.proto\x12\ngymnast.v1\"]\n\nRaisedPage\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03\x12\x13\n\x0b\x64\x65tail_json\x18\x05 \x01(\t\"x\n\x11RaisePagesRequest\x12%\n\x05pages\x18\x01 \x03(\x0b\x32\x16.gymnast.v1.RaisedPage\x12\x12\n\nunanswered\x18\x02 \x03(\t\x12(\n\x08resolved\x18\x03 \x03(\x0b\x32\x16.gymnast.v1.PageAnswer\"k\n\x0fRaisePagesReply\x12\x0c\n\x04kept\x18\x01 \x03(\t\x12\'\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x16.gymnast.v1.PageAnswer\x12\x0f\n\x07unknown\x18\x03 \x03(\t\x12\x10\n\x08resolved\x18\x04 \x03(\t\"F\n\nPageAnswer\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\r\n\x05\x61t_ns\x18\x03 \x01(\x03\x12\x0c\n\x04note\x18\x04 \x01(\t\"?\n\x10ListPagesRequest\x12\r\n\x05\x65very\x18\x01 \x01(\x08\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\"7\n\x0eListPagesReply\x12%\n\x05pages\x18\x01 \x03(\x0b\x32\x16.gymnast.v1.CalledPage\"7\n\x16\x41\x63knowledgePageRequest\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\"\xb1\x02\n\nCalledPage\x12\x0f\n\x07page_id\x18\x01 \x01(\t\x12\r\n\x05robot\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65tail_json\x18\x05 \x01(\t\x12\r\n\x05\x61t_ns\x18\x06 \x01(\x03\x12\x13\n\x0breceived_ns\x18\x07 \x01(\x03\x12\r\n\x05\x63ount\x18\x08 \x01(\x04\x12\x11\n\tlatest_ns\x18\t \x01(\x03\x12\x0f\n\x07over_ns\x18\n \x01(\x03\x12\r\n\x05round\x18\x0b \x01(\r\x12\x17\n\x0f\x61\x63knowledged_by\x18\x0c \x01(\t\x12\x17\n\x0f\x61\x63knowledged_ns\x18\r \x01(\x03\x12\x0c\n\x04note\x18\x0e \x01(\t\x12,\n\ndeliveries\x18\x0f \x03(\x0b\x32\x18.gymnast.v1.PageDelivery\"a\n\x0cPageDelivery\x12\x10\n\x08receiver\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07sent_ns\x18\x03 \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\r\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"\x12\n\x10TestPagesRequest\">\n\x0eTestPagesReply\x12,\n\treceivers\x18\x01 \x03(\x0b\x32\x19.gymnast.v1.TriedReceiver\"N\n\rTriedReceiver\x12\x10\n\x08receiver\x18\x01 \x01(\t\x12\x0b\n\x03way\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x32\xa1\x02\n\x0bPageService\x12\x43\n\x05Raise\x12\x1d.gymnast.v1.RaisePagesRequest\x1a\x1b.gymnast.v1.RaisePagesReply\x12@\n\x04List\x12\x1c.gymnast.v1.ListPagesRequest\x1a\x1a.gymnast.v1.ListPagesReply\x12I\n\x0b\x41\x63knowledge\x12\".gymnast.v1.AcknowledgePageRequest\x1a\x16.gymnast.v1.CalledPage\x12@\n\x04Test\x12\x1c.gymnast.v1.TestPagesRequest\x1a\x1a.gymnast.v1.TestPagesReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RAISEDPAGE']._serialized_start=38
   _globals['_RAISEDPAGE']._serialized_end=131
   _globals['_RAISEPAGESREQUEST']._serialized_start=133
-  _globals['_RAISEPAGESREQUEST']._serialized_end=211
-  _globals['_RAISEPAGESREPLY']._serialized_start=213
-  _globals['_RAISEPAGESREPLY']._serialized_end=302
-  _globals['_PAGEANSWER']._serialized_start=304
-  _globals['_PAGEANSWER']._serialized_end=374
-  _globals['_LISTPAGESREQUEST']._serialized_start=376
-  _globals['_LISTPAGESREQUEST']._serialized_end=439
-  _globals['_LISTPAGESREPLY']._serialized_start=441
-  _globals['_LISTPAGESREPLY']._serialized_end=496
-  _globals['_ACKNOWLEDGEPAGEREQUEST']._serialized_start=498
-  _globals['_ACKNOWLEDGEPAGEREQUEST']._serialized_end=553
-  _globals['_CALLEDPAGE']._serialized_start=556
-  _globals['_CALLEDPAGE']._serialized_end=861
-  _globals['_PAGEDELIVERY']._serialized_start=863
-  _globals['_PAGEDELIVERY']._serialized_end=960
-  _globals['_TESTPAGESREQUEST']._serialized_start=962
-  _globals['_TESTPAGESREQUEST']._serialized_end=980
-  _globals['_TESTPAGESREPLY']._serialized_start=982
-  _globals['_TESTPAGESREPLY']._serialized_end=1044
-  _globals['_TRIEDRECEIVER']._serialized_start=1046
-  _globals['_TRIEDRECEIVER']._serialized_end=1124
-  _globals['_PAGESERVICE']._serialized_start=1127
-  _globals['_PAGESERVICE']._serialized_end=1416
+  _globals['_RAISEPAGESREQUEST']._serialized_end=253
+  _globals['_RAISEPAGESREPLY']._serialized_start=255
+  _globals['_RAISEPAGESREPLY']._serialized_end=362
+  _globals['_PAGEANSWER']._serialized_start=364
+  _globals['_PAGEANSWER']._serialized_end=434
+  _globals['_LISTPAGESREQUEST']._serialized_start=436
+  _globals['_LISTPAGESREQUEST']._serialized_end=499
+  _globals['_LISTPAGESREPLY']._serialized_start=501
+  _globals['_LISTPAGESREPLY']._serialized_end=556
+  _globals['_ACKNOWLEDGEPAGEREQUEST']._serialized_start=558
+  _globals['_ACKNOWLEDGEPAGEREQUEST']._serialized_end=613
+  _globals['_CALLEDPAGE']._serialized_start=616
+  _globals['_CALLEDPAGE']._serialized_end=921
+  _globals['_PAGEDELIVERY']._serialized_start=923
+  _globals['_PAGEDELIVERY']._serialized_end=1020
+  _globals['_TESTPAGESREQUEST']._serialized_start=1022
+  _globals['_TESTPAGESREQUEST']._serialized_end=1040
+  _globals['_TESTPAGESREPLY']._serialized_start=1042
+  _globals['_TESTPAGESREPLY']._serialized_end=1104
+  _globals['_TRIEDRECEIVER']._serialized_start=1106
+  _globals['_TRIEDRECEIVER']._serialized_end=1184
+  _globals['_PAGESERVICE']._serialized_start=1187
+  _globals['_PAGESERVICE']._serialized_end=1476
 # @@protoc_insertion_point(module_scope)

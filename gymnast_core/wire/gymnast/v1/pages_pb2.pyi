@@ -56,21 +56,27 @@ class RaisePagesRequest(_message.Message):
 
     PAGES_FIELD_NUMBER: _builtins.int
     UNANSWERED_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pages(self) -> _containers.RepeatedCompositeFieldContainer[Global___RaisedPage]: ...
     @_builtins.property
     def unanswered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ids of earlier ones whose answer the robot waits for"""
 
+    @_builtins.property
+    def resolved(self) -> _containers.RepeatedCompositeFieldContainer[Global___PageAnswer]:
+        """answered by somebody at the robot"""
+
     def __init__(
         self,
         *,
         pages: _abc.Iterable[Global___RaisedPage] | None = ...,
         unanswered: _abc.Iterable[_builtins.str] | None = ...,
+        resolved: _abc.Iterable[Global___PageAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pages", b"pages", "unanswered", b"unanswered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pages", b"pages", "resolved", b"resolved", "unanswered", b"unanswered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -83,6 +89,7 @@ class RaisePagesReply(_message.Message):
     KEPT_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ids that are durable here"""
@@ -93,16 +100,21 @@ class RaisePagesReply(_message.Message):
     def unknown(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of the unanswered ones: not here; they are to be sent again"""
 
+    @_builtins.property
+    def resolved(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ids that nobody is called for any more"""
+
     def __init__(
         self,
         *,
         kept: _abc.Iterable[_builtins.str] | None = ...,
         answers: _abc.Iterable[Global___PageAnswer] | None = ...,
         unknown: _abc.Iterable[_builtins.str] | None = ...,
+        resolved: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "kept", b"kept", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "kept", b"kept", "resolved", b"resolved", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
