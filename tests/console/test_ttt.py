@@ -166,7 +166,8 @@ def test_no_robot_at_all_is_said_with_the_remedy(tmp_path, capsys):
 def test_a_person_sees_the_check_the_page_and_the_card(bench, capsys, monkeypatch):
     card = {
         "decision": "promote", "n": 12, "trial_id": "t", "candidate_success": {"mean": 0.75, "low": 0.5, "high": 0.9},
-        "incumbent_success": {"mean": 0.25, "low": 0.1, "high": 0.5}, "difference": {"mean": 0.5, "low": 0.1, "high": 0.8},
+        "incumbent_success": {"mean": 0.25, "low": 0.1, "high": 0.5},
+        "difference": {"mean": 0.5, "low": 0.1, "high": 0.8},
     }  # fmt: skip
     bench.engine.trusted = False
     monkeypatch.setattr(bench.engine, "canary", lambda *_: CanaryVerdict(True, card))
