@@ -23,7 +23,7 @@ from gymnast_core.evaluation.attempts import (
     retry_figures,
 )
 from gymnast_core.json_values import JsonObject
-from gymnast_core.outcome import Judgement, OutcomeJudge
+from gymnast_core.outcome import Judgement, OutcomeJudge, judge_in
 from gymnast_core.policy import Policy
 from gymnast_core.types import ByteArray, Outcome
 from gymnast_ros.run.episodes import EpisodeRunner
@@ -46,8 +46,10 @@ class TriedGroup:
 
     @property
     def counted(self) -> AttemptGroup:
-        """What the figures count."""
-        return AttemptGroup(tuple(JudgedAttempt(row.success, judged(row)) for row in self.rows), self.ended)
+        """What the figures count; where a judge labels what nobody else does, that is no label to hold judges to."""
+        truths = [None if judge_in(row.labelled_by) else row.success for row in self.rows]
+        attempts = [JudgedAttempt(won, judged(row)) for won, row in zip(truths, self.rows, strict=True)]
+        return AttemptGroup(tuple(attempts), self.ended)
 
     def to_json(self) -> JsonObject:
         """Return {group, policy, task, seed, ended, retries}: the rows after the first."""

@@ -113,6 +113,18 @@ def test_the_judge_alone_decides_whether_there_is_another_attempt(arm) -> None:
     assert (figures["false_negatives"]["k"], figures["false_negatives"]["n"]) == (2, 2)
 
 
+def test_a_judges_own_label_proves_no_judge(arm) -> None:
+    """Without an operator a judge may label; then nothing is known of its false successes, and that is no zero."""
+    unlabelled = lambda truth: (Outcome.UNLABELLED, "")  # noqa: E731
+    runner = runner_of(arm, label=unlabelled)
+    runner.judge = Words(WON)
+    retrying = RetryingRunner(runner, Words(WON), 2, lambda: False)
+    group = retrying.again(retrying.first(PLAN, Misses(arm, 9)), PLAN, Misses(arm, 9))
+    assert (group.rows[0].success, group.rows[0].labelled_by) == (True, "judge:judge-1")
+    figures = by_policy([group], 2)["policy-misses"]
+    assert figures["false_positives"] == figures["pass_1"] == {"k": 0, "n": 0, "interval": None}
+
+
 def raises(error: Exception) -> Callable[[int], None]:
     def at(step: int) -> None:
         if step >= 5:
