@@ -141,6 +141,7 @@ RETRIED = [
     again("f", 0, "failure", "failure"),  # cancelled, or the rest is on its way
     again("g", 0, "failure", "failure"), again("g", 1, "unlabelled", "", truncated_reason="estop"),
     again("h", 1, "success", "success"),  # its first attempt was withdrawn
+    replace(again("i", 0, "success", "success"), metadata={"purpose": "collect"}),  # nothing to do with it
 ]  # fmt: skip
 
 
@@ -166,7 +167,10 @@ def test_what_trying_again_came_to_is_the_same_for_page_and_client(retried_at) -
     assert "Tried again after a judged failure" in shown
     assert "policy-9 7 25 % 5 % to 70 % 50 % 15 % to 85 % N = 3" in shown
     assert "estop 1, exhausted 1, success 4, unfinished 1" in shown
-    assert "attempt 2 of 3" in page.get("/episodes").text
+    listed = page.get("/episodes")
+    assert listed.status_code == 200
+    assert "attempt 2 of 3" in listed.text
+    assert "Attempt" not in page.get("/episodes/i-0").text
     assert "2 of at most 3; after a judged failure, so it counts in no evaluation" in page.get("/episodes/b-1").text
 
 
