@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cloud_trainer.console import queue_pages
 from cloud_trainer.console.forms import (
     Form,
     budget,
@@ -181,6 +182,10 @@ ACTIONS: dict[str, Callable[..., Said]] = {
     "/checkpoints/{checkpoint_id}/try": try_out,
     "/checkpoints/{checkpoint_id}/{how}": publish,
     "/evaluations/{trial_id}/stop": stop_trial,
+    "/queue": queue_pages.add,
+    "/queue/robots": queue_pages.pause_robot,
+    "/queue/robots/{robot}/resume": queue_pages.resume_robot,
+    "/queue/{entry_id}/{step}": queue_pages.change,
     "/loop": begin_loop,
     "/loop/{name}/stop": stop_loop,
     "/calls/test": test_receivers,

@@ -33,6 +33,7 @@ NAMES = (
     ("/world-models", "World models"),
     ("/evaluations", "Evaluations"),
     ("/loop", "Loop"),
+    ("/queue", "Queue"),
     ("/calls", "Calls"),
     ("/log", "Log"),
 )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cloud_trainer.console import call_pages, job_pages, media
+from cloud_trainer.console import call_pages, job_pages, media, queue_pages
 from cloud_trainer.console.sources import Sources
 from cloud_trainer.film import MOST_FRAMES, STRIP_LIMIT, film
 from cloud_trainer.records.trail import MADE
@@ -275,6 +275,8 @@ PAGES: dict[str, tuple[Make, str]] = {
     "/adapt": (adaptations, "adaptations.html"),
     "/adapt/{adaptation_id}": (adaptation, "adaptation.html"),
     "/loop": (loops, "loops.html"),
+    "/queue": (queue_pages.queue, "queue.html"),
+    "/queue/{entry_id}": (queue_pages.entry, "queue_entry.html"),
     "/calls": (call_pages.calls, "calls.html"),
     "/log": (log, "log.html"),
 }

@@ -32,6 +32,7 @@ class Sources:
         jobs = ask.jobs.all(user, limit=50)
         known = (
             ask.flows.loops.version(tenant),
+            ask.queue.version(tenant),
             ask.log.version(tenant),
             sum(len(flow.view.history) for flow in ask.flows.adaptations.of(tenant)),
             ask.flows.trials.version(tenant),

@@ -176,7 +176,7 @@ class QueueDispatch:
             self._failed(row, portion, str(error))
             return
         if news.error:
-            self._failed(row, portion, news.error)
+            self._failed(row, portion, news.error, occupied=news.occupied)
             return
         book.drop_portion(key)
         book.setbacks.pop((row.entry_id, portion.robot), None)
@@ -202,15 +202,18 @@ class QueueDispatch:
             found.append(_start(task, one, portion.robot))
         return found
 
-    def _failed(self, row: QueueRow, portion: PortionRow, error: str) -> None:
-        """A robot could not do its portion: it tries again later, and after the third time others do."""
+    def _failed(self, row: QueueRow, portion: PortionRow, error: str, *, occupied: bool = False) -> None:
+        """A robot could not do its portion: it tries again later, and after the third time others do.
+
+        One that is occupied by people at it has not failed, and tries again for as long as that lasts.
+        """
         book, key = self._book, (portion.tenant, portion.robot)
         setback = book.setbacks.setdefault((row.entry_id, portion.robot), Setback())
-        setback.times += 1
+        setback.times += not occupied
         LOG.warning("portion_failed entry=%s robot=%s times=%d error=%s", row.entry_id, key[1], setback.times, error)
         reason = f"{portion.robot}: {error}"[:REASON_CHARACTERS]
         if setback.times <= len(AGAIN_S):
-            setback.until_s = book.clock_s() + AGAIN_S[setback.times - 1]
+            setback.until_s = book.clock_s() + AGAIN_S[max(0, setback.times - 1)]
             again = replace(portion, attempt=portion.attempt + 1)
             with book.store.transaction():
                 book.store.give(again)

@@ -115,25 +115,24 @@ def _with_interval(count: SuccessCount) -> StartsCount:
     return shown
 
 
-def estimated_ends(rows: Sequence[QueueRow], seconds_each: Mapping[str, float], now_ns: int) -> dict[str, int]:
+def estimated_ends(rows: Sequence[QueueRow], work_s: Mapping[str, float], now_ns: int) -> dict[str, int]:
     """Return when each entry will have ended (wall clock, ns); none for what nobody can say.
 
-    Entries are done in their order, each robot one at a time, shared ones by all their robots at once. What has no
-    number of episodes (a trial, an adaptation, practice) is taken to end now: what is behind it ends later than said.
+    Entries are done in their order, each robot one at a time, shared ones by all their robots at once. Where nobody can
+    say how long one takes (a trial, an adaptation, a loop), it is left out: what is behind it ends later than that.
 
     Args:
         rows: open ones of a tenant, in their order.
-        seconds_each: entry -> of one episode, of one robot.
+        work_s: entry -> what is left of it, in seconds of one robot.
         now_ns: wall clock.
     """
     free: dict[str, float] = {}
     ends: dict[str, int] = {}
     for row in rows:
-        if row.paused or not row.total or row.entry_id not in seconds_each or not row.robots:
+        if row.paused or row.entry_id not in work_s or not row.robots:
             continue
-        robots = row.robots
-        work = (row.total - row.done) * seconds_each[row.entry_id]
-        end = (work + sum(free.get(name, 0.0) for name in robots)) / len(robots)
+        robots = row.robots[:1] if row.kind == "practice" else row.robots
+        end = (work_s[row.entry_id] + sum(free.get(name, 0.0) for name in robots)) / len(robots)
         free |= dict.fromkeys(robots, end)
         ends[row.entry_id] = now_ns + int(end * 1e9)
     return ends

@@ -12,6 +12,7 @@ from cloud_trainer.flows.queue_dispatch import AGAIN_S, QueueDispatch
 from cloud_trainer.flows.queue_rules import estimated_ends
 from cloud_trainer.flows.queue_turns import Over
 from cloud_trainer.store.sql_queue import QueueRow
+from gymnast_core.practice import PracticeAsked
 from gymnast_core.queue import StartsSpec
 
 SHOWN_ENDED = 50
@@ -58,8 +59,8 @@ def shown_entries(book: QueueBook, tenant: str, over: Over) -> list[ShownEntry]:
             if _resting(book, book.entries[entry_id]):
                 book.put(ended(book.entries[entry_id], "done", gone[entry_id]))
         rows = book.open_of(tenant)
-        each = {row.entry_id: seconds for row in rows if (seconds := _seconds_each(book, row))}
-        ends = estimated_ends(rows, each, time.time_ns())
+        work = {row.entry_id: seconds for row in rows if (seconds := _work_s(book, row))}
+        ends = estimated_ends(rows, work, time.time_ns())
         return [
             *(shown_entry(book, row, ends.get(row.entry_id, 0)) for row in rows),
             *(shown_entry(book, row) for row in book.store.ended_entries(tenant, SHOWN_ENDED)),
@@ -112,16 +113,20 @@ def _holds(row: QueueRow, book: QueueBook, name: str) -> bool:
     return QueueDispatch.holds(book.robot((row.tenant, name)).status, StartsSpec.model_validate(row.spec).checkpoint)
 
 
-def _seconds_each(book: QueueBook, row: QueueRow) -> float:
-    """How long an episode of an entry takes one robot, by those that are there; 0 before the second one."""
-    if row.flow or row.kind == "practice":
+def _work_s(book: QueueBook, row: QueueRow) -> float:
+    """How long one robot would need for what is left of an entry; 0 where nobody can say."""
+    if row.flow:
         return 0.0
+    if row.kind == "practice":
+        begun = [portion.given_ns for portion in book.portions.values() if portion.entry_id == row.entry_id]
+        done_s = (time.time_ns() - min(begun)) / 1e9 if begun else 0.0
+        return max(0.0, 3600.0 * PracticeAsked.model_validate(row.spec).hours - done_s)
     by_robot: dict[str, list[int]] = {}
     for start in book.starts(row.entry_id).values():
         by_robot.setdefault(start.robot, []).append(start.at_ns)
     seconds = sum(_span_s(sorted(times)) for times in by_robot.values())
     count = sum(at > min(times) for times in by_robot.values() for at in times)  # the first portion only begins it
-    return seconds / count if count and seconds else 0.0
+    return (row.total - row.done) * seconds / count if count else 0.0
 
 
 def _span_s(times_ns: Sequence[int]) -> float:

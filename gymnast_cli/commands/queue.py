@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, emit, json_argument, task_list, trainer
+from gymnast_cli.connect import add_trainer_arguments, emit, task_list, trainer
 from gymnast_cli.retrying import add_retry_arguments, retry_of
 from gymnast_core.errors import ConfigError
+from gymnast_core.json_values import JsonObject
 from gymnast_core.queue import ADDED, PRIORITIES, USUAL_PRIORITY
 from gymnast_core.seeds import block
 from gymnast_core.text import one_line
@@ -38,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--robot", default="", metavar="NAME", help="only of this one")
     listing.add_argument("--entry", default="", metavar="ID", help="one entry, with the success of each robot and task")
     add = actions.add_parser("add", help="add an entry; robots that are named together share it")
-    add.add_argument("kind", choices=ADDED, help="episode: to learn from; evaluation: measures; practice: see practise")
+    add.add_argument(
+        "kind", choices=ADDED, help="episode: to learn from; evaluation: measures; practice: as gymnast practise"
+    )
     add.add_argument("--robot", action="append", default=[], metavar="NAME", help="may be repeated (default: the only)")
     add.add_argument("--tasks", type=task_list, help="names or instructions")
     add.add_argument("--count", type=int, default=20, help="start states per task (default 20)")
@@ -49,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      "(default: greedy to evaluate, 0 to collect)")  # fmt: skip
     add.add_argument("--no-record", action="store_true", help="keep no recordings of an evaluation")
     add_retry_arguments(add)
-    add.add_argument("--spec", type=json_argument, default={}, metavar="JSON", help="of practice: what it takes")
+    add.add_argument("--task", help="practice: what is to be learned")
+    add.add_argument("--reset", help="practice: what undoes it")
+    add.add_argument("--hours", type=float, help="practice: ends so long after it began")
     add.add_argument("--priority", type=int, default=USUAL_PRIORITY, help=_PRIORITY)
     add.add_argument("--key", default="", help="the same one never adds a second entry")
     add.add_argument("--wait", action="store_true", help="until it has ended")
@@ -96,7 +101,7 @@ def _list(there: Trainer, args: argparse.Namespace, console: Console) -> int:
 
 
 def _add(there: Trainer, args: argparse.Namespace, console: Console) -> int:
-    spec = args.spec if args.kind == "practice" else _starts(args)
+    spec = _practice(args) if args.kind == "practice" else _starts(args)
     view = there.queue.add(args.kind, spec, robots=args.robot, priority=args.priority, key=args.key)
     if not args.wait:
         said = f"{view.entry_id} stands in the queue of {', '.join(view.robots)}: {view.what}"
@@ -107,6 +112,16 @@ def _add(there: Trainer, args: argparse.Namespace, console: Console) -> int:
         view = there.queue.get(view.entry_id)
     _shown(view, args, console)
     return 0 if view.state == "done" else NOT_DONE
+
+
+def _practice(args: argparse.Namespace) -> JsonObject:
+    given = {name: getattr(args, name) for name in ("task", "reset", "hours")}
+    if missing := [f"--{name}" for name, value in given.items() if value is None]:
+        raise ConfigError(
+            f"{', '.join(missing)} missing; e.g. gymnast queue add practice --task put --reset take --hours 3"
+        )
+    more = {"scene": args.scene, "checkpoint": args.checkpoint, "sample": args.sample}
+    return {**given, **{name: value for name, value in more.items() if value not in ("", None)}}
 
 
 def _starts(args: argparse.Namespace) -> StartsSpec:

@@ -26,7 +26,7 @@ class OrderBook:
         self._folder = folder
 
     def done(self, name: str) -> list[EpisodeResult]:
-        """Return what was finished under a name, in order; a line that a crash cut is as good as none.
+        """Return what was finished under a name, in order, by an older version too; a line that a crash cut is none.
 
         Raises:
             ContractError: it is no name.
@@ -38,7 +38,7 @@ class OrderBook:
             try:
                 values = json.loads(line)
                 rows.append(EpisodeResult.from_json(values))
-            except (ValueError, KeyError, TypeError, ContractError):
+            except (ValueError, AttributeError, TypeError, ContractError):
                 write_durably(path, "".join(f"{whole}\n" for whole in lines[:number]).encode())
                 break
         return rows

@@ -136,13 +136,12 @@ class EpisodeResult:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> EpisodeResult:
-        """Return the row that to_json() wrote.
+        """Return the row that to_json() wrote, also that of an older version.
 
         Raises:
-            KeyError: a field is missing.
-            TypeError: an attempt is none.
+            TypeError: a field without a default is missing, or an attempt is none.
             ContractError: an attempt is none that its group can have.
         """
-        known = {field.name: values[field.name] for field in fields(EpisodeResult)}
-        attempt = known["attempt"]
+        known = {field.name: values[field.name] for field in fields(EpisodeResult) if field.name in values}
+        attempt = known.get("attempt")
         return EpisodeResult(**{**known, "attempt": None if attempt is None else Attempt(**attempt)})

@@ -312,7 +312,7 @@ def test_the_trainers_order_waits_for_what_somebody_runs_at_the_robot_and_is_don
 def test_whoever_finds_the_robot_busy_reads_for_whom_and_what_ends_it_and_may_try_again(
     stack: Stack, gymnast: Run
 ) -> None:
-    errand = Errand("ada", "loop night", "gymnast loop stop night")
+    errand = Errand("ada", "loop", "night", "gymnast loop stop night")
     many = {"tasks": ["lift"], "seed_start": 0, "seed_count": 5000, "scene": "standard", "record": False}
     with ThreadPoolExecutor(1) as beside, GraphClient(domain_id=stack.domain) as robot:
         robot.wait_ready(30.0)

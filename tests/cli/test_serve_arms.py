@@ -25,4 +25,4 @@ def test_the_engine_knows_its_robots_scene_canary_and_price(tmp_path: Path) -> N
         known = (engine.scene, engine.rule.max_pairs, engine.price_per_hour, engine.modes)
         assert known == ("evening", 9, 2.5, ("full", "lora"))
         with pytest.raises(ConfigError, match="'arm-7' has not reported here"):
-            _ = engine.connect("arm-7", Errand("ana", "loop night", "gymnast loop stop night")).policy_version
+            _ = engine.connect("arm-7", Errand("ana", "loop", "night", "gymnast loop stop night")).policy_version

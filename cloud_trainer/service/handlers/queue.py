@@ -32,7 +32,7 @@ class QueueRequest:
     Attributes:
         kind: one of ADDED.
         robots: that may do it, and share it; empty is the only one that reports.
-        spec: JSON values, see StartsSpec; of practice what the order `practise` takes.
+        spec: JSON values, see StartsSpec; of practice see PracticeAsked.
         priority: see gymnast_core.queue.
         key: the same one never adds a second entry; empty is none.
     """
