@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from cloud_trainer.flows.adaptation_engine import ClosingError
 from cloud_trainer.flows.arms import Errand, WithdrawnError
 from cloud_trainer.flows.queue_book import QueueBook
 from cloud_trainer.flows.queue_dispatch import QueueDispatch
 from cloud_trainer.flows.queue_rules import AGE_S, Range, estimated_ends, next_range, ordered
 from cloud_trainer.flows.queue_turns import LINGER_S, QueueTurns
+from cloud_trainer.progress import ClosingError
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.sql_queue import QueueRow, SqlQueueStore, StartRow, new_entry_id
 from gymnast_core.orders import Order, OrderNews
