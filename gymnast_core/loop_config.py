@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.sequential import MOST_ALPHA_PROMOTE, SequentialRule
 from gymnast_core.jobs import ImproveSettings
+from gymnast_core.practice import MOST_HOURS
 from gymnast_core.seeds import block
 from gymnast_core.settings import Count, Positive, Says, Settings, Texts, settings_in
 
@@ -93,6 +94,13 @@ class LoopConfig(Settings):
     """Start states per task of the evaluation after every round; the same ones each time."""
     piece: Starts = 25
     """Episodes per task recorded between two saves of the state."""
+    practise: dict[str, str] = Field(default_factory=dict)
+    """Task -> what undoes it, e.g. {put = "take"}: both are collected by practising them in turns, each from where the
+    other ended, instead of from laid-out starts."""
+    practise_hours: Annotated[float, Field(gt=0, le=MOST_HOURS)] = 12.0
+    """Longest practice of a pair in one round."""
+    practise_tries: Count = 3
+    """Failures in a row of one skill, then a person is called to lay the scene."""
     robots: Texts = ()
     """Their names at the trainer, which share the episodes; none is the only one that reports. `robot` names one."""
     replayed: Annotated[int, Field(ge=0, le=MOST)] = 15
@@ -123,6 +131,12 @@ class LoopConfig(Settings):
             raise ConfigError("loop: grpo_iterations stand beside job, one per round; take them out of it")
         if len(set(self.robots)) < len(self.robots) or not all(name.strip() for name in self.robots):
             raise ConfigError(f"loop: robots must be names, each once, got {list(self.robots)}")
+        for task, reset in self.practise.items():
+            if task not in self.tasks or not reset.strip() or reset == task:
+                raise ConfigError(
+                    f"loop: practise {{{task!r}: {reset!r}}} must name one of the tasks {list(self.tasks)} and what "
+                    "undoes it"
+                )
         self.rule(1)
         return self
 

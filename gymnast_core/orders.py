@@ -98,6 +98,20 @@ class EvaluationAnswer(_Answer):
     episodes: Annotated[tuple[EpisodeAnswer, ...], Field(strict=False)]
 
 
+class PracticeFigures(_Answer):
+    """What a loop reads of a practice run that has ended; see gymnast_core.practice.PracticeStatus."""
+
+    episodes: Annotated[int, Field(ge=0)]
+    interventions: Annotated[int, Field(ge=0)]
+    reason: Annotated[str, StringConstraints(max_length=2000)]
+
+
+class PracticeAnswer(_Answer):
+    """What a robot answers of a practice run."""
+
+    practice: PracticeFigures
+
+
 class CheckpointAnswer(_Answer):
     """What a robot answers when it has put a checkpoint in force."""
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from gymnast_core.errors import GymnastError
 from gymnast_core.json_values import JsonObject
-from gymnast_core.orders import EpisodeAnswer
+from gymnast_core.orders import EpisodeAnswer, PracticeFigures
+from gymnast_core.practice import PracticeAsked
 from gymnast_core.queue import QueueKind
 
 
@@ -99,6 +100,10 @@ class FlowRobot(TrialRobot, Protocol):
         withdrawn: Callable[[], bool] = ...,
     ) -> Sequence[EpisodeAnswer]:
         """Run episodes of the policy in force; ends early once withdrawn() holds, which is an error then."""
+        ...
+
+    def practise(self, asked: PracticeAsked, timeout_s: float, withdrawn: Callable[[], bool] = ...) -> PracticeFigures:
+        """Have a task and what undoes it practised in turns; the same `resume` is the same run."""
         ...
 
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from cloud_trainer.flows.loop_shares import DoneShare, EpisodeShare, Row, ShareO
 from cloud_trainer.flows.loop_state import StepFile
 from gymnast_core.evaluation.results import Trials
 from gymnast_core.loop_config import LoopConfig
+from gymnast_core.practice import PracticeAsked
 from gymnast_core.seeds import take
 
 SEEDS_PER_ROUND = 500
@@ -42,13 +44,26 @@ class LoopEpisodes:
         """Record the episodes of a round; returns how many of which robot."""
         count, title = self._config.at("collect", number), f"{number}/collect"
         first = take("loop collect", self._config.seed, count, after=(number - 1) * SEEDS_PER_ROUND).start
+        laid_out = tuple(task for task in self._config.tasks if task not in self._config.practise)
         shares = [
-            replace(share, temperature_seed=share.first, purpose="collect")
-            for share in self._shares(title, first, 0, count, record=True)
+            replace(share, temperature_seed=share.first, purpose="collect", tasks=laid_out)
+            for share in (self._shares(title, first, 0, count, record=True) if laid_out else ())
         ]
+        shares += [self._practised(title, task, reset, count, first) for task, reset in self._config.practise.items()]
         by = _by_robot(self._share_out(title, policy, shares))
         self.count += sum(by.values())
         return by
+
+    def _practised(self, title: str, task: str, reset: str, count: int, first: int) -> EpisodeShare:
+        """A pair in turns: about as many episodes of each as of a task that is laid out."""
+        config = self._config
+        name = f"{title}/practise/{re.sub(r'[^A-Za-z0-9]+', '-', task)[:24]}"
+        asked = PracticeAsked(
+            task=task, reset=reset, hours=config.practise_hours, episodes=2 * count, tries=config.practise_tries,
+            scene=config.scene, sample=first, seed=first % 1_000_000,
+            resume=f"loop-{self._file.id}-{name.replace('/', '-')}"[:64],
+        )  # fmt: skip
+        return EpisodeShare(name, (task,), config.scene, first, count, True, "practise", practice=asked)
 
     def evaluate(self, name: str, policy: str) -> tuple[Trials, dict[str, int]]:
         """Return success from the start states of every evaluation, and how many episodes are of which robot."""

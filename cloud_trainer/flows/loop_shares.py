@@ -19,7 +19,7 @@ from cloud_trainer.flows.loop_fleet import POLL_S, AwayWait, Fleet, Tries, away
 from cloud_trainer.flows.loop_parts import LoopStoppedError, Shows
 from cloud_trainer.progress import ClosingError
 from gymnast_core.errors import GymnastError
-from gymnast_core.orders import EpisodeAnswer
+from gymnast_core.practice import PracticeAsked
 
 ROBOT_S = 3600.0
 """How long a robot may take for one share."""
@@ -53,6 +53,7 @@ class EpisodeShare:
         temperature_seed: negative is greedy.
         prefers: the robot that ran them before: pairs are of one arm while that arm is there.
         whole: a robot that ends it early, because somebody cancelled it there, has to do it again.
+        practice: what is practised instead of running each task from start states; the count is of both skills.
     """
 
     name: str
@@ -65,13 +66,24 @@ class EpisodeShare:
     temperature_seed: int = -1
     prefers: str = ""
     whole: bool = False
+    practice: PracticeAsked | None = None
 
-    def run(self, robot: FlowRobot, withdrawn: Callable[[], bool]) -> Sequence[EpisodeAnswer]:
-        """Run it.
+    @property
+    def shown(self) -> str:
+        """Of what it is, for people."""
+        if self.practice is not None:
+            return f"{self.practice.task} and {self.practice.reset} in turns"
+        return f"{self.first} to {self.first + self.count - 1}"
+
+    def run(self, robot: FlowRobot, withdrawn: Callable[[], bool]) -> tuple[int, list[Row]]:
+        """Run it; returns how many episodes it came to, and where it has to be whole, each of them.
 
         Raises:
             GymnastError: the robot could not, or ended it early.
         """
+        if self.practice is not None:
+            timeout_s = 3600.0 * self.practice.hours + ROBOT_S
+            return robot.practise(self.practice, timeout_s, withdrawn).episodes, []
         rows = robot.evaluate(
             tasks=list(self.tasks), seed_start=self.first, seed_count=self.count, scene=self.scene,
             temperature_seed=self.temperature_seed, record=self.record, purpose=self.purpose, timeout_s=ROBOT_S,
@@ -79,7 +91,7 @@ class EpisodeShare:
         )  # fmt: skip
         if self.whole and len(rows) < self.count * len(self.tasks):
             raise GymnastError(f"it was ended there after {len(rows)} of {self.count * len(self.tasks)} episodes")
-        return rows
+        return len(rows), [(row.task, row.seed, row.success) for row in rows] if self.whole else []
 
 
 class ShareOut:
@@ -102,7 +114,7 @@ class ShareOut:
         self._left, self._total = list(shares), sum(share.count for share in shares)
         self._robots = fleet.robots()
         self._at: dict[str, EpisodeShare] = {}
-        self._answers: queue.Queue[tuple[str, Sequence[EpisodeAnswer] | Exception]] = queue.Queue()
+        self._answers: queue.Queue[tuple[str, tuple[int, list[Row]] | Exception]] = queue.Queue()
         self._tries, self._wait = Tries(), AwayWait()
         self._away_s: dict[str, float] = {}
         self._withdrawn: set[str] = set()
@@ -166,15 +178,15 @@ class ShareOut:
         except Exception as error:  # noqa: BLE001  # raised again on the loop's thread, if it is none of the robot's
             self._answers.put((name, error))
 
-    def _take_in(self, name: str, answer: Sequence[EpisodeAnswer] | Exception) -> None:
+    def _take_in(self, name: str, answer: tuple[int, list[Row]] | Exception) -> None:
         share = self._at.pop(name)
         if not isinstance(answer, Exception):
             self._withdrawn.discard(name)
             self._tries.forget(name)
             self._wait.reset()
             self._fleet.note(name, self._version)
-            rows: list[Row] = [(row.task, row.seed, row.success) for row in answer]
-            self._keep(share, {"robot": name, "episodes": len(rows), "rows": rows if share.whole else []})
+            episodes, rows = answer
+            self._keep(share, {"robot": name, "episodes": episodes, "rows": rows})
             return
         if not isinstance(answer, GymnastError):
             raise answer
@@ -197,7 +209,7 @@ class ShareOut:
 
     def _show(self) -> None:
         left = sum(share.count for share in (*self._left, *self._at.values()))
-        at = [f"{n} {share.first} to {share.first + share.count - 1}" for n, share in self._at.items()]
+        at = [f"{n} {share.shown}" for n, share in self._at.items()]
         parts = [", ".join(at)] * (len(self._robots) > 1 and bool(at))
         if waits := away(self._robots, self._tries.failed):
             parts.append(f"passes over {waits}" if self._at.keys() - self._away_s.keys() else f"waits for {waits}")

@@ -22,9 +22,12 @@ from gymnast_core.orders import (
     Order,
     OrderError,
     OrderNews,
+    PracticeAnswer,
+    PracticeFigures,
     RobotOccupiedError,
     answer_of,
 )
+from gymnast_core.practice import PracticeAsked
 from gymnast_core.robot_status import RobotStatus
 
 PICK_UP_S = 30.0
@@ -280,6 +283,18 @@ class OrderedRobot:
         if not row.labelled_by:
             return row
         return row.model_copy(update={"labelled_by": f"robot:{self._name}/{row.labelled_by}"})
+
+    def practise(
+        self, asked: PracticeAsked, timeout_s: float, withdrawn: Callable[[], bool] = _never
+    ) -> PracticeFigures:
+        """Practise; see GraphClient.
+
+        Raises:
+            OrderError: see RobotOrders.give.
+        """
+        spec: JsonObject = asked.model_dump(mode="json", exclude_defaults=True)
+        result = self._give("practise", spec, timeout_s, withdrawn)
+        return answer_of(PracticeAnswer, self._name, "practise", result).practice
 
     def flush(self, timeout_s: float) -> None:
         """Wait until every episode is at the trainer."""

@@ -18,7 +18,8 @@ from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.sequential import Decision, confidence_sequence
 from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
 from gymnast_core.loop_config import LoopConfig
-from gymnast_core.orders import EpisodeAnswer, OrderError
+from gymnast_core.orders import EpisodeAnswer, OrderError, PracticeFigures
+from gymnast_core.practice import PracticeAsked
 
 TASKS = ("lift", "push")
 
@@ -32,6 +33,7 @@ class PlantedRobot:
         self.at_work = threading.Event()
         self.stuck: threading.Event | None = None
         self.staged: list[str] = []
+        self.practised: list[PracticeAsked] = []
         self._before = policy
 
     def once(self, task: str, seed: int, policy: str) -> EpisodeAnswer:
@@ -51,6 +53,10 @@ class PlantedRobot:
                 raise OrderError("evaluate was withdrawn")
         seeds = range(seed_start, seed_start + seed_count)
         return [self.once(task, seed, self.policy_version) for task in tasks for seed in seeds]
+
+    def practise(self, asked: PracticeAsked, timeout_s: float, withdrawn: Callable[[], bool]) -> PracticeFigures:
+        self.practised.append(asked)
+        return PracticeFigures(episodes=asked.episodes, interventions=1, reason=f"all {asked.episodes} are done")
 
     def flush(self, timeout_s: float) -> None:
         """Everything is there."""

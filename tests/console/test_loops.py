@@ -50,6 +50,21 @@ def test_a_loop_that_is_cut_off_by_a_restart_goes_on_by_itself_and_repeats_nothi
     assert {**over(straight).history, **timeless} == {**view.history, **timeless}
 
 
+def test_a_loop_collects_by_practising_where_something_undoes_the_task(tmp_path):
+    engine = PlantedEngine(NAMES)
+    loops = Loops(tmp_path, lambda tenant: engine)
+    config = planted_config().changed(practise={"push": "push_back"}, practise_tries=8, rounds=2)
+    loops.start("lab-a", config, robots=("wx-0",), by="ana")
+    view = over(loops)
+    assert view.state == "done", view.reason
+    asked = engine.robot.practised
+    assert [(row.task, row.reset, row.episodes, row.tries) for row in asked] == [("push", "push_back", 20, 8)] * 2
+    assert len({row.resume for row in asked}) == 2, "each round is a run of its own, and after a restart the same one"
+    assert view.history["rounds"][0]["collected"] == {"wx-0": 10 + 20}, "lift from laid-out starts, the pair in turns"
+    with pytest.raises(ConfigError, match=r"practise {'open': 'x'} must name one of the tasks"):
+        planted_config().changed(practise={"open": "x"})
+
+
 def test_a_stopped_loop_says_who_stopped_it_and_goes_on_when_it_is_started_again(tmp_path):
     engine = PlantedEngine(NAMES, hold=threading.Event())
     loops = Loops(tmp_path, lambda tenant: engine)
