@@ -259,7 +259,7 @@ def test_a_trainer_that_is_started_again_in_the_middle_is_waited_for(bench, caps
     again.robots.post(User("bridge-1", "robot"), {"state": "ready"}, b"")
     again.handlers.flows.take_up(lambda tenant: engine)
     with again, Console(again):
-        command.join(60)
+        command.join(300)
     assert codes == [0]
     assert json.loads(capsys.readouterr().out)["stage"] == "kept"
     assert engine.calls == ["train", "check", "preview", "canary", "keep"]
