@@ -49,6 +49,12 @@ def label(ask: Handlers, user: User, form: Form, episode_id: str) -> Said:
     return said, f"/episodes/{episode_id}"
 
 
+def settle(ask: Handlers, user: User, form: Form, episode_id: str) -> Said:
+    """Label an episode of the queue, and go on with the next one."""
+    said, _ = label(ask, user, form, episode_id)
+    return said, "/labelling"
+
+
 def retract(ask: Handlers, user: User, form: Form, episode_id: str) -> Said:
     """Withdraw an episode; what was made with it cannot be promoted any more."""
     touched = ask.episodes.retract(user, episode_id, form.get("reason", ""))
@@ -177,6 +183,7 @@ def test_receivers(ask: Handlers, user: User, form: Form) -> Said:
 
 ACTIONS: dict[str, Callable[..., Said]] = {
     "/episodes/{episode_id}/label": label,
+    "/labelling/{episode_id}": settle,
     "/episodes/{episode_id}/retract": retract,
     "/jobs/{job_id}/cancel": cancel_job,
     "/checkpoints/{checkpoint_id}/try": try_out,

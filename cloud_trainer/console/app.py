@@ -28,6 +28,7 @@ NAMES = (
     ("/", "Robots"),
     ("/adapt", "Adapt"),
     ("/episodes", "Episodes"),
+    ("/labelling", "Labelling"),
     ("/jobs", "Jobs"),
     ("/checkpoints", "Checkpoints"),
     ("/world-models", "World models"),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cloud_trainer.console import call_pages, job_pages, media, queue_pages
+from cloud_trainer.console import call_pages, job_pages, labelling, media, queue_pages
 from cloud_trainer.console.sources import Sources
 from cloud_trainer.film import MOST_FRAMES, STRIP_LIMIT, film
 from cloud_trainer.records.trail import MADE
@@ -74,6 +74,7 @@ def episode(sources: Sources, user: User, *, episode_id: str, query: Mapping[str
         "row": row,
         "tried": attempt_of(row.metadata),
         "labels": labels,
+        "judgements": ask.judging.of(user, episode_id),
         "touched": [node for node in made if node.kind in MADE],
         "plot": plot,
         "frames": frames,
@@ -265,6 +266,7 @@ PAGES: dict[str, tuple[Make, str]] = {
     "/": (robots, "robots.html"),
     "/episodes": (episodes, "episodes.html"),
     "/episodes/{episode_id}": (episode, "episode.html"),
+    "/labelling": (labelling.queue, "labelling.html"),
     "/jobs": (job_pages.jobs, "jobs.html"),
     "/jobs/{job_id}": (job_pages.job, "job.html"),
     "/checkpoints": (checkpoints, "checkpoints.html"),

@@ -42,6 +42,7 @@ class Sources:
             sum(job.last_event for job in jobs),
             sum(job.state == "running" for job in jobs),
             ask.episodes.newest_sequence(tenant),
+            ask.judging.count(tenant) if at in ("/labelling", "/episodes") else 0,
             ask.robots.board.silent(tenant, REPORT_STALE_S),
             ask.robots.board.version(tenant, every=at == "/"),
         )

@@ -108,6 +108,12 @@ class SqlJudgements:
         with self._database.transaction() as connection:
             return [_judgement(row) for row in connection.execute(query).mappings()]
 
+    def count(self, tenant: str) -> int:
+        """Return how many judgements a tenant's episodes have."""
+        query = sa.select(sa.func.count()).select_from(JUDGEMENTS).where(JUDGEMENTS.c.tenant == tenant)
+        with self._database.transaction() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def settle(self, tenant: str, episode_id: str, by: str) -> None:
         """A person labelled the episode with what judges found before them: there is no doubt left."""
         these = (JUDGEMENTS.c.tenant == tenant) & (JUDGEMENTS.c.episode_id == episode_id)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cloud_trainer.flows.judge_watch import ServingJudge
+from cloud_trainer.flows.judge_watch import SCENE_KEY, ServingJudge
 from cloud_trainer.records.precision import Precision, precision_of, table_of
 from cloud_trainer.service.handlers.episodes import EpisodeHandlers
 from cloud_trainer.store.judgements import SqlJudgements
@@ -110,6 +110,16 @@ class JudgingHandlers:
         authorise(who, "look")
         rows = self._judgements.doubtful(who.tenant, before=before, limit=limit)
         return [Doubt(self._episodes.find(who, row.episode_id), row.judgements) for row in rows]
+
+    def held(self, who: Who, doubt: Doubt) -> list[Judgement]:
+        """Return what judges found of an episode, the words of the one that runs here held to what is proven."""
+        authorise(who, "look")
+        row = self._row(who.tenant, doubt.row.instruction, str(doubt.row.metadata.get(SCENE_KEY, "")))
+        return [row.held_to(found) if found.judge == self.version else found for found in doubt.judgements]
+
+    def count(self, tenant: str) -> int:
+        """Return how many judgements a tenant's episodes have: something that changes with every one."""
+        return self._judgements.count(tenant)
 
     def of(self, who: Who, episode_id: str) -> list[Judgement]:
         """Return what judges found of an episode, newest first."""

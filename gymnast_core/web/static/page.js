@@ -146,8 +146,24 @@ function films(root) {
     const play = () => { button.textContent = "Pause"; timer = setInterval(() => { if (!group.isConnected) return stop(); frame = (frame + 1) % frames; draw(); }, frames > 8 ? 160 : 450); };
     button.addEventListener("click", () => (timer ? stop() : play()));
     slider.addEventListener("input", () => { stop(); frame = Number(slider.value); draw(); });
-    strips.forEach((strip) => strip.decode().then(draw, () => { output.value = "no film"; }));
+    const begin = () => { draw(); if ("autoplay" in group.dataset && !timer && strips.every((strip) => strip.complete) && !matchMedia("(prefers-reduced-motion: reduce)").matches) play(); };
+    strips.forEach((strip) => strip.decode().then(begin, () => { output.value = "no film"; }));
   }
 }
 films(document);
+
+// Keys that stand beside what they do. Space is taken from the buttons that label: after one was clicked it would label again.
+document.addEventListener("keydown", (event) => {
+  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=range]), select, textarea")) return;
+  if (event.key === " " && event.target.closest("[data-play], summary")) return;
+  const control = document.querySelector(`[data-key="${event.key === " " ? "n" : CSS.escape(event.key.toLowerCase())}"]`);
+  if (!control) return;
+  event.preventDefault();
+  control.click();
+});
+
+// A queue stays where it is while others arrive.
+const pinned = document.querySelector("[data-pin]");
+if (pinned) history.replaceState(null, "", pinned.dataset.pin);
+
 document.querySelector("[data-back]")?.addEventListener("click", (event) => { event.preventDefault(); history.back(); });
