@@ -79,10 +79,15 @@ class PageOutbox:
     # the bridge's side ------------------------------------------------------------------------------------------------
 
     def waiting(self, limit: int) -> list[Page]:
-        """Return calls that the trainer does not have, or may not have, the oldest first."""
+        """Return calls that the trainer does not have, or may not have: the oldest of each kind first."""
         self._write_late_ones()
         found = [_page(values) for values in self._all().values() if values["state"] in (WAITING, RESOLVED)]
-        return sorted(found, key=lambda page: page.at_ns)[:limit]
+        ranks: Counter[str] = Counter()
+        ranked = []
+        for page in sorted(found, key=lambda page: page.at_ns):
+            ranked.append((ranks[page.kind], page.at_ns, page))
+            ranks[page.kind] += 1
+        return [page for _, _, page in sorted(ranked, key=lambda row: row[:2])[:limit]]
 
     def unanswered(self) -> list[str]:
         """Return the ids of calls that the trainer has and nobody has answered."""

@@ -58,8 +58,8 @@ class Limits(Settings):
     """Largest JSON document in a message."""
     robot_jobs_per_hour: AtLeastOne = 60
     """Jobs and adaptations that one robot may ask for within an hour."""
-    robot_pages_per_hour: AtLeastOne = 600
-    """Calls for a person that one robot may raise within an hour; further ones wait on the robot."""
+    robot_pages_per_hour: AtLeastOne = 60
+    """Calls for a person of one kind that one robot may raise within an hour; further ones wait on the robot."""
     manifest_bytes: AtLeastOne = 64 * _MIB
     """Largest manifest of a checkpoint; its lineage may name every episode."""
     waiting_jobs: AtLeastOne = 1000

@@ -81,6 +81,7 @@ from cloud_trainer.store.sql_meta import SqlMetaStore
 from cloud_trainer.store.sql_queue import SqlQueueStore
 from cloud_trainer.store.tenants import CHECKPOINTS, PerTenant, closed_folder, tenant_folder
 from gymnast_core.episodes.durable import write_durably
+from gymnast_core.paging import KINDS
 from gymnast_core.wire.address import Address, listen, reached_here
 from gymnast_core.wire.allocator import keep_freed_memory
 from gymnast_core.wire.identity import Peer
@@ -293,7 +294,7 @@ class Service:
         wake = self._workers._wake if self._workers else self._wake
         flows, pace = Flows(folder / "console"), RobotPace(self.config.limits.robot_jobs_per_hour)
         most = self.config.limits.robot_pages_per_hour
-        raised = RobotPace(most, "raised {} pages", "--limit-robot-pages-per-hour")
+        raised = {kind: RobotPace(most, "raised {} pages", "--limit-robot-pages-per-hour") for kind in KINDS}
         robots = RobotHandlers(self.robots, self.orders, self.words, self.meta, self.queues.dispatch)
         checkpoints = CheckpointHandlers(
             folder, self.meta, self.blobs, self.publisher, self.trails, robots, flows, self.gates

@@ -159,12 +159,14 @@ class AutoRecovery:
     def _wait_open(self) -> str:
         """Wait until the arm may have moved for wait_s; returns why not when PATIENCE_S are over."""
         open_s = waited_s = 0.0
-        while self._problem and open_s < self._wait_s:
+        while self._problem:
             reason = self._closed()
+            if reason and waited_s > PATIENCE_S:
+                return reason
+            if not reason and open_s >= self._wait_s:
+                return ""
             open_s = 0.0 if reason else open_s + LOOK_S
             waited_s = waited_s + LOOK_S if reason else 0.0
-            if waited_s > PATIENCE_S:
-                return reason
             if self._closing.wait(LOOK_S):
                 return ""
         return ""

@@ -14,10 +14,11 @@ class ForceWatch:
     Args:
         limit_J: (6,) most effort of each joint, in the unit of joint_states.effort; infinite bounds nothing.
         steps: as many in a row are too many; a single knock is none.
+        at_once_J: (6,) where one step is too many.
     """
 
-    def __init__(self, limit_J: Array, steps: int) -> None:
-        self._limit_J, self._steps = limit_J, steps
+    def __init__(self, limit_J: Array, steps: int, at_once_J: Array) -> None:
+        self._limit_J, self._steps, self._at_once_J = limit_J, steps, at_once_J
         self._over_J = np.zeros(len(limit_J), np.int64)
 
     def reset(self) -> None:
@@ -30,8 +31,9 @@ class ForceWatch:
             return ""
         over_J = ~(np.abs(effort_J) <= self._limit_J)  # what is no number is too much
         self._over_J = np.where(over_J, self._over_J + 1, 0)
-        pressing = int(np.argmax(self._over_J))
-        if self._over_J[pressing] < self._steps:
+        knocked_J = np.abs(effort_J) > self._at_once_J
+        pressing = int(np.argmax(np.where(knocked_J, self._steps, self._over_J)))
+        if self._over_J[pressing] < self._steps and not knocked_J[pressing]:
             return ""
         return (
             f"over-force: {JOINT_NAMES[pressing]} {effort_J[pressing]:.0f} beyond {self._limit_J[pressing]:.0f} for "

@@ -33,7 +33,7 @@ from gymnast_ros.nodes.gate_ear import GateEar
 from gymnast_ros.nodes.recovery import RecoveryGuard
 from gymnast_ros.nodes.runtime import Health
 from gymnast_ros.nodes.settings import NodeSettings
-from gymnast_ros.nodes.widowx_settings import camera_limits, camera_sources, force_limit
+from gymnast_ros.nodes.widowx_settings import camera_limits, camera_sources, force_bounds
 from gymnast_ros.outbox import PageOutbox
 from gymnast_ros.run.plan import MOTOR_FAULT, OVER_FORCE
 from gymnast_ros.run.ticker import Ticker
@@ -70,7 +70,7 @@ class WidowXLoop:
         )  # fmt: skip
         self._lock = threading.RLock()
         self._gate = gate
-        self._force = ForceWatch(force_limit(settings), settings["force_steps"])
+        self._force = ForceWatch(*force_bounds(settings))
         self._connection: Connection | None = None
         self._active = self._running = self._leaving = self._motors_failed = False
         """A fault of the motors waits for ~/recover; one of cameras or joint states passes with its cause."""

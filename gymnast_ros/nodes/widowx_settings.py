@@ -43,10 +43,11 @@ def declare(settings: NodeSettings) -> None:
     add("autostart", False, "configure and activate at start, without ros2 lifecycle", read_only=True)
 
 
-def force_limit(settings: NodeSettings) -> Array:
-    """Most effort of each joint before an episode ends, (6,); infinite where nothing is bounded."""
-    share = settings["force_share"]
-    return np.array(WIDOWX_250S.max_effort) * share if share else np.full(len(WIDOWX_250S.max_effort), np.inf)
+def force_bounds(settings: NodeSettings) -> tuple[Array, int, Array]:
+    """Of ForceWatch: what is too much for some steps, how many, and what is too much at once, where the gate stops."""
+    share, most_J = settings["force_share"], np.array(WIDOWX_250S.max_effort)
+    unbounded_J = np.full(len(most_J), np.inf)
+    return (most_J * share, settings["force_steps"], most_J) if share else (unbounded_J, 1, unbounded_J)
 
 
 def camera_limits(settings: NodeSettings) -> CameraLimits:

@@ -22,6 +22,8 @@ LOOK_S = 0.5
 ASK_S = 2.0
 """Between questions after answers."""
 MOST_WAIT_S = 30.0
+NOT_KEPT_S = 5.0
+"""After the trainer kept some of the calls alone: it was sent too many of a kind."""
 DEADLINE_S = 10.0
 _AT_ONCE = 50
 
@@ -60,7 +62,8 @@ class PageCourier:
         while not self._stop.wait(wait_s):
             wait_s = LOOK_S
             try:
-                self._bring()
+                if not self._bring():
+                    wait_s = NOT_KEPT_S
                 waits.reset()
             except (GymnastError, OSError, ValueError) as error:  # ValueError: gRPC's for a channel closed meanwhile
                 wait_s = LOOK_S + waits.next_s()
@@ -68,11 +71,11 @@ class PageCourier:
                 if isinstance(error, TransientBridgeError):
                     self._link.reconnect()
 
-    def _bring(self) -> None:
-        """Ship what waits, and ask after what nobody has answered; nothing of both costs no call."""
+    def _bring(self) -> bool:
+        """Ship what waits, and ask after what nobody has answered; returns whether the trainer keeps all of it."""
         waiting, unanswered = self._outbox.waiting(_AT_ONCE), self._outbox.unanswered()
         if not waiting and (not unanswered or time.monotonic() - self._asked_s < ASK_S):
-            return
+            return True
         self._asked_s = time.monotonic()
         rows = [
             pages_pb2.RaisedPage(page_id=page.page_id, kind=page.kind, text=page.text, at_ns=page.at_ns,
@@ -91,3 +94,4 @@ class PageCourier:
         for row in reply.answers:
             self._outbox.answered(row.page_id, Acknowledgement(row.by, row.at_ns, row.note))
             LOG.info("page_answered id=%s by=%s note=%s", row.page_id, row.by, row.note)
+        return len(reply.kept) == len(waiting)

@@ -132,7 +132,8 @@ class TestOutbox:
         assert len(waiting) == 5
         assert waiting[-1].text == "push 19"
         assert waiting[-1].detail == {"repeated": 15}
-        outbox.page("motor_fault", "elbow")  # another kind always finds room
+        outbox.page("motor_fault", "elbow")  # another kind always finds room, and goes before the flood
+        assert {page.kind for page in outbox.waiting(2)} == {"motor_fault", "over_force"}
         assert sorted(page.kind for page in outbox.waiting(100)) == ["motor_fault", *["over_force"] * 4]
 
     def test_what_is_no_json_or_too_large_is_left_out_and_the_call_comes(self, outbox):

@@ -210,7 +210,7 @@ def test_recover_tries_as_often_as_it_is_asked(arm) -> None:
 
 
 def test_over_force_is_so_many_steps_of_one_joint_in_a_row() -> None:
-    watch = ForceWatch(np.full(6, 100.0), 3)
+    watch = ForceWatch(np.full(6, 100.0), 3, np.full(6, 200.0))
     calm, hard = np.zeros(6), np.array([0.0, -120.0, 0, 0, 0, 0])
     other = np.array([130.0, 0, 0, 0, 0, 0])
     for efforts in ((hard, hard, calm, hard, hard), (hard, other, hard, other)):
@@ -222,7 +222,10 @@ def test_over_force_is_so_many_steps_of_one_joint_in_a_row() -> None:
     watch.reset()
     assert watch.note(None) == ""
     assert [bool(watch.note(np.full(6, np.nan))) for _ in range(3)] == [False, False, True]
-    assert ForceWatch(np.full(6, np.inf), 1).note(np.full(6, 1e9)) == ""
+    watch.reset()
+    assert watch.note(np.array([0, 0, 0, 0, 250.0, 0])) == "over-force: wrist_angle 250 beyond 100 for 1 steps"
+    unbounded = np.full(6, np.inf)
+    assert ForceWatch(unbounded, 1, unbounded).note(np.full(6, 1e9)) == ""
 
 
 def row(reason: str, detail: str = "camera is dead") -> EpisodeResult:

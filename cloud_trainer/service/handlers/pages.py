@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,6 +13,9 @@ from cloud_trainer.service.pace import RobotPace
 from cloud_trainer.store.sql_pages import Delivery, PageRow
 from gymnast_core.authority import Who, authorise
 from gymnast_core.paging import Acknowledgement, Page
+from gymnast_core.wire.errors import QuotaError
+
+LOG = logging.getLogger(__name__)
 
 
 class PageHandlers:
@@ -20,10 +24,10 @@ class PageHandlers:
     Args:
         desk: keeps and delivers them.
         trails: where actions are written down.
-        pace: how many a robot may raise.
+        pace: kind of call -> how many a robot may raise; of each its own, so that a flood of one hides no other.
     """
 
-    def __init__(self, desk: PageDesk, trails: Trails, pace: RobotPace) -> None:
+    def __init__(self, desk: PageDesk, trails: Trails, pace: Mapping[str, RobotPace]) -> None:
         self.desk, self._trails, self._pace = desk, trails, pace
 
     def raise_all(
@@ -33,13 +37,18 @@ class PageHandlers:
 
         What somebody has answered at the robot is answered here, too, in the robot's words and marked as such.
 
-        Raises:
-            QuotaError: it raised too many within the hour; it brings the rest later.
+        What it raised too many of within the hour is not kept; it brings it again later.
         """
         authorise(who, "report")
-        kept = []
+        kept = list(self.desk.store.known(who.tenant, who.name, [page.page_id for page in pages]))
         for page in pages:
-            self._pace.take(who)
+            if page.page_id in kept:
+                continue
+            try:
+                self._pace.get(page.kind, self._pace["other"]).take(who)
+            except QuotaError as error:
+                LOG.warning("page_not_kept kind=%s robot=%s error=%s", page.kind, who.name, error)
+                continue
             self.desk.raise_page(who.tenant, replace(page, robot=who.name))
             kept.append(page.page_id)
         for page_id in self.desk.store.known(who.tenant, who.name, resolved):
