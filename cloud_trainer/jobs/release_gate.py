@@ -14,16 +14,8 @@ from pathlib import Path
 
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.progress import CancelledError, ProgressEvent
-from gymnast_core.evaluation.gate import (
-    KINDS,
-    GateAttempt,
-    GateFinding,
-    GatePair,
-    GateSimulator,
-    run_gate,
-    success_counts,
-    violation_counts,
-)
+from gymnast_core.evaluation.gate import KINDS, GateAttempt, GateFinding, GatePair, GateSimulator, GateTally, run_gate
+from gymnast_core.evaluation.statistics import PairCounts
 from gymnast_core.extensions import GATES, extension
 from gymnast_core.jobs import GateResult, GateSpec
 from gymnast_core.json_values import JsonObject
@@ -53,11 +45,11 @@ def release_gate(job: Job[GateSpec]) -> GateResult:
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(_as_json(pair)) + "\n")
 
-    def goes_on(pairs: Sequence[GatePair]) -> None:
+    def goes_on(tally: GateTally) -> None:
         if job.cancelled():
-            raise CancelledError(f"stopped after {len(pairs)} pairs; the same job goes on from there")
-        if len(pairs) % 5 == 0:
-            job.progress(ProgressEvent("gate", len(pairs), test.max_pairs, _metrics(pairs)))
+            raise CancelledError(f"stopped after {tally.n} pairs; the same job goes on from there")
+        if tally.n % 5 == 0:
+            job.progress(ProgressEvent("gate", tally.n, test.max_pairs, _metrics(tally)))
 
     try:
         finding, pairs = run_gate(
@@ -66,15 +58,16 @@ def release_gate(job: Job[GateSpec]) -> GateResult:
         )  # fmt: skip
     finally:
         simulator.close()
-    job.progress(ProgressEvent("gate", len(pairs), len(pairs), _metrics(pairs)))
+    job.progress(ProgressEvent("gate", len(pairs), len(pairs), _metrics(GateTally(pairs))))
     return GateResult(record=dict(asdict(_record(job, simulator, finding, pairs))), folder=str(job.folder))
 
 
 def _record(
     job: Job[GateSpec], simulator: GateSimulator, finding: GateFinding, pairs: Sequence[GatePair]
 ) -> GateRecord:
-    counts = success_counts(pairs)
-    left: JsonObject = {str(kind): list(each) for kind, each in violation_counts(pairs).items()}
+    tally = GateTally(pairs)
+    counts = tally.success
+    left: JsonObject = {str(kind): _both(tally.left(kind)) for kind in KINDS}
     names = {role: read_manifest(job.checkpoints[role]).id for role in job.spec.checkpoints}
     return GateRecord(
         candidate=names["policy"], incumbent=names.get("incumbent", ""), simulator=simulator.name,
@@ -88,12 +81,15 @@ def _record(
     )  # fmt: skip
 
 
-def _metrics(pairs: Sequence[GatePair]) -> dict[str, float]:
-    if not pairs:
-        return {}
-    counts, left = success_counts(pairs), violation_counts(pairs)
-    rates = {"candidate": (counts.wins + counts.both) / counts.n, "incumbent": (counts.losses + counts.both) / counts.n}
-    return {**rates, **{f"{kind}_excess": float(left[kind][0] - left[kind][1]) for kind in KINDS}}
+def _both(counts: PairCounts) -> list[int]:
+    """Starts of the candidate and of the incumbent."""
+    return [counts.wins + counts.both, counts.losses + counts.both]
+
+
+def _metrics(tally: GateTally) -> dict[str, float]:
+    mine, theirs = (done / max(tally.n, 1) for done in _both(tally.success))
+    excess = {kind: tally.left(kind).wins - tally.left(kind).losses for kind in KINDS}
+    return {"candidate": mine, "incumbent": theirs, **{f"{kind}_excess": float(more) for kind, more in excess.items()}}
 
 
 def _as_json(pair: GatePair) -> dict[str, object]:

@@ -3,7 +3,8 @@
 Both policies of a pair meet the same start and the same physics. After each pair three questions are looked at, two of
 them by bets that may be peeked at (gymnast_core.evaluation.sequential):
 
-- Success. Passed once it is shown that the candidate is not worse by `margin`; failed once it is shown to be.
+- Success. Passed once it is shown that the candidate is at most `margin` worse, and that it can do the tasks at all:
+  above `floor`; failed once the opposite of one of these is shown.
 - The envelope. Failed once the candidate is shown to leave it in more starts than the incumbent, for any one kind of
   violation; each kind has its share of `alpha_violations`, so nothing is made up for by another kind. Against an
   incumbent that never does, nine starts are enough, whatever the number of pairs. Nor is it passed while there is a
@@ -11,12 +12,14 @@ them by bets that may be peeked at (gymnast_core.evaluation.sequential):
 - The budget. What is not passed after `max_pairs` is failed: not shown is not passed. There, violations are a doubt no
   longer unless their test is below `alpha_violations`.
 
-A first policy is held against floors in place of an incumbent.
+A first policy is held against the floor alone, and against a ceiling in place of an incumbent's violations.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
@@ -90,6 +93,46 @@ class GatePair:
     incumbent: GateAttempt | None = None
 
 
+class GateTally:
+    """What the pairs came to so far, counted as they come.
+
+    Args:
+        pairs: that were run already.
+    """
+
+    def __init__(self, pairs: Sequence[GatePair] = ()) -> None:
+        self.n = 0
+        self.against = True
+        """Whether there is an incumbent."""
+        self._succeeded: Counter[tuple[bool, bool]] = Counter()
+        self._violated: Counter[tuple[GateKind, bool, bool]] = Counter()
+        for pair in pairs:
+            self.add(pair)
+
+    def add(self, pair: GatePair) -> None:
+        """Count one more."""
+        other = pair.incumbent or GateAttempt(False)
+        self.n, self.against = self.n + 1, pair.incumbent is not None
+        self._succeeded[pair.candidate.succeeded, other.succeeded] += 1
+        for kind in pair.candidate.violations | other.violations:
+            self._violated[kind, kind in pair.candidate.violations, kind in other.violations] += 1
+
+    @property
+    def success(self) -> PairCounts:
+        """Pairs by success; without an incumbent it failed everywhere."""
+        won, lost, both, neither = (
+            self._succeeded[key] for key in ((True, False), (False, True), (True, True), (False, False))
+        )
+        return PairCounts(wins=won, losses=lost, both=both, neither=neither)
+
+    def left(self, kind: GateKind) -> PairCounts:
+        """Pairs by one kind of violation; a win is the candidate's alone."""
+        mine, theirs, both = (
+            self._violated[kind, one, other] for one, other in ((True, False), (False, True), (True, True))
+        )
+        return PairCounts(wins=mine, losses=theirs, both=both, neither=self.n - mine - theirs - both)
+
+
 @dataclass(frozen=True)
 class GateFinding:
     """What the pairs show so far.
@@ -114,7 +157,7 @@ class GateTest:
         alpha: largest chance that one that is worse by more passes, and that one within it is failed as worse.
         alpha_violations: largest chance that a policy that leaves the envelope no more often is failed for it.
         doubt: no pass while the candidate left the envelope more often and chance alone does so more seldom than this.
-        floor: success rate that a first policy must exceed.
+        floor: success rate that it must exceed, whatever the incumbent's.
         ceiling: share of starts in which a first policy may show a kind of violation.
         min_pairs: no pass before this many, so that rare violations have had a chance.
         max_pairs: budget.
@@ -141,41 +184,46 @@ class GateTest:
         """Return the rule as JSON values."""
         return dict(asdict(self))
 
-    def find(self, pairs: Sequence[GatePair]) -> GateFinding:
+    def find(self, tally: GateTally) -> GateFinding:
         """Return what these pairs show; valid at every look."""
-        if not pairs:
+        if not tally.n:
             return GateFinding(None, "no pair was run")
-        against, last = pairs[0].incumbent is not None, len(pairs) >= self.max_pairs
-        doubted = GateFinding(None, "")
+        last, doubted = tally.n >= self.max_pairs, GateFinding(None, "")
         for kind in KINDS:
-            more, same, less = _violating(pairs, kind)
-            chance = 0.5 if against else self.ceiling
-            shown = float(log_capital(more, same, less, 2 * chance - 1)) >= math.log(len(KINDS) / self.alpha_violations)
-            p_value = _at_least(more, more + less, chance)
-            found = GateFinding("failed", _beyond(kind, more, less, len(pairs), against), max(more - less, 1))
+            counts = tally.left(kind)
+            less = counts.losses if tally.against else counts.neither
+            same = counts.ties if tally.against else 0
+            chance = 0.5 if tally.against else self.ceiling
+            shown = _capital(counts.wins, same, less, 2 * chance - 1) >= math.log(len(KINDS) / self.alpha_violations)
+            p_value = _at_least(counts.wins, counts.wins + less, chance)
+            found = GateFinding("failed", _beyond(kind, counts, tally), max(counts.wins - counts.losses, 1))
             if shown or (last and p_value < self.alpha_violations):
                 return found
             if p_value < self.doubt and not last:
                 doubted = found
-        found = self._success(pairs, against)
+        found = self._success(tally)
         if found.decision == "passed" and doubted.decision is not None:
             return GateFinding(None, doubted.reason)
         return found
 
-    def _success(self, pairs: Sequence[GatePair], against: bool) -> GateFinding:
-        better, same, worse = _succeeding(pairs)
-        null = -self.margin if against else 2 * self.floor - 1
-        bound, n = -math.log(self.alpha), len(pairs)
-        rates = _rates(pairs, against)
-        if n >= self.min_pairs and float(log_capital(better, same, worse, null)) >= bound:
-            within = f"not worse by {self.margin:g}" if against else f"above the floor of {self.floor:g}"
-            return GateFinding("passed", f"{rates}: shown to be {within} after {n} pairs")
-        if float(log_capital(worse, same, better, -null)) >= bound:
-            beyond = f"worse by more than {self.margin:g}" if against else f"below the floor of {self.floor:g}"
-            return GateFinding("failed", f"{rates}: shown to be {beyond} after {n} pairs")
+    def _success(self, tally: GateTally) -> GateFinding:
+        """Whether the candidate can do anything, and whether it does no worse."""
+        counts, n = tally.success, tally.n
+        done = counts.wins + counts.both
+        questions = [((done, 0, n - done), 2 * self.floor - 1, f"above the floor of {self.floor:g}")]
+        if tally.against:
+            within = (counts.wins, counts.ties, counts.losses)
+            questions.append((within, -self.margin, f"no more than {self.margin:g} worse"))
+        bound, rates, shown = -math.log(self.alpha), _rates(tally), []
+        for (better, same, worse), null, words in questions:
+            if _capital(worse, same, better, -null) >= bound:
+                return GateFinding("failed", f"{rates}: shown not to be {words} after {n} pairs")
+            shown.append(_capital(better, same, worse, null) >= bound)
+        if all(shown) and n >= self.min_pairs:
+            return GateFinding("passed", f"{rates}: shown to be {questions[-1][2]} after {n} pairs")
         if n >= self.max_pairs:
-            what = f"no worse by {self.margin:g}" if against else f"above the floor of {self.floor:g}"
-            return GateFinding("failed", f"{rates}: not shown to be {what} in {n} pairs, all that were allowed")
+            words = questions[shown.index(False)][2]
+            return GateFinding("failed", f"{rates}: not shown to be {words} in {n} pairs, all that were allowed")
         return GateFinding(None, rates)
 
 
@@ -188,7 +236,7 @@ def run_gate(
     *,
     pairs: Collection[GatePair] = (),
     keep: Callable[[GatePair], None] = lambda pair: None,
-    goes_on: Callable[[Sequence[GatePair]], None] = lambda pairs: None,
+    goes_on: Callable[[GateTally], None] = lambda tally: None,
 ) -> tuple[GateFinding, list[GatePair]]:
     """Run pairs until the rule decides.
 
@@ -200,7 +248,7 @@ def run_gate(
         seeds: of the starts; at least test.max_pairs.
         pairs: that were run before an interruption, the first ones.
         keep: called with every new pair, before it counts.
-        goes_on: called with all pairs before each; may raise to stop.
+        goes_on: called with what the pairs came to before each; may raise to stop.
 
     Returns:
         A finding with a decision, and all pairs.
@@ -210,62 +258,35 @@ def run_gate(
     """
     if len(seeds) < test.max_pairs:
         raise ConfigError(f"a gate of {test.max_pairs} pairs needs as many start states, got {len(seeds)}")
-    found = list(pairs)
-    while (finding := test.find(found)).decision is None:
-        goes_on(found)
+    found, tally = list(pairs), GateTally(tuple(pairs))
+    while (finding := test.find(tally)).decision is None:
+        goes_on(tally)
         task, seed = simulator.tasks[len(found) % len(simulator.tasks)], seeds[len(found)]
         first = simulator.attempt(candidate, task, seed)
         second = None if incumbent is None else simulator.attempt(incumbent, task, seed)
         pair = GatePair(task, seed, first, second)
         keep(pair)
         found.append(pair)
+        tally.add(pair)
     return finding, found
 
 
-def success_counts(pairs: Sequence[GatePair]) -> PairCounts:
-    """Return the pairs by success, incumbent against candidate; without an incumbent it failed everywhere."""
-    after = [pair.candidate.succeeded for pair in pairs]
-    return PairCounts.of([pair.incumbent is not None and pair.incumbent.succeeded for pair in pairs], after)
+@functools.cache
+def _capital(more: int, same: int, less: int, null_mean: float) -> float:
+    """log_capital() of counts, which come again and again."""
+    return float(log_capital(more, same, less, null_mean))
 
 
-def violation_counts(pairs: Sequence[GatePair]) -> Mapping[GateKind, tuple[int, int]]:
-    """Return by kind in how many starts candidate and incumbent left the envelope."""
-    return {
-        kind: (
-            sum(kind in pair.candidate.violations for pair in pairs),
-            sum(pair.incumbent is not None and kind in pair.incumbent.violations for pair in pairs),
-        )
-        for kind in KINDS
-    }
-
-
-def _succeeding(pairs: Sequence[GatePair]) -> tuple[int, int, int]:
-    """Pairs that the candidate won, that ended alike, and that it lost; against none each is won or lost."""
-    counts = success_counts(pairs)
-    if pairs[0].incumbent is None:
-        return counts.wins, 0, counts.neither
-    return counts.wins, counts.ties, counts.losses
-
-
-def _violating(pairs: Sequence[GatePair], kind: GateKind) -> tuple[int, int, int]:
-    """Pairs in which the candidate alone left the envelope, both or neither, the incumbent alone."""
-    mine = [kind in pair.candidate.violations for pair in pairs]
-    if pairs[0].incumbent is None:
-        return sum(mine), 0, len(pairs) - sum(mine)
-    theirs = [pair.incumbent is not None and kind in pair.incumbent.violations for pair in pairs]
-    counts = PairCounts.of(theirs, mine)
-    return counts.wins, counts.ties, counts.losses
-
-
+@functools.cache
 def _at_least(k: int, n: int, p: float) -> float:
     """Chance of k or more of n."""
     return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
 
 
-def _rates(pairs: Sequence[GatePair], against: bool) -> str:
-    counts = success_counts(pairs)
+def _rates(tally: GateTally) -> str:
+    counts = tally.success
     mine = f"{counts.wins + counts.both} of {counts.n} succeeded"
-    return f"{mine}, {counts.losses + counts.both} of the running policy" if against else mine
+    return f"{mine}, {counts.losses + counts.both} of the running policy" if tally.against else mine
 
 
 _WORDS: Mapping[GateKind, str] = {
@@ -276,7 +297,8 @@ _WORDS: Mapping[GateKind, str] = {
 }
 
 
-def _beyond(kind: GateKind, more: int, less: int, n: int, against: bool) -> str:
-    if not against:
-        return f"{_WORDS[kind]} in {more} of {n} starts, more than a first policy may"
-    return f"{_WORDS[kind]} in {more} of {n} starts where the running policy's stayed inside; the reverse in {less}"
+def _beyond(kind: GateKind, counts: PairCounts, tally: GateTally) -> str:
+    start = f"{_WORDS[kind]} in {counts.wins} of {tally.n} starts"
+    if not tally.against:
+        return f"{start}, more than a first policy may"
+    return f"{start} where the running policy's stayed inside; the reverse in {counts.losses}"

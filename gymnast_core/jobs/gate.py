@@ -30,7 +30,7 @@ class GateSettings(Settings):
     doubt: _Open = GateTest.doubt
     """No pass while the candidate left the envelope more often and chance alone does so more seldom than this."""
     floor: _Open = GateTest.floor
-    """Success rate that a first policy must exceed."""
+    """Success rate that it must exceed, whatever the incumbent's."""
     ceiling: _Open = GateTest.ceiling
     """Share of starts in which a first policy may leave the envelope, by kind."""
     min_pairs: Count = GateTest.min_pairs
