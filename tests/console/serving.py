@@ -76,7 +76,7 @@ def main() -> None:
         people = {"operator": User("ana", "operator"), "bea": User("bea", "operator"), "admin": User("root", "admin")}
         if fresh:
             fill(service, folder, base.id)
-            service.handlers.flows.loops.start("default", planted_config(), robot="bridge-1", by="ana")
+            service.handlers.flows.loops.start("default", planted_config(), robots=["bridge-1"], by="ana")
             for task, real_only, dreamt_only in (
                 ("lift the red cube", 2, 5),
                 ("push the blue block to the left", 3, 3),

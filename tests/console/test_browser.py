@@ -23,7 +23,7 @@ ARGUMENTS = [
 SHOTS = os.environ.get("GYMNAST_SCREENSHOTS")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
 expect.set_options(timeout=30_000)
-PAGES = ("", "adapt", "episodes", "jobs", "checkpoints", "world-models", "evaluations", "loop", "log")
+PAGES = ("", "adapt", "episodes", "jobs", "checkpoints", "world-models", "evaluations", "loop", "queue", "log")
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,30 @@ def test_from_a_new_scene_to_a_kept_adapter_by_clicking(trainer, new_page):
     expect(ana.get_by_text(f"{candidate} was kept for it")).to_be_visible()
     ana.get_by_role("button", name="Cancel").click()
     expect(ana.get_by_role("heading", name="Cancelled")).to_be_visible()
+
+
+def test_episodes_are_queued_and_their_robot_rests_by_clicking(trainer, new_page):
+    ana = new_page(trainer.facts["operator"])
+    ana.get_by_role("link", name="Queue").click()
+    ana.get_by_label("Tasks").fill("lift;push")
+    ana.get_by_role("button", name="Add", exact=True).click()
+    expect(ana.get_by_text("stands in the queue of bridge-1")).to_be_visible()
+    ana.get_by_label("Tasks").fill("drawer")
+    ana.get_by_role("button", name="Add", exact=True).click()
+    expect(ana.locator("#queue tbody tr")).to_have_count(2)
+    ana.get_by_role("button", name="First").click()
+    expect(ana.locator("#queue tbody tr").first).to_contain_text("drawer")
+    ana.get_by_label("Why").fill("the table is being cleared")
+    ana.locator("form").filter(has=ana.get_by_label("Why")).get_by_role("button", name="Pause").click()
+    expect(ana.get_by_text("The queue of bridge-1 rests.")).to_be_visible()
+    ana.evaluate("window.scrollTo(0, 0)")
+    shoot(ana, "queue")
+    ana.get_by_role("button", name="Resume bridge-1").click()
+    expect(ana.get_by_text("The queue of bridge-1 rests.")).to_have_count(0)
+    for left in (1, 0):
+        ana.once("dialog", lambda dialog: dialog.accept())
+        ana.locator("#queue").get_by_role("button", name="Cancel").first.click()
+        expect(ana.locator("#queue").get_by_role("button", name="Cancel")).to_have_count(left)
 
 
 def test_a_checkpoint_is_offered_tried_and_promoted_by_clicking(fresh_trainer, new_page):

@@ -26,7 +26,7 @@ from tests.console.planted_loop import PlantedEngine, planted_config
 engines = [PlantedEngine(("policy-a", "policy-b", "policy-c"), hold=threading.Event()) for _ in range(int(sys.argv[2]))]
 loops = Loops(Path(sys.argv[1]), lambda tenant: engines[int(tenant.removeprefix("lab-"))])
 for number, engine in enumerate(engines):
-    loops.start(f"lab-{number}", planted_config(), robot="wx-0", by="ana")
+    loops.start(f"lab-{number}", planted_config(), robots=["wx-0"], by="ana")
     engine.asked.wait(60)
     engine.improve = lambda *asked: threading.Event().wait()  # a step that lasts
 for number in range(len(engines)):
