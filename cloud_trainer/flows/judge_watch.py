@@ -118,8 +118,8 @@ class EpisodeWatch:
             held_out=is_first_attempt(row.metadata) and not self._learned_from(row, version),
         )  # fmt: skip
         if row.outcome == Outcome.UNLABELLED.value and not is_blinded(row.metadata) and not row.metadata.get(CUT_KEY):
-            evidence = self._judgements.evidence(row.tenant, judge=version, task=row.instruction, scene=scene)
-            held = precision_of(version, row.instruction, scene, evidence, self._floor).held_to(judgement)
+            counts = self._judgements.counts(row.tenant, judge=version, task=row.instruction, scene=scene)
+            held = precision_of(version, row.instruction, scene, counts, self._floor).held_to(judgement)
             if held.decided:
                 self._trails.of(row.tenant).label_judged(row.episode_id, held)
         return True

@@ -9,10 +9,11 @@ Source:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cloud_trainer.store.judgements import JudgedRow
+from cloud_trainer.store.judgements import JudgedCount
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.outcome import Judgement
@@ -37,7 +38,6 @@ class Precision:
         true_success: of the called ones, by the person's label.
         called_failure: of those.
         true_failure: of the called ones.
-        evidence: the episodes.
     """
 
     judge: str
@@ -50,7 +50,6 @@ class Precision:
     true_success: int = 0
     called_failure: int = 0
     true_failure: int = 0
-    evidence: tuple[JudgedRow, ...] = ()
 
     @property
     def success_low(self) -> float:
@@ -120,22 +119,25 @@ def checked_floor(floor: float) -> float:
     return floor
 
 
-def table_of(evidence: Iterable[JudgedRow], floor: float) -> list[Precision]:
+def table_of(counts: Iterable[JudgedCount], floor: float) -> list[Precision]:
     """Return one row per judge, task and scene that occur, in that order."""
-    places: dict[tuple[str, str, str], list[JudgedRow]] = {}
-    for row in evidence:
-        places.setdefault((row.judge, row.task, row.scene), []).append(row)
-    return [precision_of(*place, rows, floor) for place, rows in sorted(places.items())]
+    places: dict[tuple[str, str, str], list[JudgedCount]] = {}
+    for count in counts:
+        places.setdefault((count.judge, count.task, count.scene), []).append(count)
+    return [precision_of(*place, of_place, floor) for place, of_place in sorted(places.items())]
 
 
-def precision_of(judge: str, task: str, scene: str, rows: Iterable[JudgedRow], floor: float) -> Precision:
-    """Return one row; rows are of that judge, task and scene."""
-    rows = tuple(rows)
-    success = [row.label for row in rows if row.judged is Outcome.SUCCESS]
-    failure = [row.label for row in rows if row.judged is Outcome.FAILURE]
+def precision_of(judge: str, task: str, scene: str, counts: Iterable[JudgedCount], floor: float) -> Precision:
+    """Return one row; the counts are of that judge, task and scene."""
+    found: Counter[tuple[Outcome, Outcome]] = Counter()
+    for count in counts:
+        found[count.judged, count.label] += count.n
+    won, lost = Outcome.SUCCESS, Outcome.FAILURE
+    called_success, called_failure = found[won, won] + found[won, lost], found[lost, won] + found[lost, lost]
+    labelled = found.total()
     return Precision(
-        judge, task, scene, floor, len(rows), len(rows) - len(success) - len(failure), len(success),
-        success.count(Outcome.SUCCESS), len(failure), failure.count(Outcome.FAILURE), rows,
+        judge, task, scene, floor, labelled, labelled - called_success - called_failure, called_success,
+        found[won, won], called_failure, found[lost, lost],
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -41,6 +42,18 @@ class JudgedRow:
     score: float
     label: Outcome
     labelled_by: str
+
+
+@dataclass(frozen=True)
+class JudgedCount:
+    """How many episodes of a task in a scene a judge found so and a person labelled so."""
+
+    judge: str
+    task: str
+    scene: str
+    judged: Outcome
+    label: Outcome
+    n: int = 1
 
 
 @dataclass(frozen=True)
@@ -120,8 +133,8 @@ class SqlJudgements:
         with self._database.transaction() as connection:
             connection.execute(sa.update(JUDGEMENTS).where(these).values(settled_by=by))
 
-    def evidence(self, tenant: str, *, judge: str = "", task: str = "", scene: str | None = None) -> list[JudgedRow]:
-        """Return judgements of valid episodes that a person labelled and the judge had not learned from.
+    def counts(self, tenant: str, *, judge: str = "", task: str = "", scene: str | None = None) -> list[JudgedCount]:
+        """Count judgements of valid episodes that a person labelled and the judge had not learned from.
 
         Args:
             tenant: whose.
@@ -129,15 +142,25 @@ class SqlJudgements:
             task: only of this instruction; empty is all.
             scene: only of this scene; None is all.
         """
-        query = sa.select(JUDGEMENTS, EPISODES.c.outcome.label("label"), EPISODES.c.labelled_by).where(
-            _SAME, JUDGEMENTS.c.tenant == tenant, JUDGEMENTS.c.held_out, EPISODES.c.state == "valid",
-            EPISODES.c.outcome.in_(_LABELS),
-        )  # fmt: skip
-        for column, value in (("judge", judge or None), ("task", task or None), ("scene", scene)):
-            if value is not None:
-                query = query.where(JUDGEMENTS.c[column] == value)
+        what: list[sa.ColumnElement[Any]] = [JUDGEMENTS.c[name] for name in ("judge", "task", "scene", "outcome")]
+        what += [EPISODES.c.outcome.label("label"), EPISODES.c.labelled_by]
+        query = _labelled(sa.select(*what, sa.func.count().label("n")), tenant, judge, task, scene).group_by(*what)
         with self._database.transaction() as connection:
-            rows = connection.execute(query.order_by(EPISODES.c.sequence)).mappings().all()
+            rows = connection.execute(query).mappings().all()
+        return [
+            JudgedCount(
+                row["judge"], row["task"], row["scene"], Outcome(row["outcome"]), Outcome(row["label"]), row["n"]
+            )
+            for row in rows
+            if is_operators(row["labelled_by"])
+        ]
+
+    def evidence(self, tenant: str, *, judge: str, task: str, scene: str) -> list[JudgedRow]:
+        """Return the judgements that counts() counts of one judge, task and scene, in order of arrival."""
+        what = sa.select(JUDGEMENTS, EPISODES.c.outcome.label("label"), EPISODES.c.labelled_by)
+        query = _labelled(what, tenant, judge, task, scene).order_by(EPISODES.c.sequence)
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).mappings().all()
         return [
             JudgedRow(
                 row["judge"], row["task"], row["scene"], row["episode_id"], Outcome(row["outcome"]),
@@ -183,6 +206,18 @@ class SqlJudgements:
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(EPISODES.c.sequence.desc()).limit(limit)).all()
         return [(int(sequence), str(name)) for sequence, name in rows]
+
+
+def _labelled(query: sa.Select[Any], tenant: str, judge: str, task: str, scene: str | None) -> sa.Select[Any]:
+    """Only judgements of valid episodes that somebody labelled and the judge had not learned from; see counts()."""
+    query = query.where(
+        _SAME, JUDGEMENTS.c.tenant == tenant, JUDGEMENTS.c.held_out, EPISODES.c.state == "valid",
+        EPISODES.c.outcome.in_(_LABELS),
+    )  # fmt: skip
+    for column, value in (("judge", judge or None), ("task", task or None), ("scene", scene)):
+        if value is not None:
+            query = query.where(JUDGEMENTS.c[column] == value)
+    return query
 
 
 def _judgement(row: sa.RowMapping) -> Judgement:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cloud_trainer.app.judge_process import JudgeProcess
+from cloud_trainer.flows import judge_watch
 from cloud_trainer.flows.judge_watch import EpisodeWatch
 from cloud_trainer.service import Service, ServiceConfig
 from gymnast_client import Trainer
@@ -162,7 +163,7 @@ def test_what_it_was_taught_by_proves_nothing(service, sent, watch):
     sent(("taught", BRIGHT, S), ("fresh", BRIGHT, S))
     watch.look()
     [row] = service.handlers.judging.precision(_ana())
-    assert [one.episode_id for one in row.evidence] == ["fresh"]
+    assert [one.episode_id for one in service.handlers.judging.evidence(_ana(), row)] == ["fresh"]
 
 
 @pytest.mark.parametrize("how", [{"purpose": "trial"}, {"purpose": "canary"}, {"cut": "estop"}])
@@ -216,11 +217,16 @@ def test_what_waits_for_a_person(service, proven, sent, watch, identities):
         assert [row.episode_id for row in trainer.judging.doubts()] == ["unseen"]
 
 
-def test_an_outage_is_no_judgement(service, sent, watch, judge):
+def test_an_outage_is_no_judgement_and_the_judge_is_asked_again(service, sent, watch, judge, monkeypatch):
+    monkeypatch.setattr(judge_watch, "AGAIN_S", (0.0, 3600.0))
     judge.away = True
     sent(("new", BRIGHT, S))
     assert watch.look() == 0
     assert service.judgements.of("default", "new") == []
+    judge.away = False
+    assert watch.look() == 1
+    [found] = service.judgements.of("default", "new")
+    assert found.outcome is S
 
 
 def test_without_a_judge_a_robot_gets_an_abstention_with_the_remedy(tmp_path, identities):

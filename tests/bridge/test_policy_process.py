@@ -16,9 +16,10 @@ import pytest
 from cloud_trainer.app.policy_process import PolicyProcess
 from gymnast_core.errors import CheckpointError, PolicyFailedError
 from gymnast_core.policies import load_policy
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Observation
 from gymnast_core.wire.gymnast.v1 import policy_pb2
-from gymnast_ros.uplink import RemotePolicy
+from gymnast_ros.uplink import RemoteJudge, RemotePolicy
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints"
 
@@ -38,10 +39,10 @@ def wait_for_file(path: Path, process: subprocess.Popen[bytes]) -> str:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_served_policy_answers_as_beside_the_arm_and_the_service_loads_no_torch(tmp_path):
+def test_a_served_policy_answers_as_beside_the_arm_and_neither_it_nor_the_judge_loads_torch_into_the_service(tmp_path):
     command = [sys.executable, "-m", "gymnast_cli.main", "serve", "--folder", str(tmp_path / "trainer"), "--insecure",
                "--port-file", str(tmp_path / "port"), "--console-port", "0", "--policy",
-               str(SHIPPED / "policy"), "--policy-device", "cpu"]  # fmt: skip
+               str(SHIPPED / "policy"), "--policy-device", "cpu", "--judge", str(SHIPPED / "judge")]  # fmt: skip
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
@@ -52,6 +53,11 @@ def test_a_served_policy_answers_as_beside_the_arm_and_the_service_loads_no_torc
         expected = load_policy(SHIPPED / "policy").act(seen(), ["lift the red cube"])
         assert chunk.policy_version == expected.policy_version
         assert np.isfinite(chunk.actions_BKA).all()
+        judge = RemoteJudge(address, None, insecure=True, deadline_s=60.0)
+        found = judge.judge({"cam": np.zeros((3, 64, 64, 3), np.uint8)}, "lift the red cube", scene="standard")
+        judge.close()
+        assert found.judge == read_manifest(SHIPPED / "judge").id
+        assert "not proven here" in found.reason
         loaded = Path(f"/proc/{process.pid}/maps").read_text()
         assert "libpython" in loaded or "python" in loaded
         assert "libtorch" not in loaded

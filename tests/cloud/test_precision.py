@@ -5,7 +5,7 @@ import math
 import pytest
 
 from cloud_trainer.records.precision import FLOOR, checked_floor, precision_of, table_of
-from cloud_trainer.store.judgements import JudgedRow
+from cloud_trainer.store.judgements import JudgedCount
 from gymnast_core.errors import ConfigError
 from gymnast_core.outcome import Judgement
 from gymnast_core.types import Outcome
@@ -15,10 +15,7 @@ TASK, SCENE = "lift the red cube", "bench"
 
 
 def seen(pairs, *, task=TASK, scene=SCENE):
-    return [
-        JudgedRow("j", task, scene, f"e{n}", judged, 0.5, label, "operator:ana")
-        for n, (judged, label) in enumerate(pairs)
-    ]
+    return [JudgedCount("j", task, scene, judged, label) for judged, label in pairs]
 
 
 def row(pairs, floor=FLOOR):
@@ -56,6 +53,12 @@ def test_each_word_is_proven_by_itself():
 def test_an_abstention_stays_one_whatever_is_proven():
     found = Judgement.abstain("in its band", judge="j", score=0.5, frame=3)
     assert row([(S, S)] * 40).held_to(found) is found
+
+
+def test_counts_are_episodes():
+    counts = [JudgedCount("j", TASK, SCENE, S, S, 40), JudgedCount("j", TASK, SCENE, S, F, 2)]
+    proven = precision_of("j", TASK, SCENE, counts, FLOOR)
+    assert (proven.labelled, proven.called_success, proven.true_success) == (42, 42, 40)
 
 
 def test_abstentions_are_counted_and_prove_nothing():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cloud_trainer.flows.judge_watch import SCENE_KEY, ServingJudge
 from cloud_trainer.records.precision import Precision, precision_of, table_of
 from cloud_trainer.service.handlers.episodes import EpisodeHandlers
-from cloud_trainer.store.judgements import SqlJudgements
+from cloud_trainer.store.judgements import JudgedRow, SqlJudgements
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.authority import Who, authorise
 from gymnast_core.outcome import Judgement
@@ -95,9 +95,14 @@ class JudgingHandlers:
         return self._row(who.tenant, request.instruction, request.scene).held_to(found)
 
     def precision(self, who: Who, *, task: str = "") -> list[Precision]:
-        """Return how far each judge is proven, for each task and scene, with the episodes that prove it."""
+        """Return how far each judge is proven, for each task and scene."""
         authorise(who, "look")
-        return table_of(self._judgements.evidence(who.tenant, task=task), self._floor)
+        return table_of(self._judgements.counts(who.tenant, task=task), self._floor)
+
+    def evidence(self, who: Who, row: Precision) -> list[JudgedRow]:
+        """Return the episodes behind a row of the table, in order of arrival."""
+        authorise(who, "look")
+        return self._judgements.evidence(who.tenant, judge=row.judge, task=row.task, scene=row.scene)
 
     def doubts(self, who: Who, *, before: int = 0, limit: int) -> list[Doubt]:
         """Return episodes that wait for a person's label, newest first.
@@ -132,8 +137,8 @@ class JudgingHandlers:
         with self._lock:
             read_at, row = self._rows.get(place, (float("-inf"), None))
         if row is None or now - read_at > _TABLE_S or row.judge != self.version:
-            evidence = self._judgements.evidence(tenant, judge=self.version, task=task, scene=scene)
-            row = precision_of(self.version, task, scene, evidence, self._floor)
+            counts = self._judgements.counts(tenant, judge=self.version, task=task, scene=scene)
+            row = precision_of(self.version, task, scene, counts, self._floor)
             with self._lock:
                 if len(self._rows) > 1000:
                     self._rows.clear()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 
 from cloud_trainer.records.precision import Precision
 from cloud_trainer.service.handlers import JudgingHandlers
 from cloud_trainer.service.handlers.judging import Doubt
 from cloud_trainer.service.servicers.messages import MOST_CHARACTERS, bounded, fitting, page_size
+from cloud_trainer.store.judgements import JudgedRow
 from gymnast_core.wire.gymnast.v1 import judge_pb2
 from gymnast_core.wire.identity import Peer
 from gymnast_core.wire.judging import reply_of
@@ -34,9 +37,8 @@ class JudgeServicer:
         """The table."""
         task = "".join(bounded("characters of a task", request.task, MOST_CHARACTERS))
         rows = self._judging.precision(peer, task=task)
-        return judge_pb2.ListPrecisionReply(
-            judge=self._judging.version, rows=fitting(_row(row, evidence=request.evidence) for row in rows)
-        )
+        shown = (_row(row, self._judging.evidence(peer, row) if request.evidence else ()) for row in rows)
+        return judge_pb2.ListPrecisionReply(judge=self._judging.version, rows=fitting(shown))
 
     def ListDoubts(
         self, request: judge_pb2.ListDoubtsRequest, peer: Peer, context: grpc.ServicerContext
@@ -47,14 +49,14 @@ class JudgeServicer:
         return judge_pb2.ListDoubtsReply(doubts=fitting(_doubt(doubt) for doubt in doubts))
 
 
-def _row(row: Precision, *, evidence: bool) -> judge_pb2.PrecisionRow:
+def _row(row: Precision, evidence: Sequence[JudgedRow]) -> judge_pb2.PrecisionRow:
     shown = [
         judge_pb2.Evidence(
             episode_id=one.episode_id, judged=one.judged.value, score=one.score, label=one.label.value,
             labelled_by=one.labelled_by,
         )
-        for one in row.evidence
-    ] if evidence else []  # fmt: skip
+        for one in evidence
+    ]  # fmt: skip
     return judge_pb2.PrecisionRow(**{name: getattr(row, name) for name in _COUNTS}, evidence=shown)
 
 
