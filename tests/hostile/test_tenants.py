@@ -184,6 +184,8 @@ def requests(ids: Mapping[str, str]) -> dict[str, list[Any]]:
         "CheckpointService/List": [checkpoints_pb2.ListCheckpointsRequest()],
         "CheckpointService/Offer": [checkpoints_pb2.OfferRequest(checkpoint_id=ids["checkpoint"])],
         "CheckpointService/Promote": [checkpoints_pb2.OfferRequest(checkpoint_id=ids["checkpoint"])],
+        "CheckpointService/Gate": [checkpoints_pb2.GateRequest(checkpoint_id=ids["checkpoint"])],
+        "CheckpointService/Gates": [checkpoints_pb2.GatesRequest(checkpoint_id=ids["checkpoint"])],
         "AdaptationService/Begin": [adaptations_pb2.BeginAdaptationRequest(robot="robot-9", instruction="lift")],
         "AdaptationService/Get": [adaptations_pb2.AdaptationId(adaptation_id=ids["adaptation"])],
         "AdaptationService/List": [adaptations_pb2.ListAdaptationsRequest()],
@@ -233,7 +235,8 @@ MUST_FAIL = {
     "JobService/Events", "JobService/Report", "CheckpointService/Offer", "CheckpointService/Promote",
     "AdaptationService/Begin", "AdaptationService/Get", "AdaptationService/Step", "AdaptationService/Picture",
     "TrialService/Begin", "TrialService/Get", "TrialService/Stop", "RobotService/Frame", "LoopService/Begin",
-    "LoopService/Get", "LoopService/Stop", "PageService/Acknowledge", "QueueService/Add", "QueueService/Get",
+    "LoopService/Get", "LoopService/Stop", "CheckpointService/Gate", "PageService/Acknowledge",
+    "QueueService/Add", "QueueService/Get",
     "QueueService/Starts", "QueueService/Pause", "QueueService/Resume", "QueueService/Cancel", "QueueService/Move",
 }  # fmt: skip
 """Those that name something of the other tenant's alone; the others act on the caller's own, or list it."""
@@ -351,7 +354,7 @@ def test_no_page_shows_or_does_anything_of_another_tenants(acme, role):
     """Every route of the application, by default's people, with acme's ids in every part and field."""
     ids = acme.ids["acme"]
     parts = {**PARTS, "checkpoint_id": ids["checkpoint"], "job_id": ids["job"], "adaptation_id": ids["adaptation"],
-             "trial_id": ids["trial"], "page_id": ids["page"]}  # fmt: skip
+             "trial_id": ids["trial"], "page_id": ids["page"], "entry_id": ids["entry"]}  # fmt: skip
     form = {"reason": "x", "robots": "*", "revision": "0", "outcome": "failure", "robot": "robot-1", "instruction": "x",
             "tenant": "acme", "against": ids["checkpoint"]}  # fmt: skip
     before, tried = everything_of(acme, "acme"), 0
@@ -375,7 +378,7 @@ def test_acmes_own_people_see_what_is_theirs(acme):
     seen = 0
     ids = acme.ids["acme"]
     parts = {**PARTS, "checkpoint_id": ids["checkpoint"], "job_id": ids["job"], "adaptation_id": ids["adaptation"],
-             "trial_id": ids["trial"], "page_id": ids["page"]}  # fmt: skip
+             "trial_id": ids["trial"], "page_id": ids["page"], "entry_id": ids["entry"]}  # fmt: skip
     for method, path in addresses(acme):
         if method == "GET" and path not in OPEN:
             answer = acme.lab.page(method, path.format(**parts), identity=acme.people["acme"]["admin"])
