@@ -77,6 +77,20 @@ def test_cut_links_and_restarts_of_both_sides_lose_and_double_nothing(tmp_path, 
             assert {row.count for row in calls(service)} == {1}
 
 
+def test_answers_given_at_the_robot_while_the_trainer_was_away_answer_no_later_call(tmp_path, identity):
+    outbox = PageOutbox(tmp_path / "robot", "wx-1")
+    for number in range(3):
+        outbox.resolve(outbox.page("hard_reset", f"scene {number}"), "bea")
+    last = outbox.page("hard_reset", "scene 3")
+    other = outbox.page("lost_object", "the cube")
+    with service_on(tmp_path) as service, courier(service.address, identity, outbox):
+        until(lambda: len(outbox.unanswered()) == 2 and not outbox.waiting(9), "all of them")
+        assert {row.page_id for row in calls(service) if not row.acknowledged_by} == {last, other}
+        assert outbox.answer(last) is None, "nobody has looked after this one: the arm must not move"
+        service.pages.acknowledge("default", last, "ada", "")
+        assert until(lambda: outbox.answer(last), "its own answer").by == "ada"
+
+
 def test_a_trainer_that_lost_its_database_is_sent_the_open_ones_again(tmp_path, identity):
     outbox = PageOutbox(tmp_path / "robot", "wx-1")
     name = outbox.page("hard_reset", "put the cube back")

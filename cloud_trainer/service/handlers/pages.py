@@ -35,7 +35,8 @@ class PageHandlers:
     ) -> tuple[list[str], dict[str, Acknowledgement], list[str]]:
         """Keep what a robot raises; returns the ids that are kept, answers to those it waits for, and unknown ones.
 
-        What somebody has answered at the robot is answered here, too, in the robot's words and marked as such.
+        What somebody has answered at the robot is answered here, too, in the robot's words and marked as such; each
+        before the next call comes in, which would join it otherwise and be taken for answered with it.
 
         What it raised too many of within the hour is not kept; it brings it again later.
         """
@@ -51,14 +52,19 @@ class PageHandlers:
                 continue
             self.desk.raise_page(who.tenant, replace(page, robot=who.name))
             kept.append(page.page_id)
-        for page_id in self.desk.store.known(who.tenant, who.name, resolved):
-            answer, asked = resolved[page_id], {"page": page_id, "note": resolved[page_id].note}
-            by = f"robot:{who.name}/{answer.by}"
-            with self._trails.of(who.tenant).committing(who, "acknowledge", {**asked, "at_the_robot": answer.by}):
-                self.desk.acknowledge(who.tenant, page_id, by, answer.note)
+            if page.page_id in resolved:
+                self._resolve(who, page.page_id, resolved[page.page_id])
+        for page_id in self.desk.store.known(who.tenant, who.name, resolved.keys() - set(kept)):
+            self._resolve(who, page_id, resolved[page_id])
         store, known = self.desk.store, self.desk.store.known(who.tenant, who.name, unanswered)
         answers = store.answers(who.tenant, who.name, [*known, *kept])
         return kept, answers, [page_id for page_id in unanswered if page_id not in known]
+
+    def _resolve(self, who: Who, page_id: str, answer: Acknowledgement) -> None:
+        """Note that somebody at the robot has answered a call."""
+        asked, by = {"page": page_id, "note": answer.note, "at_the_robot": answer.by}, f"robot:{who.name}/{answer.by}"
+        with self._trails.of(who.tenant).committing(who, "acknowledge", asked):
+            self.desk.acknowledge(who.tenant, page_id, by, answer.note)
 
     def all(self, who: Who, *, every: bool = True) -> list[PageRow]:
         """Return the tenant's calls, open ones first, then by the newest."""
