@@ -10,7 +10,7 @@ them by bets that may be peeked at (gymnast_core.evaluation.sequential):
   incumbent that never does, nine starts are enough, whatever the number of pairs. Nor is it passed while there is a
   sign of it: an exact test of the starts in which one of both left, at `doubt`; with such an incumbent, three starts.
 - The budget. What is not passed after `max_pairs` is failed: not shown is not passed. There, violations are a doubt no
-  longer unless their test is below `alpha_violations`.
+  longer unless the test of one kind is below its share of `alpha_violations`.
 
 A first policy is held against the floor alone, and against a ceiling in place of an incumbent's violations.
 """
@@ -197,7 +197,7 @@ class GateTest:
             shown = _capital(counts.wins, same, less, 2 * chance - 1) >= math.log(len(KINDS) / self.alpha_violations)
             p_value = _at_least(counts.wins, counts.wins + less, chance)
             found = GateFinding("failed", _beyond(kind, counts, tally), max(counts.wins - counts.losses, 1))
-            if shown or (last and p_value < self.alpha_violations):
+            if shown or (last and p_value < self.alpha_violations / len(KINDS)):
                 return found
             if p_value < self.doubt and not last:
                 doubted = found

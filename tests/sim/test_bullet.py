@@ -114,3 +114,15 @@ def test_strain_shows_who_presses_on_the_table(env: BulletEnv):
         forces.append(env.strain.force_n)
     assert forces[0] == 0.0
     assert max(forces) > 15.0
+
+
+def test_at_home_again_it_has_let_go_and_left_the_rest_where_it_was(env: BulletEnv):
+    evaluate(env, ScriptedExpert(env), [1], tasks=("lift",))
+    lifted, block_X = env.oracle().red_cube_X[2], env.oracle().blue_block_X
+    proprio_P = env.rehome("lift", seed=2).proprio_BP[0]
+    state = env.oracle()
+    assert lifted > 0.07
+    assert abs(state.red_cube_X[2] - scenes.CUBE_HALF_M) < 0.03, "it fell, whichever way up"
+    np.testing.assert_allclose(state.blue_block_X, block_X, atol=1e-3)
+    np.testing.assert_allclose(proprio_P[:3], state.target_X, atol=2e-3)
+    assert proprio_P[6] > 0.95
