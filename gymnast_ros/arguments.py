@@ -234,6 +234,8 @@ EVALUATION_ARGUMENTS = (
     Argument("seed_count", "25", "start states per task"),
     Argument("checkpoints", "", "ids or folders to compare, comma-separated; empty is the one in force"),
     Argument("scene", "standard", "look of the simulated world"),
+    Argument("retry", "", "most attempts from one start, after failures by the trainer's judge; empty: one"),
+    Argument("retry_judge", "", "id of that judge; empty: whichever the trainer serves"),
     Argument("json", "", "file for the result"),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cloud_trainer.flows.replay_watch import record_rows
@@ -11,8 +11,8 @@ from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.shelf import Shelf, Shelves
 from cloud_trainer.jobs.submission import check_spec_reach
 from cloud_trainer.service import JobContext
-from gymnast_core.evaluation.purpose import is_learnable
-from gymnast_core.jobs import JobSpec, ReplayResult, ReplaySpec, TrainingResult, TrainingSpec, spec_of
+from gymnast_core.evaluation.purpose import is_learnable, is_measurement
+from gymnast_core.jobs import ImitateSpec, JobSpec, ReplayResult, ReplaySpec, TrainingResult, TrainingSpec, spec_of
 from gymnast_core.jobs.scene import SceneSpec
 from gymnast_core.json_values import JsonObject
 
@@ -74,6 +74,11 @@ class JobProcesses:
 def _recorded(context: JobContext, spec: JobSpec) -> Iterator[Recorded]:
     """The episodes of a job: those it names, or everything that may be learned from."""
     named = spec.episodes if isinstance(spec, (ReplaySpec, SceneSpec)) else None
+    later = isinstance(spec, ImitateSpec) and spec.config.retries
+
+    def learnable(metadata: Mapping[str, object]) -> bool:
+        return is_learnable(metadata) or (later and not is_measurement(metadata))
+
     for row in context.episodes.all():
-        if is_learnable(row.metadata) if named is None else row.episode_id in named:
+        if learnable(row.metadata) if named is None else row.episode_id in named:
             yield Recorded(context.episodes.path(row), row.outcome, row.episode_id, row.robot, row.labelled_by)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from cloud_trainer.console.forms import Form, names_of, whole
 from cloud_trainer.console.sources import Sources
 from cloud_trainer.service.handlers import Handlers, QueueRequest
-from gymnast_core.errors import ContractError
+from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.json_values import JsonValue
 from gymnast_core.queue import USUAL_PRIORITY
 from gymnast_core.seeds import block
@@ -48,6 +48,10 @@ def add(ask: Handlers, user: User, form: Form) -> tuple[str, str]:
         "seed_count": 20 if count is None else count, "temperature_seed": -1 if kind == "evaluation" else 0,
     }  # fmt: skip
     spec |= {name: form[name].strip() for name in ("checkpoint", "scene") if form.get(name, "").strip()}
+    if (attempts := whole(form, "retry")) is not None:
+        spec["retry"] = {"max": attempts, "judge": form.get("retry_judge", "").strip()}
+    elif form.get("retry_judge", "").strip():
+        raise ConfigError("a judge whose failures are tried again needs a number of attempts, 2 or more")
     robots = tuple(names_of(form, "robots"))
     request = QueueRequest(kind, robots, spec, USUAL_PRIORITY if priority is None else priority)
     added = ask.queue.add(user, request)

@@ -1,7 +1,8 @@
 """A simulator of your own: a gripper seen from above that should come to rest over a red dot. No physics at all.
 
 Env is what policies, recorders and world models know. A simulated *robot* (`gymnast up`) asks four things more, World:
-whether the task is done, a digest of the state, where the arm is commanded to be, and its joints.
+whether the task is done, a digest of the state, where the arm is commanded to be, and its joints; with rehome() it can
+try again and practise, too.
 """
 
 from __future__ import annotations
@@ -43,8 +44,12 @@ class Dots:
         asked = instructions_for(instruction, 1)[0]
         if asked != TASK:
             raise ContractError(f"this world has no task {asked!r}; it knows {TASK!r}")
-        rng = np.random.default_rng(seed)
-        self._dot_X, start_X = rng.uniform(LOW_X, HIGH_X), rng.uniform(LOW_X, HIGH_X)
+        self._dot_X = np.random.default_rng(seed).uniform(LOW_X, HIGH_X)
+        return self.rehome(asked, seed=seed)
+
+    def rehome(self, instruction: str | Sequence[str], *, seed: int) -> Observation:
+        """Start an episode with the dot where it is: the arm alone goes home, to try again or to practise."""
+        start_X = np.random.default_rng(seed).uniform(LOW_X, HIGH_X, (2, 2))[1]
         self._target = EndEffectorTarget(np.append(start_X, 0.15), DEFAULT_ROTATION, 1.0)
         self._joints_J = inverse(self._target.position_m, DEFAULT_ROTATION, GUESS_J)
         self._steps, self._open, self._done = 0, True, False

@@ -12,7 +12,7 @@ from gymnast_core.jobs.spec import DreamResult, RefiningSpec
 from gymnast_core.settings import Count, CountOrZero, NotNegative, Positive, Seed, Settings
 
 WITHOUT_ROLLOUTS = frozenset(
-    {"device", "dream", "most_episodes", "lora_rank", "lora_rate", "sft", "fresh", "imagined_rounds"}
+    {"device", "dream", "most_episodes", "lora_rank", "lora_rate", "sft", "fresh", "retries", "imagined_rounds"}
 )  # fmt: skip
 """Settings that act without imagined rollouts too."""
 
@@ -55,6 +55,8 @@ class ImitateSettings(RefiningSettings):
     fresh: Literal["", "tokens", "flow", "history"] = ""
     """Begin a new compact policy of this kind; empty goes on from the job's policy. One with a history looks back at
     its last 16 poses and commands: for arms that differ, or change."""
+    retries: bool = False
+    """Imitate successes after a judged failure, too (`gymnast collect --retry`); else first attempts alone teach."""
     imagined_rounds: CountOrZero = 0
     """Rounds of groups x group_size rollouts whose judged successes are mixed 1:1 with the recorded ones (Iter-SFT);
     0 imitates recorded successes alone."""

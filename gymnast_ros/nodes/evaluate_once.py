@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed-count", type=int, default=25)
     parser.add_argument("--checkpoints", type=_listed, default=[])
     parser.add_argument("--scene", default="standard")
+    parser.add_argument("--retry", type=int, default=0)
+    parser.add_argument("--retry-judge", default="")
     parser.add_argument("--namespace", default="")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 checkpoints=args.checkpoints,
                 scene=args.scene,
                 record=True,
+                retry={"max": args.retry, "judge": args.retry_judge} if args.retry else None,
                 timeout_s=3600.0,
             )
     except GymnastError as error:
@@ -42,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tasks = ", ".join(f"{task} {row['successes']}/{row['n']}" for task, row in counts["tasks"].items())
         unlabelled = f", {counts['unlabelled']} not labelled" if counts["unlabelled"] else ""
         sys.stdout.write(f"{version}: {counts['successes']}/{counts['n']} ({tasks}{unlabelled})\n")
+    for version, figures in result.get("retried", {}).items():
+        first, last = (f"{figures[name]['k']}/{figures[name]['n']}" for name in ("pass_1", "pass_n"))
+        sys.stdout.write(f"{version} tried again: {first} at first, {last} within {figures['of']} attempts\n")
     if args.json:
         write_result(args.json, result)
     return 0

@@ -30,7 +30,7 @@ from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.attempts import Attempt
 from gymnast_core.evaluation.recorded_attempts import retried
-from gymnast_core.jobs import ImproveSpec
+from gymnast_core.jobs import ImitateSettings, ImitateSpec, ImproveSpec
 from gymnast_core.orders import EpisodeAnswer, EvaluationAnswer, answer_of
 from tests.bridge.conftest import make_checkpoint
 from tests.core.test_attempts import JSON
@@ -66,6 +66,14 @@ def test_a_job_learns_from_first_attempts(service) -> None:
     context = SimpleNamespace(episodes=service.episodes_of("default"))
     names = {entry.episode_id for entry in _recorded(context, ImproveSpec(policy="policy-1"))}
     assert names == {"collect-0", "collect-1", "ttt-0", "ttt-1"}
+
+
+def test_imitation_may_be_asked_to_learn_from_later_attempts_too(service) -> None:
+    context = SimpleNamespace(episodes=service.episodes_of("default"))
+    for retries, count in ((False, 4), (True, 8)):
+        spec = ImitateSpec(policy="policy-1", config=ImitateSettings(retries=retries))
+        names = {entry.episode_id for entry in _recorded(context, spec)}
+        assert (len(names), any(name.startswith("evaluate") for name in names)) == (count, False)
 
 
 def test_a_scene_is_counted_by_first_attempts(service) -> None:
@@ -172,6 +180,24 @@ def test_what_trying_again_came_to_is_the_same_for_page_and_client(retried_at) -
     assert "attempt 2 of 3" in listed.text
     assert "Attempt" not in page.get("/episodes/i-0").text
     assert "2 of at most 3; after a judged failure, so it counts in no evaluation" in page.get("/episodes/b-1").text
+
+
+def test_the_page_asks_for_it_with_an_evaluation(retried_at) -> None:
+    weights = {"held": ["policy-9"]}
+    status = {"state": "idle", "takes_orders": True, "policy_version": "policy-9", "weights": weights}
+    retried_at.robots.post(User("wx-0", "robot"), status, b"")
+    console = Console(retried_at)
+    token = console.gate.issue(User("ada", "operator"))
+    page = TestClient(create_app(console.sources, console.gate), headers={"Authorization": f"Bearer {token}"})
+    asked = {"kind": "evaluation", "robots": "wx-0", "tasks": "lift"}
+    for wrong, said in (({"retry": "1"}, "retry.max"), ({"retry_judge": "judge-1"}, "needs a number of attempts")):
+        refused = page.post("/queue", data={**asked, **wrong}, headers={"Accept": "application/json"})
+        assert (refused.status_code, said in refused.text) == (422, True), refused.text
+    added = page.post("/queue", data={**asked, "retry": "3"}, headers={"Accept": "application/json"})
+    assert added.status_code == 200, added.text
+    with Trainer(retried_at.address, None, insecure=True) as there:
+        (entry,) = there.queue.list()
+    assert entry.spec["retry"] == {"max": 3, "judge": ""}
 
 
 def test_what_trying_again_came_to_is_printed(retried_at, capsys) -> None:

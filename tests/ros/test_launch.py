@@ -232,12 +232,15 @@ def test_identity_that_is_not_there_is_refused_before_anything_starts(bridge, tm
 def test_evaluate_launch_starts_graph_and_evaluation_and_ends(launch_modules) -> None:
     launch_file = load("evaluate.launch.py")
     context = texts(
-        tasks="lift,push", seed_start="5", seed_count="2", checkpoints="", scene="standard", json="/tmp/r.json"
-    )
+        tasks="lift,push", seed_start="5", seed_count="2", checkpoints="", scene="standard", json="/tmp/r.json",
+        retry="3", retry_judge="",
+    )  # fmt: skip
     robot, evaluation, end = launch_file.start(context)
     assert type(robot).__name__ == "IncludeLaunchDescription"
     command = evaluation.named["cmd"]
     assert command[:3] == ["/install/gymnast_ros/lib/gymnast_ros/evaluate_once", "--tasks", "lift,push"]
+    assert command[command.index("--retry") + 1] == "3"
+    assert "--retry-judge" not in command
     assert end.positional[0].named["target_action"] is evaluation
     ended = end.positional[0].named["on_exit"]
     assert [type(action).__name__ for action in ended(SimpleNamespace(returncode=0), None)] == ["EmitEvent"]

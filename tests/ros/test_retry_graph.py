@@ -18,6 +18,7 @@ from gymnast_core.types import Outcome
 from gymnast_core.wire.gymnast.v1 import judge_pb2
 from gymnast_core.wire.judging import frames_from
 from gymnast_ros.bringup import Graph, GraphConfig
+from gymnast_ros.nodes import evaluate_once
 from gymnast_ros.run.codec import BadRequestError
 from tests.ros.conftest import wait_until
 
@@ -124,6 +125,14 @@ def test_an_evaluation_from_the_command_line_keeps_the_two_apart(
     written = json.loads(out.read_text())
     assert [row["attempt"]["index"] for row in written["episodes"]] == [0, 0, 0]
     assert [len(group["retries"]) for group in written["groups"]] == [1, 0, 1]
+
+
+def test_the_program_of_the_launch_file_takes_it(domain_id, judge, still, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain_id))
+    judge.words = [Outcome.FAILURE, Outcome.SUCCESS]
+    words = ["--tasks", "lift", "--seed-count", "1", "--checkpoints", still, "--retry", "3"]
+    assert evaluate_once.main(words) == 0
+    assert "tried again: 0/1 at first, 0/1 within 3 attempts" in capsys.readouterr().out
 
 
 def test_the_services_take_it_from_parameters(client, judge, still) -> None:
