@@ -8,7 +8,13 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
 from cloud_trainer.store.tables import METADATA
 from gymnast_core.errors import ConfigError, CorruptError, StorageError
-from tests.contracts.store_contract import BlobStoreContract, JobStoreContract, MetaStoreContract, put
+from tests.contracts.store_contract import (
+    BlobStoreContract,
+    JobStoreContract,
+    JudgementsContract,
+    MetaStoreContract,
+    put,
+)
 
 
 @pytest.fixture
@@ -93,6 +99,18 @@ class TestPostgresJobs(JobStoreContract):
     @pytest.fixture
     def store(self, postgres):
         return SqlJobStore(postgres)
+
+
+class TestSqliteJudgements(JudgementsContract):
+    @pytest.fixture
+    def database(self, sqlite):
+        return sqlite
+
+
+class TestPostgresJudgements(JudgementsContract):
+    @pytest.fixture
+    def database(self, postgres):
+        return postgres
 
 
 def test_sqlite_flushes_every_commit(sqlite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +12,11 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from cloud_trainer.store.judgements import SqlJudgements
 from cloud_trainer.store.protocols import CheckpointRow, EpisodeRow, JobEnd, ReleaseRow, Usage
+from cloud_trainer.store.sql_meta import SqlMetaStore
+from gymnast_core.outcome import Judgement
+from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import IdReusedError, InvalidIdError, NotFoundError
 
 
@@ -388,3 +393,41 @@ class JobStoreContract:
         assert [row.job_id for row in store.list("default")] == jobs[::-1]
         assert len(store.list(None)) == 4
         assert store.list("default", state="done") == []
+
+
+class JudgementsContract:
+    """Implementations give `database`: an empty one."""
+
+    def test_what_judges_found_beside_what_people_labelled(self, database):
+        meta, judgements = SqlMetaStore(database), SqlJudgements(database)
+        place = {"task": "lift", "scene": "bench", "held_out": True}
+        won, open_ = Judgement(Outcome.SUCCESS, 0.9, 3, "j1", "saw it"), Judgement.abstain("in its band", judge="j1")
+        for name, label, by in (
+            ("right", "success", "robot:r/operator:ana"), ("wrong", "failure", "operator:ana"),
+            ("own", "success", "robot:r/judge:j1"), ("waits", "unlabelled", ""), ("other", "success", "operator:eve"),
+        ):  # fmt: skip
+            tenant = "acme" if name == "other" else "default"
+            row = EpisodeRow(0, tenant, name, "r", name, 1, 0, "valid", "", "lift", label, by, 3, "p", {})
+            meta.add_episodes([row])
+            assert judgements.add(tenant, name, open_ if name == "waits" else won, **place)
+        assert not judgements.add("default", "right", open_, **place), "what was found first stands"
+        counts = {(one.label, one.n) for one in judgements.counts("default", judge="j1", task="lift", scene="bench")}
+        assert counts == {(Outcome.SUCCESS, 1), (Outcome.FAILURE, 1)}, (
+            "neither its own label nor another tenant's counts"
+        )
+        evidence = judgements.evidence("default", judge="j1", task="lift", scene="bench")
+        assert [(one.episode_id, one.labelled_by) for one in evidence] == [
+            ("right", "robot:r/operator:ana"), ("wrong", "operator:ana"),
+        ]  # fmt: skip
+        waiting = judgements.doubtful("default", before=0, limit=9)
+        assert [(one.episode_id, one.judgements[0].outcome) for one in waiting] == [
+            ("waits", Outcome.ABSTAIN), ("wrong", Outcome.SUCCESS),
+        ]  # fmt: skip
+        assert [one.episode_id for one in judgements.doubtful("default", before=waiting[0].sequence, limit=9)] == [
+            "wrong"
+        ]
+        judgements.settle("default", "wrong", "operator:ana")
+        assert [one.episode_id for one in judgements.doubtful("default", before=0, limit=9)] == ["waits"]
+        assert judgements.known("default", "j1", ["right", "other"]) == {"right"}
+        assert judgements.count("default") == 4
+        assert math.isnan(judgements.of("default", "waits")[0].score)
