@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
 
 from cloud_trainer.console import User, pages
@@ -96,14 +98,14 @@ def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
         if "POST" in (getattr(route, "methods", None) or ())
     }
     rest = posts - {"/adapt", "/adapt/{adaptation_id}/{step}", "/login", "/logout"}
-    assert len(rest) == 8
+    assert len(rest) >= 8
     bench.add_episode("ep-1")
     checkpoint = bench.add_policy(0.01)
     job = bench.service.jobs.submit("default", "improve", {}, "k", "ana").job_id
     known = {"episode_id": "ep-1", "checkpoint_id": checkpoint, "job_id": job, "trial_id": "trial-1", "name": "loop-1"}
     for address in rest:
         for how in ("publish", "promote", "rollback"):
-            path = address.format(**known, how=how)
+            path = address.format_map(defaultdict(lambda: "some-1", {**known, "how": how}))
             answer = robot.post(path, data={"outcome": "success", "reason": "x"}, headers=JSON)
             if address == "/jobs/{job_id}/cancel":  # which a robot may do, of jobs it knows
                 assert (answer.status_code, "there is no job" in answer.text) == (404, True)
