@@ -102,7 +102,14 @@ def test_a_robot_sees_no_page_no_picture_and_does_nothing_else(bench, robot):
     bench.add_episode("ep-1")
     checkpoint = bench.add_policy(0.01)
     job = bench.service.jobs.submit("default", "improve", {}, "k", "ana").job_id
-    known = {"episode_id": "ep-1", "checkpoint_id": checkpoint, "job_id": job, "trial_id": "trial-1", "name": "loop-1"}
+    known = {
+        "episode_id": "ep-1",
+        "checkpoint_id": checkpoint,
+        "job_id": job,
+        "trial_id": "trial-1",
+        "name": "loop-1",
+        "step": "cancel",
+    }
     for address in rest:
         for how in ("publish", "promote", "rollback"):
             path = address.format_map(defaultdict(lambda: "some-1", {**known, "how": how}))
