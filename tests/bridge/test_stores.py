@@ -6,6 +6,7 @@ from cloud_trainer.store import open_blobs
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from cloud_trainer.store.sql_meta import SqlMetaStore
+from cloud_trainer.store.sql_queue import SqlQueueStore
 from cloud_trainer.store.tables import METADATA
 from gymnast_core.errors import ConfigError, CorruptError, StorageError
 from tests.contracts.store_contract import (
@@ -13,6 +14,7 @@ from tests.contracts.store_contract import (
     JobStoreContract,
     JudgementsContract,
     MetaStoreContract,
+    QueueStoreContract,
     put,
 )
 
@@ -147,3 +149,15 @@ def test_closed_database_refuses_instead_of_touching_freed_memory(tmp_path):
     database.close()
     with pytest.raises(StorageError, match="closed"), database.transaction():
         pass
+
+
+class TestSqliteQueue(QueueStoreContract):
+    @pytest.fixture
+    def store(self, sqlite):
+        return SqlQueueStore(sqlite)
+
+
+class TestPostgresQueue(QueueStoreContract):
+    @pytest.fixture
+    def store(self, postgres):
+        return SqlQueueStore(postgres)

@@ -15,6 +15,7 @@ from blake3 import blake3
 from cloud_trainer.store.judgements import SqlJudgements
 from cloud_trainer.store.protocols import CheckpointRow, EpisodeRow, JobEnd, ReleaseRow, Usage
 from cloud_trainer.store.sql_meta import SqlMetaStore
+from cloud_trainer.store.sql_queue import PortionRow, QueuePause, QueueRow, StartRow
 from gymnast_core.outcome import Judgement
 from gymnast_core.types import Outcome
 from gymnast_core.wire.errors import IdReusedError, InvalidIdError, NotFoundError
@@ -431,3 +432,85 @@ class JudgementsContract:
         assert judgements.known("default", "j1", ["right", "other"]) == {"right"}
         assert judgements.count("default") == 4
         assert math.isnan(judgements.of("default", "waits")[0].score)
+
+
+class QueueStoreContract:
+    """Inherit and give `store`, empty."""
+
+    def row(self, entry_id: str = "entry-1", **fields) -> QueueRow:
+        usual = QueueRow(
+            entry_id, "default", entry_id, "evaluation", "", "lift from 3 starts", ("wx-1", "wx-2"),
+            {"tasks": ["lift"], "seed_start": 2**53 - 9, "seed_count": 3}, 5, 0, "ana", total=3, created_ns=1,
+            since_ns=1,
+        )  # fmt: skip
+        return replace(usual, **fields)
+
+    def test_an_entry_comes_back_as_it_was_and_its_key_adds_no_second_one(self, store):
+        first = store.add(self.row())
+        assert first == self.row(place=first.place)
+        assert store.add(self.row("entry-2", key="entry-1")) == first
+        second = store.add(self.row("entry-2"))
+        assert second.place > first.place
+        assert store.open_entries() == [first, second]
+        ended = replace(first, state="done", result={"all": {"n": 3}}, done=3, ended_ns=9, paused=False)
+        store.save(ended, replace(second, paused=True, reason="paused by ana"))
+        assert store.open_entries() == [replace(second, paused=True, reason="paused by ana")]
+        assert store.ended_entries("default", 10) == [ended]
+        assert store.find("default", entry_id="entry-1") == store.find("default", key="entry-1") == ended
+        assert store.find("acme", entry_id="entry-1") is None
+        assert store.ended_entries("acme", 10) == []
+
+    def test_two_tenants_may_use_one_key(self, store):
+        store.add(self.row("entry-1", key="nightly"))
+        other = store.add(self.row("entry-2", key="nightly", tenant="acme"))
+        assert other.entry_id == "entry-2"
+
+    def test_an_episode_is_noted_once_and_the_first_one_stays(self, store):
+        store.add(self.row())
+        rows = [StartRow("lift", seed, "wx-1", won, f"ep-{seed}", "", "", 5) for seed, won in ((2, None), (1, True))]
+        store.note("entry-1", rows)
+        store.note("entry-1", [replace(rows[0], success=False, robot="wx-2"), replace(rows[0], seed=3)])
+        assert store.starts("entry-1") == [rows[1], rows[0], replace(rows[0], seed=3)]
+        assert store.starts("entry-2") == []
+
+    def test_a_robot_has_one_portion_in_hand(self, store):
+        portions = [
+            PortionRow(f"portion-{n}", "default", robot, "entry-1", n, "evaluate", {"seed_start": n}, 7)
+            for n, robot in ((1, "wx-1"), (2, "wx-1"), (3, "wx-2"))
+        ]
+        for portion in portions:
+            store.give(portion)
+        store.give(replace(portions[2], attempt=4))
+        assert sorted(store.portions(), key=lambda one: one.robot) == [portions[1], replace(portions[2], attempt=4)]
+        store.take_back("default", "wx-1")
+        assert [one.robot for one in store.portions()] == ["wx-2"]
+
+    def test_a_robots_queue_rests_until_it_is_resumed(self, store):
+        store.pause(QueuePause("default", "wx-1", "ana", "", 1))
+        store.pause(QueuePause("default", "wx-1", "bea", "a new table", 2))
+        assert store.pauses() == [QueuePause("default", "wx-1", "bea", "a new table", 2)]
+        store.resume("acme", "wx-1")
+        assert len(store.pauses()) == 1
+        store.resume("default", "wx-1")
+        assert store.pauses() == []
+
+    def test_the_oldest_ended_entries_are_forgotten_with_their_episodes(self, store):
+        for number in range(5):
+            store.add(self.row(f"entry-{number}"))
+            store.note(f"entry-{number}", [StartRow("lift", 1, "wx-1", True, "", "", "", 5)])
+            if number < 4:
+                store.save(self.row(f"entry-{number}", state="cancelled", ended_ns=10 + number))
+        store.forget("default", 2)
+        assert [row.entry_id for row in store.ended_entries("default", 10)] == ["entry-3", "entry-2"]
+        assert [len(store.starts(f"entry-{number}")) for number in range(5)] == [0, 0, 1, 1, 1]
+
+    def test_what_is_undone_leaves_nothing(self, store):
+        def fail() -> None:
+            with store.transaction():
+                store.add(self.row())
+                store.give(PortionRow("portion-1", "default", "wx-1", "entry-1", 1, "evaluate", {}, 7))
+                raise ValueError("on purpose")
+
+        with pytest.raises(ValueError, match="on purpose"):
+            fail()
+        assert (store.open_entries(), store.portions()) == ([], [])
