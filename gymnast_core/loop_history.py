@@ -21,6 +21,14 @@ class TriedCandidate(TypedDict):
     losses: int
 
 
+class GatedCandidate(TypedDict):
+    """A candidate that went through the gate before any robot got it."""
+
+    candidate: str
+    refused: str
+    """Why it did not pass; empty where it did."""
+
+
 class LoopRound(TypedDict, total=False):
     """One round; what comes after its training is there where something was trained."""
 
@@ -35,6 +43,7 @@ class LoopRound(TypedDict, total=False):
     judge: str
     judge_trust: JsonObject
     imagined_reward: JsonValue
+    gate: list[GatedCandidate]
     canary: list[TriedCandidate]
     promoted: bool
     after: SuccessCounts

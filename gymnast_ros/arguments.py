@@ -12,6 +12,7 @@ from typing import cast
 import yaml
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.records.gate_rule import GATE_MODES, GateMode
 from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.spec import RATES_HZ
 from gymnast_core.wire.address import Address
@@ -90,6 +91,13 @@ ARGUMENTS = (
     Argument("device", "auto", "where a large policy runs: auto, cpu, cuda, cuda:N"),
     Argument("realtime", "false", "arm and gate with SCHED_FIFO; needs an rtprio limit for this user", FLAG),
     Argument("teleop", "false", "start the joystick node", FLAG),
+    Argument(
+        "gate",
+        "",
+        "a release without a passed gate record is refused (required), warned of or taken in; empty is required on a "
+        "real arm, off on the simulated one",
+        ("", *GATE_MODES),
+    ),
     Argument("orders", "false", "the trainer's operators may run episodes on this robot", FLAG),
     Argument("parameters", "", "YAML file of further node parameters, as config/robot_widowx.yaml"),
     Argument("enclaves", "", "SROS2 keystore of `gymnast enclaves`; empty runs without DDS security"),
@@ -122,6 +130,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         device=values["device"],
         realtime=values["realtime"] == "true",
         teleop=values["teleop"] == "true",
+        gate=cast(GateMode, values["gate"]) if values["gate"] else None,
         orders=values["orders"] == "true",
         page=int(values["page"] or 0),
         judge=values["judge"] == "auto",

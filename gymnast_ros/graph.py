@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.records.gate_rule import GateMode
 from gymnast_core.settings import Device, Settings
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.wire.address import Address
@@ -107,6 +108,9 @@ class GraphConfig(Settings):
     """Start the joystick node."""
     judge: bool = False
     """The trainer's judge labels what nobody else labels, where it is proven there, and may end episodes early."""
+    gate: GateMode | None = None
+    """What a release must show before this robot takes it in: required is a passed gate record, warn takes it in and
+    reports it, off asks for none. None is required on a real arm, and off on the simulated one."""
     orders: bool = False
     """The trainer's operators may run episodes on this robot, e.g. to adapt it to its scene."""
     page: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -161,6 +165,11 @@ class GraphConfig(Settings):
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ConfigError(f"parameter {name} of {node} must be a list of texts, got {value!r}")
         return [str(item) for item in value]
+
+    @property
+    def gate_mode(self) -> GateMode:
+        """What a release must show here."""
+        return self.gate or ("off" if self.robot == "sim" else "required")
 
     @property
     def vendor_name(self) -> str:
@@ -219,7 +228,7 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
         link = {"trainer": config.trainer, "identity": str(config.identity) if config.identity else ""}
         link |= {"policy": ""} if config.policy.startswith(ELSEWHERE) else {}  # nothing to install
         given: dict[str, ParameterValue] = {**store, **link, "take_orders": config.orders, "device": config.device}
-        given |= {"insecure": config.insecure, "trusted_keys": config.trusted_keys}
+        given |= {"insecure": config.insecure, "trusted_keys": config.trusted_keys, "gate": config.gate_mode}
         specs.append(NodeSpec("bridge", "bridge", given))
     if config.teleop:
         specs.append(NodeSpec("teleop", "teleop"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from cloud_trainer.app.settings import Arms
 from cloud_trainer.flows.arms import Connect, Errand
+from cloud_trainer.flows.gating import Gating
 from cloud_trainer.flows.loop_engine import ArmLoopEngine
 from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.flows.trials import Trials
@@ -20,17 +21,13 @@ def engine_for(
     service: Service, arms: Arms, shelf: Shelf, tenant: str, *, allowed: Collection[str] = ()
 ) -> SceneEngine:
     """Adapts a tenant's robots that report to this service and take its orders."""
-
-    def offer(checkpoint_id: str, robot: str) -> None:
-        service.publisher.publish(tenant, shelf.path(checkpoint_id), robots=[robot])
-
     return SceneEngine(
         connect=_reach(service, tenant), jobs=service.jobs,
         catalogue=service.episodes_of(tenant), shelf=shelf, tenant=tenant,
         work=service.config.folder / "jobs",
         book=SceneBook(tenant_folder(service.config.folder, tenant) / SCENES),
         scene=arms.scene, config=arms.config, rule=arms.rule, guard_pairs=arms.guard_pairs,
-        price_per_hour=arms.price_per_hour, offer=offer,
+        price_per_hour=arms.price_per_hour, gating=_gating(service, shelf, tenant),
         allowed=allowed,
     )  # fmt: skip
 
@@ -40,8 +37,18 @@ def loop_engine_for(
 ) -> ArmLoopEngine:
     """Runs the loops of a tenant's robots that report to this service and take its orders."""
     return ArmLoopEngine(
-        tenant, _reach(service, tenant), service.jobs, trials, shelf, allowed,
+        tenant, _reach(service, tenant), service.jobs, trials, shelf, _gating(service, shelf, tenant), allowed,
     )  # fmt: skip
+
+
+def _gating(service: Service, shelf: Shelf, tenant: str) -> Gating:
+    """How a tenant's flows bring their candidates to robots."""
+
+    def offer(checkpoint_id: str, robots: Sequence[str]) -> None:
+        service.publisher.publish(tenant, shelf.path(checkpoint_id), robots=robots)
+
+    gaps = partial(service.gates.gaps, tenant, warned=True)
+    return Gating(tenant, service.jobs, partial(service.gates.asking, tenant), gaps, offer)
 
 
 def _reach(service: Service, tenant: str) -> Connect:

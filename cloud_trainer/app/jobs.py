@@ -11,10 +11,22 @@ from cloud_trainer.jobs.runner import JobInputs, Recorded, run_in_process
 from cloud_trainer.jobs.shelf import Shelf, Shelves
 from cloud_trainer.jobs.submission import check_spec_reach
 from cloud_trainer.service import JobContext
+from gymnast_core.errors import CheckpointError
 from gymnast_core.evaluation.purpose import is_learnable, is_measurement
-from gymnast_core.jobs import ImitateSpec, JobSpec, ReplayResult, ReplaySpec, TrainingResult, TrainingSpec, spec_of
+from gymnast_core.jobs import (
+    GateResult,
+    GateSpec,
+    ImitateSpec,
+    JobSpec,
+    ReplayResult,
+    ReplaySpec,
+    TrainingResult,
+    TrainingSpec,
+    spec_of,
+)
 from gymnast_core.jobs.scene import SceneSpec
 from gymnast_core.json_values import JsonObject
+from gymnast_core.records.gate_record import GateRecord
 
 SETTLE_S = 60.0
 """Longest wait for what has arrived to be checked."""
@@ -59,6 +71,8 @@ class JobProcesses:
             shelf.add(Path(folder))
         if isinstance(result, TrainingResult) and isinstance(spec, TrainingSpec):
             self._keep(context, shelf, result, spec.offer_to)
+        if isinstance(result, GateResult) and isinstance(spec, GateSpec):
+            _keep_gate(context, shelf, GateRecord.of(result.record), spec)
         if isinstance(result, ReplayResult):
             record_rows(context.ledger, result)
         return result.to_json()
@@ -66,9 +80,27 @@ class JobProcesses:
     def _keep(self, context: JobContext, shelf: Shelf, result: TrainingResult, robots: Sequence[str]) -> None:
         """Put candidates on the shelf, and offer them to the robots that the submitter named."""
         for candidate in result.candidates:
-            shelf.add(Path(candidate.folder))
+            kept = shelf.path(shelf.add(Path(candidate.folder)).id)
             if robots:  # else somebody offers a candidate on its page
-                context.publish(Path(candidate.folder), robots=robots)
+                context.offer(kept, robots)
+
+
+def _keep_gate(context: JobContext, shelf: Shelf, record: GateRecord, spec: GateSpec) -> None:
+    """Keep what a gate found; where it passed, offer the candidate to the robots that the submitter named.
+
+    A record is kept of the trainer's own worker alone: what another machine reports as a job's end passes by here.
+
+    Raises:
+        CheckpointError: it is not of what was asked for.
+        ProvenanceError: something that the candidate was made from was withdrawn meanwhile.
+    """
+    if (record.candidate, record.incumbent) != (spec.policy, spec.incumbent):
+        raise CheckpointError(f"the gate of {spec.policy} left a record of {record.candidate}")
+    context.gates.book.keep(context.job.tenant, record)
+    context.emit("gated", {"record": record.id, "decision": record.decision, "reason": record.reason})
+    if record.passed and spec.offer_to:
+        context.gates.book.check_promotable(context.job.tenant, spec.policy)
+        context.publish(shelf.path(spec.policy), robots=spec.offer_to)
 
 
 def _recorded(context: JobContext, spec: JobSpec) -> Iterator[Recorded]:

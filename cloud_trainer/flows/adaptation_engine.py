@@ -175,6 +175,15 @@ class AdaptationEngine(Protocol):
         """Imagine old and new from this very frame: old.webp and new.webp (film strips) in folder."""
         ...
 
+    def admit(self, candidate: str, robot: str, folder: Path, emit: Emit, ended: Ended) -> str:
+        """Gate the candidate where its robot asks for that (emits "gate"), and offer it; returns why not, if so.
+
+        Raises:
+            ClosingError: this process ends.
+            JobEndedError: the gate failed to run, or was cancelled.
+        """
+        ...
+
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         """Try it on the arm against the running one by declared sequential rules: a gain here, no harm elsewhere."""
         ...

@@ -73,6 +73,8 @@ class View:
     candidate: str = ""
     ended_by: str = ""
     forgetting: ForgettingFigures = field(default_factory=ForgettingFigures)
+    gate: str = ""
+    """How far the gate before the canary is, in words; empty where the robot asks for none."""
     declared: DeclaredCanary = field(default_factory=dict)
     canary: list[CanaryPair] = field(default_factory=list)
     card: ResultCard = field(default_factory=ResultCard)
@@ -116,6 +118,8 @@ class View:
             self.stage = Stage.PREVIEW
         elif kind == "approved":
             self.stage, self.decided_by = Stage.CANARY, str(data["by"])
+        elif kind == "gate":
+            self.gate = f"{data['done']} of {data['total']} pairs"
         elif kind == "declared":
             self.declared = rest
         elif kind == "pair":
@@ -126,5 +130,5 @@ class View:
             self.stage = Stage.REVERTED if kind == "rejected" else Stage(kind)
             self.card = cast(ResultCard, data.get("card", {}))
             self.reason = str(data.get("reason", "rejected by the operator" if kind == "rejected" else ""))
-        self.revision += kind not in ("job", "iteration", "declared", "pair")
+        self.revision += kind not in ("job", "iteration", "gate", "declared", "pair")
         self.history.append({"kind": kind, "at_ns": whole(data.get("at_ns", 0)), "by": str(data.get("by", ""))})

@@ -137,9 +137,11 @@ class Loop:
         After a restart the same job is followed again; after a failure of the job a new one is begun.
         """
         config = self.config.job.changed(grpo_iterations=self.config.at("grpo_iterations", number))
+        asking = self._engine.asking(self.robots)
+        at_once = tuple(name for name in self.robots if name not in asking)
         spec = ImproveSpec(
             policy=self.policy, world_model=self.world_model, judge=self.judge,
-            seed=self.config.seed * 100 + number, offer_to=tuple(self.robots), config=config,
+            seed=self.config.seed * 100 + number, offer_to=at_once, config=config,
         )  # fmt: skip
         key = f"loop-{self._file.id}-{number}-{self._file.failures(f'{number}/train')}"
         try:
@@ -163,9 +165,27 @@ class Loop:
 
         plan = self._step(f"{number}/canary/declare", declare)
         for candidate in plan["candidates"]:
-            if has_won(self._trial(number, plan, candidate)):
+            if self._passes(number, candidate) and has_won(self._trial(number, plan, candidate)):
                 return str(candidate)
         return self.policy
+
+    def _passes(self, number: int, candidate: str) -> bool:
+        """Whether a candidate may go to the robots that ask for a gate record, which then have it offered."""
+        name = f"{number}/gate/{candidate}"
+        if name not in self._file.steps and not (asking := self._engine.asking(self.robots)):
+            return True
+        key = f"loop-{self._file.id}-{name}-{self._file.failures(name)}"
+
+        def admitted(advance: Advance) -> str:
+            try:
+                return self._engine.admit(candidate, asking, key, self._errand.by, self._ended, advance)
+            except JobEndedError:
+                self._file.note_failure(name)
+                raise
+
+        why = self._step(name, admitted)
+        self.rounds[-1].setdefault("gate", []).append({"candidate": candidate, "refused": why})
+        return not why
 
     def _trial(self, number: int, plan: CanaryPlan, candidate: str) -> ResultCard:
         """Try one candidate until the declared rule decides; returns the result card."""

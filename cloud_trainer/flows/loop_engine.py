@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from cloud_trainer.flows.adaptation_engine import CLOSING, Ended
 from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
+from cloud_trainer.flows.gating import Gating
 from cloud_trainer.flows.job_following import run_job
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrainedRound, TrialStoppedError
 from cloud_trainer.flows.trials import TrialRow, Trials
@@ -36,6 +37,7 @@ class ArmLoopEngine:
         jobs: of the trainer.
         trials: of the trainer.
         shelf: of its checkpoints.
+        gating: how candidates come to robots that ask for a gate record.
         allowed: what loops may reach outside the trainer, see gymnast_core.job.REACHES.
     """
 
@@ -44,6 +46,7 @@ class ArmLoopEngine:
     jobs: SqlJobStore
     trials: Trials
     shelf: Shelf
+    gating: Gating
     allowed: Collection[str] = ()
 
     def check(self, job: JsonObject) -> None:
@@ -74,6 +77,14 @@ class ArmLoopEngine:
         if not result:
             raise JobEndedError(f"the training job of {key} was cancelled")
         return cast(TrainedRound, result)
+
+    def asking(self, robots: Sequence[str]) -> list[str]:
+        """See LoopEngine."""
+        return self.gating.asking(robots)
+
+    def admit(self, candidate: str, robots: Sequence[str], key: str, by: str, ended: Ended, advance: Advance) -> str:
+        """See LoopEngine."""
+        return self.gating.admit(candidate, robots, key=key, by=by, ended=ended, advance=advance)
 
     def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> ResultCard:
         """See LoopEngine."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
@@ -100,6 +100,19 @@ class LoopEngine(Protocol):
         Raises:
             NotTrustedError: it refused to train.
             JobEndedError: it failed or was cancelled.
+            ClosingError: this process ends.
+        """
+        ...
+
+    def asking(self, robots: Sequence[str]) -> list[str]:
+        """Return those of these robots to which nothing is offered before it has passed its gate."""
+        ...
+
+    def admit(self, candidate: str, robots: Sequence[str], key: str, by: str, ended: Ended, advance: Advance) -> str:
+        """Gate a candidate (once per key) and offer it to robots; returns why not, or an empty text.
+
+        Raises:
+            JobEndedError: the gate failed to run, or was cancelled.
             ClosingError: this process ends.
         """
         ...

@@ -21,7 +21,7 @@ from cloud_trainer.flows.adaptation_engine import CLOSING, AdaptationEngine, Bud
 from cloud_trainer.flows.adaptation_view import OPTIONS, Stage, View
 from cloud_trainer.flows.arms import WithdrawnError
 from cloud_trainer.progress import ClosingError
-from gymnast_core.errors import ConfigError, GymnastError, NotPossibleError, OutdatedError
+from gymnast_core.errors import ConfigError, GymnastError, JobEndedError, NotPossibleError, OutdatedError
 from gymnast_core.json_values import JsonObject, whole
 from gymnast_core.records.journal import Journal
 
@@ -243,6 +243,19 @@ class SceneAdaptation:
 
     def _canary(self) -> None:
         view = self._view
+        try:
+            refused = self._engine.admit(
+                view.candidate, view.robot, self.folder, lambda kind, data: self._record(kind, **data), self._ended
+            )
+        except JobEndedError:
+            if not view.cancel_requested:
+                raise
+            self._end_cancelled()
+            return
+        if refused and not view.cancel_requested:
+            self._engine.revert(view.candidate, view.robot, self.folder)
+            self._record("reverted", card={}, reason=f"it did not pass its gate, no arm has run it: {refused}")
+            return
         verdict = self._engine.canary(
             view.candidate,
             view.robot,

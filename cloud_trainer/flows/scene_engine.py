@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,7 @@ from cloud_trainer.flows.adaptation_engine import (
 )
 from cloud_trainer.flows.arm_trials import FLUSH_S, STAGE_S, run_pairs
 from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
+from cloud_trainer.flows.gating import Gating
 from cloud_trainer.flows.job_following import Iterations, follow, run_job
 from cloud_trainer.flows.other_tasks import other_tasks, reason_of
 from cloud_trainer.flows.scene_canary import SceneCanary
@@ -75,7 +76,7 @@ class SceneEngine:
         modes: what of the policy is trained: what its checkpoint is, or an adapter that travels without its parent.
         price_per_hour: of this trainer, for budgets in money.
         allowed: what requests may reach outside the trainer, see gymnast_core.job.REACHES; config may anything.
-        offer: offers a checkpoint of the shelf to one robot; asked before its canary, which a person approved.
+        gating: how a candidate comes to its robot, gated first where that asks for it; None offers nothing.
     """
 
     connect: Connect
@@ -92,7 +93,7 @@ class SceneEngine:
     modes: tuple[str, ...] = ("full", "lora")
     price_per_hour: float = 0.0
     allowed: Collection[str] = ()
-    offer: Callable[[str, str], None] = lambda checkpoint, robot: None
+    gating: Gating | None = None
 
     def check(self, request: SceneRequest) -> None:
         """Return if its checkpoints are here and its settings exist."""
@@ -234,10 +235,20 @@ class SceneEngine:
                 f"job {job_id} left no {name} at this trainer ({error.strerror}); another machine reported its end"
             ) from error
 
+    def admit(self, candidate: str, robot: str, folder: Path, emit: Emit, ended: Ended) -> str:
+        """Gate the candidate where the robot asks for that, and offer it."""
+        if self.gating is None:
+            return ""
+
+        def advance(done: int, total: int, note: str) -> None:
+            emit("gate", {"done": done, "total": total, "note": note})
+
+        by, key = _errand(self._request(folder)["by"], folder).by, f"{folder.name}-gate-{candidate}"
+        return self.gating.admit(candidate, [robot], key=key, by=by, ended=ended, advance=advance)
+
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         """Run the blinded trial until its rule decides; after a win, look for harm on the other tasks."""
         request, client = self._request(folder), self._robot(robot, folder)
-        self.offer(candidate, robot)
         client.wait_staged([candidate], STAGE_S)
         canary = SceneCanary(self.catalogue, client, self.rule, self.guard_pairs, emit, stop)
         card = canary.run(candidate, robot, request, folder)

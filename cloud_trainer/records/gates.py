@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from cloud_trainer.records.graph import ProvenanceGraph
 from cloud_trainer.records.provenance import unmistaken
@@ -16,6 +16,19 @@ LOG = logging.getLogger(__name__)
 GATE = "gate"
 CANDIDATE, INCUMBENT = "candidate", "incumbent"
 """Roles of a gate's parents."""
+
+
+@dataclass(frozen=True)
+class GateGap:
+    """A robot that would refuse a checkpoint.
+
+    Attributes:
+        robot: its name.
+        incumbent: what it runs, which the gate must be held against; empty where it runs nothing.
+    """
+
+    robot: str
+    incumbent: str
 
 
 class GateBook:
@@ -53,6 +66,14 @@ class GateBook:
             else:
                 LOG.error("gate_record_damaged tenant=%s record=%s error=its content is %s", tenant, node.id, record.id)
         return found
+
+    def check_promotable(self, tenant: str, checkpoint_id: str) -> None:
+        """Return if nothing that a checkpoint was made from was withdrawn.
+
+        Raises:
+            ProvenanceError: something was.
+        """
+        self._graph_of(tenant).check_promotable(checkpoint_id)
 
     def fitting(
         self, tenant: str, candidate: str, runs: Sequence[str], *, since_ns: int = 0

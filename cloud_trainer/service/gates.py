@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from cloud_trainer.records.gates import GateBook
+from cloud_trainer.records.gates import GateBook, GateGap
 from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.authority import Who
 from gymnast_core.records.gate_record import GateRecord
@@ -16,19 +15,7 @@ from gymnast_core.robot_status import GateStatus, RobotStatus, WeightsStatus
 from gymnast_core.text import one_line
 
 _MOST_FOUND = 400
-
-
-@dataclass(frozen=True)
-class GateGap:
-    """A robot that would refuse a checkpoint.
-
-    Attributes:
-        robot: its name.
-        incumbent: what it runs, which the gate must be held against; empty where it runs nothing.
-    """
-
-    robot: str
-    incumbent: str
+_ASKING = ("required", "warn")
 
 
 class GateDesk:
@@ -56,16 +43,20 @@ class GateDesk:
             robots: names; "*" is every one that reports.
             warned: also those that would take it in and warn.
         """
-        asked = ("required", "warn") if warned else ("required",)
+        modes = _ASKING if warned else _ASKING[:1]
         found = []
         for name, status in self._statuses(tenant, robots):
             gate, runs = _gate(status), _runs(status)
-            if gate.get("mode") not in asked or runs == checkpoint_id:
+            if gate.get("mode") not in modes or runs == checkpoint_id:
                 continue
             since_ns = time.time_ns() - int(gate.get("max_age_s", 0.0) * 1e9)
             if self.book.fitting(tenant, checkpoint_id, [runs], since_ns=since_ns) is None:
                 found.append(GateGap(name, runs))
         return found
+
+    def asking(self, tenant: str, robots: Sequence[str]) -> list[str]:
+        """Return those of these robots that ask for a gate record, or warn without one."""
+        return [name for name, status in self._statuses(tenant, robots) if _gate(status).get("mode") in _ASKING]
 
     def override(self, who: Who, checkpoint_id: str, reason: str) -> GateOverride:
         """Return somebody's word in place of a record, with what the gate said so far."""

@@ -276,7 +276,9 @@ class Service:
         folder = self.config.folder / "jobs" / job.job_id
         folder.mkdir(parents=True, exist_ok=True)
         ledger = self.ledgers.of(job.tenant)
-        return JobContext(job, episodes, self.blobs, self.meta, self.publisher, ledger, folder, self.jobs, stop)
+        return JobContext(
+            job, episodes, self.blobs, self.meta, self.publisher, self.gates, ledger, folder, self.jobs, stop
+        )
 
     def _listen(self) -> int:
         """Take the port; returns it. gRPC does not say why it cannot, so a listener of our own asks first."""

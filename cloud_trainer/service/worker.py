@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cloud_trainer.flows.gating import GATE_JOB, by_incumbent, gate_spec
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.records.ledger import CalibrationLedger
+from cloud_trainer.service.gates import GateDesk
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import BlobStore, JobRow, MetaStore
@@ -35,6 +37,7 @@ class JobContext:
         blobs: content-addressed bytes.
         meta: the catalogue.
         publisher: signs and offers checkpoints.
+        gates: gate records, and which robots ask for one.
         ledger: what evaluations of the tenant were worth in imagination.
         folder: scratch of this job; kept when it fails.
     """
@@ -44,6 +47,7 @@ class JobContext:
     blobs: BlobStore
     meta: MetaStore
     publisher: Publisher
+    gates: GateDesk
     ledger: CalibrationLedger
     folder: Path
     _jobs: SqlJobStore
@@ -56,6 +60,18 @@ class JobContext:
     def cancelled(self) -> bool:
         """Whether the runner should stop soon: somebody cancelled the job, or the service is stopping."""
         return self._stop.is_set() or self._jobs.get(self.job.tenant, self.job.job_id).cancel_requested
+
+    def offer(self, checkpoint: Path, robots: Sequence[str]) -> None:
+        """Offer a checkpoint of the shelf to robots: at once to those that take it in, once it is gated to the rest."""
+        tenant, name = self.job.tenant, checkpoint.name
+        gated = by_incumbent(self.gates.gaps(tenant, name, robots, warned=True))
+        waiting = {robot for names in gated.values() for robot in names}
+        if at_once := [robot for robot in robots if robot not in waiting]:
+            self.publish(checkpoint, robots=at_once)
+        for incumbent, names in gated.items():
+            key = f"{self.job.job_id}-gate-{name}-{incumbent or 'first'}"
+            row = self._jobs.submit(tenant, GATE_JOB, gate_spec(name, incumbent, names), key, self.job.submitted_by)
+            self.emit("gating", {"checkpoint_id": name, "job": row.job_id, "robots": names, "against": incumbent})
 
     def publish(self, checkpoint: Path, **options: Any) -> Release:
         """Offer a checkpoint folder to the tenant's robots; see Publisher.publish."""

@@ -33,8 +33,8 @@ def declare(settings: NodeSettings) -> None:
     add("policy", "", "checkpoint folder installed when the store is empty", read_only=True)
     add("probation_episodes", PROBATION_EPISODES, "good episodes a checkpoint needs here before it is trusted", low=0,
         high=10_000, read_only=True)  # fmt: skip
-    add("gate", "off", "what a release must show: required (a passed gate record), warn or off", choices=GATE_MODES,
-        read_only=True)  # fmt: skip
+    add("gate", GATE_MODES[0], "what a release must show: required (a passed gate record), warn or off",
+        choices=GATE_MODES, read_only=True)  # fmt: skip
     add("gate_overrides", True, "an administrator's signed override stands in for a gate record", read_only=True)
     add("gate_days", MAX_AGE_DAYS, "an older gate record does not count", low=0.01, high=3650.0, read_only=True)
     argument(Swap, "checkpoint_id", "", name="swap_to")

@@ -96,6 +96,9 @@ class SteeredEngine:
     def preview(self, candidate: str, folder: Path, ended: Ended) -> None:
         self.calls.append("preview")
 
+    def admit(self, candidate: str, robot: str, folder: Path, emit: Emit, ended: Ended) -> str:
+        return ""
+
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         self.calls.append("canary")
         self._wait("canary")

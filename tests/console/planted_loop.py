@@ -93,6 +93,9 @@ class PlantedEngine:
         self._answers = {1: better, 2: same, 3: ""}
         self.hold, self.trained, self.asked = hold, [], threading.Event()
         self.errands: list[Errand] = []
+        self.asks_gate: list[str] = []
+        self.gate_says: dict[str, str] = {}
+        self.admitted: list[tuple[str, tuple[str, ...], str, str]] = []
         self.named: list[str] = []
 
     def check(self, job: Mapping[str, Any]) -> None:
@@ -127,6 +130,13 @@ class PlantedEngine:
             "audit": {"agreement": 0.82 + 0.04 * number, "optimism": 0.12 - 0.03 * number},
             "judge_trust": {"tasks": [trusted]}, "imagined_reward": [],
         }  # fmt: skip
+
+    def asking(self, robots: Sequence[str]) -> list[str]:
+        return [name for name in robots if name in self.asks_gate]
+
+    def admit(self, candidate: str, robots: Sequence[str], key: str, by: str, ended: Ended, advance: Advance) -> str:
+        self.admitted.append((candidate, tuple(robots), key, by))
+        return self.gate_says.get(candidate, "")
 
     def try_out(self, asked: CanaryRequest, ended: Ended, advance: Advance) -> Mapping[str, Any]:
         self.named.append(asked.by)

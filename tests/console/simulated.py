@@ -160,6 +160,9 @@ class SimulatedScene:
                 frames: ByteArray = next(iter(episode.images.values()))
                 (folder / f"{name}.webp").write_bytes(film(frames))
 
+    def admit(self, candidate: str, robot: str, folder: Path, emit: Emit, ended: Ended) -> str:
+        return ""
+
     def canary(self, candidate: str, robot: str, folder: Path, emit: Emit, stop: Stop) -> CanaryVerdict:
         text = json.loads((folder / "request.json").read_text())["instruction"]
         plan = TrialPlan(

@@ -113,6 +113,25 @@ def test_a_step_that_fails_for_good_ends_the_loop_with_its_reason_and_models_lef
     assert engine.trained[0][1]["world_model"] == "world_model-newest"
 
 
+def test_a_candidate_that_fails_its_gate_meets_no_arm_and_the_round_says_why(tmp_path):
+    engine = PlantedEngine(NAMES)
+    engine.asks_gate = ["wx-0"]
+    engine.gate_says = {NAMES[1]: "gate-00 against policy-a: it races"}
+    loops = Loops(tmp_path, lambda tenant: engine)
+    loops.start("lab-a", planted_config(), robots=("wx-0",), by="ana")
+    view = over(loops)
+    assert view.state == "done", view.reason
+    first, second, _ = view.history["rounds"]
+    assert first["gate"] == [{"candidate": NAMES[1], "refused": "gate-00 against policy-a: it races"}]
+    assert "canary" not in first
+    assert second["gate"] == [{"candidate": NAMES[2], "refused": ""}]
+    assert [row["candidate"] for row in second["canary"]] == [NAMES[2]]
+    assert [spec["offer_to"] for _, spec in engine.trained] == [[], [], []], "nothing is offered before it has passed"
+    assert [(candidate, robots) for candidate, robots, _, _ in engine.admitted] == [
+        (NAMES[1], ("wx-0",)), (NAMES[2], ("wx-0",)),
+    ]  # fmt: skip
+
+
 def test_a_robot_that_runs_what_the_trainer_lacks_moves_for_no_loop(tmp_path):
     engine = PlantedEngine(NAMES)
     engine.robot.policy_version = "policy-from-elsewhere"

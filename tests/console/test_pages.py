@@ -269,6 +269,28 @@ def test_harm_on_another_task_is_told_on_the_adaptation_and_its_card(bench, tmp_
     assert not bench.ask.flows.has_won("default", "policy-candidate")
 
 
+def test_a_candidate_goes_through_the_gate_before_its_canary_and_one_that_fails_meets_no_arm(bench, monkeypatch):
+    held = threading.Event()
+
+    def admit(candidate, robot, folder, emit, ended):
+        emit("gate", {"done": 15, "total": 100, "note": ""})
+        assert held.wait(20)
+        return "gate-00 against policy-a: it oscillates"
+
+    monkeypatch.setattr(bench.engine, "admit", admit)
+    ana = bench.client("ana", "operator")
+    name = bench.adapt(ana, "preview")
+    bench.step(ana, name, "approve")
+    wait_for(lambda: bench.view(name).gate, "the gate")
+    assert (
+        "15 of 100 pairs; bridge-1 gets the candidate when it has passed this gate." in ana.get(f"/adapt/{name}").text
+    )
+    held.set()
+    bench.until(name, "reverted")
+    assert "no arm has run it: gate-00 against policy-a: it oscillates" in ana.get(f"/adapt/{name}").text
+    assert "canary" not in bench.engine.calls
+
+
 def test_a_budget_in_money_is_asked_for_where_training_has_a_price(bench) -> None:
     ana = bench.client("ana", "operator")
     adaptation_id = bench.adapt(ana, "ready")

@@ -90,6 +90,15 @@ def test_launch_file_starts_the_graph_of_the_starter(bridge, arguments, tmp_path
         assert node["respawn"] == spec.respawn
 
 
+def test_a_real_arm_takes_no_release_without_a_gate_record_unless_somebody_says_so() -> None:
+    def mode(robot: str, **given: Any) -> object:
+        made = graph(GraphConfig(folder=Path("x"), robot=robot, trainer="t:1", insecure=True, **given))
+        return next(spec for spec in made if spec.name == "bridge").parameters["gate"]
+
+    assert (mode("widowx"), mode("sim")) == ("required", "off")
+    assert (mode("widowx", gate="warn"), mode("sim", gate="required")) == ("warn", "required")
+
+
 def test_every_executable_is_a_console_script_and_a_module() -> None:
     scripts = (ROOT / "setup.py").read_text()
     for robot in ("sim", "widowx"):

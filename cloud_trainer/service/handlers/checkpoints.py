@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cloud_trainer.records.gates import GateGap
 from cloud_trainer.records.trail import Trail, Trails
-from cloud_trainer.service.gates import GateDesk, GateGap
+from cloud_trainer.service.gates import GateDesk
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.handlers.robots import RobotHandlers
 from cloud_trainer.service.publish import Publisher, Within

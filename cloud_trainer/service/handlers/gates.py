@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cloud_trainer.flows.gating import GATE_JOB, by_incumbent, gate_spec
 from cloud_trainer.service.gates import GateDesk
 from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers, Signed
 from cloud_trainer.service.handlers.jobs import JobHandlers
 from cloud_trainer.service.handlers.robots import RobotHandlers
 from gymnast_core.authority import Who, authorise
-from gymnast_core.json_values import JsonObject
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.signing import EVERY_ROBOT
 
-GATE_JOB = "gate"
 _MOST_KEY = 200
 Shelve = Callable[[str, str], None]
 """(tenant, checkpoint): puts what was only ever published where jobs find it."""
@@ -79,9 +77,7 @@ class GateHandlers:
             authorise(who, "publish")
         self._checkpoints.check_known(who, checkpoint_id)
         gaps = self._desk.gaps(who.tenant, checkpoint_id, tuple(robots) or (EVERY_ROBOT,), warned=True)
-        against: dict[str, list[str]] = defaultdict(list)
-        for gap in gaps:
-            against[gap.incumbent].append(gap.robot)
+        against = by_incumbent(gaps)
         return [self._begin(who, checkpoint_id, incumbent, names, offer) for incumbent, names in against.items()]
 
     def offer(self, who: Who, checkpoint_id: str, robots: Sequence[str] = ()) -> tuple[list[BegunGate], Signed | None]:
@@ -111,8 +107,3 @@ class GateHandlers:
         key = self._jobs.fresh_key(who, f"gate-{candidate}-{incumbent or 'first'}-{','.join(offer_to)}"[:_MOST_KEY])
         row = self._jobs.submit(who, GATE_JOB, gate_spec(candidate, incumbent, offer_to), key)
         return BegunGate(row.job_id, incumbent, tuple(robots))
-
-
-def gate_spec(candidate: str, incumbent: str, offer_to: Sequence[str]) -> JsonObject:
-    """Return the spec of the job that gates a candidate, and offers it to these robots once it has passed."""
-    return {"policy": candidate, "incumbent": incumbent, "offer_to": sorted(offer_to)}
