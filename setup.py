@@ -45,7 +45,10 @@ setup(
             "gymnast = gymnast_cli.main:main",
             *(f"{node} = gymnast_ros.nodes.{node}:main" for node in NODES),
         ],
-        "gymnast.gates": ["bullet = gymnast_ros.sim.bullet.gate:BulletGate"],
+        "gymnast.gates": [
+            "bullet = gymnast_ros.sim.bullet.gate:BulletGate",
+            "bullet_pictures = gymnast_ros.sim.bullet.gate:drawn_by_bullet",
+        ],
     },
     license="Apache-2.0",
     zip_safe=False,

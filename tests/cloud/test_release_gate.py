@@ -78,7 +78,7 @@ def test_a_first_policy_has_no_incumbent(tmp_path: Path):
 
 
 def test_an_unknown_simulator_names_those_there_are(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"adds 'hammer' to gymnast.gates; there are \['bullet'\]"):
+    with pytest.raises(ConfigError, match=r"adds 'hammer' to gymnast.gates; there are \['bullet'"):
         release_gate(job(tmp_path / "x", spec(config={"simulator": "hammer"}), events=[]))
 
 

@@ -75,3 +75,10 @@ def test_a_start_repeats_itself_whatever_was_tried_before(gate: BulletGate):
     first = [gate.attempt(expert, "lift the red cube", seed) for seed in range(4)]
     gate.attempt(Always((0.05, 0.0, -0.05, 0.0, 0.0, 0.0, 0.0)), "close the drawer", 9)
     assert [gate.attempt(expert, "lift the red cube", seed) for seed in range(4)] == first
+
+
+def test_bullets_own_pictures_are_another_gate():
+    simulator: BulletGate = extension(GATES, "bullet_pictures")()
+    assert simulator.randomisation["pictures"] == "pybullet"
+    assert simulator.attempt(ScriptedExpert(simulator.env), "close the drawer", 11) == GateAttempt(True)
+    simulator.close()

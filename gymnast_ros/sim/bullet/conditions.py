@@ -79,6 +79,8 @@ class Randomisation:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
+VARIED = Randomisation()
+"""What a gate varies."""
 NOMINAL = Randomisation(
     friction=(1.0, 1.0), payload_kg=(0.0, 0.0), latency_steps=(0, 0), gain=(1.0, 1.0), camera_shift_m=0.0,
     camera_widening_deg=0.0,

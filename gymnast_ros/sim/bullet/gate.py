@@ -17,7 +17,7 @@ from gymnast_core.policy import Policy
 from gymnast_core.rollout import GuardedPolicy, run_episode
 from gymnast_core.spec import EnvSpec
 from gymnast_core.types import FloatArray, Observation, StepResult
-from gymnast_ros.sim.bullet.conditions import Randomisation
+from gymnast_ros.sim.bullet.conditions import VARIED, Randomisation
 from gymnast_ros.sim.bullet.env import BulletEnv
 from gymnast_ros.sim.env import MAX_STEPS
 from gymnast_ros.sim.tasks import TASKS
@@ -108,11 +108,18 @@ class BulletGate:
     """A gymnast_core.evaluation.gate.GateSimulator: the tasks of the simulated arm, in Bullet, varied.
 
     An episode lasts as long as in the other simulator and a step more for each that a command may be late by.
+
+    Args:
+        randomisation: what is varied.
+        own_pictures: let Bullet draw what the policy sees: other looks on top of other physics.
     """
 
-    def __init__(self, randomisation: Randomisation = Randomisation()) -> None:  # noqa: B008  (frozen)
-        self._randomisation = randomisation
-        self._env = BulletEnv(max_steps=MAX_STEPS + randomisation.latency_steps[1], randomisation=randomisation)
+    def __init__(self, randomisation: Randomisation = VARIED, *, own_pictures: bool = False) -> None:
+        self._randomisation, self._own_pictures = randomisation, own_pictures
+        self._env = BulletEnv(
+            max_steps=MAX_STEPS + randomisation.latency_steps[1], randomisation=randomisation,
+            own_pictures=own_pictures,
+        )  # fmt: skip
         self._gated = GatedEnv(self._env)
 
     @property
@@ -128,7 +135,7 @@ class BulletGate:
     @property
     def randomisation(self) -> JsonObject:
         """What is varied from start to start, and how far."""
-        return self._randomisation.to_json()
+        return {**self._randomisation.to_json(), "pictures": "pybullet" if self._own_pictures else "mujoco"}
 
     @property
     def env(self) -> BulletEnv:
@@ -146,3 +153,8 @@ class BulletGate:
     def close(self) -> None:
         """Free the simulator."""
         self._gated.close()
+
+
+def drawn_by_bullet() -> BulletGate:
+    """The same gate with Bullet's own pictures: entry point bullet_pictures."""
+    return BulletGate(own_pictures=True)
