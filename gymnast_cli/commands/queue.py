@@ -115,6 +115,8 @@ def _add(there: Trainer, args: argparse.Namespace, console: Console) -> int:
 
 
 def _practice(args: argparse.Namespace) -> JsonObject:
+    if args.retry is not None or args.retry_judge:
+        raise ConfigError("--retry is for episodes and evaluations: practice tries on by itself")
     given = {name: getattr(args, name) for name in ("task", "reset", "hours")}
     if missing := [f"--{name}" for name, value in given.items() if value is None]:
         raise ConfigError(

@@ -202,6 +202,9 @@ def test_the_page_asks_for_it_with_an_evaluation(retried_at) -> None:
 
 def test_what_trying_again_came_to_is_printed(retried_at, capsys) -> None:
     there = ("--trainer", retried_at.address, "--insecure")
+    wrong = ("queue", "add", "practice", "--task", "put", "--reset", "take", "--hours", "1", "--retry", "2")
+    assert main([*wrong, *there]) == 2
+    assert "practice tries on by itself" in " ".join("".join(capsys.readouterr()).split())
     assert main(["--json", "operate", "retries", *there]) == 0
     (row,) = json.loads(capsys.readouterr().out)["retried"]
     assert (row["policy"], row["figures"]["pass_n"]["k"]) == ("policy-9", 2)
