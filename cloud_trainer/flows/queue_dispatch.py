@@ -56,8 +56,7 @@ class QueueDispatch:
         """Take in a robot's report; returns what it shall be doing now."""
         key, book = (who.tenant, who.name), self._book
         with book.changed:
-            now = book.robot(key)
-            now.status, now.heard_s = status, book.clock_s()
+            self.seen(who, status)
             portion = book.portions.get(key)
             known = portion is not None and news is not None and news.order_id == _order_id(portion)
             if portion is not None and news is not None and known:
@@ -70,6 +69,12 @@ class QueueDispatch:
             if not self._free(key, idle=known or status.get("state") == "idle"):
                 return None
             return self._next_order(key)
+
+    def seen(self, who: Who, status: RobotStatus) -> None:
+        """Note that a robot speaks, also one that does something for a flow."""
+        with self._book.changed:
+            now = self._book.robot((who.tenant, who.name))
+            now.status, now.heard_s = status, self._book.clock_s()
 
     def _next_order(self, key: RobotKey) -> Order | None:
         """What a free robot does next: the portion it has in hand, if there is one, or a new one."""

@@ -45,6 +45,7 @@ class RobotHandlers:
         self.board.post(who, status, frame)
         if weights := status.get("weights"):
             self.words.heard(who, weights)
+        self._queue.seen(who, status)
         order = self._orders.heard(who, news) or self._queue.heard(who, news, status)
         return order if takes_orders else None
 
