@@ -43,15 +43,14 @@ class PageHandlers:
         authorise(who, "report")
         kept = list(self.desk.store.known(who.tenant, who.name, [page.page_id for page in pages]))
         for page in pages:
-            if page.page_id in kept:
-                continue
-            try:
-                self._pace.get(page.kind, self._pace["other"]).take(who)
-            except QuotaError as error:
-                LOG.warning("page_not_kept kind=%s robot=%s error=%s", page.kind, who.name, error)
-                continue
-            self.desk.raise_page(who.tenant, replace(page, robot=who.name))
-            kept.append(page.page_id)
+            if page.page_id not in kept:
+                try:
+                    self._pace.get(page.kind, self._pace["other"]).take(who)
+                except QuotaError as error:
+                    LOG.warning("page_not_kept kind=%s robot=%s error=%s", page.kind, who.name, error)
+                    continue
+                self.desk.raise_page(who.tenant, replace(page, robot=who.name))
+                kept.append(page.page_id)
             if page.page_id in resolved:
                 self._resolve(who, page.page_id, resolved[page.page_id])
         for page_id in self.desk.store.known(who.tenant, who.name, resolved.keys() - set(kept)):
