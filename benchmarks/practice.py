@@ -36,7 +36,8 @@ from gymnast_core.types import Episode, Outcome
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.episodes import EpisodeRunner
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
-from gymnast_ros.run.practice import PracticeBook, PracticePorts, PracticeRun, new_run
+from gymnast_ros.run.practice import PracticePorts, PracticeRun, new_run
+from gymnast_ros.run.practice_book import PracticeBook
 from gymnast_ros.run.referee import OTHER, Pair, SimulatorWatch, SkillVerdict, SkillWatch, Watching
 from gymnast_ros.sim.collect import collect, evaluate
 from gymnast_ros.sim.env import MAX_STEPS, SimEnv

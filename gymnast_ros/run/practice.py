@@ -10,12 +10,8 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from pydantic import ValidationError
-
-from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CheckpointError, DiskFullError, GymnastError, StaleCommandError, StorageError
 from gymnast_core.paging import Pager
 from gymnast_core.practice import (
@@ -31,6 +27,7 @@ from gymnast_core.seeds import block
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.plan import MOTOR_FAULT, OVER_FORCE, EpisodePlan, EpisodeResult
 from gymnast_ros.run.ports import Log
+from gymnast_ros.run.practice_book import PracticeBook
 from gymnast_ros.run.referee import Pair, SkillVerdict, SkillWatch, Watching
 
 POLL_S, SHOWN_S = 0.2, 5.0
@@ -50,38 +47,6 @@ WORDS: Mapping[str, str] = {
     "estop": "The arm was stopped: {detail}. Re-arm it when it may move; the practice then goes on.",
     "practice_stopped": "The practice of '{task}' has ended before its time: {detail}.",
 }
-
-
-class PracticeBook:
-    """The newest run of this robot, on disk after every change.
-
-    Args:
-        folder: practice/ of the robot's folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "state.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.state = self._read()
-
-    def keep(self, state: PracticeState) -> None:
-        """Write a run down.
-
-        Raises:
-            DiskFullError: there is no room: the file is as it was.
-        """
-        self.state = state
-        write_durably(self._path, state.model_dump_json().encode())
-
-    def _read(self) -> PracticeState | None:
-        """The run that was left; one that cannot be read is set aside, for it could move an arm otherwise."""
-        try:
-            return PracticeState.model_validate_json(self._path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (ValidationError, OSError):
-            self._path.replace(self._path.with_suffix(".unreadable"))
-            return None
 
 
 class PracticeEpisode(Protocol):

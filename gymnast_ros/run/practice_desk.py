@@ -16,7 +16,8 @@ from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.codec import NothingToDoError, RobotBusyError
 from gymnast_ros.run.dispatch import Began
 from gymnast_ros.run.ports import Log, Values
-from gymnast_ros.run.practice import PracticeBook, PracticeEpisode, PracticePorts, PracticeRun, new_run
+from gymnast_ros.run.practice import PracticeEpisode, PracticePorts, PracticeRun, new_run
+from gymnast_ros.run.practice_book import PracticeBook
 from gymnast_ros.run.referee import JudgeWatch, Pair, SimulatorWatch, SkillWatch, Watching
 from gymnast_ros.run.requests import GoOnPractising, Practise
 
