@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 WALKED = "The pieces, one by one"
 ELSEWHERE = {
     "See it work": "make demo and make test: .ci/run runs the first one small, and this is the second",
-    "A night without people": "tests/bridge/test_queue.py, test_judging.py, test_pages.py and tests/practice; hours of it "
-    "are benchmarks/practice.py",
+    "A night without people": "tests/bridge/test_queue.py, test_judging.py, test_pages.py and tests/practice; "
+    "hours of it are benchmarks/practice.py",
     "On the robot": "ros2 commands: tests/ros asks them of running graphs; test_launched_graph.py launches",
     "On a cluster": "needs several machines; tests/cloud/test_ray_backend.py runs Ray on this one",
 }
