@@ -43,7 +43,7 @@ class GateView:
     """What a robot asks of a release, and how what it runs came past that.
 
     Attributes:
-        mode: required, warn or off; empty on a robot of before gates, which checks none.
+        mode: required, warn or off; empty on a robot from before gates, which checks none.
         overrides: it accepts an administrator's signed override.
         max_age_s: an older record does not count.
         how: of the one in force: passed, override, ran, warned or off; empty where it came with the robot.

@@ -19,7 +19,7 @@ class GateStatus(TypedDict, total=False):
     """How a robot holds releases against the gate, and how what it runs came past it."""
 
     mode: str
-    """required, warn or off; empty on a robot of before gates."""
+    """required, warn or off; empty on a robot from before gates."""
     overrides: bool
     """It accepts an administrator's signed override."""
     max_age_s: float

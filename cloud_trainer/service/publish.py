@@ -202,7 +202,7 @@ class Publisher:
         return GateSeal(record.id, self._stored_blob("gate", data), len(data), row.tenant)
 
     def readable(self, signed: SignedDocument | ReleaseRow, *, gates: bool) -> SignedDocument:
-        """Return a release as its reader takes it: one of before gates refuses fields that it does not know.
+        """Return a release as its reader takes it: one from before gates refuses fields that it does not know.
 
         Args:
             signed: as it was signed.

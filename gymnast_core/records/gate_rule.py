@@ -213,7 +213,7 @@ def _checked(rule: GateRule, release: Gated, data: bytes | None, there: RunsHere
         refused = " by an override, which this robot does not accept," if release.override is not None else ""
         raise NotGatedError(
             f"release of {name} came{refused} without a gate record, which this robot requires; have its trainer gate "
-            "it (gymnast operate gate), update a trainer of before gates, or set gate on this robot"
+            "it (gymnast operate gate), update a trainer from before gates, or set gate on this robot"
         )
     if data is None or blake3(data).hexdigest() != seal.digest:
         raise NotGatedError(f"the gate record of {name} is not {seal.digest[:16]}..., which its release names")

@@ -241,7 +241,7 @@ class Release:
         return Gated(self.checkpoint_id, self.kind, self.gate, self.override, self.published_ns)
 
     def ungated(self) -> Release:
-        """As a reader of before gates takes it: such a one refuses fields that it does not know."""
+        """As a reader from before gates takes it: such a one refuses fields that it does not know."""
         return replace(self, gate=None, override=None)
 
     @property

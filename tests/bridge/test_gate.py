@@ -301,13 +301,13 @@ def test_a_trainer_of_before_gates_is_named_by_a_robot_that_asks_for_them(servic
         new = make_checkpoint(tmp_path / "new", 1.0)
         signed_by_hand(service, tmp_path / "new", gate=None)
         reason = wx1.refused(new.id)
-    assert "update a trainer of before gates" in reason
+    assert "update a trainer from before gates" in reason
     assert "set gate on this robot" in reason
     state = json.loads((wx1.folder / "state.json").read_bytes())
     del state["gates"]
     (wx1.folder / "state.json").write_text(json.dumps(state))
     with robot() as again:
-        assert again.store.current_id() is not None, "a robot's own state of before gates opens"
+        assert again.store.current_id() is not None, "a robot's own state from before gates opens"
 
 
 def test_a_release_with_a_field_that_is_no_gate_is_refused():

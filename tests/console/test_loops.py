@@ -174,7 +174,7 @@ def test_a_robot_in_a_loop_is_left_to_it_and_the_page_stops_it(bench):
     assert root.post("/loop/night/stop", data={}, headers=JSON).status_code == 403
     assert ana.post("/loop/night/stop", data={}, headers=JSON).status_code == 200
     wait_for(lambda: bench.ask.flows.loops.get("default", "night").state == "stopped", "the loop to stop")
-    assert "stopped by ana" in ana.get("/loop").text
+    assert "Stopped by ana" in ana.get("/loop").text
     assert '<a class="button main" href="/adapt?robot=bridge-1">' in ana.get("/").text
     trail = [entry.kind for entry in bench.service.trails.of("default").log.entries]
     assert ("loop" in trail, "stop loop" in trail) == (True, True)

@@ -97,7 +97,7 @@ def _weights(news: robots_pb2.WeightsNews) -> WeightsStatus:
 
 
 def _gate(news: robots_pb2.GateNews) -> GateStatus:
-    """What a robot reports of its gate, of bounded size; no mode where it is of before gates."""
+    """What a robot reports of its gate, of bounded size; no mode where it is from before gates."""
     return {
         "mode": news.mode[:_ID], "overrides": news.overrides, "max_age_s": news.max_age_s, "how": news.how[:_ID],
         "record": news.record[:_ID], "by": news.by[:_ID], "reason": news.reason[:_TEXT],
