@@ -15,6 +15,7 @@ from cloud_trainer.flows.adaptation_engine import Budget, SceneRequest
 from cloud_trainer.flows.arm_trials import MOST_ATTEMPTS
 from cloud_trainer.flows.other_tasks import may_be_lost, other_tasks
 from cloud_trainer.flows.scene_engine import SceneEngine
+from cloud_trainer.flows.trials import Trials
 from cloud_trainer.progress import ClosingError
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
@@ -278,3 +279,17 @@ def test_a_trainer_that_is_stopped_leaves_its_training_job_to_whoever_resumes(en
         assert practised.candidate is None
     (job,) = engine.engine.jobs.list(None)
     assert (job.state == "cancelled") == (why == "cancelled")
+
+
+def test_a_trial_that_has_ended_never_looks_like_an_earlier_state_of_itself(tmp_path):
+    """An open page is drawn anew when the version differs: a quick trial ended at the number it had after one pair."""
+    trials = Trials(tmp_path, lambda tenant: None)
+    trials._asked["trial-1"] = SimpleNamespace(tenant="lab")
+    seen = {trials.version("lab")}
+    for pairs in range(60):
+        trials._running["trial-1"] = SimpleNamespace(counts=SimpleNamespace(n=pairs))
+        seen.add(trials.version("lab"))
+    trials._ends["trial-1"] = {}
+    ending = trials.version("lab")
+    trials._running.clear()
+    assert not {ending, trials.version("lab")} & seen
