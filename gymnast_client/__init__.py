@@ -15,11 +15,12 @@ from gymnast_client.episodes import EpisodesClient, EpisodeView, MadeFrom
 from gymnast_client.jobs import JobsClient
 from gymnast_client.log import CalibrationView, LedgerView, LogClient, LogEntry
 from gymnast_client.loops import LoopProgress, LoopsClient
-from gymnast_client.pages import PageDelivered, PagesClient, PageView, TriedView
+from gymnast_client.pages import PagesClient, PageView
 from gymnast_client.queue import QueueClient, QueueEntryView, QueueStartView, RestingQueue
 from gymnast_client.robots import RobotsClient, RobotView
 from gymnast_client.trainer import PageLogin, Trainer
 from gymnast_client.trials import TrialsClient, TrialView
+from gymnast_core.paging import PageDelivery, Tried
 
 __all__ = [
     "Adaptation",
@@ -37,7 +38,7 @@ __all__ = [
     "LoopProgress",
     "LoopsClient",
     "MadeFrom",
-    "PageDelivered",
+    "PageDelivery",
     "PageLogin",
     "PageView",
     "PagesClient",
@@ -53,5 +54,5 @@ __all__ = [
     "Trainer",
     "TrialView",
     "TrialsClient",
-    "TriedView",
+    "Tried",
 ]

@@ -13,7 +13,7 @@ from gymnast_client.client import Client, same_fields
 from gymnast_client.download import BlobDownload
 from gymnast_client.reading import read_object
 from gymnast_core.json_values import JsonObject
-from gymnast_core.records.gate_record import GateRecord
+from gymnast_core.records.gate_record import GateRecord, GateRun
 from gymnast_core.records.manifest import Manifest, read_checkpoint
 from gymnast_core.records.signing import Release, SignedDocument
 from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
@@ -49,21 +49,6 @@ class CheckpointView:
     since_ns: int
     published: bool
     won: bool
-
-
-@dataclass(frozen=True)
-class GateRun:
-    """A gate that runs, or waits for a worker.
-
-    Attributes:
-        job_id: of its job.
-        incumbent: what the candidate is held against; empty for a first policy.
-        robots: that run that.
-    """
-
-    job_id: str
-    incumbent: str
-    robots: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -8,30 +8,12 @@ from dataclasses import dataclass
 from gymnast_client.client import Client, message, same_fields
 from gymnast_client.reading import read_object
 from gymnast_core.json_values import JsonObject
+from gymnast_core.paging import PageDelivery, Tried
 from gymnast_core.wire.gymnast.v1 import pages_pb2, pages_pb2_grpc
 
 _TEST_DEADLINE_S = 60.0
 _FIELDS = ("page_id", "robot", "kind", "text", "at_ns", "received_ns", "count", "latest_ns", "over_ns", "round",
            "acknowledged_by", "acknowledged_ns", "note")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PageDelivered:
-    """What a receiver got of a call.
-
-    Attributes:
-        receiver: its name.
-        round: 0 for the first message, then one for each reminder.
-        sent_ns: the trainer's wall clock; 0 while it waits.
-        attempts: that failed.
-        error: of the last one.
-    """
-
-    receiver: str
-    round: int
-    sent_ns: int
-    attempts: int
-    error: str
 
 
 @dataclass(frozen=True)
@@ -70,24 +52,7 @@ class PageView:
     acknowledged_ns: int
     note: str
     detail: JsonObject
-    deliveries: tuple[PageDelivered, ...]
-
-
-@dataclass(frozen=True)
-class TriedView:
-    """What became of a test message.
-
-    Attributes:
-        receiver: its name.
-        way: webhook, slack, ntfy or email.
-        error: why it was not delivered; empty when it was.
-        seconds: it took.
-    """
-
-    receiver: str
-    way: str
-    error: str
-    seconds: float
+    deliveries: tuple[PageDelivery, ...]
 
 
 class PagesClient(Client):
@@ -112,7 +77,7 @@ class PagesClient(Client):
         request = message(pages_pb2.AcknowledgePageRequest, page_id=page_id, note=note)
         return _view(self._link.call(lambda channel: pages_pb2_grpc.PageServiceStub(channel).Acknowledge, request))
 
-    def test(self) -> tuple[TriedView, ...]:
+    def test(self) -> tuple[Tried, ...]:
         """Send a message through every receiver, now; returns what became of each.
 
         Raises:
@@ -122,12 +87,12 @@ class PagesClient(Client):
             lambda channel: pages_pb2_grpc.PageServiceStub(channel).Test, pages_pb2.TestPagesRequest(),
             timeout_s=_TEST_DEADLINE_S,
         )  # fmt: skip
-        return tuple(TriedView(row.receiver, row.way, row.error, row.seconds) for row in reply.receivers)
+        return tuple(Tried(row.receiver, row.way, row.error, row.seconds) for row in reply.receivers)
 
 
 def _view(row: pages_pb2.CalledPage) -> PageView:
-    names = tuple(PageDelivered.__dataclass_fields__)
-    deliveries = tuple(PageDelivered(**same_fields(one, names)) for one in row.deliveries)
+    names = tuple(PageDelivery.__dataclass_fields__)
+    deliveries = tuple(PageDelivery(**same_fields(one, names)) for one in row.deliveries)
     return PageView(
         **same_fields(row, _FIELDS),
         detail=read_object(row.detail_json, f"the detail of page {row.page_id}"),

@@ -92,3 +92,39 @@ class Pager(Protocol):
     def resolve(self, page_id: str, by: str) -> None:
         """Somebody at the robot has done what was asked: nobody is called any more; never waits, never raises."""
         ...
+
+
+@dataclass(frozen=True)
+class PageDelivery:
+    """What a receiver got of a call.
+
+    Attributes:
+        receiver: its name.
+        round: 0 for the first message, then one for each reminder.
+        sent_ns: the trainer's wall clock; 0 while it waits.
+        attempts: that failed.
+        error: of the last one.
+    """
+
+    receiver: str
+    round: int
+    sent_ns: int
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of a test message.
+
+    Attributes:
+        receiver: its name.
+        way: webhook, slack, ntfy or email.
+        error: why it was not delivered; empty when it was.
+        seconds: it took.
+    """
+
+    receiver: str
+    way: str
+    error: str
+    seconds: float

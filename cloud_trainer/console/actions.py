@@ -18,8 +18,9 @@ from cloud_trainer.console.forms import (
 )
 from cloud_trainer.flows.loop_view import named
 from cloud_trainer.records.trail import MADE
-from cloud_trainer.service.handlers import BegunGate, Handlers
+from cloud_trainer.service.handlers import Handlers
 from gymnast_core.errors import ContractError
+from gymnast_core.records.gate_record import GateRun
 from gymnast_core.records.signing import EVERY_ROBOT
 from gymnast_core.web.auth import User
 
@@ -111,7 +112,7 @@ def _offer(ask: Handlers, user: User, checkpoint_id: str, robots: Sequence[str],
     return "; ".join(filter(None, (offered, gating))), "/jobs" if begun else there
 
 
-def _gating(begun: Sequence[BegunGate], then: str) -> str:
+def _gating(begun: Sequence[GateRun], then: str) -> str:
     """Say which gates run first."""
     if not begun:
         return "it needs no gate: every robot named would take it in"

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from cloud_trainer.console.sources import Sources
-from cloud_trainer.store.sql_pages import Delivery, PageRow
-from gymnast_core.paging import KINDS
+from cloud_trainer.store.sql_pages import PageRow
+from gymnast_core.paging import KINDS, PageDelivery
 from gymnast_core.web.auth import User
 
 
@@ -25,7 +25,7 @@ def calls(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str
     }
 
 
-def _call(page: PageRow, deliveries: Sequence[Delivery]) -> dict[str, object]:
+def _call(page: PageRow, deliveries: Sequence[PageDelivery]) -> dict[str, object]:
     """An open call, with whom it reached."""
     reached = sorted({one.receiver for one in deliveries if one.sent_ns})
     return {

@@ -34,8 +34,6 @@ def new_trial_id() -> str:
     return f"trial-{secrets.token_hex(6)}"
 
 
-MOST_PAIRS = 1_000_000
-"""More than any trial has."""
 CLOSE_S = 10.0
 
 
@@ -203,12 +201,11 @@ class Trials:
         for thread in list(self._threads.values()):
             thread.join(CLOSE_S)
 
-    def version(self, tenant: str) -> int:
-        """Changes whenever something that a tenant sees does."""
+    def version(self, tenant: str) -> tuple[int, int, int]:
+        """Changes whenever something that a tenant sees does: how many there are, have ended, and pairs are done."""
         mine = {name for name, asked in list(self._asked.items()) if asked.tenant == tenant}
         done = sum(trial.counts.n for name, trial in list(self._running.items()) if name in mine)
-        # a trial that ends takes its pairs out of `done`: an end must weigh more, or it looks like an earlier state
-        return len(mine) + MOST_PAIRS * sum(name in mine for name in list(self._ends)) + done
+        return len(mine), sum(name in mine for name in list(self._ends)), done
 
     def _view(self, asked: TrialOrigin) -> TrialRow:
         trial, end = self._running.get(asked.trial_id), self._ends.get(asked.trial_id, TrialEnd())

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cloud_trainer.paging.config import PagingConfig, Receiver
 from cloud_trainer.paging.message import Notice
@@ -20,7 +20,7 @@ from cloud_trainer.paging.sending import NotDeliveredError, send
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.sql_pages import PageRow, SqlPageStore
 from gymnast_core.errors import GymnastError
-from gymnast_core.paging import KINDS, MAX_TEXT, Acknowledgement, Page
+from gymnast_core.paging import KINDS, MAX_TEXT, Acknowledgement, Page, Tried
 from gymnast_core.wire.errors import NotFoundError
 
 LOG = logging.getLogger(__name__)
@@ -31,23 +31,6 @@ RETRY_S, MOST_RETRY_S = 5.0, 300.0
 """Between tries: at first, and at most."""
 _SLOWEST = 3
 """Reminders come after 1, 2, 4 and from then on 8 times as long."""
-
-
-@dataclass(frozen=True)
-class Tried:
-    """What became of a test message.
-
-    Attributes:
-        receiver: its name.
-        way: webhook, slack, ntfy or email.
-        error: why it was not delivered; empty when it was.
-        seconds: it took.
-    """
-
-    receiver: str
-    way: str
-    error: str
-    seconds: float
 
 
 class PageDesk:

@@ -16,31 +16,12 @@ import sqlalchemy as sa
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.tables import PAGE_MESSAGES, PAGES
 from gymnast_core.json_values import JsonObject
-from gymnast_core.paging import Acknowledgement, Page
+from gymnast_core.paging import Acknowledgement, Page, PageDelivery
 from gymnast_core.wire.errors import NotFoundError
 
 _OPEN = (PAGES.c.acknowledged_ns == 0) & (PAGES.c.joined == "")
 _WAITS = (PAGE_MESSAGES.c.sent_ns == 0) & (PAGES.c.over_ns == 0)
 _OF_PAGE = (PAGES.c.tenant == PAGE_MESSAGES.c.tenant) & (PAGES.c.page_id == PAGE_MESSAGES.c.page_id)
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What a receiver got of a call.
-
-    Attributes:
-        receiver: its name.
-        round: 0 for the first message, then one for each reminder.
-        sent_ns: wall clock; 0 while it waits.
-        attempts: that failed.
-        error: of the last one.
-    """
-
-    receiver: str
-    round: int
-    sent_ns: int
-    attempts: int
-    error: str
 
 
 @dataclass(frozen=True)
@@ -234,16 +215,16 @@ class SqlPageStore:
         """Note that a receiver was not reached, and when it is tried again."""
         self._note(receiver, rows, {"due_ns": due_ns, "error": error, "attempts": PAGE_MESSAGES.c.attempts + 1})
 
-    def deliveries(self, tenant: str, page_ids: Sequence[str]) -> dict[str, list[Delivery]]:
+    def deliveries(self, tenant: str, page_ids: Sequence[str]) -> dict[str, list[PageDelivery]]:
         """Return what receivers got of some calls, by call, in the order of rounds."""
-        shown = [PAGE_MESSAGES.c[name] for name in Delivery.__dataclass_fields__]
+        shown = [PAGE_MESSAGES.c[name] for name in PageDelivery.__dataclass_fields__]
         mine = (PAGE_MESSAGES.c.tenant == tenant) & PAGE_MESSAGES.c.page_id.in_(page_ids)
         query = sa.select(PAGE_MESSAGES.c.page_id, *shown).where(mine)
-        found: dict[str, list[Delivery]] = {}
+        found: dict[str, list[PageDelivery]] = {}
         with self._database.transaction() as connection:
             ordered = query.order_by(PAGE_MESSAGES.c.round, PAGE_MESSAGES.c.receiver)
             for page_id, *values in connection.execute(ordered):
-                found.setdefault(page_id, []).append(Delivery(*values))
+                found.setdefault(page_id, []).append(PageDelivery(*values))
         return found
 
     def version(self, tenant: str) -> str:

@@ -15,12 +15,11 @@ from gymnast_cli.operate_tables import TABLES
 from gymnast_cli.scene_request import add_scene_arguments, scene_asked
 from gymnast_client.adaptations import PracticeBudget
 from gymnast_core.errors import ConfigError
-from gymnast_core.records.gate_record import GateRecord
+from gymnast_core.records.gate_record import GateRecord, GateRun
 from gymnast_core.records.signing import Release
 
 if TYPE_CHECKING:
     from gymnast_client import AdaptationView, LogEntry, Trainer
-    from gymnast_client.checkpoints import GateRun
 
 STEPS = ("collect", "train", "reuse", "approve", "reject", "cancel")
 POLL_S = 0.5

@@ -144,3 +144,18 @@ class GateRecord:
             return GateRecord(**{**fields, "seeds": tuple(fields["seeds"])})
         except (UnicodeDecodeError, TypeError, KeyError, CorruptError) as error:
             raise CheckpointError(f"unreadable gate record: {error}") from error
+
+
+@dataclass(frozen=True)
+class GateRun:
+    """A gate that runs, or waits for a worker.
+
+    Attributes:
+        job_id: of its job.
+        incumbent: what the candidate is held against; empty for a first policy.
+        robots: that run that.
+    """
+
+    job_id: str
+    incumbent: str
+    robots: tuple[str, ...]

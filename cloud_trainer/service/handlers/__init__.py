@@ -10,7 +10,7 @@ from cloud_trainer.service.handlers.adaptations import AdaptationHandlers
 from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers, KnownCheckpoint
 from cloud_trainer.service.handlers.episodes import EpisodeHandlers
 from cloud_trainer.service.handlers.flows import Flows
-from cloud_trainer.service.handlers.gates import BegunGate, GateHandlers, Shelve
+from cloud_trainer.service.handlers.gates import GateHandlers, Shelve
 from cloud_trainer.service.handlers.jobs import JobCheck, JobHandlers
 from cloud_trainer.service.handlers.judging import JudgingHandlers
 from cloud_trainer.service.handlers.log import LogHandlers
@@ -23,7 +23,6 @@ from cloud_trainer.service.handlers.trials import TrialHandlers, TrialRequest
 __all__ = [
     "REPORT_STALE_S",
     "AdaptationHandlers",
-    "BegunGate",
     "CheckpointHandlers",
     "EpisodeHandlers",
     "Flows",

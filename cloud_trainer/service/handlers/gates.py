@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from cloud_trainer.flows.gating import GATE_JOB, by_incumbent, gate_spec
 from cloud_trainer.service.gates import GateDesk
@@ -11,27 +10,12 @@ from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers, Signe
 from cloud_trainer.service.handlers.jobs import JobHandlers
 from cloud_trainer.service.handlers.robots import RobotHandlers
 from gymnast_core.authority import Who, authorise
-from gymnast_core.records.gate_record import GateRecord
+from gymnast_core.records.gate_record import GateRecord, GateRun
 from gymnast_core.records.signing import EVERY_ROBOT
 
 _MOST_KEY = 200
 Shelve = Callable[[str, str], None]
 """(tenant, checkpoint): puts what was only ever published where jobs find it."""
-
-
-@dataclass(frozen=True)
-class BegunGate:
-    """A gate that runs, or waits for a worker.
-
-    Attributes:
-        job_id: of its job.
-        incumbent: what the candidate is held against; empty for a first policy.
-        robots: that run that.
-    """
-
-    job_id: str
-    incumbent: str
-    robots: tuple[str, ...]
 
 
 class GateHandlers:
@@ -56,9 +40,7 @@ class GateHandlers:
         authorise(who, "look")
         return self._desk.book.of(who.tenant, checkpoint_id)
 
-    def begin(
-        self, who: Who, checkpoint_id: str, robots: Sequence[str] = (), *, offer: bool = False
-    ) -> list[BegunGate]:
+    def begin(self, who: Who, checkpoint_id: str, robots: Sequence[str] = (), *, offer: bool = False) -> list[GateRun]:
         """Gate a checkpoint against what robots run, where these ask for a record that it has not.
 
         Args:
@@ -80,7 +62,7 @@ class GateHandlers:
         against = by_incumbent(gaps)
         return [self._begin(who, checkpoint_id, incumbent, names, offer) for incumbent, names in against.items()]
 
-    def offer(self, who: Who, checkpoint_id: str, robots: Sequence[str] = ()) -> tuple[list[BegunGate], Signed | None]:
+    def offer(self, who: Who, checkpoint_id: str, robots: Sequence[str] = ()) -> tuple[list[GateRun], Signed | None]:
         """Offer a checkpoint to robots: at once to those that take it in, to the others once it has passed their gate.
 
         Returns:
@@ -98,7 +80,7 @@ class GateHandlers:
         others = [name for name in named if name not in waiting]
         return begun, self._checkpoints.offer(who, checkpoint_id, others) if others else None
 
-    def _begin(self, who: Who, candidate: str, incumbent: str, robots: Sequence[str], offer: bool) -> BegunGate:
+    def _begin(self, who: Who, candidate: str, incumbent: str, robots: Sequence[str], offer: bool) -> GateRun:
         if incumbent:
             self._checkpoints.check_known(who, incumbent, robots[0])
         for name in filter(None, (candidate, incumbent)):
@@ -106,4 +88,4 @@ class GateHandlers:
         offer_to = sorted(robots) if offer else []
         key = self._jobs.fresh_key(who, f"gate-{candidate}-{incumbent or 'first'}-{','.join(offer_to)}"[:_MOST_KEY])
         row = self._jobs.submit(who, GATE_JOB, gate_spec(candidate, incumbent, offer_to), key)
-        return BegunGate(row.job_id, incumbent, tuple(robots))
+        return GateRun(row.job_id, incumbent, tuple(robots))

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cloud_trainer.paging.config import Receiver
-from cloud_trainer.paging.desk import PageDesk, Tried
+from cloud_trainer.paging.desk import PageDesk
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service.pace import RobotPace
-from cloud_trainer.store.sql_pages import Delivery, PageRow
+from cloud_trainer.store.sql_pages import PageRow
 from gymnast_core.authority import Who, authorise
-from gymnast_core.paging import Acknowledgement, Page
+from gymnast_core.paging import Acknowledgement, Page, PageDelivery, Tried
 from gymnast_core.wire.errors import QuotaError
 
 LOG = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class PageHandlers:
         authorise(who, "look")
         return list(self.desk.store.calls(who.tenant, open_only=not every))
 
-    def deliveries(self, who: Who, rows: Sequence[PageRow]) -> dict[str, list[Delivery]]:
+    def deliveries(self, who: Who, rows: Sequence[PageRow]) -> dict[str, list[PageDelivery]]:
         """Return what receivers got of some calls, by call."""
         authorise(who, "look")
         return self.desk.store.deliveries(who.tenant, [row.page_id for row in rows])

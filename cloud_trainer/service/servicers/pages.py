@@ -16,9 +16,9 @@ from cloud_trainer.service.servicers.messages import (
     json_text,
     page_after,
 )
-from cloud_trainer.store.sql_pages import Delivery, PageRow
+from cloud_trainer.store.sql_pages import PageRow
 from gymnast_core.errors import ContractError
-from gymnast_core.paging import MAX_DETAIL_BYTES, Acknowledgement, Page
+from gymnast_core.paging import MAX_DETAIL_BYTES, Acknowledgement, Page, PageDelivery
 from gymnast_core.wire.errors import InvalidMessageError
 from gymnast_core.wire.gymnast.v1 import pages_pb2
 from gymnast_core.wire.identity import Peer
@@ -88,7 +88,7 @@ def _answer(message: pages_pb2.PageAnswer) -> Acknowledgement:
     return Acknowledgement(message.by[:_NAME], message.at_ns, message.note[:MOST_CHARACTERS])
 
 
-def _called(row: PageRow, deliveries: Sequence[Delivery]) -> pages_pb2.CalledPage:
+def _called(row: PageRow, deliveries: Sequence[PageDelivery]) -> pages_pb2.CalledPage:
     values = {name: getattr(row, name) for name in _FIELDS}
     return pages_pb2.CalledPage(
         **values, detail_json=json_text(row.detail),
