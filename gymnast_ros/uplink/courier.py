@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from pathlib import Path
 
-from gymnast_client.link import Link
 from gymnast_client.waits import Waits
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_core.paging import Acknowledgement
 from gymnast_core.wire.gymnast.v1 import pages_pb2, pages_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.outbox import PageOutbox
+from gymnast_ros.uplink.link_task import LinkTask
 
 LOG = logging.getLogger(__name__)
 LOOK_S = 0.5
@@ -28,8 +27,8 @@ DEADLINE_S = 10.0
 _AT_ONCE = 50
 
 
-class PageCourier:
-    """See the module.
+class PageCourier(LinkTask):
+    """See the module. What is not at the trainer when it ends stays in the outbox.
 
     Args:
         address: host:port of the trainer.
@@ -41,21 +40,8 @@ class PageCourier:
     def __init__(
         self, address: str, identity: Path | Identity | None, outbox: PageOutbox, *, insecure: bool = False
     ) -> None:
-        self._link = Link(address, identity, insecure=insecure)
-        self._outbox, self._stop = outbox, threading.Event()
-        self._asked_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="pages", daemon=True)
-
-    def start(self) -> None:
-        """Begin; returns at once, whether the trainer is there or not."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End; what is not at the trainer stays in the outbox. Safe to call twice."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        self._link.close()
+        super().__init__("pages", address, identity, insecure=insecure)
+        self._outbox, self._asked_s = outbox, 0.0
 
     def _run(self) -> None:
         waits, wait_s = Waits(LOOK_S, MOST_WAIT_S), 0.0

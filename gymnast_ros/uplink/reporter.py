@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import grpc
 
-from gymnast_client.link import Link
 from gymnast_client.waits import Waits
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_core.orders import Order, OrderNews
@@ -21,6 +19,7 @@ from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_core.wire.practice import practice_news
+from gymnast_ros.uplink.link_task import LinkTask
 
 LOG = logging.getLogger(__name__)
 PERIOD_S = 1.0
@@ -140,7 +139,7 @@ class Pace:
             self._frame_due_s = now_s + FRAME_SHARE * (now_s - began_s)
 
 
-class Reporter:
+class Reporter(LinkTask):
     """Reports for as long as it runs; a report that cannot be sent in time is dropped, the next one is newer anyway.
 
     Args:
@@ -164,23 +163,11 @@ class Reporter:
         period_s: float = PERIOD_S,
         take: Callable[[Order | None], None] = lambda order: None,
     ) -> None:
-        self._link = Link(address, identity, insecure=insecure)
+        super().__init__("reporter", address, identity, insecure=insecure)
         self._news, self._frame, self._period_s, self._take = news, frame, period_s, take
-        self._pace, self._stop = Pace(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        self._pace = Pace()
         self.sent = self.dropped = 0
         self._unwelcome = False
-
-    def start(self) -> None:
-        """Begin; returns at once, whether the trainer is there or not."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End. Safe to call twice."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        self._link.close()
 
     def _run(self) -> None:
         waits, wait_s = Waits(self._period_s, 30.0), 0.0
