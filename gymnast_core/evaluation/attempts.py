@@ -38,6 +38,18 @@ DISCARDED = "discarded"
 fault, arm_lost, policy_fault, link_lost, refused)."""
 
 
+def end_after(cut: str, judged: Outcome, number: int, of: int) -> str:
+    """Return how a group ends with an attempt; empty where another one follows.
+
+    Args:
+        cut: why the attempt did not run to its end, or DISCARDED; empty where neither is so.
+        judged: what the judge found of it.
+        number: attempts so far.
+        of: most attempts.
+    """
+    return cut or ENDS.get(judged, "") or (EXHAUSTED if number == of else "")
+
+
 class Retry(BaseModel):
     """Try again after a judged failure; JSON {judge, max}.
 

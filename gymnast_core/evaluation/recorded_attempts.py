@@ -8,12 +8,11 @@ from typing import Any, Protocol, TypeVar
 
 from gymnast_core.errors import ContractError
 from gymnast_core.evaluation.attempts import (
-    ENDS,
-    EXHAUSTED,
     Attempt,
     AttemptGroup,
     JudgedAttempt,
     RetryFigures,
+    end_after,
     retry_figures,
 )
 from gymnast_core.outcome import is_operators
@@ -103,11 +102,8 @@ def _group(rows: Mapping[int, RecordedEpisode], of: int) -> AttemptGroup:
 def _ended(rows: Mapping[int, RecordedEpisode], last: RecordedEpisode, of: int) -> str:
     if max(rows) != len(rows) - 1:
         return UNFINISHED  # one in between is missing
-    if cut := last.metadata.get("truncated_reason"):
-        return str(cut)[:40]
-    if end := ENDS.get(_judged(last)):
-        return end
-    return EXHAUSTED if len(rows) == of else UNFINISHED
+    cut = str(last.metadata.get("truncated_reason") or "")[:40]
+    return end_after(cut, _judged(last), len(rows), of) or UNFINISHED
 
 
 def _success(row: RecordedEpisode) -> bool | None:

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from gymnast_core.errors import ContractError
 from gymnast_core.evaluation.attempts import (
     DISCARDED,
-    ENDS,
-    EXHAUSTED,
     Attempt,
     AttemptGroup,
     JudgedAttempt,
     RetryFigures,
+    end_after,
     retry_figures,
 )
 from gymnast_core.json_values import JsonObject
@@ -133,13 +132,8 @@ class RetryingRunner:
     def _ended(self, rows: Sequence[EpisodeResult]) -> str:
         """How the group ended with its newest attempt; empty where another one follows."""
         last = rows[-1]
-        if last.truncated_reason or last.discarded:
-            return last.truncated_reason or DISCARDED
-        if end := ENDS.get(judged(last)):
-            return end
-        if len(rows) == self.of:
-            return EXHAUSTED
-        return "cancelled" if self._cancelled() else ""
+        cut = last.truncated_reason or (DISCARDED if last.discarded else "")
+        return end_after(cut, judged(last), len(rows), self.of) or ("cancelled" if self._cancelled() else "")
 
 
 def judged(row: EpisodeResult) -> Outcome:
