@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -97,17 +98,26 @@ class EpisodeWatch:
     def look(self) -> int:
         """Judge what arrived; returns how many episodes were judged."""
         judged = sum(self._look_at(later.row) for later in list(self._later.values()) if later.due <= time.monotonic())
-        for row in self._catalogue.all(after=self._after, states=("valid", "committed")):
-            if row.state != "valid" or self._over.is_set():
-                break  # it is valid soon, or never
-            judged += self._look_at(row)
-            self._after = row.sequence
+        while page := self._catalogue.list(after=self._after, states=("valid", "committed")):
+            known = self._known(page)
+            for row in page:
+                if row.state != "valid" or self._over.is_set():
+                    return judged  # it is valid soon, or never
+                if (row.tenant, row.episode_id) not in known:
+                    judged += self._look_at(row)
+                self._after = row.sequence
         return judged
+
+    def _known(self, rows: Sequence[EpisodeRow]) -> set[tuple[str, str]]:
+        """Tenant and id of those that this judge has judged: asked once a tenant, as a start looks at every episode."""
+        names: dict[str, list[str]] = {}
+        for row in rows:
+            names.setdefault(row.tenant, []).append(row.episode_id)
+        version = self._judge.version
+        return {(tenant, name) for tenant in names for name in self._judgements.known(tenant, version, names[tenant])}
 
     def _look_at(self, row: EpisodeRow) -> bool:
         version, later = self._judge.version, self._later.pop(row.sequence, None)
-        if row.episode_id in self._judgements.known(row.tenant, version, [row.episode_id]):
-            return False
         judgement, scene = self._judgement(row), str(row.metadata.get(SCENE_KEY, ""))
         tries = 0 if later is None else later.tries
         if judgement.frame < 0 and tries < len(AGAIN_S):
