@@ -197,4 +197,9 @@ def portion_tasks(portion: PortionRow) -> tuple[str, ...]:
 
 def order_of(portion: PortionRow, by: str) -> Order:
     """Return what a robot is told to do: each attempt under an id of its own."""
-    return Order(f"{portion.portion_id}-{portion.attempt}", portion.kind, dict(portion.spec), by)
+    return Order(order_id_of(portion), portion.kind, dict(portion.spec), by)
+
+
+def order_id_of(portion: PortionRow) -> str:
+    """Return the id under which a robot speaks of a portion."""
+    return f"{portion.portion_id}-{portion.attempt}"

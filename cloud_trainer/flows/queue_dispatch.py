@@ -18,6 +18,7 @@ from cloud_trainer.flows.queue_book import (
     RobotKey,
     Setback,
     ended,
+    order_id_of,
     order_of,
     portion_seeds,
 )
@@ -58,7 +59,7 @@ class QueueDispatch:
         with book.changed:
             self.seen(who, status)
             portion = book.portions.get(key)
-            known = portion is not None and news is not None and news.order_id == _order_id(portion)
+            known = portion is not None and news is not None and news.order_id == order_id_of(portion)
             if portion is not None and news is not None and known:
                 if not news.done:
                     return self._order(portion)
@@ -272,10 +273,6 @@ class QueueDispatch:
 def portion_starts(portion: PortionRow) -> StartsSpec:
     """Return the episodes that a portion is made of."""
     return StartsSpec.model_validate({name: portion.spec[name] for name in ("tasks", "seed_start", "seed_count")})
-
-
-def _order_id(portion: PortionRow) -> str:
-    return f"{portion.portion_id}-{portion.attempt}"
 
 
 def _by(row: QueueRow) -> str:
