@@ -10,7 +10,7 @@ WORKERS ?= 3
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= egl
 
-.PHONY: demo demo-smoke demo-seeds pretrain test lint types docs stubs faults swap-kills clean egl
+.PHONY: demo demo-smoke demo-seeds pretrain test lint types docs stubs faults swap-kills gpu-check clean egl
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -41,6 +41,10 @@ pretrain: $(VENV)/.demo egl
 
 test: $(VENV)/.test egl
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# What only a CUDA GPU can show, in eight minutes; --tiny runs the same code here.
+gpu-check: $(VENV)/.test
+	$(BIN)/python -m benchmarks.gpu_check --json runs/gpu_check.json $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

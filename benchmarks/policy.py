@@ -103,10 +103,12 @@ def percentiles(call: Callable[[], Any], repeats: int, *, warm: int = 1) -> tupl
     return float(np.percentile(spent, 50)), float(np.percentile(spent, 99))
 
 
-def random_inputs(device: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def random_inputs(
+    config: OpenVLAConfig, device: str, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One frame and one prompt."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(1, 6, 224, 224, generator=generator).to(device, dtype)
+    generator, side = torch.Generator().manual_seed(0), config.towers[0].image_size
+    pixels = torch.randn(1, 6, side, side, generator=generator).to(device, dtype)
     ids = torch.randint(3, 31000, (1, PROMPT_TOKENS), generator=generator).to(device)
     return pixels, ids, torch.tensor([PROMPT_TOKENS], device=device)
 
@@ -138,35 +140,40 @@ def parameters_of(config: OpenVLAConfig) -> int:
 def openvla(options: argparse.Namespace) -> list[Figure]:
     """OpenVLA-OFT, discrete head, one observation."""
     size = Figure("OpenVLA-OFT weights, bf16", 2 * parameters_of(FULL) / 1e9, "GB", "counted, 7.54e9 parameters")
-    measured = openvla_on_gpu(options) if options.device == "cuda" else openvla_on_cpu(options)
+    if options.device == "cuda":
+        return [size, *openvla_latency(FULL, "cuda", torch.bfloat16, max(50, options.repeats))]
+    measured = openvla_on_cpu(options)
     return [size, *measured]
 
 
 @torch.no_grad()
-def openvla_on_gpu(options: argparse.Namespace) -> list[Figure]:
-    """Full depth; the limit is reading every used weight once."""
-    network = random_network(FULL, "cuda", torch.bfloat16)
-    pixels, ids, length = random_inputs("cuda", torch.bfloat16)
-    compiled = torch.compile(network.parallel_hidden, mode="reduce-overhead", dynamic=False)
+def openvla_latency(config: OpenVLAConfig, device: str, dtype: torch.dtype, repeats: int) -> list[Figure]:
+    """Full depth; on a GPU by CUDA graphs too, beside the limit, which is reading every used weight once."""
+    network = random_network(config, device, dtype)
+    pixels, ids, length = random_inputs(config, device, dtype)
 
-    def timed(hidden: Callable[..., torch.Tensor]) -> tuple[float, float]:
+    def timed(way: str, hidden: Callable[..., torch.Tensor]) -> list[Figure]:
         def call() -> None:
             network.action_logits(hidden(pixels, ids, length)).argmax(-1).cpu()
 
-        return percentiles(call, max(50, options.repeats), warm=5)
+        p50, p99 = percentiles(call, repeats, warm=5)
+        return [
+            Figure(f"OpenVLA-OFT latency {name} / chunk, {way}", ms, "ms") for name, ms in (("p50", p50), ("p99", p99))
+        ]
 
-    eager, fast = timed(network.parallel_hidden), timed(compiled)
+    figures = timed("eager", network.parallel_hidden)
+    if device == "cpu":
+        return figures
+    figures += timed("CUDA graphs", torch.compile(network.parallel_hidden, mode="reduce-overhead", dynamic=False))
     table_rows = 2 * network.language_model.model.embed_tokens.weight.nbytes  # one row each is read: not counted
     read = sum(p.nbytes for p in network.parameters()) - table_rows
     bandwidth = copy_bandwidth()
     limit = 1e3 * read / bandwidth
+    note = "340 tokens: compute-bound rather than bandwidth-bound"
     return [
-        Figure("OpenVLA-OFT latency p50 / chunk, eager", eager[0], "ms"),
-        Figure("OpenVLA-OFT latency p99 / chunk, eager", eager[1], "ms"),
-        Figure("OpenVLA-OFT latency p50 / chunk, CUDA graphs", fast[0], "ms"),
-        Figure("OpenVLA-OFT latency p99 / chunk, CUDA graphs", fast[1], "ms"),
+        *figures,
         Figure("memory-bandwidth limit", limit, "ms", f"{read / 1e9:.1f} GB at {bandwidth / 1e9:.0f} GB/s, measured"),
-        Figure("p50 against the limit", fast[0] / limit, "x", "340 tokens: compute-bound rather than bandwidth-bound"),
+        Figure("p50 by CUDA graphs against the limit", figures[2].value / limit, "x", note),
         Figure("peak memory", torch.cuda.max_memory_allocated() / 1e9, "GB"),
     ]
 
@@ -228,7 +235,7 @@ def _reduced(options: argparse.Namespace, depths: Depths) -> tuple[tuple[float, 
     towers = replace(DINOV2, depth=depths.vision + 1), replace(SIGLIP, depth=depths.vision + 1)  # the last is unused
     text = TextConfig(num_hidden_layers=depths.llama)
     network = random_network(replace(FULL, text=text, towers=towers), "cpu", torch.bfloat16)
-    pixels, ids, length = random_inputs("cpu", torch.bfloat16)
+    pixels, ids, length = random_inputs(FULL, "cpu", torch.bfloat16)
     spent: list[float] = []
 
     def call() -> None:

@@ -178,8 +178,19 @@ def fill(cache: KVCache, frames: int, generator: torch.Generator) -> None:
     cache.context()  # turns them now: in a rollout each was turned when it was new
 
 
-def time_scheme(model: DiT, scheme: Scheme, *, batch: int, frames: int, known: int, compiled: bool) -> dict[str, Any]:
-    """Return seconds per frame once `known` frames are context, and the most memory used."""
+def time_scheme(
+    model: DiT, scheme: Scheme, *, batch: int, frames: int, known: int, mode: str | None = None
+) -> dict[str, Any]:
+    """Return seconds per frame once `known` frames are context, and the most memory used.
+
+    Args:
+        model: on its device.
+        scheme: how frames are made.
+        batch: rollouts together.
+        frames: timed.
+        known: frames of context.
+        mode: of torch.compile, e.g. reduce-overhead for CUDA graphs; None runs it as it is.
+    """
     weight = model.action_embedder.weight
     generator = torch.Generator().manual_seed(0)
     size = (*LATENT, model.config.in_channels)
@@ -187,14 +198,14 @@ def time_scheme(model: DiT, scheme: Scheme, *, batch: int, frames: int, known: i
     def noise(*lead: int) -> Tensor:
         return torch.randn(*lead, *size, generator=generator).to(weight.device, weight.dtype)
 
-    network: Network = torch.compile(model, dynamic=scheme.kind != "ours") if compiled else model
-    rollout = Rollout(model, scheme, network, batch, noise(batch, 1), static=compiled)
+    network: Network = model if mode is None else torch.compile(model, dynamic=scheme.kind != "ours", mode=mode)
+    rollout = Rollout(model, scheme, network, batch, noise(batch, 1), static=mode is not None)
     if scheme.kind == "ours":
         fill(rollout.sampler.cache, known - 1, generator)
     else:
         rollout.frames = noise(batch, known)
         rollout.actions = torch.zeros(batch, known, model.config.action_dim, device=weight.device, dtype=weight.dtype)
-    warm = 2 if compiled else 0
+    warm = 0 if mode is None else 3  # compiled, recorded, replayed
     spent = []
     for index in range(warm + frames):
         drawn = noise(batch)
@@ -251,7 +262,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             if options.only and not any(part in scheme.name for part in options.only):
                 continue
             found = time_scheme(
-                model, scheme, batch=batch, frames=options.frames, known=options.known, compiled=device == "cuda"
+                model,
+                scheme,
+                batch=batch,
+                frames=options.frames,
+                known=options.known,
+                mode="default" if device == "cuda" else None,
             )
             timed.append({"scheme": scheme.name, "batch": batch, **found})
             print(f"timed {scheme.name}, batch {batch}: {found['s_per_frame']:.3f} s per frame", file=sys.stderr)
