@@ -28,7 +28,7 @@ def engine_for(
         book=SceneBook(tenant_folder(service.config.folder, tenant) / SCENES),
         scene=arms.scene, config=arms.config, rule=arms.rule, guard_pairs=arms.guard_pairs,
         price_per_hour=arms.price_per_hour, gating=_gating(service, shelf, tenant),
-        allowed=allowed,
+        allowed=allowed, begins=partial(service.queues.beginnings.begin, tenant),
     )  # fmt: skip
 
 
@@ -37,7 +37,8 @@ def loop_engine_for(
 ) -> ArmLoopEngine:
     """Runs the loops of a tenant's robots that report to this service and take its orders."""
     return ArmLoopEngine(
-        tenant, _reach(service, tenant), service.jobs, trials, shelf, _gating(service, shelf, tenant), allowed,
+        tenant, _reach(service, tenant), service.jobs, trials, shelf, _gating(service, shelf, tenant),
+        partial(service.queues.beginnings.begin, tenant), allowed,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def robots(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[st
             "silent": report.age_s() > REPORT_STALE_S,
             "stale": report.frame_age_s() > REPORT_STALE_S,
             "flow": open_flows.get(report.robot),
-            "held": ask.adaptations.held(user, report.robot),
+            "behind": ask.adaptations.behind(user, report.robot),
             "weights": weights[report.robot],
         }
         for report in ask.robots.all(user)
@@ -182,7 +182,7 @@ def adaptations(sources: Sources, user: User, *, query: Mapping[str, str]) -> di
     ask = sources.ask
     return {
         "flows": [flow.view for flow in ask.adaptations.all(user)],
-        "robots": [(report.robot, ask.adaptations.held(user, report.robot)) for report in ask.robots.all(user)],
+        "robots": [(report.robot, ask.adaptations.behind(user, report.robot)) for report in ask.robots.all(user)],
         "robot": query.get("robot", ""),
         "said": query.get("said", ""),
     }

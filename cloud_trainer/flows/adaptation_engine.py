@@ -137,6 +137,15 @@ class AdaptationEngine(Protocol):
         """
         ...
 
+    def begin(self, request: SceneRequest, folder: Path, emit: Emit, ended: Ended) -> None:
+        """Return when nothing else changes what the robot runs (emits "waits" {reason}); at once if it began before.
+
+        Raises:
+            WithdrawnError: it was cancelled meanwhile.
+            ClosingError: this process ends.
+        """
+        ...
+
     def capture(self, request: SceneRequest, folder: Path) -> CapturedScene:
         """Take start frames (start.webp in folder) of the scene; returns {scene, known_adapters}."""
         ...

@@ -87,6 +87,12 @@ class View:
         """Imagined rollouts so far."""
         return sum(int(row.get("rollouts", 0)) for row in self.iterations)
 
+    @property
+    def pairs_left(self) -> int:
+        """Of the canary here, at most."""
+        here = sum(pair.get("part") != "other tasks" for pair in self.canary)
+        return max(0, whole(self.declared.get("max_pairs", 0)) - here)
+
     def apply(self, kind: str, data: JsonObject) -> None:
         """Take one entry of the journal in."""
         rest = {key: value for key, value in data.items() if key not in ("at_ns", "by")}
@@ -95,7 +101,10 @@ class View:
             self.instruction, self.started_by = str(data["instruction"]), str(data["by"])
             self.scene, self.tenant = str(data.get("scene", "")), tenant_named(data)
             self.options = cast(AdaptationOptions, {name: data[name] for name in OPTIONS if name in data})
+        elif kind == "waits":
+            self.reason = str(data["reason"])
         elif kind == "captured":
+            self.reason = ""
             self.scene, self.known_adapters = str(data.get("scene", "")), texts(data.get("known_adapters", []))
         elif kind == "trust":
             self.trust, self.reason = cast(TrustFigures, rest), str(data["reason"])
@@ -130,5 +139,5 @@ class View:
             self.stage = Stage.REVERTED if kind == "rejected" else Stage(kind)
             self.card = cast(ResultCard, data.get("card", {}))
             self.reason = str(data.get("reason", "rejected by the operator" if kind == "rejected" else ""))
-        self.revision += kind not in ("job", "iteration", "gate", "declared", "pair")
+        self.revision += kind not in ("waits", "job", "iteration", "gate", "declared", "pair")
         self.history.append({"kind": kind, "at_ns": whole(data.get("at_ns", 0)), "by": str(data.get("by", ""))})

@@ -90,6 +90,8 @@ class Loop:
             LoopStoppedError: somebody stopped it.
             GymnastError: a step failed for good; the next run() goes on with it.
         """
+        self._shows.step("queue")
+        self._engine.begin(self.robots, self._errand, self._ended, self._shows.advance)
         self.policy = self._once("start", self._running)
         first = self.policy
         before, _ = self._episodes.evaluate("0/evaluate", first)

@@ -13,6 +13,7 @@ from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
 from cloud_trainer.flows.gating import Gating
 from cloud_trainer.flows.job_following import run_job
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrainedRound, TrialStoppedError
+from cloud_trainer.flows.queue_begin import Begin
 from cloud_trainer.flows.trials import TrialRow, Trials
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.jobs.submission import check_reach
@@ -38,6 +39,7 @@ class ArmLoopEngine:
         trials: of the trainer.
         shelf: of its checkpoints.
         gating: how candidates come to robots that ask for a gate record.
+        begins: how a loop waits for others that change what its robots run.
         allowed: what loops may reach outside the trainer, see gymnast_core.job.REACHES.
     """
 
@@ -47,6 +49,7 @@ class ArmLoopEngine:
     trials: Trials
     shelf: Shelf
     gating: Gating
+    begins: Begin
     allowed: Collection[str] = ()
 
     def check(self, job: JsonObject) -> None:
@@ -57,6 +60,10 @@ class ArmLoopEngine:
     def require(self, policy: str) -> None:
         """See LoopEngine."""
         self.shelf.path(policy)
+
+    def begin(self, robots: Sequence[str], errand: Errand, ended: Ended, advance: Advance) -> None:
+        """See LoopEngine."""
+        self.begins(robots, errand, ended, lambda why: advance(0, 0, why))
 
     def newest(self, kind: str) -> str:
         """See LoopEngine."""

@@ -69,6 +69,15 @@ class LoopEngine(Protocol):
         """Return a started robot that takes orders, to give it some in somebody's name."""
         ...
 
+    def begin(self, robots: Sequence[str], errand: Errand, ended: Ended, advance: Advance) -> None:
+        """Return when nothing else changes what these robots run; at once if it began before.
+
+        Raises:
+            WithdrawnError: it was stopped meanwhile.
+            ClosingError: this process ends.
+        """
+        ...
+
     def newest(self, kind: str) -> str:
         """Return the id of the trainer's newest world_model or judge.
 

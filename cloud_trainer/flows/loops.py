@@ -100,6 +100,16 @@ class RunningLoop:
             self._revision,
         )  # fmt: skip
 
+    def left_s(self) -> float:
+        """See Loops.left_s()."""
+        path = self.folder / "history.json"
+        history = cast(LoopHistory, json.loads(path.read_text()) if path.exists() else {})
+        done = len(history.get("rounds", ()))
+        if not self.running or not done:
+            return 0.0
+        since_s = time.time() - path.stat().st_mtime  # the file is written after each round
+        return max(0.0, (self.order.config.rounds - done) * float(history["seconds"]) / done - since_s)
+
     # what Loop reports to ----------------------------------------------------------------------------------------
 
     def step(self, name: str) -> None:
@@ -221,6 +231,11 @@ class Loops:
             raise NotPossibleError(f"loop {name!r} is not running; there is nothing to stop")
         loop.stop(f"stopped by {by}")
         return loop.view()
+
+    def left_s(self, tenant: str, name: str) -> float:
+        """Return how long a loop takes for all rounds that are left, by those it did (s); 0 where nobody can say."""
+        loop = self._loops.get((tenant, name))
+        return 0.0 if loop is None else loop.left_s()
 
     def get(self, tenant: str, name: str) -> LoopView:
         """Return one.

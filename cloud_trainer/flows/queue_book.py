@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -66,6 +67,7 @@ class QueueBook:
         pauses: robots whose queue rests.
         wanting: flows' entries that wait for their robot, or will again in a moment: until when (monotonic).
         setbacks: of an entry on a robot.
+        turns_s: how long a flow's last turns took, by entry.
         closing: this process ends; nobody gets a robot any more.
     """
 
@@ -77,6 +79,7 @@ class QueueBook:
         self.pauses: dict[RobotKey, QueuePause] = {(row.tenant, row.robot): row for row in store.pauses()}
         self.wanting: dict[str, float] = {}
         self.setbacks: dict[tuple[str, str], Setback] = {}
+        self.turns_s: dict[str, deque[float]] = {}
         self.closing = False
         self._starts: dict[str, dict[Key, StartRow]] = {}
         self._robots: dict[RobotKey, RobotNow] = {}
@@ -136,6 +139,7 @@ class QueueBook:
             self.entries.pop(row.entry_id, None)
             self._starts.pop(row.entry_id, None)
             self.wanting.pop(row.entry_id, None)
+            self.turns_s.pop(row.entry_id, None)
             self.store.forget(row.tenant, KEPT)
         else:
             self.entries[row.entry_id] = row

@@ -1,8 +1,8 @@
-"""What a queue decides without looking at anything but its arguments: who goes first, what is left, when it ends."""
+"""What a queue decides without looking at anything but its arguments: who goes first, and what is left."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
@@ -113,29 +113,6 @@ def _with_interval(count: SuccessCount) -> StartsCount:
         interval = wilson_interval(count["successes"], count["n"])
         shown |= {"rate": count["successes"] / count["n"], "low": interval.low, "high": interval.high}
     return shown
-
-
-def estimated_ends(rows: Sequence[QueueRow], work_s: Mapping[str, float], now_ns: int) -> dict[str, int]:
-    """Return when each entry will have ended (wall clock, ns); none for what nobody can say.
-
-    Entries are done in their order, each robot one at a time, shared ones by all their robots at once. Where nobody can
-    say how long one takes (a trial, an adaptation, a loop), it is left out: what is behind it ends later than that.
-
-    Args:
-        rows: open ones of a tenant, in their order.
-        work_s: entry -> what is left of it, in seconds of one robot.
-        now_ns: wall clock.
-    """
-    free: dict[str, float] = {}
-    ends: dict[str, int] = {}
-    for row in rows:
-        if row.paused or row.entry_id not in work_s or not row.robots:
-            continue
-        robots = row.robots[:1] if row.kind == "practice" else row.robots
-        end = (work_s[row.entry_id] + sum(free.get(name, 0.0) for name in robots)) / len(robots)
-        free |= dict.fromkeys(robots, end)
-        ends[row.entry_id] = now_ns + int(end * 1e9)
-    return ends
 
 
 def json_of(result: StartsResult) -> JsonObject:

@@ -7,6 +7,7 @@ stands at its own place again for the next; what comes before it by then goes fi
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from cloud_trainer.flows.queue_book import QueueBook, RobotKey, ended
 from cloud_trainer.flows.queue_dispatch import QueueDispatch
 from cloud_trainer.progress import ClosingError
 from cloud_trainer.store.sql_queue import QueueRow, new_entry_id
+from gymnast_core.json_values import JsonObject
 from gymnast_core.queue import USUAL_PRIORITY, QueueKind
 
 LOOK_S = 1.0
@@ -23,6 +25,8 @@ LOOK_S = 1.0
 LINGER_S = 1.5
 """A flow that has given its robot back is waited for, as what it does between two turns takes so long at most."""
 WHAT_CHARACTERS = 300
+LAST_TURNS = 9
+"""Of which the time is remembered, for the estimate of a flow's end."""
 
 
 Over = Callable[[str, QueueKind, str], str]
@@ -67,12 +71,16 @@ class QueueTurns:
             if withdrawn():
                 self._book.wanting.pop(row.entry_id, None)
                 raise WithdrawnError(f"{row.flow} waits for {robot} no longer")
-        why = ""
+        why, began_s = "", self._book.clock_s()
         try:
             yield
         except BaseException as error:
             why = f"{type(error).__name__}: {error}"
             raise
+        else:
+            with self._book.changed:
+                took = self._book.turns_s.setdefault(row.entry_id, deque(maxlen=LAST_TURNS))
+                took.append(self._book.clock_s() - began_s)
         finally:
             self._leave(row.entry_id, (tenant, robot), why)
 
@@ -84,19 +92,9 @@ class QueueTurns:
 
     def _stand(self, tenant: str, robot: str, errand: Errand, what: str) -> QueueRow:
         """Take the flow's place in the queue; one that had its turn before has it still."""
-        book, key = self._book, f"flow/{errand.kind}/{errand.flow_id}/{robot}"
+        book = self._book
         with book.changed:
-            known = book.store.find(tenant, key=key)
-            now_ns = time.time_ns()
-            if known is None:
-                fresh = QueueRow(
-                    new_entry_id(), tenant, key, errand.kind, errand.flow_id, what, (robot,), {}, USUAL_PRIORITY, 0,
-                    errand.person, created_ns=now_ns, since_ns=now_ns,
-                )  # fmt: skip
-                known = book.store.add(fresh)
-            row = replace(known, state="waiting", what=what, reason="", ended_ns=0)
-            if known.ended:
-                row = replace(row, since_ns=now_ns, created_ns=now_ns, place=book.store.last_place())
+            row = replace(stand(book, tenant, robot, errand, what, {}), state="waiting", what=what, reason="")
             book.put(row)
             book.wanting[row.entry_id] = float("inf")
         return row
@@ -131,3 +129,30 @@ class QueueTurns:
                 return
             book.wanting[entry_id] = book.clock_s() + LINGER_S
             book.put(replace(row, state="waiting", reason=why))
+
+
+def stand(book: QueueBook, tenant: str, robot: str, errand: Errand, what: str, spec: JsonObject) -> QueueRow:
+    """Return a flow's entry in a robot's queue, open; whoever calls holds the lock, and puts it.
+
+    Args:
+        book: of the trainer.
+        tenant: the robot's tenant.
+        robot: its name.
+        errand: in whose name, and which flow.
+        what: is done, in words; of a new entry.
+        spec: of a new entry, and of one that had ended.
+    """
+    key, now_ns = f"flow/{errand.kind}/{errand.flow_id}/{robot}", time.time_ns()
+    known = book.store.find(tenant, key=key)
+    if known is None:
+        fresh = QueueRow(
+            new_entry_id(), tenant, key, errand.kind, errand.flow_id, what, (robot,), spec, USUAL_PRIORITY, 0,
+            errand.person, created_ns=now_ns, since_ns=now_ns,
+        )  # fmt: skip
+        return book.store.add(fresh)
+    if not known.ended:
+        return known
+    return replace(
+        known, state="waiting", reason="", spec=spec, what=what, ended_ns=0, since_ns=now_ns, created_ns=now_ns,
+        place=book.store.last_place(),
+    )  # fmt: skip

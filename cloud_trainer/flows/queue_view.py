@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
+from cloud_trainer.flows.queue_begin import begun
 from cloud_trainer.flows.queue_book import FRESH_S, QueueBook, ended
 from cloud_trainer.flows.queue_dispatch import AGAIN_S, QueueDispatch
-from cloud_trainer.flows.queue_rules import estimated_ends
+from cloud_trainer.flows.queue_ends import FlowLeft, entry_left_s, estimated_ends, flow_left_s, turn_s
 from cloud_trainer.flows.queue_turns import Over
 from cloud_trainer.store.sql_queue import QueueRow
-from gymnast_core.practice import PracticeAsked
 from gymnast_core.queue import StartsSpec
 
 SHOWN_ENDED = 50
-MOST_SECONDS = 3600.0
-"""Between two episodes of one robot; what lies further apart was a pause."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +35,37 @@ class ShownEntry:
     note: str
 
 
-def shown_entries(book: QueueBook, tenant: str, over: Over) -> list[ShownEntry]:
+def shown_entries(book: QueueBook, tenant: str, has_ended: Over, left: FlowLeft) -> list[ShownEntry]:
     """Return a tenant's open entries in the order in which they go, then ended ones, the last first.
 
     Args:
         book: of the trainer.
         tenant: whose.
-        over: see Over; the entry of a flow ends with it.
+        has_ended: why a flow has, see Over; its entry ends with it.
+        left: see FlowLeft.
     """
     with book.changed:
         held = {row.entry_id for row in book.open_of(tenant) if row.flow and not _resting(book, row)}
     gone = {
         row.entry_id: why
         for row in book.open_of(tenant)
-        if row.flow and row.entry_id not in held and (why := over(tenant, row.kind, row.flow))
+        if row.flow and row.entry_id not in held and (why := has_ended(tenant, row.kind, row.flow))
     }
     with book.changed:
         for entry_id in gone.keys() & book.entries.keys():
             if _resting(book, book.entries[entry_id]):
                 book.put(ended(book.entries[entry_id], "done", gone[entry_id]))
-        rows = book.open_of(tenant)
-        work = {row.entry_id: seconds for row in rows if (seconds := _work_s(book, row))}
-        ends = estimated_ends(rows, work, time.time_ns())
-        return [
-            *(shown_entry(book, row, ends.get(row.entry_id, 0)) for row in rows),
-            *(shown_entry(book, row) for row in book.store.ended_entries(tenant, SHOWN_ENDED)),
-        ]
+        rows, over = book.open_of(tenant), book.store.ended_entries(tenant, SHOWN_ENDED)
+        left_s = {row.entry_id: entry_left_s(book, row) for row in rows if not row.flow}
+        turns_s = {row.entry_id: turn_s(book, row) for row in rows if row.flow}
+    for row in rows:
+        if row.flow:
+            known_s = left(tenant, row.kind, row.flow, turns_s[row.entry_id])
+            left_s[row.entry_id] = known_s or flow_left_s(row, over, time.time_ns())
+    ends = estimated_ends(rows, {name: seconds for name, seconds in left_s.items() if seconds > 0}, time.time_ns())
+    with book.changed:
+        shown = [shown_entry(book, row, ends.get(row.entry_id, 0)) for row in rows]
+        return [*shown, *(shown_entry(book, row) for row in over)]
 
 
 def shown_entry(book: QueueBook, row: QueueRow, estimated_end_ns: int = 0) -> ShownEntry:
@@ -75,7 +76,7 @@ def shown_entry(book: QueueBook, row: QueueRow, estimated_end_ns: int = 0) -> Sh
     if not row.ended and row.paused:
         state = "paused"
     elif not row.ended and row.flow and _resting(book, row):
-        state = "resting"
+        state = "resting" if begun(row) else "waiting"
     elif not row.ended and not row.flow and not on:
         state = "waiting"
     note = "" if row.ended else row.reason or _note(book, row)
@@ -111,25 +112,3 @@ def _note(book: QueueBook, row: QueueRow) -> str:
 
 def _holds(row: QueueRow, book: QueueBook, name: str) -> bool:
     return QueueDispatch.holds(book.robot((row.tenant, name)).status, StartsSpec.model_validate(row.spec).checkpoint)
-
-
-def _work_s(book: QueueBook, row: QueueRow) -> float:
-    """How long one robot would need for what is left of an entry; 0 where nobody can say."""
-    if row.flow:
-        return 0.0
-    if row.kind == "practice":
-        begun = [portion.given_ns for portion in book.portions.values() if portion.entry_id == row.entry_id]
-        done_s = (time.time_ns() - min(begun)) / 1e9 if begun else 0.0
-        return max(0.0, 3600.0 * PracticeAsked.model_validate(row.spec).hours - done_s)
-    by_robot: dict[str, list[int]] = {}
-    for start in book.starts(row.entry_id).values():
-        by_robot.setdefault(start.robot, []).append(start.at_ns)
-    seconds = sum(_span_s(sorted(times)) for times in by_robot.values())
-    count = sum(at > min(times) for times in by_robot.values() for at in times)  # the first portion only begins it
-    return (row.total - row.done) * seconds / count if count else 0.0
-
-
-def _span_s(times_ns: Sequence[int]) -> float:
-    """From the first to the last, without pauses."""
-    steps = [(after - before) / 1e9 for before, after in pairwise(times_ns)]
-    return sum(step for step in steps if step < MOST_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cloud_trainer.flows.queue_begin import QueueBeginnings
 from cloud_trainer.flows.queue_book import QueueBook
 from cloud_trainer.flows.queue_dispatch import QueueDispatch
 from cloud_trainer.flows.queue_turns import Over, QueueTurns
@@ -22,14 +23,18 @@ class RobotQueues:
         meta: the catalogue of episodes.
         newest: sequence of a tenant's newest episode.
         over: see Over.
+        has_ended: why a flow has ended, see QueueBeginnings.
 
     Attributes:
         book: what they hold.
         dispatch: who gets a robot next.
         turns: of flows.
+        beginnings: of flows that change what robots run.
     """
 
-    def __init__(self, store: SqlQueueStore, meta: MetaStore, newest: Callable[[str], int], over: Over) -> None:
+    def __init__(
+        self, store: SqlQueueStore, meta: MetaStore, newest: Callable[[str], int], over: Over, has_ended: Over
+    ) -> None:
         def recorded(tenant: str, robot: str, since_ns: int) -> list[EpisodeRow]:
             first = max(0, newest(tenant) - LOOKED_AT)
             rows = meta.episodes(tenant, after=first, limit=LOOKED_AT, states=["valid"], robot=robot)
@@ -38,6 +43,7 @@ class RobotQueues:
         self.book = QueueBook(store)
         self.dispatch = QueueDispatch(self.book, recorded)
         self.turns = QueueTurns(self.book, self.dispatch, over)
+        self.beginnings = QueueBeginnings(self.book, has_ended)
 
     def close(self) -> None:
         """Give no robot to anybody from now on; what robots have in hand they keep."""

@@ -193,6 +193,7 @@ class SceneAdaptation:
                 engine.collect(view.robot, view.instruction, whole(self._last("collecting")["episodes"]), self.folder)
             else:
                 request = SceneRequest(view.robot, view.instruction, view.scene, by=view.started_by, **view.options)
+                engine.begin(request, self.folder, lambda kind, data: self._record(kind, **data), self._ended)
                 self._record("captured", **engine.capture(request, self.folder))
             trust = engine.trust(self.folder, self._ended)
             self._record("trust", ok=trust.ok, reason=trust.reason, figures=dict(trust.figures))

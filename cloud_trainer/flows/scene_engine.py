@@ -32,6 +32,7 @@ from cloud_trainer.flows.arms import Connect, Errand, FlowRobot
 from cloud_trainer.flows.gating import Gating
 from cloud_trainer.flows.job_following import Iterations, follow, run_job
 from cloud_trainer.flows.other_tasks import other_tasks, reason_of
+from cloud_trainer.flows.queue_begin import Begin
 from cloud_trainer.flows.scene_canary import SceneCanary
 from cloud_trainer.flows.scene_counts import of_job, too_few
 from cloud_trainer.flows.scene_records import SceneRecords, digest_of
@@ -70,6 +71,7 @@ class SceneEngine:
         scene: the robot's name for where it stands, unless the operator names another.
         tenant: owner of the robots, jobs, episodes and checkpoints.
         work: folder in which this trainer's jobs have theirs.
+        begins: how an adaptation waits for a loop that changes what its robot runs.
         config: of the training job; its bounds, scene_episodes and check are those of the trust check too.
         rule: of the canary; declared before it.
         guard_pairs: of each other task, after a win; 0 looks at none.
@@ -87,6 +89,7 @@ class SceneEngine:
     scene: str
     tenant: str
     work: Path
+    begins: Begin
     config: JsonObject = field(default_factory=dict)
     rule: SequentialRule = field(default_factory=SequentialRule)
     guard_pairs: int = HarmRule.pairs
@@ -105,6 +108,10 @@ class SceneEngine:
         records = SceneRecords(self.catalogue, request.robot, request.scene or self.scene, request.instruction)
         if refusal := records.refusal(config):
             raise NotTrustedError(refusal)
+
+    def begin(self, request: SceneRequest, folder: Path, emit: Emit, ended: Ended) -> None:
+        """Wait in the robot's queue behind a loop."""
+        self.begins([request.robot], _errand(request.by, folder), ended, lambda why: emit("waits", {"reason": why}))
 
     def capture(self, request: SceneRequest, folder: Path) -> CapturedScene:
         """Record one episode here; its first frame is the scene."""
@@ -277,14 +284,8 @@ class SceneEngine:
 
     def _request(self, folder: Path) -> dict[str, Any]:
         """What capture() wrote down; older adaptations have the trainer's scene and settings."""
-        usual = {
-            "scene": self.scene,
-            "seed": 0,
-            "config": dict(self.config),
-            "other_tasks": [],
-            "checked": None,
-            "by": "",
-        }
+        config = dict(self.config)
+        usual = {"scene": self.scene, "seed": 0, "config": config, "other_tasks": [], "checked": None, "by": ""}
         return {**usual, **json.loads((folder / "request.json").read_text())}
 
     def _note(self, folder: Path, **values: Any) -> None:

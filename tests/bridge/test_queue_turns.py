@@ -13,7 +13,7 @@ import pytest
 from cloud_trainer.flows.arms import Errand, WithdrawnError
 from cloud_trainer.flows.queue_book import QueueBook
 from cloud_trainer.flows.queue_dispatch import QueueDispatch
-from cloud_trainer.flows.queue_rules import AGE_S, Range, estimated_ends, next_range, ordered
+from cloud_trainer.flows.queue_rules import AGE_S, Range, next_range, ordered
 from cloud_trainer.flows.queue_turns import LINGER_S, QueueTurns
 from cloud_trainer.progress import ClosingError
 from cloud_trainer.store.database import Database
@@ -200,16 +200,6 @@ def test_robots_that_share_an_entry_get_what_is_left_in_small_portions():
     assert next_range(spec, gaps, 1) == Range(("push",), 10, 2)
     assert next_range(spec, gaps | {("push", 10), ("push", 11)}, 3) == Range(("lift", "push"), 12, 1)
     assert next_range(spec, {(task, seed) for task in spec.tasks for seed in range(10, 30)}, 1) is None
-
-
-def test_ends_are_estimated_entry_behind_entry_and_share_beside_share(queues):
-    one, two, alone = (queues.add(robots=robots) for robots in (("wx-1", "wx-2"), ("wx-1",), ("wx-3",)))
-    trial = replace(one, entry_id="entry-trial", flow="trial-a")
-    work = {one.entry_id: 100.0, two.entry_id: 30.0, alone.entry_id: 7.0}
-    ends = estimated_ends([trial, one, two, alone], work, 0)
-    assert {name: at / 1e9 for name, at in ends.items()} == {
-        one.entry_id: 50.0, two.entry_id: 80.0, alone.entry_id: 7.0
-    }  # fmt: skip
 
 
 def test_an_episode_that_is_there_stays_as_it_is(queues):

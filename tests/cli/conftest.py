@@ -145,6 +145,7 @@ def adapts(service: Service, shelf: Shelf) -> SceneEngine:
         jobs=service.jobs,
         catalogue=service.episodes_of("default"), shelf=shelf, book=SceneBook(service.config.folder / "scenes.json"),
         scene="standard", tenant="default", work=service.config.folder / "jobs",
+        begins=lambda *_: None,
         config={"check": False, "scene_episodes": 3},
         rule=SequentialRule(alpha_promote=0.5, min_pairs=1, max_pairs=6), guard_pairs=1,
     )  # fmt: skip

@@ -91,6 +91,7 @@ def test_training_asks_what_the_operator_saw(material, tmp_path):
         engine = SceneEngine(
             connect=lambda name, errand: None, jobs=service.jobs, catalogue=catalogue, shelf=shelf,
             book=SceneBook(tmp_path / "book.json"), scene="standard", tenant="default", work=tmp_path / "jobs",
+            begins=lambda *_: None,
         )  # fmt: skip
         asked = {**ids, "robot": "wx-0", "scene": "standard", "instruction": TASK, "seed": 3, "config": config}
         folder = tmp_path / "flow"
@@ -183,6 +184,7 @@ def test_an_adaptation_that_will_be_refused_does_not_begin(material, tmp_path):
         engine = SceneEngine(
             connect=lambda name, errand: None, jobs=service.jobs, catalogue=service.episodes_of("default"), shelf=shelf,
             book=SceneBook(tmp_path / "book.json"), scene="standard", tenant="default", work=tmp_path / "jobs",
+            begins=lambda *_: None,
         )  # fmt: skip
         asked = SceneRequest("wx-0", TASK, "pink_cube", ids["world_model"], ids["judge"])
         with pytest.raises(NotTrustedError, match="0 are successes"):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from cloud_trainer.flows.adaptation_engine import (
     Stop,
     Trust,
 )
+from cloud_trainer.flows.arms import Errand
+from cloud_trainer.flows.queue_begin import Begin
 from cloud_trainer.flows.trials import TrialOrigin
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.service.robots import RobotBoard
@@ -53,6 +56,7 @@ class SteeredEngine:
         self.hold = {name: threading.Event() for name in ("train", "canary", "trial")}
         self.inside = {name: threading.Event() for name in self.hold}
         self.wins = True
+        self.begins: Begin = lambda *_: None
         for event in self.hold.values():
             event.set()
 
@@ -63,6 +67,10 @@ class SteeredEngine:
     def check(self, request: SceneRequest) -> None:
         if request.world_model == "world_model-nowhere":
             raise ConfigError("the trainer has no checkpoint 'world_model-nowhere'")
+
+    def begin(self, request: SceneRequest, folder: Path, emit: Emit, ended: Ended) -> None:
+        errand = Errand(request.by, "adaptation", folder.name, "")
+        self.begins([request.robot], errand, ended, lambda why: emit("waits", {"reason": why}))
 
     def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
         self.calls.append("capture")
@@ -130,13 +138,18 @@ class Bench:
         self.engine, self.looping = SteeredEngine(), PlantedEngine(["policy-a", "policy-b", "policy-c"])
         self.service = Service(ServiceConfig(folder=folder, insecure=True))
         self.ask = self.service.handlers
-        self.ask.flows.take_up(lambda tenant: self.engine, lambda *_: self.looping)
+        self.engine.begins = partial(self.service.queues.beginnings.begin, "default")
+        self.ask.flows.take_up(lambda tenant: self.engine, lambda *_: self._loop_engine())
         self.console = Console(self.service)
         self.gate = self.console.gate
         self.app = create_app(self.console.sources, self.gate, poll_s=0.05)
         self.folder = folder
         self.service.robots = self.ask.robots.board = RobotBoard(0.0)
         self.report({"state": "ready"})
+
+    def _loop_engine(self) -> PlantedEngine:
+        self.looping.begins = self.engine.begins
+        return self.looping
 
     def report(self, status: Mapping[str, Any]) -> None:
         self.service.robots.post(ROBOT, status, b"")

@@ -13,6 +13,7 @@ from cloud_trainer.flows.adaptation_engine import CLOSING, Ended
 from cloud_trainer.flows.arms import Errand
 from cloud_trainer.flows.job_following import JobEndedError
 from cloud_trainer.flows.loop_parts import Advance, CanaryRequest
+from cloud_trainer.flows.queue_begin import Begin
 from cloud_trainer.progress import ClosingError
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.sequential import Decision, confidence_sequence
@@ -97,6 +98,7 @@ class PlantedEngine:
         self.gate_says: dict[str, str] = {}
         self.admitted: list[tuple[str, tuple[str, ...], str, str]] = []
         self.named: list[str] = []
+        self.begins: Begin = lambda *_: None
 
     def check(self, job: Mapping[str, Any]) -> None:
         """Nothing here reaches out."""
@@ -104,6 +106,9 @@ class PlantedEngine:
     def connect(self, robot: str, errand: Errand) -> Any:
         self.errands.append(errand)
         return self.robots.get(robot, self.robot)
+
+    def begin(self, robots: Sequence[str], errand: Errand, ended: Ended, advance: Advance) -> None:
+        self.begins(robots, errand, ended, lambda why: advance(0, 0, why))
 
     def require(self, policy: str) -> None:
         if policy not in self.robot.rates:

@@ -98,6 +98,9 @@ class SimulatedScene:
     def check(self, request: SceneRequest) -> None:
         pass  # whatever is asked for, the scene is this one
 
+    def begin(self, request: SceneRequest, folder: Path, emit: Emit, ended: Ended) -> None:
+        pass  # nothing else changes what this robot runs
+
     def capture(self, request: SceneRequest, folder: Path) -> Mapping[str, Any]:
         instruction = request.instruction
         with arm(self.scene) as env:

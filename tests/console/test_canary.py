@@ -104,6 +104,7 @@ def engine(tmp_path):
             connect=lambda name, errand: robot, jobs=service.jobs, catalogue=service.episodes_of("default"),
             shelf=SimpleNamespace(),
             book=SceneBook(tmp_path / "scenes.json"), scene="bench", tenant="default", work=tmp_path / "jobs",
+            begins=lambda *_: None,
             rule=SequentialRule(max_pairs=20),
         )  # fmt: skip
         yield SimpleNamespace(engine=made, robot=robot, folder=tmp_path / "flow")

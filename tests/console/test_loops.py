@@ -12,7 +12,7 @@ import pytest
 from cloud_trainer.flows.loops import Loops
 from gymnast_core.errors import ConfigError, NotPossibleError, OccupiedError
 from gymnast_core.loop_config import LoopConfig, StopRule
-from tests.console.conftest import JSON, wait_for
+from tests.console.conftest import wait_for
 from tests.console.planted_loop import PlantedEngine, planted_config
 
 DATA = Path(__file__).parents[1] / "data"
@@ -152,44 +152,6 @@ def test_whatever_breaks_in_a_step_ends_its_loop_alone(tmp_path):
     assert over(loops, tenant="lab-b").state == "done"
     loops.close()
     assert {view.state for tenant in engines for view in Loops(tmp_path, None).of(tenant)} == {"failed", "done"}
-
-
-def test_a_robot_in_a_loop_is_left_to_it_and_the_page_stops_it(bench):
-    bench.looping = PlantedEngine(NAMES, hold=threading.Event())
-    ana, root = bench.client("ana", "operator"), bench.client("trainer-1", "trainer")
-    asked = {"config": json.dumps(planted_config().to_json())}
-    assert root.post("/loop", data=asked, headers=JSON).status_code == 403
-    wrong = ana.post("/loop", data={"name": "night", "config": '{"rouds": 3}'}, headers=JSON)
-    assert (wrong.status_code, "loop: unknown settings ['rouds']" in wrong.json()["error"]) == (422, True)
-    assert ana.post("/loop", data=asked, headers=JSON).status_code == 200
-    assert bench.looping.asked.wait(20)
-    taken = ana.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)
-    assert (taken.status_code, "bridge-1 is in loop night of ana" in taken.json()["error"]) == (409, True)
-    assert "round 1, train" in ana.get("/loop").text
-    robots, adapt = ana.get("/").text, ana.get("/adapt").text
-    assert '<button class="main" disabled>Adapt to this scene</button>' in robots
-    assert "bridge-1 is in loop night of ana" in robots
-    assert '<option value="bridge-1" disabled>bridge-1, busy</option>' in adapt
-    assert "bridge-1 is in loop night of ana" in adapt
-    assert root.post("/loop/night/stop", data={}, headers=JSON).status_code == 403
-    assert ana.post("/loop/night/stop", data={}, headers=JSON).status_code == 200
-    wait_for(lambda: bench.ask.flows.loops.get("default", "night").state == "stopped", "the loop to stop")
-    assert "Stopped by ana" in ana.get("/loop").text
-    assert '<a class="button main" href="/adapt?robot=bridge-1">' in ana.get("/").text
-    trail = [entry.kind for entry in bench.service.trails.of("default").log.entries]
-    assert ("loop" in trail, "stop loop" in trail) == (True, True)
-
-
-def test_a_robot_that_is_being_adapted_or_silent_takes_no_loop(bench):
-    ana = bench.client("ana", "operator")
-    bench.engine.trusted = False
-    begun = ana.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)
-    assert begun.status_code == 200
-    asked = {"config": json.dumps(planted_config().to_json())}
-    refused = ana.post("/loop", data=asked, headers=JSON)
-    assert (refused.status_code, "bridge-1 is being adapted by ana" in refused.json()["error"]) == (409, True)
-    nobody = ana.post("/loop", data={**asked, "robot": "wx-9"}, headers=JSON)
-    assert (nobody.status_code, "'wx-9' has not reported here" in nobody.json()["error"]) == (409, True)
 
 
 def test_a_checkpoint_that_somebody_else_put_in_force_is_named(tmp_path, monkeypatch):

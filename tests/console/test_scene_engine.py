@@ -92,6 +92,7 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
             connect=lambda name, errand: robot, jobs=service.jobs,
             catalogue=service.episodes_of("default"), shelf=shelf,
             book=SceneBook(tmp_path / "scenes.json"), scene="standard", tenant="default", work=tmp_path / "jobs",
+            begins=lambda *_: None,
             config={
                 "groups": 8, "group_size": 8, "grpo_iterations": 3, "check": False, "forgetting": 1.0,
                 "scene_episodes": 12,

@@ -32,6 +32,7 @@ def engine_of(lab: Lab) -> SceneEngine:
         catalogue=lab.service.episodes_of("default"), shelf=SimpleNamespace(),  # type: ignore[arg-type]
         book=SceneBook(lab.folder / "scenes.json"), scene="bench", tenant="default",
         work=lab.folder / "trainer" / "jobs",
+        begins=lambda *_: None,
     )  # fmt: skip
 
 

@@ -60,9 +60,9 @@ class AdaptationHandlers:
         """Return what holds an adaptation up; empty when nothing does."""
         return "" if flow.view.stage.over else self._robots.paused(who, flow.view.robot)
 
-    def held(self, who: Who, robot: str) -> str:
-        """Return what keeps a robot from being adapted now, by name and who began it; empty where it is free."""
-        return self._flows.held(who.tenant, robot, beside="adaptation")
+    def behind(self, who: Who, robot: str) -> str:
+        """Return the loop that an adaptation of a robot would wait for, and who began it; empty for none."""
+        return self._flows.in_loop(who.tenant, robot)
 
     def modes(self, who: Who) -> tuple[str, ...]:
         """Return what this trainer can train for the caller's tenant; the first is the usual one."""
@@ -73,7 +73,7 @@ class AdaptationHandlers:
         return self._flows.adaptations.price_per_hour(who.tenant)
 
     def begin(self, who: Who, request: SceneRequest) -> SceneAdaptation:
-        """Begin test-time training. A robot may have itself adapted.
+        """Begin test-time training, behind a loop that the robot is in. A robot may have itself adapted.
 
         Raises:
             NotPossibleError: the robot cannot be ordered about, or is busy.
@@ -84,7 +84,6 @@ class AdaptationHandlers:
         if who.role == "robot" and who.name != robot:
             raise NotPermittedError(f"robot {who.name!r} may have itself adapted alone, not {robot!r}")
         self._robots.ready(who, robot)
-        self._flows.require_free(who.tenant, robot, beside="adaptation")
         self._pace.take(who)
         adaptation_id = new_adaptation_id()
         asked = {"adaptation": adaptation_id, "robot": robot, "instruction": request.instruction}

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 from cloud_trainer.flows.adaptation_engine import AdaptationEngine
+from cloud_trainer.flows.adaptation_view import Stage
 from cloud_trainer.flows.adaptations import Adaptations
 from cloud_trainer.flows.loop_parts import LoopEngine
+from cloud_trainer.flows.loop_view import RUNNING
 from cloud_trainer.flows.loops import Loops
 from cloud_trainer.flows.trials import TrialEngine, Trials
 from cloud_trainer.store.protocols import EpisodeRow
-from gymnast_core.errors import OccupiedError
 from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.trial import has_won
 from gymnast_core.queue import QueueKind
@@ -52,29 +53,10 @@ class Flows:
                 of_loops = loop_engine_of
                 self.loops = Loops(self._folder / "loops", lambda tenant: of_loops(tenant, trials))
 
-    def require_free(self, tenant: str, robot: str, *, beside: str = "") -> None:
-        """Return if no adaptation or loop changes what a robot runs; trials wait their turn in its queue.
-
-        Args:
-            tenant: the tenant they belong to.
-            robot: its name.
-            beside: what is not looked at, because it refuses a second one itself: "adaptation" or "loop".
-
-        Raises:
-            OccupiedError: it is in one; the message names it and the person that began it.
-        """
-        if held := self.held(tenant, robot, beside=beside):
-            raise OccupiedError(held)
-
-    def held(self, tenant: str, robot: str, *, beside: str = "") -> str:
-        """Return what require_free() would refuse with; empty where the robot is free."""
-        flow = None if beside == "adaptation" else self.adaptations.on(tenant, robot)
-        if flow is not None:
-            return f"{robot} is being adapted by {flow.started_by} ({flow.adaptation_id}); finish that first"
-        loop = None if beside == "loop" else self.loops.on(tenant, robot)
-        if loop is not None:
-            return f"{robot} is in loop {loop.name} of {loop.started_by}; wait for it or stop it first"
-        return ""
+    def in_loop(self, tenant: str, robot: str) -> str:
+        """Return the loop that a robot is in and who began it: an adaptation waits for its end; empty for none."""
+        loop = self.loops.on(tenant, robot)
+        return "" if loop is None else f"{robot} is in loop {loop.name} of {loop.started_by}"
 
     def over(self, tenant: str, kind: QueueKind, flow: str) -> str:
         """Return why a flow asks nothing more of its robot: it has ended, or was stopped; empty where it goes on.
@@ -94,6 +76,33 @@ class Flows:
             return "" if view is None or (view.state == "running" and not view.stopping) else view.reason or "stopped"
         found = {one.view.adaptation_id: one.view for one in self.adaptations.of(tenant)}.get(flow)
         return "" if found is None or not (found.stage.over or found.cancel_requested) else found.stage.value
+
+    def has_ended(self, tenant: str, kind: QueueKind, flow: str) -> str:
+        """Return why a flow has ended; empty also where it was stopped and does its last step. Arguments as over()."""
+        if kind == "loop":
+            views = {view.name: view for view in self.loops.of(tenant)}
+            return "" if flow not in views or views[flow].state == RUNNING else views[flow].reason or views[flow].state
+        if kind == "adaptation":
+            found = {one.view.adaptation_id: one.view for one in self.adaptations.of(tenant)}.get(flow)
+            return "" if found is None or not found.stage.over else found.stage.value
+        return self.over(tenant, kind, flow)
+
+    def left_s(self, tenant: str, kind: QueueKind, flow: str, turn_s: float) -> float:
+        """Return how long a flow still takes at most, by what it did so far (s); 0 where nobody can say.
+
+        Args:
+            tenant: as of over().
+            kind: as of over().
+            flow: as of over().
+            turn_s: of one of its turns on a robot; a pair, of a trial and of a canary. 0 where that is not known.
+        """
+        if kind == "loop":
+            return self.loops.left_s(tenant, flow)
+        if kind == "trial":
+            row = next((row for row in self.trials.views(tenant) if row["trial_id"] == flow), None)
+            return 0.0 if row is None else turn_s * (row["max_pairs"] - row["pairs_done"])
+        view = next((one.view for one in self.adaptations.of(tenant) if one.view.adaptation_id == flow), None)
+        return 0.0 if view is None or view.stage is not Stage.CANARY else turn_s * view.pairs_left
 
     def blinds(self, row: EpisodeRow) -> bool:
         """Whether an episode is, or may be, a run of a trial that is not decided: its policy is shown to nobody."""

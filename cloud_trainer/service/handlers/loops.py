@@ -42,6 +42,8 @@ class LoopHandlers:
     def begin(self, who: Who, config: LoopConfig) -> LoopView:
         """Begin a loop, or go on with the one of this name; one that runs is left alone.
 
+        It waits in the queues of robots that are being adapted until that is over.
+
         Raises:
             ConfigError: it was begun with other settings, or no robot is named and not exactly one reports.
             NotPossibleError: a robot is unknown or busy, or none of them can be ordered about now.
@@ -52,8 +54,6 @@ class LoopHandlers:
             return known
         robots = config.robots or (known.robots if known else (self._only_robot(who),))
         self._require_ready(who, robots)
-        for robot in robots:
-            self._flows.require_free(who.tenant, robot, beside="loop")
         with self._trails.of(who.tenant).acting(who, "loop", {"loop": config.name, "robots": list(robots)}):
             return self._flows.loops.start(who.tenant, config, robots=robots, by=who.name)
 

@@ -76,7 +76,7 @@ class QueueHandlers:
         """
         authorise(who, "follow")
         robot = who.name if who.role == "robot" else robot
-        found = shown_entries(self._book, who.tenant, self._flows.over)
+        found = shown_entries(self._book, who.tenant, self._flows.has_ended, self._flows.left_s)
         return [entry for entry in found if not robot or robot in entry.row.robots]
 
     def find(self, who: Who, entry_id: str) -> ShownEntry:
