@@ -42,6 +42,8 @@ class LoopRound(TypedDict, total=False):
     world_model: str
     judge: str
     judge_trust: JsonObject
+    sight: JsonObject
+    """Of the round's dream, on the policy that practised in it; see gymnast_core.jobs.spec.Sight."""
     imagined_reward: JsonValue
     gate: list[GatedCandidate]
     canary: list[TriedCandidate]

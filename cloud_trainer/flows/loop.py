@@ -38,7 +38,7 @@ from gymnast_core.loop_history import LoopHistory, LoopRound, TriedCandidate
 REACH_S = 600.0
 """How long a loop that is over waits for robots that are away, so that all run what it ends with."""
 
-KEPT_OF_JOB = ("audit", "world_model", "judge", "judge_trust", "imagined_reward")
+KEPT_OF_JOB = ("audit", "world_model", "judge", "judge_trust", "sight", "imagined_reward")
 
 
 _Result = TypeVar("_Result")

@@ -59,6 +59,7 @@ class TrainedRound(TypedDict, total=False):
     world_model: str
     judge: str
     judge_trust: JsonObject
+    sight: JsonObject
     imagined_reward: JsonValue
 
 

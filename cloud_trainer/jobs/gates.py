@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from cloud_trainer.jobs.scene_amounts import TRACKER_EPISODES
-from cloud_trainer.judge.drift import Drift, DriftMonitor, Reference
+from cloud_trainer.jobs.sight import SightGate
+from cloud_trainer.judge.drift import Drift, drift_of
 from cloud_trainer.judge.trust import ALL_TASKS, JudgeCalibration, compare, require_trusted
 from cloud_trainer.practice.dreams import keep_dreams
 from cloud_trainer.progress import Progress, ProgressEvent
@@ -29,7 +30,7 @@ from cloud_trainer.world_model.worlds import World
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.jobs.audit import OVERRIDABLE, AuditBounds, AuditConfig, PracticeBounds, SceneBounds, check_overrides
 from gymnast_core.jobs.practice import RefiningSettings
-from gymnast_core.jobs.spec import JudgeDrift, JudgeTrust
+from gymnast_core.jobs.spec import JudgeDrift, JudgeTrust, Sight
 from gymnast_core.judge import Judge, Verdict
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import Episode
@@ -58,11 +59,9 @@ class Gates:
         audit: which parts of the audit are measured.
         bounds: of the audit.
         overrides: what an operator decided to ignore, and why: a bound of the audit, or one of OVERRIDABLE.
-        judge_floor: the lower end (95 %) of the judge's precision on held-out dreams, all tasks together, must reach
-            it; None asks for nothing. Default .4: 76-89 held-out dreams of the demo's five seeds prove .52 to
-            .72, and calling everything a success has a precision of .26 to .42; above .5 would refuse by chance.
-        judge_task_floor: the same for every single task. Off by default: an eighth of 150 episodes a task holds about
-            20 labels and 7 successes, which prove a precision of .2 to .5 even for a judge that is always right.
+        judge_floor: see RefiningSettings.
+        judge_task_floor: see PracticeSettings.
+        sight: on the policy that practises; None is of no policy.
         check: False measures and refuses nothing.
     """
 
@@ -71,6 +70,7 @@ class Gates:
     overrides: Mapping[str, str] = field(default_factory=dict)
     judge_floor: float | None = 0.4
     judge_task_floor: float | None = None
+    sight: SightGate | None = None
     check: bool = True
 
     def __post_init__(self) -> None:
@@ -78,10 +78,12 @@ class Gates:
         check_overrides(self.overrides, {*AuditBounds.model_fields, *OVERRIDABLE} - {"trusted_error"})
 
 
-def gates_of(config: RefiningSettings, calibrated: Mapping[str, object]) -> Gates:
+def gates_of(config: RefiningSettings, calibrated: Mapping[str, object], sight: SightGate | None = None) -> Gates:
     """Return what stands before practice at home, in a world model calibrated to these bounds."""
-    bounds = practice_bounds(calibrated, config.bounds)
-    return Gates(config.audit, bounds, config.overrides, config.judge_floor, config.judge_task_floor, config.check)
+    return Gates(
+        config.audit, practice_bounds(calibrated, config.bounds), config.overrides, config.judge_floor,
+        config.judge_task_floor, sight, config.check,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Passed:
         judge: its precision and recall on the same dreams.
         drift: of the judge the job came with, against its own calibration; None where its checkpoint has none.
         horizon: steps a dream may last, whole chunks; None is no cap.
+        sight: on the policy that practises; None where it was not asked for, or could not be measured.
         overridden: what was not good enough and is ignored by an operator's decision, and why.
     """
 
@@ -100,6 +103,7 @@ class Passed:
     judge: JudgeCalibration
     drift: Drift | None
     horizon: int | None
+    sight: Sight | None = None
     overridden: Mapping[str, str] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
@@ -109,6 +113,7 @@ class Passed:
             "audit": self.report.summary(),
             "judge_trust": JudgeTrust.model_validate(self.judge.to_json()),
             "judge_drift": drift and JudgeDrift(alarm=drift.alarm, signs=tuple(drift.signs), p_values=drift.p_values),
+            "sight": self.sight,
             "horizon": self.horizon,
             "overridden": dict(self.overridden),
         }
@@ -211,11 +216,12 @@ def measure_gates(
     if drift is not None and drift.alarm:
         progress(ProgressEvent("judge_drift", 1, 1, drift.p_values))
     tasks = tuple(dict.fromkeys(episode.instruction for episode in held_out))
-    broken = {**report.broken, **_judge_problems(trust, drift, gates, tasks)}
+    sight = None if gates.sight is None else gates.sight.measured(outcomes)
+    broken = {**report.broken, **_judge_problems(trust, drift, sight, gates, tasks)}
     overridden = {name: why for name, why in gates.overrides.items() if name in broken}
     for name in overridden:
         progress(ProgressEvent(f"overridden_{name}", 1, 1))
-    return Passed(report, trust, drift, _horizon(report, gates), overridden)
+    return Passed(report, trust, drift, _horizon(report, gates), sight, overridden)
 
 
 def require_gates(found: Passed, gates: Gates, *, unrefined: bool = False) -> None:
@@ -226,7 +232,7 @@ def require_gates(found: Passed, gates: Gates, *, unrefined: bool = False) -> No
     """
     require_trust(found.report, overrides=[name for name in gates.overrides if name not in OVERRIDABLE])
     tasks = tuple(row.task for row in found.judge.tasks if row.task != ALL_TASKS)
-    problems = _judge_problems(found.judge, found.drift if unrefined else None, gates, tasks)
+    problems = _judge_problems(found.judge, found.drift if unrefined else None, found.sight, gates, tasks)
     for name, problem in problems.items():
         if name not in gates.overrides:
             raise NotTrustedError(f"{problem}, or override by name: {name}")
@@ -237,7 +243,9 @@ def require_gates(found: Passed, gates: Gates, *, unrefined: bool = False) -> No
         )
 
 
-def _judge_problems(trust: JudgeCalibration, drift: Drift | None, gates: Gates, tasks: Sequence[str]) -> dict[str, str]:
+def _judge_problems(
+    trust: JudgeCalibration, drift: Drift | None, sight: Sight | None, gates: Gates, tasks: Sequence[str]
+) -> dict[str, str]:
     """What is wrong with the judge, by the name it is overridden by."""
     problems = {}
     for name, floor, asked in (
@@ -248,6 +256,11 @@ def _judge_problems(trust: JudgeCalibration, drift: Drift | None, gates: Gates, 
                 require_trusted(trust, trust.judge, asked, floor=floor)
             except NotTrustedError as refusal:
                 problems[name] = str(refusal)
+    try:
+        if gates.sight is not None:
+            gates.sight.require(sight)
+    except NotTrustedError as refusal:
+        problems["sight_floor"] = str(refusal)
     if drift is not None and drift.alarm:
         problems["judge_drift"] = (
             f"judge {trust.judge} has drifted since its calibration ({', '.join(drift.signs)}); refine it "
@@ -266,16 +279,6 @@ def trust_of(judge: Judge, verdicts: Sequence[Verdict], episodes: Sequence[Episo
     """Precision and recall of verdicts on dreams against what the operators labelled."""
     labels, tasks = [e.outcome for e in episodes], [e.instruction for e in episodes]
     return compare(judge.version, verdicts, labels, tasks)
-
-
-def drift_of(manifest: Manifest, verdicts: Sequence[Verdict], episodes: Sequence[Episode]) -> Drift | None:
-    """Compare a judge's verdicts of today with its own calibration; None where its checkpoint keeps none."""
-    kept = manifest.lineage.get("reference")
-    if not isinstance(kept, Mapping) or not kept["precision"] or len(kept["scores"]) < 10:
-        return None
-    monitor = DriftMonitor(Reference(tuple(kept["scores"]), float(kept["abstained"]), float(kept["precision"])))
-    monitor.add(verdicts, [episode.outcome for episode in episodes])
-    return monitor.look()
 
 
 def starts_within(clips: Clips, steps: int, horizon: int | None) -> tuple[list[StartState], list[StartState]]:

@@ -11,6 +11,7 @@ from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import Passed, gates_of, pass_gates, starts_within
 from cloud_trainer.jobs.job import Job, by_people, load_episodes, practice_steps
 from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
+from cloud_trainer.jobs.sight import sight_gate
 from cloud_trainer.jobs.splits import split
 from cloud_trainer.judge.cache import CachedJudge
 from cloud_trainer.judge.choice import judge_of
@@ -97,12 +98,14 @@ def trusted_dream(job: Job[RefiningSpec]) -> Dream:
     came_with = job.checkpoints["judge"]
     judge_folder = came_with if named else refined_judge(job, world, parts)
     judge = named or LearnedJudge.load(judge_folder)
+    sight = sight_gate(config, read_manifest(job.checkpoints["policy"]))
+    demanded = gates_of(config, calibrated_bounds(world_model, "improve"), sight)
     before = None
     if named is None:
         parent = judge if judge_folder == came_with else LearnedJudge.load(came_with)
         before = (parent, read_manifest(came_with))
     passed = pass_gates(
-        world, judge, episodes["audit"], gates_of(config, calibrated_bounds(world_model, "improve")), job.folder,
+        world, judge, episodes["audit"], demanded, job.folder,
         tracker_episodes=episodes["world_model"], came_with=before, progress=job.progress, seed=job.spec.seed,
     )  # fmt: skip
     within = [starts_within(part, steps, passed.horizon) for part in parts.values()]

@@ -16,7 +16,8 @@ import numpy as np
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Verdict
-from gymnast_core.types import Outcome
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.types import Episode, Outcome
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,16 @@ def kept_reference(scores: Sequence[float], calibration: Mapping[str, Any]) -> d
         "abstained": calibration["abstained"],
         "precision": None if precision is None else precision[0],
     }
+
+
+def drift_of(manifest: Manifest, verdicts: Sequence[Verdict], episodes: Sequence[Episode]) -> Drift | None:
+    """Compare a judge's verdicts of today with its own calibration; None where its checkpoint keeps none."""
+    kept = manifest.lineage.get("reference")
+    if not isinstance(kept, Mapping) or not kept["precision"] or len(kept["scores"]) < 10:
+        return None
+    monitor = DriftMonitor(Reference(tuple(kept["scores"]), float(kept["abstained"]), float(kept["precision"])))
+    monitor.add(verdicts, [episode.outcome for episode in episodes])
+    return monitor.look()
 
 
 def ks_p_value(first: Sequence[float], second: Sequence[float]) -> float:

@@ -162,7 +162,7 @@ def table(history: LoopHistory) -> Table:
     from gymnast_cli.commands.evaluate import cells
 
     shown = Table(title="The loop, same start states every round, greedy")
-    for column in ("round", "policy", "success", "rate [95 %]", "gain [95 %]", "audit agreement", ""):
+    for column in ("round", "policy", "success", "rate [95 %]", "gain [95 %]", "audit agreement", "sight", ""):
         shown.add_column(column)
     shown.add_row("0", history["base_policy"], *cells(history["before"], None))
     for row in history["rounds"]:
@@ -170,6 +170,7 @@ def table(history: LoopHistory) -> Table:
         if len(by := row.get("collected", {})) > 1:
             note = "; ".join(filter(None, [note, ", ".join(f"{name} recorded {n}" for name, n in by.items())]))
         audit = f"{number(row['audit']['agreement']):.2f}" if "audit" in row else ""
+        sight = f"{number(found['sight']):.2f}" if (found := row.get("sight")) else ""
         shown.add_row(str(row["round"]), row["policy"], *cells(row.get("after", row["before"]), row.get("difference")),
-                      audit, note)  # fmt: skip
+                      audit, sight, note)  # fmt: skip
     return shown

@@ -32,7 +32,7 @@ AT_LEAST = frozenset(
 )  # fmt: skip
 """Bounds from below; the others are bounds from above."""
 
-OVERRIDABLE = ("judge_floor", "judge_task_floor", "judge_drift")
+OVERRIDABLE = ("judge_floor", "judge_task_floor", "judge_drift", "sight_floor")
 """What of the judge an operator may decide to ignore, beside the bounds of the audit."""
 
 

@@ -152,7 +152,7 @@ class PracticeSettings(Settings):
     """Refuse to practise where the audit is out of bounds, and to offer what may forget."""
     overrides: dict[str, str] = Field(default_factory=dict)
     """Bounds that an operator decided to ignore, {name: reason}; the reason stays in the result, the lineage and the
-    log. Of the judge: judge_floor, judge_task_floor, judge_drift."""
+    log. Of the judge: judge_floor, judge_task_floor, judge_drift, sight_floor."""
     judge_task_floor: Share | None = None
     """The lower end (95 %) of the judge's precision on held-out dreams of every single task must reach it. Off by
     default: an eighth of 150 episodes a task holds about 20 labels and 7 successes, which prove a precision of .2 to .5
@@ -207,6 +207,11 @@ class RefiningSettings(PracticeSettings):
     """The lower end (95 %) of the judge's precision on held-out dreams, all tasks together, must reach it; none asks
     for nothing. 76-89 held-out dreams of the demo's five seeds prove .52 to .72, and calling everything a success has a
     precision of .26 to .42; above .5 would refuse by chance."""
+
+    sight_floor: Share | None = None
+    """Least sight on the policy that practises: P(judge says success | it succeeded) - P(the same | it failed) on
+    dreams of its own held-out episodes. It is refused where the upper end (95 %) is lower. None asks for what the
+    practice had that this policy came out of, and for nothing where it came out of none."""
 
 
 class ReinforcingSettings(PracticeSettings):

@@ -209,6 +209,25 @@ class JudgeDrift(JobRecord):
     """By sign."""
 
 
+class Sight(JobRecord):
+    """How well the dream tells a policy's successes from its failures, on its own held-out episodes."""
+
+    policy: str
+    """Id of the policy."""
+    sight: float
+    """P(judge says success | it succeeded) - P(judge says success | it failed); 0 is blind."""
+    low: float
+    """Lower end at 95 %."""
+    high: float
+    """Upper end."""
+    succeeded: int
+    """Held-out episodes that succeeded and were judged."""
+    failed: int
+    """Those that failed."""
+    floor: float | None = None
+    """What was demanded; none asked for nothing."""
+
+
 class DreamResult(TrainingResult):
     """What a job leaves behind that practised in a dream."""
 
@@ -222,6 +241,8 @@ class DreamResult(TrainingResult):
     """The judge's precision and recall on held-out dreams, by task."""
     judge_drift: JudgeDrift | None = None
     """Of the judge the job came with, against its own calibration; none where its checkpoint has none."""
+    sight: Sight | None = None
+    """On the policy that practised; none where none of its held-out episodes succeeded, or none failed."""
     horizon: int | None = None
     """Steps a dream could last; none is no cap."""
     overridden: Mapping[str, str] = Field(default_factory=dict)

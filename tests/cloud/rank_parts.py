@@ -21,7 +21,10 @@ from tests.cloud.learning_fakes import episode, tiny_flow, tiny_policy
 from tests.cloud.ray_parts import ParityJudge
 from tests.policies.pi0_folder import policy_in_memory
 
-CONFIG = GrpoConfig(group_size=2, groups=3, iterations=3, keep_low=0.0, keep_high=1.0, mini_batch=5, epochs=1)
+CONFIG = GrpoConfig(
+    group_size=2, groups=3, iterations=3, keep_low=0.0, keep_high=1.0, mini_batch=5, epochs=1,
+    average_decay=0.5,
+)  # fmt: skip
 """Six rows a batch, in mini-batches of 5 and 1: a rank of two has three rows, two, one or none."""
 
 CHOICES = {

@@ -14,13 +14,12 @@ from cloud_trainer.jobs.calibrate import calibrate_gate
 from cloud_trainer.jobs.calibrated import calibrated_bounds, inherit, write_bounds
 from cloud_trainer.jobs.gates import (
     Gates,
-    drift_of,
     no_worse_than_parent,
     pass_gates,
     practice_bounds,
     starts_within,
 )
-from cloud_trainer.judge.drift import kept_reference
+from cloud_trainer.judge.drift import drift_of, kept_reference
 from cloud_trainer.progress import silent
 from cloud_trainer.world_model.audit.cases import AuditCase, imagine_cases
 from cloud_trainer.world_model.audit.run import run_audit

@@ -330,6 +330,7 @@ def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
             "difference": {"mean": 0.3, "low": 0.17, "high": 0.42},
             "audit": {"agreement": 0.84, "optimism": 0.05},
             "judge_trust": {"tasks": [{"task": "*", "precision": {"mean": 0.91, "low": 0.8, "high": 0.97}}]},
+            "sight": {"policy": "policy-a", "sight": 0.68, "low": 0.51, "high": 0.79, "succeeded": 24, "failed": 48},
             "canary": [
                 {"candidate": "policy-b", "decision": "promote", "n": 34, "difference": {"low": 0.02, "high": 0.5}}
             ],
@@ -347,5 +348,5 @@ def test_the_loops_history_is_shown_with_intervals_and_refusals(bench):
     page = ana.get("/loop").text
     assert bench.console.sources.version(ANA, "/loop") != known
     words = ("30 %", "60 %", "50 % to 69 %", "+30.0", "16 %", "91 %", "+5", "promoted", "after 34 pairs")
-    for text in (*words, "agreement 0.61 is below 0.70"):
+    for text in (*words, "0.51 to 0.79", "agreement 0.61 is below 0.70"):
         assert text in page

@@ -68,6 +68,16 @@ class MistakeFigures(TypedDict, total=False):
     missed_success: RateFigures | None
 
 
+class SightFigures(TypedDict):
+    """P(judge says success | really succeeded) - P(it says success | really failed), with its 95 % interval."""
+
+    sight: float
+    low: float
+    high: float
+    succeeded: int
+    failed: int
+
+
 class CellFigures(TypedDict):
     """One task and policy."""
 

@@ -13,10 +13,11 @@ from cloud_trainer.world_model.audit.figures import (
     CellFigures,
     MistakeFigures,
     RateFigures,
+    SightFigures,
 )
 from cloud_trainer.world_model.audit.metrics import average_ranks
 from gymnast_core.errors import ConfigError, ContractError
-from gymnast_core.evaluation.statistics import pearson, wilson_interval
+from gymnast_core.evaluation.statistics import independent_difference, pearson, wilson_interval
 from gymnast_core.judge import Verdict
 from gymnast_core.types import BoolArray, Episode, FloatArray, Outcome
 
@@ -92,6 +93,7 @@ class OutcomeReport:
         by_task: instruction -> {episodes, agreement, imagined_success, real_success}.
         intervals: false_success and missed_success as {rate, low, high, n}; None where there was nothing to count.
         on_real_frames: the same two on the recordings: the judge's own mistakes; None when it was not asked.
+        sight: policy -> how well its successes are told from its failures, where it has both.
         cells: real and imagined success per task and policy, with pearson_r, rank_r and policy_order_kept over them.
     """
 
@@ -108,6 +110,7 @@ class OutcomeReport:
     by_task: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     intervals: MistakeFigures = field(default_factory=MistakeFigures)
     on_real_frames: MistakeFigures | None = None
+    sight: Mapping[str, SightFigures] = field(default_factory=dict)
     cells: AgreementFigures = field(default_factory=AgreementFigures)
 
     def to_json(self) -> dict[str, object]:
@@ -154,6 +157,7 @@ def outcome_report(judged: Judged, rng: np.random.Generator, *, on_real: Judged 
         },
         intervals=outcome_rates(judged),
         on_real_frames=None if on_real is None else outcome_rates(on_real),
+        sight=sight_of(judged),
         cells=agreement(judged, rng),
     )
 
@@ -166,6 +170,26 @@ def outcome_rates(judged: Judged) -> MistakeFigures:
         "false_success": _rate(judged.success_B[failed]),
         "missed_success": _rate(~judged.success_B[succeeded]),
     }
+
+
+def sight_of(judged: Judged) -> dict[str, SightFigures]:
+    """Return policy -> its sight, for every policy with a success and a failure that the judge decided on.
+
+    An imagined difference between policies is this share of a real one (Rogan & Gladen 1978); at 0 the judge is blind.
+    """
+    found: dict[str, SightFigures] = {}
+    policies = np.array(judged.policies)
+    for policy in dict.fromkeys(judged.policies):
+        mine = (policies == policy) & judged.decided_B
+        said = [judged.success_B[mine & (judged.real_B == real)] for real in (False, True)]
+        if not all(part.size for part in said):
+            continue
+        (failed, of_failed), (succeeded, of_succeeded) = ((int(part.sum()), int(part.size)) for part in said)
+        apart = independent_difference(failed, of_failed, succeeded, of_succeeded)
+        found[policy] = SightFigures(
+            sight=apart.mean, low=apart.low, high=apart.high, succeeded=of_succeeded, failed=of_failed
+        )
+    return found
 
 
 def _rate(hits: BoolArray) -> RateFigures | None:

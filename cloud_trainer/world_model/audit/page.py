@@ -41,6 +41,8 @@ MEANING: dict[str, str] = {
 }
 """What a bound asks, for people."""
 
+SIGHT = "Sight by policy: P(success said | it succeeded) - P(success said | it failed)"
+"""Title of a table."""
 _PANEL = 192
 _GAP = 8
 _STYLE = """
@@ -168,6 +170,10 @@ def _judge(report: AuditReport) -> str:
         (f"{cell['task']} / {cell['policy']}", cell["n"], _rate(cell["real"]), _rate(cell["imagined"]))
         for cell in outcomes.cells["cells"]
     ]
+    sights = [
+        (policy, _show(row["sight"]), f"{_show(row['low'])} .. {_show(row['high'])}", row["succeeded"], row["failed"])
+        for policy, row in outcomes.sight.items()
+    ]
     over = outcomes.cells
     found = [
         (name, _show(value["value"]), f"{_show(value['low'])} .. {_show(value['high'])}")
@@ -181,6 +187,7 @@ def _judge(report: AuditReport) -> str:
     head = (f"judge {outcomes.judge} on", "P(success | really failed)", "P(failure | really succeeded)", "abstained")
     return (
         _table("Outcomes", head, rows)
+        + _table(SIGHT, ("policy", "sight", "95 %", "successes", "failures"), sights)
         + _table("By task", ("task", "episodes", "agreement", "imagined success", "real success"), tasks)
         + _table("Per task and policy", ("task / policy", "n", "real success", "imagined success"), cells)
         + _table("Over tasks and policies", ("", "value", "95 %"), found)
