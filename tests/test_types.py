@@ -49,6 +49,8 @@ GROUPS = (
             "cloud_trainer/world_model/data/",
             "cloud_trainer/world_model/dit/",
             "cloud_trainer/world_model/gym.py",
+            "cloud_trainer/practice/gym.py",
+            "cloud_trainer/practice/judge_reward.py",
             "gymnast_core/policies/",
             "gymnast_cli/convert_weights.py",
         ),

@@ -1,47 +1,57 @@
-"""Any Env as a Gymnasium environment, for researchers.
+"""Any Env behind Gymnasium's interfaces, for researchers.
 
-GymnastVectorEnv keeps all B rows and Gymnasium's DISABLED autoreset (nothing resets itself); GymnastGymEnv is the
-single-row form that Gymnasium's check_env can check. Neither invents a reward: pass one, else it is 0.
-Importing this module registers them; `checkpoint` is a world model's folder, `episodes` are recorded ones:
-
->>> import gymnasium
->>> import cloud_trainer.world_model.gym
->>> where = {"checkpoint": checkpoint, "episodes": episodes}
->>> env = gymnasium.make_vec("gymnast/Imagined-v0", num_envs=4, max_steps=2, **where)
->>> observation, _ = env.reset(seed=0)
->>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
->>> observation["proprio"].shape, info["commanded"].shape, truncated.tolist()
-((4, 7), (4, 7), [False, False, False, False])
->>> env.close()
+GymnastVectorEnv keeps all B rows and knows Gymnasium's three autoreset modes; GymnastGymEnv is the single-row form. An
+Env has no reward: a Reward is given beside it. cloud_trainer.gym registers what gymnasium.make() makes of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from cloud_trainer.world_model.dit.sampler import SamplerConfig
-from cloud_trainer.world_model.imagined import imagined_envs
 from gymnast_core.env import Env
-from gymnast_core.errors import ConfigError
+from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
-from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, Episode, FloatArray, Observation, StepResult
+from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, BoolArray, FloatArray, Observation, StepResult
 
-GYM_ID = "gymnast/Env-v0"
-IMAGINED_ID = "gymnast/Imagined-v0"
-
-Reward = Callable[[StepResult], FloatArray]
-"""(B,) float reward of one step."""
+Infos = dict[str, Any]
+"""Of a batch, as Gymnasium has them: an array per name, and under _name which rows have one."""
 
 
-def no_reward(result: StepResult) -> FloatArray:
-    """Return zeros: a judge scores finished rollouts, not steps."""
-    return np.zeros(result.done_B.shape[0], np.float32)
+class Reward(Protocol):
+    """Scores the steps of a batch of episodes."""
+
+    def begin(self, rows: Sequence[str], observation: Observation) -> None:
+        """Take the rows' instructions and first observation."""
+        ...
+
+    def score(self, result: StepResult) -> tuple[FloatArray, Mapping[str, npt.NDArray[Any]]]:
+        """Return (B,) rewards of one step, and arrays that go into its info; _name says which rows have name."""
+        ...
+
+
+class StepReward:
+    """A reward that is a function of the step alone.
+
+    Args:
+        function: StepResult -> (B,) float32; None is 0, where a judge scores the finished rollouts.
+    """
+
+    def __init__(self, function: Callable[[StepResult], FloatArray] | None = None) -> None:
+        self._function = function
+
+    def begin(self, rows: Sequence[str], observation: Observation) -> None:
+        """Nothing is remembered."""
+
+    def score(self, result: StepResult) -> tuple[FloatArray, Mapping[str, npt.NDArray[Any]]]:
+        """See Reward."""
+        zeros = np.zeros(result.done_B.shape[0], np.float32)
+        return zeros if self._function is None else self._function(result), {}
 
 
 def action_space(spec: EnvSpec) -> gymnasium.spaces.Box:
@@ -70,38 +80,43 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
     """B worlds behind Gymnasium's vector interface."""
 
     def __init__(
-        self, env: Env, *, instruction: str = "explore", reward: Reward = no_reward, seed: int = 0,
-        render_mode: str | None = "rgb_array",
+        self, env: Env, *, instruction: str | Sequence[str] = "explore", reward: Reward | None = None, seed: int = 0,
+        render_mode: str | None = "rgb_array", autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:  # fmt: skip
         """Wrap an environment.
 
         Args:
             env: of any batch size.
-            instruction: used when reset(options={"instruction": ...}) names none.
-            reward: scores a step; the environment itself has none.
+            instruction: used when reset(options={"instruction": ...}) names none; of several, each row draws one.
+            reward: scores steps; None is 0.
             seed: of the first episode when reset() gets none; later unseeded episodes draw their own.
             render_mode: "rgb_array", which costs nothing until render() is called.
+            autoreset_mode: Gymnasium's NEXT_STEP, SAME_STEP or DISABLED. The rows of an Env begin together, so
+                the first two need rows that end together.
 
         Raises:
-            ConfigError: another render mode.
+            ConfigError: another render or autoreset mode.
         """
-        self.env, self._instruction, self._reward = env, instruction, reward
+        self.env, self._reward = env, reward or StepReward()
+        self._texts = (instruction,) if isinstance(instruction, str) else tuple(instruction)
         self._seeds = np.random.default_rng(seed)
         self.num_envs = env.spec.batch_size
         if render_mode not in (None, *RENDERING["render_modes"]):
             raise ConfigError(f"render_mode must be one of {RENDERING['render_modes']}, got {render_mode!r}")
-        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, **RENDERING}
+        self._mode = _autoreset(autoreset_mode)
+        self.metadata = {"autoreset_mode": self._mode, **RENDERING}
         self.render_mode = "rgb_array"
         self.single_action_space = action_space(env.spec)
         self.single_observation_space = observation_space(env.spec)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, self.num_envs)
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, self.num_envs)
         self._latest: Observation | None = None
+        self._over = False
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin all rows again.
+    ) -> tuple[dict[str, Any], Infos]:
+        """Begin all rows again; info has their instructions.
 
         Args:
             seed: one number for the batch.
@@ -118,17 +133,32 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
         if seed is not None:
             self._seeds = np.random.default_rng(seed)
         number = int(self._seeds.integers(2**31)) if seed is None else seed
-        self._latest = self.env.reset(options.get("instruction", self._instruction), seed=number)
-        return _as_dict(self._latest), {}
+        asked = options.get("instruction") or self._drawn(number)
+        rows = (asked,) * self.num_envs if isinstance(asked, str) else tuple(asked)
+        self._latest, self._over = self.env.reset(rows, seed=number), False
+        self._reward.begin(rows, self._latest)
+        return _as_dict(self._latest), self._infos({"instruction": np.array(rows, object)})
 
-    def step(
-        self, actions: FloatArray
-    ) -> tuple[dict[str, Any], FloatArray, np.ndarray[Any, Any], np.ndarray[Any, Any], dict[str, Any]]:
-        """Step all rows; info holds what was really commanded."""
+    def step(self, actions: FloatArray) -> tuple[dict[str, Any], FloatArray, BoolArray, BoolArray, Infos]:
+        """Step all rows; info holds what was really commanded, and what the reward says.
+
+        Raises:
+            ContractError: rows ended apart although they are to be reset by themselves.
+        """
+        if self._over and self._mode is AutoresetMode.NEXT_STEP:
+            observation, info = self.reset()
+            nothing = np.zeros(self.num_envs, bool)
+            return observation, np.zeros(self.num_envs, np.float32), nothing, nothing.copy(), info
         result = self.env.step(np.asarray(actions, np.float32))
         self._latest = result.observation
-        info = {"commanded": result.commanded_BA, "_commanded": np.ones(self.num_envs, bool)}
-        return _as_dict(result.observation), self._reward(result), result.terminated_B, result.truncated_B, info
+        reward_B, said = self._reward.score(result)
+        observation, info = _as_dict(result.observation), self._infos({"commanded": result.commanded_BA, **said})
+        self._over = bool(result.done_B.all())
+        if self._mode is not AutoresetMode.DISABLED and result.done_B.any() and not self._over:
+            raise ContractError("rows of this environment end apart; use autoreset_mode=AutoresetMode.DISABLED")
+        if self._over and self._mode is AutoresetMode.SAME_STEP:
+            observation, info = self._begun_again(observation, info)
+        return observation, reward_B, result.terminated_B, result.truncated_B, info
 
     def render(self) -> tuple[Any, ...] | None:
         """Return each row's latest frame of the first camera."""
@@ -140,6 +170,26 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
         """Close the environment."""
         self.env.close()
 
+    def _drawn(self, seed: int) -> tuple[str, ...]:
+        """An instruction for each row, by seed and row alone."""
+        picks = (np.random.default_rng((seed, row)).integers(len(self._texts)) for row in range(self.num_envs))
+        return tuple(self._texts[int(pick)] for pick in picks)
+
+    def _infos(self, values: Mapping[str, npt.NDArray[Any]]) -> Infos:
+        every = np.ones(self.num_envs, bool)
+        return {**{f"_{name}": every.copy() for name in values if not name.startswith("_")}, **values}
+
+    def _begun_again(self, last: dict[str, Any], info: Infos) -> tuple[dict[str, Any], Infos]:
+        """SAME_STEP: the new episodes' first observation; the old ones' last is in the info, as Gymnasium has it."""
+        final = np.empty(self.num_envs, object)
+        for row in range(self.num_envs):
+            final[row] = {name: value[row] for name, value in last.items()}
+        observation, begun = self.reset()
+        every = np.ones(self.num_envs, bool)
+        return observation, {
+            **begun, "final_obs": final, "_final_obs": every, "final_info": info, "_final_info": every.copy(),
+        }  # fmt: skip
+
 
 class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
     """One world behind Gymnasium's plain interface; the Env must have batch size 1."""
@@ -147,9 +197,10 @@ class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
     metadata: ClassVar[dict[str, Any]] = RENDERING
 
     def __init__(
-        self, env: Env, *, instruction: str = "explore", reward: Reward = no_reward, render_mode: str | None = None
-    ) -> None:
-        """Wrap an environment of one row.
+        self, env: Env, *, instruction: str | Sequence[str] = "explore", reward: Reward | None = None,
+        render_mode: str | None = None,
+    ) -> None:  # fmt: skip
+        """Wrap an environment of one row; see GymnastVectorEnv.
 
         Raises:
             ConfigError: its batch size is not 1.
@@ -157,7 +208,9 @@ class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
         if env.spec.batch_size != 1:
             raise ConfigError(f"GymnastGymEnv needs batch size 1, got {env.spec.batch_size}; use GymnastVectorEnv")
         self.render_mode = render_mode
-        self._vector = GymnastVectorEnv(env, instruction=instruction, reward=reward)
+        self._vector = GymnastVectorEnv(
+            env, instruction=instruction, reward=reward, autoreset_mode=AutoresetMode.DISABLED
+        )
         self.action_space = self._vector.single_action_space
         self.observation_space = self._vector.single_observation_space
 
@@ -167,14 +220,13 @@ class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
         """Begin again."""
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31))
-        observation, _ = self._vector.reset(seed=number, options=options)
-        return _first(observation), {}
+        observation, info = self._vector.reset(seed=number, options=options)
+        return _first(observation), _of_row(info)
 
     def step(self, action: FloatArray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """One control step."""
         observation, reward, terminated, truncated, info = self._vector.step(np.asarray(action, np.float32)[None])
-        row_info = {"commanded": info["commanded"][0]}
-        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), row_info
+        return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _of_row(info)
 
     def render(self) -> Any:
         """Return the latest frame of the first camera."""
@@ -186,29 +238,12 @@ class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
         self._vector.close()
 
 
-def register() -> None:
-    """Make both ids known to gymnasium.make and make_vec; may be called again.
-
-    GYM_ID wraps any Env: make(GYM_ID, env=...), make_vec(GYM_ID, num_envs, make_env=...). IMAGINED_ID dreams:
-    make_vec(IMAGINED_ID, num_envs, checkpoint=..., episodes=...); further arguments are those of imagined_envs.
-    """
-    if GYM_ID not in gymnasium.registry:
-        gymnasium.register(GYM_ID, entry_point=GymnastGymEnv, vector_entry_point=_make_vector, disable_env_checker=True)
-        gymnasium.register(IMAGINED_ID, vector_entry_point=_make_imagined, disable_env_checker=True)
-
-
-def _make_vector(num_envs: int, make_env: Callable[[int], Env], **options: Any) -> GymnastVectorEnv:
-    """Build a vector environment from a factory that takes the batch size."""
-    return GymnastVectorEnv(make_env(num_envs), **options)
-
-
-def _make_imagined(
-    num_envs: int, checkpoint: Path, episodes: Sequence[Episode], *, max_steps: int = 15,
-    sampler: SamplerConfig | None = None, **options: Any,
-) -> GymnastVectorEnv:  # fmt: skip
-    return _make_vector(
-        num_envs, imagined_envs(Path(checkpoint), episodes, max_steps=max_steps, sampler=sampler), **options
-    )
+def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        names = [one.value for one in AutoresetMode]
+        raise ConfigError(f"autoreset_mode must be one of {names}, got {mode!r}") from None
 
 
 def _as_dict(observation: Observation) -> dict[str, object]:
@@ -219,4 +254,5 @@ def _first(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: value[0] for name, value in batch.items()}
 
 
-register()
+def _of_row(infos: Infos) -> dict[str, Any]:
+    return {name: value[0] for name, value in infos.items() if not name.startswith("_")}

@@ -13,13 +13,16 @@ import pytest
 from cloud_trainer.service import enroll
 from gymnast_cli.demo.trainer_process import trainer_process
 from gymnast_client import Trainer
+from gymnast_core.episodes import write_episode
 from gymnast_core.errors import ConfigError, NotPossibleError, NotTrustedError
 from gymnast_core.jobs import ImproveSpec
+from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 from tests.bridge.conftest import make_episode
+from tests.world_model.tiny import tiny_episode
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-RUN = ("upload_and_label.py", "train_and_follow.py", "what_happened.py")
+RUN = ("upload_and_label.py", "train_and_follow.py", "what_happened.py", "grpo_in_a_dream.py")
 
 
 class Lab:
@@ -102,3 +105,13 @@ def test_what_the_trainer_refuses_is_raised_as_what_it_is(lab):
         before = trainer.log.head()
         assert all(entry.by and entry.at_ns for entry in trainer.log.entries())
         assert before == trainer.log.head(), "looking is no action"
+
+
+def test_a_policy_is_practised_in_a_dream_by_gymnasium_alone(lab, tmp_path):
+    for seed in range(2):
+        write_episode(tmp_path / "episodes", tiny_episode(seed, steps=15, size=64), robot="wx250s")
+    shipped = shipped_checkpoints()
+    words = (tmp_path / "episodes", shipped / "world_model", shipped / "judge", 1, 13)
+    done = lab.run("grpo_in_a_dream.py", *map(str, words), role="operator")
+    assert done.returncode == 0, done.stderr
+    assert "iteration 0: 0." in done.stdout

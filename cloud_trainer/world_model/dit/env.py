@@ -142,6 +142,11 @@ class WorldModelEnv:
         return self._spec
 
     @property
+    def chosen(self) -> list[StartState]:
+        """The start state of every row of the current batch; empty before the first reset."""
+        return list(self._episode.first) if self._episode is not None else []
+
+    @property
     def disagreement_B(self) -> FloatArray:
         """(B,) RMS difference between the draws of each row's latest frame; zeros with one draw."""
         return self._running().disagreement_B
@@ -216,7 +221,7 @@ class _Episode:
 
     def __init__(self, latents: Tensor, first: Sequence[StartState], seed: int, draws: int, step_ns: int) -> None:
         rows = len(first)
-        self.latents, self.steps = latents, 0
+        self.latents, self.steps, self.first = latents, 0, first
         self.proprio_BP = np.stack([start.pose_P for start in first]).astype(np.float32)
         self._targets = [EndEffectorTarget.from_proprioception(proprio) for proprio in self.proprio_BP]
         self.time_ns_B = np.array([start.step * step_ns for start in first], np.int64)

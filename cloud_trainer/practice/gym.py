@@ -1,0 +1,123 @@
+"""What gymnasium.make() and make_vec() make of our ids (cloud_trainer.gym): dreams, replays, any Env."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloud_trainer.judge.choice import read_judge
+from cloud_trainer.practice.judge_reward import JudgeReward
+from cloud_trainer.world_model.gym import GymnastGymEnv, GymnastVectorEnv
+from cloud_trainer.world_model.imagined import imagined_envs
+from gymnast_core.env import Env
+from gymnast_core.episodes import read_episode
+from gymnast_core.errors import ConfigError
+from gymnast_core.faulty_env import Faults, FaultyEnv
+from gymnast_core.judge import Judge
+from gymnast_core.records.manifest import read_manifest
+from gymnast_core.replay_env import ReplayEnv
+from gymnast_core.types import ByteArray, Episode
+
+Episodes = str | Path | Sequence[Episode]
+"""A folder of .mcap files, one of them, or episodes in memory."""
+
+
+def dream(*, render_mode: str | None = None, **settings: Any) -> GymnastGymEnv:
+    """Make one dream behind Gymnasium's plain interface; the settings are those of dreams()."""
+    env, given = _dreaming(1, **settings)
+    return GymnastGymEnv(env, render_mode=render_mode, **given)
+
+
+def dreams(
+    num_envs: int, *, render_mode: str | None = None, autoreset_mode: str = "NextStep", seed: int = 0, **settings: Any
+) -> GymnastVectorEnv:
+    """Make a batch of dreams.
+
+    Args:
+        num_envs: rows.
+        render_mode: None or "rgb_array".
+        autoreset_mode: Gymnasium's NextStep, SameStep or Disabled.
+        seed: see GymnastVectorEnv.
+        **settings: checkpoint, a world model's folder; episodes (see Episodes), where dreams may begin, and whose
+            instructions the rows draw from unless instruction names one; judge, a checkpoint's folder, a settings file
+            or a Judge, None rewards nothing; reward, "sparse" or "shaped", and its discount (see JudgeReward);
+            max_steps; start_step, the recorded step at which dreams begin; faults (see Faults) by name.
+
+    Raises:
+        ConfigError: a setting that does not exist or fit, or no episodes.
+        CheckpointError: no world model or judge, or an altered one.
+    """
+    env, given = _dreaming(num_envs, **settings)
+    return GymnastVectorEnv(env, render_mode=render_mode, autoreset_mode=autoreset_mode, seed=seed, **given)
+
+
+def replay(*, render_mode: str | None = None, **settings: Any) -> GymnastGymEnv:
+    """Make one recorded episode behind Gymnasium's plain interface; the settings are those of replays()."""
+    env, given = _replaying(1, **settings)
+    return GymnastGymEnv(env, render_mode=render_mode, **given)
+
+
+def replays(
+    num_envs: int, *, render_mode: str | None = None, autoreset_mode: str = "Disabled", **settings: Any
+) -> GymnastVectorEnv:
+    """Make a batch of recorded episodes, row b playing the b-th; nothing that is commanded changes them.
+
+    Args:
+        num_envs: rows.
+        render_mode: None or "rgb_array".
+        autoreset_mode: see dreams(); episodes of several lengths end apart, which only Disabled allows.
+        **settings: episodes (see Episodes); faults (see Faults) by name.
+    """
+    env, given = _replaying(num_envs, **settings)
+    return GymnastVectorEnv(env, render_mode=render_mode, autoreset_mode=autoreset_mode, **given)
+
+
+def several(num_envs: int, make_env: Callable[[int], Env], **options: Any) -> GymnastVectorEnv:
+    """Make a vector environment from a factory that takes the batch size."""
+    return GymnastVectorEnv(make_env(num_envs), **options)
+
+
+def _dreaming(
+    rows: int, *, episodes: Episodes, checkpoint: str | Path, judge: str | Path | Judge | None = None,
+    instruction: str | Sequence[str] | None = None, reward: str = "sparse", discount: float = 0.99,
+    faults: Mapping[str, Any] | None = None, **begins: Any,
+) -> tuple[Env, dict[str, Any]]:  # fmt: skip
+    """The environment, and what the Gymnasium form of it takes."""
+    folder = Path(checkpoint)
+    recorded = _recorded(episodes, size=read_manifest(folder).config.get("image_size"))
+    dreaming = imagined_envs(folder, recorded, **begins)(rows)
+
+    def first_frames() -> ByteArray:
+        return np.stack([start.first_HWC for start in dreaming.chosen])
+
+    given: dict[str, Any] = {"instruction": instruction or list(dict.fromkeys(one.instruction for one in recorded))}
+    if judge is not None:
+        opened = read_judge(Path(judge)) if isinstance(judge, str | Path) else judge
+        given["reward"] = JudgeReward(opened, kind=reward, discount=discount, first_frames=first_frames)
+    return _faulty(dreaming, faults), given
+
+
+def _replaying(
+    rows: int, *, episodes: Episodes, faults: Mapping[str, Any] | None = None
+) -> tuple[Env, dict[str, Any]]:  # fmt: skip
+    recorded = _recorded(episodes)
+    if len(recorded) < rows:
+        raise ConfigError(f"{rows} rows need as many episodes, got {len(recorded)}")
+    return _faulty(ReplayEnv(recorded[:rows]), faults), {"instruction": [one.instruction for one in recorded[:rows]]}
+
+
+def _faulty(env: Env, faults: Mapping[str, Any] | None) -> Env:
+    return env if faults is None else FaultyEnv(env, Faults.of(faults))
+
+
+def _recorded(episodes: Episodes, *, size: int | None = None) -> Sequence[Episode]:
+    if not isinstance(episodes, str | Path):
+        return episodes
+    path = Path(episodes)
+    files = [path] if path.is_file() else sorted(path.rglob("*.mcap"))
+    if not files:
+        raise ConfigError(f"no episodes (.mcap) in {path}; record some, or fetch them with `gymnast episodes`")
+    return [read_episode(file, image_size=None if size is None else (size, size)) for file in files]
