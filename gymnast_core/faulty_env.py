@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -44,7 +43,7 @@ class Faults:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
 
     @staticmethod
-    def of(values: Mapping[str, Any]) -> Faults:
+    def of(values: Mapping[str, float]) -> Faults:
         """Make them of names and numbers.
 
         Raises:
@@ -53,7 +52,7 @@ class Faults:
         known = [one.name for one in fields(Faults)]
         if unknown := sorted(set(values) - set(known)):
             raise ConfigError(f"there is no fault {unknown[0]!r}; there are {known}")
-        return Faults(**values)
+        return replace(Faults(), **values)  # type: ignore[arg-type]  # a share and a count alike
 
 
 class FaultyEnv:

@@ -10,7 +10,8 @@ import numpy as np
 
 from cloud_trainer.judge.choice import read_judge
 from cloud_trainer.practice.judge_reward import JudgeReward
-from cloud_trainer.world_model.gym import GymnastGymEnv, GymnastVectorEnv
+from cloud_trainer.world_model.dit.sampler import SamplerConfig
+from cloud_trainer.world_model.gym import GymnastGymEnv, GymnastVectorEnv, Named
 from cloud_trainer.world_model.imagined import imagined_envs
 from gymnast_core.env import Env
 from gymnast_core.episodes import read_episode
@@ -44,7 +45,8 @@ def dreams(
         **settings: checkpoint, a world model's folder; episodes (see Episodes), where dreams may begin, and whose
             instructions the rows draw from unless instruction names one; judge, a checkpoint's folder, a settings file
             or a Judge, None rewards nothing; reward, "sparse" or "shaped", and its discount (see JudgeReward);
-            max_steps; start_step, the recorded step at which dreams begin; faults (see Faults) by name.
+            max_steps; start_step, the recorded step at which dreams begin; sampler, of a DiT; faults by name (see
+            Faults).
 
     Raises:
         ConfigError: a setting that does not exist or fit, or no episodes.
@@ -54,24 +56,28 @@ def dreams(
     return GymnastVectorEnv(env, render_mode=render_mode, autoreset_mode=autoreset_mode, seed=seed, **given)
 
 
-def replay(*, render_mode: str | None = None, **settings: Any) -> GymnastGymEnv:
-    """Make one recorded episode behind Gymnasium's plain interface; the settings are those of replays()."""
-    env, given = _replaying(1, **settings)
+def replay(
+    *, episodes: Episodes, faults: Mapping[str, float] | None = None, render_mode: str | None = None
+) -> GymnastGymEnv:
+    """Make one recorded episode behind Gymnasium's plain interface; see replays()."""
+    env, given = _replaying(1, episodes, faults)
     return GymnastGymEnv(env, render_mode=render_mode, **given)
 
 
 def replays(
-    num_envs: int, *, render_mode: str | None = None, autoreset_mode: str = "Disabled", **settings: Any
-) -> GymnastVectorEnv:
+    num_envs: int, *, episodes: Episodes, faults: Mapping[str, float] | None = None, render_mode: str | None = None,
+    autoreset_mode: str = "Disabled",
+) -> GymnastVectorEnv:  # fmt: skip
     """Make a batch of recorded episodes, row b playing the b-th; nothing that is commanded changes them.
 
     Args:
         num_envs: rows.
+        episodes: see Episodes.
+        faults: see Faults, by name.
         render_mode: None or "rgb_array".
         autoreset_mode: see dreams(); episodes of several lengths end apart, which only Disabled allows.
-        **settings: episodes (see Episodes); faults (see Faults) by name.
     """
-    env, given = _replaying(num_envs, **settings)
+    env, given = _replaying(num_envs, episodes, faults)
     return GymnastVectorEnv(env, render_mode=render_mode, autoreset_mode=autoreset_mode, **given)
 
 
@@ -83,33 +89,32 @@ def several(num_envs: int, make_env: Callable[[int], Env], **options: Any) -> Gy
 def _dreaming(
     rows: int, *, episodes: Episodes, checkpoint: str | Path, judge: str | Path | Judge | None = None,
     instruction: str | Sequence[str] | None = None, reward: str = "sparse", discount: float = 0.99,
-    faults: Mapping[str, Any] | None = None, **begins: Any,
-) -> tuple[Env, dict[str, Any]]:  # fmt: skip
+    faults: Mapping[str, float] | None = None, max_steps: int = 15, start_step: int = 0,
+    sampler: SamplerConfig | None = None,
+) -> tuple[Env, Named]:  # fmt: skip
     """The environment, and what the Gymnasium form of it takes."""
     folder = Path(checkpoint)
     recorded = _recorded(episodes, size=read_manifest(folder).config.get("image_size"))
-    dreaming = imagined_envs(folder, recorded, **begins)(rows)
+    dreaming = imagined_envs(folder, recorded, max_steps=max_steps, start_step=start_step, sampler=sampler)(rows)
 
     def first_frames() -> ByteArray:
         return np.stack([start.first_HWC for start in dreaming.chosen])
 
-    given: dict[str, Any] = {"instruction": instruction or list(dict.fromkeys(one.instruction for one in recorded))}
+    given: Named = {"instruction": instruction or list(dict.fromkeys(one.instruction for one in recorded))}
     if judge is not None:
         opened = read_judge(Path(judge)) if isinstance(judge, str | Path) else judge
         given["reward"] = JudgeReward(opened, kind=reward, discount=discount, first_frames=first_frames)
     return _faulty(dreaming, faults), given
 
 
-def _replaying(
-    rows: int, *, episodes: Episodes, faults: Mapping[str, Any] | None = None
-) -> tuple[Env, dict[str, Any]]:  # fmt: skip
+def _replaying(rows: int, episodes: Episodes, faults: Mapping[str, float] | None) -> tuple[Env, Named]:
     recorded = _recorded(episodes)
     if len(recorded) < rows:
         raise ConfigError(f"{rows} rows need as many episodes, got {len(recorded)}")
     return _faulty(ReplayEnv(recorded[:rows]), faults), {"instruction": [one.instruction for one in recorded[:rows]]}
 
 
-def _faulty(env: Env, faults: Mapping[str, Any] | None) -> Env:
+def _faulty(env: Env, faults: Mapping[str, float] | None) -> Env:
     return env if faults is None else FaultyEnv(env, Faults.of(faults))
 
 

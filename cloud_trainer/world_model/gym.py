@@ -19,8 +19,8 @@ from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
 from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, BoolArray, FloatArray, Observation, StepResult
 
-Infos = dict[str, Any]
-"""Of a batch, as Gymnasium has them: an array per name, and under _name which rows have one."""
+Named = dict[str, Any]
+"""Observations and infos as Gymnasium has them. A batch's info has arrays, and under _name whose rows they are."""
 
 
 class Reward(Protocol):
@@ -73,7 +73,7 @@ def observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:
     return gymnasium.spaces.Dict(spaces)
 
 
-RENDERING: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": round(WIDOWX_250S.control_hz)}
+RENDERING: Named = {"render_modes": ["rgb_array"], "render_fps": round(WIDOWX_250S.control_hz)}
 
 
 class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as Any in pyproject.toml
@@ -113,9 +113,7 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
         self._latest: Observation | None = None
         self._over = False
 
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], Infos]:
+    def reset(self, *, seed: int | list[int | None] | None = None, options: Named | None = None) -> tuple[Named, Named]:
         """Begin all rows again; info has their instructions.
 
         Args:
@@ -139,7 +137,7 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
         self._reward.begin(rows, self._latest)
         return _as_dict(self._latest), self._infos({"instruction": np.array(rows, object)})
 
-    def step(self, actions: FloatArray) -> tuple[dict[str, Any], FloatArray, BoolArray, BoolArray, Infos]:
+    def step(self, actions: FloatArray) -> tuple[Named, FloatArray, BoolArray, BoolArray, Named]:
         """Step all rows; info holds what was really commanded, and what the reward says.
 
         Raises:
@@ -175,11 +173,11 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
         picks = (np.random.default_rng((seed, row)).integers(len(self._texts)) for row in range(self.num_envs))
         return tuple(self._texts[int(pick)] for pick in picks)
 
-    def _infos(self, values: Mapping[str, npt.NDArray[Any]]) -> Infos:
+    def _infos(self, values: Mapping[str, npt.NDArray[Any]]) -> Named:
         every = np.ones(self.num_envs, bool)
         return {**{f"_{name}": every.copy() for name in values if not name.startswith("_")}, **values}
 
-    def _begun_again(self, last: dict[str, Any], info: Infos) -> tuple[dict[str, Any], Infos]:
+    def _begun_again(self, last: Named, info: Named) -> tuple[Named, Named]:
         """SAME_STEP: the new episodes' first observation; the old ones' last is in the info, as Gymnasium has it."""
         final = np.empty(self.num_envs, object)
         for row in range(self.num_envs):
@@ -194,7 +192,7 @@ class GymnastVectorEnv(VectorEnv):  # type: ignore[misc]  # gymnasium counts as 
 class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
     """One world behind Gymnasium's plain interface; the Env must have batch size 1."""
 
-    metadata: ClassVar[dict[str, Any]] = RENDERING
+    metadata: ClassVar[Named] = RENDERING
 
     def __init__(
         self, env: Env, *, instruction: str | Sequence[str] = "explore", reward: Reward | None = None,
@@ -223,7 +221,7 @@ class GymnastGymEnv(gymnasium.Env):  # type: ignore[misc]
         observation, info = self._vector.reset(seed=number, options=options)
         return _first(observation), _of_row(info)
 
-    def step(self, action: FloatArray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: FloatArray) -> tuple[Named, float, bool, bool, Named]:
         """One control step."""
         observation, reward, terminated, truncated, info = self._vector.step(np.asarray(action, np.float32)[None])
         return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _of_row(info)
@@ -250,9 +248,9 @@ def _as_dict(observation: Observation) -> dict[str, object]:
     return {**observation.images, "proprio": observation.proprio_BP}
 
 
-def _first(batch: dict[str, Any]) -> dict[str, Any]:
+def _first(batch: Named) -> Named:
     return {name: value[0] for name, value in batch.items()}
 
 
-def _of_row(infos: Infos) -> dict[str, Any]:
+def _of_row(infos: Named) -> Named:
     return {name: value[0] for name, value in infos.items() if not name.startswith("_")}
