@@ -10,18 +10,21 @@ WORKERS ?= 3
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= egl
 
-.PHONY: demo demo-smoke demo-seeds pretrain test lint types docs stubs faults swap-kills gpu-check clean egl
+.PHONY: demo demo-smoke demo-seeds pretrain test lint types docs wheel stubs faults swap-kills gpu-check clean egl
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sim]'
+# The versions that are tested together; pyproject.toml has ranges.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+$(VENV)/.demo: pyproject.toml setup.py constraints.txt | $(BIN)/python
+	$(PIP) -e '.[sim]'
 	touch $@
 
-$(VENV)/.test: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+$(VENV)/.test: pyproject.toml setup.py constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev]'
 	touch $@ $(VENV)/.demo
 
 egl:
@@ -56,6 +59,10 @@ types: $(VENV)/.test
 # Into build/site; a broken link, a missing page or a docstring that names no parameter ends it.
 docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Into dist/; it needs no clone: pip install 'gymnast_ros-VERSION-py3-none-any.whl[sim]', then gymnast demo.
+wheel: | $(BIN)/python
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 stubs: $(VENV)/.test
 	$(BIN)/python -m gymnast_core.wire.generate

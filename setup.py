@@ -10,7 +10,7 @@ OURS = ("gymnast_core", "gymnast_client", PACKAGE, "cloud_trainer", "gymnast_cli
 DATA = (".html", ".css", ".js", ".svg", ".pyi")
 NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "page", "keyboard", "evaluate_once")
 
-if sys.version_info < (3, 10):  # noqa: UP036  (pip cannot be told: see pyproject.toml)
+if sys.version_info < (3, 10):  # noqa: UP036  (colcon does not look at python_requires)
     sys.exit(f"{PACKAGE} needs Python 3.10 or newer, this is {sys.version.split()[0]}")
 
 
@@ -51,5 +51,6 @@ setup(
         ],
     },
     license="Apache-2.0",
+    python_requires=">=3.10",
     zip_safe=False,
 )

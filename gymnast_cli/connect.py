@@ -61,7 +61,7 @@ def robot(args: argparse.Namespace, folder: Path | None = None) -> GraphClient:
         from gymnast_ros.nodes.client import GraphClient
     except ImportError as error:
         raise ConfigError(
-            f"{error}: ROS 2 is missing; source its setup.bash, or pip install -e '.[ros]' in the clone"
+            f"{error}: ROS 2 is missing; source its setup.bash, or pip install 'gymnast_ros[ros]'"
         ) from error
     client = GraphClient(domain_id=args.domain, namespace=args.namespace, folder=folder)
     try:

@@ -34,7 +34,7 @@ class RerunScreen:
         try:
             import rerun
         except ImportError as error:
-            raise ConfigError(f"{error}: the viewer is missing; pip install -e '.[view]' in the clone") from error
+            raise ConfigError(f"{error}: the viewer is missing; pip install 'gymnast_ros[view]'") from error
         self._rerun: Any = rerun
         self._recording = rerun.RecordingStream("gymnast", recording_id=name)
         if save is None:

@@ -14,10 +14,21 @@ _CLONE = Path(__file__).resolve().parents[1]
 _SHARE = Path("share/gymnast_ros")
 
 
-def shipped_checkpoints() -> Path:
-    """Return the folder with policy/, flow_policy/, world_model/ and judge/: where the demo and a trainer start.
+def shipped(folder: str) -> Path:
+    """Return where a folder of the clone is: checkpoints, config or launch.
 
     lib/pythonX.Y/site-packages lies beside share/ in a virtual environment, a system and a colcon install folder alike.
     """
-    in_clone = _CLONE / "checkpoints"
-    return in_clone if in_clone.is_dir() else Path(__file__).resolve().parents[4] / _SHARE / "checkpoints"
+    in_clone = _CLONE / folder
+    return in_clone if in_clone.is_dir() else Path(__file__).resolve().parents[4] / _SHARE / folder
+
+
+def shipped_checkpoints() -> Path:
+    """Return the folder with policy/, flow_policy/, world_model/ and judge/: where the demo and a trainer start."""
+    return shipped("checkpoints")
+
+
+def settings_file(name: str) -> Path:
+    """Return config/NAME of the folder one is in, or where there is none the shipped one."""
+    here = Path("config") / name
+    return here if here.is_file() else shipped("config") / name

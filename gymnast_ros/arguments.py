@@ -203,7 +203,7 @@ def check_files(config: GraphConfig) -> None:
     if config.policy.startswith((PLAIN, SECURED)):
         absent = [name for name in ("websockets", "msgpack") if find_spec(name) is None]
         if absent:
-            raise ConfigError(f"{config.policy} needs {' and '.join(absent)}; pip install -e '.[openpi]' in the clone")
+            raise ConfigError(f"{config.policy} needs {' and '.join(absent)}; pip install 'gymnast_ros[openpi]'")
     if config.trainer and config.identity is not None:
         missing = [name for name in IDENTITY_FILES if not (config.identity / name).is_file()]
         if missing:

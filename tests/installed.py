@@ -27,6 +27,15 @@ def clean_copy(target: Path) -> Path:
     return target
 
 
+def built_wheel(source: Path, folder: Path) -> Path:
+    """Have pip build the wheel of a clone, with the setuptools that is here."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation"]
+    built = subprocess.run([*command, "--wheel-dir", folder, source], capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
 def check_page(library: Path, folder: Path) -> None:
     """`gymnast serve` of the copy in library answers with its page, style and script."""
     with socket.socket() as free:

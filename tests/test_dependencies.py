@@ -32,6 +32,7 @@ FROM_ROS = {entry.text for entry in ElementTree.parse(ROOT / "package.xml").getr
 IMPORTED_WHERE_IT_IS = {
     "grpc_tools": "make stubs, in development",
     "moviepy": "Gymnasium records videos with it; the test skips without",
+    "packaging": "pytest reads versions with it",
     "setuptools": "builds the package",
 }
 """Module -> why nothing declares it for the package that imports it."""
@@ -94,7 +95,7 @@ def declared(*groups: str) -> set[str]:
     for group in groups:
         for entry in PROJECT["optional-dependencies"][group] if group else PROJECT["dependencies"]:
             own = re.match(r"gymnast_ros\[(.*)\]", entry)
-            names |= declared(*own[1].split(",")) if own else {normal(re.split(r"[\[=;]", entry)[0])}
+            names |= declared(*own[1].split(",")) if own else {normal(re.split(r"[\[<>=;]", entry)[0])}
     return names
 
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 import setuptools
+from packaging.requirements import Requirement
 
 from gymnast_cli.main import COMMANDS, main, parser_for
 from gymnast_ros.arguments import ARGUMENTS, config_from
@@ -23,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 tomllib = pytest.importorskip("tomllib", reason="pyproject.toml is read with Python 3.11's tomllib")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LINUX = {"platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PREPARATION = ("cd ", "mkdir ", "git clone", "rosdep install", "python3 -m colcon build", "source ", "export ")
 """README lines that belong to git, ROS and the shell, not to us."""
 
@@ -93,31 +96,73 @@ def test_launch_and_configuration_are_installed(setup_arguments: dict[str, Any])
     assert shipped <= installed
 
 
-def test_pinned_dependencies_and_extras_exist() -> None:
+def requirements(*extras: str) -> list[Requirement]:
+    """What pyproject.toml asks for, our own extras left out; without a name, the base and every extra."""
     project = PYPROJECT["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    for requirement in (entry for entries in lists for entry in entries):
-        own = re.match(r"gymnast_ros\[(.*)\]", requirement)
-        if own:
-            assert set(own[1].split(",")) <= set(project["optional-dependencies"])
-        else:
-            assert re.match(r"[A-Za-z0-9_.-]+(\[[a-z0-9,]+\])?==[0-9]", requirement), f"{requirement} is not pinned"
+    lists = project["optional-dependencies"]
+    groups = [lists[extra] for extra in extras] if extras else lists.values()
+    found = [Requirement(entry) for entries in (project["dependencies"], *groups) for entry in entries]
+    return [one for one in found if one.name != "gymnast_ros"]
+
+
+def pinned(python: str) -> dict[str, str]:
+    """The versions of constraints.txt for one Python, by name."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    chosen = [
+        one
+        for one in map(Requirement, lines)
+        if one.marker is None or one.marker.evaluate({**LINUX, "python_version": python})
+    ]
+    names = [one.name for one in chosen]
+    assert len(names) == len(set(names)), "a package has two versions"
+    assert {spec.operator for one in chosen for spec in one.specifier} == {"=="}
+    return {one.name: str(one.specifier).removeprefix("==") for one in chosen}
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_dependency_is_a_range_and_the_tested_version_lies_in_it(python: str) -> None:
+    versions = pinned(python)
+    for asked in requirements():
+        assert sorted(spec.operator for spec in asked.specifier) == ["<", ">="], f"{asked} has no range"
+        if asked.marker is None or asked.marker.evaluate({**LINUX, "python_version": python, "extra": ""}):
+            assert asked.specifier.contains(versions[asked.name]), f"{asked} leaves out {versions[asked.name]}"
+    assert versions.keys() <= {asked.name for asked in requirements()}, "nothing asks for it"
+
+
+def test_our_own_extras_exist() -> None:
+    lists = PYPROJECT["project"]["optional-dependencies"]
+    asked = [one for entries in lists.values() for one in map(Requirement, entries) if one.name == "gymnast_ros"]
+    assert {extra for one in asked for extra in one.extras} <= lists.keys()
+
+
+def test_nobody_builds_pybullet_for_the_tests() -> None:
+    """It has wheels up to Python 3.11 alone."""
+    (gate,) = [
+        one for one in map(Requirement, PYPROJECT["project"]["optional-dependencies"]["dev"]) if "gate" in one.extras
+    ]
+    assert gate.marker is not None
+    assert [python for python in PYTHONS if gate.marker.evaluate({"python_version": python})] == ["3.10", "3.11"]
+
+
+def test_make_and_ci_install_the_tested_versions() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    lines = [line for line in makefile.splitlines() if not line.startswith("#")]
+    installs = [line for line in lines if "pip install" in line or "$(PIP)" in line]
+    assert len(installs) == 3
+    assert all("--constraint constraints.txt" in line or "$(PIP)" in line for line in installs)
+    assert "pip install" not in (ROOT / ".ci" / "run").read_text()
 
 
 def test_robots_environment_has_every_dependency_in_versions_that_fit_its_ros() -> None:
     """numpy 1, and an OpenCV for it: the distributions' rclpy was built for it; all else as everywhere."""
     lines = (ROOT / "config" / "robot_requirements.txt").read_text().splitlines()
     robot = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    project = PYPROJECT["project"]
-    ours = [
-        *project["dependencies"],
-        *(name for extra in ("page", "openpi") for name in project["optional-dependencies"][extra]),
-    ]
-    pins = dict(re.match(r"([A-Za-z0-9_-]+)==([0-9.a-z]+)", entry).groups() for entry in ours)
-    assert robot.keys() == pins.keys()
-    assert {name for name in pins if robot[name] != pins[name]} == {"numpy", "opencv-python-headless"}
+    pins, asked = pinned("3.10"), {one.name: one for one in requirements("page", "openpi")}
+    assert robot.keys() == asked.keys()
+    assert {name for name in robot if robot[name] != pins[name]} == {"numpy", "opencv-python-headless"}
+    assert all(asked[name].specifier.contains(version) for name, version in robot.items())
     assert robot["numpy"].startswith("1.")
-    assert project["optional-dependencies"]["robot"][0] in (ROOT / "scripts" / "robot_env.sh").read_text()
+    assert f"torch=={pins['torch']}\n" in (ROOT / "scripts" / "robot_env.sh").read_text()
 
 
 def test_every_command_is_listed_and_has_both_functions() -> None:

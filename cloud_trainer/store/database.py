@@ -236,7 +236,7 @@ def checked_url(url: str) -> str:
     except sa.exc.ArgumentError as error:
         raise ConfigError("the database URL is none; write postgresql://user@host/database") from error
     except ImportError as error:
-        raise ConfigError(f"{error}: PostgreSQL needs pip install -e '.[postgres]' in the clone") from error
+        raise ConfigError(f"{error}: PostgreSQL needs pip install 'gymnast_ros[postgres]'") from error
     return parts.render_as_string(hide_password=False)
 
 

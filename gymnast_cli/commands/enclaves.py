@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from gymnast_ros.nodes.access import OPERATOR, access_of
     except ImportError as error:
         raise ConfigError(
-            f"{error}: ROS 2 is missing; source its setup.bash, or pip install -e '.[ros]' in the clone"
+            f"{error}: ROS 2 is missing; source its setup.bash, or pip install 'gymnast_ros[ros]'"
         ) from error
     if args.days < NOT_FOR_LONG_DAYS:
         raise ConfigError(f"--days must be at least {NOT_FOR_LONG_DAYS}, got {args.days}")

@@ -13,6 +13,7 @@ from gymnast_cli.connect import add_trainer_arguments, emit, trainer
 from gymnast_core.errors import GymnastError
 from gymnast_core.json_values import number
 from gymnast_core.loop_history import LoopHistory
+from gymnast_core.shipped import settings_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from gymnast_client import LoopProgress, LoopsClient
     from gymnast_core.loop_config import LoopConfig
 
-CONFIG = Path("config/loop.toml")
 AWAY_S = 300.0
 """How long the trainer may be away, e.g. being started again, before we stop following; the loop itself goes on."""
 
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     start = actions.add_parser("start", help="begin a loop, or go on where it stopped, and follow it")
     start.add_argument(
-        "config", type=Path, nargs="?", default=CONFIG, metavar="FILE",
-        help="TOML or JSON: schedule, budgets, stop conditions (default: %(default)s)",
+        "config", type=Path, nargs="?", default=settings_file("loop.toml"), metavar="FILE",
+        help="TOML or JSON: schedule, budgets, stop conditions (default: config/loop.toml, or else the shipped one)",
     )  # fmt: skip
     start.add_argument("--rounds", type=int, help="instead of the file's")
     start.add_argument(

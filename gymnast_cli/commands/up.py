@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_files(config)
     if config.page:
         if find_spec("fastapi") is None:
-            raise ConfigError("the page needs a web server; pip install -e '.[page]' in the clone")
+            raise ConfigError("the page needs a web server; pip install 'gymnast_ros[page]'")
         console.print(f"page at http://127.0.0.1:{config.page}; its token is in {config.folder / 'page' / 'token'}")
     console.print(
         f"starting the {config.robot} graph in domain {args.domain or os.environ.get('ROS_DOMAIN_ID') or 0}; "
