@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.images import area_downsample
 from gymnast_core.paging import Acknowledgement
 from gymnast_core.policy import Policy
-from gymnast_core.practice import PracticeAsked, PracticeState, Skill
+from gymnast_core.practice import PracticeAsked, PracticeState, Skill, tries_for
 from gymnast_core.types import Episode, Outcome
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.episodes import EpisodeRunner
@@ -97,6 +97,7 @@ class Person:
 
     def answer(self, page_id: str) -> Acknowledgement | None:
         """At once."""
+        self._night.note_answer()
         return Acknowledgement("person", time.time_ns())
 
 
@@ -125,7 +126,9 @@ class Night:
         self._pair = Pair(names, {skill: task_for(name).instruction for skill, name in names.items()})  # type: ignore[arg-type]
         self._closing = threading.Event()
         self._watch: SkillWatch | None = None
-        self._last: deque[tuple[str, str | None]] = deque(maxlen=100)
+        self._last: list[tuple[Skill, str | None]] = []
+        self._won: Counter[str] = Counter()
+        self._answered = 0
         self._harmed = ""
         self.restarts, self.harmed = 0, Counter[str]()
         self.rows: list[EpisodeResult] = []
@@ -152,8 +155,8 @@ class Night:
 
     def is_due(self, kind: str) -> bool:
         """Whether a page of this kind is right, by what was seen and harmed; not by what the run believes."""
-        tries = self._asked.tries
-        last = list(self._last)[-tries:]
+        tries = self._tries()
+        last = self._last[-tries:]
         if kind in PAGES_OF.values():
             return PAGES_OF.get(self._harmed) == kind
         if kind == "lost_object":
@@ -161,6 +164,21 @@ class Night:
         if kind == "hard_reset":
             return len(last) == tries and all(ready != OTHER[skill] for skill, ready in last)  # type: ignore[index]
         return False
+
+    def note_answer(self) -> None:
+        """What failed before is behind us."""
+        self._answered = len(self._last)
+
+    def _tries(self) -> int:
+        """Failures in a row after which a page is right: as asked for, or by how often the skill succeeded."""
+        if self._asked.tries or not self._last:
+            return self._asked.tries or 1
+        skill = self._last[-1][0]
+        row = [ready for name, ready in self._last if name == skill]
+        streak = 0
+        while streak < len(self._last) - self._answered and self._last[-1 - streak] in ((skill, None), (skill, skill)):
+            streak += 1
+        return tries_for(self._won[skill], len(row) - streak)
 
     def _begin_watch(self, skill: Skill, pair: Pair) -> SkillWatch:
         self._watch = self._watching(skill, pair)
@@ -178,6 +196,7 @@ class Night:
         self.rows.append(row)
         if not row.truncated_reason and plan.practice is not None:
             self._last.append((plan.practice.skill, watch.verdict.ready))
+            self._won[plan.practice.skill] += watch.verdict.outcome is Outcome.SUCCESS
         return row
 
     def lost(self) -> int:
@@ -318,7 +337,7 @@ def main() -> None:
     parser.add_argument("what", choices=("hours", "learn"))
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=["put", "drawer"], choices=sorted(RESET_OF))
-    parser.add_argument("--tries", nargs="+", type=int, default=[3, 8])
+    parser.add_argument("--tries", nargs="+", type=int, default=[3, 8, 0], help="0: by success")
     parser.add_argument("--episodes", type=int, default=520, help="of each pair and cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--policy", type=Path, help="learn: a policy that knows both skills of each pair")

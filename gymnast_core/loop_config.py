@@ -14,7 +14,7 @@ from gymnast_core.evaluation.sequential import MOST_ALPHA_PROMOTE, SequentialRul
 from gymnast_core.jobs import ImproveSettings
 from gymnast_core.practice import MOST_HOURS
 from gymnast_core.seeds import block
-from gymnast_core.settings import Count, Positive, Says, Settings, Texts, settings_in
+from gymnast_core.settings import Count, CountOrZero, Positive, Says, Settings, Texts, settings_in
 
 MOST = 500
 """Episodes of one kind, and updates, per round."""
@@ -99,8 +99,8 @@ class LoopConfig(Settings):
     other ended, instead of from laid-out starts."""
     practise_hours: Annotated[float, Field(gt=0, le=MOST_HOURS)] = 12.0
     """Longest practice of a pair in one round."""
-    practise_tries: Count = 3
-    """Failures in a row of one skill, then a person is called to lay the scene."""
+    practise_tries: CountOrZero = 0
+    """Failures in a row of one skill, then a person is called to lay the scene; 0 goes by the skill's success."""
     robots: Texts = ()
     """Their names at the trainer, which share the episodes; none is the only one that reports. `robot` names one."""
     replayed: Annotated[int, Field(ge=0, le=MOST)] = 15

@@ -6,6 +6,7 @@ and for whoever looks at it. A run's state is all that a robot needs to go on wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict
@@ -21,6 +22,12 @@ Skill = Literal["task", "reset"]
 JudgeName = Literal["", "trainer", "simulator"]
 RunState = Literal["running", "waiting", "ended"]
 MOST_HOURS, MOST_EPISODES, MOST_CALLS = 168.0, 10_000, 20
+MOST_TRIES_ASKED = 100
+CALLS_BY_LUCK = 2.0
+"""Calls in 100 episodes that a skill's bad luck may cause, where nobody says how many tries it has."""
+LEAST_TRIES, MOST_TRIES = 3, 20
+USUAL_SUCCESS, USUAL_EPISODES = 0.3, 10
+"""What is believed of a skill before it was practised, as if it had been in so many episodes."""
 LOST, HARD_RESET = "lost_object", "hard_reset"
 LAID_BY_HAND = (LOST, HARD_RESET)
 """Pages after which a person has put everything back to where the task begins."""
@@ -43,8 +50,10 @@ class PracticeAsked(BaseModel):
         int, Field(ge=0, le=MOST_EPISODES, description="ends after so many, if the hours are not over; 0 sets no limit")
     ] = 0
     tries: Annotated[
-        int, Field(ge=1, le=100, description="failures in a row of one skill, then a person is asked to lay the scene")
-    ] = 3
+        int,
+        Field(ge=0, le=MOST_TRIES_ASKED, description="failures of one skill in a row, then a person is asked to lay "
+              "the scene; 0: so many that luck alone asks at most twice in 100 episodes, by the skill's success"),
+    ] = 0  # fmt: skip
     scene: Annotated[str, Field(description="look of the simulated world, or name of where a real arm stands")] = (
         "standard"
     )
@@ -212,11 +221,17 @@ class PracticeState(BaseModel):
         return self.model_copy(update={**counted, "failed": self.failed + 1, "unknown": unknown, "lay_out": False})
 
     @property
+    def tries(self) -> int:
+        """Failures in a row of the next skill after which a person is called; those under way prove nothing yet."""
+        count: SkillCount = getattr(self, self.next)
+        return self.asked.tries or tries_for(count.successes, count.episodes - self.failed)
+
+    @property
     def needs(self) -> str:
         """Kind of the page that is due by now; empty for none."""
-        if self.unknown >= self.asked.tries:
+        if self.unknown >= self.tries:
             return LOST
-        return HARD_RESET if self.failed >= self.asked.tries else ""
+        return HARD_RESET if self.failed >= self.tries else ""
 
     def called(self, call: PersonCall) -> PracticeState:
         """A person was called and is waited for."""
@@ -253,6 +268,23 @@ class PracticeState(BaseModel):
             "left_s": round(left_s), "page_id": self.waiting.page_id if self.waiting else "",
             "page_kind": self.waiting.kind if self.waiting else "", "by": self.by,
         }  # fmt: skip
+
+
+def tries_for(successes: int, episodes: int) -> int:
+    """Return how many tries a skill has: the fewest by which luck alone calls at most twice in 100 episodes.
+
+    With success p and k tries a turn of the skill takes (1 - q^k) / p episodes, q = 1 - p, and ends in a call with
+    probability q^k; so q^k <= c / (100 p + c) keeps c calls in 100 episodes.
+
+    Args:
+        successes: of the skill so far.
+        episodes: of the skill so far.
+    """
+    success = (successes + USUAL_SUCCESS * USUAL_EPISODES) / (episodes + USUAL_EPISODES)
+    if success >= 1:
+        return LEAST_TRIES
+    fewest = math.log(CALLS_BY_LUCK / (100 * success + CALLS_BY_LUCK)) / math.log1p(-success)
+    return min(MOST_TRIES, max(LEAST_TRIES, math.ceil(fewest)))
 
 
 class SkillFigures(TypedDict):

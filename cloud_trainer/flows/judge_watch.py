@@ -1,6 +1,7 @@
 """Real episodes, judged as they arrive: what the judge finds is kept beside them, and labels those it is proven for.
 
-An operator's label always stands: the judge is only measured by it.
+An operator's label always stands: the judge is only measured by it. When operators' labels have proven it somewhere,
+what it had found there before labels the episodes that still have no label.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cloud_trainer.records.precision import precision_of
+from cloud_trainer.records.precision import Precision, precision_of
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.judgements import SqlJudgements
@@ -31,6 +32,8 @@ _WIDTH = 1024
 SCENE_KEY, CUT_KEY = "scene", "truncated_reason"
 
 
+REVISIT_S = 30.0
+"""How often it is looked whether the judge has become proven where episodes wait for a label."""
 AGAIN_S = (10.0, 60.0, 600.0, 3600.0)
 """After how long an episode is judged again that the judge could not look at; then that is what is known of it."""
 
@@ -51,6 +54,11 @@ class ServingJudge(Protocol):
     def judge(self, request: judge_pb2.JudgeRequest) -> Judgement:
         """Return what it finds, proven or not; it abstains where it cannot look."""
         ...
+
+
+def _may_be_labelled(row: EpisodeRow) -> bool:
+    """Whether a judge may label an episode: blinded runs and those that were cut short are left to people."""
+    return not is_blinded(row.metadata) and not row.metadata.get(CUT_KEY)
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,8 @@ class EpisodeWatch:
         self._judge, self._floor, self._poll_s = judge, floor, poll_s
         self._after = 0
         self._later: dict[int, _Later] = {}
+        self._revisit_s = 0.0
+        self._left: set[tuple[str, str]] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="judge-watch", daemon=True)
 
@@ -96,7 +106,10 @@ class EpisodeWatch:
         self._thread.join()
 
     def look(self) -> int:
-        """Judge what arrived; returns how many episodes were judged."""
+        """Judge what arrived, and label what the judge has become proven for; returns how many were judged."""
+        if time.monotonic() >= self._revisit_s:
+            self._revisit()
+            self._revisit_s = time.monotonic() + REVISIT_S
         judged = sum(self._look_at(later.row) for later in list(self._later.values()) if later.due <= time.monotonic())
         while page := self._catalogue.list(after=self._after, states=("valid", "committed")):
             known = self._known(page)
@@ -127,12 +140,37 @@ class EpisodeWatch:
             row.tenant, row.episode_id, judgement, task=row.instruction, scene=scene,
             held_out=is_first_attempt(row.metadata) and not self._learned_from(row, version),
         )  # fmt: skip
-        if row.outcome == Outcome.UNLABELLED.value and not is_blinded(row.metadata) and not row.metadata.get(CUT_KEY):
-            counts = self._judgements.counts(row.tenant, judge=version, task=row.instruction, scene=scene)
-            held = precision_of(version, row.instruction, scene, counts, self._floor).held_to(judgement)
+        if row.outcome == Outcome.UNLABELLED.value and _may_be_labelled(row):
+            held = self._precision(row.tenant, row.instruction, scene).held_to(judgement)
             if held.decided:
                 self._trails.of(row.tenant).label_judged(row.episode_id, held)
         return True
+
+    def _precision(self, tenant: str, task: str, scene: str) -> Precision:
+        counts = self._judgements.counts(tenant, judge=self._judge.version, task=task, scene=scene)
+        return precision_of(self._judge.version, task, scene, counts, self._floor)
+
+    def _revisit(self) -> None:
+        """Label what the judge had found where its word was not proven then and is now."""
+        version = self._judge.version
+        for place in self._judgements.unlabelled(version):
+            precision = self._precision(place.tenant, place.task, place.scene)
+            if not (precision.labels_success if place.judged is Outcome.SUCCESS else precision.labels_failure):
+                continue
+            for name, judgement in self._judgements.unlabelled_at(version, place):
+                if self._over.is_set():
+                    return
+                self._label_late(place.tenant, name, judgement)
+
+    def _label_late(self, tenant: str, name: str, judgement: Judgement) -> None:
+        """Label one of these, unless people alone may: that is looked up once."""
+        if (tenant, name) in self._left:
+            return
+        row = self._catalogue.of(tenant, name)
+        if row is None or not _may_be_labelled(row):
+            self._left.add((tenant, name))
+        elif self._trails.of(tenant).label_judged(name, judgement):
+            LOG.info("episode_labelled_late judge=%s episode=%s", judgement.judge, name)
 
     def _judgement(self, row: EpisodeRow) -> Judgement:
         try:

@@ -67,7 +67,11 @@ class EpisodeCatalogue:
         """
         if self._tenant is None:
             raise ContractError(f"whose {episode_id}? ask the catalogue of one tenant")
-        row = self._meta.episode(self._tenant, episode_id)
+        return self.of(self._tenant, episode_id)
+
+    def of(self, tenant: str, episode_id: str) -> EpisodeRow | None:
+        """One valid episode of a tenant, also where this is the catalogue of all; None when it is not here (yet)."""
+        row = self._meta.episode(tenant, episode_id)
         return row if row is not None and row.state == "valid" else None
 
     def again(self, row: EpisodeRow) -> EpisodeRow:

@@ -71,6 +71,16 @@ class Doubtful:
     judgements: tuple[Judgement, ...]
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """Valid episodes without a label of which a judge found the same: of a task in a scene."""
+
+    tenant: str
+    task: str
+    scene: str
+    judged: Outcome
+
+
 class SqlJudgements:
     """Judgements on SQLite or PostgreSQL. Threads may share them.
 
@@ -170,6 +180,21 @@ class SqlJudgements:
             if is_operators(row["labelled_by"])
         ]  # fmt: skip
 
+    def unlabelled(self, judge: str) -> list[Unlabelled]:
+        """Return where valid episodes have no label although this judge decided, of all tenants."""
+        columns = [JUDGEMENTS.c[name] for name in ("tenant", "task", "scene", "outcome")]
+        with self._database.transaction() as connection:
+            rows = connection.execute(sa.select(*columns).where(*_undecided(judge)).distinct()).all()
+        return [Unlabelled(tenant, task, scene, Outcome(judged)) for tenant, task, scene, judged in rows]
+
+    def unlabelled_at(self, judge: str, place: Unlabelled) -> list[tuple[str, Judgement]]:
+        """Return the episodes of one of these with what the judge found of each, in order of arrival."""
+        here = {"tenant": place.tenant, "task": place.task, "scene": place.scene, "outcome": place.judged.value}
+        same = [JUDGEMENTS.c[name] == value for name, value in here.items()]
+        query = sa.select(JUDGEMENTS).where(*_undecided(judge), *same).order_by(EPISODES.c.sequence)
+        with self._database.transaction() as connection:
+            return [(row["episode_id"], _judgement(row)) for row in connection.execute(query).mappings()]
+
     def doubtful(self, tenant: str, *, before: int, limit: int) -> list[Doubtful]:
         """Return valid episodes that wait for a person, newest first: unlabelled ones, and unsettled contradictions.
 
@@ -206,6 +231,14 @@ class SqlJudgements:
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(EPISODES.c.sequence.desc()).limit(limit)).all()
         return [(int(sequence), str(name)) for sequence, name in rows]
+
+
+def _undecided(judge: str) -> list[sa.ColumnElement[bool]]:
+    """A judge's decided judgements of valid episodes that nobody has labelled."""
+    return [
+        _SAME, JUDGEMENTS.c.judge == judge, JUDGEMENTS.c.outcome.in_(_LABELS), EPISODES.c.state == "valid",
+        EPISODES.c.outcome == Outcome.UNLABELLED.value, EPISODES.c.labelled_by == "",
+    ]  # fmt: skip
 
 
 def _labelled(query: sa.Select[Any], tenant: str, judge: str, task: str, scene: str | None) -> sa.Select[Any]:

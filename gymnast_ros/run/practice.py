@@ -34,7 +34,7 @@ POLL_S, SHOWN_S = 0.2, 5.0
 """Between looks for an answer, and between reports of a run that waits."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 """Between tries of what may pass: an arm that is started anew, a policy server that is cut off, a full spool."""
-MOST_LOST = 8
+MOST_LOST, MOST_FAULTS = 8, 3
 """Episodes in a row that arm or gate were lost under; then a person is called."""
 
 WORDS: Mapping[str, str] = {
@@ -190,7 +190,7 @@ class PracticeRun:
             self._call("arm_fault", detail)
         elif reason == "policy_fault":
             self._faults += 1
-            if self._faults >= self._state.asked.tries:
+            if self._faults >= MOST_FAULTS:
                 self._give_up(f"the policy failed {self._faults} times in a row: {detail}")
         elif reason == "link_lost":
             self._pause(f"the policy's server does not answer: {detail}")

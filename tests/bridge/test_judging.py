@@ -173,6 +173,34 @@ def test_blinded_runs_and_cut_episodes_are_left_to_people(service, proven, sent,
     assert row_of(service, "new").outcome == "unlabelled"
 
 
+def test_what_waited_is_labelled_once_the_judge_is_proven_there(service, sent, watch, judge, identities, monkeypatch):
+    monkeypatch.setattr(judge_watch, "REVISIT_S", 0.0)
+    sent(("bright", BRIGHT, U), ("dark", DARK, U), ("grey", GREY, U), ("there", BRIGHT, U, {"scene": "kitchen"}),
+         ("blind", BRIGHT, U, {"purpose": "trial"}), ("cut", BRIGHT, U, {"cut": "estop"}), ("person", BRIGHT, U),
+         *[(f"s{n}", BRIGHT, U) for n in range(CALLS)])  # fmt: skip
+    watch.look()
+    with trainer_of(service, identities("ana", "operator")) as trainer:
+        for n in range(CALLS - 3):  # no judge is proven by so few
+            trainer.episodes.label(f"s{n}", S)
+        watch.look()
+        assert row_of(service, "bright").outcome == "unlabelled"
+        trainer.episodes.label("person", F)  # it was wrong there
+        for n in range(CALLS - 3, CALLS):
+            trainer.episodes.label(f"s{n}", S)
+        watch.look()
+        assert row_of(service, "bright").outcome == "unlabelled", "8 of 9"
+        trainer.episodes.label("person", S)
+    watch.look()
+    waits = {name: row_of(service, name).outcome for name in ("dark", "grey", "there", "blind", "cut")}
+    assert set(waits.values()) == {"unlabelled"}, waits
+    assert (row_of(service, "bright").outcome, row_of(service, "bright").labelled_by) == (
+        "success", "judge:judge-bright"
+    )  # fmt: skip
+    assert row_of(service, "person").labelled_by == "operator:ana"
+    [label] = service.handlers.episodes.story(_ana(), "bright")[0]
+    assert label["by"] == "judge:judge-bright"
+
+
 def test_a_robot_asks_and_gets_a_word_only_where_it_is_proven(service, proven, identities):
     judge = RemoteJudge(service.address, identities("arm-2", "robot"))
     here, there = (judge.judge(frames(BRIGHT), TASK, scene=scene) for scene in ("bench", "kitchen"))

@@ -271,6 +271,6 @@ def test_an_unreadable_state_moves_no_arm(tmp_path: Path) -> None:
 
 def test_the_waiting_times_are_bounded() -> None:
     state = new_run(PracticeAsked(task="a", reset="b", hours=2.0), "ada")
-    for outcome, ready in itertools.repeat((Outcome.FAILURE, "task"), 3):
+    for outcome, ready in itertools.repeat((Outcome.FAILURE, "task"), 8):
         state = state.done(outcome, ready)  # type: ignore[arg-type]
     assert state.needs == "hard_reset"
