@@ -58,6 +58,7 @@ COMMANDS = {
     "annotate": "note something at this moment of the running episode",
     "judge": "a judge against operator labels, and where it may label real episodes",
     "why": "where a checkpoint comes from, down to every episode",
+    "plugins": "what installed packages add, and what of it cannot be loaded",
     "doctor": "what is damaged, lost or about to expire in a trainer's folder, and what to do",
     "completion": "a completion script for your shell",
 }

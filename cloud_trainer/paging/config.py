@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.extensions import NOTIFIERS, extension, installed
 from gymnast_core.paging import KINDS
 from gymnast_core.settings import NotNegative, Positive, Says, Settings, Texts, did_you_mean, settings_in
 from gymnast_core.wire.address import is_loopback
@@ -112,7 +114,52 @@ class MailReceiver(_Receiver):
         return self
 
 
-Receiver = Annotated[WebReceiver | MailReceiver, Field(discriminator="way")]
+class AddedReceiver(_Receiver):
+    """Gets what a notifier of an installed package sends (gymnast_core.extensions), which gets all other settings."""
+
+    model_config = ConfigDict(extra="allow")
+    where: ClassVar[str] = "receiver"
+
+    way: str
+    """webhook, slack, ntfy, email, or the name under which an installed package adds one."""
+
+    @model_validator(mode="after")
+    def _is_installed(self) -> AddedReceiver:
+        if self.way not in (others := installed(NOTIFIERS)):
+            raise ConfigError(f"receiver {self.name}: way {self.way!r} is not one of {', '.join((*BUILT_IN, *others))}")
+        return self
+
+    def notifier(self) -> Callable[[Mapping[str, object]], object]:
+        """Make it, its secrets revealed.
+
+        Raises:
+            ConfigError: it cannot be imported, does not take these settings, or a secret is missing.
+        """
+        values = {
+            name: revealed(value, self.name) if isinstance(value, str) else value
+            for name, value in (self.model_extra or {}).items()
+        }
+        try:
+            made: Callable[[Mapping[str, object]], object] = extension(NOTIFIERS, self.way)(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"receiver {self.name}: {self.way} does not take its settings: {error}") from error
+        return made
+
+
+BUILT_IN = ("webhook", "slack", "ntfy", "email")
+
+
+def _tag(value: Any) -> str:
+    way = value.get("way") if isinstance(value, Mapping) else getattr(value, "way", None)
+    if way not in BUILT_IN:
+        return "added"
+    return "email" if way == "email" else "web"
+
+
+Receiver = Annotated[
+    Annotated[WebReceiver, Tag("web")] | Annotated[MailReceiver, Tag("email")] | Annotated[AddedReceiver, Tag("added")],
+    Discriminator(_tag),
+]
 
 
 class PagingConfig(Settings):
@@ -150,6 +197,9 @@ def read_paging(path: Path) -> PagingConfig:
     values = dict(settings_in(path, "the receivers of pages in"))
     config = PagingConfig.model_validate(_beside(values, path.parent.resolve()))
     for receiver in config.receivers:
+        if isinstance(receiver, AddedReceiver):
+            receiver.notifier()
+            continue
         if isinstance(receiver, WebReceiver):
             web_address(receiver)
             revealed(receiver.secret, receiver.name), revealed(receiver.token, receiver.name)

@@ -11,7 +11,7 @@ import time
 
 import httpx
 
-from cloud_trainer.paging.config import MailReceiver, Receiver, WebReceiver, revealed, web_address
+from cloud_trainer.paging.config import AddedReceiver, MailReceiver, Receiver, WebReceiver, revealed, web_address
 from cloud_trainer.paging.message import Notice
 from gymnast_core.errors import BridgeError, ConfigError
 
@@ -34,6 +34,8 @@ def send(receiver: Receiver, notice: Notice, *, timeout_s: float = TIMEOUT_S) ->
     try:
         if isinstance(receiver, MailReceiver):
             _mail(receiver, notice, timeout_s)
+        elif isinstance(receiver, AddedReceiver):
+            _notify(receiver, notice)
         else:
             _post(receiver, notice, timeout_s)
     except ConfigError as error:
@@ -74,6 +76,15 @@ def _post(receiver: WebReceiver, notice: Notice, timeout_s: float) -> None:
     if not 200 <= status < 300:
         why = "; redirects are not followed, name the new address" if 300 <= status < 400 else ""
         raise NotDeliveredError(f"{where.hostname} answered {status}{why}")
+
+
+def _notify(receiver: AddedReceiver, notice: Notice) -> None:
+    """A package's own way; what it raises is its reason. One that hangs holds up nobody but its own receiver."""
+    send_it = receiver.notifier()
+    try:
+        send_it(notice.to_json())
+    except Exception as error:  # somebody else's code may raise anything
+        raise NotDeliveredError(f"{receiver.way}: {type(error).__name__}: {str(error)[:_SHOWN]}") from error
 
 
 def _mail(receiver: MailReceiver, notice: Notice, timeout_s: float) -> None:

@@ -22,7 +22,8 @@ from cloud_trainer.world_model.dit.codec import build_codec
 from cloud_trainer.world_model.dit.distributed import Place
 from cloud_trainer.world_model.dit.train_config import TrainConfig
 from cloud_trainer.world_model.dit.trainer import DiTTrainer
-from gymnast_core.errors import CheckpointError
+from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.extensions import WORLD_MODELS, extension, installed
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
 
@@ -68,12 +69,22 @@ def refine_world(
 
     Raises:
         CheckpointError: no world model, altered, or of an unknown architecture.
+        ConfigError: a package adds the architecture, but cannot be imported, or has no way to train it on.
         CancelledError: cancelled; the state has the last whole step.
     """
     architecture = read_manifest(parent).architecture
-    if architecture not in _TRAINERS:
-        raise CheckpointError(f"{parent} is a {architecture}, not a world model ({', '.join(_TRAINERS)})")
-    _TRAINERS[architecture](parent, episodes, how, out, clips)
+    train = _TRAINERS.get(architecture) or _added(parent, architecture)
+    train(parent, episodes, how, out, clips)
+
+
+def _added(parent: Path, architecture: str) -> _Trainer:
+    """How a package's own world model is trained on."""
+    if architecture not in (others := installed(WORLD_MODELS)):
+        raise CheckpointError(f"{parent} is a {architecture}, not a world model ({', '.join((*_TRAINERS, *others))})")
+    train: _Trainer | None = getattr(extension(WORLD_MODELS, architecture), "refine", None)
+    if train is None:
+        raise ConfigError(f"{architecture} has no refine(); a world model that is trained on needs one")
+    return train
 
 
 def _refine_compact(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, clips: Clips | None) -> None:

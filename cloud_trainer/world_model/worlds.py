@@ -27,6 +27,7 @@ from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from cloud_trainer.world_model.starts import StartState
 from gymnast_core.env import Env
 from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.extensions import WORLD_MODELS, extension, installed
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.placement import device_of
 from gymnast_core.records.manifest import read_manifest
@@ -181,11 +182,16 @@ def load_world(folder: Path, config: DreamConfig | None = None) -> World:
 
     Raises:
         CheckpointError: no world model, altered, or of an unknown architecture.
+        ConfigError: a package adds the architecture, but it cannot be imported.
     """
     architecture = read_manifest(folder).architecture
-    if architecture not in _WORLDS:
-        raise CheckpointError(f"{folder} is a {architecture}, not a world model ({', '.join(_WORLDS)})")
-    return _WORLDS[architecture].load(folder, config)
+    if architecture in _WORLDS:
+        return _WORLDS[architecture].load(folder, config)
+    if architecture not in (others := installed(WORLD_MODELS)):
+        known = ", ".join((*_WORLDS, *others))
+        raise CheckpointError(f"{folder} is a {architecture}, not a world model ({known})")
+    world: World = extension(WORLD_MODELS, architecture).load(folder, config)
+    return world
 
 
 def _last_step(starts: Sequence[StartState]) -> int:

@@ -18,6 +18,7 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import GymnastError, SafetyError
+from gymnast_core.extensions import ARMS, extension, installed
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_ros.drivers.connection import Connection, hold_lock
 from gymnast_ros.keyring import Keyring
@@ -46,7 +47,8 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         keyring = Keyring.of_environment()
         self._guard = ResetGuard(settings, keyring)
         recovery = RecoveryGuard(settings, keyring, self.get_fully_qualified_name())
-        self._vendor: Any = importlib.import_module(settings["vendor"])
+        vendor = settings["vendor"]
+        self._vendor: Any = extension(ARMS, vendor) if vendor in installed(ARMS) else importlib.import_module(vendor)
         folder = keyring.folder.parent
         self._loop = WidowXLoop(self, settings, recovery, GateEar(self, keyring), folder, keyring.robot)
         # a waiting coroutine blocks its group: reset needs one of its own

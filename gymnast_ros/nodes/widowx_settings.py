@@ -17,7 +17,12 @@ def declare(settings: NodeSettings) -> None:
     add = settings.declare
     add("robot_model", "wx250s", "Interbotix model", read_only=True)
     add("robot_name", "wx250s", "namespace of xs_sdk", read_only=True)
-    add("vendor", "gymnast_ros.drivers.interbotix", "module with connect() and disconnect()", read_only=True)
+    add(
+        "vendor",
+        "gymnast_ros.drivers.interbotix",
+        "an installed arm, or a module with connect() and disconnect()",
+        read_only=True,
+    )
     add("instruction", "", "of the next episode; recorded, the arm itself does not need it")
     add("seed", 0, "recorded; a real scene is laid out by hand", low=0, high=2**53)
     add("scene", "standard", "recorded")
