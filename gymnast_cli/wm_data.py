@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gymnast_core.extensions import DATASETS, installed
+from gymnast_core.json_values import JsonObject
 
 if TYPE_CHECKING:
     from cloud_trainer.jobs.desk.datasets import DatasetConfig
@@ -19,6 +20,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", choices=(*KINDS, *installed(DATASETS)), default="mcap", help="of the data (default mcap)"
     )
+    add_reading_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how a dataset of a kind that is known is read."""
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side frames are resized to, as in training")
     parser.add_argument(
         "--lag", type=int, help="steps the stored actions are late (default 0, worldgym 1, bridge_raw by its dates)"
@@ -40,6 +46,11 @@ def described(args: argparse.Namespace, folder: Path) -> DatasetConfig:
     """Return the dataset as run.json describes one."""
     from cloud_trainer.jobs.desk.datasets import DatasetConfig
 
+    return DatasetConfig.model_validate({**reading(args, args.kind), "folder": str(folder)})
+
+
+def reading(args: argparse.Namespace, kind: str) -> JsonObject:
+    """Return the settings of a dataset but its folder; kind is one of run.json's."""
     given = {
         "size": args.size,
         "lag": args.lag,
@@ -48,4 +59,4 @@ def described(args: argparse.Namespace, folder: Path) -> DatasetConfig:
         "action": args.action_columns,
     }
     settings = {name: value for name, value in given.items() if value is not None}
-    return DatasetConfig(kind=args.kind, folder=str(folder), actions=args.actions, **settings)
+    return {"kind": kind, "actions": args.actions, **settings}

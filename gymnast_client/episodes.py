@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from gymnast_client.client import Client
 from gymnast_client.download import BlobDownload
 from gymnast_client.reading import read_object
 from gymnast_client.upload import FileUpload
+from gymnast_client.waits import Waits
 from gymnast_core.errors import TransientBridgeError
 from gymnast_core.evaluation.recorded_attempts import MOST_LOOKED_AT, RetriedPolicy, retried
 from gymnast_core.json_values import JsonObject
@@ -136,6 +138,20 @@ class EpisodesClient(Client):
             GymnastError: the trainer refused it; of the class it was refused with.
         """
         return FileUpload(self._link, path).run()
+
+    def checked(self, episode_ids: Sequence[str], *, timeout_s: float) -> builtins.list[EpisodeView]:
+        """Return episodes that were sent, once the trainer has looked into them all, or after a time.
+
+        Args:
+            episode_ids: which.
+            timeout_s: those still in the state "committed" then are returned so.
+        """
+        waits, deadline_s = Waits(), time.monotonic() + timeout_s
+        while True:
+            rows = [self.get(episode_id) for episode_id in episode_ids]
+            if all(row.state != "committed" for row in rows) or time.monotonic() > deadline_s:
+                return rows
+            time.sleep(waits.next_s())
 
     def fetch(self, episode: EpisodeView, into: Path) -> Path:
         """Download the file of an episode, verified by its digest.

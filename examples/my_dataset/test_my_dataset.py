@@ -53,9 +53,9 @@ def test_a_missing_picture_is_named(tmp_path: Path) -> None:
         CsvPng(tmp_path / "data", SourceInfo("mine")).episode(0)
 
 
-def test_the_commands_measure_and_convert_it(terminal: Terminal) -> None:
+def test_the_commands_measure_and_import_it(terminal: Terminal) -> None:
     record(terminal.folder / "data", 5)
     assert "lag 0" in terminal.run("wm", "lag", "data", "--kind", "csv_png")
-    done = json.loads(terminal.run("--json", "episodes", "convert", "data", "out", "--kind", "csv_png"))
-    assert len(done["written"]) == 5
-    assert read_episode(terminal.folder / done["written"][0]).instruction == TASK
+    done = json.loads(terminal.run("--json", "episodes", "import", "csv_png", "data", "--into", "out"))
+    assert len(done["added"]) == 5
+    assert read_episode(terminal.folder / "out" / f"{done['added'][0]}.mcap").instruction == TASK

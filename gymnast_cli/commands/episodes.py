@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli import convert
+from gymnast_cli import transfer
 from gymnast_cli.connect import add_trainer_arguments, emit, finite, trainer
 from gymnast_cli.plain import plain
 from gymnast_core.episodes.bag import BagContents, contents
@@ -28,15 +28,10 @@ FIELDS = ("episode_id", "robot", "instruction", "outcome", "labelled_by", "steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare list, unlabelled, label, show, retract, upload and convert."""
+    """Declare list, unlabelled, label, show, retract, export and import."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="in order of arrival")
-    listing.add_argument("--robot", default="", help="only of this one")
-    listing.add_argument("--state", default="", choices=("", "committed", "valid", "quarantined"), help="only these")
-    listing.add_argument(
-        "--outcome", default="", choices=("", "success", "failure", "abstain", "unlabelled"), help="only these"
-    )
-    listing.add_argument("--limit", type=int, default=1000, help="at most so many, the newest (default 1000)")
+    _add_filters(listing)
     waiting = actions.add_parser("unlabelled", help="what waits for a person's label: judges abstained, or contradict")
     waiting.add_argument("--limit", type=int, default=60, help="at most so many, the newest (default 60)")
     label = actions.add_parser("label", help="set or correct a label; your certificate says who did")
@@ -48,17 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retract = actions.add_parser("retract", help="withdraw one; what was made from it is listed, and no more promoted")
     retract.add_argument("episode_id")
     retract.add_argument("--reason", required=True, help="for whoever meets the block later")
-    upload = actions.add_parser("upload", help="send episode files, e.g. converted ones (with a robot's identity)")
-    upload.add_argument("files", type=Path, nargs="+", metavar="FILE.mcap")
-    for action in (listing, waiting, label, show, retract, upload):
+    bring = actions.add_parser("import", help="a dataset of another format, or episode files, into a trainer")
+    transfer.add_import_arguments(bring)
+    write = actions.add_parser("export", help="episodes as a dataset of another format")
+    transfer.add_export_arguments(write)
+    _add_filters(write)
+    for action in (listing, waiting, label, show, retract, bring, write):
         add_trainer_arguments(action)
-    convert.add_arguments(actions.add_parser("convert", help="a dataset of another format, as episode files"))
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    """Declare which of a trainer's episodes are meant."""
+    parser.add_argument("--robot", default="", help="only of this one")
+    parser.add_argument("--state", default="", choices=("", "committed", "valid", "quarantined"), help="only these")
+    parser.add_argument(
+        "--outcome", default="", choices=("", "success", "failure", "abstain", "unlabelled"), help="only these"
+    )
+    parser.add_argument("--limit", type=int, default=1000, help="at most so many, the newest (default 1000)")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
     actions = {"list": _list, "unlabelled": _unlabelled, "label": _label, "show": _show,
-               "retract": _retract, "upload": _upload, "convert": convert.run}  # fmt: skip
+               "retract": _retract, "import": transfer.run_import, "export": transfer.run_export}  # fmt: skip
     return actions[args.action](args, console)
 
 
@@ -182,15 +189,6 @@ def _retract(args: argparse.Namespace, console: Console) -> int:
     text = f"Made from it, no longer promotable:{made}" if made else "Nothing was made from it."
     done = f"{args.episode_id} is retracted and will not be trained on again. {text}"
     emit(args, console, {"retracted": args.episode_id, "touched": rows}, done)
-    return 0
-
-
-def _upload(args: argparse.Namespace, console: Console) -> int:
-    with trainer(args) as there:
-        there_before = {path: there.episodes.upload(path) for path in args.files}
-    rows = [{"file": str(path), "known": known} for path, known in there_before.items()]
-    known = sum(there_before.values())
-    emit(args, console, {"uploaded": rows}, f"{len(rows)} episodes are at the trainer; it had {known} of them before")
     return 0
 
 

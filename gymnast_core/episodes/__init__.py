@@ -7,9 +7,17 @@ from gymnast_core.episodes.reader import (
     read_summary,
 )
 from gymnast_core.episodes.recorder import EpisodeRecorder
+from gymnast_core.episodes.recording import (
+    Recording,
+    labelled_copy,
+    read_recording,
+    recorded_as,
+    write_episode,
+    write_recording,
+)
 from gymnast_core.episodes.recovery import recover
 from gymnast_core.episodes.spool import Spool, SpoolEntry, SpoolUsage, file_digest
-from gymnast_core.episodes.writer import EpisodeWriter, write_episode
+from gymnast_core.episodes.writer import EpisodeWriter
 
 __all__ = [
     "EpisodeEnd",
@@ -17,13 +25,18 @@ __all__ = [
     "EpisodeRecorder",
     "EpisodeSummary",
     "EpisodeWriter",
+    "Recording",
     "Spool",
     "SpoolEntry",
     "SpoolUsage",
     "file_digest",
+    "labelled_copy",
     "new_episode_id",
     "read_episode",
+    "read_recording",
     "read_summary",
+    "recorded_as",
     "recover",
     "write_episode",
+    "write_recording",
 ]

@@ -88,6 +88,13 @@ def decode_any_named(data: bytes) -> tuple[tuple[str, ...], list[float]]:
     return names, reader.floats64().tolist()
 
 
+def decode_joints(data: bytes) -> tuple[int, list[float], list[float]]:
+    """Stamp, positions [rad] and velocities [rad/s] of a JointState; velocities are empty where there are none."""
+    reader = CdrReader(data)
+    stamp_ns, _ = reader.stamp_ns(), reader.strings()
+    return stamp_ns, reader.floats64().tolist(), reader.floats64().tolist()
+
+
 def _quaternion_from_rpy(roll: float, pitch: float, yaw: float) -> tuple[float, float, float, float]:
     """Quaternion (x, y, z, w) of R = Rz(yaw) Ry(pitch) Rx(roll); Diebel 2006, "Representing Attitude", eq. 297."""
     sr, cr = math.sin(roll / 2), math.cos(roll / 2)

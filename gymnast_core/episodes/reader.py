@@ -23,7 +23,7 @@ MAX_TOPICS = 64
 _EVERY_RATE = (messages.JOINTS_TOPIC, messages.POSE_TOPIC)
 MAX_OTHERS = 20 * MAX_STEPS
 """Messages on topics that are not held in memory, of which there may be several a step."""
-_NO_END = EpisodeEnd(truncated_reason="no end record")
+NO_END = EpisodeEnd(truncated_reason="no end record")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EpisodeSummary:
 
 
 @dataclass
-class _Raw:
+class RawEpisode:
     """Messages of one file, by meaning."""
 
     header: EpisodeHeader | None = None
@@ -53,6 +53,7 @@ class _Raw:
     proprio: list[FloatArray] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)
     commanded: list[FloatArray] = field(default_factory=list)
+    requested: list[FloatArray] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
     annotations: list[Annotation] = field(default_factory=list)
 
@@ -80,11 +81,11 @@ def read_summary(path: Path) -> EpisodeSummary:
     Raises:
         CorruptError: see read_episode.
     """
-    return _summary(_read_raw(path))
+    return _summary(read_raw(path))
 
 
-def _summary(raw: _Raw) -> EpisodeSummary:
-    assert raw.header is not None  # _read_raw refuses files without one
+def _summary(raw: RawEpisode) -> EpisodeSummary:
+    assert raw.header is not None  # read_raw refuses files without one
     steps = min(len(raw.commanded), len(raw.proprio) - 1)
     return EpisodeSummary(raw.header, raw.end or EpisodeEnd(), steps, tuple(dict.fromkeys(raw.versions[:steps])))
 
@@ -111,13 +112,13 @@ def read_episode(
         CorruptError: broken, inconsistent, of another layout, or holding values no arm can have.
         ContractError: a camera is asked for that the episode does not have.
     """
-    raw = _read_raw(path, _kept if cameras is None or cameras else _counted, compressed=compressed)
-    assert raw.header is not None  # _read_raw refuses files without one
+    raw = read_raw(path, kept if cameras is None or cameras else _counted, compressed=compressed)
+    assert raw.header is not None  # read_raw refuses files without one
     known = raw.header.cameras
     wanted = known if cameras is None else tuple(cameras)
     if missing := [camera for camera in wanted if camera not in known]:
         raise ContractError(f"{path} has cameras {known}, not {missing}")
-    steps = _aligned_steps(path, raw)
+    steps = aligned_steps(path, raw)
     return _assembled(raw, steps, {name: _decode_frames(raw.frames[name][: steps + 1], image_size) for name in wanted})
 
 
@@ -137,9 +138,9 @@ def read_film(path: Path, most: int, width: int) -> ByteArray:
     Raises:
         CorruptError: see read_episode.
     """
-    raw = _read_raw(path, _counted)
-    assert raw.header is not None  # _read_raw refuses files without one
-    count, topic = _aligned_steps(path, raw) + 1, messages.image_topic(raw.header.cameras[0])
+    raw = read_raw(path, _counted)
+    assert raw.header is not None  # read_raw refuses files without one
+    count, topic = aligned_steps(path, raw) + 1, messages.image_topic(raw.header.cameras[0])
     picked = set(np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist())
     frames = (data for found, _, data in iterate_messages(path) if found == topic)
     thinned = []
@@ -159,17 +160,21 @@ def check_episode(path: Path) -> tuple[EpisodeSummary, Episode]:
     Raises:
         CorruptError: see read_episode.
     """
-    raw = _read_raw(path, lambda jpeg: decode_jpeg(jpeg).shape)
+    raw = read_raw(path, lambda jpeg: decode_jpeg(jpeg).shape)
     for camera, shapes in raw.frames.items():
         if len(set(shapes)) > 1:
             raise CorruptError(f"frames of camera {camera!r} differ in size: {sorted(set(shapes))}")
-    return _summary(raw), _assembled(raw, _aligned_steps(path, raw), {})
+    return _summary(raw), _assembled(raw, aligned_steps(path, raw), {})
 
 
-def _aligned_steps(path: Path, raw: _Raw) -> int:
-    """How many complete steps there are."""
-    header, end = raw.header, raw.end or _NO_END
-    assert header is not None  # _read_raw refuses files without one
+def aligned_steps(path: Path, raw: RawEpisode) -> int:
+    """Return how many complete steps there are.
+
+    Raises:
+        CorruptError: not one observation, or an episode that ran to its end with counts that do not fit.
+    """
+    header, end = raw.header, raw.end or NO_END
+    assert header is not None  # read_raw refuses files without one
     counts = [len(raw.proprio), *(len(raw.frames.get(camera, ())) for camera in header.cameras)]
     steps = min(len(raw.commanded), min(counts) - 1)
     if steps < 0:
@@ -179,9 +184,9 @@ def _aligned_steps(path: Path, raw: _Raw) -> int:
     return steps
 
 
-def _assembled(raw: _Raw, steps: int, images: dict[str, ByteArray]) -> Episode:
-    header, end = raw.header, raw.end or _NO_END
-    assert header is not None  # _read_raw refuses files without one
+def _assembled(raw: RawEpisode, steps: int, images: dict[str, ByteArray]) -> Episode:
+    header, end = raw.header, raw.end or NO_END
+    assert header is not None  # read_raw refuses files without one
     return Episode(
         episode_id=header.episode_id,
         instruction=header.instruction,
@@ -198,12 +203,13 @@ def _assembled(raw: _Raw, steps: int, images: dict[str, ByteArray]) -> Episode:
     )  # fmt: skip
 
 
-def _noted(raw: _Raw) -> dict[str, object]:
+def _noted(raw: RawEpisode) -> dict[str, object]:
     """Annotations as JSON values, where there are any."""
     return {"annotations": [asdict(note) for note in raw.annotations]} if raw.annotations else {}
 
 
-def _kept(jpeg: memoryview) -> memoryview:
+def kept(jpeg: memoryview) -> memoryview:
+    """A frame as the JPEG it is."""
     return jpeg
 
 
@@ -211,9 +217,9 @@ def _counted(jpeg: memoryview) -> None:
     """A frame of which nothing is held but that it is there."""
 
 
-def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None, *, compressed: bool = False) -> _Raw:
+def read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None, *, compressed: bool = False) -> RawEpisode:
     """Everything in a file; of each JPEG what `frame` makes of it, nothing when that is None."""
-    raw = _Raw()
+    raw = RawEpisode()
     last_ns, counts = -1, Counter[str]()
     for topic, time_ns, data in iterate_messages(path, compressed=compressed):
         if time_ns < last_ns:
@@ -235,7 +241,7 @@ def _read_raw(path: Path, frame: Callable[[memoryview], Any] | None = None, *, c
     return raw
 
 
-def _sort_in(raw: _Raw, topic: str, data: bytes) -> None:
+def _sort_in(raw: RawEpisode, topic: str, data: bytes) -> None:
     if topic == messages.HEADER_TOPIC:
         raw.header = EpisodeHeader.from_json(encoding.decode_string(data))
     elif topic == messages.OUTCOME_TOPIC:
@@ -247,7 +253,7 @@ def _sort_in(raw: _Raw, topic: str, data: bytes) -> None:
     elif topic == messages.COMMANDED_TOPIC:
         raw.commanded.append(encoding.decode_named(data, messages.ACTION_NAMES)[1])
     elif topic == messages.REQUESTED_TOPIC:
-        encoding.decode_named(data, messages.ACTION_NAMES)  # nobody trains on it, but damage is damage
+        raw.requested.append(encoding.decode_named(data, messages.ACTION_NAMES)[1])
     elif topic == messages.ANNOTATION_TOPIC:
         raw.annotations.append(Annotation.from_json(encoding.decode_string(data)))
     elif topic == messages.VERSION_TOPIC:

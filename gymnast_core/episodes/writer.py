@@ -15,7 +15,7 @@ from gymnast_core.episodes.durable import PARTIAL_SUFFIX, PatientFile, move_dura
 from gymnast_core.episodes.messages import Annotation, EpisodeEnd, EpisodeHeader
 from gymnast_core.errors import ContractError
 from gymnast_core.spec import JOINT_NAMES
-from gymnast_core.types import ByteArray, Episode, FloatArray
+from gymnast_core.types import ByteArray, FloatArray
 
 CHUNK_BYTES = 256 * 1024
 EPISODE_SUFFIX = ".mcap"
@@ -118,7 +118,10 @@ class EpisodeWriter:
             image_HWC: (H, W, 3) uint8 RGB.
             captured_ns: when the camera took it, in the message's header; None for at stamp_ns.
         """
-        jpeg = encode_jpeg(image_HWC, self._quality)
+        self.add_jpeg(camera, stamp_ns, encode_jpeg(image_HWC, self._quality), captured_ns)
+
+    def add_jpeg(self, camera: str, stamp_ns: int, jpeg: bytes, captured_ns: int | None = None) -> None:
+        """Append one frame that is a JPEG already, byte for byte; otherwise as add_image."""
         taken_ns = stamp_ns if captured_ns is None else captured_ns
         self.add(messages.image_topic(camera), stamp_ns, encoding.encode_image(taken_ns, camera, jpeg))
 
@@ -163,33 +166,3 @@ class EpisodeWriter:
     def close(self) -> None:
         """Leave the partial file as it is, for recover()."""
         self._file.close()
-
-
-def write_episode(folder: Path, episode: Episode, *, robot: str, created_ns: int = 0, control_hz: float = 5.0) -> Path:
-    """Write an episode that is in memory (converters, tests) and return its file.
-
-    Args:
-        folder: where <episode_id>.mcap goes.
-        episode: actions are stored as both requested and commanded.
-        robot: which arm.
-        created_ns: wall clock, where known.
-        control_hz: control rate.
-    """
-    seed = episode.metadata.get("seed")
-    header = EpisodeHeader(
-        episode.episode_id, episode.instruction, robot, created_ns, tuple(episode.images), control_hz,
-        seed if isinstance(seed, int) else None, dict(episode.metadata),
-    )  # fmt: skip
-    writer = EpisodeWriter(folder, header)
-    versions = episode.policy_versions or [""] * episode.steps
-    try:
-        writer.begin(int(episode.time_ns_T[0]))
-        for step, stamp in enumerate(episode.time_ns_T.tolist()):
-            for camera, frames in episode.images.items():
-                writer.add_image(camera, stamp, frames[step])
-            writer.add_proprio(stamp, episode.proprio_TP[step])
-            if step < episode.steps:
-                writer.add_action(stamp, episode.actions_TA[step], episode.actions_TA[step], versions[step])
-        return writer.finish(EpisodeEnd(episode.outcome, episode.labelled_by, episode.truncated_reason))
-    finally:
-        writer.close()

@@ -42,10 +42,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_clips_become_episodes_that_every_command_opens(clips: Path, tmp_path: Path, capsys: Any) -> None:
-    words = ["--json", "episodes", "convert", str(clips), str(tmp_path / "ours"), "--kind", "worldgym", "--lag", "0"]
+    words = ["--json", "episodes", "import", "worldgym", str(clips), "--into", str(tmp_path / "ours"), "--lag", "0"]
     assert main([*words, "--instruction", "push the square", "--outcome", "success", "--robot", "lab"]) == 0
-    written = json.loads(capsys.readouterr().out)["written"]
-    assert [Path(name).name for name in written] == ["worldgym-0.mcap", "worldgym-1.mcap"]
+    added = json.loads(capsys.readouterr().out)["added"]
+    written = [str(tmp_path / "ours" / f"{name}.mcap") for name in added]
+    assert len(written) == 2
     assert main(["--json", "episodes", "show", written[0]]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["instruction"], shown["outcome"], shown["labelled_by"], shown["steps"]) == (
@@ -54,8 +55,8 @@ def test_clips_become_episodes_that_every_command_opens(clips: Path, tmp_path: P
     assert main(["--json", "wm", "lag", str(tmp_path / "ours")]) == 0, "read as our own: in step"
     capsys.readouterr()
     assert main(words) == 0
-    assert json.loads(capsys.readouterr().out)["present"] == ["worldgym-0", "worldgym-1"]
-    assert main([*words[:4], str(clips / "ours"), "--kind", "worldgym"]) == 2
+    assert json.loads(capsys.readouterr().out)["known"] == added
+    assert main([*words[:6], str(clips / "ours")]) == 2
     assert "only read" in json.loads(capsys.readouterr().out)["message"]
 
 

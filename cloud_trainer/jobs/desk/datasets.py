@@ -1,45 +1,25 @@
-"""Recorded data of any kind at a desk, without a service: opened, looked over once, read whole, written as episodes."""
+"""Recorded data of any kind at a desk, without a service: opened, looked over once and read whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from cloud_trainer.world_model.data.check import Checked, check
-from cloud_trainer.world_model.data.converted import write_dataset
 from cloud_trainer.world_model.data.described import DatasetConfig, build_source
 from cloud_trainer.world_model.data.lag import ConventionError
 from cloud_trainer.world_model.data.source import EpisodeSource, iterate
 from cloud_trainer.world_model.data.worldgym import MEASURED_LAG
 from gymnast_core.errors import ConfigError
-from gymnast_core.types import Episode, Outcome
+from gymnast_core.types import Episode
 
 __all__ = [
     "Checked",
     "DatasetConfig",
-    "WrittenDataset",
     "assumed_lag",
     "measured_lags",
     "open_dataset",
     "recorded",
-    "write_episodes",
 ]
-
-
-@dataclass(frozen=True)
-class WrittenDataset:
-    """What became of a dataset that was written as episode files.
-
-    Attributes:
-        name: of the dataset.
-        written: the new files.
-        present: ids of episodes that were there before.
-    """
-
-    name: str
-    written: tuple[Path, ...]
-    present: tuple[str, ...]
 
 
 def open_dataset(config: DatasetConfig) -> EpisodeSource:
@@ -89,30 +69,3 @@ def recorded(configs: Sequence[DatasetConfig], *, skip_broken: bool) -> list[Epi
     if skip_broken:
         sources = [check(source, measure=False).kept(skip_broken=True) for source in sources]
     return [episode for source in sources for episode in iterate(source)]
-
-
-def write_episodes(
-    config: DatasetConfig, out: Path, *, robot: str, outcome: Outcome, instruction: str, skip_broken: bool
-) -> WrittenDataset:
-    """Write a dataset as episode files.
-
-    Args:
-        config: of the dataset, which is only read.
-        out: folder of the files.
-        robot: which arm it was.
-        outcome: of every episode.
-        instruction: of every episode; empty is the dataset's own.
-        skip_broken: leave out what cannot be read.
-
-    Raises:
-        ConfigError: the files would lie in the dataset, or there is none.
-        CorruptError: something is broken that shall not be skipped.
-    """
-    folder = Path(config.folder)
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"{out} lies in {folder}, which is only read; name a folder elsewhere")
-    source = open_dataset(config)
-    if skip_broken:
-        source = check(source).kept(skip_broken=True)
-    done = write_dataset(source, out, robot=robot, outcome=outcome, instruction=instruction)
-    return WrittenDataset(source.info.name, tuple(done.written), tuple(done.present))

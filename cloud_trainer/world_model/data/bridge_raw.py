@@ -67,6 +67,16 @@ class BridgeRawSource:
         with reading(self.info, folder):
             return self._episode(folder)
 
+    def fingerprint(self, index: int) -> bytes:
+        """Return what tells a trajectory from others, without its pictures.
+
+        Raises:
+            CorruptError: a file is missing.
+        """
+        folder = self.trajectories[index]
+        with reading(self.info, folder):
+            return b"".join((folder / name).read_bytes() for name in _PARTS)
+
     def _episode(self, folder: Path) -> Episode:
         if missing := [name for name in _PARTS if not (folder / name).is_file()]:
             raise CorruptError(f"{folder} has no {' and no '.join(missing)}; fetch it again or leave it out")

@@ -9,6 +9,7 @@ Episodes are read one at a time, each from where it begins in its file.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cloud_trainer.world_model.data.lerobot_columns import Columns, choose, gripper_bounds
+from cloud_trainer.world_model.data.lerobot_frames import LeRobotFrames
 from cloud_trainer.world_model.data.parquet import ParquetRows, read_table
 from cloud_trainer.world_model.data.source import (
     ActionKind,
@@ -29,13 +31,13 @@ from cloud_trainer.world_model.data.source import (
     shifted,
 )
 from cloud_trainer.world_model.data.units import UnitsError, check_joints, check_poses, check_sizes
-from cloud_trainer.world_model.data.video import VideoCursor, decode_picture
 from gymnast_core.errors import CorruptError
-from gymnast_core.types import ByteArray, Episode, FloatArray
+from gymnast_core.types import Episode, FloatArray
 
 _VERSION = "v3"
-_DRIFT_FRAMES = 2
-_ROW_COLUMNS = ("episode_index", "tasks", "length", "data/chunk_index", "data/file_index")
+OWN = "gymnast/episode"
+"""Column of meta/episodes in which an export of ours keeps what LeRobot has no place for, as JSON."""
+_ROW_COLUMNS = ("episode_index", "tasks", "length", "data/chunk_index", "data/file_index", OWN)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class LeRobotSource:
         size: side to resize frames to.
         state: columns that are the proprioception, see lerobot_columns.choose; "none" for a dataset without.
         action: columns that are the action.
+        every_camera: where no camera is named, read all that are no depth maps.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class LeRobotSource:
     size: int | None = None
     state: str | None = None
     action: str | None = None
+    every_camera: bool = False
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -82,9 +86,7 @@ class LeRobotSource:
         """One metadata row per episode, in order of episode_index."""
         with reading(self.info, self.folder / "meta" / "episodes"):
             rows = [
-                row
-                for path in self._parquets("episodes")
-                for row in read_table(path, _ROW_COLUMNS, prefix=f"videos/{self.camera_key}/")
+                row for path in self._parquets("episodes") for row in read_table(path, _ROW_COLUMNS, prefix="videos/")
             ]
             return sorted(rows, key=lambda row: int(row["episode_index"]))
 
@@ -158,8 +160,10 @@ class LeRobotSource:
             return dict(json.loads(path.read_text(encoding="utf-8-sig")))
 
     @cached_property
-    def _video(self) -> VideoCursor:
-        return VideoCursor()
+    def frames(self) -> dict[str, LeRobotFrames]:
+        """The readers of the cameras that are read, by feature."""
+        keys = self.cameras if self.every_camera and self.camera is None else [self.camera_key]
+        return {key: LeRobotFrames(self.folder, self.meta, self.rows, key, self.size) for key in keys}
 
     @cached_property
     def _rows_of(self) -> ParquetRows:
@@ -180,8 +184,22 @@ class LeRobotSource:
         with reading(self.info, f"episode {row['episode_index']} of {self.folder}"):
             return self._episode(row)
 
+    def fingerprint(self, index: int) -> bytes:
+        """Return what tells this episode from others, without its frames.
+
+        Raises:
+            CorruptError: see episode().
+        """
+        row = self.rows[index]
+        with reading(self.info, f"episode {row['episode_index']} of {self.folder}"):
+            table = self.data_rows(row)
+            numbers = [self._numbers(table, columns) for columns in (self.action_columns, self.state_columns)]
+            times = np.array([entry["timestamp"] for entry in table], np.float64)
+            parts = [part.tobytes() for part in (*numbers, times) if part is not None]
+            return b"".join([self._instruction(row, table).encode(), *parts])
+
     def _episode(self, row: dict[str, Any]) -> Episode:
-        table = self._data_rows(row)
+        table = self.data_rows(row)
         actions, state = self._numbers(table, self.action_columns), self._numbers(table, self.state_columns)
         joints = self.info.actions is ActionKind.JOINT
         if joints and actions is not None:
@@ -192,7 +210,7 @@ class LeRobotSource:
         whole = Episode(
             episode_id=f"{self.info.name}-{int(row['episode_index']):06d}",
             instruction=self._instruction(row, table),
-            images={self.camera_key: self._frames(row, table)},
+            images={key: reader.of(row, table) for key, reader in self.frames.items()},
             proprio_TP=self._proprio(state, len(table)),
             actions_TA=actions_of(self.info, stored, state[0] if joints and state is not None else None)[:-1],
             time_ns_T=np.array([round(entry["timestamp"] * 1e9) for entry in table], np.int64),
@@ -219,15 +237,19 @@ class LeRobotSource:
         listed = row.get("tasks")
         return str(listed[0]) if listed else self.tasks.get(int(table[0]["task_index"]), "unknown")
 
-    def _data_rows(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def data_rows(self, row: dict[str, Any], others: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Return an episode's rows of data, in order, with what is read of them and the other columns named.
+
+        Raises:
+            CorruptError: rows are missing, or times go back.
+        """
         template = str(self.meta["data_path"])
         path = self.folder / template.format(
             chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"])
         )
         columns = [self.action_columns, self.state_columns]
         names = ["frame_index", "timestamp", "task_index", *(found.feature for found in columns if found is not None)]
-        if self._has_pictures:
-            names.append(self.camera_key)
+        names += [*(key for key, reader in self.frames.items() if reader.in_table), *others]
         wanted = self._rows_of.where(path, "episode_index", int(row["episode_index"]), names)
         if len(wanted) != int(row["length"]):
             raise CorruptError(f"{path}: episode {row['episode_index']} has {len(wanted)} rows, not {row['length']}")
@@ -237,53 +259,6 @@ class LeRobotSource:
         if any(later["timestamp"] <= earlier["timestamp"] for earlier, later in pairwise(rows)):
             raise CorruptError(f"{path}: the timestamps of episode {row['episode_index']} do not increase")
         return rows
-
-    @property
-    def _has_pictures(self) -> bool:
-        return bool(self.meta["features"][self.camera_key]["dtype"] == "image")
-
-    def _frames(self, row: dict[str, Any], table: list[dict[str, Any]]) -> ByteArray:
-        key, fps = self.camera_key, float(self.meta["fps"])
-        if self._has_pictures:
-            return np.stack([self._picture(entry[key], number) for number, entry in enumerate(table)])
-        path = self.folder / str(self.meta["video_path"]).format(
-            video_key=key,
-            chunk_index=int(row[f"videos/{key}/chunk_index"]),
-            file_index=int(row[f"videos/{key}/file_index"]),
-        )
-        first = self._first_frame(row, fps)
-        return self._video.read(path, first=first, count=len(table), fps=fps, size=self.size)
-
-    def _first_frame(self, row: dict[str, Any], fps: float) -> int:
-        """Index of an episode's first frame in its video.
-
-        Writers add up durations, and the sum drifts by a frame after hundreds of episodes; lengths do not. Where both
-        are far apart, frames were cut out or left behind in between, and the time is right.
-        """
-        counted = self._frames_before[int(row["episode_index"])]
-        timed = round(float(row[f"videos/{self.camera_key}/from_timestamp"]) * fps)
-        return counted if abs(counted - timed) <= _DRIFT_FRAMES else timed
-
-    @cached_property
-    def _frames_before(self) -> dict[int, int]:
-        """Episode -> frames of the episodes before it in the same video."""
-        total: dict[tuple[int, int], int] = {}
-        before = {}
-        for row in self.rows:
-            place = (
-                int(row[f"videos/{self.camera_key}/chunk_index"]),
-                int(row[f"videos/{self.camera_key}/file_index"]),
-            )
-            before[int(row["episode_index"])] = total.get(place, 0)
-            total[place] = total.get(place, 0) + int(row["length"])
-        return before
-
-    def _picture(self, stored: object, number: int) -> ByteArray:
-        """A picture of an image column: its bytes, or a file they were left in."""
-        data = stored.get("bytes") if isinstance(stored, dict) else None
-        if data is None and isinstance(stored, dict) and stored.get("path"):
-            data = (self.folder / str(stored["path"])).read_bytes()
-        return decode_picture(data or b"", f"frame {number}", self.size)
 
     def _parquets(self, name: str) -> list[Path]:
         found = sorted((self.folder / "meta" / name).rglob("*.parquet"))

@@ -1,0 +1,1 @@
+"""Episodes written as datasets that other people's programs read."""

@@ -1,0 +1,171 @@
+"""Datasets on their way in: each episode has an id that is the same at every import, and becomes an episode file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from blake3 import blake3
+
+from cloud_trainer.world_model.data import lerobot_own
+from cloud_trainer.world_model.data.described import DatasetConfig, build_source
+from cloud_trainer.world_model.data.files import below
+from cloud_trainer.world_model.data.lerobot import LeRobotSource
+from cloud_trainer.world_model.data.mcap import McapSource
+from cloud_trainer.world_model.data.source import EpisodeSource, SourceInfo
+from gymnast_core.episodes import recorded_as, write_recording
+from gymnast_core.episodes.encoding import decode_string
+from gymnast_core.episodes.messages import HEADER_TOPIC, EpisodeHeader
+from gymnast_core.episodes.reader import iterate_messages
+from gymnast_core.episodes.recording import Recording
+from gymnast_core.errors import ConfigError, CorruptError
+from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.types import Episode, Outcome
+
+_DIGEST = 24
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A dataset whose episodes can be told apart without reading their frames."""
+
+    def fingerprint(self, index: int) -> bytes:
+        """What tells an episode from others."""
+        ...
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the user says of every episode of a dataset; nothing of what was recorded or exported by us.
+
+    Attributes:
+        robot: which arm it was.
+        outcome: label; a label says that this dataset gave it.
+        instruction: in place of the dataset's own; empty keeps that.
+    """
+
+    robot: str = WIDOWX_250S.name
+    outcome: Outcome = Outcome.UNLABELLED
+    instruction: str = ""
+
+
+class Incoming:
+    """A dataset, read one episode at a time.
+
+    Args:
+        source: its reader.
+        said: of every episode.
+        kind: of the dataset.
+        read_as: the settings that decide what its episodes are turned into.
+    """
+
+    def __init__(self, source: EpisodeSource, said: Said, kind: str, read_as: str) -> None:
+        self.source, self.kind = source, kind
+        self._said, self._read_as = said, read_as
+
+    @staticmethod
+    def of(config: DatasetConfig, said: Said) -> Incoming:
+        """Open a dataset.
+
+        Raises:
+            ConfigError: something is said of episodes that say it themselves.
+        """
+        if config.kind == "mcap":
+            if (config.size, config.camera, config.lag) != (None, None, None):
+                raise ConfigError("episode files go in as they are: --size, --camera and --lag mean nothing")
+            return Incoming.of_files(below(Path(config.folder), ".mcap"), said)
+        source = build_source(config)
+        read_as = config.model_dump_json(include={"size", "actions", "lag", "camera", "state", "action"})
+        if isinstance(source, LeRobotSource):
+            source = replace(source, every_camera=True)
+        return Incoming(source, said, config.kind, read_as)
+
+    @staticmethod
+    def of_files(paths: Sequence[Path], said: Said) -> Incoming:
+        """Take episode files as they are.
+
+        Raises:
+            ConfigError: something is said of them.
+        """
+        if said != Said():
+            raise ConfigError(
+                "episode files say themselves what they hold: --robot, --outcome and --instruction mean nothing"
+            )
+        return Incoming(McapSource(SourceInfo("files"), paths), said, "mcap", "")
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return len(self.source)
+
+    def episode_id(self, index: int) -> str:
+        """Return the id that the episode has or will have: its own, or a digest of what is in it and how it is read.
+
+        Raises:
+            CorruptError: it cannot be read.
+        """
+        if isinstance(self.source, McapSource):
+            return header_of(self.source.paths[index]).episode_id
+        if isinstance(self.source, LeRobotSource) and (own := lerobot_own.kept(self.source, index)):
+            return own.header.episode_id
+        if isinstance(self.source, Fingerprinted):
+            content = self.source.fingerprint(index)
+        else:
+            content = _content(self.source.episode(index))
+        digest = blake3(content + self._read_as.encode()).hexdigest()[:_DIGEST]
+        return f"{self.kind}-{digest}"
+
+    def file(self, index: int, folder: Path) -> Path:
+        """Return the episode as a file: its own, or one written to a folder.
+
+        Raises:
+            GymnastError: it cannot be read, or not be turned into our convention.
+        """
+        if isinstance(self.source, McapSource):
+            return self.source.paths[index]
+        return write_recording(folder, self._recording(index))
+
+    def _recording(self, index: int) -> Recording:
+        if isinstance(self.source, LeRobotSource) and (own := lerobot_own.kept(self.source, index)):
+            return lerobot_own.recording(self.source, index, own)
+        episode, name = self.source.episode(index), self.source.info.name
+        return recorded_as(
+            replace(
+                episode,
+                episode_id=self.episode_id(index),
+                images={_camera(camera): frames for camera, frames in episode.images.items()},
+                instruction=self._said.instruction or episode.instruction,
+                outcome=self._said.outcome,
+                labelled_by="" if self._said.outcome is Outcome.UNLABELLED else f"dataset:{name}",
+                metadata={**episode.metadata, "imported_as": episode.episode_id},
+            ),
+            robot=self._said.robot,
+            control_hz=WIDOWX_250S.control_hz,
+        )
+
+
+def header_of(path: Path) -> EpisodeHeader:
+    """Return the header of an episode file, which is its first message.
+
+    Raises:
+        CorruptError: it is no episode file.
+    """
+    for topic, _, data in iterate_messages(path, compressed=True):
+        if topic == HEADER_TOPIC:
+            return EpisodeHeader.from_json(decode_string(data))
+        break
+    raise CorruptError(f"{path} does not begin with an episode header: it is no episode")
+
+
+def _content(episode: Episode) -> bytes:
+    frames = [images.tobytes() for images in episode.images.values()]
+    numbers = [episode.actions_TA.tobytes(), episode.proprio_TP.tobytes(), episode.instruction.encode()]
+    return b"".join([*numbers, *frames])
+
+
+def _camera(key: str) -> str:
+    """The name of a camera as a topic may have it: observation.images.front is front."""
+    short = re.sub(r"^(observation\.)?(images?\.)?", "", key)
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", short)[:64] or "camera"
