@@ -116,6 +116,10 @@ class TransientBridgeError(BridgeError):
     """Worth retrying: the peer is away, busy, or the link broke."""
 
 
+class EnvLostError(TransientBridgeError):
+    """An environment failed or ended in the middle of an episode; the next reset() may start it anew."""
+
+
 class RejectedBridgeError(BridgeError):
     """The peer understood and refused; retrying the same call cannot help."""
 

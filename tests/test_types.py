@@ -51,6 +51,7 @@ GROUPS = (
             "cloud_trainer/world_model/gym.py",
             "cloud_trainer/practice/gym.py",
             "cloud_trainer/practice/judge_reward.py",
+            "gymnast_core/foreign/mapping.py",
             "gymnast_core/policies/",
             "gymnast_cli/convert_weights.py",
         ),

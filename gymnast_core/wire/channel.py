@@ -53,13 +53,16 @@ CLIENT_OPTIONS = (
 )
 
 
-def open_channel(address: str, identity: Identity | None, *, insecure: bool = False) -> grpc.Channel:
+def open_channel(
+    address: str, identity: Identity | None, *, insecure: bool = False, more: tuple[tuple[str, int], ...] = ()
+) -> grpc.Channel:
     """Open a channel.
 
     Args:
         address: host:port of the trainer.
         identity: our certificate and key; required unless insecure.
         insecure: no TLS at all: only for a link that is secured by other means.
+        more: options of this channel alone, over CLIENT_OPTIONS.
 
     Raises:
         ConfigError: no identity and not explicitly insecure, or no address.
@@ -75,7 +78,7 @@ def open_channel(address: str, identity: Identity | None, *, insecure: bool = Fa
     )
     proxy = proxy_for("https", where)  # not gRPC's own choice: that one takes http_proxy, too, and for this machine
     through = ("grpc.http_proxy", proxy.url) if proxy else ("grpc.enable_http_proxy", 0)
-    return grpc.secure_channel(str(where), credentials, options=(*CLIENT_OPTIONS, through))
+    return grpc.secure_channel(str(where), credentials, options=(*CLIENT_OPTIONS, *more, through))
 
 
 def domain_error(error: grpc.RpcError) -> GymnastError:

@@ -1,0 +1,148 @@
+"""Serves an environment to one driver at a time: mutual TLS, or a socket that this user alone can open."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from gymnast_core.errors import ConfigError, GymnastError, OccupiedError
+from gymnast_core.wire.address import Address
+from gymnast_core.wire.channel import ERROR_KEY
+from gymnast_core.wire.env_codec import MOST_BYTES
+from gymnast_core.wire.env_host import EnvHost
+from gymnast_core.wire.errors import NotPermittedError, wire_error
+from gymnast_core.wire.gymnast.v1 import env_pb2, env_pb2_grpc
+from gymnast_core.wire.identity import Identity, peer_of
+
+UNIX = "unix:"
+SILENT_S = 60.0
+"""After which a driver that said nothing has lost the environment to the next one."""
+DRIVERS = ("trainer", "operator", "admin", "robot")
+ReplyT = TypeVar("ReplyT")
+
+
+class EnvServicer(env_pb2_grpc.EnvServiceServicer):
+    """EnvService over one host."""
+
+    def __init__(self, host: EnvHost, identity: Identity | None) -> None:
+        self._host, self._identity = host, identity
+        self._lock = threading.Lock()
+        self._session, self._heard_s = "", 0.0
+
+    def Open(self, request: env_pb2.EnvOpenRequest, context: grpc.ServicerContext) -> env_pb2.EnvOpenReply:
+        """Take it."""
+        return self._guarded(context, None, self._opened)
+
+    def Reset(self, request: env_pb2.EnvResetRequest, context: grpc.ServicerContext) -> env_pb2.EnvObservation:
+        """Begin an episode."""
+        return self._guarded(context, request.session, lambda: self._host.reset(request))
+
+    def Step(self, request: env_pb2.EnvStepRequest, context: grpc.ServicerContext) -> env_pb2.EnvStepReply:
+        """Go on."""
+        return self._guarded(context, request.session, lambda: self._host.step(request))
+
+    def Close(self, request: env_pb2.EnvCloseRequest, context: grpc.ServicerContext) -> env_pb2.EnvCloseReply:
+        """Leave it to others."""
+        return self._guarded(context, request.session, self._left)
+
+    def _opened(self) -> env_pb2.EnvOpenReply:
+        if self._session and time.monotonic() - self._heard_s < SILENT_S:
+            raise OccupiedError(f"somebody else drives this environment; try again in {SILENT_S:.0f} s")
+        self._session = secrets.token_urlsafe(16)
+        return env_pb2.EnvOpenReply(session=self._session, description=self._host.description)
+
+    def _left(self) -> env_pb2.EnvCloseReply:
+        self._session = ""
+        return env_pb2.EnvCloseReply()
+
+    def _guarded(self, context: grpc.ServicerContext, session: str | None, act: Callable[[], ReplyT]) -> ReplyT:
+        """Act for who may, one at a time; an error goes out by its name, as the trainer's do."""
+        try:
+            self._check_peer(context)
+            with self._lock:
+                if session is not None and (not session or session != self._session):
+                    raise OccupiedError("this environment was left to another driver; open it again")
+                reply = act()
+                self._heard_s = time.monotonic()
+                return reply
+        except GymnastError as error:
+            name, status, _ = wire_error(error)
+            context.set_trailing_metadata(((ERROR_KEY, name),))
+            context.abort(grpc.StatusCode[status], str(error)[:1000])
+
+    def _check_peer(self, context: grpc.ServicerContext) -> None:
+        if self._identity is None:  # the socket's folder decides
+            return
+        shown = context.auth_context().get("x509_pem_cert", ())
+        peer = peer_of(bytes(next(iter(shown)))) if shown else None
+        if peer is None or peer.tenant != self._identity.peer.tenant or peer.role not in DRIVERS:
+            raise NotPermittedError(f"only {', '.join(DRIVERS)} of {self._identity.peer.tenant} drive this environment")
+
+
+class EnvServer:
+    """A running server.
+
+    Args:
+        host: of the environment.
+        where: unix:PATH, or HOST:PORT (port 0 takes a free one).
+        identity: for HOST:PORT; its certificate names the host.
+
+    Attributes:
+        address: where drivers find it.
+
+    Raises:
+        ConfigError: a port without an identity, a socket where others could open it, or the address is taken.
+    """
+
+    def __init__(self, host: EnvHost, where: str, identity: Identity | None = None) -> None:
+        self._host = host
+        options: Any = (("grpc.max_receive_message_length", MOST_BYTES), ("grpc.max_send_message_length", MOST_BYTES),
+                        ("grpc.so_reuseport", 0))  # fmt: skip
+        self._server = grpc.server(ThreadPoolExecutor(4), options=options)
+        if where.startswith(UNIX):
+            path = _private(Path(where.removeprefix(UNIX)))
+            identity, self.address = None, f"{UNIX}{path}"
+            self._bind(self.address, grpc.local_server_credentials(grpc.LocalConnectionType.UDS))
+        else:
+            if identity is None:
+                raise ConfigError(f"to listen on {where}, give an identity (`gymnast enroll`), or listen on unix:PATH")
+            at = Address.parse(where) if not where.endswith(":0") else Address(where.removesuffix(":0"), 0)
+            pair = [(identity.key, identity.certificate)]
+            tls = grpc.ssl_server_credentials(pair, identity.authority, require_client_auth=True)
+            self.address = str(Address(at.host, self._bind(str(at), tls)))
+        env_pb2_grpc.add_EnvServiceServicer_to_server(EnvServicer(host, identity), self._server)
+        self._server.start()
+
+    def wait(self) -> None:
+        """Until it is stopped."""
+        self._server.wait_for_termination()
+
+    def close(self) -> None:
+        """Stop listening and end the environment."""
+        self._server.stop(1.0).wait()
+        self._host.close()
+
+    def _bind(self, address: str, credentials: grpc.ServerCredentials) -> int:
+        try:
+            return int(self._server.add_secure_port(address, credentials))
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {address}; is the address this machine's, and free?") from error
+
+
+def _private(path: Path) -> Path:
+    """The socket's path, in a folder that nobody else can enter."""
+    path = path.absolute()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.parent.stat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigError(f"others can enter {path.parent}; name a folder of your own with mode 700 for the socket")
+    return path
