@@ -4,8 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SEED   ?= 0
 ROUNDS ?= 1
-# Test files are spread over so many processes; each keeps its own services, DDS domain and folders.
-WORKERS ?= 3
+# Test files are spread over so many processes, which wait more than they compute; each keeps its own services, DDS
+# domain and folders.
+WORKERS ?= 4
+# Tests and demo start hundreds of processes; none should compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Two busy cores and two torch threads each are slower than one thread each (docs/trainer.md, "Speed").
 export OMP_NUM_THREADS ?= 1
 export MUJOCO_GL ?= egl
@@ -43,7 +46,7 @@ pretrain: $(VENV)/.demo egl
 	$(BIN)/gymnast pretrain $(ARGS)
 
 test: $(VENV)/.test egl
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What only a CUDA GPU can show, in eight minutes; --tiny runs the same code here.
 gpu-check: $(VENV)/.test

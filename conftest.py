@@ -7,6 +7,19 @@ from pathlib import Path
 
 import pytest
 
+LONGEST_FIRST = (
+    "tests/journeys/test_weights_in_force.py",
+    "tests/journeys/test_readme.py",
+    "tests/cli/test_operators_day.py",
+    "tests/journeys/test_evaluation_is_not_training.py",
+    "tests/faults/",
+    "tests/journeys/",
+    "tests/cloud/test_fsdp.py",
+    "tests/test_",
+    "examples/",
+)
+"""Files, by how their path begins, that a run in several processes begins with: none of them is left for its end."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --golden, the folder of parity tensors."""
@@ -15,6 +28,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(Path(__file__).parent / "tests" / "data"),
         help="folder in the layout of tests/data (worldgym_tiny/, openvla_tiny/, grpo/, ...) to check parity against",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put LONGEST_FIRST at the front; the others keep their order."""
+
+    def turn(item: pytest.Item) -> int:
+        fits = (number for number, path in enumerate(LONGEST_FIRST) if item.nodeid.startswith(path))
+        return next(fits, len(LONGEST_FIRST))
+
+    items.sort(key=turn)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

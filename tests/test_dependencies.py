@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from importlib.metadata import packages_distributions
@@ -72,11 +73,12 @@ def modules_of(node: ast.AST) -> list[str]:
         return [alias.name.split(".")[0] for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.module and not node.level:
         return [node.module.split(".")[0]]
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "importorskip":
         return [str(ast.literal_eval(node.args[0])).split(".")[0]]
     return []
 
 
+@functools.cache
 def imported(top: str) -> dict[str, str]:
     """Foreign top-level module -> a file of this package that imports it."""
     found: dict[str, str] = {}
@@ -99,18 +101,15 @@ def declared(*groups: str) -> set[str]:
     return names
 
 
-IMPORTS = {top: imported(top) for top in SIDES}
-
-
 def distributions(*tops: str) -> set[str]:
-    return {name for top in tops for module in IMPORTS[top] for name in DISTRIBUTIONS.get(module, ())}
+    return {name for top in tops for module in imported(top) for name in DISTRIBUTIONS.get(module, ())}
 
 
 @pytest.mark.parametrize("top", SIDES)
 def test_what_is_imported_is_declared_on_its_side(top: str) -> None:
     known = declared(*SIDES[top])
     missing = [
-        f"{module} ({path})" for module, path in IMPORTS[top].items()
+        f"{module} ({path})" for module, path in imported(top).items()
         if module not in FROM_ROS | set(IMPORTED_WHERE_IT_IS) and not DISTRIBUTIONS.get(module, set()) & known
     ]  # fmt: skip
     assert not missing, f"declare in pyproject.toml, extras {SIDES[top]}, or package.xml"

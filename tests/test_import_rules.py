@@ -1,6 +1,7 @@
 """The direction of imports, walked over every module (DESIGN.md, "Where things live")."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -91,12 +92,15 @@ def touches(names: set[str], *tops: str) -> set[str]:
     return {name for name in names for top in tops if name == top or name.startswith(top + ".")}
 
 
-NAMES = {module_of(path): imported_by(path) for path in MODULES}
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """Module -> every name that it imports. Read when a test asks: every process that collects loads this file."""
+    return {module_of(path): imported_by(path) for path in MODULES}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_imports_go_one_way(path: Path):
-    module, names = module_of(path), NAMES[module_of(path)]
+    module, names = module_of(path), imports()[module_of(path)]
     top = module.split(".")[0]
     assert not touches(names, *(set(OURS) - {top, *MAY_IMPORT[top]}))
     for library, places in FOREIGN.items():
@@ -116,7 +120,7 @@ def test_imports_go_one_way(path: Path):
 
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_of_the_command_line_is_used(door: str):
-    assert any(touches(found, door) for name, found in NAMES.items() if touches({name}, "gymnast_cli")), door
+    assert any(touches(found, door) for name, found in imports().items() if touches({name}, "gymnast_cli")), door
 
 
 def above(part: str) -> Iterator[str]:
@@ -129,7 +133,7 @@ def above(part: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("part", [part for line in TRAINER for part in line])
 def test_the_trainers_parts_import_downwards(part: str):
-    own = {name: NAMES[name] for name in NAMES if touches({name}, f"cloud_trainer.{part}")}
+    own = {name: imports()[name] for name in imports() if touches({name}, f"cloud_trainer.{part}")}
     upwards = {
         name: touches(found, *(f"cloud_trainer.{other}" for other in above(part))) for name, found in own.items()
     }
@@ -141,14 +145,14 @@ def test_every_part_of_the_trainer_has_its_line_and_single_files_lie_below_them(
     parts = {part for line in TRAINER for part in line}
     assert {path.parent.name for path in (ROOT / "cloud_trainer").glob("*/__init__.py")} == parts
     for path in (ROOT / "cloud_trainer").glob("*.py"):
-        assert not touches(NAMES[module_of(path)], *(f"cloud_trainer.{part}" for part in parts)), path.name
+        assert not touches(imports()[module_of(path)], *(f"cloud_trainer.{part}" for part in parts)), path.name
 
 
 def test_no_circles():
     """Imports inside functions and for type checking included: a circle makes two files one that nobody can move."""
     graph = {
-        name: {other for other in found if other in NAMES and other != name and not name.startswith(other + ".")}
-        for name, found in NAMES.items()
+        name: {other for other in found if other in imports() and other != name and not name.startswith(other + ".")}
+        for name, found in imports().items()
     }
     try:
         TopologicalSorter(graph).prepare()

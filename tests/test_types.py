@@ -7,6 +7,7 @@ check first. What is left comes from elsewhere, and each group says from where. 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,7 +168,10 @@ def lines(text: str) -> int:
     return sum(UNTYPED.search(line) is not None and not line.strip().startswith("#") for line in text.splitlines())
 
 
-COUNTS = {name: found for name, text in product() if any(found := (parameters(text), lines(text)))}
+@functools.cache
+def counts() -> dict[str, tuple[int, int]]:
+    """File -> its parameters and lines without a type, where it has any."""
+    return {name: found for name, text in product() if any(found := (parameters(text), lines(text)))}
 
 
 def group_of(path: str) -> Group | None:
@@ -177,13 +181,13 @@ def group_of(path: str) -> Group | None:
 
 
 def test_a_file_with_untyped_values_has_a_reason():
-    strangers = {name: found for name, found in COUNTS.items() if group_of(name) is None}
+    strangers = {name: found for name, found in counts().items() if group_of(name) is None}
     assert not strangers, "give these values a type (TypedDict, dataclass, settings), or object where they are carried"
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.why)
 def test_untyped_values_do_not_grow(group):
-    there = {name: found for name, found in COUNTS.items() if group_of(name) is group}
+    there = {name: found for name, found in counts().items() if group_of(name) is group}
     total = tuple(map(sum, zip(*there.values(), strict=True))) or (0, 0)
     assert total[0] <= group.parameters, there
     assert total[1] <= group.lines, there

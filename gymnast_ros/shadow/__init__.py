@@ -1,8 +1,13 @@
 """No checkpoint moves the arm before it was tried beside the running one. No ROS, no network in here."""
 
-from gymnast_ros.shadow.book import RefusedCheckpointError, ShadowBook, StageLimits
-from gymnast_ros.shadow.check import ShadowReport, shadow_check
-from gymnast_ros.shadow.observations import keep_episode, recorded_observations
+from typing import TYPE_CHECKING
+
+from gymnast_core.lazy import parts
+
+if TYPE_CHECKING:
+    from gymnast_ros.shadow.book import RefusedCheckpointError, ShadowBook, StageLimits
+    from gymnast_ros.shadow.check import ShadowReport, shadow_check
+    from gymnast_ros.shadow.observations import keep_episode, recorded_observations
 
 __all__ = [
     "RefusedCheckpointError",
@@ -13,3 +18,12 @@ __all__ = [
     "recorded_observations",
     "shadow_check",
 ]
+
+__getattr__ = parts(
+    __name__,
+    {
+        "book": ("RefusedCheckpointError", "ShadowBook", "StageLimits"),
+        "check": ("ShadowReport", "shadow_check"),
+        "observations": ("keep_episode", "recorded_observations"),
+    },
+)
