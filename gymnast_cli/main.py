@@ -53,7 +53,7 @@ COMMANDS = {
     "pages": "calls for a person: list and answer them, try the receivers",
     "episodes": "list, label, retract and show recorded episodes",
     "env": "an environment of Gymnasium's: serve it from its own virtual environment, check it, record episodes in it",
-    "wm": "world models: convert, check the data, train, roll out, audit how far to trust one",
+    "wm": "world models: convert, check the data, train, roll out, audit how far to trust one, serve",
     "view": "a recorded episode, or the running robot, in the rerun viewer",
     "replay": "play a recorded episode onto its topics, as ros2 bag play does",
     "annotate": "note something at this moment of the running episode",

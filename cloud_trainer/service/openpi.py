@@ -34,7 +34,7 @@ from gymnast_core.wire.inference import Answer
 from gymnast_core.wire.openpi.codec import MAX_BYTES, Message, Value, pack, unpack
 from gymnast_core.wire.openpi.exchange import observed, reply
 from gymnast_core.wire.openpi.keys import Keys
-from gymnast_core.wire.openpi.token import proven, read_token
+from gymnast_core.wire.token import proven, read_token
 
 LOG = logging.getLogger(__name__)
 CONNECTIONS = 16

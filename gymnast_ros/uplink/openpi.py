@@ -26,7 +26,7 @@ from gymnast_core.wire.errors import InvalidMessageError, LinkLostError, NotAuth
 from gymnast_core.wire.openpi.codec import MAX_BYTES, Message, pack, unpack
 from gymnast_core.wire.openpi.exchange import actions_from, request
 from gymnast_core.wire.openpi.link import OpenpiPlace
-from gymnast_core.wire.openpi.token import header
+from gymnast_core.wire.token import header
 
 LOG = logging.getLogger(__name__)
 MAX_REPLY_BYTES = 1 << 20

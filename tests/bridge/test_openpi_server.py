@@ -22,7 +22,7 @@ from gymnast_cli.commands import serve
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.types import Observation
 from gymnast_core.wire.openpi.codec import MAX_BYTES, pack, unpack
-from gymnast_core.wire.openpi.token import header
+from gymnast_core.wire.token import header
 from tests.bridge.openpi_parts import LIBERO, SeenPolicy, asking, bright, served
 
 LONG_S = 60.0

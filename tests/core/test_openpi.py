@@ -21,7 +21,7 @@ from gymnast_core.wire.openpi.exchange import actions_from, observed, reply, req
 from gymnast_core.wire.openpi.images import resize_with_pad
 from gymnast_core.wire.openpi.keys import STYLES, Keys, read_keys
 from gymnast_core.wire.openpi.link import LinkSettings
-from gymnast_core.wire.openpi.token import header, proven, read_token
+from gymnast_core.wire.token import header, proven, read_token
 
 DTYPES = ("?", "i1", "u1", "<i2", ">i2", "<u4", ">i8", "<u8", "<f2", ">f4", "<f4", "<f8", ">f8")
 REFUSALS = (InvalidMessageError, TooLargeError)

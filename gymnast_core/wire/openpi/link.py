@@ -14,7 +14,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.settings import Positive
 from gymnast_core.wire.address import Address, is_loopback
 from gymnast_core.wire.openpi.keys import Keys, read_keys
-from gymnast_core.wire.openpi.token import read_token
+from gymnast_core.wire.token import read_token
 
 PLAIN, SECURED = "openpi://", "openpis://"
 MAX_ROWS = 1000

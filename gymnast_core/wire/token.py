@@ -9,7 +9,8 @@ from gymnast_core.errors import ConfigError
 
 LEAST = 24
 """Characters: nobody guesses one of so many."""
-_SCHEME = "Api-Key "
+API_KEY, BEARER = "Api-Key", "Bearer"
+"""Schemes of the Authorization header: openpi's clients name the first, everybody else the second (RFC 6750)."""
 
 
 def read_token(path: Path) -> str:
@@ -30,11 +31,11 @@ def read_token(path: Path) -> str:
     return token
 
 
-def header(token: str) -> str:
+def header(token: str, scheme: str = API_KEY) -> str:
     """Return the value of the Authorization header."""
-    return f"{_SCHEME}{token}"
+    return f"{scheme} {token}"
 
 
-def proven(authorization: str, token: str) -> bool:
+def proven(authorization: str, token: str, scheme: str = API_KEY) -> bool:
     """Whether a header's value shows the token; takes as long for any wrong one."""
-    return hmac.compare_digest(authorization.encode(errors="surrogateescape"), header(token).encode())
+    return hmac.compare_digest(authorization.encode(errors="surrogateescape"), header(token, scheme).encode())
