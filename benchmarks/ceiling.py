@@ -3,8 +3,7 @@
 `python -m benchmarks.ceiling` trains from the shipped base, each seed from start states of its own, in two grounds:
 the simulator, rewarded by its state, and the seed's refined world model with its judge, as the demo's job makes them.
 In each, the same settings of learning are compared: RATES by training, PUBLISHED by what of a run is published.
-An average is taken from the iterates of a run, which is what the setting average_decay would have written: practice
-itself does not depend on it.
+An average is taken from the iterates of a run: practice itself does not depend on it.
 
 Each is evaluated greedily after 8, 16 and 24 updates: from start states that settings are chosen by ("choose"), and,
 with --report-starts, from others that only ever report ("report"). A finished part is kept; what was interrupted goes
@@ -33,15 +32,20 @@ from gymnast_core.jobs.grpo import GrpoConfig
 
 GROUNDS = ("simulator", "dream")
 RATES: dict[str, dict[str, Any]] = {
-    "constant": {},
+    "constant": {"final_rate": 1.0},
     "decay": {"final_rate": 0.1},
     "decay over 8 updates": {"final_rate": 0.1, "iterations": 8},
-    "decay, KL .05": {"final_rate": 0.1, "kl_weight": 0.05},
-    "decay, 24 informative groups": {"final_rate": 0.1, "target_groups": 24, "max_rounds": 3},
+    "decay over 8 updates, KL .05": {"final_rate": 0.1, "iterations": 8, "kl_weight": 0.05},
+    "decay over 8 updates, 24 informative groups": {
+        "final_rate": 0.1,
+        "iterations": 8,
+        "target_groups": 24,
+        "max_rounds": 3,
+    },
 }
 """Settings that change how the policy is trained."""
 PUBLISHED = {"last": 0.0, "average": 0.8}
-"""average_decay: what of a run is published."""
+"""What of a run is published: its last iterate, or a moving average in which each weighs this times the next."""
 STARTS = ("choose", "report")
 UNUSED_ROUND = 0
 """Of the demo's choosing states: its rounds are counted from 1."""
@@ -85,7 +89,8 @@ def main() -> int:
     table = "\n".join(markdown(rows, starts) for starts in STARTS)
     print(table)
     if args.json:
-        args.json.write_text(json.dumps({"settings": RATES, "published": PUBLISHED, "seeds": rows}, indent=1))
+        seeds = [brief(row) for row in rows]
+        args.json.write_text(json.dumps({"settings": RATES, "published": PUBLISHED, "seeds": seeds}))
     if args.table:
         args.table.write_text(table)
     return 0
@@ -208,22 +213,32 @@ class CeilingSeed:
 
 
 def average_of(iterates: Sequence[Path], decay: float, out: Path) -> None:
-    """Write the average of a run's iterates, as average_decay would have."""
-    from cloud_trainer.practice.grpo.average import WeightAverage
+    """Write the moving average of a run's iterates (Polyak & Juditsky 1992), bias-corrected as in Adam."""
     from gymnast_core.policies.trainable import load_trainable
 
     policy = load_trainable(iterates[0])
-    average = WeightAverage(policy.network, decay)
+    average = dict(policy.network.named_parameters())
     for number, folder in enumerate(iterates, start=1):
-        policy.network.load_state_dict(load_trainable(folder).network.state_dict())
-        average.follow(number)
-    with average.published():
-        policy.save(out)
+        for name, weight in load_trainable(folder).network.named_parameters():
+            average[name].data.lerp_(weight.data, (1 - decay) / (1 - decay**number))
+    policy.save(out)
+
+
+def brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A seed's figures without each of its trials: successes by task, and the paired difference from the base."""
+    figures: dict[str, Any] = {}
+    for starts, kept in row["trials"].items():
+        trials = Tried.of(kept).trials
+        figures[starts] = {
+            name: {"after": counts(won), "difference": difference(trials["base"], won)} for name, won in trials.items()
+        }
+    return {"seed": row["seed"], "runs": row.get("runs", {}), "figures": figures}
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], starts: str) -> str:
     """One line a variant: by seed, mean with a t-interval over seeds, paired with the base and by task."""
-    heads = ("policy", "by seed", "mean [95 %, t over seeds]", "minus base, paired, by seed", *TASKS)
+    heads = ("policy", "by seed", "mean [95 %, t over seeds]", "minus base, lowest 95 % bound",
+             "minus constant/last, by seed", *TASKS)  # fmt: skip
     there = [Tried.of(row["trials"].get(starts, {})) for row in rows]
     names = list(dict.fromkeys(name for one in there for name in one.trials))
     if not names:
@@ -262,10 +277,13 @@ class Tried:
 
 def _cells(name: str, seeds: Sequence[Tried]) -> list[str]:
     """A variant's figures over the seeds that have it."""
+    parts = name.split("/")
+    plain = f"{parts[0]}/constant/last/{parts[-1]}"
     gains = [difference(one.trials["base"], one.trials[name]) for one in seeds]
     return [
         interval([one.rate(name) for one in seeds]),
-        " ".join(f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]" for gain in gains),
+        f"{min(gain['low'] for gain in gains):+.3f}" if name != "base" else "",
+        " ".join(f"{one.rate(name) - one.rate(plain):+.3f}" for one in seeds if plain != name and plain in one.trials),
         *(f"{np.mean([one.rate(name, task) for one in seeds]):.2f}" for task in TASKS),
     ]
 

@@ -21,15 +21,18 @@ from tests.cloud.learning_fakes import episode, tiny_flow, tiny_policy
 from tests.cloud.ray_parts import ParityJudge
 from tests.policies.pi0_folder import policy_in_memory
 
-CONFIG = GrpoConfig(
-    group_size=2, groups=3, iterations=3, keep_low=0.0, keep_high=1.0, mini_batch=5, epochs=1,
-    average_decay=0.5,
-)  # fmt: skip
+CONFIG = GrpoConfig(group_size=2, groups=3, iterations=3, keep_low=0.0, keep_high=1.0, mini_batch=5, epochs=1)
 """Six rows a batch, in mini-batches of 5 and 1: a rank of two has three rows, two, one or none."""
 
 CHOICES = {
     "kl": {"kl_weight": 20.0, "epochs": 2, "clip_low": 0.02, "clip_high": 0.03},
-    "surplus": {"target_groups": 2, "max_rounds": 2, "length_normalisation": "token", "temperature": 1.6},
+    "surplus": {
+        "target_groups": 2,
+        "max_rounds": 2,
+        "length_normalisation": "token",
+        "temperature": 1.6,
+        "final_rate": 1.0,
+    },
     "flow": {"exploration": Exploration(way="sde", noise_level=0.7), "epochs": 2},
     "pi0": {"exploration": Exploration(sigma=0.3), "learning_rate": 1e-3},
     "anchor": {"length_normalisation": "constant", "weight_decay": 0.1, "grad_clip": 0.01, "mini_batch": 3},

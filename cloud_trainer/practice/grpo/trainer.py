@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 
 from cloud_trainer.practice.grpo.advantage import group_advantages, informative_groups, token_advantages
-from cloud_trainer.practice.grpo.average import WeightAverage
 from cloud_trainer.practice.grpo.log_probs import rollout_log_probs
 from cloud_trainer.practice.grpo.loss import TokenLoss, clipped_loss, length_weights
 from cloud_trainer.practice.grpo.scored import Scored, join_scored, packed, take_rows, unpacked
@@ -115,7 +113,6 @@ class GrpoTrainer(Generic[PolicyT]):
             policy.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._descent = Descent(config.iterations, config.learning_rate, config.weight_decay, floor=config.final_rate)
-        self._average = WeightAverage(policy.network, config.average_decay) if config.average_decay else None
         self._anchor = anchor
 
     @property
@@ -168,8 +165,6 @@ class GrpoTrainer(Generic[PolicyT]):
             parts = clipped_loss(terms.new, terms.old, terms.advantage, terms.valid, clip_low=low, clip_high=high)
             reports.append(self._descend(parts, terms, batch.rollouts))
         self.updates += 1
-        if self._average is not None:
-            self._average.follow(self.updates)
         loss, clipped, kl, norm = np.mean(reports, axis=0)
         groups = len(np.unique(batch.rollouts.group_B))
         return UpdateReport(len(advantage), groups, float(loss), float(clipped), float(kl), float(norm), rate)
@@ -231,18 +226,12 @@ class GrpoTrainer(Generic[PolicyT]):
         return figures
 
     def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, object]) -> None:
-        """Write a checkpoint of what is published, unless a run that was interrupted right here already did."""
-        with self._published():
-            write_policy(self.policy, folder, parents=parents, lineage=lineage)
-
-    def _published(self) -> AbstractContextManager[None]:
-        """The policy's weights are the average of its iterates for as long as this lasts, where there is one."""
-        return nullcontext() if self._average is None else self._average.published()
+        """Write a checkpoint of the policy, unless a run that was interrupted right here already did."""
+        write_policy(self.policy, folder, parents=parents, lineage=lineage)
 
     @property
     def _trained(self) -> Trained:
-        averages = {} if self._average is None else {"policy": self._average.tensors}
-        return Trained({"policy": self.policy.network}, {"adamw": self._optimiser}, {"rng": self.rng}, averages)
+        return Trained({"policy": self.policy.network}, {"adamw": self._optimiser}, {"rng": self.rng})
 
     def save(self, path: Path, extra: Mapping[str, object] | None = None) -> None:
         """Write the state file: weights, optimiser, generator, surplus groups, history, and JSON extras."""

@@ -107,8 +107,7 @@ class FsdpTrainer(GrpoTrainer[PolicyT]):
 
     def export(self, folder: Path, *, parents: tuple[str, ...], lineage: Mapping[str, object]) -> None:
         """See GrpoTrainer; every rank calls this, rank 0 writes."""
-        with self._published():
-            weights = weights_of(self.policy)
+        weights = weights_of(self.policy)
         if self.leads:
             policy = self._whole()
             load_weights(policy, weights)
