@@ -1,17 +1,21 @@
 """Does a policy succeed in scenes and words it was never trained on?
 
     python -m benchmarks.unseen --policy base=checkpoints/policy --policy practised=runs/.../policy-ID --json out.json
+    python -m benchmarks.unseen --policy practised=runs/.../policy-ID --augment '{"steps": 250}'
 
 Greedy, in the simulator, no test-time training, the same fresh start states (nothing was trained on or chosen with
 them) in every scene and for all words and policies. The scenes are the novel ones of gymnast_ros.sim.scene; the words
 are HELD_OUT, five ways a task to ask for it, none of which the templates of cloud_trainer.practice.instructions make.
-A cell (policy, scene or words) that is there is not measured again. Intervals: Wilson's of a cell; of the mean over
-scenes and of other words against the trained ones, normal ones over start states, which are the independent units.
+--augment first lets each policy learn other looks and words as an improve job does, from 80 recorded episodes of the
+base a task and the shipped world model's dreams, with these settings of it. A cell (policy, scene or words) that is
+there is not measured again. Intervals: Wilson's of a cell; of the mean over scenes and of other words against the
+trained ones, normal ones over start states, which are the independent units.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,13 +25,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from cloud_trainer.practice.augment import AugmentTrainer, asked_in, asked_in_dreams
+from cloud_trainer.progress import ProgressEvent
+from cloud_trainer.world_model.compact.data import clips_of, starts_of
+from cloud_trainer.world_model.worlds import load_world
+from gymnast_core.episodes.archive import load_episodes, save_episodes
 from gymnast_core.evaluation.statistics import wilson_interval
+from gymnast_core.jobs.augment import AugmentChoices
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.trainable import load_trainable
 from gymnast_core.policy import Policy
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.rollout import run_episode
-from gymnast_core.seeds import EVALUATION_SEEDS
-from gymnast_core.types import ActionChunk, Observation
-from gymnast_ros.sim.env import SimEnv
+from gymnast_core.seeds import EVALUATION_SEEDS, TRAINING_SEEDS
+from gymnast_core.types import ActionChunk, Episode, Observation
+from gymnast_ros.sim.collect import collect
+from gymnast_ros.sim.env import MAX_STEPS, SimEnv
 from gymnast_ros.sim.scene import STANDARD, scene_named
 from gymnast_ros.sim.tasks import TASKS
 
@@ -64,6 +77,8 @@ HELD_OUT: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Other words for each task, written down before anything was measured with them."""
+RECORDED = 80
+"""Episodes a task that --augment learns from."""
 FIRST_START = EVALUATION_SEEDS.start + 970_000
 
 
@@ -88,6 +103,7 @@ def main() -> int:
     parser.add_argument("--scenes", default=",".join(("standard", *SCENES)), help="comma separated")
     parser.add_argument("--starts", type=int, default=50, help="of each task in each scene")
     parser.add_argument("--word-starts", type=int, default=20, help="of each task in each of its five wordings")
+    parser.add_argument("--augment", type=json.loads, help="JSON settings, see gymnast jobs schema improve")
     parser.add_argument("--out", type=Path, default=Path("runs/unseen"), help="finished cells are kept here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
@@ -96,11 +112,52 @@ def main() -> int:
     rows = []
     for named in args.policy or ["base=checkpoints/policy"]:
         name, _, folder = named.partition("=")
-        rows.append(measured(name, Path(folder), args))
+        made = Path(folder) if args.augment is None else augmented(Path(folder), args)
+        rows.append(measured(name, made, args))
         print(f"{scene_table(rows)}\n\n{word_table(rows)}\n", flush=True)
     if args.json is not None:
         args.json.write_text(json.dumps({"starts": args.starts, "rows": rows}, indent=1) + "\n")
     return 0
+
+
+def augmented(folder: Path, args: argparse.Namespace) -> Path:
+    """Return the checkpoint folder of a copy that learned other looks and words; what is there is not made again."""
+    config, key = AugmentChoices(**args.augment), json.dumps(args.augment, sort_keys=True)
+    out: Path = args.out / f"{read_manifest(folder).id}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    if out.exists():
+        return out
+    clips = clips_of(recorded(args.out / "recorded.npz"), 64)
+    policy, teacher = load_trainable(folder), load_trainable(folder)
+    rng, starts = np.random.default_rng(0), starts_of(clips)
+    begun = [starts[int(row)] for row in rng.permutation(len(starts))[: config.imagined]]
+    parts = [asked_in(clips, policy)]
+    if begun:
+        parts.append(asked_in_dreams(load_world(Path("checkpoints/world_model")), begun, teacher, seed=0))
+    images, texts = np.concatenate([frames for frames, _ in parts]), [text for _, said in parts for text in said]
+    AugmentTrainer(policy, teacher, images, texts, config, seed=0).run(state=out.with_suffix(".state"), progress=show)
+    policy.save(out, parents=(teacher.version,), lineage={"stage": "augment", "augment": config.model_dump()})
+    return out
+
+
+def recorded(path: Path) -> list[Episode]:
+    """Return sampled episodes of the base, drawn where a policy looks; recorded once."""
+    if not path.exists():
+        base, env, first = load_policy(Path("checkpoints/policy")), SimEnv(), TRAINING_SEEDS.start + 910_000
+        looked = range(0, MAX_STEPS + 1, base.chunk_length)
+        episodes = [
+            episode
+            for task in TASKS
+            for episode in collect(env, base, task, range(first, first + RECORDED), frame_steps=looked,
+                                   rng=np.random.default_rng(7))
+        ]  # fmt: skip
+        env.close()
+        save_episodes(path, episodes)
+    return load_episodes(path)
+
+
+def show(event: ProgressEvent) -> None:
+    """Print how far training is."""
+    print(f"{event.stage} {event.step}/{event.total} {dict(event.metrics)}", file=sys.stderr, flush=True)
 
 
 def measured(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -24,6 +24,9 @@ BoolArray = npt.NDArray[np.bool_]
 Trace = Mapping[str, npt.NDArray[Any]]
 """What a policy drew to choose its chunks, under names of its own: all it needs to give their log-probability again."""
 
+Asked = tuple[ByteArray, Sequence[str]]
+"""What a policy is asked about: (N, H, W, 3) frames as it trains on them, and an instruction for each."""
+
 ACTION_DIM = 7
 """[dx, dy, dz (m), droll, dpitch, dyaw (rad), gripper (0 closed, 1 open)]."""
 

@@ -19,6 +19,7 @@ from cloud_trainer.jobs.practice import clips_for, frame_sizes, grpo_config, lin
 from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
 from cloud_trainer.jobs.scene import SceneEpisodes, check_scene, divide, scene_gates
 from cloud_trainer.jobs.splits import split_of
+from cloud_trainer.practice.augment import asked_in
 from cloud_trainer.practice.pieces import Ground
 from cloud_trainer.practice.ray.cluster import require_ray
 from cloud_trainer.practice.train import Anchor, Training
@@ -182,10 +183,7 @@ def frame_anchor(base: LearningPolicy, clips: Clips, *, weight: float, frames: i
     Source:
         Li & Hoiem, "Learning without Forgetting", 2016, section 3: the old model's outputs as targets.
     """
-    steps = np.arange(0, clips.actions_NTA.shape[1], base.chunk_length)
-    row, column = np.nonzero(steps < clips.length_N[:, None])
-    images_NHWC = base.training_frames(clips.frames_NTHWC[row, steps[column]])
-    texts = [clips.instructions[n] for n in row]
+    images_NHWC, texts = asked_in(clips, base)
 
     def loss(policy: LearningPolicy, rng: np.random.Generator) -> torch.Tensor:
         rows = rng.integers(0, len(texts), frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloud_trainer.jobs.augment import augmented
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.practice import grpo_config, lineage_of, result_of, trusted_dream
 from cloud_trainer.jobs.reinforce import ground_of, judge_maker, reinforce, report_other_tasks, reported_starts
@@ -24,6 +25,7 @@ def improve(job: Job[ImproveSpec]) -> ImproveResult:
         candidate_every=job.spec.config.candidate_every,
         lineage=lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values()) | beginnings,
     )  # fmt: skip
+    training = augmented(job, training, dream, ground.starts)
     count = sum(len(part) for part in dream.parts.values())
     result = result_of(job, training, dream.world_model, dream.judge_folder, dream.passed, count)
     candidates = report_other_tasks(job, dream, held_out, result.candidates)

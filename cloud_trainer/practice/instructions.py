@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from cloud_trainer.judge.client import EndpointClient
 from cloud_trainer.judge.rubric import data_url
 from gymnast_core.errors import RejectedBridgeError
@@ -32,6 +34,11 @@ PARAPHRASES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Pattern of an instruction and other ways to say it."""
 
+PARAPHRASED, GARBLED = 0.7, 0.6
+"""Share of instructions said as a template has it, and share whose words are tampered with."""
+FORGOTTEN, MOST_STRANGE = 0.25, 4
+"""Share of words left out, and how many unknown ones come in at most."""
+
 
 def paraphrases(instruction: str) -> list[str]:
     """Return other ways to say an instruction; none where no template fits."""
@@ -41,6 +48,37 @@ def paraphrases(instruction: str) -> list[str]:
         if match:
             return [text for text in (template.format(**match.groupdict()) for template in templates) if text != said]
     return []
+
+
+def reworded(instruction: str, known: Sequence[str], rng: np.random.Generator) -> str:
+    """Return an instruction in other words at random: a template's, with words nobody knows among them, and some gone.
+
+    Which words are strange decides nothing that way, and whoever learns it takes words it has never seen.
+
+    Args:
+        instruction: one of `known`.
+        known: all instructions that must be told apart: no word goes without which another would be as near.
+        rng: moved on.
+    """
+    said = paraphrases(instruction)
+    words = (said[int(rng.integers(len(said)))] if said and rng.random() < PARAPHRASED else instruction).split()
+    if rng.random() >= GARBLED:
+        return " ".join(words)
+    for place in reversed(range(len(words))):
+        left = words[:place] + words[place + 1 :]
+        if rng.random() < FORGOTTEN and _nearest(left, known) == instruction:
+            words = left
+    for _ in range(int(rng.integers(MOST_STRANGE + 1))):
+        letters = rng.integers(97, 123, int(rng.integers(2, 9))).astype(np.uint8)
+        words.insert(int(rng.integers(len(words) + 1)), letters.tobytes().decode())
+    return " ".join(words)
+
+
+def _nearest(words: Sequence[str], known: Sequence[str]) -> str | None:
+    """The instruction that shares the largest part of its words with these; None where two share as much."""
+    shares = [len(set(words) & set(text.split())) / len(set(words) | set(text.split())) for text in known]
+    best = max(shares)
+    return known[shares.index(best)] if shares.count(best) == 1 else None
 
 
 def proposed_instructions(

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from gymnast_core.jobs.augment import AugmentChoices
 from gymnast_core.jobs.practice import RefiningSettings, ReinforcingSettings
 from gymnast_core.jobs.spec import PractisedResult, RefiningSpec, ReinforcingSpec
 from gymnast_core.settings import Count
@@ -16,6 +17,9 @@ class ImproveSettings(ReinforcingSettings, RefiningSettings):
 
     candidate_every: Count = 4
     """Updates between checkpoints that are kept as candidates; the last update always leaves one."""
+    augment: AugmentChoices | None = None
+    """How each candidate learns to act in other looks and words as it does in the recorded ones; none leaves it as
+    practice made it."""
 
 
 class ImproveSpec(ReinforcingSpec, RefiningSpec):

@@ -23,7 +23,7 @@ from gymnast_core.policies.sampling import choose_tokens, picked_log_probs, toke
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policies.vision import Film, KeypointEncoder
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation, Trace
+from gymnast_core.types import ACTION_DIM, ActionChunk, Asked, ByteArray, FloatArray, IntArray, Observation, Trace
 
 ARCHITECTURE = "compact_policy"
 
@@ -226,11 +226,13 @@ class CompactPolicy:
         bags = torch.from_numpy(bag_of_words(instructions, self.config.text_buckets))
         return torch.from_numpy(np.ascontiguousarray(images)), bags
 
-    def divergence(self, base: CompactPolicy, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+    def divergence(
+        self, base: CompactPolicy, images: ByteArray, instructions: Sequence[str], *, edited: Asked | None = None
+    ) -> Tensor:
         """Return the mean KL(base || self) of a token."""
         with torch.no_grad():
             target = base.logits(images, instructions)
-        return token_divergence(self.logits(images, instructions), target)
+        return token_divergence(self.logits(*(edited or (images, instructions))), target)
 
     def token_positions(self, actions: FloatArray) -> FloatArray:
         """Return the fractional token index of (..., 7) actions."""

@@ -29,7 +29,7 @@ from gymnast_core.policies.matching import matching_error, path_distance, run_ro
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policy import Committed
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.types import ACTION_DIM, ActionChunk, BoolArray, ByteArray, FloatArray, Observation, Trace
+from gymnast_core.types import ACTION_DIM, ActionChunk, Asked, BoolArray, ByteArray, FloatArray, Observation, Trace
 
 ARCHITECTURE = "compact_flow"
 
@@ -148,12 +148,14 @@ class FlowPolicy:
         """Return (N, K, 7) log-probabilities of traced chunks at the policy's temperature, with gradients."""
         return explorer(self.exploration, self.temperature).log_probs(self._flow(images, instructions), trace)
 
-    def divergence(self, base: FlowPolicy, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+    def divergence(
+        self, base: FlowPolicy, images: ByteArray, instructions: Sequence[str], *, edited: Asked | None = None
+    ) -> Tensor:
         """Return the mean squared difference of velocities along the base's own path from zero."""
         with torch.no_grad():
             theirs = base._flow(images, instructions)
         shape = (theirs.rows, self.chunk_length, ACTION_DIM)
-        return path_distance(self._flow(images, instructions), theirs, shape)
+        return path_distance(self._flow(*(edited or (images, instructions))), theirs, shape)
 
     def matching_loss(
         self, images: ByteArray, instructions: Sequence[str], actions_NKA: FloatArray, valid_NK: BoolArray,

@@ -20,7 +20,7 @@ from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.placement import device_of, prepare_learning
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import Manifest, read_manifest, write_checkpoint
-from gymnast_core.types import ActionChunk, BoolArray, ByteArray, FloatArray, Observation, Trace
+from gymnast_core.types import ActionChunk, Asked, BoolArray, ByteArray, FloatArray, Observation, Trace
 
 
 @runtime_checkable
@@ -63,8 +63,13 @@ class LearningPolicy(Protocol):
         """Return (N, K, 7) log-probabilities of N chunks' traces at the policy's temperature, with gradients."""
         ...
 
-    def divergence(self, base: Any, images: ByteArray, instructions: Sequence[str]) -> Tensor:
-        """Return how far this policy is from a base of its own kind on these frames: a scalar, with gradients."""
+    def divergence(
+        self, base: Any, images: ByteArray, instructions: Sequence[str], *, edited: Asked | None = None
+    ) -> Tensor:
+        """Return how far this policy is from a base of its own kind on these frames: a scalar, with gradients.
+
+        With `edited`, this policy is asked about those frames and instructions, and the base about the others.
+        """
         ...
 
     def save(
@@ -157,9 +162,11 @@ class TrainableAdapter:
         """See LearningPolicy."""
         return self.base.log_probs(images, instructions, trace)
 
-    def divergence(self, base: Any, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+    def divergence(
+        self, base: Any, images: ByteArray, instructions: Sequence[str], *, edited: Asked | None = None
+    ) -> Tensor:
         """See LearningPolicy."""
-        return self.base.divergence(getattr(base, "base", base), images, instructions)
+        return self.base.divergence(getattr(base, "base", base), images, instructions, edited=edited)
 
     def save(
         self, folder: Path, *, parents: tuple[str, ...] = (), lineage: Mapping[str, Any] | None = None

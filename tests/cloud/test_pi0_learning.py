@@ -171,6 +171,7 @@ def test_a_policy_stays_where_it_was_elsewhere_by_its_own_divergence(parents: di
     base, policy = (load_trainable(parents["pi0"]) for _ in range(2))
     texts = ["open drawer"] * 2
     assert policy.divergence(base, frames(), texts).item() == 0.0
+    assert policy.divergence(base, frames(), texts, edited=(frames(), ["close drawer"] * 2)).item() > 0.0
     with torch.no_grad():
         policy.network.action_out_proj.bias += 0.1
     apart = policy.divergence(base, frames(), texts)

@@ -231,6 +231,7 @@ def test_divergence_is_zero_from_itself_and_grows(tmp_path: Path) -> None:
     policy, other, frames = policy_of(), policy_of(seed=1), observation(2).images["over_shoulder"]
     assert policy.divergence(policy, frames, ["lift"] * 2).item() == 0.0
     assert policy.divergence(other, frames, ["lift"] * 2).item() > 0.0
+    assert policy.divergence(policy, frames, ["lift"] * 2, edited=(255 - frames, ["lift"] * 2)).item() > 0.0
 
 
 def test_checkpoint_keeps_exploration_and_refuses_what_does_not_fit(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from gymnast_core.policies.openvla.serving import Serving, prepare
 from gymnast_core.policies.openvla.tokens import Statistics, decode_ids
 from gymnast_core.policies.sampling import choose_tokens, picked_log_probs, token_divergence
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.types import ACTION_DIM, ActionChunk, ByteArray, FloatArray, IntArray, Observation, Trace
+from gymnast_core.types import ACTION_DIM, ActionChunk, Asked, ByteArray, FloatArray, IntArray, Observation, Trace
 
 ARCHITECTURE = "openvla"
 TOKENIZER_KEY = "tokenizer.json"
@@ -148,11 +148,13 @@ class OpenVLAPolicy:
             logits = self.logits(frames, instructions, proprio_BP)
         return picked_log_probs(logits, trace["tokens"], self.temperature).cpu()
 
-    def divergence(self, base: OpenVLAPolicy, frames: ByteArray, instructions: Sequence[str]) -> Tensor:
+    def divergence(
+        self, base: OpenVLAPolicy, frames: ByteArray, instructions: Sequence[str], *, edited: Asked | None = None
+    ) -> Tensor:
         """Return the mean KL(base || self) of a token."""
         with torch.no_grad():
             target = base.logits(frames, instructions)
-        return token_divergence(self.logits(frames, instructions), target)
+        return token_divergence(self.logits(*(edited or (frames, instructions))), target)
 
     def token_positions(self, actions: FloatArray) -> FloatArray:
         """Return the fractional token index of (..., 7) actions: 255 for -1 down to 1 for +1, after normalising.

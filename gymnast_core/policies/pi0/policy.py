@@ -28,6 +28,7 @@ from gymnast_core.types import (
     ACTION_DIM,
     PROPRIO_DIM,
     ActionChunk,
+    Asked,
     BoolArray,
     ByteArray,
     FloatArray,
@@ -153,12 +154,15 @@ class Pi0Policy:
         flow = self._flow([images], instructions, trace[PROPRIO_KEY])
         return explorer(self.exploration, self.temperature).log_probs(flow, trace)[..., :ACTION_DIM]
 
-    def divergence(self, base: Pi0Policy, images: ByteArray, instructions: Sequence[str]) -> Tensor:
+    def divergence(
+        self, base: Pi0Policy, images: ByteArray, instructions: Sequence[str], *, edited: Asked | None = None
+    ) -> Tensor:
         """Return the mean squared difference of velocities along the base's own path from zero, at the mean state."""
         shape = (len(instructions), self.chunk_length, self.config.action_width)
         proprio_BP = np.repeat(self._state.unnormalise(np.zeros((1, PROPRIO_DIM))), len(instructions), axis=0)
         with torch.no_grad():
             theirs = base._flow([images], instructions, proprio_BP)
+        images, instructions = edited or (images, instructions)
         return path_distance(self._flow([images], instructions, proprio_BP), theirs, shape)
 
     def matching_loss(
