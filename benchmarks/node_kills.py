@@ -111,6 +111,11 @@ class Witness:
         with self._lock:
             return [step for step in self._steps if step.at_s >= since_s]
 
+    def forget(self, until_s: float) -> None:
+        """Drop the record of before."""
+        with self._lock:
+            self._steps = [step for step in self._steps if step.at_s >= until_s]
+
     def announced(self) -> dict[str, dict[str, Any]]:
         """Every episode the rollout node told of, by its run name."""
         with self._lock:

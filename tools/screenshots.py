@@ -170,6 +170,20 @@ def tour(page: Page, console: str) -> None:
             photograph(page, name.removesuffix("s"), height=1100)
 
 
+def calls(lab: Lab, page: Page, console: str) -> None:
+    """A practising arm that waits for a person, on the page of calls, among the robots and in the queue."""
+    asked = ("--task", "put", "--reset", "take", "--hours", "1", "--tries", "2")
+    lab.run("queue", "add", "practice", "--robot", "sim-0", *asked)
+    wait_for(lambda: lab.run("pages", "list").get("page_id"), "a call")
+    for name in ("calls", "practice"):
+        page.goto(f"{console}/{name if name == 'calls' else ''}")
+        photograph(page, name, height=900)
+    page.goto(f"{console}/queue")
+    page.goto(console + str(page.locator("tbody a").first.get_attribute("href")))
+    photograph(page, "queue-entry", height=900)
+    lab.run("practise", "--stop")
+
+
 def robots_own_page(lab: Lab, browser: Browser) -> None:
     """The page that the robot itself serves."""
     lab.start("collect", "collect", "--tasks", "lift", "--count", "400", "--keep-local")  # something to see
@@ -194,6 +208,7 @@ def main() -> None:
         page = logged_in(browser, login["address"], login["token"], "login")
         adaptation(page)
         tour(page, login["address"])
+        calls(lab, page, login["address"])
         robots_own_page(lab, browser)
         browser.close()
 

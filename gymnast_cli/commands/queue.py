@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--task", help="practice: what is to be learned")
     add.add_argument("--reset", help="practice: what undoes it")
     add.add_argument("--hours", type=float, help="practice: ends so long after it began")
+    add.add_argument("--episodes", type=int, help="practice: ends after so many, too")
+    add.add_argument("--tries", type=int, help="practice: failures of one skill in a row, then a person is called "
+                     "(default: by its success)")  # fmt: skip
     add.add_argument("--priority", type=int, default=USUAL_PRIORITY, help=_PRIORITY)
     add.add_argument("--key", default="", help="the same one never adds a second entry")
     add.add_argument("--wait", action="store_true", help="until it has ended")
@@ -122,7 +125,8 @@ def _practice(args: argparse.Namespace) -> JsonObject:
         raise ConfigError(
             f"{', '.join(missing)} missing; e.g. gymnast queue add practice --task put --reset take --hours 3"
         )
-    more = {"scene": args.scene, "checkpoint": args.checkpoint, "sample": args.sample}
+    more = {"scene": args.scene, "checkpoint": args.checkpoint, "sample": args.sample, "tries": args.tries,
+            "episodes": args.episodes}  # fmt: skip
     return {**given, **{name: value for name, value in more.items() if value not in ("", None)}}
 
 

@@ -1,0 +1,90 @@
+"""What stands beside a night of practice, in its hosts: a witness of the arm's record, and a person who answers calls.
+
+python -m benchmarks.night_parts witness FILE       # on the robot's host
+python -m benchmarks.night_parts person FILE IDENTITY   # on the trainer's host
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.node_kills import Witness
+from gymnast_client import Trainer
+from gymnast_core.errors import GymnastError
+from gymnast_core.practice import tries_for
+
+LOOK_S = 0.5
+TRAINER = "trainer.lab:50051"
+
+
+def witness(path: Path) -> None:
+    """Write down every motion of the arm and every announced episode, until this process is ended."""
+    seen, heard_s, known = Witness(), 0.0, 0
+    with path.open("a") as file:
+        while True:
+            steps = [step for step in seen.steps(heard_s) if step.at_s > heard_s]
+            announced = list(seen.announced().values())
+            lines = [json.dumps({"step": asdict(step)}) for step in steps if step.moved]
+            lines += [json.dumps({"episode": event.get("episode_id", "")}) for event in announced[known:]]
+            file.writelines(f"{line}\n" for line in lines)
+            file.flush()
+            heard_s, known = (steps[-1].at_s if steps else heard_s), len(announced)
+            seen.forget(heard_s)
+            time.sleep(LOOK_S)
+
+
+def person(path: Path, identity: Path) -> None:
+    """Answer every call as soon as it is seen, and write it down, until this process is ended."""
+    with path.open("a") as file:
+        while True:
+            try:
+                with Trainer(TRAINER, identity) as there:
+                    for page in there.pages.list():
+                        if not page.acknowledged_by:
+                            there.pages.acknowledge(page.page_id, "the scene is laid")
+                            said = {
+                                name: getattr(page, name) for name in ("page_id", "kind", "text", "count", "detail")
+                            }
+                            file.write(json.dumps(said) + "\n")
+                            file.flush()
+            except GymnastError:
+                pass  # the trainer is away, which is what this night is about
+            time.sleep(LOOK_S)
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """What one of these wrote down so far; a last line that is not whole is left out."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def is_due(page: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a call for a new scene is right by what the trainer has of the run, not by what the robot believes.
+
+    Args:
+        page: as the person saw it.
+        episodes: committed ones of the run, whole, by their number: {number, skill, won}.
+    """
+    detail = page["detail"]
+    before = [row for row in episodes if row["number"] <= detail["episode"]]
+    streak = next((n for n, row in enumerate(reversed(before)) if row["won"]), len(before))
+    if not before or len({row["skill"] for row in before[len(before) - streak :]}) != 1:
+        return False
+    mine = [row for row in before[: len(before) - streak] if row["skill"] == before[-1]["skill"]]
+    return streak >= tries_for(sum(row["won"] for row in mine), len(mine))
+
+
+def main(words: Sequence[str]) -> None:
+    """One of the two."""
+    parts: dict[str, Callable[..., None]] = {"witness": witness, "person": person}
+    parts[words[0]](*map(Path, words[1:]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
