@@ -32,6 +32,7 @@ ON_ROBOTS = ("gymnast_core", "gymnast_client", "gymnast_ros", "gymnast_cli", "la
 FROM_ROS = {entry.text for entry in ElementTree.parse(ROOT / "package.xml").getroot().iter("exec_depend")}
 IMPORTED_WHERE_IT_IS = {
     "grpc_tools": "make stubs, in development",
+    "metaworld": "benchmarks/metaworld runs in an environment of its own",
     "moviepy": "Gymnasium records videos with it; the test skips without",
     "packaging": "pytest reads versions with it",
     "setuptools": "builds the package",
