@@ -174,7 +174,7 @@ def calls(lab: Lab, page: Page, console: str) -> None:
     """A practising arm that waits for a person, on the page of calls, among the robots and in the queue."""
     asked = ("--task", "put", "--reset", "take", "--hours", "1", "--tries", "2")
     lab.run("queue", "add", "practice", "--robot", "sim-0", *asked)
-    wait_for(lambda: lab.run("pages", "list").get("page_id"), "a call")
+    wait_for(lambda: lab.run("pages", "list")["pages"], "a call")
     for name in ("calls", "practice"):
         page.goto(f"{console}/{name if name == 'calls' else ''}")
         photograph(page, name, height=900)

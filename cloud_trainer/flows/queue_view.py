@@ -103,11 +103,20 @@ def _note(book: QueueBook, row: QueueRow) -> str:
             found.append(f"{name} takes no orders")
         elif status.get("estop"):
             found.append(f"{name} is stopped ({status.get('estop_reason') or 'e-stop'})")
+        elif row.kind == "practice" and (waits := _awaited(book, row, name)):
+            found.append(f"{name} waits for a person: {waits}")
         elif not row.flow and row.kind != "practice" and not _holds(row, book, name):
             found.append(f"{name} does not hold {StartsSpec.model_validate(row.spec).checkpoint}; offer it there")
         elif (back := book.setbacks.get((row.entry_id, name))) is not None and back.times > len(AGAIN_S):
             found.append(f"{name} failed at it {back.times} times")
     return "; ".join(found)
+
+
+def _awaited(book: QueueBook, row: QueueRow, name: str) -> str:
+    """What a robot that practises for an entry waits for a person for; empty where it waits for nobody."""
+    portion, now = book.portions.get((row.tenant, name)), book.robot((row.tenant, name)).status.get("practice")
+    mine = portion is not None and portion.entry_id == row.entry_id and now is not None
+    return now["reason"] if mine and now is not None and now["state"] == "waiting" else ""
 
 
 def _holds(row: QueueRow, book: QueueBook, name: str) -> bool:

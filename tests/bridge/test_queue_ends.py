@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from cloud_trainer.flows.loops import Loops
 from cloud_trainer.flows.queue_ends import entry_left_s, estimated_ends, flow_left_s, turn_s
+from cloud_trainer.flows.queue_view import shown_entries
 from cloud_trainer.store.sql_queue import PortionRow, QueueRow
-from gymnast_core.practice import PracticeAsked
+from gymnast_core.practice import PersonCall, PracticeAsked, PracticeState
 from tests.bridge.test_queue_turns import KEY, TRIAL, queues
 from tests.console.planted_loop import PlantedEngine, planted_config
 
@@ -85,3 +86,15 @@ def test_a_loop_is_as_fast_as_its_rounds_were(tmp_path):
         time.sleep(0.01)
     assert 1700.0 < found[0] <= 1800.0, "two of its three rounds are left"
     assert loops.left_s("lab-a", "night") == 0.0
+
+
+def test_a_practice_that_waits_for_a_person_says_so_in_the_queue(queues):
+    spec = PracticeAsked(task="put", reset="take", hours=2.0).model_dump(mode="json", exclude_defaults=True)
+    queues.add(kind="practice", spec=spec)
+    assert queues.heard() is not None
+    state = PracticeState(run="practice-1", asked=PracticeAsked.model_validate(spec), began_ns=time.time_ns())
+    call = PersonCall(page_id="page-1", kind="hard_reset", text="lay the scene", at_ns=1)
+    for now, note in ((state.called(call), "wx-1 waits for a person: lay the scene"), (state, "")):
+        queues.heard(practice=now.status(time.time_ns()))
+        [shown] = shown_entries(queues.book, "default", lambda *_: "", lambda *_: 0.0)
+        assert (shown.state, shown.note) == ("running", note)
