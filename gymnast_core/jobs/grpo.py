@@ -46,10 +46,10 @@ class GrpoChoices(Settings):
     optimiser step per batch; PPO and GRPO (Shao et al., arXiv 2402.03300, algorithm 1) make more."""
     mini_batch: Count = 48
     """Trajectories per optimiser step."""
-    final_rate: Share = 0.1
-    """Share of the learning rate that a cosine over the updates ends at (Loshchilov & Hutter 2017, eq. 5); 1 keeps it
-    constant, which is 5 and 7 points worse with the true reward (benchmarks/ceiling_cpu2_202611.md). It goes by the
-    number of the update, never by the clock."""
+    final_rate: Share | None = None
+    """Share of the learning rate that a cosine over the updates ends at (Loshchilov & Hutter 2017, eq. 5), by their
+    number, never by the clock; 1 keeps it constant. None is .1 for a policy of tokens and 1 for a flow: tokens won 2 to
+    7 points with the true reward, a flow lost in its dream (benchmarks/ceiling_cpu2_202611.md)."""
     weight_decay: NotNegative = 0.0
     """Of AdamW; .01 in World-Gymnast."""
     grad_clip: Positive = 1.0

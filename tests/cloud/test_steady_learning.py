@@ -7,7 +7,7 @@ from benchmarks.ceiling import average_of
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.training_state import read_values
 from gymnast_core.errors import ConfigError
-from tests.cloud.learning_fakes import tiny_policy
+from tests.cloud.learning_fakes import tiny_flow, tiny_policy
 from tests.cloud.local_sampler import run_grpo
 from tests.cloud.test_grpo import CONFIG, sampler
 
@@ -30,6 +30,15 @@ def test_learning_rate_goes_by_the_number_of_the_update(tmp_path, base):
     assert [row["learning_rate"] for row in trained.history] == pytest.approx([1e-3, 8.682e-4, 5.5e-4, 2.318e-4], 1e-3)
     constant = run(base, STEADY.changed(final_rate=1.0), tmp_path / "constant")
     assert {row["learning_rate"] for row in constant.history} == {1e-3}
+
+
+def test_unless_asked_the_rate_falls_for_tokens_and_stays_for_a_flow(tmp_path, base):
+    unasked = STEADY.changed(final_rate=None, iterations=2)
+    tokens = run(base, unasked, tmp_path / "tokens")
+    assert [row["learning_rate"] for row in tokens.history] == pytest.approx([1e-3, 5.5e-4])
+    tiny_flow().save(tmp_path / "flow base")
+    flow = run(tmp_path / "flow base", unasked, tmp_path / "flow")
+    assert [row["learning_rate"] for row in flow.history] == [1e-3, 1e-3]
 
 
 def test_interrupted_run_goes_on_to_the_bit_with_a_falling_rate(tmp_path, base):

@@ -30,6 +30,7 @@ from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.job import JobEvent
 from gymnast_core.records.lineage import Record
 from gymnast_core.types import Outcome, RolloutBatch
+from tests.cloud.learning_fakes import tiny_world_model
 from tests.console.conftest import JSON, wait_for
 from tests.console.planted_loop import TASKS, PlantedEngine, planted_config
 
@@ -90,6 +91,19 @@ def test_a_running_job_shows_its_rollouts_its_audit_and_its_story(bench) -> None
     assert ana.get(f"/jobs/{job.job_id}/imagined/1.webp").content[8:12] == b"WEBP"
     assert ana.get(f"/jobs/{job.job_id}/imagined/7.webp").status_code == 404
     assert "Audit of world_model-a" in ana.get(f"/jobs/{job.job_id}/audit").text
+
+
+def test_a_world_model_shows_its_sight_on_every_policy(bench) -> None:
+    name = tiny_world_model().save(bench.folder / "checkpoints" / "world").id
+    job = bench.service.jobs.submit("default", "improve", {"policy": "policy-a"}, "key", "ana")
+    folder = bench.folder / "jobs" / job.job_id
+    folder.mkdir(parents=True)
+    sight = {"policy-a": {"sight": 0.68, "low": 0.51, "high": 0.79, "succeeded": 24, "failed": 48}}
+    audit = {**AUDIT, "model": name, "outcomes": {"agreement": 0.87, "sight": sight}}
+    (folder / "audit.json").write_text(json.dumps(audit))
+    page = bench.client("ana", "operator").get("/world-models").text
+    for text in (name, "87 %", "0.68 <small>0.51 to 0.79 on", "/checkpoints/policy-a"):
+        assert text in page
 
 
 def test_events_are_told_in_words() -> None:

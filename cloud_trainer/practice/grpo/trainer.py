@@ -19,7 +19,7 @@ from cloud_trainer.training import Descent
 from cloud_trainer.training_state import Trained, load_state, save_state, whole
 from gymnast_core.errors import ContractError
 from gymnast_core.jobs.grpo import GrpoConfig
-from gymnast_core.policies.trainable import LearningPolicy, TrainableAdapter
+from gymnast_core.policies.trainable import LearningPolicy, MatchingPolicy, TrainableAdapter
 from gymnast_core.types import FloatArray, IntArray, RolloutBatch
 
 
@@ -112,7 +112,9 @@ class GrpoTrainer(Generic[PolicyT]):
         self._optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self._descent = Descent(config.iterations, config.learning_rate, config.weight_decay, floor=config.final_rate)
+        self._descent = Descent(
+            config.iterations, config.learning_rate, config.weight_decay, floor=_final_rate(policy, config)
+        )
         self._anchor = anchor
 
     @property
@@ -262,6 +264,14 @@ def write_policy(
         policy.copy_base_into(folder.parent)
     if not folder.exists():
         policy.save(folder, parents=parents, lineage=lineage)
+
+
+def _final_rate(policy: LearningPolicy, config: GrpoConfig) -> float:
+    """Share of the learning rate that is left at the end."""
+    if config.final_rate is not None:
+        return config.final_rate
+    inner = policy.base if isinstance(policy, TrainableAdapter) else policy
+    return 1.0 if isinstance(inner, MatchingPolicy) else 0.1
 
 
 def _frozen_copy(policy: PolicyT) -> PolicyT:
