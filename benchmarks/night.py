@@ -219,7 +219,7 @@ def figures(lab: Lab, run: str, faults: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "episodes": state["task"]["episodes"] + state["reset"]["episodes"], "cut": state["cut"],
         "successes": state["task"]["successes"] + state["reset"]["successes"], "interventions": state["interventions"],
-        "committed": len(mine), "committed_whole": len(whole),
+        "committed": len(mine), "committed_whole": len(whole), "announced": len(announced),
         "announced_not_committed": sorted(announced - {row["id"] for row in rows}),
         "done_not_committed": max(0, state["task"]["episodes"] + state["reset"]["episodes"] - len(whole)),
         "simulated_h": round((steps * STEP_S + len(mine) * HOME_S) / 3600, 3),
