@@ -1,8 +1,13 @@
-"""Every setting of the trainer's service as a flag of `gymnast serve`, made from its settings: none is forgotten."""
+"""Every setting of the trainer's service as a flag of `gymnast serve`, made from its settings: none is forgotten.
+
+Each has an environment variable, too, for containers and units: GYMNAST_SERVE_DATABASE_URL, and of a limit
+GYMNAST_SERVE_LIMIT_STREAMS. A flag wins over its variable.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import types
 from collections.abc import Callable
@@ -12,6 +17,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from cloud_trainer.app.settings import Limits, ServiceConfig
+from gymnast_core.errors import ConfigError
 from gymnast_core.settings import Settings
 
 FLAGS = {"names": "name", "blob_options": "blob-option"}
@@ -19,6 +25,7 @@ FLAGS = {"names": "name", "blob_options": "blob-option"}
 DEFAULTS: dict[str, Path | None] = {"folder": Path("trainer"), "names": None, "blob_options": None}
 """Of flags, where they differ from their fields'."""
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_YES_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _NO_DEFAULT = "database_url", "blob_url", "port_file", "metrics_port", "names", "blob_options", "insecure", "pages"
 
 
@@ -32,8 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             text = " ".join(f"{meaning[:1].lower()}{meaning[1:]}".split())
             if name not in _NO_DEFAULT:
                 text += f" (default: {default})"
-            options = {"dest": prefix.replace("-", "_") + name, "default": default, "help": text}
-            group.add_argument(f"--{prefix}{flag_of(name)}", **_shape(name, entry.annotation) | options)
+            dest = prefix.replace("-", "_") + name
+            shape = _shape(name, entry.annotation)
+            given = _given(shape, variable_of(dest))
+            options = {"dest": dest, "default": default if given is None else given, "help": text}
+            group.add_argument(f"--{prefix}{flag_of(name)}", **shape | options)
 
 
 def config_from(args: argparse.Namespace) -> ServiceConfig:
@@ -51,6 +61,33 @@ def config_from(args: argparse.Namespace) -> ServiceConfig:
 def flag_of(field: str) -> str:
     """Return a field's flag, without the dashes before it."""
     return FLAGS.get(field, field.replace("_", "-"))
+
+
+def variable_of(dest: str) -> str:
+    """Return the environment variable of a field, limit_... for one of the limits."""
+    return f"GYMNAST_SERVE_{dest.upper()}"
+
+
+def _given(shape: dict[str, Any], variable: str) -> Any:
+    """What a variable says, None where it is not set; argparse reads a text as it reads the flag's.
+
+    Raises:
+        ConfigError: no yes and no no, or an item that makes no sense.
+    """
+    value = os.environ.get(variable, "")
+    if not value:
+        return None
+    if shape["action"] == "store_true":
+        if value.lower() not in _YES_NO:
+            raise ConfigError(f"{variable} is {value!r}; write one of {', '.join(_YES_NO)}")
+        return _YES_NO[value.lower()]
+    if shape["action"] != "append":
+        return value
+    read = shape.get("type", str)
+    try:
+        return [read(item.strip()) for item in value.split(",") if item.strip()]
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"{variable}: {error}") from error
 
 
 def _flat(config: type[Settings]) -> dict[str, FieldInfo]:
@@ -77,7 +114,11 @@ def _shape(name: str, annotation: object) -> dict[str, Any]:
         return {"action": "append", "metavar": "NAME"}
     readers: dict[type, Callable[[str], object]] = {int: size if name.endswith("_bytes") else int, str: text}
     counts = {int: "BYTES" if name.endswith("_bytes") else "N", float: "SECONDS"}
-    return {"type": readers.get(kind, kind), "metavar": counts.get(kind, name.rpartition("_")[2].upper())}
+    return {
+        "action": "store",
+        "type": readers.get(kind, kind),
+        "metavar": counts.get(kind, name.rpartition("_")[2].upper()),
+    }
 
 
 def size(value: str) -> int:

