@@ -33,6 +33,7 @@ FROM_ROS = {entry.text for entry in ElementTree.parse(ROOT / "package.xml").getr
 IMPORTED_WHERE_IT_IS = {
     "grpc_tools": "make stubs, in development",
     "metaworld": "benchmarks/metaworld runs in an environment of its own",
+    "lerobot": "tests/integrations/lerobot_reader.py runs in an environment of its own",
     "moviepy": "Gymnasium records videos with it; the test skips without",
     "packaging": "pytest reads versions with it",
     "setuptools": "builds the package",
