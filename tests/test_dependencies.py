@@ -34,6 +34,7 @@ IMPORTED_WHERE_IT_IS = {
     "grpc_tools": "make stubs, in development",
     "metaworld": "benchmarks/metaworld runs in an environment of its own",
     "lerobot": "tests/integrations/lerobot_reader.py runs in an environment of its own",
+    "stable_baselines3": "benchmarks/sb3.py: whoever runs it installs it",
     "moviepy": "Gymnasium records videos with it; the test skips without",
     "packaging": "pytest reads versions with it",
     "setuptools": "builds the package",
