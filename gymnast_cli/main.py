@@ -51,7 +51,7 @@ COMMANDS = {
     "ttt": "test-time training: adapt the policy to one scene",
     "loop": "collect, refine, audit, train, canary, promote, again",
     "pages": "calls for a person: list and answer them, try the receivers",
-    "episodes": "list, label, retract and show recorded episodes",
+    "episodes": "list, label, retract, show, import and export recorded episodes",
     "env": "an environment of Gymnasium's: serve it from its own virtual environment, check it, record episodes in it",
     "wm": "world models: convert, check the data, train, roll out, audit how far to trust one, serve",
     "view": "a recorded episode, or the running robot, in the rerun viewer",

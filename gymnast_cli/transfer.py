@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cloud_trainer.jobs.desk.transfer import Imported, Outgoing
     from gymnast_client import EpisodeView, Trainer
 
-KINDS = {"lerobot": "lerobot", "bridge": "bridge_raw", "mcap": "mcap", "worldgym": "worldgym"}
+KINDS = {"lerobot": "lerobot", "rlds": "rlds", "bridge": "bridge_raw", "mcap": "mcap", "worldgym": "worldgym"}
 """Format on the command line -> kind of a dataset."""
 OUTCOMES = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.UNLABELLED)
 _CHECKED_S = 60.0
@@ -48,7 +48,7 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of export."""
     parser.add_argument("out", type=Path, help="folder to write; it appears when it is whole")
-    parser.add_argument("--format", required=True, choices=("lerobot", "mcap"), help="what to write")
+    parser.add_argument("--format", required=True, choices=("lerobot", "rlds", "mcap"), help="what to write")
     parser.add_argument(
         "--from", dest="local", type=Path, nargs="+", default=[], metavar="PATH",
         help="episode files, or folders of them, instead of a trainer's",

@@ -12,7 +12,7 @@ from gymnast_core.json_values import JsonObject
 if TYPE_CHECKING:
     from cloud_trainer.jobs.desk.datasets import DatasetConfig
 
-KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot")
+KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot", "rlds")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +34,14 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--camera", metavar="NAME", help="which to read (default the first; bridge_raw: a number)")
     parser.add_argument(
-        "--state", metavar="COLUMNS", help="lerobot: proprioception, as x,y,z,roll,pitch,yaw,gripper, 0-5,7 or none"
+        "--state",
+        metavar="COLUMNS",
+        help="lerobot, rlds: proprioception, x,y,z,roll,pitch,yaw,gripper, 0-5,7 or none",
     )
     parser.add_argument(
-        "--action", dest="action_columns", metavar="COLUMNS", help="lerobot: columns of the action, as --state"
+        "--action", dest="action_columns", metavar="COLUMNS", help="lerobot, rlds: columns of the action, as --state"
     )
+    parser.add_argument("--fps", type=float, help="rlds: steps a second, which the data does not say (default 5)")
     parser.add_argument("--skip-broken", action="store_true", help="list and leave out episodes that cannot be read")
 
 
@@ -57,6 +60,7 @@ def reading(args: argparse.Namespace, kind: str) -> JsonObject:
         "camera": args.camera,
         "state": args.state,
         "action": args.action_columns,
+        "fps": args.fps,
     }
     settings = {name: value for name, value in given.items() if value is not None}
     return {"kind": kind, "actions": args.actions, **settings}

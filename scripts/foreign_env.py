@@ -21,6 +21,7 @@ from pathlib import Path
 ENVIRONMENTS = {
     # openpi-client 0.1.2 imports typing_extensions and does not declare it
     "openpi": ("openpi-client==0.1.2", "openpi-server==0.1.0", "typing_extensions==4.16.0"),
+    "tfds": ("tensorflow-datasets==4.9.10", "tensorflow-cpu==2.21.0", "importlib_resources==7.1.0"),
     "vla_eval": ("vla-eval==0.8.0",),
     # with our package, without extras, to be served from there; gymnasium imports packaging and does not declare it
     "metaworld": ("metaworld==3.1.1", "packaging==25.0", "--editable", str(Path(__file__).resolve().parents[1])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from cloud_trainer.jobs.desk.transfer import (
 )
 from cloud_trainer.world_model.data.export import lerobot_statistics, staging
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
+from cloud_trainer.world_model.data.rlds import RldsSource
 from cloud_trainer.world_model.data.source import SourceInfo
 from gymnast_core.episodes import read_episode, read_recording, write_recording
 from gymnast_core.errors import ConfigError, CorruptError, OccupiedError
@@ -50,7 +52,7 @@ def imported(kind: str, folder: Path, into: Path, said: Said | None = None, **se
     )
 
 
-@pytest.mark.parametrize("form", ["lerobot"])
+@pytest.mark.parametrize("form", ["lerobot", "rlds"])
 def test_what_goes_out_byte_for_byte_comes_back_to_the_bit(recorded: Path, tmp_path: Path, form: str) -> None:
     exported(recorded, tmp_path / "out", form, video=False)
     done = imported(form, tmp_path / "out", tmp_path / "back")
@@ -105,7 +107,7 @@ def cut_after(files: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "sync_file", flush)
 
 
-@pytest.mark.parametrize("form", ["lerobot"])
+@pytest.mark.parametrize("form", ["lerobot", "rlds"])
 def test_an_export_killed_anywhere_goes_on_and_is_never_seen_unfinished(
     recorded: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,3 +232,43 @@ def damage(table: Path) -> None:
     del own["end"]["outcome"]
     rows[0]["gymnast/episode"] = json.dumps(own)
     parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+
+
+BRIDGE = Path(__file__).parents[1] / "data" / "rlds_bridge_orig"
+"""Written by tensorflow-datasets 4.9.10 (tests/integrations/tfds_reader.py): float64 actions, a bfloat16 state."""
+
+
+def test_what_tensorflow_datasets_wrote_becomes_episodes(tmp_path: Path) -> None:
+    source = RldsSource(BRIDGE, SourceInfo("bridge_orig"), every_camera=True)
+    first, second = (source.episode(index) for index in range(len(source)))
+    assert {first.steps, second.steps} == {4, 5}, "the last step's action has no observation after it"
+    rows = np.linspace(0.0, 0.03, 7 * (first.steps + 1), dtype=np.float32).reshape(-1, 7)
+    np.testing.assert_array_equal(first.actions_TA, rows[:-1])
+    np.testing.assert_allclose(first.proprio_TP, rows, rtol=2**-8)
+    assert first.instruction == "ставь горшок"
+    assert [frame.mean() for frame in first.images["image_0"]] == [0, 40, 80, 120, 160, 200][: first.steps + 1]
+    exact = replace(source, state="observation.exact").episode(0)
+    np.testing.assert_array_equal(exact.proprio_TP, (np.linspace(0, 0.03, rows.size).reshape(-1, 7) / 3).astype("f4"))
+    done = imported("rlds", BRIDGE, tmp_path / "in", Said(outcome=Outcome.SUCCESS))
+    assert (len(done.added), imported("rlds", BRIDGE / "1.0.0", tmp_path / "in").known) == (2, done.added)
+    assert list(read_episode(tmp_path / "in" / f"{done.added[0]}.mcap").images) == ["image_0", "image_1"]
+
+
+def test_rlds_that_is_damaged_or_not_understood_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"12 frames/s; .* 5 Hz"):
+        RldsSource(BRIDGE, SourceInfo("fast"), fps=12).episode(0)
+    with pytest.raises(CorruptError, match="cameras \\['image_0', 'image_1'\\], not 'wrist'"):
+        RldsSource(BRIDGE, SourceInfo("blind"), camera="wrist").episode(0)
+    shutil.copytree(BRIDGE, tmp_path / "set")
+    (shard,) = (tmp_path / "set" / "1.0.0").glob("*.tfrecord-*")
+    whole = shard.read_bytes()
+    for number, bad in enumerate((whole[:-9], whole[:700] + b"\0" + whole[701:], b"", whole[:5], b"\x1f\x8b" + whole)):
+        shard.write_bytes(bad)
+        with pytest.raises(CorruptError, match=r"fetch it again|no TFRecord|damaged"):
+            RldsSource(tmp_path / "set", SourceInfo(f"bad-{number}")).episode(0)
+    shard.unlink()
+    with pytest.raises(CorruptError, match=r"train\.tfrecord"):
+        RldsSource(tmp_path / "set", SourceInfo("gone")).episode(0)
+    (tmp_path / "set" / "1.0.0" / "features.json").unlink()
+    with pytest.raises(CorruptError, match=r"0 features\.json below"):
+        RldsSource(tmp_path / "set", SourceInfo("bare")).episode(0)

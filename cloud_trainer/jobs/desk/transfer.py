@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cloud_trainer.world_model.data.described import DatasetConfig
-from cloud_trainer.world_model.data.export.exporter import FORMATS, NOTHING, Exported, Outgoing, export
+from cloud_trainer.world_model.data.export.exporter import NOTHING, Exported, Outgoing, export
 from cloud_trainer.world_model.data.files import below
 from cloud_trainer.world_model.data.incoming import Incoming, Said, header_of
 from gymnast_core.episodes.durable import move_durably
@@ -18,7 +18,6 @@ from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.json_values import JsonObject
 
 __all__ = [
-    "FORMATS",
     "Destination",
     "EpisodeFolder",
     "Exported",

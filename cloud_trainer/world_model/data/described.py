@@ -11,13 +11,18 @@ from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.files import below
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
 from cloud_trainer.world_model.data.mcap import McapSource
+from cloud_trainer.world_model.data.rlds import RldsSource
 from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin, SourceInfo
 from cloud_trainer.world_model.data.worldgym import MEASURED_LAG, WorldGymSource
 from gymnast_core.errors import ConfigError
 from gymnast_core.extensions import DATASETS, extension, installed
-from gymnast_core.settings import Count, Settings
+from gymnast_core.settings import Count, Positive, Settings
+from gymnast_core.spec import WIDOWX_250S
 
-KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot")
+KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot", "rlds")
+
+COLUMNED = ("lerobot", "rlds")
+"""Kinds that have columns to choose."""
 
 
 class DatasetConfig(Settings):
@@ -26,7 +31,7 @@ class DatasetConfig(Settings):
     where: ClassVar[str] = "dataset"
 
     kind: str
-    """mcap, worldgym, bridge_raw, lerobot, or one that an installed package adds."""
+    """mcap, worldgym, bridge_raw, lerobot, rlds, or one that an installed package adds."""
     folder: str
     """Where it is."""
     name: str = ""
@@ -44,9 +49,11 @@ class DatasetConfig(Settings):
     camera: str | int | None = None
     """Which to read; none is the first."""
     state: str | None = None
-    """lerobot: columns that are the proprioception."""
+    """lerobot, rlds: columns that are the proprioception."""
     action: str | None = None
-    """lerobot: columns that are the action."""
+    """lerobot, rlds: columns that are the action."""
+    fps: Positive | None = None
+    """rlds: steps a second, which the data does not say; none is the arm's control rate."""
     skip_broken: bool = False
     """Leave out what cannot be read."""
     lag_tolerance: int = 0
@@ -59,7 +66,8 @@ class DatasetConfig(Settings):
             raise ConfigError(f"data kind {self.kind!r} is not one of {(*KINDS, *others)}")
         if not self.folder or not Path(self.folder).is_dir():
             raise ConfigError(f'dataset {self.folder!r}: its "folder" must name an existing folder')
-        foreign = [key for key in ("state", "action") if getattr(self, key) is not None and self.kind != "lerobot"]
+        foreign = [key for key in ("state", "action") if getattr(self, key) is not None and self.kind not in COLUMNED]
+        foreign += ["fps"] if self.fps is not None and self.kind != "rlds" else []
         foreign += ["camera"] if self.camera is not None and self.kind in ("worldgym", *others) else []
         if foreign:
             raise ConfigError(f"dataset {self.title}: {foreign} mean nothing for data of kind {self.kind}")
@@ -103,4 +111,8 @@ def build_source(config: DatasetConfig) -> EpisodeSource:
         return WorldGymSource(folder, info, size=size)
     if config.kind == "bridge_raw":
         return BridgeRawSource(folder, info, config.camera_number, size, lag_by_date=config.lag is None)
-    return LeRobotSource(folder, info, None if camera is None else str(camera), size, config.state, config.action)
+    name = None if camera is None else str(camera)
+    if config.kind == "rlds":
+        fps = config.fps or WIDOWX_250S.control_hz
+        return RldsSource(folder, info, name, size, config.state, config.action, fps)
+    return LeRobotSource(folder, info, name, size, config.state, config.action)

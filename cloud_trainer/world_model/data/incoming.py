@@ -12,9 +12,11 @@ from blake3 import blake3
 
 from cloud_trainer.world_model.data import lerobot_own
 from cloud_trainer.world_model.data.described import DatasetConfig, build_source
+from cloud_trainer.world_model.data.export.layout import Kept
 from cloud_trainer.world_model.data.files import below
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
 from cloud_trainer.world_model.data.mcap import McapSource
+from cloud_trainer.world_model.data.rlds import RldsSource
 from cloud_trainer.world_model.data.source import EpisodeSource, SourceInfo
 from gymnast_core.episodes import recorded_as, write_recording
 from gymnast_core.episodes.encoding import decode_string
@@ -78,8 +80,10 @@ class Incoming:
                 raise ConfigError("episode files go in as they are: --size, --camera and --lag mean nothing")
             return Incoming.of_files(below(Path(config.folder), ".mcap"), said)
         source = build_source(config)
-        read_as = config.model_dump_json(include={"size", "actions", "lag", "camera", "state", "action"})
-        if isinstance(source, LeRobotSource):
+        read_as = config.model_dump_json(
+            include={"size", "actions", "lag", "camera", "state", "action", "fps"}, exclude_defaults=True
+        )
+        if isinstance(source, (LeRobotSource, RldsSource)):
             source = replace(source, every_camera=True)
         return Incoming(source, said, config.kind, read_as)
 
@@ -108,7 +112,7 @@ class Incoming:
         """
         if isinstance(self.source, McapSource):
             return header_of(self.source.paths[index]).episode_id
-        if isinstance(self.source, LeRobotSource) and (own := lerobot_own.kept(self.source, index)):
+        if own := self._kept(index):
             return own.header.episode_id
         if isinstance(self.source, Fingerprinted):
             content = self.source.fingerprint(index)
@@ -127,8 +131,17 @@ class Incoming:
             return self.source.paths[index]
         return write_recording(folder, self._recording(index))
 
+    def _kept(self, index: int) -> Kept | None:
+        """What an export of ours kept of an episode."""
+        if isinstance(self.source, RldsSource):
+            return self.source.kept(index)
+        return lerobot_own.kept(self.source, index) if isinstance(self.source, LeRobotSource) else None
+
     def _recording(self, index: int) -> Recording:
-        if isinstance(self.source, LeRobotSource) and (own := lerobot_own.kept(self.source, index)):
+        if own := self._kept(index):
+            if isinstance(self.source, RldsSource):
+                return self.source.recording(index, own)
+            assert isinstance(self.source, LeRobotSource)  # only these two keep something
             return lerobot_own.recording(self.source, index, own)
         episode, name = self.source.episode(index), self.source.info.name
         return recorded_as(

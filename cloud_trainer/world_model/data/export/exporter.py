@@ -11,12 +11,10 @@ from typing import Protocol
 from cloud_trainer.world_model.data.export.card import write_card
 from cloud_trainer.world_model.data.export.layout import DatasetLayout, LayoutError
 from cloud_trainer.world_model.data.export.lerobot import LeRobotWriter
+from cloud_trainer.world_model.data.export.rlds import RldsWriter
 from cloud_trainer.world_model.data.export.staging import Staging
 from gymnast_core.episodes.recording import Recording, read_recording
 from gymnast_core.errors import ConfigError, CorruptError
-
-FORMATS = ("lerobot",)
-"""What a dataset can be written as; episode files are copied, not exported."""
 
 NOTHING = "no episode fits what was asked for; see `gymnast episodes list`"
 
@@ -69,7 +67,7 @@ def export(
     Args:
         wanted: the episodes, in order.
         out: the folder to be.
-        form: one of FORMATS.
+        form: lerobot or rlds.
         video: of lerobot: frames as h264; else the recorded JPEGs byte for byte.
         skip_broken: leave out what cannot be read or does not fit the others.
 
@@ -124,4 +122,4 @@ def _written(
 
 def writer_of(form: str, staging: Staging, layout: DatasetLayout, video: bool) -> DatasetWriter:
     """Return the writer of a format."""
-    return LeRobotWriter(staging, layout, video)
+    return RldsWriter(staging, layout) if form == "rlds" else LeRobotWriter(staging, layout, video)
