@@ -9,11 +9,13 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
 
+from gymnast_client import Trainer
 from tests.journeys.hosts import GYMNAST
 
 PLANTED = Path(__file__).parent / "planted"
@@ -61,6 +63,12 @@ class Lab:
         process.send_signal(signal.SIGINT)
         process.wait(60)
 
+    def close(self) -> None:
+        for name in list(self.running):
+            self.stop(name)
+        if "trainer" in vars(self):
+            self.trainer.close()
+
     def start_robot(self) -> None:
         self.launch(
             "up", "up", "--robot", "sim", "--name", "sim-0", "--trainer", self.address, "--identity",
@@ -95,10 +103,19 @@ class Lab:
             self.browser.open(f"{self.console}/login", data=f"token={login['token']}".encode(), timeout=30).read()
         return str(self.browser.open(f"{self.console}{path}", timeout=30).read().decode())
 
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The trainer as a program asks it: to wait for it with a command a second computes more than the lab does."""
+        return Trainer(self.address, self.folder / "identities" / "admin")
+
     def words(self) -> dict[str, Any]:
-        """What sim-0 says of its checkpoints, as `gymnast operate robots` has it."""
-        robots = self.gymnast("operate", "robots")["robots"]
-        return dict(robots[0]["words"]) if robots else {"runs": None, "refused": []}
+        """What sim-0 says of its checkpoints: the row of `gymnast operate robots`."""
+        robots = list(self.trainer.robots.list())
+        return asdict(robots[0].words) if robots else {"runs": None, "refused": []}
+
+    def trial(self, trial_id: str) -> dict[str, Any]:
+        """The row of `gymnast operate evaluations`."""
+        return asdict(self.trainer.trials.get(trial_id))
 
     def refused(self) -> dict[str, str]:
         return {word["checkpoint_id"]: word["reason"] for word in self.words()["refused"]}

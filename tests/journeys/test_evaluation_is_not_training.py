@@ -46,8 +46,7 @@ def lab(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[La
         made.launch("up", "up", "--robot", "sim", *joined)
         yield made
     finally:
-        for name in list(made.running):
-            made.stop(name)
+        made.close()
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +86,14 @@ def tried(lab: Lab, robot: GraphClient, collected: set[str]) -> set[str]:
     before = set(episodes(lab))
     words = ("operate", "try", other, "--robot", "sim-0", "--instruction", "lift", "--pairs", str(PAIRS))
     trial = lab.gymnast(*words, role="operator")["trial_id"]
-    wait_until(lambda: view(lab, trial)["pairs_done"] >= 1, "the first pair")
+    wait_until(lambda: lab.trial(trial)["pairs_done"] >= 1, "the first pair")
     robot.estop()
-    wait_until(lambda: view(lab, trial)["paused"], "the pause")
+    wait_until(lambda: lab.trial(trial)["paused"], "the pause")
     wait_until(lambda: len(set(episodes(lab)) - before) >= 2, "recordings of the first pair")
     nothing_says_who_acted(lab, trial, {name: row for name, row in episodes(lab).items() if name not in before})
     robot.re_arm()
-    decided = wait_until(lambda: (seen := view(lab, trial))["state"] != "running" and seen, "the trial's end")
+    wait_until(lambda: lab.trial(trial)["state"] != "running", "the trial's end")
+    decided = view(lab, trial)
     assert decided["state"] == "decided", decided["reason"]
     runs = {name for pair in decided["card"]["pairs"] for name in pair["episodes"]}
     now = episodes(lab)

@@ -60,8 +60,7 @@ def lab(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[La
         made.start_robot()
         yield made
     finally:
-        for name in list(made.running):
-            made.stop(name)
+        made.close()
 
 
 @pytest.fixture(scope="module")
@@ -166,19 +165,18 @@ def test_an_estop_pauses_a_trial_and_re_arming_goes_on(lab, robot):
     words = ("operate", "try", other, "--robot", "sim-0", "--instruction", "lift", "--pairs", "20")
     trial = lab.gymnast(*words, role="operator")["trial_id"]
 
-    def seen():
-        return next(row for row in lab.gymnast("operate", "evaluations")["trials"] if row["trial_id"] == trial)
-
     robot.wait_for("rollout/status", lambda status: status["state"] == "running", LONG_S)
     robot.estop()
-    paused = wait_until(lambda: (view := seen())["paused"] and view, "the pause")
+    paused = wait_until(lambda: (view := lab.trial(trial))["paused"] and view, "the pause")
     assert (paused["state"], paused["reason"]) == ("running", "")
     assert "sim-0 is stopped (estop service called); it goes on when it is re-armed" in paused["paused"]
     assert "it goes on when it is re-armed" in lab.page("/evaluations")
     robot.re_arm()
-    done = wait_until(lambda: (view := seen())["state"] != "running" and view, "the trial's end")
+    done = wait_until(lambda: (view := lab.trial(trial))["state"] != "running" and view, "the trial's end")
     assert (done["state"], done["card"]["set_aside"]) == ("decided", []), done["reason"]
     assert done["card"]["n"] > paused["pairs_done"]
+    listed = lab.gymnast("operate", "evaluations")["trials"]
+    assert [row["card"] for row in listed if row["trial_id"] == trial] == [done["card"]]
 
 
 def test_a_robot_that_is_away_rolls_back_when_it_comes_back(lab, robot):
