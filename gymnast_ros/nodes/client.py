@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
-
-from std_srvs.srv import Trigger
+from typing import Any
 
 from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.json_values import JsonObject
 from gymnast_core.practice import PracticeStatus
 from gymnast_ros.keyring import Keyring, folder_of, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
-from gymnast_ros.nodes.graph_port import GraphPort, Progress, RobotRefusedError, RobotSilentError
+from gymnast_ros.nodes.graph_port import Progress, RobotRefusedError, RobotSilentError
+from gymnast_ros.nodes.graph_status import GraphStatus, practice_of
 from gymnast_ros.nodes.requests import Pending
-from gymnast_ros.nodes.watch import STOPPED
 from gymnast_ros.run.codec import checked
 from gymnast_ros.run.requests import (
     ROLLOUT,
@@ -45,7 +42,7 @@ PRACTICE_MARGIN_S = 900.0
 """The last episode of a practice run may begin when its hours are almost over."""
 
 
-class GraphClient(GraphPort):
+class GraphClient(GraphStatus):
     """Episodes, evaluations, labels, checkpoints and jobs of one robot. Not thread safe.
 
     Attributes:
@@ -53,54 +50,6 @@ class GraphClient(GraphPort):
     """
 
     ordered_by = ""
-
-    @property
-    def status(self) -> dict[str, Any]:
-        """Latest rollout/status."""
-        return self.latest(topics.ROLLOUT_STATUS)
-
-    @property
-    def policy_version(self) -> str:
-        """What the robot runs."""
-        return str(self.latest(topics.POLICY_VERSION).get("policy_version", ""))
-
-    @property
-    def gate(self) -> dict[str, object]:
-        """Latest command_gate/status."""
-        return self.latest(topics.GATE_STATUS)
-
-    @property
-    def robot_name(self) -> str:
-        """As its trainer knows it; empty without a bridge."""
-        return str(self.latest(topics.BRIDGE_STATUS).get("robot", ""))
-
-    @property
-    def staged(self) -> str:
-        """Id of the newest checkpoint that was released to this robot and not tried yet; empty without one."""
-        return str(self.latest(topics.BRIDGE_STATUS).get("staged", ""))
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the arm is stopped until somebody re-arms it."""
-        return self.gate.get("state") in STOPPED
-
-    def wait_ready(self, timeout_s: float = 30.0) -> None:
-        """Wait until the graph answers.
-
-        Raises:
-            RobotSilentError: a node is missing after timeout_s.
-        """
-        deadline = time.monotonic() + timeout_s
-        self._spin_until(self._requesters[ROLLOUT].ready, deadline, f"listener on {topics.request_topic(ROLLOUT)}")
-        arm = self._client(Trigger, topics.RESET)
-        self._spin_until(arm.service_is_ready, deadline, f"service {topics.RESET}")
-        self._spin_until(
-            lambda: topics.ROLLOUT_STATUS in self._latched and topics.GATE_STATUS in self._latched,
-            deadline,
-            "latched status",
-        )
-        if self._latched[topics.ROLLOUT_STATUS].get("bridge_expected"):
-            self._spin_until(lambda: topics.BRIDGE_STATUS in self._latched, deadline, topics.BRIDGE_STATUS)
 
     def run_episode(
         self,
@@ -196,7 +145,7 @@ class GraphClient(GraphPort):
         wait_s = timeout_s or 3600.0 * float(asked["hours"]) + PRACTICE_MARGIN_S
 
         def ended(status: Mapping[str, object]) -> bool:
-            practice = _practice_of(status)
+            practice = practice_of(status)
             if practice is None or practice["run"] != run:
                 return False
             if progress is not None:
@@ -210,11 +159,6 @@ class GraphClient(GraphPort):
     def begin_practice(self, **asked: Any) -> str:
         """Begin a practice run, or find the one of this `resume`; returns its id. It goes on without us."""
         return self._ask(checked(Practise, {**asked, "ordered_by": self.ordered_by}))
-
-    @property
-    def practice(self) -> PracticeStatus | None:
-        """The newest practice run of this robot; None before the first."""
-        return _practice_of(self.status)
 
     def go_on_practising(self, by: str = "operator") -> str:
         """A person here has done what the practice run waits for; needs the robot's folder."""
@@ -265,24 +209,6 @@ class GraphClient(GraphPort):
 
     def _gate_folder(self) -> Path:
         return folder_of(self._folder) if self._folder is not None else Keyring.of_environment().folder
-
-    def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float = 120.0) -> None:
-        """Wait until the robot holds these checkpoints and each has passed its check.
-
-        Raises:
-            RobotRefusedError: one of them did not pass; the message has the reason.
-            RobotSilentError: one of them did not arrive in time.
-        """
-        wanted = set(checkpoint_ids)
-
-        def settled(status: Mapping[str, Any]) -> bool:
-            turned_down = wanted - set(status["held"]) & set(status["failed"])
-            return bool(turned_down) or wanted <= set(status["checked"])
-
-        status = self.wait_for(topics.BRIDGE_STATUS, settled, timeout_s)
-        if missing := wanted - set(status["checked"]):
-            reasons = [f"{name}: {status['failed'].get(name, 'not checked')}" for name in sorted(missing)]
-            raise RobotRefusedError(f"turned down by this robot: {'; '.join(reasons)}")
 
     def swap(
         self, checkpoint_id: str = "", *, probation_episodes: int | None = None,
@@ -336,8 +262,3 @@ class GraphClient(GraphPort):
 def _plain(retry: Retry | JsonObject | None) -> JsonObject | None:
     """A retry as its JSON; an order brings it so."""
     return retry.model_dump() if isinstance(retry, Retry) else retry
-
-
-def _practice_of(status: Mapping[str, object]) -> PracticeStatus | None:
-    """The practice run in a status of the rollout node, which wrote it down itself."""
-    return cast("PracticeStatus | None", status.get("practice") or None)

@@ -66,7 +66,7 @@ def graph(domain_id: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def client(graph: Graph, domain_id: int) -> Iterator[GraphClient]:
     """Talks to it."""
     with GraphClient(domain_id=domain_id, folder=graph.config.folder) as connected:
-        connected.wait_ready(30.0)
+        connected.wait_ready(120.0)
         yield connected
 
 
