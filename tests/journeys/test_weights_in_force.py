@@ -162,7 +162,7 @@ def test_an_estop_pauses_a_trial_and_re_arming_goes_on(lab, robot):
     lab.gymnast("weights", "publish", "tried", "--robot", "sim-0")
     robot.wait_staged([other], LONG_S)
     lab.gymnast("weights", "publish", "base", "--robot", "sim-0")  # a trial names two checkpoints that the trainer has
-    words = ("operate", "try", other, "--robot", "sim-0", "--instruction", "lift", "--pairs", "20")
+    words = ("operate", "try", other, "--robot", "sim-0", "--instruction", "lift", "--pairs", "9")
     trial = lab.gymnast(*words, role="operator")["trial_id"]
 
     robot.wait_for("rollout/status", lambda status: status["state"] == "running", LONG_S)
