@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
@@ -149,7 +149,7 @@ class AddedReceiver(_Receiver):
 BUILT_IN = ("webhook", "slack", "ntfy", "email")
 
 
-def _tag(value: Any) -> str:
+def _tag(value: object) -> str:
     way = value.get("way") if isinstance(value, Mapping) else getattr(value, "way", None)
     if way not in BUILT_IN:
         return "added"
