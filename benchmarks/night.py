@@ -267,9 +267,11 @@ def main() -> int:
         until_s = time.monotonic() + args.seconds
         try:
             while time.monotonic() < until_s and sum(row["simulated_h"] for row in slices) < args.hours:
-                slices.append(one_slice(lab, len(slices), args, until_s))
-                args.json.write_text(json.dumps(slices, indent=1))
-                print(table(slices[-1:]), flush=True)
+                row = one_slice(lab, len(slices), args, until_s)
+                if row["committed"]:  # else the time was over before the graph was up
+                    slices.append(row)
+                    args.json.write_text(json.dumps(slices, indent=1))
+                    print(table(slices[-1:]), flush=True)
         finally:
             lab.close()
     print(table(slices))
