@@ -157,6 +157,20 @@ def _checkpoints(answer: Mapping[str, Any]) -> Any:
     return _table(f"checkpoints: {len(rows)}", (*names, "parents", "since", "trial"), rows)
 
 
+def _scenes(answer: Mapping[str, Any]) -> Any:
+    columns = ("robot", "scene", "adapter", "beside", "since", "state", "recognised")
+    rows = [
+        (
+            row["robot"], row["scene"], row["checkpoint_id"], row["base"], _moment(row["since_ns"]),
+            "rests: another base is in force" if row["resting"]
+            else f"on probation, {row['probation_left']} to go" if row["probation_left"] else "drives there",
+            row["recognised"],
+        )
+        for row in answer["scenes"]
+    ]  # fmt: skip
+    return _table(f"scenes with an adapter: {len(rows)}", columns, rows)
+
+
 def _loops(answer: Mapping[str, Any]) -> Any:
     rows = [
         (
@@ -176,6 +190,7 @@ TABLES: dict[str, Callable[[Mapping[str, object]], Any]] = {
     "retries": _retries,
     "ledger": _ledger,
     "adaptations": _adaptations,
+    "scenes": _scenes,
     "loops": _loops,
     "checkpoints": _checkpoints,
     "gates": _gates,

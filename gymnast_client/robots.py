@@ -13,6 +13,7 @@ from gymnast_core.wire.practice import practice_status
 
 _STATUS = ("state", "policy_version", "instruction", "estop", "estop_reason", "alarm", "takes_orders")
 _GATE = ("mode", "overrides", "max_age_s", "how", "record", "by", "reason")
+_ADAPTER = ("checkpoint_id", "scene", "base", "since_ns", "resting", "probation_left", "recognised")
 _MANDATE = ("checkpoint_id", "kind", "sequence", "at_ns", "reason", "robots", "done")
 
 
@@ -62,6 +63,29 @@ class GateView:
 
 
 @dataclass(frozen=True)
+class AdapterView:
+    """An adapter that stands beside a robot's base and drives in one scene alone.
+
+    Attributes:
+        checkpoint_id: of the adapter.
+        scene: where it drives, recognised by the first image of an episode.
+        base: beside which it stands.
+        since_ns: the robot's wall clock, when it was kept.
+        resting: another base is in force, so it drives nowhere.
+        probation_left: good episodes it still needs there.
+        recognised: how well its scene is told from others, in words.
+    """
+
+    checkpoint_id: str
+    scene: str
+    base: str
+    since_ns: int
+    resting: bool
+    probation_left: int
+    recognised: str
+
+
+@dataclass(frozen=True)
 class CheckpointWords:
     """What a robot says of its checkpoints.
 
@@ -73,6 +97,7 @@ class CheckpointWords:
         checking: what it tries beside the running one.
         probation_left: good episodes the running one still needs.
         held: those it has.
+        adapters: of scenes, oldest first.
     """
 
     runs: RobotWord | None
@@ -82,6 +107,7 @@ class CheckpointWords:
     checking: str
     probation_left: int
     held: tuple[str, ...]
+    adapters: tuple[AdapterView, ...]
 
 
 @dataclass(frozen=True)
@@ -144,6 +170,15 @@ class RobotsClient(Client):
         reply = self._link.call(lambda channel: robots_pb2_grpc.RobotServiceStub(channel).Frame, request)
         return bytes(reply.data)
 
+    def drop_adapter(self, robot: str, checkpoint_id: str) -> None:
+        """Have a robot's base drive again where an adapter did; returns once the robot says that it does.
+
+        Raises:
+            NotPossibleError: it has no such adapter, or does not answer.
+        """
+        request = robots_pb2.DropAdapterRequest(robot=robot, checkpoint_id=checkpoint_id)
+        self._link.call(lambda channel: robots_pb2_grpc.RobotServiceStub(channel).DropAdapter, request)
+
 
 def _robot(message: robots_pb2.RobotState) -> RobotView:
     report = message.report
@@ -158,6 +193,7 @@ def _robot(message: robots_pb2.RobotState) -> RobotView:
             checking=report.weights.checking,
             probation_left=report.weights.probation_left,
             held=tuple(message.held),
+            adapters=tuple(AdapterView(**same_fields(one, _ADAPTER)) for one in report.weights.adapters),
         ),
         gate=GateView(**same_fields(report.weights.gate, _GATE)),
         practice=practice_status(report.practice) if report.HasField("practice") else None,

@@ -30,6 +30,20 @@ class GateStatus(TypedDict, total=False):
     reason: str
 
 
+class AdapterStatus(TypedDict):
+    """An adapter that stands beside a robot's base and drives in one scene."""
+
+    checkpoint_id: str
+    scene: str
+    base: str
+    since_ns: int
+    resting: bool
+    """Another base is in force."""
+    probation_left: int
+    recognised: str
+    """How well the scene is told from others, in words."""
+
+
 class WeightsStatus(TypedDict, total=False):
     """A robot's checkpoints, by id."""
 
@@ -48,6 +62,8 @@ class WeightsStatus(TypedDict, total=False):
     """Checkpoint -> reason."""
     held: list[str]
     gate: GateStatus
+    adapters: list[AdapterStatus]
+    """Oldest first."""
 
 
 class RobotStatus(TypedDict, total=False):

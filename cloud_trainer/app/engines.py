@@ -14,7 +14,7 @@ from cloud_trainer.flows.trials import Trials
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.service import OrderedRobot, Service
 from cloud_trainer.store.tenants import SCENES, tenant_folder
-from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.scene_book import SceneBook
 
 
 def engine_for(

@@ -155,6 +155,12 @@ def adapt_step(ask: Handlers, user: User, form: Form, adaptation_id: str, step: 
     return _NEXT[step], f"/adapt/{adaptation_id}"
 
 
+def drop_adapter(ask: Handlers, user: User, form: Form, robot: str, checkpoint_id: str) -> Said:
+    """Have a robot's base drive again in the scene of an adapter."""
+    ask.robots.drop_adapter(user, robot, checkpoint_id)
+    return f"{checkpoint_id} is detached; the base of {robot} drives there from the next episode on", "/"
+
+
 def begin_loop(ask: Handlers, user: User, form: Form) -> Said:
     """Begin an unattended loop, or go on with it."""
     user.require("loop")  # before the form is looked into
@@ -198,6 +204,7 @@ ACTIONS: dict[str, Callable[..., Said]] = {
     "/loop/{name}/stop": stop_loop,
     "/calls/test": test_receivers,
     "/calls/{page_id}": answer_call,
+    "/robots/{robot}/adapters/{checkpoint_id}/drop": drop_adapter,
     "/adapt": adapt,
     "/adapt/{adaptation_id}/{step}": adapt_step,
 }

@@ -12,6 +12,7 @@ from gymnast_core.json_values import JsonObject
 from gymnast_core.orders import EpisodeAnswer, PracticeFigures
 from gymnast_core.practice import PracticeAsked
 from gymnast_core.queue import QueueKind
+from gymnast_core.robot_status import AdapterStatus
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,21 @@ class FlowRobot(TrialRobot, Protocol):
         """Return when the robot holds these checkpoints."""
         ...
 
-    def swap(self, checkpoint_id: str, *, scene: JsonObject | None = None) -> str:
-        """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
+    def swap(self, checkpoint_id: str) -> str:
+        """Put a staged checkpoint in force."""
+        ...
+
+    def attach(self, checkpoint_id: str, *, scene: str, recogniser: JsonObject) -> str:
+        """Have a staged checkpoint drive in one scene alone, beside what is in force; returns the latter's id."""
+        ...
+
+    def detach(self, checkpoint_id: str) -> str:
+        """Have what is in force drive there again."""
+        ...
+
+    @property
+    def adapters(self) -> Sequence[AdapterStatus]:
+        """That stand beside what is in force, as last reported."""
         ...
 
     def rollback(self) -> str:

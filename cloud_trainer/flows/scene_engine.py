@@ -35,6 +35,7 @@ from cloud_trainer.flows.other_tasks import other_tasks, reason_of
 from cloud_trainer.flows.queue_begin import Begin
 from cloud_trainer.flows.scene_canary import SceneCanary
 from cloud_trainer.flows.scene_counts import of_job, too_few
+from cloud_trainer.flows.scene_images import learned
 from cloud_trainer.flows.scene_records import SceneRecords, digest_of
 from cloud_trainer.flows.trials import TrialOrigin
 from cloud_trainer.jobs.shelf import Shelf
@@ -44,7 +45,7 @@ from cloud_trainer.store.protocols import JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.adaptations import CapturedScene, ForgettingFigures
 from gymnast_core.errors import GymnastError, NotTrustedError
-from gymnast_core.evaluation.scene import Fingerprint, SceneBook
+from gymnast_core.evaluation.scene_book import SceneBook
 from gymnast_core.evaluation.sequential import HarmRule, SequentialRule
 from gymnast_core.evaluation.trial import Trial, has_won
 from gymnast_core.jobs import AdaptSettings
@@ -117,9 +118,10 @@ class SceneEngine:
         """Record one episode here; its first frame is the scene."""
         robot, instruction = request.robot, request.instruction
         robot_now = self.connect(robot, _errand(request.by, folder))
-        self.shelf.path(robot_now.policy_version)  # before the arm moves: what nobody here has is not trained either
+        base = robot_now.policy_version
+        self.shelf.path(base)  # before the arm moves: what nobody here has is not trained either
         asked = {
-            "robot": robot, "scene": request.scene or self.scene, "policy": robot_now.policy_version, "by": request.by,
+            "robot": robot, "scene": request.scene or self.scene, "policy": base, "by": request.by,
             "world_model": request.world_model or self.shelf.newest("world_model").name,
             "judge": request.judge or self.shelf.newest("judge").name,
             "seed": request.seed, "config": {**self.config, **request.config},
@@ -130,8 +132,10 @@ class SceneEngine:
         if not recorded:
             raise GymnastError(f"{robot} recorded an episode, but none of its is valid here; see the page's episodes")
         newest = recorded[-1]
-        names = {"instruction": newest.instruction, "start": newest.episode_id}  # the robot knows tasks by short names
-        (folder / "request.json").write_text(json.dumps({**asked, **names}))
+        # the robot knows tasks by short names; and where it has an adapter for this scene, that has driven
+        found = {"instruction": newest.instruction, "start": newest.episode_id, "policy": newest.policy_version or base}
+        self.shelf.path(found["policy"])
+        (folder / "request.json").write_text(json.dumps({**asked, **found}))
         frame_HWC = next(iter(self.catalogue.read(newest).images.values()))[0]
         buffer = io.BytesIO()
         Image.fromarray(frame_HWC).save(buffer, "WEBP", quality=90)
@@ -140,7 +144,7 @@ class SceneEngine:
         known = self.book.find(frame_HWC)
         adapters = () if known is None else known.adapters
         there = request.scene or self.scene
-        return {"scene": there, "known_adapters": [name for name in adapters if name != asked["policy"]]}
+        return {"scene": there, "known_adapters": [name for name in adapters if name != found["policy"]]}
 
     def collect(self, robot: str, instruction: str, episodes: int, folder: Path) -> None:
         """Record real episodes of the running policy and wait until the trainer has them."""
@@ -271,16 +275,17 @@ class SceneEngine:
         run_pairs(trial, client, self.catalogue, scene=asked.scene or self.scene, purpose="trial", stop=stop)
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
-        """Put it in force in this scene, which the robot recognises by image, and remember it for that."""
-        fingerprint = Fingerprint.of(np.load(folder / "start.npy"))
-        self._robot(robot, folder).swap(candidate, scene=fingerprint.to_json())
-        self.book.keep(f"{self._request(folder)['scene']} on {robot}", np.load(folder / "start.npy"), candidate)
+        """Attach it in this scene, which the robot recognises by image, and remember it for that."""
+        scene = str(self._request(folder)["scene"])
+        recogniser = learned(self.catalogue, robot, scene, np.load(folder / "start.npy"))
+        self._robot(robot, folder).attach(candidate, scene=scene, recogniser=recogniser.to_json())
+        self.book.keep(f"{scene} on {robot}", recogniser, candidate)
 
     def revert(self, candidate: str, robot: str, folder: Path) -> None:
-        """The canary never put it in force; if a crash came between, go back."""
+        """The canary never attached it; if a crash came between, go back."""
         client = self._robot(robot, folder)
-        if client.policy_version == candidate:
-            client.rollback()
+        if candidate in [one["checkpoint_id"] for one in client.adapters]:
+            client.detach(candidate)
 
     def _request(self, folder: Path) -> dict[str, Any]:
         """What capture() wrote down; older adaptations have the trainer's scene and settings."""

@@ -33,6 +33,7 @@ ACTION_OF: dict[str, str] = {
     f"{_V1}RobotService/Report": "report",
     f"{_V1}RobotService/List": "look",
     f"{_V1}RobotService/Frame": "look",
+    f"{_V1}RobotService/DropAdapter": "adapt",
     f"{_V1}CheckpointService/List": "look",
     f"{_V1}CheckpointService/Offer": "publish",
     f"{_V1}CheckpointService/Promote": "promote",

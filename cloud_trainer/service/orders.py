@@ -28,7 +28,7 @@ from gymnast_core.orders import (
     answer_of,
 )
 from gymnast_core.practice import PracticeAsked
-from gymnast_core.robot_status import RobotStatus
+from gymnast_core.robot_status import AdapterStatus, RobotStatus, WeightsStatus
 
 PICK_UP_S = 30.0
 """Longest wait until a robot takes an order; it reports once a second."""
@@ -45,7 +45,7 @@ NEXT_S = 0.2
 """How long the reply that ends an order waits for the one after it."""
 PIECE = 10
 """Start states that a flow has evaluated in one turn, so that what is more urgent need not wait for all of them."""
-PUT_RIGHT = ("swap", "rollback")
+PUT_RIGHT = ("swap", "attach", "detach", "rollback")
 """What a flow that was stopped may still have to do."""
 
 
@@ -199,6 +199,11 @@ class OrderedRobot:
         return str(self._status().get("policy_version", ""))
 
     @property
+    def adapters(self) -> Sequence[AdapterStatus]:
+        """That stand beside what is in force, as last reported."""
+        return self._status().get("weights", WeightsStatus()).get("adapters", [])
+
+    @property
     def stopped(self) -> bool:
         """Whether it said within the last seconds that its arm is stopped."""
         report = self._board.find(self._tenant, self._name)
@@ -305,10 +310,20 @@ class OrderedRobot:
         spec: JsonObject = {"checkpoint_ids": list(checkpoint_ids), "timeout_s": timeout_s}
         self._give("wait_staged", spec, timeout_s + 15.0)
 
-    def swap(self, checkpoint_id: str, *, scene: JsonObject | None = None) -> str:
-        """Put a staged checkpoint in force; in one scene alone where its fingerprint is given."""
-        result = self._give("swap", {"checkpoint_id": checkpoint_id, "scene": scene}, 60.0)
+    def swap(self, checkpoint_id: str) -> str:
+        """Put a staged checkpoint in force."""
+        result = self._give("swap", {"checkpoint_id": checkpoint_id}, 60.0)
         return answer_of(CheckpointAnswer, self._name, "swap", result).value
+
+    def attach(self, checkpoint_id: str, *, scene: str, recogniser: JsonObject) -> str:
+        """Have a staged checkpoint drive in one scene alone, beside what is in force; returns the latter's id."""
+        asked: JsonObject = {"checkpoint_id": checkpoint_id, "scene": scene, "recogniser": recogniser}
+        return answer_of(CheckpointAnswer, self._name, "attach", self._give("attach", asked, 60.0)).value
+
+    def detach(self, checkpoint_id: str) -> str:
+        """Have what is in force drive there again."""
+        result = self._give("detach", {"checkpoint_id": checkpoint_id}, 60.0)
+        return answer_of(CheckpointAnswer, self._name, "detach", result).value
 
     def rollback(self) -> str:
         """Return to the checkpoint before."""

@@ -117,4 +117,5 @@ class RobotBoard:
 def _weights_of(row: RobotReport) -> tuple[object, ...]:
     """What a robot says of its checkpoints, without the clocks."""
     weights = row.status.get("weights", WeightsStatus())
-    return weights.get("obeyed"), weights.get("checking"), weights.get("probation_left"), repr(weights.get("gate"))
+    told = ("obeyed", "checking", "probation_left", "gate", "adapters")
+    return tuple(repr(weights.get(name)) for name in told)

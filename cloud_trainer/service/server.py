@@ -298,7 +298,7 @@ class Service:
         flows, pace = Flows(folder / "console"), RobotPace(self.config.limits.robot_jobs_per_hour)
         most = self.config.limits.robot_pages_per_hour
         raised = {kind: RobotPace(most, "raised {} pages", "--limit-robot-pages-per-hour") for kind in KINDS}
-        robots = RobotHandlers(self.robots, self.orders, self.words, self.meta, self.queues.dispatch)
+        robots = RobotHandlers(self.robots, self.orders, self.words, self.meta, self.queues.dispatch, self.trails)
         checkpoints = CheckpointHandlers(
             folder, self.meta, self.blobs, self.publisher, self.trails, robots, flows, self.gates
         )

@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("ledger", help="real against imagined success, per task and world model"),
         actions.add_parser("adaptations", help="every adaptation to a scene, and where it is"),
         actions.add_parser("checkpoints", help="every checkpoint of the trainer, newest first"),
+        actions.add_parser("scenes", help="which scenes have an adapter, on every robot"),
         actions.add_parser("loops", help="unattended loops, and where each is"),
     ]
     offer = actions.add_parser("offer", help="offer a checkpoint of the trainer to robots, for a trial there (admin)")
@@ -66,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trial.add_argument("--pairs", type=int, help="at most so many (default: the rule's)")
     stop = actions.add_parser("stop-trial", help="end a trial; nothing is concluded from it")
     stop.add_argument("trial_id")
+    drop = actions.add_parser("drop-adapter", help="have a robot's base drive again in the scene of an adapter")
+    drop.add_argument("robot")
+    drop.add_argument("checkpoint_id", help="of the adapter")
     adapt = actions.add_parser("adapt", help="begin to adapt a robot to the scene before it; prints the id")
     adapt.add_argument("robot")
     add_scene_arguments(adapt)
@@ -86,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     for action in (adapt, step, trial, offer, gate):
         action.add_argument("--wait", action="store_true", help="until it is over or waits for a decision")
-    for action in (*shown, offer, gate, gates, promote, trial, stop, adapt, step):
+    for action in (*shown, offer, gate, gates, promote, trial, stop, drop, adapt, step):
         add_trainer_arguments(action)
 
 
@@ -104,10 +108,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "promote": _promote,
             "try": _try,
             "stop-trial": _stop_trial,
+            "drop-adapter": _drop_adapter,
             "adapt": _adapt,
             "step": _step,
         }
         return actions[args.action](there, args, console)
+
+
+def _drop_adapter(there: Trainer, args: argparse.Namespace, console: Console) -> int:
+    there.robots.drop_adapter(args.robot, args.checkpoint_id)
+    said = f"{args.checkpoint_id} is detached; the base of {args.robot} drives there from the next episode on"
+    emit(args, console, {"said": said}, said)
+    return 0
 
 
 def _offer(there: Trainer, args: argparse.Namespace, console: Console) -> int:
@@ -229,6 +241,9 @@ SHOWN: dict[str, Callable[[Trainer], dict[str, object]]] = {
     "ledger": lambda there: asdict(there.log.ledger()),
     "adaptations": lambda there: {"adaptations": [vars(view) for view in there.adaptations.list()]},
     "checkpoints": lambda there: {"checkpoints": [vars(view) for view in there.checkpoints.list()]},
+    "scenes": lambda there: {"scenes": [
+        {"robot": row.robot, **asdict(one)} for row in there.robots.list() for one in row.words.adapters
+    ]},
     "loops": lambda there: {"loops": [vars(view) for view in there.loops.list()]},
 }  # fmt: skip
 """Action -> what is shown, as JSON values."""

@@ -201,7 +201,7 @@ def interrupted(adaptation: Adaptation, args: argparse.Namespace, console: Conso
     view = adaptation.cancel(CANCEL_S)
     name, robot, stage = adaptation.adaptation_id, view.robot, view.stage
     if stage == "kept":
-        left = f"{name} was kept before that; {robot} runs {view.candidate}"
+        left = f"{name} was kept before that; {view.candidate} drives on {robot} there"
     elif view.over:
         left = f"{name} is {stage}; {robot} runs what it ran before"
     else:
@@ -219,7 +219,7 @@ def result_of(view: AdaptationView, args: argparse.Namespace, console: Console) 
     stage, reason = view.stage, view.reason
     name = view.adaptation_id
     if stage == "kept":
-        text = styled("bold", "kept", f": {view.robot} runs {view.candidate}, which comes back with this scene")
+        text = styled("bold", "kept", f": {view.candidate} drives on {view.robot} in this scene, beside its base")
     elif stage == "preview":
         text = styled(
             "yellow",

@@ -7,15 +7,13 @@ reports where it differs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from gymnast_core.errors import ShapeError, StorageError
+from gymnast_core.errors import ShapeError
 from gymnast_core.types import ByteArray
 
 FINGERPRINT_CELLS = 12
@@ -130,86 +128,6 @@ def check_reset(frame_HWC: ByteArray, start_HWC: ByteArray, *, tolerance: float 
     box = (row / RESET_CELLS, column / RESET_CELLS, (row + 1) / RESET_CELLS, (column + 1) / RESET_CELLS)
     worst = float(difference_RR.max())
     return ResetCheck(worst <= tolerance, worst, box, float((difference_RR > tolerance).mean()))
-
-
-@dataclass(frozen=True)
-class KnownScene:
-    """A scene that was adapted to.
-
-    Attributes:
-        name: given by the operator.
-        fingerprint: see Fingerprint.
-        adapters: checkpoint ids kept for this scene, newest last.
-    """
-
-    name: str
-    fingerprint: Fingerprint
-    adapters: tuple[str, ...] = ()
-
-
-class SceneBook:
-    """The scenes a robot knows and the adapters kept for them, in one JSON file."""
-
-    def __init__(self, path: Path) -> None:
-        """Open or begin the book.
-
-        Raises:
-            StorageError: the file is no such book.
-        """
-        self.path = path
-        self._scenes: dict[str, KnownScene] = {}
-        if path.exists():
-            try:
-                for name, entry in json.loads(path.read_text()).items():
-                    fingerprint = Fingerprint.from_json(entry["fingerprint"])
-                    self._scenes[name] = KnownScene(name, fingerprint, tuple(entry["adapters"]))
-            except (ValueError, KeyError, TypeError, AttributeError, ShapeError) as error:
-                raise StorageError(f"{path} is no book of scenes: {error}; move it away to begin anew") from error
-
-    @property
-    def scenes(self) -> tuple[KnownScene, ...]:
-        """Every known scene."""
-        return tuple(self._scenes.values())
-
-    def find(self, frame_HWC: ByteArray, *, within: float = 1.0) -> KnownScene | None:
-        """Return the known scene nearest to a frame, or None if none is near enough.
-
-        Args:
-            frame_HWC: (H, W, 3) uint8 RGB.
-            within: largest distance that still counts as the same scene.
-        """
-        seen = Fingerprint.of(frame_HWC)
-        nearest = min(self._scenes.values(), key=lambda scene: scene.fingerprint.distance(seen), default=None)
-        return nearest if nearest is not None and nearest.fingerprint.distance(seen) <= within else None
-
-    def keep(self, name: str, frame_HWC: ByteArray, adapter: str) -> KnownScene:
-        """Keep an adapter for a scene; a known name gains it, its fingerprint stays.
-
-        Returns:
-            The scene with the adapter.
-        """
-        known = self._scenes.get(name, KnownScene(name, Fingerprint.of(frame_HWC)))
-        others = tuple(old for old in known.adapters if old != adapter)
-        self._scenes[name] = KnownScene(name, known.fingerprint, (*others, adapter))
-        self._write()
-        return self._scenes[name]
-
-    def drop(self, adapter: str) -> None:
-        """Forget an adapter everywhere, e.g. because it was reverted."""
-        for scene in self.scenes:
-            kept = tuple(old for old in scene.adapters if old != adapter)
-            self._scenes[scene.name] = KnownScene(scene.name, scene.fingerprint, kept)
-        self._write()
-
-    def _write(self) -> None:
-        entries = {
-            scene.name: {"fingerprint": scene.fingerprint.to_json(), "adapters": list(scene.adapters)}
-            for scene in self.scenes
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        staging = self.path.with_name(f".{self.path.name}.partial")
-        staging.write_text(json.dumps(entries))
-        staging.rename(self.path)
 
 
 def _cell_means(frame_HWC: ByteArray, cells: int) -> npt.NDArray[np.float64]:

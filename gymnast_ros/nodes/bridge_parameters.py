@@ -38,7 +38,6 @@ def declare(settings: NodeSettings) -> None:
     add("gate_overrides", True, "an administrator's signed override stands in for a gate record", read_only=True)
     add("gate_days", MAX_AGE_DAYS, "an older gate record does not count", low=0.01, high=3650.0, read_only=True)
     argument(Swap, "checkpoint_id", "", name="swap_to")
-    argument(Swap, "scene", "{}", name="swap_scene", check=json_error)
     add("swap_probation_episodes", -1, "swap: instead of probation_episodes, for this swap alone; -1 keeps that",
         low=-1, high=10_000)  # fmt: skip
     add("device", "auto", "where a large checkpoint is checked, as on the rollout node", read_only=True)
@@ -68,8 +67,8 @@ def requests_from(settings: NodeSettings) -> Mapping[str, Callable[[], Request]]
 
     def swap() -> Request:
         asked = settings["swap_probation_episodes"]
-        values = {"checkpoint_id": settings["swap_to"], "scene": json.loads(settings["swap_scene"])}
-        return checked(Swap, {**values, "probation_episodes": None if asked < 0 else asked})
+        values = {"checkpoint_id": settings["swap_to"], "probation_episodes": None if asked < 0 else asked}
+        return checked(Swap, values)
 
     def here() -> Request:
         values: dict[str, Any] = {name: settings[f"ttt_{name}"] for name in HERE}

@@ -20,7 +20,9 @@ from gymnast_ros.run.codec import checked
 from gymnast_ros.run.requests import (
     ROLLOUT,
     Annotate,
+    Attach,
     Cancel,
+    Detach,
     Evaluate,
     Flush,
     GoOnPractising,
@@ -210,21 +212,37 @@ class GraphClient(GraphStatus):
     def _gate_folder(self) -> Path:
         return folder_of(self._folder) if self._folder is not None else Keyring.of_environment().folder
 
-    def swap(
-        self, checkpoint_id: str = "", *, probation_episodes: int | None = None,
-        scene: Mapping[str, Any] | None = None, timeout_s: float = 15.0,
-    ) -> str:  # fmt: skip
+    def swap(self, checkpoint_id: str = "", *, probation_episodes: int | None = None, timeout_s: float = 15.0) -> str:
         """Put a staged checkpoint (empty: the newest) in force from the next episode on; returns its id.
 
         Args:
             checkpoint_id: one that has passed its check.
             probation_episodes: good episodes it then needs before it is trusted; None leaves the robot's setting.
-            scene: fingerprint (gymnast_core.evaluation.scene) of the one scene it drives in, recognised by the first
-                image of every episode; what runs now drives everywhere else. None is everywhere.
             timeout_s: longest wait until it is in force.
         """
-        values = {"checkpoint_id": checkpoint_id, "scene": dict(scene or {}), "probation_episodes": probation_episodes}
+        values = {"checkpoint_id": checkpoint_id, "probation_episodes": probation_episodes}
         return self._in_force(self._ask(checked(Swap, values)), timeout_s)
+
+    def attach(
+        self, checkpoint_id: str, *, scene: str, recogniser: JsonObject, probation_episodes: int | None = None,
+    ) -> str:  # fmt: skip
+        """Have a checkpoint drive in one scene from the next episode on, beside the base; returns the base's id.
+
+        Args:
+            checkpoint_id: one that has passed its check.
+            scene: a name for people.
+            recogniser: of the scene (gymnast_core.evaluation.recognition), which its first image shows.
+            probation_episodes: good episodes it then needs there; None leaves the robot's setting.
+        """
+        values = {
+            "checkpoint_id": checkpoint_id, "scene": scene, "recogniser": dict(recogniser),
+            "probation_episodes": probation_episodes,
+        }  # fmt: skip
+        return self._ask(checked(Attach, values))
+
+    def detach(self, checkpoint_id: str) -> str:
+        """Have the base drive again where an adapter did; returns the adapter's id."""
+        return self._ask(checked(Detach, {"checkpoint_id": checkpoint_id}))
 
     def rollback(self, timeout_s: float = 15.0) -> str:
         """Return to the checkpoint before; returns its id."""

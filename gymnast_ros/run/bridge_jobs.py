@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.recognition import SceneRecogniser
 from gymnast_core.records.gate_rule import DAY_S, GateRule
 from gymnast_core.records.signing import TrustedKeys
 from gymnast_ros.outbox import PageOutbox
@@ -21,10 +22,22 @@ from gymnast_ros.run.dispatch import Began, Handler
 from gymnast_ros.run.orders import OrderedGraph, OrderTaker
 from gymnast_ros.run.ports import Log, Publish, Values
 from gymnast_ros.run.probation import ProbationWatch
-from gymnast_ros.run.requests import CancelJob, CancelTrainHere, Flush, Request, Rollback, SubmitJob, Swap, TrainHere
+from gymnast_ros.run.requests import (
+    Attach,
+    CancelJob,
+    CancelTrainHere,
+    Detach,
+    Flush,
+    Request,
+    Rollback,
+    SubmitJob,
+    Swap,
+    TrainHere,
+)
 from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink import (
+    AdapterNews,
     Adoption,
     GateNews,
     Identity,
@@ -121,7 +134,7 @@ class BridgeJobs:
         self._pages = PageCourier(trainer, identity, PageOutbox(folder, robot), insecure=insecure)
         self._reporter = Reporter(
             trainer, identity, self._news, ports.watch.take_frame, insecure=insecure,
-            period_s=settings["report_period_s"], take=self._orders.take,
+            period_s=settings["report_period_s"], take=self._orders.take, drop=self._drop_adapters,
         )  # fmt: skip
         self.probation = ProbationWatch(self._store, log)
         self._workers = {"submit_job": Worker(), "flush": Worker()}
@@ -157,6 +170,8 @@ class BridgeJobs:
             Flush: lambda asked: self._begin("flush", partial(self._flush, asked)),
             CancelJob: lambda asked: self._trainer.jobs.cancel(asked.job_id).job_id,
             Swap: self._swap,
+            Attach: self._attach,
+            Detach: self._detach,
             Rollback: self._rollback,
             TrainHere: self._adaptations.begin,
             CancelTrainHere: self._adaptations.cancel,
@@ -171,6 +186,7 @@ class BridgeJobs:
             "current": self._store.current_id() or "", "staged": staged.name if staged else "",
             "held": self._store.held(), "checked": self._adoption.checked(), "checking": self._adoption.checking,
             "uplink": _plain(self._uplink.status()), **self.probation.status(),
+            "adapters": [vars(one) for one in self._adapters_news()],
             "adaptation": self._adaptations.status(), "gate": vars(self._gate_news(self._store.state)),
         })  # fmt: skip
 
@@ -206,7 +222,19 @@ class BridgeJobs:
             checking=self._adoption.checking, probation_left=state.probation.left if state.probation else 0,
             refused=list(state.failed.items())[-MOST_REFUSED:], held=self._store.held(),
             ran=self.probation.ran, ran_ns=self.probation.ran_ns, gate=self._gate_news(state),
+            adapters=self._adapters_news(),
         )  # fmt: skip
+
+    def _adapters_news(self) -> list[AdapterNews]:
+        """Which scenes have an adapter."""
+        current = self._store.current_id()
+        return [
+            AdapterNews(
+                one.checkpoint_id, one.scene, one.base, one.since_ns, resting=one.base != current,
+                probation_left=one.left, recognised=one.recogniser.calibration.words,
+            )
+            for one in self._store.adapters.all()
+        ]  # fmt: skip
 
     def _gate_news(self, state: StoreState) -> GateNews:
         """What a release must show here, and how what is in force came past that."""
@@ -269,12 +297,38 @@ class BridgeJobs:
             if staged is None:
                 raise ConfigError("no checkpoint is staged; publish one first")
             checkpoint_id = staged.name
+        self._require_checked(checkpoint_id)
+        return self._store.swap(checkpoint_id, probation_episodes=self._probation(asked.probation_episodes)).name
+
+    def _require_checked(self, checkpoint_id: str) -> None:
         if checkpoint_id in self._store.state.staged and self._book.report(checkpoint_id) is None:
             raise ConfigError(f"{checkpoint_id} is not checked yet; wait until bridge/status lists it as checked")
-        episodes = asked.probation_episodes
-        if episodes is None:
-            episodes = int(self._settings["probation_episodes"])
-        return self._store.swap(checkpoint_id, probation_episodes=episodes, fingerprint=asked.scene or None).name
+
+    def _probation(self, asked: int | None) -> int:
+        return int(self._settings["probation_episodes"]) if asked is None else asked
+
+    def _attach(self, asked: Attach) -> str:
+        """The rollout node looks for adapters when its next episode starts."""
+        self._require_checked(asked.checkpoint_id)
+        base = self._store.attach(
+            asked.checkpoint_id, asked.scene, SceneRecogniser.from_json(asked.recogniser),
+            probation_episodes=self._probation(asked.probation_episodes),
+        )  # fmt: skip
+        self.publish_status()
+        return base
+
+    def _drop_adapters(self, checkpoint_ids: Sequence[str]) -> None:
+        """An operator at the trainer dropped them; one that is gone already is reported no longer."""
+        for checkpoint_id in checkpoint_ids:
+            if self._store.adapters.find(checkpoint_id) is not None:
+                self._store.detach(checkpoint_id)
+                self._ports.log.info(f"detached {checkpoint_id}: dropped at the trainer")
+        self.publish_status()
+
+    def _detach(self, asked: Detach) -> str:
+        self._store.detach(asked.checkpoint_id)
+        self.publish_status()
+        return asked.checkpoint_id
 
     def _rollback(self, asked: Rollback) -> str:
         current = self._store.current_id() or ""

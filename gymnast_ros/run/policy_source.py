@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from gymnast_ros.graph import ELSEWHERE
 from gymnast_ros.run.policy_host import PolicyHost
 from gymnast_ros.run.scene_policy import ScenePolicy
 from gymnast_ros.shadow import ShadowBook
-from gymnast_ros.uplink.kept_scenes import KeptFor, kept_for
+from gymnast_ros.uplink.scene_adapters import SceneAdapter, SceneAdapters
 
 LOG = logging.getLogger(__name__)
 
@@ -74,24 +75,20 @@ class PolicySource:
     ) -> None:  # fmt: skip
         self._store, self._default, self._host, self._dial = store, default, host, dial
         self._book, self._report = book, report
-        self._drove: dict[str, str] = {}
+        self._adapters, self._attached = SceneAdapters(store), ""
         self._loaded: OrderedDict[str, Policy] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def version(self) -> str:
-        """Id of the checkpoint in force; empty when there is none, or a remote one has not answered yet.
-
-        Of one that was kept for a scene: what drove the last episode.
-        """
+        """Id of the checkpoint in force; empty when there is none, or a remote one has not answered yet."""
         if self._default.startswith(ELSEWHERE):
             reached = self._loaded.get(self._default)
             return "" if reached is None else reached.version
         try:
-            name = read_manifest(self._folder("")).id
+            return read_manifest(self._folder("")).id
         except (ConfigError, CheckpointError):
             return ""
-        return self._drove.get(name, name)
 
     def warm_up(self) -> None:
         """Load the policy in force (importing torch takes seconds), so that its first episode need not wait.
@@ -119,23 +116,25 @@ class PolicySource:
             return _replay(Path(name.removeprefix("replay:")))
         remote = next((given for given in (name, self._default if not name else "") if given.startswith(ELSEWHERE)), "")
         key = remote or str(self._folder(name).resolve())
-        if not name and not remote and (bound := kept_for(self._store, Path(key).name)) is not None:
-            return self._in_its_scene(key, bound)
-        return self._opened(key, remote)
+        base = self._opened(key, remote)
+        if name or remote or not (adapters := self._adapters.of(Path(key).name)):
+            return base
+        return ScenePolicy(base, adapters, partial(self._attach, base))
 
-    def _in_its_scene(self, key: str, bound: KeptFor) -> Policy:
-        """What is in force was kept for one scene; the first image of the episode decides."""
-        kept_id, base = Path(key).name, self._store / "checkpoints" / bound.base
-
-        def chosen(version: str, distance: float) -> None:
-            if self._drove.get(kept_id, kept_id) != version:
-                self._report(
-                    f"{version} drives: the scene that {kept_id} was kept for is {distance:.1f} away (1 is same)"
-                )
-            self._drove[kept_id] = version
-
-        kept, usual = self._opened(key, ""), self._opened(str(base.resolve()), "")
-        return ScenePolicy(kept, usual, bound.fingerprint, chosen=chosen)
+    def _attach(self, base: Policy, adapter: SceneAdapter | None) -> Policy:
+        """The policy of the scene that was recognised; the base where there is none, or it cannot be opened."""
+        policy, why = base, ""
+        if adapter is not None:
+            try:
+                policy = self._opened(str((self._store / "checkpoints" / adapter.checkpoint_id).resolve()), "")
+            except (CheckpointError, ConfigError) as error:
+                why = f"; {adapter.checkpoint_id} of scene {adapter.scene!r} cannot be opened: {error}"
+        attached = "" if policy is base or adapter is None else adapter.checkpoint_id
+        if why or attached != self._attached:
+            scene = f": scene {adapter.scene!r} is recognised" if attached and adapter is not None else why
+            self._report(f"{policy.version} drives{scene}")
+        self._attached = attached
+        return policy
 
     def _opened(self, key: str, remote: str) -> Policy:
         if self._book is not None and not remote and key not in self._loaded:

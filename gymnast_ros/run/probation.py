@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from gymnast_core.errors import GymnastError
@@ -39,12 +40,15 @@ class ProbationWatch:
         if event["bad"] and policy in self._store.state.staged:
             self._store.reject(policy, reason)
             self._log.warning(f"turned_down policy={policy} reason={reason}")
-        if policy != self._store.current_id() or not (event["good"] or event["bad"]):
+        if not (event["good"] or event["bad"]):
             return
+        count = self._store.on_episode if policy == self._store.current_id() else partial(
+            self._store.on_adapter_episode, policy
+        )  # fmt: skip
         try:
-            kept = self._store.on_episode(good=event["good"], reason=reason, run=event["run"])
+            kept = count(good=event["good"], reason=reason, run=event["run"])
         except GymnastError as error:
             self._log.error(f"rollback failed policy={policy} error={error}")
             return
         if not kept:
-            self._log.warning(f"rolled_back policy={policy} reason={reason}")
+            self._log.warning(f"taken_back policy={policy} reason={reason}")

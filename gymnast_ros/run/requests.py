@@ -169,10 +169,30 @@ class Swap(Request):
     operation, node = "swap", BRIDGE
     marked = True
     checkpoint_id: Annotated[str, Field(description="a staged one; empty is the newest")] = ""
-    scene: Annotated[Json, Field(description="fingerprint of the one scene it drives in; empty is everywhere")] = {}
     probation_episodes: Annotated[
         int | None, Field(ge=0, le=10_000, description="good episodes it then needs; none is the robot's setting")
     ] = None
+
+
+class Attach(Request):
+    """Have a staged checkpoint drive in one scene, which its first image shows; the base drives everywhere else."""
+
+    operation, node = "attach", BRIDGE
+    marked = True
+    checkpoint_id: Annotated[Words, Field(description="a staged one")]
+    scene: Annotated[By, Field(description="a name for people")]
+    recogniser: Annotated[Json, Field(description="of the scene: gymnast_core.evaluation.recognition")]
+    probation_episodes: Annotated[
+        int | None, Field(ge=0, le=10_000, description="good episodes it needs there; none is the robot's setting")
+    ] = None
+
+
+class Detach(Request):
+    """Have the base drive again where an adapter did."""
+
+    operation, node = "detach", BRIDGE
+    marked = True
+    checkpoint_id: Annotated[Words, Field(description="an attached one")]
 
 
 class Rollback(Request):
@@ -243,7 +263,7 @@ class CancelTrainHere(Request):
 KINDS: Mapping[str, type[Request]] = {
     kind.operation: kind
     for kind in (
-        RunEpisode, Evaluate, Practise, GoOnPractising, Cancel, Label, Annotate, Swap, Rollback, SubmitJob, CancelJob,
-        Flush, TrainHere, CancelTrainHere,
+        RunEpisode, Evaluate, Practise, GoOnPractising, Cancel, Label, Annotate, Swap, Attach, Detach, Rollback,
+        SubmitJob, CancelJob, Flush, TrainHere, CancelTrainHere,
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A policy that was kept for one scene drives there alone: elsewhere what ran before it does."""
+"""Which policy drives an episode: the adapter of the scene that its first image shows, or the base."""
 
 from __future__ import annotations
 
@@ -9,49 +9,67 @@ import numpy as np
 from gymnast_core.episodes.writer import JPEG_QUALITY, encode_jpeg
 from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.pictures import decode_jpeg
-from gymnast_core.policy import Policy
+from gymnast_core.policy import Committed, Policy, can_continue
 from gymnast_core.types import ActionChunk, Observation
-
-SAME = 1.0
-"""Largest distance of two fingerprints of one scene, see gymnast_core.evaluation.scene."""
+from gymnast_ros.uplink.scene_adapters import SceneAdapter
 
 
 class ScenePolicy:
-    """One episode's choice between two policies, made from its first image; make a new one for every episode.
+    """One episode's choice, made from its first image; make a new one for every episode.
 
     Args:
-        kept: for the scene.
-        usual: everywhere else.
-        scene: as it looked when the policy was kept for it.
-        chosen: called once with the version that drives and the distance from the scene.
+        base: drives wherever no scene is recognised.
+        adapters: that stand beside it.
+        attach: returns the policy of the recognised one, or the base where that cannot be opened; None is no scene
+            recognised.
     """
 
     def __init__(
-        self, kept: Policy, usual: Policy, scene: Fingerprint, *,
-        chosen: Callable[[str, float], None] = lambda version, distance: None,
-    ) -> None:  # fmt: skip
-        self._kept, self._usual, self._scene, self._notify = kept, usual, scene, chosen
+        self, base: Policy, adapters: Sequence[SceneAdapter], attach: Callable[[SceneAdapter | None], Policy]
+    ) -> None:
+        self._base, self._adapters, self._attach = base, adapters, attach
         self._choice: Policy | None = None
 
     @property
     def version(self) -> str:
-        """Of the one that drives; of the kept one before the first image."""
-        return (self._choice or self._kept).version
+        """Of the one that drives; of the base before the first image."""
+        return self._driver.version
 
     @property
     def chunk_length(self) -> int:
         """Of the one that drives."""
-        return (self._choice or self._kept).chunk_length
+        return self._driver.chunk_length
+
+    @property
+    def continues(self) -> bool:
+        """Whether the one that drives can plan on from what is committed."""
+        return can_continue(self._driver) is not None
 
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
     ) -> ActionChunk:
         """Choose, at the first call, and act."""
         if self._choice is None:
-            frame_HWC = np.asarray(next(iter(observation.images.values()))[0])
-            # as a recording has it: the scene was kept from one, and JPEG changes vivid colours
-            seen = Fingerprint.of(decode_jpeg(encode_jpeg(frame_HWC, JPEG_QUALITY)))
-            distance = self._scene.distance(seen)
-            self._choice = self._kept if distance <= SAME else self._usual
-            self._notify(self._choice.version, distance)
+            self._choice = self._attach(self._recognised(observation))
         return self._choice.act(observation, instruction, rng=rng)
+
+    def act_after(self, committed: Committed, observation: Observation, instruction: Sequence[str]) -> ActionChunk:
+        """Act on from what is committed; see gymnast_core.policy.ContinuingPolicy.act_after."""
+        driver = can_continue(self._driver)
+        return (
+            self.act(observation, instruction)
+            if driver is None
+            else driver.act_after(committed, observation, instruction)
+        )
+
+    @property
+    def _driver(self) -> Policy:
+        return self._choice or self._base
+
+    def _recognised(self, observation: Observation) -> SceneAdapter | None:
+        frame_HWC = np.asarray(next(iter(observation.images.values()))[0])
+        # as a recording has it: the scene was learned from recordings, and JPEG changes vivid colours
+        seen = Fingerprint.of(decode_jpeg(encode_jpeg(frame_HWC, JPEG_QUALITY)))
+        margins = [(one.recogniser.margin(seen), one.since_ns, one) for one in self._adapters]
+        margin, _, nearest = max(margins, key=lambda found: found[:2])
+        return nearest if margin > 0 else None

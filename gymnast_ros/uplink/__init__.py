@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from gymnast_ros.uplink.enroll import fetch_identity
     from gymnast_ros.uplink.remote_judge import RemoteJudge
     from gymnast_ros.uplink.remote_policy import RemotePolicy
-    from gymnast_ros.uplink.reporter import GateNews, Reporter, RobotNews, WeightsNews
+    from gymnast_ros.uplink.reporter import AdapterNews, GateNews, Reporter, RobotNews, WeightsNews
     from gymnast_ros.uplink.robot_store import RobotStore
     from gymnast_ros.uplink.status import UplinkEvent, UplinkStatus
     from gymnast_ros.uplink.uplink import Uplink
 
 __all__ = [
+    "AdapterNews",
     "Adoption",
     "GateNews",
     "Identity",
@@ -41,7 +42,7 @@ __getattr__ = parts(
         "enroll": ("fetch_identity",),
         "remote_judge": ("RemoteJudge",),
         "remote_policy": ("RemotePolicy",),
-        "reporter": ("GateNews", "Reporter", "RobotNews", "WeightsNews"),
+        "reporter": ("AdapterNews", "GateNews", "Reporter", "RobotNews", "WeightsNews"),
         "robot_store": ("RobotStore",),
         "status": ("UplinkEvent", "UplinkStatus"),
         "uplink": ("Uplink",),

@@ -54,6 +54,29 @@ class GateNews:
 
 
 @dataclass(frozen=True)
+class AdapterNews:
+    """An adapter that stands beside a robot's base.
+
+    Attributes:
+        checkpoint_id: of the adapter.
+        scene: where it drives.
+        base: beside which it stands.
+        since_ns: the robot's wall clock, when it was kept.
+        resting: another base is in force, so it drives nowhere.
+        probation_left: good episodes it still needs there.
+        recognised: how well its scene is told from others, in words.
+    """
+
+    checkpoint_id: str
+    scene: str
+    base: str
+    since_ns: int
+    resting: bool
+    probation_left: int
+    recognised: str
+
+
+@dataclass(frozen=True)
 class WeightsNews:
     """What became of the checkpoints a robot was given.
 
@@ -68,6 +91,7 @@ class WeightsNews:
         ran: policy of its newest episode.
         ran_ns: the robot's wall clock, when that ended.
         gate: what it asks of a release, and how the one in force came past that.
+        adapters: that stand beside a base, each for its scene, oldest first.
     """
 
     current: str = ""
@@ -80,6 +104,7 @@ class WeightsNews:
     ran: str = ""
     ran_ns: int = 0
     gate: GateNews | None = None
+    adapters: Sequence[AdapterNews] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +175,7 @@ class Reporter(LinkTask):
         insecure: no TLS.
         period_s: from one report to the next; while there is an order it is QUICK_S.
         take: called with every reply with what this robot shall be doing, None for nothing; in this thread.
+        drop: called with the adapters that an operator at the trainer wants detached, where there are any; likewise.
     """
 
     def __init__(
@@ -162,9 +188,10 @@ class Reporter(LinkTask):
         insecure: bool = False,
         period_s: float = PERIOD_S,
         take: Callable[[Order | None], None] = lambda order: None,
+        drop: Callable[[Sequence[str]], None] = lambda checkpoint_ids: None,
     ) -> None:
         super().__init__("reporter", address, identity, insecure=insecure)
-        self._news, self._frame, self._period_s, self._take = news, frame, period_s, take
+        self._news, self._frame, self._period_s, self._take, self._drop = news, frame, period_s, take, drop
         self._pace = Pace()
         self.sent = self.dropped = 0
         self._unwelcome = False
@@ -202,6 +229,8 @@ class Reporter(LinkTask):
         request = robots_pb2.RobotReport(**{**vars(news), **parts}, frame=frame)
         try:
             reply = robots_pb2_grpc.RobotServiceStub(self._link.channel()).Report(request, timeout=DEADLINE_S)
+            if reply.drop_adapters:
+                self._drop(tuple(reply.drop_adapters))
             if not reply.HasField("order"):
                 return None
             order = reply.order
@@ -226,4 +255,5 @@ def _weights_news(news: WeightsNews | None) -> robots_pb2.WeightsNews | None:
         return None
     refused = [robots_pb2.RefusedCheckpoint(checkpoint_id=name, reason=reason) for name, reason in news.refused]
     gate = None if news.gate is None else robots_pb2.GateNews(**vars(news.gate))
-    return robots_pb2.WeightsNews(**{**vars(news), "refused": refused, "gate": gate})
+    adapters = [robots_pb2.AdapterNews(**vars(one)) for one in news.adapters]
+    return robots_pb2.WeightsNews(**{**vars(news), "refused": refused, "gate": gate, "adapters": adapters})

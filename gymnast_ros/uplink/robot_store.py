@@ -7,14 +7,16 @@ shelf together, under one lock.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from gymnast_core.episodes.durable import PARTIAL_SUFFIX, write_durably
 from gymnast_core.errors import CheckpointError, CorruptError
+from gymnast_core.evaluation.recognition import SceneRecogniser
 from gymnast_core.records.gate_rule import REQUIRED, GateNote, GateRule, RunsHere, note_of, still_good
 from gymnast_core.records.manifest import (
     Manifest,
@@ -23,7 +25,7 @@ from gymnast_core.records.manifest import (
     verify_checkpoint,
 )
 from gymnast_core.records.signing import Release, SignedDocument, TrustedKeys, check_release
-from gymnast_ros.uplink.kept_scenes import keep_for, kept_for
+from gymnast_ros.uplink.scene_adapters import SceneAdapter, SceneAdapters
 from gymnast_ros.uplink.shelf import CheckpointShelf, write_weights
 from gymnast_ros.uplink.store_state import Mandate, StoreState
 
@@ -66,7 +68,7 @@ class RobotStore:
         self.gate, self._tenant = gate, tenant
         self._action_space, self._keep, self._clock_ns = action_space, keep, clock_ns
         self._lock = threading.RLock()
-        self._shelf = CheckpointShelf(folder)
+        self._shelf, self.adapters = CheckpointShelf(folder), SceneAdapters(folder)
         self.download_folder = folder / _DOWNLOAD
         self.download_folder.mkdir(parents=True, exist_ok=True)
         self._state = self._read_state()
@@ -242,15 +244,12 @@ class RobotStore:
             self._state.highest = self.check(document).sequence
             self._save()
 
-    def swap(
-        self, checkpoint_id: str, *, probation_episodes: int = 0, fingerprint: Mapping[str, object] | None = None
-    ) -> Path:
+    def swap(self, checkpoint_id: str, *, probation_episodes: int = 0) -> Path:
         """Make a staged checkpoint current; call it between episodes.
 
         Args:
             checkpoint_id: a staged one.
             probation_episodes: good episodes it needs before it is trusted; 0 trusts it at once.
-            fingerprint: of the one scene it drives in, what runs now drives elsewhere; None is everywhere.
 
         Raises:
             CheckpointError: it is not staged, or not intact.
@@ -263,14 +262,77 @@ class RobotStore:
             # what was released before it is overtaken: trying that afterwards would be a step back
             self._state.overtake(checkpoint_id)
             self._state.put_on_probation(checkpoint_id, previous, probation_episodes)
-            keep_for(self.folder, checkpoint_id, fingerprint if previous else None, self._base_of(previous or ""))
             self._make_current(checkpoint_id)
             return self._shelf.folder_of(checkpoint_id)
 
-    def _base_of(self, checkpoint_id: str) -> str:
-        """What drives where no scene's own checkpoint does."""
-        bound = kept_for(self.folder, checkpoint_id)
-        return checkpoint_id if bound is None else bound.base
+    def attach(
+        self, checkpoint_id: str, scene: str, recogniser: SceneRecogniser, *, probation_episodes: int = 0
+    ) -> str:
+        """Have a staged checkpoint drive in one scene, beside what is in force, which drives everywhere else.
+
+        Args:
+            checkpoint_id: a staged one, or one that is attached already.
+            scene: a name for people.
+            recogniser: of the scene.
+            probation_episodes: good episodes it needs there before it is trusted; 0 trusts it at once.
+
+        Returns:
+            Id of the base that it stands beside.
+
+        Raises:
+            CheckpointError: it is not staged, not intact, or was trained on another base than the one in force.
+        """
+        with self._lock:
+            base, attached = self.current_id(), self.adapters.find(checkpoint_id)
+            if base is None or (checkpoint_id not in self._state.staged and attached is None):
+                raise CheckpointError(f"{checkpoint_id!r} is not staged; staged are {self._state.staged}")
+            manifest = verify_checkpoint(self._shelf.folder_of(checkpoint_id))
+            if (made_on := manifest.config.get(ADAPTER_OF, base)) != base:
+                raise CheckpointError(
+                    f"{checkpoint_id} stands on {made_on}, but {base} is in force; adapt that one anew"
+                )
+            trusted = checkpoint_id in self._state.proven
+            self.adapters.put(SceneAdapter(
+                checkpoint_id, base, scene, recogniser, self._clock_ns(), 0 if trusted else probation_episodes
+            ))  # fmt: skip
+            self._state.staged = [other for other in self._state.staged if other != checkpoint_id]
+            self._save()
+            self._prune()
+            return base
+
+    def detach(self, checkpoint_id: str, failed: str = "") -> None:
+        """Have the base drive again in an adapter's scene, from the next episode on.
+
+        Args:
+            checkpoint_id: of the adapter.
+            failed: why it is never to be offered again; empty where it may be.
+
+        Raises:
+            CheckpointError: it is not attached.
+        """
+        with self._lock:
+            if not self.adapters.drop(checkpoint_id):
+                attached = [one.checkpoint_id for one in self.adapters.all()]
+                raise CheckpointError(f"{checkpoint_id!r} is not attached; attached are {attached}")
+            if failed:
+                self._state.note_failure(checkpoint_id, failed)
+            self._save()
+            self._prune(spare=checkpoint_id)
+
+    def on_adapter_episode(self, checkpoint_id: str, *, good: bool, reason: str, run: str) -> bool:
+        """Count an episode that an adapter drove; see on_episode(). Returns False when it was detached."""
+        with self._lock:
+            before = self.adapters.find(checkpoint_id)
+            if before is None or before.left <= 0:
+                return True
+            if not self.adapters.count(before, good=good, run=run):
+                self.detach(checkpoint_id, reason or "an episode failed during probation")
+                return False
+            after = self.adapters.find(checkpoint_id)
+            if after is not None and after.left <= 0:
+                self._state.proven = [*self._state.proven, checkpoint_id]
+                self._save()
+            return True
 
     def obey(self, *, probation_episodes: int = 0) -> Path | None:
         """Put in force what the newest promotion or rollback names, once it has passed its shadow check.
@@ -300,7 +362,6 @@ class RobotStore:
                     self._state.history = [other for other in self._state.history if other != before]
                     before = next(iter(self._state.ways_back(target, self.held())), None)
                 self._state.put_on_probation(target, before, probation_episodes)
-                keep_for(self.folder, target, None, "")
                 self._make_current(target, spare=self.current_id() or "")
             # afterwards: a kill in between leaves the mandate, and obeying it again changes nothing
             self._state.mandate, self._state.obeyed = None, mandate.sequence
@@ -377,9 +438,11 @@ class RobotStore:
         """Finish what a kill interrupted; called by the constructor."""
         with self._lock:
             self._shelf.recover()
+            self.adapters.settle(self.held())
             for stray in self.folder.glob(f".{_STATE}{PARTIAL_SUFFIX}*"):
                 stray.unlink()
             current = self.current_id()
+            current = self._leave_scene(current)
             self._state.settle(current, self.held())
             if current is not None and current in self._state.failed and self._state.history:
                 earlier = [other for other in self._state.history if other != current and other in self.held()]
@@ -388,6 +451,24 @@ class RobotStore:
             elif current is not None and (not self._state.history or self._state.history[-1] != current):
                 self._state.remember(current, self._clock_ns())
                 self._save()
+
+    def _leave_scene(self, current: str | None) -> str | None:
+        """What an older version had put in force for one scene alone makes room for what drove everywhere else."""
+        path = self.folder / "scenes" / f"{current}.json"
+        if current is None or not path.is_file():
+            return current
+        try:
+            base = str(json.loads(path.read_bytes())["base"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is no scene: {error}; roll {current} back at the trainer") from error
+        if base in self.held():
+            LOG.warning(
+                "kept_for_a_scene checkpoint=%s base=%s: the base is in force; keep it there anew", current, base
+            )
+            self._make_current(base, spare=current)
+            current = base
+        path.unlink()
+        return current
 
     def _make_current(self, checkpoint_id: str, *, spare: str = "") -> None:
         """Save the state, then swap the link; a kill in between is settled by recover().
@@ -403,7 +484,7 @@ class RobotStore:
         """Delete what is neither current, nor staged, nor among the last that were current."""
         current = self.current_id()
         wanted = {*self._state.history[-self._keep :], *self._state.staged, *self._state.installed, current, spare}
-        wanted |= {self._base_of(name) for name in wanted if name is not None}
+        wanted |= {name for one in self.adapters.all() for name in (one.checkpoint_id, one.base)}
         wanted |= {self._state.mandate.checkpoint_id} if self._state.mandate is not None else set()
         wanted |= {
             read_manifest(self._shelf.folder_of(name)).config.get(ADAPTER_OF) for name in wanted if name in self.held()

@@ -24,7 +24,7 @@ from cloud_trainer.service import JobContext, OrderedRobot, Service, ServiceConf
 from cloud_trainer.store.tenants import PerTenant
 from gymnast_cli.main import main
 from gymnast_core.errors import NotTrustedError
-from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.scene_book import SceneBook
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.jobs import kinds_of
 from gymnast_core.records.manifest import read_manifest

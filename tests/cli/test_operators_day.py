@@ -176,6 +176,15 @@ def test_adaptation_trains_is_tried_on_the_arm_and_kept(stack: Stack, gymnast: R
     assert (tmp_path / "films" / "new.webp").read_bytes()[8:12] == b"WEBP"
     runs = gymnast("evaluate", "--tasks", "push", "--count", 1, *stack.robot())[1]
     assert runs["policies"][0]["id"] == shipped
+    assert gymnast("operate", "robots", *stack.trainer())[1]["robots"][0]["policy_version"] == stack.base
+    [there] = gymnast("operate", "scenes", *stack.trainer())[1]["scenes"]
+    assert (there["robot"], there["scene"], there["checkpoint_id"], there["base"]) == (
+        "sim-0", "standard", shipped, stack.base
+    )  # fmt: skip
+    code, said = gymnast("operate", "drop-adapter", "sim-0", shipped, *stack.trainer("operator"))
+    assert (code, gymnast("operate", "scenes", *stack.trainer())[1]["scenes"]) == (0, []), said
+    code, said = gymnast("operate", "drop-adapter", "sim-0", shipped, *stack.trainer("operator"))
+    assert (code, said["message"]) == (1, f"'{shipped}' is no adapter of sim-0; it has none")
     recorded = [row.metadata["purpose"] for row in stack.service.episodes.list()[seen:]]
     assert recorded.count("canary") == 2 * (said["card"]["n"] + said["card"].get("guard", {"n": 0})["n"])
 
@@ -203,6 +212,8 @@ def back_to_base(stack: Stack) -> None:
         client.wait_ready(20.0)
         if client.policy_version != stack.base:
             assert client.rollback() == stack.base
+        for adapter in client.latest("bridge/status").get("adapters", []):
+            client.detach(adapter["checkpoint_id"])
 
     def reported() -> str:
         report = stack.service.robots.find("default", "sim-0")

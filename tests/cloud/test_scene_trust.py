@@ -31,7 +31,7 @@ from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_core.episodes import read_summary
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError
-from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.scene_book import SceneBook
 from gymnast_core.records.manifest import Manifest
 from tests.cloud.jobs import TINY_SCENE, in_another_scene, job_of, scene_job
 from tests.cloud.learning_fakes import episode, tiny_world_model

@@ -65,7 +65,7 @@ class PlantedRobot:
     def wait_staged(self, checkpoint_ids: Sequence[str], timeout_s: float) -> None:
         self.staged += checkpoint_ids
 
-    def swap(self, checkpoint_id: str, *, scene: Mapping[str, Any] | None = None) -> str:
+    def swap(self, checkpoint_id: str) -> str:
         self._before, self.policy_version = self.policy_version, checkpoint_id
         return checkpoint_id
 

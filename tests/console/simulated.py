@@ -31,7 +31,9 @@ from cloud_trainer.flows.adaptation_engine import (
     Trust,
 )
 from cloud_trainer.flows.trials import TrialOrigin
-from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.recognition import SceneRecogniser
+from gymnast_core.evaluation.scene import Fingerprint
+from gymnast_core.evaluation.scene_book import SceneBook
 from gymnast_core.evaluation.sequential import Decision, SequentialRule
 from gymnast_core.evaluation.statistics import Interval, PairCounts, paired_difference
 from gymnast_core.evaluation.trial import Trial
@@ -204,7 +206,8 @@ class SimulatedScene:
                     told(run.pair)
 
     def keep(self, candidate: str, robot: str, folder: Path) -> None:
-        self.book.keep(f"{self.scene} on {robot}", np.load(folder / "start.npy"), candidate)
+        recogniser = SceneRecogniser.fitted([Fingerprint.of(np.load(folder / "start.npy"))], [])
+        self.book.keep(f"{self.scene} on {robot}", recogniser, candidate)
 
     def revert(self, candidate: str, robot: str, folder: Path) -> None:
         self.book.drop(candidate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,7 +23,9 @@ from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.episodes import write_episode
 from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.recognition import SceneRecogniser
+from gymnast_core.evaluation.scene import Fingerprint
+from gymnast_core.evaluation.scene_book import SceneBook
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.orders import EpisodeAnswer
 from gymnast_ros.sim.collect import collect
@@ -39,6 +42,7 @@ class CarelessRobot:
         self.service, self.folder, self.misplaced, self.runs = service, folder, misplaced, 0
         self.known, self.forgotten = {"lift", "put"}, set()
         self.estops: set[int] = set()
+        self.attached: list[tuple[str, str, dict]] = []
         self.looks_until_armed = 0
         with arm("standard") as env:
             (self.episode,) = collect(env, ScriptedExpert(env), "push", [0], frame_size=64)
@@ -57,6 +61,17 @@ class CarelessRobot:
 
     def turn(self, what):
         return nullcontext()
+
+    @property
+    def adapters(self):
+        return [{"checkpoint_id": name} for name, _, _ in self.attached]
+
+    def attach(self, checkpoint_id, *, scene, recogniser):
+        self.attached.append((checkpoint_id, scene, json.loads(json.dumps(recogniser))))
+        return "policy-a"
+
+    def detach(self, checkpoint_id):
+        self.attached = [one for one in self.attached if one[0] != checkpoint_id]
 
     def run_episode(self, *, checkpoint, instruction, **asked):
         self.runs += 1
@@ -157,7 +172,8 @@ def test_a_scene_that_is_never_reset_ends_the_canary_and_says_why(engine):
 
 def test_an_adapter_that_loses_its_canary_is_no_longer_offered_with_the_scene(engine, monkeypatch):
     frame = np.asarray(next(iter(engine.robot.episode.images.values()))[0])
-    engine.engine.book.keep("bench on bridge-1", frame, "policy-b")
+    recogniser = SceneRecogniser.fitted([Fingerprint.of(frame)], [])
+    engine.engine.book.keep("bench on bridge-1", recogniser, "policy-b")
     run = engine.robot.run_episode
     monkeypatch.setattr(engine.robot, "run_episode", lambda *, checkpoint, **asked: run(checkpoint="policy-a", **asked))
     verdict, _ = canary(engine)
@@ -165,6 +181,21 @@ def test_an_adapter_that_loses_its_canary_is_no_longer_offered_with_the_scene(en
     known = engine.engine.book.find(frame)
     assert known is not None
     assert known.adapters == ()
+
+
+def test_what_is_kept_is_attached_where_its_recorded_images_are_recognised(engine):
+    for instruction in ("push", "lift"):
+        engine.robot.run_episode(checkpoint="policy-a", instruction=instruction)
+    frame = engine.engine.catalogue.film(engine.engine.catalogue.list()[-1], 1, 128)[0]
+    np.save(engine.folder / "start.npy", frame)
+    engine.engine.keep("policy-b", "bridge-1", engine.folder)
+    ((kept, scene, values),) = engine.robot.attached
+    recogniser = SceneRecogniser.from_json(values)
+    assert (kept, scene, recogniser.calibration.here) == ("policy-b", "bench", 3)
+    assert recogniser.margin(Fingerprint.of(frame)) > 0
+    assert engine.engine.book.find(frame).adapters == ("policy-b",)
+    engine.engine.revert("policy-b", "bridge-1", engine.folder)
+    assert engine.robot.attached == []
 
 
 def record_others(bench):

@@ -5,6 +5,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -18,7 +19,8 @@ from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.episodes.spool import file_digest
-from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.recognition import SceneRecogniser
+from gymnast_core.evaluation.scene_book import SceneBook
 from gymnast_core.evaluation.sequential import SequentialRule
 from gymnast_core.orders import EpisodeAnswer
 from gymnast_core.policies import load_policy
@@ -74,10 +76,12 @@ class SimRobot:
 
     stopped = False
 
-    def swap(self, checkpoint_id, *, scene=None):
-        self.kept_for = scene
-        self.policy_version = checkpoint_id
-        return checkpoint_id
+    adapters: ClassVar[list[dict[str, str]]] = []
+
+    def attach(self, checkpoint_id, *, scene, recogniser):
+        assert SceneRecogniser.from_json(recogniser).calibration.here > 12
+        self.adapters = [{"checkpoint_id": checkpoint_id, "scene": scene}]
+        return self.policy_version
 
 
 def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
@@ -123,7 +127,8 @@ def test_an_adaptation_runs_end_to_end_on_trained_models(tmp_path):
         assert flow.wait(300)
         assert flow.view.stage in (Stage.KEPT, Stage.REVERTED), flow.view.reason
         kept = flow.view.stage is Stage.KEPT
-        assert robot.policy_version == (flow.view.candidate if kept else policy)
+        assert robot.policy_version == policy
+        assert robot.adapters == [{"checkpoint_id": flow.view.candidate, "scene": "evening"}] * kept
         assert flow.view.card["n"] <= 6
         named = {job.submitted_by for job in service.jobs.list("default")}
         assert named == {f"ana via {flow.view.adaptation_id}"}

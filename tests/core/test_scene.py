@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gymnast_core.errors import ShapeError, StorageError
-from gymnast_core.evaluation.scene import Fingerprint, SceneBook, check_reset
+from gymnast_core.errors import ShapeError
+from gymnast_core.evaluation.scene import Fingerprint, check_reset
 
 
 def scene(table=(100, 95, 85), cube=(220, 20, 20), at=(120, 100), size=128):
@@ -31,26 +31,6 @@ def test_another_table_cube_or_light_is_another_scene(other):
 
 def test_resolution_does_not_matter():
     assert Fingerprint.of(scene(size=256)).distance(Fingerprint.of(scene(size=64))) < 0.5
-
-
-def test_adapters_are_offered_again_when_the_scene_comes_back(tmp_path):
-    book = SceneBook(tmp_path / "scenes.json")
-    assert book.find(scene()) is None
-    book.keep("bench", scene(), "policy-a")
-    book.keep("dark room", scene(table=(30, 33, 31)), "policy-b")
-    book.keep("bench", scene(), "policy-c")
-    again = SceneBook(tmp_path / "scenes.json")
-    assert again.find(noisy(scene(at=(150, 60)))).adapters == ("policy-a", "policy-c")
-    assert again.find(scene(table=(30, 33, 31))).name == "dark room"
-    assert again.find(scene(table=(200, 40, 40))) is None
-    again.drop("policy-c")
-    assert SceneBook(tmp_path / "scenes.json").find(scene()).adapters == ("policy-a",)
-
-
-def test_a_damaged_book_is_refused(tmp_path):
-    (tmp_path / "scenes.json").write_text('{"bench": {"fingerprint": {"layout": [1], "colours": []}, "adapters": []}}')
-    with pytest.raises(StorageError, match="move it away"):
-        SceneBook(tmp_path / "scenes.json")
 
 
 def test_a_reset_scene_passes_despite_noise_and_exposure():

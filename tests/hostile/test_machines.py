@@ -12,7 +12,7 @@ from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_client import Trainer
 from gymnast_core.errors import GymnastError
-from gymnast_core.evaluation.scene import SceneBook
+from gymnast_core.evaluation.scene_book import SceneBook
 from gymnast_core.wire.identity import Identity
 from tests.hostile.lab import PATIENCE_S, Lab
 from tests.hostile.registry import Tally, attack

@@ -20,8 +20,10 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from cloud_trainer.service import JobContext, Service, ServiceConfig, enroll
+from cloud_trainer.service.auth import INSECURE_PEER
 from gymnast_core.arm.mark import Marker
 from gymnast_core.episodes import read_episode
+from gymnast_core.evaluation.recognition import SceneRecogniser
 from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
 from gymnast_ros.arguments import config_from
@@ -78,7 +80,7 @@ def graph(domain_id, service, base, tmp_path_factory) -> Iterator[Graph]:
 @pytest.fixture(scope="module")
 def client(graph, domain_id) -> Iterator[GraphClient]:
     with GraphClient(domain_id=domain_id, folder=graph.config.folder) as connected:
-        connected.wait_ready(40.0)
+        connected.wait_ready(120.0)
         yield connected
 
 
@@ -231,23 +233,43 @@ def test_a_promotion_acts_by_itself_at_the_next_episode(client, service, base, t
     assert client.rollback() == base[1]
 
 
-def test_what_was_kept_for_a_scene_drives_there_alone(graph, client, service, base, tmp_path) -> None:
-    """Recognised by the first image of each episode, before anything moves; and it comes back with its scene."""
-    kept = checkpoint(tmp_path / "kept", 12)
-    service.publisher.publish("default", tmp_path / "kept", robots=["sim-0"])
-    client.wait_staged([kept], 60.0)
-    client.run_episode(instruction="lift", seed=2, scene="standard")
-    recorded = max((graph.config.folder / "recent").glob("*.mcap"), key=lambda path: path.stat().st_mtime_ns)
-    first = next(iter(read_episode(recorded).images.values()))[0]
-    assert client.swap(kept, scene=Fingerprint.of(first).to_json()) == kept
-    drove = [
-        client.run_episode(instruction="lift", seed=seed, scene=scene, record=False)["policy"]
-        for seed, scene in enumerate(("standard", "dark_table", "dark_table", "standard"))
-    ]
-    assert drove == [kept, base[1], base[1], kept]
-    client.run_episode(instruction="lift", seed=9, scene="dark_table", record=False)
-    client.wait_for("rollout/policy_version", lambda value: value["policy_version"] == base[1], 10.0)
-    assert client.rollback() == base[1]
+def driven(client: GraphClient, graph: Graph, scene: str) -> tuple[set[str], bytes, Fingerprint]:
+    """Run one; returns which versions its recorded steps name, what they asked for, and its first image."""
+    client.run_episode(instruction="lift", seed=3, scene=scene)
+    newest = max((graph.config.folder / "recent").glob("*.mcap"), key=lambda path: path.stat().st_mtime_ns)
+    episode = read_episode(newest)
+    first_HWC = next(iter(episode.images.values()))[0]
+    return set(episode.policy_versions), episode.actions_TA.tobytes(), Fingerprint.of(first_HWC)
+
+
+def test_each_scene_has_its_adapter_beside_an_untouched_base(graph, client, service, base, tmp_path) -> None:
+    """Attached by the first image of an episode, before anything moves, and detached where the scene is left."""
+    untouched = {path.name: path.read_bytes() for path in base[0].iterdir()}
+    seen = {scene: driven(client, graph, scene) for scene in ("standard", "dark_table", "evening")}
+    adapters = {}
+    for number, scene in enumerate(("dark_table", "evening")):
+        adapters[scene] = checkpoint(tmp_path / scene, 20 + number)
+        service.publisher.publish("default", tmp_path / scene, robots=["sim-0"])
+    client.wait_staged(list(adapters.values()), 240.0)
+    for scene, name in adapters.items():
+        others = [image for other, (_, _, image) in seen.items() if other != scene]
+        recogniser = SceneRecogniser.fitted([seen[scene][2]], others).to_json()
+        assert client.attach(name, scene=scene, recogniser=recogniser) == base[1]
+    assert client.policy_version == base[1], "the base is in force"
+    assert driven(client, graph, "evening")[0] == {adapters["evening"]}
+    assert driven(client, graph, "dark_table")[0] == {adapters["dark_table"]}
+    assert driven(client, graph, "standard")[:2] == ({base[1]}, seen["standard"][1]), "to the bit what the base did"
+    held = graph.config.folder / "store" / "checkpoints" / base[1]
+    assert {name: (held / name).read_bytes() for name in untouched} == untouched
+
+    def told() -> list[str]:
+        return [one["scene"] for one in service.robots.of_tenant("default")[0].status["weights"]["adapters"]]
+
+    wait_until(lambda: told() == ["dark_table", "evening"], 60.0, "the robot's report")
+    service.handlers.robots.drop_adapter(INSECURE_PEER, "sim-0", adapters["dark_table"])
+    assert told() == ["evening"]
+    assert driven(client, graph, "dark_table")[0] == {base[1]}
+    assert client.detach(adapters["evening"]) == adapters["evening"]
 
 
 def test_swap_to_something_unknown_is_refused(client) -> None:
@@ -310,7 +332,7 @@ def test_a_stranger_in_the_domain_has_the_robot_do_nothing_in_its_own_name(graph
 
     wait_until(lambda: bool(operators_mark()), 60.0, "a request to overhear")
     with GraphClient(domain_id=graph.config.domain_id) as stranger:
-        stranger.wait_ready(40.0)
+        stranger.wait_ready(120.0)
         for request in MARKED:
             with pytest.raises(
                 RobotRefusedError, match="UnmarkedRequestError: this needs the key of the robot's graph"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from cloud_trainer.flows.queue_dispatch import QueueDispatch
+from cloud_trainer.records.trail import Trails
+from cloud_trainer.service.adapter_drops import AdapterDrops
 from cloud_trainer.service.in_force import InForce, RobotInForce
 from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.robots import RobotBoard, RobotReport
@@ -11,7 +13,7 @@ from cloud_trainer.store.protocols import MetaStore
 from gymnast_core.authority import Who, authorise
 from gymnast_core.errors import NotPossibleError
 from gymnast_core.orders import Order, OrderNews
-from gymnast_core.robot_status import RobotStatus
+from gymnast_core.robot_status import RobotStatus, WeightsStatus
 
 REPORT_STALE_S = 15.0
 
@@ -25,12 +27,15 @@ class RobotHandlers:
         words: what they said of their checkpoints.
         meta: the catalogue of releases.
         queue: gives robots what people asked for.
+        trails: where actions are written down.
     """
 
     def __init__(
-        self, board: RobotBoard, orders: RobotOrders, words: RobotWords, meta: MetaStore, queue: QueueDispatch
-    ) -> None:
+        self, board: RobotBoard, orders: RobotOrders, words: RobotWords, meta: MetaStore, queue: QueueDispatch,
+        trails: Trails,
+    ) -> None:  # fmt: skip
         self.board, self._orders, self.words, self._meta, self._queue = board, orders, words, meta, queue
+        self._trails, self._dropping = trails, AdapterDrops()
         self._mandates = InForce(meta)
 
     def report(
@@ -45,9 +50,34 @@ class RobotHandlers:
         self.board.post(who, status, frame)
         if weights := status.get("weights"):
             self.words.heard(who, weights)
+        self._dropping.heard(who, status)
         self._queue.seen(who, status)
         order = self._orders.heard(who, news) or self._queue.heard(who, news, status)
         return order if takes_orders else None
+
+    def dropping(self, who: Who) -> list[str]:
+        """Return the adapters that this robot shall detach."""
+        return self._dropping.of(who)
+
+    def drop_adapter(self, who: Who, name: str, checkpoint_id: str) -> None:
+        """Have a robot's base drive again where an adapter did; returns once the robot says that it does.
+
+        Raises:
+            NotPossibleError: it has no such adapter, or does not answer.
+        """
+        authorise(who, "adapt")
+        report = self.find(who, name)
+        known = [one["checkpoint_id"] for one in report.status.get("weights", WeightsStatus()).get("adapters", [])]
+        if checkpoint_id not in known:
+            raise NotPossibleError(
+                f"{checkpoint_id[:80]!r} is no adapter of {name}; it has {', '.join(known) or 'none'}"
+            )
+        if report.age_s() > REPORT_STALE_S:
+            raise NotPossibleError(f"{name} has been silent for {report.age_s():.0f} s; drop it once it reports again")
+        if not self._dropping.drop(who.tenant, name, checkpoint_id):
+            raise NotPossibleError(f"{name} has not said that {checkpoint_id} is detached; drop it again")
+        with self._trails.of(who.tenant).committing(who, "drop adapter", {"robot": name, "checkpoint": checkpoint_id}):
+            pass  # it was done; there is nothing else to commit
 
     def all(self, who: Who) -> list[RobotReport]:
         """Return the newest report of every robot of the tenant, by name."""

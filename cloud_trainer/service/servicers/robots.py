@@ -15,14 +15,14 @@ from cloud_trainer.service.servicers.messages import fitting, json_field, page_a
 from cloud_trainer.service.words import Word
 from gymnast_core.orders import OrderNews
 from gymnast_core.pictures import jpeg_size
-from gymnast_core.robot_status import GateStatus, RobotStatus, SpoolStatus, WeightsStatus
+from gymnast_core.robot_status import AdapterStatus, GateStatus, RobotStatus, SpoolStatus, WeightsStatus
 from gymnast_core.wire.errors import TooLargeError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, weights_pb2
 from gymnast_core.wire.identity import Peer
 from gymnast_core.wire.practice import practice_news, practice_status
 
 _TEXT, _ID = 300, 80
-_MOST_REFUSED, _MOST_HELD = 8, 64
+_MOST_REFUSED, _MOST_HELD, _MOST_ADAPTERS = 8, 64, 32
 _FRAME_PIXELS = 4 << 20
 
 
@@ -44,11 +44,13 @@ class RobotServicer:
         order = self._robots.report(
             peer, _reported(request), frame, self._news(request), takes_orders=request.takes_orders
         )
+        drop = self._robots.dropping(peer)
         if order is None:
-            return robots_pb2.RobotReportReply()
+            return robots_pb2.RobotReportReply(drop_adapters=drop)
         text = json.dumps(dict(order.spec))
         return robots_pb2.RobotReportReply(
-            order=robots_pb2.RobotOrder(order_id=order.order_id, kind=order.kind, spec_json=text, by=order.by)
+            order=robots_pb2.RobotOrder(order_id=order.order_id, kind=order.kind, spec_json=text, by=order.by),
+            drop_adapters=drop,
         )
 
     def List(
@@ -63,6 +65,13 @@ class RobotServicer:
         """The newest image."""
         report = self._robots.frame(peer, request.robot)
         return robots_pb2.RobotFrame(data=report.frame, age_s=report.frame_age_s())
+
+    def DropAdapter(
+        self, request: robots_pb2.DropAdapterRequest, peer: Peer, context: grpc.ServicerContext
+    ) -> robots_pb2.DropAdapterReply:
+        """Return once the robot says that it is detached."""
+        self._robots.drop_adapter(peer, request.robot, request.checkpoint_id)
+        return robots_pb2.DropAdapterReply()
 
     def _news(self, request: robots_pb2.RobotReport) -> OrderNews | None:
         if not request.HasField("order"):
@@ -93,6 +102,16 @@ def _weights(news: robots_pb2.WeightsNews) -> WeightsStatus:
         "ran_ns": news.ran_ns,
         "refused": {one.checkpoint_id[:_ID]: one.reason[:_TEXT] for one in news.refused[-_MOST_REFUSED:]},
         "held": [name[:_ID] for name in news.held[:_MOST_HELD]], "gate": _gate(news.gate),
+        "adapters": [_adapter(one) for one in news.adapters[:_MOST_ADAPTERS]],
+    }  # fmt: skip
+
+
+def _adapter(news: robots_pb2.AdapterNews) -> AdapterStatus:
+    """What a robot reports of an adapter, of bounded size."""
+    return {
+        "checkpoint_id": news.checkpoint_id[:_ID], "scene": news.scene[:_TEXT], "base": news.base[:_ID],
+        "since_ns": news.since_ns, "resting": news.resting, "probation_left": news.probation_left,
+        "recognised": news.recognised[:_TEXT],
     }  # fmt: skip
 
 
@@ -128,6 +147,7 @@ def _status(status: RobotStatus) -> robots_pb2.RobotReport:
             checking=weights.get("checking", ""), probation_left=weights.get("probation_left", 0),
             obeyed=weights.get("obeyed", 0), current=weights.get("current", ""),
             gate=robots_pb2.GateNews(**weights.get("gate", GateStatus())),
+            adapters=[robots_pb2.AdapterNews(**one) for one in weights.get("adapters", [])],
         ),
     )  # fmt: skip
 

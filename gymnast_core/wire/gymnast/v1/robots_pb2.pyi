@@ -219,6 +219,7 @@ class WeightsNews(_message.Message):
     RAN_FIELD_NUMBER: _builtins.int
     RAN_NS_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     current: _builtins.str
     """in force from the next episode on"""
     since_ns: _builtins.int
@@ -243,6 +244,10 @@ class WeightsNews(_message.Message):
     def gate(self) -> Global___GateNews:
         """absent on a robot of before gates"""
 
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterNews]:
+        """one for each scene, oldest first, at most 32"""
+
     def __init__(
         self,
         *,
@@ -256,14 +261,59 @@ class WeightsNews(_message.Message):
         ran: _builtins.str = ...,
         ran_ns: _builtins.int = ...,
         gate: Global___GateNews | None = ...,
+        adapters: _abc.Iterable[Global___AdapterNews] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checking", b"checking", "current", b"current", "gate", b"gate", "held", b"held", "obeyed", b"obeyed", "probation_left", b"probation_left", "ran", b"ran", "ran_ns", b"ran_ns", "refused", b"refused", "since_ns", b"since_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "checking", b"checking", "current", b"current", "gate", b"gate", "held", b"held", "obeyed", b"obeyed", "probation_left", b"probation_left", "ran", b"ran", "ran_ns", b"ran_ns", "refused", b"refused", "since_ns", b"since_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WeightsNews: _TypeAlias = WeightsNews  # noqa: Y015
+
+@_typing.final
+class AdapterNews(_message.Message):
+    """An adapter that stands beside a robot's base and drives in one scene alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    SCENE_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    RESTING_FIELD_NUMBER: _builtins.int
+    PROBATION_LEFT_FIELD_NUMBER: _builtins.int
+    RECOGNISED_FIELD_NUMBER: _builtins.int
+    checkpoint_id: _builtins.str
+    scene: _builtins.str
+    base: _builtins.str
+    """beside which it stands"""
+    since_ns: _builtins.int
+    """the robot's wall clock, when it was kept"""
+    resting: _builtins.bool
+    """another base is in force"""
+    probation_left: _builtins.int
+    """good episodes it still needs there"""
+    recognised: _builtins.str
+    """how well its scene is told from others, in words"""
+    def __init__(
+        self,
+        *,
+        checkpoint_id: _builtins.str = ...,
+        scene: _builtins.str = ...,
+        base: _builtins.str = ...,
+        since_ns: _builtins.int = ...,
+        resting: _builtins.bool = ...,
+        probation_left: _builtins.int = ...,
+        recognised: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "checkpoint_id", b"checkpoint_id", "probation_left", b"probation_left", "recognised", b"recognised", "resting", b"resting", "scene", b"scene", "since_ns", b"since_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdapterNews: _TypeAlias = AdapterNews  # noqa: Y015
 
 @_typing.final
 class GateNews(_message.Message):
@@ -344,7 +394,7 @@ class RobotOrder(_message.Message):
     BY_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     kind: _builtins.str
-    """run_episode, evaluate, flush, wait_staged, swap, rollback"""
+    """run_episode, evaluate, flush, wait_staged, swap, attach, detach, rollback"""
     spec_json: _builtins.str
     by: _builtins.str
     """in whose name, and what ends it; for people at the robot"""
@@ -402,16 +452,22 @@ class RobotReportReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORDER_FIELD_NUMBER: _builtins.int
+    DROP_ADAPTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def order(self) -> Global___RobotOrder: ...
+    @_builtins.property
+    def drop_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """detach these; repeated until the robot reports them no longer"""
+
     def __init__(
         self,
         *,
         order: Global___RobotOrder | None = ...,
+        drop_adapters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_adapters", b"drop_adapters", "order", b"order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -599,3 +655,40 @@ class RobotFrame(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RobotFrame: _TypeAlias = RobotFrame  # noqa: Y015
+
+@_typing.final
+class DropAdapterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROBOT_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    robot: _builtins.str
+    checkpoint_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        robot: _builtins.str = ...,
+        checkpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "robot", b"robot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropAdapterRequest: _TypeAlias = DropAdapterRequest  # noqa: Y015
+
+@_typing.final
+class DropAdapterReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropAdapterReply: _TypeAlias = DropAdapterReply  # noqa: Y015

@@ -49,6 +49,11 @@ class RobotServiceStub:
                 request_serializer=gymnast_dot_v1_dot_robots__pb2.RobotName.SerializeToString,
                 response_deserializer=gymnast_dot_v1_dot_robots__pb2.RobotFrame.FromString,
                 _registered_method=True)
+        self.DropAdapter = channel.unary_unary(
+                '/gymnast.v1.RobotService/DropAdapter',
+                request_serializer=gymnast_dot_v1_dot_robots__pb2.DropAdapterRequest.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_robots__pb2.DropAdapterReply.FromString,
+                _registered_method=True)
 
 
 class RobotServiceServicer:
@@ -75,6 +80,13 @@ class RobotServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DropAdapter(self, request, context):
+        """Have a robot's base drive again where an adapter did, from its next episode on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RobotServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_RobotServiceServicer_to_server(servicer, server):
                     servicer.Frame,
                     request_deserializer=gymnast_dot_v1_dot_robots__pb2.RobotName.FromString,
                     response_serializer=gymnast_dot_v1_dot_robots__pb2.RobotFrame.SerializeToString,
+            ),
+            'DropAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropAdapter,
+                    request_deserializer=gymnast_dot_v1_dot_robots__pb2.DropAdapterRequest.FromString,
+                    response_serializer=gymnast_dot_v1_dot_robots__pb2.DropAdapterReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class RobotService:
             '/gymnast.v1.RobotService/Frame',
             gymnast_dot_v1_dot_robots__pb2.RobotName.SerializeToString,
             gymnast_dot_v1_dot_robots__pb2.RobotFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gymnast.v1.RobotService/DropAdapter',
+            gymnast_dot_v1_dot_robots__pb2.DropAdapterRequest.SerializeToString,
+            gymnast_dot_v1_dot_robots__pb2.DropAdapterReply.FromString,
             options,
             channel_credentials,
             insecure,

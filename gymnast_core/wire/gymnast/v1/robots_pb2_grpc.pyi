@@ -39,6 +39,8 @@ class RobotServiceStub:
     """The newest report of every robot of the caller's tenant, by name, and which checkpoints they say they run."""
     Frame: _grpc.UnaryUnaryMultiCallable[_robots_pb2.RobotName, _robots_pb2.RobotFrame]
     """The newest camera image of a robot: JPEG or WebP."""
+    DropAdapter: _grpc.UnaryUnaryMultiCallable[_robots_pb2.DropAdapterRequest, _robots_pb2.DropAdapterReply]
+    """Have a robot's base drive again where an adapter did, from its next episode on."""
 
 @_typing.type_check_only
 class RobotServiceAsyncStub(RobotServiceStub):
@@ -49,6 +51,8 @@ class RobotServiceAsyncStub(RobotServiceStub):
     """The newest report of every robot of the caller's tenant, by name, and which checkpoints they say they run."""
     Frame: _aio.UnaryUnaryMultiCallable[_robots_pb2.RobotName, _robots_pb2.RobotFrame]  # type: ignore[assignment]
     """The newest camera image of a robot: JPEG or WebP."""
+    DropAdapter: _aio.UnaryUnaryMultiCallable[_robots_pb2.DropAdapterRequest, _robots_pb2.DropAdapterReply]  # type: ignore[assignment]
+    """Have a robot's base drive again where an adapter did, from its next episode on."""
 
 class RobotServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -74,5 +78,13 @@ class RobotServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_robots_pb2.RobotFrame, _abc.Awaitable[_robots_pb2.RobotFrame]]:
         """The newest camera image of a robot: JPEG or WebP."""
+
+    @_abc_1.abstractmethod
+    def DropAdapter(
+        self,
+        request: _robots_pb2.DropAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_robots_pb2.DropAdapterReply, _abc.Awaitable[_robots_pb2.DropAdapterReply]]:
+        """Have a robot's base drive again where an adapter did, from its next episode on."""
 
 def add_RobotServiceServicer_to_server(servicer: RobotServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

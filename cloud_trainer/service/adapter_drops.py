@@ -1,0 +1,46 @@
+"""Adapters that people want detached: told to a robot in reply to its reports, until it reports them no longer."""
+
+from __future__ import annotations
+
+import threading
+
+from gymnast_core.authority import Who
+from gymnast_core.robot_status import RobotStatus, WeightsStatus
+
+ANSWER_S = 15.0
+"""A robot reports once a second."""
+
+
+class AdapterDrops:
+    """See the module. Threads may share it; nothing is kept over a restart, as whoever asked waits for the answer.
+
+    Args:
+        answer_s: longest wait for a robot.
+    """
+
+    def __init__(self, answer_s: float = ANSWER_S) -> None:
+        self._answer_s = answer_s
+        self._changed = threading.Condition()
+        self._wanted: dict[tuple[str, str], set[str]] = {}
+
+    def of(self, who: Who) -> list[str]:
+        """Return what a robot shall detach."""
+        with self._changed:
+            return sorted(self._wanted.get((who.tenant, who.name), ()))
+
+    def heard(self, who: Who, status: RobotStatus) -> None:
+        """Take in what a robot reports."""
+        attached = {one["checkpoint_id"] for one in status.get("weights", WeightsStatus()).get("adapters", [])}
+        with self._changed:
+            if wanted := self._wanted.get((who.tenant, who.name)):
+                wanted &= attached
+                self._changed.notify_all()
+
+    def drop(self, tenant: str, robot: str, checkpoint_id: str) -> bool:
+        """Have a robot detach an adapter; returns whether it has said so in time."""
+        with self._changed:
+            wanted = self._wanted.setdefault((tenant, robot), set())
+            wanted.add(checkpoint_id)
+            gone = self._changed.wait_for(lambda: checkpoint_id not in wanted, self._answer_s)
+            wanted.discard(checkpoint_id)
+            return gone
