@@ -280,7 +280,10 @@ class ArmJobs:
         result = {
             "run_id": run_id, "scene": plan.scene, "temperature_seed": plan.temperature_seed,
             "seed_start": plan.seed_start, "seed_count": plan.seed_count,
-            "checkpoints": [policy.version for policy in policies], "policies": summarise(rows),
+            # of the one in force: whatever drove, the base or the adapter of a scene
+            "checkpoints": list(dict.fromkeys(row.policy for row in rows)) if names == [""] and rows
+            else [policy.version for policy in policies],
+            "policies": summarise(rows),
             "complete": complete, "seconds": time.monotonic() - started,
         }  # fmt: skip
         result |= {} if retrying is None else {"retried": by_policy(retrying.groups, retrying.of)}
