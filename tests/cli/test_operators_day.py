@@ -181,11 +181,11 @@ def test_adaptation_trains_is_tried_on_the_arm_and_kept(stack: Stack, gymnast: R
     assert (there["robot"], there["scene"], there["checkpoint_id"], there["base"]) == (
         "sim-0", "standard", shipped, stack.base
     )  # fmt: skip
-    code, said = gymnast("operate", "drop-adapter", "sim-0", shipped, *stack.trainer("operator"))
-    assert (code, gymnast("operate", "scenes", *stack.trainer())[1]["scenes"]) == (0, []), said
-    code, said = gymnast("operate", "drop-adapter", "sim-0", shipped, *stack.trainer("operator"))
+    code, dropped = gymnast("operate", "drop-adapter", "sim-0", shipped, *stack.trainer("operator"))
+    assert (code, gymnast("operate", "scenes", *stack.trainer())[1]["scenes"]) == (0, []), dropped
+    code, dropped = gymnast("operate", "drop-adapter", "sim-0", shipped, *stack.trainer("operator"))
     assert code != 0
-    assert f"'{shipped}' is no adapter of sim-0; it has none" in said["message"]
+    assert f"'{shipped}' is no adapter of sim-0; it has none" in dropped["message"]
     recorded = [row.metadata["purpose"] for row in stack.service.episodes.list()[seen:]]
     assert recorded.count("canary") == 2 * (said["card"]["n"] + said["card"].get("guard", {"n": 0})["n"])
 
