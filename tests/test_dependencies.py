@@ -34,6 +34,8 @@ IMPORTED_WHERE_IT_IS = {
     "grpc_tools": "make stubs, in development",
     "metaworld": "benchmarks/metaworld runs in an environment of its own",
     "lerobot": "tests/integrations/lerobot_reader.py runs in an environment of its own",
+    "tensorflow": "tests/integrations/tfds_reader.py runs in an environment of its own",
+    "tensorflow_datasets": "tests/integrations/tfds_reader.py, too",
     "stable_baselines3": "benchmarks/sb3.py: whoever runs it installs it",
     "moviepy": "Gymnasium records videos with it; the test skips without",
     "packaging": "pytest reads versions with it",

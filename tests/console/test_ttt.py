@@ -177,7 +177,7 @@ def test_a_person_sees_the_check_the_page_and_the_card(bench, capsys, monkeypatc
     shown = capsys.readouterr().out
     for words in (
         "not trusted here yet: dreams disagree", "80% before, 78% after", f"{page}/adapt/adapt-",
-        "promote after 12 pairs", "+50%", "kept: bridge-1 runs policy-candidate",
+        "promote after 12 pairs", "+50%", "kept: policy-candidate drives on bridge-1",
     ):  # fmt: skip
         assert words in shown
 

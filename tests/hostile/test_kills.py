@@ -61,7 +61,7 @@ def test_a_trial_of_other_checkpoints_under_a_loops_key_promotes_nothing(tmp_pat
     trials = Trials(tmp_path, lambda tenant: None)  # type: ignore[arg-type, return-value]
     rule = SequentialRule()
     trials.start("lab", robot="wx-0", candidate="good", incumbent="worst", tasks=["lift"], by="eve", key="loop-1")
-    engine = ArmLoopEngine("lab", None, None, trials, None, None)  # type: ignore[arg-type]
+    engine = ArmLoopEngine("lab", None, None, trials, None, None, None)  # type: ignore[arg-type]
     asked = CanaryRequest("wx-0", "candidate", "incumbent", ("lift",), "", rule, "loop-1", "ana via loop night")
     with pytest.raises(TrialStoppedError, match="of eve has the key of this canary"):
         engine.try_out(asked, lambda: "", lambda *_: None)

@@ -248,7 +248,7 @@ def test_each_scene_has_its_adapter_beside_an_untouched_base(graph, client, serv
     seen = {scene: driven(client, graph, scene) for scene in ("standard", "dark_table", "evening")}
     adapters = {}
     for number, scene in enumerate(("dark_table", "evening")):
-        adapters[scene] = checkpoint(tmp_path / scene, 20 + number)
+        adapters[scene] = checkpoint(tmp_path / scene, 40 + number)  # no other test rolls these back
         service.publisher.publish("default", tmp_path / scene, robots=["sim-0"])
     client.wait_staged(list(adapters.values()), 240.0)
     for scene, name in adapters.items():

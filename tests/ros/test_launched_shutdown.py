@@ -21,7 +21,7 @@ from tests.ros.test_launch import load, texts
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-START_S = 60.0
+START_S = 180.0
 
 
 def environment(folder: Path) -> dict[str, str]:
