@@ -114,13 +114,13 @@ document.addEventListener("submit", async (event) => {
       say(told.said);
       form.querySelectorAll("input").forEach((input) => { input.defaultValue = input.value; });
     }
-    delete form.dataset.sending; // whoever reads the answer may ask for the next thing before the page is drawn anew
-    await refresh();
   } catch {
     say(`The ${server} did not answer. Whether this was done is unknown; the page will show it when the ${server} is back.`, true);
+    return;
   } finally {
-    delete form.dataset.sending;
+    delete form.dataset.sending; // whoever reads the answer may ask for the next thing before the page is drawn anew
   }
+  await refresh();
 });
 
 // Films: strips of frames, played side by side and in step.
