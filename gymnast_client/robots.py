@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gymnast_client.checkpoints import RobotWord, robot_word
 from gymnast_client.client import Client, same_fields
 from gymnast_core.practice import PracticeStatus
+from gymnast_core.robot_status import AdapterNews, GateNews
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.practice import practice_status
 
@@ -40,52 +41,6 @@ class MandateView:
 
 
 @dataclass(frozen=True)
-class GateView:
-    """What a robot asks of a release, and how what it runs came past that.
-
-    Attributes:
-        mode: required, warn or off; empty on a robot from before gates, which checks none.
-        overrides: it accepts an administrator's signed override.
-        max_age_s: an older record does not count.
-        how: of the one in force: passed, override, ran, warned or off; empty where it came with the robot.
-        record: id of its gate record.
-        by: of an override: who.
-        reason: of an override or a warning: why.
-    """
-
-    mode: str
-    overrides: bool
-    max_age_s: float
-    how: str
-    record: str
-    by: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class AdapterView:
-    """An adapter that stands beside a robot's base and drives in one scene alone.
-
-    Attributes:
-        checkpoint_id: of the adapter.
-        scene: where it drives, recognised by the first image of an episode.
-        base: beside which it stands.
-        since_ns: the robot's wall clock, when it was kept.
-        resting: another base is in force, so it drives nowhere.
-        probation_left: good episodes it still needs there.
-        recognised: how well its scene is told from others, in words.
-    """
-
-    checkpoint_id: str
-    scene: str
-    base: str
-    since_ns: int
-    resting: bool
-    probation_left: int
-    recognised: str
-
-
-@dataclass(frozen=True)
 class CheckpointWords:
     """What a robot says of its checkpoints.
 
@@ -107,7 +62,7 @@ class CheckpointWords:
     checking: str
     probation_left: int
     held: tuple[str, ...]
-    adapters: tuple[AdapterView, ...]
+    adapters: tuple[AdapterNews, ...]
 
 
 @dataclass(frozen=True)
@@ -143,7 +98,7 @@ class RobotView:
     takes_orders: bool
     spool: SpoolView
     words: CheckpointWords
-    gate: GateView
+    gate: GateNews
     practice: PracticeStatus | None
 
 
@@ -193,8 +148,8 @@ def _robot(message: robots_pb2.RobotState) -> RobotView:
             checking=report.weights.checking,
             probation_left=report.weights.probation_left,
             held=tuple(message.held),
-            adapters=tuple(AdapterView(**same_fields(one, _ADAPTER)) for one in report.weights.adapters),
+            adapters=tuple(AdapterNews(**same_fields(one, _ADAPTER)) for one in report.weights.adapters),
         ),
-        gate=GateView(**same_fields(report.weights.gate, _GATE)),
+        gate=GateNews(**same_fields(report.weights.gate, _GATE)),
         practice=practice_status(report.practice) if report.HasField("practice") else None,
     )  # fmt: skip

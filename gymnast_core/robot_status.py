@@ -2,9 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypedDict
 
 from gymnast_core.practice import PracticeStatus
+
+
+@dataclass(frozen=True)
+class GateNews:
+    """What a robot asks of a release, and how what it runs came past that.
+
+    Attributes:
+        mode: required, warn or off; empty on a robot from before gates, which checks none.
+        overrides: it accepts an administrator's signed override.
+        max_age_s: an older record does not count.
+        how: of the one in force: passed, override, ran, warned or off; empty where it came with the robot.
+        record: id of its gate record.
+        by: of an override: who.
+        reason: of an override or a warning: why.
+    """
+
+    mode: str
+    overrides: bool
+    max_age_s: float
+    how: str = ""
+    record: str = ""
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class AdapterNews:
+    """An adapter that stands beside a robot's base and drives in one scene alone.
+
+    Attributes:
+        checkpoint_id: of the adapter.
+        scene: where it drives, recognised by the first image of an episode.
+        base: beside which it stands.
+        since_ns: the robot's wall clock, when it was kept.
+        resting: another base is in force, so it drives nowhere.
+        probation_left: good episodes it still needs there.
+        recognised: how well its scene is told from others, in words.
+    """
+
+    checkpoint_id: str
+    scene: str
+    base: str
+    since_ns: int
+    resting: bool
+    probation_left: int
+    recognised: str
 
 
 class SpoolStatus(TypedDict, total=False):

@@ -15,6 +15,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.recognition import SceneRecogniser
 from gymnast_core.records.gate_rule import DAY_S, GateRule
 from gymnast_core.records.signing import TrustedKeys
+from gymnast_core.robot_status import AdapterNews, GateNews
 from gymnast_ros.outbox import PageOutbox
 from gymnast_ros.run.adaptation import AdaptationDesk
 from gymnast_ros.run.codec import Failure, RobotBusyError
@@ -37,9 +38,7 @@ from gymnast_ros.run.requests import (
 from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink import (
-    AdapterNews,
     Adoption,
-    GateNews,
     Identity,
     PageCourier,
     Reporter,

@@ -11,15 +11,13 @@ if TYPE_CHECKING:
     from gymnast_ros.uplink.enroll import fetch_identity
     from gymnast_ros.uplink.remote_judge import RemoteJudge
     from gymnast_ros.uplink.remote_policy import RemotePolicy
-    from gymnast_ros.uplink.reporter import AdapterNews, GateNews, Reporter, RobotNews, WeightsNews
+    from gymnast_ros.uplink.reporter import Reporter, RobotNews, WeightsNews
     from gymnast_ros.uplink.robot_store import RobotStore
     from gymnast_ros.uplink.status import UplinkEvent, UplinkStatus
     from gymnast_ros.uplink.uplink import Uplink
 
 __all__ = [
-    "AdapterNews",
     "Adoption",
-    "GateNews",
     "Identity",
     "PageCourier",
     "RemoteJudge",
@@ -42,7 +40,7 @@ __getattr__ = parts(
         "enroll": ("fetch_identity",),
         "remote_judge": ("RemoteJudge",),
         "remote_policy": ("RemotePolicy",),
-        "reporter": ("AdapterNews", "GateNews", "Reporter", "RobotNews", "WeightsNews"),
+        "reporter": ("Reporter", "RobotNews", "WeightsNews"),
         "robot_store": ("RobotStore",),
         "status": ("UplinkEvent", "UplinkStatus"),
         "uplink": ("Uplink",),

@@ -15,6 +15,7 @@ from gymnast_client.waits import Waits
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_core.orders import Order, OrderNews
 from gymnast_core.practice import PracticeStatus
+from gymnast_core.robot_status import AdapterNews, GateNews
 from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.identity import Identity
@@ -28,52 +29,6 @@ QUICK_S = 0.3
 DEADLINE_S = 2.0
 FRAME_SHARE = 10.0
 """A picture may use a tenth of the link: after one that took d seconds the next waits 10 d."""
-
-
-@dataclass(frozen=True)
-class GateNews:
-    """What a robot asks of a release.
-
-    Attributes:
-        mode: required, warn or off.
-        overrides: it accepts an administrator's signed override.
-        max_age_s: an older record does not count.
-        how: the one in force came past the gate: see GateNote; empty where it came with the robot.
-        record: id of its record.
-        by: of an override.
-        reason: of an override or a warning.
-    """
-
-    mode: str
-    overrides: bool
-    max_age_s: float
-    how: str = ""
-    record: str = ""
-    by: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class AdapterNews:
-    """An adapter that stands beside a robot's base.
-
-    Attributes:
-        checkpoint_id: of the adapter.
-        scene: where it drives.
-        base: beside which it stands.
-        since_ns: the robot's wall clock, when it was kept.
-        resting: another base is in force, so it drives nowhere.
-        probation_left: good episodes it still needs there.
-        recognised: how well its scene is told from others, in words.
-    """
-
-    checkpoint_id: str
-    scene: str
-    base: str
-    since_ns: int
-    resting: bool
-    probation_left: int
-    recognised: str
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 from cloud_trainer.service import Service
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.gate_rule import GateRule
+from gymnast_core.robot_status import GateNews
 from gymnast_core.wire.identity import Identity
-from gymnast_ros.uplink import GateNews, Reporter, RobotNews, RobotStore, Uplink, WeightsNews
+from gymnast_ros.uplink import Reporter, RobotNews, RobotStore, Uplink, WeightsNews
 from tests.bridge.conftest import make_checkpoint
 from tests.bridge.test_bridge import wait_until
 
