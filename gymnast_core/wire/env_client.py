@@ -14,14 +14,12 @@ from gymnast_core.errors import EnvLostError, EpisodeOverError, GymnastError
 from gymnast_core.spec import EnvSpec
 from gymnast_core.types import BoolArray, FloatArray, Observation, StepResult
 from gymnast_core.wire.channel import CLIENT_OPTIONS, domain_error, open_channel
-from gymnast_core.wire.env_codec import MOST_BYTES, observation_of, spec_of, step_of
-from gymnast_core.wire.env_server import UNIX
+from gymnast_core.wire.env_codec import MESSAGE_OPTIONS, UNIX, observation_of, spec_of, step_of
 from gymnast_core.wire.gymnast.v1 import env_pb2, env_pb2_grpc
 from gymnast_core.wire.identity import Identity
 
 OPEN_S, RESET_S, STEP_S = 10.0, 240.0, 90.0
 """Longer than the other end waits for its environment, so that it is the one to say what went wrong."""
-_MESSAGES = (("grpc.max_receive_message_length", MOST_BYTES), ("grpc.max_send_message_length", MOST_BYTES))
 ReplyT = TypeVar("ReplyT")
 
 
@@ -122,5 +120,5 @@ class RemoteEnv:
 def _channel(address: str, identity: Identity | None) -> grpc.Channel:
     if address.startswith(UNIX):
         own = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
-        return grpc.secure_channel(address, own, options=(*CLIENT_OPTIONS, *_MESSAGES))
-    return open_channel(address, identity, more=_MESSAGES)
+        return grpc.secure_channel(address, own, options=(*CLIENT_OPTIONS, *MESSAGE_OPTIONS))
+    return open_channel(address, identity, more=MESSAGE_OPTIONS)

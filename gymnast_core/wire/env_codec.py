@@ -13,6 +13,9 @@ from gymnast_core.wire.gymnast.v1 import env_pb2
 
 MOST_BYTES = 64 << 20
 """Of one message: 40 rows of 640 x 480 pixels."""
+MESSAGE_OPTIONS = (("grpc.max_receive_message_length", MOST_BYTES), ("grpc.max_send_message_length", MOST_BYTES))
+UNIX = "unix:"
+"""Begins the address of a socket on this machine."""
 MOST_PROPRIO = 1e4
 
 

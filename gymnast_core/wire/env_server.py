@@ -17,13 +17,12 @@ import grpc
 from gymnast_core.errors import ConfigError, GymnastError, OccupiedError
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.channel import ERROR_KEY
-from gymnast_core.wire.env_codec import MOST_BYTES
+from gymnast_core.wire.env_codec import MESSAGE_OPTIONS, UNIX
 from gymnast_core.wire.env_host import EnvHost
 from gymnast_core.wire.errors import NotPermittedError, wire_error
 from gymnast_core.wire.gymnast.v1 import env_pb2, env_pb2_grpc
 from gymnast_core.wire.identity import Identity, peer_of
 
-UNIX = "unix:"
 SILENT_S = 60.0
 """After which a driver that said nothing has lost the environment to the next one."""
 DRIVERS = ("trainer", "operator", "admin", "robot")
@@ -105,8 +104,7 @@ class EnvServer:
 
     def __init__(self, host: EnvHost, where: str, identity: Identity | None = None) -> None:
         self._host = host
-        options: Any = (("grpc.max_receive_message_length", MOST_BYTES), ("grpc.max_send_message_length", MOST_BYTES),
-                        ("grpc.so_reuseport", 0))  # fmt: skip
+        options: Any = (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0))
         self._server = grpc.server(ThreadPoolExecutor(4), options=options)
         if where.startswith(UNIX):
             path = _private(Path(where.removeprefix(UNIX)))
