@@ -67,6 +67,8 @@ class Incoming:
     def __init__(self, source: EpisodeSource, said: Said, kind: str, read_as: str) -> None:
         self.source, self.kind = source, kind
         self._said, self._read_as = said, read_as
+        self._ids: dict[int, str] = {}
+        self._own: tuple[int, Kept | None] = (-1, None)
 
     @staticmethod
     def of(config: DatasetConfig, said: Said) -> Incoming:
@@ -110,6 +112,11 @@ class Incoming:
         Raises:
             CorruptError: it cannot be read.
         """
+        if index not in self._ids:  # it takes the whole episode
+            self._ids[index] = self._identified(index)
+        return self._ids[index]
+
+    def _identified(self, index: int) -> str:
         if isinstance(self.source, McapSource):
             return header_of(self.source.paths[index]).episode_id
         if own := self._kept(index):
@@ -132,7 +139,12 @@ class Incoming:
         return write_recording(folder, self._recording(index))
 
     def _kept(self, index: int) -> Kept | None:
-        """What an export of ours kept of an episode."""
+        """What an export of ours kept of an episode; asked for again at once, it is not read again."""
+        if self._own[0] != index:
+            self._own = (index, self._read_own(index))
+        return self._own[1]
+
+    def _read_own(self, index: int) -> Kept | None:
         if isinstance(self.source, RldsSource):
             return self.source.kept(index)
         return lerobot_own.kept(self.source, index) if isinstance(self.source, LeRobotSource) else None
