@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from gymnast_core.errors import ConfigError
 
@@ -64,6 +65,18 @@ class RobotSpec:
     def step_ns(self) -> int:
         """Duration of one control step in nanoseconds."""
         return round(1e9 / self.control_hz)
+
+    @property
+    def action_high_A(self) -> npt.NDArray[np.float32]:
+        """(7,) the most of each number of an action [m, rad; gripper open]."""
+        return np.array([self.max_translation_m] * 3 + [self.max_rotation_rad] * 3 + [1.0], np.float32)
+
+    @property
+    def action_low_A(self) -> npt.NDArray[np.float32]:
+        """(7,) the least of each [m, rad; gripper closed]."""
+        low_A = -self.action_high_A
+        low_A[6] = 0.0
+        return low_A
 
     def at(self, control_hz: float) -> RobotSpec:
         """Return the same arm commanded at another rate: shorter steps, the same speeds.

@@ -56,11 +56,7 @@ class StepReward:
 
 def action_space(spec: EnvSpec) -> gymnasium.spaces.Box:
     """One row's action box: metres, radians, gripper 0..1."""
-    robot = spec.robot
-    high = np.array([robot.max_translation_m] * 3 + [robot.max_rotation_rad] * 3 + [1.0], np.float32)
-    low = -high
-    low[6] = 0.0
-    return gymnasium.spaces.Box(low, high, (ACTION_DIM,), np.float32)
+    return gymnasium.spaces.Box(spec.robot.action_low_A, spec.robot.action_high_A, (ACTION_DIM,), np.float32)
 
 
 def observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:

@@ -43,7 +43,7 @@ class RandomPolicy:
     version, chunk_length = "random", 5
 
     def __init__(self, robot: RobotSpec) -> None:
-        self._limit_A: FloatArray = np.array([robot.max_translation_m] * 3 + [robot.max_rotation_rad] * 3, np.float32)
+        self._limit_A: FloatArray = robot.action_high_A[:6]
 
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None

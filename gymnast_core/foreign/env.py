@@ -117,8 +117,7 @@ class GymnasiumEnv:
     def _row_step(self, row: int, asked_A: FloatArray) -> FloatArray:
         """One of our steps; returns what was commanded within our limits and the environment's."""
         mapping, robot = self._mapping, self._spec.robot
-        limit_A = np.array([robot.max_translation_m] * 3 + [robot.max_rotation_rad] * 3 + [1.0], np.float32)
-        clipped_A = np.clip(asked_A, np.where(np.arange(ACTION_DIM) < 6, -limit_A, 0.0), limit_A).astype(np.float32)
+        clipped_A = np.clip(asked_A, robot.action_low_A, robot.action_high_A).astype(np.float32)
         theirs, commanded_A = self._theirs(clipped_A)
         for _ in range(mapping.repeat):
             observation, reward, ended, cut, info = _asked(partial(self._envs[row].step, theirs), "step")

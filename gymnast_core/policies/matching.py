@@ -84,6 +84,4 @@ def path_distance(flow: Flow, base: Flow, shape: tuple[int, int, int]) -> Tensor
 
 def within_limits(actions: FloatArray) -> FloatArray:
     """Return (..., 7) actions within the arm's limits of a step."""
-    most = np.array([WIDOWX_250S.max_translation_m] * 3 + [WIDOWX_250S.max_rotation_rad] * 3, np.float32)
-    moves = np.clip(actions[..., :6], -most, most)
-    return np.concatenate([moves, np.clip(actions[..., 6:], 0.0, 1.0)], axis=-1).astype(np.float32)
+    return np.clip(actions, WIDOWX_250S.action_low_A, WIDOWX_250S.action_high_A).astype(np.float32)

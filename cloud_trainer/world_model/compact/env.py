@@ -149,10 +149,7 @@ class CompactWorldModelEnv:
         if dream is None or self._done.all():
             raise EpisodeOverError("every dream is over or none was begun; call reset() first")
         robot = self._spec.robot
-        limit = np.array([robot.max_translation_m] * 3 + [robot.max_rotation_rad] * 3, np.float32)
-        commanded = action_BA.copy()
-        commanded[:, :6] = np.clip(commanded[:, :6], -limit, limit)
-        commanded[:, 6] = np.clip(commanded[:, 6], 0.0, 1.0)
+        commanded = np.clip(action_BA, robot.action_low_A, robot.action_high_A)
         frozen = self._done[:, None]
         commanded = np.where(frozen, np.float32(0), commanded)
         before = dream.poses[-1]

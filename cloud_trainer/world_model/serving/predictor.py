@@ -65,7 +65,7 @@ class Predictor:
     def __init__(self, world: World, limits: PredictLimits, robot: RobotSpec) -> None:
         self.version, self.limits = world.version, limits
         self._world, self._size = world, world.image_size
-        self._most_A = np.array([robot.max_translation_m] * 3 + [robot.max_rotation_rad] * 3 + [1.0], np.float64)
+        self._low_A, self._high_A = robot.action_low_A, robot.action_high_A
 
     def capabilities(self) -> dict[str, JsonValue]:
         """Return what this model takes and gives, as the API's capability manifest."""
@@ -158,11 +158,10 @@ class Predictor:
     def _actions(self, rows: Sequence[Sequence[float]], where: str, count: int) -> FloatArray:
         """(count, 7) actions within the robot's limits; the gate would let no other through."""
         table = _table(rows, where, count, ACTION_DIM)
-        low_A = np.concatenate((-self._most_A[:6], [0.0]))
-        wrong = np.argwhere((table < low_A - 1e-6) | (table > self._most_A + 1e-6))
+        wrong = np.argwhere((table < self._low_A - 1e-6) | (table > self._high_A + 1e-6))
         if len(wrong):
             row, column = (int(place) for place in wrong[0])
-            low, high = low_A[column], self._most_A[column]
+            low, high = self._low_A[column], self._high_A[column]
             raise ApiError(
                 "INVALID_ARGUMENT",
                 f"{where}[{row}][{column}] is {table[row, column]:g}; from {low:g} to {high:g} is taken",
