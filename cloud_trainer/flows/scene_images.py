@@ -29,9 +29,8 @@ def learned(catalogue: EpisodeCatalogue, robot: str, scene: str, start_HWC: Byte
         start_HWC: (H, W, 3) uint8 RGB, how the scene looks now.
     """
     rows: dict[str, list[EpisodeRow]] = defaultdict(list)
-    for row in catalogue.all():
-        if row.robot == robot:
-            rows[str(row.metadata.get("scene", ""))].append(row)
+    for row in catalogue.all(robot=robot):
+        rows[str(row.metadata.get("scene", ""))].append(row)
     start = Fingerprint.of(start_HWC)
     here, elsewhere = [start], list[Fingerprint]()
     newest = sorted(rows, key=lambda name: rows[name][-1].sequence)[-MOST_NAMES:]

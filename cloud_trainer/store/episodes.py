@@ -53,9 +53,11 @@ class EpisodeCatalogue:
             self._tenant, after=after, limit=limit, states=states, robot=robot, instruction=instruction
         )
 
-    def all(self, *, after: int = 0, states: Sequence[str] = ("valid",)) -> Iterator[EpisodeRow]:
+    def all(
+        self, *, after: int = 0, states: Sequence[str] = ("valid",), robot: str | None = None
+    ) -> Iterator[EpisodeRow]:
         """Every row, page by page."""
-        while page := self.list(after=after, states=states):
+        while page := self.list(after=after, states=states, robot=robot):
             yield from page
             after = page[-1].sequence
 
