@@ -218,6 +218,16 @@ def test_every_page_fits_its_screen_and_loads_nothing_from_elsewhere(trainer, ne
     assert [url for url in asked if not url.startswith((base, "data:", "blob:"))] == []
 
 
+def test_every_item_of_the_menu_is_in_sight_on_a_small_laptop(trainer, new_page):
+    page = new_page(trainer.facts["admin"], 1024, 768)
+    hidden = page.evaluate(
+        "[...document.querySelectorAll('.top nav a')].map(link => link.getBoundingClientRect())"
+        ".filter((box, index, boxes) => { const who = document.querySelector('.who').getBoundingClientRect();"
+        " return box.right > who.left || box.bottom > document.querySelector('.top').getBoundingClientRect().bottom })"
+    )
+    assert hidden == []
+
+
 def test_an_open_page_survives_a_killed_trainer_and_shows_the_truth_afterwards(trainer, new_page):
     page = new_page(trainer.facts["operator"])
     page.get_by_role("link", name="Episodes").click()
