@@ -11,7 +11,7 @@ from cloud_trainer.service import Service
 from gymnast_core.errors import ConfigError
 from gymnast_core.web.auth import Gate, User
 from gymnast_core.web.server import PageServer
-from gymnast_core.wire.address import Address, is_everywhere, is_loopback, plain_host
+from gymnast_core.wire.address import Address, check_exposed, is_everywhere, is_loopback, plain_host
 from gymnast_core.wire.identity import Peer
 
 __all__ = ["DEFAULT_PORT", "Console", "Gate", "User"]
@@ -42,8 +42,7 @@ class Console:
         tls: bool = False,
     ) -> None:
         host = plain_host(host)
-        if not tls and not is_loopback(host):
-            raise ConfigError(f"HTTP would show tokens to the network on {host}; use TLS, or 127.0.0.1")
+        check_exposed(host, tls=tls, proof=True, remedy="use TLS")
         if tls and service.config.insecure:
             raise ConfigError(f"a service without certificates cannot serve HTTPS on {host}; use 127.0.0.1")
         folder = service.config.folder

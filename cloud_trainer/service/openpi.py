@@ -27,7 +27,7 @@ from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.types import ACTION_DIM
 from gymnast_core.web.server import following_context
-from gymnast_core.wire.address import Address, is_loopback, listen, plain_host
+from gymnast_core.wire.address import Address, check_exposed, listen, plain_host
 from gymnast_core.wire.errors import InvalidMessageError, error_from_wire
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 from gymnast_core.wire.inference import Answer
@@ -71,10 +71,8 @@ class OpenpiConfig:
         object.__setattr__(self, "host", plain_host(self.host))
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"openpi_port must be 0..65535, got {self.port}")
-        if self.token is None and not is_loopback(self.host):
-            raise ConfigError(
-                f"openpi_host {self.host}: anybody on the network could use the policy; name a file with --openpi-token"
-            )
+        proof = self.token is not None
+        check_exposed(self.host, tls=True, proof=proof, remedy="name a file with --openpi-token")
 
 
 class OpenpiServer:
@@ -93,11 +91,7 @@ class OpenpiServer:
     """
 
     def __init__(self, answer: Answer, config: OpenpiConfig, identity: Path | None = None) -> None:
-        if identity is None and not is_loopback(config.host):
-            raise ConfigError(
-                f"openpi_host {config.host}: a service without certificates has no TLS, and tokens would be read on "
-                "the way; leave out --insecure, or use 127.0.0.1"
-            )
+        check_exposed(config.host, tls=identity is not None, proof=True, remedy="leave out --insecure")
         self._answer, self._config, self._identity = answer, config, identity
         self._token = read_token(config.token) if config.token is not None else ""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="openpi-policy")

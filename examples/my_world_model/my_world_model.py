@@ -54,13 +54,12 @@ class StillEnv:
         if not live_B.any():
             raise EpisodeOverError("every dream is over or none was begun; call reset() first")
         robot = self.spec.robot
-        limit = np.array([robot.max_translation_m] * 3 + [robot.max_rotation_rad] * 3, np.float32)
-        told_BA = np.concatenate([np.clip(action_BA[:, :6], -limit, limit), np.clip(action_BA[:, 6:], 0, 1)], axis=1)
-        told_BA = np.where(live_B[:, None], told_BA, np.float32(0))
-        moved_BP = commanded_proprioception(self._pose_BP, told_BA[:, None])[:, 1]
+        commanded_BA = np.clip(action_BA, robot.action_low_A, robot.action_high_A)
+        commanded_BA = np.where(live_B[:, None], commanded_BA, np.float32(0))
+        moved_BP = commanded_proprioception(self._pose_BP, commanded_BA[:, None])[:, 1]
         self._pose_BP = np.where(live_B[:, None], moved_BP, self._pose_BP)
         self._steps_B, self._left_B = self._steps_B + live_B, self._left_B - live_B
-        return StepResult(self._observation(), np.zeros_like(live_B), self._left_B <= 0, told_BA)
+        return StepResult(self._observation(), np.zeros_like(live_B), self._left_B <= 0, commanded_BA)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -120,12 +120,12 @@ class Stick:
 
     def _deltas(self, axes: Sequence[float]) -> FloatArray:
         mapping, spec = self._mapping, self._spec
-        limits = [spec.max_translation_m] * 3 + [spec.max_rotation_rad] * 3
+        limits_A = spec.action_high_A
         deltas = np.zeros(6, np.float32)
         for component, (axis, sign) in enumerate(zip(mapping.axes, mapping.signs, strict=True)):
             deflection = axes[axis] if 0 <= axis < len(axes) else 0.0
             if np.isfinite(deflection) and abs(deflection) >= mapping.dead_zone:
-                deltas[component] = sign * float(np.clip(deflection, -1.0, 1.0)) * mapping.share * limits[component]
+                deltas[component] = sign * float(np.clip(deflection, -1.0, 1.0)) * mapping.share * limits_A[component]
         return deltas
 
 

@@ -64,7 +64,7 @@ class HistoryNetwork(CompactNetwork):
     def _remembered(self, past_BHX: Tensor) -> Tensor:
         """Where the arm was relative to now, what it was commanded there, and where it went: (B, 2 * width)."""
         span_P = past_BHX.new_tensor([0.1] * 3 + [0.5] * 3 + [1.0])
-        step_A = past_BHX.new_tensor([WIDOWX_250S.max_translation_m] * 3 + [WIDOWX_250S.max_rotation_rad] * 3 + [1.0])
+        step_A = past_BHX.new_tensor(WIDOWX_250S.action_high_A)
         pose_BHP, command_BHA, valid_BH1 = past_BHX.tensor_split([PROPRIO_DIM, PROPRIO_DIM + ACTION_DIM], dim=-1)
         now_BP = pose_BHP[:, -1]
         was_BHP = (pose_BHP[:, :-1] - now_BP[:, None]) / span_P

@@ -77,6 +77,28 @@ def is_loopback(host: str) -> bool:
     return host.lower().split(".")[0] == "localhost" if address is None else address.is_loopback
 
 
+def check_exposed(host: str, *, tls: bool, proof: bool, remedy: str) -> None:
+    """Refuse to serve the network without TLS, or to callers that prove nothing; this machine may be served so.
+
+    Every port of ours that can be opened without one of them asks here first.
+
+    Args:
+        host: to listen on.
+        tls: whether it speaks TLS.
+        proof: whether a caller shows a token, a password or a certificate.
+        remedy: what to set, for the message.
+
+    Raises:
+        ConfigError: others reach the host, and one of the two is missing.
+    """
+    missing = [name for name, there in (("TLS", tls), ("a token", proof)) if not there]
+    if missing and not is_loopback(host):
+        raise ConfigError(
+            f"host {host}: others on the network would reach it without {' and '.join(missing)}; {remedy}, or serve on "
+            "127.0.0.1"
+        )
+
+
 def is_everywhere(host: str) -> bool:
     """Whether listening on it listens on every address of the machine: 0.0.0.0, ::."""
     address = ip_of(host)

@@ -92,8 +92,7 @@ def shadow_check(
 
 def largest_share(actions_KA: np.ndarray, spec: RobotSpec = WIDOWX_250S) -> float:
     """Return the largest motion of (K, 7) actions over the arm's limit of one step."""
-    limit_A = np.array([spec.max_translation_m] * 3 + [spec.max_rotation_rad] * 3)
-    return float((np.abs(actions_KA[:, :6]) / limit_A).max())
+    return float((np.abs(actions_KA[:, :6]) / spec.action_high_A[:6]).max())
 
 
 def _report(reason: str, seen: int, largest: float, calls_s: Sequence[float]) -> ShadowReport:

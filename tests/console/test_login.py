@@ -149,7 +149,7 @@ def test_a_taken_port_is_said_plainly(tmp_path):
 
 def test_tokens_are_not_shown_to_the_network(tmp_path):
     with Service(ServiceConfig(folder=tmp_path / "a", insecure=True)) as service:
-        with pytest.raises(ConfigError, match="HTTP would show tokens"):
+        with pytest.raises(ConfigError, match="without TLS; use TLS"):
             Console(service, host="0.0.0.0")
         with pytest.raises(ConfigError, match="without certificates"):
             Console(service, host="0.0.0.0", tls=True)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.wire.address import Address, is_everywhere, is_loopback, listen, plain_host
+from gymnast_core.wire.address import Address, check_exposed, is_everywhere, is_loopback, listen, plain_host
 from gymnast_core.wire.proxy import proxy_for
 
 
@@ -67,6 +67,18 @@ def test_hosts_that_only_this_machine_reaches_and_hosts_that_stand_for_all():
     assert [host for host in hosts if is_loopback(host)] == ["localhost", "127.0.0.9", "::1"]
     assert [host for host in ("0.0.0.0", "::", "::1", "trainer.lab") if is_everywhere(host)] == ["0.0.0.0", "::"]
     assert (plain_host("[::1]"), plain_host("::")) == ("::1", "::")
+
+
+@pytest.mark.parametrize(
+    ("tls", "proof", "words"),
+    [(False, True, "without TLS;"), (True, False, "without a token;"), (False, False, "without TLS and a token;")],
+)
+def test_the_network_is_served_with_tls_and_to_who_proves_something_and_this_machine_as_it_comes(tls, proof, words):
+    check_exposed("127.0.0.1", tls=tls, proof=proof, remedy="name it")
+    for host in ("0.0.0.0", "::", "trainer.lab"):
+        with pytest.raises(ConfigError, match=f"host {host}: .*{words} name it, or serve on 127.0.0.1"):
+            check_exposed(host, tls=tls, proof=proof, remedy="name it")
+        check_exposed(host, tls=True, proof=True, remedy="")
 
 
 def test_listening_takes_ipv6_and_names_what_is_in_the_way():

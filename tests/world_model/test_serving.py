@@ -249,7 +249,7 @@ def test_a_dit_looks_back_on_every_frame_of_the_context(tmp_path, frame):
 def test_the_network_is_served_with_tls_and_a_token_only(tmp_path):
     token = tmp_path / "token"
     token.write_text(TOKEN)
-    for given, words in ((None, "without TLS"), (token, "without TLS")):
+    for given, words in ((None, "without TLS and a token"), (token, "without TLS;")):
         with pytest.raises(ConfigError, match=words):
             served_world(WORLD, PredictLimits(), DreamConfig(), host="0.0.0.0", port=0, token=given, identity=None)
     with pytest.raises(ConfigError, match="without a token"):

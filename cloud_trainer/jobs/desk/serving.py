@@ -11,7 +11,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.web.server import PageServer
-from gymnast_core.wire.address import is_loopback, plain_host
+from gymnast_core.wire.address import check_exposed, plain_host
 from gymnast_core.wire.identity import Identity
 from gymnast_core.wire.token import read_token
 
@@ -45,12 +45,8 @@ def served_world(
         CheckpointError: no world model.
     """
     host = plain_host(host)
-    if not is_loopback(host) and (identity is None or token is None):
-        raise ConfigError(
-            f"host {host}: others on the network would reach the model without "
-            f"{'TLS' if identity is None else 'a token'}; name {'--identity' if identity is None else '--token'}, or "
-            "serve on 127.0.0.1"
-        )
+    tls, proof = identity is not None, token is not None
+    check_exposed(host, tls=tls, proof=proof, remedy="name --identity and --token")
     if identity is not None and (holder := Identity.load(identity).peer).role != "server":
         raise ConfigError(
             f"{identity} is the certificate of {holder.role} {holder.name}, which no caller takes for a server's; use "
