@@ -26,6 +26,8 @@ from gymnast_core.records.manifest import Manifest, read_checkpoint, write_check
 from gymnast_core.types import ACTION_DIM, ActionChunk, Asked, ByteArray, FloatArray, IntArray, Observation, Trace
 
 ARCHITECTURE = "compact_policy"
+ROWS = 16
+"""Of one pass where rows go together: on two cores 64 rows took 44 ms so, 75 ms at once and 87 ms one by one."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ class CompactPolicy:
         config: its sizes.
         action_bins: token <-> action.
         row_by_row: act on each row separately, so that a row's tokens do not depend on its batch (a matrix product
-            rounds differently in another batch size). Turn off for large imagined batches.
+            rounds differently in another batch size). Imagined rollouts, whose batches are always the same, turn it
+            off: ROWS at a time stay in the processor's cache.
     """
 
     architecture: ClassVar[str] = ARCHITECTURE
@@ -240,7 +243,8 @@ class CompactPolicy:
 
     @torch.no_grad()
     def _log_probs(self, images: ByteArray, instructions: Sequence[str], *context: FloatArray) -> FloatArray:
-        rows = [slice(b, b + 1) for b in range(len(instructions))] if self.row_by_row else [slice(None)]
+        step = 1 if self.row_by_row else ROWS
+        rows = [slice(b, b + step) for b in range(0, len(instructions), step)]
         logits = torch.cat([self.logits(images[row], instructions[row], *(c[row] for c in context)) for row in rows])
         log_probs: FloatArray = F.log_softmax(logits / self.temperature, dim=-1).numpy()
         return log_probs
