@@ -78,7 +78,7 @@ def _gates(answer: Mapping[str, Any]) -> Any:
     return _table(f"gates of {answer['checkpoint_id']}: {len(rows)}", columns, rows)
 
 
-def _word(words: Mapping[str, Any]) -> str:
+def _word(words: Mapping[str, Any]) -> Text:
     """Since when a robot says it runs its policy, and what it was ordered to run and has not said so of."""
     runs, ordered, left = words["runs"], words["ordered"], words["probation_left"]
     lines = [] if runs is None else [f"since {_moment(runs['at_ns'])}"]
@@ -86,11 +86,18 @@ def _word(words: Mapping[str, Any]) -> str:
     lines += [f"checks {words['checking']}"] if words["checking"] else []
     if ordered is not None and not ordered["done"]:
         lines.append(f"ordered {ordered['checkpoint_id']} ({ordered['kind']} {ordered['sequence']}), not yet")
-    return "\n".join(lines)
+    return _lines(lines)
 
 
-def _turned_down(words: Mapping[str, Any]) -> str:
-    return "\n".join(f"{one['checkpoint_id']}: {one['reason']}" for one in words["refused"])
+def _turned_down(words: Mapping[str, Any]) -> Text:
+    return _lines([f"{one['checkpoint_id']}: {one['reason']}" for one in words["refused"]])
+
+
+def _lines(parts: Sequence[str]) -> Text:
+    """A cell of several lines, each safe to print."""
+    from rich.text import Text as Styled
+
+    return Styled("\n".join(map(one_line, parts)))
 
 
 def _moment(at_ns: int) -> str:

@@ -12,7 +12,7 @@ from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import GymnastError, OccupiedError
 from gymnast_core.json_values import JsonObject
 
-KINDS = ("run_episode", "evaluate", "practise", "flush", "wait_staged", "swap", "attach", "detach", "rollback")
+KINDS = ("run_episode", "evaluate", "practise", "flush", "wait_staged", "swap", "attach", "rollback")
 """Calls of gymnast_ros.nodes.client.GraphClient; anything else is refused by the robot."""
 
 

@@ -28,13 +28,13 @@ def robots(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[st
     """Every robot, and what is being adapted."""
     ask = sources.ask
     weights = {row.robot: row for row in ask.robots.in_force(user)}
-    open_flows = {flow.view.robot: flow.view for flow in ask.adaptations.all(user) if not flow.view.stage.over}
+    under_way = [flow.view for flow in reversed(ask.adaptations.all(user)) if not flow.view.stage.over]
     rows = [
         {
             "report": report,
             "silent": report.age_s() > REPORT_STALE_S,
             "stale": report.frame_age_s() > REPORT_STALE_S,
-            "flow": open_flows.get(report.robot),
+            "flows": [view for view in under_way if view.robot == report.robot],
             "behind": ask.adaptations.behind(user, report.robot),
             "weights": weights[report.robot],
         }

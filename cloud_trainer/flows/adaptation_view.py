@@ -83,6 +83,11 @@ class View:
     history: list[Moment] = field(default_factory=list)
 
     @property
+    def waits(self) -> bool:
+        """Whether it waits, before its first step, for others that change what its robot runs."""
+        return self.stage is Stage.CAPTURED and bool(self.reason)
+
+    @property
     def rollouts(self) -> int:
         """Imagined rollouts so far."""
         return sum(int(row.get("rollouts", 0)) for row in self.iterations)

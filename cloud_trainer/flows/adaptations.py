@@ -1,4 +1,4 @@
-"""All adaptations of a trainer: begun, found, and gone on with after a restart; a robot is in one at most."""
+"""All adaptations of a trainer: begun, found, and gone on with after a restart; one robot's wait behind each other."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from cloud_trainer.store.tenants import tenant_named
 from gymnast_core.errors import NotPossibleError, OccupiedError
 from gymnast_core.evaluation.purpose import is_blinded
 from gymnast_core.wire.errors import NotFoundError
+
+MOST_ON_ROBOT = 20
+"""Under way or waiting; each has a thread, and nobody looks at more."""
 
 
 class Adaptations:
@@ -48,17 +51,16 @@ class Adaptations:
         """Begin one; adaptation_id is from new_adaptation_id(), empty makes one.
 
         Raises:
-            OccupiedError: the robot is being adapted already.
+            OccupiedError: MOST_ON_ROBOT of the robot are not over.
             NotPossibleError: this trainer has no engine.
             ConfigError: what is asked for is not here.
         """
         if self._engine_of is None:
             raise NotPossibleError("this page cannot adapt; a trainer started with `gymnast serve` can")
         with self._lock:
-            if other := self.on(tenant, request.robot):
+            if len(self.on(tenant, request.robot)) >= MOST_ON_ROBOT:
                 raise OccupiedError(
-                    f"{other.robot} is being adapted already by {other.started_by} ({other.adaptation_id}, "
-                    f"{other.stage.value}); finish or cancel that first"
+                    f"{MOST_ON_ROBOT} adaptations of {request.robot} are under way or wait; finish or cancel some first"
                 )
             flow = SceneAdaptation.start(
                 self._root, self._engine_of(tenant), request, by=by, tenant=tenant, adaptation_id=adaptation_id
@@ -66,10 +68,10 @@ class Adaptations:
             self._flows[flow.view.adaptation_id] = flow
             return flow
 
-    def on(self, tenant: str, robot: str) -> View | None:
-        """Return the adaptation that a tenant's robot is in."""
-        views = (flow.view for flow in self.of(tenant))
-        return next((view for view in views if view.robot == robot and not view.stage.over), None)
+    def on(self, tenant: str, robot: str) -> list[View]:
+        """Return a robot's adaptations that are not over, in the order in which they were asked for."""
+        views = [flow.view for flow in reversed(self.of(tenant))]
+        return [view for view in views if view.robot == robot and not view.stage.over]
 
     def blinds(self, row: EpisodeRow) -> bool:
         """Whether an episode may be a run of a canary that is not over: its policy stays hidden."""

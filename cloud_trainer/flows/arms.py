@@ -119,7 +119,7 @@ class FlowRobot(TrialRobot, Protocol):
         """Have a staged checkpoint drive in one scene alone, beside what is in force; returns the latter's id."""
         ...
 
-    def detach(self, checkpoint_id: str) -> str:
+    def detach(self, checkpoint_id: str) -> None:
         """Have what is in force drive there again."""
         ...
 

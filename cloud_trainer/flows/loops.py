@@ -1,4 +1,6 @@
-"""The unattended loops of a trainer: a robot is in one at most, in the background, seen and stopped by people.
+"""The unattended loops of a trainer, in the background, seen and stopped by people.
+
+A robot may be in several: they begin one behind the other, see queue_begin.
 
 A loop is found by its tenant and name. What it finished is remembered, so one that was stopped, failed, or was cut off
 by a restart of the trainer goes on where it was; after a restart by itself.
@@ -31,6 +33,8 @@ from gymnast_core.wire.errors import NotFoundError
 LOG = logging.getLogger(__name__)
 CLOSE_S = 3.0
 STOP = "stop.json"
+MOST_ON_ROBOT = 20
+"""Running loops that a robot is in; each has a thread."""
 
 
 class RunningLoop:
@@ -189,7 +193,7 @@ class Loops:
 
         Raises:
             ConfigError: a loop of this name was begun with other settings or on other robots.
-            OccupiedError: one of the robots is in another loop.
+            OccupiedError: one of the robots is in MOST_ON_ROBOT loops.
             NotPossibleError: this trainer moves no arm.
             NotPermittedError: the job's settings reach out of the trainer in a way that was not allowed.
         """
@@ -206,10 +210,8 @@ class Loops:
             if known is not None and known.running:
                 return known.view()
             for robot in robots:
-                if other := self.on(tenant, robot):
-                    raise OccupiedError(
-                        f"{robot} is in loop {other.name} of {other.started_by}; wait for it or stop it first"
-                    )
+                if len(self.on(tenant, robot)) >= MOST_ON_ROBOT:
+                    raise OccupiedError(f"{robot} is in {MOST_ON_ROBOT} loops; wait for them or stop some first")
             self._engine_of(tenant).check(config.job.to_json())
             config = self._filled(tenant, config, None if known is None else known.order.config)
             config = config.changed(robots=robots)
@@ -247,10 +249,11 @@ class Loops:
             raise NotFoundError(f"there is no loop {name!r}; choose one from the list")
         return loop.view()
 
-    def on(self, tenant: str, robot: str) -> LoopView | None:
-        """Return the loop that a tenant's robot is in."""
-        found = (loop for (whose, _), loop in list(self._loops.items()) if whose == tenant)
-        return next((loop.view() for loop in found if robot in loop.order.robots and loop.running), None)
+    def on(self, tenant: str, robot: str) -> list[LoopView]:
+        """Return the running loops of a tenant that a robot is in, in the order in which they were taken up."""
+        found = [loop for (whose, _), loop in list(self._loops.items()) if whose == tenant and loop.running]
+        views = [loop.view() for loop in found if robot in loop.order.robots]
+        return sorted(views, key=lambda view: view.at_ns)
 
     def of(self, tenant: str) -> list[LoopView]:
         """Return a tenant's, the one that was taken up last first."""

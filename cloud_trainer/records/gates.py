@@ -10,6 +10,7 @@ from cloud_trainer.records.graph import ProvenanceGraph
 from cloud_trainer.records.provenance import unmistaken
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.gate_record import GateRecord
+from gymnast_core.records.gate_rule import by_weaker_rule
 from gymnast_core.records.lineage import EXTERNAL, Record
 
 LOG = logging.getLogger(__name__)
@@ -88,7 +89,9 @@ class GateBook:
         """
         lines = [self._line(tenant, name) for name in dict.fromkeys(runs) if name]
         for record in reversed(self.of(tenant, candidate)):
-            if record.passed and record.made_ns >= since_ns and all(record.incumbent in line for line in lines):
+            if not record.passed or record.made_ns < since_ns or by_weaker_rule(record):
+                continue
+            if all(record.incumbent in line for line in lines):
                 return record
         return None
 

@@ -1,10 +1,14 @@
-"""Adapters that people want detached: told to a robot in reply to its reports, until it reports them no longer."""
+"""Adapters that a robot shall detach: in the replies to its reports, until it reports them no longer.
+
+No order, of which a robot does one at a time: the base drives again from the next episode on, whatever goes on there.
+"""
 
 from __future__ import annotations
 
 import threading
 
 from gymnast_core.authority import Who
+from gymnast_core.errors import NotPossibleError
 from gymnast_core.robot_status import RobotStatus, WeightsStatus
 
 ANSWER_S = 15.0
@@ -36,11 +40,16 @@ class AdapterDrops:
                 wanted &= attached
                 self._changed.notify_all()
 
-    def drop(self, tenant: str, robot: str, checkpoint_id: str) -> bool:
-        """Have a robot detach an adapter; returns whether it has said so in time."""
+    def drop(self, tenant: str, robot: str, checkpoint_id: str) -> None:
+        """Have a robot detach an adapter; returns once it reports that.
+
+        Raises:
+            NotPossibleError: it did not in time.
+        """
         with self._changed:
             wanted = self._wanted.setdefault((tenant, robot), set())
             wanted.add(checkpoint_id)
             gone = self._changed.wait_for(lambda: checkpoint_id not in wanted, self._answer_s)
             wanted.discard(checkpoint_id)
-            return gone
+        if not gone:
+            raise NotPossibleError(f"{robot} has not said that {checkpoint_id} is detached; drop it again")

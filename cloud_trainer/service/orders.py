@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cloud_trainer.progress import ClosingError
+from cloud_trainer.service.adapter_drops import AdapterDrops
 from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.authority import Who
 from gymnast_core.errors import ConfigError
@@ -45,7 +46,7 @@ NEXT_S = 0.2
 """How long the reply that ends an order waits for the one after it."""
 PIECE = 10
 """Start states that a flow has evaluated in one turn, so that what is more urgent need not wait for all of them."""
-PUT_RIGHT = ("swap", "attach", "detach", "rollback")
+PUT_RIGHT = ("swap", "attach", "rollback")
 """What a flow that was stopped may still have to do."""
 
 
@@ -82,10 +83,13 @@ class RobotOrders:
 
     Nothing is kept over a restart: a robot whose order is no longer repeated ends what it is doing, and the flow, which
     remembers its steps itself, asks for it again.
+
+    Attributes:
+        drops: what robots shall detach, beside what they are ordered to do.
     """
 
     def __init__(self, *, pick_up_s: float = PICK_UP_S, next_s: float = NEXT_S) -> None:
-        self._pick_up_s, self._next_s = pick_up_s, next_s
+        self._pick_up_s, self._next_s, self.drops = pick_up_s, next_s, AdapterDrops()
         self._changed = threading.Condition()
         self._given: dict[tuple[str, str], _Given] = {}
         self._closing = False
@@ -320,10 +324,9 @@ class OrderedRobot:
         asked: JsonObject = {"checkpoint_id": checkpoint_id, "scene": scene, "recogniser": recogniser}
         return answer_of(CheckpointAnswer, self._name, "attach", self._give("attach", asked, 60.0)).value
 
-    def detach(self, checkpoint_id: str) -> str:
-        """Have what is in force drive there again."""
-        result = self._give("detach", {"checkpoint_id": checkpoint_id}, 60.0)
-        return answer_of(CheckpointAnswer, self._name, "detach", result).value
+    def detach(self, checkpoint_id: str) -> None:
+        """Have what is in force drive there again; see AdapterDrops.drop."""
+        self._orders.drops.drop(self._tenant, self._name, checkpoint_id)
 
     def rollback(self) -> str:
         """Return to the checkpoint before."""

@@ -183,7 +183,7 @@ class Service:
         self.queues = RobotQueues(
             SqlQueueStore(self._database), self.meta, lambda tenant: self.handlers.episodes.newest_sequence(tenant),
             lambda tenant, kind, flow: self.handlers.flows.over(tenant, kind, flow),
-            lambda tenant, kind, flow: self.handlers.flows.has_ended(tenant, kind, flow),
+            lambda tenant, kind, flow: self.handlers.flows.over(tenant, kind, flow, stopping=False),
         )  # fmt: skip
         self.handlers = self._handlers(folder)
         self._watch = PageWatch(self.pages, self.robots, self.orders, self.words, self.handlers.flows,

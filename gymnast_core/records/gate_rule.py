@@ -5,7 +5,7 @@ The trainer asks the same question beforehand, so that it gates what a robot wou
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from string import hexdigits
 from typing import Literal
@@ -14,6 +14,8 @@ from blake3 import blake3
 
 from gymnast_core.bounds import checked_text
 from gymnast_core.errors import CheckpointError, ConfigError, CorruptError
+from gymnast_core.evaluation.gate import GateTest
+from gymnast_core.json_values import number
 from gymnast_core.records.gate_record import MOST_GATE_BYTES, GateRecord
 
 GateMode = Literal["required", "warn", "off"]
@@ -25,6 +27,9 @@ MAX_AGE_DAYS = 30.0
 MOST_REASON = 1000
 """Characters of an override's reason."""
 _SECOND_NS, _DIGEST_HEX = 1_000_000_000, 64
+_NOT_MORE = ("margin", "alpha", "ceiling")
+_NOT_LESS = ("alpha_violations", "doubt", "floor", "min_pairs", "max_pairs")
+"""Settings of the usual rule that a record's may exceed in neither direction: that would pass more."""
 
 
 class NotGatedError(CheckpointError):
@@ -236,6 +241,8 @@ def misfit(record: GateRecord, seal: GateSeal, candidate: str, there: RunsHere) 
         return f"is of tenant {seal.tenant!r}, this robot is of {there.tenant!r}"
     if not record.passed:
         return f"says failed: {record.reason}"
+    if by_weaker_rule(record):
+        return "was decided by a weaker rule than the usual one (its job's config); gate it again without that"
     if there.current and record.incumbent not in (there.current, *there.before):
         against = record.incumbent or "no other policy"
         return (
@@ -243,6 +250,19 @@ def misfit(record: GateRecord, seal: GateSeal, candidate: str, there: RunsHere) 
             "gate it against what this robot runs"
         )
     return ""
+
+
+def by_weaker_rule(record: GateRecord) -> bool:
+    """Whether a gate was decided by a rule that passes more than the usual one: whoever may submit jobs chooses it."""
+    asked, usual = record.randomisation.get("test"), GateTest().to_json()
+    if not isinstance(asked, Mapping) or set(asked) != {*_NOT_MORE, *_NOT_LESS}:
+        return True
+    try:
+        own = {name: number(value) for name, value in asked.items()}
+        below = all(own[name] <= number(usual[name]) for name in _NOT_MORE)
+        return not (below and all(own[name] >= number(usual[name]) for name in _NOT_LESS))
+    except CorruptError:
+        return True
 
 
 def _untimely(rule: GateRule, record: GateRecord, release: Gated, now_ns: int) -> str:

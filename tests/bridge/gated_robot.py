@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_trainer.service import Service
+from gymnast_core.evaluation.gate import GateTest
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.gate_rule import GateRule
 from gymnast_core.robot_status import GateNews
@@ -26,6 +27,7 @@ def record_of(candidate: str, incumbent: str, **changes) -> GateRecord:
         candidate=candidate, incumbent=incumbent, simulator="pybullet 3.2.7", seeds=tuple(range(20)), n_pairs=20,
         candidate_successes=15, incumbent_successes=15 if incumbent else 0, violations=0, decision="passed",
         reason="not worse by more than 0.10", margin=0.1, made_ns=1_700_000_000_000_000_000, code_version="0.2.0",
+        randomisation={"test": GateTest().to_json()},
     )  # fmt: skip
     return replace(made, **{"made_ns": now_ns(), **changes})
 

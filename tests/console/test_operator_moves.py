@@ -41,15 +41,6 @@ def test_two_operators_at_once_the_second_is_told_what_the_first_did(bench):
     assert "canary" not in bench.engine.calls
 
 
-def test_two_operators_cannot_adapt_one_robot_at_the_same_time(bench):
-    ana, bea = bench.client("ana", "operator"), bench.client("bea", "operator")
-    bench.adapt(ana, "ready")
-    second = bea.post("/adapt", data={"robot": "bridge-1", "instruction": "push"}, headers=JSON)
-    assert second.status_code == 409
-    assert "being adapted already by ana" in second.json()["error"]
-    assert len(bench.ask.flows.adaptations.of("default")) == 1
-
-
 def test_cancel_while_training_stops_after_the_iteration_and_leaves_the_robot_alone(bench):
     ana = bench.client("ana", "operator")
     bench.engine.hold["train"].clear()

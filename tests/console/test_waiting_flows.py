@@ -1,4 +1,4 @@
-"""An adaptation and a loop on one robot: one waits in its queue behind the other, on the page as in the queue."""
+"""Flows that change what one robot runs: they wait in its queue behind each other, on the page as in the queue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import threading
 
 from cloud_trainer.console import User
-from tests.console.conftest import JSON, wait_for
+from tests.console.conftest import JSON, Bench, wait_for
 from tests.console.planted_loop import PlantedEngine, planted_config
 from tests.console.test_loops import NAMES, over
 
@@ -22,8 +22,8 @@ def test_an_adaptation_waits_behind_a_loop_and_begins_when_it_is_stopped(bench):
     assert bench.looping.asked.wait(20)
     assert "round 1, train" in ana.get("/loop").text
     robots, form = ana.get("/").text, ana.get("/adapt").text
-    assert "bridge-1 is in loop night of ana; an adaptation begins after it" in robots
-    assert '<option value="bridge-1">bridge-1, after its loop</option>' in form
+    assert "another adaptation begins after loop night of ana" in robots
+    assert '<option value="bridge-1">bridge-1, behind others</option>' in form
     begun = ana.post("/adapt", data={"robot": "bridge-1", "instruction": "lift"}, headers=JSON)
     adaptation_id = str(begun.json()["go"]).rsplit("/", 1)[-1]
     wait_for(lambda: bench.view(adaptation_id).reason, "the adaptation to wait")
@@ -56,6 +56,49 @@ def test_a_loop_waits_behind_an_adaptation_and_one_on_a_silent_robot_is_refused(
     assert over(bench.ask.flows.loops, tenant="default").state == "done"
     nobody = ana.post("/loop", data={**asked, "robot": "wx-9"}, headers=JSON)
     assert (nobody.status_code, "'wx-9' has not reported here" in nobody.json()["error"]) == (409, True)
+
+
+def test_a_second_adaptation_begins_when_the_first_is_decided_and_a_restart_keeps_their_order(bench, tmp_path):
+    ana, bea = bench.client("ana", "operator"), bench.client("bea", "operator")
+    first = bench.adapt(ana, "ready")
+    begun = bea.post("/adapt", data={"robot": "bridge-1", "instruction": "push"}, headers=JSON)
+    second = str(begun.json()["go"]).rsplit("/", 1)[-1]
+    wait_for(lambda: bench.view(second).waits, "it to wait")
+    why = f"begins after adaptation {first} of ana on bridge-1"
+    assert bench.view(second).reason == why
+    robots = ana.get("/").text
+    assert ("Adapting: ready" in robots, "Adapting: waits" in robots) == (True, True)
+    assert all(why in bea.get(page).text for page in ("/queue", f"/adapt/{second}"))
+    assert bench.engine.calls.count("capture") == 1
+    bench.console.stop()
+    bench.service.stop()
+    again = Bench(tmp_path / "trainer")
+    try:
+        wait_for(lambda: again.view(second).waits, "it to wait again")
+        assert (again.view(second).reason, again.view(first).stage.value) == (why, "ready")
+        assert again.step(again.client("ana", "operator"), first, "cancel").status_code == 200
+        again.until(second, "ready")
+        assert (again.engine.asked.instruction, again.engine.calls.count("capture")) == ("push", 1)
+    finally:
+        again.console.stop()
+        again.service.stop()
+
+
+def test_a_second_loop_begins_when_the_first_is_stopped(bench):
+    bench.looping = PlantedEngine(NAMES, hold=threading.Event())
+    ana = bench.client("ana", "operator")
+    for name in ("night", "day"):
+        asked = {"config": json.dumps(planted_config(name).to_json())}
+        assert ana.post("/loop", data=asked, headers=JSON).status_code == 200
+        assert bench.looping.asked.wait(20)
+    loops = bench.ask.flows.loops
+    wait_for(lambda: loops.get("default", "day").note == "begins after loop night of ana on bridge-1", "it to wait")
+    assert "begins after loop night of ana on bridge-1" in ana.get("/queue").text
+    assert len(bench.looping.trained) == 1
+    assert ana.post("/loop/night/stop", data={}, headers=JSON).status_code == 200
+    wait_for(lambda: len(bench.looping.trained) == 2, "the second to train")
+    assert loops.get("default", "night").state == "stopped", "it began after that"
+    assert ana.post("/loop/day/stop", data={}, headers=JSON).status_code == 200
 
 
 def test_a_loop_that_waits_is_taken_out_of_the_queue(bench):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gymnast_core.errors import ConfigError, CorruptError
+from gymnast_core.evaluation.gate import GateTest
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.gate_rule import (
     DAY_S,
@@ -26,7 +27,7 @@ HERE = RunsHere("policy-now", {"policy-old"}, {"policy-now", "policy-old", "poli
 RECORD = GateRecord(
     candidate="policy-new", incumbent="policy-now", simulator="pybullet 3.2.7", seeds=tuple(range(20)), n_pairs=20,
     candidate_successes=15, incumbent_successes=15, violations=0, decision="passed", reason="not worse", margin=0.1,
-    made_ns=NOW - 10_000, code_version="0.2.0",
+    made_ns=NOW - 10_000, code_version="0.2.0", randomisation={"test": GateTest().to_json()},
 )  # fmt: skip
 WORD = GateOverride("root", "admin", "the simulator cannot show the new gripper", "no gate was run")
 
@@ -69,6 +70,12 @@ REFUSED = {
     "not fetched": (None, {"seal": seal_of(RECORD)}, "which its release names"),
     "too old": (replace(RECORD, made_ns=NOW - int(31 * DAY_S * 1e9)), {}, "31.0 days old, this robot accepts 30.0"),
     "made after its release": (RECORD, {"published_ns": NOW - 20_000}, "made after the release"),
+    "by a weaker rule": (
+        replace(RECORD, randomisation={"test": GateTest(min_pairs=1).to_json()}),
+        {},
+        "by a weaker rule than the usual",
+    ),
+    "by no rule": (replace(RECORD, randomisation={"test": {"luck": 1}}), {}, "by a weaker rule than the usual"),
     "none": (None, {}, "without a gate record, which this robot requires"),
 }
 

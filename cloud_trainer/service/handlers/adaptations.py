@@ -60,9 +60,10 @@ class AdaptationHandlers:
         """Return what holds an adaptation up; empty when nothing does."""
         return "" if flow.view.stage.over else self._robots.paused(who, flow.view.robot)
 
-    def behind(self, who: Who, robot: str) -> str:
-        """Return the loop that an adaptation of a robot would wait for, and who began it; empty for none."""
-        return self._flows.in_loop(who.tenant, robot)
+    def behind(self, who: Who, robot: str) -> list[str]:
+        """Return the loops and adaptations that another adaptation of a robot would wait for, and who asked."""
+        authorise(who, "look")
+        return self._flows.changing(who.tenant, robot)
 
     def modes(self, who: Who) -> tuple[str, ...]:
         """Return what this trainer can train for the caller's tenant; the first is the usual one."""
@@ -73,7 +74,7 @@ class AdaptationHandlers:
         return self._flows.adaptations.price_per_hour(who.tenant)
 
     def begin(self, who: Who, request: SceneRequest) -> SceneAdaptation:
-        """Begin test-time training, behind a loop that the robot is in. A robot may have itself adapted.
+        """Begin test-time training, behind other flows that change what the robot runs. A robot may adapt itself.
 
         Raises:
             NotPossibleError: the robot cannot be ordered about, or is busy.

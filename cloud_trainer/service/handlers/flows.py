@@ -53,39 +53,32 @@ class Flows:
                 of_loops = loop_engine_of
                 self.loops = Loops(self._folder / "loops", lambda tenant: of_loops(tenant, trials))
 
-    def in_loop(self, tenant: str, robot: str) -> str:
-        """Return the loop that a robot is in and who began it: an adaptation waits for its end; empty for none."""
-        loop = self.loops.on(tenant, robot)
-        return "" if loop is None else f"{robot} is in loop {loop.name} of {loop.started_by}"
+    def changing(self, tenant: str, robot: str) -> list[str]:
+        """Return what changes what a robot runs, or waits to, and who asked: what is begun now waits for its end."""
+        loops = [f"loop {view.name} of {view.started_by}" for view in self.loops.on(tenant, robot)]
+        views = self.adaptations.on(tenant, robot)
+        return [*loops, *(f"adaptation {view.adaptation_id} of {view.started_by}" for view in views)]
 
-    def over(self, tenant: str, kind: QueueKind, flow: str) -> str:
-        """Return why a flow asks nothing more of its robot: it has ended, or was stopped; empty where it goes on.
+    def over(self, tenant: str, kind: QueueKind, flow: str, *, stopping: bool = True) -> str:
+        """Return why a flow asks nothing more of its robot; empty where it goes on.
 
         Args:
             tenant: the tenant it belongs to.
             kind: "trial", "adaptation" or "loop".
             flow: its id, or the loop's name.
+            stopping: one that was stopped, and does its last step, counts; else it is over once it has ended.
         """
         if kind == "trial":
-            trials = {row["trial_id"]: row for row in self.trials.views(tenant)}
-            state = trials[flow]["state"] if flow in trials else "running"
-            return "" if state == "running" else trials[flow]["reason"] or state
+            row = next((row for row in self.trials.views(tenant) if row["trial_id"] == flow), None)
+            return "" if row is None or row["state"] == "running" else row["reason"] or row["state"]
         if kind == "loop":
-            loops = {view.name: view for view in self.loops.of(tenant)}
-            view = loops.get(flow)
-            return "" if view is None or (view.state == "running" and not view.stopping) else view.reason or "stopped"
-        found = {one.view.adaptation_id: one.view for one in self.adaptations.of(tenant)}.get(flow)
-        return "" if found is None or not (found.stage.over or found.cancel_requested) else found.stage.value
-
-    def has_ended(self, tenant: str, kind: QueueKind, flow: str) -> str:
-        """Return why a flow has ended; empty also where it was stopped and does its last step. Arguments as over()."""
-        if kind == "loop":
-            views = {view.name: view for view in self.loops.of(tenant)}
-            return "" if flow not in views or views[flow].state == RUNNING else views[flow].reason or views[flow].state
-        if kind == "adaptation":
-            found = {one.view.adaptation_id: one.view for one in self.adaptations.of(tenant)}.get(flow)
-            return "" if found is None or not found.stage.over else found.stage.value
-        return self.over(tenant, kind, flow)
+            loop = next((view for view in self.loops.of(tenant) if view.name == flow), None)
+            if loop is None or loop.state != RUNNING:
+                return "" if loop is None else loop.reason or loop.state
+            return "stopped" if stopping and loop.stopping else ""
+        view = next((one.view for one in self.adaptations.of(tenant) if one.view.adaptation_id == flow), None)
+        ended = view is not None and (view.stage.over or (stopping and view.cancel_requested))
+        return view.stage.value if view is not None and ended else ""
 
     def left_s(self, tenant: str, kind: QueueKind, flow: str, turn_s: float) -> float:
         """Return how long a flow still takes at most, by what it did so far (s); 0 where nobody can say.

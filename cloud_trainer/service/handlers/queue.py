@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from cloud_trainer.flows.queue_book import QueueBook, ended
 from cloud_trainer.flows.queue_view import ShownEntry, shown_entries, shown_entry
@@ -76,7 +77,8 @@ class QueueHandlers:
         """
         authorise(who, "follow")
         robot = who.name if who.role == "robot" else robot
-        found = shown_entries(self._book, who.tenant, self._flows.has_ended, self._flows.left_s)
+        has_ended = partial(self._flows.over, stopping=False)
+        found = shown_entries(self._book, who.tenant, has_ended, self._flows.left_s)
         return [entry for entry in found if not robot or robot in entry.row.robots]
 
     def find(self, who: Who, entry_id: str) -> ShownEntry:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cloud_trainer.flows.queue_dispatch import QueueDispatch
 from cloud_trainer.records.trail import Trails
-from cloud_trainer.service.adapter_drops import AdapterDrops
 from cloud_trainer.service.in_force import InForce, RobotInForce
 from cloud_trainer.service.orders import RobotOrders
 from cloud_trainer.service.robots import RobotBoard, RobotReport
@@ -35,7 +34,7 @@ class RobotHandlers:
         trails: Trails,
     ) -> None:  # fmt: skip
         self.board, self._orders, self.words, self._meta, self._queue = board, orders, words, meta, queue
-        self._trails, self._dropping = trails, AdapterDrops()
+        self._trails = trails
         self._mandates = InForce(meta)
 
     def report(
@@ -50,14 +49,14 @@ class RobotHandlers:
         self.board.post(who, status, frame)
         if weights := status.get("weights"):
             self.words.heard(who, weights)
-        self._dropping.heard(who, status)
+        self._orders.drops.heard(who, status)
         self._queue.seen(who, status)
         order = self._orders.heard(who, news) or self._queue.heard(who, news, status)
         return order if takes_orders else None
 
     def dropping(self, who: Who) -> list[str]:
         """Return the adapters that this robot shall detach."""
-        return self._dropping.of(who)
+        return self._orders.drops.of(who)
 
     def drop_adapter(self, who: Who, name: str, checkpoint_id: str) -> None:
         """Have a robot's base drive again where an adapter did; returns once the robot says that it does.
@@ -74,8 +73,7 @@ class RobotHandlers:
             )
         if report.age_s() > REPORT_STALE_S:
             raise NotPossibleError(f"{name} has been silent for {report.age_s():.0f} s; drop it once it reports again")
-        if not self._dropping.drop(who.tenant, name, checkpoint_id):
-            raise NotPossibleError(f"{name} has not said that {checkpoint_id} is detached; drop it again")
+        self._orders.drops.drop(who.tenant, name, checkpoint_id)
         with self._trails.of(who.tenant).committing(who, "drop adapter", {"robot": name, "checkpoint": checkpoint_id}):
             pass  # it was done; there is nothing else to commit
 

@@ -394,7 +394,7 @@ class RobotOrder(_message.Message):
     BY_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     kind: _builtins.str
-    """run_episode, evaluate, flush, wait_staged, swap, attach, detach, rollback"""
+    """run_episode, evaluate, flush, wait_staged, swap, attach, rollback"""
     spec_json: _builtins.str
     by: _builtins.str
     """in whose name, and what ends it; for people at the robot"""
